@@ -1,0 +1,96 @@
+# The few functions every CMakeLists.txt of this repository uses, and the settings they stand on.
+include_guard(GLOBAL)
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE RelWithDebInfo CACHE STRING "" FORCE)
+endif()
+
+find_program(SIGNVOTE_CCACHE ccache)
+if(SIGNVOTE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${SIGNVOTE_CCACHE}")
+endif()
+find_program(SIGNVOTE_MOLD mold)
+
+set(THREADS_PREFER_PTHREAD_FLAG ON)
+find_package(Threads REQUIRED)
+# Debian ships no protobuf-config.cmake: CMake's own module, and before gRPC, whose config expects its targets.
+find_package(Protobuf REQUIRED)
+find_package(absl CONFIG REQUIRED)
+find_package(gRPC CONFIG REQUIRED)
+find_package(OpenSSL REQUIRED)
+find_package(spdlog CONFIG REQUIRED)
+find_package(nlohmann_json CONFIG REQUIRED)
+find_package(CLI11 CONFIG REQUIRED)
+find_package(prometheus-cpp CONFIG REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+if(SIGNVOTE_WITH_TESTS)
+  find_package(GTest CONFIG REQUIRED)
+endif()
+# LibTorch last: its users must resolve protobuf and Abseil from Debian, never through it.
+if(SIGNVOTE_WITH_TORCH)
+  find_package(LibTorch)
+  if(NOT LibTorch_FOUND)
+    message(WARNING "LibTorch not found: building everything but the worker program. "
+                    "Run scripts/setup, or set LIBTORCH=/path, to build it.")
+  endif()
+endif()
+
+# Warnings and sanitizers travel as one interface target, so no folder sets flags of its own.
+add_library(signvote_flags INTERFACE)
+target_include_directories(signvote_flags INTERFACE "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}")
+# -ffp-contract=off: apply() states each rounding; a compiler must not fuse what the page writes apart.
+target_compile_options(signvote_flags INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Wold-style-cast -Wcast-qual
+  -Werror=return-type -Werror=unused-result -ffp-contract=off)
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  target_compile_options(signvote_flags INTERFACE -Wthread-safety -Wthread-safety-beta)
+endif()
+if(SIGNVOTE_MOLD)
+  target_link_options(signvote_flags INTERFACE -fuse-ld=mold)
+endif()
+if(SIGNVOTE_SANITIZE)
+  target_compile_options(signvote_flags INTERFACE -fsanitize=${SIGNVOTE_SANITIZE}
+                         -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(signvote_flags INTERFACE -fsanitize=${SIGNVOTE_SANITIZE})
+endif()
+
+# signvote_library(name SRCS ... HDRS ... DEPS ... [PRIVATE_DEPS ...]): one static library per folder, as signvote::name.
+function(signvote_library name)
+  cmake_parse_arguments(arg "" "" "SRCS;HDRS;DEPS;PRIVATE_DEPS" ${ARGN})
+  if(arg_SRCS)
+    add_library(signvote_${name} STATIC ${arg_SRCS} ${arg_HDRS})
+    target_link_libraries(signvote_${name} PUBLIC signvote_flags ${arg_DEPS} PRIVATE ${arg_PRIVATE_DEPS})
+  else()
+    add_library(signvote_${name} INTERFACE)
+    target_link_libraries(signvote_${name} INTERFACE signvote_flags ${arg_DEPS})
+  endif()
+  add_library(signvote::${name} ALIAS signvote_${name})
+endfunction()
+
+# signvote_program(name SRCS ... DEPS ...): an executable in build/<preset>/bin.
+function(signvote_program name)
+  cmake_parse_arguments(arg "" "" "SRCS;DEPS" ${ARGN})
+  add_executable(${name} ${arg_SRCS})
+  target_link_libraries(${name} PRIVATE signvote_flags ${arg_DEPS})
+endfunction()
+
+# signvote_test(name LABEL unit SRCS ... DEPS ... [TIMEOUT s] [ARGS ...]): one GoogleTest program and one ctest entry.
+function(signvote_test name)
+  cmake_parse_arguments(arg "" "LABEL;TIMEOUT" "SRCS;DEPS;ARGS" ${ARGN})
+  add_executable(${name} ${arg_SRCS})
+  target_link_libraries(${name} PRIVATE signvote_flags ${arg_DEPS} GTest::gtest GTest::gmock GTest::gtest_main)
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 120)
+  endif()
+  add_test(NAME ${name} COMMAND ${name} ${arg_ARGS})
+  set_tests_properties(${name} PROPERTIES LABELS "${arg_LABEL}" TIMEOUT ${arg_TIMEOUT})
+endfunction()

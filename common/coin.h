@@ -1,0 +1,50 @@
+#pragma once
+// The seeded coins, and with them the one definition of what a zero and a tie mean. Everybody can recompute them:
+// docs/wire_format.md, "Coins", has test vectors.
+//
+//   fin(z)              SplitMix64's finaliser with its increment (Steele, Lea, Flood 2014)
+//   mix(a, b, c)        fin(fin(fin(a) ^ b) ^ c)
+//   coin(round, i)      bit i mod 64 of mix(seed, round, ⌊i/64⌋)                  decides coordinate i on a tie
+//   own_coin(s,round,i) bit i mod 64 of fin(mix(seed, round, ⌊i/64⌋) ^ (s + 1))   decides a ballot bit where u_i = 0
+//
+// An own coin per worker keeps coordinates whose gradient is exactly zero (unused embedding rows, dead units) from
+// drifting by γ each round: their votes are fair and independent. s is the worker's share.
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "common/ids.h"
+
+namespace signvote {
+
+constexpr uint64_t Fin(uint64_t z) {
+  z += 0x9E3779B97F4A7C15ull;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+  return z ^ (z >> 31);
+}
+constexpr uint64_t Mix(uint64_t a, uint64_t b, uint64_t c) { return Fin(Fin(Fin(a) ^ b) ^ c); }
+
+// 64 tie coins: bit k decides coordinate 64·word + k.
+constexpr uint64_t TieCoinWord(uint64_t seed, Round round, uint64_t word) {
+  return Mix(seed, round.value(), word);
+}
+// 64 own coins of the worker that holds `share`: bit k decides coordinate 64·word + k.
+constexpr uint64_t OwnCoinWord(uint64_t seed, Round round, Share share, uint64_t word) {
+  return Fin(Mix(seed, round.value(), word) ^ (uint64_t{share.value()} + 1));
+}
+
+// Fills out[k] = TieCoinWord(seed, round, first_word + k); the fast implementation that the tally uses.
+void FillTieCoins(uint64_t seed, Round round, uint64_t first_word, std::span<uint64_t> out);
+
+// The zero rule. A ballot bit is 1 where u > 0, 0 where u < 0, the own coin where u = ±0.
+// A NaN is not a direction: callers handle it before they ask (it casts the own coin, and is counted).
+constexpr bool BallotBit(float u, bool own_coin) { return u > 0.0f || (u == 0.0f && own_coin); }
+
+// The tie rule. `ones` of `counted` ballots have bit 1.
+constexpr bool VerdictBit(uint32_t ones, uint32_t counted, bool coin) {
+  return 2 * ones > counted || (2 * ones == counted && coin);
+}
+
+}  // namespace signvote

@@ -1,0 +1,25 @@
+#pragma once
+// What a program's exit status means. One table for every program; docs/operations.md repeats it and a test compares.
+
+#include "absl/status/status.h"
+
+namespace signvote {
+
+enum class ExitCode : int {
+  kOk = 0,                // done; a drained or finished run is done
+  kInternal = 1,          // a bug of ours
+  kUsage = 2,             // a flag or config value is wrong
+  kBadInput = 3,          // a file or data set is missing, unreadable, too small or malformed
+  kRefused = 4,           // the other side refused us: token, certificate, layout, version, name in use, evicted
+  kUnavailable = 5,       // the other side could not be reached in time
+  kPortInUse = 6,         // the address to listen on is taken or not ours
+  kNoDevice = 7,          // no CUDA device
+  kDiverged = 8,          // loss not finite at every worker; the last finite replica was exported
+  kReplicaMismatch = 9,   // most workers agree with each other against the server's replica
+  kWaitTimeout = 10,      // waited --wait-timeout for workers; the run can be resumed
+};
+
+// The exit code a main() returns for a status that ended it.
+ExitCode ExitCodeFor(const absl::Status& status);
+
+}  // namespace signvote

@@ -1,0 +1,79 @@
+#pragma once
+// The layout: the ordered list of trained tensors. Its digest identifies the model; the server refuses any other.
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/ids.h"
+
+namespace signvote {
+
+// A chunk's size is a multiple of this many coordinates, so that chunks start at whole 64-byte lines of packed bits.
+inline constexpr uint64_t kChunkCoordinatesMultiple = 512;
+
+struct TensorSpec {
+  std::string name;             // the name in the exported safetensors file
+  std::vector<uint64_t> shape;  // dimensions, outermost first; a scalar has none
+  uint64_t first = 0;           // first coordinate in the flat buffer
+  uint64_t count = 0;           // product of shape
+  float step_scale = 1.0f;      // this tensor moves by γ·step_scale per round; > 0, finite
+  float weight_decay = 0.0f;    // decoupled decay; ≥ 0, finite
+
+  bool operator==(const TensorSpec&) const = default;
+};
+
+// Immutable once made. Threads: thread-compatible.
+class Layout {
+ public:
+  Layout() = default;
+  // Assigns `first` and `count` from the shapes, in order and without gaps.
+  // INVALID_ARGUMENT: no tensor, an empty or repeated name, a zero dimension, a scale or decay out of range, or more
+  // than 2^40 coordinates; the message names the tensor.
+  static absl::StatusOr<Layout> Make(std::vector<TensorSpec> tensors);
+
+  std::span<const TensorSpec> tensors() const { return tensors_; }
+  uint64_t coordinates() const { return coordinates_; }  // d
+  // XXH3-64 of the canonical bytes (docs/wire_format.md, "Layout digest"). Equal digests ⇔ equal layouts.
+  uint64_t digest() const { return digest_; }
+  float step_scale_max() const { return step_scale_max_; }  // max_k scale_k: ‖x_t − x_{t−1}‖_∞ / γ
+
+  // "" when equal; else one sentence that names the first tensor that differs, with both sides.
+  std::string FirstDifference(const Layout& other) const;
+
+ private:
+  std::vector<TensorSpec> tensors_;
+  uint64_t coordinates_ = 0;
+  uint64_t digest_ = 0;
+  float step_scale_max_ = 0.0f;
+};
+
+// How a layout's coordinates are cut into chunks. Every chunk but the last has chunk_coordinates of them.
+class ChunkPlan {
+ public:
+  ChunkPlan() = default;
+  // REQUIRES: coordinates > 0, chunk_coordinates a positive multiple of kChunkCoordinatesMultiple.
+  ChunkPlan(uint64_t coordinates, uint64_t chunk_coordinates);
+  // The default cut: about 8 chunks, each between 2^15 and 2^21 coordinates (4 to 256 KiB packed).
+  static uint64_t DefaultChunkCoordinates(uint64_t coordinates);
+
+  uint64_t coordinates() const { return coordinates_; }
+  uint64_t chunk_coordinates() const { return chunk_coordinates_; }
+  uint32_t chunks() const { return chunks_; }
+  uint64_t First(ChunkIndex k) const { return k.value() * chunk_coordinates_; }
+  uint64_t Count(ChunkIndex k) const;                 // coordinates in chunk k
+  size_t Bytes(ChunkIndex k) const;                   // packed bytes of chunk k
+  size_t ByteOffset(ChunkIndex k) const { return First(k) / 8; }
+  size_t TotalBytes() const;                          // ⌈d/8⌉
+
+ private:
+  uint64_t coordinates_ = 0;
+  uint64_t chunk_coordinates_ = 0;
+  uint32_t chunks_ = 0;
+};
+
+}  // namespace signvote

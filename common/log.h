@@ -1,0 +1,43 @@
+#pragma once
+// Logging: spdlog behind one file. Text for people, JSON (one object a line) for machines, both on stderr.
+// A state change is logged once, with its ids. ERROR means that a person must act.
+
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <variant>
+
+#include "absl/status/status.h"
+
+namespace signvote {
+
+enum class LogLevel { kDebug, kInfo, kWarning, kError };
+enum class LogFormat { kText, kJson };
+
+struct LogOptions {
+  LogLevel level = LogLevel::kInfo;
+  LogFormat format = LogFormat::kText;
+};
+
+// "debug", "info", "warning", "error" / "text", "json". INVALID_ARGUMENT names the accepted words.
+absl::Status ParseLogLevel(std::string_view text, LogLevel* level);
+absl::Status ParseLogFormat(std::string_view text, LogFormat* format);
+
+// Call once, at the start of main. Before that, messages go to stderr as text at level info.
+void InitLogging(const LogOptions& options);
+
+// One key of a log line. Numbers stay numbers in JSON.
+struct LogField {
+  std::string_view key;
+  std::variant<int64_t, uint64_t, double, std::string> value;
+};
+
+// Writes `message key=value …` (text) or {"time","level","message",key:value…} (JSON). Threads: thread-safe.
+void Log(LogLevel level, std::string_view message, std::initializer_list<LogField> fields = {});
+
+inline void LogInfo(std::string_view m, std::initializer_list<LogField> f = {}) { Log(LogLevel::kInfo, m, f); }
+inline void LogWarning(std::string_view m, std::initializer_list<LogField> f = {}) { Log(LogLevel::kWarning, m, f); }
+inline void LogError(std::string_view m, std::initializer_list<LogField> f = {}) { Log(LogLevel::kError, m, f); }
+inline void LogDebug(std::string_view m, std::initializer_list<LogField> f = {}) { Log(LogLevel::kDebug, m, f); }
+
+}  // namespace signvote

@@ -1,0 +1,30 @@
+#pragma once
+// A counter-based random generator: value k of stream (seed, stream) is a pure function of the three, so that any
+// part of a run can be replayed without its past. Not for keys or tokens (see file_system.h, RandomBytes).
+
+#include <cstdint>
+
+#include "common/coin.h"
+
+namespace signvote {
+
+// Threads: not thread-safe; copy it, it is three words.
+class Rng {
+ public:
+  constexpr Rng(uint64_t seed, uint64_t stream) : seed_(seed), stream_(stream) {}
+  constexpr uint64_t Next() { return Mix(seed_, stream_, counter_++); }
+  // Uniform in [0, bound) without modulo bias worth naming (Lemire's multiply-shift, bias < bound/2^64). bound > 0.
+  constexpr uint64_t Below(uint64_t bound) {
+    return static_cast<uint64_t>((static_cast<__extension__ unsigned __int128>(Next()) * bound) >> 64);
+  }
+  // Uniform in [0, 1) with 53 bits.
+  constexpr double Uniform() { return static_cast<double>(Next() >> 11) * 0x1.0p-53; }
+  constexpr void Seek(uint64_t counter) { counter_ = counter; }
+
+ private:
+  uint64_t seed_;
+  uint64_t stream_;
+  uint64_t counter_ = 0;
+};
+
+}  // namespace signvote

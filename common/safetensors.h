@@ -1,0 +1,51 @@
+#pragma once
+// Reader and writer of safetensors files: 8-byte little-endian header length, a JSON header, then the tensors' bytes
+// without holes. F32 only: that is what a replica is. Format: https://github.com/huggingface/safetensors (README).
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/file_system.h"
+#include "common/layout.h"
+
+namespace signvote {
+
+// A mapped, checked file. Failure: Open returns DATA_LOSS, naming path and culprit, for a truncated file, a header
+// over 100 MB or not JSON, holes, overlaps, offsets outside the file, repeated keys; INVALID_ARGUMENT for a dtype
+// other than F32.
+class SafetensorsFile {
+ public:
+  struct Tensor {
+    std::string name;
+    std::vector<uint64_t> shape;
+    std::span<const std::byte> data;  // count · 4 bytes, little-endian fp32; lives as long as the file
+  };
+  static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(FileSystem* fs, const std::string& path);
+  const std::vector<Tensor>& tensors() const { return tensors_; }  // in order of offset
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+
+  // Copies the tensors into x[0, layout.coordinates()) by name. INVALID_ARGUMENT names the first missing tensor or
+  // differing shape; tensors that the layout does not know are refused as well.
+  absl::Status CopyInto(const Layout& layout, std::span<float> x) const;
+
+ private:
+  std::unique_ptr<MappedFile> map_;
+  std::vector<Tensor> tensors_;
+  std::map<std::string, std::string> metadata_;
+};
+
+// The header bytes (length prefix included, padded with spaces to 64 bytes) of a file that holds `layout` in order;
+// the fp32 data of the flat buffer follows it unchanged. For writers that stream.
+std::string SafetensorsHeader(const Layout& layout, const std::map<std::string, std::string>& metadata);
+
+// Writes x as `path`, atomically. metadata gets {"format":"pt"} unless it has one.
+absl::Status WriteSafetensors(FileSystem* fs, const std::string& path, const Layout& layout,
+                              std::span<const float> x, const std::map<std::string, std::string>& metadata);
+
+}  // namespace signvote
