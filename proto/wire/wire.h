@@ -1,0 +1,87 @@
+#pragma once
+// What both ends of the wire share and neither the engine nor the trainer may know: gRPC's byte buffers, the bulk
+// messages, status mapping, credentials.
+//
+// Bulk messages (ballot chunks, verdict chunks, state chunks) are valid protobuf, but written and read by hand: small
+// header fields first, then the payload's tag and length, then the payload as slices of the sender's own buffer. They
+// are never copied on the way out, and copied once, into their final place, on the way in.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include <google/protobuf/message_lite.h>
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/status.h>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/ids.h"
+
+namespace signvote::wire {
+
+inline constexpr uint32_t kProtocolVersion = 1;
+inline constexpr size_t kTicketBytes = 16;
+inline constexpr uint64_t kStateChunkCoordinates = uint64_t{1} << 18;
+
+// Which message of WorkerMessage / ServerMessage / UploadStateRequest a bulk message travels in.
+enum class BulkKind { kBallotChunk, kVerdictChunk, kStateChunk, kUploadChunk };
+
+// Header of a BallotChunk or VerdictChunk.
+struct VoteHeader {
+  RunId run_id;
+  Epoch epoch;
+  Round round;
+  Attempt attempt;
+  ChunkIndex chunk;
+  uint64_t checksum = 0;
+};
+// Header of a StateChunk.
+struct StateHeader {
+  Round round;
+  uint64_t first = 0;
+  uint64_t count = 0;
+  uint64_t checksum = 0;
+};
+
+// The payload is referenced, not copied: `owner` is kept alive until gRPC has let go of the bytes.
+grpc::ByteBuffer EncodeVote(BulkKind kind, const VoteHeader& header, std::span<const uint8_t> payload,
+                            std::shared_ptr<const void> owner);
+grpc::ByteBuffer EncodeState(BulkKind kind, const StateHeader& header, std::span<const uint8_t> payload,
+                             std::shared_ptr<const void> owner);
+
+// Looks at the start of a received message. nullopt: not a bulk message of `kind`; parse it with ParseMessage.
+// INVALID_ARGUMENT: it is one, but malformed (wrong field order is legal protobuf and accepted; unknown fields are
+// skipped; truncation, a wrong run_id length or a payload_bytes over the limit are errors).
+// The payload's place inside the buffer is remembered in the view, nothing is copied yet.
+struct VoteView {
+  VoteHeader header;
+  uint64_t payload_offset = 0;  // in the message
+  uint64_t payload_bytes = 0;
+};
+struct StateView {
+  StateHeader header;
+  uint64_t payload_offset = 0;
+  uint64_t payload_bytes = 0;
+};
+absl::StatusOr<std::optional<VoteView>> DecodeVote(BulkKind kind, const grpc::ByteBuffer& buffer);
+absl::StatusOr<std::optional<StateView>> DecodeState(BulkKind kind, const grpc::ByteBuffer& buffer);
+
+// Copies bytes [offset, offset + out.size()) of the message into `out`. INVALID_ARGUMENT when the message is shorter.
+absl::Status CopyPayload(const grpc::ByteBuffer& buffer, uint64_t offset, std::span<uint8_t> out);
+// The same, computing XXH3-64 of the bytes on the way; DATA_LOSS "checksum" when it is not `checksum`.
+absl::Status CopyPayloadChecked(const grpc::ByteBuffer& buffer, uint64_t offset, uint64_t checksum,
+                                std::span<uint8_t> out);
+
+// Everything that is not bulk.
+grpc::ByteBuffer EncodeMessage(const google::protobuf::MessageLite& message);
+absl::Status ParseMessage(const grpc::ByteBuffer& buffer, google::protobuf::MessageLite* message);
+
+// absl and gRPC number their codes alike; these are the only two places that rely on it.
+grpc::Status ToGrpc(const absl::Status& status);
+absl::Status FromGrpc(const grpc::Status& status);
+
+}  // namespace signvote::wire

@@ -1,0 +1,141 @@
+#pragma once
+// A worker's side of the protocol: join, catch up, vote, apply, reconnect. Torch-free, gRPC behind the .cc, so that the
+// trainer, the benches and other languages' bindings stand on the same code.
+//
+//   Session::Create → Join → { NextRound → SendChunk… → SendScalars | Abstain → WaitCommit }… → Leave or finished
+//
+// Ownership: the caller owns the replica x (flat fp32, layout order) and must keep it alive; the session writes to x
+//            only inside Join, NextRound and WaitCommit, on the calling thread (commits are applied there).
+// Threads:   Join, NextRound, SendScalars, Abstain, WaitCommit, Leave: one thread at a time. SendChunk: any thread, at
+//            the same time as others. Stats(), RequestDrain(): any thread.
+// Failure:   a lost connection is not an error: every call reconnects by itself with jittered exponential back-off and
+//            gives up with UNAVAILABLE after server_timeout. What the server refuses ends the session with its status.
+//            A ballot of the open round is kept and sent again after a reconnect or for a new attempt.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/clock.h"
+#include "common/ids.h"
+#include "common/layout.h"
+#include "worker/direction/direction.h"
+
+namespace signvote {
+
+struct SessionOptions {
+  std::string server;                    // host:port
+  std::string name;                      // worker name; empty with TLS: the certificate's DNS name
+  std::string token_file;                // join token; must be private
+  bool insecure = false;                 // plaintext
+  std::string tls_ca, tls_certificate, tls_key;  // PEM paths; required unless insecure
+  std::optional<RunId> run_id;           // only this run
+  Duration connect_timeout = std::chrono::seconds(20);   // first connection, and each state transfer's progress
+  Duration server_timeout = std::chrono::minutes(10);    // a lost server is looked for this long
+  Duration wait_timeout = std::chrono::hours(1);         // longest wait for a round to open or to be committed
+  std::string model_config_json;
+  std::string metrics_address;
+  uint64_t message_bytes_max = 64ull << 20;
+};
+
+// What the server said when it let us in. Constant for a run.
+struct RunInfo {
+  RunId run_id;
+  uint64_t seed = 0;
+  uint64_t rounds_max = 0;
+  uint64_t digest_every = 0;
+  ChunkPlan plan;
+  DirectionConfig direction;
+};
+
+// An open round that this worker shall vote in.
+struct RoundTicket {
+  Round round;
+  DataStep data_step;
+  Share share;
+  bool probe = false;      // compute the probe gradient, if the previous replica is at hand
+  bool observer = false;   // the round does not wait for this worker
+  uint32_t members = 0;
+};
+
+struct BallotScalars {
+  double loss = 0;
+  double g_l1 = 0;
+  double g_l2_squared = 0;
+  std::optional<double> probe_l1;
+  std::optional<double> prev_inner;
+  uint64_t nonfinite_coordinates = 0;
+  uint64_t samples = 0;
+};
+
+enum class AbstainReason { kNonFiniteLoss, kNonFiniteGradient, kOther };
+
+// What moved the replica since the last WaitCommit or NextRound.
+struct CommitOutcome {
+  Round next_round;                 // the replica now holds all commits before this round
+  uint64_t commits = 0;             // applied by this call; 0: the round goes on in a new attempt under the same ballot
+  bool contiguous = true;           // exactly the commit of the round voted on; false after a gap or a state transfer,
+                                    // when no previous replica and no previous verdict may be used
+  bool finished = false;            // no round follows
+  float stepsize = 0;               // of the last commit
+  double loss = 0;                  // robust mean over voters of the last commit; NaN: none
+  uint32_t voters = 0;
+  const uint8_t* verdict = nullptr; // packed verdict of the last commit, the whole model; valid until the next WaitCommit
+};
+
+struct SessionStats {
+  uint64_t wire_sent_bytes = 0;       // TCP payload of the session's sockets after joining: rounds' traffic
+  uint64_t wire_received_bytes = 0;
+  uint64_t setup_sent_bytes = 0;      // handshakes, joins, state transfer
+  uint64_t setup_received_bytes = 0;
+  uint64_t rounds_voted = 0;          // ballots sent whole
+  uint64_t rounds_applied = 0;
+  uint64_t reconnects = 0;
+  uint64_t state_transfers = 0;
+  uint64_t verdict_mismatches = 0;    // verdict chunks whose hash did not match the commit; fetched again
+  uint64_t incarnation = 0;
+  double last_apply_seconds = 0;
+  double join_seconds = 0;            // Join() call to first RoundOpen
+  bool connected = false;
+};
+
+class Session {
+ public:
+  // INVALID_ARGUMENT / PERMISSION_DENIED / FAILED_PRECONDITION for unusable options, files or certificates.
+  static absl::StatusOr<std::unique_ptr<Session>> Create(const SessionOptions& options, Clock* clock);
+  virtual ~Session() = default;
+
+  // Joins the run. `x` holds this worker's own initial parameters; they are uploaded if the server names this worker
+  // the uploader, else overwritten by the run's. Returns when the replica is ready (not yet when a round is open).
+  virtual absl::StatusOr<RunInfo> Join(const Layout& layout, std::span<float> x) = 0;
+
+  // Waits for a round that this worker has not voted in. nullopt: the run finished or this worker was drained
+  // (finished() and drained() tell); the final digest has been sent.
+  virtual absl::StatusOr<std::optional<RoundTicket>> NextRound() = 0;
+
+  // Chunk k of the ballot of the ticket's round, plan.Bytes(k) bytes. `ballot` must stay unchanged until WaitCommit
+  // returned for the round. Never blocks on the network.
+  virtual absl::Status SendChunk(ChunkIndex k, const uint8_t* ballot) = 0;
+  virtual absl::Status SendScalars(const BallotScalars& scalars) = 0;
+  virtual absl::Status Abstain(AbstainReason reason) = 0;
+
+  // Waits for the commit of the ticket's round and applies it (and any later ones that have arrived) to x.
+  virtual absl::StatusOr<CommitOutcome> WaitCommit() = 0;
+
+  // Leaves in good order; the session can only be destroyed afterwards. Bounded by a few seconds.
+  virtual absl::Status Leave(const std::string& reason) = 0;
+  // Makes NextRound return nullopt after the round in progress. Threads: any; async-signal-unsafe.
+  virtual void RequestDrain(const std::string& reason) = 0;
+
+  virtual bool finished() const = 0;
+  virtual bool drained() const = 0;
+  virtual SessionStats Stats() const = 0;
+};
+
+}  // namespace signvote
