@@ -19,7 +19,17 @@ enum class ExitCode : int {
   kWaitTimeout = 10,      // waited --wait-timeout for workers; the run can be resumed
 };
 
-// The exit code a main() returns for a status that ended it.
+inline constexpr ExitCode kExitCodeMax = ExitCode::kWaitTimeout;
+
+// Marks `status` with the exit code that it should end a program with, where the status code alone does not tell
+// (a file that may not be read and a server that refuses are both PERMISSION_DENIED). OK stays OK.
+absl::Status WithExitCode(absl::Status status, ExitCode code);
+
+// The exit code a main() returns for a status that ended it: the one of WithExitCode(), else by status code:
+//   INVALID_ARGUMENT → kUsage;  NOT_FOUND, DATA_LOSS, OUT_OF_RANGE → kBadInput;
+//   PERMISSION_DENIED, UNAUTHENTICATED, FAILED_PRECONDITION, ALREADY_EXISTS, UNIMPLEMENTED → kRefused;
+//   UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED → kUnavailable;  any other → kInternal.
+// Errors of FileSystem and SafetensorsFile carry kBadInput.
 ExitCode ExitCodeFor(const absl::Status& status);
 
 }  // namespace signvote

@@ -1,0 +1,30 @@
+#include "common/clock.h"
+
+#include <thread>
+
+namespace signvote {
+namespace {
+
+class SystemClock final : public Clock {
+ public:
+  Time Now() const override {
+    return {std::chrono::duration_cast<Duration>(std::chrono::steady_clock::now().time_since_epoch()).count()};
+  }
+  int64_t UnixMicros() const override {
+    return std::chrono::duration_cast<std::chrono::microseconds>(
+               std::chrono::system_clock::now().time_since_epoch())
+        .count();
+  }
+  void SleepFor(Duration d) override {
+    if (d > Duration::zero()) std::this_thread::sleep_for(d);
+  }
+};
+
+}  // namespace
+
+Clock* Clock::System() {
+  static SystemClock clock;
+  return &clock;
+}
+
+}  // namespace signvote

@@ -1,0 +1,308 @@
+#include "common/file_system.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <set>
+#include <utility>
+
+#include "common/exit_codes.h"
+#include "common/status.h"
+
+namespace signvote {
+namespace {
+
+constexpr int kDirectoryDepthMax = 64;
+
+absl::Status FileError(absl::StatusCode code, const std::string& message) {
+  return WithExitCode(absl::Status(code, message), ExitCode::kBadInput);
+}
+
+// "path: what: No such file or directory", with the code that fits `error`.
+absl::Status ErrnoStatus(int error, const std::string& path, std::string_view what) {
+  return FileError(absl::ErrnoToStatusCode(error),
+                   path + ": " + std::string(what) + ": " + std::strerror(error));
+}
+
+class Fd {
+ public:
+  explicit Fd(int fd) : fd_(fd) {}
+  ~Fd() { Close(); }
+  Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Fd& operator=(Fd&&) = delete;
+  bool ok() const { return fd_ >= 0; }
+  int get() const { return fd_; }
+  // 0, or the errno. The descriptor is gone either way.
+  int Close() {
+    const int fd = std::exchange(fd_, -1);
+    return fd < 0 || ::close(fd) == 0 ? 0 : errno;
+  }
+
+ private:
+  int fd_;
+};
+
+Fd OpenRetry(const std::string& path, int flags, mode_t mode = 0) {
+  int fd;
+  do {
+    fd = ::open(path.c_str(), flags | O_CLOEXEC, mode);
+  } while (fd < 0 && errno == EINTR);
+  return Fd(fd);
+}
+
+std::string ParentOf(const std::string& path) {
+  const size_t slash = path.find_last_of('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+absl::Status SyncDirectory(const std::string& path) {
+  const Fd fd = OpenRetry(path, O_RDONLY | O_DIRECTORY);
+  if (!fd.ok()) return ErrnoStatus(errno, path, "cannot open the folder");
+  if (::fsync(fd.get()) != 0) return ErrnoStatus(errno, path, "cannot sync the folder");
+  return absl::OkStatus();
+}
+
+class PosixAtomicFile final : public AtomicFile {
+ public:
+  PosixAtomicFile(std::string path, std::string temporary, Fd fd)
+      : path_(std::move(path)), temporary_(std::move(temporary)), fd_(std::move(fd)) {}
+
+  ~PosixAtomicFile() override {
+    if (!renamed_) (void)::unlink(temporary_.c_str());  // nothing to report to; a leftover is replaced next time
+  }
+
+  absl::Status Append(std::span<const std::byte> data) override {
+    if (!poison_.ok()) return poison_;
+    if (renamed_) return Poison(absl::FailedPreconditionError(path_ + ": already committed"));
+    while (!data.empty()) {
+      // Linux writes at most 2 GiB − 4 KiB per call.
+      const ssize_t written = ::write(fd_.get(), data.data(), std::min<size_t>(data.size(), size_t{1} << 30));
+      if (written < 0) {
+        if (errno == EINTR) continue;
+        return Poison(ErrnoStatus(errno, temporary_, "cannot write"));
+      }
+      data = data.subspan(static_cast<size_t>(written));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Commit() override {
+    if (!poison_.ok()) return poison_;
+    if (renamed_) return Poison(absl::FailedPreconditionError(path_ + ": already committed"));
+    if (::fsync(fd_.get()) != 0) return Poison(ErrnoStatus(errno, temporary_, "cannot sync"));
+    if (const int error = fd_.Close(); error != 0) return Poison(ErrnoStatus(error, temporary_, "cannot close"));
+    if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+      return Poison(ErrnoStatus(errno, path_, "cannot rename " + temporary_));
+    }
+    renamed_ = true;
+    if (absl::Status s = SyncDirectory(ParentOf(path_)); !s.ok()) return Poison(std::move(s));
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status Poison(absl::Status status) {
+    poison_ = status;
+    return status;
+  }
+
+  const std::string path_;
+  const std::string temporary_;
+  Fd fd_;
+  bool renamed_ = false;
+  absl::Status poison_;  // OK until the first failure
+};
+
+class PosixMappedFile final : public MappedFile {
+ public:
+  PosixMappedFile(void* base, size_t size) : base_(base), size_(size) {}
+  ~PosixMappedFile() override {
+    if (size_ > 0) ::munmap(base_, size_);
+  }
+  PosixMappedFile(const PosixMappedFile&) = delete;
+  PosixMappedFile& operator=(const PosixMappedFile&) = delete;
+  std::span<const std::byte> data() const override { return {static_cast<const std::byte*>(base_), size_}; }
+
+ private:
+  void* const base_;
+  const size_t size_;
+};
+
+class PosixFileSystem final : public FileSystem {
+ public:
+  absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t bytes_max) override {
+    SIGNVOTE_ASSIGN_OR_RETURN(const Fd fd, OpenRegular(path));
+    std::string text;
+    // Grows with what is read, not with the announced size: /proc files say 0, and a file may still be growing.
+    std::string buffer(size_t{1} << 16, '\0');
+    while (true) {
+      const ssize_t got = ::read(fd.get(), buffer.data(), buffer.size());
+      if (got < 0) {
+        if (errno == EINTR) continue;
+        return ErrnoStatus(errno, path, "cannot read");
+      }
+      if (got == 0) return text;
+      if (static_cast<uint64_t>(got) > bytes_max - text.size()) {
+        return FileError(absl::StatusCode::kResourceExhausted,
+                         path + ": larger than the " + std::to_string(bytes_max) + " bytes allowed");
+      }
+      text.append(buffer, 0, static_cast<size_t>(got));
+    }
+  }
+
+  absl::StatusOr<std::unique_ptr<MappedFile>> Map(const std::string& path) override {
+    SIGNVOTE_ASSIGN_OR_RETURN(const Fd fd, OpenRegular(path));
+    struct stat st;
+    if (::fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, path, "cannot stat");
+    const auto size = static_cast<size_t>(st.st_size);
+    void* base = nullptr;  // an empty file cannot be mapped, and needs no map
+    if (size > 0) {
+      base = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+      if (base == MAP_FAILED) return ErrnoStatus(errno, path, "cannot map");
+    }
+    return std::unique_ptr<MappedFile>(std::make_unique<PosixMappedFile>(base, size));
+  }
+
+  absl::StatusOr<std::unique_ptr<AtomicFile>> CreateAtomic(const std::string& path, uint32_t mode) override {
+    std::string temporary = path + ".tmp";
+    // A leftover of a crash may have another owner's mode or still be open elsewhere: never write into it.
+    if (::unlink(temporary.c_str()) != 0 && errno != ENOENT) {
+      return ErrnoStatus(errno, temporary, "cannot remove the leftover");
+    }
+    Fd fd = OpenRetry(temporary, O_WRONLY | O_CREAT | O_EXCL, static_cast<mode_t>(mode));
+    if (!fd.ok()) return ErrnoStatus(errno, temporary, "cannot create");
+    auto file = std::make_unique<PosixAtomicFile>(path, std::move(temporary), std::move(fd));
+    return std::unique_ptr<AtomicFile>(std::move(file));
+  }
+
+  absl::StatusOr<uint64_t> FileSize(const std::string& path) override {
+    struct stat st;
+    if (::stat(path.c_str(), &st) != 0) return ErrnoStatus(errno, path, "cannot stat");
+    if (!S_ISREG(st.st_mode)) return NotAFile(path);
+    return static_cast<uint64_t>(st.st_size);
+  }
+
+  absl::StatusOr<bool> IsDirectory(const std::string& path) override {
+    struct stat st;
+    if (::stat(path.c_str(), &st) != 0) return ErrnoStatus(errno, path, "cannot stat");
+    return S_ISDIR(st.st_mode);
+  }
+
+  absl::StatusOr<std::vector<std::string>> ListFiles(const std::string& path) override {
+    std::vector<std::string> files;
+    std::set<std::pair<dev_t, ino_t>> seen;
+    SIGNVOTE_RETURN_IF_ERROR(ListInto(path, 0, &seen, &files));
+    std::sort(files.begin(), files.end());
+    return files;
+  }
+
+  absl::Status MakeDirectories(const std::string& path, uint32_t mode) override {
+    for (size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
+      const std::string part = path.substr(0, end);
+      if (!part.empty() && ::mkdir(part.c_str(), static_cast<mode_t>(mode)) != 0) {
+        const int error = errno;
+        struct stat st;
+        const bool there = ::stat(part.c_str(), &st) == 0;
+        if (there && !S_ISDIR(st.st_mode)) return ErrnoStatus(ENOTDIR, part, "cannot make the folder");
+        if (!there) return ErrnoStatus(error, part, "cannot make the folder");
+      }
+      if (end == std::string::npos) return absl::OkStatus();
+    }
+  }
+
+  absl::Status RequirePrivate(const std::string& path) override {
+    struct stat st;
+    if (::stat(path.c_str(), &st) != 0) return ErrnoStatus(errno, path, "cannot stat");
+    if ((st.st_mode & (S_IRWXG | S_IRWXO)) == 0) return absl::OkStatus();
+    char mode[8];
+    std::snprintf(mode, sizeof(mode), "%04o", static_cast<unsigned>(st.st_mode & 07777));
+    return FileError(absl::StatusCode::kPermissionDenied,
+                     path + " has mode " + mode + ": group or others can use it; run: chmod 600 " + path);
+  }
+
+  absl::StatusOr<std::string> RandomBytes(size_t n) override {
+    std::string bytes(n, '\0');
+    for (size_t have = 0; have < n;) {
+      const ssize_t got = ::getrandom(bytes.data() + have, n - have, 0);
+      if (got < 0) {
+        if (errno == EINTR) continue;
+        return ErrnoStatus(errno, "getrandom", "no random bytes");
+      }
+      have += static_cast<size_t>(got);
+    }
+    return bytes;
+  }
+
+ private:
+  static absl::Status NotAFile(const std::string& path) {
+    return FileError(absl::StatusCode::kInvalidArgument, path + ": not a regular file");
+  }
+
+  static absl::StatusOr<Fd> OpenRegular(const std::string& path) {
+    // O_NONBLOCK: opening a pipe without a writer must not hang.
+    Fd fd = OpenRetry(path, O_RDONLY | O_NONBLOCK);
+    if (!fd.ok()) return ErrnoStatus(errno, path, "cannot open");
+    struct stat st;
+    if (::fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, path, "cannot stat");
+    if (!S_ISREG(st.st_mode)) return NotAFile(path);
+    return fd;
+  }
+
+  static absl::Status ListInto(const std::string& path, int depth, std::set<std::pair<dev_t, ino_t>>* seen,
+                               std::vector<std::string>* files) {
+    struct stat st;
+    if (::stat(path.c_str(), &st) != 0) return ErrnoStatus(errno, path, "cannot stat");
+    // Each folder is visited once, whatever links lead to it.
+    if (!seen->insert({st.st_dev, st.st_ino}).second) return absl::OkStatus();
+    if (depth > kDirectoryDepthMax) {
+      return FileError(absl::StatusCode::kOutOfRange,
+                       path + ": folders nested deeper than " + std::to_string(kDirectoryDepthMax));
+    }
+    DIR* const dir = ::opendir(path.c_str());
+    if (dir == nullptr) return ErrnoStatus(errno, path, "cannot list");
+    std::vector<std::string> names;
+    errno = 0;
+    while (const dirent* entry = ::readdir(dir)) {
+      const std::string_view name = entry->d_name;
+      if (name != "." && name != "..") names.emplace_back(name);
+    }
+    const int error = errno;
+    (void)::closedir(dir);  // opened for reading only: nothing can be lost
+    if (error != 0) return ErrnoStatus(error, path, "cannot list");
+    std::sort(names.begin(), names.end());
+    const std::string prefix = path.ends_with('/') ? path : path + "/";
+    for (const std::string& name : names) {
+      const std::string full = prefix + name;
+      if (::stat(full.c_str(), &st) != 0) {
+        if (errno == ENOENT || errno == ELOOP) continue;  // a dangling link, or removed meanwhile
+        return ErrnoStatus(errno, full, "cannot stat");
+      }
+      if (S_ISREG(st.st_mode)) files->push_back(full);
+      if (S_ISDIR(st.st_mode)) SIGNVOTE_RETURN_IF_ERROR(ListInto(full, depth + 1, seen, files));
+    }
+    return absl::OkStatus();
+  }
+};
+
+}  // namespace
+
+FileSystem* FileSystem::Posix() {
+  static PosixFileSystem fs;
+  return &fs;
+}
+
+absl::Status WriteFileAtomically(FileSystem* fs, const std::string& path, std::string_view data, uint32_t mode) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<AtomicFile> file, fs->CreateAtomic(path, mode));
+  SIGNVOTE_RETURN_IF_ERROR(file->Append(std::as_bytes(std::span(data))));
+  return file->Commit();
+}
+
+}  // namespace signvote

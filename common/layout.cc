@@ -1,0 +1,195 @@
+#include "common/layout.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/status.h"
+#include "common/bits.h"
+#include "common/check.h"
+#include "common/checksum.h"
+
+namespace signvote {
+namespace {
+
+constexpr uint64_t kCoordinatesMax = uint64_t{1} << 40;
+constexpr size_t kNameBytesMax = 1024;
+constexpr char kDigestMagic[] = "signvote-layout-1";
+
+constexpr uint64_t kChunkCoordinatesMin = uint64_t{1} << 15;
+constexpr uint64_t kChunkCoordinatesMax = uint64_t{1} << 21;
+constexpr uint64_t kChunksWanted = 8;
+
+template <typename T>
+void HashInteger(Xxh3Stream& hash, T value) {
+  // Packed bits already require a little-endian machine (bits.h).
+  hash.Update(&value, sizeof(value));
+}
+
+// True for well-formed UTF-8 without control characters: names travel through JSON and logs.
+bool IsCleanUtf8(std::string_view s) {
+  for (size_t i = 0; i < s.size();) {
+    const auto lead = static_cast<unsigned char>(s[i]);
+    if (lead < 0x20 || lead == 0x7F) return false;
+    size_t more = 0;
+    uint32_t point = lead;
+    if (lead >= 0xF0 && lead < 0xF5) {
+      more = 3;
+      point = lead & 0x07u;
+    } else if (lead >= 0xE0 && lead < 0xF0) {
+      more = 2;
+      point = lead & 0x0Fu;
+    } else if (lead >= 0xC2 && lead < 0xE0) {
+      more = 1;
+      point = lead & 0x1Fu;
+    } else if (lead >= 0x80) {
+      return false;
+    }
+    if (more > s.size() - i - 1) return false;
+    for (size_t k = 1; k <= more; ++k) {
+      const auto next = static_cast<unsigned char>(s[i + k]);
+      if ((next & 0xC0u) != 0x80u) return false;
+      point = (point << 6) | (next & 0x3Fu);
+    }
+    const bool overlong = (more == 2 && point < 0x800) || (more == 3 && point < 0x10000);
+    const bool surrogate = point >= 0xD800 && point < 0xE000;
+    if (overlong || surrogate || point > 0x10FFFF) return false;
+    i += 1 + more;
+  }
+  return true;
+}
+
+std::string ShapeText(const std::vector<uint64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) {
+    if (i > 0) text += ", ";
+    text += std::to_string(shape[i]);
+  }
+  return text + "]";
+}
+
+std::string FloatText(float value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.9g", static_cast<double>(value));
+  return text;
+}
+
+std::string TensorText(const TensorSpec& t) {
+  return t.name + " " + ShapeText(t.shape) + " step_scale " + FloatText(t.step_scale) + " weight_decay " +
+         FloatText(t.weight_decay);
+}
+
+}  // namespace
+
+absl::StatusOr<Layout> Layout::Make(std::vector<TensorSpec> tensors) {
+  if (tensors.empty()) return absl::InvalidArgumentError("the layout has no tensor");
+  Layout layout;
+  absl::flat_hash_set<std::string> names;
+  uint64_t total = 0;
+  for (size_t k = 0; k < tensors.size(); ++k) {
+    TensorSpec& t = tensors[k];
+    if (t.name.empty()) {
+      return absl::InvalidArgumentError("tensor " + std::to_string(k) + " of the layout has an empty name");
+    }
+    if (t.name.size() > kNameBytesMax) {
+      return absl::InvalidArgumentError("tensor " + std::to_string(k) + " of the layout has a name of " +
+                                        std::to_string(t.name.size()) + " bytes; at most 1024 are allowed");
+    }
+    if (!IsCleanUtf8(t.name)) {
+      return absl::InvalidArgumentError("the name of tensor " + std::to_string(k) +
+                                        " of the layout is not UTF-8 or has control characters");
+    }
+    if (t.name == "__metadata__") {
+      return absl::InvalidArgumentError("a tensor is named __metadata__, which safetensors reserves; rename it");
+    }
+    if (!names.insert(t.name).second) {
+      return absl::InvalidArgumentError("two tensors of the layout are named " + t.name);
+    }
+    if (!std::isfinite(t.step_scale) || !(t.step_scale > 0.0f)) {
+      return absl::InvalidArgumentError("tensor " + t.name + ": step_scale " + FloatText(t.step_scale) +
+                                        " must be finite and above 0");
+    }
+    if (!std::isfinite(t.weight_decay) || !(t.weight_decay >= 0.0f)) {
+      return absl::InvalidArgumentError("tensor " + t.name + ": weight_decay " + FloatText(t.weight_decay) +
+                                        " must be finite and not below 0");
+    }
+    // −0 would be another digest for the same layout.
+    if (t.weight_decay == 0.0f) t.weight_decay = 0.0f;
+    uint64_t count = 1;
+    for (const uint64_t dimension : t.shape) {
+      if (dimension == 0) {
+        return absl::InvalidArgumentError("tensor " + t.name + " has a zero dimension: " + ShapeText(t.shape));
+      }
+      if (dimension > kCoordinatesMax / count) {
+        return absl::InvalidArgumentError("tensor " + t.name + " " + ShapeText(t.shape) +
+                                          " has more than 2^40 coordinates");
+      }
+      count *= dimension;
+    }
+    if (count > kCoordinatesMax - total) {
+      return absl::InvalidArgumentError("with tensor " + t.name + " the layout has more than 2^40 coordinates");
+    }
+    t.first = total;
+    t.count = count;
+    total += count;
+    layout.step_scale_max_ = std::max(layout.step_scale_max_, t.step_scale);
+  }
+  Xxh3Stream hash;
+  hash.Update(kDigestMagic, sizeof(kDigestMagic) - 1);
+  for (const TensorSpec& t : tensors) {
+    HashInteger(hash, static_cast<uint32_t>(t.name.size()));
+    hash.Update(t.name.data(), t.name.size());
+    HashInteger(hash, static_cast<uint32_t>(t.shape.size()));
+    for (const uint64_t dimension : t.shape) HashInteger(hash, dimension);
+    HashInteger(hash, std::bit_cast<uint32_t>(t.step_scale));
+    HashInteger(hash, std::bit_cast<uint32_t>(t.weight_decay));
+  }
+  layout.digest_ = hash.Digest();
+  layout.coordinates_ = total;
+  layout.tensors_ = std::move(tensors);
+  return layout;
+}
+
+std::string Layout::FirstDifference(const Layout& other) const {
+  const size_t both = std::min(tensors_.size(), other.tensors_.size());
+  for (size_t k = 0; k < both; ++k) {
+    if (tensors_[k] == other.tensors_[k]) continue;
+    return "tensor " + std::to_string(k) + " is " + TensorText(tensors_[k]) + " here, " +
+           TensorText(other.tensors_[k]) + " there";
+  }
+  if (tensors_.size() == other.tensors_.size()) return "";
+  const bool here = tensors_.size() > both;
+  return "tensor " + std::to_string(both) + " is " + TensorText(here ? tensors_[both] : other.tensors_[both]) +
+         (here ? " here, missing there" : " there, missing here") + " (" + std::to_string(tensors_.size()) +
+         " tensors here, " + std::to_string(other.tensors_.size()) + " there)";
+}
+
+ChunkPlan::ChunkPlan(uint64_t coordinates, uint64_t chunk_coordinates)
+    : coordinates_(coordinates), chunk_coordinates_(chunk_coordinates) {
+  SIGNVOTE_CHECK(coordinates > 0);
+  SIGNVOTE_CHECK(chunk_coordinates > 0 && chunk_coordinates % kChunkCoordinatesMultiple == 0);
+  const uint64_t chunks = (coordinates - 1) / chunk_coordinates + 1;
+  SIGNVOTE_CHECK(chunks <= UINT32_MAX);
+  chunks_ = static_cast<uint32_t>(chunks);
+}
+
+uint64_t ChunkPlan::DefaultChunkCoordinates(uint64_t coordinates) {
+  const uint64_t wanted = (coordinates + kChunksWanted - 1) / kChunksWanted;
+  const uint64_t whole =
+      (wanted + kChunkCoordinatesMultiple - 1) / kChunkCoordinatesMultiple * kChunkCoordinatesMultiple;
+  return std::clamp(whole, kChunkCoordinatesMin, kChunkCoordinatesMax);
+}
+
+uint64_t ChunkPlan::Count(ChunkIndex k) const {
+  SIGNVOTE_CHECK(k.value() < chunks_);
+  return std::min(chunk_coordinates_, coordinates_ - First(k));
+}
+
+size_t ChunkPlan::Bytes(ChunkIndex k) const { return BytesForBits(Count(k)); }
+
+size_t ChunkPlan::TotalBytes() const { return BytesForBits(coordinates_); }
+
+}  // namespace signvote
