@@ -15,7 +15,8 @@ class Rng {
   constexpr uint64_t Next() { return Mix(seed_, stream_, counter_++); }
   // Uniform in [0, bound) without modulo bias worth naming (Lemire's multiply-shift, bias < bound/2^64). bound > 0.
   constexpr uint64_t Below(uint64_t bound) {
-    return static_cast<uint64_t>((static_cast<__extension__ unsigned __int128>(Next()) * bound) >> 64);
+    __extension__ using Wide = unsigned __int128;
+    return static_cast<uint64_t>((static_cast<Wide>(Next()) * bound) >> 64);
   }
   // Uniform in [0, 1) with 53 bits.
   constexpr double Uniform() { return static_cast<double>(Next() >> 11) * 0x1.0p-53; }

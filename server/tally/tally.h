@@ -22,7 +22,7 @@ struct TallyInput {
   uint64_t coordinates = 0;                 // bits in this chunk
   uint64_t first_coordinate = 0;            // of the model; a multiple of 64
   uint64_t seed = 0;                        // the run's seed, for coins
-  Round round;
+  Round round{};
 };
 
 // Writes BytesForBits(coordinates) bytes of verdict; padding bits are zero. With no ballot every bit is the coin.

@@ -49,8 +49,8 @@ struct PackSegment {
 struct PackContext {
   DirectionCoefficients coefficients;
   uint64_t seed = 0;  // the run's
-  Round round;
-  Share share;
+  Round round{};
+  Share share{};
 };
 
 PackScalars PackReference(const PackContext& context, const PackSegment& segment);

@@ -48,8 +48,8 @@ class Direction {
     const float* h = nullptr;            // [d] probe gradient, or null
     const uint8_t* prev_verdict = nullptr;  // packed verdict of the previous round for the whole model, or null
     uint64_t seed = 0;
-    Round round;
-    Share share;
+    Round round{};
+    Share share{};
   };
   // Packs chunk k into ballot[0, plan.Bytes(k)); padding bits are zero.
   ChunkScalars PackChunk(ChunkIndex k, const ChunkInput& input, uint8_t* ballot);
