@@ -1,0 +1,124 @@
+#include "common/process.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+namespace signvote {
+namespace {
+
+constexpr Duration kLong = std::chrono::seconds(30);
+
+// Runs `f` in a child of its own, because signals and the stop flag belong to the whole process. Returns wait's status.
+template <typename F>
+int InChild(F f) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    f();
+    ::_exit(0);
+  }
+  int status = -1;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  return status;
+}
+
+TEST(Process, VersionHasThreeNumbers) {
+  const std::string version = SoftwareVersion();
+  EXPECT_EQ(std::count(version.begin(), version.end(), '.'), 2) << version;
+}
+
+TEST(Process, TheFirstSignalAsksToStop) {
+  for (const int signal : {SIGTERM, SIGINT}) {
+    const int status = InChild([signal] {
+      InstallStopSignals();
+      if (StopRequested()) ::_exit(10);
+      (void)std::raise(signal);
+      if (!StopRequested()) ::_exit(11);
+      if (!WaitForStop(kLong)) ::_exit(12);
+    });
+    ASSERT_TRUE(WIFEXITED(status));
+    EXPECT_EQ(WEXITSTATUS(status), 0);
+  }
+}
+
+TEST(Process, TheSecondSignalEndsTheProcessWhicheverItIs) {
+  const int status = InChild([] {
+    InstallStopSignals();
+    (void)std::raise(SIGTERM);
+    (void)std::raise(SIGINT);
+  });
+  ASSERT_TRUE(WIFSIGNALED(status));
+  EXPECT_EQ(WTERMSIG(status), SIGINT);
+}
+
+TEST(Process, AnInternalStopStillAllowsOneSignal) {
+  const int status = InChild([] {
+    InstallStopSignals();
+    RequestStop();
+    (void)std::raise(SIGTERM);
+    ::_exit(StopRequested() ? 7 : 8);
+  });
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+}
+
+TEST(Process, ASignalWakesAWait) {
+  const int status = InChild([] {
+    InstallStopSignals();
+    ::alarm(20);  // ends the test if the wait does not
+    const pid_t parent = ::getpid();
+    const pid_t sender = ::fork();
+    if (sender == 0) {
+      ::kill(parent, SIGTERM);
+      ::_exit(0);
+    }
+    const bool stopped = WaitForStop(kLong);
+    ::waitpid(sender, nullptr, 0);
+    ::_exit(stopped ? 0 : 9);
+  });
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST(Process, WithoutASignalTheWaitTimesOut) {
+  const int status = InChild([] { ::_exit(WaitForStop(std::chrono::microseconds(300)) ? 1 : 0); });
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST(Process, ABrokenPipeIsAnErrorNotTheEnd) {
+  const int status = InChild([] {
+    InstallStopSignals();
+    int ends[2];
+    if (::pipe(ends) != 0) ::_exit(1);
+    ::close(ends[0]);
+    ::_exit(::write(ends[1], "x", 1) == -1 && errno == EPIPE ? 0 : 2);
+  });
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST(Process, ResidentBytesGrowWithTouchedMemory) {
+  TuneMalloc();
+  const uint64_t before = ResidentBytes();
+  EXPECT_GT(before, uint64_t{1} << 20);
+  std::vector<char> block(64 << 20, 1);
+  EXPECT_GT(ResidentBytes(), before + (uint64_t{48} << 20));
+  EXPECT_EQ(block.back(), 1);
+}
+
+TEST(Process, CpuSecondsGrowWithWork) {
+  const double before = ProcessCpuSeconds();
+  volatile uint64_t sink = 0;
+  while (ProcessCpuSeconds() < before + 0.01) {
+    for (uint64_t i = 0; i < 100'000; ++i) sink = sink + i;
+  }
+  EXPECT_GT(ProcessCpuSeconds(), before);
+}
+
+}  // namespace
+}  // namespace signvote
