@@ -1,0 +1,265 @@
+#include "worker/data/dataset.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include <gtest/gtest.h>
+
+#include "common/exit_codes.h"
+#include "worker/data/token_source.h"
+
+namespace signvote {
+namespace {
+
+namespace stdfs = std::filesystem;
+
+class DatasetTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (stdfs::temp_directory_path() / "signvote_data_XXXXXX").string();
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+  }
+  void TearDown() override { stdfs::remove_all(folder_); }
+
+  std::string Write(const std::string& name, const std::string& bytes) {
+    const stdfs::path path = folder_ / name;
+    stdfs::create_directories(path.parent_path());
+    std::ofstream(path, std::ios::binary) << bytes;
+    return path.string();
+  }
+  template <typename Token>
+  static std::string Bytes(const std::vector<Token>& tokens) {
+    return {reinterpret_cast<const char*>(tokens.data()), tokens.size() * sizeof(Token)};
+  }
+  static std::string LlmcHeader(int32_t magic, int32_t version, int32_t tokens) {
+    std::vector<int32_t> header(256, 0);
+    header[0] = magic;
+    header[1] = version;
+    header[2] = tokens;
+    return Bytes(header);
+  }
+  absl::StatusOr<std::unique_ptr<Dataset>> Open(DatasetOptions options) {
+    return OpenDataset(FileSystem::Posix(), options);
+  }
+
+  stdfs::path folder_;
+};
+
+// Position i holds a value from which i can be read back.
+std::string Positions(size_t count) {
+  std::string text(count, '\0');
+  for (size_t i = 0; i < count; ++i) text[i] = static_cast<char>(i % 251);
+  return text;
+}
+
+BatchKey Key(uint64_t seed, uint32_t share, uint64_t step, uint32_t micro = 0) {
+  return {seed, Share(share), DataStep(step), micro};
+}
+
+TEST_F(DatasetTest, AMinibatchIsAFunctionOfSeedShareAndStepAlone) {
+  DatasetOptions options;
+  options.path = Write("corpus.txt", Positions(100000));
+  options.length = 16;
+  const auto first = Open(options);
+  const auto second = Open(options);
+  ASSERT_TRUE(first.ok()) << first.status();
+  Batch a, b;
+  ASSERT_TRUE((*first)->TrainBatch(Key(1, 2, 3), &a).ok());
+  ASSERT_TRUE((*first)->TrainBatch(Key(1, 2, 4), &b).ok());  // another call in between changes nothing
+  ASSERT_TRUE((*second)->TrainBatch(Key(1, 2, 3), &b).ok());
+  EXPECT_EQ(a.inputs, b.inputs);
+  EXPECT_EQ(a.targets, b.targets);
+  for (const BatchKey& other : {Key(2, 2, 3), Key(1, 3, 3), Key(1, 2, 4), Key(1, 2, 3, 1)}) {
+    ASSERT_TRUE((*first)->TrainBatch(other, &b).ok());
+    EXPECT_NE(a.inputs, b.inputs);
+  }
+}
+
+TEST_F(DatasetTest, TargetsAreTheNextTokens) {
+  DatasetOptions options;
+  options.path = Write("corpus.txt", Positions(10000));
+  options.rows = 4;
+  options.length = 32;
+  const auto data = Open(options);
+  ASSERT_TRUE(data.ok()) << data.status();
+  Batch batch;
+  ASSERT_TRUE((*data)->TrainBatch(Key(5, 0, 0), &batch).ok());
+  ASSERT_EQ(batch.inputs.size(), 4u * 32u);
+  for (size_t i = 0; i < batch.inputs.size(); ++i) EXPECT_EQ(batch.targets[i], (batch.inputs[i] + 1) % 251);
+}
+
+TEST_F(DatasetTest, HeldOutBytesAreNeverTrainedOn) {
+  // Training bytes are 'a', the last 5 % are 'b'.
+  DatasetOptions options;
+  options.path = Write("corpus.txt", std::string(9500, 'a') + std::string(500, 'b'));
+  options.length = 20;
+  const auto data = Open(options);
+  ASSERT_TRUE(data.ok()) << data.status();
+  Batch batch;
+  for (uint64_t step = 0; step < 500; ++step) {
+    ASSERT_TRUE((*data)->TrainBatch(Key(9, 0, step), &batch).ok());
+    for (const auto* tokens : {&batch.inputs, &batch.targets}) {
+      ASSERT_EQ(std::set<int64_t>(tokens->begin(), tokens->end()), std::set<int64_t>{'a'});
+    }
+    ASSERT_TRUE((*data)->HeldOutBatch(step, &batch).ok());
+    for (const auto* tokens : {&batch.inputs, &batch.targets}) {
+      ASSERT_EQ(std::set<int64_t>(tokens->begin(), tokens->end()), std::set<int64_t>{'b'});
+    }
+  }
+}
+
+TEST_F(DatasetTest, AFolderIsItsFilesInOrderOfPathAcrossFileBorders) {
+  const std::string text = Positions((3 << 20) + 1234);  // the large file is mapped, the small ones are copied
+  Write("b/large.txt", text.substr(1000, 3 << 20));
+  Write("a.txt", text.substr(0, 1000));
+  Write("empty.txt", "");
+  Write("c.txt", text.substr(1000 + (3 << 20)));
+  const auto source = TokenSource::Open(FileSystem::Posix(), folder_.string(), DataFormat::kText);
+  ASSERT_TRUE(source.ok()) << source.status();
+  ASSERT_EQ((*source)->tokens(), text.size());
+  std::vector<int64_t> tokens(text.size());
+  (*source)->Read(0, text.size(), tokens.data());
+  for (size_t i = 0; i < text.size(); ++i) ASSERT_EQ(tokens[i], static_cast<uint8_t>(text[i])) << i;
+  (*source)->Read(990, 20, tokens.data());  // over a border
+  for (size_t i = 0; i < 20; ++i) EXPECT_EQ(tokens[i], static_cast<uint8_t>(text[990 + i]));
+}
+
+TEST_F(DatasetTest, NanoGptShardsAreHeaderlessUint16) {
+  std::vector<uint16_t> tokens(1000);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<uint16_t>(60000 + i);
+  const auto source = TokenSource::Open(FileSystem::Posix(), Write("train.bin", Bytes(tokens)), DataFormat::kNanoGpt);
+  ASSERT_TRUE(source.ok()) << source.status();
+  EXPECT_EQ((*source)->tokens(), 1000u);
+  EXPECT_EQ((*source)->train_tokens(), 950u);
+  int64_t token = 0;
+  (*source)->Read(999, 1, &token);
+  EXPECT_EQ(token, 60999);
+}
+
+TEST_F(DatasetTest, BothVersionsOfLlmcShardsAreReadAndValShardsAreHeldOut) {
+  std::vector<uint16_t> narrow(100, 7);
+  std::vector<uint32_t> wide(50, 128000);
+  Write("x_val_000000.bin", LlmcHeader(20240801, 7, 50) + Bytes(wide));
+  Write("y_train_000001.bin", LlmcHeader(20240520, 1, 100) + Bytes(narrow));
+  Write("notes.txt", "not a shard");
+  const auto source = TokenSource::Open(FileSystem::Posix(), folder_.string(), DataFormat::kLlmc);
+  ASSERT_TRUE(source.ok()) << source.status();
+  EXPECT_EQ((*source)->tokens(), 150u);
+  EXPECT_EQ((*source)->train_tokens(), 100u);
+  std::vector<int64_t> tokens(150);
+  (*source)->Read(0, 150, tokens.data());
+  EXPECT_EQ(tokens[99], 7);
+  EXPECT_EQ(tokens[100], 128000);
+}
+
+TEST_F(DatasetTest, MalformedShardsAreDataLossWithTheFileNamed) {
+  const struct {
+    const char* name;
+    std::string bytes;
+    DataFormat format;
+    const char* message;
+  } cases[] = {
+      {"odd.bin", "abc", DataFormat::kNanoGpt, "no whole number of 16-bit tokens"},
+      {"empty.bin", "", DataFormat::kNanoGpt, "the shard is empty"},
+      {"short.bin", "abcd", DataFormat::kLlmc, "the header alone"},
+      {"magic.bin", LlmcHeader(1, 1, 0), DataFormat::kLlmc, "--data-format nanogpt"},
+      {"version.bin", LlmcHeader(20240520, 7, 0), DataFormat::kLlmc, "version 7 is no llm.c shard"},
+      {"count.bin", LlmcHeader(20240520, 1, 3) + "abcd", DataFormat::kLlmc, "says 3 tokens, the file holds 2"},
+      {"negative.bin", LlmcHeader(20240520, 1, -1), DataFormat::kLlmc, "says -1 tokens"},
+  };
+  for (const auto& c : cases) {
+    const auto source = TokenSource::Open(FileSystem::Posix(), Write(c.name, c.bytes), c.format);
+    EXPECT_EQ(source.status().code(), absl::StatusCode::kDataLoss) << c.name;
+    EXPECT_EQ(ExitCodeFor(source.status()), ExitCode::kBadInput);
+    EXPECT_NE(source.status().message().find(c.message), absl::string_view::npos) << source.status();
+    EXPECT_NE(source.status().message().find(c.name), absl::string_view::npos) << source.status();
+  }
+}
+
+TEST_F(DatasetTest, ACorpusThatIsTooSmallSaysHowMuchIsNeeded) {
+  DatasetOptions options;
+  options.path = Write("corpus.txt", std::string(2000, 'x'));
+  options.length = 128;
+  const auto data = Open(options);
+  EXPECT_EQ(ExitCodeFor(data.status()), ExitCode::kBadInput);
+  EXPECT_NE(data.status().message().find("too small: 2000 bytes, of which 100 are held out; a --sequence of 128 needs "
+                                         "129 in each part"),
+            absl::string_view::npos)
+      << data.status();
+  options.length = 99;  // exactly enough
+  EXPECT_TRUE(Open(options).ok());
+}
+
+TEST_F(DatasetTest, AMissingPathAnEmptyFolderAndAForeignTokenAreBadInput) {
+  DatasetOptions options;
+  options.path = (folder_ / "nowhere").string();
+  auto data = Open(options);
+  EXPECT_EQ(data.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(ExitCodeFor(data.status()), ExitCode::kBadInput);
+  EXPECT_NE(data.status().message().find("nowhere"), absl::string_view::npos);
+
+  options.path = folder_.string();
+  data = Open(options);
+  EXPECT_EQ(ExitCodeFor(data.status()), ExitCode::kBadInput);
+  EXPECT_NE(data.status().message().find("the folder holds no file"), absl::string_view::npos) << data.status();
+
+  options.path = Write("train.bin", Bytes(std::vector<uint16_t>(4000, 300)));
+  options.format = DataFormat::kNanoGpt;
+  data = Open(options);
+  ASSERT_TRUE(data.ok()) << data.status();
+  Batch batch;
+  const absl::Status drawn = (*data)->TrainBatch(Key(1, 0, 0), &batch);
+  EXPECT_EQ(ExitCodeFor(drawn), ExitCode::kBadInput);
+  EXPECT_NE(drawn.message().find("token 300"), absl::string_view::npos) << drawn;
+  EXPECT_NE(drawn.message().find("--vocab-size"), absl::string_view::npos) << drawn;
+}
+
+TEST_F(DatasetTest, SyntheticClassesAreBalancedAndSeparable) {
+  DatasetOptions options;
+  options.format = DataFormat::kSynthetic;
+  options.rows = 4096;
+  const auto data = Open(options);
+  ASSERT_TRUE(data.ok()) << data.status();
+  Batch train, held_out;
+  ASSERT_TRUE((*data)->TrainBatch(Key(1, 0, 0), &train).ok());
+  ASSERT_TRUE((*data)->HeldOutBatch(0, &held_out).ok());
+  EXPECT_NE(train.values, held_out.values);
+  // Nearest class mean, learnt on one batch, judged on the other.
+  std::vector<double> means(10 * 64, 0.0);
+  std::vector<double> counts(10, 0.0);
+  for (size_t row = 0; row < 4096; ++row) {
+    const size_t label = static_cast<size_t>(train.targets[row]);
+    ++counts[label];
+    for (size_t i = 0; i < 64; ++i) means[label * 64 + i] += train.values[row * 64 + i];
+  }
+  size_t right = 0;
+  for (double count : counts) EXPECT_NEAR(count, 409.6, 100);  // 5 deviations of a binomial
+  for (size_t row = 0; row < 4096; ++row) {
+    size_t best = 0;
+    double best_distance = 1e300;
+    for (size_t label = 0; label < 10; ++label) {
+      double distance = 0;
+      for (size_t i = 0; i < 64; ++i) {
+        const double delta = held_out.values[row * 64 + i] - means[label * 64 + i] / counts[label];
+        distance += delta * delta;
+      }
+      if (distance < best_distance) best_distance = distance, best = label;
+    }
+    right += best == static_cast<size_t>(held_out.targets[row]) ? 1 : 0;
+  }
+  EXPECT_GT(right, 4096 * 6 / 10);
+  EXPECT_LT(right, 4096u);
+}
+
+TEST_F(DatasetTest, AnUnknownFormatNamesTheKnownOnes) {
+  const auto format = ParseDataFormat("csv");
+  EXPECT_EQ(format.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(format.status().message().find("text, nanogpt, llmc or synthetic"), absl::string_view::npos);
+}
+
+}  // namespace
+}  // namespace signvote

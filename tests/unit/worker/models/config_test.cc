@@ -1,0 +1,138 @@
+#include "worker/models/config.h"
+
+#include <cmath>
+#include <set>
+
+#include <gtest/gtest.h>
+
+#include "common/checksum.h"
+#include "common/exit_codes.h"
+
+namespace signvote {
+namespace {
+
+ModelConfig Builtin(const std::string& name) {
+  const auto config = LoadModelConfig(FileSystem::Posix(), name);
+  EXPECT_TRUE(config.ok()) << config.status();
+  return *config;
+}
+
+uint64_t Coordinates(const std::string& name) { return MakeLayout(Builtin(name), 0.0f)->coordinates(); }
+
+TEST(ModelConfigTest, BuiltinModelsHaveTheSizesTheyAreNamedAfter) {
+  EXPECT_EQ(Coordinates("nano"), 857216u);
+  EXPECT_EQ(Coordinates("micro"), 131904u);
+  EXPECT_GE(Coordinates("tiny"), 20'000'000u);
+  EXPECT_NEAR(static_cast<double>(Coordinates("60m")), 58e6, 1e6);
+  EXPECT_NEAR(static_cast<double>(Coordinates("130m")), 134e6, 1e6);
+  EXPECT_NEAR(static_cast<double>(Coordinates("350m")), 368e6, 2e6);
+}
+
+TEST(ModelConfigTest, TensorsBearHuggingFaceNamesInTheOrderOfTheForwardPass) {
+  const auto layout = MakeLayout(Builtin("nano"), 0.1f);
+  ASSERT_TRUE(layout.ok());
+  const auto tensors = layout->tensors();
+  EXPECT_EQ(tensors.front().name, "model.embed_tokens.weight");
+  EXPECT_EQ(tensors[1].name, "model.layers.0.input_layernorm.weight");
+  EXPECT_EQ(tensors[2].name, "model.layers.0.self_attn.q_proj.weight");
+  EXPECT_EQ(tensors[9].name, "model.layers.0.mlp.down_proj.weight");
+  EXPECT_EQ(tensors[tensors.size() - 2].name, "model.norm.weight");
+  EXPECT_EQ(tensors.back().name, "lm_head.weight");
+  EXPECT_EQ(tensors.back().shape, (std::vector<uint64_t>{256, 128}));
+  // Decay for matrices only.
+  EXPECT_EQ(tensors[1].weight_decay, 0.0f);
+  EXPECT_EQ(tensors[2].weight_decay, 0.1f);
+}
+
+TEST(ModelConfigTest, ConfigJsonIsReadBackAsItWasWritten) {
+  for (const std::string& name : BuiltinModelNames()) {
+    const ModelConfig config = Builtin(name);
+    const auto again = ParseModelConfig(ModelConfigJson(config), "config.json");
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_EQ(ModelConfigJson(*again), ModelConfigJson(config));
+    EXPECT_EQ(MakeLayout(*again, 0.0f)->digest(), MakeLayout(config, 0.0f)->digest());
+  }
+}
+
+TEST(ModelConfigTest, AConfigOfTransformersIsUnderstood) {
+  const auto config = ParseModelConfig(R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama",
+      "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 8, "num_key_value_heads": 2,
+      "num_hidden_layers": 3, "vocab_size": 500, "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "rope_scaling": null,
+      "hidden_act": "silu", "attention_bias": false, "tie_word_embeddings": true, "use_cache": true})", "c.json");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->head_size, 8u);
+  EXPECT_EQ(config->key_value_heads, 2u);
+  EXPECT_EQ(config->norm_epsilon, 1e-5);
+  EXPECT_EQ(config->rope_theta, 500000.0);
+  const auto layout = MakeLayout(*config, 0.0f);
+  EXPECT_EQ(layout->tensors().back().name, "model.norm.weight");  // tied: no lm_head
+  EXPECT_EQ(layout->tensors()[3].shape, (std::vector<uint64_t>{16, 64}));
+}
+
+TEST(ModelConfigTest, AConfigThatCannotBeComputedIsRefusedByName) {
+  const std::string head = R"({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 1, "vocab_size": 10,)";
+  const struct {
+    std::string json;
+    const char* message;
+  } cases[] = {
+      {"[1]", "not a JSON object"},
+      {"{", "not a JSON object"},
+      {"{}", "\"model_type\" is missing"},
+      {R"({"model_type": "gpt2"})", "only \"llama\" and \"mlp\""},
+      {head + R"("num_attention_heads": 4})", "\"intermediate_size\" is missing"},
+      {head + R"("num_attention_heads": 0, "intermediate_size": 8})", "\"num_attention_heads\" is 0"},
+      {head + R"("num_attention_heads": 7, "intermediate_size": 8})", "7 does not divide hidden_size 64"},
+      {head + R"("num_attention_heads": 64, "intermediate_size": 8})", "head size 1 is odd"},
+      {head + R"("num_attention_heads": 4, "num_key_value_heads": 3, "intermediate_size": 8})", "3 does not divide"},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8, "attention_bias": true})", "only false"},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8, "rope_scaling": {}})", "rope_scaling"},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8, "hidden_act": "gelu"})", "only \"silu\""},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8, "rms_norm_eps": -1})", "positive number"},
+      {head + R"("num_attention_heads": 4, "intermediate_size": "8"})", "must be a whole number"},
+  };
+  for (const auto& c : cases) {
+    const auto config = ParseModelConfig(c.json, "c.json");
+    EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument) << c.json;
+    EXPECT_EQ(ExitCodeFor(config.status()), ExitCode::kBadInput) << c.json;
+    EXPECT_NE(config.status().message().find(c.message), absl::string_view::npos) << config.status();
+  }
+  const auto unknown = LoadModelConfig(FileSystem::Posix(), "giant");
+  EXPECT_EQ(ExitCodeFor(unknown.status()), ExitCode::kUsage);
+  EXPECT_NE(unknown.status().message().find("nano, micro, tiny"), absl::string_view::npos) << unknown.status();
+  const auto missing = LoadModelConfig(FileSystem::Posix(), "/nowhere/config.json");
+  EXPECT_EQ(ExitCodeFor(missing.status()), ExitCode::kBadInput);
+}
+
+TEST(ModelConfigTest, InitialParametersAreTheSameOnEveryMachine) {
+  const ModelConfig config = Builtin("nano");
+  const auto layout = MakeLayout(config, 0.0f);
+  std::vector<float> x(layout->coordinates()), other(x.size());
+  InitializeParameters(config, *layout, 1, x);
+  InitializeParameters(config, *layout, 2, other);
+  EXPECT_NE(x, other);
+  // Pins the bits: a change here changes every run that starts from this program's own parameters.
+  EXPECT_EQ(ReplicaDigest(x.data(), 0, x.size()), 17202125312807748982u);
+  double sum = 0, squares = 0;
+  const TensorSpec& embedding = layout->tensors()[0];
+  for (uint64_t i = 0; i < embedding.count; ++i) {
+    sum += x[i];
+    squares += static_cast<double>(x[i]) * x[i];
+  }
+  const double n = static_cast<double>(embedding.count);
+  EXPECT_NEAR(sum / n, 0.0, 4 * 0.02 / std::sqrt(n));
+  EXPECT_NEAR(std::sqrt(squares / n), 0.02, 0.0005);
+  EXPECT_EQ(x[layout->tensors()[1].first], 1.0f);  // a norm
+}
+
+TEST(ModelConfigTest, AParameterDivisorScalesTheStartExactly) {
+  ModelConfig config = Builtin("micro");
+  const auto layout = MakeLayout(config, 0.0f);
+  std::vector<float> x(layout->coordinates()), scaled(x.size());
+  InitializeParameters(config, *layout, 1, x);
+  config.parameter_divisor = 128.0f;
+  InitializeParameters(config, *layout, 1, scaled);
+  for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(scaled[i], 128.0f * x[i]) << i;
+}
+
+}  // namespace
+}  // namespace signvote

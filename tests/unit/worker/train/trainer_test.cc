@@ -1,0 +1,380 @@
+// Goal:   the order of things in a round: probe, forward, backward with chunks leaving, scalars, commit.
+// Method: a model whose gradient is known in closed form, a data set whose batches carry their key, and a session that
+//         is one-worker server in memory. All of them write what happens into one list of events.
+#include "worker/train/trainer.h"
+
+#include <cmath>
+#include <limits>
+#include <map>
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "common/apply.h"
+#include "common/bits.h"
+#include "common/checksum.h"
+
+namespace signvote {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+constexpr uint64_t kCoordinates = 1500;      // chunks of 512: 0..511, 512..1023, 1024..1499
+constexpr uint64_t kLeaves[] = {0, 300, 700, 1100, kCoordinates};  // ranges that backward finishes, last first
+
+Layout TestLayout() {
+  return *Layout::Make({{.name = "a", .shape = {700}}, {.name = "b", .shape = {800}, .step_scale = 2.0f}});
+}
+
+// The target of minibatch (share, step, micro); gradients are x − target.
+double Target(const BatchView& batch) { return static_cast<double>(batch.inputs[0] % 97) * 0.01; }
+
+class KeyDataset : public Dataset {
+ public:
+  absl::Status TrainBatch(const BatchKey& key, Batch* batch) const override {
+    batch->rows = batch->length = 1;
+    batch->inputs = {static_cast<int64_t>(key.share.value() * 1000 + key.data_step.value() * 10 + key.micro)};
+    batch->targets = batch->inputs;
+    return status;
+  }
+  absl::Status HeldOutBatch(uint64_t index, Batch* batch) const override {
+    batch->rows = batch->length = 1;
+    batch->inputs = batch->targets = {static_cast<int64_t>(index)};
+    return absl::OkStatus();
+  }
+  std::string description() const override { return "keys"; }
+  std::string target_unit() const override { return "sample"; }
+  absl::Status status;
+};
+
+class QuadraticModel : public Model {
+ public:
+  explicit QuadraticModel(std::vector<std::string>* events) : layout_(TestLayout()), events_(events) {
+    for (Slot& slot : slots_) {
+      slot.x.assign(kCoordinates, 0.0f);
+      slot.g.assign(kCoordinates, 0.0f);
+    }
+    for (uint64_t i = 0; i < kCoordinates; ++i) slots_[0].x[i] = static_cast<float>(i % 7) * 0.1f + 1.0f;
+  }
+  const Layout& layout() const override { return layout_; }
+  const ModelConfig& config() const override { return config_; }
+  std::string device() const override { return "cpu"; }
+  std::span<float> parameters() override { return slots_[0].x; }
+  std::span<const float> gradient() const override { return slots_[0].g; }
+  absl::Status EnablePrevious() override { return absl::OkStatus(); }
+  std::span<float> previous_parameters() override { return slots_[1].x; }
+  std::span<const float> previous_gradient() const override { return slots_[1].g; }
+  absl::Status BeginStep(ReplicaSlot slot) override {
+    std::fill(Of(slot).g.begin(), Of(slot).g.end(), 0.0f);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<double> Forward(ReplicaSlot slot, const BatchView& batch) override {
+    events_->push_back(std::string(slot == ReplicaSlot::kCurrent ? "forward " : "probe ") +
+                       std::to_string(batch.inputs[0]));
+    slot_ = slot;
+    target_ = Target(batch);
+    return next_loss != 0 ? next_loss : Loss(slot);
+  }
+  absl::Status Backward(float weight, const GradientReady& ready) override {
+    Slot& slot = Of(slot_);
+    for (size_t k = std::size(kLeaves) - 1; k-- > 0;) {
+      for (uint64_t i = kLeaves[k]; i < kLeaves[k + 1]; ++i) {
+        slot.g[i] += weight * (slot.x[i] - static_cast<float>(target_));
+        if (poisoned == i) slot.g[i] = std::numeric_limits<float>::quiet_NaN();
+      }
+      events_->push_back("final " + std::to_string(kLeaves[k]));
+      if (ready) ready(kLeaves[k], kLeaves[k + 1] - kLeaves[k]);
+    }
+    events_->push_back("backward ends");
+    return absl::OkStatus();
+  }
+  absl::StatusOr<double> Evaluate(const BatchView& batch) override {
+    target_ = Target(batch);
+    return Loss(ReplicaSlot::kCurrent);
+  }
+
+  double next_loss = 0;                                          // instead of the real one
+  uint64_t poisoned = std::numeric_limits<uint64_t>::max();      // this coordinate's gradient is NaN
+
+ private:
+  struct Slot {
+    std::vector<float> x, g;
+  };
+  Slot& Of(ReplicaSlot slot) { return slots_[slot == ReplicaSlot::kCurrent ? 0 : 1]; }
+  double Loss(ReplicaSlot slot) {
+    double sum = 0;
+    for (float x : Of(slot).x) sum += 0.5 * (x - target_) * (x - target_);
+    return sum / kCoordinates;
+  }
+  const Layout layout_;
+  const ModelConfig config_;
+  std::vector<std::string>* const events_;
+  Slot slots_[2];
+  ReplicaSlot slot_ = ReplicaSlot::kCurrent;
+  double target_ = 0;
+};
+
+// A server for one worker: the verdict is its ballot.
+class LoopSession : public Session {
+ public:
+  LoopSession(std::vector<std::string>* events, uint64_t rounds) : rounds_(rounds), events_(events) {}
+
+  absl::StatusOr<RunInfo> Join(const Layout& layout, std::span<float> x) override {
+    layout_ = &layout;
+    x_ = x;
+    RunInfo run;
+    run.seed = 5;
+    run.rounds_max = rounds_;
+    run.plan = ChunkPlan(layout.coordinates(), 512);
+    run.direction.kind = DirectionKind::kSignSgd;
+    plan_ = run.plan;
+    return run;
+  }
+  absl::StatusOr<std::optional<RoundTicket>> NextRound() override {
+    if (round_ >= rounds_ || drain_) return std::optional<RoundTicket>();
+    if (jump_before == round_) x_[0] += 1.0f, ++round_;
+    ballot_.assign(plan_.TotalBytes(), 0);
+    RoundTicket ticket;
+    ticket.round = Round(round_);
+    ticket.data_step = DataStep(round_);
+    ticket.share = Share(3);
+    ticket.probe = probe;
+    ticket.members = 1;
+    return std::optional<RoundTicket>(ticket);
+  }
+  absl::Status SendChunk(ChunkIndex k, const uint8_t* ballot) override {
+    events_->push_back("chunk " + std::to_string(k.value()));
+    std::copy(ballot, ballot + plan_.Bytes(k), ballot_.begin() + static_cast<int64_t>(plan_.ByteOffset(k)));
+    return send_status;
+  }
+  absl::Status SendScalars(const BallotScalars& scalars) override {
+    events_->push_back("scalars");
+    all_scalars.push_back(scalars);
+    return absl::OkStatus();
+  }
+  absl::Status Abstain(AbstainReason reason) override {
+    events_->push_back(reason == AbstainReason::kNonFiniteLoss ? "abstain loss" : "abstain gradient");
+    return absl::OkStatus();
+  }
+  absl::StatusOr<CommitOutcome> WaitCommit() override {
+    events_->push_back("wait");
+    CommitOutcome outcome;
+    if (attempts_more > 0) {
+      --attempts_more;
+      return outcome;
+    }
+    verdict_ = ballot_;
+    xs.emplace_back(x_.begin(), x_.end());
+    ApplyStep(*layout_, gamma, 0, kCoordinates, verdict_.data(), 0, x_.data());
+    outcome.next_round = Round(++round_);
+    outcome.commits = 1;
+    outcome.contiguous = round_ != gap_after;
+    outcome.stepsize = gamma;
+    outcome.verdict = verdict_.data();
+    outcome.finished = round_ >= rounds_;
+    return outcome;
+  }
+  absl::Status Leave(const std::string& reason) override {
+    events_->push_back("leave " + reason);
+    return absl::OkStatus();
+  }
+  void RequestDrain(const std::string&) override { drain_ = true; }
+  bool finished() const override { return round_ >= rounds_; }
+  bool drained() const override { return drain_; }
+  SessionStats Stats() const override { return {}; }
+
+  bool probe = false;
+  float gamma = 0.01f;
+  int attempts_more = 0;
+  uint64_t gap_after = std::numeric_limits<uint64_t>::max();    // the commit before this round came after a gap
+  uint64_t jump_before = std::numeric_limits<uint64_t>::max();  // NextRound moves the replica past this round
+  absl::Status send_status;
+  std::vector<BallotScalars> all_scalars;
+  std::vector<std::vector<float>> xs;  // the replica before each commit
+  std::vector<uint8_t> verdict_;
+
+ private:
+  const uint64_t rounds_;
+  std::vector<std::string>* const events_;
+  const Layout* layout_ = nullptr;
+  std::span<float> x_;
+  ChunkPlan plan_;
+  std::vector<uint8_t> ballot_;
+  uint64_t round_ = 0;
+  bool drain_ = false;
+};
+
+struct Bench {
+  explicit Bench(uint64_t rounds, TrainerOptions options = {.eval_every = 0, .eval_batches = 0})
+      : session(&events, rounds), model(&events), trainer(&session, &model, &data, &clock, options) {
+    trainer.set_on_round([this](const RoundReport& round) { rounds_seen.push_back(round); });
+  }
+  std::vector<std::string> events;
+  FakeClock clock;
+  LoopSession session;
+  QuadraticModel model;
+  KeyDataset data;
+  Trainer trainer;
+  std::vector<RoundReport> rounds_seen;
+};
+
+TEST(TrainerTest, EachChunkLeavesAsSoonAsItsLastCoordinateIsFinalAndBeforeBackwardEnds) {
+  Bench bench(1);
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  EXPECT_THAT(bench.events, ElementsAre("forward 3000", "final 1100", "final 700", "chunk 2", "final 300", "chunk 1",
+                                        "final 0", "chunk 0", "backward ends", "scalars", "wait", "leave finished"));
+}
+
+TEST(TrainerTest, TheBallotIsTheSignOfTheGradientOfTheTicketsMinibatch) {
+  Bench bench(1);
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  const double target = static_cast<double>(3000 % 97) * 0.01;
+  double l1 = 0;
+  for (uint64_t i = 0; i < kCoordinates; ++i) {
+    const double g = bench.session.xs[0][i] - target;
+    l1 += std::abs(g);
+    EXPECT_EQ(GetBit(bench.session.verdict_.data(), i), g > 0) << i;
+  }
+  ASSERT_EQ(bench.session.all_scalars.size(), 1u);
+  const BallotScalars& scalars = bench.session.all_scalars[0];
+  EXPECT_NEAR(scalars.g_l1, l1, 1e-3);
+  EXPECT_EQ(scalars.samples, 1u);
+  EXPECT_FALSE(scalars.probe_l1.has_value());
+  EXPECT_FALSE(scalars.prev_inner.has_value());
+}
+
+TEST(TrainerTest, TheProbeRunsFirstOnTheSameMinibatchAtThePreviousReplica) {
+  Bench bench(3);
+  bench.session.probe = true;
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  // Round 0 has no previous replica.
+  EXPECT_THAT(std::vector<std::string>(bench.events.begin(), bench.events.begin() + 2),
+              ElementsAre("forward 3000", "final 1100"));
+  const auto probe = std::find(bench.events.begin(), bench.events.end(), "probe 3010");
+  const auto forward = std::find(bench.events.begin(), bench.events.end(), "forward 3010");
+  ASSERT_NE(probe, bench.events.end());
+  EXPECT_LT(probe, forward);
+  const auto& scalars = bench.session.all_scalars;
+  ASSERT_EQ(scalars.size(), 3u);
+  EXPECT_FALSE(scalars[0].probe_l1.has_value());
+  for (size_t t = 1; t < 3; ++t) {
+    // g − h = x_t − x_{t−1} for this model: γ per coordinate, twice that in tensor b.
+    ASSERT_TRUE(scalars[t].probe_l1.has_value());
+    EXPECT_NEAR(*scalars[t].probe_l1, 0.01 * 700 + 0.02 * 800, 1e-3);
+    double inner = 0;
+    const double target = static_cast<double>((3000 + 10 * t) % 97) * 0.01;
+    for (uint64_t i = 0; i < kCoordinates; ++i) {
+      const double b = bench.session.xs[t][i] < bench.session.xs[t - 1][i] ? 1.0 : -1.0;  // x moved against b
+      inner += (i < 700 ? 1.0 : 2.0) * b * (bench.session.xs[t][i] - target);
+    }
+    ASSERT_TRUE(scalars[t].prev_inner.has_value());
+    EXPECT_NEAR(*scalars[t].prev_inner, inner, 1e-3);
+  }
+}
+
+TEST(TrainerTest, AfterAGapOrAStateTransferThereIsNeitherProbeNorPreviousVerdict) {
+  for (const bool in_next_round : {false, true}) {
+    Bench bench(4);
+    bench.session.probe = true;
+    if (in_next_round) {
+      bench.session.jump_before = 2;  // round 2 is skipped
+    } else {
+      bench.session.gap_after = 2;
+    }
+    ASSERT_TRUE(bench.trainer.Run().ok());
+    std::map<uint64_t, bool> probed;
+    for (const RoundReport& round : bench.rounds_seen) {
+      probed[round.round.value()] = round.scalars.probe_l1.has_value();
+      EXPECT_EQ(round.scalars.prev_inner.has_value(), round.scalars.probe_l1.has_value());
+    }
+    if (in_next_round) {
+      EXPECT_EQ(probed, (std::map<uint64_t, bool>{{0, false}, {1, true}, {3, false}}));
+    } else {
+      EXPECT_EQ(probed, (std::map<uint64_t, bool>{{0, false}, {1, true}, {2, false}, {3, true}}));
+    }
+  }
+}
+
+TEST(TrainerTest, ANonFiniteLossAbstainsBeforeTheFirstChunk) {
+  for (const double loss : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    Bench bench(1);
+    bench.model.next_loss = loss;
+    ASSERT_TRUE(bench.trainer.Run().ok());
+    EXPECT_THAT(bench.events, ElementsAre("forward 3000", "abstain loss", "wait", "leave finished"));
+    EXPECT_EQ(bench.trainer.report().rounds_abstained, 1u);
+    EXPECT_EQ(bench.rounds_seen.at(0).abstained, AbstainReason::kNonFiniteLoss);
+  }
+}
+
+TEST(TrainerTest, ANonFiniteGradientWithdrawsTheChunksNotYetSent) {
+  Bench bench(1);
+  bench.model.poisoned = 600;  // chunk 1; chunk 2 has left by then
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  EXPECT_THAT(bench.events, ElementsAre("forward 3000", "final 1100", "final 700", "chunk 2", "final 300", "final 0",
+                                        "backward ends", "abstain gradient", "wait", "leave finished"));
+  EXPECT_EQ(bench.rounds_seen.at(0).scalars.nonfinite_coordinates, 1u);
+}
+
+TEST(TrainerTest, AccumulationAveragesMicroBatchesAndSendsInTheLastOne) {
+  Bench bench(2, {.accumulate = 2, .eval_every = 0, .eval_batches = 0});
+  bench.session.probe = true;
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  const std::vector<std::string> head(bench.events.begin(), bench.events.begin() + 9);
+  EXPECT_THAT(head, ElementsAre("forward 3000", "final 1100", "final 700", "final 300", "final 0", "backward ends",
+                                "forward 3001", "final 1100", "final 700"));
+  EXPECT_EQ(bench.events[9], "chunk 2");
+  // The mean of the two targets.
+  const double target = (static_cast<double>(3000 % 97) + static_cast<double>(3001 % 97)) * 0.005;
+  double l1 = 0;
+  for (float x : bench.session.xs[0]) l1 += std::abs(x - target);
+  EXPECT_NEAR(bench.session.all_scalars[0].g_l1, l1, 1e-3);
+  EXPECT_EQ(bench.session.all_scalars[0].samples, 2u);
+  // The probe sees the same two.
+  EXPECT_NEAR(*bench.session.all_scalars[1].probe_l1, 0.01 * 700 + 0.02 * 800, 1e-3);
+}
+
+TEST(TrainerTest, ANewAttemptIsWaitedForUnderTheSameBallot) {
+  Bench bench(1);
+  bench.session.attempts_more = 2;
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  EXPECT_EQ(std::count(bench.events.begin(), bench.events.end(), "wait"), 3);
+  EXPECT_EQ(std::count(bench.events.begin(), bench.events.end(), "scalars"), 1);
+}
+
+TEST(TrainerTest, RefusalsOfSessionAndDataEndTheRunWithTheirStatus) {
+  Bench refused(1);
+  refused.session.send_status = absl::UnavailableError("server gone");
+  EXPECT_EQ(refused.trainer.Run(), absl::UnavailableError("server gone"));
+  Bench empty(1);
+  empty.data.status = absl::InvalidArgumentError("no such token");
+  EXPECT_EQ(empty.trainer.Run(), absl::InvalidArgumentError("no such token"));
+}
+
+TEST(TrainerTest, ADrainEndsAfterTheRoundInProgress) {
+  Bench bench(10);
+  bench.trainer.set_on_round([&](const RoundReport&) { bench.session.RequestDrain("test"); });
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  EXPECT_EQ(bench.events.back(), "leave drained");
+  EXPECT_EQ(bench.trainer.report().rounds_voted, 1u);
+}
+
+TEST(TrainerTest, HeldOutLossIsMeasuredAtTheStartAtTheEndAndInBetween) {
+  Bench bench(10, {.eval_every = 4, .eval_batches = 2});
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  std::vector<uint64_t> measured;
+  for (const RoundReport& round : bench.rounds_seen) {
+    if (round.held_out_loss.has_value()) measured.push_back(round.round.value());
+  }
+  EXPECT_THAT(measured, ElementsAre(3, 7));  // after rounds 4 and 8 were committed
+  const TrainerReport& report = bench.trainer.report();
+  ASSERT_TRUE(report.held_out_first.has_value() && report.held_out_last.has_value());
+  EXPECT_LT(*report.held_out_last, *report.held_out_first);
+  EXPECT_LT(*report.loss_last, *report.loss_first);
+  const auto x = bench.model.parameters();
+  EXPECT_EQ(report.digest, ReplicaDigest(x.data(), 0, x.size()));
+}
+
+}  // namespace
+}  // namespace signvote

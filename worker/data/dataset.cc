@@ -1,0 +1,160 @@
+#include "worker/data/dataset.h"
+
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/coin.h"
+#include "common/exit_codes.h"
+#include "common/rng.h"
+#include "common/status.h"
+#include "worker/data/token_source.h"
+
+namespace signvote {
+namespace {
+
+// Streams of the generator: training minibatches hash their key; held-out ones and cluster centres have seeds of their
+// own, so that every run of every seed is measured on the same data.
+constexpr uint64_t kHeldOutSeed = 0x68656c646f7574;  // "heldout"
+constexpr uint64_t kCentreSeed = 0x63656e747265;     // "centre"
+
+Rng TrainRng(const BatchKey& key) {
+  return Rng(key.seed, Mix(uint64_t{key.share.value()} + 1, key.data_step.value(), key.micro));
+}
+
+// Windows of `length` tokens and their successors at random places.
+class WindowDataset : public Dataset {
+ public:
+  WindowDataset(std::unique_ptr<TokenSource> source, const DatasetOptions& options)
+      : source_(std::move(source)), options_(options) {}
+
+  absl::Status TrainBatch(const BatchKey& key, Batch* batch) const override {
+    return Draw(TrainRng(key), 0, source_->train_tokens(), batch);
+  }
+  absl::Status HeldOutBatch(uint64_t index, Batch* batch) const override {
+    return Draw(Rng(kHeldOutSeed, index), source_->train_tokens(), source_->tokens(), batch);
+  }
+  std::string description() const override {
+    return absl::StrFormat("%s: %d %ss in %d files, %d held out", options_.path, source_->tokens(), target_unit(),
+                           source_->files(), source_->tokens() - source_->train_tokens());
+  }
+  std::string target_unit() const override { return options_.format == DataFormat::kText ? "byte" : "token"; }
+
+ private:
+  absl::Status Draw(Rng rng, uint64_t begin, uint64_t end, Batch* batch) const {
+    const uint64_t length = options_.length;
+    batch->rows = options_.rows;
+    batch->length = length;
+    batch->inputs.resize(options_.rows * length);
+    batch->targets.resize(options_.rows * length);
+    std::vector<int64_t> window(length + 1);
+    for (uint64_t row = 0; row < options_.rows; ++row) {
+      const uint64_t first = begin + rng.Below(end - begin - length);
+      source_->Read(first, length + 1, window.data());
+      for (uint64_t i = 0; i <= length; ++i) {
+        if (window[i] >= static_cast<int64_t>(options_.vocabulary)) {
+          return WithExitCode(absl::InvalidArgumentError(absl::StrFormat(
+                                  "--data %s: token %d at position %d is outside the model's vocabulary of %d; give "
+                                  "--vocab-size or another model", options_.path, window[i], first + i,
+                                  options_.vocabulary)),
+                              ExitCode::kBadInput);
+        }
+      }
+      std::copy(window.begin(), window.end() - 1, batch->inputs.begin() + static_cast<int64_t>(row * length));
+      std::copy(window.begin() + 1, window.end(), batch->targets.begin() + static_cast<int64_t>(row * length));
+    }
+    return absl::OkStatus();
+  }
+
+  const std::unique_ptr<TokenSource> source_;
+  const DatasetOptions options_;
+};
+
+// Gaussian-like clusters around seeded centres: class k's samples are centre_k/4 + noise of deviation 1, so that
+// neighbouring classes overlap and the loss has a floor above zero.
+class SyntheticDataset : public Dataset {
+ public:
+  explicit SyntheticDataset(const DatasetOptions& options) : options_(options) {
+    Rng rng(kCentreSeed, options.features);
+    centres_.resize(options.classes * options.features);
+    for (float& value : centres_) value = static_cast<float>(rng.Bell() * 0.25);
+  }
+
+  absl::Status TrainBatch(const BatchKey& key, Batch* batch) const override {
+    Draw(TrainRng(key), batch);
+    return absl::OkStatus();
+  }
+  absl::Status HeldOutBatch(uint64_t index, Batch* batch) const override {
+    Draw(Rng(kHeldOutSeed, index), batch);
+    return absl::OkStatus();
+  }
+  std::string description() const override {
+    return absl::StrFormat("synthetic: %d classes of %d features", options_.classes, options_.features);
+  }
+  std::string target_unit() const override { return "sample"; }
+
+ private:
+  void Draw(Rng rng, Batch* batch) const {
+    const uint64_t features = options_.features;
+    batch->rows = options_.rows;
+    batch->length = 0;
+    batch->values.resize(options_.rows * features);
+    batch->targets.resize(options_.rows);
+    for (uint64_t row = 0; row < options_.rows; ++row) {
+      const uint64_t label = rng.Below(options_.classes);
+      batch->targets[row] = static_cast<int64_t>(label);
+      for (uint64_t i = 0; i < features; ++i) {
+        batch->values[row * features + i] = centres_[label * features + i] + static_cast<float>(rng.Bell());
+      }
+    }
+  }
+
+  const DatasetOptions options_;
+  std::vector<float> centres_;  // [classes, features]
+};
+
+}  // namespace
+
+absl::StatusOr<DataFormat> ParseDataFormat(const std::string& text) {
+  if (text == "text") return DataFormat::kText;
+  if (text == "nanogpt") return DataFormat::kNanoGpt;
+  if (text == "llmc") return DataFormat::kLlmc;
+  if (text == "synthetic") return DataFormat::kSynthetic;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--data-format ", text, ": choose text, nanogpt, llmc or synthetic"));
+}
+
+std::string DefaultCorpusPath() {
+  if (const char* root = std::getenv("LIBTORCH"); root != nullptr && *root != '\0') {
+    return absl::StrCat(root, "/include");
+  }
+  return SIGNVOTE_LIBTORCH_INCLUDE;
+}
+
+absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(FileSystem* fs, const DatasetOptions& given) {
+  if (given.format == DataFormat::kSynthetic) {
+    return std::unique_ptr<Dataset>(std::make_unique<SyntheticDataset>(given));
+  }
+  DatasetOptions options = given;
+  if (options.path.empty() && options.format == DataFormat::kText) options.path = DefaultCorpusPath();
+  if (options.path.empty()) {
+    return WithExitCode(absl::InvalidArgumentError("--data is missing: give a file or folder"), ExitCode::kUsage);
+  }
+  absl::StatusOr<std::unique_ptr<TokenSource>> source = TokenSource::Open(fs, options.path, options.format);
+  if (!source.ok()) return WithContext(source.status(), "--data");
+  const uint64_t smaller = std::min((*source)->train_tokens(), (*source)->tokens() - (*source)->train_tokens());
+  if (smaller < options.length + 1) {
+    const std::string unit = options.format == DataFormat::kText ? "byte" : "token";
+    return WithExitCode(
+        absl::InvalidArgumentError(absl::StrFormat(
+            "--data %s: too small: %d %ss, of which %d are held out; a --sequence of %d needs %d in each part, so about "
+            "%d in all: give more text or a shorter --sequence",
+            options.path, (*source)->tokens(), unit, (*source)->tokens() - (*source)->train_tokens(), options.length,
+            options.length + 1, 20 * (options.length + 1))),
+        ExitCode::kBadInput);
+  }
+  return std::unique_ptr<Dataset>(std::make_unique<WindowDataset>(*std::move(source), options));
+}
+
+}  // namespace signvote

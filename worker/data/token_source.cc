@@ -1,0 +1,158 @@
+#include "worker/data/token_source.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/check.h"
+#include "common/exit_codes.h"
+#include "common/status.h"
+
+namespace signvote {
+namespace {
+
+constexpr uint64_t kMapBytesMin = 1 << 20;     // smaller text files are copied
+constexpr double kHeldOutFraction = 0.05;
+constexpr size_t kLlmcHeaderBytes = 256 * 4;   // github.com/karpathy/llm.c, dev/data/data_common.py
+
+struct LlmcFormat {
+  int32_t magic, version;
+  uint32_t width;
+};
+constexpr LlmcFormat kLlmcFormats[] = {{20240520, 1, 2}, {20240801, 7, 4}};
+
+absl::Status BadData(absl::Status status) { return WithExitCode(std::move(status), ExitCode::kBadInput); }
+
+std::string_view FileName(std::string_view path) {
+  const size_t slash = path.rfind('/');
+  return slash == std::string_view::npos ? path : path.substr(slash + 1);
+}
+
+bool IsHeldOutShard(const std::string& path) { return FileName(path).find("val") != std::string_view::npos; }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<TokenSource>> TokenSource::Open(FileSystem* fs, const std::string& path,
+                                                               DataFormat format) {
+  SIGNVOTE_CHECK(format != DataFormat::kSynthetic);
+  const bool text = format == DataFormat::kText;
+  SIGNVOTE_ASSIGN_OR_RETURN(const bool folder, fs->IsDirectory(path));
+  std::vector<std::string> files = {path};
+  if (folder) {
+    SIGNVOTE_ASSIGN_OR_RETURN(files, fs->ListFiles(path));
+    if (!text) {
+      std::erase_if(files, [](const std::string& file) { return !file.ends_with(".bin"); });
+      std::stable_partition(files.begin(), files.end(), [](const std::string& file) { return !IsHeldOutShard(file); });
+    }
+    if (files.empty()) {
+      return BadData(absl::InvalidArgumentError(
+          absl::StrCat("--data ", path, ": the folder holds no ", text ? "file" : ".bin file")));
+    }
+  }
+  auto source = std::make_unique<TokenSource>();
+  uint64_t shards_train_tokens = 0;
+  for (const std::string& file : files) {
+    SIGNVOTE_RETURN_IF_ERROR(text ? source->AddText(fs, file) : source->AddShard(fs, file, format));
+    if (!IsHeldOutShard(file)) shards_train_tokens = source->tokens_;
+  }
+  const uint64_t held_out = static_cast<uint64_t>(static_cast<double>(source->tokens_) * kHeldOutFraction);
+  const bool has_val_shards = !text && shards_train_tokens > 0 && shards_train_tokens < source->tokens_;
+  source->train_tokens_ = has_val_shards ? shards_train_tokens : source->tokens_ - held_out;
+  return source;
+}
+
+absl::Status TokenSource::AddText(FileSystem* fs, const std::string& path) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const uint64_t bytes, fs->FileSize(path));
+  if (bytes == 0) return absl::OkStatus();
+  Segment segment;
+  segment.first = tokens_;
+  if (bytes >= kMapBytesMin) {
+    SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> map, fs->Map(path));
+    segment.data = map->data().data();
+    segment.count = map->data().size();
+    maps_.push_back(std::move(map));
+  } else {
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::string text, fs->ReadFile(path, kMapBytesMin));
+    segment.offset = pool_.size();
+    segment.count = text.size();
+    const auto* data = reinterpret_cast<const std::byte*>(text.data());
+    pool_.insert(pool_.end(), data, data + text.size());
+  }
+  tokens_ += segment.count;
+  segments_.push_back(segment);
+  return absl::OkStatus();
+}
+
+absl::Status TokenSource::AddShard(FileSystem* fs, const std::string& path, DataFormat format) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const uint64_t file_bytes, fs->FileSize(path));
+  if (file_bytes == 0) return BadData(absl::DataLossError(absl::StrCat(path, ": the shard is empty")));
+  SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> map, fs->Map(path));
+  const std::span<const std::byte> data = map->data();
+  Segment segment;
+  segment.first = tokens_;
+  size_t header_bytes = 0;
+  if (format == DataFormat::kNanoGpt) {
+    segment.width = 2;
+    if (data.size() % 2 != 0) {
+      return BadData(absl::DataLossError(
+          absl::StrFormat("%s: %d bytes are no whole number of 16-bit tokens", path, data.size())));
+    }
+    segment.count = data.size() / 2;
+  } else {
+    if (data.size() < kLlmcHeaderBytes) {
+      return BadData(absl::DataLossError(absl::StrFormat("%s: %d bytes; the header alone of an llm.c shard has %d",
+                                                         path, data.size(), kLlmcHeaderBytes)));
+    }
+    std::array<int32_t, 3> header;
+    std::memcpy(header.data(), data.data(), sizeof(header));
+    const LlmcFormat* known = nullptr;
+    for (const LlmcFormat& candidate : kLlmcFormats) {
+      if (header[0] == candidate.magic && header[1] == candidate.version) known = &candidate;
+    }
+    if (known == nullptr) {
+      return BadData(absl::DataLossError(absl::StrFormat(
+          "%s: magic %d version %d is no llm.c shard (20240520 version 1 or 20240801 version 7); a headerless one is "
+          "--data-format nanogpt", path, header[0], header[1])));
+    }
+    header_bytes = kLlmcHeaderBytes;
+    segment.width = known->width;
+    segment.count = (data.size() - kLlmcHeaderBytes) / known->width;
+    if (header[2] < 0 || static_cast<uint64_t>(header[2]) * known->width != data.size() - kLlmcHeaderBytes) {
+      return BadData(absl::DataLossError(absl::StrFormat("%s: the header says %d tokens, the file holds %d", path,
+                                                         header[2], segment.count)));
+    }
+  }
+  segment.data = data.data() + header_bytes;
+  tokens_ += segment.count;
+  segments_.push_back(segment);
+  maps_.push_back(std::move(map));
+  return absl::OkStatus();
+}
+
+void TokenSource::Read(uint64_t first, uint64_t count, int64_t* out) const {
+  SIGNVOTE_CHECK(first <= tokens_ && count <= tokens_ - first);
+  auto segment = std::upper_bound(segments_.begin(), segments_.end(), first,
+                                  [](uint64_t token, const Segment& s) { return token < s.first; });
+  --segment;
+  while (count > 0) {
+    const uint64_t from = first - segment->first;
+    const uint64_t here = std::min(count, segment->count - from);
+    const std::byte* data = (segment->data != nullptr ? segment->data : pool_.data() + segment->offset) +
+                            from * segment->width;
+    for (uint64_t i = 0; i < here; ++i) {
+      uint32_t token = 0;
+      std::memcpy(&token, data + i * segment->width, segment->width);
+      out[i] = static_cast<int64_t>(token);
+    }
+    out += here;
+    first += here;
+    count -= here;
+    ++segment;
+  }
+}
+
+}  // namespace signvote

@@ -1,0 +1,77 @@
+#pragma once
+// A model as the trainer sees it: one flat buffer of parameters, one of gradients, and a backward pass that says which
+// coordinates are final while it is still running. Torch-free; worker/models/torch_model.cc implements it.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/layout.h"
+#include "worker/models/config.h"
+
+namespace signvote {
+
+// One micro-batch; the caller keeps the buffers alive during the call.
+struct BatchView {
+  uint64_t rows = 0;                 // sequences (LLaMA) or samples (MLP)
+  uint64_t length = 0;               // tokens per sequence (LLaMA)
+  std::span<const int64_t> inputs;   // [rows, length] tokens (LLaMA)
+  std::span<const float> values;     // [rows, features] (MLP)
+  std::span<const int64_t> targets;  // [rows, length] next tokens, or [rows] classes
+};
+
+// Which replica a pass computes at: x_t, or the kept x_{t−1} of the probe.
+enum class ReplicaSlot { kCurrent, kPrevious };
+
+// Ownership: owns all buffers; their addresses never change.
+// Threads:   one thread at a time. `ready` callbacks come on the calling thread (CPU) or on the device's thread while
+//            the caller waits (CUDA), never two at once.
+// Failure:   what LibTorch throws becomes INTERNAL, or RESOURCE_EXHAUSTED when memory ran out.
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  virtual const Layout& layout() const = 0;
+  virtual const ModelConfig& config() const = 0;
+  virtual std::string device() const = 0;  // "cpu", "cuda:0"
+
+  // Host memory, [d] in layout order, 64-byte aligned. The session writes to parameters().
+  virtual std::span<float> parameters() = 0;
+  virtual std::span<const float> gradient() const = 0;
+
+  // Allocates the previous slot: another 8 bytes per coordinate.
+  virtual absl::Status EnablePrevious() = 0;
+  virtual std::span<float> previous_parameters() = 0;            // empty before EnablePrevious
+  virtual std::span<const float> previous_gradient() const = 0;
+
+  // Tells the model that the parameters of `slot` were written, and zeroes the slot's gradient.
+  virtual absl::Status BeginStep(ReplicaSlot slot) = 0;
+
+  // The mean loss of the batch in nats per target; keeps the graph for one Backward. A non-finite loss is a value.
+  virtual absl::StatusOr<double> Forward(ReplicaSlot slot, const BatchView& batch) = 0;
+  // Coordinates [first, first + count) of the slot's gradient are final.
+  using GradientReady = std::function<void(uint64_t first, uint64_t count)>;
+  // Adds weight · ∇loss of the last Forward to the slot's gradient. `ready`, when given, is called once for every
+  // range of coordinates, together the whole model, each as soon as its gradient is final.
+  virtual absl::Status Backward(float weight, const GradientReady& ready) = 0;
+
+  // The mean loss at x_t without a graph.
+  virtual absl::StatusOr<double> Evaluate(const BatchView& batch) = 0;
+};
+
+struct ModelOptions {
+  std::string device = "cpu";  // "cpu", "cuda" or "cuda:N"
+  uint32_t threads = 1;        // of LibTorch's CPU kernels; process-wide
+  float weight_decay = 0.0f;
+  uint64_t init_seed = 1;
+};
+
+// INVALID_ARGUMENT for an unknown device word; UNAVAILABLE with exit code kNoDevice, "no CUDA device: …", when there
+// is none; INVALID_ARGUMENT for a config that does not fit together. Defined in torch_model.cc.
+absl::StatusOr<std::unique_ptr<Model>> MakeTorchModel(const ModelConfig& config, const ModelOptions& options);
+
+}  // namespace signvote

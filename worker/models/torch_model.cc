@@ -1,0 +1,247 @@
+// The model interface over LibTorch: flat buffers, autograd leaves that are views into them, hooks, devices.
+
+#include <dlfcn.h>
+
+#include <array>
+#include <cmath>
+#include <exception>
+#include <optional>
+#include <utility>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+#include "common/exit_codes.h"
+#include "worker/models/torch_network.h"
+
+namespace signvote {
+namespace {
+
+// Runs `body` and turns what LibTorch or the standard library throws into a status: the only place where exceptions
+// are caught.
+template <typename Body>
+absl::Status Guarded(const char* what, Body&& body) {
+  try {
+    body();
+    return absl::OkStatus();
+  } catch (const c10::OutOfMemoryError& e) {
+    return absl::ResourceExhaustedError(absl::StrCat(what, ": out of device memory: ", e.what_without_backtrace()));
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(absl::StrCat(what, ": out of memory"));
+  } catch (const c10::Error& e) {
+    return absl::InternalError(absl::StrCat(what, ": ", e.what_without_backtrace()));
+  } catch (const std::exception& e) {
+    return absl::InternalError(absl::StrCat(what, ": ", e.what()));
+  }
+}
+
+// Calls back when autograd has added the last contribution to one leaf's gradient.
+class LeafHook : public torch::autograd::PostAccumulateGradHook {
+ public:
+  using Callback = std::function<void(size_t leaf)>;
+  LeafHook(const Callback* callback, size_t leaf) : callback_(callback), leaf_(leaf) {}
+  void operator()(const torch::autograd::Variable&) override {
+    if (*callback_) (*callback_)(leaf_);
+  }
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs&) const override {}
+
+ private:
+  const Callback* const callback_;
+  const size_t leaf_;
+};
+
+absl::StatusOr<at::Device> OpenDevice(const std::string& word) {
+  if (word == "cpu") return at::Device(at::kCPU);
+  int64_t index = 0;
+  bool valid = word == "cuda" || (word.rfind("cuda:", 0) == 0 && word.size() > 5 && word.size() <= 8);
+  for (size_t i = 5; valid && i < word.size(); ++i) {
+    valid = word[i] >= '0' && word[i] <= '9';
+    index = index * 10 + (word[i] - '0');
+  }
+  if (!valid) {
+    return absl::InvalidArgumentError(absl::StrCat("--device ", word, ": choose cpu, cuda or cuda:N"));
+  }
+  const auto none = [&](const std::string& why) {
+    return WithExitCode(absl::UnavailableError(absl::StrCat("no CUDA device ", index, ": ", why,
+                                                            "; use --device cpu or a machine with an NVIDIA GPU")),
+                        ExitCode::kNoDevice);
+  };
+  // Loading the library registers the back end; it stays loaded for the life of the process.
+  if (::dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+    const char* why = ::dlerror();
+    return none(why == nullptr ? "libtorch_cuda.so could not be loaded" : why);
+  }
+  const int64_t count = c10::impl::hasDeviceGuardImpl(c10::kCUDA)
+                            ? static_cast<int64_t>(c10::impl::getDeviceGuardImpl(c10::kCUDA)->deviceCount())
+                            : 0;
+  if (index >= count) return none(count == 0 ? "no driver or no GPU was found" : absl::StrCat("there are ", count));
+  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
+}
+
+class TorchModel : public Model {
+ public:
+  TorchModel(const ModelConfig& config, Layout layout, at::Device device)
+      : config_(config), layout_(std::move(layout)), device_(device) {
+    network_ = config.kind == ModelKind::kLlama ? MakeLlamaNetwork(config_, layout_)
+                                                : MakeMlpNetwork(config_, layout_);
+    uint64_t next = 0;
+    for (const LeafSpec& leaf : network_->leaves()) {
+      SIGNVOTE_CHECK(leaf.first == next);
+      next += leaf.count;
+    }
+    SIGNVOTE_CHECK(next == layout_.coordinates());
+  }
+
+  void Allocate(ReplicaSlot which) {
+    Slot& slot = SlotOf(which);
+    const int64_t d = static_cast<int64_t>(layout_.coordinates());
+    const at::TensorOptions host = at::TensorOptions().dtype(at::kFloat).pinned_memory(device_.is_cuda());
+    slot.host_x = at::zeros({d}, host);
+    slot.host_g = at::zeros({d}, host);
+    slot.x = device_.is_cpu() ? slot.host_x : at::zeros({d}, at::TensorOptions().dtype(at::kFloat).device(device_));
+    slot.g = device_.is_cpu() ? slot.host_g : at::zeros_like(slot.x);
+    for (size_t k = 0; k < network_->leaves().size(); ++k) {
+      const LeafSpec& spec = network_->leaves()[k];
+      const auto view = [&](const at::Tensor& flat) {
+        return flat.narrow(0, static_cast<int64_t>(spec.first), static_cast<int64_t>(spec.count))
+            .view(spec.shape)
+            .detach();
+      };
+      at::Tensor leaf = view(slot.x).requires_grad_(true);
+      leaf.mutable_grad() = view(slot.g);
+      torch::autograd::impl::set_post_acc_grad_hooks(leaf, std::make_unique<LeafHook>(&slot.on_leaf, k));
+      slot.leaves.push_back(std::move(leaf));
+    }
+  }
+
+  const Layout& layout() const override { return layout_; }
+  const ModelConfig& config() const override { return config_; }
+  std::string device() const override { return device_.str(); }
+  std::span<float> parameters() override { return SpanOf(current_.host_x); }
+  std::span<const float> gradient() const override { return SpanOf(current_.host_g); }
+  std::span<float> previous_parameters() override { return SpanOf(previous_.host_x); }
+  std::span<const float> previous_gradient() const override { return SpanOf(previous_.host_g); }
+
+  absl::Status EnablePrevious() override {
+    if (previous_.x.defined()) return absl::OkStatus();
+    return Guarded("previous replica", [&] { Allocate(ReplicaSlot::kPrevious); });
+  }
+
+  absl::Status BeginStep(ReplicaSlot which) override {
+    Slot& slot = SlotOf(which);
+    SIGNVOTE_CHECK(slot.x.defined());
+    return Guarded("begin step", [&] {
+      const c10::NoGradGuard no_grad;
+      if (!device_.is_cpu()) slot.x.copy_(slot.host_x);
+      slot.g.zero_();
+    });
+  }
+
+  absl::StatusOr<double> Forward(ReplicaSlot which, const BatchView& batch) override {
+    Slot& slot = SlotOf(which);
+    SIGNVOTE_CHECK(slot.x.defined());
+    double value = 0;
+    const absl::Status status = Guarded("forward pass", [&] {
+      loss_ = network_->Loss(slot.leaves, batch, device_);
+      loss_slot_ = which;
+      value = loss_.item<double>();
+    });
+    if (!status.ok()) return status;
+    return value;
+  }
+
+  absl::Status Backward(float weight, const GradientReady& ready) override {
+    SIGNVOTE_CHECK(loss_.defined());
+    Slot& slot = SlotOf(loss_slot_);
+    size_t finished = 0;
+    if (ready) {
+      slot.on_leaf = [&](size_t k) {
+        const LeafSpec& leaf = network_->leaves()[k];
+        CopyToHost(slot, leaf.first, leaf.count);
+        ++finished;
+        ready(leaf.first, leaf.count);
+      };
+    }
+    const absl::Status status = Guarded("backward pass", [&] {
+      torch::autograd::backward({loss_}, {at::full_like(loss_, weight)});
+      if (!ready) CopyToHost(slot, 0, layout_.coordinates());
+    });
+    slot.on_leaf = nullptr;
+    loss_ = at::Tensor();  // frees the graph
+    if (!status.ok()) return status;
+    if (ready && finished != slot.leaves.size()) {
+      return absl::InternalError(absl::StrCat("backward pass: ", slot.leaves.size() - finished,
+                                              " parameters got no gradient"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<double> Evaluate(const BatchView& batch) override {
+    double value = 0;
+    const absl::Status status = Guarded("evaluation", [&] {
+      const c10::NoGradGuard no_grad;
+      if (!device_.is_cpu()) current_.x.copy_(current_.host_x);
+      value = network_->Loss(current_.leaves, batch, device_).item<double>();
+    });
+    if (!status.ok()) return status;
+    return value;
+  }
+
+ private:
+  struct Slot {
+    at::Tensor host_x, host_g;        // [d], what the session and the packing see
+    at::Tensor x, g;                  // [d] on the device; the same storage as host_* on the CPU
+    std::vector<at::Tensor> leaves;   // views into x, their .grad views into g
+    LeafHook::Callback on_leaf;       // what the leaves' hooks call; its address is constant
+  };
+
+  Slot& SlotOf(ReplicaSlot slot) { return slot == ReplicaSlot::kCurrent ? current_ : previous_; }
+
+  static std::span<float> SpanOf(const at::Tensor& flat) {
+    if (!flat.defined()) return {};
+    return {flat.data_ptr<float>(), static_cast<size_t>(flat.numel())};
+  }
+
+  void CopyToHost(Slot& slot, uint64_t first, uint64_t count) {
+    if (device_.is_cpu()) return;
+    const c10::NoGradGuard no_grad;
+    slot.host_g.narrow(0, static_cast<int64_t>(first), static_cast<int64_t>(count))
+        .copy_(slot.g.narrow(0, static_cast<int64_t>(first), static_cast<int64_t>(count)));
+  }
+
+  const ModelConfig config_;
+  const Layout layout_;
+  const at::Device device_;
+  std::unique_ptr<TorchNetwork> network_;
+  Slot current_, previous_;
+  at::Tensor loss_;  // with its graph, between Forward and Backward
+  ReplicaSlot loss_slot_ = ReplicaSlot::kCurrent;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Model>> MakeTorchModel(const ModelConfig& config, const ModelOptions& options) {
+  SIGNVOTE_CHECK(options.threads > 0);
+  absl::StatusOr<Layout> layout = MakeLayout(config, options.weight_decay);
+  if (!layout.ok()) return layout.status();
+  const absl::StatusOr<at::Device> device = OpenDevice(options.device);
+  if (!device.ok()) return device.status();
+  std::unique_ptr<TorchModel> model;
+  const absl::Status status = Guarded("model", [&] {
+    at::set_num_threads(static_cast<int>(options.threads));
+    model = std::make_unique<TorchModel>(config, *std::move(layout), *device);
+    model->Allocate(ReplicaSlot::kCurrent);
+  });
+  if (!status.ok()) return status;
+  InitializeParameters(config, model->layout(), options.init_seed, model->parameters());
+  return std::unique_ptr<Model>(std::move(model));
+}
+
+}  // namespace signvote

@@ -1,0 +1,256 @@
+#include "worker/train/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "common/check.h"
+#include "common/checksum.h"
+#include "common/log.h"
+#include "common/status.h"
+
+namespace signvote {
+namespace {
+
+// Without a probe in this many rounds the rule is taken for one that wants none, and x_{t−1} is no longer kept.
+constexpr uint64_t kProbeWatchRounds = 64;
+
+BatchView ViewOf(const Batch& batch) {
+  return {.rows = batch.rows, .length = batch.length, .inputs = batch.inputs, .values = batch.values,
+          .targets = batch.targets};
+}
+
+}  // namespace
+
+Trainer::Trainer(Session* session, Model* model, const Dataset* dataset, Clock* clock, const TrainerOptions& options)
+    : session_(session), model_(model), dataset_(dataset), clock_(clock), options_(options) {
+  SIGNVOTE_CHECK(options_.accumulate > 0);
+}
+
+Trainer::~Trainer() = default;
+
+bool Trainer::KeepsPrevious() const { return probe_seen_ || report_.rounds_voted < kProbeWatchRounds; }
+
+absl::Status Trainer::Run() {
+  SIGNVOTE_ASSIGN_OR_RETURN(run_, session_->Join(model_->layout(), model_->parameters()));
+  report_.run = run_;
+  SIGNVOTE_CHECK(run_.plan.coordinates() == model_->layout().coordinates());
+  direction_ = std::make_unique<Direction>(&model_->layout(), run_.plan, run_.direction);
+  ballot_.assign(run_.plan.TotalBytes(), 0);
+  chunk_missing_.resize(run_.plan.chunks());
+  chunk_scalars_.resize(run_.plan.chunks());
+  if (options_.eval_batches > 0) {
+    SIGNVOTE_ASSIGN_OR_RETURN(report_.held_out_first, HeldOutLoss());
+  }
+  if (on_joined_) on_joined_(run_, report_.held_out_first);
+
+  SIGNVOTE_RETURN_IF_ERROR(Train());
+
+  const std::span<const float> x = model_->parameters();
+  report_.digest = ReplicaDigest(x.data(), 0, x.size());
+  if (options_.eval_batches > 0) {
+    SIGNVOTE_ASSIGN_OR_RETURN(report_.held_out_last, HeldOutLoss());
+  }
+  return session_->Leave(session_->finished() ? "finished" : "drained");
+}
+
+absl::Status Trainer::Train() {
+  bool started = false;
+  Time run_start;
+  bool contiguous = false;  // the last commit applied was that of the round voted on
+  while (true) {
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<RoundTicket> ticket, session_->NextRound());
+    if (!ticket.has_value()) return absl::OkStatus();
+    round_start_ = clock_->Now();
+    if (!started) run_start = round_start_;
+    started = true;
+    // A round that does not follow the last commit here means that NextRound() moved the replica.
+    if (!contiguous || ticket->round != previous_round_.next()) {
+      previous_valid_ = false;
+      prev_verdict_ = nullptr;
+    }
+
+    RoundReport round;
+    round.round = ticket->round;
+    round.data_step = ticket->data_step;
+    round.share = ticket->share;
+    round.members = ticket->members;
+    round.observer = ticket->observer;
+    SIGNVOTE_RETURN_IF_ERROR(Vote(*ticket, &round));
+
+    previous_valid_ = false;
+    if (KeepsPrevious()) {
+      SIGNVOTE_RETURN_IF_ERROR(model_->EnablePrevious());
+      const std::span<const float> x = model_->parameters();
+      std::memcpy(model_->previous_parameters().data(), x.data(), x.size_bytes());
+      previous_valid_ = true;
+    }
+    previous_round_ = ticket->round;
+
+    const double wait_start = Elapsed();
+    CommitOutcome outcome;
+    do {
+      SIGNVOTE_ASSIGN_OR_RETURN(outcome, session_->WaitCommit());
+    } while (outcome.commits == 0 && !outcome.finished && !session_->drained());
+    contiguous = outcome.contiguous && outcome.commits == 1;
+    prev_verdict_ = contiguous ? outcome.verdict : nullptr;
+    round.apply_took_seconds = session_->Stats().last_apply_seconds;
+    round.round_took_seconds = Elapsed();
+    round.wait_took_seconds = std::max(0.0, round.round_took_seconds - wait_start - round.apply_took_seconds);
+    round.stepsize = outcome.stepsize;
+    round.run_loss = outcome.loss;
+    round.voters = outcome.voters;
+
+    report_.next_round = outcome.next_round;
+    report_.seconds = ToSeconds(clock_->Now() - run_start);
+    report_.compute_seconds += round.compute_took_seconds;
+    report_.pack_seconds += round.pack_took_seconds;
+    report_.wait_seconds += round.wait_took_seconds;
+    report_.apply_seconds += round.apply_took_seconds;
+    report_.targets += round.targets;
+    if (round.abstained.has_value()) {
+      ++report_.rounds_abstained;
+    } else {
+      ++report_.rounds_voted;
+      report_.rounds_overlapped += round.first_chunk_overlapped ? 1 : 0;
+      if (!report_.loss_first.has_value()) report_.loss_first = round.scalars.loss;
+      report_.loss_last = round.scalars.loss;
+    }
+    if (options_.eval_every > 0 && options_.eval_batches > 0 &&
+        outcome.next_round.value() % options_.eval_every == 0 && outcome.next_round.value() < run_.rounds_max) {
+      SIGNVOTE_ASSIGN_OR_RETURN(round.held_out_loss, HeldOutLoss());
+    }
+    if (on_round_) on_round_(round);
+  }
+}
+
+absl::StatusOr<bool> Trainer::ProbePass(const RoundTicket& ticket) {
+  SIGNVOTE_RETURN_IF_ERROR(model_->BeginStep(ReplicaSlot::kPrevious));
+  for (uint32_t micro = 0; micro < options_.accumulate; ++micro) {
+    SIGNVOTE_RETURN_IF_ERROR(
+        dataset_->TrainBatch({run_.seed, ticket.share, ticket.data_step, micro}, &batch_));
+    SIGNVOTE_ASSIGN_OR_RETURN(const double loss, model_->Forward(ReplicaSlot::kPrevious, ViewOf(batch_)));
+    // Without a finite h there is no probe; the vote itself does not depend on it.
+    if (!std::isfinite(loss)) return false;
+    SIGNVOTE_RETURN_IF_ERROR(model_->Backward(1.0f / static_cast<float>(options_.accumulate), nullptr));
+  }
+  return true;
+}
+
+absl::Status Trainer::Vote(const RoundTicket& ticket, RoundReport* round) {
+  for (uint32_t k = 0; k < run_.plan.chunks(); ++k) chunk_missing_[k] = run_.plan.Count(ChunkIndex(k));
+  send_status_ = absl::OkStatus();
+  withdrawn_ = false;
+  pack_seconds_ = 0;
+  first_chunk_seconds_ = 0;
+  probed_ = false;
+  probe_seen_ = probe_seen_ || ticket.probe;
+  if (ticket.probe && previous_valid_) {
+    SIGNVOTE_ASSIGN_OR_RETURN(probed_, ProbePass(ticket));
+  }
+  round->probed = probed_;
+
+  SIGNVOTE_RETURN_IF_ERROR(model_->BeginStep(ReplicaSlot::kCurrent));
+  const float weight = 1.0f / static_cast<float>(options_.accumulate);
+  double loss = 0;
+  for (uint32_t micro = 0; micro < options_.accumulate; ++micro) {
+    SIGNVOTE_RETURN_IF_ERROR(
+        dataset_->TrainBatch({run_.seed, ticket.share, ticket.data_step, micro}, &batch_));
+    SIGNVOTE_ASSIGN_OR_RETURN(const double micro_loss, model_->Forward(ReplicaSlot::kCurrent, ViewOf(batch_)));
+    loss += micro_loss / options_.accumulate;
+    round->targets += batch_.targets_count();
+    // Before the first chunk: a chunk that was sent stands.
+    if (!std::isfinite(loss)) {
+      round->scalars.loss = loss;
+      round->abstained = AbstainReason::kNonFiniteLoss;
+      LogWarning("abstained: loss is not finite", {{"round", ticket.round.value()}, {"loss", loss}});
+      round->compute_took_seconds = Elapsed();
+      return session_->Abstain(AbstainReason::kNonFiniteLoss);
+    }
+    const bool last = micro + 1 == options_.accumulate;
+    Model::GradientReady ready;
+    if (last) ready = [&](uint64_t first, uint64_t count) { OnGradientReady(ticket, first, count); };
+    SIGNVOTE_RETURN_IF_ERROR(model_->Backward(weight, ready));
+  }
+  round->backward_end_seconds = Elapsed();
+  round->first_chunk_seconds = first_chunk_seconds_;
+  round->first_chunk_overlapped = first_chunk_seconds_ > 0 && first_chunk_seconds_ < round->backward_end_seconds;
+  round->pack_took_seconds = pack_seconds_;
+  round->compute_took_seconds = round->backward_end_seconds - pack_seconds_;
+  SIGNVOTE_RETURN_IF_ERROR(send_status_);
+
+  // In order of chunk, whatever the order they were finished in: the sums are the same on every worker and device.
+  ChunkScalars sum;
+  for (const ChunkScalars& chunk : chunk_scalars_) {
+    sum.g_l1 += chunk.g_l1;
+    sum.g_l2_squared += chunk.g_l2_squared;
+    sum.probe_l1 += chunk.probe_l1;
+    sum.prev_inner += chunk.prev_inner;
+    sum.nonfinite += chunk.nonfinite;
+  }
+  BallotScalars& scalars = round->scalars;
+  scalars.loss = loss;
+  scalars.g_l1 = sum.g_l1;
+  scalars.g_l2_squared = sum.g_l2_squared;
+  if (probed_) scalars.probe_l1 = sum.probe_l1;
+  if (prev_verdict_ != nullptr) scalars.prev_inner = sum.prev_inner;
+  scalars.nonfinite_coordinates = sum.nonfinite;
+  scalars.samples = round->targets;
+  if (withdrawn_) {
+    round->abstained = AbstainReason::kNonFiniteGradient;
+    LogWarning("abstained: gradient is not finite",
+               {{"round", ticket.round.value()}, {"coordinates", sum.nonfinite}});
+    return session_->Abstain(AbstainReason::kNonFiniteGradient);
+  }
+  return session_->SendScalars(scalars);
+}
+
+void Trainer::OnGradientReady(const RoundTicket& ticket, uint64_t first, uint64_t count) {
+  const uint64_t size = run_.plan.chunk_coordinates();
+  const uint64_t end = first + count;
+  // High chunks first: that is the order in which backward finishes them.
+  for (uint64_t k = (end - 1) / size + 1; k-- > first / size;) {
+    const ChunkIndex chunk(static_cast<uint32_t>(k));
+    const uint64_t begin = run_.plan.First(chunk);
+    const uint64_t overlap = std::min(end, begin + run_.plan.Count(chunk)) - std::max(first, begin);
+    SIGNVOTE_CHECK(overlap <= chunk_missing_[k]);
+    chunk_missing_[k] -= overlap;
+    if (chunk_missing_[k] == 0) SendChunk(ticket, chunk);
+  }
+}
+
+void Trainer::SendChunk(const RoundTicket& ticket, ChunkIndex k) {
+  const Time start = clock_->Now();
+  Direction::ChunkInput input;
+  input.g = model_->gradient().data();
+  input.h = probed_ ? model_->previous_gradient().data() : nullptr;
+  input.prev_verdict = prev_verdict_;
+  input.seed = run_.seed;
+  input.round = ticket.round;
+  input.share = ticket.share;
+  uint8_t* const ballot = ballot_.data() + run_.plan.ByteOffset(k);
+  ChunkScalars& scalars = chunk_scalars_[k.value()];
+  // Packed even when it will not be sent: the direction's state follows every finite coordinate.
+  scalars = direction_->PackChunk(k, input, ballot);
+  if (scalars.nonfinite > 0) withdrawn_ = true;
+  if (!withdrawn_ && send_status_.ok()) {
+    send_status_ = session_->SendChunk(k, ballot);
+    if (first_chunk_seconds_ == 0) first_chunk_seconds_ = Elapsed();
+  }
+  pack_seconds_ += ToSeconds(clock_->Now() - start);
+}
+
+absl::StatusOr<double> Trainer::HeldOutLoss() {
+  const Time start = clock_->Now();
+  double sum = 0;
+  for (uint32_t k = 0; k < options_.eval_batches; ++k) {
+    SIGNVOTE_RETURN_IF_ERROR(dataset_->HeldOutBatch(k, &batch_));
+    SIGNVOTE_ASSIGN_OR_RETURN(const double loss, model_->Evaluate(ViewOf(batch_)));
+    sum += loss;
+  }
+  report_.eval_seconds += ToSeconds(clock_->Now() - start);
+  return sum / options_.eval_batches;
+}
+
+}  // namespace signvote
