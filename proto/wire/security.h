@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include <grpcpp/client_context.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_context.h>
@@ -48,5 +49,7 @@ struct Peer {
   bool HasRole(Role role) const;
 };
 Peer PeerOf(const grpc::ServerContextBase& context);
+// The same for the client's side of a call, once it has heard from the server.
+Peer PeerOf(const grpc::ClientContext& context);
 
 }  // namespace signvote::wire

@@ -19,7 +19,11 @@ class SocketByteCounter {
  public:
   // `peer` is the other end as gRPC names it ("ipv4:127.0.0.1:4711", "ipv6:%5B::1%5D:4711"); `local_port` this end's
   // port, 0: any. Finding is a scan over /proc/self/fd, once.
+  // A connection that another counter of this process already watches is passed over.
   SocketByteCounter(std::string peer, uint16_t local_port);
+  ~SocketByteCounter();
+  SocketByteCounter(SocketByteCounter&& other) noexcept;
+  SocketByteCounter& operator=(SocketByteCounter&&) = delete;
   // nullopt: the connection is gone or was never found (a proxy, a unix socket).
   std::optional<SocketBytes> Read();
 
@@ -27,6 +31,7 @@ class SocketByteCounter {
   std::string peer_;
   uint16_t local_port_;
   int fd_ = -1;
+  uint64_t inode_ = 0;  // identifies the socket, whatever becomes of the descriptor's number; 0: none
 };
 
 }  // namespace signvote::wire

@@ -2,7 +2,8 @@
 // The round engine: who votes, until when, what is committed. The only place that decides.
 //
 // A pure state machine: Step(now, event) → actions. No thread, clock, file, socket or randomness, so that thousands of
-// seeded simulations of crashes, losses, duplicates and reordering run in seconds (tests/sim).
+// seeded simulations of crashes, losses, duplicates and reordering run in seconds (tests/sim). The caller carries the
+// actions out in order, before the next event.
 //
 // Threads:    thread-compatible; one thread drives it.
 // Invariants: commits are gap-free; a (round, attempt, chunk) is closed at most once; a worker is counted at most once
@@ -35,6 +36,7 @@ struct EngineConfig {
   uint32_t chunks = 0;
   uint64_t rounds_max = 0;           // the run ends after this many committed rounds; > 0
   uint32_t workers_min = 1;          // round 0 opens once this many workers are ready
+  uint32_t workers_max = 1024;       // workers known at a time; the tally's limit is the upper bound
   uint32_t quorum = 0;               // 0: ⌈members/2⌉
   DeadlineConfig deadline;
   uint32_t observer_after = 5;       // abstentions in a row
@@ -82,6 +84,8 @@ class Engine {
   virtual ~Engine() = default;
 
   // Times never go back. Events of past rounds, attempts or incarnations are counted and ignored, never an error.
+  // Deadlines act in Tick events only, so ballots that lie in the caller's queue before the Tick are still in time.
+  // After EndRun every event is ignored.
   virtual Actions Step(Time now, const Event& event) = 0;
   // When a Tick could next change something; nullopt: only another event can. The caller ticks at or after it.
   virtual std::optional<Time> NextTick() const = 0;

@@ -158,7 +158,8 @@ struct Resync {
   Incarnation incarnation;
   Round round;
 };
-// The last round is committed: tell everybody; each live worker answers with the digest of its final replica.
+// The last round is committed: tell everybody; each live worker answers with the digest of its final replica. Said
+// once; the caller repeats it to a worker that becomes ready later.
 struct FinishRun {
   Round rounds;  // number of committed rounds
 };

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -57,26 +58,40 @@ class StepsizeRule {
   virtual StepsizeDecision Decide(const RuleInput& input) = 0;
 };
 
+// The fixed rule: γ_t = γ0 · min(warm-up, schedule), with t the round, T = rounds_max, w = warmup_rounds:
+//   warm-up   (t + 1) / w while t < w, then 1
+//   constant  1
+//   cosine    ½·(1 + cos πp),  p = (t − w)/(T − w) in [0, 1), 0 during the warm-up
+//   linear    1 − p
+//   wsd       min(1, (T − t)/D),  D = ⌈decay_fraction·T⌉: flat, then linear
+// So the last round of a decaying schedule still moves; rounds beyond T keep the last round's γ.
 enum class ScheduleKind { kConstant, kCosine, kLinear, kWsd };
 
 struct FixedConfig {
   double gamma0 = 1e-3;            // > 0
   ScheduleKind schedule = ScheduleKind::kConstant;
   uint64_t warmup_rounds = 0;      // γ rises linearly to γ0 over this many rounds
-  double decay_fraction = 0.2;     // wsd: the last part of the run, in which γ falls linearly to 0
+  double decay_fraction = 0.2;     // wsd: the last part of the run, in which γ falls linearly; in (0, 1]
 };
 
 enum class AliasOption { kOptionI, kOptionII };
-enum class AliasProbe { kSame, kPrevious };
 
+// ALIAS (arXiv 2506.03725, Algorithm 2). "mean" is RobustMean over the workers of one round, s = step_scale_max:
+//   γ_0 = 1e-5·max(1, max|x_0|)                    so that the first step is not absorbed in fp32
+//   η  += probe_every · mean(probe_l1) / (γ_{t−1}·s)   in the rounds that WantsProbe names: 1, 1 + k, 1 + 2k, …
+//   Option I:   a += γ_{t−1}·mean(prev_inner);  num = d = max(d, a), d starts at d0
+//   Option II:  num = f(x_0) − f_min,  f(x_0) = mean loss of the first round that has one
+//   γ_t = √(num/η), computed in double and rounded once to fp32; γ_{t−1} above is the committed fp32 value.
+// γ is kept, and the reason says so, while η = 0, while f(x_0) is unknown, when num ≤ 0, and when √(num/η) is not a
+// positive finite fp32 number.
 struct AliasConfig {
   AliasOption option = AliasOption::kOptionII;
-  AliasProbe probe = AliasProbe::kSame;
   double d0 = 1e-6;                // Option I: the small starting value of d, > 0
   double f_min = 0.0;              // Option II: f̃, a lower bound of the loss
   uint64_t probe_every = 1;        // a probe in every k-th round; its increment counts k times
 };
 
+// REQUIRES: values in the ranges above.
 std::unique_ptr<StepsizeRule> MakeFixedRule(const FixedConfig& config);
 std::unique_ptr<StepsizeRule> MakeAliasRule(const AliasConfig& config);
 
@@ -87,7 +102,6 @@ struct RuleFlags {
   std::string schedule = "constant";  // constant | cosine | linear | wsd
   uint64_t warmup_rounds = 0;
   std::string alias_option = "II";    // I | II
-  std::string alias_probe = "same";   // same; previous
   double alias_f_min = 0;
   double alias_d0 = 1e-6;
   uint64_t alias_probe_every = 1;

@@ -1,0 +1,218 @@
+#include "ctl/admin_client.h"
+
+#include <grpcpp/create_channel.h>
+
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/exit_codes.h"
+#include "common/mutex.h"
+#include "common/status.h"
+#include "proto/wire/wire.h"
+#include "signvote/v1/admin.grpc.pb.h"
+
+namespace signvote::ctl {
+namespace {
+
+constexpr int kReceiveBytesMax = 16 << 20;
+constexpr uint32_t kFileMode = 0644;
+
+std::chrono::system_clock::time_point DeadlineIn(Duration timeout) {
+  // gRPC takes deadlines on the system clock; it converts them to its own monotonic one at once.
+  return std::chrono::system_clock::now() + std::chrono::duration_cast<std::chrono::system_clock::duration>(timeout);
+}
+
+// Cancels a call that made no step for `timeout`: a stream has no deadline of its own that fits every model's size.
+class Watchdog {
+ public:
+  Watchdog(grpc::ClientContext* context, Duration timeout) : context_(context), timeout_(timeout) {
+    thread_ = std::thread([this] { Run(); });
+  }
+  ~Watchdog() {
+    {
+      MutexLock lock(&mu_);
+      stopped_ = true;
+    }
+    cv_.NotifyAll();
+    thread_.join();
+  }
+  void Pet() {
+    MutexLock lock(&mu_);
+    ++steps_;
+  }
+  bool expired() const {
+    MutexLock lock(&mu_);
+    return expired_;
+  }
+
+ private:
+  void Run() {
+    MutexLock lock(&mu_);
+    uint64_t seen = steps_;
+    Time since = Clock::System()->Now();
+    while (!stopped_) {
+      const Duration left = since + timeout_ - Clock::System()->Now();
+      if (left <= Duration::zero()) {
+        if (steps_ == seen) {
+          expired_ = true;
+          context_->TryCancel();
+          return;
+        }
+        seen = steps_;
+        since = Clock::System()->Now();
+        continue;
+      }
+      cv_.WaitFor(&mu_, left);
+    }
+  }
+
+  grpc::ClientContext* const context_;
+  const Duration timeout_;
+  std::thread thread_;
+  mutable Mutex mu_;
+  CondVar cv_;
+  uint64_t steps_ ABSL_GUARDED_BY(mu_) = 0;
+  bool stopped_ ABSL_GUARDED_BY(mu_) = false;
+  bool expired_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+class GrpcAdminClient final : public AdminClient {
+ public:
+  GrpcAdminClient(AdminClientOptions options, std::shared_ptr<grpc::Channel> channel)
+      : options_(std::move(options)), stub_(v1::Admin::NewStub(channel)) {}
+
+  absl::StatusOr<v1::Status> GetStatus() override {
+    v1::GetStatusRequest request;
+    v1::Status reply;
+    SIGNVOTE_RETURN_IF_ERROR(Call(&v1::Admin::Stub::GetStatus, request, &reply));
+    return reply;
+  }
+  absl::Status Pause() override {
+    v1::PauseRequest request;
+    v1::PauseReply reply;
+    return Call(&v1::Admin::Stub::Pause, request, &reply);
+  }
+  absl::Status Resume() override {
+    v1::ResumeRequest request;
+    v1::ResumeReply reply;
+    return Call(&v1::Admin::Stub::Resume, request, &reply);
+  }
+  absl::Status Drain(const std::string& worker) override {
+    v1::DrainRequest request;
+    request.set_worker(worker);
+    v1::DrainReply reply;
+    return Call(&v1::Admin::Stub::Drain, request, &reply);
+  }
+  absl::Status Evict(const std::string& worker) override {
+    v1::EvictRequest request;
+    request.set_worker(worker);
+    v1::EvictReply reply;
+    return Call(&v1::Admin::Stub::Evict, request, &reply);
+  }
+
+  absl::StatusOr<Exported> Export(FileSystem* fs, const std::string& path) override {
+    grpc::ClientContext context;
+    Watchdog watchdog(&context, options_.timeout);
+    const std::unique_ptr<grpc::ClientReader<v1::ExportChunk>> reader = stub_->Export(&context, v1::ExportRequest());
+    std::unique_ptr<AtomicFile> file;
+    Exported exported;
+    uint64_t total_bytes = 0;
+    std::string config;
+    absl::Status local;
+    v1::ExportChunk chunk;
+    while (local.ok() && reader->Read(&chunk)) {
+      watchdog.Pet();
+      local = Take(fs, path, chunk, &file, &exported, &total_bytes, &config);
+    }
+    if (!local.ok()) context.TryCancel();
+    const grpc::Status status = reader->Finish();
+    if (!local.ok()) return local;
+    if (watchdog.expired()) {
+      return absl::DeadlineExceededError(absl::StrCat(
+          options_.server, ": export stood still for ", ToSeconds(options_.timeout), " s; raise --timeout"));
+    }
+    SIGNVOTE_RETURN_IF_ERROR(Explain(status));
+    if (!file || exported.bytes != total_bytes) {
+      return absl::DataLossError(absl::StrCat(path, ": the server sent ", exported.bytes, " of ", total_bytes,
+                                              " bytes; nothing was written"));
+    }
+    if (!config.empty()) {
+      const size_t slash = path.find_last_of('/');
+      const std::string config_path = slash == std::string::npos ? "config.json" : path.substr(0, slash + 1) + "config.json";
+      SIGNVOTE_RETURN_IF_ERROR(WriteFileAtomically(fs, config_path, config, kFileMode));
+      exported.has_config = true;
+    }
+    SIGNVOTE_RETURN_IF_ERROR(file->Commit());
+    return exported;
+  }
+
+ private:
+  static absl::Status Take(FileSystem* fs, const std::string& path, const v1::ExportChunk& chunk,
+                           std::unique_ptr<AtomicFile>* file, Exported* exported, uint64_t* total_bytes,
+                           std::string* config) {
+    if (!*file) {
+      SIGNVOTE_ASSIGN_OR_RETURN(*file, fs->CreateAtomic(path, kFileMode));
+      exported->round = chunk.round();
+      *total_bytes = chunk.total_bytes();
+      *config = chunk.config_json();
+    }
+    if (chunk.round() != exported->round || chunk.total_bytes() != *total_bytes) {
+      return absl::DataLossError(absl::StrCat(path, ": parts of round ", chunk.round(), " and round ",
+                                              exported->round, " in one export; nothing was written"));
+    }
+    exported->bytes += chunk.data().size();
+    return (*file)->Append(std::as_bytes(std::span(chunk.data().data(), chunk.data().size())));
+  }
+
+  template <typename Method, typename Request, typename Reply>
+  absl::Status Call(Method method, const Request& request, Reply* reply) {
+    grpc::ClientContext context;
+    context.set_deadline(DeadlineIn(options_.timeout));
+    return Explain((stub_.get()->*method)(&context, request, reply));
+  }
+
+  // gRPC's words for "nobody there" do not say who was called nor what to do.
+  absl::Status Explain(const grpc::Status& status) const {
+    if (status.ok()) return absl::OkStatus();
+    if (status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+        status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
+      return absl::UnavailableError(absl::StrCat(
+          options_.server, " does not answer as ", options_.insecure ? "a plaintext" : "a TLS",
+          " server: check --server, that signvote-server runs there, and that both sides use TLS or both --insecure (",
+          status.error_message(), ")"));
+    }
+    return WithContext(wire::FromGrpc(status), options_.server);
+  }
+
+  const AdminClientOptions options_;
+  const std::unique_ptr<v1::Admin::Stub> stub_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<AdminClient>> AdminClient::Create(FileSystem* fs, const AdminClientOptions& options,
+                                                                 int64_t now_unix_seconds) {
+  if (options.server.empty()) {
+    return absl::InvalidArgumentError("no server given: use --server HOST:PORT or set SIGNVOTE_SERVER");
+  }
+  std::shared_ptr<grpc::ChannelCredentials> credentials;
+  if (options.insecure) {
+    credentials = grpc::InsecureChannelCredentials();
+  } else {
+    if (options.tls.ca.empty() || options.tls.certificate.empty() || options.tls.key.empty()) {
+      return absl::InvalidArgumentError(
+          "no certificates given: use --tls-dir DIR or set SIGNVOTE_TLS_DIR (a folder made by `signvote certs`), "
+          "or --tls-ca, --tls-certificate and --tls-key, or --insecure");
+    }
+    SIGNVOTE_ASSIGN_OR_RETURN(const wire::TlsMaterial material, wire::LoadTls(fs, options.tls, now_unix_seconds));
+    credentials = wire::MtlsChannelCredentials(material);
+  }
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kReceiveBytesMax);
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  return std::make_unique<GrpcAdminClient>(
+      options, grpc::CreateCustomChannel(options.server, credentials, arguments));
+}
+
+}  // namespace signvote::ctl

@@ -1,0 +1,168 @@
+// signvote: the operator's command line. docs/operations.md.
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <cstdlib>
+
+#include "absl/strings/str_cat.h"
+#include "common/clock.h"
+#include "common/exit_codes.h"
+#include "common/process.h"
+#include "common/status.h"
+#include "ctl/admin_client.h"
+#include "ctl/certs.h"
+#include "ctl/render.h"
+
+namespace signvote::ctl {
+namespace {
+
+constexpr int64_t kMicrosPerSecond = 1'000'000;
+
+struct Flags {
+  AdminClientOptions admin;
+  std::string tls_dir;
+  double timeout_seconds = 10;
+  bool json = false;
+  std::string worker;
+  std::string file;
+  CertsOptions certs;
+};
+
+int64_t NowUnixSeconds() { return Clock::System()->UnixMicros() / kMicrosPerSecond; }
+
+void Print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
+Colour TerminalColour() {
+  // https://no-color.org: present and not empty.
+  const char* no_color = std::getenv("NO_COLOR");
+  if (no_color != nullptr && no_color[0] != '\0') return Colour::kOff;
+  return isatty(STDOUT_FILENO) != 0 ? Colour::kOn : Colour::kOff;
+}
+
+absl::StatusOr<std::unique_ptr<AdminClient>> Connect(const Flags& flags) {
+  AdminClientOptions options = flags.admin;
+  options.timeout = FromSeconds(flags.timeout_seconds);
+  if (!flags.tls_dir.empty()) {
+    if (options.tls.ca.empty()) options.tls.ca = flags.tls_dir + "/ca.crt";
+    if (options.tls.certificate.empty()) options.tls.certificate = flags.tls_dir + "/admin.crt";
+    if (options.tls.key.empty()) options.tls.key = flags.tls_dir + "/admin.key";
+  }
+  return AdminClient::Create(FileSystem::Posix(), options, NowUnixSeconds());
+}
+
+absl::Status Status(const Flags& flags) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const auto client, Connect(flags));
+  SIGNVOTE_ASSIGN_OR_RETURN(const v1::Status status, client->GetStatus());
+  Print(flags.json ? RenderJson(status) : RenderTable(status, TerminalColour()));
+  return absl::OkStatus();
+}
+
+absl::Status Pause(const Flags& flags) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const auto client, Connect(flags));
+  SIGNVOTE_RETURN_IF_ERROR(client->Pause());
+  Print("paused: the open round completes, no further one opens until `signvote resume`\n");
+  return absl::OkStatus();
+}
+
+absl::Status Resume(const Flags& flags) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const auto client, Connect(flags));
+  SIGNVOTE_RETURN_IF_ERROR(client->Resume());
+  Print("resumed\n");
+  return absl::OkStatus();
+}
+
+absl::Status Drain(const Flags& flags) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const auto client, Connect(flags));
+  SIGNVOTE_RETURN_IF_ERROR(client->Drain(flags.worker));
+  Print(absl::StrCat(flags.worker, ": asked to finish its round and leave\n"));
+  return absl::OkStatus();
+}
+
+absl::Status Evict(const Flags& flags) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const auto client, Connect(flags));
+  SIGNVOTE_RETURN_IF_ERROR(client->Evict(flags.worker));
+  Print(absl::StrCat(flags.worker, ": evicted; its name is refused for the rest of the run\n"));
+  return absl::OkStatus();
+}
+
+absl::Status Export(const Flags& flags) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const auto client, Connect(flags));
+  SIGNVOTE_ASSIGN_OR_RETURN(const AdminClient::Exported exported, client->Export(FileSystem::Posix(), flags.file));
+  Print(absl::StrCat(flags.file, ": round ", exported.round, ", ", exported.bytes, " bytes",
+                     exported.has_config ? ", config.json beside it" : "", "\n"));
+  return absl::OkStatus();
+}
+
+absl::Status Certs(const Flags& flags) {
+  CertsOptions options = flags.certs;
+  options.now_unix_seconds = NowUnixSeconds();
+  SIGNVOTE_ASSIGN_OR_RETURN(const CertsReport report, MakeCerts(FileSystem::Posix(), options));
+  for (const std::string& name : report.created) Print(absl::StrCat("made  ", options.directory, "/", name, "\n"));
+  for (const std::string& name : report.kept) Print(absl::StrCat("kept  ", options.directory, "/", name, "\n"));
+  return absl::OkStatus();
+}
+
+absl::Status Version(const Flags&) {
+  Print(absl::StrCat("signvote ", SoftwareVersion(), "\n"));
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  TuneMalloc();
+  Flags flags;
+  absl::Status (*command)(const Flags&) = nullptr;
+
+  CLI::App app("signvote: look after a training run. Exit codes: docs/operations.md.", "signvote");
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.add_option("--server", flags.admin.server, "HOST:PORT of the server")->envname("SIGNVOTE_SERVER");
+  app.add_option("--tls-dir", flags.tls_dir, "folder with ca.crt, admin.crt and admin.key, as `certs` makes it")
+      ->envname("SIGNVOTE_TLS_DIR");
+  app.add_option("--tls-ca", flags.admin.tls.ca, "PEM file: who may sign the server's certificate");
+  app.add_option("--tls-certificate", flags.admin.tls.certificate, "PEM file: the operator's certificate");
+  app.add_option("--tls-key", flags.admin.tls.key, "PEM file: its private key");
+  app.add_flag("--insecure", flags.admin.insecure, "plaintext, to a server that runs --insecure");
+  app.add_option("--timeout", flags.timeout_seconds, "seconds that a call, or a step of an export, may take")
+      ->capture_default_str()
+      ->check(CLI::Range(0.1, 3600.0));
+
+  const auto add = [&](const char* name, const char* help, absl::Status (*run)(const Flags&)) {
+    CLI::App* sub = app.add_subcommand(name, help);
+    sub->callback([&command, run] { command = run; });
+    return sub;
+  };
+  add("status", "show the run and its workers", &Status)
+      ->add_flag("--json", flags.json, "one JSON object, fields as in admin.proto");
+  add("pause", "open no further round", &Pause);
+  add("resume", "open rounds again", &Resume);
+  add("drain", "ask a worker to finish its round and leave", &Drain)
+      ->add_option("WORKER", flags.worker, "its name")->required();
+  add("evict", "close a worker's session and refuse its name from now on", &Evict)
+      ->add_option("WORKER", flags.worker, "its name")->required();
+  add("export", "write the model as a safetensors file, config.json beside it", &Export)
+      ->add_option("FILE", flags.file, "file to write")->required();
+  CLI::App* certs = add("certs", "make a development CA, certificates and join tokens, or add workers to them", &Certs);
+  certs->add_option("DIR", flags.certs.directory, "folder; made if missing, nothing in it is overwritten")->required();
+  certs->add_option("--server-name", flags.certs.server_names, "host name or address that workers dial; repeatable");
+  certs->add_option("--worker", flags.certs.workers, "worker name; repeatable");
+  certs->add_option("--days", flags.certs.days, "validity of new certificates in days")->capture_default_str();
+  add("version", "print the version", &Version);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    // CLI11 reports --help this way too; its own codes for errors are not ours.
+    return app.exit(error) == 0 ? static_cast<int>(ExitCode::kOk) : static_cast<int>(ExitCode::kUsage);
+  }
+  const absl::Status status = command(flags);
+  if (!status.ok()) std::fprintf(stderr, "signvote: %s\n", Describe(status).c_str());
+  if (std::fflush(stdout) != 0) return static_cast<int>(ExitCode::kInternal);
+  return static_cast<int>(ExitCodeFor(status));
+}
+
+}  // namespace
+}  // namespace signvote::ctl
+
+int main(int argc, char** argv) { return signvote::ctl::Main(argc, argv); }

@@ -1,0 +1,230 @@
+#include "ctl/render.h"
+
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/message.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+
+namespace signvote::ctl {
+namespace {
+
+using google::protobuf::EnumValueDescriptor;
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+using google::protobuf::Reflection;
+
+constexpr double kKilo = 1e3;
+
+// "PHASE_ROUND_OPEN" of enum Phase → "round_open".
+std::string EnumWord(const EnumValueDescriptor* value) {
+  std::string word = value->name();
+  std::string prefix = value->type()->name() + "_";
+  std::transform(word.begin(), word.end(), word.begin(), [](unsigned char c) { return std::tolower(c); });
+  std::transform(prefix.begin(), prefix.end(), prefix.begin(), [](unsigned char c) { return std::tolower(c); });
+  return word.starts_with(prefix) ? word.substr(prefix.size()) : word;
+}
+
+nlohmann::ordered_json ToJson(const Message& message);
+
+nlohmann::ordered_json NumberOrNull(double value) {
+  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
+}
+
+nlohmann::ordered_json FieldJson(const Message& message, const FieldDescriptor* field) {
+  const Reflection* r = message.GetReflection();
+  switch (field->cpp_type()) {
+    case FieldDescriptor::CPPTYPE_UINT64: {
+      const uint64_t value = r->GetUInt64(message, field);
+      if (field->type() == FieldDescriptor::TYPE_FIXED64) return absl::StrFormat("%016x", value);
+      return value;
+    }
+    case FieldDescriptor::CPPTYPE_INT64:
+      return r->GetInt64(message, field);
+    case FieldDescriptor::CPPTYPE_UINT32:
+      return r->GetUInt32(message, field);
+    case FieldDescriptor::CPPTYPE_INT32:
+      return r->GetInt32(message, field);
+    case FieldDescriptor::CPPTYPE_DOUBLE:
+      return NumberOrNull(r->GetDouble(message, field));
+    case FieldDescriptor::CPPTYPE_FLOAT:
+      return NumberOrNull(static_cast<double>(r->GetFloat(message, field)));
+    case FieldDescriptor::CPPTYPE_BOOL:
+      return r->GetBool(message, field);
+    case FieldDescriptor::CPPTYPE_ENUM: {
+      const int number = r->GetEnumValue(message, field);
+      const EnumValueDescriptor* value = field->enum_type()->FindValueByNumber(number);
+      return value == nullptr ? nlohmann::ordered_json(number) : nlohmann::ordered_json(EnumWord(value));
+    }
+    case FieldDescriptor::CPPTYPE_STRING:
+      return r->GetString(message, field);
+    case FieldDescriptor::CPPTYPE_MESSAGE:
+      return ToJson(r->GetMessage(message, field));
+  }
+  return nullptr;
+}
+
+nlohmann::ordered_json ToJson(const Message& message) {
+  const auto* descriptor = message.GetDescriptor();
+  const Reflection* r = message.GetReflection();
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  for (int i = 0; i < descriptor->field_count(); ++i) {
+    const FieldDescriptor* field = descriptor->field(i);
+    if (!field->is_repeated()) {
+      json[field->name()] = FieldJson(message, field);
+      continue;
+    }
+    nlohmann::ordered_json list = nlohmann::ordered_json::array();
+    // Status repeats messages only.
+    for (int k = 0; k < r->FieldSize(message, field); ++k) {
+      list.push_back(ToJson(r->GetRepeatedMessage(message, field, k)));
+    }
+    json[field->name()] = std::move(list);
+  }
+  return json;
+}
+
+std::string Grouped(uint64_t value) {
+  std::string digits = std::to_string(value);
+  for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3) digits.insert(static_cast<size_t>(i), 1, ',');
+  return digits;
+}
+
+// "41.0 MB", decimal units.
+std::string Bytes(double bytes) {
+  constexpr const char* kUnits[] = {"B", "kB", "MB", "GB", "TB", "PB"};
+  size_t unit = 0;
+  for (; bytes >= 999.5 && unit + 1 < std::size(kUnits); ++unit) bytes /= kKilo;
+  return absl::StrFormat(unit == 0 || bytes >= 99.95 ? "%.0f %s" : "%.1f %s", bytes, kUnits[unit]);
+}
+std::string Bytes(uint64_t bytes) { return Bytes(static_cast<double>(bytes)); }
+
+std::string Seconds(double seconds) {
+  if (!std::isfinite(seconds)) return "-";
+  if (seconds < 1) return absl::StrFormat("%.0f ms", seconds * 1e3);
+  if (seconds < 60) return absl::StrFormat("%.1f s", seconds);
+  const auto whole = static_cast<uint64_t>(seconds);
+  if (whole < 3600) return absl::StrFormat("%d min %02d s", whole / 60, whole % 60);
+  return absl::StrFormat("%d h %02d min", whole / 3600, whole / 60 % 60);
+}
+
+std::string NumberOrDash(const char* format, double value) {
+  if (!std::isfinite(value)) return "-";
+  char text[32];
+  std::snprintf(text, sizeof(text), format, value);
+  return text;
+}
+
+// Columns are counted in code points: names are ASCII, the marks of this table are not wide.
+size_t Width(const std::string& text) {
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+}
+std::string Left(std::string text, size_t width) {
+  if (Width(text) > width) text = text.substr(0, width - 1) + "…";
+  return text + std::string(width - Width(text), ' ');
+}
+std::string Right(const std::string& text, size_t width) {
+  return Width(text) >= width ? text : std::string(width - Width(text), ' ') + text;
+}
+
+constexpr char kBold[] = "1", kGreen[] = "32", kYellow[] = "33", kRed[] = "31", kDim[] = "2";
+
+class Painter {
+ public:
+  explicit Painter(Colour colour) : on_(colour == Colour::kOn) {}
+  std::string operator()(const char* code, const std::string& text) const {
+    return on_ ? "\x1b[" + std::string(code) + "m" + text + "\x1b[0m" : text;
+  }
+
+ private:
+  const bool on_;
+};
+
+const char* PhaseColour(v1::Status::Phase phase) {
+  switch (phase) {
+    case v1::Status::PHASE_ROUND_OPEN:
+    case v1::Status::PHASE_ENDED:
+      return kGreen;
+    default:
+      return kYellow;
+  }
+}
+
+}  // namespace
+
+std::string RenderTable(const v1::Status& status, Colour colour) {
+  const Painter paint(colour);
+  std::string out;
+  const auto row = [&](const char* label, const std::string& text) {
+    out += paint(kDim, Left(label, 10)) + text + "\n";
+  };
+
+  std::string phase = EnumWord(v1::Status::Phase_descriptor()->FindValueByNumber(
+      v1::Status::Phase_IsValid(status.phase()) ? status.phase() : v1::Status::PHASE_UNSPECIFIED));
+  std::replace(phase.begin(), phase.end(), '_', ' ');
+  row("run", (status.run_id().empty() ? "-" : status.run_id()) +
+                 absl::StrFormat("  epoch %d, up ", status.epoch()) + Seconds(status.uptime_seconds()));
+  row("phase", paint(PhaseColour(status.phase()), Left(phase, 20)) + "  server " + status.software_version());
+
+  std::string round = Grouped(status.round()) + " of " + Grouped(status.rounds_max());
+  if (status.rounds_max() > 0) {
+    const double done = 100.0 * static_cast<double>(status.round()) / static_cast<double>(status.rounds_max());
+    round += absl::StrFormat(" (%.0f %%)", done);
+  }
+  if (status.attempt() > 0) round += absl::StrFormat(", attempt %d", status.attempt());
+  row("round", paint(kBold, Left(round, 20)) + "  " +
+                   (status.round_seconds() > 0 ? Seconds(status.round_seconds()) + " a round, " : "") +
+                   (status.seconds_left() > 0 ? Seconds(status.seconds_left()) + " left" : "time left unknown"));
+  row("loss", paint(kBold, Left(NumberOrDash("%.4f", status.round() > 0 ? status.loss() : NAN), 20)) +
+                  "  stepsize " + NumberOrDash("%.4g", status.stepsize()) + " (" + status.rule() + ", " +
+                  status.direction() + ")");
+  row("model", status.coordinates() == 0
+                   ? std::string("-")
+                   : Left(Grouped(status.coordinates()), 20) + absl::StrFormat("  coordinates, layout %016x",
+                                                                               status.layout_digest()));
+  const v1::WireTotals& wire = status.wire();
+  const double moved = static_cast<double>(wire.up_rounds_bytes()) + static_cast<double>(wire.down_rounds_bytes());
+  const double fp32 = 2.0 * static_cast<double>(wire.fp32_equivalent_bytes());
+  row("wire", moved > 0 && fp32 > 0
+                  ? paint(kBold, Left(absl::StrFormat("%.1f x less", fp32 / moved), 20)) + "  " +
+                        Bytes(wire.up_rounds_bytes()) + " up + " + Bytes(wire.down_rounds_bytes()) +
+                        " down; fp32: " + Bytes(fp32)
+                  : std::string("-"));
+  row("workers", Left(absl::StrFormat("%d joined", status.joins()), 20) +
+                     absl::StrFormat("  %d lost, %d abstentions, %d late chunks", status.losses(),
+                                     status.abstentions(), status.late_chunks()));
+  if (status.workers().empty()) return out;
+
+  // 16 + 9 + 5 + 8 + 6 + 7 + 9 + 9 + 10 = 79 columns.
+  out += "\n" + paint(kDim, Left("worker", 15) + " " + Left("role", 9) + Right("share", 5) + Right("ballots", 8) +
+                                Right("abst", 6) + Right("agree", 7) + Right("up", 9) + Right("down", 9) +
+                                Right("arrival", 10)) +
+         "\n";
+  for (const v1::Worker& worker : status.workers()) {
+    const bool observer = worker.role() == v1::Worker::ROLE_OBSERVER;
+    const char* role = !worker.connected() ? "lost" : observer ? "observer" : "member";
+    const char* role_colour = !worker.connected() ? kRed : observer ? kYellow : kGreen;
+    const std::string agreement =
+        worker.ballots() == 0 || !std::isfinite(worker.agreement())
+            ? "-"
+            : absl::StrFormat("%.1f%%", 100.0 * worker.agreement());
+    out += Left(worker.name(), 15) + " " + paint(role_colour, Left(role, 9)) +
+           Right(std::to_string(worker.share()), 5) + Right(std::to_string(worker.ballots()), 8) +
+           Right(std::to_string(worker.abstentions()), 6) + Right(agreement, 7) +
+           Right(Bytes(worker.wire().up_rounds_bytes()), 9) +
+           Right(Bytes(worker.wire().down_rounds_bytes()), 9) +
+           Right(worker.ballots() == 0 ? "-" : Seconds(worker.arrival_seconds()), 10) + "\n";
+  }
+  return out;
+}
+
+std::string RenderJson(const v1::Status& status) {
+  return ToJson(status).dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace signvote::ctl

@@ -1,0 +1,55 @@
+#pragma once
+// Compares the digests of the workers' replicas with the master's, round by round.
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "common/ids.h"
+#include "server/round/types.h"
+
+namespace signvote::round {
+
+struct DigestFinding {
+  // Workers found to differ from the master that no earlier finding named.
+  std::vector<WorkerId> differing;
+  // Not empty: most workers, and at least two, agree with each other against the master.
+  // `differing` is then empty: nobody shall be re-synced from a damaged master.
+  std::vector<WorkerId> majority_against_master;
+};
+
+// A worker that differs is named only when the majority can no longer turn out to stand against the
+// master: while answers are outstanding that could decide so, the finding waits for them. Threads:
+// thread-compatible. Memory: at most kRoundsMax rounds, one answer per worker each.
+class DigestBoard {
+ public:
+  static constexpr size_t kRoundsMax = 4;
+
+  // A digest of `round` is due from these workers. Answers to earlier rounds are outstanding no
+  // more.
+  void Expect(Round round, const std::vector<WorkerId>& workers);
+  // False when the round is not due, or the worker has answered already.
+  bool AddWorker(Round round, WorkerId worker, uint64_t digest);
+  void AddMaster(Round round, uint64_t digest);
+  bool HasMaster(Round round) const;
+  // The worker is gone; nobody waits for its answers.
+  void Forget(WorkerId worker);
+
+  std::vector<Round> Rounds() const;
+  // Empty while the master's digest is missing. With `final`, what has not been answered never will
+  // be.
+  DigestFinding Check(Round round, bool final);
+
+ private:
+  struct Entry {
+    std::optional<uint64_t> master;
+    std::map<WorkerId, uint64_t> answers;
+    std::set<WorkerId> outstanding;
+    std::set<WorkerId> named;
+  };
+  std::map<Round, Entry> entries_;
+};
+
+}  // namespace signvote::round

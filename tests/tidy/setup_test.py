@@ -1,0 +1,231 @@
+"""scripts/setup with a fake system: each documented exit status, and that it does only what is missing.
+
+A folder of stub commands comes first in PATH and a prefix stands before the system's own files, so that nothing is
+installed, nothing is fetched and no root is needed.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import unittest
+import zipfile
+
+SETUP = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "setup"
+TORCH_FILES = [
+    "torch/include/torch/csrc/api/include/torch/torch.h",
+    "torch/lib/libtorch_cpu.so",
+    "torch/lib/libc10.so",
+]
+CUDA_FILES = ["nvidia/cu13/lib/libcudart.so.13", "nvidia/cu13/lib/libcupti.so.13"]
+TOOLS = ["awk", "bash", "basename", "cat", "chmod", "cp", "dirname", "env", "flock", "grep", "mkdir", "mktemp", "mv",
+         "rm", "sed", "sh", "tail", "tee", "tr", "unzip", "wc"]
+
+
+class SetupTest(unittest.TestCase):
+    def setUp(self):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="signvote-setup-test-"))
+        self.addCleanup(shutil.rmtree, self.dir)
+        self.bin = self.dir / "bin"
+        self.bin.mkdir()
+        for tool in TOOLS:
+            (self.bin / tool).symlink_to(shutil.which(tool))
+        self.calls = self.dir / "calls"
+        self.calls.write_text("")
+        self.cache = self.dir / "cache"
+        self.root = self.dir / "root"
+        (self.root / "etc").mkdir(parents=True)
+        self.os_release('ID=debian\nVERSION_ID="12"\n')
+        self.installed = self.dir / "installed"
+        self.installed.write_text("\n".join(self.packages()) + "\n")
+        self.stub("id", "echo 0")
+        self.stub("uname", "echo x86_64")
+        self.stub("df", 'echo header; echo "disk 1 1 99999999 1% /"')
+        self.stub("dpkg-query", f"sed 's/$/ installed/' {self.installed}; echo 'unpacked-only half-installed'")
+        # Installing marks the packages as installed; each call notes whether services are held back.
+        self.stub("apt-get", f'''
+[ -e {self.root}/usr/sbin/policy-rc.d ] && echo "services held back" >>{self.calls}
+case "$*" in
+  *install*) for word; do case "$word" in -* | *=*) ;; *) echo "$word" >>{self.installed} ;; esac; done ;;
+esac''')
+        self.stub("systemctl", "true")
+        self.wheels = self.dir / "wheels"
+        self.wheels.mkdir()
+        self.make_wheel("torch-2.11.0.whl", TORCH_FILES + ["torch/unused.py"])
+        self.make_wheel("cuda.whl", CUDA_FILES)
+        self.stub("python3", f'''
+while [ $# -gt 0 ]; do [ "$1" != --dest ] || dest=$2; shift; done
+cp {self.wheels}/*.whl "$dest"''')
+
+    def packages(self):
+        out = subprocess.run([SETUP, "--packages"], capture_output=True, text=True, check=True).stdout
+        return out.split()
+
+    def os_release(self, text):
+        (self.root / "etc/os-release").write_text(text)
+
+    def stub(self, name, body):
+        path = self.bin / name
+        path.write_text(f'#!/bin/sh\necho "{name} $*" >>{self.calls}\n{body}\n')
+        path.chmod(0o755)
+
+    def make_wheel(self, name, files):
+        with zipfile.ZipFile(self.wheels / name, "w") as wheel:
+            for file in files:
+                wheel.writestr(file, "content")
+
+    def run_setup(self, *options, **extra):
+        env = {"PATH": str(self.bin), "HOME": str(self.dir), "XDG_CACHE_HOME": str(self.cache),
+               "SIGNVOTE_SETUP_ROOT": str(self.root), "TMPDIR": str(self.dir), **extra}
+        return subprocess.run([SETUP, *options], env=env, capture_output=True, text=True, timeout=60, check=False)
+
+    def expect(self, result, status, *words):
+        self.assertEqual(result.returncode, status, result.stdout + result.stderr)
+        for word in words:
+            self.assertIn(word, result.stdout + result.stderr)
+        if status:
+            errors = [line for line in result.stderr.splitlines() if "setup: error:" in line]
+            self.assertEqual(len(errors), 1, result.stderr)
+
+    def called(self, command):
+        return [line for line in self.calls.read_text().splitlines() if line.startswith(command + " ")]
+
+    def without(self, *missing):
+        self.installed.write_text("\n".join(p for p in self.packages() if p not in missing) + "\n")
+
+    def torch_target(self):
+        return self.cache / "signvote/libtorch-2.11.0"
+
+    def test_complete_system_needs_no_network_and_no_root(self):
+        target = self.torch_target()
+        for file in TORCH_FILES + CUDA_FILES:
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            (target / file).write_text("x")
+        self.stub("id", "echo 1000")
+        self.expect(self.run_setup(), 0, "Debian packages: all there", "LibTorch 2.11.0: all there", "done")
+        self.assertEqual(self.called("apt-get") + self.called("python3") + self.called("sudo"), [])
+
+    def test_missing_packages_are_installed_once_and_services_held_back(self):
+        self.without("cmake", "prometheus")
+        result = self.run_setup("--no-torch")
+        self.expect(result, 0, "2 missing", "installing: cmake prometheus", "left out (--no-torch)")
+        self.assertEqual(len(self.called("apt-get")), 2)
+        self.assertIn("--no-install-recommends cmake prometheus", self.called("apt-get")[1])
+        self.assertIn("services held back", self.calls.read_text())
+        self.assertFalse((self.root / "usr/sbin/policy-rc.d").exists())
+        self.expect(self.run_setup("--no-torch"), 0, "all there")
+        self.assertEqual(len(self.called("apt-get")), 2)
+
+    def test_an_existing_service_policy_is_kept(self):
+        self.without("prometheus")
+        policy = self.root / "usr/sbin/policy-rc.d"
+        policy.parent.mkdir(parents=True)
+        policy.write_text("mine")
+        self.expect(self.run_setup("--no-torch"), 0)
+        self.assertEqual(policy.read_text(), "mine")
+
+    def test_libtorch_is_unpacked_and_found_again(self):
+        self.expect(self.run_setup(), 0, "downloading", "unpacking", "done")
+        for file in TORCH_FILES + CUDA_FILES:
+            self.assertTrue((self.torch_target() / file).is_file(), file)
+        self.assertFalse((self.torch_target() / "torch/unused.py").exists())
+        self.assertIn("--require-hashes", self.called("python3")[0])
+        self.expect(self.run_setup(), 0, "LibTorch 2.11.0: all there")
+        self.assertEqual(len(self.called("python3")), 1)
+        self.assertEqual([p.name for p in self.cache.joinpath("signvote").glob("unpacking*")], [])
+
+    def test_a_damaged_copy_is_replaced_as_a_whole(self):
+        self.run_setup()
+        (self.torch_target() / TORCH_FILES[1]).write_text("")
+        (self.torch_target() / "stray").write_text("x")
+        self.expect(self.run_setup(), 0, "lacks torch/lib/libtorch_cpu.so: replacing it")
+        self.assertTrue((self.torch_target() / TORCH_FILES[1]).read_text())
+        self.assertFalse((self.torch_target() / "stray").exists())
+
+    def test_a_wheel_without_the_library_leaves_no_half_copy(self):
+        self.make_wheel("torch-2.11.0.whl", TORCH_FILES[:1])
+        self.expect(self.run_setup(), 8, "hold no torch/lib/libtorch_cpu.so")
+        self.assertFalse(self.torch_target().exists())
+        self.assertEqual([p.name for p in self.cache.joinpath("signvote").glob("unpacking*")], [])
+
+    def test_own_libtorch_is_used_or_refused(self):
+        own = self.dir / "own"
+        self.expect(self.run_setup(LIBTORCH=str(own)), 7, f"LIBTORCH={own} has no include/torch")
+        for file in TORCH_FILES:
+            path = own / file.removeprefix("torch/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("x")
+        self.expect(self.run_setup(LIBTORCH=str(own)), 0, f"using LIBTORCH={own}")
+        self.assertEqual(self.called("python3"), [])
+
+    def test_other_systems_are_refused_unless_forced(self):
+        for text, name in (("ID=ubuntu\nVERSION_ID=24.04\n", "ubuntu 24.04"), ("ID=debian\nVERSION_ID=13\n", "debian 13"),
+                           ("ID=arch\n", "arch unknown")):
+            self.os_release(text)
+            self.expect(self.run_setup("--no-torch"), 3, f"'{name}', not Debian 12", "--force")
+            self.expect(self.run_setup("--no-torch", "--force"), 0, "going on")
+        (self.root / "etc/os-release").unlink()
+        self.expect(self.run_setup("--no-torch"), 3, "not Debian 12")
+
+    def test_neither_root_nor_sudo(self):
+        self.without("cmake")
+        self.stub("id", "echo 1000")
+        self.expect(self.run_setup("--no-torch"), 4, "neither root nor a user with sudo", "apt-get install cmake")
+        self.stub("sudo", "exit 1")
+        self.expect(self.run_setup("--no-torch"), 4, "sudo refused")
+        self.assertEqual(self.called("apt-get"), [])
+
+    def test_sudo_is_used_for_packages_only(self):
+        self.without("cmake")
+        self.stub("id", "echo 1000")
+        self.stub("sudo", '[ "$1" = -v ] || exec "$@"')
+        self.expect(self.run_setup(), 0, "done")
+        self.assertEqual([c for c in self.called("sudo") if "python3" in c], [])
+        self.assertEqual(len(self.called("apt-get")), 2)
+
+    def test_no_network_for_packages(self):
+        self.without("cmake")
+        self.stub("apt-get", "echo \"E: Failed to fetch http://deb.example/ Temporary failure resolving\"; exit 100")
+        self.expect(self.run_setup(), 5, "no network", "fetching the package lists")
+
+    def test_no_network_for_libtorch(self):
+        self.stub("python3", "echo 'NewConnectionError: Failed to establish a new connection' >&2; exit 1")
+        self.expect(self.run_setup(), 5, "no network: PyPI", "--no-torch")
+        self.assertFalse(self.torch_target().exists())
+
+    def test_a_failed_installation_names_its_log(self):
+        self.without("cmake")
+        self.stub("apt-get", 'case "$*" in *install*) echo "dpkg: broken"; exit 100 ;; esac')
+        result = self.run_setup("--no-torch")
+        self.expect(result, 8, "installing the packages failed; the log is ")
+        log = pathlib.Path(result.stderr.strip().rsplit(" ", 1)[1])
+        self.assertIn("dpkg: broken", log.read_text())
+
+    def test_an_installation_that_installs_nothing_is_noticed(self):
+        self.without("cmake")
+        self.stub("apt-get", "true")
+        self.expect(self.run_setup("--no-torch"), 8, "still missing after the installation: cmake")
+
+    def test_a_wrong_hash_is_a_failed_installation(self):
+        self.stub("python3", "echo 'ERROR: THESE PACKAGES DO NOT MATCH THE HASHES' >&2; exit 1")
+        self.expect(self.run_setup(), 8, "downloading LibTorch failed")
+
+    def test_not_enough_disk_says_where_and_how_much(self):
+        self.stub("df", 'echo header; echo "disk 1 1 1024000 1% /"')
+        self.expect(self.run_setup(), 6, "not enough disk space for LibTorch", "has 1000 MiB free, 2300 MiB are needed")
+        self.without("cmake")
+        self.expect(self.run_setup(), 6, "not enough disk space for the Debian packages", "2500 MiB")
+        self.assertEqual(self.called("apt-get") + self.called("python3"), [])
+
+    def test_help_and_wrong_options(self):
+        self.expect(self.run_setup("--help"), 0, "Usage: scripts/setup", "Exit status:")
+        self.expect(self.run_setup("--torch"), 2, "unknown option '--torch'")
+
+    def test_temporary_folders_are_removed(self):
+        self.run_setup()
+        self.assertEqual([p.name for p in self.dir.glob("signvote-setup-??????")], [])
+
+
+if __name__ == "__main__":
+    unittest.main()

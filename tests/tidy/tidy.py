@@ -1,0 +1,339 @@
+#!/usr/bin/env python3
+"""Checks the rules of this repository that no compiler checks. Usage: tidy.py [ROOT]
+
+Each finding is one line, `path:line: [rule] what is wrong and what to do instead`; the exit status is 1 if there is any.
+A line may say `// tidy: allow(rule) reason` (in scripts `# tidy: allow(rule) reason`) to be left alone; the reason is
+not optional. The rules are the functions below; tidy_test.py plants a violation of each.
+"""
+
+import os
+import pathlib
+import re
+import sys
+from typing import Iterator, NamedTuple
+
+SKIPPED_FOLDERS = {".git", "build", "out", "__pycache__"}
+CPP_SUFFIXES = (".h", ".cc", ".cu", ".cuh", ".inc")
+TEXT_SUFFIXES = CPP_SUFFIXES + (".md", ".py", ".txt", ".cmake", ".json", ".proto", ".yml", ".yaml", ".sh", ".toml")
+LINES_MAX = 800
+
+# A part may include itself and the parts listed: docs/architecture.md, "Folders". The longest matching prefix decides.
+_PROTO = ["common", "proto/signvote", "proto/wire"]
+_TALLY = _PROTO + ["server/tally", "server/stepsize"]
+_ROUND = _TALLY + ["server/round"]
+_REPLICA = _ROUND + ["server/replica"]
+_SERVER = _REPLICA + ["server/http", "server/rpc"]
+_DIRECTION = _PROTO + ["worker/codec"]
+_SESSION = _DIRECTION + ["worker/direction"]
+_MODELS = _SESSION + ["worker/session"]
+_TRAIN = _MODELS + ["worker/models", "worker/data"]
+_WORKER = _TRAIN + ["worker/train"]
+MAY_INCLUDE = {
+    "common": [],
+    "proto/signvote": ["common"],
+    "proto/wire": ["common", "proto/signvote"],
+    "server/tally": _PROTO,
+    "server/stepsize": _PROTO,
+    "server/round": _TALLY,
+    "server/replica": _ROUND,
+    "server/http": _REPLICA,
+    "server/rpc": _REPLICA,
+    "server": _SERVER,
+    "worker/codec": _PROTO,
+    "worker/direction": _DIRECTION,
+    "worker/session": _SESSION,
+    "worker/models": _MODELS,
+    "worker/data": _MODELS,
+    "worker/train": _TRAIN,
+    "worker": _WORKER,
+    "ctl": _PROTO,
+    "lab": _SERVER + _WORKER + ["server", "worker", "ctl"],
+    "tests": _SERVER + _WORKER + ["server", "worker", "ctl", "lab"],
+}
+PRODUCT = ("proto", "server", "worker", "ctl", "lab")  # what must go through common/ for time, files, chance and locks
+TORCH_FOLDERS = ("worker/models", "worker/data", "worker/train")
+
+# (rule, pattern, replacement, folders in which it holds)
+_EVERYWHERE = PRODUCT + ("tests",)
+BANNED = [
+    ("clock", r"\b(?:steady|system|high_resolution)_clock::now\b|\bclock_gettime\s*\(|\bgettimeofday\s*\(",
+     "ask a signvote::Clock (common/clock.h)", PRODUCT),
+    ("sleep", r"\bsleep_(?:for|until)\b|\b(?:u|nano)sleep\s*\(",
+     "use Clock::SleepFor (common/clock.h) or CondVar::WaitFor (common/mutex.h)", PRODUCT),
+    ("file", r"(?<![\w:])::open\s*\(|\bfopen\s*\(|\bstd::[io]?fstream\b",
+     "use signvote::FileSystem (common/file_system.h)", PRODUCT),
+    ("random", r"(?<![\w:.>])(?:std::)?s?rand\s*\(|\bstd::random_device\b|\bstd::mt19937(?:_64)?\b",
+     "use signvote::Rng (common/rng.h), or FileSystem::RandomBytes for keys and ids", _EVERYWHERE),
+    ("mutex", r"\babsl::Mutex\b|\babsl::CondVar\b|\bstd::(?:recursive_|shared_|timed_)?mutex\b|"
+              r"\bstd::condition_variable(?:_any)?\b",
+     "use signvote::Mutex and CondVar (common/mutex.h)", _EVERYWHERE),
+    ("throw", r"\bthrow\b(?!\s*\()", "return an absl::Status", PRODUCT + ("common",)),
+]
+
+TORCH_HEADER = re.compile(r"^(?:torch|ATen|c10|caffe2)/")
+RPC_HEADER = re.compile(r"^(?:grpc|grpcpp|google/protobuf)/|\.pb\.h$")
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
+ALLOW = re.compile(r"(?://|#) tidy: allow\((\w+)\)(.*)")
+# Split so that this file does not find itself.
+PRIVATE_PATHS = re.compile("/" + r"work/|/" + r"tmp/[\w.]+/\w|/" + r"root/|/" + r"home/\w")
+MARKDOWN_LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)|!\[[^\]]*\]\(([^)\s]+)\)")
+
+
+class Finding(NamedTuple):
+    path: str
+    line: int
+    rule: str
+    text: str
+
+    def __str__(self):
+        return f"{self.path}:{self.line}: [{self.rule}] {self.text}"
+
+
+class Tree:
+    """The files of a repository, read once. Paths are relative with forward slashes."""
+
+    def __init__(self, root: pathlib.Path):
+        self.root = root
+        self.text: dict[str, str] = {}
+        for folder, folders, names in os.walk(root):
+            folders[:] = sorted(f for f in folders if f not in SKIPPED_FOLDERS)
+            for name in sorted(names):
+                path = pathlib.Path(folder, name)
+                if path.is_symlink() or not is_text(path):
+                    continue
+                self.text[path.relative_to(root).as_posix()] = path.read_text(encoding="utf-8", errors="replace")
+
+    def cpp(self, *folders: str) -> Iterator[str]:
+        for path in self.text:
+            if path.endswith(CPP_SUFFIXES) and (not folders or path.startswith(tuple(f + "/" for f in folders))):
+                yield path
+
+
+def is_text(path: pathlib.Path) -> bool:
+    if path.name.endswith(TEXT_SUFFIXES):
+        return True
+    if "." in path.name:
+        return False
+    with path.open("rb") as file:  # scripts have no suffix
+        return file.read(2) == b"#!"
+
+
+def without_comments(text: str) -> str:
+    """The C++ text with comments and literals blanked, line numbers kept."""
+    pattern = re.compile(r'//[^\n]*|/\*.*?\*/|R"(\w*)\(.*?\)\1"|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\'', re.DOTALL)
+    return pattern.sub(lambda m: re.sub(r"[^\n]", " ", m.group()), text)
+
+
+def includes(text: str) -> Iterator[tuple[int, str, bool]]:
+    """(line, path, quoted) of each include."""
+    for number, line in enumerate(text.splitlines(), 1):
+        match = INCLUDE.match(line)
+        if match:
+            yield number, match.group(2), match.group(1) == '"'
+
+
+def part_of(path: str) -> str:
+    """The part of MAY_INCLUDE that a path belongs to, "" for none."""
+    if path.startswith("signvote/"):  # generated from proto/signvote
+        return "proto/signvote"
+    best = ""
+    for part in MAY_INCLUDE:
+        if path.startswith(part + "/") and len(part) > len(best):
+            best = part
+    return best
+
+
+def include_order(tree: Tree) -> Iterator[Finding]:
+    for path in tree.cpp():
+        part = part_of(path)
+        if not part:
+            continue
+        for line, included, quoted in includes(tree.text[path]):
+            other = part_of(included) if quoted else ""
+            if other and other != part and other not in MAY_INCLUDE[part]:
+                yield Finding(path, line, "order", f"{part} may not include {other} ({included}): an include points only "
+                              "to the left in docs/architecture.md, Folders; move what is shared to the left")
+
+
+def own_header_first(tree: Tree) -> Iterator[Finding]:
+    for path in tree.cpp():
+        header = path.removesuffix(".cc") + ".h"
+        if not path.endswith(".cc") or header not in tree.text:
+            continue
+        first = next(includes(tree.text[path]), None)
+        if first is None or first[1] != header:
+            yield Finding(path, first[0] if first else 1, "self", f'include "{header}" first: that proves that the header '
+                          "stands alone")
+
+
+def pragma_once(tree: Tree) -> Iterator[Finding]:
+    for path in tree.cpp():
+        if path.endswith((".h", ".cuh")) and not tree.text[path].startswith("#pragma once\n"):
+            yield Finding(path, 1, "pragma", "a header starts with #pragma once")
+
+
+def banned_calls(tree: Tree) -> Iterator[Finding]:
+    compiled = [(rule, re.compile(pattern), instead, folders) for rule, pattern, instead, folders in BANNED]
+    for path in tree.cpp():
+        code = without_comments(tree.text[path]).splitlines()
+        for rule, pattern, instead, folders in compiled:
+            if not path.startswith(tuple(f + "/" for f in folders)):
+                continue
+            for number, line in enumerate(code, 1):
+                match = pattern.search(line)
+                if match:
+                    yield Finding(path, number, rule, f"{match.group().strip()}: {instead}")
+
+
+def torch_apart(tree: Tree) -> Iterator[Finding]:
+    memo: dict[str, set[str]] = {}
+
+    def reached(path: str) -> set[str]:
+        """Every header that a file includes, through this repository's own ones too."""
+        if path not in memo:
+            memo[path] = set()  # ends cycles
+            found = set()
+            for _, included, _ in includes(tree.text[path]):
+                found.add(included)
+                if included in tree.text:
+                    found |= reached(included)
+            memo[path] = found
+        return memo[path]
+
+    for path in tree.cpp():
+        direct = next(((n, i) for n, i, _ in includes(tree.text[path]) if TORCH_HEADER.match(i)), None)
+        allowed = path.endswith(".cc") and path.startswith(
+            tuple(f"{prefix}{folder}/" for prefix in ("", "tests/unit/") for folder in TORCH_FOLDERS)
+            + ("lab/", "tests/"))
+        # A header of the torch folders' own, which only their .cc files include, is named *_torch.h.
+        allowed = allowed or path.endswith("_torch.h") and path.startswith(tuple(f + "/" for f in TORCH_FOLDERS))
+        if direct and not allowed:
+            yield Finding(path, direct[0], "torch", f"{direct[1]}: only the .cc files of worker/models, worker/data and "
+                          "worker/train include torch")
+        if not path.endswith(".cc"):
+            continue
+        every = reached(path)
+        torch = sorted(i for i in every if TORCH_HEADER.match(i))
+        rpc = sorted(i for i in every if RPC_HEADER.search(i))
+        if torch and rpc:
+            yield Finding(path, 1, "torch", f"sees both {torch[0]} and {rpc[0]}: LibTorch and gRPC or protobuf never meet in "
+                          "one translation unit; put a torch-free interface between them")
+
+
+def listed_sources(tree: Tree) -> Iterator[Finding]:
+    for path in tree.cpp():
+        if not path.endswith(".cc"):
+            continue
+        folder, name = os.path.split(path)
+        listed = False
+        relative = name
+        while True:
+            # With or without .cc: some lists name programs and add the suffix in a loop.
+            listed = listed or re.search(rf"(?<![\w/.-]){re.escape(relative.removesuffix('.cc'))}(?:\.cc)?(?![\w.-])",
+                                         tree.text.get(f"{folder}/CMakeLists.txt" if folder else "CMakeLists.txt", ""))
+            if listed or not folder:
+                break
+            folder, last = os.path.split(folder)
+            relative = f"{last}/{relative}"
+        if not listed:
+            yield Finding(path, 1, "orphan", "no CMakeLists.txt lists this file: add it, or delete it")
+
+
+def slug(heading: str) -> str:
+    """The anchor that a Markdown renderer makes of a heading."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading.strip()).lower()
+    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+
+
+def anchors(text: str) -> set[str]:
+    found: dict[str, int] = {}
+    out = set()
+    for heading in re.findall(r"^#{1,6}\s+(.*?)\s*#*$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE):
+        name = slug(heading)
+        count = found.get(name, 0)
+        out.add(name if count == 0 else f"{name}-{count}")
+        found[name] = count + 1
+    return out
+
+
+def dead_links(tree: Tree) -> Iterator[Finding]:
+    for path, text in tree.text.items():
+        if not path.endswith(".md"):
+            continue
+        fenced = False
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.lstrip().startswith("```"):
+                fenced = not fenced
+            if fenced:
+                continue
+            for match in MARKDOWN_LINK.finditer(re.sub(r"`[^`]*`", "", line)):
+                target = match.group(1) or match.group(2)
+                if re.match(r"[a-z][a-z0-9+.-]*:", target):
+                    continue
+                file, _, anchor = target.partition("#")
+                resolved = path if not file else os.path.normpath(os.path.join(os.path.dirname(path), file))
+                if file and not (tree.root / resolved).exists():
+                    yield Finding(path, number, "link", f"{target}: there is no {resolved}")
+                elif anchor and resolved in tree.text and anchor not in anchors(tree.text[resolved]):
+                    yield Finding(path, number, "link", f"{target}: {resolved} has no heading with the anchor #{anchor}")
+
+
+def private_words(tree: Tree) -> Iterator[Finding]:
+    for path, text in tree.text.items():
+        for number, line in enumerate(text.splitlines(), 1):
+            match = PRIVATE_PATHS.search(line)
+            if match:
+                yield Finding(path, number, "path", f"{match.group()}: a path of one machine; name it by a variable, or "
+                              "relative to the repository")
+
+
+def unfinished(tree: Tree) -> Iterator[Finding]:
+    pattern = re.compile(r"\b(?:FIX" + r"ME|XX" + r"X|HA" + r"CK)\b|\bTO" + r"DO\b(?!\([\w-]+\): \S)")
+    for path, text in tree.text.items():
+        if path.endswith(".md"):
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            match = pattern.search(line)
+            if match and not path.startswith("tests/tidy/"):
+                yield Finding(path, number, "unfinished", f"{match.group()}: finish it, or write TO" + "DO(topic): and the "
+                              "condition that ends it")
+
+
+def long_files(tree: Tree) -> Iterator[Finding]:
+    for path, text in tree.text.items():
+        lines = text.count("\n")
+        if lines > LINES_MAX and not path.endswith((".json", ".md")):
+            yield Finding(path, LINES_MAX + 1, "length", f"{lines} lines: split files above {LINES_MAX}")
+
+
+RULES = [include_order, own_header_first, pragma_once, banned_calls, torch_apart, listed_sources, dead_links,
+         private_words, unfinished, long_files]
+
+
+def check(root: pathlib.Path) -> list[Finding]:
+    tree = Tree(root)
+    findings = []
+    for rule in RULES:
+        for finding in rule(tree):
+            lines = tree.text[finding.path].splitlines()
+            line = lines[finding.line - 1] if 0 < finding.line <= len(lines) else ""
+            allow = ALLOW.search(line)
+            if allow and allow.group(1) == finding.rule:
+                if allow.group(2).strip():
+                    continue
+                finding = finding._replace(text=finding.text + " (tidy: allow needs a reason)")
+            findings.append(finding)
+    return sorted(findings)
+
+
+def main() -> int:
+    root = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).resolve().parents[2]
+    findings = check(root)
+    for finding in findings:
+        print(finding)
+    print(f"tidy: {len(findings)} findings" if findings else "tidy: clean")
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""The tidy checker finds each planted violation, and nothing in a clean tree."""
+
+import pathlib
+import shutil
+import tempfile
+import unittest
+
+import tidy
+
+CLEAN = {
+    "common/a.h": "#pragma once\n// steady_clock::now() in a comment is no call\n",
+    "common/a.cc": '#include "common/a.h"\n#include <chrono>\nauto t = std::chrono::steady_clock::now();\n',
+    "common/CMakeLists.txt": "signvote_library(common SRCS a.cc)\n",
+    "server/round/engine.h": '#pragma once\n#include "server/tally/tally.h"\n#include "common/a.h"\n',
+    "server/tally/tally.h": "#pragma once\n",
+    "server/rpc/rpc.h": '#pragma once\n#include "signvote/v1/training.pb.h"\n#include "proto/wire/wire.h"\n',
+    "proto/wire/wire.h": "#pragma once\n",
+    "worker/session/session.h": "#pragma once\n",
+    "docs/page.md": "# A page\n\n## Part `one`, of two\n\n[self](#part-one-of-two) [b](other.md#top) [web](https://x.y/z)\n",
+    "docs/other.md": "# Top\n![picture](../docs/page.md)\n```\n[not a link](nowhere.md)\n```\n`[nor](this.md)`\n",
+    "scripts/run": "#!/bin/sh\necho fine\n",
+}
+
+
+class TidyTest(unittest.TestCase):
+    def setUp(self):
+        self.root = pathlib.Path(tempfile.mkdtemp(prefix="signvote-tidy-test-"))
+        self.addCleanup(shutil.rmtree, self.root)
+        for path, text in CLEAN.items():
+            self.plant(path, text)
+
+    def plant(self, path, text):
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def plant_cc(self, path, text):
+        """A source that its folder lists, so that only the planted violation is found."""
+        self.plant(path, text)
+        folder = (self.root / path).parent
+        with (folder / "CMakeLists.txt").open("a") as listing:
+            listing.write(f"add({(self.root / path).name})\n")
+
+    def found(self):
+        return [(f.path, f.line, f.rule) for f in tidy.check(self.root)]
+
+    def expect(self, path, line, rule):
+        self.assertEqual(self.found(), [(path, line, rule)], [str(f) for f in tidy.check(self.root)])
+
+    def test_a_clean_tree_has_no_findings(self):
+        self.assertEqual(self.found(), [])
+
+    def test_an_include_to_the_right_is_found(self):
+        right = [
+            ("common/x.h", "proto/wire/wire.h"),
+            ("common/x.h", "signvote/v1/training.pb.h"),
+            ("proto/wire/x.h", "server/tally/tally.h"),
+            ("server/tally/x.h", "server/stepsize/rule.h"),
+            ("server/tally/x.h", "server/round/engine.h"),
+            ("server/round/x.h", "server/replica/replica.h"),
+            ("server/replica/x.h", "server/rpc/rpc.h"),
+            ("server/http/x.h", "server/rpc/rpc.h"),
+            ("server/rpc/x.h", "worker/session/session.h"),
+            ("worker/codec/x.h", "worker/direction/direction.h"),
+            ("worker/direction/x.h", "worker/session/session.h"),
+            ("worker/session/x.h", "worker/models/model.h"),
+            ("worker/models/x.h", "worker/data/data.h"),
+            ("worker/models/x.h", "worker/train/train.h"),
+            ("worker/x.h", "server/round/engine.h"),
+            ("ctl/x.h", "server/round/engine.h"),
+            ("ctl/x.h", "worker/session/session.h"),
+            ("server/x.h", "tests/support/help.h"),
+        ]
+        for path, included in right:
+            with self.subTest(path=path, included=included):
+                self.plant(path, f'#pragma once\n#include "{included}"\n')
+                self.expect(path, 2, "order")
+                (self.root / path).unlink()
+
+    def test_an_include_to_the_left_is_fine(self):
+        self.plant("worker/train/x.h", '#pragma once\n#include "worker/models/m.h"\n#include "worker/data/d.h"\n'
+                   '#include "common/a.h"\n')
+        self.plant("server/x.h", '#pragma once\n#include "server/rpc/rpc.h"\n#include "server/http/h.h"\n')
+        self.plant("tests/unit/x.h", '#pragma once\n#include "server/rpc/rpc.h"\n#include "worker/session/session.h"\n')
+        self.assertEqual(self.found(), [])
+
+    def test_each_banned_call_is_found_with_its_replacement(self):
+        calls = {
+            "auto t = std::chrono::steady_clock::now();": ("clock", "Clock"),
+            "auto t = system_clock::now();": ("clock", "Clock"),
+            "clock_gettime(CLOCK_MONOTONIC, &t);": ("clock", "Clock"),
+            "std::this_thread::sleep_for(s);": ("sleep", "SleepFor"),
+            "usleep(3);": ("sleep", "SleepFor"),
+            "int fd = ::open(path, 0);": ("file", "FileSystem"),
+            "FILE* f = fopen(path, mode);": ("file", "FileSystem"),
+            "std::ofstream out(path);": ("file", "FileSystem"),
+            "std::ifstream in(path);": ("file", "FileSystem"),
+            "int x = rand();": ("random", "Rng"),
+            "int x = std::rand();": ("random", "Rng"),
+            "std::random_device device;": ("random", "Rng"),
+            "std::mt19937 generator;": ("random", "Rng"),
+            "absl::Mutex mu;": ("mutex", "signvote::Mutex"),
+            "std::mutex mu;": ("mutex", "signvote::Mutex"),
+            "std::condition_variable cv;": ("mutex", "signvote::Mutex"),
+            "throw 3;": ("throw", "absl::Status"),
+        }
+        for call, (rule, replacement) in calls.items():
+            with self.subTest(call=call):
+                self.plant("server/round/engine.h", f"#pragma once\n\n{call}\n")
+                self.expect("server/round/engine.h", 3, rule)
+                self.assertIn(replacement, tidy.check(self.root)[0].text)
+
+    def test_comments_strings_and_lookalikes_are_no_calls(self):
+        self.plant("server/round/engine.h", '#pragma once\n// rand() and throw\n/* std::mutex\n absl::Mutex */\n'
+                   'const char* s = "fopen(x) \\" rand()";\nint operand(int);\nint y = my::open(3), z = brand(2);\n'
+                   'auto r = R"(throw fopen())";\n')
+        self.assertEqual(self.found(), [])
+
+    def test_tests_may_open_files_but_not_roll_dice(self):
+        self.plant("tests/unit/x.h", "#pragma once\nstd::ofstream out;\n")
+        self.assertEqual(self.found(), [])
+        self.plant("tests/unit/x.h", "#pragma once\nint x = rand();\n")
+        self.expect("tests/unit/x.h", 2, "random")
+
+    def test_an_allowance_needs_the_right_rule_and_a_reason(self):
+        line = "std::mutex mu;  // tidy: allow(mutex) gRPC's own interface wants one"
+        self.plant("server/round/engine.h", f"#pragma once\n{line}\n")
+        self.assertEqual(self.found(), [])
+        self.plant("server/round/engine.h", "#pragma once\nstd::mutex mu;  // tidy: allow(mutex)\n")
+        self.expect("server/round/engine.h", 2, "mutex")
+        self.plant("server/round/engine.h", "#pragma once\nstd::mutex mu;  // tidy: allow(clock) because\n")
+        self.expect("server/round/engine.h", 2, "mutex")
+
+    def test_torch_outside_its_folders_is_found(self):
+        self.plant("worker/session/session.h", "#pragma once\n#include <torch/torch.h>\n")
+        self.expect("worker/session/session.h", 2, "torch")
+        self.plant("worker/session/session.h", "#pragma once\n")
+        self.plant("worker/models/llama.h", "#pragma once\n#include <ATen/ATen.h>\n")
+        self.expect("worker/models/llama.h", 2, "torch")
+        (self.root / "worker/models/llama.h").unlink()
+        self.plant_cc("worker/models/llama.cc", "#include <torch/torch.h>\n")
+        self.assertEqual(self.found(), [])
+
+    def test_torch_and_grpc_in_one_unit_are_found_even_through_headers(self):
+        self.plant_cc("worker/train/x.cc", '#include "worker/session/session.h"\n#include <torch/torch.h>\n')
+        self.assertEqual(self.found(), [])
+        for header in ("<grpcpp/grpcpp.h>", '"signvote/v1/training.pb.h"', "<google/protobuf/message.h>"):
+            self.plant("worker/session/session.h", f"#pragma once\n#include {header}\n")
+            self.expect("worker/train/x.cc", 1, "torch")
+
+    def test_a_header_without_pragma_once_is_found(self):
+        self.plant("common/b.h", "// words\n#pragma once\n")
+        self.expect("common/b.h", 1, "pragma")
+
+    def test_a_source_that_does_not_start_with_its_header_is_found(self):
+        self.plant("common/a.cc", '#include <vector>\n#include "common/a.h"\n')
+        self.expect("common/a.cc", 1, "self")
+
+    def test_a_source_that_no_list_names_is_found(self):
+        self.plant("common/forgotten.cc", "int x;\n")
+        self.expect("common/forgotten.cc", 1, "orphan")
+        self.plant("CMakeLists.txt", "add(common/forgotten.cc)\n")
+        self.assertEqual(self.found(), [])
+        self.plant("CMakeLists.txt", "add(common/unforgotten.cc not_common/forgotten.cc)\n")
+        self.expect("common/forgotten.cc", 1, "orphan")
+
+    def test_dead_links_and_anchors_are_found(self):
+        self.plant("docs/page.md", "# A\n[x](missing.md)\n")
+        self.expect("docs/page.md", 2, "link")
+        self.plant("docs/page.md", "# A\n![x](missing.png)\n")
+        self.expect("docs/page.md", 2, "link")
+        self.plant("docs/page.md", "# A\n\n[x](other.md#bottom)\n")
+        self.expect("docs/page.md", 3, "link")
+        self.plant("docs/page.md", "# A\n\n[x](#b)\n")
+        self.expect("docs/page.md", 3, "link")
+        self.plant("README.md", "[x](docs/page.md#a)\n")
+        self.plant("docs/page.md", "# A\n")
+        self.assertEqual(self.found(), [])
+
+    def test_paths_of_one_machine_are_found_in_any_text(self):
+        for path in ("docs/page.md", "scripts/run", "common/a.h", "CMakePresets.json"):
+            before = CLEAN.get(path, "{}\n")
+            self.plant(path, before + "see /" + "work/main\n")
+            self.expect(path, before.count("\n") + 1, "path")
+            self.plant(path, before)
+        self.plant("docs/page.md", "network/x and /" + "tmp/x are fine\n")
+        self.assertEqual(self.found(), [])
+        for path in ("tmp/some/file", "root/x", "home/me"):
+            self.plant("docs/page.md", f"/{path}\n")
+            self.expect("docs/page.md", 1, "path")
+
+    def test_unfinished_marks_are_found_unless_they_say_when_they_end(self):
+        self.plant("common/a.h", "#pragma once\n// TO" + "DO later\n")
+        self.expect("common/a.h", 2, "unfinished")
+        self.plant("common/a.h", "#pragma once\n// FIX" + "ME\n")
+        self.expect("common/a.h", 2, "unfinished")
+        self.plant("common/a.h", "#pragma once\n// TO" + "DO(journal): when the format has a version 2\n")
+        self.assertEqual(self.found(), [])
+
+    def test_long_files_are_found(self):
+        self.plant("common/a.h", "#pragma once\n" + "int x;\n" * 799)
+        self.assertEqual(self.found(), [])
+        self.plant("common/a.h", "#pragma once\n" + "int x;\n" * 800)
+        self.expect("common/a.h", 801, "length")
+
+    def test_build_folders_are_not_read(self):
+        self.plant("build/dev/x.h", "no pragma\n")
+        self.plant("out/x.h", "no pragma\n")
+        self.assertEqual(self.found(), [])
+
+    def test_the_command_tells_findings_and_exit_status(self):
+        import subprocess
+        import sys
+        command = [sys.executable, str(pathlib.Path(tidy.__file__)), str(self.root)]
+        clean = subprocess.run(command, capture_output=True, text=True, check=False)
+        self.assertEqual((clean.returncode, clean.stdout), (0, "tidy: clean\n"))
+        self.plant("common/b.h", "")
+        dirty = subprocess.run(command, capture_output=True, text=True, check=False)
+        self.assertEqual(dirty.returncode, 1)
+        self.assertIn("common/b.h:1: [pragma]", dirty.stdout)
+        self.assertIn("tidy: 1 findings", dirty.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()

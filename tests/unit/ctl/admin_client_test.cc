@@ -1,0 +1,169 @@
+// Goal: the client's own judgement of what a server answers. Method: a server in this process that answers wrongly.
+#include "ctl/admin_client.h"
+
+#include <gmock/gmock.h>
+#include <grpcpp/server_builder.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <sstream>
+
+#include "common/exit_codes.h"
+#include "signvote/v1/admin.grpc.pb.h"
+
+namespace signvote::ctl {
+namespace {
+
+class FakeAdmin final : public v1::Admin::Service {
+ public:
+  std::function<grpc::Status(grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>*)> on_export;
+  std::string drained;
+
+ private:
+  grpc::Status GetStatus(grpc::ServerContext*, const v1::GetStatusRequest*, v1::Status* reply) override {
+    reply->set_round(42);
+    return grpc::Status::OK;
+  }
+  grpc::Status Drain(grpc::ServerContext*, const v1::DrainRequest* request, v1::DrainReply*) override {
+    if (request->worker() != "alpha") return {grpc::StatusCode::NOT_FOUND, "no worker named beta is connected"};
+    drained = request->worker();
+    return grpc::Status::OK;
+  }
+  grpc::Status Export(grpc::ServerContext* context, const v1::ExportRequest*,
+                      grpc::ServerWriter<v1::ExportChunk>* writer) override {
+    return on_export(context, writer);
+  }
+};
+
+class AdminClientTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = testing::TempDir() + "admin_client_test.XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    root_ = pattern;
+    grpc::ServerBuilder builder;
+    int port = 0;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+    builder.RegisterService(&service_);
+    server_ = builder.BuildAndStart();
+    ASSERT_NE(server_, nullptr);
+    address_ = "127.0.0.1:" + std::to_string(port);
+  }
+  void TearDown() override {
+    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(5));
+    std::filesystem::remove_all(root_);
+  }
+
+  std::unique_ptr<AdminClient> Client(Duration timeout = std::chrono::seconds(10)) {
+    auto client = AdminClient::Create(FileSystem::Posix(),
+                                      {.server = address_, .insecure = true, .tls = {}, .timeout = timeout}, 0);
+    EXPECT_TRUE(client.ok()) << client.status();
+    return *std::move(client);
+  }
+  static v1::ExportChunk Chunk(const std::string& data, uint64_t total, uint64_t round = 9) {
+    v1::ExportChunk chunk;
+    chunk.set_data(data);
+    chunk.set_total_bytes(total);
+    chunk.set_round(round);
+    return chunk;
+  }
+  std::string Read(const std::string& name) {
+    std::ifstream in(root_ + "/" + name, std::ios::binary);
+    std::stringstream text;
+    text << in.rdbuf();
+    return text.str();
+  }
+
+  FakeAdmin service_;
+  std::unique_ptr<grpc::Server> server_;
+  std::string address_, root_;
+};
+
+TEST_F(AdminClientTest, AnswersAndRefusalsArriveWithTheirCodes) {
+  const auto client = Client();
+  const auto status = client->GetStatus();
+  ASSERT_TRUE(status.ok()) << status.status();
+  EXPECT_EQ(status->round(), 42u);
+  EXPECT_TRUE(client->Drain("alpha").ok());
+  EXPECT_EQ(service_.drained, "alpha");
+  const absl::Status refused = client->Drain("beta");
+  EXPECT_EQ(refused.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(refused.message()), testing::HasSubstr("beta"));
+  EXPECT_EQ(client->Pause().code(), absl::StatusCode::kUnimplemented);
+}
+
+TEST_F(AdminClientTest, NobodyThereIsUnavailableAndNamesTheServer) {
+  auto client = AdminClient::Create(
+      FileSystem::Posix(),
+      {.server = "127.0.0.1:1", .insecure = true, .tls = {}, .timeout = std::chrono::seconds(5)}, 0);
+  ASSERT_TRUE(client.ok());
+  const absl::Status status = (*client)->GetStatus().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ExitCodeFor(status), ExitCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("127.0.0.1:1"));
+}
+
+TEST_F(AdminClientTest, NothingIsDialledWithoutServerOrCertificates) {
+  EXPECT_EQ(AdminClient::Create(FileSystem::Posix(), {}, 0).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(AdminClient::Create(FileSystem::Posix(), {.server = "host:1"}, 0).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(AdminClientTest, ExportWritesModelAndConfig) {
+  service_.on_export = [](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
+    v1::ExportChunk first = Chunk("abc", 5);
+    first.set_config_json("{\"a\":1}");
+    writer->Write(first);
+    writer->Write(Chunk("de", 5));
+    return grpc::Status::OK;
+  };
+  const auto exported = Client()->Export(FileSystem::Posix(), root_ + "/model.safetensors");
+  ASSERT_TRUE(exported.ok()) << exported.status();
+  EXPECT_EQ(exported->round, 9u);
+  EXPECT_EQ(exported->bytes, 5u);
+  EXPECT_TRUE(exported->has_config);
+  EXPECT_EQ(Read("model.safetensors"), "abcde");
+  EXPECT_EQ(Read("config.json"), "{\"a\":1}");
+}
+
+TEST_F(AdminClientTest, AnIncompleteExportLeavesTheOldFileAlone) {
+  std::ofstream(root_ + "/model.safetensors") << "old";
+  const auto attempt = [&] { return Client()->Export(FileSystem::Posix(), root_ + "/model.safetensors").status().code(); };
+
+  service_.on_export = [](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
+    writer->Write(Chunk("abc", 5));
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(attempt(), absl::StatusCode::kDataLoss);
+  service_.on_export = [](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
+    writer->Write(Chunk("abc", 5));
+    writer->Write(Chunk("de", 5, 10));
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(attempt(), absl::StatusCode::kDataLoss);
+  service_.on_export = [](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
+    writer->Write(Chunk("abc", 5));
+    return grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "no parameters yet");
+  };
+  EXPECT_EQ(attempt(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Read("model.safetensors"), "old");
+  EXPECT_FALSE(std::filesystem::exists(root_ + "/config.json"));
+}
+
+TEST_F(AdminClientTest, AnExportThatStandsStillEnds) {
+  service_.on_export = [](grpc::ServerContext* context, grpc::ServerWriter<v1::ExportChunk>* writer) {
+    writer->Write(Chunk("abc", 5));
+    while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    return grpc::Status::CANCELLED;
+  };
+  const auto exported =
+      Client(std::chrono::milliseconds(300))->Export(FileSystem::Posix(), root_ + "/model.safetensors");
+  EXPECT_EQ(exported.status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_FALSE(std::filesystem::exists(root_ + "/model.safetensors"));
+}
+
+}  // namespace
+}  // namespace signvote::ctl

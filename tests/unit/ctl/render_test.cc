@@ -1,0 +1,116 @@
+#include "ctl/render.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+namespace signvote::ctl {
+namespace {
+
+v1::Status Sample() {
+  v1::Status status;
+  status.set_software_version("0.1.0");
+  status.set_run_id("0f8fad5b-d9cb-469f-a165-70867728950e");
+  status.set_epoch(1);
+  status.set_phase(v1::Status::PHASE_ROUND_OPEN);
+  status.set_round(128);
+  status.set_rounds_max(300);
+  status.set_coordinates(851968);
+  status.set_layout_digest(0x0123456789abcdefull);
+  status.set_rule("alias");
+  status.set_direction("signum");
+  status.set_stepsize(0.0012345);
+  status.set_loss(2.84125);
+  status.set_round_seconds(0.21);
+  status.set_seconds_left(36.2);
+  status.set_uptime_seconds(75);
+  status.set_joins(4);
+  status.set_losses(1);
+  status.mutable_wire()->set_up_rounds_bytes(41'000'000);
+  status.mutable_wire()->set_down_rounds_bytes(41'000'000);
+  status.mutable_wire()->set_fp32_equivalent_bytes(1'308'000'000);
+  for (const char* name : {"w0", "a-worker-with-quite-a-long-name.example.org"}) {
+    v1::Worker* worker = status.add_workers();
+    worker->set_name(name);
+    worker->set_connected(true);
+    worker->set_role(v1::Worker::ROLE_MEMBER);
+    worker->set_ballots(128);
+    worker->set_agreement(0.7123);
+    worker->set_arrival_seconds(0.18);
+    worker->set_final_digest(7);
+  }
+  return status;
+}
+
+size_t Columns(const std::string& line) {
+  size_t columns = 0;
+  for (const char c : line) columns += (static_cast<unsigned char>(c) & 0xC0) != 0x80;
+  return columns;
+}
+
+TEST(RenderTest, TheTableFitsEightyColumns) {
+  v1::Status status = Sample();
+  status.set_round(123'456'789);
+  status.set_rounds_max(1'000'000'000);
+  status.set_attempt(3);
+  status.set_coordinates(350'000'000'000);
+  status.set_abstentions(123'456);
+  status.set_late_chunks(1'234'567);
+  status.mutable_wire()->set_up_rounds_bytes(41'000'000'000'000);
+  status.mutable_wire()->set_down_rounds_bytes(41'000'000'000'000);
+  status.mutable_wire()->set_fp32_equivalent_bytes(1'308'000'000'000'000);
+  std::istringstream lines(RenderTable(status, Colour::kOff));
+  for (std::string line; std::getline(lines, line);) EXPECT_LE(Columns(line), 80u) << line;
+}
+
+TEST(RenderTest, TheTableSaysWhatTheRunDoes) {
+  const std::string table = RenderTable(Sample(), Colour::kOff);
+  for (const char* text : {"128 of 300 (43 %)", "round open", "2.8413", "0.001234 (alias, signum)", "851,968",
+                           "31.9 x less", "41.0 MB up", "36.2 s left", "71.2%", "180 ms", "member", "a-worker-with-…",
+                           "0f8fad5b-d9cb-469f-a165-70867728950e"}) {
+    EXPECT_THAT(table, testing::HasSubstr(text));
+  }
+  EXPECT_THAT(table, testing::Not(testing::HasSubstr("\x1b")));
+}
+
+TEST(RenderTest, ColourIsAddedOnlyWhenAskedFor) {
+  EXPECT_THAT(RenderTable(Sample(), Colour::kOn), testing::HasSubstr("\x1b[32m"));
+}
+
+TEST(RenderTest, UnknownValuesAreDashes) {
+  v1::Status status = Sample();
+  status.set_round(0);
+  status.set_loss(NAN);
+  status.set_seconds_left(NAN);
+  status.mutable_workers(0)->set_ballots(0);
+  status.mutable_workers(0)->set_connected(false);
+  const std::string table = RenderTable(status, Colour::kOff);
+  EXPECT_THAT(table, testing::Not(testing::HasSubstr("nan")));
+  EXPECT_THAT(table, testing::HasSubstr("time left unknown"));
+  EXPECT_THAT(table, testing::HasSubstr("lost"));
+}
+
+TEST(RenderTest, JsonHasEveryFieldUnderItsProtoName) {
+  v1::Status status = Sample();
+  status.set_g_l1(NAN);
+  const auto json = nlohmann::json::parse(RenderJson(status));
+  const auto* descriptor = v1::Status::descriptor();
+  for (int i = 0; i < descriptor->field_count(); ++i) {
+    EXPECT_TRUE(json.contains(descriptor->field(i)->name())) << descriptor->field(i)->name();
+  }
+  EXPECT_EQ(json["round"], 128);
+  EXPECT_EQ(json["phase"], "round_open");
+  EXPECT_EQ(json["layout_digest"], "0123456789abcdef");
+  EXPECT_TRUE(json["g_l1"].is_null());
+  EXPECT_EQ(json["wire"]["up_rounds_bytes"], 41'000'000);
+  ASSERT_EQ(json["workers"].size(), 2u);
+  EXPECT_EQ(json["workers"][0]["role"], "member");
+  EXPECT_EQ(json["workers"][0]["final_digest"], "0000000000000007");
+  EXPECT_EQ(json["workers"][0]["connected"], true);
+}
+
+}  // namespace
+}  // namespace signvote::ctl

@@ -1,0 +1,39 @@
+#include <gtest/gtest.h>
+
+#include "proto/wire/wire.h"
+
+namespace signvote::wire {
+namespace {
+
+TEST(StatusCodesTest, EveryCodeKeepsItsNameAndMessageBothWays) {
+  const std::pair<absl::StatusCode, grpc::StatusCode> codes[] = {
+      {absl::StatusCode::kOk, grpc::OK},
+      {absl::StatusCode::kCancelled, grpc::CANCELLED},
+      {absl::StatusCode::kUnknown, grpc::UNKNOWN},
+      {absl::StatusCode::kInvalidArgument, grpc::INVALID_ARGUMENT},
+      {absl::StatusCode::kDeadlineExceeded, grpc::DEADLINE_EXCEEDED},
+      {absl::StatusCode::kNotFound, grpc::NOT_FOUND},
+      {absl::StatusCode::kAlreadyExists, grpc::ALREADY_EXISTS},
+      {absl::StatusCode::kPermissionDenied, grpc::PERMISSION_DENIED},
+      {absl::StatusCode::kResourceExhausted, grpc::RESOURCE_EXHAUSTED},
+      {absl::StatusCode::kFailedPrecondition, grpc::FAILED_PRECONDITION},
+      {absl::StatusCode::kAborted, grpc::ABORTED},
+      {absl::StatusCode::kOutOfRange, grpc::OUT_OF_RANGE},
+      {absl::StatusCode::kUnimplemented, grpc::UNIMPLEMENTED},
+      {absl::StatusCode::kInternal, grpc::INTERNAL},
+      {absl::StatusCode::kUnavailable, grpc::UNAVAILABLE},
+      {absl::StatusCode::kDataLoss, grpc::DATA_LOSS},
+      {absl::StatusCode::kUnauthenticated, grpc::UNAUTHENTICATED},
+  };
+  for (const auto& [ours, theirs] : codes) {
+    const grpc::Status out = ToGrpc(absl::Status(ours, "why"));
+    EXPECT_EQ(out.error_code(), theirs);
+    EXPECT_EQ(out.error_message(), ours == absl::StatusCode::kOk ? "" : "why");
+    const absl::Status back = FromGrpc(grpc::Status(theirs, "why"));
+    EXPECT_EQ(back.code(), ours);
+    EXPECT_EQ(std::string(back.message()), ours == absl::StatusCode::kOk ? "" : "why");
+  }
+}
+
+}  // namespace
+}  // namespace signvote::wire

@@ -1,0 +1,74 @@
+#include "server/round/digest_board.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace signvote::round {
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+std::vector<WorkerId> Workers(uint32_t n) {
+  std::vector<WorkerId> workers;
+  for (uint32_t w = 0; w < n; ++w) workers.push_back(WorkerId(w));
+  return workers;
+}
+
+TEST(DigestBoardTest, FindsNothingBeforeTheMasterAnswered) {
+  DigestBoard board;
+  board.Expect(Round(1), Workers(1));
+  EXPECT_TRUE(board.AddWorker(Round(1), WorkerId(0), 5));
+  EXPECT_THAT(board.Check(Round(1), true).differing, IsEmpty());
+  board.AddMaster(Round(1), 6);
+  EXPECT_THAT(board.Check(Round(1), true).differing, ElementsAre(WorkerId(0)));
+}
+
+TEST(DigestBoardTest, TheFirstAnswerOfAWorkerAndOfTheMasterStands) {
+  DigestBoard board;
+  board.Expect(Round(1), Workers(1));
+  EXPECT_TRUE(board.AddWorker(Round(1), WorkerId(0), 5));
+  EXPECT_FALSE(board.AddWorker(Round(1), WorkerId(0), 6));
+  board.AddMaster(Round(1), 5);
+  board.AddMaster(Round(1), 6);
+  EXPECT_THAT(board.Check(Round(1), true).differing, IsEmpty());
+}
+
+TEST(DigestBoardTest, AWorkerIsNamedOnce) {
+  DigestBoard board;
+  board.Expect(Round(1), Workers(1));
+  board.AddWorker(Round(1), WorkerId(0), 5);
+  board.AddMaster(Round(1), 6);
+  EXPECT_EQ(board.Check(Round(1), false).differing.size(), 1u);
+  EXPECT_THAT(board.Check(Round(1), false).differing, IsEmpty());
+}
+
+TEST(DigestBoardTest, ALaterRoundEndsTheWaitForEarlierAnswers) {
+  DigestBoard board;
+  board.Expect(Round(1), Workers(3));
+  board.AddMaster(Round(1), 6);
+  board.AddWorker(Round(1), WorkerId(0), 5);
+  EXPECT_THAT(board.Check(Round(1), false).differing, IsEmpty());
+  board.Expect(Round(2), Workers(3));
+  EXPECT_THAT(board.Check(Round(1), false).differing, ElementsAre(WorkerId(0)));
+}
+
+TEST(DigestBoardTest, HalfOfTheWorkersIsNoMajority) {
+  DigestBoard board;
+  board.Expect(Round(1), Workers(4));
+  board.AddMaster(Round(1), 6);
+  for (uint32_t w = 0; w < 4; ++w) board.AddWorker(Round(1), WorkerId(w), w < 2 ? 5 : 6);
+  const DigestFinding finding = board.Check(Round(1), true);
+  EXPECT_THAT(finding.majority_against_master, IsEmpty());
+  EXPECT_THAT(finding.differing, ElementsAre(WorkerId(0), WorkerId(1)));
+}
+
+TEST(DigestBoardTest, KeepsABoundedNumberOfRounds) {
+  DigestBoard board;
+  for (uint64_t r = 1; r <= 100; ++r) board.Expect(Round(r), Workers(2));
+  EXPECT_EQ(board.Rounds().size(), DigestBoard::kRoundsMax);
+  EXPECT_FALSE(board.AddWorker(Round(1), WorkerId(0), 1));
+}
+
+}  // namespace
+}  // namespace signvote::round

@@ -1,0 +1,74 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numbers>
+#include <vector>
+
+#include "server/stepsize/stepsize_rule.h"
+
+namespace signvote {
+namespace {
+
+constexpr uint64_t kRounds = 100;
+
+std::vector<float> Gammas(const FixedConfig& config, uint64_t rounds = kRounds) {
+  auto rule = MakeFixedRule(config);
+  std::vector<float> gammas;
+  for (uint64_t t = 0; t < rounds; ++t) {
+    gammas.push_back(rule->Decide({.round = Round(t), .rounds_max = kRounds, .workers = {}}).gamma);
+  }
+  return gammas;
+}
+
+TEST(FixedRuleTest, AConstantScheduleNeverMoves) {
+  for (const float gamma : Gammas({.gamma0 = 0.01})) EXPECT_EQ(gamma, 0.01f);
+}
+
+TEST(FixedRuleTest, TheWarmUpRisesLinearlyToGamma0) {
+  const auto gammas = Gammas({.gamma0 = 1, .warmup_rounds = 10});
+  for (size_t t = 0; t < 10; ++t) EXPECT_FLOAT_EQ(gammas[t], static_cast<float>(t + 1) / 10);
+  EXPECT_EQ(gammas[10], 1.0f);
+  EXPECT_EQ(gammas[99], 1.0f);
+}
+
+TEST(FixedRuleTest, TheCosineFallsFromGamma0ToNearZero) {
+  const auto gammas = Gammas({.gamma0 = 2, .schedule = ScheduleKind::kCosine});
+  EXPECT_EQ(gammas[0], 2.0f);
+  EXPECT_FLOAT_EQ(gammas[50], 1.0f);
+  EXPECT_FLOAT_EQ(gammas[25], static_cast<float>(1 + std::cos(std::numbers::pi / 4)));
+  EXPECT_GT(gammas[99], 0.0f);
+  EXPECT_LT(gammas[99], 1e-3f);
+}
+
+TEST(FixedRuleTest, TheCosineStartsAfterTheWarmUp) {
+  const auto gammas = Gammas({.gamma0 = 1, .schedule = ScheduleKind::kCosine, .warmup_rounds = 20});
+  EXPECT_FLOAT_EQ(gammas[20], 1.0f);
+  EXPECT_FLOAT_EQ(gammas[60], 0.5f);
+}
+
+TEST(FixedRuleTest, TheLinearScheduleLosesTheSameAmountEachRound) {
+  const auto gammas = Gammas({.gamma0 = 1, .schedule = ScheduleKind::kLinear});
+  for (size_t t = 0; t < kRounds; ++t)
+    EXPECT_NEAR(gammas[t], 1 - static_cast<double>(t) / kRounds, 1e-7);
+}
+
+TEST(FixedRuleTest, WsdIsFlatAndThenFallsLinearly) {
+  const auto gammas = Gammas({.gamma0 = 1, .schedule = ScheduleKind::kWsd, .warmup_rounds = 5});
+  EXPECT_FLOAT_EQ(gammas[0], 0.2f);
+  for (size_t t = 5; t <= 80; ++t) EXPECT_EQ(gammas[t], 1.0f);
+  for (size_t t = 80; t < kRounds; ++t)
+    EXPECT_FLOAT_EQ(gammas[t], static_cast<float>(kRounds - t) / 20);
+}
+
+TEST(FixedRuleTest, RoundsBeyondThePlanKeepTheLastStepsize) {
+  const auto gammas = Gammas({.gamma0 = 1, .schedule = ScheduleKind::kLinear}, 120);
+  EXPECT_EQ(gammas[119], gammas[99]);
+}
+
+TEST(FixedRuleTest, NeverAsksForAProbe) {
+  EXPECT_FALSE(MakeFixedRule({})->WantsProbe(Round(1)));
+  EXPECT_EQ(MakeFixedRule({})->name(), "fixed");
+}
+
+}  // namespace
+}  // namespace signvote
