@@ -9,70 +9,12 @@
 #include "absl/strings/str_join.h"
 #include "common/check.h"
 #include "server/round/arrivals.h"
+#include "server/round/attempt.h"
 #include "server/round/digest_board.h"
 #include "server/round/shares.h"
 
 namespace signvote::round {
 namespace {
-
-constexpr uint32_t kWorkersMax = 1024;
-
-// What one seat has sent in one attempt.
-struct Ballot {
-  std::vector<bool> in;  // by chunk; late chunks too
-  uint32_t in_count = 0;
-  uint32_t counted = 0;    // chunks in which it was counted
-  bool abstained = false;  // said so before the ballot was complete
-  AbstainReason reason = AbstainReason::kOther;
-  bool scalars_answered = false;         // they came, if only to be refused
-  std::optional<WorkerScalars> scalars;  // set unless refused
-};
-
-struct SeatState {
-  Seat seat;
-  bool live = true;  // connected and not leaving: somebody to wait for
-  Ballot ballot;
-
-  bool member() const { return seat.role == Role::kMember; }
-  bool complete(uint32_t chunks) const { return ballot.in_count == chunks; }
-};
-
-struct OpenAttempt {
-  Time opened;
-  std::vector<SeatState> seats;  // by WorkerId
-  uint32_t members = 0;
-  uint32_t quorum = 0;
-  bool probe = false;
-  std::optional<Time> deadline;  // nullopt when deadlines are off
-  bool deadline_passed = false;
-  bool silence_noticed = false;
-  std::vector<bool> closed;       // by chunk
-  std::vector<uint32_t> counted;  // by chunk
-  uint32_t closed_count = 0;
-  Time last_closed;
-  std::optional<Time> first_complete;
-};
-
-struct Worker {
-  std::string name;
-  Incarnation incarnation;
-  bool connected = false;
-  bool leaving = false;
-  bool barred = false;
-  bool seated = false;           // this incarnation has had a seat
-  bool scalars_refused = false;  // the last ones
-  Role role = Role::kMember;
-  Round lost_in;
-  uint32_t abstentions_in_a_row = 0;
-  uint64_t abstentions = 0;
-  uint64_t ballots = 0;
-  uint64_t late_chunks = 0;
-  uint64_t duplicate_chunks = 0;
-  WorkerArrivals arrivals;
-  std::optional<uint64_t> final_digest;
-
-  bool ready() const { return connected && !leaving && !barred; }
-};
 
 const char* ReasonText(AbstainReason reason) {
   switch (reason) {
@@ -119,7 +61,7 @@ class EngineImpl final : public Engine {
         Time next = open_->opened + config_.wait_timeout;
         if (open_->deadline.has_value() && !open_->deadline_passed)
           next = std::min(next, *open_->deadline);
-        if (AllClosed()) next = std::min(next, ScalarsUntil());
+        if (open_->AllClosed()) next = std::min(next, ScalarsUntil());
         if (stop_until_.has_value()) next = std::min(next, *stop_until_);
         return next;
       }
@@ -374,12 +316,7 @@ class EngineImpl final : public Engine {
     Progress();
   }
 
-  SeatState* SeatOf(WorkerId id) {
-    if (!open_.has_value()) return nullptr;
-    auto it = std::lower_bound(open_->seats.begin(), open_->seats.end(), id,
-                               [](const SeatState& s, WorkerId w) { return s.seat.worker < w; });
-    return it != open_->seats.end() && it->seat.worker == id ? &*it : nullptr;
-  }
+  SeatState* SeatOf(WorkerId id) { return open_.has_value() ? open_->Find(id) : nullptr; }
   SeatState* FindSeat(WorkerId id, Incarnation incarnation) {
     SeatState* seat = SeatOf(id);
     return seat != nullptr && seat->seat.incarnation == incarnation ? seat : nullptr;
@@ -418,6 +355,8 @@ class EngineImpl final : public Engine {
       return entry.second.ready() && entry.second.role == Role::kMember;
     });
     OpenAttempt open;
+    open.round = round_;
+    open.attempt = attempt_;
     open.opened = now_;
     open.probe = rule_->WantsProbe(round_);
     open.closed.assign(config_.chunks, false);
@@ -462,15 +401,13 @@ class EngineImpl final : public Engine {
     out_.push_back(std::move(action));
   }
 
-  bool AllClosed() const { return open_->closed_count == config_.chunks; }
-
   // Closes what can be closed, commits what can be committed, and reopens what never can be; after
   // every event.
   void Progress() {
     CheckDigests();
     if (phase_ == Phase::kFinishing) return CheckFinished();
     if (phase_ != Phase::kRoundOpen) return;
-    if (!AllClosed()) {
+    if (!open_->AllClosed()) {
       uint32_t live = 0;
       uint32_t gone_but_answered = 0;
       for (const SeatState& seat : open_->seats) {
@@ -498,24 +435,11 @@ class EngineImpl final : public Engine {
           if (!all_answered) continue;
           return live > 0 ? End(Diverged()) : Reopen(live);
         }
-        if (all_answered || (open_->deadline_passed && answered >= open_->quorum)) Close(k);
+        if (all_answered || (open_->deadline_passed && answered >= open_->quorum))
+          out_.push_back(open_->Close(ChunkIndex(k), now_));
       }
     }
-    if (AllClosed() && ScalarsSettled()) Commit();
-  }
-
-  void Close(uint32_t k) {
-    CloseChunk action{.round = round_, .attempt = attempt_, .chunk = ChunkIndex(k), .voters = {}};
-    for (SeatState& seat : open_->seats) {
-      if (!seat.member() || !seat.ballot.in[k]) continue;
-      ++seat.ballot.counted;
-      action.voters.push_back(seat.seat.worker);
-    }
-    open_->closed[k] = true;
-    open_->counted[k] = static_cast<uint32_t>(action.voters.size());
-    ++open_->closed_count;
-    open_->last_closed = now_;
-    out_.push_back(std::move(action));
+    if (open_->AllClosed() && ScalarsSettled()) Commit();
   }
 
   // Scalars follow the last chunk: when a ballot is completed after the deadline, they still get
@@ -551,44 +475,11 @@ class EngineImpl final : public Engine {
   }
 
   void Commit() {
-    CommitRound commit{.round = round_,
-                       .attempt = attempt_,
-                       .data_step = DataStep(round_.value()),
-                       .stepsize = {},
-                       .counted = open_->counted,
-                       .voters = {},
-                       .scalars = {},
-                       .loss = {},
-                       .g_l1 = {},
-                       .density = {},
-                       .members = open_->members,
-                       .abstentions = 0,
-                       .opened_for = now_ - *first_opened_,
-                       .wait = now_ - open_->first_complete.value_or(now_),
-                       .digest_due = false};
+    CommitRound commit = open_->Summary(config_.coordinates);
+    commit.opened_for = now_ - *first_opened_;
+    commit.wait = now_ - open_->first_complete.value_or(now_);
     std::vector<WorkerScalars> workers;
-    std::vector<double> losses, norms, densities;
-    for (const SeatState& seat : open_->seats) {
-      if (!seat.member()) continue;
-      if (seat.ballot.counted == 0) {
-        ++commit.abstentions;
-        continue;
-      }
-      commit.voters.push_back(seat.seat.worker);
-      if (!seat.ballot.scalars.has_value()) continue;
-      const WorkerScalars& s = *seat.ballot.scalars;
-      commit.scalars.emplace_back(seat.seat.worker, s);
-      workers.push_back(s);
-      losses.push_back(s.loss);
-      norms.push_back(s.g_l1);
-      if (s.g_l2_squared > 0) {
-        densities.push_back(s.g_l1 * s.g_l1 /
-                            (static_cast<double>(config_.coordinates) * s.g_l2_squared));
-      }
-    }
-    commit.loss = RobustMean(losses);
-    commit.g_l1 = RobustMean(norms);
-    commit.density = RobustMean(densities);
+    for (const auto& [id, scalars] : commit.scalars) workers.push_back(scalars);
     commit.stepsize = rule_->Decide({.round = round_,
                                      .rounds_max = config_.rounds_max,
                                      .x0_max_abs = config_.x0_max_abs,
@@ -674,7 +565,7 @@ class EngineImpl final : public Engine {
     if (wait_is_over || deadline_is_over || stop_is_over) open_->deadline_passed = true;
     const Round round = round_;
     Progress();
-    if (phase_ != Phase::kRoundOpen || round_ != round || AllClosed()) return;
+    if (phase_ != Phase::kRoundOpen || round_ != round || open_->AllClosed()) return;
     if (stop_is_over) return End(Stopped());
     if (wait_is_over) {
       return End(absl::DeadlineExceededError(absl::StrFormat(
@@ -858,52 +749,12 @@ class EngineImpl final : public Engine {
   Actions out_;
 };
 
-absl::Status Invalid(const std::string& what) {
-  return absl::InvalidArgumentError(absl::StrFormat("round engine: %s", what));
-}
-
-absl::Status Validate(const EngineConfig& c) {
-  if (c.coordinates == 0 || c.chunks == 0) return Invalid("a model without coordinates or chunks");
-  if (c.rounds_max == 0) return Invalid("the number of rounds must be at least 1");
-  if (c.workers_max == 0 || c.workers_max > kWorkersMax) {
-    return Invalid(absl::StrFormat("at most %d workers are accepted, not %d; use 1 to %d",
-                                   kWorkersMax, c.workers_max, kWorkersMax));
-  }
-  if (c.workers_min == 0 || c.workers_min > c.workers_max) {
-    return Invalid(absl::StrFormat("round 0 cannot wait for %d workers; use 1 to %d", c.workers_min,
-                                   c.workers_max));
-  }
-  if (c.quorum > c.workers_max) {
-    return Invalid(absl::StrFormat("a quorum of %d is above the limit of %d workers", c.quorum,
-                                   c.workers_max));
-  }
-  if (c.observer_after == 0)
-    return Invalid("a member cannot become an observer after 0 abstentions; use 1 or more");
-  const DeadlineConfig& d = c.deadline;
-  if (d.initial <= Duration{0}) return Invalid("the initial deadline must be above 0 s");
-  if (!(std::isfinite(d.grace_multiple) && d.grace_multiple >= 0 && d.grace_multiple <= 1000)) {
-    return Invalid("the grace multiple of the deadline must lie in [0, 1000]");
-  }
-  if (d.grace_floor < Duration{0} || d.grace_ceiling < d.grace_floor) {
-    return Invalid(
-        absl::StrFormat("the grace of the deadline needs 0 <= floor <= ceiling, not %s and %s",
-                        Seconds(d.grace_floor), Seconds(d.grace_ceiling)));
-  }
-  if (c.wait_timeout <= Duration{0}) return Invalid("the wait timeout must be above 0 s");
-  if (c.linger < Duration{0}) return Invalid("the linger time must not be negative");
-  if (!std::isfinite(c.x0_max_abs) || c.x0_max_abs < 0)
-    return Invalid("the initial parameters are not finite");
-  if (!std::isfinite(c.step_scale_max) || c.step_scale_max <= 0)
-    return Invalid("the largest step scale must be > 0");
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(EngineConfig config,
                                                        std::unique_ptr<StepsizeRule> rule,
                                                        Time now) {
-  if (absl::Status status = Validate(config); !status.ok()) return status;
+  if (absl::Status status = ValidateConfig(config); !status.ok()) return status;
   SIGNVOTE_CHECK(rule != nullptr);
   return std::make_unique<EngineImpl>(std::move(config), std::move(rule), now);
 }

@@ -48,6 +48,9 @@ struct EngineConfig {
   double step_scale_max = 1;
 };
 
+// INVALID_ARGUMENT names the first value that is out of range, and the range.
+absl::Status ValidateConfig(const EngineConfig& config);
+
 // What status pages show; plain copies.
 struct MemberView {
   WorkerId worker;
