@@ -31,10 +31,6 @@ inline Vec CarrySaveAdd(Vec& sum, Vec a, Vec b) {
   sum ^= half;
   return carry;
 }
-// May point past a buffer's end: a prefetch never faults.
-inline void Prefetch(const uint8_t* row, size_t offset) {
-  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(row) + offset));
-}
 
 #include "server/tally/tally_body.inc"
 

@@ -25,10 +25,6 @@ inline Vec CarrySaveAdd(Vec& sum, Vec a, Vec b) {
   sum = _mm512_ternarylogic_epi64(sum, a, b, 0x96);
   return carry;
 }
-// May point past a buffer's end: a prefetch never faults.
-inline void Prefetch(const uint8_t* row, size_t offset) {
-  _mm_prefetch(reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(row) + offset), _MM_HINT_T0);
-}
 
 #include "server/tally/tally_body.inc"
 

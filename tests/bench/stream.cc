@@ -13,24 +13,23 @@ constexpr size_t kFloats = 16;
 
 #define SIGNVOTE_STREAMS(suffix, isa)                                                                            \
   __attribute__((target(isa))) uint64_t Read##suffix(const uint8_t* data, size_t bytes) {                        \
-    Words sums[8] = {};                                                                                          \
-    const auto* words = static_cast<const Words*>(static_cast<const void*>(data));                               \
-    for (size_t i = 0; i < bytes / 64; i += 8) {                                                                 \
-      sums[0] += words[i];                                                                                       \
-      sums[1] += words[i + 1];                                                                                   \
-      sums[2] += words[i + 2];                                                                                   \
-      sums[3] += words[i + 3];                                                                                   \
-      sums[4] += words[i + 4];                                                                                   \
-      sums[5] += words[i + 5];                                                                                   \
-      sums[6] += words[i + 6];                                                                                   \
-      sums[7] += words[i + 7];                                                                                   \
-    }                                                                                                            \
-    uint64_t sum = 0;                                                                                            \
-    for (const Words& s : sums) {                                                                                \
-      for (int k = 0; k < 8; ++k) sum += s[k];                                                                   \
-    }                                                                                                            \
-    return sum;                                                                                                  \
-  }                                                                                                              \
+    Words s0 = {}, s1 = {}, s2 = {}, s3 = {}, s4 = {}, s5 = {}, s6 = {}, s7 = {};                               \
+    const auto* words = static_cast<const Words*>(static_cast<const void*>(data));                              \
+    for (size_t i = 0; i < bytes / 64; i += 8) {                                                                \
+      s0 += words[i];                                                                                           \
+      s1 += words[i + 1];                                                                                       \
+      s2 += words[i + 2];                                                                                       \
+      s3 += words[i + 3];                                                                                       \
+      s4 += words[i + 4];                                                                                       \
+      s5 += words[i + 5];                                                                                       \
+      s6 += words[i + 6];                                                                                       \
+      s7 += words[i + 7];                                                                                       \
+    }                                                                                                           \
+    const Words all = s0 + s1 + s2 + s3 + s4 + s5 + s6 + s7;                                                    \
+    uint64_t sum = 0;                                                                                           \
+    for (int k = 0; k < 8; ++k) sum += all[k];                                                                  \
+    return sum;                                                                                                 \
+  }                                                                                                             \
   __attribute__((target(isa))) void Scale##suffix(float* x, size_t n, float k) {                                 \
     auto* vx = static_cast<Floats*>(static_cast<void*>(x));                                                      \
     for (size_t i = 0; i < n / kFloats; ++i) vx[i] = vx[i] * k;                                                  \
