@@ -121,6 +121,28 @@ class PosixAtomicFile final : public AtomicFile {
   absl::Status poison_;  // OK until the first failure
 };
 
+class PosixLogFile final : public LogFile {
+ public:
+  PosixLogFile(std::string path, Fd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+
+  absl::Status Append(std::string_view text) override {
+    while (poison_.ok() && !text.empty()) {
+      const ssize_t written = ::write(fd_.get(), text.data(), text.size());
+      if (written < 0) {
+        if (errno != EINTR) poison_ = ErrnoStatus(errno, path_, "cannot write");
+        continue;
+      }
+      text.remove_prefix(static_cast<size_t>(written));
+    }
+    return poison_;
+  }
+
+ private:
+  const std::string path_;
+  const Fd fd_;
+  absl::Status poison_;  // OK until the first failure
+};
+
 class PosixMappedFile final : public MappedFile {
  public:
   PosixMappedFile(void* base, size_t size) : base_(base), size_(size) {}
@@ -181,6 +203,12 @@ class PosixFileSystem final : public FileSystem {
     if (!fd.ok()) return ErrnoStatus(errno, temporary, "cannot create");
     auto file = std::make_unique<PosixAtomicFile>(path, std::move(temporary), std::move(fd));
     return std::unique_ptr<AtomicFile>(std::move(file));
+  }
+
+  absl::StatusOr<std::unique_ptr<LogFile>> OpenLog(const std::string& path, uint32_t mode) override {
+    Fd fd = OpenRetry(path, O_WRONLY | O_APPEND | O_CREAT, mode);
+    if (!fd.ok()) return ErrnoStatus(errno, path, "cannot open for appending");
+    return std::unique_ptr<LogFile>(std::make_unique<PosixLogFile>(path, std::move(fd)));
   }
 
   absl::StatusOr<uint64_t> FileSize(const std::string& path) override {

@@ -25,6 +25,16 @@ class AtomicFile {
   virtual absl::Status Commit() = 0;
 };
 
+// A file that only grows, for logs. Threads: not thread-safe.
+// Durability: what Append() wrote is with the operating system; nothing is synced.
+// Failure:    after any non-OK status every later call returns that status.
+class LogFile {
+ public:
+  virtual ~LogFile() = default;
+  // One write at the file's end, so that lines of several processes do not mix.
+  virtual absl::Status Append(std::string_view text) = 0;
+};
+
 // A read-only memory map of a whole file. The view lives as long as the object.
 class MappedFile {
  public:
@@ -41,6 +51,8 @@ class FileSystem {
   virtual absl::StatusOr<std::unique_ptr<MappedFile>> Map(const std::string& path) = 0;
   // Creates "path.tmp" beside the target with `mode` (an octal permission such as 0644).
   virtual absl::StatusOr<std::unique_ptr<AtomicFile>> CreateAtomic(const std::string& path, uint32_t mode) = 0;
+  // Opens `path` for appending; creates it with `mode` when it is not there.
+  virtual absl::StatusOr<std::unique_ptr<LogFile>> OpenLog(const std::string& path, uint32_t mode) = 0;
   virtual absl::StatusOr<uint64_t> FileSize(const std::string& path) = 0;
   virtual absl::StatusOr<bool> IsDirectory(const std::string& path) = 0;
   // Regular files below `path`, recursively, sorted by path; symbolic links to files count, loops do not hang.

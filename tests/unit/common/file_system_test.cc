@@ -136,6 +136,19 @@ TEST_F(FileSystemTest, ALeftoverTemporaryIsReplacedNotWrittenInto) {
   EXPECT_EQ(Read(elsewhere), "precious");
 }
 
+TEST_F(FileSystemTest, ALogFileGrowsAtItsEndWhoeverOpensIt) {
+  const std::string path = dir_ / "log";
+  for (const char* line : {"one\n", "two\n"}) {
+    auto log = fs_->OpenLog(path, 0644);
+    ASSERT_TRUE(log.ok()) << Describe(log.status());
+    ASSERT_TRUE((*log)->Append(line).ok());
+  }
+  EXPECT_EQ(Read(path), "one\ntwo\n");
+  const auto missing = fs_->OpenLog(dir_ / "no/folder", 0644);
+  EXPECT_EQ(missing.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(ExitCodeFor(missing.status()), ExitCode::kBadInput);
+}
+
 TEST_F(FileSystemTest, AfterAFailureEveryLaterCallReturnsIt) {
   const std::string folder = dir_ / "folder";
   ASSERT_EQ(::mkdir(folder.c_str(), 0755), 0);
