@@ -64,3 +64,25 @@ TEST(ApplierTest, ASnapshotStandsAtOneRound) {
   // Pieces are copied one by one; without holding the applier, early and late ones would stand at different rounds.
   const uint64_t d = 3 * MasterReplica::kPieceCoordinates;
   const std::unique_ptr<MasterReplica> owner = std::move(*MasterReplica::Create(Tiny(d)));
+  std::atomic<bool> stop = false;
+  Applier applier(owner.get(), Clock::System(), {.backlog_max = 4});
+  std::thread committer([&] {
+    for (uint64_t r = 0; !stop; ++r) {
+      const auto record = Up(r, d);
+      while (!applier.TryPush(record)) {
+        if (!applier.WaitForRoom(seconds(10))) return;
+      }
+    }
+  });
+  for (int i = 0; i < 20; ++i) {
+    std::vector<float> copy;
+    const Round round = applier.Snapshot(&copy);
+    ASSERT_EQ(copy.size(), d);
+    for (uint64_t j = 0; j < d; j += 4099) ASSERT_EQ(copy[j], static_cast<float>(round.value())) << j;
+  }
+  stop = true;
+  committer.join();
+}
+
+}  // namespace
+}  // namespace signvote
