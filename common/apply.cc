@@ -20,8 +20,8 @@ void StepScalar(float* x, size_t n, const uint8_t* bits, size_t bit_offset, floa
   }
 }
 
-void RescaledStepScalar(float* x, const float* x0, size_t n, const uint8_t* bits, size_t bit_offset, float a, float c,
-                        float rho) {
+void RescaledStepScalar(float* x, const float* x0, size_t n, const uint8_t* bits, size_t bit_offset,
+                        float a, float c, float rho) {
   for (size_t i = 0; i < n; ++i) {
     const float delta = x[i] - x0[i];
     const float rescaled = std::fma(rho, delta, x0[i]);
@@ -77,8 +77,8 @@ TensorStep MakeTensorStep(float gamma, const TensorSpec& tensor) {
   return step;
 }
 
-void ApplyStep(const Layout& layout, float gamma, uint64_t first, uint64_t count, const uint8_t* bits,
-               uint64_t bits_first, float* x) {
+void ApplyStep(const Layout& layout, float gamma, uint64_t first, uint64_t count,
+               const uint8_t* bits, uint64_t bits_first, float* x) {
   SIGNVOTE_CHECK(bits_first <= first);
   const apply_kernels::StepFn kernel = ActiveTable().step;
   ForEachTensor(layout, first, count, [&](const TensorSpec& tensor, uint64_t from, uint64_t to) {
@@ -93,7 +93,8 @@ void ApplyRescaledStep(const Layout& layout, float gamma, float rho, uint64_t fi
   const apply_kernels::RescaledStepFn kernel = ActiveTable().rescaled_step;
   ForEachTensor(layout, first, count, [&](const TensorSpec& tensor, uint64_t from, uint64_t to) {
     const TensorStep step = MakeTensorStep(gamma, tensor);
-    kernel(x + (from - first), x0 + (from - first), to - from, bits, from - bits_first, step.a, step.c, rho);
+    kernel(x + (from - first), x0 + (from - first), to - from, bits, from - bits_first, step.a,
+           step.c, rho);
   });
 }
 

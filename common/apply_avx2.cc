@@ -1,4 +1,5 @@
-// AVX2 + FMA kernels of apply. Compiled with ISA flags: include nothing whose inline functions others share.
+// AVX2 + FMA kernels of apply. Compiled with ISA flags: include nothing whose inline functions
+// others share.
 #include <immintrin.h>
 
 #include "common/apply_bits.h"
@@ -23,11 +24,13 @@ inline __m256i TailMask(size_t n) {  // the first n lanes, n ≤ 8
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), lane);
 }
 
-inline __m256 Rescale(__m256 x, __m256 x0, __m256 rho) { return _mm256_fmadd_ps(rho, _mm256_sub_ps(x, x0), x0); }
+inline __m256 Rescale(__m256 x, __m256 x0, __m256 rho) {
+  return _mm256_fmadd_ps(rho, _mm256_sub_ps(x, x0), x0);
+}
 
 template <bool kRescale>
-inline void Run(float* x, const float* x0, size_t n, const uint8_t* bits, size_t bit_offset, float a, float c,
-                float rho) {
+inline void Run(float* x, const float* x0, size_t n, const uint8_t* bits, size_t bit_offset,
+                float a, float c, float rho) {
   const __m256 va = _mm256_set1_ps(a);
   const __m256 vc = _mm256_set1_ps(c);
   const __m256 vrho = _mm256_set1_ps(rho);
@@ -37,7 +40,8 @@ inline void Run(float* x, const float* x0, size_t n, const uint8_t* bits, size_t
     for (size_t k = 0; k < kBlock; k += kLanes) {
       __m256 v = _mm256_loadu_ps(x + i + k);
       if constexpr (kRescale) v = Rescale(v, _mm256_loadu_ps(x0 + i + k), vrho);
-      _mm256_storeu_ps(x + i + k, _mm256_fmadd_ps(v, vc, Term(static_cast<uint32_t>(word >> k), va)));
+      _mm256_storeu_ps(x + i + k,
+                       _mm256_fmadd_ps(v, vc, Term(static_cast<uint32_t>(word >> k), va)));
     }
   }
   if (i == n) return;
@@ -54,8 +58,8 @@ void Step(float* x, size_t n, const uint8_t* bits, size_t bit_offset, float a, f
   Run<false>(x, nullptr, n, bits, bit_offset, a, c, 1.0f);
 }
 
-void RescaledStep(float* x, const float* x0, size_t n, const uint8_t* bits, size_t bit_offset, float a, float c,
-                  float rho) {
+void RescaledStep(float* x, const float* x0, size_t n, const uint8_t* bits, size_t bit_offset,
+                  float a, float c, float rho) {
   Run<true>(x, x0, n, bits, bit_offset, a, c, rho);
 }
 

@@ -34,7 +34,9 @@ void Xxh3Stream::Update(const void* data, size_t bytes) {
 
 uint64_t Xxh3Stream::Digest() const { return XXH3_64bits_digest(state_->xxh.get()); }
 
-void Xxh3Stream::Reset() { SIGNVOTE_CHECK(XXH3_64bits_reset_withSeed(state_->xxh.get(), seed_) == XXH_OK); }
+void Xxh3Stream::Reset() {
+  SIGNVOTE_CHECK(XXH3_64bits_reset_withSeed(state_->xxh.get(), seed_) == XXH_OK);
+}
 
 uint64_t ReplicaDigest(const float* x, uint64_t first, uint64_t count) {
   SIGNVOTE_CHECK(first % kReplicaDigestBlock == 0);

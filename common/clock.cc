@@ -8,7 +8,9 @@ namespace {
 class SystemClock final : public Clock {
  public:
   Time Now() const override {
-    return {std::chrono::duration_cast<Duration>(std::chrono::steady_clock::now().time_since_epoch()).count()};
+    return {
+        std::chrono::duration_cast<Duration>(std::chrono::steady_clock::now().time_since_epoch())
+            .count()};
   }
   int64_t UnixMicros() const override {
     return std::chrono::duration_cast<std::chrono::microseconds>(

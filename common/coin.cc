@@ -23,7 +23,8 @@ void FillScalar(uint64_t prefix, uint64_t first_word, std::span<uint64_t> out) {
   return _mm512_xor_si512(z, _mm512_srli_epi64(z, 31));
 }
 
-[[gnu::target("avx512f,avx512dq")]] void FillAvx512(uint64_t prefix, uint64_t first_word, std::span<uint64_t> out) {
+[[gnu::target("avx512f,avx512dq")]] void FillAvx512(uint64_t prefix, uint64_t first_word,
+                                                    std::span<uint64_t> out) {
   uint64_t* const to = out.data();
   const size_t n = out.size();
   const __m512i vprefix = _mm512_set1_epi64(static_cast<int64_t>(prefix));
@@ -39,7 +40,8 @@ void FillScalar(uint64_t prefix, uint64_t first_word, std::span<uint64_t> out) {
     word = _mm512_add_epi64(next, eight);
   }
   for (; k < n; k += 8) {
-    const __mmask8 mask = n - k >= 8 ? static_cast<__mmask8>(0xFF) : static_cast<__mmask8>((1u << (n - k)) - 1u);
+    const __mmask8 mask =
+        n - k >= 8 ? static_cast<__mmask8>(0xFF) : static_cast<__mmask8>((1u << (n - k)) - 1u);
     _mm512_mask_storeu_epi64(to + k, mask, Fin8(_mm512_xor_si512(vprefix, word)));
     word = _mm512_add_epi64(word, eight);
   }

@@ -40,14 +40,15 @@ absl::StatusOr<Isa> ChooseIsa() {
   for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
     if (IsaName(isa) != forced) continue;
     if (isa > best) {
-      return absl::FailedPreconditionError("SIGNVOTE_FORCE_KERNEL=" + std::string(forced) +
-                                           ": this machine runs at most " + std::string(IsaName(best)) +
-                                           "; choose that or unset the variable");
+      return absl::FailedPreconditionError(
+          "SIGNVOTE_FORCE_KERNEL=" + std::string(forced) + ": this machine runs at most " +
+          std::string(IsaName(best)) + "; choose that or unset the variable");
     }
     return isa;
   }
-  return absl::InvalidArgumentError("SIGNVOTE_FORCE_KERNEL=" + std::string(forced) +
-                                    ": unknown kernel; choose scalar, avx2 or avx512, or unset the variable");
+  return absl::InvalidArgumentError(
+      "SIGNVOTE_FORCE_KERNEL=" + std::string(forced) +
+      ": unknown kernel; choose scalar, avx2 or avx512, or unset the variable");
 }
 
 Isa ActiveIsa() {

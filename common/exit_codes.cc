@@ -13,7 +13,8 @@ constexpr char kPayloadUrl[] = "signvote/exit-code";
 }  // namespace
 
 absl::Status WithExitCode(absl::Status status, ExitCode code) {
-  if (!status.ok()) status.SetPayload(kPayloadUrl, absl::Cord(std::to_string(static_cast<int>(code))));
+  if (!status.ok())
+    status.SetPayload(kPayloadUrl, absl::Cord(std::to_string(static_cast<int>(code))));
   return status;
 }
 

@@ -77,7 +77,8 @@ class PosixAtomicFile final : public AtomicFile {
       : path_(std::move(path)), temporary_(std::move(temporary)), fd_(std::move(fd)) {}
 
   ~PosixAtomicFile() override {
-    if (!renamed_) (void)::unlink(temporary_.c_str());  // nothing to report to; a leftover is replaced next time
+    if (!renamed_)
+      (void)::unlink(temporary_.c_str());  // nothing to report to; a leftover is replaced next time
   }
 
   absl::Status Append(std::span<const std::byte> data) override {
@@ -85,7 +86,8 @@ class PosixAtomicFile final : public AtomicFile {
     if (renamed_) return Poison(absl::FailedPreconditionError(path_ + ": already committed"));
     while (!data.empty()) {
       // Linux writes at most 2 GiB − 4 KiB per call.
-      const ssize_t written = ::write(fd_.get(), data.data(), std::min<size_t>(data.size(), size_t{1} << 30));
+      const ssize_t written =
+          ::write(fd_.get(), data.data(), std::min<size_t>(data.size(), size_t{1} << 30));
       if (written < 0) {
         if (errno == EINTR) continue;
         return Poison(ErrnoStatus(errno, temporary_, "cannot write"));
@@ -99,7 +101,8 @@ class PosixAtomicFile final : public AtomicFile {
     if (!poison_.ok()) return poison_;
     if (renamed_) return Poison(absl::FailedPreconditionError(path_ + ": already committed"));
     if (::fsync(fd_.get()) != 0) return Poison(ErrnoStatus(errno, temporary_, "cannot sync"));
-    if (const int error = fd_.Close(); error != 0) return Poison(ErrnoStatus(error, temporary_, "cannot close"));
+    if (const int error = fd_.Close(); error != 0)
+      return Poison(ErrnoStatus(error, temporary_, "cannot close"));
     if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
       return Poison(ErrnoStatus(errno, path_, "cannot rename " + temporary_));
     }
@@ -151,7 +154,9 @@ class PosixMappedFile final : public MappedFile {
   }
   PosixMappedFile(const PosixMappedFile&) = delete;
   PosixMappedFile& operator=(const PosixMappedFile&) = delete;
-  std::span<const std::byte> data() const override { return {static_cast<const std::byte*>(base_), size_}; }
+  std::span<const std::byte> data() const override {
+    return {static_cast<const std::byte*>(base_), size_};
+  }
 
  private:
   void* const base_;
@@ -163,7 +168,8 @@ class PosixFileSystem final : public FileSystem {
   absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t bytes_max) override {
     SIGNVOTE_ASSIGN_OR_RETURN(const Fd fd, OpenRegular(path));
     std::string text;
-    // Grows with what is read, not with the announced size: /proc files say 0, and a file may still be growing.
+    // Grows with what is read, not with the announced size: /proc files say 0, and a file may still
+    // be growing.
     std::string buffer(size_t{1} << 16, '\0');
     while (true) {
       const ssize_t got = ::read(fd.get(), buffer.data(), buffer.size());
@@ -173,8 +179,9 @@ class PosixFileSystem final : public FileSystem {
       }
       if (got == 0) return text;
       if (static_cast<uint64_t>(got) > bytes_max - text.size()) {
-        return FileError(absl::StatusCode::kResourceExhausted,
-                         path + ": larger than the " + std::to_string(bytes_max) + " bytes allowed");
+        return FileError(
+            absl::StatusCode::kResourceExhausted,
+            path + ": larger than the " + std::to_string(bytes_max) + " bytes allowed");
       }
       text.append(buffer, 0, static_cast<size_t>(got));
     }
@@ -193,9 +200,11 @@ class PosixFileSystem final : public FileSystem {
     return std::unique_ptr<MappedFile>(std::make_unique<PosixMappedFile>(base, size));
   }
 
-  absl::StatusOr<std::unique_ptr<AtomicFile>> CreateAtomic(const std::string& path, uint32_t mode) override {
+  absl::StatusOr<std::unique_ptr<AtomicFile>> CreateAtomic(const std::string& path,
+                                                           uint32_t mode) override {
     std::string temporary = path + ".tmp";
-    // A leftover of a crash may have another owner's mode or still be open elsewhere: never write into it.
+    // A leftover of a crash may have another owner's mode or still be open elsewhere: never write
+    // into it.
     if (::unlink(temporary.c_str()) != 0 && errno != ENOENT) {
       return ErrnoStatus(errno, temporary, "cannot remove the leftover");
     }
@@ -205,7 +214,8 @@ class PosixFileSystem final : public FileSystem {
     return std::unique_ptr<AtomicFile>(std::move(file));
   }
 
-  absl::StatusOr<std::unique_ptr<LogFile>> OpenLog(const std::string& path, uint32_t mode) override {
+  absl::StatusOr<std::unique_ptr<LogFile>> OpenLog(const std::string& path,
+                                                   uint32_t mode) override {
     Fd fd = OpenRetry(path, O_WRONLY | O_APPEND | O_CREAT, mode);
     if (!fd.ok()) return ErrnoStatus(errno, path, "cannot open for appending");
     return std::unique_ptr<LogFile>(std::make_unique<PosixLogFile>(path, std::move(fd)));
@@ -239,7 +249,8 @@ class PosixFileSystem final : public FileSystem {
         const int error = errno;
         struct stat st;
         const bool there = ::stat(part.c_str(), &st) == 0;
-        if (there && !S_ISDIR(st.st_mode)) return ErrnoStatus(ENOTDIR, part, "cannot make the folder");
+        if (there && !S_ISDIR(st.st_mode))
+          return ErrnoStatus(ENOTDIR, part, "cannot make the folder");
         if (!there) return ErrnoStatus(error, part, "cannot make the folder");
       }
       if (end == std::string::npos) return absl::OkStatus();
@@ -252,8 +263,9 @@ class PosixFileSystem final : public FileSystem {
     if ((st.st_mode & (S_IRWXG | S_IRWXO)) == 0) return absl::OkStatus();
     char mode[8];
     std::snprintf(mode, sizeof(mode), "%04o", static_cast<unsigned>(st.st_mode & 07777));
-    return FileError(absl::StatusCode::kPermissionDenied,
-                     path + " has mode " + mode + ": group or others can use it; run: chmod 600 " + path);
+    return FileError(
+        absl::StatusCode::kPermissionDenied,
+        path + " has mode " + mode + ": group or others can use it; run: chmod 600 " + path);
   }
 
   absl::StatusOr<std::string> RandomBytes(size_t n) override {
@@ -284,7 +296,8 @@ class PosixFileSystem final : public FileSystem {
     return fd;
   }
 
-  static absl::Status ListInto(const std::string& path, int depth, std::set<std::pair<dev_t, ino_t>>* seen,
+  static absl::Status ListInto(const std::string& path, int depth,
+                               std::set<std::pair<dev_t, ino_t>>* seen,
                                std::vector<std::string>* files) {
     struct stat st;
     if (::stat(path.c_str(), &st) != 0) return ErrnoStatus(errno, path, "cannot stat");
@@ -327,7 +340,8 @@ FileSystem* FileSystem::Posix() {
   return &fs;
 }
 
-absl::Status WriteFileAtomically(FileSystem* fs, const std::string& path, std::string_view data, uint32_t mode) {
+absl::Status WriteFileAtomically(FileSystem* fs, const std::string& path, std::string_view data,
+                                 uint32_t mode) {
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<AtomicFile> file, fs->CreateAtomic(path, mode));
   SIGNVOTE_RETURN_IF_ERROR(file->Append(std::as_bytes(std::span(data))));
   return file->Commit();

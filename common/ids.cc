@@ -29,7 +29,8 @@ constexpr int HexValue(char c) {
 }  // namespace
 
 absl::Status ValidateWorkerName(std::string_view name) {
-  if (name.empty()) return absl::InvalidArgumentError("the worker name is empty; give 1 to 63 characters");
+  if (name.empty())
+    return absl::InvalidArgumentError("the worker name is empty; give 1 to 63 characters");
   if (name.size() > kWorkerNameMax) {
     return absl::InvalidArgumentError("the worker name has " + std::to_string(name.size()) +
                                       " characters; at most 63 are allowed");
@@ -76,8 +77,8 @@ absl::StatusOr<RunId> RunId::FromText(std::string_view text) {
 }
 
 RunId RunId::FromRandom(uint64_t high, uint64_t low) {
-  high = (high & ~uint64_t{0xF000}) | uint64_t{0x4000};                        // version 4
-  low = (low & ~(uint64_t{3} << 62)) | (uint64_t{2} << 62);                    // the RFC's variant
+  high = (high & ~uint64_t{0xF000}) | uint64_t{0x4000};      // version 4
+  low = (low & ~(uint64_t{3} << 62)) | (uint64_t{2} << 62);  // the RFC's variant
   RunId id;
   for (size_t i = 0; i < 8; ++i) {
     id.bytes_[i] = static_cast<char>(high >> (56 - 8 * i));

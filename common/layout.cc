@@ -78,8 +78,8 @@ std::string FloatText(float value) {
 }
 
 std::string TensorText(const TensorSpec& t) {
-  return t.name + " " + ShapeText(t.shape) + " step_scale " + FloatText(t.step_scale) + " weight_decay " +
-         FloatText(t.weight_decay);
+  return t.name + " " + ShapeText(t.shape) + " step_scale " + FloatText(t.step_scale) +
+         " weight_decay " + FloatText(t.weight_decay);
 }
 
 }  // namespace
@@ -92,28 +92,32 @@ absl::StatusOr<Layout> Layout::Make(std::vector<TensorSpec> tensors) {
   for (size_t k = 0; k < tensors.size(); ++k) {
     TensorSpec& t = tensors[k];
     if (t.name.empty()) {
-      return absl::InvalidArgumentError("tensor " + std::to_string(k) + " of the layout has an empty name");
+      return absl::InvalidArgumentError("tensor " + std::to_string(k) +
+                                        " of the layout has an empty name");
     }
     if (t.name.size() > kNameBytesMax) {
-      return absl::InvalidArgumentError("tensor " + std::to_string(k) + " of the layout has a name of " +
-                                        std::to_string(t.name.size()) + " bytes; at most 1024 are allowed");
+      return absl::InvalidArgumentError(
+          "tensor " + std::to_string(k) + " of the layout has a name of " +
+          std::to_string(t.name.size()) + " bytes; at most 1024 are allowed");
     }
     if (!IsCleanUtf8(t.name)) {
       return absl::InvalidArgumentError("the name of tensor " + std::to_string(k) +
                                         " of the layout is not UTF-8 or has control characters");
     }
     if (t.name == "__metadata__") {
-      return absl::InvalidArgumentError("a tensor is named __metadata__, which safetensors reserves; rename it");
+      return absl::InvalidArgumentError(
+          "a tensor is named __metadata__, which safetensors reserves; rename it");
     }
     if (!names.insert(t.name).second) {
       return absl::InvalidArgumentError("two tensors of the layout are named " + t.name);
     }
     if (!std::isfinite(t.step_scale) || !(t.step_scale > 0.0f)) {
-      return absl::InvalidArgumentError("tensor " + t.name + ": step_scale " + FloatText(t.step_scale) +
-                                        " must be finite and above 0");
+      return absl::InvalidArgumentError("tensor " + t.name + ": step_scale " +
+                                        FloatText(t.step_scale) + " must be finite and above 0");
     }
     if (!std::isfinite(t.weight_decay) || !(t.weight_decay >= 0.0f)) {
-      return absl::InvalidArgumentError("tensor " + t.name + ": weight_decay " + FloatText(t.weight_decay) +
+      return absl::InvalidArgumentError("tensor " + t.name + ": weight_decay " +
+                                        FloatText(t.weight_decay) +
                                         " must be finite and not below 0");
     }
     // −0 would be another digest for the same layout.
@@ -121,7 +125,8 @@ absl::StatusOr<Layout> Layout::Make(std::vector<TensorSpec> tensors) {
     uint64_t count = 1;
     for (const uint64_t dimension : t.shape) {
       if (dimension == 0) {
-        return absl::InvalidArgumentError("tensor " + t.name + " has a zero dimension: " + ShapeText(t.shape));
+        return absl::InvalidArgumentError("tensor " + t.name +
+                                          " has a zero dimension: " + ShapeText(t.shape));
       }
       if (dimension > kCoordinatesMax / count) {
         return absl::InvalidArgumentError("tensor " + t.name + " " + ShapeText(t.shape) +
@@ -130,7 +135,8 @@ absl::StatusOr<Layout> Layout::Make(std::vector<TensorSpec> tensors) {
       count *= dimension;
     }
     if (count > kCoordinatesMax - total) {
-      return absl::InvalidArgumentError("with tensor " + t.name + " the layout has more than 2^40 coordinates");
+      return absl::InvalidArgumentError("with tensor " + t.name +
+                                        " the layout has more than 2^40 coordinates");
     }
     t.first = total;
     t.count = count;
@@ -162,9 +168,11 @@ std::string Layout::FirstDifference(const Layout& other) const {
   }
   if (tensors_.size() == other.tensors_.size()) return "";
   const bool here = tensors_.size() > both;
-  return "tensor " + std::to_string(both) + " is " + TensorText(here ? tensors_[both] : other.tensors_[both]) +
-         (here ? " here, missing there" : " there, missing here") + " (" + std::to_string(tensors_.size()) +
-         " tensors here, " + std::to_string(other.tensors_.size()) + " there)";
+  return "tensor " + std::to_string(both) + " is " +
+         TensorText(here ? tensors_[both] : other.tensors_[both]) +
+         (here ? " here, missing there" : " there, missing here") + " (" +
+         std::to_string(tensors_.size()) + " tensors here, " +
+         std::to_string(other.tensors_.size()) + " there)";
 }
 
 ChunkPlan::ChunkPlan(uint64_t coordinates, uint64_t chunk_coordinates)
@@ -178,8 +186,8 @@ ChunkPlan::ChunkPlan(uint64_t coordinates, uint64_t chunk_coordinates)
 
 uint64_t ChunkPlan::DefaultChunkCoordinates(uint64_t coordinates) {
   const uint64_t wanted = (coordinates + kChunksWanted - 1) / kChunksWanted;
-  const uint64_t whole =
-      (wanted + kChunkCoordinatesMultiple - 1) / kChunkCoordinatesMultiple * kChunkCoordinatesMultiple;
+  const uint64_t whole = (wanted + kChunkCoordinatesMultiple - 1) / kChunkCoordinatesMultiple *
+                         kChunkCoordinatesMultiple;
   return std::clamp(whole, kChunkCoordinatesMin, kChunkCoordinatesMax);
 }
 

@@ -56,7 +56,8 @@ struct Logger {
     format.store(options.format, std::memory_order_relaxed);
   }
   spdlog::logger spd;
-  std::atomic<LogFormat> format{LogFormat::kText};  // set before threads start; atomic for those who log earlier
+  std::atomic<LogFormat> format{
+      LogFormat::kText};  // set before threads start; atomic for those who log earlier
 };
 
 Logger& GetLogger() {
@@ -124,14 +125,16 @@ std::string TextLine(std::string_view message, std::initializer_list<LogField> f
   return line;
 }
 
-std::string JsonLine(LogLevel level, std::string_view message, std::initializer_list<LogField> fields) {
+std::string JsonLine(LogLevel level, std::string_view message,
+                     std::initializer_list<LogField> fields) {
   const int64_t micros = Clock::System()->UnixMicros();
   const std::time_t seconds = static_cast<std::time_t>(micros / 1'000'000);
   std::tm utc{};
   (void)gmtime_r(&seconds, &utc);  // cannot fail for a time of our clock
   char time[40];
   const size_t length = std::strftime(time, sizeof(time), "%Y-%m-%dT%H:%M:%S", &utc);
-  std::snprintf(time + length, sizeof(time) - length, ".%06dZ", static_cast<int>(micros % 1'000'000));
+  std::snprintf(time + length, sizeof(time) - length, ".%06dZ",
+                static_cast<int>(micros % 1'000'000));
   nlohmann::ordered_json line;
   line["time"] = time;
   line["level"] = LevelName(level);
@@ -146,7 +149,8 @@ std::string JsonLine(LogLevel level, std::string_view message, std::initializer_
 }  // namespace
 
 absl::Status ParseLogLevel(std::string_view text, LogLevel* level) {
-  for (const LogLevel candidate : {LogLevel::kDebug, LogLevel::kInfo, LogLevel::kWarning, LogLevel::kError}) {
+  for (const LogLevel candidate :
+       {LogLevel::kDebug, LogLevel::kInfo, LogLevel::kWarning, LogLevel::kError}) {
     if (text == LevelName(candidate)) {
       *level = candidate;
       return absl::OkStatus();
@@ -162,7 +166,8 @@ absl::Status ParseLogFormat(std::string_view text, LogFormat* format) {
   } else if (text == "json") {
     *format = LogFormat::kJson;
   } else {
-    return absl::InvalidArgumentError("unknown log format '" + std::string(text) + "'; use text or json");
+    return absl::InvalidArgumentError("unknown log format '" + std::string(text) +
+                                      "'; use text or json");
   }
   return absl::OkStatus();
 }

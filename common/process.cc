@@ -82,7 +82,8 @@ bool WaitForStop(Duration timeout) {
     // Rounded up: a wait of less than a millisecond must not spin.
     const int64_t left_ms = std::min<int64_t>((left.count() + 999'999) / 1'000'000, INT_MAX);
     pollfd event{StopEvent(), POLLIN, 0};
-    (void)::poll(&event, 1, static_cast<int>(left_ms));  // the loop's conditions decide, whatever it returned
+    (void)::poll(&event, 1,
+                 static_cast<int>(left_ms));  // the loop's conditions decide, whatever it returned
   }
   return StopRequested();
 }

@@ -55,7 +55,8 @@ absl::StatusOr<json> ParseHeader(const std::string& path, std::string_view text)
   };
   json header = json::parse(text.begin(), text.end(), callback, /*allow_exceptions=*/false);
   if (too_deep) return Damaged(path, "the header nests deeper than the format allows");
-  if (header.is_discarded() || !header.is_object()) return Damaged(path, "the header is not a JSON object");
+  if (header.is_discarded() || !header.is_object())
+    return Damaged(path, "the header is not a JSON object");
   if (!repeated.empty()) return Damaged(path, "the header repeats the key " + Quoted(repeated));
   return header;
 }
@@ -72,33 +73,40 @@ bool ReadIntegers(const json& value, std::vector<uint64_t>* out) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(FileSystem* fs, const std::string& path) {
+absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(FileSystem* fs,
+                                                                       const std::string& path) {
   auto file = std::make_unique<SafetensorsFile>();
   SIGNVOTE_ASSIGN_OR_RETURN(file->map_, fs->Map(path));
   const std::span<const std::byte> bytes = file->map_->data();
   if (bytes.size() < kPrefixBytes) {
-    return Damaged(path, "truncated: " + std::to_string(bytes.size()) + " bytes, a safetensors file has at least 8");
+    return Damaged(path, "truncated: " + std::to_string(bytes.size()) +
+                             " bytes, a safetensors file has at least 8");
   }
   uint64_t header_bytes;
   std::memcpy(&header_bytes, bytes.data(), sizeof(header_bytes));
   if (header_bytes > kHeaderBytesMax) {
-    return Damaged(path, "announces a header of " + std::to_string(header_bytes) +
-                             " bytes (at most 100 MB are allowed): not a safetensors file, or damaged");
+    return Damaged(path,
+                   "announces a header of " + std::to_string(header_bytes) +
+                       " bytes (at most 100 MB are allowed): not a safetensors file, or damaged");
   }
   if (header_bytes > bytes.size() - kPrefixBytes) {
-    return Damaged(path, "truncated: the header needs " + std::to_string(header_bytes) + " bytes, " +
-                             std::to_string(bytes.size() - kPrefixBytes) + " are there");
+    return Damaged(path, "truncated: the header needs " + std::to_string(header_bytes) +
+                             " bytes, " + std::to_string(bytes.size() - kPrefixBytes) +
+                             " are there");
   }
-  const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + kPrefixBytes, header_bytes);
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + kPrefixBytes,
+                              header_bytes);
   if (text.empty() || text.front() != '{') return Damaged(path, "the header is not a JSON object");
   SIGNVOTE_ASSIGN_OR_RETURN(const json header, ParseHeader(path, text));
   const std::span<const std::byte> data = bytes.subspan(kPrefixBytes + header_bytes);
 
   for (const auto& [name, entry] : header.items()) {
-    if (!entry.is_object()) return Damaged(path, "the header's entry " + Quoted(name) + " is not an object");
+    if (!entry.is_object())
+      return Damaged(path, "the header's entry " + Quoted(name) + " is not an object");
     if (name == kMetadataKey) {
       for (const auto& [key, value] : entry.items()) {
-        if (!value.is_string()) return Damaged(path, "the metadata " + Quoted(key) + " is not a string");
+        if (!value.is_string())
+          return Damaged(path, "the metadata " + Quoted(key) + " is not a string");
         file->metadata_[key] = value.get<std::string>();
       }
       continue;
@@ -107,14 +115,17 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(FileSyste
     const auto dtype = entry.find("dtype");
     const auto shape = entry.find("shape");
     const auto offsets = entry.find("data_offsets");
-    if (dtype == entry.end() || !dtype->is_string() || shape == entry.end() || offsets == entry.end()) {
+    if (dtype == entry.end() || !dtype->is_string() || shape == entry.end() ||
+        offsets == entry.end()) {
       return Damaged(path, tensor_text + " lacks dtype, shape or data_offsets");
     }
     Tensor tensor;
     tensor.name = name;
     std::vector<uint64_t> range;
-    if (!ReadIntegers(*shape, &tensor.shape) || !ReadIntegers(*offsets, &range) || range.size() != 2) {
-      return Damaged(path, tensor_text + " has a shape or data_offsets that are not unsigned integers");
+    if (!ReadIntegers(*shape, &tensor.shape) || !ReadIntegers(*offsets, &range) ||
+        range.size() != 2) {
+      return Damaged(path,
+                     tensor_text + " has a shape or data_offsets that are not unsigned integers");
     }
     if (dtype->get_ref<const std::string&>() != "F32") {
       return Unfit(path + ": " + tensor_text + " is " + dtype->get<std::string>() +
@@ -123,33 +134,37 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(FileSyste
     const uint64_t begin = range[0];
     const uint64_t end = range[1];
     if (begin > end || end > data.size()) {
-      return Damaged(path, tensor_text + " lies at bytes [" + std::to_string(begin) + ", " + std::to_string(end) +
-                               "), outside the file's " + std::to_string(data.size()) + " bytes of data");
+      return Damaged(path, tensor_text + " lies at bytes [" + std::to_string(begin) + ", " +
+                               std::to_string(end) + "), outside the file's " +
+                               std::to_string(data.size()) + " bytes of data");
     }
     uint64_t count = 1;
     for (const uint64_t dimension : tensor.shape) {
       if (dimension != 0 && count > UINT64_MAX / kBytesPerValue / dimension) {
-        return Damaged(path, tensor_text + " has a shape too large to exist: " + ShapeText(tensor.shape));
+        return Damaged(path,
+                       tensor_text + " has a shape too large to exist: " + ShapeText(tensor.shape));
       }
       count *= dimension;
     }
     if (count * kBytesPerValue != end - begin) {
       return Damaged(path, tensor_text + " " + ShapeText(tensor.shape) + " needs " +
-                               std::to_string(count * kBytesPerValue) + " bytes, its data_offsets hold " +
-                               std::to_string(end - begin));
+                               std::to_string(count * kBytesPerValue) +
+                               " bytes, its data_offsets hold " + std::to_string(end - begin));
     }
     tensor.data = data.subspan(begin, end - begin);
     file->tensors_.push_back(std::move(tensor));
   }
 
-  std::stable_sort(file->tensors_.begin(), file->tensors_.end(), [](const Tensor& a, const Tensor& b) {
-    return std::pair(a.data.data(), a.data.size()) < std::pair(b.data.data(), b.data.size());
-  });
+  std::stable_sort(
+      file->tensors_.begin(), file->tensors_.end(), [](const Tensor& a, const Tensor& b) {
+        return std::pair(a.data.data(), a.data.size()) < std::pair(b.data.data(), b.data.size());
+      });
   uint64_t at = 0;
   for (const Tensor& tensor : file->tensors_) {
     const auto begin = static_cast<uint64_t>(tensor.data.data() - data.data());
     if (begin != at) {
-      return Damaged(path, "tensor " + Quoted(tensor.name) + " starts at byte " + std::to_string(begin) +
+      return Damaged(path, "tensor " + Quoted(tensor.name) + " starts at byte " +
+                               std::to_string(begin) +
                                (begin < at ? ", inside the tensor before it, which ends at "
                                            : ", after a hole that begins at ") +
                                std::to_string(at));
@@ -157,7 +172,8 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(FileSyste
     at = begin + tensor.data.size();
   }
   if (at != data.size()) {
-    return Damaged(path, std::to_string(data.size() - at) + " bytes after the last tensor belong to none");
+    return Damaged(
+        path, std::to_string(data.size() - at) + " bytes after the last tensor belong to none");
   }
   return file;
 }
@@ -180,7 +196,8 @@ absl::Status SafetensorsFile::CopyInto(const Layout& layout, std::span<float> x)
     for (const TensorSpec& spec : layout.tensors()) known[spec.name] = &spec;
     for (const Tensor& tensor : tensors_) {
       if (!known.contains(tensor.name)) {
-        return Unfit("the file has the tensor " + Quoted(tensor.name) + ", which the model does not have");
+        return Unfit("the file has the tensor " + Quoted(tensor.name) +
+                     ", which the model does not have");
       }
     }
   }
@@ -191,7 +208,8 @@ absl::Status SafetensorsFile::CopyInto(const Layout& layout, std::span<float> x)
   return absl::OkStatus();
 }
 
-std::string SafetensorsHeader(const Layout& layout, const std::map<std::string, std::string>& metadata) {
+std::string SafetensorsHeader(const Layout& layout,
+                              const std::map<std::string, std::string>& metadata) {
   std::string text = "{";
   if (!metadata.empty()) {
     text += Quoted(kMetadataKey) + ":{";
@@ -203,8 +221,8 @@ std::string SafetensorsHeader(const Layout& layout, const std::map<std::string, 
   }
   for (const TensorSpec& spec : layout.tensors()) {
     if (text.back() != '{') text += ',';
-    text += Quoted(spec.name) + R"(:{"dtype":"F32","shape":)" + ShapeText(spec.shape) + R"(,"data_offsets":[)" +
-            std::to_string(spec.first * kBytesPerValue) + "," +
+    text += Quoted(spec.name) + R"(:{"dtype":"F32","shape":)" + ShapeText(spec.shape) +
+            R"(,"data_offsets":[)" + std::to_string(spec.first * kBytesPerValue) + "," +
             std::to_string((spec.first + spec.count) * kBytesPerValue) + "]}";
   }
   text += '}';
@@ -216,7 +234,8 @@ std::string SafetensorsHeader(const Layout& layout, const std::map<std::string, 
 }
 
 absl::Status WriteSafetensors(FileSystem* fs, const std::string& path, const Layout& layout,
-                              std::span<const float> x, const std::map<std::string, std::string>& metadata) {
+                              std::span<const float> x,
+                              const std::map<std::string, std::string>& metadata) {
   SIGNVOTE_CHECK(x.size() == layout.coordinates());
   std::map<std::string, std::string> full = metadata;
   full.emplace("format", "pt");

@@ -1,6 +1,7 @@
-// Goal: every kernel equals the scalar definition bit for bit, and the definition equals exact arithmetic.
-// Method: all lengths 0..4N+3 (N = 64, the kernels' block), three misalignments of x, every bit offset, special values;
-// the definition against an independent computation in double (TwoSum, rounded to odd, then once to fp32).
+// Goal: every kernel equals the scalar definition bit for bit, and the definition equals exact
+// arithmetic. Method: all lengths 0..4N+3 (N = 64, the kernels' block), three misalignments of x,
+// every bit offset, special values; the definition against an independent computation in double
+// (TwoSum, rounded to odd, then once to fp32).
 #include "common/apply.h"
 
 #include <gtest/gtest.h>
@@ -38,11 +39,13 @@ std::vector<Isa> VectorIsas() {
   return isas;
 }
 
-// fp32 values of every kind: zeros, denormals, infinities, quiet and signalling NaNs with payloads, any bit pattern.
+// fp32 values of every kind: zeros, denormals, infinities, quiet and signalling NaNs with payloads,
+// any bit pattern.
 float SpecialValue(Rng* rng) {
-  static const uint32_t kPatterns[] = {0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x007FFFFF, 0x00800000,
-                                       0x7F7FFFFF, 0xFF7FFFFF, 0x7F800000, 0xFF800000, 0x7FC00000, 0xFFC12345,
-                                       0x7F800001, 0xFFA0BEEF, 0x3F800000, 0xBF800000, 0x33800800, 0x3F7FFFFF};
+  static const uint32_t kPatterns[] = {0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x007FFFFF,
+                                       0x00800000, 0x7F7FFFFF, 0xFF7FFFFF, 0x7F800000, 0xFF800000,
+                                       0x7FC00000, 0xFFC12345, 0x7F800001, 0xFFA0BEEF, 0x3F800000,
+                                       0xBF800000, 0x33800800, 0x3F7FFFFF};
   const uint64_t draw = rng->Next();
   if (draw % 3 == 0) return std::bit_cast<float>(kPatterns[(draw >> 8) % std::size(kPatterns)]);
   if (draw % 3 == 1) return std::bit_cast<float>(static_cast<uint32_t>(draw >> 16));
@@ -61,8 +64,8 @@ const Scalars kScalarSets[] = {
     {std::numeric_limits<float>::infinity(), 1.0f, std::numeric_limits<float>::infinity()},
 };
 
-// fma in doubles: the product of two fp32 is exact, TwoSum gives the sum's residue, rounding to odd keeps what the last
-// rounding to fp32 needs to know.
+// fma in doubles: the product of two fp32 is exact, TwoSum gives the sum's residue, rounding to odd
+// keeps what the last rounding to fp32 needs to know.
 float FmaByDoubles(float x, float y, float z) {
   const double product = static_cast<double>(x) * static_cast<double>(y);
   const double addend = static_cast<double>(z);
@@ -80,10 +83,12 @@ float FmaByDoubles(float x, float y, float z) {
   return static_cast<float>(sum);
 }
 
-// A buffer of bits that ends exactly at an unreadable page, so that one byte too many is a crash in every build.
+// A buffer of bits that ends exactly at an unreadable page, so that one byte too many is a crash in
+// every build.
 class GuardedBits {
  public:
-  explicit GuardedBits(size_t bytes) : page_(static_cast<size_t>(::sysconf(_SC_PAGESIZE))), bytes_(bytes) {
+  explicit GuardedBits(size_t bytes)
+      : page_(static_cast<size_t>(::sysconf(_SC_PAGESIZE))), bytes_(bytes) {
     base_ = static_cast<uint8_t*>(
         ::mmap(nullptr, 2 * page_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     EXPECT_NE(static_cast<void*>(base_), MAP_FAILED);
@@ -110,7 +115,8 @@ std::vector<float> RandomFloats(size_t n, Rng* rng) {
   return x;
 }
 
-void ExpectSameBits(const std::vector<float>& got, const std::vector<float>& want, const char* what) {
+void ExpectSameBits(const std::vector<float>& got, const std::vector<float>& want,
+                    const char* what) {
   ASSERT_EQ(got.size(), want.size());
   if (std::memcmp(got.data(), want.data(), got.size() * sizeof(float)) == 0) return;
   for (size_t i = 0; i < got.size(); ++i) {
@@ -124,7 +130,8 @@ TEST(Apply, DefinitionEqualsExactArithmetic) {
   for (int k = 0; k < 300'000; ++k) {
     const float x = SpecialValue(&rng);
     const float a = SpecialValue(&rng);
-    const float c = k % 2 == 0 ? SpecialValue(&rng) : static_cast<float>(1.0 - rng.Uniform() * 1e-3);
+    const float c =
+        k % 2 == 0 ? SpecialValue(&rng) : static_cast<float>(1.0 - rng.Uniform() * 1e-3);
     const uint8_t bit = static_cast<uint8_t>(rng.Next() & 1);
     float got = x;
     apply_kernels::kScalar.step(&got, 1, &bit, 0, a, c);
@@ -166,7 +173,8 @@ TEST(Apply, RescaledDefinitionEqualsExactArithmetic) {
 // The comparison has teeth: plain double arithmetic is not the definition.
 TEST(Apply, PlainDoubleArithmeticWouldRoundTwice) {
   const float x = 0x1.001p-24f, c = 1.0f - 0x1p-12f + 0x1p-24f, a = 1.0f;
-  const auto plain = static_cast<float>(static_cast<double>(x) * static_cast<double>(c) + static_cast<double>(a));
+  const auto plain =
+      static_cast<float>(static_cast<double>(x) * static_cast<double>(c) + static_cast<double>(a));
   EXPECT_EQ(plain, 1.0f);
   EXPECT_EQ(FmaByDoubles(x, c, a), 0x1.000002p0f);
   const uint8_t bit = 0;
@@ -192,15 +200,16 @@ TEST(Apply, KernelsEqualTheDefinitionForEveryLengthAndMisalignment) {
       const std::vector<float> x0 = RandomFloats(n, &rng);
       std::vector<float> want = x, want_rescaled = x;
       apply_kernels::kScalar.step(want.data() + misalignment, n, bits, bit_offset, s.a, s.c);
-      apply_kernels::kScalar.rescaled_step(want_rescaled.data() + misalignment, x0.data(), n, bits, bit_offset, s.a,
-                                           s.c, s.rho);
+      apply_kernels::kScalar.rescaled_step(want_rescaled.data() + misalignment, x0.data(), n, bits,
+                                           bit_offset, s.a, s.c, s.rho);
       for (const Isa isa : isas) {
         const Table& table = apply_kernels::TableFor(isa);
         std::vector<float> got = x;
         table.step(got.data() + misalignment, n, bits, bit_offset, s.a, s.c);
         ExpectSameBits(got, want, IsaName(isa).data());
         got = x;
-        table.rescaled_step(got.data() + misalignment, x0.data(), n, bits, bit_offset, s.a, s.c, s.rho);
+        table.rescaled_step(got.data() + misalignment, x0.data(), n, bits, bit_offset, s.a, s.c,
+                            s.rho);
         ExpectSameBits(got, want_rescaled, IsaName(isa).data());
         ASSERT_FALSE(::testing::Test::HasFatalFailure()) << "n " << n << " offset " << bit_offset;
       }
@@ -213,7 +222,8 @@ TEST(Apply, KernelsEqualTheDefinitionForEveryBitOffset) {
   GuardedBits guarded(64);
   guarded.Fill(&rng);
   for (size_t bit_offset = 0; bit_offset < 64; ++bit_offset) {
-    for (const size_t n : {size_t{1}, size_t{57}, size_t{63}, size_t{64}, size_t{65}, size_t{128}, size_t{191}}) {
+    for (const size_t n :
+         {size_t{1}, size_t{57}, size_t{63}, size_t{64}, size_t{65}, size_t{128}, size_t{191}}) {
       for (const Scalars& s : kScalarSets) {
         const uint8_t* bits = guarded.Last(BytesForBits(n + bit_offset));
         const std::vector<float> x = RandomFloats(n, &rng);
@@ -230,9 +240,10 @@ TEST(Apply, KernelsEqualTheDefinitionForEveryBitOffset) {
 }
 
 Layout ThreeTensors() {
-  auto layout = Layout::Make({{.name = "a", .shape = {7, 11}, .step_scale = 1.0f, .weight_decay = 0.1f},
-                              {.name = "b", .shape = {}, .step_scale = 0.25f},
-                              {.name = "c", .shape = {300}, .step_scale = 3.0f, .weight_decay = 0.01f}});
+  auto layout =
+      Layout::Make({{.name = "a", .shape = {7, 11}, .step_scale = 1.0f, .weight_decay = 0.1f},
+                    {.name = "b", .shape = {}, .step_scale = 0.25f},
+                    {.name = "c", .shape = {300}, .step_scale = 3.0f, .weight_decay = 0.01f}});
   EXPECT_TRUE(layout.ok()) << Describe(layout.status());
   return *std::move(layout);
 }
@@ -264,14 +275,16 @@ TEST(Apply, EveryCutOfTheModelGivesTheSameReplica) {
   }
   const std::vector<float> want = Reference(layout, 0.013f, 1.0f, bits.data(), x0, x);
   const std::vector<float> want_rescaled = Reference(layout, 0.013f, 0.9f, bits.data(), x0, x);
-  for (const uint64_t cut : {uint64_t{1}, uint64_t{5}, uint64_t{64}, uint64_t{77}, uint64_t{79}, d}) {
+  for (const uint64_t cut :
+       {uint64_t{1}, uint64_t{5}, uint64_t{64}, uint64_t{77}, uint64_t{79}, d}) {
     std::vector<float> whole_bits = x, own_bits = x, rescaled = x;
     for (uint64_t first = 0; first < d; first += cut) {
       const uint64_t count = std::min(cut, d - first);
       ApplyStep(layout, 0.013f, first, count, bits.data(), 0, whole_bits.data() + first);
       // The same with a buffer that starts at the byte of the range.
       const uint64_t bits_first = first / 8 * 8;
-      ApplyStep(layout, 0.013f, first, count, bits.data() + first / 8, bits_first, own_bits.data() + first);
+      ApplyStep(layout, 0.013f, first, count, bits.data() + first / 8, bits_first,
+                own_bits.data() + first);
       ApplyRescaledStep(layout, 0.013f, 0.9f, first, count, bits.data(), 0, x0.data() + first,
                         rescaled.data() + first);
     }
@@ -291,19 +304,22 @@ TEST(ApplyDeathTest, RangeOutsideTheModelIsABug) {
   const Layout layout = ThreeTensors();
   std::vector<float> x(layout.coordinates() + 1);
   std::vector<uint8_t> bits(BytesForBits(x.size()));
-  EXPECT_DEATH(ApplyStep(layout, 0.1f, 1, layout.coordinates(), bits.data(), 0, x.data()), "check failed");
+  EXPECT_DEATH(ApplyStep(layout, 0.1f, 1, layout.coordinates(), bits.data(), 0, x.data()),
+               "check failed");
   EXPECT_DEATH(ApplyStep(layout, 0.1f, 0, 8, bits.data(), 8, x.data()), "check failed");
 }
 
 TEST(Apply, TensorStepRoundsOncePerLine) {
-  const TensorSpec t{.name = "t", .shape = {1}, .first = 0, .count = 1, .step_scale = 1.7f, .weight_decay = 0.3f};
+  const TensorSpec t{
+      .name = "t", .shape = {1}, .first = 0, .count = 1, .step_scale = 1.7f, .weight_decay = 0.3f};
   const TensorStep step = MakeTensorStep(0.1f, t);
   EXPECT_EQ(step.a, 0.1f * 1.7f);
   EXPECT_EQ(step.c, FmaByDoubles(-step.a, 0.3f, 1.0f));
 }
 
 TEST(Apply, GoldenVectorsOfTheVotedStep) {
-  // algorithms, "Golden vectors": t = 1, x0 = [1, −1, .5, 0], γ = .1, decay .1, verdict + + − +, double precision there.
+  // algorithms, "Golden vectors": t = 1, x0 = [1, −1, .5, 0], γ = .1, decay .1, verdict + + − +,
+  // double precision there.
   const auto layout = Layout::Make({{.name = "x", .shape = {4}, .weight_decay = 0.1f}});
   ASSERT_TRUE(layout.ok());
   float x[4] = {1.0f, -1.0f, 0.5f, 0.0f};

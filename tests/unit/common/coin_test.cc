@@ -21,7 +21,8 @@ TEST(Coin, FillEqualsTheDefinitionForEveryLengthAndStart) {
     for (const uint64_t first : {uint64_t{0}, uint64_t{5}, ~uint64_t{0} - 20}) {
       std::vector<uint64_t> out(n + 1, 0xABCD);
       FillTieCoins(11, Round(n), first, std::span(out.data(), n));
-      for (size_t k = 0; k < n; ++k) ASSERT_EQ(out[k], TieCoinWord(11, Round(n), first + k)) << n << " " << k;
+      for (size_t k = 0; k < n; ++k)
+        ASSERT_EQ(out[k], TieCoinWord(11, Round(n), first + k)) << n << " " << k;
       ASSERT_EQ(out[n], 0xABCDu) << "wrote past the end";
     }
   }

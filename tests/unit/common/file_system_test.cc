@@ -33,7 +33,9 @@ class FileSystemTest : public ::testing::Test {
     EXPECT_TRUE(text.ok()) << Describe(text.status());
     return text.ok() ? *text : "";
   }
-  static std::span<const std::byte> Bytes(std::string_view text) { return std::as_bytes(std::span(text)); }
+  static std::span<const std::byte> Bytes(std::string_view text) {
+    return std::as_bytes(std::span(text));
+  }
   static uint32_t ModeOf(const std::string& path) {
     struct stat st {};
     EXPECT_EQ(::stat(path.c_str(), &st), 0);
@@ -153,7 +155,8 @@ TEST_F(FileSystemTest, AfterAFailureEveryLaterCallReturnsIt) {
   const std::string folder = dir_ / "folder";
   ASSERT_EQ(::mkdir(folder.c_str(), 0755), 0);
   ASSERT_EQ(::mkdir((folder + "/target").c_str(), 0755), 0);
-  auto file = fs_->CreateAtomic(folder + "/target", 0644);  // a folder in the way: the rename must fail
+  auto file =
+      fs_->CreateAtomic(folder + "/target", 0644);  // a folder in the way: the rename must fail
   ASSERT_TRUE(file.ok());
   const absl::Status first = (*file)->Commit();
   EXPECT_FALSE(first.ok());
@@ -194,8 +197,10 @@ TEST_F(FileSystemTest, AFullDiskPoisonsTheFile) {
 }
 
 TEST_F(FileSystemTest, AMissingFolderIsNotFound) {
-  EXPECT_EQ(fs_->CreateAtomic(dir_ / "no/such/file", 0644).status().code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(WriteFileAtomically(fs_, dir_ / "no/such/file", "x", 0644).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(fs_->CreateAtomic(dir_ / "no/such/file", 0644).status().code(),
+            absl::StatusCode::kNotFound);
+  EXPECT_EQ(WriteFileAtomically(fs_, dir_ / "no/such/file", "x", 0644).code(),
+            absl::StatusCode::kNotFound);
 }
 
 TEST_F(FileSystemTest, SizesAndKindsAreTold) {

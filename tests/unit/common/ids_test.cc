@@ -31,8 +31,9 @@ TEST(WorkerName, AcceptsHostNames) {
 
 TEST(WorkerName, RefusesEverythingElse) {
   for (const std::string& name :
-       {std::string(), std::string(64, 'x'), std::string("-a"), std::string("a-"), std::string(".a"),
-        std::string("a b"), std::string("a/b"), std::string("ü"), std::string("a\nb"), std::string("a\0b", 3)}) {
+       {std::string(), std::string(64, 'x'), std::string("-a"), std::string("a-"),
+        std::string(".a"), std::string("a b"), std::string("a/b"), std::string("ü"),
+        std::string("a\nb"), std::string("a\0b", 3)}) {
     EXPECT_EQ(ValidateWorkerName(name).code(), absl::StatusCode::kInvalidArgument) << name;
   }
 }
@@ -51,17 +52,19 @@ TEST(RunId, TextAndBytesRoundTrip) {
 
 TEST(RunId, MalformedTextAndBytesAreRefused) {
   for (const std::string& text : {std::string(), std::string("123e4567-e89b-42d3-a456-42661417400"),
-                                 std::string("123e4567-e89b-42d3-a456-4266141740000"),
-                                 std::string("123e4567+e89b-42d3-a456-426614174000"),
-                                 std::string("123e4567-e89b-42d3-a456-42661417400g")}) {
+                                  std::string("123e4567-e89b-42d3-a456-4266141740000"),
+                                  std::string("123e4567+e89b-42d3-a456-426614174000"),
+                                  std::string("123e4567-e89b-42d3-a456-42661417400g")}) {
     EXPECT_EQ(RunId::FromText(text).status().code(), absl::StatusCode::kInvalidArgument) << text;
   }
   EXPECT_EQ(RunId::FromBytes("short").status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(RunId::FromBytes(std::string(17, 'x')).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(RunId::FromBytes(std::string(17, 'x')).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST(RunId, RandomOnesAreVersion4) {
-  for (const auto& [high, low] : {std::pair(uint64_t{0}, uint64_t{0}), std::pair(~uint64_t{0}, ~uint64_t{0})}) {
+  for (const auto& [high, low] :
+       {std::pair(uint64_t{0}, uint64_t{0}), std::pair(~uint64_t{0}, ~uint64_t{0})}) {
     const std::string text = RunId::FromRandom(high, low).ToText();
     EXPECT_EQ(text[14], '4') << text;
     EXPECT_NE(std::string("89ab").find(text[19]), std::string::npos) << text;

@@ -106,7 +106,8 @@ TEST(Layout, ABadTensorIsRefusedByName) {
 }
 
 TEST(Layout, NamesMayBeAnyUtf8) {
-  EXPECT_EQ(Made({{.name = "größe.\xE2\x82\xAC.\xF0\x9F\x98\x80", .shape = {4}}}).coordinates(), 4u);
+  EXPECT_EQ(Made({{.name = "größe.\xE2\x82\xAC.\xF0\x9F\x98\x80", .shape = {4}}}).coordinates(),
+            4u);
 }
 
 TEST(Layout, FirstDifferenceNamesTheTensorWithBothSides) {
@@ -115,16 +116,19 @@ TEST(Layout, FirstDifferenceNamesTheTensorWithBothSides) {
   std::vector<TensorSpec> other = Small();
   other[1].shape = {9};
   EXPECT_EQ(layout.FirstDifference(Made(other)),
-            "tensor 1 is b [] step_scale 0.5 weight_decay 0 here, b [9] step_scale 0.5 weight_decay 0 there");
+            "tensor 1 is b [] step_scale 0.5 weight_decay 0 here, b [9] step_scale 0.5 "
+            "weight_decay 0 there");
   other = Small();
   other.push_back({.name = "extra", .shape = {2}});
   EXPECT_THAT(layout.FirstDifference(Made(other)), HasSubstr("tensor 2 is extra [2]"));
-  EXPECT_THAT(layout.FirstDifference(Made(other)), HasSubstr("there, missing here (2 tensors here, 3 there)"));
+  EXPECT_THAT(layout.FirstDifference(Made(other)),
+              HasSubstr("there, missing here (2 tensors here, 3 there)"));
   EXPECT_THAT(Made(other).FirstDifference(layout), HasSubstr("here, missing there"));
 }
 
 TEST(ChunkPlan, CoversEveryCoordinateOnce) {
-  for (const uint64_t d : {uint64_t{1}, uint64_t{511}, uint64_t{512}, uint64_t{513}, uint64_t{5000}}) {
+  for (const uint64_t d :
+       {uint64_t{1}, uint64_t{511}, uint64_t{512}, uint64_t{513}, uint64_t{5000}}) {
     const ChunkPlan plan(d, 512);
     uint64_t covered = 0;
     size_t bytes = 0;

@@ -29,15 +29,19 @@ class LogTest : public ::testing::Test {
 TEST_F(LogTest, TextHasTimeLevelMessageAndFields) {
   InitLogging({});
   const std::string line = Captured([] {
-    LogInfo("round committed", {{"round", uint64_t{7}}, {"delta", int64_t{-3}}, {"gamma", 0.25}, {"worker", "w1"}});
+    LogInfo("round committed",
+            {{"round", uint64_t{7}}, {"delta", int64_t{-3}}, {"gamma", 0.25}, {"worker", "w1"}});
   });
-  EXPECT_THAT(line, MatchesRegex("[0-9-]+T[0-9:.]+Z info round committed round=7 delta=-3 gamma=0.25 worker=w1\n"));
+  EXPECT_THAT(
+      line, MatchesRegex(
+                "[0-9-]+T[0-9:.]+Z info round committed round=7 delta=-3 gamma=0.25 worker=w1\n"));
 }
 
 TEST_F(LogTest, AValueCannotForgeASecondLine) {
   InitLogging({});
-  const std::string line =
-      Captured([] { LogError("bad\nname", {{"name", std::string("x\n2024 info forged\x1b[31m \"q\"")}}); });
+  const std::string line = Captured([] {
+    LogError("bad\nname", {{"name", std::string("x\n2024 info forged\x1b[31m \"q\"")}});
+  });
   EXPECT_EQ(std::count(line.begin(), line.end(), '\n'), 1);
   EXPECT_THAT(line, HasSubstr("error bad name name=\"x\\n2024 info forged\\x1b[31m \\\"q\\\"\""));
 }
@@ -45,7 +49,9 @@ TEST_F(LogTest, AValueCannotForgeASecondLine) {
 TEST_F(LogTest, JsonIsOneObjectALineWithNumbersAsNumbers) {
   InitLogging({.level = LogLevel::kDebug, .format = LogFormat::kJson});
   const std::string line = Captured([] {
-    LogWarning("worker \"lost\"\n", {{"round", uint64_t{1} << 63}, {"share", int64_t{-1}}, {"loss", 1.5},
+    LogWarning("worker \"lost\"\n", {{"round", uint64_t{1} << 63},
+                                     {"share", int64_t{-1}},
+                                     {"loss", 1.5},
                                      {"name", std::string("\xFF\n")}});
   });
   ASSERT_EQ(std::count(line.begin(), line.end(), '\n'), 1);
@@ -87,7 +93,8 @@ TEST_F(LogTest, ThreadsDoNotMixTheirLines) {
   size_t begin = 0;
   int count = 0;
   for (size_t end; (end = lines.find('\n', begin)) != std::string::npos; begin = end + 1, ++count) {
-    ASSERT_TRUE(nlohmann::json::accept(lines.substr(begin, end - begin))) << lines.substr(begin, end - begin);
+    ASSERT_TRUE(nlohmann::json::accept(lines.substr(begin, end - begin)))
+        << lines.substr(begin, end - begin);
   }
   EXPECT_EQ(count, 200);
 }

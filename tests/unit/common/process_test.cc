@@ -14,7 +14,8 @@ namespace {
 
 constexpr Duration kLong = std::chrono::seconds(30);
 
-// Runs `f` in a child of its own, because signals and the stop flag belong to the whole process. Returns wait's status.
+// Runs `f` in a child of its own, because signals and the stop flag belong to the whole process.
+// Returns wait's status.
 template <typename F>
 int InChild(F f) {
   const pid_t child = ::fork();

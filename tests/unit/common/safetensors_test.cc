@@ -1,4 +1,5 @@
-// Goal: a file that is not exactly what the format says is refused with a message, never read wrongly, never a crash.
+// Goal: a file that is not exactly what the format says is refused with a message, never read
+// wrongly, never a crash.
 #include "common/safetensors.h"
 
 #include <gmock/gmock.h>
@@ -35,7 +36,8 @@ class SafetensorsTest : public ::testing::Test {
   }
   absl::StatusOr<std::unique_ptr<SafetensorsFile>> OpenBytes(const std::string& bytes) {
     path_ = dir_ / "file.safetensors";
-    std::ofstream(path_, std::ios::binary) << bytes;  // unsynced: some tests write hundreds of files
+    std::ofstream(path_, std::ios::binary)
+        << bytes;  // unsynced: some tests write hundreds of files
     return SafetensorsFile::Open(fs_, path_);
   }
   void ExpectRefused(const std::string& bytes, absl::StatusCode code, const std::string& message) {
@@ -128,21 +130,30 @@ TEST_F(SafetensorsTest, DamagedHeadersAreRefusedWithTheCulprit) {
   ExpectRefused(File("{\"a\":" + std::string(100'000, '['), 0), loss, "nests deeper");
   ExpectRefused(File("{\"a\":3}", 0), loss, "entry \"a\" is not an object");
   ExpectRefused(File("{" + t + "," + t + "}", 8), loss, "repeats the key \"a\"");
-  ExpectRefused(File(R"({"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8), loss,
-                "repeats the key \"dtype\"");
+  ExpectRefused(File(R"({"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8),
+                loss, "repeats the key \"dtype\"");
   ExpectRefused(File(R"({"a":{"shape":[2],"data_offsets":[0,8]}})", 8), loss, "lacks dtype");
-  ExpectRefused(File(R"({"a":{"dtype":"F32","data_offsets":[0,8]}})", 8), loss, "lacks dtype, shape");
-  ExpectRefused(File(R"({"a":{"dtype":"F32","shape":[2]}})", 8), loss, "lacks dtype, shape or data_offsets");
-  ExpectRefused(File(R"({"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8), loss, "not unsigned");
-  ExpectRefused(File(R"({"a":{"dtype":"F32","shape":[2.0],"data_offsets":[0,8]}})", 8), loss, "not unsigned");
-  ExpectRefused(File(R"({"a":{"dtype":"F32","shape":2,"data_offsets":[0,8]}})", 8), loss, "not unsigned");
-  ExpectRefused(File(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0]}})", 8), loss, "not unsigned");
-  ExpectRefused(File(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,99999999999999999999]}})", 8), loss,
+  ExpectRefused(File(R"({"a":{"dtype":"F32","data_offsets":[0,8]}})", 8), loss,
+                "lacks dtype, shape");
+  ExpectRefused(File(R"({"a":{"dtype":"F32","shape":[2]}})", 8), loss,
+                "lacks dtype, shape or data_offsets");
+  ExpectRefused(File(R"({"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8), loss,
                 "not unsigned");
+  ExpectRefused(File(R"({"a":{"dtype":"F32","shape":[2.0],"data_offsets":[0,8]}})", 8), loss,
+                "not unsigned");
+  ExpectRefused(File(R"({"a":{"dtype":"F32","shape":2,"data_offsets":[0,8]}})", 8), loss,
+                "not unsigned");
+  ExpectRefused(File(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0]}})", 8), loss,
+                "not unsigned");
+  ExpectRefused(
+      File(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,99999999999999999999]}})", 8), loss,
+      "not unsigned");
   ExpectRefused(File(R"({"__metadata__":{"k":1}})", 0), loss, "metadata \"k\" is not a string");
-  ExpectRefused(File(R"({"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,8]}})", 8), loss,
-                "too large to exist");
-  ExpectRefused(File(R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8), loss, "[3] needs 12 bytes");
+  ExpectRefused(
+      File(R"({"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,8]}})", 8),
+      loss, "too large to exist");
+  ExpectRefused(File(R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8), loss,
+                "[3] needs 12 bytes");
 }
 
 TEST_F(SafetensorsTest, HolesOverlapsAndStrayBytesAreRefused) {
@@ -192,7 +203,8 @@ TEST_F(SafetensorsTest, CopyRefusesWhatTheModelDoesNotExpectAndLeavesItAlone) {
     for (const float v : x) EXPECT_EQ(v, 9.0f);
     return std::string(status.message());
   };
-  EXPECT_THAT(refused({{.name = "a", .shape = {2}}, {.name = "c", .shape = {1}}}), HasSubstr("no tensor \"c\""));
+  EXPECT_THAT(refused({{.name = "a", .shape = {2}}, {.name = "c", .shape = {1}}}),
+              HasSubstr("no tensor \"c\""));
   EXPECT_THAT(refused({{.name = "a", .shape = {2}}, {.name = "b", .shape = {3}}}),
               HasSubstr("tensor \"b\" has shape [1] in the file, the model wants [3]"));
   EXPECT_THAT(refused({{.name = "a", .shape = {2}}}), HasSubstr("the file has the tensor \"b\""));

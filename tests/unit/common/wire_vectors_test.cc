@@ -137,10 +137,11 @@ std::string Recomputed(const std::string& kind, const std::string& rest) {
   const auto number = [&](const char* key) { return std::stoull(args.at(key)); };
   if (kind == "packed") return Packed(args.at(""));
   if (kind == "fin") return Hex64(Fin(std::stoull(args.at(""), nullptr, 16)));
-  if (kind == "tie") return Hex64(TieCoinWord(number("seed"), Round(number("round")), number("word")));
+  if (kind == "tie")
+    return Hex64(TieCoinWord(number("seed"), Round(number("round")), number("word")));
   if (kind == "own") {
-    return Hex64(OwnCoinWord(number("seed"), Round(number("round")), Share(static_cast<uint32_t>(number("share"))),
-                             number("word")));
+    return Hex64(OwnCoinWord(number("seed"), Round(number("round")),
+                             Share(static_cast<uint32_t>(number("share"))), number("word")));
   }
   if (kind == "layout") return Hex64(LayoutFromBytes(FromHex(args.at(""))).digest());
   if (kind == "apply") return Applied(args);
@@ -167,7 +168,8 @@ TEST(WireFormat, EveryTestVectorOfThePageIsTrue) {
     const size_t equals = line.rfind(" = ");
     ASSERT_TRUE(space != std::string::npos && equals != std::string::npos) << line;
     const std::string kind = line.substr(0, space);
-    EXPECT_EQ(Recomputed(kind, line.substr(space + 1, equals - space - 1)), line.substr(equals + 3)) << line;
+    EXPECT_EQ(Recomputed(kind, line.substr(space + 1, equals - space - 1)), line.substr(equals + 3))
+        << line;
     ++seen[kind];
   }
   for (const char* kind : {"packed", "fin", "tie", "own", "layout", "apply", "replica", "xxh3"}) {
