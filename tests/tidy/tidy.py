@@ -200,22 +200,21 @@ def torch_apart(tree: Tree) -> Iterator[Finding]:
             memo[path] = found
         return memo[path]
 
+    def torch_through(included: str) -> bool:
+        return included in tree.text and any(TORCH_HEADER.match(i) for i in reached(included))
+
+    in_torch_folders = tuple(f + "/" for f in TORCH_FOLDERS)
+    # Tests and the lab may link it; a header of the torch folders may name it, for those .cc files alone.
+    may_see = in_torch_folders + ("lab/", "tests/")
     for path in tree.cpp():
-        direct = next(((n, i) for n, i, _ in includes(tree.text[path]) if TORCH_HEADER.match(i)), None)
-        allowed = path.endswith(".cc") and path.startswith(
-            tuple(f"{prefix}{folder}/" for prefix in ("", "tests/unit/") for folder in TORCH_FOLDERS)
-            + ("lab/", "tests/"))
-        # A header of the torch folders' own, which only their .cc files include, is named *_torch.h.
-        allowed = allowed or path.endswith("_torch.h") and path.startswith(tuple(f + "/" for f in TORCH_FOLDERS))
-        if direct and not allowed:
-            yield Finding(path, direct[0], "torch", f"{direct[1]}: only the .cc files of worker/models, worker/data and "
-                          "worker/train include torch")
-        if not path.endswith(".cc"):
-            continue
         every = reached(path)
         torch = sorted(i for i in every if TORCH_HEADER.match(i))
         rpc = sorted(i for i in every if RPC_HEADER.search(i))
-        if torch and rpc:
+        if torch and not path.startswith(may_see):
+            line = next((n for n, i, _ in includes(tree.text[path]) if i in torch or torch_through(i)), 1)
+            yield Finding(path, line, "torch", f"sees {torch[0]}: only worker/models, worker/data and worker/train include "
+                          "torch, and none of their headers that others include")
+        elif torch and rpc and path.endswith(".cc"):
             yield Finding(path, 1, "torch", f"sees both {torch[0]} and {rpc[0]}: LibTorch and gRPC or protobuf never meet in "
                           "one translation unit; put a torch-free interface between them")
 

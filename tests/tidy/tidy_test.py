@@ -136,10 +136,10 @@ class TidyTest(unittest.TestCase):
         self.expect("worker/session/session.h", 2, "torch")
         self.plant("worker/session/session.h", "#pragma once\n")
         self.plant("worker/models/llama.h", "#pragma once\n#include <ATen/ATen.h>\n")
-        self.expect("worker/models/llama.h", 2, "torch")
-        (self.root / "worker/models/llama.h").unlink()
-        self.plant_cc("worker/models/llama.cc", "#include <torch/torch.h>\n")
+        self.plant_cc("worker/models/llama.cc", '#include "worker/models/llama.h"\n#include <torch/torch.h>\n')
         self.assertEqual(self.found(), [])
+        self.plant_cc("worker/main.cc", '#include "common/a.h"\n#include "worker/models/llama.h"\n')
+        self.expect("worker/main.cc", 2, "torch")
 
     def test_torch_and_grpc_in_one_unit_are_found_even_through_headers(self):
         self.plant_cc("worker/train/x.cc", '#include "worker/session/session.h"\n#include <torch/torch.h>\n')
