@@ -2,18 +2,14 @@
 // The server's metrics: one list gives names, kinds and help; docs/metrics.md is held to it by a test.
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/clock.h"
-#include "common/mutex.h"
 
 namespace prometheus {
-class Counter;
-class Gauge;
-class Histogram;
 class Registry;
 }  // namespace prometheus
 
@@ -73,6 +69,9 @@ namespace signvote {
 
 enum class MetricKind { kGauge, kCounter, kHistogram, kWorkerGauge, kProcessGauge, kProcessCounter, kInfo };
 
+// Every metric of the list with its kind, for the test that holds docs/metrics.md to it.
+std::vector<std::pair<std::string, MetricKind>> ServerMetricNames();
+
 enum class ServerMetric {
 #define SIGNVOTE_X(kind, id, name, help) id,
   SIGNVOTE_SERVER_METRICS(SIGNVOTE_X)
@@ -98,6 +97,8 @@ class ServerMetrics {
   double Value(ServerMetric gauge_or_counter) const;
 
   std::shared_ptr<prometheus::Registry> registry() const { return registry_; }
+  // What /metrics answers: the Prometheus text format, process figures read at this moment.
+  std::string Text();
 
  private:
   struct Impl;

@@ -1,0 +1,80 @@
+#include "common/http/http_server.h"
+
+#include <exception>
+#include <utility>
+#include <vector>
+
+#include <CivetServer.h>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/exit_codes.h"
+
+namespace signvote {
+namespace {
+
+class RouteHandler : public CivetHandler {
+ public:
+  explicit RouteHandler(std::function<HttpResponse()> route) : route_(std::move(route)) {}
+  bool handleGet(CivetServer*, mg_connection* connection) override {
+    const HttpResponse response = route_();
+    mg_printf(connection, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
+              response.code, mg_get_response_code_text(connection, response.code), response.content_type.c_str(),
+              response.body.size());
+    mg_write(connection, response.body.data(), response.body.size());
+    return true;
+  }
+
+ private:
+  const std::function<HttpResponse()> route_;
+};
+
+class CivetHttpServer final : public HttpServer {
+ public:
+  // Throws CivetException when the address cannot be bound; Start() catches it.
+  CivetHttpServer(const std::string& host, const std::string& port, HttpRoutes routes)
+      : host_(host),
+        server_(std::vector<std::string>{"listening_ports", absl::StrCat(host, ":", port), "num_threads", "3",
+                                         "request_timeout_ms", "5000", "enable_directory_listing", "no"}) {
+    handlers_.reserve(routes.size());
+    for (auto& [path, route] : routes) {
+      handlers_.push_back(std::make_unique<RouteHandler>(std::move(route)));
+      server_.addHandler(path + "$", *handlers_.back());
+    }
+    const std::vector<int> ports = server_.getListeningPorts();
+    port_ = ports.empty() ? 0 : static_cast<uint16_t>(ports[0]);
+  }
+  ~CivetHttpServer() override { server_.close(); }
+
+  uint16_t port() const override { return port_; }
+  std::string address() const override { return absl::StrCat(host_, ":", port_); }
+
+ private:
+  const std::string host_;
+  std::vector<std::unique_ptr<RouteHandler>> handlers_;
+  CivetServer server_;
+  uint16_t port_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address, HttpRoutes routes,
+                                                              const std::string& flag) {
+  const size_t colon = address.rfind(':');
+  uint32_t port = 0;
+  if (colon == std::string::npos || colon == 0 || !absl::SimpleAtoi(address.substr(colon + 1), &port) ||
+      port > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat(flag, " ", address, ": give HOST:PORT"));
+  }
+  try {
+    return std::unique_ptr<HttpServer>(
+        std::make_unique<CivetHttpServer>(address.substr(0, colon), address.substr(colon + 1), std::move(routes)));
+  } catch (const std::exception&) {
+    return WithExitCode(
+        absl::UnavailableError(absl::StrCat(flag, " ", address, ": cannot listen there; is the port in use, or the "
+                                            "address another machine's? Port 0 takes a free one")),
+        ExitCode::kPortInUse);
+  }
+}
+
+}  // namespace signvote

@@ -1,0 +1,66 @@
+#include "common/http/http_server.h"
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "common/exit_codes.h"
+
+namespace signvote {
+namespace {
+
+std::string Get(uint16_t port, const std::string& path) {
+  const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  const std::string request = "GET " + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+  EXPECT_EQ(::send(fd, request.data(), request.size(), 0), static_cast<ssize_t>(request.size()));
+  std::string answer;
+  char buffer[4096];
+  for (ssize_t n; (n = ::recv(fd, buffer, sizeof(buffer), 0)) > 0;) answer.append(buffer, static_cast<size_t>(n));
+  ::close(fd);
+  return answer;
+}
+
+TEST(HttpServerTest, RoutesAnswerWithTheirCodeTypeAndBody) {
+  auto server = HttpServer::Start("127.0.0.1:0", {{"/a", [] { return HttpResponse{200, "text/x", "alpha"}; }},
+                                                  {"/b", [] { return HttpResponse{503, "text/plain", "not yet"}; }}});
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string a = Get((*server)->port(), "/a");
+  EXPECT_TRUE(a.starts_with("HTTP/1.1 200 OK\r\n")) << a;
+  EXPECT_NE(a.find("Content-Type: text/x\r\n"), std::string::npos);
+  EXPECT_TRUE(a.ends_with("\r\n\r\nalpha"));
+  EXPECT_TRUE(Get((*server)->port(), "/b").starts_with("HTTP/1.1 503 "));
+}
+
+TEST(HttpServerTest, UnknownPathsAnswerNotFound) {
+  auto server = HttpServer::Start("127.0.0.1:0", {{"/a", [] { return HttpResponse{}; }}});
+  ASSERT_TRUE(server.ok()) << server.status();
+  EXPECT_TRUE(Get((*server)->port(), "/").starts_with("HTTP/1.1 404 "));
+  EXPECT_TRUE(Get((*server)->port(), "/ab").starts_with("HTTP/1.1 404 "));
+}
+
+TEST(HttpServerTest, ATakenPortIsAnErrorWithItsExitCode) {
+  auto first = HttpServer::Start("127.0.0.1:0", {});
+  ASSERT_TRUE(first.ok()) << first.status();
+  auto second = HttpServer::Start((*first)->address(), {});
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ExitCodeFor(second.status()), ExitCode::kPortInUse);
+}
+
+TEST(HttpServerTest, AnAddressWithoutPortIsRefused) {
+  for (const char* address : {"", "localhost", ":80", "h:port", "h:70000"}) {
+    EXPECT_EQ(HttpServer::Start(address, {}).status().code(), absl::StatusCode::kInvalidArgument) << address;
+  }
+}
+
+}  // namespace
+}  // namespace signvote
