@@ -298,6 +298,22 @@ def unfinished(tree: Tree) -> Iterator[Finding]:
                               "condition that ends it")
 
 
+def exit_codes(tree: Tree) -> Iterator[Finding]:
+    """common/exit_codes.h and the table of docs/operations.md, "Exit codes", name the same codes."""
+    header, page = "common/exit_codes.h", "docs/operations.md"
+    if header not in tree.text or page not in tree.text:
+        return
+    body = re.search(r"enum class ExitCode[^{]*\{(.*?)\};", without_comments(tree.text[header]), re.DOTALL)
+    code = {int(number): name for name, number in re.findall(r"(\w+)\s*=\s*(\d+)", body.group(1) if body else "")}
+    section = re.search(r"^## Exit codes\n(.*?)(?=^## |\Z)", tree.text[page], re.DOTALL | re.MULTILINE)
+    table = {int(n): name for n, name in re.findall(r"^\| (\d+) \| `?(\w+)`? \|", section.group(1) if section else "",
+                                                   re.MULTILINE)}
+    for number in sorted(code.keys() | table.keys()):
+        if code.get(number) != table.get(number):
+            yield Finding(page, 1, "exit", f"exit code {number} is {code.get(number, 'missing')} in {header} and "
+                          f"{table.get(number, 'missing')} in the table under Exit codes")
+
+
 def long_files(tree: Tree) -> Iterator[Finding]:
     for path, text in tree.text.items():
         lines = text.count("\n")
@@ -306,7 +322,7 @@ def long_files(tree: Tree) -> Iterator[Finding]:
 
 
 RULES = [include_order, own_header_first, pragma_once, banned_calls, torch_apart, listed_sources, dead_links,
-         private_words, unfinished, long_files]
+         private_words, unfinished, exit_codes, long_files]
 
 
 def check(root: pathlib.Path) -> list[Finding]:

@@ -197,6 +197,15 @@ class TidyTest(unittest.TestCase):
         self.plant("common/a.h", "#pragma once\n// TO" + "DO(journal): when the format has a version 2\n")
         self.assertEqual(self.found(), [])
 
+    def test_exit_codes_that_the_page_does_not_repeat_are_found(self):
+        self.plant("common/exit_codes.h", "#pragma once\nenum class ExitCode : int {\n  kOk = 0,  // x\n  kBad = 1,\n};\n")
+        table = "# A\n\n## Exit codes\n\n| code | name |\n|---|---|\n| 0 | kOk |\n"
+        self.plant("docs/operations.md", table + "| 1 | kBad |\n\n## Next\n\n| 7 | kNot |\n")
+        self.assertEqual(self.found(), [])
+        for rest in ("", "| 1 | kGood |\n", "| 1 | kBad |\n| 2 | kMore |\n"):
+            self.plant("docs/operations.md", table + rest)
+            self.expect("docs/operations.md", 1, "exit")
+
     def test_long_files_are_found(self):
         self.plant("common/a.h", "#pragma once\n" + "int x;\n" * 799)
         self.assertEqual(self.found(), [])
