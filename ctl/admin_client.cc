@@ -18,9 +18,10 @@ namespace {
 constexpr int kReceiveBytesMax = 16 << 20;
 constexpr uint32_t kFileMode = 0644;
 
+// gRPC takes deadlines on the wall clock; it converts them to its own monotonic one at once.
 std::chrono::system_clock::time_point DeadlineIn(Duration timeout) {
-  // gRPC takes deadlines on the system clock; it converts them to its own monotonic one at once.
-  return std::chrono::system_clock::now() + std::chrono::duration_cast<std::chrono::system_clock::duration>(timeout);
+  return std::chrono::system_clock::time_point(std::chrono::microseconds(Clock::System()->UnixMicros())) +
+         std::chrono::duration_cast<std::chrono::system_clock::duration>(timeout);
 }
 
 // Cancels a call that made no step for `timeout`: a stream has no deadline of its own that fits every model's size.

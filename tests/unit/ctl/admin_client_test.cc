@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "common/exit_codes.h"
+#include "common/mutex.h"
 #include "signvote/v1/admin.grpc.pb.h"
 
 namespace signvote::ctl {
@@ -19,8 +20,15 @@ namespace {
 
 class FakeAdmin final : public v1::Admin::Service {
  public:
-  std::function<grpc::Status(grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>*)> on_export;
-  std::string drained;
+  using OnExport = std::function<grpc::Status(grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>*)>;
+  void set_on_export(OnExport on_export) {
+    MutexLock lock(&mu_);
+    on_export_ = std::move(on_export);
+  }
+  std::string drained() const {
+    MutexLock lock(&mu_);
+    return drained_;
+  }
 
  private:
   grpc::Status GetStatus(grpc::ServerContext*, const v1::GetStatusRequest*, v1::Status* reply) override {
@@ -29,13 +37,23 @@ class FakeAdmin final : public v1::Admin::Service {
   }
   grpc::Status Drain(grpc::ServerContext*, const v1::DrainRequest* request, v1::DrainReply*) override {
     if (request->worker() != "alpha") return {grpc::StatusCode::NOT_FOUND, "no worker named beta is connected"};
-    drained = request->worker();
+    MutexLock lock(&mu_);
+    drained_ = request->worker();
     return grpc::Status::OK;
   }
   grpc::Status Export(grpc::ServerContext* context, const v1::ExportRequest*,
                       grpc::ServerWriter<v1::ExportChunk>* writer) override {
+    OnExport on_export;
+    {
+      MutexLock lock(&mu_);
+      on_export = on_export_;
+    }
     return on_export(context, writer);
   }
+
+  mutable Mutex mu_;
+  OnExport on_export_ ABSL_GUARDED_BY(mu_);
+  std::string drained_ ABSL_GUARDED_BY(mu_);
 };
 
 class AdminClientTest : public testing::Test {
@@ -88,7 +106,7 @@ TEST_F(AdminClientTest, AnswersAndRefusalsArriveWithTheirCodes) {
   ASSERT_TRUE(status.ok()) << status.status();
   EXPECT_EQ(status->round(), 42u);
   EXPECT_TRUE(client->Drain("alpha").ok());
-  EXPECT_EQ(service_.drained, "alpha");
+  EXPECT_EQ(service_.drained(), "alpha");
   const absl::Status refused = client->Drain("beta");
   EXPECT_EQ(refused.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(refused.message()), testing::HasSubstr("beta"));
@@ -113,13 +131,13 @@ TEST_F(AdminClientTest, NothingIsDialledWithoutServerOrCertificates) {
 }
 
 TEST_F(AdminClientTest, ExportWritesModelAndConfig) {
-  service_.on_export = [](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
+  service_.set_on_export([](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
     v1::ExportChunk first = Chunk("abc", 5);
     first.set_config_json("{\"a\":1}");
     writer->Write(first);
     writer->Write(Chunk("de", 5));
     return grpc::Status::OK;
-  };
+  });
   const auto exported = Client()->Export(FileSystem::Posix(), root_ + "/model.safetensors");
   ASSERT_TRUE(exported.ok()) << exported.status();
   EXPECT_EQ(exported->round, 9u);
@@ -133,32 +151,32 @@ TEST_F(AdminClientTest, AnIncompleteExportLeavesTheOldFileAlone) {
   std::ofstream(root_ + "/model.safetensors") << "old";
   const auto attempt = [&] { return Client()->Export(FileSystem::Posix(), root_ + "/model.safetensors").status().code(); };
 
-  service_.on_export = [](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
+  service_.set_on_export([](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
     writer->Write(Chunk("abc", 5));
     return grpc::Status::OK;
-  };
+  });
   EXPECT_EQ(attempt(), absl::StatusCode::kDataLoss);
-  service_.on_export = [](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
+  service_.set_on_export([](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
     writer->Write(Chunk("abc", 5));
     writer->Write(Chunk("de", 5, 10));
     return grpc::Status::OK;
-  };
+  });
   EXPECT_EQ(attempt(), absl::StatusCode::kDataLoss);
-  service_.on_export = [](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
+  service_.set_on_export([](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
     writer->Write(Chunk("abc", 5));
     return grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "no parameters yet");
-  };
+  });
   EXPECT_EQ(attempt(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(Read("model.safetensors"), "old");
   EXPECT_FALSE(std::filesystem::exists(root_ + "/config.json"));
 }
 
 TEST_F(AdminClientTest, AnExportThatStandsStillEnds) {
-  service_.on_export = [](grpc::ServerContext* context, grpc::ServerWriter<v1::ExportChunk>* writer) {
+  service_.set_on_export([](grpc::ServerContext* context, grpc::ServerWriter<v1::ExportChunk>* writer) {
     writer->Write(Chunk("abc", 5));
     while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(10));
     return grpc::Status::CANCELLED;
-  };
+  });
   const auto exported =
       Client(std::chrono::milliseconds(300))->Export(FileSystem::Posix(), root_ + "/model.safetensors");
   EXPECT_EQ(exported.status().code(), absl::StatusCode::kDeadlineExceeded);
