@@ -57,10 +57,12 @@ namespace {
 using tally_kernels::Table;
 using tally_kernels::TableFor;
 
-// Coins are drawn this many bytes at a time, so that they are still in the first-level cache when they vote.
+// Coins are drawn this many bytes at a time, so that they are still in the first-level cache when
+// they vote.
 constexpr size_t kCoinBytes = 8192;
 
-// A counter that starts at 2^planes − threshold reaches plane `planes` exactly when `threshold` votes were added.
+// A counter that starts at 2^planes − threshold reaches plane `planes` exactly when `threshold`
+// votes were added.
 struct Threshold {
   explicit Threshold(size_t threshold)
       : planes(std::countr_zero(std::bit_ceil(threshold))),
@@ -98,7 +100,8 @@ void Tally(const TallyInput& input, uint8_t* verdict, Isa isa) {
     rows[n] = reinterpret_cast<const uint8_t*>(coins.data());
     for (size_t from = 0; from < bytes; from += kCoinBytes) {
       const size_t length = std::min(kCoinBytes, bytes - from);
-      FillTieCoins(input.seed, input.round, (input.first_coordinate + from * kBitsPerByte) / kBitsPerWord,
+      FillTieCoins(input.seed, input.round,
+                   (input.first_coordinate + from * kBitsPerByte) / kBitsPerWord,
                    std::span(coins).first(WordsForBits(length * kBitsPerByte)));
       for (size_t j = 0; j < n; ++j) rows[j] = input.ballots[j] + from;
       count(rows.data(), voters, length, majority.start, verdict + from);
@@ -115,7 +118,8 @@ void TallyReference(const TallyInput& input, uint8_t* verdict) {
     uint32_t ones = 0;
     for (const uint8_t* ballot : input.ballots) ones += GetBit(ballot, i) ? 1u : 0u;
     const uint64_t at = input.first_coordinate + i;
-    const bool coin = (TieCoinWord(input.seed, input.round, at / kBitsPerWord) >> (at % kBitsPerWord)) & 1u;
+    const bool coin =
+        (TieCoinWord(input.seed, input.round, at / kBitsPerWord) >> (at % kBitsPerWord)) & 1u;
     SetBit(verdict, i, VerdictBit(ones, counted, coin));
   }
 }
@@ -124,7 +128,8 @@ uint64_t CountAgreement(const uint8_t* ballot, const uint8_t* verdict, uint64_t 
   const size_t whole = coordinates / kBitsPerByte;
   uint64_t differ = TableFor(ActiveIsa()).count_differences(ballot, verdict, whole);
   if (const unsigned left = coordinates % kBitsPerByte; left != 0) {
-    differ += static_cast<uint64_t>(std::popcount((ballot[whole] ^ verdict[whole]) & ((1u << left) - 1)));
+    differ +=
+        static_cast<uint64_t>(std::popcount((ballot[whole] ^ verdict[whole]) & ((1u << left) - 1)));
   }
   return coordinates - differ;
 }
@@ -143,7 +148,8 @@ uint64_t CountTies(const TallyInput& input) {
     const size_t length = std::min(tied.size(), bytes - from);
     for (size_t j = 0; j < n; ++j) rows[j] = input.ballots[j] + from;
     table.ties[majority.planes](rows.data(), n, length, majority.start, tied.data());
-    ClearPadding(tied.data(), std::min<uint64_t>(input.coordinates - from * kBitsPerByte, length * kBitsPerByte));
+    ClearPadding(tied.data(), std::min<uint64_t>(input.coordinates - from * kBitsPerByte,
+                                                 length * kBitsPerByte));
     ties += table.count_differences(tied.data(), nullptr, length);
   }
   return ties;

@@ -15,7 +15,9 @@ constexpr size_t kVecBytes = 32;
 inline Vec Load(const uint8_t* p) {
   return _mm256_loadu_si256(static_cast<const __m256i*>(static_cast<const void*>(p)));
 }
-inline void Store(uint8_t* p, Vec v) { _mm256_storeu_si256(static_cast<__m256i*>(static_cast<void*>(p)), v); }
+inline void Store(uint8_t* p, Vec v) {
+  _mm256_storeu_si256(static_cast<__m256i*>(static_cast<void*>(p)), v);
+}
 inline Vec Fill(bool ones) { return _mm256_set1_epi32(ones ? -1 : 0); }
 inline Vec Xor(Vec a, Vec b) { return _mm256_xor_si256(a, b); }
 inline Vec And(Vec a, Vec b) { return _mm256_and_si256(a, b); }

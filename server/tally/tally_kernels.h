@@ -1,7 +1,8 @@
 #pragma once
-// The vote kernels behind tally.h, one table per instruction set, exposed so that tests can hold each to the
-// definition. Plain pointers and no inline functions: the AVX files are compiled with flags of their own, and nothing
-// that they emit may be shared with files that run on every machine.
+// The vote kernels behind tally.h, one table per instruction set, exposed so that tests can hold
+// each to the definition. Plain pointers and no inline functions: the AVX files are compiled with
+// flags of their own, and nothing that they emit may be shared with files that run on every
+// machine.
 
 #include <cstddef>
 #include <cstdint>
@@ -15,7 +16,8 @@ inline constexpr int kPlanesMax = 10;
 //   majority  bit = 1 where at least T rows have a one (plane P of the counter)
 //   ties      bit = 1 where exactly T − 1 rows have a one
 // rows: n pointers to `bytes` bytes each, any alignment. REQUIRES: start + n < 2^(P+1).
-using CountFn = void (*)(const uint8_t* const* rows, size_t n, size_t bytes, uint32_t start, uint8_t* out);
+using CountFn = void (*)(const uint8_t* const* rows, size_t n, size_t bytes, uint32_t start,
+                         uint8_t* out);
 
 struct Table {
   CountFn majority[kPlanesMax + 1];  // by P

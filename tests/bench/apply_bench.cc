@@ -14,14 +14,16 @@ namespace signvote {
 namespace {
 
 int Main(int argc, char** argv) {
-  const bench::Options options =
-      bench::ParseOptions(argc, argv, "ApplyStep and ApplyRescaledStep against one core's stream bandwidth.");
+  const bench::Options options = bench::ParseOptions(
+      argc, argv, "ApplyStep and ApplyRescaledStep against one core's stream bandwidth.");
   bench::Report report(options);
   const size_t d = options.quick ? size_t{1} << 18 : size_t{1} << 25;
-  std::vector<TensorSpec> tensors(1);
-  tensors[0].name = "x";
-  tensors[0].shape = {d};
-  tensors[0].weight_decay = 0.1f;
+  std::vector<TensorSpec> tensors = {{.name = "x",
+                                      .shape = {d},
+                                      .first = 0,
+                                      .count = 0,
+                                      .step_scale = 1.0f,
+                                      .weight_decay = 0.1f}};
   const auto layout = Layout::Make(std::move(tensors));
   SIGNVOTE_CHECK(layout.ok());
   bench::Buffer x(d * 4), x0(d * 4), bits(BytesForBits(d));
@@ -29,16 +31,18 @@ int Main(int argc, char** argv) {
   for (size_t i = 0; i < BytesForBits(d); i += 8) StoreWord(bits.data() + i, rng.Next());
   const double floats = static_cast<double>(d) * 4, packed = static_cast<double>(d) / 8;
 
-  auto seconds = bench::RunPaired(options, {[&] { bench::StreamScale(x.as<float>(), d, 1.0f); }, [&] {
-                                              ApplyStep(*layout, 1e-3f, 0, d, bits.data(), 0, x.as<float>());
-                                            }});
+  auto seconds = bench::RunPaired(
+      options, {[&] { bench::StreamScale(x.as<float>(), d, 1.0f); },
+                [&] { ApplyStep(*layout, 1e-3f, 0, d, bits.data(), 0, x.as<float>()); }});
   report.AddRatio("apply_step", "GB/s", bench::Rates(2 * floats, seconds[0]),
                   bench::Rates(2 * floats + packed, seconds[1]), options.quick ? 0 : 0.9);
 
-  seconds = bench::RunPaired(options, {[&] { bench::StreamAdd(x.as<float>(), x0.as<float>(), d, 1.0f); }, [&] {
-                                         ApplyRescaledStep(*layout, 1e-3f, 0.99f, 0, d, bits.data(), 0, x0.as<float>(),
-                                                           x.as<float>());
-                                       }});
+  seconds =
+      bench::RunPaired(options, {[&] { bench::StreamAdd(x.as<float>(), x0.as<float>(), d, 1.0f); },
+                                 [&] {
+                                   ApplyRescaledStep(*layout, 1e-3f, 0.99f, 0, d, bits.data(), 0,
+                                                     x0.as<float>(), x.as<float>());
+                                 }});
   report.AddRatio("apply_rescaled_step", "GB/s", bench::Rates(3 * floats, seconds[0]),
                   bench::Rates(3 * floats + packed, seconds[1]), options.quick ? 0 : 0.9);
   return report.Finish();

@@ -1,14 +1,15 @@
 #pragma once
 // The harness of every bench: paired repetitions, and figures printed beside their limits.
 //
-// Paired: what is compared runs in turn, repetition by repetition, so that a machine that slows down for a second slows
-// all of them; a ratio is taken within each repetition. A figure is the median of its samples with the extremes beside.
+// Paired: what is compared runs in turn, repetition by repetition, so that a machine that slows
+// down for a second slows all of them; a ratio is taken within each repetition. A figure is the
+// median of its samples with the extremes beside.
 //
 //   bench::Options options = bench::ParseOptions(argc, argv, "what this bench measures");
 //   bench::Report report(options);
 //   const auto seconds = bench::RunPaired(options, {[&] { Limit(); }, [&] { Ours(); }});
-//   report.AddRatio("tally_n16", "GB/s", bench::Rates(bytes, seconds[0]), bench::Rates(bytes, seconds[1]), 0.6);
-//   return report.Finish();
+//   report.AddRatio("tally_n16", "GB/s", bench::Rates(bytes, seconds[0]), bench::Rates(bytes,
+//   seconds[1]), 0.6); return report.Finish();
 
 #include <sys/mman.h>
 
@@ -28,10 +29,10 @@
 namespace signvote::bench {
 
 struct Options {
-  bool json = false;      // one JSON object per figure and line, nothing else on stdout
-  bool quick = false;     // a smoke run: small inputs, few repetitions; figures mean nothing
-  bool check = false;     // exit status 1 when a gate is missed
-  int repetitions = 15;   // samples per figure
+  bool json = false;     // one JSON object per figure and line, nothing else on stdout
+  bool quick = false;    // a smoke run: small inputs, few repetitions; figures mean nothing
+  bool check = false;    // exit status 1 when a gate is missed
+  int repetitions = 15;  // samples per figure
 };
 
 // The harness's own flags; anything else ends the program with status 2 and this text.
@@ -53,9 +54,11 @@ inline Options ParseOptions(int argc, char** argv, const char* what) {
       const bool help = arg == "--help";
       std::fprintf(help ? stdout : stderr,
                    "%s\nusage: %s [--json] [--quick] [--check] [--repetitions N]\n"
-                   "  --json         one JSON object per figure: name, value (median), unit, n (samples), spread_min,\n"
+                   "  --json         one JSON object per figure: name, value (median), unit, n "
+                   "(samples), spread_min,\n"
                    "                 spread_max\n"
-                   "  --quick        small inputs, few repetitions: shows that the bench runs, not how fast\n"
+                   "  --quick        small inputs, few repetitions: shows that the bench runs, not "
+                   "how fast\n"
                    "  --check        exit with 1 when a gate is missed\n"
                    "  --repetitions  samples per figure, > 0 (default 15)\n",
                    what, argv[0]);
@@ -75,14 +78,17 @@ inline Summary Summarise(std::vector<double> samples) {
   SIGNVOTE_CHECK(!samples.empty());
   std::sort(samples.begin(), samples.end());
   const size_t n = samples.size();
-  return {.median = (samples[(n - 1) / 2] + samples[n / 2]) / 2, .min = samples.front(), .max = samples.back(), .n = n};
+  return {.median = (samples[(n - 1) / 2] + samples[n / 2]) / 2,
+          .min = samples.front(),
+          .max = samples.back(),
+          .n = n};
 }
 
-// Seconds of one call of each function in each repetition: [function][repetition]. One call of each comes before, to
-// touch memory and fill tables. A function that is too quick for the clock is called often enough to last 10 ms; its
-// sample is the time per call.
-inline std::vector<std::vector<double>> RunPaired(const Options& options,
-                                                  const std::vector<std::function<void()>>& functions) {
+// Seconds of one call of each function in each repetition: [function][repetition]. One call of each
+// comes before, to touch memory and fill tables. A function that is too quick for the clock is
+// called often enough to last 10 ms; its sample is the time per call.
+inline std::vector<std::vector<double>> RunPaired(
+    const Options& options, const std::vector<std::function<void()>>& functions) {
   Clock* const clock = Clock::System();
   const double least_seconds = options.quick ? 0.0 : 0.010;
   const auto time = [clock](const std::function<void()>& function, int64_t calls) {
@@ -101,7 +107,8 @@ inline std::vector<std::vector<double>> RunPaired(const Options& options,
     for (size_t f = 0; f < functions.size(); ++f) {
       // Every other repetition runs backwards, so that none always follows the same neighbour.
       const size_t which = r % 2 == 0 ? f : functions.size() - 1 - f;
-      seconds[which].push_back(time(functions[which], calls[which]) / static_cast<double>(calls[which]));
+      seconds[which].push_back(time(functions[which], calls[which]) /
+                               static_cast<double>(calls[which]));
     }
   }
   return seconds;
@@ -125,13 +132,14 @@ class Report {
     if (options_.json) {
       Json(name, unit, s);
     } else {
-      std::printf("%-34s %10.4g %-6s [%.4g .. %.4g]\n", name.c_str(), s.median, unit.c_str(), s.min, s.max);
+      std::printf("%-34s %10.4g %-6s [%.4g .. %.4g]\n", name.c_str(), s.median, unit.c_str(), s.min,
+                  s.max);
     }
     std::fflush(stdout);
   }
 
-  // A rate beside its limit, sample by sample from the same repetitions; `gate` is the least ratio, 0 for none. JSON
-  // gets three figures: NAME, NAME_limit and NAME_ratio.
+  // A rate beside its limit, sample by sample from the same repetitions; `gate` is the least ratio,
+  // 0 for none. JSON gets three figures: NAME, NAME_limit and NAME_ratio.
   void AddRatio(const std::string& name, const std::string& unit, const std::vector<double>& limit,
                 const std::vector<double>& ours, double gate) {
     SIGNVOTE_CHECK(limit.size() == ours.size());
@@ -145,8 +153,10 @@ class Report {
       Json(name + "_limit", unit, l);
       Json(name + "_ratio", "ratio", q);
     } else {
-      std::printf("%-34s %8.2f %s [%.2f .. %.2f]   limit %8.2f [%.2f .. %.2f]   ratio %.3f [%.3f .. %.3f]", name.c_str(),
-                  o.median, unit.c_str(), o.min, o.max, l.median, l.min, l.max, q.median, q.min, q.max);
+      std::printf(
+          "%-34s %8.2f %s [%.2f .. %.2f]   limit %8.2f [%.2f .. %.2f]   ratio %.3f [%.3f .. %.3f]",
+          name.c_str(), o.median, unit.c_str(), o.min, o.max, l.median, l.min, l.max, q.median,
+          q.min, q.max);
       if (gate > 0) std::printf("   gate %.2f %s", gate, met ? "met" : "MISSED");
       std::printf("\n");
     }
@@ -158,22 +168,25 @@ class Report {
 
  private:
   static void Json(const std::string& name, const std::string& unit, const Summary& s) {
-    std::printf("{\"name\":\"%s\",\"value\":%.9g,\"unit\":\"%s\",\"n\":%zu,\"spread_min\":%.9g,\"spread_max\":%.9g}\n",
-                name.c_str(), s.median, unit.c_str(), s.n, s.min, s.max);
+    std::printf(
+        "{\"name\":\"%s\",\"value\":%.9g,\"unit\":\"%s\",\"n\":%zu,\"spread_min\":%.9g,\"spread_"
+        "max\":%.9g}\n",
+        name.c_str(), s.median, unit.c_str(), s.n, s.min, s.max);
   }
 
   Options options_;
   int missed_ = 0;
 };
 
-// Memory for a bench: whole huge pages where the system grants them, touched once, so that no repetition pays for page
-// faults. Contents are zero.
+// Memory for a bench: whole huge pages where the system grants them, touched once, so that no
+// repetition pays for page faults. Contents are zero.
 class Buffer {
  public:
   explicit Buffer(size_t bytes) : bytes_((bytes + kHugePage - 1) / kHugePage * kHugePage) {
     void* const memory = std::aligned_alloc(kHugePage, bytes_);
     SIGNVOTE_CHECK(memory != nullptr);
-    (void)madvise(memory, bytes_, MADV_HUGEPAGE);  // a wish: without it the figures are a little lower
+    (void)madvise(memory, bytes_,
+                  MADV_HUGEPAGE);  // a wish: without it the figures are a little lower
     std::memset(memory, 0, bytes_);
     data_.reset(static_cast<uint8_t*>(memory));
   }

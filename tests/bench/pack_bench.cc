@@ -1,4 +1,5 @@
-// Direction, ballot and scalars in one pass against plain loops with the same streams: one core, whole model.
+// Direction, ballot and scalars in one pass against plain loops with the same streams: one core,
+// whole model.
 
 #include <cstdint>
 
@@ -12,8 +13,8 @@ namespace signvote {
 namespace {
 
 int Main(int argc, char** argv) {
-  const bench::Options options =
-      bench::ParseOptions(argc, argv, "Pack (direction + ballot + scalars) against one core's stream bandwidth.");
+  const bench::Options options = bench::ParseOptions(
+      argc, argv, "Pack (direction + ballot + scalars) against one core's stream bandwidth.");
   bench::Report report(options);
   const size_t d = options.quick ? size_t{1} << 18 : size_t{1} << 25;
   bench::Buffer g(d * 4), h(d * 4), m(d * 4), bits(BytesForBits(d)), previous(BytesForBits(d));
@@ -28,22 +29,28 @@ int Main(int argc, char** argv) {
   double sink = 0;
   const auto pack = [&](DirectionCoefficients coefficients, bool probe) {
     const bool state = coefficients.c != 0.0f;
-    const PackScalars scalars =
-        Pack({.coefficients = coefficients, .seed = 1},
-             {.g = g.as<float>(), .m = state ? m.as<float>() : nullptr, .h = probe ? h.as<float>() : nullptr,
-              .prev_bits = probe ? previous.data() : nullptr, .bits = bits.data(), .count = d});
+    const PackScalars scalars = Pack({.coefficients = coefficients, .seed = 1},
+                                     {.g = g.as<float>(),
+                                      .m = state ? m.as<float>() : nullptr,
+                                      .h = probe ? h.as<float>() : nullptr,
+                                      .prev_bits = probe ? previous.data() : nullptr,
+                                      .bits = bits.data(),
+                                      .count = d});
     sink += scalars.g_l1;
   };
   // Bytes of a kernel and of its limit; both rates count the bytes that memory really moves.
   const double floats = static_cast<double>(d) * 4, packed = static_cast<double>(d) / 8;
   const DirectionCoefficients signum{0.9f, 0.9f};
 
-  auto seconds = bench::RunPaired(options, {[&] { sink += static_cast<double>(bench::StreamRead(g.data(), d * 4)); },
-                                            [&] { pack({}, false); }});
-  report.AddRatio("pack_signsgd", "GB/s", bench::Rates(floats, seconds[0]), bench::Rates(floats + packed, seconds[1]), 0);
+  auto seconds = bench::RunPaired(
+      options, {[&] { sink += static_cast<double>(bench::StreamRead(g.data(), d * 4)); },
+                [&] { pack({}, false); }});
+  report.AddRatio("pack_signsgd", "GB/s", bench::Rates(floats, seconds[0]),
+                  bench::Rates(floats + packed, seconds[1]), 0);
 
-  seconds = bench::RunPaired(options, {[&] { bench::StreamAdd(m.as<float>(), g.as<float>(), d, 0.5f); },
-                                       [&] { pack(signum, false); }});
+  seconds =
+      bench::RunPaired(options, {[&] { bench::StreamAdd(m.as<float>(), g.as<float>(), d, 0.5f); },
+                                 [&] { pack(signum, false); }});
   report.AddRatio("pack_signum", "GB/s", bench::Rates(3 * floats, seconds[0]),
                   bench::Rates(3 * floats + packed, seconds[1]), options.quick ? 0 : 0.9);
 

@@ -1,6 +1,7 @@
 #pragma once
-// What memory gives to one core: the plainest loops over it, in the widest vectors of this machine. They are the limits
-// that kernels are measured against, with the same number of streams in each direction.
+// What memory gives to one core: the plainest loops over it, in the widest vectors of this machine.
+// They are the limits that kernels are measured against, with the same number of streams in each
+// direction.
 
 #include <cstddef>
 #include <cstdint>

@@ -1,5 +1,6 @@
-// The tally against the read bandwidth of one core: n ballots of 16M coordinates in memory, one verdict out.
-// The limit reads the same bytes in the same repetition, so a ballot that is still in cache helps both.
+// The tally against the read bandwidth of one core: n ballots of 16M coordinates in memory, one
+// verdict out. The limit reads the same bytes in the same repetition, so a ballot that is still in
+// cache helps both.
 
 #include <string>
 #include <vector>
@@ -14,8 +15,9 @@ namespace signvote {
 namespace {
 
 int Main(int argc, char** argv) {
-  const bench::Options options =
-      bench::ParseOptions(argc, argv, "Tally of n in-memory ballots of 16M coordinates against one core's read bandwidth.");
+  const bench::Options options = bench::ParseOptions(
+      argc, argv,
+      "Tally of n in-memory ballots of 16M coordinates against one core's read bandwidth.");
   bench::Report report(options);
   const uint64_t coordinates = options.quick ? uint64_t{1} << 20 : uint64_t{1} << 24;
   const size_t bytes = BytesForBits(coordinates);
@@ -46,9 +48,11 @@ int Main(int argc, char** argv) {
                     },
                     [&] { sink += CountAgreement(ballots[0], ballots[1], coordinates); }, read,
                     [&] { sink += CountTies(input); }});
-      report.AddRatio("agreement", "GB/s", bench::Rates(2.0 * static_cast<double>(bytes), others[0]),
+      report.AddRatio("agreement", "GB/s",
+                      bench::Rates(2.0 * static_cast<double>(bytes), others[0]),
                       bench::Rates(2.0 * static_cast<double>(bytes), others[1]), 0);
-      report.AddRatio("ties_n16", "GB/s", bench::Rates(input_bytes, others[2]), bench::Rates(input_bytes, others[3]), 0);
+      report.AddRatio("ties_n16", "GB/s", bench::Rates(input_bytes, others[2]),
+                      bench::Rates(input_bytes, others[3]), 0);
     }
   }
   // A result that somebody looks at keeps the reads from being optimised away.

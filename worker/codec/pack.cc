@@ -42,7 +42,8 @@ PackScalars Reduce(LaneSums& sums) {
 }
 
 void CheckSegment(const PackContext& context, const PackSegment& s) {
-  SIGNVOTE_CHECK(s.m != nullptr || (context.coefficients.a == 0.0f && context.coefficients.c == 0.0f));
+  SIGNVOTE_CHECK(s.m != nullptr ||
+                 (context.coefficients.a == 0.0f && context.coefficients.c == 0.0f));
   SIGNVOTE_CHECK(s.bits_first % kBitsPerWord == 0 && s.bits_first <= s.first);
   SIGNVOTE_CHECK(s.prev_bits == nullptr || s.prev_first <= s.first);
 }
@@ -78,7 +79,8 @@ PackScalars PackReference(const PackContext& context, const PackSegment& s) {
       sums.g_l2_squared[l] += static_cast<double>(g) * static_cast<double>(g);
       if (s.h != nullptr) sums.probe_l1[l] += static_cast<double>(std::fabs(g - s.h[i]));
       if (s.prev_bits != nullptr) {
-        sums.prev_inner[l] += GetBit(s.prev_bits, at - s.prev_first) ? static_cast<double>(g) : -static_cast<double>(g);
+        sums.prev_inner[l] += GetBit(s.prev_bits, at - s.prev_first) ? static_cast<double>(g)
+                                                                     : -static_cast<double>(g);
       }
     }
     SetBit(s.bits, at - s.bits_first, bit);

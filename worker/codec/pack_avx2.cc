@@ -12,51 +12,56 @@ namespace {
 
 struct Coefficients {
   Coefficients(float a_in, float c_in)
-      : a(_mm256_set1_ps(a_in)), c(_mm256_set1_ps(c_in)), one_minus_a(_mm256_set1_ps(1.0f - a_in)),
+      : a(_mm256_set1_ps(a_in)),
+        c(_mm256_set1_ps(c_in)),
+        one_minus_a(_mm256_set1_ps(1.0f - a_in)),
         one_minus_c(_mm256_set1_ps(1.0f - c_in)) {}
   __m256 a, c, one_minus_a, one_minus_c;
 };
 
-// Eight lanes of a sum.
-struct Sum {
+// Eight fp64 numbers.
+struct Doubles {
   __m256d low = _mm256_setzero_pd();
   __m256d high = _mm256_setzero_pd();
-  inline __attribute__((always_inline)) void Add(__m256 terms) {
-    low = _mm256_add_pd(low, Low(terms));
-    high = _mm256_add_pd(high, High(terms));
+};
+
+inline __attribute__((always_inline)) Doubles Widen(__m256 v) {
+  return {_mm256_cvtps_pd(_mm256_castps256_ps128(v)), _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1))};
+}
+
+// Eight lanes of a sum.
+struct Sum : Doubles {
+  inline __attribute__((always_inline)) void Add(const Doubles& terms) {
+    low = _mm256_add_pd(low, terms.low);
+    high = _mm256_add_pd(high, terms.high);
   }
   // A product of two fp32 numbers is exact in fp64, so fused and separate give the same sum.
-  inline __attribute__((always_inline)) void AddSquares(__m256 terms) {
-    const __m256d l = Low(terms), h = High(terms);
-    low = _mm256_fmadd_pd(l, l, low);
-    high = _mm256_fmadd_pd(h, h, high);
+  inline __attribute__((always_inline)) void AddSquares(const Doubles& terms) {
+    low = _mm256_fmadd_pd(terms.low, terms.low, low);
+    high = _mm256_fmadd_pd(terms.high, terms.high, high);
   }
   void StoreTo(double* lanes) const {
     _mm256_storeu_pd(lanes, low);
     _mm256_storeu_pd(lanes + 4, high);
   }
-  static inline __attribute__((always_inline)) __m256d Low(__m256 v) {
-    return _mm256_cvtps_pd(_mm256_castps256_ps128(v));
-  }
-  static inline __attribute__((always_inline)) __m256d High(__m256 v) {
-    return _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
-  }
 };
 
-// Sums of lanes 0 to 7 in half 0, of lanes 8 to 15 in half 1. A block does one half after the other: all sixteen lanes
-// of four sums at once would not fit the sixteen registers.
+// The sums of eight lanes. A block does one half of the lanes after the other: all sixteen of four
+// sums at once would not fit the sixteen registers.
 struct Half {
   Sum g_l1, g_l2_squared, probe_l1, prev_inner;
+  void StoreTo(LaneSums* sums, size_t first_lane) const {
+    g_l1.StoreTo(sums->g_l1 + first_lane);
+    g_l2_squared.StoreTo(sums->g_l2_squared + first_lane);
+    probe_l1.StoreTo(sums->probe_l1 + first_lane);
+    prev_inner.StoreTo(sums->prev_inner + first_lane);
+  }
 };
 struct Accumulators {
-  Half half[2];
+  Half lower, upper;  // lanes 0 to 7 and 8 to 15
   void StoreTo(LaneSums* sums) const {
-    for (size_t k = 0; k < 2; ++k) {
-      half[k].g_l1.StoreTo(sums->g_l1 + 8 * k);
-      half[k].g_l2_squared.StoreTo(sums->g_l2_squared + 8 * k);
-      half[k].probe_l1.StoreTo(sums->probe_l1 + 8 * k);
-      half[k].prev_inner.StoreTo(sums->prev_inner + 8 * k);
-    }
+    lower.StoreTo(sums, 0);
+    upper.StoreTo(sums, 8);
   }
 };
 
@@ -66,7 +71,9 @@ struct BlockBits {
   uint64_t nonfinite = 0;
 };
 
-inline __attribute__((always_inline)) __m256 Abs(__m256 v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
+inline __attribute__((always_inline)) __m256 Abs(__m256 v) {
+  return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v);
+}
 // All ones where v is neither NaN nor infinite.
 inline __attribute__((always_inline)) __m256 Finite(__m256 v) {
   return _mm256_cmp_ps(Abs(v), _mm256_set1_ps(__builtin_inff()), _CMP_LT_OQ);
@@ -75,47 +82,55 @@ inline __attribute__((always_inline)) uint64_t Bits(__m256 mask) {
   return static_cast<uint64_t>(static_cast<unsigned>(_mm256_movemask_ps(mask)));
 }
 
-template <bool kState, bool kProbe, bool kPrevious>
-inline __attribute__((always_inline)) BlockBits Block(const Coefficients& k, const float* g_in, float* m_in,
-                                                      const float* h_in, uint64_t prev, Accumulators& acc) {
-  BlockBits bits;
+template <size_t kFirstLane, bool kState, bool kProbe, bool kPrevious>
+inline __attribute__((always_inline)) void HalfBlock(const Coefficients& k, const float* g_in,
+                                                     float* m_in, const float* h_in, uint64_t prev,
+                                                     Half& half, BlockBits& bits) {
   const __m256 zeros = _mm256_setzero_ps();
-  const __m256i bit_of_lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-  for (size_t which = 0; which < 2; ++which) {
-    Half half = acc.half[which];
-    for (size_t i = 8 * which; i < 64; i += kLanes) {
-      __m256 g = _mm256_loadu_ps(g_in + i);
-      __m256 h = zeros;
-      __m256 good = Finite(g);
-      if constexpr (kProbe) {
-        h = _mm256_loadu_ps(h_in + i);
-        good = _mm256_and_ps(good, Finite(h));
-      }
-      g = _mm256_and_ps(good, g);  // a zero adds nothing to any sum
-      __m256 u = g;
-      if constexpr (kState) {
-        const __m256 m = _mm256_loadu_ps(m_in + i);
-        u = _mm256_fmadd_ps(k.a, m, _mm256_mul_ps(k.one_minus_a, g));
-        const __m256 next = _mm256_fmadd_ps(k.c, m, _mm256_mul_ps(k.one_minus_c, g));
-        _mm256_storeu_ps(m_in + i, _mm256_blendv_ps(m, next, good));
-      }
-      const uint64_t bad = Bits(good) ^ 0xFFu;
-      bits.ones |= Bits(_mm256_and_ps(good, _mm256_cmp_ps(u, zeros, _CMP_GT_OQ))) << i;
-      bits.undecided |= (Bits(_mm256_cmp_ps(u, zeros, _CMP_EQ_UQ)) | bad) << i;
-      bits.nonfinite |= bad << i;
-
-      half.g_l1.Add(Abs(g));
-      half.g_l2_squared.AddSquares(g);
-      if constexpr (kProbe) half.probe_l1.Add(Abs(_mm256_and_ps(good, _mm256_sub_ps(g, h))));
-      if constexpr (kPrevious) {
-        const __m256i byte = _mm256_set1_epi32(static_cast<int>((prev >> i) & 0xFFu));
-        const __m256i plus = _mm256_cmpeq_epi32(_mm256_and_si256(byte, bit_of_lane), bit_of_lane);
-        const __m256 flip = _mm256_andnot_ps(_mm256_castsi256_ps(plus), _mm256_set1_ps(-0.0f));
-        half.prev_inner.Add(_mm256_xor_ps(g, flip));
-      }
+  for (size_t i = kFirstLane; i < 64; i += kLanes) {
+    __m256 g = _mm256_loadu_ps(g_in + i);
+    __m256 h = zeros;
+    __m256 good = Finite(g);
+    if constexpr (kProbe) {
+      h = _mm256_loadu_ps(h_in + i);
+      good = _mm256_and_ps(good, Finite(h));
     }
-    acc.half[which] = half;
+    g = _mm256_and_ps(good, g);  // a zero adds nothing to any sum
+    __m256 u = g;
+    if constexpr (kState) {
+      const __m256 m = _mm256_loadu_ps(m_in + i);
+      u = _mm256_fmadd_ps(k.a, m, _mm256_mul_ps(k.one_minus_a, g));
+      u = _mm256_and_ps(good, u);  // zero where g is bad, which leaves the bit to the own coin
+      const __m256 next = _mm256_fmadd_ps(k.c, m, _mm256_mul_ps(k.one_minus_c, g));
+      _mm256_storeu_ps(m_in + i, _mm256_blendv_ps(m, next, good));
+    }
+    bits.ones |= Bits(_mm256_cmp_ps(u, zeros, _CMP_GT_OQ)) << i;
+    bits.undecided |= Bits(_mm256_cmp_ps(u, zeros, _CMP_EQ_UQ)) << i;
+    bits.nonfinite |= (Bits(good) ^ 0xFFu) << i;
+
+    const Doubles magnitude = Widen(Abs(g));
+    half.g_l1.Add(magnitude);
+    half.g_l2_squared.AddSquares(magnitude);
+    if constexpr (kProbe) {
+      half.probe_l1.Add(Widen(Abs(_mm256_and_ps(good, _mm256_sub_ps(g, h)))));
+    }
+    if constexpr (kPrevious) {
+      const __m256i bit_of_lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+      const __m256i byte = _mm256_set1_epi32(static_cast<int>((prev >> i) & 0xFFu));
+      const __m256i plus = _mm256_cmpeq_epi32(_mm256_and_si256(byte, bit_of_lane), bit_of_lane);
+      const __m256 flip = _mm256_andnot_ps(_mm256_castsi256_ps(plus), _mm256_set1_ps(-0.0f));
+      half.prev_inner.Add(Widen(_mm256_xor_ps(g, flip)));
+    }
   }
+}
+
+template <bool kState, bool kProbe, bool kPrevious>
+inline __attribute__((always_inline)) BlockBits Block(const Coefficients& k, const float* g,
+                                                      float* m, const float* h, uint64_t prev,
+                                                      Accumulators& acc) {
+  BlockBits bits;
+  HalfBlock<0, kState, kProbe, kPrevious>(k, g, m, h, prev, acc.lower, bits);
+  HalfBlock<8, kState, kProbe, kPrevious>(k, g, m, h, prev, acc.upper, bits);
   return bits;
 }
 

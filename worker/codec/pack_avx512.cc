@@ -12,34 +12,37 @@ namespace {
 
 struct Coefficients {
   Coefficients(float a_in, float c_in)
-      : a(_mm512_set1_ps(a_in)), c(_mm512_set1_ps(c_in)), one_minus_a(_mm512_set1_ps(1.0f - a_in)),
+      : a(_mm512_set1_ps(a_in)),
+        c(_mm512_set1_ps(c_in)),
+        one_minus_a(_mm512_set1_ps(1.0f - a_in)),
         one_minus_c(_mm512_set1_ps(1.0f - c_in)) {}
   __m512 a, c, one_minus_a, one_minus_c;
 };
 
-// Lanes 0 to 7 of a sum in `low`, 8 to 15 in `high`.
-struct Sum {
+// Sixteen fp64 numbers: lanes 0 to 7 in `low`, 8 to 15 in `high`.
+struct Doubles {
   __m512d low = _mm512_setzero_pd();
   __m512d high = _mm512_setzero_pd();
-  inline __attribute__((always_inline)) void Add(__m512 terms) {
-    low = _mm512_add_pd(low, Low(terms));
-    high = _mm512_add_pd(high, High(terms));
+};
+
+inline __attribute__((always_inline)) Doubles Widen(__m512 v) {
+  return {_mm512_cvtps_pd(_mm512_castps512_ps256(v)),
+          _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1))};
+}
+
+struct Sum : Doubles {
+  inline __attribute__((always_inline)) void Add(const Doubles& terms) {
+    low = _mm512_add_pd(low, terms.low);
+    high = _mm512_add_pd(high, terms.high);
   }
   // A product of two fp32 numbers is exact in fp64, so fused and separate give the same sum.
-  inline __attribute__((always_inline)) void AddSquares(__m512 terms) {
-    const __m512d l = Low(terms), h = High(terms);
-    low = _mm512_fmadd_pd(l, l, low);
-    high = _mm512_fmadd_pd(h, h, high);
+  inline __attribute__((always_inline)) void AddSquares(const Doubles& terms) {
+    low = _mm512_fmadd_pd(terms.low, terms.low, low);
+    high = _mm512_fmadd_pd(terms.high, terms.high, high);
   }
   void StoreTo(double* lanes) const {
     _mm512_storeu_pd(lanes, low);
     _mm512_storeu_pd(lanes + 8, high);
-  }
-  static inline __attribute__((always_inline)) __m512d Low(__m512 v) {
-    return _mm512_cvtps_pd(_mm512_castps512_ps256(v));
-  }
-  static inline __attribute__((always_inline)) __m512d High(__m512 v) {
-    return _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
   }
 };
 
@@ -62,42 +65,72 @@ struct BlockBits {
 // NaN of both kinds and both infinities, as VFPCLASS numbers them.
 constexpr int kNonfiniteClasses = 0x01 | 0x08 | 0x10 | 0x80;
 
-template <bool kState, bool kProbe, bool kPrevious>
-inline __attribute__((always_inline)) BlockBits Block(const Coefficients& k, const float* g_in, float* m_in,
-                                                      const float* h_in, uint64_t prev, Accumulators& acc) {
-  BlockBits bits;
-  for (size_t i = 0; i < 64; i += kLanes) {
-    __m512 g = _mm512_loadu_ps(g_in + i);
-    __m512 h = _mm512_setzero_ps();
-    __mmask16 bad = _mm512_fpclass_ps_mask(g, kNonfiniteClasses);
-    if constexpr (kProbe) {
-      h = _mm512_loadu_ps(h_in + i);
-      bad = static_cast<__mmask16>(bad | _mm512_fpclass_ps_mask(h, kNonfiniteClasses));
-    }
-    const __mmask16 good = static_cast<__mmask16>(~bad);
-    g = _mm512_maskz_mov_ps(good, g);  // a zero adds nothing to any sum
-    __m512 u = g;
-    if constexpr (kState) {
-      const __m512 m = _mm512_loadu_ps(m_in + i);
-      u = _mm512_fmadd_ps(k.a, m, _mm512_mul_ps(k.one_minus_a, g));
-      const __m512 next = _mm512_fmadd_ps(k.c, m, _mm512_mul_ps(k.one_minus_c, g));
-      _mm512_storeu_ps(m_in + i, _mm512_mask_mov_ps(m, good, next));
-    }
-    const __mmask16 ones = _mm512_mask_cmp_ps_mask(good, u, _mm512_setzero_ps(), _CMP_GT_OQ);
-    const __mmask16 zero = _mm512_cmp_ps_mask(u, _mm512_setzero_ps(), _CMP_EQ_UQ);
-    bits.ones |= static_cast<uint64_t>(ones) << i;
-    bits.undecided |= static_cast<uint64_t>(static_cast<__mmask16>(zero | bad)) << i;
-    bits.nonfinite |= static_cast<uint64_t>(bad) << i;
+struct QuarterBits {
+  __mmask16 ones, undecided, nonfinite;
+};
 
-    acc.g_l1.Add(_mm512_abs_ps(g));
-    acc.g_l2_squared.AddSquares(g);
-    if constexpr (kProbe) acc.probe_l1.Add(_mm512_abs_ps(_mm512_maskz_sub_ps(good, g, h)));
-    if constexpr (kPrevious) {
-      const __mmask16 minus = static_cast<__mmask16>(~(prev >> i));
-      acc.prev_inner.Add(_mm512_mask_xor_ps(g, minus, g, _mm512_set1_ps(-0.0f)));
-    }
+inline __attribute__((always_inline)) uint64_t Join(__mmask16 b0, __mmask16 b1, __mmask16 b2,
+                                                    __mmask16 b3) {
+  return _mm512_kunpackd(_mm512_kunpackw(b3, b2), _mm512_kunpackw(b1, b0));
+}
+
+// Sixteen coordinates; bit 0 of `prev` is the first one's.
+template <bool kState, bool kProbe, bool kPrevious>
+inline __attribute__((always_inline)) QuarterBits Quarter(const Coefficients& k, const float* g_in,
+                                                          float* m_in, const float* h_in,
+                                                          uint64_t prev, Accumulators& acc) {
+  __m512 g = _mm512_loadu_ps(g_in);
+  __m512 h = _mm512_setzero_ps();
+  __mmask16 bad = _mm512_fpclass_ps_mask(g, kNonfiniteClasses);
+  if constexpr (kProbe) {
+    h = _mm512_loadu_ps(h_in);
+    bad = _kor_mask16(bad, _mm512_fpclass_ps_mask(h, kNonfiniteClasses));
   }
-  return bits;
+  const __mmask16 good = _knot_mask16(bad);
+  g = _mm512_maskz_mov_ps(good, g);  // a zero adds nothing to any sum
+  __m512 u = g;
+  if constexpr (kState) {
+    const __m512 m = _mm512_loadu_ps(m_in);
+    // Zero where g is bad, which leaves the bit to the own coin.
+    u = _mm512_maskz_fmadd_ps(good, k.a, m, _mm512_mul_ps(k.one_minus_a, g));
+    const __m512 next = _mm512_fmadd_ps(k.c, m, _mm512_mul_ps(k.one_minus_c, g));
+    _mm512_storeu_ps(m_in, _mm512_mask_mov_ps(m, good, next));
+  }
+
+  const Doubles magnitude = Widen(_mm512_abs_ps(g));
+  acc.g_l1.Add(magnitude);
+  acc.g_l2_squared.AddSquares(magnitude);
+  if constexpr (kProbe) {
+    acc.probe_l1.Add(Widen(_mm512_abs_ps(_mm512_maskz_sub_ps(good, g, h))));
+  }
+  if constexpr (kPrevious) {
+    // A term is negative where the signs of g and the verdict differ.
+    const __mmask16 minus =
+        _kxnor_mask16(_mm512_movepi32_mask(_mm512_castps_si512(g)), static_cast<__mmask16>(prev));
+    const __m512d sign = _mm512_set1_pd(-0.0);
+    acc.prev_inner.Add(
+        {_mm512_mask_xor_pd(magnitude.low, static_cast<__mmask8>(minus), magnitude.low, sign),
+         _mm512_mask_xor_pd(magnitude.high, static_cast<__mmask8>(minus >> 8), magnitude.high,
+                            sign)});
+  }
+  return {.ones = _mm512_cmp_ps_mask(u, _mm512_setzero_ps(), _CMP_GT_OQ),
+          .undecided = _mm512_cmp_ps_mask(u, _mm512_setzero_ps(), _CMP_EQ_UQ),
+          .nonfinite = bad};
+}
+
+// Four quarters written out: in a loop that is not unrolled the masks would go through memory.
+template <bool kState, bool kProbe, bool kPrevious>
+inline __attribute__((always_inline)) BlockBits Block(const Coefficients& k, const float* g,
+                                                      float* m, const float* h, uint64_t prev,
+                                                      Accumulators& acc) {
+  const auto quarter = [&](size_t i) __attribute__((always_inline)) {
+    return Quarter<kState, kProbe, kPrevious>(k, g + i, kState ? m + i : nullptr,
+                                              kProbe ? h + i : nullptr, prev >> i, acc);
+  };
+  const QuarterBits q0 = quarter(0), q1 = quarter(16), q2 = quarter(32), q3 = quarter(48);
+  return {.ones = Join(q0.ones, q1.ones, q2.ones, q3.ones),
+          .undecided = Join(q0.undecided, q1.undecided, q2.undecided, q3.undecided),
+          .nonfinite = Join(q0.nonfinite, q1.nonfinite, q2.nonfinite, q3.nonfinite)};
 }
 
 #include "worker/codec/pack_body.inc"

@@ -1,6 +1,6 @@
 #pragma once
-// The AVX kernels behind pack.h. Plain structs and pointers only: the kernel files are compiled with ISA flags of their
-// own, and no inline function that other files share may be emitted there.
+// The AVX kernels behind pack.h. Plain structs and pointers only: the kernel files are compiled
+// with ISA flags of their own, and no inline function that other files share may be emitted there.
 
 #include <cstddef>
 #include <cstdint>
@@ -20,7 +20,8 @@ struct LaneSums {
   uint64_t nonfinite = 0;
 };
 
-// 64 own coins, bit k for coordinate first + k; `first` need not be a multiple of 64. Compiled without ISA flags.
+// 64 own coins, bit k for coordinate first + k; `first` need not be a multiple of 64. Compiled
+// without ISA flags.
 uint64_t OwnCoins(const PackContext& context, uint64_t first);
 
 // Packs a segment and adds its terms to *sums.

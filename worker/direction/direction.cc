@@ -72,9 +72,12 @@ Direction::Direction(const Layout* layout, ChunkPlan plan, DirectionConfig confi
 ChunkScalars Direction::PackChunk(ChunkIndex k, const ChunkInput& input, uint8_t* ballot) {
   const uint64_t begin = plan_.First(k);
   const uint64_t end = begin + plan_.Count(k);
-  const PackContext context{.coefficients = coefficients_, .seed = input.seed, .round = input.round,
+  const PackContext context{.coefficients = coefficients_,
+                            .seed = input.seed,
+                            .round = input.round,
                             .share = input.share};
-  ballot[plan_.Bytes(k) - 1] = 0;  // padding: the kernel keeps the bits that belong to no coordinate
+  ballot[plan_.Bytes(k) - 1] =
+      0;  // padding: the kernel keeps the bits that belong to no coordinate
 
   ChunkScalars total;
   const auto tensors = layout_->tensors();

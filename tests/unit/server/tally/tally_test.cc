@@ -23,8 +23,8 @@ std::vector<Isa> RunnableIsas() {
   return isas;
 }
 
-// Ballots in heap blocks of exactly their own size (plus `shift` bytes before the first), so that AddressSanitizer
-// sees any byte that is touched beyond them.
+// Ballots in heap blocks of exactly their own size (plus `shift` bytes before the first), so that
+// AddressSanitizer sees any byte that is touched beyond them.
 class Ballots {
  public:
   Ballots(size_t n, uint64_t coordinates, size_t shift, Rng rng) : coordinates_(coordinates) {
@@ -32,11 +32,14 @@ class Ballots {
     for (size_t j = 0; j < n; ++j) {
       auto block = std::make_unique<uint8_t[]>(shift + bytes);
       uint8_t* const data = block.get() + shift;
-      // Every other worker repeats its neighbour now and then, so that all counts occur, ties among them.
+      // Every other worker repeats its neighbour now and then, so that all counts occur, ties among
+      // them.
       for (size_t i = 0; i < bytes; ++i) {
-        data[i] = static_cast<uint8_t>(j > 0 && rng.Below(2) == 0 ? pointers_[j - 1][i] : rng.Next());
+        data[i] =
+            static_cast<uint8_t>(j > 0 && rng.Below(2) == 0 ? pointers_[j - 1][i] : rng.Next());
       }
-      if (coordinates % 8 != 0) data[bytes - 1] &= static_cast<uint8_t>((1u << (coordinates % 8)) - 1);
+      if (coordinates % 8 != 0)
+        data[bytes - 1] &= static_cast<uint8_t>((1u << (coordinates % 8)) - 1);
       pointers_.push_back(data);
       blocks_.push_back(std::move(block));
     }
@@ -63,13 +66,15 @@ std::vector<uint8_t> Reference(const TallyInput& input) {
   return verdict;
 }
 
-// The verdict in a heap block of exactly its size, pre-filled with ones so that unwritten bytes show.
+// The verdict in a heap block of exactly its size, pre-filled with ones so that unwritten bytes
+// show.
 std::vector<uint8_t> Verdict(const TallyInput& input, Isa isa, size_t shift = 0) {
   const size_t bytes = BytesForBits(input.coordinates);
   auto block = std::make_unique<uint8_t[]>(shift + bytes);
   std::fill_n(block.get(), shift + bytes, uint8_t{0xFF});
   Tally(input, block.get() + shift, isa);
-  for (size_t i = 0; i < shift; ++i) EXPECT_EQ(block[i], 0xFF) << "a byte before the verdict was written";
+  for (size_t i = 0; i < shift; ++i)
+    EXPECT_EQ(block[i], 0xFF) << "a byte before the verdict was written";
   return std::vector<uint8_t>(block.get() + shift, block.get() + shift + bytes);
 }
 
@@ -77,14 +82,16 @@ class TallyOnIsa : public testing::TestWithParam<Isa> {};
 INSTANTIATE_TEST_SUITE_P(Runnable, TallyOnIsa, testing::ValuesIn(RunnableIsas()),
                          [](const auto& param) { return std::string(IsaName(param.param)); });
 
-// Goal: the vote is the naive count for every pattern that n workers can cast on one coordinate, n ≤ 9.
-// Method: coordinate p holds pattern p, so 2^n coordinates hold them all; the expected bit is computed here by hand.
+// Goal: the vote is the naive count for every pattern that n workers can cast on one coordinate, n
+// ≤ 9. Method: coordinate p holds pattern p, so 2^n coordinates hold them all; the expected bit is
+// computed here by hand.
 TEST_P(TallyOnIsa, EveryPatternOfUpToNineBallotsIsTheNaiveCount) {
   for (uint32_t n = 0; n <= 9; ++n) {
     const uint64_t coordinates = uint64_t{1} << n;
     Ballots ballots(n, coordinates, 0, Rng(1, n));
     for (uint32_t j = 0; j < n; ++j) {
-      for (uint64_t p = 0; p < coordinates; ++p) SetBit(ballots.mutable_ballot(j), p, (p >> j) & 1u);
+      for (uint64_t p = 0; p < coordinates; ++p)
+        SetBit(ballots.mutable_ballot(j), p, (p >> j) & 1u);
     }
     const TallyInput input = ballots.Input(/*first=*/640);
     const std::vector<uint8_t> verdict = Verdict(input, GetParam());
@@ -102,7 +109,8 @@ TEST_P(TallyOnIsa, EveryPatternOfUpToNineBallotsIsTheNaiveCount) {
 
 TEST_P(TallyOnIsa, EveryLengthAroundEveryWordAndVectorEqualsTheReference) {
   for (const size_t n : {0, 1, 2, 3, 4, 5, 8, 16, 17, 33}) {
-    for (uint64_t coordinates = 1; coordinates <= 4 * 512 + 3; coordinates += coordinates < 600 ? 1 : 61) {
+    for (uint64_t coordinates = 1; coordinates <= 4 * 512 + 3;
+         coordinates += coordinates < 600 ? 1 : 61) {
       Ballots ballots(n, coordinates, 0, Rng(2, coordinates));
       const TallyInput input = ballots.Input();
       const std::vector<uint8_t> verdict = Verdict(input, GetParam());
@@ -112,11 +120,13 @@ TEST_P(TallyOnIsa, EveryLengthAroundEveryWordAndVectorEqualsTheReference) {
   }
 }
 
-// 1…130 crosses every change of the number of planes up to 7; the larger ones cross the rest up to the limit.
+// 1…130 crosses every change of the number of planes up to 7; the larger ones cross the rest up to
+// the limit.
 TEST_P(TallyOnIsa, EveryNumberOfBallotsEqualsTheReference) {
   std::vector<size_t> counts;
   for (size_t n = 1; n <= 130; ++n) counts.push_back(n);
-  for (const size_t n : {254, 255, 256, 257, 510, 511, 512, 513, 1022, 1023, 1024}) counts.push_back(n);
+  for (const size_t n : {254, 255, 256, 257, 510, 511, 512, 513, 1022, 1023, 1024})
+    counts.push_back(n);
   for (const size_t n : counts) {
     const uint64_t coordinates = 512 + 8 * n % 512 + n % 8;
     Ballots ballots(n, coordinates, n % 3, Rng(3, n));
@@ -130,15 +140,19 @@ TEST_P(TallyOnIsa, UnanimousBallotsWinForEveryNumberOfThem) {
     for (const uint8_t value : {uint8_t{0x00}, uint8_t{0xFF}}) {
       const std::vector<uint8_t> ballot(200, value);
       const std::vector<const uint8_t*> pointers(n, ballot.data());
-      EXPECT_EQ(Verdict({.ballots = pointers, .coordinates = 1600, .seed = kSeed}, GetParam()), ballot) << n;
+      EXPECT_EQ(Verdict({.ballots = pointers, .coordinates = 1600, .seed = kSeed}, GetParam()),
+                ballot)
+          << n;
     }
   }
 }
 
-// Lengths beyond one block of coins and one block of the blocked kernel, with and without a ragged end.
+// Lengths beyond one block of coins and one block of the blocked kernel, with and without a ragged
+// end.
 TEST_P(TallyOnIsa, ManyBlocksEqualTheReference) {
   for (const size_t n : {2, 7, 16, 32, 33, 70}) {
-    for (const uint64_t coordinates : {uint64_t{3} * 65536, uint64_t{65536} + 1, uint64_t{2} * 65536 + 777}) {
+    for (const uint64_t coordinates :
+         {uint64_t{3} * 65536, uint64_t{65536} + 1, uint64_t{2} * 65536 + 777}) {
       Ballots ballots(n, coordinates, 1, Rng(4, n));
       const TallyInput input = ballots.Input(65536);
       ASSERT_EQ(Verdict(input, GetParam()), Reference(input)) << n << " ballots of " << coordinates;
@@ -151,7 +165,8 @@ TEST_P(TallyOnIsa, AnyAlignmentGivesTheSameVerdict) {
     for (const size_t n : {3, 16, 40}) {
       Ballots ballots(n, 2500, shift, Rng(5, 1));
       const TallyInput input = ballots.Input();
-      ASSERT_EQ(Verdict(input, GetParam(), 63 - shift), Reference(input)) << "shift " << shift << ", n = " << n;
+      ASSERT_EQ(Verdict(input, GetParam(), 63 - shift), Reference(input))
+          << "shift " << shift << ", n = " << n;
     }
   }
 }
@@ -161,7 +176,8 @@ TEST_P(TallyOnIsa, TheOrderOfWorkersIsIrrelevant) {
   for (const size_t n : {3, 4, 16, 41}) {
     Ballots ballots(n, 5000, 0, rng);
     const std::vector<uint8_t> before = Verdict(ballots.Input(), GetParam());
-    for (size_t j = n - 1; j > 0; --j) std::swap(ballots.pointers()[j], ballots.pointers()[rng.Below(j + 1)]);
+    for (size_t j = n - 1; j > 0; --j)
+      std::swap(ballots.pointers()[j], ballots.pointers()[rng.Below(j + 1)]);
     EXPECT_EQ(Verdict(ballots.Input(), GetParam()), before) << n;
   }
 }
@@ -174,12 +190,14 @@ TEST_P(TallyOnIsa, AChunkOfTheModelIsThatPartOfTheWholeVerdict) {
   TallyInput part = ballots.Input(/*first=*/1024);
   part.ballots = parts;
   part.coordinates = 2048;
-  EXPECT_EQ(Verdict(part, GetParam()), std::vector<uint8_t>(whole.begin() + 128, whole.begin() + 384));
+  EXPECT_EQ(Verdict(part, GetParam()),
+            std::vector<uint8_t>(whole.begin() + 128, whole.begin() + 384));
 }
 
 TEST(TallyTest, NoBallotAtAllIsDecidedByTheCoins) {
-  const std::vector<uint8_t> verdict =
-      Verdict({.ballots = {}, .coordinates = 128, .first_coordinate = 192, .seed = 9, .round = Round(3)}, Isa::kScalar);
+  const std::vector<uint8_t> verdict = Verdict(
+      {.ballots = {}, .coordinates = 128, .first_coordinate = 192, .seed = 9, .round = Round(3)},
+      Isa::kScalar);
   EXPECT_EQ(LoadWord(verdict.data()), TieCoinWord(9, Round(3), 3));
   EXPECT_EQ(LoadWord(verdict.data() + 8), TieCoinWord(9, Round(3), 4));
 }
@@ -207,7 +225,8 @@ TEST(TallyTest, AgreementCountsEqualCoordinatesOnly) {
       b[i] = static_cast<uint8_t>(rng.Next());
     }
     uint64_t expected = 0;
-    for (uint64_t i = 0; i < coordinates; ++i) expected += GetBit(a.data(), i) == GetBit(b.data(), i) ? 1u : 0u;
+    for (uint64_t i = 0; i < coordinates; ++i)
+      expected += GetBit(a.data(), i) == GetBit(b.data(), i) ? 1u : 0u;
     ASSERT_EQ(CountAgreement(a.data(), b.data(), coordinates), expected) << coordinates;
     ASSERT_EQ(CountAgreement(a.data(), a.data(), coordinates), coordinates);
   }
@@ -239,7 +258,8 @@ TEST(TallyTest, TiesAreCountedForEveryEvenNumberOfBallots) {
 TEST(TallyDeathTest, AChunkThatDoesNotStartAtAWordIsABug) {
   uint8_t bits = 0;
   const std::vector<const uint8_t*> pointers = {&bits};
-  EXPECT_DEATH(Tally({.ballots = pointers, .coordinates = 8, .first_coordinate = 8}, &bits), "first_coordinate");
+  EXPECT_DEATH(Tally({.ballots = pointers, .coordinates = 8, .first_coordinate = 8}, &bits),
+               "first_coordinate");
 }
 
 }  // namespace

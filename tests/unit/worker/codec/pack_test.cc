@@ -39,18 +39,21 @@ enum class Values { kPlain, kSpecial };
 
 float Draw(Rng& rng, Values values) {
   if (values == Values::kSpecial && rng.Below(3) == 0) {
-    constexpr float kSpecial[] = {0.0f, -0.0f, kNan, -kNan, kInf, -kInf, kDenormal, -kDenormal, kMax, -kMax, 1.0f};
+    constexpr float kSpecial[] = {0.0f,      -0.0f,      kNan, -kNan, kInf, -kInf,
+                                  kDenormal, -kDenormal, kMax, -kMax, 1.0f};
     return kSpecial[rng.Below(std::size(kSpecial))];
   }
-  return static_cast<float>((rng.Uniform() - 0.5) * std::exp2(static_cast<double>(rng.Below(40)) - 20.0));
+  return static_cast<float>((rng.Uniform() - 0.5) *
+                            std::exp2(static_cast<double>(rng.Below(40)) - 20.0));
 }
 
-// An array in a heap block of exactly its size, `shift` bytes off the start, so that AddressSanitizer sees any touch
-// beyond it and every alignment occurs.
+// An array in a heap block of exactly its size, `shift` bytes off the start, so that
+// AddressSanitizer sees any touch beyond it and every alignment occurs.
 template <typename T>
 class Exact {
  public:
-  Exact(size_t count, size_t shift) : count_(count), shift_(shift), block_(new uint8_t[shift + count * sizeof(T)]) {}
+  Exact(size_t count, size_t shift)
+      : count_(count), shift_(shift), block_(new uint8_t[shift + count * sizeof(T)]) {}
   T* data() const { return reinterpret_cast<T*>(block_.get() + shift_); }
   size_t bytes() const { return count_ * sizeof(T); }
   Exact Copy() const {
@@ -83,7 +86,10 @@ struct Case {
 class Problem {
  public:
   Problem(const Case& c, Rng rng)
-      : c_(c), g_(c.count, c.float_shift), m_(c.count, c.float_shift), h_(c.count, c.float_shift),
+      : c_(c),
+        g_(c.count, c.float_shift),
+        m_(c.count, c.float_shift),
+        h_(c.count, c.float_shift),
         prev_(BytesForBits(c.first - c.prev_first + c.count), c.bits_shift),
         bits_(BytesForBits(c.first - c.bits_first + c.count), c.bits_shift) {
     for (size_t i = 0; i < c.count; ++i) {
@@ -115,8 +121,9 @@ class Problem {
   template <typename Function>
   Result Run(const Function& pack) const {
     Result result{.scalars = {}, .m = m_.Copy(), .bits = bits_.Copy()};
-    result.scalars = pack(Context(c_.state ? DirectionCoefficients{.a = 0.9f, .c = 0.99f} : DirectionCoefficients{}),
-                          Segment(result.m, result.bits));
+    result.scalars = pack(
+        Context(c_.state ? DirectionCoefficients{.a = 0.9f, .c = 0.99f} : DirectionCoefficients{}),
+        Segment(result.m, result.bits));
     return result;
   }
   const Exact<uint8_t>& bits_before() const { return bits_; }
@@ -129,23 +136,28 @@ class Problem {
 };
 
 std::string Describe(const Case& c, Isa isa) {
-  return std::string(IsaName(isa)) + ": count " + std::to_string(c.count) + ", first " + std::to_string(c.first) +
-         ", bits_first " + std::to_string(c.bits_first) + ", prev_first " + std::to_string(c.prev_first) + ", shifts " +
-         std::to_string(c.float_shift) + "/" + std::to_string(c.bits_shift) + ", state/probe/previous " +
-         std::to_string(c.state) + std::to_string(c.probe) + std::to_string(c.previous);
+  return std::string(IsaName(isa)) + ": count " + std::to_string(c.count) + ", first " +
+         std::to_string(c.first) + ", bits_first " + std::to_string(c.bits_first) +
+         ", prev_first " + std::to_string(c.prev_first) + ", shifts " +
+         std::to_string(c.float_shift) + "/" + std::to_string(c.bits_shift) +
+         ", state/probe/previous " + std::to_string(c.state) + std::to_string(c.probe) +
+         std::to_string(c.previous);
 }
 
 void ExpectEqualToReference(const Case& c, uint64_t stream) {
   const Problem problem(c, Rng(0xAB, stream));
-  const auto expected =
-      problem.Run([](const PackContext& context, const PackSegment& s) { return PackReference(context, s); });
+  const auto expected = problem.Run(
+      [](const PackContext& context, const PackSegment& s) { return PackReference(context, s); });
   for (const Isa isa : VectorIsas()) {
-    const auto actual =
-        problem.Run([isa](const PackContext& context, const PackSegment& s) { return Pack(context, s, isa); });
+    const auto actual = problem.Run(
+        [isa](const PackContext& context, const PackSegment& s) { return Pack(context, s, isa); });
     // Bit for bit: == would take a NaN for a difference and +0 for −0.
-    const auto same = [](double a, double b) { return std::bit_cast<uint64_t>(a) == std::bit_cast<uint64_t>(b); };
+    const auto same = [](double a, double b) {
+      return std::bit_cast<uint64_t>(a) == std::bit_cast<uint64_t>(b);
+    };
     ASSERT_TRUE(same(actual.scalars.g_l1, expected.scalars.g_l1)) << Describe(c, isa);
-    ASSERT_TRUE(same(actual.scalars.g_l2_squared, expected.scalars.g_l2_squared)) << Describe(c, isa);
+    ASSERT_TRUE(same(actual.scalars.g_l2_squared, expected.scalars.g_l2_squared))
+        << Describe(c, isa);
     ASSERT_TRUE(same(actual.scalars.probe_l1, expected.scalars.probe_l1)) << Describe(c, isa);
     ASSERT_TRUE(same(actual.scalars.prev_inner, expected.scalars.prev_inner)) << Describe(c, isa);
     ASSERT_EQ(actual.scalars.nonfinite, expected.scalars.nonfinite) << Describe(c, isa);
@@ -158,9 +170,16 @@ TEST(PackTest, EveryLengthEqualsTheReferenceBitForBit) {
   for (size_t count = 0; count <= 4 * 64 + 3; ++count) {
     for (const Values values : {Values::kPlain, Values::kSpecial}) {
       for (unsigned which = 0; which < 8; ++which) {
-        ExpectEqualToReference({.count = count, .first = 128, .bits_first = 128, .prev_first = 0, .float_shift = 0,
-                                .bits_shift = 0, .state = (which & 4) != 0, .probe = (which & 2) != 0,
-                                .previous = (which & 1) != 0, .values = values},
+        ExpectEqualToReference({.count = count,
+                                .first = 128,
+                                .bits_first = 128,
+                                .prev_first = 0,
+                                .float_shift = 0,
+                                .bits_shift = 0,
+                                .state = (which & 4) != 0,
+                                .probe = (which & 2) != 0,
+                                .previous = (which & 1) != 0,
+                                .values = values},
                                count * 16 + which);
       }
     }
@@ -170,9 +189,16 @@ TEST(PackTest, EveryLengthEqualsTheReferenceBitForBit) {
 TEST(PackTest, EveryOffsetWithinAWordEqualsTheReferenceBitForBit) {
   for (uint64_t offset = 0; offset < 130; ++offset) {
     for (const size_t count : {1, 5, 63, 64, 65, 130, 200}) {
-      ExpectEqualToReference({.count = count, .first = 640 + offset, .bits_first = 640, .prev_first = 640 - offset % 7,
-                              .float_shift = 0, .bits_shift = offset % 5, .state = true, .probe = true,
-                              .previous = true, .values = Values::kSpecial},
+      ExpectEqualToReference({.count = count,
+                              .first = 640 + offset,
+                              .bits_first = 640,
+                              .prev_first = 640 - offset % 7,
+                              .float_shift = 0,
+                              .bits_shift = offset % 5,
+                              .state = true,
+                              .probe = true,
+                              .previous = true,
+                              .values = Values::kSpecial},
                              offset * 1000 + count);
     }
   }
@@ -181,8 +207,15 @@ TEST(PackTest, EveryOffsetWithinAWordEqualsTheReferenceBitForBit) {
 TEST(PackTest, EveryAlignmentEqualsTheReferenceBitForBit) {
   for (size_t shift = 0; shift < 64; shift += 4) {
     for (size_t bits_shift = 0; bits_shift < 8; ++bits_shift) {
-      ExpectEqualToReference({.count = 333, .first = 1000, .bits_first = 960, .prev_first = 3, .float_shift = shift,
-                              .bits_shift = bits_shift, .state = true, .probe = true, .previous = true,
+      ExpectEqualToReference({.count = 333,
+                              .first = 1000,
+                              .bits_first = 960,
+                              .prev_first = 3,
+                              .float_shift = shift,
+                              .bits_shift = bits_shift,
+                              .state = true,
+                              .probe = true,
+                              .previous = true,
                               .values = Values::kSpecial},
                              shift * 8 + bits_shift);
     }
@@ -190,20 +223,30 @@ TEST(PackTest, EveryAlignmentEqualsTheReferenceBitForBit) {
 }
 
 TEST(PackTest, BitsOutsideTheSegmentAreKept) {
-  const Case c{.count = 70, .first = 64 + 13, .bits_first = 64, .prev_first = 0, .float_shift = 0, .bits_shift = 0,
-               .state = true, .probe = false, .previous = false, .values = Values::kPlain};
+  const Case c{.count = 70,
+               .first = 64 + 13,
+               .bits_first = 64,
+               .prev_first = 0,
+               .float_shift = 0,
+               .bits_shift = 0,
+               .state = true,
+               .probe = false,
+               .previous = false,
+               .values = Values::kPlain};
   const Problem problem(c, Rng(1, 1));
   for (Isa isa : {Isa::kScalar, ActiveIsa()}) {
-    const auto result =
-        problem.Run([isa](const PackContext& context, const PackSegment& s) { return Pack(context, s, isa); });
-    for (size_t i = 0; i < 13; ++i) EXPECT_EQ(GetBit(result.bits.data(), i), GetBit(problem.bits_before().data(), i));
+    const auto result = problem.Run(
+        [isa](const PackContext& context, const PackSegment& s) { return Pack(context, s, isa); });
+    for (size_t i = 0; i < 13; ++i)
+      EXPECT_EQ(GetBit(result.bits.data(), i), GetBit(problem.bits_before().data(), i));
     for (size_t i = 13 + 70; i < 8 * result.bits.bytes(); ++i) {
       EXPECT_EQ(GetBit(result.bits.data(), i), GetBit(problem.bits_before().data(), i));
     }
   }
 }
 
-// pack ∘ unpack = identity: ±1 gradients give the bits that they were unpacked from, for every length mod 64.
+// pack ∘ unpack = identity: ±1 gradients give the bits that they were unpacked from, for every
+// length mod 64.
 TEST(PackTest, PackingUnpackedBitsGivesThemBack) {
   Rng rng(2, 0);
   for (size_t count = 1; count <= 192; ++count) {
@@ -213,7 +256,8 @@ TEST(PackTest, PackingUnpackedBitsGivesThemBack) {
     for (size_t i = 0; i < count; ++i) g[i] = GetBit(bits.data(), i) ? 1.0f : -1.0f;
     for (const Isa isa : {Isa::kScalar, ActiveIsa()}) {
       std::vector<uint8_t> packed(bits.size(), 0);
-      const PackScalars scalars = Pack(Context({}), {.g = g.data(), .bits = packed.data(), .count = count}, isa);
+      const PackScalars scalars =
+          Pack(Context({}), {.g = g.data(), .bits = packed.data(), .count = count}, isa);
       EXPECT_EQ(packed, bits) << count;
       EXPECT_EQ(scalars.g_l1, static_cast<double>(count));
       EXPECT_EQ(scalars.g_l2_squared, static_cast<double>(count));
@@ -227,9 +271,11 @@ TEST(PackTest, ZerosOfBothSignsCastTheWorkersOwnCoin) {
   for (size_t i = 0; i < kCount; ++i) g[i] = i % 2 == 0 ? 0.0f : -0.0f;
   for (const Isa isa : {Isa::kScalar, ActiveIsa()}) {
     std::vector<uint8_t> packed(BytesForBits(kCount), 0);
-    // A segment that starts within a word: coins belong to coordinates of the model, not of the segment.
+    // A segment that starts within a word: coins belong to coordinates of the model, not of the
+    // segment.
     const PackContext context = Context({});
-    Pack(context, {.g = g.data(), .bits = packed.data(), .bits_first = 0, .first = 0, .count = kCount}, isa);
+    Pack(context,
+         {.g = g.data(), .bits = packed.data(), .bits_first = 0, .first = 0, .count = kCount}, isa);
     for (size_t i = 0; i < kCount; ++i) {
       const uint64_t coins = OwnCoinWord(context.seed, context.round, context.share, i / 64);
       ASSERT_EQ(GetBit(packed.data(), i), ((coins >> (i % 64)) & 1u) != 0) << i;
@@ -246,8 +292,14 @@ TEST(PackTest, NonfiniteCoordinatesCastTheOwnCoinAndTouchNothingElse) {
         const std::vector<uint8_t> previous(13, 0xFF);
         std::vector<uint8_t> bits(13, 0);
         const PackContext context = Context({.a = 0.5f, .c = 0.5f});
-        const PackScalars scalars = Pack(context, {.g = g.data(), .m = m.data(), .h = h.data(),
-                                                   .prev_bits = previous.data(), .bits = bits.data(), .count = 100}, isa);
+        const PackScalars scalars = Pack(context,
+                                         {.g = g.data(),
+                                          .m = m.data(),
+                                          .h = h.data(),
+                                          .prev_bits = previous.data(),
+                                          .bits = bits.data(),
+                                          .count = 100},
+                                         isa);
         EXPECT_EQ(scalars.nonfinite, 1u);
         EXPECT_EQ(scalars.g_l1, 99 * 2.0);
         EXPECT_EQ(scalars.g_l2_squared, 99 * 4.0);
@@ -267,8 +319,15 @@ TEST(PackTest, TheInnerProductWithThePreviousVerdictCarriesItsSigns) {
   const uint8_t previous = 0b10100;  // from coordinate 8: coordinates 10 and 12 went up
   uint8_t bits[2] = {0, 0};
   for (const Isa isa : {Isa::kScalar, ActiveIsa()}) {
-    const PackScalars scalars = Pack(Context({}), {.g = g.data(), .prev_bits = &previous, .prev_first = 8,
-                                                   .bits = bits, .bits_first = 0, .first = 9, .count = 4}, isa);
+    const PackScalars scalars = Pack(Context({}),
+                                     {.g = g.data(),
+                                      .prev_bits = &previous,
+                                      .prev_first = 8,
+                                      .bits = bits,
+                                      .bits_first = 0,
+                                      .first = 9,
+                                      .count = 4},
+                                     isa);
     EXPECT_EQ(scalars.prev_inner, -1.0 + 2.0 - 4.0 + 8.0);
   }
 }
@@ -276,7 +335,8 @@ TEST(PackTest, TheInnerProductWithThePreviousVerdictCarriesItsSigns) {
 TEST(PackTest, ScalingGradientsByAPowerOfTwoLeavesTheBallotsUnchanged) {
   constexpr size_t kCount = 5000;
   for (const DirectionCoefficients coefficients :
-       {DirectionCoefficients{}, DirectionCoefficients{0.9f, 0.9f}, DirectionCoefficients{0.9f, 0.99f}}) {
+       {DirectionCoefficients{}, DirectionCoefficients{0.9f, 0.9f},
+        DirectionCoefficients{0.9f, 0.99f}}) {
     std::vector<float> m(kCount, 0.0f), m_scaled(kCount, 0.0f), g(kCount), g_scaled(kCount);
     Rng rng(3, 0);
     for (uint64_t round = 0; round < 10; ++round) {
@@ -286,9 +346,12 @@ TEST(PackTest, ScalingGradientsByAPowerOfTwoLeavesTheBallotsUnchanged) {
       }
       std::vector<uint8_t> bits(BytesForBits(kCount), 0), bits_scaled(BytesForBits(kCount), 0);
       const PackScalars one =
-          Pack(Context(coefficients), {.g = g.data(), .m = m.data(), .bits = bits.data(), .count = kCount});
-      const PackScalars scaled = Pack(Context(coefficients), {.g = g_scaled.data(), .m = m_scaled.data(),
-                                                              .bits = bits_scaled.data(), .count = kCount});
+          Pack(Context(coefficients),
+               {.g = g.data(), .m = m.data(), .bits = bits.data(), .count = kCount});
+      const PackScalars scaled = Pack(Context(coefficients), {.g = g_scaled.data(),
+                                                              .m = m_scaled.data(),
+                                                              .bits = bits_scaled.data(),
+                                                              .count = kCount});
       ASSERT_EQ(bits, bits_scaled) << "round " << round;
       ASSERT_EQ(scaled.g_l1, std::ldexp(one.g_l1, 37));
     }
@@ -296,7 +359,8 @@ TEST(PackTest, ScalingGradientsByAPowerOfTwoLeavesTheBallotsUnchanged) {
 }
 
 TEST(PackTest, SumsFollowTheStatedOrder) {
-  // 2^53 swallows a 1 that is added to it alone; lane by lane the ones meet first in lane 1 and survive.
+  // 2^53 swallows a 1 that is added to it alone; lane by lane the ones meet first in lane 1 and
+  // survive.
   std::vector<float> g(64, 0.0f);
   g[0] = std::ldexp(1.0f, 53);
   for (size_t i = 1; i < 64; i += 16) g[i] = 1.0f;
@@ -310,7 +374,8 @@ TEST(PackTest, SumsFollowTheStatedOrder) {
 TEST(PackDeathTest, ADirectionWithMomentumNeedsItsState) {
   const float g = 1.0f;
   uint8_t bits = 0;
-  EXPECT_DEATH(Pack(Context({.a = 0.9f, .c = 0.9f}), {.g = &g, .bits = &bits, .count = 1}), "s.m != nullptr");
+  EXPECT_DEATH(Pack(Context({.a = 0.9f, .c = 0.9f}), {.g = &g, .bits = &bits, .count = 1}),
+               "s.m != nullptr");
 }
 
 }  // namespace

@@ -41,8 +41,8 @@ struct Packed {
 Packed PackAll(Direction& direction, const ChunkPlan& plan, const Direction::ChunkInput& input) {
   Packed packed{.ballot = std::vector<uint8_t>(plan.TotalBytes(), 0xFF), .scalars = {}};
   for (uint32_t k = 0; k < plan.chunks(); ++k) {
-    packed.scalars.push_back(
-        direction.PackChunk(ChunkIndex(k), input, packed.ballot.data() + plan.ByteOffset(ChunkIndex(k))));
+    packed.scalars.push_back(direction.PackChunk(
+        ChunkIndex(k), input, packed.ballot.data() + plan.ByteOffset(ChunkIndex(k))));
   }
   return packed;
 }
@@ -51,7 +51,8 @@ DirectionConfig Config(std::string_view name, double beta = 0.9, double beta2 = 
   return *ParseDirection(name, beta, beta2);
 }
 
-// The layout cuts chunks in the middle of words and chunks cut tensors; neither may show in the ballot.
+// The layout cuts chunks in the middle of words and chunks cut tensors; neither may show in the
+// ballot.
 TEST(DirectionTest, ChunksAndTensorsDoNotShowInTheBallot) {
   const Layout layout = MakeLayout({1, 700, 3, 64, 1000, 5, 901});
   const ChunkPlan plan(layout.coordinates(), 512);
@@ -60,11 +61,15 @@ TEST(DirectionTest, ChunksAndTensorsDoNotShowInTheBallot) {
     std::vector<float> m(layout.coordinates(), 0.0f);
     for (uint64_t round = 0; round < 4; ++round) {
       const std::vector<float> g = Gradient(layout.coordinates(), round);
-      const Packed packed =
-          PackAll(direction, plan, {.g = g.data(), .seed = 3, .round = Round(round), .share = Share(1)});
+      const Packed packed = PackAll(
+          direction, plan, {.g = g.data(), .seed = 3, .round = Round(round), .share = Share(1)});
       std::vector<uint8_t> whole(plan.TotalBytes(), 0);
-      PackReference({.coefficients = CoefficientsOf(Config(name)), .seed = 3, .round = Round(round), .share = Share(1)},
-                    {.g = g.data(), .m = m.data(), .bits = whole.data(), .count = layout.coordinates()});
+      PackReference(
+          {.coefficients = CoefficientsOf(Config(name)),
+           .seed = 3,
+           .round = Round(round),
+           .share = Share(1)},
+          {.g = g.data(), .m = m.data(), .bits = whole.data(), .count = layout.coordinates()});
       ASSERT_EQ(packed.ballot, whole) << name << ", round " << round;
       ASSERT_TRUE(PaddingIsZero(packed.ballot.data(), layout.coordinates()));
     }
@@ -81,10 +86,12 @@ TEST(DirectionTest, ScalarsAreSumsOverTheChunkWithScaledInnerProducts) {
   h[600] = std::numeric_limits<float>::infinity();
   std::vector<uint8_t> verdict(plan.TotalBytes(), 0x5A);
   verdict.back() &= static_cast<uint8_t>((1u << (layout.coordinates() % 8)) - 1);
-  const Packed packed = PackAll(direction, plan, {.g = g.data(), .h = h.data(), .prev_verdict = verdict.data()});
+  const Packed packed =
+      PackAll(direction, plan, {.g = g.data(), .h = h.data(), .prev_verdict = verdict.data()});
   for (uint32_t k = 0; k < plan.chunks(); ++k) {
     ChunkScalars expected;
-    for (uint64_t i = plan.First(ChunkIndex(k)); i < plan.First(ChunkIndex(k)) + plan.Count(ChunkIndex(k)); ++i) {
+    for (uint64_t i = plan.First(ChunkIndex(k));
+         i < plan.First(ChunkIndex(k)) + plan.Count(ChunkIndex(k)); ++i) {
       if (i == 600) {
         ++expected.nonfinite;
         continue;
@@ -118,7 +125,8 @@ TEST(DirectionTest, NesterovSignumIsLionWithItsCoefficients) {
       const std::vector<float> g = Gradient(2000, round);
       const Direction::ChunkInput input{.g = g.data(), .seed = 1, .round = Round(round)};
       const Packed of_nesterov = PackAll(nesterov, plan, input);
-      ASSERT_EQ(of_nesterov.ballot, PackAll(lion, plan, input).ballot) << beta << ", round " << round;
+      ASSERT_EQ(of_nesterov.ballot, PackAll(lion, plan, input).ballot)
+          << beta << ", round " << round;
       signum_differs = signum_differs || of_nesterov.ballot != PackAll(signum, plan, input).ballot;
     }
     EXPECT_TRUE(signum_differs) << "the comparison would not notice two equal directions";
@@ -133,7 +141,8 @@ TEST(DirectionTest, ResetForgetsEveryGradient) {
   const std::vector<float> first = Gradient(600, 1), second = Gradient(600, 2);
   PackAll(used, plan, {.g = first.data()});
   used.Reset();
-  EXPECT_EQ(PackAll(used, plan, {.g = second.data()}).ballot, PackAll(fresh, plan, {.g = second.data()}).ballot);
+  EXPECT_EQ(PackAll(used, plan, {.g = second.data()}).ballot,
+            PackAll(fresh, plan, {.g = second.data()}).ballot);
 }
 
 TEST(DirectionTest, SignSgdKeepsNoState) {
@@ -143,8 +152,8 @@ TEST(DirectionTest, SignSgdKeepsNoState) {
 }
 
 TEST(DirectionTest, NamesAreReadAndWrittenAlike) {
-  for (const DirectionKind kind :
-       {DirectionKind::kSignSgd, DirectionKind::kSignum, DirectionKind::kNesterovSignum, DirectionKind::kLion}) {
+  for (const DirectionKind kind : {DirectionKind::kSignSgd, DirectionKind::kSignum,
+                                   DirectionKind::kNesterovSignum, DirectionKind::kLion}) {
     const auto config = ParseDirection(DirectionName(kind), 0.9, 0.99);
     ASSERT_TRUE(config.ok());
     EXPECT_EQ(config->kind, kind);
@@ -158,8 +167,11 @@ TEST(DirectionTest, BadNamesAndBetasAreRefusedWithTheRemedy) {
             "unknown direction \"adam\"; use one of signsgd, signum, nesterov, lion");
   // 0.99999999999 is 1 in fp32, with which nothing would ever move.
   for (const double beta : {-0.1, 1.0, 1.5, 0.99999999999, std::nan("")}) {
-    EXPECT_EQ(ParseDirection("signum", beta, 0.99).status().code(), absl::StatusCode::kInvalidArgument) << beta;
-    EXPECT_EQ(ParseDirection("lion", 0.9, beta).status().code(), absl::StatusCode::kInvalidArgument) << beta;
+    EXPECT_EQ(ParseDirection("signum", beta, 0.99).status().code(),
+              absl::StatusCode::kInvalidArgument)
+        << beta;
+    EXPECT_EQ(ParseDirection("lion", 0.9, beta).status().code(), absl::StatusCode::kInvalidArgument)
+        << beta;
   }
 }
 

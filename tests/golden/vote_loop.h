@@ -1,0 +1,91 @@
+#pragma once
+// A whole run without network: the real directions, tally and apply, one call after the other. The
+// paper tests state what papers claim about these three.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/apply.h"
+#include "common/check.h"
+#include "common/layout.h"
+#include "server/tally/tally.h"
+#include "worker/direction/direction.h"
+
+namespace signvote {
+
+struct VoteLoopOptions {
+  size_t workers = 1;
+  DirectionConfig direction;
+  float weight_decay = 0.0f;
+  uint64_t seed = 1;
+};
+
+// Threads: one.
+class VoteLoop {
+ public:
+  VoteLoop(std::vector<float> x0, VoteLoopOptions options)
+      : x_(std::move(x0)),
+        options_(options),
+        layout_(MakeLayout(x_.size(), options.weight_decay)),
+        plan_(x_.size(), kChunkCoordinatesMultiple) {
+    for (size_t j = 0; j < options.workers; ++j) {
+      directions_.push_back(std::make_unique<Direction>(&layout_, plan_, options.direction));
+    }
+  }
+
+  // One round: gradients[j] is worker j's, at x().
+  void Step(const std::vector<std::vector<float>>& gradients, float gamma) {
+    SIGNVOTE_CHECK(gradients.size() == directions_.size());
+    std::vector<uint8_t> verdict(plan_.TotalBytes());
+    std::vector<std::vector<uint8_t>> ballots(directions_.size(),
+                                              std::vector<uint8_t>(plan_.TotalBytes()));
+    for (uint32_t c = 0; c < plan_.chunks(); ++c) {
+      const ChunkIndex k(c);
+      std::vector<const uint8_t*> chunks;
+      for (size_t j = 0; j < directions_.size(); ++j) {
+        uint8_t* const ballot = ballots[j].data() + plan_.ByteOffset(k);
+        directions_[j]->PackChunk(k,
+                                  {.g = gradients[j].data(),
+                                   .seed = options_.seed,
+                                   .round = round_,
+                                   .share = Share(static_cast<uint32_t>(j))},
+                                  ballot);
+        chunks.push_back(ballot);
+      }
+      Tally({.ballots = chunks,
+             .coordinates = plan_.Count(k),
+             .first_coordinate = plan_.First(k),
+             .seed = options_.seed,
+             .round = round_},
+            verdict.data() + plan_.ByteOffset(k));
+    }
+    ApplyStep(layout_, gamma, 0, x_.size(), verdict.data(), 0, x_.data());
+    round_ = round_.next();
+  }
+
+  const std::vector<float>& x() const { return x_; }
+  const Layout& layout() const { return layout_; }
+
+ private:
+  static Layout MakeLayout(uint64_t coordinates, float weight_decay) {
+    TensorSpec tensor;
+    tensor.name = "x";
+    tensor.shape = {coordinates};
+    tensor.weight_decay = weight_decay;
+    std::vector<TensorSpec> tensors;
+    tensors.push_back(std::move(tensor));
+    return *Layout::Make(std::move(tensors));
+  }
+
+  std::vector<float> x_;
+  VoteLoopOptions options_;
+  Layout layout_;
+  ChunkPlan plan_;
+  std::vector<std::unique_ptr<Direction>> directions_;
+  Round round_{};
+};
+
+}  // namespace signvote
