@@ -1,0 +1,31 @@
+#pragma once
+// A tiny noisy quadratic that stands for the neural network: gradients are pure functions of
+// replica, share and data step, so every ballot of a simulated run can be recomputed.
+
+#include <cstdint>
+#include <vector>
+
+#include "common/ids.h"
+#include "common/layout.h"
+
+namespace signvote::sim {
+
+// f(x) = (1/d)·Σ ½·h_i·(x_i − t_i)²; a minibatch adds noise to the gradient.
+class Model {
+ public:
+  Model();
+  const Layout& layout() const { return layout_; }
+  const ChunkPlan& plan() const { return plan_; }
+  std::vector<float> Start() const;
+  // Fills `g` with the gradient of minibatch (seed, share, step) at x; returns its loss.
+  double Gradient(const std::vector<float>& x, uint64_t seed, Share share, DataStep step,
+                  std::vector<float>* g) const;
+
+ private:
+  Layout layout_;
+  ChunkPlan plan_;
+  std::vector<float> curvature_;
+  std::vector<float> target_;
+};
+
+}  // namespace signvote::sim
