@@ -36,10 +36,13 @@ class WindowDataset : public Dataset {
     return Draw(Rng(kHeldOutSeed, index), source_->train_tokens(), source_->tokens(), batch);
   }
   std::string description() const override {
-    return absl::StrFormat("%s: %d %ss in %d files, %d held out", options_.path, source_->tokens(), target_unit(),
-                           source_->files(), source_->tokens() - source_->train_tokens());
+    return absl::StrFormat("%s: %d %ss in %d files, %d held out", options_.path, source_->tokens(),
+                           target_unit(), source_->files(),
+                           source_->tokens() - source_->train_tokens());
   }
-  std::string target_unit() const override { return options_.format == DataFormat::kText ? "byte" : "token"; }
+  std::string target_unit() const override {
+    return options_.format == DataFormat::kText ? "byte" : "token";
+  }
 
  private:
   absl::Status Draw(Rng rng, uint64_t begin, uint64_t end, Batch* batch) const {
@@ -55,14 +58,17 @@ class WindowDataset : public Dataset {
       for (uint64_t i = 0; i <= length; ++i) {
         if (window[i] >= static_cast<int64_t>(options_.vocabulary)) {
           return WithExitCode(absl::InvalidArgumentError(absl::StrFormat(
-                                  "--data %s: token %d at position %d is outside the model's vocabulary of %d; give "
-                                  "--vocab-size or another model", options_.path, window[i], first + i,
-                                  options_.vocabulary)),
+                                  "--data %s: token %d at position %d is outside the model's "
+                                  "vocabulary of %d; give "
+                                  "--vocab-size or another model",
+                                  options_.path, window[i], first + i, options_.vocabulary)),
                               ExitCode::kBadInput);
         }
       }
-      std::copy(window.begin(), window.end() - 1, batch->inputs.begin() + static_cast<int64_t>(row * length));
-      std::copy(window.begin() + 1, window.end(), batch->targets.begin() + static_cast<int64_t>(row * length));
+      std::copy(window.begin(), window.end() - 1,
+                batch->inputs.begin() + static_cast<int64_t>(row * length));
+      std::copy(window.begin() + 1, window.end(),
+                batch->targets.begin() + static_cast<int64_t>(row * length));
     }
     return absl::OkStatus();
   }
@@ -90,7 +96,8 @@ class SyntheticDataset : public Dataset {
     return absl::OkStatus();
   }
   std::string description() const override {
-    return absl::StrFormat("synthetic: %d classes of %d features", options_.classes, options_.features);
+    return absl::StrFormat("synthetic: %d classes of %d features", options_.classes,
+                           options_.features);
   }
   std::string target_unit() const override { return "sample"; }
 
@@ -105,7 +112,8 @@ class SyntheticDataset : public Dataset {
       const uint64_t label = rng.Below(options_.classes);
       batch->targets[row] = static_cast<int64_t>(label);
       for (uint64_t i = 0; i < features; ++i) {
-        batch->values[row * features + i] = centres_[label * features + i] + static_cast<float>(rng.Bell());
+        batch->values[row * features + i] =
+            centres_[label * features + i] + static_cast<float>(rng.Bell());
       }
     }
   }
@@ -137,22 +145,27 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(FileSystem* fs, const Datas
     return std::unique_ptr<Dataset>(std::make_unique<SyntheticDataset>(given));
   }
   DatasetOptions options = given;
-  if (options.path.empty() && options.format == DataFormat::kText) options.path = DefaultCorpusPath();
+  if (options.path.empty() && options.format == DataFormat::kText)
+    options.path = DefaultCorpusPath();
   if (options.path.empty()) {
-    return WithExitCode(absl::InvalidArgumentError("--data is missing: give a file or folder"), ExitCode::kUsage);
+    return WithExitCode(absl::InvalidArgumentError("--data is missing: give a file or folder"),
+                        ExitCode::kUsage);
   }
-  absl::StatusOr<std::unique_ptr<TokenSource>> source = TokenSource::Open(fs, options.path, options.format);
+  absl::StatusOr<std::unique_ptr<TokenSource>> source =
+      TokenSource::Open(fs, options.path, options.format);
   if (!source.ok()) return WithContext(source.status(), "--data");
-  const uint64_t smaller = std::min((*source)->train_tokens(), (*source)->tokens() - (*source)->train_tokens());
+  const uint64_t smaller =
+      std::min((*source)->train_tokens(), (*source)->tokens() - (*source)->train_tokens());
   if (smaller < options.length + 1) {
     const std::string unit = options.format == DataFormat::kText ? "byte" : "token";
-    return WithExitCode(
-        absl::InvalidArgumentError(absl::StrFormat(
-            "--data %s: too small: %d %ss, of which %d are held out; a --sequence of %d needs %d in each part, so about "
-            "%d in all: give more text or a shorter --sequence",
-            options.path, (*source)->tokens(), unit, (*source)->tokens() - (*source)->train_tokens(), options.length,
-            options.length + 1, 20 * (options.length + 1))),
-        ExitCode::kBadInput);
+    return WithExitCode(absl::InvalidArgumentError(absl::StrFormat(
+                            "--data %s: too small: %d %ss, of which %d are held out; a --sequence "
+                            "of %d needs %d in each part, so about "
+                            "%d in all: give more text or a shorter --sequence",
+                            options.path, (*source)->tokens(), unit,
+                            (*source)->tokens() - (*source)->train_tokens(), options.length,
+                            options.length + 1, 20 * (options.length + 1))),
+                        ExitCode::kBadInput);
   }
   return std::unique_ptr<Dataset>(std::make_unique<WindowDataset>(*std::move(source), options));
 }

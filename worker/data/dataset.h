@@ -44,7 +44,8 @@ class Dataset {
   // Held-out micro-batch `index`: the same for every worker, seed and run. Never overlaps training data.
   virtual absl::Status HeldOutBatch(uint64_t index, Batch* batch) const = 0;
   virtual std::string description() const = 0;  // one line for the log
-  virtual std::string target_unit() const = 0;  // "byte", "token" or "sample": what a loss in nats is per
+  virtual std::string target_unit()
+      const = 0;  // "byte", "token" or "sample": what a loss in nats is per
 };
 
 enum class DataFormat { kText, kNanoGpt, kLlmc, kSynthetic };
@@ -53,12 +54,12 @@ absl::StatusOr<DataFormat> ParseDataFormat(const std::string& text);
 
 struct DatasetOptions {
   DataFormat format = DataFormat::kText;
-  std::string path;          // file or folder; empty with kText: the C++ headers of the installed LibTorch
-  uint64_t rows = 8;         // per micro-batch
-  uint64_t length = 128;     // tokens per row
-  uint64_t vocabulary = 256; // of the model
-  uint64_t features = 64;    // kSynthetic
-  uint64_t classes = 10;     // kSynthetic
+  std::string path;   // file or folder; empty with kText: the C++ headers of the installed LibTorch
+  uint64_t rows = 8;  // per micro-batch
+  uint64_t length = 128;      // tokens per row
+  uint64_t vocabulary = 256;  // of the model
+  uint64_t features = 64;     // kSynthetic
+  uint64_t classes = 10;      // kSynthetic
 };
 
 // NOT_FOUND, PERMISSION_DENIED: the path. INVALID_ARGUMENT or DATA_LOSS with exit code kBadInput: no data, too little

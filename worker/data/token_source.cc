@@ -15,9 +15,9 @@
 namespace signvote {
 namespace {
 
-constexpr uint64_t kMapBytesMin = 1 << 20;     // smaller text files are copied
+constexpr uint64_t kMapBytesMin = 1 << 20;  // smaller text files are copied
 constexpr double kHeldOutFraction = 0.05;
-constexpr size_t kLlmcHeaderBytes = 256 * 4;   // github.com/karpathy/llm.c, dev/data/data_common.py
+constexpr size_t kLlmcHeaderBytes = 256 * 4;  // github.com/karpathy/llm.c, dev/data/data_common.py
 
 struct LlmcFormat {
   int32_t magic, version;
@@ -25,18 +25,23 @@ struct LlmcFormat {
 };
 constexpr LlmcFormat kLlmcFormats[] = {{20240520, 1, 2}, {20240801, 7, 4}};
 
-absl::Status BadData(absl::Status status) { return WithExitCode(std::move(status), ExitCode::kBadInput); }
+absl::Status BadData(absl::Status status) {
+  return WithExitCode(std::move(status), ExitCode::kBadInput);
+}
 
 std::string_view FileName(std::string_view path) {
   const size_t slash = path.rfind('/');
   return slash == std::string_view::npos ? path : path.substr(slash + 1);
 }
 
-bool IsHeldOutShard(const std::string& path) { return FileName(path).find("val") != std::string_view::npos; }
+bool IsHeldOutShard(const std::string& path) {
+  return FileName(path).find("val") != std::string_view::npos;
+}
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<TokenSource>> TokenSource::Open(FileSystem* fs, const std::string& path,
+absl::StatusOr<std::unique_ptr<TokenSource>> TokenSource::Open(FileSystem* fs,
+                                                               const std::string& path,
                                                                DataFormat format) {
   SIGNVOTE_CHECK(format != DataFormat::kSynthetic);
   const bool text = format == DataFormat::kText;
@@ -46,7 +51,8 @@ absl::StatusOr<std::unique_ptr<TokenSource>> TokenSource::Open(FileSystem* fs, c
     SIGNVOTE_ASSIGN_OR_RETURN(files, fs->ListFiles(path));
     if (!text) {
       std::erase_if(files, [](const std::string& file) { return !file.ends_with(".bin"); });
-      std::stable_partition(files.begin(), files.end(), [](const std::string& file) { return !IsHeldOutShard(file); });
+      std::stable_partition(files.begin(), files.end(),
+                            [](const std::string& file) { return !IsHeldOutShard(file); });
     }
     if (files.empty()) {
       return BadData(absl::InvalidArgumentError(
@@ -59,8 +65,10 @@ absl::StatusOr<std::unique_ptr<TokenSource>> TokenSource::Open(FileSystem* fs, c
     SIGNVOTE_RETURN_IF_ERROR(text ? source->AddText(fs, file) : source->AddShard(fs, file, format));
     if (!IsHeldOutShard(file)) shards_train_tokens = source->tokens_;
   }
-  const uint64_t held_out = static_cast<uint64_t>(static_cast<double>(source->tokens_) * kHeldOutFraction);
-  const bool has_val_shards = !text && shards_train_tokens > 0 && shards_train_tokens < source->tokens_;
+  const uint64_t held_out =
+      static_cast<uint64_t>(static_cast<double>(source->tokens_) * kHeldOutFraction);
+  const bool has_val_shards =
+      !text && shards_train_tokens > 0 && shards_train_tokens < source->tokens_;
   source->train_tokens_ = has_val_shards ? shards_train_tokens : source->tokens_ - held_out;
   return source;
 }
@@ -89,7 +97,8 @@ absl::Status TokenSource::AddText(FileSystem* fs, const std::string& path) {
 
 absl::Status TokenSource::AddShard(FileSystem* fs, const std::string& path, DataFormat format) {
   SIGNVOTE_ASSIGN_OR_RETURN(const uint64_t file_bytes, fs->FileSize(path));
-  if (file_bytes == 0) return BadData(absl::DataLossError(absl::StrCat(path, ": the shard is empty")));
+  if (file_bytes == 0)
+    return BadData(absl::DataLossError(absl::StrCat(path, ": the shard is empty")));
   SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> map, fs->Map(path));
   const std::span<const std::byte> data = map->data();
   Segment segment;
@@ -104,8 +113,9 @@ absl::Status TokenSource::AddShard(FileSystem* fs, const std::string& path, Data
     segment.count = data.size() / 2;
   } else {
     if (data.size() < kLlmcHeaderBytes) {
-      return BadData(absl::DataLossError(absl::StrFormat("%s: %d bytes; the header alone of an llm.c shard has %d",
-                                                         path, data.size(), kLlmcHeaderBytes)));
+      return BadData(absl::DataLossError(
+          absl::StrFormat("%s: %d bytes; the header alone of an llm.c shard has %d", path,
+                          data.size(), kLlmcHeaderBytes)));
     }
     std::array<int32_t, 3> header;
     std::memcpy(header.data(), data.data(), sizeof(header));
@@ -114,16 +124,19 @@ absl::Status TokenSource::AddShard(FileSystem* fs, const std::string& path, Data
       if (header[0] == candidate.magic && header[1] == candidate.version) known = &candidate;
     }
     if (known == nullptr) {
-      return BadData(absl::DataLossError(absl::StrFormat(
-          "%s: magic %d version %d is no llm.c shard (20240520 version 1 or 20240801 version 7); a headerless one is "
-          "--data-format nanogpt", path, header[0], header[1])));
+      return BadData(absl::DataLossError(
+          absl::StrFormat("%s: magic %d version %d is no llm.c shard (20240520 version 1 or "
+                          "20240801 version 7); a headerless one is "
+                          "--data-format nanogpt",
+                          path, header[0], header[1])));
     }
     header_bytes = kLlmcHeaderBytes;
     segment.width = known->width;
     segment.count = (data.size() - kLlmcHeaderBytes) / known->width;
-    if (header[2] < 0 || static_cast<uint64_t>(header[2]) * known->width != data.size() - kLlmcHeaderBytes) {
-      return BadData(absl::DataLossError(absl::StrFormat("%s: the header says %d tokens, the file holds %d", path,
-                                                         header[2], segment.count)));
+    if (header[2] < 0 ||
+        static_cast<uint64_t>(header[2]) * known->width != data.size() - kLlmcHeaderBytes) {
+      return BadData(absl::DataLossError(absl::StrFormat(
+          "%s: the header says %d tokens, the file holds %d", path, header[2], segment.count)));
     }
   }
   segment.data = data.data() + header_bytes;
@@ -141,8 +154,9 @@ void TokenSource::Read(uint64_t first, uint64_t count, int64_t* out) const {
   while (count > 0) {
     const uint64_t from = first - segment->first;
     const uint64_t here = std::min(count, segment->count - from);
-    const std::byte* data = (segment->data != nullptr ? segment->data : pool_.data() + segment->offset) +
-                            from * segment->width;
+    const std::byte* data =
+        (segment->data != nullptr ? segment->data : pool_.data() + segment->offset) +
+        from * segment->width;
     for (uint64_t i = 0; i < here; ++i) {
       uint32_t token = 0;
       std::memcpy(&token, data + i * segment->width, segment->width);

@@ -18,7 +18,8 @@ class TokenSource {
  public:
   // Text: every file is a run of bytes; a folder's files follow each other in order of path. Shards: the files whose
   // name ends in ".bin" (a folder) or the file; those with "val" in their name come last and are the held-out part.
-  static absl::StatusOr<std::unique_ptr<TokenSource>> Open(FileSystem* fs, const std::string& path, DataFormat format);
+  static absl::StatusOr<std::unique_ptr<TokenSource>> Open(FileSystem* fs, const std::string& path,
+                                                           DataFormat format);
 
   uint64_t tokens() const { return tokens_; }
   uint64_t files() const { return segments_.size(); }
@@ -29,18 +30,19 @@ class TokenSource {
 
  private:
   struct Segment {
-    uint64_t first = 0;                // token
+    uint64_t first = 0;  // token
     uint64_t count = 0;
-    const std::byte* data = nullptr;   // null: in pool_ at offset
+    const std::byte* data = nullptr;  // null: in pool_ at offset
     uint64_t offset = 0;
-    uint32_t width = 1;                // bytes per token
+    uint32_t width = 1;  // bytes per token
   };
 
   absl::Status AddText(FileSystem* fs, const std::string& path);
   absl::Status AddShard(FileSystem* fs, const std::string& path, DataFormat format);
 
   std::vector<std::unique_ptr<MappedFile>> maps_;
-  std::vector<std::byte> pool_;  // small text files, one behind the other: thousands of maps would hit the kernel's limit
+  std::vector<std::byte>
+      pool_;  // small text files, one behind the other: thousands of maps would hit the kernel's limit
   std::vector<Segment> segments_;
   uint64_t tokens_ = 0;
   uint64_t train_tokens_ = 0;

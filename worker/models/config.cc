@@ -27,24 +27,26 @@ struct LlamaSize {
 };
 // nano to tiny read bytes; 60m to 350m are the sizes that pretraining papers compare on (docs/models.md).
 constexpr LlamaSize kLlamaSizes[] = {
-    {"nano", 256, 128, 4, 4, 344, 2048},       {"micro", 256, 64, 2, 2, 172, 2048},
-    {"tiny", 256, 512, 7, 8, 1376, 2048},      {"60m", 32000, 512, 8, 8, 1376, 2048},
-    {"130m", 32000, 768, 12, 12, 2048, 2048},  {"350m", 32000, 1024, 24, 16, 2736, 2048},
+    {"nano", 256, 128, 4, 4, 344, 2048},      {"micro", 256, 64, 2, 2, 172, 2048},
+    {"tiny", 256, 512, 7, 8, 1376, 2048},     {"60m", 32000, 512, 8, 8, 1376, 2048},
+    {"130m", 32000, 768, 12, 12, 2048, 2048}, {"350m", 32000, 1024, 24, 16, 2736, 2048},
 };
 
 absl::Status BadConfig(const std::string& path, const std::string& what) {
-  return WithExitCode(absl::InvalidArgumentError(absl::StrCat(path, ": ", what)), ExitCode::kBadInput);
+  return WithExitCode(absl::InvalidArgumentError(absl::StrCat(path, ": ", what)),
+                      ExitCode::kBadInput);
 }
 
 // Reads an integer key into *out; leaves it alone when absent and not required.
-absl::Status ReadCount(const Json& json, const std::string& path, const char* key, uint32_t max, bool required,
-                       uint32_t* out) {
+absl::Status ReadCount(const Json& json, const std::string& path, const char* key, uint32_t max,
+                       bool required, uint32_t* out) {
   const auto it = json.find(key);
   if (it == json.end() || it->is_null()) {
     return required ? BadConfig(path, absl::StrCat("\"", key, "\" is missing")) : absl::OkStatus();
   }
   if (!it->is_number_integer() || it->get<int64_t>() < 1 || it->get<int64_t>() > int64_t{max}) {
-    return BadConfig(path, absl::StrFormat("\"%s\" is %s; it must be a whole number from 1 to %d", key, it->dump(), max));
+    return BadConfig(path, absl::StrFormat("\"%s\" is %s; it must be a whole number from 1 to %d",
+                                           key, it->dump(), max));
   }
   *out = it->get<uint32_t>();
   return absl::OkStatus();
@@ -54,7 +56,8 @@ absl::Status ReadPositive(const Json& json, const std::string& path, const char*
   const auto it = json.find(key);
   if (it == json.end() || it->is_null()) return absl::OkStatus();
   if (!it->is_number() || !(it->get<double>() > 0) || !std::isfinite(it->get<double>())) {
-    return BadConfig(path, absl::StrFormat("\"%s\" is %s; it must be a positive number", key, it->dump()));
+    return BadConfig(
+        path, absl::StrFormat("\"%s\" is %s; it must be a positive number", key, it->dump()));
   }
   *out = it->get<double>();
   return absl::OkStatus();
@@ -62,19 +65,22 @@ absl::Status ReadPositive(const Json& json, const std::string& path, const char*
 
 absl::Status RefuseUnlessFalse(const Json& json, const std::string& path, const char* key) {
   const auto it = json.find(key);
-  if (it == json.end() || it->is_null() || (it->is_boolean() && !it->get<bool>())) return absl::OkStatus();
+  if (it == json.end() || it->is_null() || (it->is_boolean() && !it->get<bool>()))
+    return absl::OkStatus();
   return BadConfig(path, absl::StrFormat("\"%s\" is %s; only false is supported", key, it->dump()));
 }
 
 absl::Status CheckShape(const ModelConfig& config, const std::string& path) {
   if (config.kind == ModelKind::kMlp) return absl::OkStatus();
   if (config.heads % config.key_value_heads != 0) {
-    return BadConfig(path, absl::StrFormat("num_key_value_heads %d does not divide num_attention_heads %d",
-                                           config.key_value_heads, config.heads));
+    return BadConfig(
+        path, absl::StrFormat("num_key_value_heads %d does not divide num_attention_heads %d",
+                              config.key_value_heads, config.heads));
   }
   if (config.head_size % 2 != 0) {
-    return BadConfig(path, absl::StrFormat("the head size %d is odd; rotary positions need an even one",
-                                           config.head_size));
+    return BadConfig(path,
+                     absl::StrFormat("the head size %d is odd; rotary positions need an even one",
+                                     config.head_size));
   }
   return absl::OkStatus();
 }
@@ -115,9 +121,9 @@ absl::StatusOr<ModelConfig> LoadModelConfig(FileSystem* fs, const std::string& n
   if (!text.ok()) {
     if (absl::IsNotFound(text.status()) && name_or_path.find('/') == std::string::npos &&
         name_or_path.find('.') == std::string::npos) {
-      return absl::InvalidArgumentError(absl::StrCat("--model ", name_or_path, ": no such model; choose one of ",
-                                                     absl::StrJoin(BuiltinModelNames(), ", "),
-                                                     ", or give the path of a config.json"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--model ", name_or_path, ": no such model; choose one of ",
+          absl::StrJoin(BuiltinModelNames(), ", "), ", or give the path of a config.json"));
     }
     return WithContext(text.status(), "--model");
   }
@@ -136,41 +142,51 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& text, const std:
     config.layers = 2;
     SIGNVOTE_RETURN_IF_ERROR(ReadCount(json, path, "features", 1 << 20, true, &config.features));
     SIGNVOTE_RETURN_IF_ERROR(ReadCount(json, path, "hidden_size", 1 << 20, true, &config.hidden));
-    SIGNVOTE_RETURN_IF_ERROR(ReadCount(json, path, "num_hidden_layers", 1 << 10, false, &config.layers));
+    SIGNVOTE_RETURN_IF_ERROR(
+        ReadCount(json, path, "num_hidden_layers", 1 << 10, false, &config.layers));
     SIGNVOTE_RETURN_IF_ERROR(ReadCount(json, path, "classes", 1 << 20, true, &config.classes));
     return config;
   }
   if (*type != "llama") {
-    return BadConfig(path, absl::StrCat("\"model_type\" is ", type->dump(), "; only \"llama\" and \"mlp\" are known"));
+    return BadConfig(path, absl::StrCat("\"model_type\" is ", type->dump(),
+                                        "; only \"llama\" and \"mlp\" are known"));
   }
   SIGNVOTE_RETURN_IF_ERROR(ReadCount(json, path, "vocab_size", 1 << 24, true, &config.vocabulary));
   SIGNVOTE_RETURN_IF_ERROR(ReadCount(json, path, "hidden_size", 1 << 20, true, &config.hidden));
-  SIGNVOTE_RETURN_IF_ERROR(ReadCount(json, path, "num_hidden_layers", 1 << 10, true, &config.layers));
-  SIGNVOTE_RETURN_IF_ERROR(ReadCount(json, path, "num_attention_heads", 1 << 10, true, &config.heads));
-  SIGNVOTE_RETURN_IF_ERROR(ReadCount(json, path, "intermediate_size", 1 << 20, true, &config.intermediate));
+  SIGNVOTE_RETURN_IF_ERROR(
+      ReadCount(json, path, "num_hidden_layers", 1 << 10, true, &config.layers));
+  SIGNVOTE_RETURN_IF_ERROR(
+      ReadCount(json, path, "num_attention_heads", 1 << 10, true, &config.heads));
+  SIGNVOTE_RETURN_IF_ERROR(
+      ReadCount(json, path, "intermediate_size", 1 << 20, true, &config.intermediate));
   config.key_value_heads = config.heads;
-  SIGNVOTE_RETURN_IF_ERROR(ReadCount(json, path, "num_key_value_heads", 1 << 10, false, &config.key_value_heads));
+  SIGNVOTE_RETURN_IF_ERROR(
+      ReadCount(json, path, "num_key_value_heads", 1 << 10, false, &config.key_value_heads));
   const auto head_dim = json.find("head_dim");
   if ((head_dim == json.end() || head_dim->is_null()) && config.hidden % config.heads != 0) {
-    return BadConfig(path, absl::StrFormat("num_attention_heads %d does not divide hidden_size %d", config.heads,
-                                           config.hidden));
+    return BadConfig(path, absl::StrFormat("num_attention_heads %d does not divide hidden_size %d",
+                                           config.heads, config.hidden));
   }
   config.head_size = std::max(1u, config.hidden / config.heads);
   SIGNVOTE_RETURN_IF_ERROR(ReadCount(json, path, "head_dim", 1 << 16, false, &config.head_size));
-  SIGNVOTE_RETURN_IF_ERROR(ReadCount(json, path, "max_position_embeddings", 1 << 24, false, &config.positions_max));
+  SIGNVOTE_RETURN_IF_ERROR(
+      ReadCount(json, path, "max_position_embeddings", 1 << 24, false, &config.positions_max));
   SIGNVOTE_RETURN_IF_ERROR(ReadPositive(json, path, "rms_norm_eps", &config.norm_epsilon));
   SIGNVOTE_RETURN_IF_ERROR(ReadPositive(json, path, "rope_theta", &config.rope_theta));
   SIGNVOTE_RETURN_IF_ERROR(ReadPositive(json, path, "initializer_range", &config.init_std));
   SIGNVOTE_RETURN_IF_ERROR(RefuseUnlessFalse(json, path, "attention_bias"));
   SIGNVOTE_RETURN_IF_ERROR(RefuseUnlessFalse(json, path, "mlp_bias"));
-  if (const auto scaling = json.find("rope_scaling"); scaling != json.end() && !scaling->is_null()) {
+  if (const auto scaling = json.find("rope_scaling");
+      scaling != json.end() && !scaling->is_null()) {
     return BadConfig(path, "\"rope_scaling\" is not supported; leave it out or null");
   }
   if (const auto act = json.find("hidden_act"); act != json.end() && *act != "silu") {
-    return BadConfig(path, absl::StrCat("\"hidden_act\" is ", act->dump(), "; only \"silu\" is supported"));
+    return BadConfig(
+        path, absl::StrCat("\"hidden_act\" is ", act->dump(), "; only \"silu\" is supported"));
   }
   if (const auto tied = json.find("tie_word_embeddings"); tied != json.end() && !tied->is_null()) {
-    if (!tied->is_boolean()) return BadConfig(path, "\"tie_word_embeddings\" must be true or false");
+    if (!tied->is_boolean())
+      return BadConfig(path, "\"tie_word_embeddings\" must be true or false");
     config.tied = tied->get<bool>();
   }
   SIGNVOTE_RETURN_IF_ERROR(CheckShape(config, path));
@@ -247,7 +263,8 @@ absl::StatusOr<Layout> MakeLayout(const ModelConfig& config, float weight_decay)
   return Layout::Make(std::move(tensors));
 }
 
-void InitializeParameters(const ModelConfig& config, const Layout& layout, uint64_t init_seed, std::span<float> x) {
+void InitializeParameters(const ModelConfig& config, const Layout& layout, uint64_t init_seed,
+                          std::span<float> x) {
   SIGNVOTE_CHECK(x.size() == layout.coordinates());
   const double divisor = static_cast<double>(config.parameter_divisor);
   for (size_t k = 0; k < layout.tensors().size(); ++k) {

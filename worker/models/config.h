@@ -33,8 +33,8 @@ struct ModelConfig {
   uint32_t positions_max = 2048;
   double norm_epsilon = 1e-6;
   double rope_theta = 10000.0;
-  double init_std = 0.02;        // of every matrix; norms start at 1
-  bool tied = false;             // lm_head is the embedding matrix
+  double init_std = 0.02;  // of every matrix; norms start at 1
+  bool tied = false;       // lm_head is the embedding matrix
 
   // kMlp: features → hidden (layers times, ReLU) → classes
   uint32_t features = 64;
@@ -60,6 +60,7 @@ absl::StatusOr<Layout> MakeLayout(const ModelConfig& config, float weight_decay)
 
 // x ← x_0, a pure function of (config, init_seed), the same bits on every machine: no libm function is involved.
 // Matrices are bell-shaped (the sum of four 16-bit uniforms) with the configured deviation, norms 1, biases 0.
-void InitializeParameters(const ModelConfig& config, const Layout& layout, uint64_t init_seed, std::span<float> x);
+void InitializeParameters(const ModelConfig& config, const Layout& layout, uint64_t init_seed,
+                          std::span<float> x);
 
 }  // namespace signvote

@@ -48,10 +48,12 @@ class LlamaNetwork : public TorchNetwork {
 
   const std::vector<LeafSpec>& leaves() const override { return leaves_; }
 
-  at::Tensor Loss(const std::vector<at::Tensor>& leaves, const BatchView& batch, at::Device device) override {
+  at::Tensor Loss(const std::vector<at::Tensor>& leaves, const BatchView& batch,
+                  at::Device device) override {
     const int64_t rows = static_cast<int64_t>(batch.rows);
     const int64_t length = static_cast<int64_t>(batch.length);
-    SIGNVOTE_CHECK(batch.inputs.size() == batch.rows * batch.length && batch.targets.size() == batch.inputs.size());
+    SIGNVOTE_CHECK(batch.inputs.size() == batch.rows * batch.length &&
+                   batch.targets.size() == batch.inputs.size());
     const int64_t tokens = rows * length;
     PrepareRotary(length, device);
     const at::Tensor ids = TokenTensor(batch.inputs, device);
@@ -75,13 +77,15 @@ class LlamaNetwork : public TorchNetwork {
       at::Tensor value = qkv.narrow(1, (heads + kv_heads) * head_size, kv_heads * head_size)
                              .view({rows, length, kv_heads, head_size})
                              .transpose(1, 2);
-      const at::Tensor attended = at::scaled_dot_product_attention(q, key, value, std::nullopt, 0.0,
-                                                                   /*is_causal=*/true, std::nullopt,
-                                                                   /*enable_gqa=*/heads != kv_heads);
+      const at::Tensor attended =
+          at::scaled_dot_product_attention(q, key, value, std::nullopt, 0.0,
+                                           /*is_causal=*/true, std::nullopt,
+                                           /*enable_gqa=*/heads != kv_heads);
       x = x + at::linear(attended.transpose(1, 2).reshape({tokens, heads * head_size}), o_weight);
       const at::Tensor gate_up = at::linear(Normalized(x, norm), gate_up_weight);
       const int64_t wide = config_.intermediate;
-      x = x + at::linear(at::silu(gate_up.narrow(1, 0, wide)) * gate_up.narrow(1, wide, wide), down_weight);
+      x = x + at::linear(at::silu(gate_up.narrow(1, 0, wide)) * gate_up.narrow(1, wide, wide),
+                         down_weight);
     }
     x = Normalized(x, Scaled(leaves[k++]));
     const at::Tensor logits = at::linear(x, config_.tied ? embedding : Scaled(leaves[k++]));
@@ -110,7 +114,8 @@ class LlamaNetwork : public TorchNetwork {
     at::Tensor cos = at::empty({1, length, 1, half}), sin = at::empty({1, length, 1, half});
     for (int64_t position = 0; position < length; ++position) {
       for (int64_t i = 0; i < half; ++i) {
-        const double frequency = std::pow(config_.rope_theta, -2.0 * static_cast<double>(i) / config_.head_size);
+        const double frequency =
+            std::pow(config_.rope_theta, -2.0 * static_cast<double>(i) / config_.head_size);
         const double angle = static_cast<double>(position) * frequency;
         cos.data_ptr<float>()[position * half + i] = static_cast<float>(std::cos(angle));
         sin.data_ptr<float>()[position * half + i] = static_cast<float>(std::sin(angle));

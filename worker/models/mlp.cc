@@ -18,13 +18,16 @@ class MlpNetwork : public TorchNetwork {
 
   const std::vector<LeafSpec>& leaves() const override { return leaves_; }
 
-  at::Tensor Loss(const std::vector<at::Tensor>& leaves, const BatchView& batch, at::Device device) override {
-    SIGNVOTE_CHECK(batch.values.size() == batch.rows * config_.features && batch.targets.size() == batch.rows);
+  at::Tensor Loss(const std::vector<at::Tensor>& leaves, const BatchView& batch,
+                  at::Device device) override {
+    SIGNVOTE_CHECK(batch.values.size() == batch.rows * config_.features &&
+                   batch.targets.size() == batch.rows);
     const int64_t rows = static_cast<int64_t>(batch.rows);
     // from_blob wants mutable pointers; nothing writes through them.
-    at::Tensor x = at::from_blob(const_cast<float*>(batch.values.data()), {rows, int64_t{config_.features}},
-                                 at::TensorOptions().dtype(at::kFloat))
-                       .to(device);
+    at::Tensor x =
+        at::from_blob(const_cast<float*>(batch.values.data()), {rows, int64_t{config_.features}},
+                      at::TensorOptions().dtype(at::kFloat))
+            .to(device);
     const at::Tensor targets = at::from_blob(const_cast<int64_t*>(batch.targets.data()), {rows},
                                              at::TensorOptions().dtype(at::kLong))
                                    .to(device);

@@ -45,7 +45,7 @@ class Model {
 
   // Allocates the previous slot: another 8 bytes per coordinate.
   virtual absl::Status EnablePrevious() = 0;
-  virtual std::span<float> previous_parameters() = 0;            // empty before EnablePrevious
+  virtual std::span<float> previous_parameters() = 0;  // empty before EnablePrevious
   virtual std::span<const float> previous_gradient() const = 0;
 
   // Tells the model that the parameters of `slot` were written, and zeroes the slot's gradient.
@@ -72,6 +72,7 @@ struct ModelOptions {
 
 // INVALID_ARGUMENT for an unknown device word; UNAVAILABLE with exit code kNoDevice, "no CUDA device: …", when there
 // is none; INVALID_ARGUMENT for a config that does not fit together. Defined in torch_model.cc.
-absl::StatusOr<std::unique_ptr<Model>> MakeTorchModel(const ModelConfig& config, const ModelOptions& options);
+absl::StatusOr<std::unique_ptr<Model>> MakeTorchModel(const ModelConfig& config,
+                                                      const ModelOptions& options);
 
 }  // namespace signvote

@@ -32,7 +32,8 @@ absl::Status Guarded(const char* what, Body&& body) {
     body();
     return absl::OkStatus();
   } catch (const c10::OutOfMemoryError& e) {
-    return absl::ResourceExhaustedError(absl::StrCat(what, ": out of device memory: ", e.what_without_backtrace()));
+    return absl::ResourceExhaustedError(
+        absl::StrCat(what, ": out of device memory: ", e.what_without_backtrace()));
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(absl::StrCat(what, ": out of memory"));
   } catch (const c10::Error& e) {
@@ -60,28 +61,33 @@ class LeafHook : public torch::autograd::PostAccumulateGradHook {
 absl::StatusOr<at::Device> OpenDevice(const std::string& word) {
   if (word == "cpu") return at::Device(at::kCPU);
   int64_t index = 0;
-  bool valid = word == "cuda" || (word.rfind("cuda:", 0) == 0 && word.size() > 5 && word.size() <= 8);
+  bool valid =
+      word == "cuda" || (word.rfind("cuda:", 0) == 0 && word.size() > 5 && word.size() <= 8);
   for (size_t i = 5; valid && i < word.size(); ++i) {
     valid = word[i] >= '0' && word[i] <= '9';
     index = index * 10 + (word[i] - '0');
   }
   if (!valid) {
-    return absl::InvalidArgumentError(absl::StrCat("--device ", word, ": choose cpu, cuda or cuda:N"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--device ", word, ": choose cpu, cuda or cuda:N"));
   }
   const auto none = [&](const std::string& why) {
-    return WithExitCode(absl::UnavailableError(absl::StrCat("no CUDA device ", index, ": ", why,
-                                                            "; use --device cpu or a machine with an NVIDIA GPU")),
-                        ExitCode::kNoDevice);
+    return WithExitCode(
+        absl::UnavailableError(absl::StrCat("no CUDA device ", index, ": ", why,
+                                            "; use --device cpu or a machine with an NVIDIA GPU")),
+        ExitCode::kNoDevice);
   };
   // Loading the library registers the back end; it stays loaded for the life of the process.
   if (::dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
     const char* why = ::dlerror();
     return none(why == nullptr ? "libtorch_cuda.so could not be loaded" : why);
   }
-  const int64_t count = c10::impl::hasDeviceGuardImpl(c10::kCUDA)
-                            ? static_cast<int64_t>(c10::impl::getDeviceGuardImpl(c10::kCUDA)->deviceCount())
-                            : 0;
-  if (index >= count) return none(count == 0 ? "no driver or no GPU was found" : absl::StrCat("there are ", count));
+  const int64_t count =
+      c10::impl::hasDeviceGuardImpl(c10::kCUDA)
+          ? static_cast<int64_t>(c10::impl::getDeviceGuardImpl(c10::kCUDA)->deviceCount())
+          : 0;
+  if (index >= count)
+    return none(count == 0 ? "no driver or no GPU was found" : absl::StrCat("there are ", count));
   return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
 }
 
@@ -102,10 +108,13 @@ class TorchModel : public Model {
   void Allocate(ReplicaSlot which) {
     Slot& slot = SlotOf(which);
     const int64_t d = static_cast<int64_t>(layout_.coordinates());
-    const at::TensorOptions host = at::TensorOptions().dtype(at::kFloat).pinned_memory(device_.is_cuda());
+    const at::TensorOptions host =
+        at::TensorOptions().dtype(at::kFloat).pinned_memory(device_.is_cuda());
     slot.host_x = at::zeros({d}, host);
     slot.host_g = at::zeros({d}, host);
-    slot.x = device_.is_cpu() ? slot.host_x : at::zeros({d}, at::TensorOptions().dtype(at::kFloat).device(device_));
+    slot.x = device_.is_cpu()
+                 ? slot.host_x
+                 : at::zeros({d}, at::TensorOptions().dtype(at::kFloat).device(device_));
     slot.g = device_.is_cpu() ? slot.host_g : at::zeros_like(slot.x);
     for (size_t k = 0; k < network_->leaves().size(); ++k) {
       const LeafSpec& spec = network_->leaves()[k];
@@ -116,7 +125,8 @@ class TorchModel : public Model {
       };
       at::Tensor leaf = view(slot.x).requires_grad_(true);
       leaf.mutable_grad() = view(slot.g);
-      torch::autograd::impl::set_post_acc_grad_hooks(leaf, std::make_unique<LeafHook>(&slot.on_leaf, k));
+      torch::autograd::impl::set_post_acc_grad_hooks(leaf,
+                                                     std::make_unique<LeafHook>(&slot.on_leaf, k));
       slot.leaves.push_back(std::move(leaf));
     }
   }
@@ -196,10 +206,10 @@ class TorchModel : public Model {
 
  private:
   struct Slot {
-    at::Tensor host_x, host_g;        // [d], what the session and the packing see
-    at::Tensor x, g;                  // [d] on the device; the same storage as host_* on the CPU
-    std::vector<at::Tensor> leaves;   // views into x, their .grad views into g
-    LeafHook::Callback on_leaf;       // what the leaves' hooks call; its address is constant
+    at::Tensor host_x, host_g;       // [d], what the session and the packing see
+    at::Tensor x, g;                 // [d] on the device; the same storage as host_* on the CPU
+    std::vector<at::Tensor> leaves;  // views into x, their .grad views into g
+    LeafHook::Callback on_leaf;      // what the leaves' hooks call; its address is constant
   };
 
   Slot& SlotOf(ReplicaSlot slot) { return slot == ReplicaSlot::kCurrent ? current_ : previous_; }
@@ -227,7 +237,8 @@ class TorchModel : public Model {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Model>> MakeTorchModel(const ModelConfig& config, const ModelOptions& options) {
+absl::StatusOr<std::unique_ptr<Model>> MakeTorchModel(const ModelConfig& config,
+                                                      const ModelOptions& options) {
   SIGNVOTE_CHECK(options.threads > 0);
   absl::StatusOr<Layout> layout = MakeLayout(config, options.weight_decay);
   if (!layout.ok()) return layout.status();

@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include <ATen/core/Tensor.h>
+#include <ATen/core/Tensor.h>  // tidy: allow(torch) only the three .cc files beside it include this header
 
 #include "common/layout.h"
 #include "worker/models/config.h"
@@ -29,7 +29,8 @@ class TorchNetwork {
   // In layout order, without gaps, together the whole layout.
   virtual const std::vector<LeafSpec>& leaves() const = 0;
   // The mean loss, a scalar with a graph when gradients are on. `leaves` are in the order of leaves().
-  virtual at::Tensor Loss(const std::vector<at::Tensor>& leaves, const BatchView& batch, at::Device device) = 0;
+  virtual at::Tensor Loss(const std::vector<at::Tensor>& leaves, const BatchView& batch,
+                          at::Device device) = 0;
 };
 
 std::unique_ptr<TorchNetwork> MakeLlamaNetwork(const ModelConfig& config, const Layout& layout);

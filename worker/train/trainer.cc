@@ -17,20 +17,26 @@ namespace {
 constexpr uint64_t kProbeWatchRounds = 64;
 
 BatchView ViewOf(const Batch& batch) {
-  return {.rows = batch.rows, .length = batch.length, .inputs = batch.inputs, .values = batch.values,
+  return {.rows = batch.rows,
+          .length = batch.length,
+          .inputs = batch.inputs,
+          .values = batch.values,
           .targets = batch.targets};
 }
 
 }  // namespace
 
-Trainer::Trainer(Session* session, Model* model, const Dataset* dataset, Clock* clock, const TrainerOptions& options)
+Trainer::Trainer(Session* session, Model* model, const Dataset* dataset, Clock* clock,
+                 const TrainerOptions& options)
     : session_(session), model_(model), dataset_(dataset), clock_(clock), options_(options) {
   SIGNVOTE_CHECK(options_.accumulate > 0);
 }
 
 Trainer::~Trainer() = default;
 
-bool Trainer::KeepsPrevious() const { return probe_seen_ || report_.rounds_voted < kProbeWatchRounds; }
+bool Trainer::KeepsPrevious() const {
+  return probe_seen_ || report_.rounds_voted < kProbeWatchRounds;
+}
 
 absl::Status Trainer::Run() {
   SIGNVOTE_ASSIGN_OR_RETURN(run_, session_->Join(model_->layout(), model_->parameters()));
@@ -97,7 +103,8 @@ absl::Status Trainer::Train() {
     prev_verdict_ = contiguous ? outcome.verdict : nullptr;
     round.apply_took_seconds = session_->Stats().last_apply_seconds;
     round.round_took_seconds = Elapsed();
-    round.wait_took_seconds = std::max(0.0, round.round_took_seconds - wait_start - round.apply_took_seconds);
+    round.wait_took_seconds =
+        std::max(0.0, round.round_took_seconds - wait_start - round.apply_took_seconds);
     round.stepsize = outcome.stepsize;
     round.run_loss = outcome.loss;
     round.voters = outcome.voters;
@@ -118,7 +125,8 @@ absl::Status Trainer::Train() {
       report_.loss_last = round.scalars.loss;
     }
     if (options_.eval_every > 0 && options_.eval_batches > 0 &&
-        outcome.next_round.value() % options_.eval_every == 0 && outcome.next_round.value() < run_.rounds_max) {
+        outcome.next_round.value() % options_.eval_every == 0 &&
+        outcome.next_round.value() < run_.rounds_max) {
       SIGNVOTE_ASSIGN_OR_RETURN(round.held_out_loss, HeldOutLoss());
     }
     if (on_round_) on_round_(round);
@@ -130,16 +138,19 @@ absl::StatusOr<bool> Trainer::ProbePass(const RoundTicket& ticket) {
   for (uint32_t micro = 0; micro < options_.accumulate; ++micro) {
     SIGNVOTE_RETURN_IF_ERROR(
         dataset_->TrainBatch({run_.seed, ticket.share, ticket.data_step, micro}, &batch_));
-    SIGNVOTE_ASSIGN_OR_RETURN(const double loss, model_->Forward(ReplicaSlot::kPrevious, ViewOf(batch_)));
+    SIGNVOTE_ASSIGN_OR_RETURN(const double loss,
+                              model_->Forward(ReplicaSlot::kPrevious, ViewOf(batch_)));
     // Without a finite h there is no probe; the vote itself does not depend on it.
     if (!std::isfinite(loss)) return false;
-    SIGNVOTE_RETURN_IF_ERROR(model_->Backward(1.0f / static_cast<float>(options_.accumulate), nullptr));
+    SIGNVOTE_RETURN_IF_ERROR(
+        model_->Backward(1.0f / static_cast<float>(options_.accumulate), nullptr));
   }
   return true;
 }
 
 absl::Status Trainer::Vote(const RoundTicket& ticket, RoundReport* round) {
-  for (uint32_t k = 0; k < run_.plan.chunks(); ++k) chunk_missing_[k] = run_.plan.Count(ChunkIndex(k));
+  for (uint32_t k = 0; k < run_.plan.chunks(); ++k)
+    chunk_missing_[k] = run_.plan.Count(ChunkIndex(k));
   send_status_ = absl::OkStatus();
   withdrawn_ = false;
   pack_seconds_ = 0;
@@ -157,25 +168,29 @@ absl::Status Trainer::Vote(const RoundTicket& ticket, RoundReport* round) {
   for (uint32_t micro = 0; micro < options_.accumulate; ++micro) {
     SIGNVOTE_RETURN_IF_ERROR(
         dataset_->TrainBatch({run_.seed, ticket.share, ticket.data_step, micro}, &batch_));
-    SIGNVOTE_ASSIGN_OR_RETURN(const double micro_loss, model_->Forward(ReplicaSlot::kCurrent, ViewOf(batch_)));
+    SIGNVOTE_ASSIGN_OR_RETURN(const double micro_loss,
+                              model_->Forward(ReplicaSlot::kCurrent, ViewOf(batch_)));
     loss += micro_loss / options_.accumulate;
     round->targets += batch_.targets_count();
     // Before the first chunk: a chunk that was sent stands.
     if (!std::isfinite(loss)) {
       round->scalars.loss = loss;
       round->abstained = AbstainReason::kNonFiniteLoss;
-      LogWarning("abstained: loss is not finite", {{"round", ticket.round.value()}, {"loss", loss}});
+      LogWarning("abstained: loss is not finite",
+                 {{"round", ticket.round.value()}, {"loss", loss}});
       round->compute_took_seconds = Elapsed();
       return session_->Abstain(AbstainReason::kNonFiniteLoss);
     }
     const bool last = micro + 1 == options_.accumulate;
     Model::GradientReady ready;
-    if (last) ready = [&](uint64_t first, uint64_t count) { OnGradientReady(ticket, first, count); };
+    if (last)
+      ready = [&](uint64_t first, uint64_t count) { OnGradientReady(ticket, first, count); };
     SIGNVOTE_RETURN_IF_ERROR(model_->Backward(weight, ready));
   }
   round->backward_end_seconds = Elapsed();
   round->first_chunk_seconds = first_chunk_seconds_;
-  round->first_chunk_overlapped = first_chunk_seconds_ > 0 && first_chunk_seconds_ < round->backward_end_seconds;
+  round->first_chunk_overlapped =
+      first_chunk_seconds_ > 0 && first_chunk_seconds_ < round->backward_end_seconds;
   round->pack_took_seconds = pack_seconds_;
   round->compute_took_seconds = round->backward_end_seconds - pack_seconds_;
   SIGNVOTE_RETURN_IF_ERROR(send_status_);

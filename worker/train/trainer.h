@@ -24,8 +24,9 @@
 namespace signvote {
 
 struct TrainerOptions {
-  uint32_t accumulate = 1;    // micro-batches per ballot; the gradient is that of their mean
-  uint64_t eval_every = 50;   // rounds between held-out losses; 0: only before the first round and after the last
+  uint32_t accumulate = 1;  // micro-batches per ballot; the gradient is that of their mean
+  uint64_t eval_every =
+      50;  // rounds between held-out losses; 0: only before the first round and after the last
   uint32_t eval_batches = 8;  // micro-batches per held-out loss
 };
 
@@ -39,33 +40,34 @@ struct RoundReport {
   bool observer = false;
   bool probed = false;
   std::optional<AbstainReason> abstained;
-  BallotScalars scalars;               // what was sent; only loss is set when the loss was not finite
-  uint64_t targets = 0;                // tokens or samples behind the gradient
-  float stepsize = 0;                  // committed
-  double run_loss = 0;                 // committed robust mean over voters; NaN: none
-  std::optional<double> held_out_loss; // measured after this round's commit
-  double first_chunk_seconds = 0;      // when the first chunk was handed to the session; 0: none was
-  double backward_end_seconds = 0;     // when the backward pass returned
-  double compute_took_seconds = 0;     // probe, forward, backward, without packing
-  double pack_took_seconds = 0;        // direction, signs, scalars, handing over
-  double wait_took_seconds = 0;        // for the commit, without applying it
+  BallotScalars scalars;  // what was sent; only loss is set when the loss was not finite
+  uint64_t targets = 0;   // tokens or samples behind the gradient
+  float stepsize = 0;     // committed
+  double run_loss = 0;    // committed robust mean over voters; NaN: none
+  std::optional<double> held_out_loss;  // measured after this round's commit
+  double first_chunk_seconds = 0;   // when the first chunk was handed to the session; 0: none was
+  double backward_end_seconds = 0;  // when the backward pass returned
+  double compute_took_seconds = 0;  // probe, forward, backward, without packing
+  double pack_took_seconds = 0;     // direction, signs, scalars, handing over
+  double wait_took_seconds = 0;     // for the commit, without applying it
   double apply_took_seconds = 0;
-  double round_took_seconds = 0;       // from open to applied
-  bool first_chunk_overlapped = false; // the first chunk left before backward ended
+  double round_took_seconds = 0;        // from open to applied
+  bool first_chunk_overlapped = false;  // the first chunk left before backward ended
 };
 
 // Sums over the run.
 struct TrainerReport {
   uint64_t rounds_voted = 0;
   uint64_t rounds_abstained = 0;
-  uint64_t rounds_overlapped = 0;      // voted rounds whose first chunk left before backward ended
+  uint64_t rounds_overlapped = 0;  // voted rounds whose first chunk left before backward ended
   uint64_t targets = 0;
-  std::optional<double> loss_first, loss_last;          // this worker's training loss, nats per target
+  std::optional<double> loss_first, loss_last;  // this worker's training loss, nats per target
   std::optional<double> held_out_first, held_out_last;  // nats per target
-  double seconds = 0;                  // first round opened to last commit
-  double compute_seconds = 0, pack_seconds = 0, wait_seconds = 0, apply_seconds = 0, eval_seconds = 0;
-  uint64_t digest = 0;                 // of the final replica
-  Round next_round;                    // the replica holds all commits before it
+  double seconds = 0;                                   // first round opened to last commit
+  double compute_seconds = 0, pack_seconds = 0, wait_seconds = 0, apply_seconds = 0,
+         eval_seconds = 0;
+  uint64_t digest = 0;  // of the final replica
+  Round next_round;     // the replica holds all commits before it
   RunInfo run;
 };
 
@@ -77,7 +79,8 @@ class Trainer {
   using OnJoined = std::function<void(const RunInfo& run, std::optional<double> held_out_loss)>;
   using OnRound = std::function<void(const RoundReport& round)>;
 
-  Trainer(Session* session, Model* model, const Dataset* dataset, Clock* clock, const TrainerOptions& options);
+  Trainer(Session* session, Model* model, const Dataset* dataset, Clock* clock,
+          const TrainerOptions& options);
   ~Trainer();
   void set_on_joined(OnJoined callback) { on_joined_ = std::move(callback); }
   void set_on_round(OnRound callback) { on_round_ = std::move(callback); }
@@ -112,18 +115,18 @@ class Trainer {
   TrainerReport report_;
 
   // What the previous round left behind.
-  bool probe_seen_ = false;                // some round asked for a probe
-  bool previous_valid_ = false;            // the model's previous slot holds x_{previous_round_}
+  bool probe_seen_ = false;      // some round asked for a probe
+  bool previous_valid_ = false;  // the model's previous slot holds x_{previous_round_}
   Round previous_round_;
   const uint8_t* prev_verdict_ = nullptr;  // of round previous_round_, or null
 
   // The round in progress.
   Time round_start_;
   bool probed_ = false;
-  std::vector<uint64_t> chunk_missing_;    // coordinates of the chunk whose gradient is not final yet
+  std::vector<uint64_t> chunk_missing_;  // coordinates of the chunk whose gradient is not final yet
   std::vector<ChunkScalars> chunk_scalars_;
-  absl::Status send_status_;               // first failure of a SendChunk
-  bool withdrawn_ = false;                 // a non-finite gradient was met; no further chunk is sent
+  absl::Status send_status_;  // first failure of a SendChunk
+  bool withdrawn_ = false;    // a non-finite gradient was met; no further chunk is sent
   double pack_seconds_ = 0;
   double first_chunk_seconds_ = 0;
 };

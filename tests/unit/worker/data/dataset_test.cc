@@ -69,7 +69,8 @@ TEST_F(DatasetTest, AMinibatchIsAFunctionOfSeedShareAndStepAlone) {
   ASSERT_TRUE(first.ok()) << first.status();
   Batch a, b;
   ASSERT_TRUE((*first)->TrainBatch(Key(1, 2, 3), &a).ok());
-  ASSERT_TRUE((*first)->TrainBatch(Key(1, 2, 4), &b).ok());  // another call in between changes nothing
+  ASSERT_TRUE(
+      (*first)->TrainBatch(Key(1, 2, 4), &b).ok());  // another call in between changes nothing
   ASSERT_TRUE((*second)->TrainBatch(Key(1, 2, 3), &b).ok());
   EXPECT_EQ(a.inputs, b.inputs);
   EXPECT_EQ(a.targets, b.targets);
@@ -89,7 +90,8 @@ TEST_F(DatasetTest, TargetsAreTheNextTokens) {
   Batch batch;
   ASSERT_TRUE((*data)->TrainBatch(Key(5, 0, 0), &batch).ok());
   ASSERT_EQ(batch.inputs.size(), 4u * 32u);
-  for (size_t i = 0; i < batch.inputs.size(); ++i) EXPECT_EQ(batch.targets[i], (batch.inputs[i] + 1) % 251);
+  for (size_t i = 0; i < batch.inputs.size(); ++i)
+    EXPECT_EQ(batch.targets[i], (batch.inputs[i] + 1) % 251);
 }
 
 TEST_F(DatasetTest, HeldOutBytesAreNeverTrainedOn) {
@@ -113,7 +115,8 @@ TEST_F(DatasetTest, HeldOutBytesAreNeverTrainedOn) {
 }
 
 TEST_F(DatasetTest, AFolderIsItsFilesInOrderOfPathAcrossFileBorders) {
-  const std::string text = Positions((3 << 20) + 1234);  // the large file is mapped, the small ones are copied
+  const std::string text =
+      Positions((3 << 20) + 1234);  // the large file is mapped, the small ones are copied
   Write("b/large.txt", text.substr(1000, 3 << 20));
   Write("a.txt", text.substr(0, 1000));
   Write("empty.txt", "");
@@ -131,7 +134,8 @@ TEST_F(DatasetTest, AFolderIsItsFilesInOrderOfPathAcrossFileBorders) {
 TEST_F(DatasetTest, NanoGptShardsAreHeaderlessUint16) {
   std::vector<uint16_t> tokens(1000);
   for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<uint16_t>(60000 + i);
-  const auto source = TokenSource::Open(FileSystem::Posix(), Write("train.bin", Bytes(tokens)), DataFormat::kNanoGpt);
+  const auto source = TokenSource::Open(FileSystem::Posix(), Write("train.bin", Bytes(tokens)),
+                                        DataFormat::kNanoGpt);
   ASSERT_TRUE(source.ok()) << source.status();
   EXPECT_EQ((*source)->tokens(), 1000u);
   EXPECT_EQ((*source)->train_tokens(), 950u);
@@ -168,14 +172,16 @@ TEST_F(DatasetTest, MalformedShardsAreDataLossWithTheFileNamed) {
       {"short.bin", "abcd", DataFormat::kLlmc, "the header alone"},
       {"magic.bin", LlmcHeader(1, 1, 0), DataFormat::kLlmc, "--data-format nanogpt"},
       {"version.bin", LlmcHeader(20240520, 7, 0), DataFormat::kLlmc, "version 7 is no llm.c shard"},
-      {"count.bin", LlmcHeader(20240520, 1, 3) + "abcd", DataFormat::kLlmc, "says 3 tokens, the file holds 2"},
+      {"count.bin", LlmcHeader(20240520, 1, 3) + "abcd", DataFormat::kLlmc,
+       "says 3 tokens, the file holds 2"},
       {"negative.bin", LlmcHeader(20240520, 1, -1), DataFormat::kLlmc, "says -1 tokens"},
   };
   for (const auto& c : cases) {
     const auto source = TokenSource::Open(FileSystem::Posix(), Write(c.name, c.bytes), c.format);
     EXPECT_EQ(source.status().code(), absl::StatusCode::kDataLoss) << c.name;
     EXPECT_EQ(ExitCodeFor(source.status()), ExitCode::kBadInput);
-    EXPECT_NE(source.status().message().find(c.message), absl::string_view::npos) << source.status();
+    EXPECT_NE(source.status().message().find(c.message), absl::string_view::npos)
+        << source.status();
     EXPECT_NE(source.status().message().find(c.name), absl::string_view::npos) << source.status();
   }
 }
@@ -186,8 +192,9 @@ TEST_F(DatasetTest, ACorpusThatIsTooSmallSaysHowMuchIsNeeded) {
   options.length = 128;
   const auto data = Open(options);
   EXPECT_EQ(ExitCodeFor(data.status()), ExitCode::kBadInput);
-  EXPECT_NE(data.status().message().find("too small: 2000 bytes, of which 100 are held out; a --sequence of 128 needs "
-                                         "129 in each part"),
+  EXPECT_NE(data.status().message().find(
+                "too small: 2000 bytes, of which 100 are held out; a --sequence of 128 needs "
+                "129 in each part"),
             absl::string_view::npos)
       << data.status();
   options.length = 99;  // exactly enough
@@ -205,7 +212,8 @@ TEST_F(DatasetTest, AMissingPathAnEmptyFolderAndAForeignTokenAreBadInput) {
   options.path = folder_.string();
   data = Open(options);
   EXPECT_EQ(ExitCodeFor(data.status()), ExitCode::kBadInput);
-  EXPECT_NE(data.status().message().find("the folder holds no file"), absl::string_view::npos) << data.status();
+  EXPECT_NE(data.status().message().find("the folder holds no file"), absl::string_view::npos)
+      << data.status();
 
   options.path = Write("train.bin", Bytes(std::vector<uint16_t>(4000, 300)));
   options.format = DataFormat::kNanoGpt;
@@ -258,7 +266,8 @@ TEST_F(DatasetTest, SyntheticClassesAreBalancedAndSeparable) {
 TEST_F(DatasetTest, AnUnknownFormatNamesTheKnownOnes) {
   const auto format = ParseDataFormat("csv");
   EXPECT_EQ(format.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_NE(format.status().message().find("text, nanogpt, llmc or synthetic"), absl::string_view::npos);
+  EXPECT_NE(format.status().message().find("text, nanogpt, llmc or synthetic"),
+            absl::string_view::npos);
 }
 
 }  // namespace

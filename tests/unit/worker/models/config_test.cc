@@ -17,7 +17,9 @@ ModelConfig Builtin(const std::string& name) {
   return *config;
 }
 
-uint64_t Coordinates(const std::string& name) { return MakeLayout(Builtin(name), 0.0f)->coordinates(); }
+uint64_t Coordinates(const std::string& name) {
+  return MakeLayout(Builtin(name), 0.0f)->coordinates();
+}
 
 TEST(ModelConfigTest, BuiltinModelsHaveTheSizesTheyAreNamedAfter) {
   EXPECT_EQ(Coordinates("nano"), 857216u);
@@ -55,10 +57,12 @@ TEST(ModelConfigTest, ConfigJsonIsReadBackAsItWasWritten) {
 }
 
 TEST(ModelConfigTest, AConfigOfTransformersIsUnderstood) {
-  const auto config = ParseModelConfig(R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama",
+  const auto config =
+      ParseModelConfig(R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama",
       "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 8, "num_key_value_heads": 2,
       "num_hidden_layers": 3, "vocab_size": 500, "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "rope_scaling": null,
-      "hidden_act": "silu", "attention_bias": false, "tie_word_embeddings": true, "use_cache": true})", "c.json");
+      "hidden_act": "silu", "attention_bias": false, "tie_word_embeddings": true, "use_cache": true})",
+                       "c.json");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->head_size, 8u);
   EXPECT_EQ(config->key_value_heads, 2u);
@@ -70,7 +74,8 @@ TEST(ModelConfigTest, AConfigOfTransformersIsUnderstood) {
 }
 
 TEST(ModelConfigTest, AConfigThatCannotBeComputedIsRefusedByName) {
-  const std::string head = R"({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 1, "vocab_size": 10,)";
+  const std::string head =
+      R"({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 1, "vocab_size": 10,)";
   const struct {
     std::string json;
     const char* message;
@@ -80,25 +85,34 @@ TEST(ModelConfigTest, AConfigThatCannotBeComputedIsRefusedByName) {
       {"{}", "\"model_type\" is missing"},
       {R"({"model_type": "gpt2"})", "only \"llama\" and \"mlp\""},
       {head + R"("num_attention_heads": 4})", "\"intermediate_size\" is missing"},
-      {head + R"("num_attention_heads": 0, "intermediate_size": 8})", "\"num_attention_heads\" is 0"},
-      {head + R"("num_attention_heads": 7, "intermediate_size": 8})", "7 does not divide hidden_size 64"},
+      {head + R"("num_attention_heads": 0, "intermediate_size": 8})",
+       "\"num_attention_heads\" is 0"},
+      {head + R"("num_attention_heads": 7, "intermediate_size": 8})",
+       "7 does not divide hidden_size 64"},
       {head + R"("num_attention_heads": 64, "intermediate_size": 8})", "head size 1 is odd"},
-      {head + R"("num_attention_heads": 4, "num_key_value_heads": 3, "intermediate_size": 8})", "3 does not divide"},
-      {head + R"("num_attention_heads": 4, "intermediate_size": 8, "attention_bias": true})", "only false"},
-      {head + R"("num_attention_heads": 4, "intermediate_size": 8, "rope_scaling": {}})", "rope_scaling"},
-      {head + R"("num_attention_heads": 4, "intermediate_size": 8, "hidden_act": "gelu"})", "only \"silu\""},
-      {head + R"("num_attention_heads": 4, "intermediate_size": 8, "rms_norm_eps": -1})", "positive number"},
+      {head + R"("num_attention_heads": 4, "num_key_value_heads": 3, "intermediate_size": 8})",
+       "3 does not divide"},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8, "attention_bias": true})",
+       "only false"},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8, "rope_scaling": {}})",
+       "rope_scaling"},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8, "hidden_act": "gelu"})",
+       "only \"silu\""},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8, "rms_norm_eps": -1})",
+       "positive number"},
       {head + R"("num_attention_heads": 4, "intermediate_size": "8"})", "must be a whole number"},
   };
   for (const auto& c : cases) {
     const auto config = ParseModelConfig(c.json, "c.json");
     EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument) << c.json;
     EXPECT_EQ(ExitCodeFor(config.status()), ExitCode::kBadInput) << c.json;
-    EXPECT_NE(config.status().message().find(c.message), absl::string_view::npos) << config.status();
+    EXPECT_NE(config.status().message().find(c.message), absl::string_view::npos)
+        << config.status();
   }
   const auto unknown = LoadModelConfig(FileSystem::Posix(), "giant");
   EXPECT_EQ(ExitCodeFor(unknown.status()), ExitCode::kUsage);
-  EXPECT_NE(unknown.status().message().find("nano, micro, tiny"), absl::string_view::npos) << unknown.status();
+  EXPECT_NE(unknown.status().message().find("nano, micro, tiny"), absl::string_view::npos)
+      << unknown.status();
   const auto missing = LoadModelConfig(FileSystem::Posix(), "/nowhere/config.json");
   EXPECT_EQ(ExitCodeFor(missing.status()), ExitCode::kBadInput);
 }

@@ -26,7 +26,8 @@ ModelConfig SmallLlama() {
 }
 
 struct TokenBatch {
-  TokenBatch(uint64_t rows, uint64_t length, uint64_t vocabulary, uint64_t seed) : inputs(rows * length), targets(inputs) {
+  TokenBatch(uint64_t rows, uint64_t length, uint64_t vocabulary, uint64_t seed)
+      : inputs(rows * length), targets(inputs) {
     Rng rng(seed, 0);
     for (int64_t& token : inputs) token = static_cast<int64_t>(rng.Below(vocabulary));
     for (int64_t& token : targets) token = static_cast<int64_t>(rng.Below(vocabulary));
@@ -69,7 +70,8 @@ void Rotate(double* head, size_t size, size_t position, double theta) {
   }
 }
 
-double ReferenceLlamaLoss(const ModelConfig& c, const Layout& layout, std::span<const float> x, const TokenBatch& batch) {
+double ReferenceLlamaLoss(const ModelConfig& c, const Layout& layout, std::span<const float> x,
+                          const TokenBatch& batch) {
   const auto tensor = [&](const std::string& name) {
     for (const TensorSpec& spec : layout.tensors()) {
       if (spec.name == name) return x.data() + spec.first;
@@ -82,7 +84,8 @@ double ReferenceLlamaLoss(const ModelConfig& c, const Layout& layout, std::span<
   for (size_t row = 0; row < batch.view.rows; ++row) {
     std::vector<std::vector<double>> h(length);
     for (size_t t = 0; t < length; ++t) {
-      const float* e = tensor("model.embed_tokens.weight") + static_cast<size_t>(batch.inputs[row * length + t]) * c.hidden;
+      const float* e = tensor("model.embed_tokens.weight") +
+                       static_cast<size_t>(batch.inputs[row * length + t]) * c.hidden;
       h[t].assign(e, e + c.hidden);
     }
     for (uint32_t n = 0; n < c.layers; ++n) {
@@ -94,7 +97,8 @@ double ReferenceLlamaLoss(const ModelConfig& c, const Layout& layout, std::span<
         k[t] = Times(tensor(layer + "self_attn.k_proj.weight"), c.key_value_heads * size, y);
         v[t] = Times(tensor(layer + "self_attn.v_proj.weight"), c.key_value_heads * size, y);
         for (size_t a = 0; a < c.heads; ++a) Rotate(&q[t][a * size], size, t, c.rope_theta);
-        for (size_t a = 0; a < c.key_value_heads; ++a) Rotate(&k[t][a * size], size, t, c.rope_theta);
+        for (size_t a = 0; a < c.key_value_heads; ++a)
+          Rotate(&k[t][a * size], size, t, c.rope_theta);
       }
       for (size_t t = 0; t < length; ++t) {
         std::vector<double> mixed(c.heads * size, 0.0);
@@ -109,22 +113,26 @@ double ReferenceLlamaLoss(const ModelConfig& c, const Layout& layout, std::span<
             sum += weights[s];
           }
           for (size_t s = 0; s <= t; ++s) {
-            for (size_t i = 0; i < size; ++i) mixed[a * size + i] += weights[s] / sum * v[s][group * size + i];
+            for (size_t i = 0; i < size; ++i)
+              mixed[a * size + i] += weights[s] / sum * v[s][group * size + i];
           }
         }
         const auto o = Times(tensor(layer + "self_attn.o_proj.weight"), c.hidden, mixed);
         for (size_t i = 0; i < c.hidden; ++i) h[t][i] += o[i];
-        const auto y = RmsNorm(h[t], tensor(layer + "post_attention_layernorm.weight"), c.norm_epsilon);
+        const auto y =
+            RmsNorm(h[t], tensor(layer + "post_attention_layernorm.weight"), c.norm_epsilon);
         auto gate = Times(tensor(layer + "mlp.gate_proj.weight"), c.intermediate, y);
         const auto up = Times(tensor(layer + "mlp.up_proj.weight"), c.intermediate, y);
-        for (size_t i = 0; i < gate.size(); ++i) gate[i] = gate[i] / (1.0 + std::exp(-gate[i])) * up[i];
+        for (size_t i = 0; i < gate.size(); ++i)
+          gate[i] = gate[i] / (1.0 + std::exp(-gate[i])) * up[i];
         const auto down = Times(tensor(layer + "mlp.down_proj.weight"), c.hidden, gate);
         for (size_t i = 0; i < c.hidden; ++i) h[t][i] += down[i];
       }
     }
     const float* head = tensor(c.tied ? "model.embed_tokens.weight" : "lm_head.weight");
     for (size_t t = 0; t < length; ++t) {
-      const auto logits = Times(head, c.vocabulary, RmsNorm(h[t], tensor("model.norm.weight"), c.norm_epsilon));
+      const auto logits =
+          Times(head, c.vocabulary, RmsNorm(h[t], tensor("model.norm.weight"), c.norm_epsilon));
       double sum = 0;
       for (double logit : logits) sum += std::exp(logit);
       total += std::log(sum) - logits[static_cast<size_t>(batch.targets[row * length + t])];
@@ -149,14 +157,16 @@ void ExpectGradientMatchesDifferences(Model* model, const BatchView& batch) {
   for (const TensorSpec& tensor : model->layout().tensors()) {
     // Along the gradient of this tensor alone: the derivative is the norm, the best conditioned choice.
     double squares = 0;
-    for (uint64_t i = tensor.first; i < tensor.first + tensor.count; ++i) squares += double{g[i]} * g[i];
+    for (uint64_t i = tensor.first; i < tensor.first + tensor.count; ++i)
+      squares += double{g[i]} * g[i];
     const double norm = std::sqrt(squares);
     ASSERT_GT(norm, 0) << tensor.name;
     const double step = 2e-2;
     double losses[2];
     for (const int side : {0, 1}) {
       for (uint64_t i = tensor.first; i < tensor.first + tensor.count; ++i) {
-        model->parameters()[i] = x[i] + static_cast<float>((side == 0 ? step : -step) * g[i] / norm);
+        model->parameters()[i] =
+            x[i] + static_cast<float>((side == 0 ? step : -step) * g[i] / norm);
       }
       losses[side] = *model->Evaluate(batch);
     }
@@ -174,7 +184,8 @@ TEST(TorchModelTest, LlamaComputesTheFormulasOfHuggingFace) {
       config.tied = tied;
       const auto model = Make(config);
       const TokenBatch batch(2, 9, config.vocabulary, 1);
-      const double expected = ReferenceLlamaLoss(config, model->layout(), model->parameters(), batch);
+      const double expected =
+          ReferenceLlamaLoss(config, model->layout(), model->parameters(), batch);
       const auto loss = model->Evaluate(batch.view);
       ASSERT_TRUE(loss.ok()) << loss.status();
       EXPECT_NEAR(*loss, expected, 1e-5 * expected) << "grouped " << grouped << " tied " << tied;
@@ -218,14 +229,19 @@ TEST(TorchModelTest, ReadyRangesCoverTheModelOnceFromTheHighEndAndAreFinal) {
   std::vector<uint64_t> firsts;
   uint64_t covered = 0;
   const auto g = model->gradient();
-  ASSERT_TRUE(model->Backward(1.0f, [&](uint64_t first, uint64_t count) {
-    firsts.push_back(first);
-    covered += count;
-    std::copy(g.begin() + static_cast<int64_t>(first), g.begin() + static_cast<int64_t>(first + count),
-              when_ready.begin() + static_cast<int64_t>(first));
-  }).ok());
+  ASSERT_TRUE(model
+                  ->Backward(1.0f,
+                             [&](uint64_t first, uint64_t count) {
+                               firsts.push_back(first);
+                               covered += count;
+                               std::copy(g.begin() + static_cast<int64_t>(first),
+                                         g.begin() + static_cast<int64_t>(first + count),
+                                         when_ready.begin() + static_cast<int64_t>(first));
+                             })
+                  .ok());
   EXPECT_EQ(covered, model->layout().coordinates());
-  EXPECT_TRUE(std::equal(g.begin(), g.end(), when_ready.begin()));  // nothing changed after its callback
+  EXPECT_TRUE(
+      std::equal(g.begin(), g.end(), when_ready.begin()));  // nothing changed after its callback
   EXPECT_EQ(firsts.front(), model->layout().tensors().back().first);
   EXPECT_EQ(firsts.back(), 0u);
   // The second layer is done before the first.
@@ -257,7 +273,8 @@ TEST(TorchModelTest, MicroBatchesAddUpToTheirWeightedGradient) {
     ASSERT_TRUE(model->Forward(ReplicaSlot::kCurrent, half(k)).ok());
     ASSERT_TRUE(model->Backward(0.5f, nullptr).ok());
   }
-  for (size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(model->gradient()[i], expected[i], 1e-5) << i;
+  for (size_t i = 0; i < expected.size(); ++i)
+    ASSERT_NEAR(model->gradient()[i], expected[i], 1e-5) << i;
 }
 
 TEST(TorchModelTest, ThePreviousSlotIsAnIndependentReplicaOfTheSameFunction) {
@@ -274,12 +291,14 @@ TEST(TorchModelTest, ThePreviousSlotIsAnIndependentReplicaOfTheSameFunction) {
     ASSERT_TRUE(model->Backward(1.0f, nullptr).ok());
   }
   // Same parameters, same batch: the same bits, run after run.
-  ASSERT_TRUE(std::equal(model->gradient().begin(), model->gradient().end(), model->previous_gradient().begin()));
+  ASSERT_TRUE(std::equal(model->gradient().begin(), model->gradient().end(),
+                         model->previous_gradient().begin()));
   for (float& value : x) value *= 1.01f;
   ASSERT_TRUE(model->BeginStep(ReplicaSlot::kCurrent).ok());
   ASSERT_TRUE(model->Forward(ReplicaSlot::kCurrent, batch.view).ok());
   ASSERT_TRUE(model->Backward(1.0f, nullptr).ok());
-  EXPECT_FALSE(std::equal(model->gradient().begin(), model->gradient().end(), model->previous_gradient().begin()));
+  EXPECT_FALSE(std::equal(model->gradient().begin(), model->gradient().end(),
+                          model->previous_gradient().begin()));
 }
 
 TEST(TorchModelTest, ADivisorThatIsAPowerOfTwoScalesGradientsExactly) {
@@ -312,7 +331,9 @@ TEST(TorchModelTest, ADeviceThatIsNotThereIsNamedWithItsOwnExitCode) {
   const auto unknown = MakeTorchModel(SmallLlama(), {.device = "tpu"});
   EXPECT_EQ(ExitCodeFor(unknown.status()), ExitCode::kUsage);
   for (const char* word : {"cuda:", "cuda:x", "cuda:1234"}) {
-    EXPECT_EQ(ExitCodeFor(MakeTorchModel(SmallLlama(), {.device = word}).status()), ExitCode::kUsage) << word;
+    EXPECT_EQ(ExitCodeFor(MakeTorchModel(SmallLlama(), {.device = word}).status()),
+              ExitCode::kUsage)
+        << word;
   }
   // No machine has that many.
   const auto missing = MakeTorchModel(SmallLlama(), {.device = "cuda:99"});

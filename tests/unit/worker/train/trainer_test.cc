@@ -21,11 +21,13 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-constexpr uint64_t kCoordinates = 1500;      // chunks of 512: 0..511, 512..1023, 1024..1499
-constexpr uint64_t kLeaves[] = {0, 300, 700, 1100, kCoordinates};  // ranges that backward finishes, last first
+constexpr uint64_t kCoordinates = 1500;  // chunks of 512: 0..511, 512..1023, 1024..1499
+constexpr uint64_t kLeaves[] = {0, 300, 700, 1100,
+                                kCoordinates};  // ranges that backward finishes, last first
 
 Layout TestLayout() {
-  return *Layout::Make({{.name = "a", .shape = {700}}, {.name = "b", .shape = {800}, .step_scale = 2.0f}});
+  return *Layout::Make(
+      {{.name = "a", .shape = {700}}, {.name = "b", .shape = {800}, .step_scale = 2.0f}});
 }
 
 // The target of minibatch (share, step, micro); gradients are x − target.
@@ -35,7 +37,8 @@ class KeyDataset : public Dataset {
  public:
   absl::Status TrainBatch(const BatchKey& key, Batch* batch) const override {
     batch->rows = batch->length = 1;
-    batch->inputs = {static_cast<int64_t>(key.share.value() * 1000 + key.data_step.value() * 10 + key.micro)};
+    batch->inputs = {
+        static_cast<int64_t>(key.share.value() * 1000 + key.data_step.value() * 10 + key.micro)};
     batch->targets = batch->inputs;
     return status;
   }
@@ -51,12 +54,14 @@ class KeyDataset : public Dataset {
 
 class QuadraticModel : public Model {
  public:
-  explicit QuadraticModel(std::vector<std::string>* events) : layout_(TestLayout()), events_(events) {
+  explicit QuadraticModel(std::vector<std::string>* events)
+      : layout_(TestLayout()), events_(events) {
     for (Slot& slot : slots_) {
       slot.x.assign(kCoordinates, 0.0f);
       slot.g.assign(kCoordinates, 0.0f);
     }
-    for (uint64_t i = 0; i < kCoordinates; ++i) slots_[0].x[i] = static_cast<float>(i % 7) * 0.1f + 1.0f;
+    for (uint64_t i = 0; i < kCoordinates; ++i)
+      slots_[0].x[i] = static_cast<float>(i % 7) * 0.1f + 1.0f;
   }
   const Layout& layout() const override { return layout_; }
   const ModelConfig& config() const override { return config_; }
@@ -95,8 +100,8 @@ class QuadraticModel : public Model {
     return Loss(ReplicaSlot::kCurrent);
   }
 
-  double next_loss = 0;                                          // instead of the real one
-  uint64_t poisoned = std::numeric_limits<uint64_t>::max();      // this coordinate's gradient is NaN
+  double next_loss = 0;                                      // instead of the real one
+  uint64_t poisoned = std::numeric_limits<uint64_t>::max();  // this coordinate's gradient is NaN
 
  private:
   struct Slot {
@@ -119,7 +124,8 @@ class QuadraticModel : public Model {
 // A server for one worker: the verdict is its ballot.
 class LoopSession : public Session {
  public:
-  LoopSession(std::vector<std::string>* events, uint64_t rounds) : rounds_(rounds), events_(events) {}
+  LoopSession(std::vector<std::string>* events, uint64_t rounds)
+      : rounds_(rounds), events_(events) {}
 
   absl::StatusOr<RunInfo> Join(const Layout& layout, std::span<float> x) override {
     layout_ = &layout;
@@ -146,7 +152,8 @@ class LoopSession : public Session {
   }
   absl::Status SendChunk(ChunkIndex k, const uint8_t* ballot) override {
     events_->push_back("chunk " + std::to_string(k.value()));
-    std::copy(ballot, ballot + plan_.Bytes(k), ballot_.begin() + static_cast<int64_t>(plan_.ByteOffset(k)));
+    std::copy(ballot, ballot + plan_.Bytes(k),
+              ballot_.begin() + static_cast<int64_t>(plan_.ByteOffset(k)));
     return send_status;
   }
   absl::Status SendScalars(const BallotScalars& scalars) override {
@@ -155,7 +162,8 @@ class LoopSession : public Session {
     return absl::OkStatus();
   }
   absl::Status Abstain(AbstainReason reason) override {
-    events_->push_back(reason == AbstainReason::kNonFiniteLoss ? "abstain loss" : "abstain gradient");
+    events_->push_back(reason == AbstainReason::kNonFiniteLoss ? "abstain loss"
+                                                               : "abstain gradient");
     return absl::OkStatus();
   }
   absl::StatusOr<CommitOutcome> WaitCommit() override {
@@ -188,8 +196,10 @@ class LoopSession : public Session {
   bool probe = false;
   float gamma = 0.01f;
   int attempts_more = 0;
-  uint64_t gap_after = std::numeric_limits<uint64_t>::max();    // the commit before this round came after a gap
-  uint64_t jump_before = std::numeric_limits<uint64_t>::max();  // NextRound moves the replica past this round
+  uint64_t gap_after =
+      std::numeric_limits<uint64_t>::max();  // the commit before this round came after a gap
+  uint64_t jump_before =
+      std::numeric_limits<uint64_t>::max();  // NextRound moves the replica past this round
   absl::Status send_status;
   std::vector<BallotScalars> all_scalars;
   std::vector<std::vector<float>> xs;  // the replica before each commit
@@ -208,7 +218,9 @@ class LoopSession : public Session {
 
 struct Bench {
   explicit Bench(uint64_t rounds, TrainerOptions options = {.eval_every = 0, .eval_batches = 0})
-      : session(&events, rounds), model(&events), trainer(&session, &model, &data, &clock, options) {
+      : session(&events, rounds),
+        model(&events),
+        trainer(&session, &model, &data, &clock, options) {
     trainer.set_on_round([this](const RoundReport& round) { rounds_seen.push_back(round); });
   }
   std::vector<std::string> events;
@@ -223,8 +235,9 @@ struct Bench {
 TEST(TrainerTest, EachChunkLeavesAsSoonAsItsLastCoordinateIsFinalAndBeforeBackwardEnds) {
   Bench bench(1);
   ASSERT_TRUE(bench.trainer.Run().ok());
-  EXPECT_THAT(bench.events, ElementsAre("forward 3000", "final 1100", "final 700", "chunk 2", "final 300", "chunk 1",
-                                        "final 0", "chunk 0", "backward ends", "scalars", "wait", "leave finished"));
+  EXPECT_THAT(bench.events, ElementsAre("forward 3000", "final 1100", "final 700", "chunk 2",
+                                        "final 300", "chunk 1", "final 0", "chunk 0",
+                                        "backward ends", "scalars", "wait", "leave finished"));
 }
 
 TEST(TrainerTest, TheBallotIsTheSignOfTheGradientOfTheTicketsMinibatch) {
@@ -266,7 +279,8 @@ TEST(TrainerTest, TheProbeRunsFirstOnTheSameMinibatchAtThePreviousReplica) {
     double inner = 0;
     const double target = static_cast<double>((3000 + 10 * t) % 97) * 0.01;
     for (uint64_t i = 0; i < kCoordinates; ++i) {
-      const double b = bench.session.xs[t][i] < bench.session.xs[t - 1][i] ? 1.0 : -1.0;  // x moved against b
+      const double b =
+          bench.session.xs[t][i] < bench.session.xs[t - 1][i] ? 1.0 : -1.0;  // x moved against b
       inner += (i < 700 ? 1.0 : 2.0) * b * (bench.session.xs[t][i] - target);
     }
     ASSERT_TRUE(scalars[t].prev_inner.has_value());
@@ -298,11 +312,13 @@ TEST(TrainerTest, AfterAGapOrAStateTransferThereIsNeitherProbeNorPreviousVerdict
 }
 
 TEST(TrainerTest, ANonFiniteLossAbstainsBeforeTheFirstChunk) {
-  for (const double loss : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+  for (const double loss :
+       {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
     Bench bench(1);
     bench.model.next_loss = loss;
     ASSERT_TRUE(bench.trainer.Run().ok());
-    EXPECT_THAT(bench.events, ElementsAre("forward 3000", "abstain loss", "wait", "leave finished"));
+    EXPECT_THAT(bench.events,
+                ElementsAre("forward 3000", "abstain loss", "wait", "leave finished"));
     EXPECT_EQ(bench.trainer.report().rounds_abstained, 1u);
     EXPECT_EQ(bench.rounds_seen.at(0).abstained, AbstainReason::kNonFiniteLoss);
   }
@@ -312,8 +328,9 @@ TEST(TrainerTest, ANonFiniteGradientWithdrawsTheChunksNotYetSent) {
   Bench bench(1);
   bench.model.poisoned = 600;  // chunk 1; chunk 2 has left by then
   ASSERT_TRUE(bench.trainer.Run().ok());
-  EXPECT_THAT(bench.events, ElementsAre("forward 3000", "final 1100", "final 700", "chunk 2", "final 300", "final 0",
-                                        "backward ends", "abstain gradient", "wait", "leave finished"));
+  EXPECT_THAT(bench.events, ElementsAre("forward 3000", "final 1100", "final 700", "chunk 2",
+                                        "final 300", "final 0", "backward ends", "abstain gradient",
+                                        "wait", "leave finished"));
   EXPECT_EQ(bench.rounds_seen.at(0).scalars.nonfinite_coordinates, 1u);
 }
 
@@ -322,8 +339,8 @@ TEST(TrainerTest, AccumulationAveragesMicroBatchesAndSendsInTheLastOne) {
   bench.session.probe = true;
   ASSERT_TRUE(bench.trainer.Run().ok());
   const std::vector<std::string> head(bench.events.begin(), bench.events.begin() + 9);
-  EXPECT_THAT(head, ElementsAre("forward 3000", "final 1100", "final 700", "final 300", "final 0", "backward ends",
-                                "forward 3001", "final 1100", "final 700"));
+  EXPECT_THAT(head, ElementsAre("forward 3000", "final 1100", "final 700", "final 300", "final 0",
+                                "backward ends", "forward 3001", "final 1100", "final 700"));
   EXPECT_EQ(bench.events[9], "chunk 2");
   // The mean of the two targets.
   const double target = (static_cast<double>(3000 % 97) + static_cast<double>(3001 % 97)) * 0.005;

@@ -1,0 +1,128 @@
+#include "worker/train/report.h"
+
+#include <limits>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "worker/train/progress.h"
+
+namespace signvote {
+namespace {
+
+using Json = nlohmann::json;
+
+TEST(ReportTest, TheReportHoldsWhatWasMeasuredAndNullForWhatWasNot) {
+  ReportContext context;
+  context.name = "w0";
+  context.coordinates = 1000;
+  context.outcome = "finished";
+  TrainerReport report;
+  report.rounds_voted = 8;
+  report.rounds_overlapped = 6;
+  report.targets = 4096;
+  report.seconds = 2;
+  report.loss_first = 5.5;
+  report.held_out_last = std::numeric_limits<double>::infinity();
+  report.digest = 0xabc;
+  report.next_round = Round(10);
+  SessionStats stats;
+  stats.rounds_voted = 8;
+  stats.rounds_applied = 10;
+  stats.wire_sent_bytes = 8 * 130;
+  stats.wire_received_bytes = 10 * 140;
+  const Json json = Json::parse(ReportJson(context, report, stats));
+  EXPECT_EQ(json["outcome"], "finished");
+  EXPECT_EQ(json["next_round"], 10);
+  EXPECT_EQ(json["loss"]["first"], 5.5);
+  EXPECT_TRUE(json["loss"]["last"].is_null());
+  EXPECT_TRUE(json["loss"]["held_out_last"].is_null());  // JSON knows no infinity
+  EXPECT_EQ(json["wire"]["sent_bytes_per_round"], 130);
+  EXPECT_EQ(json["wire"]["received_bytes_per_round"], 140);
+  EXPECT_EQ(json["wire"]["fp32_bytes_per_round"], 4000);
+  EXPECT_EQ(json["wire"]["fp32_bytes"], 18 * 4000);
+  EXPECT_EQ(json["digest"], "0000000000000abc");
+  EXPECT_EQ(json["first_chunk_overlap_ratio"], 0.75);
+  EXPECT_EQ(json["targets_per_second"], 2048);
+}
+
+TEST(ReportTest, ARoundIsOneLineFromWhichTheStepsizeCanBeRecomputed) {
+  RoundReport round;
+  round.round = Round(4);
+  round.scalars.loss = 2.5;
+  round.scalars.g_l1 = 3.25;
+  round.scalars.probe_l1 = 0.1 + 0.2;
+  round.stepsize = 1e-3f;
+  round.run_loss = std::numeric_limits<double>::quiet_NaN();
+  const std::string line = RoundLogLine(round);
+  EXPECT_EQ(line.find('\n'), std::string::npos);
+  const Json json = Json::parse(line);
+  EXPECT_EQ(json["probe_l1"].get<double>(), 0.1 + 0.2);  // every bit survives
+  EXPECT_EQ(static_cast<float>(json["stepsize"].get<double>()), 1e-3f);
+  EXPECT_TRUE(json["prev_inner"].is_null());
+  EXPECT_TRUE(json["run_loss"].is_null());
+  EXPECT_TRUE(json["abstained"].is_null());
+  round.abstained = AbstainReason::kNonFiniteLoss;
+  EXPECT_EQ(Json::parse(RoundLogLine(round))["abstained"], "loss not finite");
+}
+
+RoundReport ProgressRound(uint64_t number) {
+  RoundReport round;
+  round.round = Round(number);
+  round.members = 3;
+  round.targets = 1000;
+  round.scalars.loss = 2.7131;
+  round.stepsize = 4.6e-4f;
+  round.round_took_seconds = 0.5;
+  return round;
+}
+
+TEST(ProgressTest, ALineTellsRoundLossStepsizeSpeedMembersSavingAndTimeLeft) {
+  FakeClock clock;
+  Progress progress(ProgressStyle::kOff, stdout, &clock, std::chrono::seconds(10), "w0");
+  RunInfo run;
+  run.rounds_max = 300;
+  progress.OnJoined(run, 1000, 5.55);
+  SessionStats stats;
+  stats.rounds_voted = stats.rounds_applied = 120;
+  stats.wire_sent_bytes = stats.wire_received_bytes = 120 * 128;
+  progress.OnRound(ProgressRound(119), stats);
+  EXPECT_EQ(progress.Line(ProgressRound(119), stats),
+            "w0 round 120/300 loss 2.713 held-out 5.550 stepsize 4.6e-04 2.0k targets/s 3 members "
+            "saved 31x (929 kB) "
+            "ETA 1:30");
+}
+
+TEST(ProgressTest, LinesComeAtTheirIntervalAndAtTheEnd) {
+  std::FILE* file = std::tmpfile();
+  ASSERT_NE(file, nullptr);
+  FakeClock clock;
+  Progress progress(ProgressStyle::kLines, file, &clock, std::chrono::seconds(10), "w0");
+  RunInfo run;
+  run.rounds_max = 30;
+  progress.OnJoined(run, 1000, std::nullopt);
+  for (uint64_t t = 0; t < 30; ++t) {
+    clock.Advance(std::chrono::seconds(1));
+    progress.OnRound(ProgressRound(t), {});
+  }
+  progress.Finish();
+  std::string text(static_cast<size_t>(std::ftell(file)), '\0');
+  std::rewind(file);
+  ASSERT_EQ(std::fread(text.data(), 1, text.size(), file), text.size());
+  std::fclose(file);
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 4);  // after 1, 11, 21 and 30 seconds
+  EXPECT_EQ(text.find('\r'), std::string::npos);
+}
+
+TEST(ProgressTest, NumbersAreShort) {
+  EXPECT_EQ(ShortCount(0), "0");
+  EXPECT_EQ(ShortCount(999), "999");
+  EXPECT_EQ(ShortCount(8500), "8.5k");
+  EXPECT_EQ(ShortCount(123456), "123k");
+  EXPECT_EQ(ShortBytes(1.2e9), "1.2 GB");
+  EXPECT_EQ(ShortSeconds(65), "1:05");
+  EXPECT_EQ(ShortSeconds(7384), "2:03:04");
+}
+
+}  // namespace
+}  // namespace signvote

@@ -1,0 +1,115 @@
+#include "worker/train/progress.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace signvote {
+namespace {
+
+constexpr Duration kTerminalInterval = std::chrono::milliseconds(100);
+constexpr double kSmoothing = 0.1;
+
+std::string Scaled(double value, const char* const* units, size_t count) {
+  size_t unit = 0;
+  while (unit + 1 < count && std::abs(value) >= 999.5) {
+    value /= 1000;
+    ++unit;
+  }
+  return absl::StrFormat(unit == 0 || value >= 99.5 ? "%.0f%s" : "%.1f%s", value, units[unit]);
+}
+
+}  // namespace
+
+std::string ShortCount(double value) {
+  constexpr const char* kUnits[] = {"", "k", "M", "G", "T"};
+  return Scaled(value, kUnits, std::size(kUnits));
+}
+
+std::string ShortBytes(double bytes) {
+  constexpr const char* kUnits[] = {" B", " kB", " MB", " GB", " TB"};
+  return Scaled(bytes, kUnits, std::size(kUnits));
+}
+
+std::string ShortSeconds(double seconds) {
+  const int64_t whole = std::llround(std::clamp(seconds, 0.0, 1e7));
+  if (whole < 3600) return absl::StrFormat("%d:%02d", whole / 60, whole % 60);
+  return absl::StrFormat("%d:%02d:%02d", whole / 3600, whole / 60 % 60, whole % 60);
+}
+
+Progress::Progress(ProgressStyle style, std::FILE* out, Clock* clock, Duration interval,
+                   std::string name)
+    : style_(style), out_(out), clock_(clock), interval_(interval), name_(std::move(name)) {}
+
+void Progress::OnJoined(const RunInfo& run, uint64_t coordinates,
+                        std::optional<double> held_out_loss) {
+  rounds_max_ = run.rounds_max;
+  coordinates_ = coordinates;
+  held_out_loss_ = held_out_loss;
+}
+
+std::string Progress::Line(const RoundReport& round, const SessionStats& stats) const {
+  std::string line = absl::StrFormat("%s round %d/%d", name_, round.round.value() + 1, rounds_max_);
+  if (round.abstained.has_value()) {
+    absl::StrAppend(&line, " abstained");
+  } else {
+    absl::StrAppend(&line, absl::StrFormat(" loss %.3f", round.scalars.loss));
+  }
+  const std::optional<double> held_out =
+      round.held_out_loss.has_value() ? round.held_out_loss : held_out_loss_;
+  if (held_out.has_value()) absl::StrAppend(&line, absl::StrFormat(" held-out %.3f", *held_out));
+  absl::StrAppend(&line, absl::StrFormat(" stepsize %.1e", round.stepsize));
+  if (seconds_per_round_ > 0) {
+    absl::StrAppend(&line, " ", ShortCount(targets_per_round_ / seconds_per_round_), " targets/s");
+  }
+  absl::StrAppend(&line, " ", round.members, round.members == 1 ? " member" : " members");
+  const double wire = static_cast<double>(stats.wire_sent_bytes + stats.wire_received_bytes);
+  const double fp32 = 4.0 * static_cast<double>(coordinates_) *
+                      static_cast<double>(stats.rounds_voted + stats.rounds_applied);
+  if (wire > 0 && fp32 > wire) {
+    absl::StrAppend(&line,
+                    absl::StrFormat(" saved %.0fx (%s)", fp32 / wire, ShortBytes(fp32 - wire)));
+  }
+  const uint64_t done = round.round.value() + 1;
+  if (seconds_per_round_ > 0 && rounds_max_ > done) {
+    absl::StrAppend(&line, " ETA ",
+                    ShortSeconds(static_cast<double>(rounds_max_ - done) * seconds_per_round_));
+  }
+  return line;
+}
+
+void Progress::OnRound(const RoundReport& round, const SessionStats& stats) {
+  const Time now = clock_->Now();
+  if (round.held_out_loss.has_value()) held_out_loss_ = round.held_out_loss;
+  // Rounds per second from one commit to the next, so that waiting between rounds counts.
+  const double seconds =
+      last_round_.has_value() ? ToSeconds(now - *last_round_) : round.round_took_seconds;
+  const double weight = seconds_per_round_ == 0 ? 1.0 : kSmoothing;
+  seconds_per_round_ += weight * (seconds - seconds_per_round_);
+  targets_per_round_ += weight * (static_cast<double>(round.targets) - targets_per_round_);
+  last_round_ = now;
+  if (style_ == ProgressStyle::kOff) return;
+  const Duration interval = style_ == ProgressStyle::kTerminal ? kTerminalInterval : interval_;
+  const bool last = round.round.value() + 1 == rounds_max_;
+  if (last_print_.has_value() && now - *last_print_ < interval && !last) return;
+  last_print_ = now;
+  const std::string line = Line(round, stats);
+  if (style_ == ProgressStyle::kTerminal) {
+    std::fprintf(out_, "\r%s\x1b[K", line.c_str());  // clears what a longer line left
+  } else {
+    std::fprintf(out_, "%s\n", line.c_str());
+  }
+  std::fflush(out_);
+}
+
+void Progress::Finish() {
+  if (style_ == ProgressStyle::kTerminal && last_print_.has_value()) {
+    std::fputc('\n', out_);
+    std::fflush(out_);
+  }
+}
+
+}  // namespace signvote

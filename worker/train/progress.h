@@ -1,0 +1,51 @@
+#pragma once
+// What a person sees while a worker trains: one line that is rewritten on a terminal, or a plain line now and then.
+
+#include <cstdint>
+#include <cstdio>
+#include <optional>
+#include <string>
+
+#include "common/clock.h"
+#include "worker/session/session.h"
+#include "worker/train/trainer.h"
+
+namespace signvote {
+
+enum class ProgressStyle { kTerminal, kLines, kOff };
+
+// Threads: thread-compatible.
+class Progress {
+ public:
+  // Writes to `out`. kLines prints every `interval`; kTerminal rewrites its line at most ten times a second.
+  Progress(ProgressStyle style, std::FILE* out, Clock* clock, Duration interval, std::string name);
+  void OnJoined(const RunInfo& run, uint64_t coordinates, std::optional<double> held_out_loss);
+  void OnRound(const RoundReport& round, const SessionStats& stats);
+  void Finish();  // ends the terminal's line
+
+  // The line without control characters, e.g.
+  // "w0 round 120/300 loss 2.713 held-out 3.008 stepsize 4.6e-04 8.5k targets/s 3 members saved 31x (1.2 GB) ETA 1:05"
+  std::string Line(const RoundReport& round, const SessionStats& stats) const;
+
+ private:
+  const ProgressStyle style_;
+  std::FILE* const out_;
+  Clock* const clock_;
+  const Duration interval_;
+  const std::string name_;
+
+  uint64_t rounds_max_ = 0;
+  uint64_t coordinates_ = 0;
+  std::optional<double> held_out_loss_;
+  std::optional<Time> last_round_;
+  std::optional<Time> last_print_;
+  double seconds_per_round_ = 0;  // exponential mean over some twenty rounds
+  double targets_per_round_ = 0;
+};
+
+// "8.5k", "1.2M"; "1.2 GB", "31 kB"; "1:05", "2:03:04".
+std::string ShortCount(double value);
+std::string ShortBytes(double bytes);
+std::string ShortSeconds(double seconds);
+
+}  // namespace signvote
