@@ -1,0 +1,152 @@
+#include "tests/e2e/simulation.h"
+
+#include <algorithm>
+
+#include "common/apply.h"
+#include "common/bits.h"
+#include "common/status.h"
+#include "server/tally/tally.h"
+
+namespace signvote {
+namespace {
+
+BatchView ViewOf(const Batch& batch) {
+  return {.rows = batch.rows,
+          .length = batch.length,
+          .inputs = batch.inputs,
+          .values = batch.values,
+          .targets = batch.targets};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Simulation>> Simulation::Create(const SimulationOptions& options) {
+  auto simulation = std::make_unique<Simulation>();
+  simulation->options_ = options;
+  SIGNVOTE_ASSIGN_OR_RETURN(ModelConfig config,
+                            LoadModelConfig(FileSystem::Posix(), options.model));
+  config.parameter_divisor = options.parameter_divisor;
+  DatasetOptions data = options.data;
+  data.vocabulary = config.vocabulary;
+  data.features = config.features;
+  data.classes = config.classes;
+  if (config.kind == ModelKind::kMlp) data.format = DataFormat::kSynthetic;
+  SIGNVOTE_ASSIGN_OR_RETURN(simulation->data_, OpenDataset(FileSystem::Posix(), data));
+  SIGNVOTE_ASSIGN_OR_RETURN(simulation->model_, MakeTorchModel(config, options.model_options));
+  SIGNVOTE_RETURN_IF_ERROR(simulation->model_->EnablePrevious());
+  SIGNVOTE_ASSIGN_OR_RETURN(simulation->rule_, MakeRule(options.rule));
+  const Layout& layout = simulation->model_->layout();
+  const uint64_t chunk = options.chunk_coordinates != 0
+                             ? options.chunk_coordinates
+                             : ChunkPlan::DefaultChunkCoordinates(layout.coordinates());
+  simulation->plan_ = ChunkPlan(layout.coordinates(), chunk);
+  for (uint32_t share = 0; share < options.shares; ++share) {
+    simulation->directions_.emplace_back(&layout, simulation->plan_, options.direction);
+  }
+  return simulation;
+}
+
+absl::StatusOr<double> Simulation::Gradient(ReplicaSlot slot, Round round, Share share,
+                                            uint64_t* targets) {
+  SIGNVOTE_RETURN_IF_ERROR(model_->BeginStep(slot));
+  double loss = 0;
+  *targets = 0;
+  for (uint32_t micro = 0; micro < options_.accumulate; ++micro) {
+    Batch batch;
+    SIGNVOTE_RETURN_IF_ERROR(
+        data_->TrainBatch({options_.seed, share, DataStep(round.value()), micro}, &batch));
+    SIGNVOTE_ASSIGN_OR_RETURN(const double micro_loss, model_->Forward(slot, ViewOf(batch)));
+    loss += micro_loss / options_.accumulate;
+    *targets += batch.targets_count();
+    SIGNVOTE_RETURN_IF_ERROR(
+        model_->Backward(1.0f / static_cast<float>(options_.accumulate), nullptr));
+  }
+  return loss;
+}
+
+absl::StatusOr<WorkerScalars> Simulation::Ballot(Round round, Share share, bool probe,
+                                                 const std::vector<uint8_t>& prev_verdict,
+                                                 std::vector<uint8_t>* ballot) {
+  WorkerScalars scalars;
+  if (probe) {
+    SIGNVOTE_RETURN_IF_ERROR(
+        Gradient(ReplicaSlot::kPrevious, round, share, &scalars.samples).status());
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(scalars.loss,
+                            Gradient(ReplicaSlot::kCurrent, round, share, &scalars.samples));
+  ChunkScalars sum;
+  for (uint32_t k = 0; k < plan_.chunks(); ++k) {
+    const ChunkIndex chunk(k);
+    const ChunkScalars part = directions_[share.value()].PackChunk(
+        chunk,
+        {.g = model_->gradient().data(),
+         .h = probe ? model_->previous_gradient().data() : nullptr,
+         .prev_verdict = prev_verdict.empty() ? nullptr : prev_verdict.data(),
+         .seed = options_.seed,
+         .round = round,
+         .share = share},
+        ballot->data() + plan_.ByteOffset(chunk));
+    sum.g_l1 += part.g_l1;
+    sum.g_l2_squared += part.g_l2_squared;
+    sum.probe_l1 += part.probe_l1;
+    sum.prev_inner += part.prev_inner;
+    sum.nonfinite += part.nonfinite;
+  }
+  if (sum.nonfinite > 0) return absl::InternalError("the simulated gradient is not finite");
+  scalars.g_l1 = sum.g_l1;
+  scalars.g_l2_squared = sum.g_l2_squared;
+  if (probe) scalars.probe_l1 = sum.probe_l1;
+  if (!prev_verdict.empty()) scalars.prev_inner = sum.prev_inner;
+  return scalars;
+}
+
+absl::Status Simulation::Run() {
+  const std::span<float> x = model_->parameters();
+  const double x0_max_abs = MaxAbs(x);
+  std::vector<std::vector<uint8_t>> ballots(options_.shares,
+                                            std::vector<uint8_t>(plan_.TotalBytes()));
+  std::vector<uint8_t> verdict;
+  for (uint64_t t = 0; t < options_.rounds; ++t) {
+    const Round round(t);
+    SimulatedRound& record = rounds_.emplace_back();
+    for (uint32_t share = 0; share < options_.shares; ++share) {
+      SIGNVOTE_ASSIGN_OR_RETURN(
+          const WorkerScalars scalars,
+          Ballot(round, Share(share), t > 0 && rule_->WantsProbe(round), verdict, &ballots[share]));
+      record.scalars.push_back(scalars);
+    }
+    record.stepsize = rule_
+                          ->Decide({.round = round,
+                                    .rounds_max = options_.rounds,
+                                    .x0_max_abs = x0_max_abs,
+                                    .step_scale_max = model_->layout().step_scale_max(),
+                                    .workers = record.scalars})
+                          .gamma;
+    std::copy(x.begin(), x.end(), model_->previous_parameters().begin());
+    // The whole model as one vote: chunks are a matter of transport.
+    verdict.assign(plan_.TotalBytes(), 0);
+    std::vector<const uint8_t*> pointers;
+    for (const std::vector<uint8_t>& ballot : ballots) pointers.push_back(ballot.data());
+    Tally({.ballots = pointers,
+           .coordinates = plan_.coordinates(),
+           .first_coordinate = 0,
+           .seed = options_.seed,
+           .round = round},
+          verdict.data());
+    ApplyStep(model_->layout(), record.stepsize, 0, x.size(), verdict.data(), 0, x.data());
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<double> Simulation::HeldOutLoss(uint32_t count) {
+  double sum = 0;
+  for (uint32_t k = 0; k < count; ++k) {
+    Batch batch;
+    SIGNVOTE_RETURN_IF_ERROR(data_->HeldOutBatch(k, &batch));
+    SIGNVOTE_ASSIGN_OR_RETURN(const double loss, model_->Evaluate(ViewOf(batch)));
+    sum += loss;
+  }
+  return sum / count;
+}
+
+}  // namespace signvote

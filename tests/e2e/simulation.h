@@ -1,0 +1,65 @@
+#pragma once
+// A whole run in one process and one thread, without session, server or trainer: what n workers, the vote and the
+// stepsize rule compute, written down as plainly as possible. Real runs are compared with it bit by bit.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/stepsize/stepsize_rule.h"
+#include "worker/data/dataset.h"
+#include "worker/direction/direction.h"
+#include "worker/models/model.h"
+
+namespace signvote {
+
+struct SimulationOptions {
+  std::string model = "micro";
+  float parameter_divisor = 1.0f;
+  ModelOptions model_options;
+  DatasetOptions data;
+  uint32_t accumulate = 1;
+  uint32_t shares = 3;
+  uint64_t rounds = 50;
+  uint64_t seed = 1;               // the run's: coins and minibatches
+  uint64_t chunk_coordinates = 0;  // 0: the default cut
+  RuleFlags rule;
+  DirectionConfig direction;
+};
+
+struct SimulatedRound {
+  float stepsize = 0;
+  std::vector<WorkerScalars> scalars;  // by share
+};
+
+class Simulation {
+ public:
+  static absl::StatusOr<std::unique_ptr<Simulation>> Create(const SimulationOptions& options);
+
+  // Every round, in order.
+  absl::Status Run();
+
+  const std::vector<SimulatedRound>& rounds() const { return rounds_; }
+  Model* model() { return model_.get(); }
+  // Mean loss over held-out micro-batches 0 … count − 1.
+  absl::StatusOr<double> HeldOutLoss(uint32_t count);
+
+ private:
+  absl::StatusOr<WorkerScalars> Ballot(Round round, Share share, bool probe,
+                                       const std::vector<uint8_t>& prev_verdict,
+                                       std::vector<uint8_t>* ballot);
+  absl::StatusOr<double> Gradient(ReplicaSlot slot, Round round, Share share, uint64_t* targets);
+
+  SimulationOptions options_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<Dataset> data_;
+  std::unique_ptr<StepsizeRule> rule_;
+  ChunkPlan plan_;
+  std::vector<Direction> directions_;  // by share
+  std::vector<SimulatedRound> rounds_;
+};
+
+}  // namespace signvote
