@@ -26,7 +26,6 @@ class SimWorker {
   void Wake() { hung_until_ = Time{}; }
   bool up() const { return up_; }
   bool exited() const { return exited_; }
-  bool draining() const { return draining_; }
   std::optional<size_t> stream() const { return stream_; }
 
   // ---- what the injector asks for ----

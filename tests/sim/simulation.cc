@@ -65,7 +65,11 @@ class Simulation {
 
   void Heal() {
     world_.healed = true;
-    for (auto& worker : workers_) worker->BeWell();
+    for (uint32_t w = 0; w < kWorkersMax; ++w) {
+      workers_[w]->BeWell();
+      // Damage this late may be found only by the final digests, when it is too late to be re-synced.
+      if (workers_[w]->damaged()) workers_[w]->Crash(1);
+    }
   }
 
   // ---- what goes wrong
@@ -95,7 +99,7 @@ class Simulation {
     for (const round::Seat& seat : server_.open()->seats) {
       const uint32_t w = seat.worker.value();
       if (w == worker || seat.role != round::Role::kMember || !Connected(w) ||
-          workers_[w]->draining() || workers_[w]->abstains(round) ||
+          drain_asked_[w] == workers_[w]->stream() || workers_[w]->abstains(round) ||
           world_.stream(*workers_[w]->stream()).incarnation != seat.incarnation.value()) {
         continue;
       }
@@ -142,6 +146,7 @@ class Simulation {
           return true;
         case Fault::kDrain:
           if (!Connected(w) || Protected(w)) return false;
+          drain_asked_[w] = worker.stream();
           server_.Step(round::DrainRequested{round::WorkerId(w)});
           return true;
         case Fault::kEvict: {
@@ -225,6 +230,7 @@ class Simulation {
   SimServer server_;
   std::array<std::unique_ptr<SimWorker>, kWorkersMax> workers_;
   std::array<std::optional<Round>, kWorkersMax> relied_on_;
+  std::array<std::optional<size_t>, kWorkersMax> drain_asked_;  // on this stream
   bool late_joined_ = false;
   bool evicted_ = false;
 };
