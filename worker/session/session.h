@@ -8,9 +8,12 @@
 //            only inside Join, NextRound and WaitCommit, on the calling thread (commits are applied there).
 // Threads:   Join, NextRound, SendScalars, Abstain, WaitCommit, Leave: one thread at a time. SendChunk: any thread, at
 //            the same time as others. Stats(), RequestDrain(): any thread.
-// Failure:   a lost connection is not an error: every call reconnects by itself with jittered exponential back-off and
-//            gives up with UNAVAILABLE after server_timeout. What the server refuses ends the session with its status.
+// Failure:   a lost connection is not an error: a thread of the session's own reconnects with jittered exponential
+//            back-off, also while the caller computes, and gives up with UNAVAILABLE after server_timeout. What the
+//            server refuses ends the session with its status. Every later call then returns that status.
 //            A ballot of the open round is kept and sent again after a reconnect or for a new attempt.
+//            A wait that lasts longer than wait_timeout ends with DEADLINE_EXCEEDED (exit code kWaitTimeout) and the
+//            server's last word on whom it waits for.
 
 #include <cstdint>
 #include <functional>
@@ -39,6 +42,7 @@ struct SessionOptions {
   Duration connect_timeout = std::chrono::seconds(20);   // first connection, and each state transfer's progress
   Duration server_timeout = std::chrono::minutes(10);    // a lost server is looked for this long
   Duration wait_timeout = std::chrono::hours(1);         // longest wait for a round to open or to be committed
+  Duration finish_timeout = std::chrono::seconds(45);    // longest wait for the server's goodbye after the last round
   std::string model_config_json;
   std::string metrics_address;
   uint64_t message_bytes_max = 64ull << 20;
@@ -76,16 +80,26 @@ struct BallotScalars {
 
 enum class AbstainReason { kNonFiniteLoss, kNonFiniteGradient, kOther };
 
+// When the round passed its stations, on the session's clock; {} where it did not (a round got from the past).
+struct RoundTimes {
+  Time opened;           // RoundOpen received
+  Time first_chunk;      // first SendChunk
+  Time ballot_written;   // the last byte of the ballot handed to the connection
+  Time first_verdict;    // first verdict chunk received
+  Time committed;        // commit received and its verdict's hash checked, before it is applied
+};
+
 // What moved the replica since the last WaitCommit or NextRound.
 struct CommitOutcome {
   Round next_round;                 // the replica now holds all commits before this round
-  uint64_t commits = 0;             // applied by this call; 0: the round goes on in a new attempt under the same ballot
+  uint64_t commits = 0;             // applied by this call; 0 only when finished or drained: the round has no commit
   bool contiguous = true;           // exactly the commit of the round voted on; false after a gap or a state transfer,
                                     // when no previous replica and no previous verdict may be used
   bool finished = false;            // no round follows
   float stepsize = 0;               // of the last commit
   double loss = 0;                  // robust mean over voters of the last commit; NaN: none
   uint32_t voters = 0;
+  RoundTimes times;                 // of the last commit
   const uint8_t* verdict = nullptr; // packed verdict of the last commit, the whole model; valid until the next WaitCommit
 };
 
@@ -125,7 +139,9 @@ class Session {
   virtual absl::Status SendScalars(const BallotScalars& scalars) = 0;
   virtual absl::Status Abstain(AbstainReason reason) = 0;
 
-  // Waits for the commit of the ticket's round and applies it (and any later ones that have arrived) to x.
+  // Waits for the commit of the ticket's round and applies it (and any later ones that have arrived) to x. New attempts
+  // of the round get the same ballot without the caller's doing. Once a drain is asked for, waits 10 s at most and then
+  // leaves with commits = 0.
   virtual absl::StatusOr<CommitOutcome> WaitCommit() = 0;
 
   // Leaves in good order; the session can only be destroyed afterwards. Bounded by a few seconds.

@@ -1,0 +1,51 @@
+#include "worker/session/verdict_store.h"
+
+#include <gtest/gtest.h>
+
+#include "common/checksum.h"
+
+namespace signvote {
+namespace {
+
+const ChunkPlan kPlan(1500, 512);  // chunks of 64, 64 and 60 bytes
+
+void Fill(VerdictStore::Slot* slot, Epoch epoch, Attempt attempt) {
+  for (size_t i = 0; i < slot->bits.size(); ++i) slot->bits[i] = static_cast<uint8_t>(i);
+  for (auto& origin : slot->chunks) origin = {.present = true, .epoch = epoch, .attempt = attempt};
+}
+
+TEST(VerdictStoreTest, AVerdictCountsOnlyWholeAndOfTheCommitsVoteWithItsHash) {
+  VerdictStore store(kPlan, 1);
+  VerdictStore::Slot* const slot = store.Acquire(Round(3));
+  ASSERT_NE(slot, nullptr);
+  ASSERT_EQ(slot->chunks.size(), 3u);
+  Fill(slot, Epoch(2), Attempt(1));
+  const uint64_t hash = Xxh3(slot->bits.data(), slot->bits.size());
+  EXPECT_TRUE(slot->Holds(Epoch(2), Attempt(1), hash));
+  EXPECT_FALSE(slot->Holds(Epoch(2), Attempt(0), hash));
+  EXPECT_FALSE(slot->Holds(Epoch(1), Attempt(1), hash));
+  EXPECT_FALSE(slot->Holds(Epoch(2), Attempt(1), hash + 1));
+  slot->chunks[2].attempt = Attempt(0);
+  EXPECT_FALSE(slot->Holds(Epoch(2), Attempt(1), hash)) << "one chunk of an earlier attempt";
+  slot->chunks[2] = {};
+  EXPECT_FALSE(slot->Holds(Epoch(2), Attempt(1), hash)) << "one chunk missing";
+}
+
+TEST(VerdictStoreTest, SlotsAreBoundedAndComeBackEmpty) {
+  VerdictStore store(kPlan, 2);
+  VerdictStore::Slot* const a = store.Acquire(Round(1));
+  VerdictStore::Slot* const b = store.Acquire(Round(2));
+  ASSERT_NE(a, nullptr);
+  ASSERT_NE(b, nullptr);
+  EXPECT_NE(a, b);
+  EXPECT_EQ(store.Acquire(Round(3)), nullptr);
+  Fill(a, Epoch(1), Attempt(0));
+  store.Release(a);
+  VerdictStore::Slot* const again = store.Acquire(Round(3));
+  EXPECT_EQ(again, a);
+  EXPECT_EQ(again->round.value(), 3u);
+  for (const auto& origin : again->chunks) EXPECT_FALSE(origin.present);
+}
+
+}  // namespace
+}  // namespace signvote

@@ -1,0 +1,172 @@
+#include "worker/session/state_transfer.h"
+
+#include <algorithm>
+#include <bit>
+#include <optional>
+
+#include <grpcpp/client_context.h>
+#include <grpcpp/completion_queue.h>
+#include <grpcpp/generic/generic_stub.h>
+
+#include "absl/strings/str_cat.h"
+#include "common/checksum.h"
+#include "common/status.h"
+#include "proto/wire/wire.h"
+#include "signvote/v1/training.pb.h"
+#include "worker/session/stream.h"
+
+namespace signvote {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "fp32 values travel little-endian");
+
+// A raw streaming call whose every step is waited for, within a limit.
+class RawCall {
+ public:
+  RawCall(const std::shared_ptr<grpc::Channel>& channel, const std::string& method, Duration step_timeout)
+      : stub_(channel), step_timeout_(step_timeout), call_(stub_.PrepareCall(&context_, method, &cq_)) {}
+  ~RawCall() {
+    context_.TryCancel();
+    cq_.Shutdown();
+    void* tag = nullptr;
+    bool ok = false;
+    while (cq_.Next(&tag, &ok)) {
+    }
+  }
+
+  bool Start() {
+    call_->StartCall(nullptr);
+    return Wait();
+  }
+  bool Write(const grpc::ByteBuffer& message) {
+    call_->Write(message, nullptr);
+    return Wait();
+  }
+  bool WritesDone() {
+    call_->WritesDone(nullptr);
+    return Wait();
+  }
+  bool Read(grpc::ByteBuffer* message) {
+    call_->Read(message, nullptr);
+    return Wait();
+  }
+  absl::Status Finish() {
+    grpc::Status status;
+    call_->Finish(&status, nullptr);
+    Wait();
+    if (timed_out_) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("state transfer made no progress for ", ToSeconds(step_timeout_), " s"));
+    }
+    return wire::FromGrpc(status);
+  }
+  // REQUIRES: a message was read or written.
+  std::string peer() const { return context_.peer(); }
+
+ private:
+  bool Wait() {
+    void* tag = nullptr;
+    bool ok = false;
+    if (cq_.AsyncNext(&tag, &ok, GrpcDeadline(step_timeout_)) == grpc::CompletionQueue::TIMEOUT) {
+      timed_out_ = true;
+      context_.TryCancel();
+      cq_.Next(&tag, &ok);  // comes at once, because the call is cancelled
+    }
+    return ok && !timed_out_;
+  }
+
+  grpc::ClientContext context_;
+  grpc::CompletionQueue cq_;
+  grpc::GenericStub stub_;
+  const Duration step_timeout_;
+  bool timed_out_ = false;
+  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> call_;
+};
+
+}  // namespace
+
+absl::Status FetchState(const std::shared_ptr<grpc::Channel>& channel, const std::string& ticket,
+                        Duration progress_timeout, std::span<float> x,
+                        const std::function<absl::Status(Round, uint64_t first, uint64_t count)>& on_part,
+                        wire::SocketBytes* moved) {
+  *moved = {};
+  RawCall call(channel, "/signvote.v1.Training/FetchState", progress_timeout);
+  v1::FetchStateRequest request;
+  request.set_ticket(ticket);
+  if (!call.Start() || !call.Write(wire::EncodeMessage(request)) || !call.WritesDone()) {
+    const absl::Status status = call.Finish();
+    return status.ok() ? absl::UnavailableError("state transfer ended before it began") : status;
+  }
+  std::optional<wire::SocketByteCounter> counter;
+  uint64_t received = 0;
+  grpc::ByteBuffer message;
+  while (call.Read(&message)) {
+    if (!counter) counter.emplace(call.peer(), 0);
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<wire::StateView> view,
+                              wire::DecodeState(wire::BulkKind::kStateChunk, message));
+    const wire::StateHeader& header = view->header;
+    if (header.first != received || header.count == 0 || header.count > x.size() - received ||
+        view->payload_bytes != header.count * sizeof(float)) {
+      return absl::InvalidArgumentError(absl::StrCat("state transfer: ", view->payload_bytes, " bytes for ",
+                                                     header.count, " coordinates from ", header.first, " where ",
+                                                     x.size() - received, " from ", received, " were due"));
+    }
+    SIGNVOTE_RETURN_IF_ERROR(wire::CopyPayloadChecked(
+        message, view->payload_offset, header.checksum,
+        {reinterpret_cast<uint8_t*>(x.data() + received), header.count * sizeof(float)}));
+    SIGNVOTE_RETURN_IF_ERROR(on_part(header.round, header.first, header.count));
+    received += header.count;
+    if (const auto bytes = counter->Read()) *moved = *bytes;
+  }
+  SIGNVOTE_RETURN_IF_ERROR(call.Finish());
+  if (received != x.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("state transfer ended after ", received, " of ", x.size(), " coordinates"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status UploadState(const std::shared_ptr<grpc::Channel>& channel, const std::string& ticket,
+                         Duration progress_timeout, std::span<const float> x, wire::SocketBytes* moved) {
+  *moved = {};
+  // Shared with every message that refers to x: the last one gone means that gRPC no longer reads x.
+  const auto lease = std::make_shared<int>(0);
+  absl::Status status;
+  {
+    RawCall call(channel, "/signvote.v1.Training/UploadState", progress_timeout);
+    v1::UploadStateRequest first;
+    first.set_ticket(ticket);
+    bool open = call.Start() && call.Write(wire::EncodeMessage(first));
+    std::optional<wire::SocketByteCounter> counter;
+    if (open) counter.emplace(call.peer(), 0);
+    for (uint64_t at = 0; open && at < x.size(); at += wire::kStateChunkCoordinates) {
+      const uint64_t count = std::min<uint64_t>(wire::kStateChunkCoordinates, x.size() - at);
+      const std::span<const uint8_t> payload(reinterpret_cast<const uint8_t*>(x.data() + at), count * sizeof(float));
+      const wire::StateHeader header{.round = Round(0),
+                                     .first = at,
+                                     .count = count,
+                                     .checksum = Xxh3(payload.data(), payload.size())};
+      open = call.Write(wire::EncodeState(wire::BulkKind::kUploadChunk, header, payload, lease));
+      if (const auto bytes = counter->Read()) *moved = *bytes;
+    }
+    grpc::ByteBuffer reply;
+    const bool replied = open && call.WritesDone() && call.Read(&reply);
+    if (counter) {
+      if (const auto bytes = counter->Read()) *moved = *bytes;
+    }
+    status = call.Finish();
+    if (status.ok()) {
+      v1::UploadStateReply parsed;
+      if (!replied || !wire::ParseMessage(reply, &parsed).ok() || parsed.coordinates() != x.size()) {
+        status = absl::InvalidArgumentError(absl::StrCat("the server did not confirm the upload of ", x.size(),
+                                                         " coordinates"));
+      }
+    }
+  }
+  for (int i = 0; lease.use_count() > 1 && i < 5000; ++i) {
+    Clock::System()->SleepFor(std::chrono::milliseconds(1));
+  }
+  return status;
+}
+
+}  // namespace signvote

@@ -1,0 +1,93 @@
+#pragma once
+// One Session call on one TCP connection of its own, as raw messages, driven by one thread.
+//
+// Threads: Run() belongs to one thread and is called once; all else may be called from any thread at any time.
+// Failure: after the stream has ended, writes are dropped.
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <grpc/support/time.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/completion_queue.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/security/credentials.h>
+
+#include "absl/status/status.h"
+#include "common/clock.h"
+#include "common/mutex.h"
+
+namespace signvote {
+
+// A channel with a TCP connection of its own to host:port, as raw messages of up to `message_bytes_max` want it.
+std::shared_ptr<grpc::Channel> DialServer(const std::string& server,
+                                          const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+                                          uint64_t message_bytes_max, Duration connect_timeout);
+
+// When gRPC's own waits end that shall last `d` from now on.
+gpr_timespec GrpcDeadline(Duration d);
+
+class Stream {
+ public:
+  Stream(std::shared_ptr<grpc::Channel> channel, Clock* clock);
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  // Opens the call, sends `first`, hands every message to `on_message` and returns how the call ended. The call is
+  // cancelled with DEADLINE_EXCEEDED when `first_timeout` passes without a message (see SetTimeout).
+  absl::Status Run(const grpc::ByteBuffer& first, Duration first_timeout,
+                   const std::function<void(grpc::ByteBuffer&)>& on_message);
+  // From now on the call is cancelled when it lasts longer than `timeout`; nullopt: no limit. Called from on_message.
+  void SetTimeout(std::optional<Duration> timeout);
+
+  // A ballot's message can be withdrawn while it waits for its turn; others are always sent.
+  enum class Kind { kControl, kBallot };
+  // Sends after what was queued before, never blocking. The bytes' owner is released when gRPC is done with them.
+  void Write(grpc::ByteBuffer message, Kind kind) ABSL_LOCKS_EXCLUDED(mu_);
+  void WithdrawBallots() ABSL_LOCKS_EXCLUDED(mu_);
+  // When the last ballot message was handed over to the connection; {} when one is still waiting, or none was sent.
+  Time ballots_written() const ABSL_LOCKS_EXCLUDED(mu_);
+  // Tells the server that no message follows, after those queued.
+  void HalfClose() ABSL_LOCKS_EXCLUDED(mu_);
+  // Ends the call at once; Run returns `why`, if the call has not ended otherwise before.
+  void Cancel(absl::Status why) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // REQUIRES: a message has been received.
+  const grpc::ClientContext& context() const { return context_; }
+
+ private:
+  struct Item {
+    grpc::ByteBuffer message;
+    Kind kind;
+  };
+  // Starts the next write, if there is one and none is in flight.
+  void Pump() ABSL_LOCKS_EXCLUDED(mu_);
+  void StartFinish() ABSL_LOCKS_EXCLUDED(mu_);
+
+  const std::shared_ptr<grpc::Channel> channel_;
+  Clock* const clock_;
+  grpc::ClientContext context_;
+  grpc::CompletionQueue cq_;
+  grpc::GenericStub stub_;
+  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> call_;  // set before started_
+
+  // Of the thread in Run.
+  std::optional<Time> deadline_;
+  grpc::Status final_status_;
+
+  mutable Mutex mu_;
+  bool started_ ABSL_GUARDED_BY(mu_) = false;       // the call is open: writes may start
+  bool ended_ ABSL_GUARDED_BY(mu_) = false;         // no further operation may start
+  bool write_in_flight_ ABSL_GUARDED_BY(mu_) = false;
+  Kind in_flight_kind_ ABSL_GUARDED_BY(mu_) = Kind::kControl;
+  bool half_close_wanted_ ABSL_GUARDED_BY(mu_) = false;
+  int operations_ ABSL_GUARDED_BY(mu_) = 0;         // tags that the completion queue still owes
+  std::deque<Item> queue_ ABSL_GUARDED_BY(mu_);
+  Time ballots_written_ ABSL_GUARDED_BY(mu_);
+  absl::Status cancelled_because_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace signvote

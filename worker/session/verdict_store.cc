@@ -1,0 +1,44 @@
+#include "worker/session/verdict_store.h"
+
+#include <algorithm>
+
+#include "common/check.h"
+#include "common/checksum.h"
+
+namespace signvote {
+
+bool VerdictStore::Slot::Holds(Epoch epoch, Attempt attempt, uint64_t verdict_hash) const {
+  const bool whole = std::all_of(chunks.begin(), chunks.end(), [&](const Origin& origin) {
+    return origin.present && origin.epoch == epoch && origin.attempt == attempt;
+  });
+  return whole && Xxh3(bits.data(), bits.size()) == verdict_hash;
+}
+
+VerdictStore::VerdictStore(ChunkPlan plan, size_t slots_max) : plan_(plan), slots_max_(slots_max) {
+  SIGNVOTE_CHECK(slots_max > 0);
+}
+
+VerdictStore::Slot* VerdictStore::Acquire(Round round) {
+  MutexLock lock(&mu_);
+  if (free_.empty()) {
+    if (slots_.size() >= slots_max_) return nullptr;
+    auto slot = std::make_unique<Slot>();
+    slot->bits.resize(plan_.TotalBytes());
+    free_.push_back(slot.get());
+    slots_.push_back(std::move(slot));
+  }
+  // The one used last is still in the caches.
+  Slot* const slot = free_.back();
+  free_.pop_back();
+  slot->round = round;
+  slot->chunks.assign(plan_.chunks(), {});
+  slot->first_chunk = {};
+  return slot;
+}
+
+void VerdictStore::Release(Slot* slot) {
+  MutexLock lock(&mu_);
+  free_.push_back(slot);
+}
+
+}  // namespace signvote

@@ -1,0 +1,51 @@
+#pragma once
+// Verdict bits on their way from the stream to the replica: one slot per round in flight, reused from round to round.
+//
+// Ownership: owns the slots; a pointer stays valid until Release().
+// Threads:   thread-safe; a slot's content belongs to whoever holds it.
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/ids.h"
+#include "common/layout.h"
+#include "common/mutex.h"
+
+namespace signvote {
+
+class VerdictStore {
+ public:
+  struct Slot {
+    Round round;
+    std::vector<uint8_t> bits;  // the whole model's, packed
+    // Which vote each chunk's bits come from; a verdict counts only when all are of the commit's epoch and attempt.
+    struct Origin {
+      bool present = false;
+      Epoch epoch;
+      Attempt attempt;
+    };
+    std::vector<Origin> chunks;
+    Time first_chunk;  // when the first chunk arrived
+
+    // Every chunk is there, is of this vote, and the whole has this XXH3-64.
+    bool Holds(Epoch epoch, Attempt attempt, uint64_t verdict_hash) const;
+  };
+
+  // At most `slots_max` are ever allocated, each when it is first needed.
+  VerdictStore(ChunkPlan plan, size_t slots_max);
+  // An empty slot for `round`; nullptr when all are in use.
+  Slot* Acquire(Round round) ABSL_LOCKS_EXCLUDED(mu_);
+  void Release(Slot* slot) ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  const ChunkPlan plan_;
+  const size_t slots_max_;
+
+  Mutex mu_;
+  std::vector<std::unique_ptr<Slot>> slots_ ABSL_GUARDED_BY(mu_);
+  std::vector<Slot*> free_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace signvote
