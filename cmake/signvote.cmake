@@ -70,22 +70,9 @@ set(SIGNVOTE_INTRINSICS_OPTIONS "$<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitializ
 set(SIGNVOTE_AVX2_OPTIONS "-mavx2;-mfma")
 set(SIGNVOTE_AVX512_OPTIONS "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mfma;${SIGNVOTE_INTRINSICS_OPTIONS}")
 
-# Leaves files out that are listed but not there yet, with a warning, so that one unfinished folder stops no other.
-macro(_signvote_drop_missing name)
-  foreach(_list arg_SRCS arg_HDRS)
-    foreach(_file IN LISTS ${_list})
-      if(NOT IS_ABSOLUTE "${_file}" AND NOT EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/${_file}")
-        message(WARNING "${name}: ${_file} is listed but missing")
-        list(REMOVE_ITEM ${_list} "${_file}")
-      endif()
-    endforeach()
-  endforeach()
-endmacro()
-
 # signvote_library(name SRCS ... HDRS ... DEPS ... [PRIVATE_DEPS ...]): one static library per folder, as signvote::name.
 function(signvote_library name)
   cmake_parse_arguments(arg "" "" "SRCS;HDRS;DEPS;PRIVATE_DEPS" ${ARGN})
-  _signvote_drop_missing(${name})
   if(arg_SRCS)
     add_library(signvote_${name} STATIC ${arg_SRCS} ${arg_HDRS})
     target_link_libraries(signvote_${name} PUBLIC signvote_flags ${arg_DEPS} PRIVATE ${arg_PRIVATE_DEPS})

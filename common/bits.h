@@ -1,6 +1,7 @@
 #pragma once
-// Packed bits: one bit per coordinate, least significant bit first. Bit i of a range is bit (i mod 8) of byte ⌊i/8⌋;
-// the unused high bits of the last byte are zero. 1 means +1, 0 means −1. docs/wire_format.md, "Packed bits".
+// Packed bits: one bit per coordinate, least significant bit first. Bit i of a range is bit (i mod
+// 8) of byte ⌊i/8⌋; the unused high bits of the last byte are zero. 1 means +1, 0 means −1.
+// docs/wire_format.md, "Packed bits".
 
 #include <bit>
 #include <cstddef>
@@ -29,7 +30,8 @@ inline bool PaddingIsZero(const uint8_t* data, size_t bits) {
   return bits % 8 == 0 || (data[bits / 8] >> (bits % 8)) == 0;
 }
 
-// The words [w, w + 1) of a packed buffer as uint64, whatever its alignment. REQUIRES 8 readable bytes.
+// The words [w, w + 1) of a packed buffer as uint64, whatever its alignment. REQUIRES 8 readable
+// bytes.
 inline uint64_t LoadWord(const uint8_t* data) {
   uint64_t word;
   std::memcpy(&word, data, sizeof(word));

@@ -1,6 +1,6 @@
 #pragma once
-// SIGNVOTE_CHECK: always-on invariants. A failure is a bug of ours, never something that disk, network, GPU or
-// flags can cause (those are an absl::Status).
+// SIGNVOTE_CHECK: always-on invariants. A failure is a bug of ours, never something that disk,
+// network, GPU or flags can cause (those are an absl::Status).
 
 namespace signvote {
 
@@ -9,9 +9,9 @@ namespace signvote {
 
 }  // namespace signvote
 
-#define SIGNVOTE_CHECK(condition)                                        \
-  do {                                                                   \
-    if (!(condition)) [[unlikely]] {                                     \
-      ::signvote::CheckFailed(#condition, __FILE__, __LINE__);           \
-    }                                                                    \
+#define SIGNVOTE_CHECK(condition)                              \
+  do {                                                         \
+    if (!(condition)) [[unlikely]] {                           \
+      ::signvote::CheckFailed(#condition, __FILE__, __LINE__); \
+    }                                                          \
   } while (false)

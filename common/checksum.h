@@ -30,11 +30,13 @@ class Xxh3Stream {
   uint64_t seed_;
 };
 
-// The replica digest: an order-independent 64-bit digest of x. Each block of kReplicaDigestBlock coordinates (the last
-// may be shorter) contributes Xxh3(its fp32 bytes, seed = its block index); the digest is their sum modulo 2^64, so
-// any split of the work over threads, chunks or machines gives the same number.
+// The replica digest: an order-independent 64-bit digest of x. Each block of kReplicaDigestBlock
+// coordinates (the last may be shorter) contributes Xxh3(its fp32 bytes, seed = its block index);
+// the digest is their sum modulo 2^64, so any split of the work over threads, chunks or machines
+// gives the same number.
 inline constexpr uint64_t kReplicaDigestBlock = 4096;
-// Digest of x[0, count), whose first coordinate is `first` in the model. REQUIRES: first % kReplicaDigestBlock == 0.
+// Digest of x[0, count), whose first coordinate is `first` in the model. REQUIRES: first %
+// kReplicaDigestBlock == 0.
 uint64_t ReplicaDigest(const float* x, uint64_t first, uint64_t count);
 
 }  // namespace signvote

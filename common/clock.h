@@ -19,14 +19,16 @@ struct Time {
 };
 
 constexpr double ToSeconds(Duration d) { return static_cast<double>(d.count()) * 1e-9; }
-constexpr Duration FromSeconds(double seconds) { return Duration(static_cast<int64_t>(seconds * 1e9)); }
+constexpr Duration FromSeconds(double seconds) {
+  return Duration(static_cast<int64_t>(seconds * 1e9));
+}
 
 // Threads: thread-safe.
 class Clock {
  public:
   virtual ~Clock() = default;
-  virtual Time Now() const = 0;                  // monotonic
-  virtual int64_t UnixMicros() const = 0;        // wall clock, microseconds since 1970
+  virtual Time Now() const = 0;            // monotonic
+  virtual int64_t UnixMicros() const = 0;  // wall clock, microseconds since 1970
   virtual void SleepFor(Duration d) = 0;
   // The operating system's clocks; lives for the whole process.
   static Clock* System();

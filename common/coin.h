@@ -1,14 +1,17 @@
 #pragma once
-// The seeded coins, and with them the one definition of what a zero and a tie mean. Everybody can recompute them:
-// docs/wire_format.md, "Coins", has test vectors.
+// The seeded coins, and with them the one definition of what a zero and a tie mean. Everybody can
+// recompute them: docs/wire_format.md, "Coins", has test vectors.
 //
 //   fin(z)              SplitMix64's finaliser with its increment (Steele, Lea, Flood 2014)
 //   mix(a, b, c)        fin(fin(fin(a) ^ b) ^ c)
-//   coin(round, i)      bit i mod 64 of mix(seed, round, ⌊i/64⌋)                  decides coordinate i on a tie
-//   own_coin(s,round,i) bit i mod 64 of fin(mix(seed, round, ⌊i/64⌋) ^ (s + 1))   decides a ballot bit where u_i = 0
+//   coin(round, i)      bit i mod 64 of mix(seed, round, ⌊i/64⌋)
+//                       decides coordinate i on a tie
+//   own_coin(s,round,i) bit i mod 64 of fin(mix(seed, round, ⌊i/64⌋) ^ (s + 1))
+//                       decides a ballot bit where u_i = 0
 //
-// An own coin per worker keeps coordinates whose gradient is exactly zero (unused embedding rows, dead units) from
-// drifting by γ each round: their votes are fair and independent. s is the worker's share.
+// An own coin per worker keeps coordinates whose gradient is exactly zero (unused embedding rows,
+// dead units) from drifting by γ each round: their votes are fair and independent. s is the
+// worker's share.
 
 #include <cstddef>
 #include <cstdint>
@@ -35,11 +38,13 @@ constexpr uint64_t OwnCoinWord(uint64_t seed, Round round, Share share, uint64_t
   return Fin(Mix(seed, round.value(), word) ^ (uint64_t{share.value()} + 1));
 }
 
-// Fills out[k] = TieCoinWord(seed, round, first_word + k); the fast implementation that the tally uses.
+// Fills out[k] = TieCoinWord(seed, round, first_word + k); the fast implementation that the tally
+// uses.
 void FillTieCoins(uint64_t seed, Round round, uint64_t first_word, std::span<uint64_t> out);
 
 // The zero rule. A ballot bit is 1 where u > 0, 0 where u < 0, the own coin where u = ±0.
-// A NaN is not a direction: callers handle it before they ask (it casts the own coin, and is counted).
+// A NaN is not a direction: callers handle it before they ask (it casts the own coin, and is
+// counted).
 constexpr bool BallotBit(float u, bool own_coin) { return u > 0.0f || (u == 0.0f && own_coin); }
 
 // The tie rule. `ones` of `counted` ballots have bit 1.

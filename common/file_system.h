@@ -1,5 +1,6 @@
 #pragma once
-// The only place of this project that touches files. Every error carries the path and the operating system's words.
+// The only place of this project that touches files. Every error carries the path and the operating
+// system's words.
 
 #include <cstddef>
 #include <cstdint>
@@ -15,8 +16,9 @@
 namespace signvote {
 
 // An append-only file that replaces its target atomically. Threads: not thread-safe.
-// Durability: only after Commit() returned OK does the target have the new bytes, and they survive a power cut
-//             (file and folder are synced). Without Commit() the target is untouched and the temporary is removed.
+// Durability: only after Commit() returned OK does the target have the new bytes, and they survive
+//             a power cut (file and folder are synced). Without Commit() the target is untouched
+//             and the temporary is removed.
 // Failure:    after any non-OK status every later call returns that status.
 class AtomicFile {
  public:
@@ -46,19 +48,24 @@ class MappedFile {
 class FileSystem {
  public:
   virtual ~FileSystem() = default;
-  // NOT_FOUND, PERMISSION_DENIED, or the errno's code; RESOURCE_EXHAUSTED when larger than bytes_max.
+  // NOT_FOUND, PERMISSION_DENIED, or the errno's code; RESOURCE_EXHAUSTED when larger than
+  // bytes_max.
   virtual absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t bytes_max) = 0;
   virtual absl::StatusOr<std::unique_ptr<MappedFile>> Map(const std::string& path) = 0;
   // Creates "path.tmp" beside the target with `mode` (an octal permission such as 0644).
-  virtual absl::StatusOr<std::unique_ptr<AtomicFile>> CreateAtomic(const std::string& path, uint32_t mode) = 0;
+  virtual absl::StatusOr<std::unique_ptr<AtomicFile>> CreateAtomic(const std::string& path,
+                                                                   uint32_t mode) = 0;
   // Opens `path` for appending; creates it with `mode` when it is not there.
-  virtual absl::StatusOr<std::unique_ptr<LogFile>> OpenLog(const std::string& path, uint32_t mode) = 0;
+  virtual absl::StatusOr<std::unique_ptr<LogFile>> OpenLog(const std::string& path,
+                                                           uint32_t mode) = 0;
   virtual absl::StatusOr<uint64_t> FileSize(const std::string& path) = 0;
   virtual absl::StatusOr<bool> IsDirectory(const std::string& path) = 0;
-  // Regular files below `path`, recursively, sorted by path; symbolic links to files count, loops do not hang.
+  // Regular files below `path`, recursively, sorted by path; symbolic links to files count, loops
+  // do not hang.
   virtual absl::StatusOr<std::vector<std::string>> ListFiles(const std::string& path) = 0;
   virtual absl::Status MakeDirectories(const std::string& path, uint32_t mode) = 0;
-  // PERMISSION_DENIED, naming path, mode and remedy ("chmod 600 PATH"), when group or others can read the file.
+  // PERMISSION_DENIED, naming path, mode and remedy ("chmod 600 PATH"), when group or others can
+  // read the file.
   virtual absl::Status RequirePrivate(const std::string& path) = 0;
   // n unpredictable bytes for tokens, keys and run ids (getrandom).
   virtual absl::StatusOr<std::string> RandomBytes(size_t n) = 0;
@@ -66,6 +73,7 @@ class FileSystem {
 };
 
 // Writes the whole of `data` through CreateAtomic.
-absl::Status WriteFileAtomically(FileSystem* fs, const std::string& path, std::string_view data, uint32_t mode);
+absl::Status WriteFileAtomically(FileSystem* fs, const std::string& path, std::string_view data,
+                                 uint32_t mode);
 
 }  // namespace signvote

@@ -13,7 +13,8 @@
 
 namespace signvote {
 
-// An integer that is only comparable and assignable to its own kind. Arithmetic is limited to what ids need.
+// An integer that is only comparable and assignable to its own kind. Arithmetic is limited to what
+// ids need.
 template <typename Tag, typename Value>
 class StrongInt {
  public:
@@ -36,16 +37,23 @@ class StrongInt {
   Value value_ = 0;
 };
 
-using Round = StrongInt<struct RoundTag, uint64_t>;              // 0, 1, 2, …: one synchronous step
-using Attempt = StrongInt<struct AttemptTag, uint32_t>;          // grows when one round is opened again
-using ChunkIndex = StrongInt<struct ChunkIndexTag, uint32_t>;    // chunk k covers coordinates [k·C, (k+1)·C)
-using Epoch = StrongInt<struct EpochTag, uint64_t>;              // grows with each server start
-using Incarnation = StrongInt<struct IncarnationTag, uint64_t>;  // grows each time the same worker (re)connects
-using Share = StrongInt<struct ShareTag, uint32_t>;              // a worker's part of the data; also its coin number
-using DataStep = StrongInt<struct DataStepTag, uint64_t>;        // index of the minibatch within a share
+// 0, 1, 2, …: one synchronous step.
+using Round = StrongInt<struct RoundTag, uint64_t>;
+// Grows when one round is opened again.
+using Attempt = StrongInt<struct AttemptTag, uint32_t>;
+// Chunk k covers coordinates [k·C, (k+1)·C).
+using ChunkIndex = StrongInt<struct ChunkIndexTag, uint32_t>;
+// Grows with each server start.
+using Epoch = StrongInt<struct EpochTag, uint64_t>;
+// Grows each time the same worker (re)connects.
+using Incarnation = StrongInt<struct IncarnationTag, uint64_t>;
+// A worker's part of the data; also its coin number.
+using Share = StrongInt<struct ShareTag, uint32_t>;
+// Index of the minibatch within a share.
+using DataStep = StrongInt<struct DataStepTag, uint64_t>;
 
-// A worker's name: 1 to 63 characters of [A-Za-z0-9._-], first and last alphanumeric (a DNS label or host name).
-// With mTLS it is the DNS subject alternative name of the worker's certificate.
+// A worker's name: 1 to 63 characters of [A-Za-z0-9._-], first and last alphanumeric (a DNS label
+// or host name). With mTLS it is the DNS subject alternative name of the worker's certificate.
 absl::Status ValidateWorkerName(std::string_view name);
 
 // A run's UUID (RFC 9562, version 4), 16 bytes on the wire.

@@ -1,5 +1,6 @@
 #pragma once
-// The layout: the ordered list of trained tensors. Its digest identifies the model; the server refuses any other.
+// The layout: the ordered list of trained tensors. Its digest identifies the model; the server
+// refuses any other.
 
 #include <cstddef>
 #include <cstdint>
@@ -13,7 +14,8 @@
 
 namespace signvote {
 
-// A chunk's size is a multiple of this many coordinates, so that chunks start at whole 64-byte lines of packed bits.
+// A chunk's size is a multiple of this many coordinates, so that chunks start at whole 64-byte
+// lines of packed bits.
 inline constexpr uint64_t kChunkCoordinatesMultiple = 512;
 
 struct TensorSpec {
@@ -32,13 +34,14 @@ class Layout {
  public:
   Layout() = default;
   // Assigns `first` and `count` from the shapes, in order and without gaps.
-  // INVALID_ARGUMENT: no tensor, an empty or repeated name, a zero dimension, a scale or decay out of range, or more
-  // than 2^40 coordinates; the message names the tensor.
+  // INVALID_ARGUMENT: no tensor, an empty or repeated name, a zero dimension, a scale or decay out
+  // of range, or more than 2^40 coordinates; the message names the tensor.
   static absl::StatusOr<Layout> Make(std::vector<TensorSpec> tensors);
 
   std::span<const TensorSpec> tensors() const { return tensors_; }
   uint64_t coordinates() const { return coordinates_; }  // d
-  // XXH3-64 of the canonical bytes (docs/wire_format.md, "Layout digest"). Equal digests ⇔ equal layouts.
+  // XXH3-64 of the canonical bytes (docs/wire_format.md, "Layout digest"). Equal digests ⇔ equal
+  // layouts.
   uint64_t digest() const { return digest_; }
   float step_scale_max() const { return step_scale_max_; }  // max_k scale_k: ‖x_t − x_{t−1}‖_∞ / γ
 
@@ -52,7 +55,8 @@ class Layout {
   float step_scale_max_ = 0.0f;
 };
 
-// How a layout's coordinates are cut into chunks. Every chunk but the last has chunk_coordinates of them.
+// How a layout's coordinates are cut into chunks. Every chunk but the last has chunk_coordinates of
+// them.
 class ChunkPlan {
  public:
   ChunkPlan() = default;
@@ -65,10 +69,10 @@ class ChunkPlan {
   uint64_t chunk_coordinates() const { return chunk_coordinates_; }
   uint32_t chunks() const { return chunks_; }
   uint64_t First(ChunkIndex k) const { return k.value() * chunk_coordinates_; }
-  uint64_t Count(ChunkIndex k) const;                 // coordinates in chunk k
-  size_t Bytes(ChunkIndex k) const;                   // packed bytes of chunk k
+  uint64_t Count(ChunkIndex k) const;  // coordinates in chunk k
+  size_t Bytes(ChunkIndex k) const;    // packed bytes of chunk k
   size_t ByteOffset(ChunkIndex k) const { return First(k) / 8; }
-  size_t TotalBytes() const;                          // ⌈d/8⌉
+  size_t TotalBytes() const;  // ⌈d/8⌉
 
  private:
   uint64_t coordinates_ = 0;

@@ -1,6 +1,6 @@
 #pragma once
-// Logging: spdlog behind one file. Text for people, JSON (one object a line) for machines, both on stderr.
-// A state change is logged once, with its ids. ERROR means that a person must act.
+// Logging: spdlog behind one file. Text for people, JSON (one object a line) for machines, both on
+// stderr. A state change is logged once, with its ids. ERROR means that a person must act.
 
 #include <initializer_list>
 #include <string>
@@ -32,12 +32,21 @@ struct LogField {
   std::variant<int64_t, uint64_t, double, std::string> value;
 };
 
-// Writes `message key=value …` (text) or {"time","level","message",key:value…} (JSON). Threads: thread-safe.
+// Writes `message key=value …` (text) or {"time","level","message",key:value…} (JSON). Threads:
+// thread-safe.
 void Log(LogLevel level, std::string_view message, std::initializer_list<LogField> fields = {});
 
-inline void LogInfo(std::string_view m, std::initializer_list<LogField> f = {}) { Log(LogLevel::kInfo, m, f); }
-inline void LogWarning(std::string_view m, std::initializer_list<LogField> f = {}) { Log(LogLevel::kWarning, m, f); }
-inline void LogError(std::string_view m, std::initializer_list<LogField> f = {}) { Log(LogLevel::kError, m, f); }
-inline void LogDebug(std::string_view m, std::initializer_list<LogField> f = {}) { Log(LogLevel::kDebug, m, f); }
+inline void LogInfo(std::string_view m, std::initializer_list<LogField> f = {}) {
+  Log(LogLevel::kInfo, m, f);
+}
+inline void LogWarning(std::string_view m, std::initializer_list<LogField> f = {}) {
+  Log(LogLevel::kWarning, m, f);
+}
+inline void LogError(std::string_view m, std::initializer_list<LogField> f = {}) {
+  Log(LogLevel::kError, m, f);
+}
+inline void LogDebug(std::string_view m, std::initializer_list<LogField> f = {}) {
+  Log(LogLevel::kDebug, m, f);
+}
 
 }  // namespace signvote

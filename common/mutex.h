@@ -1,8 +1,9 @@
 #pragma once
 // Mutex and condition variable with clang thread-safety annotations over std::mutex.
 //
-// Debian's absl::Mutex is built without tsan's hooks and gives false races under it; std::mutex is understood by tsan,
-// and the annotations are understood by clang's -Wthread-safety (preset `analyze`).
+// Debian's absl::Mutex is built without tsan's hooks and gives false races under it; std::mutex is
+// understood by tsan, and the annotations are understood by clang's -Wthread-safety (preset
+// `analyze`).
 
 #include <chrono>
 #include <condition_variable>
@@ -33,7 +34,8 @@ class ABSL_SCOPED_LOCKABLE MutexLock {
   Mutex* const mu_;
 };
 
-// Waits are always in a loop over the caller's condition; each takes a bound, because nothing here may hang.
+// Waits are always in a loop over the caller's condition; each takes a bound, because nothing here
+// may hang.
 class CondVar {
  public:
   // Returns false when `timeout` passed without a notification. May return true spuriously.

@@ -11,12 +11,14 @@ namespace signvote {
 // "0.1.0"; the project's version, also sent in the version negotiation for people to read.
 const char* SoftwareVersion();
 
-// Sets glibc malloc's M_MMAP_THRESHOLD 32 MiB, M_TRIM_THRESHOLD 2000 MiB and M_TOP_PAD 64 MiB, all three together:
-// with the defaults gRPC streaming ran at a third of the speed (docs/performance.md). Call first in main().
+// Sets glibc malloc's M_MMAP_THRESHOLD 32 MiB, M_TRIM_THRESHOLD 2000 MiB and M_TOP_PAD 64 MiB, all
+// three together: with the defaults gRPC streaming ran at a third of the speed
+// (docs/performance.md). Call first in main().
 void TuneMalloc();
 
-// From now on SIGTERM and SIGINT set a flag instead of ending the process; SIGPIPE is ignored. A second SIGINT or
-// SIGTERM ends the process at once with the signal's default action. Call before any thread starts.
+// From now on SIGTERM and SIGINT set a flag instead of ending the process; SIGPIPE is ignored. A
+// second SIGINT or SIGTERM ends the process at once with the signal's default action. Call before
+// any thread starts.
 void InstallStopSignals();
 bool StopRequested();
 // Blocks until a stop is requested or `timeout` passes; returns StopRequested().

@@ -1,6 +1,7 @@
 #pragma once
-// Reader and writer of safetensors files: 8-byte little-endian header length, a JSON header, then the tensors' bytes
-// without holes. F32 only: that is what a replica is. Format: https://github.com/huggingface/safetensors (README).
+// Reader and writer of safetensors files: 8-byte little-endian header length, a JSON header, then
+// the tensors' bytes without holes. F32 only: that is what a replica is. Format:
+// https://github.com/huggingface/safetensors (README).
 
 #include <cstdint>
 #include <functional>
@@ -16,22 +17,24 @@
 
 namespace signvote {
 
-// A mapped, checked file. Failure: Open returns DATA_LOSS, naming path and culprit, for a truncated file, a header
-// over 100 MB or not JSON, holes, overlaps, offsets outside the file, repeated keys; INVALID_ARGUMENT for a dtype
-// other than F32.
+// A mapped, checked file. Failure: Open returns DATA_LOSS, naming path and culprit, for a truncated
+// file, a header over 100 MB or not JSON, holes, overlaps, offsets outside the file, repeated keys;
+// INVALID_ARGUMENT for a dtype other than F32.
 class SafetensorsFile {
  public:
   struct Tensor {
     std::string name;
     std::vector<uint64_t> shape;
-    std::span<const std::byte> data;  // count · 4 bytes, little-endian fp32; lives as long as the file
+    // count · 4 bytes, little-endian fp32; lives as long as the file.
+    std::span<const std::byte> data;
   };
-  static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(FileSystem* fs, const std::string& path);
+  static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(FileSystem* fs,
+                                                               const std::string& path);
   const std::vector<Tensor>& tensors() const { return tensors_; }  // in order of offset
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
-  // Copies the tensors into x[0, layout.coordinates()) by name. INVALID_ARGUMENT names the first missing tensor or
-  // differing shape; tensors that the layout does not know are refused as well.
+  // Copies the tensors into x[0, layout.coordinates()) by name. INVALID_ARGUMENT names the first
+  // missing tensor or differing shape; tensors that the layout does not know are refused as well.
   absl::Status CopyInto(const Layout& layout, std::span<float> x) const;
 
  private:
@@ -40,12 +43,15 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// The header bytes (length prefix included, padded with spaces to 64 bytes) of a file that holds `layout` in order;
-// the fp32 data of the flat buffer follows it unchanged. For writers that stream.
-std::string SafetensorsHeader(const Layout& layout, const std::map<std::string, std::string>& metadata);
+// The header bytes (length prefix included, padded with spaces to 64 bytes) of a file that holds
+// `layout` in order; the fp32 data of the flat buffer follows it unchanged. For writers that
+// stream.
+std::string SafetensorsHeader(const Layout& layout,
+                              const std::map<std::string, std::string>& metadata);
 
 // Writes x as `path`, atomically. metadata gets {"format":"pt"} unless it has one.
 absl::Status WriteSafetensors(FileSystem* fs, const std::string& path, const Layout& layout,
-                              std::span<const float> x, const std::map<std::string, std::string>& metadata);
+                              std::span<const float> x,
+                              const std::map<std::string, std::string>& metadata);
 
 }  // namespace signvote

@@ -1,8 +1,9 @@
 #pragma once
 // absl::Status for the whole project: the two macros, and the string edge between std and absl.
 //
-// Debian builds Abseil with its own string_view, which neither converts to nor from std::string_view. Our interfaces
-// speak std types; these helpers are the one place that crosses over.
+// Debian builds Abseil with its own string_view, which neither converts to nor from
+// std::string_view. Our interfaces speak std types; these helpers are the one place that crosses
+// over.
 
 #include <string>
 #include <string_view>
@@ -28,11 +29,11 @@ std::string Describe(const absl::Status& status);
 #define SIGNVOTE_CONCAT_INNER(a, b) a##b
 #define SIGNVOTE_CONCAT(a, b) SIGNVOTE_CONCAT_INNER(a, b)
 
-#define SIGNVOTE_RETURN_IF_ERROR(expr)                                   \
-  do {                                                                   \
+#define SIGNVOTE_RETURN_IF_ERROR(expr)                                               \
+  do {                                                                               \
     if (absl::Status signvote_status = (expr); !signvote_status.ok()) [[unlikely]] { \
-      return signvote_status;                                            \
-    }                                                                    \
+      return signvote_status;                                                        \
+    }                                                                                \
   } while (false)
 
 #define SIGNVOTE_ASSIGN_OR_RETURN(lhs, expr) \
