@@ -30,7 +30,26 @@ SimServer::SimServer(World* world) : world_(world), x_(world->model.Start()) {
   ArmTick();
 }
 
+void SimServer::Note(const round::Event& event) {
+  if (const auto* lost = std::get_if<round::WorkerLost>(&event)) {
+    gone_.insert({lost->worker.value(), lost->incarnation.value()});
+  } else if (const auto* leaves = std::get_if<round::WorkerLeaves>(&event)) {
+    gone_.insert({leaves->worker.value(), leaves->incarnation.value()});
+  } else if (const auto* ready = std::get_if<round::WorkerReady>(&event)) {
+    for (uint64_t older = 1; older < ready->incarnation.value(); ++older)
+      gone_.insert({ready->worker.value(), older});
+  } else if (const auto* evicted = std::get_if<round::EvictRequested>(&event)) {
+    gone_.insert({evicted->worker.value(), incarnations_[evicted->worker.value()]});
+  } else if (const auto* abstains = std::get_if<round::AbstainIn>(&event)) {
+    if (open_.has_value() && abstains->round == open_->round &&
+        abstains->attempt == open_->attempt) {
+      abstained_.insert(abstains->worker.value());
+    }
+  }
+}
+
 void SimServer::Step(const round::Event& event) {
+  Note(event);
   for (const round::Action& action : engine_->Step(world_->now(), event)) {
     std::visit([this](const auto& a) { Do(a); }, action);
   }
@@ -80,6 +99,14 @@ void SimServer::On(size_t id, const Hello& m) {
     Stream& fenced = world_->stream(old->second);
     fenced.server_open = false;
     const round::WorkerLost lost{round::WorkerId(fenced.worker), Incarnation(fenced.incarnation)};
+    if (fenced.ready && !world_->healed && world_->options.on(Fault::kGhost)) {
+      world_->Count(
+          Fault::kGhost);  // the fenced session's greeting is processed once more, whenever
+      world_->After(world_->Uniform(0, 2), [this, lost] {
+        Step(round::WorkerReady{lost.worker, lost.incarnation,
+                                absl::StrFormat("w%d", lost.worker.value())});
+      });
+    }
     if (world_->Below(2) == 0) {
       Step(lost);
     } else {
@@ -188,6 +215,11 @@ void SimServer::Do(const round::OpenRound& action) {
   world_->checker.OnOpen(action);
   open_ = action;
   ballots_.clear();
+  abstained_.clear();
+  for (const round::Seat& seat : action.seats) {
+    world_->checker.Require(!Gone(seat.worker, seat.incarnation),
+                            "somebody who is gone has a seat");
+  }
   for (const round::Seat& seat : action.seats) {
     if (const auto id = StreamOf(seat.worker, seat.incarnation)) {
       world_->SendDown(
@@ -199,6 +231,17 @@ void SimServer::Do(const round::OpenRound& action) {
 void SimServer::Do(const round::CloseChunk& action) {
   world_->checker.OnClose(action);
   const uint32_t k = action.chunk.value();
+  // Deaths and silence may not bring the vote below the quorum; abstentions may.
+  uint32_t accountable = 0;
+  for (const round::Seat& seat : open_->seats) {
+    if (seat.role != round::Role::kMember) continue;
+    uint32_t chunks = 0;
+    for (uint32_t c = 0; c < kChunks; ++c)
+      chunks += ballots_.contains({c, seat.worker.value()}) ? 1 : 0;
+    const bool answered = chunks == kChunks || abstained_.contains(seat.worker.value());
+    if (answered || !Gone(seat.worker, seat.incarnation)) ++accountable;
+  }
+  world_->checker.Require(accountable >= open_->quorum, "a chunk closes without its quorum");
   std::vector<const uint8_t*> ballots;
   for (const round::WorkerId voter : action.voters) {
     const auto it = ballots_.find({k, voter.value()});

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -65,6 +66,11 @@ class SimServer {
   bool WithinRing(Round round) const {
     return round.value() <= commits_ && commits_ - round.value() <= ring_.size();
   }
+  // What the engine was told, for the checks that need it.
+  void Note(const round::Event& event);
+  bool Gone(round::WorkerId worker, Incarnation incarnation) const {
+    return gone_.contains({worker.value(), incarnation.value()});
+  }
   State Snapshot();
   void Broadcast(const ToWorker& message);
   // The open stream of this incarnation, or nullopt.
@@ -81,7 +87,10 @@ class SimServer {
   std::map<uint32_t, size_t> sessions_;  // the newest stream of each worker
   std::optional<round::OpenRound> open_;
   std::map<std::pair<uint32_t, uint32_t>, StoredBallot>
-      ballots_;  // of the open attempt, by (chunk, worker)
+      ballots_;                   // of the open attempt, by (chunk, worker)
+  std::set<uint32_t> abstained_;  // in the open attempt
+  std::set<std::pair<uint32_t, uint64_t>>
+      gone_;  // (worker, incarnation): lost, leaving, replaced or evicted
   ModelBits verdict_{};
   uint64_t tallies_ = 0;
   bool finished_ = false;

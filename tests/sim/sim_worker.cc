@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "common/apply.h"
 #include "common/checksum.h"
@@ -31,6 +32,7 @@ void SimWorker::Forget() {
   prev_verdict_.reset();
   ballot_.reset();
   finish_.reset();
+  open_.reset();
   direction_ =
       std::make_unique<Direction>(&world_->model.layout(), world_->model.plan(), DirectionConfig{});
   round_ = Round();
@@ -43,7 +45,7 @@ void SimWorker::Connect() {
   commits_.clear();
   verdicts_.clear();
   fetched_.reset();
-  open_.reset();
+  unanswered_ = std::exchange(open_, std::nullopt);
   voted_.reset();
   stream_ = world_->OpenStream(id_);
   world_->SendUp(*stream_, Hello{has_replica_, round_});
@@ -138,6 +140,8 @@ void SimWorker::On(const State& m) {
   if (!following_) {
     following_ = true;
     world_->SendUp(*stream_, CaughtUp{round_});
+    // Its ballot may be wanted still; the server has to know that this incarnation has no seat.
+    if (unanswered_.has_value() && unanswered_->round == round_) SendChunk(*unanswered_, 0, 0.02);
   }
   Advance();
 }

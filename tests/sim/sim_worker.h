@@ -108,6 +108,7 @@ class SimWorker {
   std::map<std::pair<Round, Attempt>, PartialVerdict> verdicts_;
   std::optional<Round> fetched_;
   std::optional<Open> open_;
+  std::optional<Open> unanswered_;  // what was open when the last stream broke
   std::optional<std::pair<Round, Attempt>> voted_;
   std::optional<Ballot> ballot_;
   std::optional<Round> finish_;
