@@ -32,6 +32,15 @@ inline Vec CarrySaveAdd(Vec& sum, Vec a, Vec b) {
   return carry;
 }
 
+class OnesCounter {
+ public:
+  void Add(Vec v) { total_ += static_cast<uint64_t>(std::popcount(v)); }
+  uint64_t Total() const { return total_; }
+
+ private:
+  uint64_t total_ = 0;
+};
+
 #include "server/tally/tally_body.inc"
 
 const Table& TableFor(Isa isa) {
@@ -57,8 +66,11 @@ namespace {
 using tally_kernels::Table;
 using tally_kernels::TableFor;
 
-// Coins are drawn this many bytes at a time, so that they are still in the first-level cache when
-// they vote.
+// Coins are drawn in blocks, so that they are still in the first-level cache when they vote. Few
+// ballots: small blocks, so that the ballots' prefetches span the drawing. Many: whole blocks of the
+// kernel, which starts anew with each call.
+constexpr size_t kFewBallots = 16;
+constexpr size_t kSmallCoinBytes = 1024;
 constexpr size_t kCoinBytes = 8192;
 
 // A counter that starts at 2^planes − threshold reaches plane `planes` exactly when `threshold`
@@ -98,8 +110,9 @@ void Tally(const TallyInput& input, uint8_t* verdict, Isa isa) {
     std::array<const uint8_t*, kTallyBallotsMax + 1> rows;
     alignas(64) std::array<uint64_t, kCoinBytes / sizeof(uint64_t)> coins;
     rows[n] = reinterpret_cast<const uint8_t*>(coins.data());
-    for (size_t from = 0; from < bytes; from += kCoinBytes) {
-      const size_t length = std::min(kCoinBytes, bytes - from);
+    const size_t block = n <= kFewBallots ? kSmallCoinBytes : kCoinBytes;
+    for (size_t from = 0; from < bytes; from += block) {
+      const size_t length = std::min(block, bytes - from);
       FillTieCoins(input.seed, input.round,
                    (input.first_coordinate + from * kBitsPerByte) / kBitsPerWord,
                    std::span(coins).first(WordsForBits(length * kBitsPerByte)));

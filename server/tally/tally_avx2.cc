@@ -30,6 +30,29 @@ inline Vec CarrySaveAdd(Vec& sum, Vec a, Vec b) {
   return carry;
 }
 
+// Ones of each nibble by table lookup, added up per eight bytes: quicker than a popcount per word.
+class OnesCounter {
+ public:
+  inline __attribute__((always_inline)) void Add(Vec v) {
+    const Vec table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
+                                       0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+    const Vec nibble = _mm256_set1_epi8(15);
+    const Vec low = _mm256_shuffle_epi8(table, And(v, nibble));
+    const Vec high = _mm256_shuffle_epi8(table, And(_mm256_srli_epi16(v, 4), nibble));
+    total_ = _mm256_add_epi64(total_, _mm256_sad_epu8(_mm256_add_epi8(low, high), Fill(false)));
+  }
+  uint64_t Total() const {
+    alignas(64) uint64_t words[kVecBytes / 8];
+    _mm256_store_si256(static_cast<Vec*>(static_cast<void*>(words)), total_);
+    uint64_t sum = 0;
+    for (const uint64_t word : words) sum += word;
+    return sum;
+  }
+
+ private:
+  Vec total_ = Fill(false);
+};
+
 #include "server/tally/tally_body.inc"
 
 }  // namespace

@@ -28,6 +28,29 @@ inline Vec CarrySaveAdd(Vec& sum, Vec a, Vec b) {
   return carry;
 }
 
+// Ones of each nibble by table lookup, added up per eight bytes: quicker than a popcount per word.
+class OnesCounter {
+ public:
+  inline __attribute__((always_inline)) void Add(Vec v) {
+    const Vec table =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+    const Vec nibble = _mm512_set1_epi8(15);
+    const Vec low = _mm512_shuffle_epi8(table, And(v, nibble));
+    const Vec high = _mm512_shuffle_epi8(table, And(_mm512_srli_epi16(v, 4), nibble));
+    total_ = _mm512_add_epi64(total_, _mm512_sad_epu8(_mm512_add_epi8(low, high), Fill(false)));
+  }
+  uint64_t Total() const {
+    alignas(64) uint64_t words[kVecBytes / 8];
+    _mm512_store_si512(words, total_);
+    uint64_t sum = 0;
+    for (const uint64_t word : words) sum += word;
+    return sum;
+  }
+
+ private:
+  Vec total_ = Fill(false);
+};
+
 #include "server/tally/tally_body.inc"
 
 }  // namespace

@@ -70,22 +70,25 @@ class LlamaNetwork : public TorchNetwork {
       const at::Tensor gate_up_weight = Scaled(leaves[k + 4]), down_weight = Scaled(leaves[k + 5]);
       k += 6;
       const at::Tensor qkv = at::linear(Normalized(x, input_norm), qkv_weight);
-      const at::Tensor qk = Rotated(qkv.narrow(1, 0, (heads + kv_heads) * head_size)
-                                        .reshape({rows, length, heads + kv_heads, head_size}));
-      at::Tensor q = qk.narrow(2, 0, heads).transpose(1, 2);
-      at::Tensor key = qk.narrow(2, heads, kv_heads).transpose(1, 2);
-      at::Tensor value = qkv.narrow(1, (heads + kv_heads) * head_size, kv_heads * head_size)
-                             .view({rows, length, kv_heads, head_size})
-                             .transpose(1, 2);
+      const int64_t rotated = (heads + kv_heads) * head_size;
+      // Splits, not narrows: their backward is one concatenation instead of zeros and sums.
+      const std::vector<at::Tensor> parts =
+          qkv.split_with_sizes({rotated, kv_heads * head_size}, 1);
+      const std::vector<at::Tensor> qk =
+          Rotated(parts[0].reshape({rows, length, heads + kv_heads, head_size}))
+              .split_with_sizes({heads, kv_heads}, 2);
+      const at::Tensor q = qk[0].transpose(1, 2), key = qk[1].transpose(1, 2);
+      const at::Tensor value =
+          parts[1].reshape({rows, length, kv_heads, head_size}).transpose(1, 2);
       const at::Tensor attended =
           at::scaled_dot_product_attention(q, key, value, std::nullopt, 0.0,
                                            /*is_causal=*/true, std::nullopt,
                                            /*enable_gqa=*/heads != kv_heads);
       x = x + at::linear(attended.transpose(1, 2).reshape({tokens, heads * head_size}), o_weight);
       const at::Tensor gate_up = at::linear(Normalized(x, norm), gate_up_weight);
-      const int64_t wide = config_.intermediate;
-      x = x + at::linear(at::silu(gate_up.narrow(1, 0, wide)) * gate_up.narrow(1, wide, wide),
-                         down_weight);
+      const std::vector<at::Tensor> wide =
+          gate_up.split_with_sizes({config_.intermediate, config_.intermediate}, 1);
+      x = x + at::linear(at::silu(wide[0]) * wide[1], down_weight);
     }
     x = Normalized(x, Scaled(leaves[k++]));
     const at::Tensor logits = at::linear(x, config_.tied ? embedding : Scaled(leaves[k++]));
@@ -104,7 +107,8 @@ class LlamaNetwork : public TorchNetwork {
   // q·cos + rotate_half(q)·sin over the last dimension; x is [rows, length, heads, head_size].
   at::Tensor Rotated(const at::Tensor& x) const {
     const int64_t half = config_.head_size / 2;
-    const at::Tensor low = x.narrow(3, 0, half), high = x.narrow(3, half, half);
+    const std::vector<at::Tensor> halves = x.split_with_sizes({half, half}, 3);
+    const at::Tensor &low = halves[0], &high = halves[1];
     return at::cat({low * cos_ - high * sin_, high * cos_ + low * sin_}, 3);
   }
 
