@@ -99,6 +99,10 @@ absl::Status Trainer::Train() {
     do {
       SIGNVOTE_ASSIGN_OR_RETURN(outcome, session_->WaitCommit());
     } while (outcome.commits == 0 && !outcome.finished && !session_->drained());
+    if (outcome.commits == 0) {  // the round ends without a commit: nothing moved, nothing follows
+      contiguous = false;
+      continue;
+    }
     contiguous = outcome.contiguous && outcome.commits == 1;
     prev_verdict_ = contiguous ? outcome.verdict : nullptr;
     round.apply_took_seconds = session_->Stats().last_apply_seconds;

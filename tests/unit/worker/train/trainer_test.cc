@@ -173,6 +173,10 @@ class LoopSession : public Session {
       --attempts_more;
       return outcome;
     }
+    if (drain_without_commit) {
+      drain_ = true;
+      return outcome;
+    }
     verdict_ = ballot_;
     xs.emplace_back(x_.begin(), x_.end());
     ApplyStep(*layout_, gamma, 0, kCoordinates, verdict_.data(), 0, x_.data());
@@ -196,6 +200,7 @@ class LoopSession : public Session {
   bool probe = false;
   float gamma = 0.01f;
   int attempts_more = 0;
+  bool drain_without_commit = false;
   uint64_t gap_after =
       std::numeric_limits<uint64_t>::max();  // the commit before this round came after a gap
   uint64_t jump_before =
@@ -375,6 +380,17 @@ TEST(TrainerTest, ADrainEndsAfterTheRoundInProgress) {
   ASSERT_TRUE(bench.trainer.Run().ok());
   EXPECT_EQ(bench.events.back(), "leave drained");
   EXPECT_EQ(bench.trainer.report().rounds_voted, 1u);
+}
+
+TEST(TrainerTest, ADrainMayEndARoundWithoutACommit) {
+  Bench bench(10);
+  bench.session.drain_without_commit = true;
+  const std::vector<float> before(bench.model.parameters().begin(), bench.model.parameters().end());
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  EXPECT_EQ(bench.events.back(), "leave drained");
+  EXPECT_TRUE(bench.rounds_seen.empty());
+  EXPECT_EQ(bench.trainer.report().next_round, Round(0));
+  EXPECT_TRUE(std::equal(before.begin(), before.end(), bench.model.parameters().begin()));
 }
 
 TEST(TrainerTest, HeldOutLossIsMeasuredAtTheStartAtTheEndAndInBetween) {
