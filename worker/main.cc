@@ -58,6 +58,7 @@ struct Flags {
 };
 
 void AddFlags(CLI::App* app, Flags* flags) {
+  app->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   const CLI::Range at_least_one(1u, 1u << 30);
   app->add_option("--server", flags->session.server, "HOST:PORT of the server")
       ->envname("SIGNVOTE_SERVER");
@@ -93,8 +94,9 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--model", flags->model,
                   "nano, micro, tiny, 60m, 130m, 350m, mlp, or the path of a config.json")
       ->capture_default_str();
-  app->add_option("--vocab-size", flags->vocabulary, "vocabulary of the model, in place of its own")
-      ->check(CLI::Range(2u, 1u << 24));
+  app->add_option("--vocab-size", flags->vocabulary, "vocabulary of the model; 0: its own")
+      ->capture_default_str()
+      ->check(CLI::Range(0u, 1u << 24));
   app->add_option("--init-seed", flags->model_options.init_seed, "seed of the initial parameters")
       ->capture_default_str();
   app->add_option("--parameter-divisor", flags->parameter_divisor,

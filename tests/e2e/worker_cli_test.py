@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""What signvote-worker says and how it exits when its input is wrong. Usage: worker_cli_test.py PATH_OF_SIGNVOTE_WORKER
+
+Every case ends by itself within seconds, prints one error line that names culprit and remedy, and no server is needed.
+"""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+WORKER = ""
+
+
+def run(*flags, timeout=60):
+    return subprocess.run([WORKER, *flags], capture_output=True, text=True, timeout=timeout)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class WorkerCliTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.corpus = self.folder / "corpus.txt"
+        self.corpus.write_text("to vote is to count, to count is to vote. " * 500)
+        # Nobody listens there.
+        self.flags = ["--server", f"127.0.0.1:{free_port()}", "--name", "w0", "--insecure", "--model", "micro",
+                      "--data", str(self.corpus), "--threads", "1"]
+
+    def expect(self, code, *needles, flags):
+        done = run(*flags)
+        self.assertEqual(done.returncode, code, done.stderr)
+        errors = [line for line in done.stderr.splitlines() if " error " in line or "error" in line.split()[:2]]
+        text = errors[-1] if errors else done.stderr
+        for needle in needles:
+            self.assertIn(needle, text)
+        self.assertLessEqual(len(errors), 1, done.stderr)
+
+    def test_wrong_flags_are_usage_errors(self):
+        self.expect(2, "--server is missing", flags=self.flags[2:])
+        self.expect(2, "--name is missing", flags=self.flags[:2] + self.flags[4:])
+        self.expect(2, "no such model", "nano, micro, tiny", flags=self.flags + ["--model", "giant"])
+        self.expect(2, "text, nanogpt, llmc or synthetic", flags=self.flags + ["--data-format", "csv"])
+        self.expect(2, "does not fit --model", flags=self.flags + ["--data-format", "synthetic"])
+        self.expect(2, "choose cpu, cuda or cuda:N", flags=self.flags + ["--device", "tpu"])
+        self.expect(2, "HOST:PORT", flags=self.flags + ["--http", "8080"])
+        self.expect(2, "--sequence 4096: the model has 2048 positions", flags=self.flags + ["--sequence", "4096"])
+        self.expect(2, "--run-id", flags=self.flags + ["--run-id", "42"])
+        self.assertEqual(run("--no-such-flag").returncode, 2)
+        self.assertEqual(run("--batch", "0").returncode, 2)
+
+    def test_missing_and_unusable_files_are_bad_input(self):
+        self.expect(3, str(self.folder / "nowhere"), "No such file", flags=self.flags + ["--data", str(self.folder / "nowhere")])
+        self.expect(3, "No such file", flags=self.flags + ["--model", str(self.folder / "config.json")])
+        small = self.folder / "small.txt"
+        small.write_text("too short")
+        self.expect(3, "too small: 9 bytes", "a shorter --sequence", flags=self.flags + ["--data", str(small)])
+        shard = self.folder / "shard.bin"
+        shard.write_bytes(b"\x01" * 2048)
+        self.expect(3, "is no llm.c shard", flags=self.flags + ["--data", str(shard), "--data-format", "llmc"])
+        config = self.folder / "config.json"
+        config.write_text('{"model_type": "llama", "rope_scaling": 1}')
+        self.expect(3, "\"vocab_size\" is missing", flags=self.flags + ["--model", str(config)])
+        self.expect(3, "No such file", flags=self.flags + ["--round-log", str(self.folder / "missing" / "log.jsonl")])
+
+    def test_a_port_in_use_is_told(self):
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            address = f"127.0.0.1:{listener.getsockname()[1]}"
+            self.expect(6, address, "in use", flags=self.flags + ["--http", address])
+
+    def test_a_missing_gpu_is_told(self):
+        if pathlib.Path("/dev/nvidiactl").exists():
+            self.skipTest("this machine has an NVIDIA driver")
+        self.expect(7, "no CUDA device 0", "--device cpu", flags=self.flags + ["--device", "cuda"])
+
+    def test_a_server_that_is_not_there_is_unavailable(self):
+        start = time.monotonic()
+        report = self.folder / "report.json"
+        self.expect(5, self.flags[1], flags=self.flags + ["--connect-timeout", "1", "--report", str(report)])
+        self.assertLess(time.monotonic() - start, 30)
+        self.assertIn("UNAVAILABLE", report.read_text())
+
+    def test_tls_is_the_default_and_asks_for_its_files(self):
+        flags = [flag for flag in self.flags if flag != "--insecure"]
+        done = run(*flags)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("--tls-", done.stderr)
+
+    def test_the_printed_config_is_a_config(self):
+        first = run(*self.flags, "--print-config")
+        self.assertEqual(first.returncode, 0, first.stderr)
+        config = self.folder / "worker.toml"
+        config.write_text(first.stdout)
+        second = run("--config", str(config), "--print-config")
+        self.assertEqual(second.returncode, 0, second.stderr)
+        self.assertEqual(second.stdout, first.stdout)
+        self.assertIn('model="micro"', second.stdout)
+
+    def test_sigterm_while_joining_ends_the_worker(self):
+        worker = subprocess.Popen([WORKER, *self.flags, "--connect-timeout", "60"], stderr=subprocess.PIPE, text=True)
+        try:
+            for line in worker.stderr:
+                if " data " in line:
+                    break
+            time.sleep(0.5)
+            worker.send_signal(signal.SIGTERM)
+            self.assertIsNotNone(worker.wait(timeout=20))
+        finally:
+            worker.kill()
+            worker.stderr.close()
+            worker.wait()
+
+    def test_version_and_help_succeed(self):
+        self.assertRegex(run("--version").stdout, r"^signvote-worker \d+\.\d+\.\d+\n$")
+        self.assertIn("--accumulate", run("--help").stdout)
+
+
+if __name__ == "__main__":
+    WORKER = os.path.abspath(sys.argv.pop(1))
+    unittest.main()
