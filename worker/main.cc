@@ -340,7 +340,8 @@ absl::Status Work(Flags* flags) {
         WriteFileAtomically(fs, flags->report, ReportJson(context, report, stats), kFileMode));
   }
   SIGNVOTE_RETURN_IF_ERROR(trained);
-  if (!flags->save.empty()) SIGNVOTE_RETURN_IF_ERROR(Save(fs, flags->save, model.get(), report));
+  if (!flags->save.empty() && probe.joined())
+    SIGNVOTE_RETURN_IF_ERROR(Save(fs, flags->save, model.get(), report));
   LogInfo("done", {{"outcome", context.outcome},
                    {"rounds_voted", report.rounds_voted},
                    {"held_out_first", report.held_out_first.value_or(0.0)},

@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
-"""What signvote-worker says and how it exits when its input is wrong. Usage: worker_cli_test.py PATH_OF_SIGNVOTE_WORKER
-
-Every case ends by itself within seconds, prints one error line that names culprit and remedy, and no server is needed.
+"""What signvote-worker says and how it exits when its input is wrong. The program comes from $SIGNVOTE_BIN. Every case
+ends by itself within seconds, prints one error line that names culprit and remedy, and needs no server.
 """
 
 import os
@@ -9,12 +8,11 @@ import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import unittest
 
-WORKER = ""
+WORKER = pathlib.Path(os.environ.get("SIGNVOTE_BIN", "build/dev/bin")).resolve() / "signvote-worker"
 
 
 def run(*flags, timeout=60):
@@ -117,7 +115,7 @@ class WorkerCliTest(unittest.TestCase):
                     break
             time.sleep(0.5)
             worker.send_signal(signal.SIGTERM)
-            self.assertIsNotNone(worker.wait(timeout=20))
+            self.assertEqual(worker.wait(timeout=20), 0)
         finally:
             worker.kill()
             worker.stderr.close()
@@ -129,5 +127,4 @@ class WorkerCliTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    WORKER = os.path.abspath(sys.argv.pop(1))
-    unittest.main()
+    unittest.main(verbosity=2)

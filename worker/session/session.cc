@@ -319,6 +319,10 @@ absl::StatusOr<RunInfo> SessionImpl::Join(const Layout& layout, std::span<float>
   const Time deadline = clock_->Now() + options_.wait_timeout;
   while (!ReplicaReady() && !finish_rounds_) {
     SIGNVOTE_RETURN_IF_ERROR(HandleNext(deadline, options_.wait_timeout, "the server to let this worker in"));
+    if (drain_reason_) {
+      LeaveNow(*drain_reason_);
+      return absl::CancelledError(absl::StrCat("asked to leave before it had joined: ", *drain_reason_));
+    }
   }
   return run_;
 }

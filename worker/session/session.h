@@ -127,6 +127,7 @@ class Session {
 
   // Joins the run. `x` holds this worker's own initial parameters; they are uploaded if the server names this worker
   // the uploader, else overwritten by the run's. Returns when the replica is ready (not yet when a round is open).
+  // CANCELLED, and drained(), when a drain was asked for first.
   virtual absl::StatusOr<RunInfo> Join(const Layout& layout, std::span<float> x) = 0;
 
   // Waits for a round that this worker has not voted in. nullopt: the run finished or this worker was drained

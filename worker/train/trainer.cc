@@ -39,7 +39,12 @@ bool Trainer::KeepsPrevious() const {
 }
 
 absl::Status Trainer::Run() {
-  SIGNVOTE_ASSIGN_OR_RETURN(run_, session_->Join(model_->layout(), model_->parameters()));
+  absl::StatusOr<RunInfo> joined = session_->Join(model_->layout(), model_->parameters());
+  if (!joined.ok()) {
+    if (!session_->drained()) return joined.status();
+    return session_->Leave("drained before it had joined");
+  }
+  run_ = *std::move(joined);
   report_.run = run_;
   SIGNVOTE_CHECK(run_.plan.coordinates() == model_->layout().coordinates());
   direction_ = std::make_unique<Direction>(&model_->layout(), run_.plan, run_.direction);

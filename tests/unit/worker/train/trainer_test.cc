@@ -128,6 +128,7 @@ class LoopSession : public Session {
       : rounds_(rounds), events_(events) {}
 
   absl::StatusOr<RunInfo> Join(const Layout& layout, std::span<float> x) override {
+    if (drain_) return absl::CancelledError("asked to leave");
     layout_ = &layout;
     x_ = x;
     RunInfo run;
@@ -391,6 +392,13 @@ TEST(TrainerTest, ADrainMayEndARoundWithoutACommit) {
   EXPECT_TRUE(bench.rounds_seen.empty());
   EXPECT_EQ(bench.trainer.report().next_round, Round(0));
   EXPECT_TRUE(std::equal(before.begin(), before.end(), bench.model.parameters().begin()));
+}
+
+TEST(TrainerTest, ADrainBeforeJoiningIsNoError) {
+  Bench bench(10);
+  bench.session.RequestDrain("test");
+  EXPECT_TRUE(bench.trainer.Run().ok());
+  EXPECT_THAT(bench.events, ElementsAre("leave drained before it had joined"));
 }
 
 TEST(TrainerTest, HeldOutLossIsMeasuredAtTheStartAtTheEndAndInBetween) {
