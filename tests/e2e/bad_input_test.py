@@ -1,0 +1,271 @@
+"""Every row of the table "Bad input" in docs/operations.md: its message, its code, and that nothing hangs or crashes."""
+
+import os
+import pathlib
+import re
+import socket
+import time
+import unittest
+
+import harness
+from harness import BAD_INPUT, DIVERGED, OK, PORT_IN_USE, REFUSED, USAGE
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+EXPIRED_AT = 1_600_000_000  # 2020-09-13
+
+
+def table():
+    """{row: (ends with, message)} of the page."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    section = page.split("\n## Bad input\n", 1)[1].split("\n## ", 1)[0]
+    rows = {}
+    for line in section.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        if len(cells) == 4 and re.fullmatch(r"[a-z-]+", cells[0]) and cells[0] != "row":
+            rows[cells[0]] = (cells[2], cells[3].strip("`"))
+    return rows
+
+
+class BadInput(harness.ProcessTest):
+    rows = table()
+    checked = set()
+
+    def setUp(self):
+        super().setUp()
+        self.certify("a", "b", "raw")
+
+    def expect(self, row, got, message):
+        """`got`: an exit status, or the name of a status code."""
+        self.assertIn(row, self.rows, "docs/operations.md has no such row")
+        ends_with, text = self.rows[row]
+        got = f"exit {got}" if isinstance(got, int) else got
+        self.assertEqual(got, ends_with, f"{row}: {message}")
+        self.assertIn(text, message, row)
+        BadInput.checked.add(row)
+
+    def expect_program(self, row, process, timeout=30):
+        code = process.wait(timeout)
+        self.expect(row, code, process.log())
+
+    def expect_command(self, row, program, *arguments):
+        code, out, err = self.command(program, *arguments)
+        self.expect(row, code, out + err)
+
+    def expect_raw(self, row, scenario, *flags):
+        status, message, _ = self.raw(scenario, "raw", *flags)
+        self.expect(row, status, message)
+
+    def assert_server_goes_on(self, *others):
+        """One good worker finishes the run after all that."""
+        self.assertTrue(self.server.alive, "the server runs")
+        self.assert_all_end_well([*others, self.start_worker("b")])
+
+    # ---- flags, ports, files ---------------------------------------------------------------------------------------
+
+    def server_command(self, *extra, **replaced):
+        """A server that shall not get far. Keywords replace its flags: http="…" for --http."""
+        flags = {"listen": "127.0.0.1:0", "http": "127.0.0.1:0", "tokens": self.tls / "tokens", "rounds": 5, **replaced}
+        return self.start("bad-server", [harness.BIN / "signvote-server", *self.server_flags(),
+                                         *[word for name, value in flags.items() for word in (f"--{name}", value)], *extra])
+
+    def test_wrong_flags(self):
+        self.expect_program("wrong-flag", self.server_command("--no-such-flag", 1))
+        self.expect_program("wrong-value", self.server_command("--rule", "bogus"))
+        self.expect_command("wrong-command", "signvote", "bogus")
+
+    def test_plaintext_beyond_loopback_must_be_asked_for_twice(self):
+        self.expect_program("insecure-bind", self.start("bad-server", [
+            harness.BIN / "signvote-server", "--listen", "0.0.0.0:0", "--insecure", "--tokens", self.tls / "tokens",
+            "--rounds", 5]))
+
+    def test_port_in_use(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            self.expect_program("port-in-use", self.server_command(listen=f"127.0.0.1:{port}"))
+            self.expect_program("http-port-in-use", self.server_command(http=f"127.0.0.1:{port}"))
+
+    def test_missing_files(self):
+        self.expect_program("missing-init", self.server_command("--init", self.folder / "none.safetensors"))
+        self.expect_program("missing-tokens", self.server_command(tokens=self.folder / "none"))
+        self.start_server()
+        flags = self.worker_flags("a")
+        flags[flags.index("--token-file") + 1] = self.folder / "none"
+        self.expect_program("missing-token", self.start("a", [harness.BIN / "synthetic_worker", *flags]))
+        flags = self.worker_flags("a")
+        flags[flags.index("--tls-key") + 1] = self.folder / "none"
+        self.expect_program("missing-key", self.start("a", [harness.BIN / "synthetic_worker", *flags]))
+
+    def test_damaged_init(self):
+        path = self.folder / "damaged.safetensors"
+        path.write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+        self.expect_program("damaged-init", self.server_command("--init", path))
+
+    def test_files_that_others_can_read(self):
+        os.chmod(self.tls / "tokens", 0o644)
+        self.expect_program("readable-tokens", self.server_command())
+        os.chmod(self.tls / "tokens", 0o600)
+        os.chmod(self.tls / "server.key", 0o640)
+        self.expect_program("readable-key", self.server_command())
+        os.chmod(self.tls / "server.key", 0o600)
+        self.start_server()
+        os.chmod(self.tls / "workers/a/token", 0o644)
+        self.expect_program("readable-token", self.start_worker("a"))
+
+    @unittest.skipUnless(harness.has_torch(), "needs LibTorch")
+    def test_corpora(self):
+        self.start_server()
+        small = self.folder / "small.txt"
+        small.write_text("too small")
+        self.expect_program("small-corpus", self.start_worker("a", "--data", small, program="signvote-worker"))
+        self.expect_program("missing-corpus",
+                            self.start_worker("a", "--data", self.folder / "none", program="signvote-worker"))
+        self.expect_program("unknown-model", self.start_worker("a", "--model", "bogus", program="signvote-worker"))
+
+    # ---- who may join ----------------------------------------------------------------------------------------------
+
+    def test_wrong_token(self):
+        self.start_server()
+        flags = self.worker_flags("a")
+        flags[flags.index("--token-file") + 1] = self.tls / "workers/b/token"
+        self.expect_program("wrong-token", self.start("a", [harness.BIN / "synthetic_worker", *flags]))
+        self.assert_server_goes_on()
+
+    def test_wrong_layout(self):
+        self.start_server(rounds=200)
+        good = self.start_worker("a", "--compute-ms", 10)
+        self.wait_round(2)
+        self.expect_program("wrong-layout", self.start_worker("b", "--tensor", "y"))
+        self.assert_all_end_well([good])
+
+    def test_wrong_version(self):
+        self.start_server()
+        self.expect_raw("wrong-version", "vote", "--protocol", 99)
+        self.assert_server_goes_on()
+
+    def test_a_name_that_is_not_the_certificates(self):
+        self.start_server()
+        flags = self.worker_flags("a")
+        flags[flags.index("--name") + 1] = "b"
+        status, message, _ = self.raw_with("vote", *flags)
+        self.expect("wrong-name", status, message)
+        self.assert_server_goes_on()
+
+    def test_admin_calls_with_a_workers_certificate(self):
+        self.start_server()
+        mine = self.tls / "workers/a"
+        code, out, err = self.command("signvote", "--server", self.server.address, "--tls-ca", mine / "ca.crt",
+                                      "--tls-certificate", mine / "worker.crt", "--tls-key", mine / "worker.key", "status")
+        self.expect("wrong-role", code, out + err)
+        self.assert_server_goes_on()
+
+    def test_certificates_of_another_time_or_authority(self):
+        # On the worker's side, before anything is dialled; and on the server's, which trusts no client's own checks.
+        self.start_server()
+        code, out, err = self.command("raw_client", "--make-certs", self.tls, "--worker", "old", "--certs-now", EXPIRED_AT)
+        self.assertEqual(code, 0, out + err)
+        self.expect_program("expired-certificate", self.start_worker("old"))
+        status, message, _ = self.raw("vote", "old", "--timeout", 5)
+        self.expect("expired-certificate-at-server", status, message)
+        foreign = self.folder / "foreign"
+        code, out, err = self.command("signvote", "certs", foreign, "--worker", "a")
+        self.assertEqual(code, 0, out + err)
+        flags = self.worker_flags("a")
+        flags[flags.index("--tls-certificate") + 1] = foreign / "workers/a/worker.crt"
+        flags[flags.index("--tls-key") + 1] = foreign / "workers/a/worker.key"
+        self.expect_program("foreign-certificate", self.start("a", [harness.BIN / "synthetic_worker", *flags]))
+        status, message, _ = self.raw_with("vote", *flags, "--timeout", 5)
+        self.expect("foreign-certificate-at-server", status, message)
+        # A server that is not the one whose authority the worker trusts.
+        flags = self.worker_flags("a")
+        flags[flags.index("--tls-ca") + 1] = foreign / "ca.crt"
+        status, message, _ = self.raw_with("vote", *flags, "--timeout", 5)
+        self.expect("foreign-server", status, message)
+        self.assert_server_goes_on()
+
+    def test_plaintext_and_tls_do_not_mix(self):
+        self.start_server()
+        flags = ["--server", self.server.address, "--name", "a", "--token-file", self.tls / "workers/a/token", "--insecure"]
+        self.expect_program("plaintext-to-tls", self.start("a", [
+            harness.BIN / "synthetic_worker", *flags, "--connect-timeout", 2]))
+        code, out, err = self.command("signvote", "--server", self.server.address, "--insecure", "--timeout", 2, "status")
+        self.expect("plaintext-admin", code, out + err)
+        self.assert_server_goes_on()
+
+    def test_a_second_live_session_of_one_name(self):
+        self.start_server(rounds=200)
+        good = self.start_worker("a", "--compute-ms", 10)
+        self.wait_round(2)
+        self.expect_raw("second-session", "second-session")
+        self.expect_program("second-process", self.start_worker("a"))
+        # The deaf one does not answer the ping: the newcomer takes its place.
+        status, message, _ = self.raw("takeover")
+        self.assertEqual(status, "OK", message)
+        self.assert_all_end_well([good])
+
+    # ---- what is sent ----------------------------------------------------------------------------------------------
+
+    def test_damaged_messages_end_their_stream_and_nothing_else(self):
+        self.start_server("--message-bytes-max", 4 << 20, rounds=2000)
+        good = self.start_worker("a", "--compute-ms", 5)
+        self.wait_round(2)
+        for row in ("bad-checksum", "bad-length", "bad-index", "bad-run", "truncated"):
+            self.expect_raw(row, row)
+        self.expect_raw("future-round", "future-round")
+        self.expect_raw("oversized", "oversized", "--bytes", 8 << 20)
+        self.expect_raw("no-join", "no-join")
+        self.expect_raw("stolen-state", "fetch-without-ticket")
+        status, message, _ = self.raw("cut")
+        self.assertEqual(status, "CANCELLED", message)
+        done = len(self.rounds())
+        self.wait_round(done + 5)
+        good.signal(15)
+        self.assert_exit(good, OK)
+        self.assertTrue(self.server.alive)
+
+    def test_padding_bits_must_be_zero(self):
+        self.start_server(rounds=300)
+        good = self.start_worker("a", "--compute-ms", 5, "--coordinates", 1001)
+        self.wait_round(2)
+        self.expect_raw("bad-padding", "bad-padding", "--coordinates", 1001)
+        self.assert_all_end_well([good])
+
+    def test_an_upload_that_stops_half_way(self):
+        self.start_server()
+        self.expect_raw("short-upload", "short-upload")
+        self.assert_server_goes_on()
+
+    def test_replayed_ballots_are_counted_and_change_nothing(self):
+        self.start_server(rounds=300)
+        good = self.start_worker("a", "--compute-ms", 5)
+        self.wait_round(2)
+        status, message, _ = self.raw("replay")
+        self.expect("replayed-ballot", status, message)
+        seen = self.worker_status("raw")
+        self.assertGreaterEqual(seen["duplicate_chunks"], 2 * 3)
+        self.assertLessEqual(seen["ballots"], 3)
+        self.assert_all_end_well([good])
+
+    def test_losses_that_are_not_finite(self):
+        self.start_server(rounds=30, workers_min=2)
+        good = self.start_worker("a")
+        bad = self.start_worker("b", "--nonfinite-from", 10)
+        self.assert_all_end_well([good, bad])
+        self.assertTrue(all(r["voters"] == ["a"] for r in self.rounds() if r["round"] >= 10))
+        export = self.folder / "last.safetensors"
+        self.start_server("--export", export, rounds=30, workers_min=1)
+        self.start_worker("a", "--nonfinite-from", 10)
+        code = self.server.wait(30)
+        self.expect("nonfinite-loss", code, self.server.log())
+        self.assertEqual(len(self.rounds()), 10)
+        self.assertTrue(export.exists(), "the last finite replica was exported")
+
+    def test_zz_every_row_of_the_page_was_checked(self):
+        """Last in the alphabet, hence last to run."""
+        torch_rows = set() if harness.has_torch() else {"small-corpus", "missing-corpus", "unknown-model"}
+        self.assertEqual(set(self.rows) - self.checked - torch_rows, set())
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

@@ -1,0 +1,292 @@
+"""Real processes for tests: starts servers and workers, waits with bounds, shows their logs when a test fails.
+
+Hermetic: every port is 0 and read back from the server's port file, every file lies in a temporary folder that is
+removed with the test. Binaries come from $SIGNVOTE_BIN.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import struct
+import subprocess
+import tempfile
+import time
+import unittest
+
+BIN = pathlib.Path(os.environ.get("SIGNVOTE_BIN", "build/dev/bin")).resolve()
+# Sanitizers make everything slower; waits (never measurements) are stretched by this.
+SLOWNESS = float(os.environ.get("SIGNVOTE_TEST_SLOWNESS", "1"))
+LOG_TAIL_BYTES = 6000
+
+# common/exit_codes.h
+OK, INTERNAL, USAGE, BAD_INPUT, REFUSED, UNAVAILABLE, PORT_IN_USE, NO_DEVICE, DIVERGED, MISMATCH, WAIT_TIMEOUT = range(11)
+
+
+def has_torch():
+    return (BIN / "signvote-worker").exists()
+
+
+class Process:
+    """One program with its log file."""
+
+    def __init__(self, name, command, log_path):
+        self.name = name
+        self.command = [str(word) for word in command]
+        self.log_path = pathlib.Path(log_path)
+        self._log = open(self.log_path, "wb")
+        self.started = time.monotonic()
+        self.popen = subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True)
+
+    @property
+    def pid(self):
+        return self.popen.pid
+
+    @property
+    def alive(self):
+        return self.popen.poll() is None
+
+    def log(self):
+        self._log.flush()
+        return self.log_path.read_text(errors="replace")
+
+    def signal(self, number):
+        self.popen.send_signal(number)
+
+    def kill(self):
+        """SIGKILL, and wait for it to be gone."""
+        if self.alive:
+            self.popen.kill()
+        self.popen.wait(10)
+
+    def wait(self, timeout):
+        """Exit status; raises when the process outlives `timeout` seconds."""
+        try:
+            return self.popen.wait(timeout * SLOWNESS)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} still runs after {timeout * SLOWNESS:.0f} s") from None
+
+    def close(self):
+        if self.alive:
+            self.popen.kill()
+            self.popen.wait(10)
+        self._log.close()
+
+
+class Server(Process):
+    def ports(self, timeout=20):
+        """The bound ports, once the server listens."""
+        deadline = time.monotonic() + timeout * SLOWNESS
+        while time.monotonic() < deadline:
+            try:
+                return json.loads(self.port_file.read_text())
+            except (OSError, json.JSONDecodeError):
+                pass
+            if not self.alive:
+                raise AssertionError(f"the server ended with {self.popen.returncode} before it listened")
+            time.sleep(0.02)
+        raise AssertionError("the server does not listen")
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.ports()['grpc']}"
+
+    @property
+    def http(self):
+        return f"127.0.0.1:{self.ports()['http']}"
+
+
+class ProcessTest(unittest.TestCase):
+    """Base of all process tests."""
+
+    maxDiff = None
+    insecure = False  # plaintext for the whole class
+
+    def setUp(self):
+        self.processes = []
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="signvote-e2e."))
+        self._certified = set()
+
+    def run(self, result=None):
+        """Shows every process's log after a failure, and always cleans up."""
+        outcome = result if result is not None else self.defaultTestResult()
+        before = len(outcome.failures) + len(outcome.errors)
+        try:
+            return super().run(outcome)
+        finally:
+            processes = getattr(self, "processes", [])
+            for process in processes:
+                process.close()
+            if len(outcome.failures) + len(outcome.errors) > before:
+                for process in processes:
+                    text = process.log_path.read_text(errors="replace")
+                    print(f"---- {self.id()}: {process.name}: exit {process.popen.returncode}: {' '.join(process.command)}")
+                    print(text[-LOG_TAIL_BYTES:], flush=True)
+            if hasattr(self, "folder"):
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    # ---- programs ---------------------------------------------------------------------------------------------------
+
+    def start(self, name, command, kind=Process):
+        path = self.folder / f"{name}.{len(self.processes)}.log"
+        process = kind(name, command, path)
+        self.processes.append(process)
+        return process
+
+    def command(self, program, *arguments, timeout=30, environment=None):
+        """Runs a program to its end; returns (exit status, stdout, stderr)."""
+        env = dict(os.environ, **(environment or {}))
+        try:
+            done = subprocess.run([str(BIN / program), *[str(a) for a in arguments]], stdin=subprocess.DEVNULL,
+                                  capture_output=True, text=True, timeout=timeout * SLOWNESS, env=env)
+        except subprocess.TimeoutExpired:
+            self.fail(f"{program} {arguments} still runs after {timeout * SLOWNESS:.0f} s")
+        return done.returncode, done.stdout, done.stderr
+
+    @property
+    def tls(self):
+        return self.folder / "tls"
+
+    def certify(self, *workers):
+        """Certificates and tokens for these workers (and the server and the operator)."""
+        missing = [w for w in workers if w not in self._certified]
+        if not missing and self._certified:
+            return
+        names = [part for w in missing for part in ("--worker", w)]
+        code, out, err = self.command("signvote", "certs", self.tls, *names)
+        self.assertEqual(code, OK, out + err)
+        self._certified.update(missing)
+
+    def server_flags(self):
+        if self.insecure:
+            return ["--insecure"]
+        return ["--tls-ca", self.tls / "ca.crt", "--tls-certificate", self.tls / "server.crt",
+                "--tls-key", self.tls / "server.key"]
+
+    def start_server(self, *flags, rounds=20, workers_min=1, name="server"):
+        """A server on free ports. Its logs: self.round_log, self.event_log."""
+        self.certify()
+        index = len(self.processes)
+        port_file = self.folder / f"ports.{index}.json"
+        self.round_log = self.folder / f"rounds.{index}.jsonl"
+        self.event_log = self.folder / f"events.{index}.jsonl"
+        process = self.start(name, [
+            BIN / "signvote-server", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--port-file", port_file,
+            "--rounds", rounds, "--workers-min", workers_min, "--tokens", self.tls / "tokens", "--seed", 7,
+            "--round-log", self.round_log, "--event-log", self.event_log, *self.server_flags(), *flags], Server)
+        process.port_file = port_file
+        self.server = process
+        process.ports()
+        return process
+
+    def worker_flags(self, name):
+        mine = self.tls / "workers" / name
+        flags = ["--server", self.server.address, "--name", name, "--token-file", mine / "token"]
+        if self.insecure:
+            return flags + ["--insecure"]
+        return flags + ["--tls-ca", mine / "ca.crt", "--tls-certificate", mine / "worker.crt",
+                        "--tls-key", mine / "worker.key"]
+
+    def start_worker(self, name, *flags, program="synthetic_worker"):
+        process = self.start(name, [BIN / program, *self.worker_flags(name),
+                                    "--report", self.folder / f"{name}.report.json", *flags])
+        return process
+
+    def start_workers(self, names, *flags, program="synthetic_worker"):
+        return {name: self.start_worker(name, *flags, program=program) for name in names}
+
+    def raw(self, scenario, name="raw", *flags, timeout=30):
+        """A rule breaker; returns (code name, message, whole output)."""
+        return self.raw_with(scenario, *self.worker_flags(name), *flags, timeout=timeout)
+
+    def raw_with(self, scenario, *flags, timeout=30):
+        code, out, err = self.command("raw_client", "--scenario", scenario, *flags, timeout=timeout)
+        last = [line for line in out.splitlines() if line.startswith("STATUS ")]
+        self.assertTrue(last, f"raw_client {scenario} ended with {code}: {out}{err}")
+        _, status, *message = last[-1].split(" ", 2)
+        return status, (message or [""])[0], out
+
+    # ---- what a run says --------------------------------------------------------------------------------------------
+
+    def ctl(self, *arguments, timeout=30):
+        flags = ["--server", self.server.address] + (["--insecure"] if self.insecure else ["--tls-dir", self.tls])
+        return self.command("signvote", *flags, *arguments, timeout=timeout)
+
+    def status(self):
+        code, out, err = self.ctl("status", "--json")
+        self.assertEqual(code, OK, err)
+        return json.loads(out)
+
+    def worker_status(self, name):
+        for worker in self.status()["workers"]:
+            if worker["name"] == name:
+                return worker
+        return None
+
+    @staticmethod
+    def lines(path):
+        """The whole lines of a JSON-lines file that may still be written to."""
+        try:
+            text = pathlib.Path(path).read_text()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in text[:text.rfind("\n") + 1].splitlines()]
+
+    def rounds(self):
+        return self.lines(self.round_log)
+
+    @staticmethod
+    def stepsize(line):
+        """A round's stepsize, exact: its fp32 bits."""
+        return struct.unpack(">f", bytes.fromhex(line["stepsize_bits"]))[0]
+
+    def events(self, kind=None):
+        return [e for e in self.lines(self.event_log) if kind is None or e["kind"] == kind]
+
+    def wait_until(self, what, condition, timeout=30, poll=0.05):
+        """Waits for condition() to be true and returns it."""
+        deadline = time.monotonic() + timeout * SLOWNESS
+        while True:
+            value = condition()
+            if value:
+                return value
+            if time.monotonic() > deadline:
+                self.fail(f"after {timeout * SLOWNESS:.0f} s still not: {what}")
+            time.sleep(poll)
+
+    def wait_round(self, count, timeout=60):
+        """Waits until `count` rounds are committed."""
+        def enough():
+            if not self.server.alive:
+                self.fail(f"the server ended with {self.server.popen.returncode} before round {count}")
+            return len(self.rounds()) >= count
+        self.wait_until(f"{count} rounds committed", enough, timeout, poll=0.02)
+
+    def wait_end(self, timeout=60, expected=OK):
+        """Waits for the server's end and checks its exit status."""
+        self.assertEqual(self.server.wait(timeout), expected, "exit status of the server")
+
+    def report(self, name):
+        return json.loads((self.folder / f"{name}.report.json").read_text())
+
+    def assert_exit(self, process, expected, timeout=30):
+        self.assertEqual(process.wait(timeout), expected, f"exit status of {process.name}")
+
+    def assert_all_end_well(self, workers, timeout=60):
+        """Server and workers end with 0 and with the same replica; returns its digest."""
+        self.wait_end(timeout)
+        for process in workers:
+            self.assert_exit(process, OK)
+        digests = {p.name: self.report(p.name)["digest"] for p in workers}
+        self.assertEqual(len(set(digests.values())), 1, f"replicas differ: {digests}")
+        return next(iter(digests.values()))
+
+
+def stop(process):
+    process.signal(signal.SIGSTOP)
+
+
+def cont(process):
+    process.signal(signal.SIGCONT)
