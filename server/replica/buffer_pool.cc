@@ -12,6 +12,8 @@ namespace {
 
 constexpr size_t kLineBytes = 64;
 constexpr size_t kStaggers = 16;
+// Smaller ones are in the first-level cache anyway.
+constexpr size_t kStaggerFromBytes = 32 << 10;
 
 }  // namespace
 
@@ -61,7 +63,7 @@ BufferPool::BufferPool(size_t bytes, size_t kept_max) : bytes_(bytes), shared_(s
 
 std::shared_ptr<uint8_t> BufferPool::Acquire() {
   const size_t length = (bytes_ + kLineBytes - 1) / kLineBytes * kLineBytes;
-  const size_t line_step = StaggeredStride(length) - length;
+  const size_t line_step = length >= kStaggerFromBytes ? StaggeredStride(length) - length : 0;
   size_t stagger = 0;
   uint8_t* base = shared_->Take(length + (kStaggers - 1) * line_step, &stagger);
   return {base + stagger * line_step, [shared = shared_, base](uint8_t*) { shared->Give(base); }};

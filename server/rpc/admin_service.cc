@@ -1,0 +1,166 @@
+#include <algorithm>
+#include <string_view>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/mutex.h"
+#include "common/safetensors.h"
+#include "common/status.h"
+#include "proto/wire/security.h"
+#include "proto/wire/wire.h"
+#include "server/rpc/probe.h"
+#include "server/rpc/services.h"
+#include "signvote/v1/admin.grpc.pb.h"
+
+namespace signvote::rpc {
+namespace {
+
+constexpr size_t kExportChunkBytes = size_t{1} << 20;
+
+bool IsLoopback(std::string_view address) {
+  return address.starts_with("ipv4:127.") || address.starts_with("ipv6:%5B::1%5D:") ||
+         address.starts_with("ipv6:[::1]:") || address.starts_with("unix:");
+}
+
+absl::Status CheckCaller(const grpc::CallbackServerContext& context, bool tls) {
+  const wire::Peer peer = wire::PeerOf(context);
+  if (tls) {
+    if (peer.authenticated && peer.HasRole(wire::Role::kAdmin)) return absl::OkStatus();
+    return absl::PermissionDeniedError(
+        "admin calls need a certificate of the admin role (signvote:role:admin); see docs/operations.md");
+  }
+  if (IsLoopback(peer.address)) return absl::OkStatus();
+  return absl::PermissionDeniedError("without TLS admin calls are taken from the server's own machine only");
+}
+
+// Streams a copy of the replica as a safetensors file: the header, then the values as they lie in memory.
+class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportChunk> {
+ public:
+  // Runs on gRPC's threads once the copy is there.
+  void Begin(absl::StatusOr<Coordinator::Exported> exported, const RunId& run_id) {
+    if (!exported.ok()) return Finish(wire::ToGrpc(exported.status()));
+    exported_ = *std::move(exported);
+    header_ = SafetensorsHeader(exported_.layout, ExportMetadata(run_id, exported_.round));
+    chunk_.set_config_json(exported_.config_json);
+    WriteNext();
+  }
+  void Refuse(const absl::Status& status) { Finish(wire::ToGrpc(status)); }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) return Finish(wire::ToGrpc(absl::CancelledError("the connection broke")));
+    chunk_.clear_config_json();
+    WriteNext();
+  }
+  void OnCancel() override {}  // the write in progress fails and ends the call
+  void OnDone() override { delete this; }
+
+ private:
+  void WriteNext() {
+    const uint64_t values_bytes = exported_.x.size() * sizeof(float);
+    const uint64_t total = header_.size() + values_bytes;
+    if (sent_ == total) return Finish(grpc::Status::OK);
+    if (sent_ < header_.size()) {
+      chunk_.set_data(header_);
+    } else {
+      const uint64_t at = sent_ - header_.size();
+      const auto* values = reinterpret_cast<const char*>(exported_.x.data());
+      chunk_.set_data(values + at, std::min<uint64_t>(kExportChunkBytes, values_bytes - at));
+    }
+    chunk_.set_round(exported_.round.value());
+    chunk_.set_total_bytes(total);
+    sent_ += chunk_.data().size();
+    StartWrite(&chunk_);
+  }
+
+  Coordinator::Exported exported_;
+  std::string header_;
+  v1::ExportChunk chunk_;
+  uint64_t sent_ = 0;
+};
+
+class AdminService final : public v1::Admin::CallbackService {
+ public:
+  AdminService(Coordinator* coordinator, bool tls) : coordinator_(coordinator), tls_(tls) {}
+  ~AdminService() override {
+    if (exporter_.joinable()) exporter_.join();
+  }
+
+  grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context, const v1::GetStatusRequest*,
+                                      v1::Status* reply) override {
+    return OnEngineThread(context, [this, reply] {
+      *reply = coordinator_->SnapshotNow().status;
+      return absl::OkStatus();
+    });
+  }
+  grpc::ServerUnaryReactor* Pause(grpc::CallbackServerContext* context, const v1::PauseRequest*,
+                                  v1::PauseReply*) override {
+    return OnEngineThread(context, [this] { return coordinator_->Pause(); });
+  }
+  grpc::ServerUnaryReactor* Resume(grpc::CallbackServerContext* context, const v1::ResumeRequest*,
+                                   v1::ResumeReply*) override {
+    return OnEngineThread(context, [this] { return coordinator_->Resume(); });
+  }
+  grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context, const v1::DrainRequest* request,
+                                  v1::DrainReply*) override {
+    return OnEngineThread(context, [this, worker = request->worker()] { return coordinator_->Drain(worker); });
+  }
+  grpc::ServerUnaryReactor* Evict(grpc::CallbackServerContext* context, const v1::EvictRequest* request,
+                                  v1::EvictReply*) override {
+    return OnEngineThread(context, [this, worker = request->worker()] { return coordinator_->Evict(worker); });
+  }
+  grpc::ServerWriteReactor<v1::ExportChunk>* Export(grpc::CallbackServerContext* context,
+                                                    const v1::ExportRequest*) override {
+    auto* reactor = new ExportReactor;
+    if (const absl::Status status = CheckCaller(*context, tls_); !status.ok()) {
+      reactor->Refuse(status);
+      return reactor;
+    }
+    MutexLock lock(&mu_);
+    if (copying_) {
+      reactor->Refuse(absl::UnavailableError("another export is copying the model; try again"));
+      return reactor;
+    }
+    copying_ = true;
+    if (exporter_.joinable()) exporter_.join();  // it has ended: copying_ was false
+    // The copy takes a while and may wait for the applier: not on gRPC's threads.
+    exporter_ = std::thread([this, reactor] {
+      absl::StatusOr<Coordinator::Exported> exported = coordinator_->CopyReplica();
+      {
+        MutexLock done(&mu_);
+        copying_ = false;
+      }
+      reactor->Begin(std::move(exported), coordinator_->run_id());
+    });
+    return reactor;
+  }
+
+ private:
+  template <typename Call>
+  grpc::ServerUnaryReactor* OnEngineThread(grpc::CallbackServerContext* context, Call call) {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    if (const absl::Status status = CheckCaller(*context, tls_); !status.ok()) {
+      reactor->Finish(wire::ToGrpc(status));
+      return reactor;
+    }
+    const bool posted =
+        coordinator_->Post([reactor, call = std::move(call)] { reactor->Finish(wire::ToGrpc(call())); });
+    if (!posted) reactor->Finish(wire::ToGrpc(absl::UnavailableError("the server stops")));
+    return reactor;
+  }
+
+  Coordinator* const coordinator_;
+  const bool tls_;
+
+  Mutex mu_;
+  bool copying_ ABSL_GUARDED_BY(mu_) = false;
+  std::thread exporter_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeAdminService(Coordinator* coordinator, bool tls) {
+  return std::make_unique<AdminService>(coordinator, tls);
+}
+
+}  // namespace signvote::rpc
