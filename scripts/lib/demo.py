@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.02
 DRAW_SECONDS = 0.5          # between updates of the live table
 LINE_SECONDS = 5.0          # between progress lines where there is no terminal
@@ -81,7 +82,7 @@ class Demo:
     def __init__(self, options):
         self.options = options
         self.bin = pathlib.Path(options.bin).resolve()
-        self.out = pathlib.Path(options.out).resolve()
+        self.out = options.out.resolve()
         self.tls = self.out / "tls"
         self.logs = self.out / "logs"
         self.processes = []
@@ -90,6 +91,7 @@ class Demo:
         self.events = []          # what this script did: kind, worker, time
         self.status = {}          # the last `signvote status --json`
         self.drawn_lines = 0
+        self.prepared = False     # the out folder is ours
 
     # ---- processes ----------------------------------------------------------------------------------------------
 
@@ -142,6 +144,7 @@ class Demo:
             shutil.rmtree(self.out)
         self.logs.mkdir(parents=True)
         (self.out / ".signvote-demo").write_text("made by scripts/demo, which may remove this folder\n")
+        self.prepared = True
         n = self.options.workers
         self.names = [f"worker-{k}" for k in range(1, n + 1)]
         self.late = f"worker-{n + 1}"
@@ -466,9 +469,16 @@ def print_report(report, out, files):
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser(prog="scripts/demo")
-    at_least_one = lambda text: int(text) if int(text) > 0 else parser.error(f"{text}: must be positive")
+    parser = argparse.ArgumentParser(prog="scripts/demo", usage="scripts/demo [options]; see scripts/demo --help",
+                                     allow_abbrev=False)
+
+    def at_least_one(text):
+        if not text.isdigit() or int(text) == 0:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
+        return int(text)
+
     parser.add_argument("--bin", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--check-options", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=at_least_one, default=300)
     parser.add_argument("--workers", type=at_least_one, default=3)
     parser.add_argument("--model", default="nano")
@@ -477,7 +487,7 @@ def parse(arguments):
     parser.add_argument("--stepsize", type=float)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", action="store_true")
-    parser.add_argument("--out", default="out/demo")
+    parser.add_argument("--out", default=ROOT / "out" / "demo", type=pathlib.Path)
     parser.add_argument("--batch", type=at_least_one)
     parser.add_argument("--sequence", type=at_least_one)
     parser.add_argument("--threads", type=at_least_one)
@@ -488,11 +498,17 @@ def parse(arguments):
         parser.error("--stepsize needs --rule fixed: the other rule chooses by itself")
     if options.threads is None:
         options.threads = max(1, (os.cpu_count() or 1) // options.workers)
+    if options.out.exists() and not options.out.is_dir():
+        parser.error(f"--out {options.out}: not a folder")
+    if options.data is not None and not os.path.exists(options.data):
+        parser.error(f"--data {options.data}: no such file or folder")
     return options
 
 
 def main(arguments):
     options = parse(arguments)
+    if options.check_options:
+        return 0
     demo = Demo(options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -517,7 +533,7 @@ def main(arguments):
         return 130
     finally:
         demo.stop_everything()
-        if not options.keep:
+        if demo.prepared and not options.keep:
             shutil.rmtree(demo.tls, ignore_errors=True)
 
 
