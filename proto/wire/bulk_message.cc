@@ -13,7 +13,14 @@ namespace signvote::wire {
 namespace {
 
 // Protobuf's wire types.
-enum WireType : uint32_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kGroup = 3, kGroupEnd = 4, kFixed32 = 5 };
+enum WireType : uint32_t {
+  kVarint = 0,
+  kFixed64 = 1,
+  kBytes = 2,
+  kGroup = 3,
+  kGroupEnd = 4,
+  kFixed32 = 5
+};
 
 // Field numbers of training.proto. The bulk message is field 1 of WorkerMessage and ServerMessage, 2 of
 // UploadStateRequest; a StateChunk of FetchState has no envelope.
@@ -26,14 +33,20 @@ constexpr uint32_t kEnvelopeVoteLast = 16;
 // Deeper unknown groups are taken for an attack on the stack.
 constexpr int kGroupDepthMax = 16;
 
-bool IsVote(BulkKind kind) { return kind == BulkKind::kBallotChunk || kind == BulkKind::kVerdictChunk; }
+bool IsVote(BulkKind kind) {
+  return kind == BulkKind::kBallotChunk || kind == BulkKind::kVerdictChunk;
+}
 
 const char* KindName(BulkKind kind) {
   switch (kind) {
-    case BulkKind::kBallotChunk: return "ballot chunk";
-    case BulkKind::kVerdictChunk: return "verdict chunk";
-    case BulkKind::kStateChunk: return "state chunk";
-    case BulkKind::kUploadChunk: return "state chunk of an upload";
+    case BulkKind::kBallotChunk:
+      return "ballot chunk";
+    case BulkKind::kVerdictChunk:
+      return "verdict chunk";
+    case BulkKind::kStateChunk:
+      return "state chunk";
+    case BulkKind::kUploadChunk:
+      return "state chunk of an upload";
   }
   return "bulk message";
 }
@@ -84,8 +97,8 @@ class HeaderWriter {
 void ReleaseOwner(void* owner) { delete static_cast<std::shared_ptr<const void>*>(owner); }
 
 // `inner` holds the chunk's header fields up to and including the payload's tag and length.
-grpc::ByteBuffer Assemble(uint32_t envelope_field, const HeaderWriter& inner, std::span<const uint8_t> payload,
-                          std::shared_ptr<const void> owner) {
+grpc::ByteBuffer Assemble(uint32_t envelope_field, const HeaderWriter& inner,
+                          std::span<const uint8_t> payload, std::shared_ptr<const void> owner) {
   HeaderWriter header;
   if (envelope_field != 0) {
     header.Tag(envelope_field, kBytes);
@@ -181,7 +194,8 @@ class Cursor {
     return true;
   }
 
-  grpc::ByteBuffer buffer_;  // the reader wants a mutable one; copying it references the same slices
+  grpc::ByteBuffer
+      buffer_;  // the reader wants a mutable one; copying it references the same slices
   const uint64_t length_;
   grpc::ProtoBufferReader reader_;
   const uint8_t* piece_ = nullptr;
@@ -191,21 +205,27 @@ class Cursor {
 
 [[nodiscard]] bool ReadTag(Cursor* in, uint32_t* field, uint32_t* type) {
   uint64_t tag;
-  if (!in->Varint(&tag) || tag > std::numeric_limits<uint32_t>::max() || (tag >> 3) == 0) return false;
+  if (!in->Varint(&tag) || tag > std::numeric_limits<uint32_t>::max() || (tag >> 3) == 0)
+    return false;
   *field = static_cast<uint32_t>(tag >> 3);
   *type = static_cast<uint32_t>(tag & 7);
   return true;
 }
 
 // Skips a field's value; `end` is where the enclosing message ends.
-[[nodiscard]] bool SkipValue(Cursor* in, uint32_t field, uint32_t type, uint64_t end, int depth = 0) {
+[[nodiscard]] bool SkipValue(Cursor* in, uint32_t field, uint32_t type, uint64_t end,
+                             int depth = 0) {
   uint64_t value;
   switch (type) {
-    case kVarint: return in->Varint(&value) && in->position() <= end;
-    case kFixed64: return end - in->position() >= 8 && in->Skip(8);
-    case kFixed32: return end - in->position() >= 4 && in->Skip(4);
+    case kVarint:
+      return in->Varint(&value) && in->position() <= end;
+    case kFixed64:
+      return end - in->position() >= 8 && in->Skip(8);
+    case kFixed32:
+      return end - in->position() >= 4 && in->Skip(4);
     case kBytes:
-      return in->Varint(&value) && in->position() <= end && value <= end - in->position() && in->Skip(value);
+      return in->Varint(&value) && in->position() <= end && value <= end - in->position() &&
+             in->Skip(value);
     case kGroup: {
       if (depth >= kGroupDepthMax) return false;
       while (in->position() < end) {
@@ -216,7 +236,8 @@ class Cursor {
       }
       return false;
     }
-    default: return false;
+    default:
+      return false;
   }
 }
 
@@ -233,7 +254,8 @@ struct Envelope {
 
 // Whether `field` is one of the envelope's other messages.
 bool IsOtherMessage(BulkKind kind, uint32_t field) {
-  return IsVote(kind) ? field != kEnvelopeVote && field <= kEnvelopeVoteLast : field == kEnvelopeUploadTicket;
+  return IsVote(kind) ? field != kEnvelopeVote && field <= kEnvelopeVoteLast
+                      : field == kEnvelopeUploadTicket;
 }
 
 absl::StatusOr<Envelope> FindEnvelope(BulkKind kind, const grpc::ByteBuffer& buffer) {
@@ -247,7 +269,8 @@ absl::StatusOr<Envelope> FindEnvelope(BulkKind kind, const grpc::ByteBuffer& buf
     if (field == wanted && type == kBytes) {
       if (envelope.found) return Malformed(kind, "more than one message in the envelope");
       uint64_t bytes;
-      if (!in.Varint(&bytes) || bytes > in.length() - in.position()) return Malformed(kind, "truncated");
+      if (!in.Varint(&bytes) || bytes > in.length() - in.position())
+        return Malformed(kind, "truncated");
       envelope = {true, in.position(), in.position() + bytes};
       if (!in.Skip(bytes)) return Malformed(kind, "truncated");
       continue;
@@ -270,10 +293,12 @@ absl::Status ReadFields(BulkKind kind, const grpc::ByteBuffer& buffer, const Env
   if (!in.Skip(envelope.begin)) return Malformed(kind, "truncated");
   while (in.position() < envelope.end) {
     uint32_t field, type;
-    if (!ReadTag(&in, &field, &type) || in.position() > envelope.end) return Malformed(kind, "bad field tag");
+    if (!ReadTag(&in, &field, &type) || in.position() > envelope.end)
+      return Malformed(kind, "bad field tag");
     if (field == kPayload && type == kBytes) {
       uint64_t bytes;
-      if (!in.Varint(&bytes) || in.position() > envelope.end || bytes > envelope.end - in.position()) {
+      if (!in.Varint(&bytes) || in.position() > envelope.end ||
+          bytes > envelope.end - in.position()) {
         return Malformed(kind, "payload is longer than the message");
       }
       *payload_offset = in.position();
@@ -283,7 +308,8 @@ absl::Status ReadFields(BulkKind kind, const grpc::ByteBuffer& buffer, const Env
     }
     absl::StatusOr<bool> consumed = on_field(field, type, &in);
     if (!consumed.ok()) return consumed.status();
-    if (!*consumed && !SkipValue(&in, field, type, envelope.end)) return Malformed(kind, "truncated field");
+    if (!*consumed && !SkipValue(&in, field, type, envelope.end))
+      return Malformed(kind, "truncated field");
     if (in.position() > envelope.end) return Malformed(kind, "field is longer than the message");
   }
   return absl::OkStatus();
@@ -291,8 +317,8 @@ absl::Status ReadFields(BulkKind kind, const grpc::ByteBuffer& buffer, const Env
 
 }  // namespace
 
-grpc::ByteBuffer EncodeVote(BulkKind kind, const VoteHeader& header, std::span<const uint8_t> payload,
-                            std::shared_ptr<const void> owner) {
+grpc::ByteBuffer EncodeVote(BulkKind kind, const VoteHeader& header,
+                            std::span<const uint8_t> payload, std::shared_ptr<const void> owner) {
   static_cast<void>(kind);  // ballot and verdict chunks share numbers, and the envelope's field too
   HeaderWriter inner;
   inner.BytesField(1, header.run_id.bytes());
@@ -306,8 +332,8 @@ grpc::ByteBuffer EncodeVote(BulkKind kind, const VoteHeader& header, std::span<c
   return Assemble(kEnvelopeVote, inner, payload, std::move(owner));
 }
 
-grpc::ByteBuffer EncodeState(BulkKind kind, const StateHeader& header, std::span<const uint8_t> payload,
-                             std::shared_ptr<const void> owner) {
+grpc::ByteBuffer EncodeState(BulkKind kind, const StateHeader& header,
+                             std::span<const uint8_t> payload, std::shared_ptr<const void> owner) {
   HeaderWriter inner;
   inner.VarintField(1, header.round.value());
   inner.VarintField(2, header.first);
@@ -315,7 +341,8 @@ grpc::ByteBuffer EncodeState(BulkKind kind, const StateHeader& header, std::span
   inner.Fixed64Field(4, header.checksum);
   inner.Tag(kPayload, kBytes);
   inner.Varint(payload.size());
-  return Assemble(kind == BulkKind::kUploadChunk ? kEnvelopeUpload : 0, inner, payload, std::move(owner));
+  return Assemble(kind == BulkKind::kUploadChunk ? kEnvelopeUpload : 0, inner, payload,
+                  std::move(owner));
 }
 
 absl::StatusOr<std::optional<VoteView>> DecodeVote(BulkKind kind, const grpc::ByteBuffer& buffer) {
@@ -357,7 +384,8 @@ absl::StatusOr<std::optional<VoteView>> DecodeVote(BulkKind kind, const grpc::By
   return std::optional<VoteView>(view);
 }
 
-absl::StatusOr<std::optional<StateView>> DecodeState(BulkKind kind, const grpc::ByteBuffer& buffer) {
+absl::StatusOr<std::optional<StateView>> DecodeState(BulkKind kind,
+                                                     const grpc::ByteBuffer& buffer) {
   SIGNVOTE_ASSIGN_OR_RETURN(const Envelope envelope, FindEnvelope(kind, buffer));
   if (!envelope.found) return std::optional<StateView>();
   StateView view;
@@ -425,7 +453,8 @@ absl::Status ParseMessage(const grpc::ByteBuffer& buffer, google::protobuf::Mess
   grpc::ByteBuffer copy(buffer);
   grpc::ProtoBufferReader reader(&copy);
   if (!reader.status().ok() || !message->ParseFromZeroCopyStream(&reader)) {
-    return absl::InvalidArgumentError(absl::StrCat("message is not a valid ", message->GetTypeName()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("message is not a valid ", message->GetTypeName()));
   }
   return absl::OkStatus();
 }

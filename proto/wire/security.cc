@@ -36,12 +36,15 @@ using StoreContextPtr = std::unique_ptr<X509_STORE_CTX, Freer<X509_STORE_CTX, X5
 using StackPtr = std::unique_ptr<STACK_OF(X509), Freer<STACK_OF(X509), FreeCertificates>>;
 using NamesPtr = std::unique_ptr<GENERAL_NAMES, Freer<GENERAL_NAMES, FreeNames>>;
 
-BioPtr MemoryBio(const std::string& pem) { return BioPtr(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size()))); }
+BioPtr MemoryBio(const std::string& pem) {
+  return BioPtr(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
+}
 
 std::vector<X509Ptr> ReadCertificates(const std::string& pem) {
   std::vector<X509Ptr> out;
   const BioPtr bio = MemoryBio(pem);
-  while (X509* certificate = PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr)) out.emplace_back(certificate);
+  while (X509* certificate = PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr))
+    out.emplace_back(certificate);
   ERR_clear_error();  // the end of the file counts as an error
   return out;
 }
@@ -97,22 +100,25 @@ absl::Status CheckChain(const std::vector<X509Ptr>& chain, const std::vector<X50
   ERR_clear_error();
   if (verified) return absl::OkStatus();
   if (error == X509_V_ERR_CERT_HAS_EXPIRED) {
-    return absl::FailedPreconditionError(absl::StrCat("a certificate authority in ", files.ca, " or the chain in ",
-                                                      files.certificate, " expired; issue new ones (signvote certs)"));
+    return absl::FailedPreconditionError(absl::StrCat("a certificate authority in ", files.ca,
+                                                      " or the chain in ", files.certificate,
+                                                      " expired; issue new ones (signvote certs)"));
   }
   return absl::FailedPreconditionError(
-      absl::StrCat("certificate ", files.certificate, " (", SubjectOf(chain[0].get()), ") was not issued by ", files.ca,
-                   ": ", X509_verify_cert_error_string(error), "; use the certificates of one authority"));
+      absl::StrCat("certificate ", files.certificate, " (", SubjectOf(chain[0].get()),
+                   ") was not issued by ", files.ca, ": ", X509_verify_cert_error_string(error),
+                   "; use the certificates of one authority"));
 }
 
 void ReadAlternativeNames(X509* certificate, TlsMaterial* material) {
-  const NamesPtr names(
-      static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr)));
+  const NamesPtr names(static_cast<GENERAL_NAMES*>(
+      X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr)));
   if (names == nullptr) return;
   for (int i = 0; i < sk_GENERAL_NAME_num(names.get()); ++i) {
     const GENERAL_NAME* const name = sk_GENERAL_NAME_value(names.get(), i);
     if (name->type != GEN_DNS && name->type != GEN_URI) continue;
-    const ASN1_STRING* const value = name->type == GEN_DNS ? name->d.dNSName : name->d.uniformResourceIdentifier;
+    const ASN1_STRING* const value =
+        name->type == GEN_DNS ? name->d.dNSName : name->d.uniformResourceIdentifier;
     std::string text(reinterpret_cast<const char*>(ASN1_STRING_get0_data(value)),
                      static_cast<size_t>(ASN1_STRING_length(value)));
     (name->type == GEN_DNS ? material->dns_names : material->uris).push_back(std::move(text));
@@ -132,7 +138,8 @@ Peer PeerFrom(const grpc::AuthContext* context, std::string address) {
   peer.address = std::move(address);
   if (context == nullptr) return peer;
   // gRPC also calls plaintext on loopback "authenticated" in some builds; only a verified certificate counts here.
-  const std::vector<std::string> transport = Values(*context, GRPC_TRANSPORT_SECURITY_TYPE_PROPERTY_NAME);
+  const std::vector<std::string> transport =
+      Values(*context, GRPC_TRANSPORT_SECURITY_TYPE_PROPERTY_NAME);
   if (transport.empty() || transport[0] != "ssl" || !context->IsPeerAuthenticated()) return peer;
   peer.authenticated = true;
   peer.dns_names = Values(*context, GRPC_PEER_DNS_PROPERTY_NAME);
@@ -146,30 +153,37 @@ Peer PeerFrom(const grpc::AuthContext* context, std::string address) {
 
 }  // namespace
 
-absl::StatusOr<TlsMaterial> LoadTls(FileSystem* fs, const TlsFiles& files, int64_t now_unix_seconds) {
+absl::StatusOr<TlsMaterial> LoadTls(FileSystem* fs, const TlsFiles& files,
+                                    int64_t now_unix_seconds) {
   const std::pair<const char*, const std::string*> parts[] = {
       {"--tls-ca", &files.ca}, {"--tls-cert", &files.certificate}, {"--tls-key", &files.key}};
   for (const auto& [flag, path] : parts) {
     if (path->empty()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          flag, " is missing: TLS needs --tls-ca, --tls-cert and --tls-key (plaintext only with --insecure)"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(flag,
+                       " is missing: TLS needs --tls-ca, --tls-cert and --tls-key (plaintext only "
+                       "with --insecure)"));
     }
   }
   TlsMaterial material;
   SIGNVOTE_ASSIGN_OR_RETURN(material.ca_pem, fs->ReadFile(files.ca, kPemBytesMax));
-  SIGNVOTE_ASSIGN_OR_RETURN(material.certificate_pem, fs->ReadFile(files.certificate, kPemBytesMax));
+  SIGNVOTE_ASSIGN_OR_RETURN(material.certificate_pem,
+                            fs->ReadFile(files.certificate, kPemBytesMax));
   SIGNVOTE_RETURN_IF_ERROR(fs->RequirePrivate(files.key));
   SIGNVOTE_ASSIGN_OR_RETURN(material.key_pem, fs->ReadFile(files.key, kPemBytesMax));
 
   const std::vector<X509Ptr> authorities = ReadCertificates(material.ca_pem);
-  if (authorities.empty()) return absl::InvalidArgumentError(absl::StrCat(files.ca, " holds no PEM certificate"));
+  if (authorities.empty())
+    return absl::InvalidArgumentError(absl::StrCat(files.ca, " holds no PEM certificate"));
   const std::vector<X509Ptr> chain = ReadCertificates(material.certificate_pem);
-  if (chain.empty()) return absl::InvalidArgumentError(absl::StrCat(files.certificate, " holds no PEM certificate"));
+  if (chain.empty())
+    return absl::InvalidArgumentError(absl::StrCat(files.certificate, " holds no PEM certificate"));
   const BioPtr key_bio = MemoryBio(material.key_pem);
   const KeyPtr key(PEM_read_bio_PrivateKey(key_bio.get(), nullptr, &NoPassphrase, nullptr));
   ERR_clear_error();
   if (key == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat(files.key, " holds no unencrypted PEM private key"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(files.key, " holds no unencrypted PEM private key"));
   }
   const bool belongs = X509_check_private_key(chain[0].get(), key.get()) == 1;
   ERR_clear_error();
@@ -184,7 +198,8 @@ absl::StatusOr<TlsMaterial> LoadTls(FileSystem* fs, const TlsFiles& files, int64
 }
 
 std::shared_ptr<grpc::ServerCredentials> MtlsServerCredentials(const TlsMaterial& material) {
-  grpc::SslServerCredentialsOptions options(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  grpc::SslServerCredentialsOptions options(
+      GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
   options.pem_root_certs = material.ca_pem;
   options.pem_key_cert_pairs.push_back({material.key_pem, material.certificate_pem});
   return grpc::SslServerCredentials(options);
@@ -198,9 +213,15 @@ std::shared_ptr<grpc::ChannelCredentials> MtlsChannelCredentials(const TlsMateri
   return grpc::SslCredentials(options);
 }
 
-bool Peer::HasRole(Role role) const { return std::find(roles.begin(), roles.end(), role) != roles.end(); }
+bool Peer::HasRole(Role role) const {
+  return std::find(roles.begin(), roles.end(), role) != roles.end();
+}
 
-Peer PeerOf(const grpc::ServerContextBase& context) { return PeerFrom(context.auth_context().get(), context.peer()); }
-Peer PeerOf(const grpc::ClientContext& context) { return PeerFrom(context.auth_context().get(), context.peer()); }
+Peer PeerOf(const grpc::ServerContextBase& context) {
+  return PeerFrom(context.auth_context().get(), context.peer());
+}
+Peer PeerOf(const grpc::ClientContext& context) {
+  return PeerFrom(context.auth_context().get(), context.peer());
+}
 
 }  // namespace signvote::wire

@@ -34,7 +34,8 @@ struct TlsMaterial {
   std::string ca_pem, certificate_pem, key_pem;
   std::vector<std::string> dns_names, uris;  // subject alternative names of the own certificate
 };
-absl::StatusOr<TlsMaterial> LoadTls(FileSystem* fs, const TlsFiles& files, int64_t now_unix_seconds);
+absl::StatusOr<TlsMaterial> LoadTls(FileSystem* fs, const TlsFiles& files,
+                                    int64_t now_unix_seconds);
 
 std::shared_ptr<grpc::ServerCredentials> MtlsServerCredentials(const TlsMaterial& material);
 std::shared_ptr<grpc::ChannelCredentials> MtlsChannelCredentials(const TlsMaterial& material);

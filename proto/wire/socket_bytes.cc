@@ -38,7 +38,8 @@ class Claims {
 };
 
 Claims& GlobalClaims() {
-  static Claims* const claims = new Claims;  // never destroyed: counters may outlive static destructors
+  static Claims* const claims =
+      new Claims;  // never destroyed: counters may outlive static destructors
   return *claims;
 }
 
@@ -47,7 +48,8 @@ std::string PercentDecoded(const std::string& text) {
   for (size_t i = 0; i < text.size(); ++i) {
     unsigned value = 0;
     if (text[i] == '%' && text.size() - i > 2 &&
-        std::from_chars(text.data() + i + 1, text.data() + i + 3, value, 16).ptr == text.data() + i + 3) {
+        std::from_chars(text.data() + i + 1, text.data() + i + 3, value, 16).ptr ==
+            text.data() + i + 3) {
       out.push_back(static_cast<char>(value));
       i += 2;
     } else {
@@ -95,14 +97,16 @@ std::optional<Endpoint> FromPeer(const std::string& peer) {
   if (colon == std::string::npos || colon < 5) return std::nullopt;
   unsigned port = 0;
   const char* const end = text.data() + text.size();
-  if (std::from_chars(text.data() + colon + 1, end, port).ptr != end || port == 0 || port > 65535) return std::nullopt;
+  if (std::from_chars(text.data() + colon + 1, end, port).ptr != end || port == 0 || port > 65535)
+    return std::nullopt;
   std::string host = text.substr(5, colon - 5);
   if (text.compare(0, 5, "ipv4:") == 0) {
     in_addr address;
     if (inet_pton(AF_INET, host.c_str(), &address) != 1) return std::nullopt;
     return FromIpv4(address, static_cast<uint16_t>(port));
   }
-  if (text.compare(0, 5, "ipv6:") == 0 && host.size() > 2 && host.front() == '[' && host.back() == ']') {
+  if (text.compare(0, 5, "ipv6:") == 0 && host.size() > 2 && host.front() == '[' &&
+      host.back() == ']') {
     host = host.substr(1, host.size() - 2);
     host = host.substr(0, host.find('%'));  // a scope id
     Endpoint endpoint;
@@ -168,7 +172,8 @@ std::optional<SocketBytes> SocketByteCounter::Read() {
   socklen_t size = sizeof(info);
   if (getsockopt(fd_, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return std::nullopt;
   // Kernels before 4.1 have a shorter struct without the counters.
-  if (size < offsetof(tcp_info, tcpi_bytes_received) + sizeof(info.tcpi_bytes_received)) return std::nullopt;
+  if (size < offsetof(tcp_info, tcpi_bytes_received) + sizeof(info.tcpi_bytes_received))
+    return std::nullopt;
   return SocketBytes{info.tcpi_bytes_acked, info.tcpi_bytes_received};
 }
 

@@ -8,7 +8,8 @@
 namespace signvote::wire {
 
 struct SocketBytes {
-  uint64_t sent = 0;      // tcpi_bytes_acked + bytes not yet acknowledged are not counted: acknowledged payload
+  uint64_t sent =
+      0;  // tcpi_bytes_acked + bytes not yet acknowledged are not counted: acknowledged payload
   uint64_t received = 0;  // tcpi_bytes_received
 };
 
@@ -31,7 +32,8 @@ class SocketByteCounter {
   std::string peer_;
   uint16_t local_port_;
   int fd_ = -1;
-  uint64_t inode_ = 0;  // identifies the socket, whatever becomes of the descriptor's number; 0: none
+  uint64_t inode_ =
+      0;  // identifies the socket, whatever becomes of the descriptor's number; 0: none
 };
 
 }  // namespace signvote::wire

@@ -48,10 +48,10 @@ struct StateHeader {
 };
 
 // The payload is referenced, not copied: `owner` is kept alive until gRPC has let go of the bytes.
-grpc::ByteBuffer EncodeVote(BulkKind kind, const VoteHeader& header, std::span<const uint8_t> payload,
-                            std::shared_ptr<const void> owner);
-grpc::ByteBuffer EncodeState(BulkKind kind, const StateHeader& header, std::span<const uint8_t> payload,
-                             std::shared_ptr<const void> owner);
+grpc::ByteBuffer EncodeVote(BulkKind kind, const VoteHeader& header,
+                            std::span<const uint8_t> payload, std::shared_ptr<const void> owner);
+grpc::ByteBuffer EncodeState(BulkKind kind, const StateHeader& header,
+                             std::span<const uint8_t> payload, std::shared_ptr<const void> owner);
 
 // Looks at the start of a received message. nullopt: not a bulk message of `kind`; parse it with ParseMessage.
 // INVALID_ARGUMENT: it is one, but malformed (wrong field order is legal protobuf and accepted; unknown fields are

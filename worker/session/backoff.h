@@ -20,7 +20,8 @@ class Backoff {
   Duration Next() {
     const Duration bound = bound_;
     bound_ = std::min(kLongest, bound_ * 2);
-    return bound / 2 + Duration(static_cast<int64_t>(rng_.Uniform() * static_cast<double>(bound.count()) / 2));
+    return bound / 2 +
+           Duration(static_cast<int64_t>(rng_.Uniform() * static_cast<double>(bound.count()) / 2));
   }
   void Reset() { bound_ = kFirst; }
 

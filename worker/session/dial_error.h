@@ -9,10 +9,10 @@
 namespace signvote {
 
 struct DialContext {
-  std::string server;        // host:port
-  bool insecure = false;     // this side speaks plaintext
-  std::string ca;            // path
-  std::string certificate;   // path
+  std::string server;       // host:port
+  bool insecure = false;    // this side speaks plaintext
+  std::string ca;           // path
+  std::string certificate;  // path
 };
 
 // True when the other side hung up before the connection was usable. In TLS 1.3 that is all a client sees of a server
@@ -23,6 +23,7 @@ inline constexpr int kHangUpsToBeSure = 3;
 
 // OK: worth a retry. PERMISSION_DENIED: a certificate is not accepted, by either side. FAILED_PRECONDITION: one side
 // speaks TLS, the other does not. `hang_ups_in_a_row` counts those of HungUpBeforeUsable, this one included.
-absl::Status ExplainDialFailure(const absl::Status& status, const DialContext& context, int hang_ups_in_a_row);
+absl::Status ExplainDialFailure(const absl::Status& status, const DialContext& context,
+                                int hang_ups_in_a_row);
 
 }  // namespace signvote

@@ -14,8 +14,9 @@ void Replica::SetWhole(Round round) { parts_ = {{x_.size(), round}}; }
 absl::Status Replica::AddPart(Round round, uint64_t first, uint64_t count) {
   const uint64_t end = parts_.empty() ? 0 : parts_.back().end;
   if (first != end || count == 0 || count > x_.size() - end) {
-    return absl::InvalidArgumentError(absl::StrCat("state transfer sent ", count, " coordinates from ", first,
-                                                   " where ", x_.size() - end, " from ", end, " were due"));
+    return absl::InvalidArgumentError(absl::StrCat("state transfer sent ", count,
+                                                   " coordinates from ", first, " where ",
+                                                   x_.size() - end, " from ", end, " were due"));
   }
   if (!parts_.empty() && parts_.back().round == round) {
     parts_.back().end += count;
@@ -27,13 +28,15 @@ absl::Status Replica::AddPart(Round round, uint64_t first, uint64_t count) {
 
 Round Replica::round() const {
   SIGNVOTE_CHECK(complete());
-  return std::min_element(parts_.begin(), parts_.end(), [](const Part& a, const Part& b) { return a.round < b.round; })
+  return std::min_element(parts_.begin(), parts_.end(),
+                          [](const Part& a, const Part& b) { return a.round < b.round; })
       ->round;
 }
 
 absl::Status Replica::Apply(Round round, float stepsize, const uint8_t* verdict) {
   if (!complete() || this->round() < round) {
-    return absl::FailedPreconditionError(absl::StrCat("the replica lacks commits before round ", round.value()));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the replica lacks commits before round ", round.value()));
   }
   uint64_t first = 0;
   for (Part& part : parts_) {

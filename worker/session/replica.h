@@ -48,7 +48,8 @@ class Replica {
 
   const Layout* layout_;
   std::span<float> x_;
-  std::vector<Part> parts_;  // in order of coordinate, without gaps; neighbours stand at different rounds
+  std::vector<Part>
+      parts_;  // in order of coordinate, without gaps; neighbours stand at different rounds
 };
 
 }  // namespace signvote

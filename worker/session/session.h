@@ -33,16 +33,19 @@
 namespace signvote {
 
 struct SessionOptions {
-  std::string server;                    // host:port
-  std::string name;                      // worker name; empty with TLS: the certificate's DNS name
-  std::string token_file;                // join token; must be private
-  bool insecure = false;                 // plaintext
+  std::string server;      // host:port
+  std::string name;        // worker name; empty with TLS: the certificate's DNS name
+  std::string token_file;  // join token; must be private
+  bool insecure = false;   // plaintext
   std::string tls_ca, tls_certificate, tls_key;  // PEM paths; required unless insecure
-  std::optional<RunId> run_id;           // only this run
-  Duration connect_timeout = std::chrono::seconds(20);   // first connection, and each state transfer's progress
-  Duration server_timeout = std::chrono::minutes(10);    // a lost server is looked for this long
-  Duration wait_timeout = std::chrono::hours(1);         // longest wait for a round to open or to be committed
-  Duration finish_timeout = std::chrono::seconds(45);    // longest wait for the server's goodbye after the last round
+  std::optional<RunId> run_id;                   // only this run
+  Duration connect_timeout =
+      std::chrono::seconds(20);  // first connection, and each state transfer's progress
+  Duration server_timeout = std::chrono::minutes(10);  // a lost server is looked for this long
+  Duration wait_timeout =
+      std::chrono::hours(1);  // longest wait for a round to open or to be committed
+  Duration finish_timeout =
+      std::chrono::seconds(45);  // longest wait for the server's goodbye after the last round
   std::string model_config_json;
   std::string metrics_address;
   uint64_t message_bytes_max = 64ull << 20;
@@ -63,8 +66,8 @@ struct RoundTicket {
   Round round;
   DataStep data_step;
   Share share;
-  bool probe = false;      // compute the probe gradient, if the previous replica is at hand
-  bool observer = false;   // the round does not wait for this worker
+  bool probe = false;     // compute the probe gradient, if the previous replica is at hand
+  bool observer = false;  // the round does not wait for this worker
   uint32_t members = 0;
 };
 
@@ -82,47 +85,53 @@ enum class AbstainReason { kNonFiniteLoss, kNonFiniteGradient, kOther };
 
 // When the round passed its stations, on the session's clock; {} where it did not (a round got from the past).
 struct RoundTimes {
-  Time opened;           // RoundOpen received
-  Time first_chunk;      // first SendChunk
-  Time ballot_written;   // the last byte of the ballot handed to the connection
-  Time first_verdict;    // first verdict chunk received
-  Time committed;        // commit received and its verdict's hash checked, before it is applied
+  Time opened;          // RoundOpen received
+  Time first_chunk;     // first SendChunk
+  Time ballot_written;  // the last byte of the ballot handed to the connection
+  Time first_verdict;   // first verdict chunk received
+  Time committed;       // commit received and its verdict's hash checked, before it is applied
 };
 
 // What moved the replica since the last WaitCommit or NextRound.
 struct CommitOutcome {
-  Round next_round;                 // the replica now holds all commits before this round
-  uint64_t commits = 0;             // applied by this call; 0 only when finished or drained: the round has no commit
-  bool contiguous = true;           // exactly the commit of the round voted on; false after a gap or a state transfer,
-                                    // when no previous replica and no previous verdict may be used
-  bool finished = false;            // no round follows
-  float stepsize = 0;               // of the last commit
-  double loss = 0;                  // robust mean over voters of the last commit; NaN: none
+  Round next_round;  // the replica now holds all commits before this round
+  uint64_t commits =
+      0;  // applied by this call; 0 only when finished or drained: the round has no commit
+  bool contiguous =
+      true;  // exactly the commit of the round voted on; false after a gap or a state transfer,
+             // when no previous replica and no previous verdict may be used
+  bool finished = false;  // no round follows
+  float stepsize = 0;     // of the last commit
+  double loss = 0;        // robust mean over voters of the last commit; NaN: none
   uint32_t voters = 0;
-  RoundTimes times;                 // of the last commit
-  const uint8_t* verdict = nullptr; // packed verdict of the last commit, the whole model; valid until the next WaitCommit
+  RoundTimes times;  // of the last commit
+  const uint8_t* verdict =
+      nullptr;  // packed verdict of the last commit, the whole model; valid until the next WaitCommit
 };
 
 struct SessionStats {
-  uint64_t wire_sent_bytes = 0;       // TCP payload of the session's sockets after joining: rounds' traffic
+  uint64_t wire_sent_bytes =
+      0;  // TCP payload of the session's sockets after joining: rounds' traffic
   uint64_t wire_received_bytes = 0;
-  uint64_t setup_sent_bytes = 0;      // handshakes, joins, state transfer
+  uint64_t setup_sent_bytes = 0;  // handshakes, joins, state transfer
   uint64_t setup_received_bytes = 0;
-  uint64_t rounds_voted = 0;          // ballots sent whole
+  uint64_t rounds_voted = 0;  // ballots sent whole
   uint64_t rounds_applied = 0;
   uint64_t reconnects = 0;
   uint64_t state_transfers = 0;
-  uint64_t verdict_mismatches = 0;    // verdict chunks whose hash did not match the commit; fetched again
+  uint64_t verdict_mismatches =
+      0;  // verdict chunks whose hash did not match the commit; fetched again
   uint64_t incarnation = 0;
   double last_apply_seconds = 0;
-  double join_seconds = 0;            // Join() call to first RoundOpen
+  double join_seconds = 0;  // Join() call to first RoundOpen
   bool connected = false;
 };
 
 class Session {
  public:
   // INVALID_ARGUMENT / PERMISSION_DENIED / FAILED_PRECONDITION for unusable options, files or certificates.
-  static absl::StatusOr<std::unique_ptr<Session>> Create(const SessionOptions& options, Clock* clock);
+  static absl::StatusOr<std::unique_ptr<Session>> Create(const SessionOptions& options,
+                                                         Clock* clock);
   virtual ~Session() = default;
 
   // Joins the run. `x` holds this worker's own initial parameters; they are uploaded if the server names this worker

@@ -23,8 +23,11 @@ static_assert(std::endian::native == std::endian::little, "fp32 values travel li
 // A raw streaming call whose every step is waited for, within a limit.
 class RawCall {
  public:
-  RawCall(const std::shared_ptr<grpc::Channel>& channel, const std::string& method, Duration step_timeout)
-      : stub_(channel), step_timeout_(step_timeout), call_(stub_.PrepareCall(&context_, method, &cq_)) {}
+  RawCall(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
+          Duration step_timeout)
+      : stub_(channel),
+        step_timeout_(step_timeout),
+        call_(stub_.PrepareCall(&context_, method, &cq_)) {}
   ~RawCall() {
     context_.TryCancel();
     cq_.Shutdown();
@@ -85,10 +88,11 @@ class RawCall {
 
 }  // namespace
 
-absl::Status FetchState(const std::shared_ptr<grpc::Channel>& channel, const std::string& ticket,
-                        Duration progress_timeout, std::span<float> x,
-                        const std::function<absl::Status(Round, uint64_t first, uint64_t count)>& on_part,
-                        wire::SocketBytes* moved) {
+absl::Status FetchState(
+    const std::shared_ptr<grpc::Channel>& channel, const std::string& ticket,
+    Duration progress_timeout, std::span<float> x,
+    const std::function<absl::Status(Round, uint64_t first, uint64_t count)>& on_part,
+    wire::SocketBytes* moved) {
   *moved = {};
   RawCall call(channel, "/signvote.v1.Training/FetchState", progress_timeout);
   v1::FetchStateRequest request;
@@ -107,9 +111,10 @@ absl::Status FetchState(const std::shared_ptr<grpc::Channel>& channel, const std
     const wire::StateHeader& header = view->header;
     if (header.first != received || header.count == 0 || header.count > x.size() - received ||
         view->payload_bytes != header.count * sizeof(float)) {
-      return absl::InvalidArgumentError(absl::StrCat("state transfer: ", view->payload_bytes, " bytes for ",
-                                                     header.count, " coordinates from ", header.first, " where ",
-                                                     x.size() - received, " from ", received, " were due"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("state transfer: ", view->payload_bytes, " bytes for ", header.count,
+                       " coordinates from ", header.first, " where ", x.size() - received, " from ",
+                       received, " were due"));
     }
     SIGNVOTE_RETURN_IF_ERROR(wire::CopyPayloadChecked(
         message, view->payload_offset, header.checksum,
@@ -127,7 +132,8 @@ absl::Status FetchState(const std::shared_ptr<grpc::Channel>& channel, const std
 }
 
 absl::Status UploadState(const std::shared_ptr<grpc::Channel>& channel, const std::string& ticket,
-                         Duration progress_timeout, std::span<const float> x, wire::SocketBytes* moved) {
+                         Duration progress_timeout, std::span<const float> x,
+                         wire::SocketBytes* moved) {
   *moved = {};
   // Shared with every message that refers to x: the last one gone means that gRPC no longer reads x.
   const auto lease = std::make_shared<int>(0);
@@ -141,7 +147,8 @@ absl::Status UploadState(const std::shared_ptr<grpc::Channel>& channel, const st
     if (open) counter.emplace(call.peer(), 0);
     for (uint64_t at = 0; open && at < x.size(); at += wire::kStateChunkCoordinates) {
       const uint64_t count = std::min<uint64_t>(wire::kStateChunkCoordinates, x.size() - at);
-      const std::span<const uint8_t> payload(reinterpret_cast<const uint8_t*>(x.data() + at), count * sizeof(float));
+      const std::span<const uint8_t> payload(reinterpret_cast<const uint8_t*>(x.data() + at),
+                                             count * sizeof(float));
       const wire::StateHeader header{.round = Round(0),
                                      .first = at,
                                      .count = count,
@@ -157,9 +164,10 @@ absl::Status UploadState(const std::shared_ptr<grpc::Channel>& channel, const st
     status = call.Finish();
     if (status.ok()) {
       v1::UploadStateReply parsed;
-      if (!replied || !wire::ParseMessage(reply, &parsed).ok() || parsed.coordinates() != x.size()) {
-        status = absl::InvalidArgumentError(absl::StrCat("the server did not confirm the upload of ", x.size(),
-                                                         " coordinates"));
+      if (!replied || !wire::ParseMessage(reply, &parsed).ok() ||
+          parsed.coordinates() != x.size()) {
+        status = absl::InvalidArgumentError(
+            absl::StrCat("the server did not confirm the upload of ", x.size(), " coordinates"));
       }
     }
   }

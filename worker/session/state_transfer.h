@@ -21,13 +21,15 @@ namespace signvote {
 // parts come in ascending order and cover x when OK is returned. `moved` gets the connection's bytes in any case.
 // DATA_LOSS: a checksum differs. INVALID_ARGUMENT: the server broke the protocol. DEADLINE_EXCEEDED: no progress.
 // Otherwise the server's status.
-absl::Status FetchState(const std::shared_ptr<grpc::Channel>& channel, const std::string& ticket,
-                        Duration progress_timeout, std::span<float> x,
-                        const std::function<absl::Status(Round, uint64_t first, uint64_t count)>& on_part,
-                        wire::SocketBytes* moved);
+absl::Status FetchState(
+    const std::shared_ptr<grpc::Channel>& channel, const std::string& ticket,
+    Duration progress_timeout, std::span<float> x,
+    const std::function<absl::Status(Round, uint64_t first, uint64_t count)>& on_part,
+    wire::SocketBytes* moved);
 
 // Sends x as the run's initial parameters.
 absl::Status UploadState(const std::shared_ptr<grpc::Channel>& channel, const std::string& ticket,
-                         Duration progress_timeout, std::span<const float> x, wire::SocketBytes* moved);
+                         Duration progress_timeout, std::span<const float> x,
+                         wire::SocketBytes* moved);
 
 }  // namespace signvote

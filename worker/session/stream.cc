@@ -17,9 +17,9 @@ void* ToTag(Tag tag) { return reinterpret_cast<void*>(tag); }
 
 }  // namespace
 
-std::shared_ptr<grpc::Channel> DialServer(const std::string& server,
-                                          const std::shared_ptr<grpc::ChannelCredentials>& credentials,
-                                          uint64_t message_bytes_max, Duration connect_timeout) {
+std::shared_ptr<grpc::Channel> DialServer(
+    const std::string& server, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+    uint64_t message_bytes_max, Duration connect_timeout) {
   grpc::ChannelArguments args;
   // A connection of its own: streams of one connection share its flow control, and its bytes could not be told apart.
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
@@ -30,8 +30,9 @@ std::shared_ptr<grpc::Channel> DialServer(const std::string& server,
   args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   // The longest that one connection attempt may take.
   const auto attempt = std::min<Duration>(connect_timeout, std::chrono::seconds(10));
-  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
-              static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(attempt).count()));
+  args.SetInt(
+      GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
+      static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(attempt).count()));
   // A machine that lost power sends nothing; without these pings the connection would look alive for hours.
   args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
   args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
@@ -115,7 +116,8 @@ absl::Status Stream::Run(const grpc::ByteBuffer& first, Duration first_timeout,
           --operations_;
           write_in_flight_ = false;
           if (in_flight_kind_ == Kind::kBallot &&
-              std::none_of(queue_.begin(), queue_.end(), [](const Item& i) { return i.kind == Kind::kBallot; })) {
+              std::none_of(queue_.begin(), queue_.end(),
+                           [](const Item& i) { return i.kind == Kind::kBallot; })) {
             ballots_written_ = clock_->Now();
           }
           // A failed write means a broken stream; the read that is under way fails too and ends it.
@@ -189,10 +191,11 @@ void Stream::Pump() {
 }
 
 void Stream::WithdrawBallots() {
-  std::deque<Item> withdrawn;  // destroyed outside the lock: releasing the bytes' owner runs foreign code
+  std::deque<Item>
+      withdrawn;  // destroyed outside the lock: releasing the bytes' owner runs foreign code
   MutexLock lock(&mu_);
-  const auto keep = std::stable_partition(queue_.begin(), queue_.end(),
-                                          [](const Item& item) { return item.kind != Kind::kBallot; });
+  const auto keep = std::stable_partition(
+      queue_.begin(), queue_.end(), [](const Item& item) { return item.kind != Kind::kBallot; });
   std::move(keep, queue_.end(), std::back_inserter(withdrawn));
   queue_.erase(keep, queue_.end());
 }

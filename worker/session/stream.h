@@ -23,9 +23,9 @@
 namespace signvote {
 
 // A channel with a TCP connection of its own to host:port, as raw messages of up to `message_bytes_max` want it.
-std::shared_ptr<grpc::Channel> DialServer(const std::string& server,
-                                          const std::shared_ptr<grpc::ChannelCredentials>& credentials,
-                                          uint64_t message_bytes_max, Duration connect_timeout);
+std::shared_ptr<grpc::Channel> DialServer(
+    const std::string& server, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+    uint64_t message_bytes_max, Duration connect_timeout);
 
 // When gRPC's own waits end that shall last `d` from now on.
 gpr_timespec GrpcDeadline(Duration d);
@@ -79,12 +79,12 @@ class Stream {
   grpc::Status final_status_;
 
   mutable Mutex mu_;
-  bool started_ ABSL_GUARDED_BY(mu_) = false;       // the call is open: writes may start
-  bool ended_ ABSL_GUARDED_BY(mu_) = false;         // no further operation may start
+  bool started_ ABSL_GUARDED_BY(mu_) = false;  // the call is open: writes may start
+  bool ended_ ABSL_GUARDED_BY(mu_) = false;    // no further operation may start
   bool write_in_flight_ ABSL_GUARDED_BY(mu_) = false;
   Kind in_flight_kind_ ABSL_GUARDED_BY(mu_) = Kind::kControl;
   bool half_close_wanted_ ABSL_GUARDED_BY(mu_) = false;
-  int operations_ ABSL_GUARDED_BY(mu_) = 0;         // tags that the completion queue still owes
+  int operations_ ABSL_GUARDED_BY(mu_) = 0;  // tags that the completion queue still owes
   std::deque<Item> queue_ ABSL_GUARDED_BY(mu_);
   Time ballots_written_ ABSL_GUARDED_BY(mu_);
   absl::Status cancelled_because_ ABSL_GUARDED_BY(mu_);

@@ -27,7 +27,8 @@ std::string Flatten(const grpc::ByteBuffer& buffer) {
   std::vector<grpc::Slice> slices;
   EXPECT_TRUE(buffer.Dump(&slices).ok());
   std::string out;
-  for (const grpc::Slice& slice : slices) out.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  for (const grpc::Slice& slice : slices)
+    out.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
   return out;
 }
 
@@ -86,11 +87,13 @@ TEST(BulkMessageTest, GeneratedParserReadsWhatOurWriterWrites) {
     const Bytes payload = RandomPayload(bytes, bytes);
     const VoteHeader header = SomeHeader(payload);
     v1::WorkerMessage up;
-    ASSERT_TRUE(up.ParseFromString(Flatten(EncodeVote(BulkKind::kBallotChunk, header, payload, nullptr))));
+    ASSERT_TRUE(
+        up.ParseFromString(Flatten(EncodeVote(BulkKind::kBallotChunk, header, payload, nullptr))));
     ASSERT_TRUE(up.has_ballot_chunk());
     ExpectSame(up.ballot_chunk(), header, payload);
     v1::ServerMessage down;
-    ASSERT_TRUE(down.ParseFromString(Flatten(EncodeVote(BulkKind::kVerdictChunk, header, payload, nullptr))));
+    ASSERT_TRUE(down.ParseFromString(
+        Flatten(EncodeVote(BulkKind::kVerdictChunk, header, payload, nullptr))));
     ASSERT_TRUE(down.has_verdict_chunk());
     ExpectSame(down.verdict_chunk(), header, payload);
   }
@@ -114,7 +117,8 @@ TEST(BulkMessageTest, OurReaderReadsWhatGeneratedWriterWritesInSlicesOfAnySize) 
       ASSERT_TRUE(CopyPayload(buffer, (*view)->payload_offset, out).ok());
       EXPECT_EQ(out, payload);
       Bytes checked(bytes);
-      ASSERT_TRUE(CopyPayloadChecked(buffer, (*view)->payload_offset, header.checksum, checked).ok());
+      ASSERT_TRUE(
+          CopyPayloadChecked(buffer, (*view)->payload_offset, header.checksum, checked).ok());
       EXPECT_EQ(checked, payload);
     }
   }
@@ -164,13 +168,14 @@ TEST(BulkMessageTest, FieldsMayComeInAnyOrderWithUnknownOnesBetween) {
   const std::string checksum(reinterpret_cast<const char*>(&header.checksum), 8);
   const std::string inner =
       Field(15, 2, Sized(std::string(payload.begin(), payload.end()))) +  // payload first
-      Field(9, 2, Sized("unknown bytes")) + Field(6, 1, checksum) + Field(10, 0, std::string("\x96\x01")) +
-      Field(5, 0, std::string(1, 5)) + Field(11, 1, "12345678") + Field(4, 0, std::string(1, 2)) +
-      Field(12, 5, "1234") + Field(3, 0, std::string("\xf0\xa2\x04")) +
+      Field(9, 2, Sized("unknown bytes")) + Field(6, 1, checksum) +
+      Field(10, 0, std::string("\x96\x01")) + Field(5, 0, std::string(1, 5)) +
+      Field(11, 1, "12345678") + Field(4, 0, std::string(1, 2)) + Field(12, 5, "1234") +
+      Field(3, 0, std::string("\xf0\xa2\x04")) +
       Field(13, 3, Field(1, 0, "\x01") + Field(13, 4, "")) +  // a group
       Field(2, 0, std::string(1, 3)) + Field(1, 2, Sized(std::string(header.run_id.bytes())));
-  const std::string wire = Field(100, 2, Sized("unknown in the envelope")) + Field(1, 2, Sized(inner)) +
-                           Field(101, 0, std::string(1, 1));
+  const std::string wire = Field(100, 2, Sized("unknown in the envelope")) +
+                           Field(1, 2, Sized(inner)) + Field(101, 0, std::string(1, 1));
   v1::WorkerMessage generated;
   ASSERT_TRUE(generated.ParseFromString(wire));
   ExpectSame(generated.ballot_chunk(), header, payload);
@@ -195,7 +200,8 @@ TEST(BulkMessageTest, EveryTruncationIsRefused) {
     EXPECT_EQ(view.status().code(), absl::StatusCode::kInvalidArgument) << n;
   }
   const std::string state = Flatten(EncodeState(
-      BulkKind::kUploadChunk, {.round = Round(1), .first = 512, .count = 15, .checksum = 99}, payload, nullptr));
+      BulkKind::kUploadChunk, {.round = Round(1), .first = 512, .count = 15, .checksum = 99},
+      payload, nullptr));
   for (size_t n = 1; n < state.size(); ++n) {
     const auto view = DecodeState(BulkKind::kUploadChunk, InPieces(state.substr(0, n), 9));
     EXPECT_EQ(view.status().code(), absl::StatusCode::kInvalidArgument) << n;
@@ -235,18 +241,21 @@ TEST(BulkMessageTest, NoChangedByteMakesTheReaderDisagreeWithTheGeneratedParser)
 TEST(BulkMessageTest, HugeLengthsAreRefused) {
   const std::string huge("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 10);  // 2^64 - 1
   const std::string run_id(16, 'r');
-  const std::string too_long("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02", 10);  // does not fit 64 bits
-  for (const std::string& wire : {
-           Field(1, 2, huge),
-           Field(1, 2, too_long),
-           Field(1, 2, Sized(Field(1, 2, Sized(run_id)) + Field(15, 2, huge))),
-           Field(1, 2, Sized(Field(1, 2, Sized(run_id)) + Field(15, 2, huge + "x"))),
-           Field(1, 2, Sized(Field(1, 2, huge))),
-           Field(1, 2, Sized(Field(9, 2, huge))),
-           Field(99, 2, huge),
-           // The payload claims one byte more than its enclosing message, although the envelope has bytes left.
-           Field(1, 2, Sized(Field(1, 2, Sized(run_id)) + Field(15, 2, std::string("\x03zz", 3)))) + "zzzz",
-       }) {
+  const std::string too_long("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02",
+                             10);  // does not fit 64 bits
+  for (
+      const std::string& wire : {
+          Field(1, 2, huge),
+          Field(1, 2, too_long),
+          Field(1, 2, Sized(Field(1, 2, Sized(run_id)) + Field(15, 2, huge))),
+          Field(1, 2, Sized(Field(1, 2, Sized(run_id)) + Field(15, 2, huge + "x"))),
+          Field(1, 2, Sized(Field(1, 2, huge))),
+          Field(1, 2, Sized(Field(9, 2, huge))),
+          Field(99, 2, huge),
+          // The payload claims one byte more than its enclosing message, although the envelope has bytes left.
+          Field(1, 2, Sized(Field(1, 2, Sized(run_id)) + Field(15, 2, std::string("\x03zz", 3)))) +
+              "zzzz",
+      }) {
     EXPECT_EQ(DecodeVote(BulkKind::kBallotChunk, InPieces(wire, 4)).status().code(),
               absl::StatusCode::kInvalidArgument);
   }
@@ -256,8 +265,9 @@ TEST(BulkMessageTest, DeeplyNestedUnknownGroupsAreRefused) {
   std::string inner;
   for (int i = 0; i < 1000; ++i) inner += Field(9, 3, "");
   for (int i = 0; i < 1000; ++i) inner += Field(9, 4, "");
-  EXPECT_EQ(DecodeVote(BulkKind::kBallotChunk, InPieces(Field(1, 2, Sized(inner)), 100)).status().code(),
-            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(
+      DecodeVote(BulkKind::kBallotChunk, InPieces(Field(1, 2, Sized(inner)), 100)).status().code(),
+      absl::StatusCode::kInvalidArgument);
 }
 
 TEST(BulkMessageTest, WrongRunIdLengthIsRefused) {
@@ -266,13 +276,15 @@ TEST(BulkMessageTest, WrongRunIdLengthIsRefused) {
     EXPECT_EQ(DecodeVote(BulkKind::kBallotChunk, InPieces(wire, 64)).status().code(),
               absl::StatusCode::kInvalidArgument);
   }
-  EXPECT_EQ(DecodeVote(BulkKind::kBallotChunk, InPieces(Field(1, 2, Sized("")), 64)).status().message(),
-            "malformed ballot chunk: run_id is missing");
+  EXPECT_EQ(
+      DecodeVote(BulkKind::kBallotChunk, InPieces(Field(1, 2, Sized("")), 64)).status().message(),
+      "malformed ballot chunk: run_id is missing");
 }
 
 TEST(BulkMessageTest, TwoChunksInOneEnvelopeAreRefused) {
   const Bytes payload = {1};
-  const std::string one = Flatten(EncodeVote(BulkKind::kBallotChunk, SomeHeader(payload), payload, nullptr));
+  const std::string one =
+      Flatten(EncodeVote(BulkKind::kBallotChunk, SomeHeader(payload), payload, nullptr));
   EXPECT_EQ(DecodeVote(BulkKind::kBallotChunk, InPieces(one + one, 64)).status().code(),
             absl::StatusCode::kInvalidArgument);
 }
@@ -299,14 +311,16 @@ TEST(BulkMessageTest, StateChunksAgreeWithTheGeneratedCodeBothWays) {
   const Bytes payload = RandomPayload(4096, 5);
   const StateHeader header{.round = Round(12), .first = 1 << 20, .count = 1024, .checksum = 77};
   v1::StateChunk down;
-  ASSERT_TRUE(down.ParseFromString(Flatten(EncodeState(BulkKind::kStateChunk, header, payload, nullptr))));
+  ASSERT_TRUE(
+      down.ParseFromString(Flatten(EncodeState(BulkKind::kStateChunk, header, payload, nullptr))));
   EXPECT_EQ(down.round(), 12u);
   EXPECT_EQ(down.first(), 1u << 20);
   EXPECT_EQ(down.count(), 1024u);
   EXPECT_EQ(down.checksum(), 77u);
   EXPECT_EQ(down.payload(), std::string(payload.begin(), payload.end()));
   v1::UploadStateRequest up;
-  ASSERT_TRUE(up.ParseFromString(Flatten(EncodeState(BulkKind::kUploadChunk, header, payload, nullptr))));
+  ASSERT_TRUE(
+      up.ParseFromString(Flatten(EncodeState(BulkKind::kUploadChunk, header, payload, nullptr))));
   EXPECT_EQ(up.chunk().SerializeAsString(), down.SerializeAsString());
 
   for (const auto& [kind, wire] : {std::pair{BulkKind::kStateChunk, down.SerializeAsString()},
@@ -330,7 +344,8 @@ TEST(BulkMessageTest, ThePayloadIsReferencedAndItsOwnerReleasedWithTheLastBuffer
   const uint8_t* const bytes = payload->data();
   grpc::ByteBuffer copy;
   {
-    const grpc::ByteBuffer buffer = EncodeVote(BulkKind::kVerdictChunk, SomeHeader(*payload), *payload, payload);
+    const grpc::ByteBuffer buffer =
+        EncodeVote(BulkKind::kVerdictChunk, SomeHeader(*payload), *payload, payload);
     std::vector<grpc::Slice> slices;
     ASSERT_TRUE(buffer.Dump(&slices).ok());
     ASSERT_EQ(slices.size(), 2u);
@@ -350,13 +365,15 @@ TEST(BulkMessageTest, AFlippedPayloadBitFailsTheChecksum) {
     std::string wire = Flatten(EncodeVote(BulkKind::kBallotChunk, header, payload, nullptr));
     for (const size_t from_end : {size_t{1}, bytes / 2 + 1, bytes}) {
       std::string flipped = wire;
-      flipped[flipped.size() - from_end] = static_cast<char>(flipped[flipped.size() - from_end] ^ 0x10);
+      flipped[flipped.size() - from_end] =
+          static_cast<char>(flipped[flipped.size() - from_end] ^ 0x10);
       const grpc::ByteBuffer buffer = InPieces(flipped, 8192);
       const auto view = DecodeVote(BulkKind::kBallotChunk, buffer);
       ASSERT_TRUE(view.ok() && view->has_value());
       Bytes out(bytes);
-      EXPECT_EQ(CopyPayloadChecked(buffer, (*view)->payload_offset, (*view)->header.checksum, out).code(),
-                absl::StatusCode::kDataLoss);
+      EXPECT_EQ(
+          CopyPayloadChecked(buffer, (*view)->payload_offset, (*view)->header.checksum, out).code(),
+          absl::StatusCode::kDataLoss);
     }
   }
 }

@@ -32,22 +32,26 @@ class SecurityTest : public ::testing::Test {
   }
   ~SecurityTest() override { std::filesystem::remove_all(folder_); }
 
-  TlsFiles Write(const std::string& ca_pem, const TestCertificate& certificate, uint32_t key_mode = 0600) {
+  TlsFiles Write(const std::string& ca_pem, const TestCertificate& certificate,
+                 uint32_t key_mode = 0600) {
     return {.ca = WriteTestFile(folder_, "ca.pem", ca_pem, 0644),
             .certificate = WriteTestFile(folder_, "cert.pem", certificate.certificate_pem, 0644),
             .key = WriteTestFile(folder_, "key.pem", certificate.key_pem, key_mode)};
   }
   static int64_t Now() { return Clock::System()->UnixMicros() / 1000000; }
-  absl::StatusOr<TlsMaterial> Load(const TlsFiles& files) { return LoadTls(FileSystem::Posix(), files, Now()); }
+  absl::StatusOr<TlsMaterial> Load(const TlsFiles& files) {
+    return LoadTls(FileSystem::Posix(), files, Now());
+  }
 
   const std::string folder_;
   TestAuthority authority_{"test authority"};
 };
 
 TEST_F(SecurityTest, GoodFilesLoadWithTheirNames) {
-  const auto material = Load(Write(authority_.pem(), authority_.Issue({.dns_names = {"w1", "w1.local"},
-                                                                       .uris = {"signvote:role:worker"},
-                                                                       .loopback_addresses = false})));
+  const auto material =
+      Load(Write(authority_.pem(), authority_.Issue({.dns_names = {"w1", "w1.local"},
+                                                     .uris = {"signvote:role:worker"},
+                                                     .loopback_addresses = false})));
   ASSERT_TRUE(material.ok()) << material.status();
   EXPECT_THAT(material->dns_names, ElementsAre("w1", "w1.local"));
   EXPECT_THAT(material->uris, ElementsAre("signvote:role:worker"));
@@ -76,13 +80,15 @@ TEST_F(SecurityTest, AKeyThatOthersCanReadIsRefused) {
 }
 
 TEST_F(SecurityTest, AnExpiredCertificateIsRefusedWithItsDate) {
-  const absl::Status status = Load(Write(authority_.pem(), authority_.Issue({.valid_to_seconds = -60}))).status();
+  const absl::Status status =
+      Load(Write(authority_.pem(), authority_.Issue({.valid_to_seconds = -60}))).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("expired on 20"));
 }
 
 TEST_F(SecurityTest, ACertificateOfTheFutureIsRefused) {
-  const absl::Status status = Load(Write(authority_.pem(), authority_.Issue({.valid_from_seconds = 3600}))).status();
+  const absl::Status status =
+      Load(Write(authority_.pem(), authority_.Issue({.valid_from_seconds = 3600}))).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("valid only from"));
 }
@@ -107,8 +113,10 @@ TEST_F(SecurityTest, FilesThatAreNotPemAreRefused) {
   for (const int broken : {0, 1, 2}) {
     TestCertificate certificate = good;
     if (broken == 1) certificate.certificate_pem = "garbage";
-    if (broken == 2) certificate.key_pem = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
-    const absl::Status status = Load(Write(broken == 0 ? "" : authority_.pem(), certificate)).status();
+    if (broken == 2)
+      certificate.key_pem = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    const absl::Status status =
+        Load(Write(broken == 0 ? "" : authority_.pem(), certificate)).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << broken;
   }
 }
@@ -156,18 +164,22 @@ Dialled Dial(const std::shared_ptr<grpc::ServerCredentials>& server_credentials,
 }
 
 TlsMaterial Material(TestAuthority* authority, const TestCertificate& certificate) {
-  return {.ca_pem = authority->pem(), .certificate_pem = certificate.certificate_pem, .key_pem = certificate.key_pem,
-          .dns_names = {}, .uris = {}};
+  return {.ca_pem = authority->pem(),
+          .certificate_pem = certificate.certificate_pem,
+          .key_pem = certificate.key_pem,
+          .dns_names = {},
+          .uris = {}};
 }
 
 TEST_F(SecurityTest, BothSidesSeeTheOthersNameAndRole) {
   const Dialled dialled = Dial(
-      MtlsServerCredentials(Material(&authority_, authority_.Issue({.dns_names = {"server"},
-                                                                    .uris = {"signvote:role:server"}}))),
-      MtlsChannelCredentials(Material(&authority_, authority_.Issue({.dns_names = {"w1"},
-                                                                     .uris = {"signvote:role:worker",
-                                                                              "signvote:role:admin"},
-                                                                     .loopback_addresses = false}))));
+      MtlsServerCredentials(
+          Material(&authority_,
+                   authority_.Issue({.dns_names = {"server"}, .uris = {"signvote:role:server"}}))),
+      MtlsChannelCredentials(Material(
+          &authority_, authority_.Issue({.dns_names = {"w1"},
+                                         .uris = {"signvote:role:worker", "signvote:role:admin"},
+                                         .loopback_addresses = false}))));
   ASSERT_TRUE(dialled.status.ok()) << dialled.status.error_message();
   EXPECT_TRUE(dialled.client_as_seen.authenticated);
   EXPECT_THAT(dialled.client_as_seen.dns_names, ElementsAre("w1"));
@@ -191,13 +203,14 @@ TEST_F(SecurityTest, AClientOfAnotherAuthorityIsRefusedByTheHandshake) {
 TEST_F(SecurityTest, AClientWithoutCertificateIsRefusedByTheHandshake) {
   grpc::SslCredentialsOptions options;
   options.pem_root_certs = authority_.pem();
-  const Dialled dialled =
-      Dial(MtlsServerCredentials(Material(&authority_, authority_.Issue({}))), grpc::SslCredentials(options));
+  const Dialled dialled = Dial(MtlsServerCredentials(Material(&authority_, authority_.Issue({}))),
+                               grpc::SslCredentials(options));
   EXPECT_EQ(dialled.status.error_code(), grpc::StatusCode::UNAVAILABLE);
 }
 
 TEST_F(SecurityTest, PlaintextPeersAreNotAuthenticated) {
-  const Dialled dialled = Dial(grpc::InsecureServerCredentials(), grpc::InsecureChannelCredentials());
+  const Dialled dialled =
+      Dial(grpc::InsecureServerCredentials(), grpc::InsecureChannelCredentials());
   ASSERT_TRUE(dialled.status.ok());
   EXPECT_FALSE(dialled.client_as_seen.authenticated);
   EXPECT_TRUE(dialled.client_as_seen.roles.empty());

@@ -33,7 +33,9 @@ struct Loop {
       size = sizeof(sockaddr_in6);
     }
     listener = socket(family, SOCK_STREAM, 0);
-    if (bind(listener, reinterpret_cast<sockaddr*>(&storage), size) != 0 || listen(listener, 4) != 0) return;
+    if (bind(listener, reinterpret_cast<sockaddr*>(&storage), size) != 0 ||
+        listen(listener, 4) != 0)
+      return;
     getsockname(listener, reinterpret_cast<sockaddr*>(&storage), &size);
     port = ntohs(reinterpret_cast<sockaddr_in*>(&storage)->sin_port);
     client = socket(family, SOCK_STREAM, 0);
@@ -109,15 +111,18 @@ TEST(SocketByteCounterTest, AReusedDescriptorIsNotMistakenForTheConnection) {
 TEST(SocketByteCounterTest, Ipv6PeersAreFoundInBothSpellings) {
   const Loop loop(AF_INET6);
   if (loop.server < 0) GTEST_SKIP() << "no IPv6 on this machine";
-  EXPECT_TRUE(SocketByteCounter("ipv6:%5B::1%5D:" + std::to_string(loop.port), 0).Read().has_value());
+  EXPECT_TRUE(
+      SocketByteCounter("ipv6:%5B::1%5D:" + std::to_string(loop.port), 0).Read().has_value());
   EXPECT_TRUE(SocketByteCounter("ipv6:[::1]:" + std::to_string(loop.port), 0).Read().has_value());
 }
 
 TEST(SocketByteCounterTest, UnknownPeersHaveNoBytes) {
-  const std::vector<std::string> peers = {"",          "unix:/tmp/x",     "ipv4:127.0.0.1:1", "ipv4:127.0.0.1:99999",
-                                          "ipv4:x:80", "ipv6:[zz]:4711",  "ipv6:%5",          "ipv4:",
-                                          ":",         "ipv4:127.0.0.1:", "ipv6:[]:1"};
-  for (const std::string& peer : peers) EXPECT_FALSE(SocketByteCounter(peer, 0).Read().has_value()) << peer;
+  const std::vector<std::string> peers = {
+      "",          "unix:/tmp/x",     "ipv4:127.0.0.1:1", "ipv4:127.0.0.1:99999",
+      "ipv4:x:80", "ipv6:[zz]:4711",  "ipv6:%5",          "ipv4:",
+      ":",         "ipv4:127.0.0.1:", "ipv6:[]:1"};
+  for (const std::string& peer : peers)
+    EXPECT_FALSE(SocketByteCounter(peer, 0).Read().has_value()) << peer;
 }
 
 }  // namespace

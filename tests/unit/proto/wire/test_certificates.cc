@@ -41,7 +41,8 @@ void AddExtension(X509* certificate, X509* issuer, int nid, const std::string& v
   X509_EXTENSION_free(extension);
 }
 
-X509* NewCertificate(EVP_PKEY* key, const std::string& name, long serial, int64_t from, int64_t to) {
+X509* NewCertificate(EVP_PKEY* key, const std::string& name, long serial, int64_t from,
+                     int64_t to) {
   X509* const certificate = X509_new();
   X509_set_version(certificate, 2);
   ASN1_INTEGER_set(X509_get_serialNumber(certificate), serial);
@@ -66,7 +67,8 @@ TestAuthority::TestAuthority(const std::string& name) : impl_(std::make_unique<I
   impl_->certificate = NewCertificate(impl_->key, name, impl_->serial++, -24 * 3600, 24 * 3600);
   X509_set_issuer_name(impl_->certificate, X509_get_subject_name(impl_->certificate));
   AddExtension(impl_->certificate, impl_->certificate, NID_basic_constraints, "critical,CA:TRUE");
-  AddExtension(impl_->certificate, impl_->certificate, NID_key_usage, "critical,keyCertSign,cRLSign");
+  AddExtension(impl_->certificate, impl_->certificate, NID_key_usage,
+               "critical,keyCertSign,cRLSign");
   AddExtension(impl_->certificate, impl_->certificate, NID_subject_key_identifier, "hash");
   SIGNVOTE_CHECK(X509_sign(impl_->certificate, impl_->key, EVP_sha256()) > 0);
   pem_ = ToPem(impl_->certificate);
@@ -80,8 +82,8 @@ TestAuthority::~TestAuthority() {
 TestCertificate TestAuthority::Issue(const TestCertificateRequest& request) {
   EVP_PKEY* const key = EVP_EC_gen("P-256");
   X509* const certificate =
-      NewCertificate(key, request.dns_names.empty() ? "test" : request.dns_names[0], impl_->serial++,
-                     request.valid_from_seconds, request.valid_to_seconds);
+      NewCertificate(key, request.dns_names.empty() ? "test" : request.dns_names[0],
+                     impl_->serial++, request.valid_from_seconds, request.valid_to_seconds);
   X509_set_issuer_name(certificate, X509_get_subject_name(impl_->certificate));
   std::string names;
   auto add = [&](const std::string& entry) { names += (names.empty() ? "" : ",") + entry; };
@@ -96,7 +98,8 @@ TestCertificate TestAuthority::Issue(const TestCertificateRequest& request) {
   return out;
 }
 
-std::string WriteTestFile(const std::string& folder, const std::string& name, const std::string& text, uint32_t mode) {
+std::string WriteTestFile(const std::string& folder, const std::string& name,
+                          const std::string& text, uint32_t mode) {
   const std::string path = folder + "/" + name;
   std::ofstream(path, std::ios::binary | std::ios::trunc) << text;
   SIGNVOTE_CHECK(chmod(path.c_str(), mode) == 0);

@@ -16,7 +16,7 @@ struct TestCertificate {
 struct TestCertificateRequest {
   std::vector<std::string> dns_names = {};
   std::vector<std::string> uris = {};
-  bool loopback_addresses = true;     // IP:127.0.0.1, IP:::1 and DNS:localhost too
+  bool loopback_addresses = true;      // IP:127.0.0.1, IP:::1 and DNS:localhost too
   int64_t valid_from_seconds = -3600;  // relative to now
   int64_t valid_to_seconds = 24 * 3600;
 };
@@ -38,6 +38,7 @@ class TestAuthority {
 };
 
 // Writes `text` to folder/name with `mode` and returns the path.
-std::string WriteTestFile(const std::string& folder, const std::string& name, const std::string& text, uint32_t mode);
+std::string WriteTestFile(const std::string& folder, const std::string& name,
+                          const std::string& text, uint32_t mode);
 
 }  // namespace signvote::testing

@@ -79,7 +79,8 @@ class FakeSession {
     return join;
   }
 
-  void OpenRound(uint64_t round, uint32_t attempt = 0, v1::RoundOpen::Role role = v1::RoundOpen::ROLE_MEMBER) {
+  void OpenRound(uint64_t round, uint32_t attempt = 0,
+                 v1::RoundOpen::Role role = v1::RoundOpen::ROLE_MEMBER) {
     v1::ServerMessage message;
     v1::RoundOpen* const open = message.mutable_round_open();
     open->set_round(round);
@@ -113,7 +114,8 @@ class FakeSession {
   void SendVerdict(uint64_t round, uint32_t attempt, const std::vector<uint8_t>& bits) {
     for (uint32_t k = 0; k < plan_.chunks(); ++k) SendVerdictChunk(round, attempt, k, bits);
   }
-  void SendVerdictChunk(uint64_t round, uint32_t attempt, uint32_t k, const std::vector<uint8_t>& bits) {
+  void SendVerdictChunk(uint64_t round, uint32_t attempt, uint32_t k,
+                        const std::vector<uint8_t>& bits) {
     v1::ServerMessage message;
     v1::VerdictChunk* const chunk = message.mutable_verdict_chunk();
     chunk->set_run_id(std::string(run_id_.bytes()));
@@ -126,7 +128,8 @@ class FakeSession {
     chunk->set_checksum(Xxh3(from, plan_.Bytes(ChunkIndex(k))));
     Send(message);
   }
-  v1::ServerMessage Commit(uint64_t round, uint32_t attempt, const std::vector<uint8_t>& bits, float stepsize) {
+  v1::ServerMessage Commit(uint64_t round, uint32_t attempt, const std::vector<uint8_t>& bits,
+                           float stepsize) {
     v1::ServerMessage message;
     v1::Commit* const commit = message.mutable_commit();
     commit->set_run_id(std::string(run_id_.bytes()));
@@ -184,8 +187,10 @@ class FakeServer : public v1::Training::Service {
   using FetchScript = std::function<grpc::Status(grpc::ServerWriter<v1::StateChunk>*)>;
 
   // `scripts[i]` plays connection i; further connections are refused as unavailable.
-  FakeServer(ChunkPlan plan, std::vector<Script> scripts,
-             std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials(), int port = 0)
+  FakeServer(
+      ChunkPlan plan, std::vector<Script> scripts,
+      std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials(),
+      int port = 0)
       : plan_(plan), scripts_(std::move(scripts)) {
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:" + std::to_string(port), credentials, &port_);
@@ -236,8 +241,10 @@ class FakeServer : public v1::Training::Service {
       MutexLock lock(&mu_);
       ++fetches_;
     }
-    if (request->ticket() != "0123456789abcdef") return {grpc::StatusCode::FAILED_PRECONDITION, "wrong ticket"};
-    return fetch ? fetch(writer) : grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "nothing to fetch");
+    if (request->ticket() != "0123456789abcdef")
+      return {grpc::StatusCode::FAILED_PRECONDITION, "wrong ticket"};
+    return fetch ? fetch(writer)
+                 : grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "nothing to fetch");
   }
   grpc::Status UploadState(grpc::ServerContext*, grpc::ServerReader<v1::UploadStateRequest>* reader,
                            v1::UploadStateReply* reply) override {

@@ -53,7 +53,8 @@ TEST(ReplicaTest, PartsAtDifferentRoundsEndUpAsIfTheyHadAlwaysBeenOne) {
     }
     ASSERT_TRUE(replica.complete());
     EXPECT_EQ(replica.round().value(), lowest);
-    for (uint64_t r = lowest; r < 6; ++r) ASSERT_TRUE(replica.Apply(Round(r), 0.125f, Bits(r).data()).ok());
+    for (uint64_t r = lowest; r < 6; ++r)
+      ASSERT_TRUE(replica.Apply(Round(r), 0.125f, Bits(r).data()).ok());
     EXPECT_TRUE(replica.level());
     EXPECT_EQ(replica.round().value(), 6u);
     EXPECT_EQ(x, history[6]) << seed;
@@ -65,11 +66,14 @@ TEST(ReplicaTest, ACommitBeyondTheNextIsRefusedAndChangesNothing) {
   const Layout layout = TestLayout();
   std::vector<float> x(kD, 1.0f);
   Replica replica(&layout, x);
-  EXPECT_EQ(replica.Apply(Round(0), 0.5f, Bits(1).data()).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(replica.Apply(Round(0), 0.5f, Bits(1).data()).code(),
+            absl::StatusCode::kFailedPrecondition);
   replica.SetWhole(Round(4));
-  EXPECT_EQ(replica.Apply(Round(5), 0.5f, Bits(1).data()).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(replica.Apply(Round(5), 0.5f, Bits(1).data()).code(),
+            absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(x, std::vector<float>(kD, 1.0f));
-  EXPECT_TRUE(replica.Apply(Round(3), 0.5f, Bits(1).data()).ok()) << "an old commit has no part left to move";
+  EXPECT_TRUE(replica.Apply(Round(3), 0.5f, Bits(1).data()).ok())
+      << "an old commit has no part left to move";
   EXPECT_EQ(x, std::vector<float>(kD, 1.0f));
   EXPECT_EQ(replica.round().value(), 4u);
 }
@@ -82,7 +86,8 @@ TEST(ReplicaTest, PartsMustFollowEachOtherAndFit) {
   EXPECT_EQ(replica.AddPart(Round(1), 0, 0).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(replica.AddPart(Round(1), 0, kD + 1).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(replica.AddPart(Round(1), 0, kD - 1).ok());
-  EXPECT_EQ(replica.AddPart(Round(1), kD - 1, UINT64_MAX).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(replica.AddPart(Round(1), kD - 1, UINT64_MAX).code(),
+            absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(replica.AddPart(Round(1), kD - 1, 1).ok());
   EXPECT_TRUE(replica.level());
 }

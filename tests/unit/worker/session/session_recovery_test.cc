@@ -1,0 +1,417 @@
+// How the session mends what breaks: connections, verdicts, state transfers, servers that are gone.
+
+#include "worker/session/session.h"
+
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "common/exit_codes.h"
+#include "tests/unit/worker/session/session_fixture.h"
+
+namespace signvote::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST_F(SessionTest, ALostConnectionIsRemadeAndTheBallotSentAgainUnderTheNewEpoch) {
+  const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2),
+                             verdict1 = RandomBits(3);
+  v1::Join second;
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                              s.LetIn(v1::Welcome::STATE_UPLOAD);
+                              s.OpenRound(0);
+                              s.AwaitChunks(0, 0, kChunks);
+                              s.Decide(0, 0, verdict, 0.25f);
+                              s.OpenRound(1);
+                              s.AwaitChunks(1, 0, 3);
+                              return grpc::Status(grpc::StatusCode::UNAVAILABLE, "going away");
+                            },
+                            [&](FakeSession& s) {
+                              s.epoch = 2;
+                              second = s.LetIn(v1::Welcome::STATE_KEEP);
+                              s.OpenRound(1, 4);
+                              EXPECT_EQ(s.AwaitChunks(1, 4, kChunks), ballot);
+                              EXPECT_EQ(s.Await(v1::WorkerMessage::kScalars).scalars().attempt(),
+                                        4u);
+                              s.Decide(1, 4, verdict1, 0.125f);
+                              s.AwaitEnd();
+                              return grpc::Status::OK;
+                            }});
+  const auto session = MustCreate(Options(server.address()));
+  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  std::vector<float> expected = x_;
+  Vote(session.get(), 0, ballot);
+  ASSERT_TRUE(session->WaitCommit().ok());
+  Vote(session.get(), 1, ballot);
+  const auto outcome = session->WaitCommit();
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_TRUE(outcome->contiguous);
+  ApplyStep(layout_, 0.25f, 0, kD, verdict.data(), 0, expected.data());
+  ExpectStepped(x_, expected, verdict1, 0.125f);
+  EXPECT_EQ(second.round(), 1u);
+  EXPECT_EQ(second.epoch(), 1u);
+  EXPECT_EQ(second.run_id(), server.run_id().bytes());
+  EXPECT_EQ(session->Stats().reconnects, 1u);
+}
+
+TEST_F(SessionTest, TheConnectionIsRemadeWhileTheCallerComputes) {
+  const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);
+  std::atomic<bool> back{false};
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                              s.LetIn(v1::Welcome::STATE_UPLOAD);
+                              s.OpenRound(0);
+                              s.AwaitChunks(0, 0, 3);
+                              return grpc::Status(grpc::StatusCode::CANCELLED, "server stops");
+                            },
+                            [&](FakeSession& s) {
+                              s.LetIn(v1::Welcome::STATE_KEEP);
+                              s.OpenRound(0);
+                              s.AwaitChunks(0, 0, 3);
+                              back = true;
+                              s.AwaitChunks(0, 0, kChunks - 3);
+                              s.Await(v1::WorkerMessage::kScalars);
+                              s.Decide(0, 0, verdict, 0.25f);
+                              s.AwaitEnd();
+                              return grpc::Status::OK;
+                            }});
+  const auto session = MustCreate(Options(server.address()));
+  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->NextRound().ok());
+  SendBallot(session.get(), ballot, 0, 3);
+  ASSERT_TRUE(Becomes(back)) << "no call is needed for that";
+  SendBallot(session.get(), ballot, 3, kChunks);
+  ASSERT_TRUE(session->SendScalars({}).ok());
+  const auto outcome = session->WaitCommit();
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(outcome->next_round.value(), 1u);
+}
+
+TEST_F(SessionTest, CommitsMissedWhileAwayAreAppliedInOrder) {
+  const std::vector<uint8_t> ballot = RandomBits(1);
+  const std::vector<std::vector<uint8_t>> verdicts = {RandomBits(10), RandomBits(11),
+                                                      RandomBits(12)};
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                              s.LetIn(v1::Welcome::STATE_UPLOAD);
+                              s.OpenRound(0);
+                              s.AwaitChunks(0, 0, kChunks);
+                              return grpc::Status(grpc::StatusCode::UNAVAILABLE, "going away");
+                            },
+                            [&](FakeSession& s) {
+                              s.LetIn(v1::Welcome::STATE_KEEP);
+                              EXPECT_EQ(s.ready_round, 0u);
+                              for (uint64_t r = 0; r < 3; ++r) s.Decide(r, 0, verdicts[r], 0.5f);
+                              s.OpenRound(3);
+                              s.AwaitEnd();
+                              return grpc::Status::OK;
+                            }});
+  const auto session = MustCreate(Options(server.address()));
+  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  std::vector<float> expected = x_;
+  Vote(session.get(), 0, ballot);
+  uint64_t commits = 0;
+  const auto outcome = session->WaitCommit();
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  commits += outcome->commits;
+  EXPECT_GE(commits, 1u);
+  const auto ticket = session->NextRound();
+  ASSERT_TRUE(ticket.ok() && ticket->has_value());
+  EXPECT_EQ((*ticket)->round.value(), 3u);
+  for (uint64_t r = 0; r < 3; ++r)
+    ApplyStep(layout_, 0.5f, 0, kD, verdicts[r].data(), 0, expected.data());
+  EXPECT_EQ(x_, expected);
+  EXPECT_EQ(session->Stats().rounds_applied, 3u);
+}
+
+TEST_F(SessionTest, AVerdictThatDoesNotMatchItsCommitIsCountedAndFetchedAgain) {
+  const std::vector<uint8_t> ballot = RandomBits(1), right = RandomBits(2), wrong = RandomBits(3);
+  v1::Join second;
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                              s.LetIn(v1::Welcome::STATE_UPLOAD);
+                              s.OpenRound(0);
+                              s.AwaitChunks(0, 0, kChunks);
+                              s.SendVerdict(0, 0, wrong);
+                              s.Send(s.Commit(0, 0, right, 0.25f));
+                              s.AwaitEnd();
+                              return grpc::Status::OK;
+                            },
+                            [&](FakeSession& s) {
+                              second = s.LetIn(v1::Welcome::STATE_KEEP);
+                              s.Decide(0, 0, right, 0.25f);
+                              s.AwaitEnd();
+                              return grpc::Status::OK;
+                            }});
+  const auto session = MustCreate(Options(server.address()));
+  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  const std::vector<float> start = x_;
+  Vote(session.get(), 0, ballot);
+  const auto outcome = session->WaitCommit();
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  ExpectStepped(x_, start, right, 0.25f);
+  EXPECT_EQ(session->Stats().verdict_mismatches, 1u);
+  EXPECT_TRUE(second.has_round());
+  EXPECT_EQ(second.round(), 0u);
+}
+
+TEST_F(SessionTest, ASecondMismatchFetchesTheWholeState) {
+  const std::vector<uint8_t> ballot = RandomBits(1), right = RandomBits(2), wrong = RandomBits(3);
+  const std::vector<float> state = StartValues(2.0f);
+  auto bad = [&](FakeSession& s, v1::Welcome::State welcome) {
+    s.LetIn(welcome);
+    s.OpenRound(0);
+    s.SendVerdict(0, 0, wrong);
+    s.Send(s.Commit(0, 0, right, 0.25f));
+    s.AwaitEnd();
+    return grpc::Status::OK;
+  };
+  v1::Join third;
+  FakeServer server(kPlan, {[&](FakeSession& s) { return bad(s, v1::Welcome::STATE_UPLOAD); },
+                            [&](FakeSession& s) { return bad(s, v1::Welcome::STATE_KEEP); },
+                            [&](FakeSession& s) {
+                              third = s.LetIn(v1::Welcome::STATE_FETCH);
+                              EXPECT_EQ(s.ready_round, 1u);
+                              s.OpenRound(1);
+                              s.AwaitEnd();
+                              return grpc::Status::OK;
+                            }});
+  server.fetch = [&](grpc::ServerWriter<v1::StateChunk>* out) {
+    out->Write(StatePart(state, 1, 0, kD));
+    return grpc::Status::OK;
+  };
+  const auto session = MustCreate(Options(server.address()));
+  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->NextRound().ok());
+  const auto outcome = session->WaitCommit();
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_FALSE(outcome->contiguous);
+  EXPECT_EQ(outcome->next_round.value(), 1u);
+  EXPECT_EQ(x_, state);
+  EXPECT_FALSE(third.has_round());
+  EXPECT_EQ(session->Stats().verdict_mismatches, 2u);
+}
+
+// Goal: the parts of a fetched replica stand at different rounds; commits move each part from its own round on.
+TEST_F(SessionTest, AFetchedReplicaIsLevelledPartByPart) {
+  const std::vector<std::vector<uint8_t>> verdicts = {RandomBits(10), RandomBits(11),
+                                                      RandomBits(12)};
+  std::vector<std::vector<float>> history = {StartValues(2.0f)};
+  for (uint64_t r = 0; r < 3; ++r) {
+    history.push_back(history.back());
+    ApplyStep(layout_, 0.5f, 0, kD, verdicts[r].data(), 0, history.back().data());
+  }
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                      s.LetIn(v1::Welcome::STATE_FETCH);
+                      EXPECT_EQ(s.ready_round, 1u);
+                      for (uint64_t r = 1; r < 3; ++r) s.Decide(r, 0, verdicts[r], 0.5f);
+                      s.OpenRound(3);
+                      s.AwaitEnd();
+                      return grpc::Status::OK;
+                    }});
+  server.fetch = [&](grpc::ServerWriter<v1::StateChunk>* out) {
+    out->Write(StatePart(history[1], 1, 0, 1001));
+    out->Write(StatePart(history[1], 1, 1001, 999));
+    out->Write(StatePart(history[2], 2, 2000, 2000));
+    out->Write(StatePart(history[3], 3, 4000, 1000));
+    return grpc::Status::OK;
+  };
+  const auto session = MustCreate(Options(server.address()));
+  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  EXPECT_EQ(x_, history[3]) << "Join returns a level replica";
+  const auto ticket = session->NextRound();
+  ASSERT_TRUE(ticket.ok() && ticket->has_value());
+  EXPECT_EQ((*ticket)->round.value(), 3u);
+  const SessionStats stats = session->Stats();
+  EXPECT_EQ(stats.state_transfers, 1u);
+  EXPECT_GE(stats.setup_received_bytes, kD * sizeof(float) + 2 * kPlan.TotalBytes());
+}
+
+TEST_F(SessionTest, AResyncFetchesTheStateOverTheSameSession) {
+  const std::vector<float> state = StartValues(3.0f);
+  uint64_t ready = 0;
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                      s.LetIn(v1::Welcome::STATE_UPLOAD);
+                      s.OpenRound(0);
+                      v1::ServerMessage resync;
+                      resync.mutable_resync()->set_round(5);
+                      resync.mutable_resync()->set_reason("digest differs");
+                      s.Send(resync);
+                      ready = s.Await(v1::WorkerMessage::kReady).ready().round();
+                      s.OpenRound(5);
+                      s.AwaitEnd();
+                      return grpc::Status::OK;
+                    }});
+  server.fetch = [&](grpc::ServerWriter<v1::StateChunk>* out) {
+    out->Write(StatePart(state, 5, 0, kD));
+    return grpc::Status::OK;
+  };
+  const auto session = MustCreate(Options(server.address()));
+  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  std::optional<RoundTicket> ticket;
+  for (int i = 0; i < 3 && !(ticket && ticket->round.value() == 5); ++i) {
+    const auto next = session->NextRound();
+    ASSERT_TRUE(next.ok()) << next.status();
+    ticket = *next;
+    ASSERT_TRUE(ticket.has_value());
+    if (ticket->round.value() != 5) {
+      const auto outcome = session->WaitCommit();
+      ASSERT_TRUE(outcome.ok()) << outcome.status();
+      EXPECT_FALSE(outcome->contiguous);
+    }
+  }
+  ASSERT_TRUE(ticket.has_value());
+  EXPECT_EQ(ticket->round.value(), 5u);
+  EXPECT_EQ(ready, 5u);
+  EXPECT_EQ(x_, state);
+  EXPECT_EQ(server.connections(), 1);
+}
+
+TEST_F(SessionTest, ABrokenStateTransferIsTriedAgainByANewSession) {
+  const std::vector<float> state = StartValues(3.0f);
+  auto let_in = [&](FakeSession& s) {
+    s.LetIn(v1::Welcome::STATE_FETCH);
+    s.OpenRound(2);
+    s.AwaitEnd();
+    return grpc::Status::OK;
+  };
+  FakeServer server(kPlan, {let_in, let_in, let_in, let_in});
+  std::atomic<int> fetch{0};
+  server.fetch = [&](grpc::ServerWriter<v1::StateChunk>* out) {
+    const int n = fetch++;
+    v1::StateChunk chunk = StatePart(state, 2, 0, 2500);
+    if (n == 0) chunk.set_checksum(1);
+    if (n == 1) chunk.set_first(7);
+    out->Write(chunk);
+    if (n == 2) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "cut");
+    out->Write(StatePart(state, 2, 2500, kD - 2500));
+    return grpc::Status::OK;
+  };
+  const auto session = MustCreate(Options(server.address()));
+  const auto run = session->Join(layout_, x_);
+  ASSERT_TRUE(run.ok()) << run.status();
+  EXPECT_EQ(x_, state);
+  EXPECT_EQ(fetch, 4);
+  EXPECT_EQ(session->Stats().state_transfers, 1u);
+}
+
+TEST_F(SessionTest, AStateTransferThatAlwaysFailsEndsTheSessionWithItsReason) {
+  auto let_in = [&](FakeSession& s) {
+    s.AwaitJoin();
+    s.Send(s.Welcome(v1::Welcome::STATE_FETCH));
+    s.AwaitEnd();
+    return grpc::Status::OK;
+  };
+  FakeServer server(kPlan, std::vector<FakeServer::Script>(10, let_in));
+  const auto session = MustCreate(Options(server.address()));
+  const absl::Status status = session->Join(layout_, x_).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("5 times in a row: nothing to fetch"));
+}
+
+TEST_F(SessionTest, AWaitThatLastsTooLongNamesWhomTheServerWaitsFor) {
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                      s.LetIn(v1::Welcome::STATE_UPLOAD);
+                      s.OpenRound(0);
+                      s.Notice("round 0 waits for w7");
+                      s.AwaitEnd();
+                      return grpc::Status::OK;
+                    }});
+  SessionOptions options = Options(server.address());
+  options.wait_timeout = std::chrono::milliseconds(400);
+  const auto session = MustCreate(options);
+  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->NextRound().ok());
+  const absl::Status status = session->WaitCommit().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("for round 0 to be committed"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("the server says: round 0 waits for w7"));
+  EXPECT_EQ(ExitCodeFor(status), ExitCode::kWaitTimeout);
+}
+
+TEST_F(SessionTest, AServerThatIsNotThereIsGivenUpAfterTheConnectTimeout) {
+  int port = 0;
+  {
+    FakeServer gone(kPlan, {});
+    port = gone.port();
+  }
+  SessionOptions options = Options("127.0.0.1:" + std::to_string(port));
+  options.connect_timeout = std::chrono::milliseconds(500);
+  const auto session = MustCreate(options);
+  const Time start = Clock::System()->Now();
+  const absl::Status status = session->Join(layout_, x_).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("could not reach server 127.0.0.1:"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("Connection refused"));
+  EXPECT_EQ(ExitCodeFor(status), ExitCode::kUnavailable);
+  EXPECT_LT(Clock::System()->Now() - start, std::chrono::seconds(5));
+}
+
+TEST_F(SessionTest, AServerThatNeverAnswersIsGivenUpAfterTheConnectTimeout) {
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                      s.AwaitEnd();
+                      return grpc::Status::OK;
+                    }});
+  SessionOptions options = Options(server.address());
+  options.connect_timeout = std::chrono::milliseconds(300);
+  const auto session = MustCreate(options);
+  const absl::Status status = session->Join(layout_, x_).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("no answer"));
+}
+
+TEST_F(SessionTest, ALostServerIsGivenUpAfterTheServerTimeout) {
+  auto server =
+      std::make_unique<FakeServer>(kPlan, std::vector<FakeServer::Script>{[&](FakeSession& s) {
+                                     s.LetIn(v1::Welcome::STATE_UPLOAD);
+                                     s.OpenRound(0);
+                                     s.AwaitEnd();
+                                     return grpc::Status::OK;
+                                   }});
+  SessionOptions options = Options(server->address());
+  options.server_timeout = std::chrono::milliseconds(600);
+  const auto session = MustCreate(options);
+  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->NextRound().ok());
+  server.reset();
+  const absl::Status status = session->WaitCommit().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("lost server"));
+  EXPECT_EQ(session->NextRound().status(), status) << "every later call says the same";
+}
+
+TEST_F(SessionTest, AServerThatComesBackOnItsPortIsFoundAgain) {
+  const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);
+  auto server =
+      std::make_unique<FakeServer>(kPlan, std::vector<FakeServer::Script>{[&](FakeSession& s) {
+                                     s.LetIn(v1::Welcome::STATE_UPLOAD);
+                                     s.OpenRound(0);
+                                     s.AwaitEnd();
+                                     return grpc::Status::OK;
+                                   }});
+  const int port = server->port();
+  const auto session = MustCreate(Options(server->address()));
+  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  Vote(session.get(), 0, ballot);
+  server.reset();
+  std::thread later([&] {
+    usleep(300000);
+    server =
+        std::make_unique<FakeServer>(kPlan, std::vector<FakeServer::Script>{[&](FakeSession& s) {
+                                       s.epoch = 2;
+                                       s.LetIn(v1::Welcome::STATE_KEEP);
+                                       s.OpenRound(0, 1);
+                                       s.AwaitChunks(0, 1, kChunks);
+                                       s.Decide(0, 1, verdict, 0.5f);
+                                       s.AwaitEnd();
+                                       return grpc::Status::OK;
+                                     }},
+                                     grpc::InsecureServerCredentials(), port);
+  });
+  const auto outcome = session->WaitCommit();
+  later.join();
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(outcome->commits, 1u);
+}
+
+}  // namespace
+}  // namespace signvote::testing

@@ -1,0 +1,73 @@
+#pragma once
+// The ballot of the open round, kept until its commit so that it can be sent again: for another attempt, or over
+// another connection.
+//
+// Ownership: refers to the caller's packed bits until Close().
+// Threads:   not thread-safe (the link guards it).
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/clock.h"
+#include "common/ids.h"
+#include "common/layout.h"
+#include "signvote/v1/training.pb.h"
+#include "worker/session/stream.h"
+
+namespace signvote {
+
+// Under which vote a ballot is sent.
+struct VoteId {
+  RunId run_id;
+  Epoch epoch;
+  Attempt attempt;
+};
+
+struct OutgoingMessage {
+  grpc::ByteBuffer message;
+  Stream::Kind kind = Stream::Kind::kControl;
+};
+
+class KeptBallot {
+ public:
+  bool open() const { return lease_ != nullptr; }
+  Round round() const { return round_; }
+  Time opened() const { return opened_; }
+  Time first_chunk() const { return first_chunk_; }  // {} before the first
+
+  void Open(Round round, Time opened, const ChunkPlan& plan);
+  // FAILED_PRECONDITION: no round is open, or the chunk was handed over already.
+  absl::Status AddChunk(ChunkIndex k, const uint8_t* bits, uint64_t checksum, Time now);
+  // Fills in round and compute_us. True: the ballot is whole with this.
+  absl::StatusOr<bool> AddScalars(v1::Scalars scalars, Time now);
+  absl::Status AddAbstain(v1::Abstain::Reason reason);
+
+  OutgoingMessage ChunkMessage(ChunkIndex k, const VoteId& vote) const;
+  OutgoingMessage ScalarsMessage(const VoteId& vote) const;
+  OutgoingMessage AbstainMessage(const VoteId& vote) const;
+  // Everything that was handed over, in order.
+  std::vector<OutgoingMessage> AllMessages(const VoteId& vote) const;
+
+  // Forgets the ballot. The returned lease is shared with every message that refers to the caller's bits: when it is
+  // the only holder left, nobody reads them any more. nullptr: none was open.
+  std::shared_ptr<int> Close();
+
+ private:
+  ChunkPlan plan_;
+  Round round_;
+  Time opened_, first_chunk_, last_chunk_;
+  struct Chunk {
+    const uint8_t* bits = nullptr;  // null: not handed over yet
+    uint64_t checksum = 0;
+  };
+  std::vector<Chunk> chunks_;
+  uint32_t handed_ = 0;
+  std::optional<v1::Scalars> scalars_;
+  std::optional<v1::Abstain> abstain_;
+  std::shared_ptr<int> lease_;
+};
+
+}  // namespace signvote
