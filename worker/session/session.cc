@@ -128,6 +128,9 @@ absl::StatusOr<RunInfo> SessionImpl::Join(const Layout& layout, std::span<float>
           absl::StrCat("asked to leave before it had joined: ", *drain_reason_));
     }
   }
+  // How the replica came here is no gap: the caller had no previous one.
+  applied_ = 0;
+  transferred_ = false;
   return link_.run();
 }
 

@@ -99,7 +99,7 @@ struct CommitOutcome {
       0;  // applied by this call; 0 only when finished or drained: the round has no commit
   bool contiguous =
       true;  // exactly the commit of the round voted on; false after a gap or a state transfer,
-             // when no previous replica and no previous verdict may be used
+             // when no previous replica and no previous verdict may be used. What Join() did is neither
   bool finished = false;  // no round follows
   float stepsize = 0;     // of the last commit
   double loss = 0;        // robust mean over voters of the last commit; NaN: none
