@@ -38,10 +38,13 @@ absl::StatusOr<HostPort> SplitAddress(const std::string& flag, const std::string
   const size_t colon = text.rfind(':');
   const std::string port = colon == std::string::npos ? "" : text.substr(colon + 1);
   std::string host = text.substr(0, colon == std::string::npos ? 0 : colon);
-  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  const bool digits = !port.empty() && port.size() <= 5 && port.find_first_not_of("0123456789") == std::string::npos;
+  if (host.size() >= 2 && host.front() == '[' && host.back() == ']')
+    host = host.substr(1, host.size() - 2);
+  const bool digits = !port.empty() && port.size() <= 5 &&
+                      port.find_first_not_of("0123456789") == std::string::npos;
   if (host.empty() || !digits || std::stoul(port) > 65535) {
-    return absl::InvalidArgumentError(flag + " '" + text + "' is not ADDRESS:PORT with a port from 0 to 65535");
+    return absl::InvalidArgumentError(flag + " '" + text +
+                                      "' is not ADDRESS:PORT with a port from 0 to 65535");
   }
   return HostPort{host, std::stoul(port)};
 }
@@ -61,74 +64,105 @@ CLI::Option* AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
   const auto seconds = CLI::Range(0.0, kSecondsMax);
 
   auto* net = group("Network");
-  net->add_option("--listen", f->listen, "ADDRESS:PORT for workers [0.0.0.0:7070; 127.0.0.1:7070 with --insecure]");
-  net->add_option("--http", f->http, "ADDRESS:PORT for /metrics, /healthz, /readyz, /api/v1/status; 'off': none")
+  net->add_option("--listen", f->listen,
+                  "ADDRESS:PORT for workers [0.0.0.0:7070; 127.0.0.1:7070 with --insecure]");
+  net->add_option("--http", f->http,
+                  "ADDRESS:PORT for /metrics, /healthz, /readyz, /api/v1/status; 'off': none")
       ->capture_default_str();
   net->add_option("--tls-ca", f->tls_ca, "PEM file: who may sign the workers' certificates");
   net->add_option("--tls-certificate", f->tls_certificate, "PEM file: the server's certificate");
   net->add_option("--tls-key", f->tls_key, "PEM file: its key; readable by its owner only");
-  net->add_option("--tokens", f->tokens, "file with one line \"NAME TOKEN\" per worker; readable by its owner only");
-  net->add_flag("--insecure", f->insecure, "plaintext, on this machine only; tokens only with --tokens");
-  net->add_option("--insecure-bind", f->insecure_bind, "with --insecure: the address to bind instead of loopback");
+  net->add_option("--tokens", f->tokens,
+                  "file with one line \"NAME TOKEN\" per worker; readable by its owner only");
+  net->add_flag("--insecure", f->insecure,
+                "plaintext, on this machine only; tokens only with --tokens");
+  net->add_option("--insecure-bind", f->insecure_bind,
+                  "with --insecure: the address to bind instead of loopback");
   net->add_option("--port-file", f->port_file, "write the bound ports as JSON once listening");
 
   auto* run = group("Run");
-  run->add_option("--max-rounds,--rounds", c.rounds_max, "the run ends after this many committed rounds")
+  run->add_option("--max-rounds,--rounds", c.rounds_max,
+                  "the run ends after this many committed rounds")
       ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 40));
   run->add_option("--workers-min", c.workers_min, "round 0 waits for this many workers")
       ->capture_default_str()
       ->check(CLI::Range(1u, static_cast<uint32_t>(kTallyBallotsMax) - 1));
-  run->add_option("--quorum", c.quorum, "ballots or abstentions that a deadline needs; 0: half of the members")
+  run->add_option("--quorum", c.quorum,
+                  "ballots or abstentions that a deadline needs; 0: half of the members")
       ->capture_default_str()
       ->check(CLI::Range(0u, static_cast<uint32_t>(kTallyBallotsMax) - 1));
-  run->add_option("--deadline", raw->deadline, "auto: silent workers are not waited for; off: every live one is")
+  run->add_option("--deadline", raw->deadline,
+                  "auto: silent workers are not waited for; off: every live one is")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "off"}));
-  run->add_option("--deadline-floor-ms", raw->deadline_floor_ms, "shortest grace after the slowest regular worker")
+  run->add_option("--deadline-floor-ms", raw->deadline_floor_ms,
+                  "shortest grace after the slowest regular worker")
       ->capture_default_str()
       ->check(CLI::Range(uint64_t{0}, 60 * kMinuteMs));
   run->add_option("--deadline-ceiling-ms", raw->deadline_ceiling_ms, "longest grace")
       ->capture_default_str()
       ->check(CLI::Range(uint64_t{0}, 60 * kMinuteMs));
-  run->add_option("--deadline-initial-ms", raw->deadline_initial_ms, "deadline while no arrival is known")
+  run->add_option("--deadline-initial-ms", raw->deadline_initial_ms,
+                  "deadline while no arrival is known")
       ->capture_default_str()
       ->check(CLI::Range(uint64_t{1}, 24 * 60 * kMinuteMs));
-  run->add_option("--observer-after", c.observer_after, "abstentions in a row that make a member an observer")
+  run->add_option("--observer-after", c.observer_after,
+                  "abstentions in a row that make a member an observer")
       ->capture_default_str()
       ->check(CLI::Range(1u, 1'000'000u));
-  run->add_option("--share-hold", c.share_hold_rounds, "rounds for which a lost worker's share stays reserved")
+  run->add_option("--share-hold", c.share_hold_rounds,
+                  "rounds for which a lost worker's share stays reserved")
       ->capture_default_str();
-  run->add_option("--digest-every", c.digest_every, "rounds between comparisons of replicas; 0: only at the end")
+  run->add_option("--digest-every", c.digest_every,
+                  "rounds between comparisons of replicas; 0: only at the end")
       ->capture_default_str();
-  run->add_option("--wait-timeout", raw->wait_timeout, "seconds to wait for workers or a quorum before giving up")
+  run->add_option("--wait-timeout", raw->wait_timeout,
+                  "seconds to wait for workers or a quorum before giving up")
       ->capture_default_str()
       ->check(CLI::Range(0.001, kSecondsMax));
-  run->add_option("--linger", raw->linger, "seconds to wait for final digests")->capture_default_str()->check(seconds);
-  run->add_option("--upload-timeout", raw->upload_timeout, "seconds without progress that cost the upload lease")
+  run->add_option("--linger", raw->linger, "seconds to wait for final digests")
+      ->capture_default_str()
+      ->check(seconds);
+  run->add_option("--upload-timeout", raw->upload_timeout,
+                  "seconds without progress that cost the upload lease")
       ->capture_default_str()
       ->check(CLI::Range(0.001, kSecondsMax));
-  run->add_option("--chunk-coordinates", c.chunk_coordinates, "coordinates per chunk, a multiple of 512; 0: automatic")
+  run->add_option("--chunk-coordinates", c.chunk_coordinates,
+                  "coordinates per chunk, a multiple of 512; 0: automatic")
       ->capture_default_str()
       ->check(CLI::Range(uint64_t{0}, uint64_t{1} << 32));
   run->add_option("--seed", c.seed, "seed of coins and minibatches")->capture_default_str();
-  run->add_option("--init", c.init_path, "safetensors file with the initial parameters; else the first worker's own");
+  run->add_option("--init", c.init_path,
+                  "safetensors file with the initial parameters; else the first worker's own");
   run->add_option("--export", f->export_path, "write the final model here (safetensors)");
 
   auto* method = group("Method");
-  method->add_option("--direction", c.direction.kind, "what workers sign: signsgd, signum, nesterov, lion")
+  method
+      ->add_option("--direction", c.direction.kind,
+                   "what workers sign: signsgd, signum, nesterov, lion")
       ->capture_default_str()
       ->check(CLI::IsMember({"signsgd", "signum", "nesterov", "lion"}));
   method->add_option("--beta", c.direction.beta, "its momentum, [0, 1)")->capture_default_str();
-  method->add_option("--beta2", c.direction.beta2, "its second momentum (lion), [0, 1)")->capture_default_str();
-  method->add_option("--rule", c.rule.rule, "who chooses the stepsize: alias, fixed")->capture_default_str();
-  method->add_option("--stepsize", c.rule.stepsize, "fixed: the stepsize")->capture_default_str();
-  method->add_option("--schedule", c.rule.schedule, "fixed: constant, cosine, linear, wsd")->capture_default_str();
-  method->add_option("--warmup-rounds", c.rule.warmup_rounds, "fixed: rounds of linear warm-up")->capture_default_str();
-  method->add_option("--alias-option", c.rule.alias_option, "alias: I or II")->capture_default_str();
-  method->add_option("--alias-f-min", c.rule.alias_f_min, "alias, option II: a lower bound of the loss")
+  method->add_option("--beta2", c.direction.beta2, "its second momentum (lion), [0, 1)")
       ->capture_default_str();
-  method->add_option("--alias-d0", c.rule.alias_d0, "alias, option I: the small start of d")->capture_default_str();
-  method->add_option("--alias-probe-every", c.rule.alias_probe_every, "alias: a probe in every k-th round")
+  method->add_option("--rule", c.rule.rule, "who chooses the stepsize: alias, fixed")
+      ->capture_default_str();
+  method->add_option("--stepsize", c.rule.stepsize, "fixed: the stepsize")->capture_default_str();
+  method->add_option("--schedule", c.rule.schedule, "fixed: constant, cosine, linear, wsd")
+      ->capture_default_str();
+  method->add_option("--warmup-rounds", c.rule.warmup_rounds, "fixed: rounds of linear warm-up")
+      ->capture_default_str();
+  method->add_option("--alias-option", c.rule.alias_option, "alias: I or II")
+      ->capture_default_str();
+  method
+      ->add_option("--alias-f-min", c.rule.alias_f_min,
+                   "alias, option II: a lower bound of the loss")
+      ->capture_default_str();
+  method->add_option("--alias-d0", c.rule.alias_d0, "alias, option I: the small start of d")
+      ->capture_default_str();
+  method
+      ->add_option("--alias-probe-every", c.rule.alias_probe_every,
+                   "alias: a probe in every k-th round")
       ->capture_default_str();
 
   auto* limits = group("Limits");
@@ -138,26 +172,35 @@ CLI::Option* AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
   limits->add_option("--message-bytes-max", c.message_bytes_max, "largest message that is taken")
       ->capture_default_str()
       ->check(CLI::Range(uint64_t{2} << 20, uint64_t{1} << 30));
-  limits->add_option("--session-buffer-bytes", c.session_buffer_bytes, "most bytes queued for one worker")
+  limits
+      ->add_option("--session-buffer-bytes", c.session_buffer_bytes,
+                   "most bytes queued for one worker")
       ->capture_default_str()
       ->check(CLI::Range(uint64_t{1} << 20, uint64_t{1} << 40));
-  limits->add_option("--catch-up-bytes", c.catch_up_bytes, "memory for recent commits (at least 4 rounds are kept)")
+  limits
+      ->add_option("--catch-up-bytes", c.catch_up_bytes,
+                   "memory for recent commits (at least 4 rounds are kept)")
       ->capture_default_str()
       ->check(CLI::Range(uint64_t{0}, uint64_t{1} << 40));
 
   auto* logs = group("Logs");
-  logs->add_option("--log-level", raw->log_level, "debug, info, warning, error")->capture_default_str();
-  logs->add_option("--log-format", raw->log_format, "text or json, on standard error")->capture_default_str();
+  logs->add_option("--log-level", raw->log_level, "debug, info, warning, error")
+      ->capture_default_str();
+  logs->add_option("--log-format", raw->log_format, "text or json, on standard error")
+      ->capture_default_str();
   logs->add_option("--round-log", c.round_log_path, "append one JSON line per commit to this file");
-  logs->add_option("--event-log", c.event_log_path, "append one JSON line per join, loss and the like to this file");
+  logs->add_option("--event-log", c.event_log_path,
+                   "append one JSON line per join, loss and the like to this file");
 
   group("Tests")
-      ->add_option("--test-applier-delay-ms", raw->test_applier_delay_ms, "delay before each commit's application")
+      ->add_option("--test-applier-delay-ms", raw->test_applier_delay_ms,
+                   "delay before each commit's application")
       ->capture_default_str();
 
   app->set_config("--config", "", "TOML file with the same names as the flags");
   app->allow_config_extras(CLI::config_extras_mode::error);
-  app->add_flag("--print-config", raw->print_config, "print the configuration as TOML and end")->configurable(false);
+  app->add_flag("--print-config", raw->print_config, "print the configuration as TOML and end")
+      ->configurable(false);
   return nullptr;
 }
 
@@ -171,18 +214,22 @@ absl::Status CheckAddresses(ServerFlags* f) {
   if (!f->insecure && !f->insecure_bind.empty()) return Usage("--insecure-bind needs --insecure");
   if (!f->insecure) {
     if (f->tls_ca.empty() || f->tls_certificate.empty() || f->tls_key.empty()) {
-      return Usage("--tls-ca, --tls-certificate and --tls-key are required ('signvote certs' makes them), or --insecure "
-                   "for plaintext on this machine");
+      return Usage(
+          "--tls-ca, --tls-certificate and --tls-key are required ('signvote certs' makes them), "
+          "or --insecure "
+          "for plaintext on this machine");
     }
-    if (f->tokens.empty()) return Usage("--tokens FILE is required with TLS ('signvote certs' makes one)");
+    if (f->tokens.empty())
+      return Usage("--tokens FILE is required with TLS ('signvote certs' makes one)");
   }
   if (f->listen.empty()) f->listen = Join(f->insecure ? "127.0.0.1" : "0.0.0.0", kDefaultPort);
   SIGNVOTE_ASSIGN_OR_RETURN(HostPort listen, SplitAddress("--listen", f->listen));
   if (f->insecure && !f->insecure_bind.empty()) {
     listen.host = f->insecure_bind;
   } else if (f->insecure && !IsLoopbackHost(listen.host)) {
-    return Usage("--listen " + f->listen +
-                 " would take plaintext from other machines: use TLS, or say --insecure-bind ADDRESS");
+    return Usage(
+        "--listen " + f->listen +
+        " would take plaintext from other machines: use TLS, or say --insecure-bind ADDRESS");
   }
   f->listen = Join(listen.host, listen.port);
   if (f->http != "off") {
@@ -196,8 +243,8 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
   using std::chrono::milliseconds;
   c.deadline.enabled = raw.deadline == "auto";
   if (raw.deadline_floor_ms > raw.deadline_ceiling_ms) {
-    return Usage(absl::StrCat("--deadline-floor-ms ", raw.deadline_floor_ms, " is above --deadline-ceiling-ms ",
-                              raw.deadline_ceiling_ms));
+    return Usage(absl::StrCat("--deadline-floor-ms ", raw.deadline_floor_ms,
+                              " is above --deadline-ceiling-ms ", raw.deadline_ceiling_ms));
   }
   c.deadline.grace_floor = milliseconds(raw.deadline_floor_ms);
   c.deadline.grace_ceiling = milliseconds(raw.deadline_ceiling_ms);
@@ -206,9 +253,11 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
   c.linger = FromSeconds(raw.linger);
   c.upload_timeout = FromSeconds(raw.upload_timeout);
   c.test_applier_delay = milliseconds(raw.test_applier_delay_ms);
-  if (c.rounds_max == 0) return Usage("--max-rounds N is required: the run ends after N committed rounds");
+  if (c.rounds_max == 0)
+    return Usage("--max-rounds N is required: the run ends after N committed rounds");
   if (c.workers_min > c.workers_max) {
-    return Usage(absl::StrCat("--workers-min ", c.workers_min, " is above --workers-max ", c.workers_max));
+    return Usage(
+        absl::StrCat("--workers-min ", c.workers_min, " is above --workers-max ", c.workers_max));
   }
   if (c.quorum > c.workers_max) {
     return Usage(absl::StrCat("--quorum ", c.quorum, " is above --workers-max ", c.workers_max));
@@ -218,8 +267,9 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
                               kChunkCoordinatesMultiple));
   }
   if (c.chunk_coordinates / 8 > c.message_bytes_max) {
-    return Usage(absl::StrCat("--chunk-coordinates ", c.chunk_coordinates, " makes chunks of ", c.chunk_coordinates / 8,
-                              " bytes, above --message-bytes-max ", c.message_bytes_max));
+    return Usage(absl::StrCat("--chunk-coordinates ", c.chunk_coordinates, " makes chunks of ",
+                              c.chunk_coordinates / 8, " bytes, above --message-bytes-max ",
+                              c.message_bytes_max));
   }
   c.tls = !f->insecure;
   SIGNVOTE_RETURN_IF_ERROR(ParseLogLevel(raw.log_level, &f->log.level));
@@ -230,9 +280,10 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
 }  // namespace
 
 absl::Status ParseServerFlags(int argc, const char* const* argv, ServerFlags* flags) {
-  CLI::App app("signvote-server: counts the votes, chooses the stepsize, keeps the master replica.\n"
-               "Exit codes and examples: docs/operations.md",
-               "signvote-server");
+  CLI::App app(
+      "signvote-server: counts the votes, chooses the stepsize, keeps the master replica.\n"
+      "Exit codes and examples: docs/operations.md",
+      "signvote-server");
   Raw raw;
   (void)AddFlags(&app, flags, &raw);
   app.set_version_flag("--version", SoftwareVersion());
@@ -254,7 +305,8 @@ absl::Status ParseServerFlags(int argc, const char* const* argv, ServerFlags* fl
     flags->print = app.config_to_str(/*default_also=*/true, /*write_description=*/true);
     return absl::OkStatus();
   }
-  if (absl::Status status = Finish(raw, flags); !status.ok()) return WithExitCode(std::move(status), ExitCode::kUsage);
+  if (absl::Status status = Finish(raw, flags); !status.ok())
+    return WithExitCode(std::move(status), ExitCode::kUsage);
   return absl::OkStatus();
 }
 

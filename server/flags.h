@@ -1,5 +1,6 @@
 #pragma once
-// The flags of signvote-server. Every one of them is also a key of the TOML file that --config names.
+// The flags of signvote-server. Every one of them is also a key of the TOML file that --config
+// names.
 
 #include <cstdint>
 #include <optional>
@@ -12,7 +13,7 @@
 namespace signvote {
 
 struct ServerFlags {
-  std::string listen;             // empty: 0.0.0.0:7070 with TLS, 127.0.0.1:7070 without
+  std::string listen;                   // empty: 0.0.0.0:7070 with TLS, 127.0.0.1:7070 without
   std::string http = "127.0.0.1:9151";  // "off": none
   std::string tls_ca, tls_certificate, tls_key, tokens;
   bool insecure = false;
@@ -22,11 +23,13 @@ struct ServerFlags {
   LogOptions log;
   rpc::CoordinatorOptions coordinator;  // all but `tokens` and `tls`, which follow from files
 
-  // Set when the program shall print this and end with exit code 0 (--help, --version, --print-config).
+  // Set when the program shall print this and end with exit code 0 (--help, --version,
+  // --print-config).
   std::optional<std::string> print;
 };
 
-// INVALID_ARGUMENT names the flag and what it accepts. Fills in defaults that depend on other flags.
+// INVALID_ARGUMENT names the flag and what it accepts. Fills in defaults that depend on other
+// flags.
 absl::Status ParseServerFlags(int argc, const char* const* argv, ServerFlags* flags);
 
 }  // namespace signvote

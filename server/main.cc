@@ -1,4 +1,5 @@
-// signvote-server: parses flags, builds the parts, waits for the end or a signal, stops them in reverse.
+// signvote-server: parses flags, builds the parts, waits for the end or a signal, stops them in
+// reverse.
 
 #include <cstdio>
 #include <memory>
@@ -56,7 +57,8 @@ HttpRoutes Routes(rpc::Coordinator* coordinator, ServerMetrics* metrics, Metrics
        [look] {
          const absl::StatusOr<rpc::ServerSnapshot> snapshot = look();
          if (!snapshot.ok()) return Healthy(snapshot);
-         return HttpResponse{.content_type = "application/json", .body = rpc::RenderStatusJson(snapshot->status)};
+         return HttpResponse{.content_type = "application/json",
+                             .body = rpc::RenderStatusJson(snapshot->status)};
        }},
   };
 }
@@ -66,8 +68,9 @@ absl::Status Serve(ServerFlags flags) {
   Clock* clock = Clock::System();
   std::optional<wire::TlsMaterial> tls;
   if (!flags.insecure) {
-    SIGNVOTE_ASSIGN_OR_RETURN(tls, wire::LoadTls(fs, {flags.tls_ca, flags.tls_certificate, flags.tls_key},
-                                                 clock->UnixMicros() / 1'000'000));
+    SIGNVOTE_ASSIGN_OR_RETURN(
+        tls, wire::LoadTls(fs, {flags.tls_ca, flags.tls_certificate, flags.tls_key},
+                           clock->UnixMicros() / 1'000'000));
   }
   if (!flags.tokens.empty()) {
     SIGNVOTE_ASSIGN_OR_RETURN(flags.coordinator.tokens, rpc::TokenTable::Load(fs, flags.tokens));
@@ -81,12 +84,14 @@ absl::Status Serve(ServerFlags flags) {
   coordinator->Start();
   SIGNVOTE_ASSIGN_OR_RETURN(
       const std::unique_ptr<rpc::GrpcServer> server,
-      rpc::GrpcServer::Start(
-          {.listen = flags.listen, .tls = std::move(tls), .message_bytes_max = flags.coordinator.message_bytes_max},
-          coordinator.get()));
+      rpc::GrpcServer::Start({.listen = flags.listen,
+                              .tls = std::move(tls),
+                              .message_bytes_max = flags.coordinator.message_bytes_max},
+                             coordinator.get()));
   std::unique_ptr<HttpServer> http;
   if (flags.http != "off") {
-    SIGNVOTE_ASSIGN_OR_RETURN(http, HttpServer::Start(flags.http, Routes(coordinator.get(), &metrics, &feed)));
+    SIGNVOTE_ASSIGN_OR_RETURN(
+        http, HttpServer::Start(flags.http, Routes(coordinator.get(), &metrics, &feed)));
   }
   const int http_port = http == nullptr ? 0 : http->port();
   LogInfo("listening", {{"address", flags.listen},
@@ -96,8 +101,9 @@ absl::Status Serve(ServerFlags flags) {
                         {"version", SoftwareVersion()},
                         {"tls", std::string(flags.insecure ? "no" : "yes")}});
   if (!flags.port_file.empty()) {
-    const std::string text = absl::StrFormat("{\"grpc\": %d, \"http\": %d, \"run_id\": \"%s\"}\n", server->port(),
-                                             http_port, coordinator->run_id().ToText());
+    const std::string text =
+        absl::StrFormat("{\"grpc\": %d, \"http\": %d, \"run_id\": \"%s\"}\n", server->port(),
+                        http_port, coordinator->run_id().ToText());
     SIGNVOTE_RETURN_IF_ERROR(WriteFileAtomically(fs, flags.port_file, text, 0644));
   }
   server->SetServing(true);
@@ -140,7 +146,8 @@ int Main(int argc, char** argv) {
   }
   InitLogging(flags.log);
   if (status.ok()) {
-    if (const absl::StatusOr<Isa> isa = ChooseIsa(); !isa.ok()) status = WithExitCode(isa.status(), ExitCode::kUsage);
+    if (const absl::StatusOr<Isa> isa = ChooseIsa(); !isa.ok())
+      status = WithExitCode(isa.status(), ExitCode::kUsage);
   }
   if (status.ok()) status = Serve(std::move(flags));
   if (!status.ok()) LogError(Describe(status));

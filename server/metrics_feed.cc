@@ -10,7 +10,8 @@ void SetIfKnown(ServerMetrics* metrics, ServerMetric metric, double value) {
   if (!std::isnan(value)) metrics->Set(metric, value);
 }
 
-void SetIfKnown(ServerMetrics* metrics, ServerMetric metric, const std::string& worker, double value) {
+void SetIfKnown(ServerMetrics* metrics, ServerMetric metric, const std::string& worker,
+                double value) {
   if (!std::isnan(value)) metrics->SetWorker(metric, worker, value);
 }
 
@@ -27,12 +28,16 @@ void MetricsFeed::OnCommit(const rpc::CommitTimes& times) {
   metrics_->Observe(ServerMetric::kWorkerApplySeconds, times.worker_apply);
 }
 
-void MetricsFeed::OnApplied(double seconds) { metrics_->Observe(ServerMetric::kApplySeconds, seconds); }
+void MetricsFeed::OnApplied(double seconds) {
+  metrics_->Observe(ServerMetric::kApplySeconds, seconds);
+}
 
 void MetricsFeed::Update(const rpc::ServerSnapshot& snapshot) {
   MutexLock lock(&mu_);
   const v1::Status& status = snapshot.status;
-  const auto set = [this](ServerMetric metric, auto value) { metrics_->Set(metric, static_cast<double>(value)); };
+  const auto set = [this](ServerMetric metric, auto value) {
+    metrics_->Set(metric, static_cast<double>(value));
+  };
   const auto raise = [this](ServerMetric metric, auto total) {
     metrics_->RaiseTo(metric, static_cast<double>(total));
   };

@@ -1,5 +1,6 @@
 #pragma once
-// Brings what the engine's thread knows into the metrics: commits as they happen, everything else when it is looked at.
+// Brings what the engine's thread knows into the metrics: commits as they happen, everything else
+// when it is looked at.
 
 #include <set>
 #include <string>

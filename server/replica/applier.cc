@@ -56,7 +56,8 @@ Round Applier::Snapshot(std::vector<float>* out) const {
   out->resize(replica_->coordinates());
   MutexLock lock(&replica_mu_);
   Round round;
-  for (uint64_t p = 0; p < replica_->pieces(); ++p) round = replica_->CopyPiece(p, out->data() + replica_->First(p));
+  for (uint64_t p = 0; p < replica_->pieces(); ++p)
+    round = replica_->CopyPiece(p, out->data() + replica_->First(p));
   return round;
 }
 

@@ -17,7 +17,8 @@ namespace signvote {
 
 // Ownership:  does not own the replica, which must outlive it.
 // Threads:    one internal thread; methods are thread-safe. on_applied runs on the internal thread.
-// Invariants: at most backlog_max commits are waiting, so that those who wait for room are slowed, never memory filled.
+// Invariants: at most backlog_max commits are waiting, so that those who wait for room are slowed,
+// never memory filled.
 class Applier {
  public:
   struct Applied {
@@ -27,7 +28,7 @@ class Applier {
   };
   struct Options {
     size_t backlog_max = 4;
-    Duration delay{};                // before each commit; for tests that show who waits for the applier
+    Duration delay{};  // before each commit; for tests that show who waits for the applier
     std::function<void(const Applied&)> on_applied;
   };
 
@@ -41,7 +42,8 @@ class Applier {
   // Waits until everything pushed is applied; false after `timeout`.
   bool WaitUntilIdle(Duration timeout);
   size_t backlog() const;  // commits not yet applied
-  // A copy of the whole replica at one round, which is returned; holds the applier for as long as the copy takes.
+  // A copy of the whole replica at one round, which is returned; holds the applier for as long as
+  // the copy takes.
   Round Snapshot(std::vector<float>* out) const;
   // Ends the thread after the commit it is working on. Idempotent.
   void Stop();
@@ -58,7 +60,8 @@ class Applier {
 
   mutable Mutex mu_;
   CondVar work_, room_;
-  std::deque<std::shared_ptr<const CommitRecord>> queue_ ABSL_GUARDED_BY(mu_);  // front: being applied
+  std::deque<std::shared_ptr<const CommitRecord>> queue_
+      ABSL_GUARDED_BY(mu_);  // front: being applied
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
 
   std::thread thread_;

@@ -57,7 +57,8 @@ struct BufferPool::Shared {
   size_t allocated ABSL_GUARDED_BY(mu) = 0;
 };
 
-BufferPool::BufferPool(size_t bytes, size_t kept_max) : bytes_(bytes), shared_(std::make_shared<Shared>(kept_max)) {
+BufferPool::BufferPool(size_t bytes, size_t kept_max)
+    : bytes_(bytes), shared_(std::make_shared<Shared>(kept_max)) {
   SIGNVOTE_CHECK(bytes > 0);
 }
 

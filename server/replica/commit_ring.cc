@@ -8,7 +8,8 @@
 namespace signvote {
 
 size_t CommitRing::CapacityFor(uint64_t budget_bytes, size_t verdict_bytes) {
-  return std::clamp<uint64_t>(budget_bytes / std::max<size_t>(verdict_bytes, 1), kRoundsMin, kRoundsMax);
+  return std::clamp<uint64_t>(budget_bytes / std::max<size_t>(verdict_bytes, 1), kRoundsMin,
+                              kRoundsMax);
 }
 
 void CommitRing::Push(std::shared_ptr<const CommitRecord> record) {

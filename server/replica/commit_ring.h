@@ -1,5 +1,6 @@
 #pragma once
-// The recent commits with their verdict bits, kept in memory for workers that catch up and for the applier.
+// The recent commits with their verdict bits, kept in memory for workers that catch up and for the
+// applier.
 
 #include <cstddef>
 #include <cstdint>
@@ -12,15 +13,16 @@
 
 namespace signvote {
 
-// One committed round. Immutable and shared: the ring, the applier and gRPC's send queues hold the same record.
+// One committed round. Immutable and shared: the ring, the applier and gRPC's send queues hold the
+// same record.
 struct CommitRecord {
   Round round;
   Attempt attempt;
   DataStep data_step;
   float gamma = 0;
   float rho = 1;
-  std::vector<uint32_t> counted;           // ballots counted, per chunk
-  uint64_t verdict_hash = 0;               // XXH3-64 of the packed verdict
+  std::vector<uint32_t> counted;  // ballots counted, per chunk
+  uint64_t verdict_hash = 0;      // XXH3-64 of the packed verdict
   bool digest_due = false;
   std::optional<double> loss;
   uint32_t voters = 0;

@@ -27,14 +27,17 @@ std::string FolderOf(const std::string& path) {
 
 absl::StatusOr<std::unique_ptr<MasterReplica>> MasterReplica::Create(Layout layout) {
   SIGNVOTE_CHECK(layout.coordinates() > 0);
-  const size_t bytes = (layout.coordinates() * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
+  const size_t bytes =
+      (layout.coordinates() * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
   void* memory = std::aligned_alloc(kAlignment, bytes);
   if (memory == nullptr) {
-    return absl::ResourceExhaustedError("no memory for a replica of " + std::to_string(layout.coordinates()) +
-                                        " coordinates (" + std::to_string(bytes) + " bytes)");
+    return absl::ResourceExhaustedError("no memory for a replica of " +
+                                        std::to_string(layout.coordinates()) + " coordinates (" +
+                                        std::to_string(bytes) + " bytes)");
   }
   std::memset(memory, 0, bytes);
-  return std::unique_ptr<MasterReplica>(new MasterReplica(std::move(layout), static_cast<float*>(memory)));
+  return std::unique_ptr<MasterReplica>(
+      new MasterReplica(std::move(layout), static_cast<float*>(memory)));
 }
 
 MasterReplica::MasterReplica(Layout layout, float* x)
@@ -69,8 +72,10 @@ Round MasterReplica::CopyPiece(uint64_t p, float* out) const {
 
 uint64_t MasterReplica::Digest() const { return ReplicaDigest(x_.get(), 0, coordinates()); }
 
-absl::Status ExportReplica(FileSystem* fs, const std::string& path, const Layout& layout, std::span<const float> x,
-                           const std::map<std::string, std::string>& metadata, const std::string& config_json) {
+absl::Status ExportReplica(FileSystem* fs, const std::string& path, const Layout& layout,
+                           std::span<const float> x,
+                           const std::map<std::string, std::string>& metadata,
+                           const std::string& config_json) {
   SIGNVOTE_RETURN_IF_ERROR(WriteSafetensors(fs, path, layout, x, metadata));
   if (config_json.empty()) return absl::OkStatus();
   return WriteFileAtomically(fs, FolderOf(path) + "config.json", config_json, 0644);

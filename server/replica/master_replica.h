@@ -1,6 +1,6 @@
 #pragma once
-// The server's own copy of the parameters. It moves only by commits, piece by piece, so that a state transfer can read
-// it while it moves: every piece says at which round it stands.
+// The server's own copy of the parameters. It moves only by commits, piece by piece, so that a
+// state transfer can read it while it moves: every piece says at which round it stands.
 
 #include <cstdint>
 #include <cstdlib>
@@ -23,7 +23,8 @@ namespace signvote {
 // Threads: thread-safe where not stated otherwise. Each piece has a lock of its own.
 class MasterReplica {
  public:
-  // Coordinates per piece; a multiple of kReplicaDigestBlock and of kChunkCoordinatesMultiple. 1 MiB of fp32.
+  // Coordinates per piece; a multiple of kReplicaDigestBlock and of kChunkCoordinatesMultiple. 1
+  // MiB of fp32.
   static constexpr uint64_t kPieceCoordinates = uint64_t{1} << 18;
 
   // All zeros, at round 0. RESOURCE_EXHAUSTED when there is no memory for it.
@@ -35,12 +36,13 @@ class MasterReplica {
   uint64_t First(uint64_t piece) const { return piece * kPieceCoordinates; }
   uint64_t Count(uint64_t piece) const;
 
-  // The parameters. REQUIRES: nobody calls Apply or CopyPiece meanwhile (before the first commit, after the last).
+  // The parameters. REQUIRES: nobody calls Apply or CopyPiece meanwhile (before the first commit,
+  // after the last).
   std::span<float> x() { return {x_.get(), coordinates()}; }
   std::span<const float> x() const { return {x_.get(), coordinates()}; }
 
-  // Applies the commit to every piece. With record.digest_due returns the digest of the replica after it, else 0.
-  // REQUIRES: one caller at a time, rounds in order, record.rho == 1.
+  // Applies the commit to every piece. With record.digest_due returns the digest of the replica
+  // after it, else 0. REQUIRES: one caller at a time, rounds in order, record.rho == 1.
   uint64_t Apply(const CommitRecord& record);
   // Copies piece `p` into out[0, Count(p)); returns the round at which the copy stands.
   Round CopyPiece(uint64_t p, float* out) const;
@@ -62,8 +64,11 @@ class MasterReplica {
   std::vector<Round> rounds_;         // by piece, guarded by locks_[p]
 };
 
-// Writes `x` as PATH (safetensors, atomically) and, unless empty, `config_json` as config.json in the same folder.
-absl::Status ExportReplica(FileSystem* fs, const std::string& path, const Layout& layout, std::span<const float> x,
-                           const std::map<std::string, std::string>& metadata, const std::string& config_json);
+// Writes `x` as PATH (safetensors, atomically) and, unless empty, `config_json` as config.json in
+// the same folder.
+absl::Status ExportReplica(FileSystem* fs, const std::string& path, const Layout& layout,
+                           std::span<const float> x,
+                           const std::map<std::string, std::string>& metadata,
+                           const std::string& config_json);
 
 }  // namespace signvote

@@ -28,13 +28,16 @@ absl::Status CheckCaller(const grpc::CallbackServerContext& context, bool tls) {
   if (tls) {
     if (peer.authenticated && peer.HasRole(wire::Role::kAdmin)) return absl::OkStatus();
     return absl::PermissionDeniedError(
-        "admin calls need a certificate of the admin role (signvote:role:admin); see docs/operations.md");
+        "admin calls need a certificate of the admin role (signvote:role:admin); see "
+        "docs/operations.md");
   }
   if (IsLoopback(peer.address)) return absl::OkStatus();
-  return absl::PermissionDeniedError("without TLS admin calls are taken from the server's own machine only");
+  return absl::PermissionDeniedError(
+      "without TLS admin calls are taken from the server's own machine only");
 }
 
-// Streams a copy of the replica as a safetensors file: the header, then the values as they lie in memory.
+// Streams a copy of the replica as a safetensors file: the header, then the values as they lie in
+// memory.
 class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportChunk> {
  public:
   // Runs on gRPC's threads once the copy is there.
@@ -86,8 +89,8 @@ class AdminService final : public v1::Admin::CallbackService {
     if (exporter_.joinable()) exporter_.join();
   }
 
-  grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context, const v1::GetStatusRequest*,
-                                      v1::Status* reply) override {
+  grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context,
+                                      const v1::GetStatusRequest*, v1::Status* reply) override {
     return OnEngineThread(context, [this, reply] {
       *reply = coordinator_->SnapshotNow().status;
       return absl::OkStatus();
@@ -101,13 +104,15 @@ class AdminService final : public v1::Admin::CallbackService {
                                    v1::ResumeReply*) override {
     return OnEngineThread(context, [this] { return coordinator_->Resume(); });
   }
-  grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context, const v1::DrainRequest* request,
-                                  v1::DrainReply*) override {
-    return OnEngineThread(context, [this, worker = request->worker()] { return coordinator_->Drain(worker); });
+  grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context,
+                                  const v1::DrainRequest* request, v1::DrainReply*) override {
+    return OnEngineThread(
+        context, [this, worker = request->worker()] { return coordinator_->Drain(worker); });
   }
-  grpc::ServerUnaryReactor* Evict(grpc::CallbackServerContext* context, const v1::EvictRequest* request,
-                                  v1::EvictReply*) override {
-    return OnEngineThread(context, [this, worker = request->worker()] { return coordinator_->Evict(worker); });
+  grpc::ServerUnaryReactor* Evict(grpc::CallbackServerContext* context,
+                                  const v1::EvictRequest* request, v1::EvictReply*) override {
+    return OnEngineThread(
+        context, [this, worker = request->worker()] { return coordinator_->Evict(worker); });
   }
   grpc::ServerWriteReactor<v1::ExportChunk>* Export(grpc::CallbackServerContext* context,
                                                     const v1::ExportRequest*) override {
@@ -143,8 +148,8 @@ class AdminService final : public v1::Admin::CallbackService {
       reactor->Finish(wire::ToGrpc(status));
       return reactor;
     }
-    const bool posted =
-        coordinator_->Post([reactor, call = std::move(call)] { reactor->Finish(wire::ToGrpc(call())); });
+    const bool posted = coordinator_->Post(
+        [reactor, call = std::move(call)] { reactor->Finish(wire::ToGrpc(call())); });
     if (!posted) reactor->Finish(wire::ToGrpc(absl::UnavailableError("the server stops")));
     return reactor;
   }

@@ -10,7 +10,8 @@ namespace signvote::rpc {
 BallotSlots::BallotSlots(ChunkPlan plan, std::shared_ptr<uint8_t> buffer)
     : plan_(plan), buffer_(std::move(buffer)), slots_(plan.chunks(), Slot::kClosed) {}
 
-BallotSlots::Place BallotSlots::Begin(Round round, Attempt attempt, ChunkIndex chunk, std::span<uint8_t>* out) {
+BallotSlots::Place BallotSlots::Begin(Round round, Attempt attempt, ChunkIndex chunk,
+                                      std::span<uint8_t>* out) {
   SIGNVOTE_CHECK(chunk.value() < plan_.chunks());
   MutexLock lock(&mu_);
   if (!opened_ || round > round_ || (round == round_ && attempt > attempt_)) return Place::kNotOpen;

@@ -1,6 +1,6 @@
 #pragma once
-// Where one session's ballot lies while a round is open. Receiving threads copy chunks in; the engine's thread opens
-// attempts and reads what is complete.
+// Where one session's ballot lies while a round is open. Receiving threads copy chunks in; the
+// engine's thread opens attempts and reads what is complete.
 
 #include <cstdint>
 #include <memory>
@@ -16,9 +16,10 @@ namespace signvote::rpc {
 // A chunk's slot:
 //   free ──Begin──▶ writing ──End(good)──▶ full
 //   any ──Close──▶ closed;   any ──Open──▶ free
-// A late or repeated chunk finds its slot full or closed and is never written, so that what was or is being tallied stays
-// as it is. A writer whose slot was closed or opened anew under it writes on into memory that nobody reads: a session
-// has one receiving call at a time, so no other chunk can be there, and End() then does not mark it full.
+// A late or repeated chunk finds its slot full or closed and is never written, so that what was or
+// is being tallied stays as it is. A writer whose slot was closed or opened anew under it writes on
+// into memory that nobody reads: a session has one receiving call at a time, so no other chunk can
+// be there, and End() then does not mark it full.
 //
 // Threads: Begin and End: the session's receiving callback. The rest: the engine's thread.
 class BallotSlots {

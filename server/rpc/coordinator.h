@@ -1,6 +1,7 @@
 #pragma once
-// The engine's thread: turns what sessions send into events, and the engine's actions into tallies, messages and
-// commits. Everything that is decided about a run is decided here, one input after the other.
+// The engine's thread: turns what sessions send into events, and the engine's actions into tallies,
+// messages and commits. Everything that is decided about a run is decided here, one input after the
+// other.
 
 #include <cstdint>
 #include <functional>
@@ -49,25 +50,29 @@ struct CoordinatorOptions {
   uint64_t chunk_coordinates = 0;                      // 0: ChunkPlan's default
   DirectionSpec direction;
   RuleFlags rule;
-  std::string init_path;                               // initial parameters; empty: the first worker uploads its own
-  std::optional<TokenTable> tokens;                    // nullopt: no token is asked for
-  bool tls = false;                                    // peers must show a worker's certificate of their name
+  std::string init_path;             // initial parameters; empty: the first worker uploads its own
+  std::optional<TokenTable> tokens;  // nullopt: no token is asked for
+  bool tls = false;                  // peers must show a worker's certificate of their name
   uint64_t message_bytes_max = uint64_t{64} << 20;
   uint64_t session_buffer_bytes = uint64_t{64} << 20;
   uint64_t catch_up_bytes = uint64_t{64} << 20;
   std::string round_log_path, event_log_path;
   Duration test_applier_delay{};
-  CommitObserver* observer = nullptr;                  // may be null; must outlive the coordinator
+  CommitObserver* observer = nullptr;  // may be null; must outlive the coordinator
 };
 
-// Ownership:  owns sessions' books, engine, master replica, applier and ring; gRPC's services only point to it.
-// Threads:    Start() begins one thread; public methods are thread-safe unless stated otherwise. The methods of the block
+// Ownership:  owns sessions' books, engine, master replica, applier and ring; gRPC's services only
+// point to it. Threads:    Start() begins one thread; public methods are thread-safe unless stated
+// otherwise. The methods of the block
 //             "engine's thread" may only be called inside a call given to Post().
-// Failure:    what workers do wrong ends their session; what makes the run impossible is end_status().
+// Failure:    what workers do wrong ends their session; what makes the run impossible is
+// end_status().
 class Coordinator {
  public:
-  // INVALID_ARGUMENT, NOT_FOUND, …: a setting or file that cannot work, told before anything listens.
-  static absl::StatusOr<std::unique_ptr<Coordinator>> Create(CoordinatorOptions options, Clock* clock, FileSystem* fs);
+  // INVALID_ARGUMENT, NOT_FOUND, …: a setting or file that cannot work, told before anything
+  // listens.
+  static absl::StatusOr<std::unique_ptr<Coordinator>> Create(CoordinatorOptions options,
+                                                             Clock* clock, FileSystem* fs);
   virtual ~Coordinator() = default;
 
   virtual void Start() = 0;
@@ -77,8 +82,8 @@ class Coordinator {
   virtual bool WaitUntilEnded(Duration timeout) = 0;
   // OK: finished, or stopped by the operator. REQUIRES: ended.
   virtual absl::Status end_status() const = 0;
-  // Closes every session, after what is queued for it when all is well, and returns when they are gone or after
-  // `timeout`.
+  // Closes every session, after what is queued for it when all is well, and returns when they are
+  // gone or after `timeout`.
   virtual void CloseSessions(Duration timeout) = 0;
   // Ends the thread. Idempotent. Calls that are still posted run first.
   virtual void Stop() = 0;
@@ -97,7 +102,8 @@ class Coordinator {
   virtual void Uploaded(std::shared_ptr<ServerSession> session) = 0;
   // Runs `call` on the engine's thread. False: the server stops, it will not run.
   virtual bool Post(std::function<void()> call) = 0;
-  // DEADLINE_EXCEEDED when the engine's thread does not answer in time. Not for the engine's thread itself.
+  // DEADLINE_EXCEEDED when the engine's thread does not answer in time. Not for the engine's thread
+  // itself.
   virtual absl::StatusOr<ServerSnapshot> Snapshot(Duration timeout) = 0;
   struct Exported {
     std::vector<float> x;
@@ -105,7 +111,8 @@ class Coordinator {
     Round round;
     std::string config_json;
   };
-  // A copy of the master replica at one round. Blocks for as long as the copy takes: not for gRPC's threads.
+  // A copy of the master replica at one round. Blocks for as long as the copy takes: not for gRPC's
+  // threads.
   virtual absl::StatusOr<Exported> CopyReplica() = 0;
 
   // ---- engine's thread ----

@@ -23,13 +23,15 @@ namespace signvote::rpc {
 namespace {
 
 constexpr char kTrainingService[] = "signvote.v1.Training";
-// A peer that answers no keepalive for this long is gone, even when its machine fell silent without closing anything.
+// A peer that answers no keepalive for this long is gone, even when its machine fell silent without
+// closing anything.
 constexpr int kKeepaliveEveryMs = 10'000;
 constexpr int kKeepaliveTimeoutMs = 10'000;
 // Headers and envelope beside a message's payload.
 constexpr uint64_t kEnvelopeBytes = 1024;
 
-// Why gRPC could not listen: it only logs the reason, so that the address is tried once more by hand.
+// Why gRPC could not listen: it only logs the reason, so that the address is tried once more by
+// hand.
 std::string ListenError(const std::string& address) {
   const size_t colon = address.rfind(':');
   std::string host = address.substr(0, colon);
@@ -46,8 +48,10 @@ std::string ListenError(const std::string& address) {
   const int fd = ::socket(found->ai_family, found->ai_socktype | SOCK_CLOEXEC, 0);
   if (fd >= 0) {
     const int yes = 1;
-    (void)::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));  // as gRPC does; bind() tells the rest
-    if (::bind(fd, found->ai_addr, found->ai_addrlen) != 0 || ::listen(fd, 1) != 0) reason = std::strerror(errno);
+    (void)::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes,
+                       sizeof(yes));  // as gRPC does; bind() tells the rest
+    if (::bind(fd, found->ai_addr, found->ai_addrlen) != 0 || ::listen(fd, 1) != 0)
+      reason = std::strerror(errno);
     ::close(fd);
   }
   ::freeaddrinfo(found);
@@ -87,10 +91,11 @@ class GrpcServerImpl final : public GrpcServer {
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port_ <= 0) {
       server_.reset();
-      return WithExitCode(absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen, ": ",
-                                                              ListenError(options.listen),
-                                                              "; choose another address with --listen")),
-                          ExitCode::kPortInUse);
+      return WithExitCode(
+          absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen, ": ",
+                                              ListenError(options.listen),
+                                              "; choose another address with --listen")),
+          ExitCode::kPortInUse);
     }
     SetServing(false);
     return absl::OkStatus();
@@ -104,7 +109,9 @@ class GrpcServerImpl final : public GrpcServer {
   }
   void Shutdown(Duration grace) override {
     if (server_ == nullptr || std::exchange(shut_down_, true)) return;
-    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::duration_cast<std::chrono::microseconds>(grace));
+    const std::chrono::microseconds now(Clock::System()->UnixMicros());
+    server_->Shutdown(std::chrono::system_clock::time_point(
+        now + std::chrono::duration_cast<std::chrono::microseconds>(grace)));
   }
 
  private:
@@ -116,9 +123,11 @@ class GrpcServerImpl final : public GrpcServer {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(GrpcServerOptions options, Coordinator* coordinator) {
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(GrpcServerOptions options,
+                                                              Coordinator* coordinator) {
   auto server = std::make_unique<GrpcServerImpl>();
-  if (absl::Status status = server->Listen(std::move(options), coordinator); !status.ok()) return status;
+  if (absl::Status status = server->Listen(std::move(options), coordinator); !status.ok())
+    return status;
   return server;
 }
 

@@ -14,8 +14,8 @@
 namespace signvote::rpc {
 
 struct GrpcServerOptions {
-  std::string listen;                     // "host:port"; port 0: any
-  std::optional<wire::TlsMaterial> tls;   // nullopt: plaintext
+  std::string listen;                    // "host:port"; port 0: any
+  std::optional<wire::TlsMaterial> tls;  // nullopt: plaintext
   uint64_t message_bytes_max = uint64_t{64} << 20;
 };
 
@@ -24,7 +24,8 @@ class GrpcServer {
  public:
   // UNAVAILABLE with exit code kPortInUse when the address is taken or not this machine's.
   // `coordinator` must outlive the object.
-  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(GrpcServerOptions options, Coordinator* coordinator);
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(GrpcServerOptions options,
+                                                           Coordinator* coordinator);
   virtual ~GrpcServer() = default;
   virtual int port() const = 0;
   // What grpc.health.v1 answers for signvote.v1.Training.

@@ -61,7 +61,8 @@ struct LeaveIn {
 };
 // The session's queue has room again, as asked for by NotifyWhenBelow().
 struct RoomIn {};
-// No further message will come from this session: it broke, the worker closed its side, or it is being closed.
+// No further message will come from this session: it broke, the worker closed its side, or it is
+// being closed.
 struct GoneIn {
   std::string reason;
   bool ended_by_us = false;  // for what the worker sent, or did not read
@@ -71,13 +72,14 @@ struct DoneIn {};
 
 struct Input {
   std::shared_ptr<ServerSession> session;  // nullptr: a call, which is about no session
-  std::variant<OpenedIn, JoinIn, ReadyIn, BallotIn, ScalarsMessageIn, AbstainMessageIn, DigestMessageIn, PongIn, LeaveIn,
-               RoomIn, GoneIn, DoneIn, std::function<void()>>
+  std::variant<OpenedIn, JoinIn, ReadyIn, BallotIn, ScalarsMessageIn, AbstainMessageIn,
+               DigestMessageIn, PongIn, LeaveIn, RoomIn, GoneIn, DoneIn, std::function<void()>>
       what;
 };
 
 // Threads:    any number of producers, one consumer, which takes everything at once.
-// Invariants: bounded by its producers: a session has at most ServerSession::Options::pending_max messages in it and is
+// Invariants: bounded by its producers: a session has at most ServerSession::Options::pending_max
+// messages in it and is
 //             closed beyond that; calls come from the bounded number of admin and HTTP requests.
 class Inbox {
  public:
@@ -96,7 +98,8 @@ class Inbox {
   void TakeAll(Duration timeout, std::vector<Input>* out) {
     out->clear();
     MutexLock lock(&mu_);
-    if (inputs_.empty() && timeout > Duration::zero()) (void)cv_.WaitFor(&mu_, timeout);  // the caller looks again
+    if (inputs_.empty() && timeout > Duration::zero())
+      (void)cv_.WaitFor(&mu_, timeout);  // the caller looks again
     out->swap(inputs_);
   }
   void Close() {

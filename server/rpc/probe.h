@@ -1,5 +1,6 @@
 #pragma once
-// What can be seen of a running server: a snapshot taken by the engine's thread, and what is told about each commit.
+// What can be seen of a running server: a snapshot taken by the engine's thread, and what is told
+// about each commit.
 
 #include <cstdint>
 #include <string>
@@ -27,7 +28,8 @@ struct ServerSnapshot {
   v1::Status status;
   bool ready = false;
   std::string not_ready_because;  // for people; empty when ready
-  uint64_t refusals = 0, attempts_reopened = 0, stale_messages = 0, scalars_refused = 0, digest_mismatches = 0;
+  uint64_t refusals = 0, attempts_reopened = 0, stale_messages = 0, scalars_refused = 0,
+           digest_mismatches = 0;
   uint64_t ties = 0;         // all commits
   double tie_ratio = 0;      // of the last commit
   uint64_t applier_lag = 0;  // rounds
@@ -40,7 +42,8 @@ struct CommitTimes {
   double compute = 0, worker_apply = 0;
 };
 
-// Who wants to hear of every commit, for histograms. Threads: called on the engine's thread; must not block.
+// Who wants to hear of every commit, for histograms. Threads: called on the engine's thread; must
+// not block.
 class CommitObserver {
  public:
   virtual ~CommitObserver() = default;

@@ -36,9 +36,15 @@ void JsonLine::Key(std::string_view key) {
   body_ += ':';
 }
 
-JsonLine& JsonLine::Text(std::string_view key, std::string_view value) { return Raw(key, Quoted(value)); }
-JsonLine& JsonLine::Count(std::string_view key, uint64_t value) { return Raw(key, std::to_string(value)); }
-JsonLine& JsonLine::Number(std::string_view key, double value) { return Raw(key, NumberText(value, 17)); }
+JsonLine& JsonLine::Text(std::string_view key, std::string_view value) {
+  return Raw(key, Quoted(value));
+}
+JsonLine& JsonLine::Count(std::string_view key, uint64_t value) {
+  return Raw(key, std::to_string(value));
+}
+JsonLine& JsonLine::Number(std::string_view key, double value) {
+  return Raw(key, NumberText(value, 17));
+}
 JsonLine& JsonLine::Stepsize(std::string_view key, float value) {
   return Raw(key, NumberText(static_cast<double>(value), 9));
 }
@@ -90,7 +96,8 @@ void RunLog::Round(const round::CommitRound& commit, const RoundLogExtras& extra
   workers += "]";
   char bits[16], hash[20];
   std::snprintf(bits, sizeof(bits), "%08x", std::bit_cast<uint32_t>(commit.stepsize.gamma));
-  std::snprintf(hash, sizeof(hash), "%016llx", static_cast<unsigned long long>(extras.verdict_hash));
+  std::snprintf(hash, sizeof(hash), "%016llx",
+                static_cast<unsigned long long>(extras.verdict_hash));
   JsonLine line;
   line.Count("round", commit.round.value())
       .Count("attempt", commit.attempt.value())

@@ -1,6 +1,6 @@
 #pragma once
-// What a run leaves behind for programs: one JSON object per line for every commit (round log) and for every change of
-// membership and the like (event log). docs/operations.md, "Logs of a run".
+// What a run leaves behind for programs: one JSON object per line for every commit (round log) and
+// for every change of membership and the like (event log). docs/operations.md, "Logs of a run".
 
 #include <cstdint>
 #include <initializer_list>
@@ -18,14 +18,14 @@
 
 namespace signvote::rpc {
 
-// A JSON object built by hand, so that floating-point numbers appear with stated digits. Not-a-number and infinities
-// become null. Threads: not thread-safe.
+// A JSON object built by hand, so that floating-point numbers appear with stated digits.
+// Not-a-number and infinities become null. Threads: not thread-safe.
 class JsonLine {
  public:
   JsonLine& Text(std::string_view key, std::string_view value);
   JsonLine& Count(std::string_view key, uint64_t value);
-  JsonLine& Number(std::string_view key, double value);        // 17 significant digits: exact
-  JsonLine& Stepsize(std::string_view key, float value);       // 9 significant digits: exact for fp32
+  JsonLine& Number(std::string_view key, double value);   // 17 significant digits: exact
+  JsonLine& Stepsize(std::string_view key, float value);  // 9 significant digits: exact for fp32
   JsonLine& Raw(std::string_view key, std::string_view json);  // as is
   JsonLine& Counts(std::string_view key, const std::vector<uint32_t>& values);
   std::string Object() const { return "{" + body_ + "}"; }
@@ -53,7 +53,7 @@ struct RoundLogExtras {
   double commit_seconds = 0;
   uint64_t ties = 0;
   uint64_t verdict_hash = 0;
-  uint64_t up_rounds_bytes = 0;    // so far, all sessions
+  uint64_t up_rounds_bytes = 0;  // so far, all sessions
   uint64_t down_rounds_bytes = 0;
 };
 

@@ -11,9 +11,11 @@
 namespace signvote::rpc {
 namespace {
 
-// A message this small is held back for the one that is queued behind it: both leave in one segment.
+// A message this small is held back for the one that is queued behind it: both leave in one
+// segment.
 constexpr size_t kSmallMessageBytes = 4096;
-// Beyond a whole ballot's chunks: scalars, abstention, digest, pong, leave, and the same again for another attempt.
+// Beyond a whole ballot's chunks: scalars, abstention, digest, pong, leave, and the same again for
+// another attempt.
 constexpr uint32_t kPendingSlack = 64;
 
 absl::Status Malformed(const std::string& what) { return absl::InvalidArgumentError(what); }
@@ -31,14 +33,15 @@ round::AbstainReason ToReason(v1::Abstain::Reason reason) {
 
 }  // namespace
 
-std::shared_ptr<ServerSession> ServerSession::Start(grpc::CallbackServerContext* context, Inbox* inbox,
-                                                    Options options) {
+std::shared_ptr<ServerSession> ServerSession::Start(grpc::CallbackServerContext* context,
+                                                    Inbox* inbox, Options options) {
   std::shared_ptr<ServerSession> session(new ServerSession(context, inbox, std::move(options)));
   {
     MutexLock lock(&session->mu_);
     session->self_ = session;
   }
-  (void)inbox->Push({session, OpenedIn{}});  // false: the server stops; the call is cancelled with it
+  (void)inbox->Push(
+      {session, OpenedIn{}});  // false: the server stops; the call is cancelled with it
   session->StartRead(&session->incoming_);
   return session;
 }
@@ -63,10 +66,11 @@ void ServerSession::Send(const grpc::ByteBuffer& message) {
     if (state_ != State::kOpen) return;
     const size_t bytes = message.Length();
     if (queued_bytes_ + bytes > options_.queue_bytes_max && !queue_.empty()) {
-      CloseLocked(absl::ResourceExhaustedError(absl::StrCat(
-                      "the worker reads too slowly: ", queued_bytes_, " bytes wait for it, the limit is ",
-                      options_.queue_bytes_max, " (--session-buffer-bytes); join again to catch up")),
-                  &todo);
+      CloseLocked(
+          absl::ResourceExhaustedError(absl::StrCat(
+              "the worker reads too slowly: ", queued_bytes_, " bytes wait for it, the limit is ",
+              options_.queue_bytes_max, " (--session-buffer-bytes); join again to catch up")),
+          &todo);
     } else {
       queue_.push_back(message);
       queued_bytes_ += bytes;
@@ -108,8 +112,8 @@ bool ServerSession::closing() const {
 }
 
 void ServerSession::Cancel() {
-  // The lock keeps the context alive: OnDone() takes it before gRPC frees the context. TryCancel only posts work to
-  // gRPC's queues, so no callback runs inside it.
+  // The lock keeps the context alive: OnDone() takes it before gRPC frees the context. TryCancel
+  // only posts work to gRPC's queues, so no callback runs inside it.
   MutexLock lock(&mu_);
   if (context_ != nullptr) context_->TryCancel();
 }
@@ -135,7 +139,8 @@ void ServerSession::OnReadDone(bool ok) {
   if (!ok) {
     {
       MutexLock lock(&mu_);
-      // After Leave the engine's thread ends the stream with OK; a broken connection also calls OnCancel().
+      // After Leave the engine's thread ends the stream with OK; a broken connection also calls
+      // OnCancel().
       if (state_ == State::kOpen && !left_) {
         CloseLocked(absl::CancelledError("the worker closed its side of the stream"), &todo);
       }
@@ -210,7 +215,8 @@ absl::Status ServerSession::Handle(const grpc::ByteBuffer& message) {
   v1::WorkerMessage parsed;
   SIGNVOTE_RETURN_IF_ERROR(wire::ParseMessage(message, &parsed));
   if (parsed.has_join() == joined_) {
-    return Malformed(joined_ ? "a second Join on one session" : "the first message of a session must be Join");
+    return Malformed(joined_ ? "a second Join on one session"
+                             : "the first message of a session must be Join");
   }
   switch (parsed.message_case()) {
     case v1::WorkerMessage::kJoin:
@@ -231,10 +237,12 @@ absl::Status ServerSession::Handle(const grpc::ByteBuffer& message) {
       return Post(std::move(out));
     }
     case v1::WorkerMessage::kAbstain:
-      return Post(AbstainMessageIn{Round(parsed.abstain().round()), Attempt(parsed.abstain().attempt()),
+      return Post(AbstainMessageIn{Round(parsed.abstain().round()),
+                                   Attempt(parsed.abstain().attempt()),
                                    ToReason(parsed.abstain().reason())});
     case v1::WorkerMessage::kReplicaDigest:
-      return Post(DigestMessageIn{Round(parsed.replica_digest().round()), parsed.replica_digest().digest()});
+      return Post(DigestMessageIn{Round(parsed.replica_digest().round()),
+                                  parsed.replica_digest().digest()});
     case v1::WorkerMessage::kPong:
       return Post(PongIn{parsed.pong().nonce()});
     case v1::WorkerMessage::kReady:
@@ -249,7 +257,8 @@ absl::Status ServerSession::Handle(const grpc::ByteBuffer& message) {
   return Malformed("a message of no known kind");
 }
 
-absl::Status ServerSession::HandleBallot(const wire::VoteView& view, const grpc::ByteBuffer& message) {
+absl::Status ServerSession::HandleBallot(const wire::VoteView& view,
+                                         const grpc::ByteBuffer& message) {
   std::shared_ptr<BallotSlots> slots;
   {
     MutexLock lock(&mu_);
@@ -257,21 +266,23 @@ absl::Status ServerSession::HandleBallot(const wire::VoteView& view, const grpc:
   }
   const wire::VoteHeader& header = view.header;
   const auto where = [&] {
-    return absl::StrCat("chunk ", header.chunk.value(), " of the ballot of round ", header.round.value(), ", attempt ",
-                        header.attempt.value());
+    return absl::StrCat("chunk ", header.chunk.value(), " of the ballot of round ",
+                        header.round.value(), ", attempt ", header.attempt.value());
   };
-  if (slots == nullptr) return Malformed(absl::StrCat(where(), " came before this session was welcomed"));
+  if (slots == nullptr)
+    return Malformed(absl::StrCat(where(), " came before this session was welcomed"));
   if (header.run_id != options_.run_id) {
     return Malformed(absl::StrCat(where(), " is of run ", header.run_id.ToText(), ", this is run ",
                                   options_.run_id.ToText()));
   }
   if (header.epoch != options_.epoch) {
-    return Malformed(absl::StrCat(where(), " is of epoch ", header.epoch.value(), ", this is epoch ",
-                                  options_.epoch.value()));
+    return Malformed(absl::StrCat(where(), " is of epoch ", header.epoch.value(),
+                                  ", this is epoch ", options_.epoch.value()));
   }
   const ChunkPlan& plan = slots->plan();
   if (header.chunk.value() >= plan.chunks()) {
-    return Malformed(absl::StrCat(where(), " does not exist: there are ", plan.chunks(), " chunks"));
+    return Malformed(
+        absl::StrCat(where(), " does not exist: there are ", plan.chunks(), " chunks"));
   }
   if (view.payload_bytes != plan.Bytes(header.chunk)) {
     return Malformed(absl::StrCat(where(), " has ", view.payload_bytes, " bytes, it must have ",
@@ -284,7 +295,8 @@ absl::Status ServerSession::HandleBallot(const wire::VoteView& view, const grpc:
     case BallotSlots::Place::kNotNeeded:
       break;
     case BallotSlots::Place::kWrite: {
-      absl::Status status = wire::CopyPayloadChecked(message, view.payload_offset, header.checksum, place);
+      absl::Status status =
+          wire::CopyPayloadChecked(message, view.payload_offset, header.checksum, place);
       if (status.ok() && !PaddingIsZero(place.data(), plan.Count(header.chunk))) {
         status = absl::InvalidArgumentError("bits after the last coordinate are not zero");
       }
@@ -303,11 +315,13 @@ absl::Status ServerSession::Post(What what) {
     MutexLock lock(&mu_);
     if (pending_ >= pending_max_) {
       return absl::ResourceExhaustedError(
-          absl::StrCat("the worker sends faster than the server can follow: ", pending_, " messages are waiting"));
+          absl::StrCat("the worker sends faster than the server can follow: ", pending_,
+                       " messages are waiting"));
     }
     ++pending_;
   }
-  if (!inbox_->Push({shared_from_this(), std::move(what)})) return absl::CancelledError("the server stops");
+  if (!inbox_->Push({shared_from_this(), std::move(what)}))
+    return absl::CancelledError("the server stops");
   return absl::OkStatus();
 }
 
@@ -334,7 +348,8 @@ void ServerSession::AdvanceLocked(Todo* todo) {
   if (!queue_.empty()) {
     writing_ = true;
     todo->write = &queue_.front();
-    if (queue_.size() > 1 && queue_.front().Length() < kSmallMessageBytes) todo->write_options.set_buffer_hint();
+    if (queue_.size() > 1 && queue_.front().Length() < kSmallMessageBytes)
+      todo->write_options.set_buffer_hint();
     return;
   }
   if (state_ == State::kClosing) {
@@ -347,8 +362,9 @@ void ServerSession::AdvanceLocked(Todo* todo) {
 void ServerSession::Do(const Todo& todo) {
   // The call below may be the last one before OnDone() on another thread.
   const std::shared_ptr<ServerSession> alive = shared_from_this();
-  if (todo.room) (void)inbox_->Push({alive, RoomIn{}});                  // false: the server stops
-  if (todo.gone) (void)inbox_->Push({alive, GoneIn{todo.gone_reason, todo.gone_by_us}});  // likewise
+  if (todo.room) (void)inbox_->Push({alive, RoomIn{}});  // false: the server stops
+  if (todo.gone)
+    (void)inbox_->Push({alive, GoneIn{todo.gone_reason, todo.gone_by_us}});  // likewise
   if (todo.write != nullptr) StartWrite(todo.write, todo.write_options);
   if (todo.finish) Finish(todo.finish_status);
 }

@@ -1,6 +1,6 @@
 #pragma once
-// One worker's stream, on the server's side: bytes in, inputs for the engine's thread out, and a bounded queue of bytes
-// back.
+// One worker's stream, on the server's side: bytes in, inputs for the engine's thread out, and a
+// bounded queue of bytes back.
 
 #include <cstdint>
 #include <deque>
@@ -25,7 +25,8 @@ namespace signvote::rpc {
 //
 // Ownership:  keeps itself alive until gRPC is done with it.
 // Threads:    gRPC's callbacks run on gRPC's threads and never block; other methods: any thread.
-// Failure:    a malformed message, a queue over its bound or a flood of messages closes the stream with a status that
+// Failure:    a malformed message, a queue over its bound or a flood of messages closes the stream
+// with a status that
 //             says so; exactly one GoneIn and then one DoneIn reach the inbox, whatever happened.
 class ServerSession final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                             public std::enable_shared_from_this<ServerSession> {
@@ -34,22 +35,26 @@ class ServerSession final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
     RunId run_id;
     Epoch epoch;
     uint64_t queue_bytes_max = 0;  // sent by us and not yet taken by the network
-    uint32_t pending_max = 256;    // messages handed to the engine's thread and not yet processed, before Admit()
+    uint32_t pending_max =
+        256;  // messages handed to the engine's thread and not yet processed, before Admit()
   };
 
   // `context` is gRPC's and lives until OnDone.
-  static std::shared_ptr<ServerSession> Start(grpc::CallbackServerContext* context, Inbox* inbox, Options options);
+  static std::shared_ptr<ServerSession> Start(grpc::CallbackServerContext* context, Inbox* inbox,
+                                              Options options);
 
   const wire::Peer& peer() const { return peer_; }
 
   // From now on ballots are accepted into these slots.
   void Admit(std::shared_ptr<BallotSlots> slots);
-  // Queues a message; the buffer's slices are shared, not copied. Dropped when the session is closing.
+  // Queues a message; the buffer's slices are shared, not copied. Dropped when the session is
+  // closing.
   void Send(const grpc::ByteBuffer& message);
   size_t queued_bytes() const;
   // One RoomIn comes as soon as at most `bytes` are queued.
   void NotifyWhenBelow(size_t bytes);
-  // Ends the stream: OK after everything queued was sent, any other status after the message that is being sent.
+  // Ends the stream: OK after everything queued was sent, any other status after the message that
+  // is being sent.
   void Close(absl::Status status);
   bool closing() const;
   // Breaks the stream off when it does not end by itself (a worker that reads nothing).
@@ -105,7 +110,7 @@ class ServerSession final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
   grpc::CallbackServerContext* context_ ABSL_GUARDED_BY(mu_);  // nullptr once kDone
   std::shared_ptr<ServerSession> self_ ABSL_GUARDED_BY(mu_);   // until kDone
   std::shared_ptr<BallotSlots> slots_ ABSL_GUARDED_BY(mu_);
-  std::deque<grpc::ByteBuffer> queue_ ABSL_GUARDED_BY(mu_);    // front: being written while writing_
+  std::deque<grpc::ByteBuffer> queue_ ABSL_GUARDED_BY(mu_);  // front: being written while writing_
   size_t queued_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool gone_told_ ABSL_GUARDED_BY(mu_) = false;

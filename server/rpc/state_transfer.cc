@@ -19,7 +19,8 @@ static_assert(MasterReplica::kPieceCoordinates <= wire::kStateChunkCoordinates);
 std::string NameCoordinate(const Layout& layout, uint64_t coordinate) {
   for (const TensorSpec& tensor : layout.tensors()) {
     if (coordinate - tensor.first < tensor.count) {
-      return absl::StrCat("parameter ", coordinate - tensor.first, " of tensor '", tensor.name, "'");
+      return absl::StrCat("parameter ", coordinate - tensor.first, " of tensor '", tensor.name,
+                          "'");
     }
   }
   return absl::StrCat("coordinate ", coordinate);
@@ -29,8 +30,8 @@ absl::Status NoSession() {
   return absl::FailedPreconditionError("no live session has this ticket; join first, or again");
 }
 
-// Bytes that a call moved. A connection that the session itself uses is watched by the session's counter; then the
-// messages' own bytes tell how much of it was the transfer's.
+// Bytes that a call moved. A connection that the session itself uses is watched by the session's
+// counter; then the messages' own bytes tell how much of it was the transfer's.
 class TransferMeter {
  public:
   explicit TransferMeter(const grpc::ServerContextBase& context)
@@ -58,8 +59,8 @@ class TransferMeter {
 
 class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
-  FetchReactor(StateHub* hub, const grpc::CallbackServerContext& context, const grpc::ByteBuffer& request,
-               TransferDone done)
+  FetchReactor(StateHub* hub, const grpc::CallbackServerContext& context,
+               const grpc::ByteBuffer& request, TransferDone done)
       : meter_(context), done_(std::move(done)) {
     absl::Status status = Open(hub, request);
     if (!status.ok()) {
@@ -90,7 +91,8 @@ class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     if (session_ == nullptr) return NoSession();
     replica_ = hub->published();
     if (replica_ == nullptr) {
-      return absl::FailedPreconditionError("the initial parameters are not there yet; wait for Welcome");
+      return absl::FailedPreconditionError(
+          "the initial parameters are not there yet; wait for Welcome");
     }
     if (!session_->BeginTransfer()) {
       return absl::FailedPreconditionError("this session is transferring its state already");
@@ -101,15 +103,20 @@ class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 
   void WriteNext() {
     if (piece_ == replica_->pieces()) return Finish(grpc::Status::OK);
-    if (session_->closing()) return Finish(wire::ToGrpc(absl::AbortedError("the session of this ticket has ended")));
+    if (session_->closing())
+      return Finish(wire::ToGrpc(absl::AbortedError("the session of this ticket has ended")));
     const uint64_t first = replica_->First(piece_);
     const uint64_t count = replica_->Count(piece_);
     // Not pooled: a transfer is rare, and gRPC holds at most two of these.
     const auto values = std::make_shared<std::vector<float>>(count);
     const Round round = replica_->CopyPiece(piece_, values->data());
-    const std::span<const uint8_t> payload(reinterpret_cast<const uint8_t*>(values->data()), count * sizeof(float));
+    const std::span<const uint8_t> payload(reinterpret_cast<const uint8_t*>(values->data()),
+                                           count * sizeof(float));
     message_ = wire::EncodeState(wire::BulkKind::kStateChunk,
-                                 {.round = round, .first = first, .count = count, .checksum = Xxh3(payload.data(), payload.size())},
+                                 {.round = round,
+                                  .first = first,
+                                  .count = count,
+                                  .checksum = Xxh3(payload.data(), payload.size())},
                                  payload, values);
     ++piece_;
     meter_.AddDown(message_.Length());
@@ -127,16 +134,22 @@ class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 
 class UploadReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
  public:
-  UploadReactor(StateHub* hub, const grpc::CallbackServerContext& context, grpc::ByteBuffer* response,
+  UploadReactor(StateHub* hub, const grpc::CallbackServerContext& context,
+                grpc::ByteBuffer* response,
                 std::function<void(std::shared_ptr<ServerSession>)> uploaded, TransferDone done)
-      : hub_(hub), response_(response), meter_(context), uploaded_(std::move(uploaded)), done_(std::move(done)) {
+      : hub_(hub),
+        response_(response),
+        meter_(context),
+        uploaded_(std::move(uploaded)),
+        done_(std::move(done)) {
     StartRead(&incoming_);
   }
 
   void OnReadDone(bool ok) override {
     if (!ok) {
       return Finish(wire::ToGrpc(absl::InvalidArgumentError(
-          session_ == nullptr ? "the upload ended before its ticket" : "the upload ended before the last coordinate")));
+          session_ == nullptr ? "the upload ended before its ticket"
+                              : "the upload ended before the last coordinate")));
     }
     bool complete = false;
     meter_.AddUp(incoming_.Length());
@@ -164,7 +177,8 @@ class UploadReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
     SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<wire::StateView> view,
                               wire::DecodeState(wire::BulkKind::kUploadChunk, incoming_));
     if (session_ == nullptr) {
-      if (view.has_value()) return absl::InvalidArgumentError("the first message of an upload must be the ticket");
+      if (view.has_value())
+        return absl::InvalidArgumentError("the first message of an upload must be the ticket");
       v1::UploadStateRequest parsed;
       SIGNVOTE_RETURN_IF_ERROR(wire::ParseMessage(incoming_, &parsed));
       std::shared_ptr<ServerSession> session = hub_->tickets()->Find(parsed.ticket());
@@ -176,7 +190,8 @@ class UploadReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
       session_ = std::move(session);
       return absl::OkStatus();
     }
-    if (!view.has_value()) return absl::InvalidArgumentError("an upload has one ticket, then chunks");
+    if (!view.has_value())
+      return absl::InvalidArgumentError("an upload has one ticket, then chunks");
     SIGNVOTE_RETURN_IF_ERROR(hub_->Write(session_.get(), *view, incoming_, complete));
     coordinates_ += view->header.count;
     return absl::OkStatus();
@@ -194,7 +209,8 @@ class UploadReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
 
 }  // namespace
 
-void StateHub::Grant(std::shared_ptr<ServerSession> session, std::shared_ptr<MasterReplica> replica) {
+void StateHub::Grant(std::shared_ptr<ServerSession> session,
+                     std::shared_ptr<MasterReplica> replica) {
   MutexLock lock(&mu_);
   holder_ = std::move(session);
   target_ = std::move(replica);
@@ -227,24 +243,27 @@ absl::Status StateHub::Write(const ServerSession* session, const wire::StateView
   }
   const wire::StateHeader& header = view.header;
   const uint64_t left = target_->coordinates() - received_;
-  if (header.round != Round(0)) return absl::InvalidArgumentError("initial parameters stand at round 0");
+  if (header.round != Round(0))
+    return absl::InvalidArgumentError("initial parameters stand at round 0");
   if (header.first != received_ || header.count == 0 || header.count > left ||
       header.count > wire::kStateChunkCoordinates) {
-    return absl::InvalidArgumentError(absl::StrCat("chunk of ", header.count, " coordinates from ", header.first,
-                                                   " on; expected 1 to ", wire::kStateChunkCoordinates, " from ",
-                                                   received_, " on, ", left, " are left"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "chunk of ", header.count, " coordinates from ", header.first, " on; expected 1 to ",
+        wire::kStateChunkCoordinates, " from ", received_, " on, ", left, " are left"));
   }
   if (view.payload_bytes != header.count * sizeof(float)) {
-    return absl::InvalidArgumentError(absl::StrCat("chunk of ", header.count, " coordinates has ", view.payload_bytes,
-                                                   " bytes of payload, it must have ", header.count * sizeof(float)));
+    return absl::InvalidArgumentError(
+        absl::StrCat("chunk of ", header.count, " coordinates has ", view.payload_bytes,
+                     " bytes of payload, it must have ", header.count * sizeof(float)));
   }
   float* out = target_->x().data() + received_;
-  SIGNVOTE_RETURN_IF_ERROR(wire::CopyPayloadChecked(message, view.payload_offset, header.checksum,
-                                                    {reinterpret_cast<uint8_t*>(out), view.payload_bytes}));
+  SIGNVOTE_RETURN_IF_ERROR(
+      wire::CopyPayloadChecked(message, view.payload_offset, header.checksum,
+                               {reinterpret_cast<uint8_t*>(out), view.payload_bytes}));
   for (uint64_t i = 0; i < header.count; ++i) {
     if (!std::isfinite(out[i])) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(NameCoordinate(target_->layout(), received_ + i), " of the initial model is not finite"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          NameCoordinate(target_->layout(), received_ + i), " of the initial model is not finite"));
     }
   }
   received_ += header.count;
@@ -267,15 +286,16 @@ std::shared_ptr<const MasterReplica> StateHub::published() const {
   return published_;
 }
 
-grpc::ServerWriteReactor<grpc::ByteBuffer>* StartFetch(StateHub* hub, grpc::CallbackServerContext* context,
-                                                       const grpc::ByteBuffer* request, TransferDone done) {
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartFetch(StateHub* hub,
+                                                       grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* request,
+                                                       TransferDone done) {
   return new FetchReactor(hub, *context, *request, std::move(done));
 }
 
-grpc::ServerReadReactor<grpc::ByteBuffer>* StartUpload(StateHub* hub, grpc::CallbackServerContext* context,
-                                                       grpc::ByteBuffer* response,
-                                                       std::function<void(std::shared_ptr<ServerSession>)> uploaded,
-                                                       TransferDone done) {
+grpc::ServerReadReactor<grpc::ByteBuffer>* StartUpload(
+    StateHub* hub, grpc::CallbackServerContext* context, grpc::ByteBuffer* response,
+    std::function<void(std::shared_ptr<ServerSession>)> uploaded, TransferDone done) {
   return new UploadReactor(hub, *context, response, std::move(uploaded), std::move(done));
 }
 

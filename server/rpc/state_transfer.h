@@ -1,6 +1,7 @@
 #pragma once
-// Parameters in and out: the upload of the initial ones by one worker under a lease, and the streaming of the master
-// replica to those who join. Both are calls of their own, tied to a session by its ticket.
+// Parameters in and out: the upload of the initial ones by one worker under a lease, and the
+// streaming of the master replica to those who join. Both are calls of their own, tied to a session
+// by its ticket.
 
 #include <cstdint>
 #include <functional>
@@ -31,17 +32,19 @@ class StateHub {
   TicketTable* tickets() { return &tickets_; }
 
   // ---- upload ----
-  // From now on `session`, and nobody else, may write the initial parameters into `replica`, from the first coordinate.
+  // From now on `session`, and nobody else, may write the initial parameters into `replica`, from
+  // the first coordinate.
   void Grant(std::shared_ptr<ServerSession> session, std::shared_ptr<MasterReplica> replica);
   void Revoke();
   // When the lease's holder last made progress (or got it).
   Time last_progress() const;
   // FAILED_PRECONDITION: no lease, or another session's.
   absl::Status CheckLease(const ServerSession* session) const;
-  // The next chunk. INVALID_ARGUMENT: not the next coordinates, too many of them, or a parameter that is not finite;
-  // DATA_LOSS: checksum. *complete is set once every coordinate is there; the lease is then over.
-  absl::Status Write(const ServerSession* session, const wire::StateView& view, const grpc::ByteBuffer& message,
-                     bool* complete);
+  // The next chunk. INVALID_ARGUMENT: not the next coordinates, too many of them, or a parameter
+  // that is not finite; DATA_LOSS: checksum. *complete is set once every coordinate is there; the
+  // lease is then over.
+  absl::Status Write(const ServerSession* session, const wire::StateView& view,
+                     const grpc::ByteBuffer& message, bool* complete);
 
   // ---- fetching ----
   // Set once the initial parameters are complete.
@@ -62,7 +65,8 @@ class StateHub {
   std::shared_ptr<const MasterReplica> published_ ABSL_GUARDED_BY(mu_);
 };
 
-// What a finished transfer moved: TCP payload when it had a connection of its own, else the bytes of its messages.
+// What a finished transfer moved: TCP payload when it had a connection of its own, else the bytes
+// of its messages.
 struct TransferBytes {
   uint64_t up = 0;
   uint64_t down = 0;
@@ -72,12 +76,14 @@ struct TransferBytes {
 using TransferDone = std::function<void(std::shared_ptr<ServerSession>, TransferBytes)>;
 
 // FetchState. Ownership: the reactors delete themselves in OnDone.
-grpc::ServerWriteReactor<grpc::ByteBuffer>* StartFetch(StateHub* hub, grpc::CallbackServerContext* context,
-                                                       const grpc::ByteBuffer* request, TransferDone done);
-// UploadState. `uploaded` runs on a gRPC thread once every coordinate is there, before the worker is told.
-grpc::ServerReadReactor<grpc::ByteBuffer>* StartUpload(StateHub* hub, grpc::CallbackServerContext* context,
-                                                       grpc::ByteBuffer* response,
-                                                       std::function<void(std::shared_ptr<ServerSession>)> uploaded,
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartFetch(StateHub* hub,
+                                                       grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* request,
                                                        TransferDone done);
+// UploadState. `uploaded` runs on a gRPC thread once every coordinate is there, before the worker
+// is told.
+grpc::ServerReadReactor<grpc::ByteBuffer>* StartUpload(
+    StateHub* hub, grpc::CallbackServerContext* context, grpc::ByteBuffer* response,
+    std::function<void(std::shared_ptr<ServerSession>)> uploaded, TransferDone done);
 
 }  // namespace signvote::rpc

@@ -1,5 +1,6 @@
 #pragma once
-// Tickets tie a state transfer, which is a call of its own, to the session that was told to make it.
+// Tickets tie a state transfer, which is a call of its own, to the session that was told to make
+// it.
 
 #include <cstdint>
 #include <map>

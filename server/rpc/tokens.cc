@@ -35,15 +35,20 @@ absl::StatusOr<TokenTable> TokenTable::Load(FileSystem* fs, const std::string& p
     std::string name, token, rest;
     if (!(words >> name)) continue;
     const auto bad = [&](const std::string& what) {
-      return WithExitCode(absl::InvalidArgumentError(path + ":" + std::to_string(number) + ": " + what),
-                          ExitCode::kBadInput);
+      return WithExitCode(
+          absl::InvalidArgumentError(path + ":" + std::to_string(number) + ": " + what),
+          ExitCode::kBadInput);
     };
-    if (!(words >> token) || (words >> rest)) return bad("expected one line \"NAME TOKEN\" per worker");
-    if (const absl::Status s = ValidateWorkerName(name); !s.ok()) return bad(std::string(ToStd(s.message())));
-    if (!table.tokens_.emplace(name, token).second) return bad("the worker '" + name + "' has a token already");
+    if (!(words >> token) || (words >> rest))
+      return bad("expected one line \"NAME TOKEN\" per worker");
+    if (const absl::Status s = ValidateWorkerName(name); !s.ok())
+      return bad(std::string(ToStd(s.message())));
+    if (!table.tokens_.emplace(name, token).second)
+      return bad("the worker '" + name + "' has a token already");
   }
   if (table.tokens_.empty()) {
-    return WithExitCode(absl::InvalidArgumentError(path + ": holds no token; add one line \"NAME TOKEN\" per worker"),
+    return WithExitCode(absl::InvalidArgumentError(
+                            path + ": holds no token; add one line \"NAME TOKEN\" per worker"),
                         ExitCode::kBadInput);
   }
   return table;
@@ -54,8 +59,9 @@ absl::Status TokenTable::Check(const std::string& name, const std::string& token
   const bool known = it != tokens_.end();
   const bool equal = EqualInConstantTime(token, known ? it->second : std::string());
   if (known && equal && !token.empty()) return absl::OkStatus();
-  return absl::UnauthenticatedError("wrong or missing join token for worker '" + name +
-                                    "'; the server's token file has one line \"NAME TOKEN\" per worker");
+  return absl::UnauthenticatedError(
+      "wrong or missing join token for worker '" + name +
+      "'; the server's token file has one line \"NAME TOKEN\" per worker");
 }
 
 }  // namespace signvote::rpc

@@ -1,5 +1,6 @@
 #pragma once
-// The join tokens: one line "NAME TOKEN" per worker; '#' starts a comment. docs/operations.md, "Security".
+// The join tokens: one line "NAME TOKEN" per worker; '#' starts a comment. docs/operations.md,
+// "Security".
 
 #include <cstddef>
 #include <map>
@@ -14,12 +15,12 @@ namespace signvote::rpc {
 // Threads: immutable.
 class TokenTable {
  public:
-  // PERMISSION_DENIED: others can read the file. INVALID_ARGUMENT names the line that is not "NAME TOKEN", or the name
-  // that is repeated or not a worker name. Messages never quote a token.
+  // PERMISSION_DENIED: others can read the file. INVALID_ARGUMENT names the line that is not "NAME
+  // TOKEN", or the name that is repeated or not a worker name. Messages never quote a token.
   static absl::StatusOr<TokenTable> Load(FileSystem* fs, const std::string& path);
 
-  // UNAUTHENTICATED, with the same words for an unknown name and a wrong token. Takes the same time for every token of
-  // one length, right or wrong.
+  // UNAUTHENTICATED, with the same words for an unknown name and a wrong token. Takes the same time
+  // for every token of one length, right or wrong.
   absl::Status Check(const std::string& name, const std::string& token) const;
   size_t size() const { return tokens_.size(); }
 

@@ -8,14 +8,16 @@
 namespace signvote::rpc {
 namespace {
 
-using RawService = v1::Training::WithRawCallbackMethod_Session<v1::Training::WithRawCallbackMethod_FetchState<
-    v1::Training::WithRawCallbackMethod_UploadState<v1::Training::Service>>>;
+using RawService =
+    v1::Training::WithRawCallbackMethod_Session<v1::Training::WithRawCallbackMethod_FetchState<
+        v1::Training::WithRawCallbackMethod_UploadState<v1::Training::Service>>>;
 
 class TrainingService final : public RawService {
  public:
   explicit TrainingService(Coordinator* coordinator) : coordinator_(coordinator) {}
 
-  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Session(grpc::CallbackServerContext* context) override {
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Session(
+      grpc::CallbackServerContext* context) override {
     return ServerSession::Start(context, coordinator_->inbox(),
                                 {.run_id = coordinator_->run_id(),
                                  .epoch = coordinator_->epoch(),
@@ -38,9 +40,10 @@ class TrainingService final : public RawService {
 
  private:
   TransferDone Done() {
-    return [coordinator = coordinator_](std::shared_ptr<ServerSession> session, TransferBytes bytes) {
-      coordinator->AddTransfer(std::move(session), bytes);
-    };
+    return
+        [coordinator = coordinator_](std::shared_ptr<ServerSession> session, TransferBytes bytes) {
+          coordinator->AddTransfer(std::move(session), bytes);
+        };
   }
 
   Coordinator* const coordinator_;

@@ -21,7 +21,8 @@ std::shared_ptr<const CommitRecord> Up(uint64_t round, uint64_t d, bool digest =
   record->gamma = 1.0f;
   record->digest_due = digest;
   // All bits 0: every coordinate rises by γ.
-  record->verdict = std::shared_ptr<uint8_t>(new uint8_t[BytesForBits(d)](), std::default_delete<uint8_t[]>());
+  record->verdict =
+      std::shared_ptr<uint8_t>(new uint8_t[BytesForBits(d)](), std::default_delete<uint8_t[]>());
   return record;
 }
 
@@ -30,10 +31,11 @@ TEST(ApplierTest, AppliesInOrderAndReportsRoundAndDigest) {
   MasterReplica& replica = *owner;
   Mutex mu;
   std::vector<Applier::Applied> seen;
-  Applier applier(owner.get(), Clock::System(), {.backlog_max = 8, .on_applied = [&](const Applier::Applied& applied) {
-                                                MutexLock lock(&mu);
-                                                seen.push_back(applied);
-                                              }});
+  Applier applier(owner.get(), Clock::System(),
+                  {.backlog_max = 8, .on_applied = [&](const Applier::Applied& applied) {
+                     MutexLock lock(&mu);
+                     seen.push_back(applied);
+                   }});
   for (uint64_t r = 0; r < 8; ++r) {
     ASSERT_TRUE(applier.WaitForRoom(seconds(10)));
     ASSERT_TRUE(applier.TryPush(Up(r, 1000, r == 7)));
@@ -61,7 +63,8 @@ TEST(ApplierTest, ASlowApplierTakesCommitsUntilItsBacklogIsFullAndNoLonger) {
 }
 
 TEST(ApplierTest, ASnapshotStandsAtOneRound) {
-  // Pieces are copied one by one; without holding the applier, early and late ones would stand at different rounds.
+  // Pieces are copied one by one; without holding the applier, early and late ones would stand at
+  // different rounds.
   const uint64_t d = 3 * MasterReplica::kPieceCoordinates;
   const std::unique_ptr<MasterReplica> owner = std::move(*MasterReplica::Create(Tiny(d)));
   std::atomic<bool> stop = false;
@@ -78,7 +81,8 @@ TEST(ApplierTest, ASnapshotStandsAtOneRound) {
     std::vector<float> copy;
     const Round round = applier.Snapshot(&copy);
     ASSERT_EQ(copy.size(), d);
-    for (uint64_t j = 0; j < d; j += 4099) ASSERT_EQ(copy[j], static_cast<float>(round.value())) << j;
+    for (uint64_t j = 0; j < d; j += 4099)
+      ASSERT_EQ(copy[j], static_cast<float>(round.value())) << j;
   }
   stop = true;
   committer.join();

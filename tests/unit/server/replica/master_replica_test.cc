@@ -25,19 +25,23 @@ std::shared_ptr<CommitRecord> RandomCommit(uint64_t round, uint64_t coordinates,
   auto record = std::make_shared<CommitRecord>();
   record->round = Round(round);
   record->gamma = 0.01f;
-  const std::shared_ptr<uint8_t> bits(new uint8_t[BytesForBits(coordinates)], std::default_delete<uint8_t[]>());
-  for (size_t i = 0; i < BytesForBits(coordinates); ++i) bits.get()[i] = static_cast<uint8_t>((seed + i) * 167 + 13);
+  const std::shared_ptr<uint8_t> bits(new uint8_t[BytesForBits(coordinates)],
+                                      std::default_delete<uint8_t[]>());
+  for (size_t i = 0; i < BytesForBits(coordinates); ++i)
+    bits.get()[i] = static_cast<uint8_t>((seed + i) * 167 + 13);
   record->verdict = bits;
   return record;
 }
 
 TEST(MasterReplicaTest, AppliesEachPieceAsOneApplyOverTheWholeModelWould) {
   const uint64_t d = 2 * MasterReplica::kPieceCoordinates + 777;
-  const std::unique_ptr<MasterReplica> owner = std::move(*MasterReplica::Create(TwoTensors(300'000, d - 300'000)));
+  const std::unique_ptr<MasterReplica> owner =
+      std::move(*MasterReplica::Create(TwoTensors(300'000, d - 300'000)));
   MasterReplica& replica = *owner;
   ASSERT_EQ(replica.pieces(), 3u);
   std::vector<float> expected(d);
-  for (uint64_t i = 0; i < d; ++i) expected[i] = replica.x()[i] = static_cast<float>(i % 1000) * 0.001f;
+  for (uint64_t i = 0; i < d; ++i)
+    expected[i] = replica.x()[i] = static_cast<float>(i % 1000) * 0.001f;
   uint64_t digest = 0;
   for (uint64_t r = 0; r < 3; ++r) {
     const auto record = RandomCommit(r, d, r);
@@ -52,7 +56,8 @@ TEST(MasterReplicaTest, AppliesEachPieceAsOneApplyOverTheWholeModelWould) {
 }
 
 TEST(MasterReplicaTest, APieceTellsTheRoundAtWhichItStands) {
-  const std::unique_ptr<MasterReplica> owner = std::move(*MasterReplica::Create(TwoTensors(10, 20)));
+  const std::unique_ptr<MasterReplica> owner =
+      std::move(*MasterReplica::Create(TwoTensors(10, 20)));
   MasterReplica& replica = *owner;
   std::vector<float> piece(30);
   EXPECT_EQ(replica.CopyPiece(0, piece.data()), Round(0));
@@ -66,7 +71,9 @@ TEST(MasterReplicaTest, ExportWritesTheModelAndItsConfigBesideIt) {
   const Layout layout = TwoTensors(3, 2);
   const std::vector<float> x = {1, 2, 3, 4, 5};
   FileSystem* fs = FileSystem::Posix();
-  ASSERT_TRUE(ExportReplica(fs, dir / "model.safetensors", layout, x, {{"signvote.round", "7"}}, "{\"a\":1}").ok());
+  ASSERT_TRUE(ExportReplica(fs, dir / "model.safetensors", layout, x, {{"signvote.round", "7"}},
+                            "{\"a\":1}")
+                  .ok());
   const auto file = SafetensorsFile::Open(fs, dir / "model.safetensors");
   ASSERT_TRUE(file.ok()) << Describe(file.status());
   std::vector<float> back(5);

@@ -32,7 +32,8 @@ using ::testing::HasSubstr;
 constexpr uint64_t kCoordinates = 300'001;  // two pieces, chunks of which the last is odd
 
 Layout TestLayout(uint64_t d = kCoordinates) {
-  return *Layout::Make({{.name = "w", .shape = {d - 1}, .weight_decay = 0.01f}, {.name = "b", .shape = {1}}});
+  return *Layout::Make(
+      {{.name = "w", .shape = {d - 1}, .weight_decay = 0.01f}, {.name = "b", .shape = {1}}});
 }
 
 std::vector<uint8_t> RandomBits(uint64_t d, uint64_t seed) {
@@ -50,7 +51,8 @@ class TrainingServiceTest : public ::testing::Test {
     options.rule.stepsize = 0.01;
     options.chunk_coordinates = 512 * 200;
     options.linger = seconds(10);
-    auto coordinator = Coordinator::Create(std::move(options), Clock::System(), FileSystem::Posix());
+    auto coordinator =
+        Coordinator::Create(std::move(options), Clock::System(), FileSystem::Posix());
     ASSERT_TRUE(coordinator.ok()) << Describe(coordinator.status());
     coordinator_ = std::move(*coordinator);
     coordinator_->Start();
@@ -90,7 +92,10 @@ class TrainingServiceTest : public ::testing::Test {
 };
 
 TEST_F(TrainingServiceTest, OneWorkerTrainsARunFromItsUploadToTheEnd) {
-  StartServer({.rounds_max = 3, .digest_every = 2, .round_log_path = dir_ / "rounds", .event_log_path = dir_ / "events"});
+  StartServer({.rounds_max = 3,
+               .digest_every = 2,
+               .round_log_path = dir_ / "rounds",
+               .event_log_path = dir_ / "events"});
   auto client = NewClient();
   for (size_t i = 0; i < client->x.size(); ++i) client->x[i] = std::sin(static_cast<float>(i));
   ASSERT_TRUE(client->JoinRun("w0"));
@@ -122,7 +127,8 @@ TEST_F(TrainingServiceTest, OneWorkerTrainsARunFromItsUploadToTheEnd) {
   ASSERT_TRUE(coordinator_->WaitUntilEnded(seconds(20)));
   EXPECT_TRUE(coordinator_->end_status().ok()) << Describe(coordinator_->end_status());
   // gRPC ends the upload's call behind its reply.
-  EXPECT_TRUE(Eventually([&] { return Look().status.wire().up_setup_bytes() >= 4 * kCoordinates; }));
+  EXPECT_TRUE(
+      Eventually([&] { return Look().status.wire().up_setup_bytes() >= 4 * kCoordinates; }));
   const ServerSnapshot snapshot = Look();
   EXPECT_EQ(snapshot.status.master_digest(), client->Digest());
   EXPECT_EQ(snapshot.status.master_digest_round(), 3u);
@@ -168,7 +174,8 @@ TEST_F(TrainingServiceTest, TheVerdictIsTheMajorityWithSeededCoinsForTies) {
   ASSERT_TRUE(a->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
   ASSERT_TRUE(b->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
   EXPECT_NE(a->open.share(), b->open.share());
-  const std::vector<uint8_t> bits_a = RandomBits(kCoordinates, 1), bits_b = RandomBits(kCoordinates, 2);
+  const std::vector<uint8_t> bits_a = RandomBits(kCoordinates, 1),
+                             bits_b = RandomBits(kCoordinates, 2);
   ASSERT_TRUE(a->Vote(bits_a));
   ASSERT_TRUE(b->Vote(bits_b));
   ASSERT_TRUE(a->ReadUntil(v1::ServerMessage::kCommit, &message));
@@ -204,7 +211,8 @@ TEST_F(TrainingServiceTest, ALateJoinerGetsTheReplicaAndTheMissingCommitsAndVote
   bool voted = false, finished = false;
   v1::ServerMessage message;
   while (!finished && late->Read(&message)) {
-    if (message.has_round_open()) voted = late->Vote(RandomBits(kCoordinates, 99 + late->open.round()));
+    if (message.has_round_open())
+      voted = late->Vote(RandomBits(kCoordinates, 99 + late->open.round()));
     if (message.has_commit()) {
       ASSERT_TRUE(late->Apply(message.commit()));
     }
@@ -373,16 +381,18 @@ TEST_F(TrainingServiceTest, MalformedMessagesEndTheirSessionAndNothingElse) {
     const char* words;
   };
   const std::vector<Case> cases = {
-      {"a wrong chunk", [](v1::BallotChunk* c) { c->set_chunk(77); }, grpc::StatusCode::INVALID_ARGUMENT, "chunks"},
+      {"a wrong chunk", [](v1::BallotChunk* c) { c->set_chunk(77); },
+       grpc::StatusCode::INVALID_ARGUMENT, "chunks"},
       {"a short chunk", [](v1::BallotChunk* c) { c->mutable_payload()->pop_back(); },
        grpc::StatusCode::INVALID_ARGUMENT, "must have"},
-      {"a flipped bit", [](v1::BallotChunk* c) { (*c->mutable_payload())[0] ^= 1; }, grpc::StatusCode::DATA_LOSS,
-       "checksum"},
-      {"a round that is not open", [](v1::BallotChunk* c) { c->set_round(50); }, grpc::StatusCode::INVALID_ARGUMENT,
-       "before that round was opened"},
+      {"a flipped bit", [](v1::BallotChunk* c) { (*c->mutable_payload())[0] ^= 1; },
+       grpc::StatusCode::DATA_LOSS, "checksum"},
+      {"a round that is not open", [](v1::BallotChunk* c) { c->set_round(50); },
+       grpc::StatusCode::INVALID_ARGUMENT, "before that round was opened"},
       {"another run", [](v1::BallotChunk* c) { c->set_run_id(std::string(16, 'q')); },
        grpc::StatusCode::INVALID_ARGUMENT, "is of run"},
-      {"another epoch", [](v1::BallotChunk* c) { c->set_epoch(9); }, grpc::StatusCode::INVALID_ARGUMENT, "epoch"},
+      {"another epoch", [](v1::BallotChunk* c) { c->set_epoch(9); },
+       grpc::StatusCode::INVALID_ARGUMENT, "epoch"},
       {"padding bits",
        [](v1::BallotChunk* c) {
          c->set_chunk(2);
@@ -431,7 +441,8 @@ TEST_F(TrainingServiceTest, AReplayedBallotIsCountedOnceAndChangesNothing) {
   ASSERT_TRUE(b->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
   const std::vector<uint8_t> bits = RandomBits(kCoordinates, 5);
   ASSERT_TRUE(a->Vote(bits));
-  ASSERT_TRUE(a->SendChunk(a->MakeChunk(0, RandomBits(kCoordinates, 6))));  // a second, different vote
+  ASSERT_TRUE(
+      a->SendChunk(a->MakeChunk(0, RandomBits(kCoordinates, 6))));  // a second, different vote
   ASSERT_TRUE(Eventually([&] { return Look().status.duplicate_chunks() == 1; }));
   ASSERT_TRUE(b->Vote(bits));
   ASSERT_TRUE(a->ReadUntil(v1::ServerMessage::kCommit, &message));
@@ -482,7 +493,8 @@ TEST_F(TrainingServiceTest, ADelayedApplierSlowsNoCommitWhileTheRingLasts) {
 
 TEST_F(TrainingServiceTest, AdminCallsPauseResumeDrainEvictAndExport) {
   StartServer({.rounds_max = 1000});
-  auto admin = v1::Admin::NewStub(grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()));
+  auto admin =
+      v1::Admin::NewStub(grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()));
   const auto call = [&](auto method, auto request, auto reply) {
     grpc::ClientContext context;
     return (admin.get()->*method)(&context, request, &reply);
@@ -538,7 +550,9 @@ TEST_F(TrainingServiceTest, AdminCallsPauseResumeDrainEvictAndExport) {
     EXPECT_EQ(file.size(), chunk.total_bytes());
     EXPECT_EQ(config, "{}");
     ASSERT_GT(file.size(), 4 * kCoordinates);
-    EXPECT_EQ(std::memcmp(file.data() + file.size() - 4 * kCoordinates, client->x.data(), 4 * kCoordinates), 0);
+    EXPECT_EQ(std::memcmp(file.data() + file.size() - 4 * kCoordinates, client->x.data(),
+                          4 * kCoordinates),
+              0);
   }
   EXPECT_TRUE(call(&v1::Admin::Stub::Resume, v1::ResumeRequest(), v1::ResumeReply()).ok());
   ASSERT_TRUE(client->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
@@ -632,7 +646,8 @@ TEST_F(TrainingServiceTest, AReplicaThatDiffersIsToldToFetchTheStateAgain) {
 
 TEST_F(TrainingServiceTest, InitialParametersFromAFileNeedNoUpload) {
   const std::vector<float> x(kCoordinates, 0.25f);
-  ASSERT_TRUE(WriteSafetensors(FileSystem::Posix(), dir_ / "init.safetensors", TestLayout(), x, {}).ok());
+  ASSERT_TRUE(
+      WriteSafetensors(FileSystem::Posix(), dir_ / "init.safetensors", TestLayout(), x, {}).ok());
   StartServer({.init_path = dir_ / "init.safetensors"});
   auto other = NewClient(kCoordinates + 1);
   ASSERT_TRUE(other->SendJoin(other->MakeJoin("other")));
@@ -650,8 +665,9 @@ TEST_F(TrainingServiceTest, APortInUseIsAnErrorThatNamesAddressAndRemedy) {
   auto second = GrpcServer::Start({.listen = address_}, coordinator_.get());
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(ExitCodeFor(second.status()), ExitCode::kPortInUse);
-  EXPECT_THAT(Describe(second.status()),
-              AllOf(HasSubstr(address_), HasSubstr("Address already in use"), HasSubstr("--listen")));
+  EXPECT_THAT(
+      Describe(second.status()),
+      AllOf(HasSubstr(address_), HasSubstr("Address already in use"), HasSubstr("--listen")));
 }
 
 }  // namespace

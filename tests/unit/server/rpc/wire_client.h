@@ -1,6 +1,6 @@
 #pragma once
-// A worker written from training.proto and docs/wire_format.md alone: generated messages and stubs, blocking calls, no
-// code of worker/. What it can do, a client in any language can.
+// A worker written from training.proto and docs/wire_format.md alone: generated messages and stubs,
+// blocking calls, no code of worker/. What it can do, a client in any language can.
 
 #include <grpcpp/grpcpp.h>
 
@@ -22,8 +22,9 @@ namespace signvote::rpc {
 
 class WireClient {
  public:
-  WireClient(const std::string& address, Layout layout, std::shared_ptr<grpc::ChannelCredentials> credentials =
-                                                            grpc::InsecureChannelCredentials())
+  WireClient(
+      const std::string& address, Layout layout,
+      std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials())
       : layout_(std::move(layout)) {
     // A connection of its own, so that a second client of this process is a second worker.
     grpc::ChannelArguments arguments;
@@ -65,7 +66,8 @@ class WireClient {
     message.mutable_ready()->set_round(at);
     return Send(message);
   }
-  // The next message; false when the stream has ended. Answers pings and remembers Welcome, verdicts and RoundOpen.
+  // The next message; false when the stream has ended. Answers pings and remembers Welcome,
+  // verdicts and RoundOpen.
   bool Read(v1::ServerMessage* message) {
     while (stream_->Read(message)) {
       if (message->has_ping()) {
@@ -84,8 +86,8 @@ class WireClient {
       if (message->has_round_open()) open = message->round_open();
       if (message->has_verdict_chunk()) {
         const v1::VerdictChunk& chunk = message->verdict_chunk();
-        std::memcpy(verdict.data() + plan.ByteOffset(ChunkIndex(chunk.chunk())), chunk.payload().data(),
-                    chunk.payload().size());
+        std::memcpy(verdict.data() + plan.ByteOffset(ChunkIndex(chunk.chunk())),
+                    chunk.payload().data(), chunk.payload().size());
       }
       return true;
     }
@@ -181,13 +183,15 @@ class WireClient {
     }
     return SendScalars(loss);
   }
-  // Applies the commit to the pieces that stand at its round. False: the verdict at hand is not the committed one.
+  // Applies the commit to the pieces that stand at its round. False: the verdict at hand is not the
+  // committed one.
   bool Apply(const v1::Commit& commit) {
     if (Xxh3(verdict.data(), verdict.size()) != commit.verdict_hash()) return false;
     if (pieces.empty()) pieces.push_back({0, x.size(), round});
     for (Piece& piece : pieces) {
       if (piece.round != commit.round()) continue;
-      ApplyStep(layout_, commit.stepsize(), piece.first, piece.count, verdict.data(), 0, x.data() + piece.first);
+      ApplyStep(layout_, commit.stepsize(), piece.first, piece.count, verdict.data(), 0,
+                x.data() + piece.first);
       ++piece.round;
     }
     round = commit.round() + 1;
