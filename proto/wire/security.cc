@@ -156,12 +156,12 @@ Peer PeerFrom(const grpc::AuthContext* context, std::string address) {
 absl::StatusOr<TlsMaterial> LoadTls(FileSystem* fs, const TlsFiles& files,
                                     int64_t now_unix_seconds) {
   const std::pair<const char*, const std::string*> parts[] = {
-      {"--tls-ca", &files.ca}, {"--tls-cert", &files.certificate}, {"--tls-key", &files.key}};
+      {"--tls-ca", &files.ca}, {"--tls-certificate", &files.certificate}, {"--tls-key", &files.key}};
   for (const auto& [flag, path] : parts) {
     if (path->empty()) {
       return absl::InvalidArgumentError(
           absl::StrCat(flag,
-                       " is missing: TLS needs --tls-ca, --tls-cert and --tls-key (plaintext only "
+                       " is missing: TLS needs --tls-ca, --tls-certificate and --tls-key (plaintext only "
                        "with --insecure)"));
     }
   }
