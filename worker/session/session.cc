@@ -155,6 +155,7 @@ absl::Status SessionImpl::Handle(LinkEvent event) {
 }
 
 void SessionImpl::ApplyCommit(const CommitEvent& commit) {
+  if (options_.before_apply) options_.before_apply();
   const Time start = clock_->Now();
   if (!replica_->Apply(commit.round, commit.stepsize, commit.slot->bits.data()).ok()) {
     link_.ReleaseSlot(commit.slot);  // from before a state transfer that failed; void by now

@@ -49,6 +49,8 @@ struct SessionOptions {
   std::string model_config_json;
   std::string metrics_address;
   uint64_t message_bytes_max = 64ull << 20;
+  // Called on the caller's thread for each commit that has been received, before it is applied; for benches.
+  std::function<void()> before_apply;
 };
 
 // What the server said when it let us in. Constant for a run.
