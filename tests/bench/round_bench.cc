@@ -323,7 +323,7 @@ RealRun StartReal(const Config& config, const std::string& folder, const Secrets
                                       "--workers-min",
                                       std::to_string(config.workers),
                                       "--log-level",
-                                      "warning"};
+                                      "error"};
   if (secrets == nullptr) {
     command.push_back("--insecure");
   } else {

@@ -19,7 +19,11 @@ void KeptBallot::Open(Round round, Time opened, const ChunkPlan& plan) {
   round_ = round;
   opened_ = opened;
   chunks_.resize(plan.chunks());
-  lease_ = std::make_shared<int>(0);
+  released_ = std::make_shared<std::atomic<bool>>(false);
+  lease_ = std::shared_ptr<const void>(
+      released_.get(), [released = released_](const void*) {
+        released->store(true, std::memory_order_release);  // after the last read of the bits
+      });
 }
 
 absl::Status KeptBallot::AddChunk(ChunkIndex k, const uint8_t* bits, uint64_t checksum, Time now) {
@@ -91,10 +95,10 @@ std::vector<OutgoingMessage> KeptBallot::AllMessages(const VoteId& vote) const {
   return out;
 }
 
-std::shared_ptr<int> KeptBallot::Close() {
-  std::shared_ptr<int> lease = std::move(lease_);
+std::shared_ptr<const std::atomic<bool>> KeptBallot::Close() {
+  std::shared_ptr<const std::atomic<bool>> released = std::move(released_);
   *this = KeptBallot();
-  return lease;
+  return released;
 }
 
 }  // namespace signvote

@@ -5,6 +5,7 @@
 // Ownership: refers to the caller's packed bits until Close().
 // Threads:   not thread-safe (the link guards it).
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -51,9 +52,9 @@ class KeptBallot {
   // Everything that was handed over, in order.
   std::vector<OutgoingMessage> AllMessages(const VoteId& vote) const;
 
-  // Forgets the ballot. The returned lease is shared with every message that refers to the caller's bits: when it is
-  // the only holder left, nobody reads them any more. nullptr: none was open.
-  std::shared_ptr<int> Close();
+  // Forgets the ballot. The returned flag is set once no message refers to the caller's bits any
+  // more. nullptr: none was open.
+  std::shared_ptr<const std::atomic<bool>> Close();
 
  private:
   ChunkPlan plan_;
@@ -67,7 +68,8 @@ class KeptBallot {
   uint32_t handed_ = 0;
   std::optional<v1::Scalars> scalars_;
   std::optional<v1::Abstain> abstain_;
-  std::shared_ptr<int> lease_;
+  std::shared_ptr<std::atomic<bool>> released_;
+  std::shared_ptr<const void> lease_;  // shared with every message; its end sets *released_
 };
 
 }  // namespace signvote

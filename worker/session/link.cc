@@ -273,21 +273,21 @@ absl::Status Link::SendAbstain(v1::Abstain::Reason reason) {
 RoundTimes Link::CloseBallot() {
   RoundTimes times;
   std::shared_ptr<Stream> stream;
-  std::shared_ptr<int> lease;
+  std::shared_ptr<const std::atomic<bool>> released;
   {
     MutexLock lock(&mu_);
     times.opened = ballot_.opened();
     times.first_chunk = ballot_.first_chunk();
-    lease = ballot_.Close();
+    released = ballot_.Close();
     stream = stream_;
   }
-  if (lease == nullptr) return times;
+  if (released == nullptr) return times;
   if (stream != nullptr) {
     times.ballot_written = stream->ballots_written();
     stream->WithdrawBallots();
   }
   Time give_up = clock_->Now() + std::chrono::seconds(1);
-  for (bool cancelled = false; lease.use_count() > 1;) {
+  for (bool cancelled = false; !released->load(std::memory_order_acquire);) {
     if (clock_->Now() >= give_up) {
       if (cancelled) break;
       cancelled = true;

@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "common/clock.h"
+#include "common/mutex.h"
 #include "signvote/v1/training.grpc.pb.h"
 #include "tests/unit/proto/wire/test_certificates.h"
 
@@ -126,10 +127,18 @@ class WhoCalls : public v1::Training::Service {
  public:
   grpc::Status FetchState(grpc::ServerContext* context, const v1::FetchStateRequest*,
                           grpc::ServerWriter<v1::StateChunk>*) override {
-    peer = PeerOf(*context);
+    MutexLock lock(&mu_);
+    peer_ = PeerOf(*context);
     return grpc::Status::OK;
   }
-  Peer peer;
+  Peer peer() {
+    MutexLock lock(&mu_);
+    return peer_;
+  }
+
+ private:
+  Mutex mu_;
+  Peer peer_ ABSL_GUARDED_BY(mu_);
 };
 
 struct Dialled {
@@ -159,7 +168,7 @@ Dialled Dial(const std::shared_ptr<grpc::ServerCredentials>& server_credentials,
     if (out.status.ok()) out.server_as_seen = PeerOf(context);
   }
   server->Shutdown(std::chrono::system_clock::now());
-  out.client_as_seen = service.peer;
+  out.client_as_seen = service.peer();
   return out;
 }
 

@@ -196,6 +196,7 @@ class FakeServer : public v1::Training::Service {
     builder.AddListeningPort("127.0.0.1:" + std::to_string(port), credentials, &port_);
     builder.SetMaxReceiveMessageSize(kFakeMessageBytesMax);
     builder.RegisterService(this);
+    MutexLock lock(&mu_);  // scripts see what the test wrote before
     server_ = builder.BuildAndStart();
   }
   ~FakeServer() override { Stop(); }
@@ -203,6 +204,8 @@ class FakeServer : public v1::Training::Service {
   void Stop() {
     if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now());
     server_.reset();
+    // What the scripts wrote is the test's to read from here on.
+    MutexLock lock(&mu_);
   }
 
   std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
@@ -211,18 +214,17 @@ class FakeServer : public v1::Training::Service {
     MutexLock lock(&mu_);
     return connections_;
   }
-  int fetches() const {
-    MutexLock lock(&mu_);
-    return fetches_;
-  }
   std::vector<float> uploaded() const {
     MutexLock lock(&mu_);
     return uploaded_;
   }
   RunId run_id() const { return run_id_; }
 
-  // How the state is sent; set before the first connection.
-  FetchScript fetch;
+  // How the state is sent.
+  void SetFetch(FetchScript fetch) {
+    MutexLock lock(&mu_);
+    fetch_ = std::move(fetch);
+  }
 
   grpc::Status Session(grpc::ServerContext* context, FakeSession::Stream* stream) override {
     Script script;
@@ -233,16 +235,20 @@ class FakeServer : public v1::Training::Service {
     }
     if (script == nullptr) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "no script");
     FakeSession session(context, stream, run_id_, plan_);
-    return script(session);
+    const grpc::Status status = script(session);
+    MutexLock lock(&mu_);
+    return status;
   }
   grpc::Status FetchState(grpc::ServerContext*, const v1::FetchStateRequest* request,
                           grpc::ServerWriter<v1::StateChunk>* writer) override {
+    FetchScript fetch;
     {
       MutexLock lock(&mu_);
-      ++fetches_;
+      fetch = fetch_;
     }
-    if (request->ticket() != "0123456789abcdef")
+    if (request->ticket() != "0123456789abcdef") {
       return {grpc::StatusCode::FAILED_PRECONDITION, "wrong ticket"};
+    }
     return fetch ? fetch(writer)
                  : grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "nothing to fetch");
   }
@@ -280,7 +286,7 @@ class FakeServer : public v1::Training::Service {
   mutable Mutex mu_;
   const std::vector<Script> scripts_;
   int connections_ ABSL_GUARDED_BY(mu_) = 0;
-  int fetches_ ABSL_GUARDED_BY(mu_) = 0;
+  FetchScript fetch_ ABSL_GUARDED_BY(mu_);
   std::vector<float> uploaded_ ABSL_GUARDED_BY(mu_);
 };
 

@@ -50,10 +50,11 @@ TEST_F(SessionTest, ALostConnectionIsRemadeAndTheBallotSentAgainUnderTheNewEpoch
   EXPECT_TRUE(outcome->contiguous);
   ApplyStep(layout_, 0.25f, 0, kD, verdict.data(), 0, expected.data());
   ExpectStepped(x_, expected, verdict1, 0.125f);
+  EXPECT_EQ(session->Stats().reconnects, 1u);
+  server.Stop();
   EXPECT_EQ(second.round(), 1u);
   EXPECT_EQ(second.epoch(), 1u);
   EXPECT_EQ(second.run_id(), server.run_id().bytes());
-  EXPECT_EQ(session->Stats().reconnects, 1u);
 }
 
 TEST_F(SessionTest, TheConnectionIsRemadeWhileTheCallerComputes) {
@@ -150,6 +151,7 @@ TEST_F(SessionTest, AVerdictThatDoesNotMatchItsCommitIsCountedAndFetchedAgain) {
   ASSERT_TRUE(outcome.ok()) << outcome.status();
   ExpectStepped(x_, start, right, 0.25f);
   EXPECT_EQ(session->Stats().verdict_mismatches, 1u);
+  server.Stop();
   EXPECT_TRUE(second.has_round());
   EXPECT_EQ(second.round(), 0u);
 }
@@ -175,10 +177,10 @@ TEST_F(SessionTest, ASecondMismatchFetchesTheWholeState) {
                               s.AwaitEnd();
                               return grpc::Status::OK;
                             }});
-  server.fetch = [&](grpc::ServerWriter<v1::StateChunk>* out) {
+  server.SetFetch([&](grpc::ServerWriter<v1::StateChunk>* out) {
     out->Write(StatePart(state, 1, 0, kD));
     return grpc::Status::OK;
-  };
+  });
   const auto session = MustCreate(Options(server.address()));
   ASSERT_TRUE(session->Join(layout_, x_).ok());
   ASSERT_TRUE(session->NextRound().ok());
@@ -187,6 +189,7 @@ TEST_F(SessionTest, ASecondMismatchFetchesTheWholeState) {
   EXPECT_FALSE(outcome->contiguous);
   EXPECT_EQ(outcome->next_round.value(), 1u);
   EXPECT_EQ(x_, state);
+  server.Stop();
   EXPECT_FALSE(third.has_round());
   EXPECT_EQ(session->Stats().verdict_mismatches, 2u);
 }
@@ -208,13 +211,13 @@ TEST_F(SessionTest, AFetchedReplicaIsLevelledPartByPart) {
                       s.AwaitEnd();
                       return grpc::Status::OK;
                     }});
-  server.fetch = [&](grpc::ServerWriter<v1::StateChunk>* out) {
+  server.SetFetch([&](grpc::ServerWriter<v1::StateChunk>* out) {
     out->Write(StatePart(history[1], 1, 0, 1001));
     out->Write(StatePart(history[1], 1, 1001, 999));
     out->Write(StatePart(history[2], 2, 2000, 2000));
     out->Write(StatePart(history[3], 3, 4000, 1000));
     return grpc::Status::OK;
-  };
+  });
   const auto session = MustCreate(Options(server.address()));
   ASSERT_TRUE(session->Join(layout_, x_).ok());
   EXPECT_EQ(x_, history[3]) << "Join returns a level replica";
@@ -241,10 +244,10 @@ TEST_F(SessionTest, AResyncFetchesTheStateOverTheSameSession) {
                       s.AwaitEnd();
                       return grpc::Status::OK;
                     }});
-  server.fetch = [&](grpc::ServerWriter<v1::StateChunk>* out) {
+  server.SetFetch([&](grpc::ServerWriter<v1::StateChunk>* out) {
     out->Write(StatePart(state, 5, 0, kD));
     return grpc::Status::OK;
-  };
+  });
   const auto session = MustCreate(Options(server.address()));
   ASSERT_TRUE(session->Join(layout_, x_).ok());
   std::optional<RoundTicket> ticket;
@@ -261,6 +264,7 @@ TEST_F(SessionTest, AResyncFetchesTheStateOverTheSameSession) {
   }
   ASSERT_TRUE(ticket.has_value());
   EXPECT_EQ(ticket->round.value(), 5u);
+  server.Stop();
   EXPECT_EQ(ready, 5u);
   EXPECT_EQ(x_, state);
   EXPECT_EQ(server.connections(), 1);
@@ -276,7 +280,7 @@ TEST_F(SessionTest, ABrokenStateTransferIsTriedAgainByANewSession) {
   };
   FakeServer server(kPlan, {let_in, let_in, let_in, let_in});
   std::atomic<int> fetch{0};
-  server.fetch = [&](grpc::ServerWriter<v1::StateChunk>* out) {
+  server.SetFetch([&](grpc::ServerWriter<v1::StateChunk>* out) {
     const int n = fetch++;
     v1::StateChunk chunk = StatePart(state, 2, 0, 2500);
     if (n == 0) chunk.set_checksum(1);
@@ -285,7 +289,7 @@ TEST_F(SessionTest, ABrokenStateTransferIsTriedAgainByANewSession) {
     if (n == 2) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "cut");
     out->Write(StatePart(state, 2, 2500, kD - 2500));
     return grpc::Status::OK;
-  };
+  });
   const auto session = MustCreate(Options(server.address()));
   const auto run = session->Join(layout_, x_);
   ASSERT_TRUE(run.ok()) << run.status();

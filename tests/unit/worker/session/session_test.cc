@@ -221,6 +221,7 @@ TEST_F(SessionTest, ADigestIsSentWhenTheCommitAsksForIt) {
   Vote(session.get(), 0, ballot);
   ASSERT_TRUE(session->WaitCommit().ok());
   ASSERT_TRUE(session->NextRound().ok());
+  server.Stop();
   EXPECT_EQ(digest.round(), 1u);
   EXPECT_EQ(digest.digest(), ReplicaDigest(x_.data(), 0, kD));
 }
@@ -241,6 +242,7 @@ TEST_F(SessionTest, AnAbstentionIsSentInPlaceOfTheRest) {
   ASSERT_TRUE(session->NextRound().ok());
   ASSERT_TRUE(session->Abstain(AbstainReason::kNonFiniteLoss).ok());
   ASSERT_TRUE(session->WaitCommit().ok());
+  server.Stop();
   EXPECT_EQ(abstain.round(), 0u);
   EXPECT_EQ(abstain.attempt(), 1u);
   EXPECT_EQ(abstain.reason(), v1::Abstain::REASON_NONFINITE_LOSS);
@@ -370,10 +372,10 @@ TEST_F(SessionTest, AFinishedRunEndsAtOnceForAWorkerThatComesLate) {
                                 9u);
                       return grpc::Status::OK;
                     }});
-  server.fetch = [&](grpc::ServerWriter<v1::StateChunk>* out) {
+  server.SetFetch([&](grpc::ServerWriter<v1::StateChunk>* out) {
     out->Write(StatePart(state, 9, 0, kD));
     return grpc::Status::OK;
-  };
+  });
   const auto session = MustCreate(Options(server.address()));
   ASSERT_TRUE(session->Join(layout_, x_).ok());
   const auto end = session->NextRound();
