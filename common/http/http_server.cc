@@ -71,8 +71,9 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string&
         std::make_unique<CivetHttpServer>(address.substr(0, colon), address.substr(colon + 1), std::move(routes)));
   } catch (const std::exception&) {
     return WithExitCode(
-        absl::UnavailableError(absl::StrCat(flag, " ", address, ": cannot listen there; is the port in use, or the "
-                                            "address another machine's? Port 0 takes a free one")),
+        absl::UnavailableError(absl::StrCat("cannot serve HTTP on ", address, ": the port is in use, or the address is "
+                                            "another machine's; choose another address with ", flag,
+                                            " (port 0 takes a free one)")),
         ExitCode::kPortInUse);
   }
 }

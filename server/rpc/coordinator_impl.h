@@ -116,8 +116,7 @@ class CoordinatorImpl final : public Coordinator {
 
   ~CoordinatorImpl() override { Stop(); }
 
-  // ---- any thread
-  // --------------------------------------------------------------------------------------------------
+  // ---- any thread ----
 
   void Start() override {
     thread_ = std::thread([this] { Run(); });
@@ -142,8 +141,7 @@ class CoordinatorImpl final : public Coordinator {
   absl::StatusOr<ServerSnapshot> Snapshot(Duration timeout) override;
   absl::StatusOr<Exported> CopyReplica() override;
 
-  // ---- engine's thread: operator
-  // -----------------------------------------------------------------------------------
+  // ---- engine's thread: operator ----
 
   absl::Status Pause() override;
   absl::Status Resume() override;
@@ -152,8 +150,7 @@ class CoordinatorImpl final : public Coordinator {
   ServerSnapshot SnapshotNow() override;
 
  private:
-  // ---- the thread
-  // --------------------------------------------------------------------------------------------------
+  // ---- the thread ----
 
   void Run();
   void Process(Input& input);
@@ -161,8 +158,7 @@ class CoordinatorImpl final : public Coordinator {
   void Forget(ServerSession* session);
   void SetStage(Link* link, Stage stage);
 
-  // ---- joining
-  // -----------------------------------------------------------------------------------------------------
+  // ---- joining ----
 
   void On(Link* link, JoinIn& in);
   absl::Status CheckJoin(Link* link);
@@ -193,8 +189,7 @@ class CoordinatorImpl final : public Coordinator {
   void Refuse(Link* link, const absl::Status& status);
   static absl::Status EvictedStatus(const WorkerRecord& record);
 
-  // ---- going
-  // -------------------------------------------------------------------------------------------------------
+  // ---- going ----
 
   void CloseLink(Link* link, absl::Status status);
   void On(Link* link, GoneIn& in);
@@ -206,8 +201,7 @@ class CoordinatorImpl final : public Coordinator {
   void ForgetLayout();
   void On(Link* link, LeaveIn& in);
 
-  // ---- voting
-  // ------------------------------------------------------------------------------------------------------
+  // ---- voting ----
 
   // Whether the engine may hear of this link's worker.
   static bool Votes(const Link* link) { return link->worker != nullptr && link->in_engine; }
@@ -217,8 +211,7 @@ class CoordinatorImpl final : public Coordinator {
   void On(Link* link, AbstainMessageIn& in);
   void On(Link* link, DigestMessageIn& in);
 
-  // ---- the engine's actions
-  // ----------------------------------------------------------------------------------------
+  // ---- the engine's actions ----
 
   // Carries the actions out in order. An action may end sessions, which makes further events: those
   // wait their turn.
@@ -254,18 +247,15 @@ class CoordinatorImpl final : public Coordinator {
   void SendFinish(Link* link);
   void SendResync(Link* link, const std::string& reason);
 
-  // ---- the end
-  // -----------------------------------------------------------------------------------------------------
+  // ---- the end ----
 
   void End(absl::Status status);
 
-  // ---- time
-  // --------------------------------------------------------------------------------------------------------
+  // ---- time ----
 
   void Housekeeping(Time now);
 
-  // ---- books
-  // -------------------------------------------------------------------------------------------------------
+  // ---- books ----
 
   WorkerRecord* FindWorker(const std::string& name);
   WorkerRecord* FindOrAddWorker(const std::string& name);

@@ -1,0 +1,202 @@
+#include "server/flags.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "common/exit_codes.h"
+#include "common/status.h"
+#include "tests/support/temp_dir.h"
+
+namespace signvote {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+absl::Status Parse(std::vector<const char*> words, ServerFlags* flags) {
+  words.insert(words.begin(), "signvote-server");
+  return ParseServerFlags(static_cast<int>(words.size()), words.data(), flags);
+}
+
+TEST(ServerFlagsTest, TheShortestPlaintextCommandHasSafeDefaults) {
+  ServerFlags flags;
+  const absl::Status status = Parse({"--insecure", "--max-rounds", "10"}, &flags);
+  ASSERT_TRUE(status.ok()) << Describe(status);
+  EXPECT_EQ(flags.listen, "127.0.0.1:7070");
+  EXPECT_EQ(flags.http, "127.0.0.1:9151");
+  EXPECT_EQ(flags.coordinator.rule.rule, "alias");
+  EXPECT_EQ(flags.coordinator.rule.alias_option, "II");
+  EXPECT_EQ(flags.coordinator.direction.kind, "signum");
+  EXPECT_TRUE(flags.coordinator.deadline.enabled);
+  EXPECT_FALSE(flags.coordinator.tls);
+}
+
+TEST(ServerFlagsTest, WithTlsTheServerListensForEverybody) {
+  ServerFlags flags;
+  const absl::Status status =
+      Parse({"--max-rounds=10", "--tls-ca=a", "--tls-certificate=b", "--tls-key=c", "--tokens=d"},
+            &flags);
+  ASSERT_TRUE(status.ok()) << Describe(status);
+  EXPECT_EQ(flags.listen, "0.0.0.0:7070");
+  EXPECT_TRUE(flags.coordinator.tls);
+}
+
+TEST(ServerFlagsTest, EveryFlagReachesItsSetting) {
+  ServerFlags flags;
+  const absl::Status status = Parse({"--insecure",
+                                     "--insecure-bind=0.0.0.0",
+                                     "--listen=127.0.0.1:5",
+                                     "--http=off",
+                                     "--rounds=9",
+                                     "--workers-min=2",
+                                     "--workers-max=8",
+                                     "--quorum=3",
+                                     "--deadline=off",
+                                     "--deadline-floor-ms=10",
+                                     "--deadline-ceiling-ms=20",
+                                     "--deadline-initial-ms=30",
+                                     "--observer-after=4",
+                                     "--share-hold=6",
+                                     "--digest-every=0",
+                                     "--wait-timeout=1.5",
+                                     "--linger=2.5",
+                                     "--upload-timeout=3.5",
+                                     "--chunk-coordinates=1024",
+                                     "--seed=77",
+                                     "--direction=lion",
+                                     "--beta=0.5",
+                                     "--beta2=0.25",
+                                     "--rule=fixed",
+                                     "--stepsize=0.125",
+                                     "--schedule=cosine",
+                                     "--warmup-rounds=11",
+                                     "--init=i",
+                                     "--export=e",
+                                     "--round-log=r",
+                                     "--event-log=v",
+                                     "--port-file=p",
+                                     "--log-level=warning",
+                                     "--log-format=json",
+                                     "--message-bytes-max=4194304",
+                                     "--session-buffer-bytes=2097152",
+                                     "--catch-up-bytes=123",
+                                     "--test-applier-delay-ms=7",
+                                     "--tokens=t"},
+                                    &flags);
+  ASSERT_TRUE(status.ok()) << Describe(status);
+  const rpc::CoordinatorOptions& c = flags.coordinator;
+  EXPECT_EQ(flags.listen, "0.0.0.0:5");
+  EXPECT_EQ(flags.http, "off");
+  EXPECT_EQ(c.rounds_max, 9u);
+  EXPECT_EQ(c.workers_min, 2u);
+  EXPECT_EQ(c.workers_max, 8u);
+  EXPECT_EQ(c.quorum, 3u);
+  EXPECT_FALSE(c.deadline.enabled);
+  EXPECT_EQ(c.deadline.grace_floor, std::chrono::milliseconds(10));
+  EXPECT_EQ(c.deadline.grace_ceiling, std::chrono::milliseconds(20));
+  EXPECT_EQ(c.deadline.initial, std::chrono::milliseconds(30));
+  EXPECT_EQ(c.observer_after, 4u);
+  EXPECT_EQ(c.share_hold_rounds, 6u);
+  EXPECT_EQ(c.digest_every, 0u);
+  EXPECT_EQ(c.wait_timeout, std::chrono::milliseconds(1500));
+  EXPECT_EQ(c.linger, std::chrono::milliseconds(2500));
+  EXPECT_EQ(c.upload_timeout, std::chrono::milliseconds(3500));
+  EXPECT_EQ(c.chunk_coordinates, 1024u);
+  EXPECT_EQ(c.seed, 77u);
+  EXPECT_EQ(c.direction.kind, "lion");
+  EXPECT_EQ(c.direction.beta, 0.5);
+  EXPECT_EQ(c.direction.beta2, 0.25);
+  EXPECT_EQ(c.rule.rule, "fixed");
+  EXPECT_EQ(c.rule.stepsize, 0.125);
+  EXPECT_EQ(c.rule.schedule, "cosine");
+  EXPECT_EQ(c.rule.warmup_rounds, 11u);
+  EXPECT_EQ(c.init_path, "i");
+  EXPECT_EQ(flags.export_path, "e");
+  EXPECT_EQ(c.round_log_path, "r");
+  EXPECT_EQ(c.event_log_path, "v");
+  EXPECT_EQ(flags.port_file, "p");
+  EXPECT_EQ(flags.log.level, LogLevel::kWarning);
+  EXPECT_EQ(flags.log.format, LogFormat::kJson);
+  EXPECT_EQ(c.message_bytes_max, 4194304u);
+  EXPECT_EQ(c.session_buffer_bytes, 2097152u);
+  EXPECT_EQ(c.catch_up_bytes, 123u);
+  EXPECT_EQ(c.test_applier_delay, std::chrono::milliseconds(7));
+  EXPECT_EQ(flags.tokens, "t");
+}
+
+TEST(ServerFlagsTest, WrongValuesNameTheFlagAndEndInUsage) {
+  const std::vector<std::pair<std::vector<const char*>, const char*>> cases = {
+      {{"--insecure"}, "--max-rounds"},
+      {{"--insecure", "--max-rounds=0"}, "--max-rounds"},
+      {{"--insecure", "--max-rounds=x"}, "--max-rounds"},
+      {{"--insecure", "--max-rounds=3", "--nonsense"}, "--nonsense"},
+      {{"--insecure", "--max-rounds=3", "--deadline=maybe"}, "--deadline"},
+      {{"--insecure", "--max-rounds=3", "--deadline-floor-ms=9", "--deadline-ceiling-ms=8"},
+       "--deadline-floor-ms"},
+      {{"--insecure", "--max-rounds=3", "--workers-min=9", "--workers-max=8"}, "--workers-min"},
+      {{"--insecure", "--max-rounds=3", "--workers-max=5000"}, "--workers-max"},
+      {{"--insecure", "--max-rounds=3", "--quorum=65"}, "--quorum"},
+      {{"--insecure", "--max-rounds=3", "--chunk-coordinates=513"}, "--chunk-coordinates"},
+      {{"--insecure", "--max-rounds=3", "--chunk-coordinates=1073741824"}, "--message-bytes-max"},
+      {{"--insecure", "--max-rounds=3", "--listen=here"}, "--listen"},
+      {{"--insecure", "--max-rounds=3", "--listen=127.0.0.1:70000"}, "--listen"},
+      {{"--insecure", "--max-rounds=3", "--listen=0.0.0.0:7070"}, "--insecure-bind"},
+      {{"--insecure", "--max-rounds=3", "--http=9151"}, "--http"},
+      {{"--insecure", "--max-rounds=3", "--tls-ca=a"}, "--insecure"},
+      {{"--insecure", "--max-rounds=3", "--log-level=loud"}, "log level"},
+      {{"--max-rounds=3"}, "--tls-certificate"},
+      {{"--max-rounds=3", "--tls-ca=a", "--tls-certificate=b", "--tls-key=c"}, "--tokens"},
+      {{"--max-rounds=3", "--insecure-bind=0.0.0.0", "--tokens=t"}, "--insecure-bind"},
+  };
+  for (const auto& [words, named] : cases) {
+    ServerFlags flags;
+    const absl::Status status = Parse(words, &flags);
+    EXPECT_EQ(ExitCodeFor(status), ExitCode::kUsage) << Describe(status);
+    EXPECT_THAT(Describe(status), HasSubstr(named));
+  }
+}
+
+TEST(ServerFlagsTest, AConfigFileHasTheSameNamesAndPrintConfigWritesOne) {
+  TempDir dir;
+  const std::string path = dir / "run.toml";
+  ASSERT_TRUE(WriteFileAtomically(FileSystem::Posix(), path,
+                                  "insecure = true\nmax-rounds = 12\nseed = 5\n", 0644)
+                  .ok());
+  ServerFlags flags;
+  absl::Status status = Parse({"--config", path.c_str(), "--seed=6"}, &flags);
+  ASSERT_TRUE(status.ok()) << Describe(status);
+  EXPECT_EQ(flags.coordinator.rounds_max, 12u);
+  EXPECT_EQ(flags.coordinator.seed, 6u);  // the command line wins
+
+  ServerFlags printed;
+  ASSERT_TRUE(Parse({"--config", path.c_str(), "--print-config"}, &printed).ok());
+  ASSERT_TRUE(printed.print.has_value());
+  EXPECT_THAT(*printed.print, AllOf(HasSubstr("max-rounds=12"), HasSubstr("seed=5")));
+  const std::string again = dir / "again.toml";
+  ASSERT_TRUE(WriteFileAtomically(FileSystem::Posix(), again, *printed.print, 0644).ok());
+  ServerFlags reread;
+  status = Parse({"--config", again.c_str()}, &reread);
+  ASSERT_TRUE(status.ok()) << Describe(status);
+  EXPECT_EQ(reread.coordinator.rounds_max, 12u);
+  EXPECT_EQ(reread.coordinator.seed, 5u);
+
+  ServerFlags unknown;
+  ASSERT_TRUE(WriteFileAtomically(FileSystem::Posix(), path, "max-round = 12\n", 0644).ok());
+  status = Parse({"--insecure", "--config", path.c_str()}, &unknown);
+  EXPECT_EQ(ExitCodeFor(status), ExitCode::kUsage);
+  EXPECT_THAT(Describe(status), HasSubstr("max-round"));
+  ServerFlags missing;
+  status = Parse({"--insecure", "--max-rounds=2", "--config=/does/not/exist"}, &missing);
+  EXPECT_EQ(ExitCodeFor(status), ExitCode::kBadInput) << Describe(status);
+}
+
+TEST(ServerFlagsTest, HelpNamesTheFlags) {
+  ServerFlags flags;
+  ASSERT_TRUE(Parse({"--help"}, &flags).ok());
+  ASSERT_TRUE(flags.print.has_value());
+  EXPECT_THAT(*flags.print, AllOf(HasSubstr("--max-rounds"), HasSubstr("--insecure-bind"),
+                                  HasSubstr("--tokens")));
+}
+
+}  // namespace
+}  // namespace signvote
