@@ -167,8 +167,16 @@ void Link::AbandonConnection(uint64_t connection, absl::Status why) {
 }
 
 void Link::Send(const v1::WorkerMessage& message) {
-  if (const std::shared_ptr<Stream> to = stream())
-    to->Write(wire::EncodeMessage(message), Stream::Kind::kControl);
+  std::shared_ptr<Stream> to;
+  {
+    MutexLock lock(&mu_);
+    to = stream_;
+    if (to != nullptr && message.has_replica_digest()) {
+      digest_connection_ = connection_;
+      digest_round_ = Round(message.replica_digest().round());
+    }
+  }
+  if (to != nullptr) to->Write(wire::EncodeMessage(message), Stream::Kind::kControl);
 }
 
 bool Link::SayGoodbye(const std::optional<v1::WorkerMessage>& last, Goodbye goodbye,
@@ -370,7 +378,11 @@ void Link::Main() {
       MutexLock lock(&mu_);
       stream_.reset();
       open_.reset();
-      end = stop_ || goodbye_;
+      // With every worker's last digest the server closes in good order, perhaps before the caller asks for the next
+      // round: nothing is left to say, and nobody to say it to.
+      const bool parted = status.ok() && finish_seen_ && finish_connection_ == connection_ &&
+                          digest_connection_ == connection_ && digest_round_ >= finish_round_;
+      end = stop_ || goodbye_ || parted;
     }
     stream.reset();
     changed_.NotifyAll();
@@ -514,6 +526,7 @@ absl::Status Link::Receive(const grpc::ByteBuffer& buffer) {
         MutexLock lock(&mu_);
         finish_seen_ = true;
         finish_connection_ = connection_;
+        finish_round_ = Round(message.finish().rounds());
       }
       Push(FinishEvent{Round(message.finish().rounds())});
       return absl::OkStatus();

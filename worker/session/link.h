@@ -195,6 +195,10 @@ class Link {
   bool finish_seen_ ABSL_GUARDED_BY(mu_) = false;
   uint64_t finish_connection_ ABSL_GUARDED_BY(mu_) = 0;  // on which it was seen last
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
+  Round finish_round_ ABSL_GUARDED_BY(mu_);  // … and the rounds it named
+  uint64_t digest_connection_ ABSL_GUARDED_BY(mu_) =
+      0;                                     // connection of the last digest that was sent
+  Round digest_round_ ABSL_GUARDED_BY(mu_);  // … and its round
   bool ended_ ABSL_GUARDED_BY(mu_) = false;
 
   mutable Mutex stats_mu_;

@@ -363,6 +363,40 @@ TEST_F(SessionTest, TheServersDrainIsObeyedWhileWaitingForARound) {
   EXPECT_TRUE(left);
 }
 
+TEST_F(SessionTest, AServerThatHasTheLastDigestMayGoBeforeTheCallerAsksForTheNextRound) {
+  const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                      s.LetIn(v1::Welcome::STATE_UPLOAD);
+                      s.OpenRound(0);
+                      s.AwaitChunks(0, 0, kChunks);
+                      s.SendVerdict(0, 0, verdict);
+                      v1::ServerMessage commit = s.Commit(0, 0, verdict, 0.25f);
+                      commit.mutable_commit()->set_digest_due(true);
+                      s.Send(commit);
+                      s.Finish(1);
+                      s.Await(v1::WorkerMessage::kReplicaDigest);
+                      return grpc::Status::OK;
+                    }});
+  const auto session = MustCreate(Options(server.address()));
+  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  Vote(session.get(), 0, ballot);
+  ASSERT_TRUE(session->WaitCommit().ok());
+  // As an evaluation after the last round would: the server ends meanwhile.
+  for (int i = 0; i < 2000 && session->Stats().connected; ++i) {
+    Clock::System()->SleepFor(std::chrono::milliseconds(5));
+  }
+  ASSERT_FALSE(session->Stats().connected);
+  server.Stop();
+  const Time start = Clock::System()->Now();
+  const auto end = session->NextRound();
+  ASSERT_TRUE(end.ok()) << end.status();
+  EXPECT_FALSE(end->has_value());
+  EXPECT_TRUE(session->finished());
+  EXPECT_TRUE(session->Leave("finished").ok());
+  EXPECT_EQ(session->Stats().reconnects, 0u);
+  EXPECT_LT(ToSeconds(Clock::System()->Now() - start), 5.0);
+}
+
 TEST_F(SessionTest, AFinishedRunEndsAtOnceForAWorkerThatComesLate) {
   const std::vector<float> state = StartValues(3.0f);
   FakeServer server(kPlan, {[&](FakeSession& s) {
