@@ -337,7 +337,12 @@ void CoordinatorImpl::End(absl::Status status) {
     default:
       break;
   }
-  if (!status.ok()) closing_status_ = status;
+  if (absl::IsAborted(status)) {
+    // Nothing resumes a run that diverged: workers must not look for this server again.
+    closing_status_ = absl::FailedPreconditionError(status.message());
+  } else if (!status.ok()) {
+    closing_status_ = status;
+  }
   MutexLock lock(&end_mu_);
   ended_ = true;
   end_status_ = std::move(status);
