@@ -57,7 +57,7 @@ def findings(report, options):
                 yield f"events: {kind} has no {key}"
     killed = kinds.get("worker_killed", {})
     if isinstance(killed.get("seconds_to_next_commit"), (int, float)):
-        normal = report["seconds"] / report["rounds"]
+        normal = killed["normal_round_seconds"]
         if killed["seconds_to_next_commit"] > DEATH_SECONDS_MAX + normal:
             yield f"the kill cost {killed['seconds_to_next_commit']:.2f} s, at most {DEATH_SECONDS_MAX + normal:.2f} s expected"
     if report["seconds"] > options.seconds_max:

@@ -23,6 +23,7 @@ STANDSTILL_SECONDS = 180    # without a commit in this time the run has failed
 EXIT_SECONDS = 120          # for every process to end after the last commit
 LOG_TAIL_LINES = 30
 ROUNDS_MIN = 12
+EVALUATIONS = 10              # of the held-out loss during the run, beside its start and end
 TERMINAL = sys.stdout.isatty()
 COLOUR = TERMINAL and not os.environ.get("NO_COLOR")
 
@@ -107,6 +108,9 @@ class Demo:
                    "--tls-key", mine / "worker.key", "--model", o.model, "--threads", o.threads,
                    "--http", "127.0.0.1:0", "--report", self.out / f"{name}.report.json",
                    "--round-log", self.out / f"{name}.rounds.jsonl"]
+        # One measures the held-out loss; the others would only measure it again, at the price of a late ballot.
+        command += (["--eval-every", max(1, o.rounds // EVALUATIONS)] if name == self.names[0] else
+                    ["--eval-batches", 0])
         for flag in ("data", "batch", "sequence"):
             if getattr(o, flag) is not None:
                 command += [f"--{flag}", getattr(o, flag)]
@@ -350,8 +354,10 @@ def events_of(demo):
                        "seconds_from_start": opened - demo.workers[name].started,
                        "seconds_to_next_commit": first["seconds"]})
     for event in demo.events:
+        before = sorted(r["seconds"] for r in rounds[max(0, event["after_round"] - 20):event["after_round"]])
         events.append({"kind": event["kind"], "worker": event["worker"], "round": event["after_round"],
-                       "seconds_to_next_commit": seconds_to_next_commit(rounds, event["time"])})
+                       "seconds_to_next_commit": seconds_to_next_commit(rounds, event["time"]),
+                       "normal_round_seconds": before[len(before) // 2]})
     return sorted(events, key=lambda e: (e["round"], e["kind"]))
 
 
@@ -399,18 +405,19 @@ def make_report(demo):
     }
 
 
-def write_curves(demo):
-    """curves.csv always; curves.png where matplotlib is installed."""
-    held_out = {}
+def write_curves(demo, report):
+    """curves.csv always; curves.png where matplotlib is installed. A held-out loss stands at the rounds before it."""
+    held_out = {0: report["loss"]["held_out_first"]}
     lines = JsonLines(demo.out / f"{demo.names[0]}.rounds.jsonl").read()
     for line in lines:
         if line["held_out_loss"] is not None:
-            held_out[line["round"]] = line["held_out_loss"]
+            held_out[line["round"] + 1] = line["held_out_loss"]
+    held_out[len(demo.rounds)] = report["loss"]["held_out_last"]
     with open(demo.out / "curves.csv", "w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["round", "seconds", "loss", "held_out_loss", "stepsize", "voters", "round_seconds"])
         start = demo.rounds[0]["unix_time"] - demo.rounds[0]["seconds"]
-        for r in demo.rounds:
+        for r in demo.rounds:  # each as of its opening
             table.writerow([r["round"], f"{r['unix_time'] - start:.3f}", r["loss"], held_out.get(r["round"], ""),
                             r["stepsize"], len(r["voters"]), f"{r['seconds']:.4f}"])
     try:
@@ -517,7 +524,7 @@ def main(arguments):
         demo.run()
         report = make_report(demo)
         (demo.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        print_report(report, demo.out, write_curves(demo))
+        print_report(report, demo.out, write_curves(demo, report))
         if not report["replicas_equal"]:
             raise DemoError("the replicas differ")
         return 0
