@@ -37,22 +37,23 @@ absl::Status CheckCaller(const grpc::CallbackServerContext& context, bool tls) {
 }
 
 // Streams a copy of the replica as a safetensors file: the header, then the values as they lie in
-// memory.
+// memory. The copy is made by one thread and sent by others: mu_ hands it over.
 class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportChunk> {
  public:
-  // Runs on gRPC's threads once the copy is there.
+  // Once the copy is there. Called once, by any thread.
   void Begin(absl::StatusOr<Coordinator::Exported> exported, const RunId& run_id) {
     if (!exported.ok()) return Finish(wire::ToGrpc(exported.status()));
-    exported_ = *std::move(exported);
-    header_ = SafetensorsHeader(exported_.layout, ExportMetadata(run_id, exported_.round));
-    chunk_.set_config_json(exported_.config_json);
+    {
+      MutexLock lock(&mu_);
+      exported_ = *std::move(exported);
+      header_ = SafetensorsHeader(exported_.layout, ExportMetadata(run_id, exported_.round));
+    }
     WriteNext();
   }
   void Refuse(const absl::Status& status) { Finish(wire::ToGrpc(status)); }
 
   void OnWriteDone(bool ok) override {
     if (!ok) return Finish(wire::ToGrpc(absl::CancelledError("the connection broke")));
-    chunk_.clear_config_json();
     WriteNext();
   }
   void OnCancel() override {}  // the write in progress fails and ends the call
@@ -60,26 +61,36 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportChunk> {
 
  private:
   void WriteNext() {
-    const uint64_t values_bytes = exported_.x.size() * sizeof(float);
-    const uint64_t total = header_.size() + values_bytes;
-    if (sent_ == total) return Finish(grpc::Status::OK);
-    if (sent_ < header_.size()) {
-      chunk_.set_data(header_);
-    } else {
-      const uint64_t at = sent_ - header_.size();
-      const auto* values = reinterpret_cast<const char*>(exported_.x.data());
-      chunk_.set_data(values + at, std::min<uint64_t>(kExportChunkBytes, values_bytes - at));
+    const v1::ExportChunk* chunk = nullptr;
+    {
+      MutexLock lock(&mu_);
+      const uint64_t values_bytes = exported_.x.size() * sizeof(float);
+      const uint64_t total = header_.size() + values_bytes;
+      if (sent_ < total) {
+        chunk_.Clear();
+        if (sent_ == 0) chunk_.set_config_json(exported_.config_json);
+        if (sent_ < header_.size()) {
+          chunk_.set_data(header_);
+        } else {
+          const uint64_t at = sent_ - header_.size();
+          const auto* values = reinterpret_cast<const char*>(exported_.x.data());
+          chunk_.set_data(values + at, std::min<uint64_t>(kExportChunkBytes, values_bytes - at));
+        }
+        chunk_.set_round(exported_.round.value());
+        chunk_.set_total_bytes(total);
+        sent_ += chunk_.data().size();
+        chunk = &chunk_;
+      }
     }
-    chunk_.set_round(exported_.round.value());
-    chunk_.set_total_bytes(total);
-    sent_ += chunk_.data().size();
-    StartWrite(&chunk_);
+    if (chunk == nullptr) return Finish(grpc::Status::OK);
+    StartWrite(chunk);
   }
 
-  Coordinator::Exported exported_;
-  std::string header_;
-  v1::ExportChunk chunk_;
-  uint64_t sent_ = 0;
+  Mutex mu_;
+  Coordinator::Exported exported_ ABSL_GUARDED_BY(mu_);
+  std::string header_ ABSL_GUARDED_BY(mu_);
+  uint64_t sent_ ABSL_GUARDED_BY(mu_) = 0;
+  v1::ExportChunk chunk_ ABSL_GUARDED_BY(mu_);  // gRPC reads it until OnWriteDone
 };
 
 class AdminService final : public v1::Admin::CallbackService {

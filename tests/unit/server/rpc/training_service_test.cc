@@ -535,6 +535,7 @@ TEST_F(TrainingServiceTest, AdminCallsPauseResumeDrainEvictAndExport) {
   EXPECT_EQ(status.workers(0).name(), "w");
   EXPECT_EQ(status.workers(0).role(), v1::Worker::ROLE_MEMBER);
   ASSERT_TRUE(client->Apply(message.commit()));
+  ASSERT_TRUE(Eventually([&] { return Look().applier_lag == 0; }));
   {
     grpc::ClientContext export_context;
     v1::ExportChunk chunk;

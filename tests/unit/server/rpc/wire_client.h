@@ -4,6 +4,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <memory>
@@ -224,7 +225,7 @@ class WireClient {
   v1::RoundOpen open;
   ChunkPlan plan;
   std::vector<uint8_t> verdict;
-  bool answer_pings = true;
+  std::atomic<bool> answer_pings = true;  // may be set while another thread reads
 
  private:
   const Layout layout_;
