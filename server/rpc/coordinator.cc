@@ -108,11 +108,15 @@ void CoordinatorImpl::Stop() {
 absl::Status CoordinatorImpl::ExportFinal(const std::string& path) {
   std::shared_ptr<MasterReplica> replica;
   Applier* applier = nullptr;
+  Round round;
+  std::string config;
   {
     MutexLock lock(&end_mu_);
     SIGNVOTE_CHECK(ended_);
     replica = final_replica_;
     applier = final_applier_;
+    round = Round(final_rounds_);
+    config = final_config_;
   }
   if (replica == nullptr) {
     return absl::FailedPreconditionError(
@@ -122,10 +126,8 @@ absl::Status CoordinatorImpl::ExportFinal(const std::string& path) {
     LogWarning("the export waits for the master replica",
                {{"rounds", uint64_t{applier->backlog()}}});
   }
-  std::vector<float> unused;
-  const Round round = Round(final_rounds_);
   return ExportReplica(fs_, path, replica->layout(), std::as_const(*replica).x(),
-                       ExportMetadata(run_id_, round), final_config_);
+                       ExportMetadata(run_id_, round), config);
 }
 
 void CoordinatorImpl::AddTransfer(std::shared_ptr<ServerSession> session, TransferBytes bytes) {
