@@ -95,6 +95,8 @@ void RunFloorServer(const std::shared_ptr<grpc::ServerCredentials>& credentials,
   grpc::ServerBuilder builder;
   builder.AddListeningPort("127.0.0.1:0", credentials, &bound);
   builder.SetMaxReceiveMessageSize(kMessageBytesMax);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                             1000);  // DialServer pings
   builder.RegisterCallbackGenericService(&service);
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   SIGNVOTE_CHECK(server != nullptr);
@@ -110,24 +112,27 @@ void RunFloorClient(const std::string& server,
   Stream stream(DialServer(server, credentials, kMessageBytesMax, std::chrono::seconds(10)), clock);
   Turns::Seen* const seen = &turns->seen[index];
   uint64_t received = 0;
+  std::atomic<int64_t> cpu_at_start{0};
   std::thread link([&] {
     const grpc::Slice greeting(std::string(kGreetingBytes, 'x'));
-    const absl::Status status = stream.Run(grpc::ByteBuffer(&greeting, 1), std::chrono::hours(1),
-                                           [&](grpc::ByteBuffer& message) {
-                                             message.Clear();
-                                             if (received++ % plan.chunks() == 0)
-                                               seen->first_verdict = clock->Now().ns;
-                                             if (received % plan.chunks() == 0) {
-                                               seen->committed = seen->end = clock->Now().ns;
-                                               turns->arrived.Increment();
-                                             }
-                                           });
+    const absl::Status status = stream.Run(
+        grpc::ByteBuffer(&greeting, 1), std::chrono::hours(1), [&](grpc::ByteBuffer& message) {
+          message.Clear();
+          if (received++ % plan.chunks() == 0) seen->first_verdict = clock->Now().ns;
+          if (received % plan.chunks() == 0) {
+            seen->committed = seen->end = clock->Now().ns;
+            seen->cpu = CpuNanoseconds(getpid()) - cpu_at_start.load();
+            turns->commits.Increment();
+            turns->arrived.Increment();
+          }
+        });
     if (!status.ok()) turns->failed.Increment();
   });
   turns->arrived.Increment();
   for (uint32_t turn = 0;;) {
     turn = turns->Await(turn);
     if (turns->command == Turns::kLeave) break;
+    cpu_at_start = CpuNanoseconds(getpid());
     seen->first_byte = clock->Now().ns;
     for (uint32_t k = 0; k < plan.chunks(); ++k) {
       const grpc::Slice slice(bits.data() + plan.ByteOffset(ChunkIndex(k)),

@@ -208,6 +208,7 @@ void SessionWorker(const Config& config, const Secrets* secrets, const std::stri
   InitLogging({.level = LogLevel::kWarning});
   const std::string name = "w" + std::to_string(index);
   bool measured = false;
+  int64_t cpu_at_start = 0;
   SessionOptions options;
   options.server = server;
   options.name = name;
@@ -221,6 +222,7 @@ void SessionWorker(const Config& config, const Secrets* secrets, const std::stri
   // In a measured round nobody applies before all have the commit: applying belongs to the next round's time.
   options.before_apply = [&] {
     if (!measured) return;
+    turns->seen[index].cpu = CpuNanoseconds(getpid()) - cpu_at_start;
     turns->commits.Increment();
     turns->commits.WaitAtLeast(config.workers, kTurnTimeout);
   };
@@ -246,6 +248,7 @@ void SessionWorker(const Config& config, const Secrets* secrets, const std::stri
     turn = turns->Await(turn);
     if (turns->command == Turns::kLeave) break;
     measured = turns->command == Turns::kOneRound;
+    cpu_at_start = CpuNanoseconds(getpid());
     for (uint32_t round = 0; round < turns->rounds; ++round) {
       for (uint32_t k = 0; k < run->plan.chunks(); ++k) {
         const absl::Status sent = (*session)->SendChunk(
@@ -272,7 +275,7 @@ void SessionWorker(const Config& config, const Secrets* secrets, const std::stri
 
 // Milliseconds of each turn, by station.
 struct Samples {
-  std::vector<double> round, send, wait, verdict;
+  std::vector<double> round, send, wait, verdict, server_cpu, workers_cpu;
   void Take(const Turns& turns, uint32_t processes) {
     const auto all = [&](auto member) {
       std::vector<int64_t> out;
@@ -285,6 +288,9 @@ struct Samples {
                committed = all(&Turns::Seen::committed);
     const auto ms = [](int64_t ns) { return static_cast<double>(std::max<int64_t>(0, ns)) * 1e-6; };
     round.push_back(ms(committed.back() - first.front()));
+    int64_t cpu = 0;
+    for (uint32_t i = 0; i < processes; ++i) cpu += turns.seen[i].cpu;
+    workers_cpu.push_back(ms(cpu));
     // What each part ends with at the last worker; chunks overlap, so a part may be empty.
     send.push_back(ms(sent.back() - first.front()));
     wait.push_back(ms(verdict_at.back() - sent.back()));
@@ -351,13 +357,14 @@ RealRun StartReal(const Config& config, const std::string& folder, const Secrets
 
 struct FloorRun {
   Turns* turns = Turns::Make();
+  pid_t server = 0;
   Samples samples;
 };
 
 FloorRun StartFloor(const Config& config, const ChunkPlan& plan, const Secrets* secrets) {
   FloorRun run;
   SharedCount* const port = &Turns::Make()->turn;
-  Spawn([&] {
+  run.server = Spawn([&] {
     RunFloorServer(secrets == nullptr
                        ? grpc::InsecureServerCredentials()
                        : wire::MtlsServerCredentials(secrets->Material(secrets->server)),
@@ -445,10 +452,17 @@ int Main(int argc, char** argv) {
   FloorRun floors[2] = {StartFloor(config, plan, nullptr), StartFloor(config, plan, &secrets)};
 
   std::vector<double> gloo_ms;
-  const auto take = [&](Turns* turns, Samples* samples, bool keep) {
+  const auto take = [&](pid_t server, Turns* turns, Samples* samples, bool keep) {
+    const int64_t cpu_at_start = CpuNanoseconds(server);
     turns->Give(Turns::kOneRound, 1);
+    // Without the server's applier, as far as it waits for the last worker's commit.
+    (void)turns->commits.WaitAtLeast(config.workers, kTurnTimeout);  // AwaitAll() says what failed
+    const int64_t cpu = CpuNanoseconds(server) - cpu_at_start;
     AwaitAll(*turns, config.workers, "a round");
-    if (keep) samples->Take(*turns, config.workers);
+    if (keep) {
+      samples->Take(*turns, config.workers);
+      samples->server_cpu.push_back(static_cast<double>(cpu) * 1e-6);
+    }
     Clock::System()->SleepFor(kSettle);
     if (StopRequested()) Die("interrupted");
   };
@@ -465,9 +479,9 @@ int Main(int argc, char** argv) {
     for (int step = 0; step < 4; ++step) {
       const int which = r % 2 == 0 ? step : 3 - step;
       if (which < 2) {
-        take(real[which].turns, &real[which].samples, keep);
+        take(real[which].server, real[which].turns, &real[which].samples, keep);
       } else {
-        take(floors[which - 2].turns, &floors[which - 2].samples, keep);
+        take(floors[which - 2].server, floors[which - 2].turns, &floors[which - 2].samples, keep);
       }
     }
   }
@@ -509,6 +523,10 @@ int Main(int argc, char** argv) {
     report.Add("round_verdict" + suffix, "ms", s.verdict);
     report.Add("round_with_apply" + suffix, "ms", real[tls].with_apply);
     report.Add("floor_grpc" + suffix, "ms", floors[tls].samples.round);
+    report.Add("server_cpu" + suffix, "ms", s.server_cpu);
+    report.Add("workers_cpu" + suffix, "ms", s.workers_cpu);
+    report.Add("floor_server_cpu" + suffix, "ms", floors[tls].samples.server_cpu);
+    report.Add("floor_clients_cpu" + suffix, "ms", floors[tls].samples.workers_cpu);
     report.Add("ratio_to_floor" + suffix, "ratio", Ratios(s.round, floors[tls].samples.round));
     if (gloo != nullptr) {
       const std::vector<double> ratios = Ratios(gloo_ms, s.round);

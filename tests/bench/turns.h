@@ -20,6 +20,14 @@ namespace signvote::bench {
 
 inline constexpr uint32_t kProcessesMax = 64;
 
+// Processor time that a process has used, nanoseconds; 0: no such process.
+inline int64_t CpuNanoseconds(pid_t process) {
+  clockid_t clock;
+  timespec time{};
+  if (clock_getcpuclockid(process, &clock) != 0 || clock_gettime(clock, &time) != 0) return 0;
+  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+}
+
 // A number in shared memory that processes wait on.
 class SharedCount {
  public:
@@ -60,6 +68,7 @@ struct Turns {
   // What one process saw of its last turn, in nanoseconds of the monotonic clock (the same in every process).
   struct Seen {
     int64_t first_byte = 0, sent = 0, first_verdict = 0, committed = 0, end = 0;
+    int64_t cpu = 0;  // processor time from the turn's start to the commit
   };
 
   SharedCount turn;     // grows with each turn
