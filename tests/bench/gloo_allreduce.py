@@ -5,14 +5,21 @@ Reads lines from standard input. For each "go" it runs one all-reduce in all pro
 from the first process's start to the last one's end. Ends with standard input. Prints "ready" when all are connected.
 """
 import argparse
+import ctypes
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import time
 
 
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
 def rank_main(rank, args, folder, barrier, times, stop):
+    # A bench that ends early kills only the first process: the ranks must not wait at the barrier for ever.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     import torch
     import torch.distributed as dist
 
