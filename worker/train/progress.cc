@@ -19,7 +19,7 @@ std::string Scaled(double value, const char* const* units, size_t count) {
     value /= 1000;
     ++unit;
   }
-  return absl::StrFormat(unit == 0 || value >= 99.5 ? "%.0f%s" : "%.1f%s", value, units[unit]);
+  return absl::StrFormat("%.*f%s", unit == 0 || value >= 99.5 ? 0 : 1, value, units[unit]);
 }
 
 }  // namespace
