@@ -99,7 +99,7 @@ std::string Bytes(double bytes) {
   constexpr const char* kUnits[] = {"B", "kB", "MB", "GB", "TB", "PB"};
   size_t unit = 0;
   for (; bytes >= 999.5 && unit + 1 < std::size(kUnits); ++unit) bytes /= kKilo;
-  return absl::StrFormat(unit == 0 || bytes >= 99.95 ? "%.0f %s" : "%.1f %s", bytes, kUnits[unit]);
+  return absl::StrFormat("%.*f %s", unit == 0 || bytes >= 99.95 ? 0 : 1, bytes, kUnits[unit]);
 }
 std::string Bytes(uint64_t bytes) { return Bytes(static_cast<double>(bytes)); }
 
