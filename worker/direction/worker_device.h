@@ -1,0 +1,46 @@
+#pragma once
+// The device on which a worker's hot path runs: it makes what holds the replica and what packs the ballots.
+// HostDevice is the CPU; cuda_device.h has the GPU.
+
+#include <memory>
+#include <memory_resource>
+#include <span>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "common/layout.h"
+#include "worker/codec/replica_memory.h"
+#include "worker/direction/ballot_packer.h"
+#include "worker/direction/direction.h"
+
+namespace signvote {
+
+// Ownership: must outlive whatever it made.
+// Threads:   thread-compatible. One replica and one packer at a time.
+class WorkerDevice {
+ public:
+  virtual ~WorkerDevice() = default;
+
+  virtual std::string name() const = 0;  // "cpu (avx512)", "cuda:0 (NVIDIA H100)"
+  // Memory of the host from which and to which packed bits travel: page-locked where that speeds up their copies.
+  virtual std::pmr::memory_resource* host_memory() = 0;
+  // The replica that lies in x, memory of this device, [d] in layout order. RESOURCE_EXHAUSTED: no memory for buffers.
+  virtual absl::StatusOr<std::unique_ptr<ReplicaMemory>> MakeReplica(const Layout* layout,
+                                                                     std::span<float> x) = 0;
+  // A packer with zero state. RESOURCE_EXHAUSTED: no memory for the state.
+  virtual absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(const Layout* layout,
+                                                                   ChunkPlan plan,
+                                                                   const DirectionConfig& config) = 0;
+};
+
+class HostDevice : public WorkerDevice {
+ public:
+  std::string name() const override;
+  std::pmr::memory_resource* host_memory() override { return std::pmr::new_delete_resource(); }
+  absl::StatusOr<std::unique_ptr<ReplicaMemory>> MakeReplica(const Layout* layout,
+                                                             std::span<float> x) override;
+  absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(const Layout* layout, ChunkPlan plan,
+                                                           const DirectionConfig& config) override;
+};
+
+}  // namespace signvote
