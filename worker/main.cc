@@ -221,17 +221,19 @@ ProgressStyle StyleOf(const std::string& word) {
   return ProgressStyle::kTerminal;
 }
 
-absl::Status Save(FileSystem* fs, const std::string& path, Model* model,
-                  const TrainerReport& report) {
+absl::Status Save(FileSystem* fs, const std::string& path, const Model& model,
+                  ReplicaMemory* replica, const TrainerReport& report) {
+  std::vector<float> x(replica->coordinates());
+  SIGNVOTE_RETURN_IF_ERROR(replica->Read(0, x));
   SIGNVOTE_RETURN_IF_ERROR(
-      WriteSafetensors(fs, path, model->layout(), model->parameters(),
+      WriteSafetensors(fs, path, model.layout(), x,
                        {{"format", "pt"},
                         {"run_id", report.run.run_id.ToText()},
                         {"next_round", absl::StrCat(report.next_round.value())},
                         {"digest", absl::StrFormat("%016x", report.digest)}}));
   const size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "" : path.substr(0, slash + 1);
-  return WriteFileAtomically(fs, folder + "config.json", ModelConfigJson(model->config()),
+  return WriteFileAtomically(fs, folder + "config.json", ModelConfigJson(model.config()),
                              kFileMode);
 }
 
@@ -281,7 +283,11 @@ absl::Status Work(Flags* flags) {
                     {"device", model->device()},
                     {"threads", uint64_t{flags->model_options.threads}}});
   LogInfo("data", {{"corpus", data->description()}});
+  HostDevice device;
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<ReplicaMemory> replica,
+                            device.MakeReplica(&model->layout(), model->parameters()));
   flags->session.model_config_json = ModelConfigJson(config);
+  flags->session.bits_memory = device.host_memory();
   SIGNVOTE_ASSIGN_OR_RETURN(session, Session::Create(flags->session, clock));
   live_session.store(session.get(), std::memory_order_release);
 
@@ -296,7 +302,8 @@ absl::Status Work(Flags* flags) {
 
   Progress progress(StyleOf(flags->progress), stdout, clock, FromSeconds(flags->progress_seconds),
                     flags->session.name.empty() ? "worker" : flags->session.name);
-  Trainer trainer(session.get(), model.get(), data.get(), clock, flags->trainer);
+  Trainer trainer(session.get(), model.get(), &device, replica.get(), data.get(), clock,
+                  flags->trainer);
   absl::Status log_status;
   trainer.set_on_joined([&](const RunInfo& run, std::optional<double> held_out_loss) {
     probe.OnJoined(run, model->layout().coordinates(), held_out_loss);
@@ -341,7 +348,7 @@ absl::Status Work(Flags* flags) {
   }
   SIGNVOTE_RETURN_IF_ERROR(trained);
   if (!flags->save.empty() && probe.joined())
-    SIGNVOTE_RETURN_IF_ERROR(Save(fs, flags->save, model.get(), report));
+    SIGNVOTE_RETURN_IF_ERROR(Save(fs, flags->save, *model, replica.get(), report));
   LogInfo("done", {{"outcome", context.outcome},
                    {"rounds_voted", report.rounds_voted},
                    {"held_out_first", report.held_out_first.value_or(0.0)},

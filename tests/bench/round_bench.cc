@@ -233,7 +233,8 @@ void SessionWorker(const Config& config, const Secrets* secrets, const std::stri
   tensors[0].shape = {config.d};
   const Layout layout = *Layout::Make(tensors);
   Buffer x(config.d * sizeof(float));
-  const auto run = (*session)->Join(layout, {x.as<float>(), config.d});
+  HostReplicaMemory replica({x.as<float>(), config.d});
+  const auto run = (*session)->Join(layout, &replica);
   if (!run.ok()) fail("join", run.status());
   std::vector<uint8_t> ballot(run->plan.TotalBytes());
   Rng rng(index, 1);

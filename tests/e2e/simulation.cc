@@ -33,7 +33,6 @@ absl::StatusOr<std::unique_ptr<Simulation>> Simulation::Create(const SimulationO
   if (config.kind == ModelKind::kMlp) data.format = DataFormat::kSynthetic;
   SIGNVOTE_ASSIGN_OR_RETURN(simulation->data_, OpenDataset(FileSystem::Posix(), data));
   SIGNVOTE_ASSIGN_OR_RETURN(simulation->model_, MakeTorchModel(config, options.model_options));
-  SIGNVOTE_RETURN_IF_ERROR(simulation->model_->EnablePrevious());
   SIGNVOTE_ASSIGN_OR_RETURN(simulation->rule_, MakeRule(options.rule));
   const Layout& layout = simulation->model_->layout();
   const uint64_t chunk = options.chunk_coordinates != 0
@@ -122,7 +121,7 @@ absl::Status Simulation::Run() {
                                     .step_scale_max = model_->layout().step_scale_max(),
                                     .workers = record.scalars})
                           .gamma;
-    std::copy(x.begin(), x.end(), model_->previous_parameters().begin());
+    SIGNVOTE_RETURN_IF_ERROR(model_->KeepPrevious());
     // The whole model as one vote: chunks are a matter of transport.
     verdict.assign(plan_.TotalBytes(), 0);
     std::vector<const uint8_t*> pointers;

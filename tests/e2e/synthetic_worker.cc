@@ -104,7 +104,8 @@ absl::Status WriteReport(const Flags& flags, const Session& session, const std::
 absl::Status Work(const Flags& flags, Session* session, const Layout& layout, std::vector<float>* x, uint64_t* rounds) {
   Problem problem(flags);
   *x = problem.Start();
-  SIGNVOTE_ASSIGN_OR_RETURN(const RunInfo run, session->Join(layout, *x));
+  HostReplicaMemory replica(*x);
+  SIGNVOTE_ASSIGN_OR_RETURN(const RunInfo run, session->Join(layout, &replica));
   LogInfo("joined", {{"worker", flags.session.name}});
 
   Direction direction(&layout, run.plan, run.direction);

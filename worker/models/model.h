@@ -27,9 +27,13 @@ struct BatchView {
 // Which replica a pass computes at: x_t, or the kept x_{t−1} of the probe.
 enum class ReplicaSlot { kCurrent, kPrevious };
 
+// Memory:    parameters and gradients are memory of the model's device, flat fp32 in layout order: host memory on the
+//            CPU; on CUDA they must not be read or written by the host.
 // Ownership: owns all buffers; their addresses never change.
 // Threads:   one thread at a time. `ready` callbacks come on the calling thread (CPU) or on the device's thread while
 //            the caller waits (CUDA), never two at once.
+// Queueing:  on CUDA calls only queue their work on the calling thread's current stream, where it is done in order;
+//            Forward and Evaluate wait, because they return a number.
 // Failure:   what LibTorch throws becomes INTERNAL, or RESOURCE_EXHAUSTED when memory ran out.
 class Model {
  public:
@@ -39,16 +43,19 @@ class Model {
   virtual const ModelConfig& config() const = 0;
   virtual std::string device() const = 0;  // "cpu", "cuda:0"
 
-  // Host memory, [d] in layout order, 64-byte aligned. The session writes to parameters().
+  // The calling thread's current CUDA stream, a cudaStream_t; null on the CPU, and for CUDA's default stream.
+  virtual void* current_stream() const = 0;
+
+  // [d], 64-byte aligned. Commits move parameters() between two steps.
   virtual std::span<float> parameters() = 0;
   virtual std::span<const float> gradient() const = 0;
 
-  // Allocates the previous slot: another 8 bytes per coordinate.
-  virtual absl::Status EnablePrevious() = 0;
-  virtual std::span<float> previous_parameters() = 0;  // empty before EnablePrevious
-  virtual std::span<const float> previous_gradient() const = 0;
+  // Copies x_t to the previous slot, which the first call allocates: another 8 bytes per coordinate.
+  virtual absl::Status KeepPrevious() = 0;
+  virtual std::span<const float> previous_parameters() const = 0;  // empty before KeepPrevious
+  virtual std::span<const float> previous_gradient() const = 0;    // likewise
 
-  // Tells the model that the parameters of `slot` were written, and zeroes the slot's gradient.
+  // Zeroes the slot's gradient.
   virtual absl::Status BeginStep(ReplicaSlot slot) = 0;
 
   // The mean loss of the batch in nats per target; keeps the graph for one Backward. A non-finite loss is a value.
@@ -56,8 +63,11 @@ class Model {
   // Coordinates [first, first + count) of the slot's gradient are final.
   using GradientReady = std::function<void(uint64_t first, uint64_t count)>;
   // Adds weight · ∇loss of the last Forward to the slot's gradient. `ready`, when given, is called once for every
-  // range of coordinates, together the whole model, each as soon as its gradient is final.
+  // range of coordinates, together the whole model, each as soon as its gradient is final: computed, or on CUDA queued
+  // before whatever `ready` queues on its thread's current stream.
   virtual absl::Status Backward(float weight, const GradientReady& ready) = 0;
+  // Whether the device still works on the last Backward, which has returned. Never on the CPU.
+  virtual absl::StatusOr<bool> BackwardRunning() = 0;
 
   // The mean loss at x_t without a graph.
   virtual absl::StatusOr<double> Evaluate(const BatchView& batch) = 0;

@@ -10,6 +10,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <c10/core/Event.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -108,14 +109,8 @@ class TorchModel : public Model {
   void Allocate(ReplicaSlot which) {
     Slot& slot = SlotOf(which);
     const int64_t d = static_cast<int64_t>(layout_.coordinates());
-    const at::TensorOptions host =
-        at::TensorOptions().dtype(at::kFloat).pinned_memory(device_.is_cuda());
-    slot.host_x = at::zeros({d}, host);
-    slot.host_g = at::zeros({d}, host);
-    slot.x = device_.is_cpu()
-                 ? slot.host_x
-                 : at::zeros({d}, at::TensorOptions().dtype(at::kFloat).device(device_));
-    slot.g = device_.is_cpu() ? slot.host_g : at::zeros_like(slot.x);
+    slot.x = at::zeros({d}, at::TensorOptions().dtype(at::kFloat).device(device_));
+    slot.g = at::zeros_like(slot.x);
     for (size_t k = 0; k < network_->leaves().size(); ++k) {
       const LeafSpec& spec = network_->leaves()[k];
       const auto view = [&](const at::Tensor& flat) {
@@ -131,17 +126,31 @@ class TorchModel : public Model {
     }
   }
 
+  void Initialize(uint64_t seed) {
+    const c10::NoGradGuard no_grad;
+    at::Tensor start = at::zeros_like(current_.x, at::TensorOptions().device(at::kCPU));
+    InitializeParameters(config_, layout_, seed, SpanOf(start));
+    current_.x.copy_(start);
+  }
+
   const Layout& layout() const override { return layout_; }
   const ModelConfig& config() const override { return config_; }
   std::string device() const override { return device_.str(); }
-  std::span<float> parameters() override { return SpanOf(current_.host_x); }
-  std::span<const float> gradient() const override { return SpanOf(current_.host_g); }
-  std::span<float> previous_parameters() override { return SpanOf(previous_.host_x); }
-  std::span<const float> previous_gradient() const override { return SpanOf(previous_.host_g); }
+  void* current_stream() const override {
+    if (device_.is_cpu()) return nullptr;
+    return c10::impl::VirtualGuardImpl(device_.type()).getStream(device_).native_handle();
+  }
+  std::span<float> parameters() override { return SpanOf(current_.x); }
+  std::span<const float> gradient() const override { return SpanOf(current_.g); }
+  std::span<const float> previous_parameters() const override { return SpanOf(previous_.x); }
+  std::span<const float> previous_gradient() const override { return SpanOf(previous_.g); }
 
-  absl::Status EnablePrevious() override {
-    if (previous_.x.defined()) return absl::OkStatus();
-    return Guarded("previous replica", [&] { Allocate(ReplicaSlot::kPrevious); });
+  absl::Status KeepPrevious() override {
+    return Guarded("previous replica", [&] {
+      if (!previous_.x.defined()) Allocate(ReplicaSlot::kPrevious);
+      const c10::NoGradGuard no_grad;
+      previous_.x.copy_(current_.x, /*non_blocking=*/true);
+    });
   }
 
   absl::Status BeginStep(ReplicaSlot which) override {
@@ -149,7 +158,6 @@ class TorchModel : public Model {
     SIGNVOTE_CHECK(slot.x.defined());
     return Guarded("begin step", [&] {
       const c10::NoGradGuard no_grad;
-      if (!device_.is_cpu()) slot.x.copy_(slot.host_x);
       slot.g.zero_();
     });
   }
@@ -174,14 +182,15 @@ class TorchModel : public Model {
     if (ready) {
       slot.on_leaf = [&](size_t k) {
         const LeafSpec& leaf = network_->leaves()[k];
-        CopyToHost(slot, leaf.first, leaf.count);
         ++finished;
         ready(leaf.first, leaf.count);
       };
     }
     const absl::Status status = Guarded("backward pass", [&] {
       torch::autograd::backward({loss_}, {at::full_like(loss_, weight)});
-      if (!ready) CopyToHost(slot, 0, layout_.coordinates());
+      if (device_.is_cpu()) return;
+      if (!backward_end_) backward_end_.emplace(device_.type());
+      backward_end_->record(c10::impl::VirtualGuardImpl(device_.type()).getStream(device_));
     });
     slot.on_leaf = nullptr;
     loss_ = at::Tensor();  // frees the graph
@@ -193,11 +202,19 @@ class TorchModel : public Model {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<bool> BackwardRunning() override {
+    bool running = false;
+    const absl::Status status = Guarded("backward pass", [&] {
+      running = backward_end_.has_value() && !backward_end_->query();
+    });
+    if (!status.ok()) return status;
+    return running;
+  }
+
   absl::StatusOr<double> Evaluate(const BatchView& batch) override {
     double value = 0;
     const absl::Status status = Guarded("evaluation", [&] {
       const c10::NoGradGuard no_grad;
-      if (!device_.is_cpu()) current_.x.copy_(current_.host_x);
       value = network_->Loss(current_.leaves, batch, device_).item<double>();
     });
     if (!status.ok()) return status;
@@ -206,8 +223,7 @@ class TorchModel : public Model {
 
  private:
   struct Slot {
-    at::Tensor host_x, host_g;       // [d], what the session and the packing see
-    at::Tensor x, g;                 // [d] on the device; the same storage as host_* on the CPU
+    at::Tensor x, g;                 // [d] on the device
     std::vector<at::Tensor> leaves;  // views into x, their .grad views into g
     LeafHook::Callback on_leaf;      // what the leaves' hooks call; its address is constant
   };
@@ -219,13 +235,6 @@ class TorchModel : public Model {
     return {flat.data_ptr<float>(), static_cast<size_t>(flat.numel())};
   }
 
-  void CopyToHost(Slot& slot, uint64_t first, uint64_t count) {
-    if (device_.is_cpu()) return;
-    const c10::NoGradGuard no_grad;
-    slot.host_g.narrow(0, static_cast<int64_t>(first), static_cast<int64_t>(count))
-        .copy_(slot.g.narrow(0, static_cast<int64_t>(first), static_cast<int64_t>(count)));
-  }
-
   const ModelConfig config_;
   const Layout layout_;
   const at::Device device_;
@@ -233,6 +242,7 @@ class TorchModel : public Model {
   Slot current_, previous_;
   at::Tensor loss_;  // with its graph, between Forward and Backward
   ReplicaSlot loss_slot_ = ReplicaSlot::kCurrent;
+  std::optional<c10::Event> backward_end_;  // CUDA: behind the last Backward
 };
 
 }  // namespace
@@ -249,9 +259,9 @@ absl::StatusOr<std::unique_ptr<Model>> MakeTorchModel(const ModelConfig& config,
     at::set_num_threads(static_cast<int>(options.threads));
     model = std::make_unique<TorchModel>(config, *std::move(layout), *device);
     model->Allocate(ReplicaSlot::kCurrent);
+    model->Initialize(options.init_seed);
   });
   if (!status.ok()) return status;
-  InitializeParameters(config, model->layout(), options.init_seed, model->parameters());
   return std::unique_ptr<Model>(std::move(model));
 }
 

@@ -563,7 +563,7 @@ absl::Status Link::OnWelcome(const v1::Welcome& welcome) {
     MutexLock lock(&mu_);
     if (!run_known_) {
       run_ = run;
-      verdicts_ = std::make_unique<VerdictStore>(run_.plan, kVerdictSlotsMax);
+      verdicts_ = std::make_unique<VerdictStore>(run_.plan, kVerdictSlotsMax, options_.bits_memory);
       run_known_ = true;
     } else if (run.run_id != run_.run_id || run.seed != run_.seed ||
                run.plan.chunk_coordinates() != run_.plan.chunk_coordinates()) {

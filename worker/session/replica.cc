@@ -3,20 +3,20 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "common/apply.h"
 #include "common/check.h"
-#include "common/checksum.h"
+#include "common/status.h"
 
 namespace signvote {
 
-void Replica::SetWhole(Round round) { parts_ = {{x_.size(), round}}; }
+void Replica::SetWhole(Round round) { parts_ = {{memory_->coordinates(), round}}; }
 
 absl::Status Replica::AddPart(Round round, uint64_t first, uint64_t count) {
   const uint64_t end = parts_.empty() ? 0 : parts_.back().end;
-  if (first != end || count == 0 || count > x_.size() - end) {
+  const uint64_t left = memory_->coordinates() - end;
+  if (first != end || count == 0 || count > left) {
     return absl::InvalidArgumentError(absl::StrCat("state transfer sent ", count,
                                                    " coordinates from ", first, " where ",
-                                                   x_.size() - end, " from ", end, " were due"));
+                                                   left, " from ", end, " were due"));
   }
   if (!parts_.empty() && parts_.back().round == round) {
     parts_.back().end += count;
@@ -41,7 +41,8 @@ absl::Status Replica::Apply(Round round, float stepsize, const uint8_t* verdict)
   uint64_t first = 0;
   for (Part& part : parts_) {
     if (part.round == round) {
-      ApplyStep(*layout_, stepsize, first, part.end - first, verdict, 0, x_.data() + first);
+      SIGNVOTE_RETURN_IF_ERROR(
+          memory_->ApplyStep(*layout_, stepsize, first, part.end - first, verdict));
       ++part.round;
     }
     first = part.end;
@@ -59,9 +60,9 @@ absl::Status Replica::Apply(Round round, float stepsize, const uint8_t* verdict)
   return absl::OkStatus();
 }
 
-uint64_t Replica::Digest() const {
+absl::StatusOr<uint64_t> Replica::Digest() const {
   SIGNVOTE_CHECK(level());
-  return ReplicaDigest(x_.data(), 0, x_.size());
+  return memory_->Digest();
 }
 
 }  // namespace signvote

@@ -48,7 +48,7 @@ class SessionImpl final : public Session {
         link_(options, clock, std::move(name), std::move(token), std::move(credentials),
               jitter_seed) {}
 
-  absl::StatusOr<RunInfo> Join(const Layout& layout, std::span<float> x) override;
+  absl::StatusOr<RunInfo> Join(const Layout& layout, ReplicaMemory* replica) override;
   absl::StatusOr<std::optional<RoundTicket>> NextRound() override;
   absl::Status SendChunk(ChunkIndex k, const uint8_t* ballot) override {
     if (replica_ == nullptr) return absl::FailedPreconditionError("the session has not joined");
@@ -68,12 +68,12 @@ class SessionImpl final : public Session {
   absl::Status HandleNext(Time deadline, const std::string& what);
   absl::Status HandleArrived();
   absl::Status Handle(LinkEvent event);
-  void ApplyCommit(const CommitEvent& commit);
+  absl::Status ApplyCommit(const CommitEvent& commit);
   absl::Status TransferState(const StateEvent& state);
-  void FinishRun();
+  absl::Status FinishRun();
   void LeaveNow(const std::string& reason);
   bool ReplicaReady() const { return replica_ != nullptr && replica_->level(); }
-  v1::WorkerMessage DigestMessage() const;
+  absl::StatusOr<v1::WorkerMessage> DigestMessage() const;
   CommitOutcome TakeOutcome();
 
   // Constant after construction.
@@ -82,10 +82,10 @@ class SessionImpl final : public Session {
 
   // Set by Join.
   Layout layout_;
-  std::span<float> x_;
+  ReplicaMemory* memory_ = nullptr;
   std::unique_ptr<Replica> replica_;
 
-  bool untouched_ = true;  // x still holds this worker's own initial parameters
+  bool untouched_ = true;  // the memory still holds this worker's own initial parameters
   std::optional<RoundTicket> ticket_;
   std::optional<OpenEvent> pending_open_;
   std::optional<Round> finish_rounds_;
@@ -109,15 +109,16 @@ absl::Status SessionImpl::Usable() const {
   return link_.status();
 }
 
-absl::StatusOr<RunInfo> SessionImpl::Join(const Layout& layout, std::span<float> x) {
+absl::StatusOr<RunInfo> SessionImpl::Join(const Layout& layout, ReplicaMemory* replica) {
   if (replica_ != nullptr) return absl::FailedPreconditionError("the session has joined already");
-  if (x.size() != layout.coordinates() || x.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the replica has ", x.size(), " coordinates, its layout ", layout.coordinates()));
+  if (replica->coordinates() != layout.coordinates() || replica->coordinates() == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("the replica has ", replica->coordinates(),
+                                                   " coordinates, its layout ",
+                                                   layout.coordinates()));
   }
   layout_ = layout;
-  x_ = x;
-  replica_ = std::make_unique<Replica>(&layout_, x);
+  memory_ = replica;
+  replica_ = std::make_unique<Replica>(&layout_, replica);
   link_.Start(&layout_);
   const Time deadline = clock_->Now() + options_.wait_timeout;
   while (!ReplicaReady() && !finish_rounds_) {
@@ -147,33 +148,40 @@ absl::Status SessionImpl::HandleArrived() {
 
 absl::Status SessionImpl::Handle(LinkEvent event) {
   if (auto* state = std::get_if<StateEvent>(&event)) return TransferState(*state);
-  if (auto* commit = std::get_if<CommitEvent>(&event)) ApplyCommit(*commit);
+  if (auto* commit = std::get_if<CommitEvent>(&event)) return ApplyCommit(*commit);
   if (auto* open = std::get_if<OpenEvent>(&event)) pending_open_ = *open;
   if (auto* finish = std::get_if<FinishEvent>(&event)) finish_rounds_ = finish->rounds;
   if (auto* drain = std::get_if<DrainEvent>(&event)) drain_reason_ = std::move(drain->reason);
   return absl::OkStatus();
 }
 
-void SessionImpl::ApplyCommit(const CommitEvent& commit) {
+absl::Status SessionImpl::ApplyCommit(const CommitEvent& commit) {
   if (options_.before_apply) options_.before_apply();
   const Time start = clock_->Now();
-  if (!replica_->Apply(commit.round, commit.stepsize, commit.slot->bits.data()).ok()) {
-    link_.ReleaseSlot(commit.slot);  // from before a state transfer that failed; void by now
-    return;
+  const absl::Status applied =
+      replica_->Apply(commit.round, commit.stepsize, commit.slot->bits.data());
+  if (!applied.ok()) {
+    link_.ReleaseSlot(commit.slot);
+    // From before a state transfer that failed: void by now.
+    return absl::IsFailedPrecondition(applied) ? absl::OkStatus() : applied;
   }
   link_.CountApplied(clock_->Now() - start);
   untouched_ = false;
   ++applied_;
   if (last_commit_) link_.ReleaseSlot(last_commit_->slot);
   last_commit_ = commit;
-  if (commit.digest_due && replica_->level() && replica_->round() == commit.round.next())
-    link_.Send(DigestMessage());
+  if (commit.digest_due && replica_->level() && replica_->round() == commit.round.next()) {
+    SIGNVOTE_ASSIGN_OR_RETURN(v1::WorkerMessage message, DigestMessage());
+    link_.Send(std::move(message));
+  }
+  return absl::OkStatus();
 }
 
-v1::WorkerMessage SessionImpl::DigestMessage() const {
+absl::StatusOr<v1::WorkerMessage> SessionImpl::DigestMessage() const {
+  SIGNVOTE_ASSIGN_OR_RETURN(const uint64_t digest, replica_->Digest());
   v1::WorkerMessage message;
   message.mutable_replica_digest()->set_round(replica_->round().value());
-  message.mutable_replica_digest()->set_digest(replica_->Digest());
+  message.mutable_replica_digest()->set_digest(digest);
   return message;
 }
 
@@ -190,13 +198,13 @@ absl::Status SessionImpl::TransferState(const StateEvent& state) {
           "server ", options_.server,
           " asks this worker for initial parameters, but training has begun here already"));
     }
-    status = UploadState(channel, state.ticket, options_.connect_timeout, x_, &moved);
+    status = UploadState(channel, state.ticket, options_.connect_timeout, memory_, &moved);
     if (status.ok()) replica_->SetWhole(Round(0));
   } else {
     untouched_ = false;
     replica_->Clear();
     status = FetchState(
-        channel, state.ticket, options_.connect_timeout, x_,
+        channel, state.ticket, options_.connect_timeout, memory_,
         [&](Round round, uint64_t first, uint64_t count) {
           return replica_->AddPart(round, first, count);
         },
@@ -236,7 +244,7 @@ absl::StatusOr<std::optional<RoundTicket>> SessionImpl::NextRound() {
           continue;
         }
       }
-      FinishRun();
+      SIGNVOTE_RETURN_IF_ERROR(FinishRun());
       return std::optional<RoundTicket>();
     }
     if (drain_reason_) {
@@ -316,14 +324,17 @@ CommitOutcome SessionImpl::TakeOutcome() {
   return outcome;
 }
 
-void SessionImpl::FinishRun() {
+absl::Status SessionImpl::FinishRun() {
   std::optional<v1::WorkerMessage> digest;
-  if (ReplicaReady()) digest = DigestMessage();
+  if (ReplicaReady()) {
+    SIGNVOTE_ASSIGN_OR_RETURN(digest, DigestMessage());
+  }
   if (!link_.SayGoodbye(digest, Link::Goodbye::kAwaitServer, options_.finish_timeout)) {
     LogWarning("the server did not close the finished run's session",
                {{"server", options_.server}});
   }
   finished_ = true;
+  return absl::OkStatus();
 }
 
 void SessionImpl::LeaveNow(const std::string& reason) {

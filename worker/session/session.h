@@ -4,8 +4,8 @@
 //
 //   Session::Create → Join → { NextRound → SendChunk… → SendScalars | Abstain → WaitCommit }… → Leave or finished
 //
-// Ownership: the caller owns the replica x (flat fp32, layout order) and must keep it alive; the session writes to x
-//            only inside Join, NextRound and WaitCommit, on the calling thread (commits are applied there).
+// Ownership: the caller owns the replica's memory and must keep it alive; the session touches it only inside Join,
+//            NextRound and WaitCommit, on the calling thread (commits are applied there).
 // Threads:   Join, NextRound, SendScalars, Abstain, WaitCommit, Leave: one thread at a time. SendChunk: any thread, at
 //            the same time as others. Stats(), RequestDrain(): any thread.
 // Failure:   a lost connection is not an error: a thread of the session's own reconnects with jittered exponential
@@ -13,13 +13,13 @@
 //            server refuses ends the session with its status. Every later call then returns that status.
 //            A ballot of the open round is kept and sent again after a reconnect or for a new attempt.
 //            A wait that lasts longer than wait_timeout ends with DEADLINE_EXCEEDED (exit code kWaitTimeout) and the
-//            server's last word on whom it waits for.
+//            server's last word on whom it waits for. What the replica's memory fails with is returned as it is.
 
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <memory_resource>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -28,6 +28,7 @@
 #include "common/clock.h"
 #include "common/ids.h"
 #include "common/layout.h"
+#include "worker/codec/replica_memory.h"
 #include "worker/direction/direction.h"
 
 namespace signvote {
@@ -49,6 +50,8 @@ struct SessionOptions {
   std::string model_config_json;
   std::string metrics_address;
   uint64_t message_bytes_max = 64ull << 20;
+  // Where verdicts' bits are kept; thread-safe, and must outlive the session.
+  std::pmr::memory_resource* bits_memory = std::pmr::new_delete_resource();
   // Called on the caller's thread for each commit that has been received, before it is applied; for benches.
   std::function<void()> before_apply;
 };
@@ -136,10 +139,10 @@ class Session {
                                                          Clock* clock);
   virtual ~Session() = default;
 
-  // Joins the run. `x` holds this worker's own initial parameters; they are uploaded if the server names this worker
-  // the uploader, else overwritten by the run's. Returns when the replica is ready (not yet when a round is open).
+  // Joins the run. `replica` holds this worker's own initial parameters; they are uploaded if the server names this
+  // worker the uploader, else overwritten by the run's. Returns when the replica is ready (not yet when a round is open).
   // CANCELLED, and drained(), when a drain was asked for first.
-  virtual absl::StatusOr<RunInfo> Join(const Layout& layout, std::span<float> x) = 0;
+  virtual absl::StatusOr<RunInfo> Join(const Layout& layout, ReplicaMemory* replica) = 0;
 
   // Waits for a round that this worker has not voted in. nullopt: the run finished or this worker was drained
   // (finished() and drained() tell); the final digest has been sent.
@@ -151,7 +154,7 @@ class Session {
   virtual absl::Status SendScalars(const BallotScalars& scalars) = 0;
   virtual absl::Status Abstain(AbstainReason reason) = 0;
 
-  // Waits for the commit of the ticket's round and applies it (and any later ones that have arrived) to x. New attempts
+  // Waits for the commit of the ticket's round and applies it (and any later ones that have arrived). New attempts
   // of the round get the same ballot without the caller's doing. Once a drain is asked for, waits 10 s at most and then
   // leaves with commits = 0.
   virtual absl::StatusOr<CommitOutcome> WaitCommit() = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <optional>
+#include <vector>
 
 #include <grpcpp/client_context.h>
 #include <grpcpp/completion_queue.h>
@@ -90,7 +91,7 @@ class RawCall {
 
 absl::Status FetchState(
     const std::shared_ptr<grpc::Channel>& channel, const std::string& ticket,
-    Duration progress_timeout, std::span<float> x,
+    Duration progress_timeout, ReplicaMemory* replica,
     const std::function<absl::Status(Round, uint64_t first, uint64_t count)>& on_part,
     wire::SocketBytes* moved) {
   *moved = {};
@@ -102,79 +103,76 @@ absl::Status FetchState(
     return status.ok() ? absl::UnavailableError("state transfer ended before it began") : status;
   }
   std::optional<wire::SocketByteCounter> counter;
+  const uint64_t d = replica->coordinates();
   uint64_t received = 0;
+  std::vector<float> part;
   grpc::ByteBuffer message;
   while (call.Read(&message)) {
     if (!counter) counter.emplace(call.peer(), 0);
     SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<wire::StateView> view,
                               wire::DecodeState(wire::BulkKind::kStateChunk, message));
     const wire::StateHeader& header = view->header;
-    if (header.first != received || header.count == 0 || header.count > x.size() - received ||
+    if (header.first != received || header.count == 0 || header.count > d - received ||
         view->payload_bytes != header.count * sizeof(float)) {
       return absl::InvalidArgumentError(
           absl::StrCat("state transfer: ", view->payload_bytes, " bytes for ", header.count,
-                       " coordinates from ", header.first, " where ", x.size() - received, " from ",
+                       " coordinates from ", header.first, " where ", d - received, " from ",
                        received, " were due"));
     }
+    part.resize(header.count);
     SIGNVOTE_RETURN_IF_ERROR(wire::CopyPayloadChecked(
         message, view->payload_offset, header.checksum,
-        {reinterpret_cast<uint8_t*>(x.data() + received), header.count * sizeof(float)}));
+        {reinterpret_cast<uint8_t*>(part.data()), header.count * sizeof(float)}));
+    SIGNVOTE_RETURN_IF_ERROR(replica->Write(received, part));
     SIGNVOTE_RETURN_IF_ERROR(on_part(header.round, header.first, header.count));
     received += header.count;
     if (const auto bytes = counter->Read()) *moved = *bytes;
   }
   SIGNVOTE_RETURN_IF_ERROR(call.Finish());
-  if (received != x.size()) {
+  if (received != d) {
     return absl::InvalidArgumentError(
-        absl::StrCat("state transfer ended after ", received, " of ", x.size(), " coordinates"));
+        absl::StrCat("state transfer ended after ", received, " of ", d, " coordinates"));
   }
   return absl::OkStatus();
 }
 
 absl::Status UploadState(const std::shared_ptr<grpc::Channel>& channel, const std::string& ticket,
-                         Duration progress_timeout, std::span<const float> x,
+                         Duration progress_timeout, ReplicaMemory* replica,
                          wire::SocketBytes* moved) {
   *moved = {};
-  // Shared with every message that refers to x: the last one gone means that gRPC no longer reads x.
-  const auto lease = std::make_shared<int>(0);
-  absl::Status status;
-  {
-    RawCall call(channel, "/signvote.v1.Training/UploadState", progress_timeout);
-    v1::UploadStateRequest first;
-    first.set_ticket(ticket);
-    bool open = call.Start() && call.Write(wire::EncodeMessage(first));
-    std::optional<wire::SocketByteCounter> counter;
-    if (open) counter.emplace(call.peer(), 0);
-    for (uint64_t at = 0; open && at < x.size(); at += wire::kStateChunkCoordinates) {
-      const uint64_t count = std::min<uint64_t>(wire::kStateChunkCoordinates, x.size() - at);
-      const std::span<const uint8_t> payload(reinterpret_cast<const uint8_t*>(x.data() + at),
-                                             count * sizeof(float));
-      const wire::StateHeader header{.round = Round(0),
-                                     .first = at,
-                                     .count = count,
-                                     .checksum = Xxh3(payload.data(), payload.size())};
-      open = call.Write(wire::EncodeState(wire::BulkKind::kUploadChunk, header, payload, lease));
-      if (const auto bytes = counter->Read()) *moved = *bytes;
-    }
-    grpc::ByteBuffer reply;
-    const bool replied = open && call.WritesDone() && call.Read(&reply);
-    if (counter) {
-      if (const auto bytes = counter->Read()) *moved = *bytes;
-    }
-    status = call.Finish();
-    if (status.ok()) {
-      v1::UploadStateReply parsed;
-      if (!replied || !wire::ParseMessage(reply, &parsed).ok() ||
-          parsed.coordinates() != x.size()) {
-        status = absl::InvalidArgumentError(
-            absl::StrCat("the server did not confirm the upload of ", x.size(), " coordinates"));
-      }
-    }
+  const uint64_t d = replica->coordinates();
+  RawCall call(channel, "/signvote.v1.Training/UploadState", progress_timeout);
+  v1::UploadStateRequest first;
+  first.set_ticket(ticket);
+  bool open = call.Start() && call.Write(wire::EncodeMessage(first));
+  std::optional<wire::SocketByteCounter> counter;
+  if (open) counter.emplace(call.peer(), 0);
+  for (uint64_t at = 0; open && at < d; at += wire::kStateChunkCoordinates) {
+    const uint64_t count = std::min<uint64_t>(wire::kStateChunkCoordinates, d - at);
+    // Owned by the message: gRPC may read it after the call has ended.
+    const auto part = std::make_shared<std::vector<float>>(count);
+    SIGNVOTE_RETURN_IF_ERROR(replica->Read(at, *part));
+    const std::span<const uint8_t> payload(reinterpret_cast<const uint8_t*>(part->data()),
+                                           count * sizeof(float));
+    const wire::StateHeader header{.round = Round(0),
+                                   .first = at,
+                                   .count = count,
+                                   .checksum = Xxh3(payload.data(), payload.size())};
+    open = call.Write(wire::EncodeState(wire::BulkKind::kUploadChunk, header, payload, part));
+    if (const auto bytes = counter->Read()) *moved = *bytes;
   }
-  for (int i = 0; lease.use_count() > 1 && i < 5000; ++i) {
-    Clock::System()->SleepFor(std::chrono::milliseconds(1));
+  grpc::ByteBuffer reply;
+  const bool replied = open && call.WritesDone() && call.Read(&reply);
+  if (counter) {
+    if (const auto bytes = counter->Read()) *moved = *bytes;
   }
-  return status;
+  SIGNVOTE_RETURN_IF_ERROR(call.Finish());
+  v1::UploadStateReply parsed;
+  if (!replied || !wire::ParseMessage(reply, &parsed).ok() || parsed.coordinates() != d) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the server did not confirm the upload of ", d, " coordinates"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace signvote

@@ -14,7 +14,8 @@ bool VerdictStore::Slot::Holds(Epoch epoch, Attempt attempt, uint64_t verdict_ha
   return whole && Xxh3(bits.data(), bits.size()) == verdict_hash;
 }
 
-VerdictStore::VerdictStore(ChunkPlan plan, size_t slots_max) : plan_(plan), slots_max_(slots_max) {
+VerdictStore::VerdictStore(ChunkPlan plan, size_t slots_max, std::pmr::memory_resource* memory)
+    : plan_(plan), slots_max_(slots_max), memory_(memory) {
   SIGNVOTE_CHECK(slots_max > 0);
 }
 
@@ -23,7 +24,7 @@ VerdictStore::Slot* VerdictStore::Acquire(Round round) {
   if (free_.empty()) {
     if (slots_.size() >= slots_max_) return nullptr;
     auto slot = std::make_unique<Slot>();
-    slot->bits.resize(plan_.TotalBytes());
+    slot->bits = std::pmr::vector<uint8_t>(plan_.TotalBytes(), memory_);
     free_.push_back(slot.get());
     slots_.push_back(std::move(slot));
   }

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <memory_resource>
 #include <vector>
 
 #include "common/clock.h"
@@ -19,7 +20,7 @@ class VerdictStore {
  public:
   struct Slot {
     Round round;
-    std::vector<uint8_t> bits;  // the whole model's, packed
+    std::pmr::vector<uint8_t> bits;  // the whole model's, packed
     // Which vote each chunk's bits come from; a verdict counts only when all are of the commit's epoch and attempt.
     struct Origin {
       bool present = false;
@@ -33,8 +34,9 @@ class VerdictStore {
     bool Holds(Epoch epoch, Attempt attempt, uint64_t verdict_hash) const;
   };
 
-  // At most `slots_max` are ever allocated, each when it is first needed.
-  VerdictStore(ChunkPlan plan, size_t slots_max);
+  // At most `slots_max` are ever allocated, each when it is first needed; their bits from `memory`, which must outlive
+  // the store and be thread-safe.
+  VerdictStore(ChunkPlan plan, size_t slots_max, std::pmr::memory_resource* memory);
   // An empty slot for `round`; nullptr when all are in use.
   Slot* Acquire(Round round) ABSL_LOCKS_EXCLUDED(mu_);
   void Release(Slot* slot) ABSL_LOCKS_EXCLUDED(mu_);
@@ -42,6 +44,7 @@ class VerdictStore {
  private:
   const ChunkPlan plan_;
   const size_t slots_max_;
+  std::pmr::memory_resource* const memory_;
 
   Mutex mu_;
   std::vector<std::unique_ptr<Slot>> slots_ ABSL_GUARDED_BY(mu_);

@@ -2,11 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <utility>
 
 #include "common/check.h"
-#include "common/checksum.h"
 #include "common/log.h"
 #include "common/status.h"
 
@@ -26,9 +24,16 @@ BatchView ViewOf(const Batch& batch) {
 
 }  // namespace
 
-Trainer::Trainer(Session* session, Model* model, const Dataset* dataset, Clock* clock,
-                 const TrainerOptions& options)
-    : session_(session), model_(model), dataset_(dataset), clock_(clock), options_(options) {
+Trainer::Trainer(Session* session, Model* model, WorkerDevice* device, ReplicaMemory* replica,
+                 const Dataset* dataset, Clock* clock, const TrainerOptions& options)
+    : session_(session),
+      model_(model),
+      device_(device),
+      replica_(replica),
+      dataset_(dataset),
+      clock_(clock),
+      options_(options),
+      ballot_(device->host_memory()) {
   SIGNVOTE_CHECK(options_.accumulate > 0);
 }
 
@@ -39,7 +44,7 @@ bool Trainer::KeepsPrevious() const {
 }
 
 absl::Status Trainer::Run() {
-  absl::StatusOr<RunInfo> joined = session_->Join(model_->layout(), model_->parameters());
+  absl::StatusOr<RunInfo> joined = session_->Join(model_->layout(), replica_);
   if (!joined.ok()) {
     if (!session_->drained()) return joined.status();
     return session_->Leave("drained before it had joined");
@@ -47,7 +52,8 @@ absl::Status Trainer::Run() {
   run_ = *std::move(joined);
   report_.run = run_;
   SIGNVOTE_CHECK(run_.plan.coordinates() == model_->layout().coordinates());
-  direction_ = std::make_unique<Direction>(&model_->layout(), run_.plan, run_.direction);
+  SIGNVOTE_ASSIGN_OR_RETURN(packer_,
+                            device_->MakePacker(&model_->layout(), run_.plan, run_.direction));
   ballot_.assign(run_.plan.TotalBytes(), 0);
   chunk_missing_.resize(run_.plan.chunks());
   chunk_scalars_.resize(run_.plan.chunks());
@@ -58,8 +64,7 @@ absl::Status Trainer::Run() {
 
   SIGNVOTE_RETURN_IF_ERROR(Train());
 
-  const std::span<const float> x = model_->parameters();
-  report_.digest = ReplicaDigest(x.data(), 0, x.size());
+  SIGNVOTE_ASSIGN_OR_RETURN(report_.digest, replica_->Digest());
   if (options_.eval_batches > 0) {
     SIGNVOTE_ASSIGN_OR_RETURN(report_.held_out_last, HeldOutLoss());
   }
@@ -92,9 +97,7 @@ absl::Status Trainer::Train() {
 
     previous_valid_ = false;
     if (KeepsPrevious()) {
-      SIGNVOTE_RETURN_IF_ERROR(model_->EnablePrevious());
-      const std::span<const float> x = model_->parameters();
-      std::memcpy(model_->previous_parameters().data(), x.data(), x.size_bytes());
+      SIGNVOTE_RETURN_IF_ERROR(model_->KeepPrevious());
       previous_valid_ = true;
     }
     previous_round_ = ticket->round;
@@ -160,10 +163,11 @@ absl::StatusOr<bool> Trainer::ProbePass(const RoundTicket& ticket) {
 absl::Status Trainer::Vote(const RoundTicket& ticket, RoundReport* round) {
   for (uint32_t k = 0; k < run_.plan.chunks(); ++k)
     chunk_missing_[k] = run_.plan.Count(ChunkIndex(k));
-  send_status_ = absl::OkStatus();
+  pack_status_ = absl::OkStatus();
   withdrawn_ = false;
   pack_seconds_ = 0;
-  first_chunk_seconds_ = 0;
+  first_chunk_seconds_.reset();
+  first_chunk_overlapped_ = false;
   probed_ = false;
   probe_seen_ = probe_seen_ || ticket.probe;
   if (ticket.probe && previous_valid_) {
@@ -194,15 +198,23 @@ absl::Status Trainer::Vote(const RoundTicket& ticket, RoundReport* round) {
     Model::GradientReady ready;
     if (last)
       ready = [&](uint64_t first, uint64_t count) { OnGradientReady(ticket, first, count); };
-    SIGNVOTE_RETURN_IF_ERROR(model_->Backward(weight, ready));
+    backward_called_ = last;
+    const absl::Status status = model_->Backward(weight, ready);
+    backward_called_ = false;
+    SIGNVOTE_RETURN_IF_ERROR(status);
   }
   round->backward_end_seconds = Elapsed();
-  round->first_chunk_seconds = first_chunk_seconds_;
-  round->first_chunk_overlapped =
-      first_chunk_seconds_ > 0 && first_chunk_seconds_ < round->backward_end_seconds;
-  round->pack_took_seconds = pack_seconds_;
-  round->compute_took_seconds = round->backward_end_seconds - pack_seconds_;
-  SIGNVOTE_RETURN_IF_ERROR(send_status_);
+  const double packed_in_backward = pack_seconds_;
+  // What a GPU has queued is sent as it gets done; the last chunk is packed right behind the end of the backward pass.
+  if (pack_status_.ok() && !packing_.empty()) {
+    pack_status_ = SendChunks(Until::kAllAreSent);
+    round->backward_end_seconds = Elapsed();
+  }
+  round->first_chunk_seconds = first_chunk_seconds_.value_or(0);
+  round->first_chunk_overlapped = first_chunk_overlapped_;
+  round->pack_took_seconds = packed_in_backward;
+  round->compute_took_seconds = round->backward_end_seconds - packed_in_backward;
+  SIGNVOTE_RETURN_IF_ERROR(pack_status_);
 
   // In order of chunk, whatever the order they were finished in: the sums are the same on every worker and device.
   ChunkScalars sum;
@@ -240,11 +252,11 @@ void Trainer::OnGradientReady(const RoundTicket& ticket, uint64_t first, uint64_
     const uint64_t overlap = std::min(end, begin + run_.plan.Count(chunk)) - std::max(first, begin);
     SIGNVOTE_CHECK(overlap <= chunk_missing_[k]);
     chunk_missing_[k] -= overlap;
-    if (chunk_missing_[k] == 0) SendChunk(ticket, chunk);
+    if (chunk_missing_[k] == 0 && pack_status_.ok()) pack_status_ = PackChunk(ticket, chunk);
   }
 }
 
-void Trainer::SendChunk(const RoundTicket& ticket, ChunkIndex k) {
+absl::Status Trainer::PackChunk(const RoundTicket& ticket, ChunkIndex k) {
   const Time start = clock_->Now();
   Direction::ChunkInput input;
   input.g = model_->gradient().data();
@@ -253,16 +265,37 @@ void Trainer::SendChunk(const RoundTicket& ticket, ChunkIndex k) {
   input.seed = run_.seed;
   input.round = ticket.round;
   input.share = ticket.share;
-  uint8_t* const ballot = ballot_.data() + run_.plan.ByteOffset(k);
-  ChunkScalars& scalars = chunk_scalars_[k.value()];
   // Packed even when it will not be sent: the direction's state follows every finite coordinate.
-  scalars = direction_->PackChunk(k, input, ballot);
-  if (scalars.nonfinite > 0) withdrawn_ = true;
-  if (!withdrawn_ && send_status_.ok()) {
-    send_status_ = session_->SendChunk(k, ballot);
-    if (first_chunk_seconds_ == 0) first_chunk_seconds_ = Elapsed();
-  }
+  SIGNVOTE_RETURN_IF_ERROR(packer_->Start(k, input, ballot_.data() + run_.plan.ByteOffset(k)));
+  packing_.push_back(k);
+  const absl::Status status = SendChunks(Until::kAnyIsUnfinished);
   pack_seconds_ += ToSeconds(clock_->Now() - start);
+  return status;
+}
+
+absl::Status Trainer::SendChunks(Until until) {
+  while (!packing_.empty()) {
+    const ChunkIndex k = packing_.front();
+    if (until == Until::kAnyIsUnfinished) {
+      SIGNVOTE_ASSIGN_OR_RETURN(const bool ready, packer_->Ready(k));
+      if (!ready) return absl::OkStatus();
+    }
+    SIGNVOTE_ASSIGN_OR_RETURN(chunk_scalars_[k.value()], packer_->Finish(k));
+    packing_.pop_front();
+    if (chunk_scalars_[k.value()].nonfinite > 0) withdrawn_ = true;
+    if (withdrawn_) continue;
+    SIGNVOTE_RETURN_IF_ERROR(session_->SendChunk(k, ballot_.data() + run_.plan.ByteOffset(k)));
+    if (!first_chunk_seconds_.has_value()) {
+      first_chunk_seconds_ = Elapsed();
+      SIGNVOTE_ASSIGN_OR_RETURN(first_chunk_overlapped_, BackwardRuns());
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> Trainer::BackwardRuns() {
+  if (backward_called_) return true;
+  return model_->BackwardRunning();
 }
 
 absl::StatusOr<double> Trainer::HeldOutLoss() {

@@ -1,6 +1,6 @@
 #pragma once
 // The training loop of one worker: takes rounds from a Session, computes gradients with a Model on minibatches of a
-// Dataset, packs them with a Direction and sends each chunk of the ballot while the backward pass still runs.
+// Dataset, packs them on a WorkerDevice and sends each chunk of the ballot while the backward pass still runs.
 //
 //   per round:  [probe: h = ∇f(x_{t−1}) on the same minibatch]  →  forward  →  backward, chunk by chunk  →  scalars
 //               →  keep x_t  →  wait for the commit, which moves x
@@ -8,8 +8,10 @@
 // The probe runs first so that the main pass streams. docs/architecture.md, "The round engine".
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
+#include <memory_resource>
 #include <optional>
 #include <vector>
 
@@ -17,7 +19,7 @@
 #include "common/clock.h"
 #include "common/ids.h"
 #include "worker/data/dataset.h"
-#include "worker/direction/direction.h"
+#include "worker/direction/worker_device.h"
 #include "worker/models/model.h"
 #include "worker/session/session.h"
 
@@ -46,7 +48,7 @@ struct RoundReport {
   double run_loss = 0;    // committed robust mean over voters; NaN: none
   std::optional<double> held_out_loss;  // measured after this round's commit
   double first_chunk_seconds = 0;   // when the first chunk was handed to the session; 0: none was
-  double backward_end_seconds = 0;  // when the backward pass returned
+  double backward_end_seconds = 0;  // when the backward pass ended, on its device
   double compute_took_seconds = 0;  // probe, forward, backward, without packing
   double pack_took_seconds = 0;     // direction, signs, scalars, handing over
   double wait_took_seconds = 0;     // for the commit, without applying it
@@ -79,8 +81,9 @@ class Trainer {
   using OnJoined = std::function<void(const RunInfo& run, std::optional<double> held_out_loss)>;
   using OnRound = std::function<void(const RoundReport& round)>;
 
-  Trainer(Session* session, Model* model, const Dataset* dataset, Clock* clock,
-          const TrainerOptions& options);
+  // `device` is the model's, and `replica` what it made of model->parameters().
+  Trainer(Session* session, Model* model, WorkerDevice* device, ReplicaMemory* replica,
+          const Dataset* dataset, Clock* clock, const TrainerOptions& options);
   ~Trainer();
   void set_on_joined(OnJoined callback) { on_joined_ = std::move(callback); }
   void set_on_round(OnRound callback) { on_round_ = std::move(callback); }
@@ -94,7 +97,10 @@ class Trainer {
   absl::Status Vote(const RoundTicket& ticket, RoundReport* round);
   absl::StatusOr<bool> ProbePass(const RoundTicket& ticket);
   void OnGradientReady(const RoundTicket& ticket, uint64_t first, uint64_t count);
-  void SendChunk(const RoundTicket& ticket, ChunkIndex k);
+  absl::Status PackChunk(const RoundTicket& ticket, ChunkIndex k);
+  enum class Until { kAnyIsUnfinished, kAllAreSent };
+  absl::Status SendChunks(Until until);
+  absl::StatusOr<bool> BackwardRuns();
   absl::StatusOr<double> HeldOutLoss();
   bool KeepsPrevious() const;
   double Elapsed() const { return ToSeconds(clock_->Now() - round_start_); }
@@ -102,6 +108,8 @@ class Trainer {
   // Constant after construction.
   Session* const session_;
   Model* const model_;
+  WorkerDevice* const device_;
+  ReplicaMemory* const replica_;
   const Dataset* const dataset_;
   Clock* const clock_;
   const TrainerOptions options_;
@@ -109,8 +117,8 @@ class Trainer {
   OnRound on_round_;
 
   RunInfo run_;
-  std::unique_ptr<Direction> direction_;
-  std::vector<uint8_t> ballot_;  // [⌈d/8⌉], unchanged from the first SendChunk until the commit
+  std::pmr::vector<uint8_t> ballot_;  // [⌈d/8⌉], unchanged from the first SendChunk until the commit
+  std::unique_ptr<BallotPacker> packer_;  // after ballot_, which it may still write to when a run fails
   Batch batch_;
   TrainerReport report_;
 
@@ -124,11 +132,14 @@ class Trainer {
   Time round_start_;
   bool probed_ = false;
   std::vector<uint64_t> chunk_missing_;  // coordinates of the chunk whose gradient is not final yet
+  std::deque<ChunkIndex> packing_;  // chunks in flight at the packer, in order of Start()
   std::vector<ChunkScalars> chunk_scalars_;
-  absl::Status send_status_;  // first failure of a SendChunk
+  absl::Status pack_status_;  // first failure of packing or sending a chunk
   bool withdrawn_ = false;    // a non-finite gradient was met; no further chunk is sent
+  bool backward_called_ = false;  // Model::Backward has been called for the last micro-batch and has not returned
   double pack_seconds_ = 0;
-  double first_chunk_seconds_ = 0;
+  std::optional<double> first_chunk_seconds_;
+  bool first_chunk_overlapped_ = false;
 };
 
 }  // namespace signvote

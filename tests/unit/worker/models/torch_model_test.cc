@@ -280,11 +280,10 @@ TEST(TorchModelTest, MicroBatchesAddUpToTheirWeightedGradient) {
 TEST(TorchModelTest, ThePreviousSlotIsAnIndependentReplicaOfTheSameFunction) {
   const auto model = Make(SmallLlama());
   EXPECT_TRUE(model->previous_parameters().empty());
-  ASSERT_TRUE(model->EnablePrevious().ok());
+  ASSERT_TRUE(model->KeepPrevious().ok());
   const TokenBatch batch(2, 9, 37, 5);
   const auto x = model->parameters();
-  std::copy(x.begin(), x.end(), model->previous_parameters().begin());
-  std::vector<float> gradients[2];
+  EXPECT_TRUE(std::equal(x.begin(), x.end(), model->previous_parameters().begin()));
   for (const ReplicaSlot slot : {ReplicaSlot::kPrevious, ReplicaSlot::kCurrent}) {
     ASSERT_TRUE(model->BeginStep(slot).ok());
     ASSERT_TRUE(model->Forward(slot, batch.view).ok());

@@ -39,7 +39,8 @@ TEST(ReplicaTest, PartsAtDifferentRoundsEndUpAsIfTheyHadAlwaysBeenOne) {
       ApplyStep(layout, 0.125f, 0, kD, Bits(r).data(), 0, history.back().data());
     }
     std::vector<float> x(kD, 99.0f);
-    Replica replica(&layout, x);
+    HostReplicaMemory memory(x);
+    Replica replica(&layout, &memory);
     uint64_t lowest = 6;
     for (uint64_t first = 0; first < kD;) {
       const uint64_t count = std::min<uint64_t>(1 + rng.Below(900), kD - first);
@@ -58,14 +59,15 @@ TEST(ReplicaTest, PartsAtDifferentRoundsEndUpAsIfTheyHadAlwaysBeenOne) {
     EXPECT_TRUE(replica.level());
     EXPECT_EQ(replica.round().value(), 6u);
     EXPECT_EQ(x, history[6]) << seed;
-    EXPECT_EQ(replica.Digest(), ReplicaDigest(x.data(), 0, kD));
+    EXPECT_EQ(replica.Digest().value(), ReplicaDigest(x.data(), 0, kD));
   }
 }
 
 TEST(ReplicaTest, ACommitBeyondTheNextIsRefusedAndChangesNothing) {
   const Layout layout = TestLayout();
   std::vector<float> x(kD, 1.0f);
-  Replica replica(&layout, x);
+  HostReplicaMemory memory(x);
+  Replica replica(&layout, &memory);
   EXPECT_EQ(replica.Apply(Round(0), 0.5f, Bits(1).data()).code(),
             absl::StatusCode::kFailedPrecondition);
   replica.SetWhole(Round(4));
@@ -81,7 +83,8 @@ TEST(ReplicaTest, ACommitBeyondTheNextIsRefusedAndChangesNothing) {
 TEST(ReplicaTest, PartsMustFollowEachOtherAndFit) {
   const Layout layout = TestLayout();
   std::vector<float> x(kD);
-  Replica replica(&layout, x);
+  HostReplicaMemory memory(x);
+  Replica replica(&layout, &memory);
   EXPECT_EQ(replica.AddPart(Round(1), 1, 10).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(replica.AddPart(Round(1), 0, 0).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(replica.AddPart(Round(1), 0, kD + 1).code(), absl::StatusCode::kInvalidArgument);

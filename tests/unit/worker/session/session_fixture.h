@@ -97,9 +97,10 @@ inline void ExpectStepped(const std::vector<float>& x, std::vector<float> from,
 
 class SessionTest : public ::testing::Test {
  protected:
-  SessionTest() : layout_(TestLayout()), x_(StartValues()) {}
+  SessionTest() : layout_(TestLayout()), x_(StartValues()), memory_(x_) {}
   const Layout layout_;
   std::vector<float> x_;
+  HostReplicaMemory memory_;  // x_
 };
 
 inline v1::StateChunk StatePart(const std::vector<float>& values, uint64_t round, uint64_t first,

@@ -40,7 +40,7 @@ TEST_F(SessionTest, ALostConnectionIsRemadeAndTheBallotSentAgainUnderTheNewEpoch
                               return grpc::Status::OK;
                             }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   std::vector<float> expected = x_;
   Vote(session.get(), 0, ballot);
   ASSERT_TRUE(session->WaitCommit().ok());
@@ -78,7 +78,7 @@ TEST_F(SessionTest, TheConnectionIsRemadeWhileTheCallerComputes) {
                               return grpc::Status::OK;
                             }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   ASSERT_TRUE(session->NextRound().ok());
   SendBallot(session.get(), ballot, 0, 3);
   ASSERT_TRUE(Becomes(back)) << "no call is needed for that";
@@ -108,7 +108,7 @@ TEST_F(SessionTest, CommitsMissedWhileAwayAreAppliedInOrder) {
                               return grpc::Status::OK;
                             }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   std::vector<float> expected = x_;
   Vote(session.get(), 0, ballot);
   uint64_t commits = 0;
@@ -144,7 +144,7 @@ TEST_F(SessionTest, AVerdictThatDoesNotMatchItsCommitIsCountedAndFetchedAgain) {
                               return grpc::Status::OK;
                             }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   const std::vector<float> start = x_;
   Vote(session.get(), 0, ballot);
   const auto outcome = session->WaitCommit();
@@ -182,7 +182,7 @@ TEST_F(SessionTest, ASecondMismatchFetchesTheWholeState) {
     return grpc::Status::OK;
   });
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   ASSERT_TRUE(session->NextRound().ok());
   const auto outcome = session->WaitCommit();
   ASSERT_TRUE(outcome.ok()) << outcome.status();
@@ -219,7 +219,7 @@ TEST_F(SessionTest, AFetchedReplicaIsLevelledPartByPart) {
     return grpc::Status::OK;
   });
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   EXPECT_EQ(x_, history[3]) << "Join returns a level replica";
   const auto ticket = session->NextRound();
   ASSERT_TRUE(ticket.ok() && ticket->has_value());
@@ -249,7 +249,7 @@ TEST_F(SessionTest, AResyncFetchesTheStateOverTheSameSession) {
     return grpc::Status::OK;
   });
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   std::optional<RoundTicket> ticket;
   for (int i = 0; i < 3 && !(ticket && ticket->round.value() == 5); ++i) {
     const auto next = session->NextRound();
@@ -291,7 +291,7 @@ TEST_F(SessionTest, ABrokenStateTransferIsTriedAgainByANewSession) {
     return grpc::Status::OK;
   });
   const auto session = MustCreate(Options(server.address()));
-  const auto run = session->Join(layout_, x_);
+  const auto run = session->Join(layout_, &memory_);
   ASSERT_TRUE(run.ok()) << run.status();
   EXPECT_EQ(x_, state);
   EXPECT_EQ(fetch, 4);
@@ -307,7 +307,7 @@ TEST_F(SessionTest, AStateTransferThatAlwaysFailsEndsTheSessionWithItsReason) {
   };
   FakeServer server(kPlan, std::vector<FakeServer::Script>(10, let_in));
   const auto session = MustCreate(Options(server.address()));
-  const absl::Status status = session->Join(layout_, x_).status();
+  const absl::Status status = session->Join(layout_, &memory_).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("5 times in a row: nothing to fetch"));
 }
@@ -323,7 +323,7 @@ TEST_F(SessionTest, AWaitThatLastsTooLongNamesWhomTheServerWaitsFor) {
   SessionOptions options = Options(server.address());
   options.wait_timeout = std::chrono::milliseconds(400);
   const auto session = MustCreate(options);
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   ASSERT_TRUE(session->NextRound().ok());
   const absl::Status status = session->WaitCommit().status();
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
@@ -342,7 +342,7 @@ TEST_F(SessionTest, AServerThatIsNotThereIsGivenUpAfterTheConnectTimeout) {
   options.connect_timeout = std::chrono::milliseconds(500);
   const auto session = MustCreate(options);
   const Time start = Clock::System()->Now();
-  const absl::Status status = session->Join(layout_, x_).status();
+  const absl::Status status = session->Join(layout_, &memory_).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(status.message()), HasSubstr("could not reach server 127.0.0.1:"));
   EXPECT_THAT(std::string(status.message()), HasSubstr("Connection refused"));
@@ -358,7 +358,7 @@ TEST_F(SessionTest, AServerThatNeverAnswersIsGivenUpAfterTheConnectTimeout) {
   SessionOptions options = Options(server.address());
   options.connect_timeout = std::chrono::milliseconds(300);
   const auto session = MustCreate(options);
-  const absl::Status status = session->Join(layout_, x_).status();
+  const absl::Status status = session->Join(layout_, &memory_).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(status.message()), HasSubstr("no answer"));
 }
@@ -374,7 +374,7 @@ TEST_F(SessionTest, ALostServerIsGivenUpAfterTheServerTimeout) {
   SessionOptions options = Options(server->address());
   options.server_timeout = std::chrono::milliseconds(600);
   const auto session = MustCreate(options);
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   ASSERT_TRUE(session->NextRound().ok());
   server.reset();
   const absl::Status status = session->WaitCommit().status();
@@ -394,7 +394,7 @@ TEST_F(SessionTest, AServerThatComesBackOnItsPortIsFoundAgain) {
                                    }});
   const int port = server->port();
   const auto session = MustCreate(Options(server->address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   Vote(session.get(), 0, ballot);
   server.reset();
   std::thread later([&] {

@@ -52,7 +52,7 @@ class SecureSessionTest : public SessionTest {
     const Time start = Clock::System()->Now();
     const auto session = Session::Create(options, Clock::System());
     if (!session.ok()) return session.status();
-    const absl::Status status = (*session)->Join(layout_, x_).status();
+    const absl::Status status = (*session)->Join(layout_, &memory_).status();
     EXPECT_LT(Clock::System()->Now() - start, std::chrono::seconds(4))
         << "well within the connect timeout";
     return status;
@@ -75,7 +75,7 @@ TEST_F(SecureSessionTest, JoinsOverMutualTlsUnderTheCertificatesNameWithItsToken
   const SessionOptions options =
       SecureOptions(server.address(), &authority_, WorkerCertificate(&authority_));
   const auto session = MustCreate(options);
-  const auto run = session->Join(layout_, x_);
+  const auto run = session->Join(layout_, &memory_);
   ASSERT_TRUE(run.ok()) << run.status();
   EXPECT_EQ(server.uploaded(), x_);
   session->Leave("done").IgnoreError();

@@ -32,7 +32,7 @@ TEST_F(SessionTest, UploadsVotesAppliesAndFinishes) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  const auto run = session->Join(layout_, x_);
+  const auto run = session->Join(layout_, &memory_);
   ASSERT_TRUE(run.ok()) << run.status();
   EXPECT_EQ(run->run_id, server.run_id());
   EXPECT_EQ(run->seed, 7u);
@@ -110,7 +110,7 @@ TEST_F(SessionTest, BytesOfRoundsAndOfSetUpAreToldApart) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   for (uint64_t round = 0; round < kRounds; ++round) {
     Vote(session.get(), round, ballot);
     const auto outcome = session->WaitCommit();
@@ -149,7 +149,7 @@ TEST_F(SessionTest, ANewAttemptGetsTheSameBallotAlsoWhileTheCallerComputes) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   const std::vector<float> start = x_;
   ASSERT_TRUE(session->NextRound().ok());
   SendBallot(session.get(), ballot, 0, 4);
@@ -176,7 +176,7 @@ TEST_F(SessionTest, AVerdictOfAnEarlierAttemptIsNotApplied) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   const std::vector<float> start = x_;
   Vote(session.get(), 0, ballot);
   ASSERT_TRUE(session->WaitCommit().ok());
@@ -196,7 +196,7 @@ TEST_F(SessionTest, PingsAreAnsweredWhileTheCallerComputes) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   EXPECT_TRUE(Becomes(answered));
 }
 
@@ -217,7 +217,7 @@ TEST_F(SessionTest, ADigestIsSentWhenTheCommitAsksForIt) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   Vote(session.get(), 0, ballot);
   ASSERT_TRUE(session->WaitCommit().ok());
   ASSERT_TRUE(session->NextRound().ok());
@@ -238,7 +238,7 @@ TEST_F(SessionTest, AnAbstentionIsSentInPlaceOfTheRest) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   ASSERT_TRUE(session->NextRound().ok());
   ASSERT_TRUE(session->Abstain(AbstainReason::kNonFiniteLoss).ok());
   ASSERT_TRUE(session->WaitCommit().ok());
@@ -267,7 +267,7 @@ TEST_F(SessionTest, ASlowWorkerSkipsTheRoundsItMissed) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   std::vector<float> expected = x_;
   const auto first = session->NextRound();
   ASSERT_TRUE(first.ok() && first->has_value());
@@ -298,7 +298,7 @@ TEST_F(SessionTest, AVerySlowWorkerHoldsTheStreamBackAndLosesNothing) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   std::vector<float> expected = x_;
   const std::vector<uint8_t> ballot = RandomBits(1);
   ASSERT_TRUE(session->NextRound().ok());
@@ -326,7 +326,7 @@ TEST_F(SessionTest, ARequestedDrainLeavesAfterTheRound) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   const auto ticket = session->NextRound();
   ASSERT_TRUE(ticket.ok());
   session->RequestDrain("maintenance");
@@ -354,7 +354,7 @@ TEST_F(SessionTest, TheServersDrainIsObeyedWhileWaitingForARound) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   const auto end = session->NextRound();
   ASSERT_TRUE(end.ok()) << end.status();
   EXPECT_FALSE(end->has_value());
@@ -378,7 +378,7 @@ TEST_F(SessionTest, AServerThatHasTheLastDigestMayGoBeforeTheCallerAsksForTheNex
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   Vote(session.get(), 0, ballot);
   ASSERT_TRUE(session->WaitCommit().ok());
   // As an evaluation after the last round would: the server ends meanwhile.
@@ -411,7 +411,7 @@ TEST_F(SessionTest, AFinishedRunEndsAtOnceForAWorkerThatComesLate) {
     return grpc::Status::OK;
   });
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
   const auto end = session->NextRound();
   ASSERT_TRUE(end.ok()) << end.status();
   EXPECT_FALSE(end->has_value());
@@ -428,7 +428,7 @@ TEST_F(SessionTest, WhatTheServerRefusesEndsTheSessionWithItsStatusAndIsNotRetri
                         return grpc::Status(code, "because of this");
                       }});
     const auto session = MustCreate(Options(server.address()));
-    const absl::Status status = session->Join(layout_, x_).status();
+    const absl::Status status = session->Join(layout_, &memory_).status();
     EXPECT_EQ(static_cast<int>(status.code()), static_cast<int>(code));
     EXPECT_EQ(std::string(status.message()),
               "server " + server.address() + " refused worker w1: because of this");
@@ -447,7 +447,7 @@ TEST_F(SessionTest, AnotherProtocolVersionIsRefusedWithBothVersions) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  const absl::Status status = session->Join(layout_, x_).status();
+  const absl::Status status = session->Join(layout_, &memory_).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()),
               HasSubstr("the server speaks protocol 2, this worker 1"));
@@ -496,7 +496,7 @@ TEST_F(SessionTest, MalformedMessagesOfTheServerEndTheSession) {
           return grpc::Status::OK;
         }});
     const auto session = MustCreate(Options(server.address()));
-    absl::Status status = session->Join(layout_, x_).status();
+    absl::Status status = session->Join(layout_, &memory_).status();
     if (status.ok()) status = session->NextRound().status();
     if (status.ok()) status = session->WaitCommit().status();
     EXPECT_THAT(std::string(status.message()), HasSubstr("worker w1 cannot work with server"))
@@ -504,6 +504,32 @@ TEST_F(SessionTest, MalformedMessagesOfTheServerEndTheSession) {
     EXPECT_EQ(ExitCodeFor(status), ExitCode::kRefused) << fault;
     EXPECT_EQ(server.connections(), 1) << fault;
   }
+}
+
+// A GPU that was lost: what it held is unknown, so nothing may go on with it.
+TEST_F(SessionTest, WhatTheReplicasMemoryFailsWithIsReturned) {
+  struct LostMemory : HostReplicaMemory {
+    using HostReplicaMemory::HostReplicaMemory;
+    absl::Status ApplyStep(const Layout&, float, uint64_t, uint64_t, const uint8_t*) override {
+      return absl::InternalError("cudaMemcpyAsync: unspecified launch failure");
+    }
+  };
+  const std::vector<uint8_t> bits = RandomBits(1);
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                      s.LetIn(v1::Welcome::STATE_UPLOAD);
+                      s.OpenRound(0);
+                      s.AwaitChunks(0, 0, kChunks);
+                      s.Decide(0, 0, bits, 0.25f);
+                      s.AwaitEnd();
+                      return grpc::Status::OK;
+                    }});
+  LostMemory lost(x_);
+  const auto session = MustCreate(Options(server.address()));
+  ASSERT_TRUE(session->Join(layout_, &lost).ok());
+  Vote(session.get(), 0, bits);
+  EXPECT_EQ(session->WaitCommit().status(),
+            absl::InternalError("cudaMemcpyAsync: unspecified launch failure"));
+  EXPECT_TRUE(session->Leave("device lost").ok());
 }
 
 TEST_F(SessionTest, CallsOutOfOrderAreRefused) {
@@ -518,10 +544,11 @@ TEST_F(SessionTest, CallsOutOfOrderAreRefused) {
   EXPECT_EQ(session->NextRound().status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(session->SendChunk(ChunkIndex(0), bits.data()).code(),
             absl::StatusCode::kFailedPrecondition);
-  std::vector<float> wrong(kD + 1);
-  EXPECT_EQ(session->Join(layout_, wrong).status().code(), absl::StatusCode::kInvalidArgument);
-  ASSERT_TRUE(session->Join(layout_, x_).ok());
-  EXPECT_EQ(session->Join(layout_, x_).status().code(), absl::StatusCode::kFailedPrecondition);
+  std::vector<float> more(kD + 1);
+  HostReplicaMemory wrong(more);
+  EXPECT_EQ(session->Join(layout_, &wrong).status().code(), absl::StatusCode::kInvalidArgument);
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  EXPECT_EQ(session->Join(layout_, &memory_).status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(session->WaitCommit().status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(session->SendScalars({}).code(), absl::StatusCode::kFailedPrecondition);
   ASSERT_TRUE(session->NextRound().ok());

@@ -15,7 +15,7 @@ void Fill(VerdictStore::Slot* slot, Epoch epoch, Attempt attempt) {
 }
 
 TEST(VerdictStoreTest, AVerdictCountsOnlyWholeAndOfTheCommitsVoteWithItsHash) {
-  VerdictStore store(kPlan, 1);
+  VerdictStore store(kPlan, 1, std::pmr::new_delete_resource());
   VerdictStore::Slot* const slot = store.Acquire(Round(3));
   ASSERT_NE(slot, nullptr);
   ASSERT_EQ(slot->chunks.size(), 3u);
@@ -32,7 +32,7 @@ TEST(VerdictStoreTest, AVerdictCountsOnlyWholeAndOfTheCommitsVoteWithItsHash) {
 }
 
 TEST(VerdictStoreTest, SlotsAreBoundedAndComeBackEmpty) {
-  VerdictStore store(kPlan, 2);
+  VerdictStore store(kPlan, 2, std::pmr::new_delete_resource());
   VerdictStore::Slot* const a = store.Acquire(Round(1));
   VerdictStore::Slot* const b = store.Acquire(Round(2));
   ASSERT_NE(a, nullptr);

@@ -14,6 +14,7 @@
 #include "common/apply.h"
 #include "common/bits.h"
 #include "common/checksum.h"
+#include "common/status.h"
 
 namespace signvote {
 namespace {
@@ -68,8 +69,12 @@ class QuadraticModel : public Model {
   std::string device() const override { return "cpu"; }
   std::span<float> parameters() override { return slots_[0].x; }
   std::span<const float> gradient() const override { return slots_[0].g; }
-  absl::Status EnablePrevious() override { return absl::OkStatus(); }
-  std::span<float> previous_parameters() override { return slots_[1].x; }
+  void* current_stream() const override { return nullptr; }
+  absl::Status KeepPrevious() override {
+    slots_[1].x = slots_[0].x;
+    return absl::OkStatus();
+  }
+  std::span<const float> previous_parameters() const override { return slots_[1].x; }
   std::span<const float> previous_gradient() const override { return slots_[1].g; }
   absl::Status BeginStep(ReplicaSlot slot) override {
     std::fill(Of(slot).g.begin(), Of(slot).g.end(), 0.0f);
@@ -95,6 +100,7 @@ class QuadraticModel : public Model {
     events_->push_back("backward ends");
     return absl::OkStatus();
   }
+  absl::StatusOr<bool> BackwardRunning() override { return running_after_return; }
   absl::StatusOr<double> Evaluate(const BatchView& batch) override {
     target_ = Target(batch);
     return Loss(ReplicaSlot::kCurrent);
@@ -102,6 +108,7 @@ class QuadraticModel : public Model {
 
   double next_loss = 0;                                      // instead of the real one
   uint64_t poisoned = std::numeric_limits<uint64_t>::max();  // this coordinate's gradient is NaN
+  bool running_after_return = false;  // as a GPU does, on the work that Backward has queued
 
  private:
   struct Slot {
@@ -127,10 +134,10 @@ class LoopSession : public Session {
   LoopSession(std::vector<std::string>* events, uint64_t rounds)
       : rounds_(rounds), events_(events) {}
 
-  absl::StatusOr<RunInfo> Join(const Layout& layout, std::span<float> x) override {
+  absl::StatusOr<RunInfo> Join(const Layout& layout, ReplicaMemory* replica) override {
     if (drain_) return absl::CancelledError("asked to leave");
     layout_ = &layout;
-    x_ = x;
+    replica_ = replica;
     RunInfo run;
     run.seed = 5;
     run.rounds_max = rounds_;
@@ -141,7 +148,11 @@ class LoopSession : public Session {
   }
   absl::StatusOr<std::optional<RoundTicket>> NextRound() override {
     if (round_ >= rounds_ || drain_) return std::optional<RoundTicket>();
-    if (jump_before == round_) x_[0] += 1.0f, ++round_;
+    if (jump_before == round_) {
+      const float moved[] = {7.0f};
+      EXPECT_TRUE(replica_->Write(0, moved).ok());
+      ++round_;
+    }
     ballot_.assign(plan_.TotalBytes(), 0);
     RoundTicket ticket;
     ticket.round = Round(round_);
@@ -179,8 +190,9 @@ class LoopSession : public Session {
       return outcome;
     }
     verdict_ = ballot_;
-    xs.emplace_back(x_.begin(), x_.end());
-    ApplyStep(*layout_, gamma, 0, kCoordinates, verdict_.data(), 0, x_.data());
+    xs.emplace_back(kCoordinates);
+    EXPECT_TRUE(replica_->Read(0, xs.back()).ok());
+    EXPECT_TRUE(replica_->ApplyStep(*layout_, gamma, 0, kCoordinates, verdict_.data()).ok());
     outcome.next_round = Round(++round_);
     outcome.commits = 1;
     outcome.contiguous = round_ != gap_after;
@@ -215,24 +227,75 @@ class LoopSession : public Session {
   const uint64_t rounds_;
   std::vector<std::string>* const events_;
   const Layout* layout_ = nullptr;
-  std::span<float> x_;
+  ReplicaMemory* replica_ = nullptr;
   ChunkPlan plan_;
   std::vector<uint8_t> ballot_;
   uint64_t round_ = 0;
   bool drain_ = false;
 };
 
+// Packs like the CPU, but only when it is waited for, or when `ready` chunks are allowed to get done before.
+class QueueingDevice : public HostDevice {
+ public:
+  explicit QueueingDevice(std::vector<std::string>* events) : events_(events) {}
+
+  absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(const Layout* layout, ChunkPlan plan,
+                                                           const DirectionConfig& config) override {
+    SIGNVOTE_ASSIGN_OR_RETURN(auto packer, HostDevice::MakePacker(layout, plan, config));
+    return std::make_unique<Packer>(this, std::move(packer));
+  }
+
+  bool queues = false;
+  int ready = 0;
+  absl::Status start_status, finish_status;
+
+ private:
+  class Packer : public BallotPacker {
+   public:
+    Packer(QueueingDevice* device, std::unique_ptr<BallotPacker> host)
+        : device_(device), host_(std::move(host)) {}
+    absl::Status Start(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) override {
+      SIGNVOTE_RETURN_IF_ERROR(device_->start_status);
+      if (!device_->queues) return host_->Start(k, input, ballot);
+      device_->events_->push_back("start " + std::to_string(k.value()));
+      queued_[k.value()] = [this, k, input, ballot] { return host_->Start(k, input, ballot); };
+      return absl::OkStatus();
+    }
+    absl::StatusOr<bool> Ready(ChunkIndex) override {
+      return !device_->queues || device_->ready-- > 0;
+    }
+    absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) override {
+      SIGNVOTE_RETURN_IF_ERROR(device_->finish_status);
+      if (const auto queued = queued_.find(k.value()); queued != queued_.end()) {
+        SIGNVOTE_RETURN_IF_ERROR(queued->second());
+        queued_.erase(queued);
+      }
+      return host_->Finish(k);
+    }
+
+   private:
+    QueueingDevice* const device_;
+    const std::unique_ptr<BallotPacker> host_;
+    std::map<uint32_t, std::function<absl::Status()>> queued_;
+  };
+  std::vector<std::string>* const events_;
+};
+
 struct Bench {
   explicit Bench(uint64_t rounds, TrainerOptions options = {.eval_every = 0, .eval_batches = 0})
       : session(&events, rounds),
         model(&events),
-        trainer(&session, &model, &data, &clock, options) {
+        device(&events),
+        replica(model.parameters()),
+        trainer(&session, &model, &device, &replica, &data, &clock, options) {
     trainer.set_on_round([this](const RoundReport& round) { rounds_seen.push_back(round); });
   }
   std::vector<std::string> events;
   FakeClock clock;
   LoopSession session;
   QuadraticModel model;
+  QueueingDevice device;
+  HostReplicaMemory replica;
   KeyDataset data;
   Trainer trainer;
   std::vector<RoundReport> rounds_seen;
@@ -244,6 +307,43 @@ TEST(TrainerTest, EachChunkLeavesAsSoonAsItsLastCoordinateIsFinalAndBeforeBackwa
   EXPECT_THAT(bench.events, ElementsAre("forward 3000", "final 1100", "final 700", "chunk 2",
                                         "final 300", "chunk 1", "final 0", "chunk 0",
                                         "backward ends", "scalars", "wait", "leave finished"));
+}
+
+TEST(TrainerTest, ADeviceThatQueuesHasItsChunksSentAsTheyGetDone) {
+  for (const bool still_running : {true, false}) {
+    Bench bench(1);
+    bench.device.queues = true;
+    bench.device.ready = 1;  // chunk 2 gets done while the host still queues the backward pass
+    bench.model.running_after_return = still_running;
+    ASSERT_TRUE(bench.trainer.Run().ok());
+    EXPECT_THAT(bench.events,
+                ElementsAre("forward 3000", "final 1100", "final 700", "start 2", "chunk 2",
+                            "final 300", "start 1", "final 0", "start 0", "backward ends",
+                            "chunk 1", "chunk 0", "scalars", "wait", "leave finished"));
+    EXPECT_TRUE(bench.rounds_seen.at(0).first_chunk_overlapped);
+  }
+}
+
+TEST(TrainerTest, AChunkOverlapsWhenItLeavesBeforeTheDeviceHasEndedItsBackwardPass) {
+  for (const bool still_running : {true, false}) {
+    Bench bench(1);
+    bench.device.queues = true;  // nothing is done when Backward returns
+    bench.model.running_after_return = still_running;
+    ASSERT_TRUE(bench.trainer.Run().ok());
+    EXPECT_EQ(std::count(bench.events.begin(), bench.events.end(), "chunk 2"), 1);
+    EXPECT_EQ(bench.rounds_seen.at(0).first_chunk_overlapped, still_running);
+  }
+}
+
+TEST(TrainerTest, AQueuedNonFiniteGradientWithdrawsTheChunksNotYetSent) {
+  Bench bench(1);
+  bench.device.queues = true;
+  bench.model.poisoned = 600;  // chunk 1
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  EXPECT_THAT(bench.events,
+              ElementsAre("forward 3000", "final 1100", "final 700", "start 2", "final 300",
+                          "start 1", "final 0", "start 0", "backward ends", "chunk 2",
+                          "abstain gradient", "wait", "leave finished"));
 }
 
 TEST(TrainerTest, TheBallotIsTheSignOfTheGradientOfTheTicketsMinibatch) {
@@ -373,6 +473,18 @@ TEST(TrainerTest, RefusalsOfSessionAndDataEndTheRunWithTheirStatus) {
   Bench empty(1);
   empty.data.status = absl::InvalidArgumentError("no such token");
   EXPECT_EQ(empty.trainer.Run(), absl::InvalidArgumentError("no such token"));
+}
+
+TEST(TrainerTest, AFailedDeviceEndsTheRunWithItsStatus) {
+  const absl::Status lost = absl::InternalError("cudaLaunchKernel: unspecified launch failure");
+  Bench start(1);
+  start.device.start_status = lost;
+  EXPECT_EQ(start.trainer.Run(), lost);
+  Bench finish(1);
+  finish.device.queues = true;
+  finish.device.finish_status = lost;
+  EXPECT_EQ(finish.trainer.Run(), lost);
+  EXPECT_EQ(std::count(finish.events.begin(), finish.events.end(), "scalars"), 0);
 }
 
 TEST(TrainerTest, ADrainEndsAfterTheRoundInProgress) {
