@@ -44,10 +44,13 @@ void MetricsFeed::Update(const rpc::ServerSnapshot& snapshot) {
   set(ServerMetric::kCoordinates, status.coordinates());
   set(ServerMetric::kRound, status.round());
   set(ServerMetric::kRoundsMax, status.rounds_max());
+  set(ServerMetric::kLastCommit, snapshot.last_commit_unix_seconds);
+  set(ServerMetric::kPaused, status.phase() == v1::Status::PHASE_PAUSED ? 1 : 0);
   set(ServerMetric::kStepsize, status.stepsize());
   SetIfKnown(metrics_, ServerMetric::kLoss, status.loss());
   SetIfKnown(metrics_, ServerMetric::kGradientL1, status.g_l1());
   SetIfKnown(metrics_, ServerMetric::kDensity, status.density());
+  set(ServerMetric::kWorkersMin, snapshot.workers_min);
   set(ServerMetric::kCommitLag, snapshot.applier_lag);
   set(ServerMetric::kTieRatio, snapshot.tie_ratio);
   set(ServerMetric::kReady, snapshot.ready ? 1 : 0);

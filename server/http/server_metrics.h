@@ -20,6 +20,9 @@ namespace signvote {
   X(kGauge, kCoordinates, "signvote_server_coordinates", "Trained parameters (d); 0 before the first worker joined.")        \
   X(kGauge, kRound, "signvote_server_round", "Committed rounds.")                                                            \
   X(kGauge, kRoundsMax, "signvote_server_rounds_max", "Rounds after which the run ends.")                                    \
+  X(kGauge, kLastCommit, "signvote_server_last_commit_timestamp_seconds",                                                   \
+    "Time of the last commit, seconds since 1970; before the first, of the server's start.")                                 \
+  X(kGauge, kPaused, "signvote_server_paused", "1 while the operator's pause keeps rounds from opening, else 0.")            \
   X(kGauge, kStepsize, "signvote_server_stepsize", "Stepsize of the last commit.")                                           \
   X(kGauge, kLoss, "signvote_server_loss", "Robust mean of the voters' losses in the last commit.")                          \
   X(kGauge, kGradientL1, "signvote_server_gradient_l1", "Robust mean of the voters' gradient l1 norms in the last commit.")  \
@@ -27,6 +30,7 @@ namespace signvote {
     "Robust mean of l1^2 / (d l2^2) of the voters' gradients in the last commit, 0 to 1.")                                   \
   X(kGauge, kMembers, "signvote_server_members", "Connected workers that rounds wait for.")                                  \
   X(kGauge, kObservers, "signvote_server_observers", "Connected workers that rounds do not wait for.")                       \
+  X(kGauge, kWorkersMin, "signvote_server_workers_min", "Workers that round 0 waits for (--workers-min).")                   \
   X(kGauge, kCommitLag, "signvote_server_applier_lag_rounds", "Commits that the master replica has not applied yet.")        \
   X(kGauge, kTieRatio, "signvote_server_tie_ratio", "Share of coordinates decided by a coin in the last commit.")            \
   X(kGauge, kReady, "signvote_server_ready", "1 while workers can take part, else 0.")                                       \

@@ -209,6 +209,8 @@ ServerSnapshot CoordinatorImpl::SnapshotNow() {
         static_cast<double>(ties_of_last_) / static_cast<double>(layout_->coordinates());
   }
   out.applier_lag = applier_ == nullptr ? 0 : applier_->backlog();
+  out.workers_min = options_.workers_min;
+  out.last_commit_unix_seconds = last_commit_unix_seconds_;
   if (end_seen_) {
     out.not_ready_because = "the run has ended";
   } else if (engine_ == nullptr) {

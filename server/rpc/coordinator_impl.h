@@ -353,6 +353,7 @@ class CoordinatorImpl final : public Coordinator {
   // Statistics.
   std::optional<round::CommitRound> last_commit_;
   std::deque<Time> commit_times_;
+  double last_commit_unix_seconds_ = UnixSeconds(*clock_);  // before the first commit: of the start
   uint64_t refusals_ = 0, ties_ = 0, ties_of_last_ = 0;
   uint64_t master_digest_ = 0;
   Round master_digest_round_;

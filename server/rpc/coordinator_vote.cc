@@ -270,7 +270,8 @@ void CoordinatorImpl::AfterCommit() {
     CountBytes(link.get());
     if (link->stage == Stage::kCatchingUp) Feed(link.get());
   }
-  RoundLogExtras extras{.unix_seconds = UnixSeconds(*clock_),
+  last_commit_unix_seconds_ = UnixSeconds(*clock_);
+  RoundLogExtras extras{.unix_seconds = last_commit_unix_seconds_,
                         .tally_seconds = ToSeconds(done.tally_time),
                         .commit_seconds = ToSeconds(done.took),
                         .ties = done.ties,

@@ -30,9 +30,11 @@ struct ServerSnapshot {
   std::string not_ready_because;  // for people; empty when ready
   uint64_t refusals = 0, attempts_reopened = 0, stale_messages = 0, scalars_refused = 0,
            digest_mismatches = 0;
-  uint64_t ties = 0;         // all commits
-  double tie_ratio = 0;      // of the last commit
-  uint64_t applier_lag = 0;  // rounds
+  uint64_t ties = 0;                    // all commits
+  double tie_ratio = 0;                 // of the last commit
+  uint64_t applier_lag = 0;             // rounds
+  uint32_t workers_min = 0;             // as the run was started with
+  double last_commit_unix_seconds = 0;  // before the first commit: of the server's start
 };
 
 // Seconds, of one commit; means over voters where there are several.

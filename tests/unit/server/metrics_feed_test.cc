@@ -26,6 +26,9 @@ TEST(MetricsFeedTest, ASnapshotBecomesGaugesCountersAndWorkerSeries) {
   status.mutable_wire()->set_up_rounds_bytes(4096);
   snapshot.refusals = 2;
   snapshot.ready = true;
+  snapshot.workers_min = 2;
+  snapshot.last_commit_unix_seconds = 1.7e9;
+  status.set_phase(v1::Status::PHASE_PAUSED);
   for (const char* name : {"a", "b"}) {
     v1::Worker& worker = *status.add_workers();
     worker.set_name(name);
@@ -46,12 +49,17 @@ TEST(MetricsFeedTest, ASnapshotBecomesGaugesCountersAndWorkerSeries) {
   EXPECT_EQ(metrics.Value(ServerMetric::kMembers), 1);
   EXPECT_EQ(metrics.Value(ServerMetric::kObservers), 1);
   EXPECT_EQ(metrics.Value(ServerMetric::kReady), 1);
+  EXPECT_EQ(metrics.Value(ServerMetric::kWorkersMin), 2);
+  EXPECT_EQ(metrics.Value(ServerMetric::kLastCommit), 1.7e9);
+  EXPECT_EQ(metrics.Value(ServerMetric::kPaused), 1);
   EXPECT_THAT(metrics.Text(),
               HasSubstr("signvote_server_worker_agreement_ratio{worker=\"b\"} 0.75"));
 
   status.mutable_workers(1)->set_connected(false);
+  status.set_phase(v1::Status::PHASE_ROUND_OPEN);
   feed.Update(snapshot);
   EXPECT_EQ(metrics.Value(ServerMetric::kObservers), 0);
+  EXPECT_EQ(metrics.Value(ServerMetric::kPaused), 0);
   EXPECT_THAT(metrics.Text(), Not(HasSubstr("worker=\"b\"")));
   EXPECT_THAT(metrics.Text(), HasSubstr("worker=\"a\""));
 }
