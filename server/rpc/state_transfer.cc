@@ -1,5 +1,6 @@
 #include "server/rpc/state_transfer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 #include <vector>
@@ -47,7 +48,10 @@ class TransferMeter {
       return messages_;
     }
     last_ = counter_.Read().value_or(last_);
-    return {.up = last_.received - begin_.received, .down = last_.sent - begin_.sent};
+    // The kernel counts as sent what was acknowledged. When a call ends its last messages are still
+    // on their way, or the worker has closed the connection: the messages are what moved at least.
+    return {.up = std::max(last_.received - begin_.received, messages_.up),
+            .down = std::max(last_.sent - begin_.sent, messages_.down)};
   }
 
  private:

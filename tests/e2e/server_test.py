@@ -86,6 +86,23 @@ class ServerShows(harness.ProcessTest):
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assert_all_end_well([worker])
 
+    def test_a_state_transfer_is_counted_whole(self):
+        self.start_server(rounds=300, workers_min=2)
+        workers = self.start_workers("ab", "--compute-ms", 10)
+        self.wait_round(5)
+        wire = {w["name"]: w["wire"] for w in self.status()["workers"]}
+        self.assert_all_end_well(workers.values())
+        # One uploaded the initial parameters, the other one fetched them.
+        replica = 4 * 100_000
+        moved = sorted((w["up_setup_bytes"], w["down_setup_bytes"]) for w in wire.values())
+        self.assertLess(moved[0][0], 0.1 * replica)
+        self.assertGreaterEqual(moved[0][1], replica)
+        self.assertGreaterEqual(moved[1][0], replica)
+        for name, mine in wire.items():
+            own = self.report(name)["wire"]
+            self.assertLess(abs(mine["down_setup_bytes"] - own["setup_received_bytes"]), 0.05 * replica, name)
+            self.assertLess(abs(mine["up_setup_bytes"] - own["setup_sent_bytes"]), 0.05 * replica, name)
+
     def test_health_and_reflection_answer(self):
         self.start_server()
         status, message, out = self.raw("health")
