@@ -1,0 +1,255 @@
+"""The dashboard and the alerts on a real run, through a real Prometheus.
+
+One server and three workers train; a fourth attaches and one of the three is killed. Prometheus scrapes them by the shipped
+configuration: only the times are shorter (scrapes, evaluations, how long an alert waits) and the targets come through the
+target files. Then every panel's query must answer with finite numbers, every alert must have something to look at, and those
+that fire must be those of the killed worker.
+
+SIGNVOTE_DASHBOARD_SECONDS sets how long the run is watched, SIGNVOTE_DASHBOARD_ROUNDS its number of rounds (more than it gets
+to); SIGNVOTE_DASHBOARD_RESULTS names a file that gets every panel's answer (dashboards/render.py draws it).
+"""
+
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+import unittest
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import harness
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "dashboards"))
+
+import build  # noqa: E402
+import definition  # noqa: E402
+
+WATCH_SECONDS = float(os.environ.get("SIGNVOTE_DASHBOARD_SECONDS", "10"))
+ROUNDS = int(os.environ.get("SIGNVOTE_DASHBOARD_ROUNDS", "1000000"))  # more than it gets to
+RESULTS = os.environ.get("SIGNVOTE_DASHBOARD_RESULTS")
+SCRAPE, ALERT_WAIT = "500ms", "2s"
+SETTLE_SECONDS = 3  # longer than an alert waits
+STEP_SECONDS = max(0.5, WATCH_SECONDS / 300)
+# Grafana's least: four scrapes. Twice that, because this machine is also the one that trains.
+RATE_SECONDS = max(4, math.ceil(4 * STEP_SECONDS))
+SAVINGS_TOLERANCE = 0.02
+
+
+def regex_of(values):
+    """What Grafana puts for a variable with these values chosen."""
+    escaped = [re.sub(r"[$^*{}\[\]'+?.()|]", lambda m: "\\\\" + m.group(), value) for value in values]
+    return escaped[0] if len(escaped) == 1 else f"({'|'.join(escaped)})"
+
+
+class Prometheus(harness.Process):
+    address = None
+
+    def listening(self):
+        """The port it was given; it does not say itself."""
+        sockets = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, timeout=10).stdout
+        found = re.search(rf"127\.0\.0\.1:(\d+)\s.*pid={self.pid},", sockets)
+        self.address = f"127.0.0.1:{found.group(1)}" if found else None
+        return self.address
+
+    def get(self, path, **parameters):
+        query = urllib.parse.urlencode(parameters)
+        try:
+            with urllib.request.urlopen(f"http://{self.address}/api/v1/{path}?{query}", timeout=20) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{path} {parameters}: {error.read().decode()}") from None
+
+    def instant(self, expr, at):
+        """[(labels, value)]"""
+        return [(s["metric"], float(s["value"][1])) for s in self.get("query", query=expr, time=at)["result"]]
+
+    def range(self, expr, start, end):
+        """[(labels, [(time, value)])]"""
+        found = self.get("query_range", query=expr, start=start, end=end, step=STEP_SECONDS)["result"]
+        return [(s["metric"], [(t, float(v)) for t, v in s["values"]]) for s in found]
+
+    def firing(self):
+        return {(a["labels"]["alertname"], a["labels"]["instance"]) for a in self.get("alerts")["alerts"]
+                if a["state"] == "firing"}
+
+
+@unittest.skipUnless(harness.has_torch(), "needs LibTorch")
+class Dashboard(harness.ProcessTest):
+    def start_prometheus(self):
+        """The shipped files in a folder of their own, with shorter times."""
+        self.assertTrue(shutil.which("prometheus"), "prometheus is missing: run scripts/setup, or install Debian's package")
+        self.shipped = self.folder / "prometheus"
+        shutil.copytree(ROOT / "deploy/prometheus", self.shipped)
+        for path, pattern, text, count in (
+                ("prometheus.yml", r"(?<=_interval: )15s$", SCRAPE, 2),
+                ("rules/signvote.yml", r"(?<=^        for: )(?!0m)\w+$", ALERT_WAIT,
+                 sum(alert.wait != "0m" for alert in definition.ALERTS))):
+            changed, found = re.subn(pattern, text, (self.shipped / path).read_text(), flags=re.MULTILINE)
+            self.assertEqual(found, count, path)
+            (self.shipped / path).write_text(changed)
+        self.write_targets("workers", [])
+        self.write_targets("server", [self.server.http])
+        self.prometheus = self.start("prometheus", [
+            shutil.which("prometheus"), "--config.file", self.shipped / "prometheus.yml", "--log.level=warn",
+            "--storage.tsdb.path", self.folder / "tsdb", "--web.listen-address=127.0.0.1:0"], Prometheus)
+        self.wait_until("Prometheus listens", self.prometheus.listening)
+
+    def write_targets(self, name, addresses):
+        path = self.shipped / "targets" / f"{name}.json"
+        path.with_suffix(".new").write_text(json.dumps([{"targets": addresses}]))
+        path.with_suffix(".new").rename(path)
+
+    def attach(self, *names):
+        """Starts workers and adds them to the targets. The first measures the held-out loss."""
+        for name in names:
+            held_out = ["--eval-every", 20, "--eval-batches", 1] if not self.workers else ["--eval-batches", 0]
+            self.workers[name] = self.start_worker(name, "--model", "nano", "--batch", 2, "--sequence", 64, "--threads", 1,
+                                                   *held_out, program="signvote-worker")
+        for name in names:
+            found = self.wait_until(f"{name} names its HTTP port", lambda: re.search(
+                r"serving metrics address=(\S+)", self.workers[name].log()), timeout=60)
+            self.addresses[name] = found.group(1)
+        self.write_targets("workers", list(self.addresses.values()))
+        self.wait_until(f"{', '.join(names)} and the server are scraped", lambda: len(self.prometheus.instant(
+            "up == 1", time.time())) == 1 + len(self.addresses), timeout=60)
+
+    # ---- what is asked ----------------------------------------------------------------------------------------------
+
+    def variables(self, at):
+        """Grafana's variables, each chosen to be All, by their own queries."""
+        chosen = {"__rate_interval": f"{RATE_SECONDS}s"}
+        for variable in definition.VARIABLES:
+            selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable.query).groups()
+            values = self.prometheus.get(f"label/{label}/values", **{"match[]": build.substitute(selector, chosen)})
+            self.assertTrue(values, f"variable {variable.name} has no value")
+            chosen[variable.name] = regex_of(values)
+        return chosen
+
+    def ask_panels(self, start, end):
+        """{title: [(legend, [(time, value)])]}; every query must answer, with finite numbers, up to the end."""
+        chosen, answers = self.variables(end), {}
+        for row in definition.ROWS:
+            for panel in row.panels:
+                lines = answers[panel.title] = []
+                for query in panel.queries:
+                    expr = build.substitute(build.panel_expr(query), chosen)
+                    with self.subTest(panel=panel.title, expr=expr):
+                        if panel.kind == "stat":
+                            found = [(labels, [(end, value)]) for labels, value in self.prometheus.instant(expr, end)]
+                        else:
+                            found = self.prometheus.range(expr, start, end)
+                        self.assertTrue(found, "no data")
+                        self.assertGreater(max(points[-1][0] for _, points in found), end - 2 * STEP_SECONDS, "ends early")
+                        for labels, points in found:
+                            self.assertTrue(all(math.isfinite(value) for _, value in points), f"{labels}: {points}")
+                            legend = re.sub(r"\{\{(\w+)\}\}", lambda m: labels.get(m.group(1), ""), query.legend)
+                            lines.append((legend, points))
+        return answers
+
+    def check_alerts_have_data(self, at):
+        """No alert can be silent for want of data: a name that does not exist, labels that do not meet."""
+        for alert in definition.ALERTS:
+            for left in [alert.left] + [f"({alert.left}) and on ({guard.on}) ({guard.left})" for guard in alert.guards]:
+                with self.subTest(alert=alert.name, expr=left):
+                    found = self.prometheus.instant(left, at)
+                    self.assertTrue(found, "no data")
+                    self.assertTrue(all(math.isfinite(value) for _, value in found), found)
+
+    # ---- the run ----------------------------------------------------------------------------------------------------
+
+    def test_panels_and_alerts_on_a_real_run(self):
+        self.certify("a", "b", "c", "d")
+        self.workers, self.addresses = {}, {}
+        # Without a deadline a busy machine makes no abstentions.
+        self.start_server("--deadline", "off", "--digest-every", 10, rounds=ROUNDS, workers_min=3)
+        self.start_prometheus()
+        self.attach("a", "b", "c")
+        self.wait_round(10, timeout=120)
+        begin = time.time()
+        time.sleep(max(SETTLE_SECONDS, 0.3 * WATCH_SECONDS))
+        self.attach("d")
+        attached = time.time()
+        self.wait_until("d votes", lambda: "d" in self.rounds()[-1]["voters"])
+        time.sleep(max(SETTLE_SECONDS, 0.4 * WATCH_SECONDS))
+        killed = time.time()
+        self.assertEqual(self.prometheus.range('ALERTS{alertstate="firing"}', begin, killed), [])
+
+        self.workers["b"].kill()
+        expected = {("SignvoteWorkerDown", self.addresses["b"]), ("SignvoteWorkerLost", self.server.http)}
+        self.wait_until("the killed worker's alerts fire", lambda: self.prometheus.firing() >= expected)
+        time.sleep(max(SETTLE_SECONDS, 0.3 * WATCH_SECONDS))
+        self.assertEqual(self.prometheus.firing(), expected)
+
+        # The stats are of the same moment as the counters: nothing moves while the run is paused.
+        end = time.time()
+        answers = self.ask_panels(begin, end)
+        self.check_alerts_have_data(end)
+        self.assertEqual(self.ctl("pause")[0], harness.OK)
+        self.wait_until("the run is paused", lambda: self.status()["phase"] == "paused")
+        round_now = self.status()["round"]
+        self.wait_until("the pause is scraped", lambda: [v for _, v in self.prometheus.instant(
+            "signvote_server_paused and signvote_server_round == %d" % round_now, time.time())] == [1])
+        savings = self.savings(time.time())
+        wire = self.status()["wire"]
+        moved = wire["up_rounds_bytes"] + wire["down_rounds_bytes"]
+        self.assertGreater(moved, 1e6)
+        self.assert_near(savings["Compression since the start"], 2 * wire["fp32_equivalent_bytes"] / moved)
+        self.assert_near(savings["Bytes moved"], moved)
+        self.assert_near(savings["Bytes saved"], 2 * wire["fp32_equivalent_bytes"] - moved)
+        # One of the four uploaded the initial parameters, three fetched the replica.
+        replicas = savings["Bytes for joining"] / (4 * self.status()["coordinates"])
+        self.assertGreaterEqual(replicas, 4)
+        self.assertLess(replicas, 4.5)
+        self.assertEqual(self.ctl("resume")[0], harness.OK)
+
+        survivors = [self.workers[name] for name in "acd"]
+        for worker in survivors:
+            worker.signal(15)
+        for worker in survivors:
+            self.assert_exit(worker, harness.OK, timeout=60)
+        # The other end of the sockets counted for itself.
+        for worker in survivors:
+            with self.subTest(worker=worker.name):
+                mine = self.report(worker.name)["wire"]
+                ratio = 2 * mine["fp32_bytes_per_round"] / (mine["sent_bytes_per_round"] + mine["received_bytes_per_round"])
+                self.assert_near(savings["Compression since the start"], ratio)
+        self.server.signal(15)
+        self.wait_end(30)
+        if RESULTS:
+            self.write_results(begin, end, answers, [(attached, "d attached"), (killed, "b killed")])
+
+    def savings(self, at):
+        chosen = self.variables(at)
+        found = {}
+        for panel in definition.ROWS[0].panels:
+            if panel.kind == "stat":
+                (_, value), = self.prometheus.instant(build.substitute(build.panel_expr(panel.queries[0]), chosen), at)
+                found[panel.title] = value
+        return found
+
+    def assert_near(self, value, expected):
+        self.assertLessEqual(abs(value / expected - 1), SAVINGS_TOLERANCE, f"{value} is not near {expected}")
+
+    def write_results(self, begin, end, answers, events):
+        names = {address: name for name, address in self.addresses.items()}
+        names[self.server.http] = "server"
+
+        def readable(legend):
+            for address, name in names.items():
+                legend = legend.replace(address, name)
+            return legend.replace("server server", "server")
+
+        pathlib.Path(RESULTS).write_text(json.dumps({
+            "begin": begin, "end": end, "rate_seconds": RATE_SECONDS, "events": events,
+            "panels": {title: [[readable(legend), points] for legend, points in lines] for title, lines in answers.items()}}))
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
