@@ -5,7 +5,7 @@
 namespace signvote {
 namespace {
 
-// The list has one gauge kind for "no value yet": not set, so not shown.
+// A gauge without a value yet stays at 0, one with a worker label is not shown.
 void SetIfKnown(ServerMetrics* metrics, ServerMetric metric, double value) {
   if (!std::isnan(value)) metrics->Set(metric, value);
 }

@@ -8,8 +8,7 @@
 namespace signvote::wire {
 
 struct SocketBytes {
-  uint64_t sent =
-      0;  // tcpi_bytes_acked + bytes not yet acknowledged are not counted: acknowledged payload
+  uint64_t sent = 0;      // payload that the other end has acknowledged (tcpi_bytes_acked)
   uint64_t received = 0;  // tcpi_bytes_received
 };
 

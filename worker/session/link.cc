@@ -736,6 +736,10 @@ absl::Status Link::OnCommit(const v1::Commit& commit) {
   event.times.first_verdict = slot->first_chunk;
   event.times.committed = clock_->Now();
   {
+    MutexLock lock(&stats_mu_);
+    if (joined_rounds_) ++stats_.rounds_received;
+  }
+  {
     MutexLock lock(&mu_);
     received_ = round.next();
     last_commit_epoch_ = Epoch(commit.epoch());

@@ -121,7 +121,8 @@ struct SessionStats {
   uint64_t setup_sent_bytes = 0;  // handshakes, joins, state transfer
   uint64_t setup_received_bytes = 0;
   uint64_t rounds_voted = 0;  // ballots sent whole
-  uint64_t rounds_applied = 0;
+  uint64_t rounds_received = 0;  // commits whose bytes are in wire_received_bytes: not those of catching up
+  uint64_t rounds_applied = 0;   // all
   uint64_t reconnects = 0;
   uint64_t state_transfers = 0;
   uint64_t verdict_mismatches =

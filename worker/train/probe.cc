@@ -81,7 +81,7 @@ void WorkerProbe::OnSession(const SessionStats& stats) {
   At(WorkerMetric::kSetupSentBytes) = static_cast<double>(stats.setup_sent_bytes);
   At(WorkerMetric::kSetupReceivedBytes) = static_cast<double>(stats.setup_received_bytes);
   if (joined_) {
-    At(WorkerMetric::kFp32Bytes) = static_cast<double>(stats.rounds_voted + stats.rounds_applied) *
+    At(WorkerMetric::kFp32Bytes) = static_cast<double>(stats.rounds_voted + stats.rounds_received) *
                                    4.0 * At(WorkerMetric::kCoordinates);
   }
   At(WorkerMetric::kReconnects) = static_cast<double>(stats.reconnects);

@@ -68,7 +68,7 @@ std::string Progress::Line(const RoundReport& round, const SessionStats& stats) 
   absl::StrAppend(&line, " ", round.members, round.members == 1 ? " member" : " members");
   const double wire = static_cast<double>(stats.wire_sent_bytes + stats.wire_received_bytes);
   const double fp32 = 4.0 * static_cast<double>(coordinates_) *
-                      static_cast<double>(stats.rounds_voted + stats.rounds_applied);
+                      static_cast<double>(stats.rounds_voted + stats.rounds_received);
   if (wire > 0 && fp32 > wire) {
     absl::StrAppend(&line,
                     absl::StrFormat(" saved %.0fx (%s)", fp32 / wire, ShortBytes(fp32 - wire)));

@@ -37,7 +37,7 @@ const char* ReasonText(AbstainReason reason) {
 std::string ReportJson(const ReportContext& context, const TrainerReport& report,
                        const SessionStats& stats) {
   const double voted = static_cast<double>(stats.rounds_voted);
-  const double applied = static_cast<double>(stats.rounds_applied);
+  const double received = static_cast<double>(stats.rounds_received);
   const double fp32_per_round = 4.0 * static_cast<double>(context.coordinates);
   Json json;
   json["name"] = context.name;
@@ -61,9 +61,9 @@ std::string ReportJson(const ReportContext& context, const TrainerReport& report
       {"received_bytes", stats.wire_received_bytes},
       {"setup_sent_bytes", stats.setup_sent_bytes},
       {"setup_received_bytes", stats.setup_received_bytes},
-      {"fp32_bytes", fp32_per_round * (voted + applied)},
+      {"fp32_bytes", fp32_per_round * (voted + received)},
       {"sent_bytes_per_round", Ratio(static_cast<double>(stats.wire_sent_bytes), voted)},
-      {"received_bytes_per_round", Ratio(static_cast<double>(stats.wire_received_bytes), applied)},
+      {"received_bytes_per_round", Ratio(static_cast<double>(stats.wire_received_bytes), received)},
       {"fp32_bytes_per_round", fp32_per_round}};
   json["digest"] = absl::StrFormat("%016x", report.digest);
   json["incarnation"] = stats.incarnation;

@@ -123,6 +123,7 @@ TEST_F(SessionTest, CommitsMissedWhileAwayAreAppliedInOrder) {
     ApplyStep(layout_, 0.5f, 0, kD, verdicts[r].data(), 0, expected.data());
   EXPECT_EQ(x_, expected);
   EXPECT_EQ(session->Stats().rounds_applied, 3u);
+  EXPECT_EQ(session->Stats().rounds_received, 0u) << "caught up: their bytes are set-up";
 }
 
 TEST_F(SessionTest, AVerdictThatDoesNotMatchItsCommitIsCountedAndFetchedAgain) {

@@ -90,6 +90,7 @@ TEST_F(SessionTest, UploadsVotesAppliesAndFinishes) {
   EXPECT_EQ(order[kChunks + 3], v1::WorkerMessage::kReplicaDigest);
   const SessionStats stats = session->Stats();
   EXPECT_EQ(stats.rounds_voted, 1u);
+  EXPECT_EQ(stats.rounds_received, 1u);
   EXPECT_EQ(stats.rounds_applied, 1u);
   EXPECT_EQ(stats.state_transfers, 1u);
   EXPECT_EQ(stats.reconnects, 0u);

@@ -89,7 +89,8 @@ TEST(WorkerProbeTest, RoundsAddUpAndGaugesFollowTheLastOne) {
             30.0 * 30 / (100 * 9));  // of the last gradient that was sent
   SessionStats stats;
   stats.rounds_voted = 1;
-  stats.rounds_applied = 2;
+  stats.rounds_received = 2;
+  stats.rounds_applied = 50;  // most of them while catching up, whose bytes are not the rounds'
   stats.wire_sent_bytes = 13;
   probe.OnSession(stats);
   EXPECT_EQ(probe.value(WorkerMetric::kFp32Bytes), 3 * 4 * 100);

@@ -28,7 +28,8 @@ TEST(ReportTest, TheReportHoldsWhatWasMeasuredAndNullForWhatWasNot) {
   report.next_round = Round(10);
   SessionStats stats;
   stats.rounds_voted = 8;
-  stats.rounds_applied = 10;
+  stats.rounds_received = 10;
+  stats.rounds_applied = 50;  // the others while catching up
   stats.wire_sent_bytes = 8 * 130;
   stats.wire_received_bytes = 10 * 140;
   const Json json = Json::parse(ReportJson(context, report, stats));
@@ -84,7 +85,7 @@ TEST(ProgressTest, ALineTellsRoundLossStepsizeSpeedMembersSavingAndTimeLeft) {
   run.rounds_max = 300;
   progress.OnJoined(run, 1000, 5.55);
   SessionStats stats;
-  stats.rounds_voted = stats.rounds_applied = 120;
+  stats.rounds_voted = stats.rounds_received = 120;
   stats.wire_sent_bytes = stats.wire_received_bytes = 120 * 128;
   progress.OnRound(ProgressRound(119), stats);
   EXPECT_EQ(progress.Line(ProgressRound(119), stats),
