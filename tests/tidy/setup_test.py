@@ -4,6 +4,7 @@ A folder of stub commands comes first in PATH and a prefix stands before the sys
 installed, nothing is fetched and no root is needed.
 """
 
+import hashlib
 import os
 import pathlib
 import shutil
@@ -13,14 +14,15 @@ import unittest
 import zipfile
 
 SETUP = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "setup"
+REQUIREMENTS = SETUP.parent / "lib" / "requirements.txt"
 TORCH_FILES = [
     "torch/include/torch/csrc/api/include/torch/torch.h",
     "torch/lib/libtorch_cpu.so",
     "torch/lib/libc10.so",
 ]
 CUDA_FILES = ["nvidia/cu13/lib/libcudart.so.13", "nvidia/cu13/lib/libcupti.so.13"]
-TOOLS = ["awk", "bash", "basename", "cat", "chmod", "cp", "dirname", "env", "flock", "grep", "mkdir", "mktemp", "mv",
-         "rm", "sed", "sh", "tail", "tee", "tr", "unzip", "wc"]
+TOOLS = ["awk", "bash", "basename", "cat", "chmod", "cmp", "cp", "cut", "dirname", "env", "find", "flock", "grep", "ln", "mkdir",
+         "mktemp", "mv", "rm", "sed", "sh", "sha256sum", "tail", "tee", "tr", "unzip", "wc"]
 
 
 class SetupTest(unittest.TestCase):
@@ -54,9 +56,7 @@ esac''')
         self.wheels.mkdir()
         self.make_wheel("torch-2.11.0.whl", TORCH_FILES + ["torch/unused.py"])
         self.make_wheel("cuda.whl", CUDA_FILES)
-        self.stub("python3", f'''
-while [ $# -gt 0 ]; do [ "$1" != --dest ] || dest=$2; shift; done
-cp {self.wheels}/*.whl "$dest"''')
+        self.stub_python()
 
     def packages(self):
         out = subprocess.run([SETUP, "--packages"], capture_output=True, text=True, check=True).stdout
@@ -69,6 +69,19 @@ cp {self.wheels}/*.whl "$dest"''')
         path = self.bin / name
         path.write_text(f'#!/bin/sh\necho "{name} $*" >>{self.calls}\n{body}\n')
         path.chmod(0o755)
+
+    def stub_python(self, venv="true", install="true"):
+        """python3, whose venv and pip install may do something else in place of their work."""
+        self.stub("python3", f'''
+case "$*" in
+  *"-m venv"*) {venv} || exit
+    while [ $# -gt 1 ]; do shift; done
+    mkdir -p "$1/bin"; printf '#!/bin/sh\\n' >"$1/bin/python3"; chmod 755 "$1/bin/python3"; echo text >"$1/bin/activate"
+    ln -s python3 "$1/bin/python" ;;
+  *" install "*) {install} || exit ;;
+  *) while [ $# -gt 0 ]; do [ "$1" != --dest ] || dest=$2; shift; done
+    cp {self.wheels}/*.whl "$dest" ;;
+esac''')
 
     def make_wheel(self, name, files):
         with zipfile.ZipFile(self.wheels / name, "w") as wheel:
@@ -94,6 +107,17 @@ cp {self.wheels}/*.whl "$dest"''')
     def without(self, *missing):
         self.installed.write_text("\n".join(p for p in self.packages() if p not in missing) + "\n")
 
+    def downloads(self):
+        """Calls that fetch LibTorch."""
+        return [c for c in self.called("python3") if " pip download " in c]
+
+    def installs(self):
+        """Calls that install the Python packages."""
+        return [c for c in self.called("python3") if " install " in c]
+
+    def python_target(self):
+        return self.cache / f"signvote/python-{hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]}"
+
     def torch_target(self):
         return self.cache / "signvote/libtorch-2.11.0"
 
@@ -102,8 +126,12 @@ cp {self.wheels}/*.whl "$dest"''')
         for file in TORCH_FILES + CUDA_FILES:
             (target / file).parent.mkdir(parents=True, exist_ok=True)
             (target / file).write_text("x")
+        (self.python_target() / "bin").mkdir(parents=True)
+        (self.python_target() / "bin/python3").symlink_to(shutil.which("true"))
+        shutil.copy(REQUIREMENTS, self.python_target())
         self.stub("id", "echo 1000")
-        self.expect(self.run_setup(), 0, "Debian packages: all there", "LibTorch 2.11.0: all there", "done")
+        self.expect(self.run_setup(), 0, "Debian packages: all there", "LibTorch 2.11.0: all there",
+                    "Python packages for tests: all there", "done")
         self.assertEqual(self.called("apt-get") + self.called("python3") + self.called("sudo"), [])
 
     def test_missing_packages_are_installed_once_and_services_held_back(self):
@@ -130,9 +158,9 @@ cp {self.wheels}/*.whl "$dest"''')
         for file in TORCH_FILES + CUDA_FILES:
             self.assertTrue((self.torch_target() / file).is_file(), file)
         self.assertFalse((self.torch_target() / "torch/unused.py").exists())
-        self.assertIn("--require-hashes", self.called("python3")[0])
+        self.assertIn("--require-hashes", self.downloads()[0])
         self.expect(self.run_setup(), 0, "LibTorch 2.11.0: all there")
-        self.assertEqual(len(self.called("python3")), 1)
+        self.assertEqual(len(self.downloads()), 1)
         self.assertEqual([p.name for p in self.cache.joinpath("signvote").glob("unpacking*")], [])
 
     def test_a_damaged_copy_is_replaced_as_a_whole(self):
@@ -157,7 +185,47 @@ cp {self.wheels}/*.whl "$dest"''')
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("x")
         self.expect(self.run_setup(LIBTORCH=str(own)), 0, f"using LIBTORCH={own}")
+        self.assertEqual(self.downloads(), [])
+
+    def test_the_python_environment_is_made_and_found_again(self):
+        self.expect(self.run_setup("--no-torch"), 0, "Python packages for tests: downloading", "done")
+        target = self.python_target()
+        self.assertEqual((target / "requirements.txt").read_bytes(), REQUIREMENTS.read_bytes())
+        self.assertTrue((target / "bin/python").is_symlink())
+        self.assertFalse((target / "bin/activate").exists(), "names the folder it was made in")
+        self.assertIn("--require-hashes", self.installs()[0])
+        self.assertEqual(list(self.cache.joinpath("signvote").glob("unpacking*")), [])
+        self.expect(self.run_setup("--no-torch"), 0, "Python packages for tests: all there")
+        self.assertEqual(len(self.installs()), 1)
+
+    def test_every_requirement_has_a_version_and_a_hash(self):
+        lines = [line for line in REQUIREMENTS.read_text().splitlines() if not line.startswith("#")]
+        self.assertTrue(lines)
+        for line in lines:
+            self.assertRegex(line, r"^[a-z0-9-]+==[0-9.]+( --hash=sha256:[0-9a-f]{64})+$")
+
+    def test_a_python_environment_that_is_not_whole_is_replaced(self):
+        self.run_setup("--no-torch")
+        for damage in (lambda: (self.python_target() / "requirements.txt").write_text("numpy==1.0\n"),
+                       lambda: (self.python_target() / "bin/python3").write_text("#!/gone/python3\n")):
+            damage()
+            (self.python_target() / "stray").write_text("x")
+            self.expect(self.run_setup("--no-torch"), 0, "is not whole: replacing it")
+            self.assertFalse((self.python_target() / "stray").exists())
+        self.assertEqual(len(self.installs()), 3)
+
+    def test_the_python_packages_can_be_left_out(self):
+        self.expect(self.run_setup("--no-torch", "--no-python"), 0, "Python packages for tests: left out (--no-python)")
         self.assertEqual(self.called("python3"), [])
+
+    def test_python_packages_that_cannot_be_installed_leave_nothing_behind(self):
+        for status, message, stub in (
+                (5, "no network: PyPI", {"install": "echo 'Failed to establish a new connection' >&2; false"}),
+                (8, "installing the Python packages failed", {"install": "echo 'DO NOT MATCH THE HASHES' >&2; false"}),
+                (8, "python3 -m venv failed: no ensurepip", {"venv": "echo 'no ensurepip' >&2; false"})):
+            self.stub_python(**stub)
+            self.expect(self.run_setup("--no-torch"), status, message, "--no-python")
+            self.assertEqual(list(self.cache.joinpath("signvote").glob("[pu]*")), [])
 
     def test_other_systems_are_refused_unless_forced(self):
         for text, name in (("ID=ubuntu\nVERSION_ID=24.04\n", "ubuntu 24.04"), ("ID=debian\nVERSION_ID=13\n", "debian 13"),
@@ -214,6 +282,8 @@ cp {self.wheels}/*.whl "$dest"''')
     def test_not_enough_disk_says_where_and_how_much(self):
         self.stub("df", 'echo header; echo "disk 1 1 1024000 1% /"')
         self.expect(self.run_setup(), 6, "not enough disk space for LibTorch", "has 1000 MiB free, 2300 MiB are needed")
+        self.stub("df", 'echo header; echo "disk 1 1 102400 1% /"')
+        self.expect(self.run_setup("--no-torch"), 6, "not enough disk space for the Python packages", "300 MiB")
         self.without("cmake")
         self.expect(self.run_setup(), 6, "not enough disk space for the Debian packages", "2500 MiB")
         self.assertEqual(self.called("apt-get") + self.called("python3"), [])
