@@ -6,7 +6,6 @@
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
 #include <map>
 #include <string>
 #include <vector>
@@ -18,6 +17,7 @@
 #include "common/coin.h"
 #include "common/layout.h"
 #include "common/status.h"
+#include "tests/support/page_vectors.h"
 
 namespace signvote {
 namespace {
@@ -54,25 +54,6 @@ std::string ToHex(const std::vector<uint8_t>& bytes) {
 
 float FloatFromHex(const std::string& hex) {
   return std::bit_cast<float>(static_cast<uint32_t>(std::stoul(hex, nullptr, 16)));
-}
-
-// "a=1 b=2" → {a: 1, b: 2}; words without '=' under "".
-std::map<std::string, std::string> Arguments(const std::string& text) {
-  std::map<std::string, std::string> out;
-  size_t begin = 0;
-  while (begin < text.size()) {
-    size_t end = text.find(' ', begin);
-    if (end == std::string::npos) end = text.size();
-    const std::string word = text.substr(begin, end - begin);
-    const size_t equals = word.find('=');
-    if (equals == std::string::npos) {
-      if (!word.empty()) out[""] = word;
-    } else {
-      out[word.substr(0, equals)] = word.substr(equals + 1);
-    }
-    begin = end + 1;
-  }
-  return out;
 }
 
 // Reads the layout's canonical bytes as the page defines them.
@@ -132,8 +113,7 @@ std::string Replica(uint64_t n) {
   return Hex64(ReplicaDigest(x.data(), 0, n));
 }
 
-std::string Recomputed(const std::string& kind, const std::string& rest) {
-  auto args = Arguments(rest);
+std::string Recomputed(const std::string& kind, const std::map<std::string, std::string>& args) {
   const auto number = [&](const char* key) { return std::stoull(args.at(key)); };
   if (kind == "packed") return Packed(args.at(""));
   if (kind == "fin") return Hex64(Fin(std::stoull(args.at(""), nullptr, 16)));
@@ -154,23 +134,10 @@ std::string Recomputed(const std::string& kind, const std::string& rest) {
 }
 
 TEST(WireFormat, EveryTestVectorOfThePageIsTrue) {
-  std::ifstream page(SIGNVOTE_SOURCE_DIR "/docs/wire_format.md");
-  ASSERT_TRUE(page.is_open());
   std::map<std::string, int> seen;
-  bool inside = false;
-  for (std::string line; std::getline(page, line);) {
-    if (line.starts_with("```")) {
-      inside = line == "```vectors";
-      continue;
-    }
-    if (!inside) continue;
-    const size_t space = line.find(' ');
-    const size_t equals = line.rfind(" = ");
-    ASSERT_TRUE(space != std::string::npos && equals != std::string::npos) << line;
-    const std::string kind = line.substr(0, space);
-    EXPECT_EQ(Recomputed(kind, line.substr(space + 1, equals - space - 1)), line.substr(equals + 3))
-        << line;
-    ++seen[kind];
+  for (const PageVector& vector : PageVectors(SIGNVOTE_SOURCE_DIR "/docs/wire_format.md")) {
+    EXPECT_EQ(Recomputed(vector.kind, vector.arguments), vector.result) << vector.line;
+    ++seen[vector.kind];
   }
   for (const char* kind : {"packed", "fin", "tie", "own", "layout", "apply", "replica", "xxh3"}) {
     EXPECT_GT(seen[kind], 0) << "the page has no vector of kind " << kind;

@@ -1,5 +1,6 @@
 #include "worker/data/dataset.h"
 
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -8,7 +9,11 @@
 
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
+#include "common/checksum.h"
 #include "common/exit_codes.h"
+#include "common/rng.h"
+#include "tests/support/page_vectors.h"
 #include "worker/data/token_source.h"
 
 namespace signvote {
@@ -224,6 +229,40 @@ TEST_F(DatasetTest, AMissingPathAnEmptyFolderAndAForeignTokenAreBadInput) {
   EXPECT_EQ(ExitCodeFor(drawn), ExitCode::kBadInput);
   EXPECT_NE(drawn.message().find("token 300"), absl::string_view::npos) << drawn;
   EXPECT_NE(drawn.message().find("--vocab-size"), absl::string_view::npos) << drawn;
+}
+
+TEST_F(DatasetTest, EveryTestVectorOfThePageIsTrue) {
+  DatasetOptions options;
+  options.format = DataFormat::kSynthetic;
+  options.rows = 8;
+  const auto data = Open(options);
+  ASSERT_TRUE(data.ok()) << data.status();
+  std::set<std::string> seen;
+  for (const PageVector& vector : PageVectors(SIGNVOTE_SOURCE_DIR "/docs/data.md")) {
+    std::string result;
+    if (vector.kind == "minibatch") {
+      Batch batch;
+      const BatchKey key = Key(vector.number("seed"), static_cast<uint32_t>(vector.number("share")),
+                               vector.number("data_step"));
+      ASSERT_TRUE((*data)->TrainBatch(key, &batch).ok());
+      for (const int64_t label : batch.targets) absl::StrAppend(&result, label, " ");
+      absl::StrAppend(
+          &result, absl::Hex(Xxh3(batch.values.data(), batch.values.size() * sizeof(float), 0),
+                             absl::kZeroPad16));
+    } else {
+      Rng rng(vector.number("seed"), vector.number("stream"));
+      rng.Seek(vector.number("k"));
+      if (vector.kind == "draw") result = absl::StrCat(absl::Hex(rng.Next(), absl::kZeroPad16));
+      if (vector.kind == "bell") {
+        result =
+            absl::StrCat(absl::Hex(std::bit_cast<uint64_t>(rng.Bell()), absl::kZeroPad16));
+      }
+      if (vector.kind == "below") result = absl::StrCat(rng.Below(vector.number("bound")));
+    }
+    EXPECT_EQ(result, vector.result) << vector.line;
+    seen.insert(vector.kind);
+  }
+  EXPECT_EQ(seen, (std::set<std::string>{"draw", "bell", "below", "minibatch"}));
 }
 
 TEST_F(DatasetTest, SyntheticClassesAreBalancedAndSeparable) {

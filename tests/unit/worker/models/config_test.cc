@@ -5,8 +5,10 @@
 
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "common/checksum.h"
 #include "common/exit_codes.h"
+#include "tests/support/page_vectors.h"
 
 namespace signvote {
 namespace {
@@ -146,6 +148,24 @@ TEST(ModelConfigTest, AParameterDivisorScalesTheStartExactly) {
   config.parameter_divisor = 128.0f;
   InitializeParameters(config, *layout, 1, scaled);
   for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(scaled[i], 128.0f * x[i]) << i;
+}
+
+TEST(ModelConfigTest, EveryTestVectorOfThePageIsTrue) {
+  const ModelConfig config = Builtin("mlp");
+  const auto layout = MakeLayout(config, 0.0f);
+  ASSERT_TRUE(layout.ok());
+  int seen = 0;
+  for (const PageVector& vector : PageVectors(SIGNVOTE_SOURCE_DIR "/docs/models.md")) {
+    ASSERT_EQ(vector.kind, "mlp");
+    std::vector<float> x(layout->coordinates());
+    InitializeParameters(config, *layout, vector.number("init_seed"), x);
+    EXPECT_EQ(absl::StrCat(absl::Hex(layout->digest(), absl::kZeroPad16), " ",
+                           absl::Hex(ReplicaDigest(x.data(), 0, x.size()), absl::kZeroPad16)),
+              vector.result)
+        << vector.line;
+    ++seen;
+  }
+  EXPECT_GT(seen, 0);
 }
 
 }  // namespace
