@@ -1,0 +1,53 @@
+"""The synthetic classification task and its counter-based generator: docs/data.md, "Synthetic"."""
+
+import dataclasses
+
+import numpy as np
+
+from . import coins
+
+CENTRE_SEED = 0x63656E747265    # "centre"
+HELD_OUT_SEED = 0x68656C646F7574  # "heldout"
+
+
+def draws(seed, stream, count):
+    """The first `count` words of a stream."""
+    return coins.mix(seed, stream, np.arange(count, dtype=np.uint64))
+
+
+def bell(words):
+    """Bell-shaped doubles with mean 0 and deviation 1, of the sum of each word's four 16-bit parts."""
+    parts = sum((words >> np.uint64(shift)) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48))
+    return (parts.astype(np.float64) - 131070.0) / 37837.22723720648
+
+
+def below(words, bound):
+    """floor(word * bound / 2^64), in halves so that it fits; bound < 2^32."""
+    bound = np.uint64(bound)
+    low = ((words & np.uint64(0xFFFFFFFF)) * bound) >> np.uint64(32)
+    return ((words >> np.uint64(32)) * bound + low) >> np.uint64(32)
+
+
+@dataclasses.dataclass
+class Batch:
+    values: np.ndarray  # fp32 [rows, features]
+    labels: np.ndarray  # [rows]
+
+
+class Synthetic:
+    def __init__(self, features=64, classes=10, rows=8):
+        self.features, self.classes, self.rows = features, classes, rows
+        centres = bell(draws(CENTRE_SEED, features, classes * features)) * 0.25
+        self.centres = centres.astype(np.float32).reshape(classes, features)
+
+    def train(self, seed, share, data_step, micro=0):
+        """Minibatch = f(seed, share, data_step)."""
+        return self._draw(seed, int(coins.mix(share + 1, data_step, micro)[0]))
+
+    def held_out(self, index):
+        return self._draw(HELD_OUT_SEED, index)
+
+    def _draw(self, seed, stream):
+        words = draws(seed, stream, self.rows * (1 + self.features)).reshape(self.rows, 1 + self.features)
+        labels = below(words[:, 0], self.classes).astype(np.int64)
+        return Batch(self.centres[labels] + bell(words[:, 1:]).astype(np.float32), labels)

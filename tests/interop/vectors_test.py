@@ -1,0 +1,217 @@
+"""The Python pieces against the pages: every vector of docs/wire_format.md, docs/data.md and docs/models.md, recomputed.
+
+The C++ code is held to the same lines (tests/unit), so that documents, server and this client agree or a test fails.
+"""
+
+import pathlib
+import random
+import re
+import struct
+import unittest
+from fractions import Fraction
+
+import numpy as np
+
+from pyworker import apply, bits, checksums, coins, data, layout, mlp, replica
+from pyworker.messages import training
+
+DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
+
+
+def vectors(page, fence="vectors"):
+    """(kind, arguments, words without a name, result) of each line of the page's blocks."""
+    for block in re.findall(rf"^```{fence}\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE):
+        for line in block.splitlines():
+            left, result = line.rsplit(" = ", 1)
+            kind, *words = left.split()
+            named = dict(w.split("=", 1) for w in words if "=" in w)
+            yield kind, named, [w for w in words if "=" not in w], result
+
+
+def float32(hexadecimal):
+    return np.frombuffer(struct.pack("<I", int(hexadecimal, 16)), "<f4")[0]
+
+
+def hex32(value):
+    return f"{np.float32(value).view(np.uint32):08x}"
+
+
+def hex64(word):
+    return f"{int(np.ravel(word)[0]):016x}"
+
+
+def read_layout(text):
+    """A Layout from the bytes that its digest is taken of."""
+    assert text.startswith(b"signvote-layout-1")
+    at, tensors = 17, []
+    while at < len(text):
+        size, = struct.unpack_from("<I", text, at)
+        name = text[at + 4:at + 4 + size].decode()
+        rank, = struct.unpack_from("<I", text, at + 4 + size)
+        at += 8 + size
+        *shape, scale, decay = struct.unpack_from(f"<{rank}Qff", text, at)
+        at += 8 * rank + 8
+        tensors.append(layout.Tensor(name, tuple(shape), scale, decay))
+    return layout.Layout(tensors)
+
+
+def recomputed(kind, named, words):
+    number = {k: int(v) for k, v in named.items() if v.isdigit()}
+    if kind == "packed":
+        plus = np.array([c == "+" for c in words[0]])
+        packed = bits.pack(plus)
+        assert (bits.unpack(packed, len(plus)) == plus).all()
+        return packed.hex()
+    if kind == "fin":
+        return hex64(coins.fin(int(words[0], 16)))
+    if kind == "tie":
+        return hex64(coins.tie_words(number["seed"], number["round"], number["word"]))
+    if kind == "own":
+        return hex64(coins.own_words(number["seed"], number["round"], number["share"], number["word"]))
+    if kind == "layout":
+        parsed = read_layout(bytes.fromhex(words[0]))
+        assert parsed.bytes().hex() == words[0]
+        return f"{parsed.digest():016x}"
+    if kind == "apply":
+        f = {k: float32(v) for k, v in named.items() if k != "bit"}
+        x = np.array([f["x"]], np.float32)
+        if f["rho"] != 1:
+            x = apply.rescale(x, f["x0"], f["rho"])
+        return hex32(apply.apply_step(x, np.array([named["bit"] == "1"]), f["gamma"], f["scale"], f["decay"])[0])
+    if kind == "replica":
+        return f"{checksums.replica_digest(np.arange(number['n'], dtype=np.float32) / 4 - 100):016x}"
+    if kind == "xxh3":
+        return f"{checksums.xxh3(b'' if words[0] == chr(34) * 2 else bytes.fromhex(words[0]), number['seed']):016x}"
+    if kind in ("draw", "bell", "below"):
+        word = data.draws(number["seed"], number["stream"], number["k"] + 1)[-1:]
+        if kind == "below":
+            return str(data.below(word, number["bound"])[0])
+        return hex64(word if kind == "draw" else data.bell(word).view(np.uint64))
+    if kind == "minibatch":
+        batch = data.Synthetic().train(number["seed"], number["share"], number["data_step"])
+        return " ".join([str(label) for label in batch.labels] + [f"{checksums.xxh3(batch.values.tobytes()):016x}"])
+    if kind == "mlp":
+        model = mlp.Mlp()
+        return " ".join(f"{n:016x}" for n in (model.layout.digest(),
+                                              checksums.replica_digest(model.initial(number["init_seed"]))))
+    raise AssertionError(f"unknown kind of vector: {kind}")
+
+
+class Pages(unittest.TestCase):
+    def check(self, page, *kinds):
+        seen = set()
+        for kind, named, words, result in vectors(page):
+            with self.subTest(page=page, kind=kind, **named):
+                self.assertEqual(recomputed(kind, named, words), result)
+            seen.add(kind)
+        self.assertEqual(seen, set(kinds))
+
+    def test_every_vector_of_the_wire_format(self):
+        self.check("wire_format.md", "packed", "fin", "tie", "own", "layout", "apply", "replica", "xxh3")
+
+    def test_every_vector_of_the_data_page(self):
+        self.check("data.md", "draw", "bell", "below", "minibatch")
+
+    def test_every_vector_of_the_models_page(self):
+        self.check("models.md", "mlp")
+
+    def test_every_message_of_the_wire_format(self):
+        """Generated code reads the examples, and what it writes of the same fields is the same bytes."""
+        seen = set()
+        for kind, named, _, result in vectors("wire_format.md", "messages"):
+            raw = bytes.fromhex(result)
+            payload = bytes.fromhex(named.get("payload", ""))
+            run = bytes.fromhex(named.get("run", "").replace("-", ""))
+            place = {k: int(named[k]) for k in ("epoch", "round", "attempt", "chunk", "first", "count") if k in named}
+            bulk = dict(place, checksum=checksums.xxh3(payload), payload=payload)
+            with self.subTest(kind=kind):
+                if kind == "ballot":
+                    message = training.WorkerMessage(ballot_chunk=training.BallotChunk(run_id=run, **bulk))
+                elif kind == "verdict":
+                    message = training.ServerMessage(verdict_chunk=training.VerdictChunk(run_id=run, **bulk))
+                elif kind == "state":
+                    message = training.StateChunk(**bulk)
+                elif kind == "upload":
+                    message = training.UploadStateRequest(chunk=training.StateChunk(**bulk))
+                elif kind == "ready":
+                    message = training.WorkerMessage(ready=training.Ready(**place))
+                elif kind == "commit":
+                    commit = training.ServerMessage.FromString(raw).commit
+                    self.assertEqual((commit.run_id, commit.round, commit.stepsize, commit.verdict_hash), (
+                        run, place["round"], float(named["stepsize"]), checksums.xxh3(bytes.fromhex(named["verdict"]))))
+                    message = training.ServerMessage(commit=commit)
+                else:
+                    self.fail(f"unknown kind of message: {kind}")
+                self.assertEqual(message.SerializeToString(deterministic=True), raw)
+                self.assertEqual(type(message).FromString(raw), message)
+            seen.add(kind)
+        self.assertEqual(seen, {"ballot", "verdict", "state", "upload", "ready", "commit"})
+
+
+def exact_fma(x, y, z):
+    """fma in rationals, rounded once to fp32: what fma32 must equal. Finite arguments, no overflow."""
+    exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
+    near = np.float32(float(exact))
+    best = min((near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))),
+               key=lambda f: (abs(Fraction(float(f)) - exact), int(f.view(np.uint32)) & 1))
+    return best
+
+
+class Pieces(unittest.TestCase):
+    def test_fma_equals_exact_rationals_rounded_once(self):
+        draw = random.Random(1)
+        # (1 + e)(1 - e + e^2) = 1 + e^3: sums that lie beside the middle of two fp32 by less than a double shows. The page's
+        # last vector is one of them; double arithmetic alone is wrong in half of these.
+        cases = [[2.0**-24 * (1 + e), 1 - e + e * e, 1 + last * 2.0**-23]
+                 for k in (10, 11, 12) for e in (2.0**-k, -(2.0**-k)) for last in range(4)]
+        for _ in range(2000):
+            exponents = [draw.randrange(-60, 20) for _ in range(2)]
+            x, y = (np.float32(draw.uniform(-2, 2) * 2.0**e) for e in exponents)
+            # Sums that nearly cancel, ties and far apart magnitudes.
+            z = np.float32(draw.choice([-float(x) * float(y), draw.uniform(-2, 2), float(x), 0.0]) * draw.choice([1, 2.0**24]))
+            cases.append([x, y, z])
+        x, y, z = (np.array(column, np.float32) for column in zip(*cases))
+        self.assertEqual([hex32(v) for v in apply.fma32(x, y, z) + np.float32(0)],
+                         [hex32(exact_fma(*c) + np.float32(0)) for c in zip(x, y, z)])
+
+    def test_fma_keeps_what_is_not_finite(self):
+        nan, inf = np.float32(np.nan), np.float32(np.inf)
+        self.assertTrue(np.isnan(apply.fma32(nan, 1, 1)[0]))
+        self.assertEqual(apply.fma32(inf, 1, 1)[0], inf)
+        self.assertEqual(apply.fma32(3e38, 3e38, 0)[0], inf)
+
+    def test_padding_bits_are_refused(self):
+        with self.assertRaisesRegex(ValueError, "not zero"):
+            bits.unpack(b"\xff", 7)
+        with self.assertRaisesRegex(ValueError, "2 bytes for 8 bits"):
+            bits.unpack(b"\xff\x00", 8)
+
+    def test_pieces_of_a_state_move_only_at_their_round_until_all_are_level(self):
+        whole = layout.Layout([layout.Tensor("w", (4,)), layout.Tensor("b", (2,), step_scale=0.5)])
+        ahead = replica.Replica(whole, np.arange(6))
+        pieces = []
+        verdicts = [np.arange(6) % 2 == k % 2 for k in range(3)]
+        for round_, verdict in enumerate(verdicts):
+            pieces.append((round_, 2 * round_, ahead.values[2 * round_:2 * round_ + 2].copy()))
+            ahead.apply(round_, verdict, 0.25)
+        late = replica.Replica.fetched(whole, pieces)
+        self.assertEqual((late.round, late.level), (0, False))
+        for round_, verdict in enumerate(verdicts):
+            late.apply(round_, verdict, 0.25)
+            self.assertEqual(late.previous is None, round_ < 2)
+        self.assertEqual((late.round, late.level, late.digest()), (3, True, ahead.digest()))
+
+    def test_gradients_equal_finite_differences(self):
+        model = mlp.Mlp({"features": 6, "hidden_size": 5, "classes": 3})
+        x = model.initial(3) + np.float32(0.01)
+        batch = data.Synthetic(6, 3, rows=4).train(1, 0, 0)
+        _, gradient = model.loss_and_gradient(x, batch)
+        for i in range(model.layout.coordinates):
+            step = np.zeros_like(x)
+            step[i] = 1e-3
+            slope = (model.loss_and_gradient(x + step, batch)[0] - model.loss_and_gradient(x - step, batch)[0]) / 2e-3
+            self.assertAlmostEqual(gradient[i], slope, delta=2e-3 * max(1, abs(slope)), msg=f"coordinate {i}")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
