@@ -89,6 +89,8 @@ class Session:
                 reason = str(problem)
                 if isinstance(problem, Rejoin) and not problem.keep:
                     self.replica = None
+            if self.draining:
+                return "drained"  # there is no round to finish
             if self._progressed:
                 wait, looked_for = BACKOFF_SECONDS, time.monotonic()
             elif time.monotonic() - looked_for > self.options.server_timeout:
@@ -113,10 +115,12 @@ class Session:
             self.stream = Stream(self._stub)
             try:
                 self.stream.send(join=self.join_message())
-                return self._converse()
-            except Ended:
+                self._converse()
+            except Ended as end:
                 if self._finished or self._left:  # all is said; how the server hangs up does not matter
                     return "finished" if self._finished else "drained"
+                if end.code == _Code.OK:
+                    raise Rejoin("the server closed the session, the run not finished") from None
                 raise
             finally:
                 stream, self.stream = self.stream, None
@@ -136,27 +140,20 @@ class Session:
         return join
 
     def _converse(self):
+        """Answers the server until the stream ends: by an exception, always."""
         handlers = {
             "welcome": self._on_welcome, "round_open": self._on_round_open, "verdict_chunk": self._on_verdict_chunk,
             "commit": self._on_commit, "resync": self._on_resync, "finish": self._on_finish, "drain": self._on_drain,
             "notice": self._on_notice, DRAIN: self._on_drain}
         while True:
-            try:
-                kind, message = self.stream.receive(self.options.message_timeout)
-            except Ended as end:
-                if end.code != _Code.OK:
-                    raise
-                if self._finished or self._left:
-                    return "finished" if self._finished else "drained"
-                raise Rejoin("the server closed the session, the run not finished") from None
+            kind, message = self.stream.receive(self.options.message_timeout)
             if self._welcome is None and kind not in ("welcome", "notice", DRAIN):
                 raise Broken(f"{kind} came before Welcome")
             if kind in handlers:  # others are of a later version: ignored
                 handlers[kind](message)
 
     def _raise_unless_again(self, end):
-        refused = end.code in _NOT_AGAIN or end.code == _Code.RESOURCE_EXHAUSTED and self._welcome is None
-        if refused:
+        if end.code in _NOT_AGAIN or (end.code == _Code.RESOURCE_EXHAUSTED and self._welcome is None):
             raise security.Refused(str(end))
 
     # ---- what the server says -----------------------------------------------------------------------------------------
@@ -200,6 +197,8 @@ class Session:
         self.stream.send(ready=training.Ready(round=self.replica.round))
 
     def _on_round_open(self, open_):
+        if self._left:
+            return
         if open_.round != self.replica.round or not self.replica.level:
             raise Rejoin(f"round {open_.round} opens, the replica stands at {self.replica.round}")
         self._open = open_
@@ -248,7 +247,11 @@ class Session:
         if len(chunks) != len(self._chunks()) or xxh3(whole) != commit.verdict_hash:
             self._mismatches += 1
             raise Rejoin(f"round {commit.round}: verdict and commit do not match", keep=self._mismatches < 2)
-        self.replica.apply(commit.round, bits.unpack(whole, self.layout.coordinates), commit.stepsize)
+        try:
+            verdict = bits.unpack(whole, self.layout.coordinates)
+        except ValueError as error:
+            raise Broken(f"round {commit.round}: {error}") from None
+        self.replica.apply(commit.round, verdict, commit.stepsize)
         self._mismatches = 0
         self._verdicts.clear()
         self._open = None
@@ -285,7 +288,8 @@ class Session:
     def _fetch(self):
         pieces, expected = [], 0
         try:
-            for chunk in self._stub.FetchState(training.FetchStateRequest(ticket=self._welcome.ticket)):
+            for chunk in self._stub.FetchState(training.FetchStateRequest(ticket=self._welcome.ticket),
+                                                timeout=self.options.message_timeout):
                 values = np.frombuffer(chunk.payload, dtype="<f4")
                 if chunk.first != expected or chunk.count != len(values):
                     raise Rejoin(f"state chunk at {chunk.first} came, {expected} was due", keep=False)
@@ -318,7 +322,7 @@ class Session:
                     round=0, first=first, count=len(part), checksum=xxh3(part.tobytes()), payload=part.tobytes()))
 
         try:
-            reply = self._stub.UploadState(requests())
+            reply = self._stub.UploadState(requests(), timeout=self.options.message_timeout)
         except grpc.RpcError as error:
             raise Rejoin(f"UploadState: {error.code().name}: {error.details()}") from None
         if reply.coordinates != len(values):

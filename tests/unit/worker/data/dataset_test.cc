@@ -246,16 +246,15 @@ TEST_F(DatasetTest, EveryTestVectorOfThePageIsTrue) {
                                vector.number("data_step"));
       ASSERT_TRUE((*data)->TrainBatch(key, &batch).ok());
       for (const int64_t label : batch.targets) absl::StrAppend(&result, label, " ");
-      absl::StrAppend(
-          &result, absl::Hex(Xxh3(batch.values.data(), batch.values.size() * sizeof(float), 0),
-                             absl::kZeroPad16));
+      absl::StrAppend(&result,
+                      absl::Hex(Xxh3(batch.values.data(), batch.values.size() * sizeof(float), 0),
+                                absl::kZeroPad16));
     } else {
       Rng rng(vector.number("seed"), vector.number("stream"));
       rng.Seek(vector.number("k"));
       if (vector.kind == "draw") result = absl::StrCat(absl::Hex(rng.Next(), absl::kZeroPad16));
       if (vector.kind == "bell") {
-        result =
-            absl::StrCat(absl::Hex(std::bit_cast<uint64_t>(rng.Bell()), absl::kZeroPad16));
+        result = absl::StrCat(absl::Hex(std::bit_cast<uint64_t>(rng.Bell()), absl::kZeroPad16));
       }
       if (vector.kind == "below") result = absl::StrCat(rng.Below(vector.number("bound")));
     }
