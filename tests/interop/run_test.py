@@ -234,11 +234,9 @@ class PythonOnly(InteropTest):
         self.assertEqual((kinds, end.exception.code), (["welcome"], grpc.StatusCode.OK))
         self.assert_all_end_well([worker])
 
-    def test_one_python_worker_is_a_run_of_every_direction(self):
-        for direction in ("signsgd", "nesterov", "lion"):
-            with self.subTest(direction=direction):
-                self.start_server("--direction", direction, rounds=5)
-                self.assert_one_digest([self.python_worker("a")], 5)
+    def test_one_python_worker_is_a_run(self):
+        self.start_server("--direction", "lion", rounds=5)
+        self.assert_one_digest([self.python_worker("a")], 5)
 
     def test_a_wrong_token_a_lost_server_and_an_open_key_end_with_their_exit_codes(self):
         self.start_server(rounds=5, workers_min=1)

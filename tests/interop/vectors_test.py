@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from pyworker import apply, bits, checksums, coins, data, layout, mlp, replica
+from pyworker import apply, bits, checksums, coins, data, direction, layout, mlp, replica
 from pyworker.messages import training
 
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
@@ -179,6 +179,21 @@ class Pieces(unittest.TestCase):
         self.assertTrue(np.isnan(apply.fma32(nan, 1, 1)[0]))
         self.assertEqual(apply.fma32(inf, 1, 1)[0], inf)
         self.assertEqual(apply.fma32(3e38, 3e38, 0)[0], inf)
+
+    def test_directions_sign_what_the_page_says(self):
+        kinds = training.Direction
+        for kind, beta, beta2, a, c in ((kinds.KIND_SIGNSGD, 0.5, 0.75, 0, 0), (kinds.KIND_SIGNUM, 0.5, 0.75, 0.5, 0.5),
+                                        (kinds.KIND_NESTEROV_SIGNUM, 0.5, 0, 0.25, 0.5), (kinds.KIND_LION, 0.5, 0.75, 0.5, 0.75)):
+            factors = direction.factors(training.Direction(kind=kind, beta=beta, beta2=beta2))
+            self.assertEqual(factors, (a, c))
+            state = direction.Direction(3)
+            state.momentum[:] = (8, 0, 0)
+            signs = state.signs(factors, np.array([-1, -1, 0], np.float32), np.array([False, True, True]))
+            # u = a m + (1-a) g; the last coordinate is zero: the coin.
+            self.assertEqual(signs.tolist(), [8 * a - (1 - a) > 0, False, True])
+            self.assertEqual(state.momentum.tolist(), [8 * c - (1 - c), -(1 - c), 0])
+        with self.assertRaisesRegex(ValueError, "direction 0 is unknown"):
+            direction.factors(training.Direction())
 
     def test_padding_bits_are_refused(self):
         with self.assertRaisesRegex(ValueError, "not zero"):
