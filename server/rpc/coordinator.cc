@@ -345,6 +345,15 @@ void CoordinatorImpl::End(absl::Status status) {
   } else if (!status.ok()) {
     closing_status_ = status;
   }
+  if (finish_rounds_.has_value() && closing_status_.ok()) {
+    // Those who were still joining came too late: nothing is left to look for this server for.
+    for (auto& [session, link] : links_) {
+      if (link->stage == Stage::kFetching || link->stage == Stage::kKeeping ||
+          link->stage == Stage::kCatchingUp) {
+        SendFinish(link.get());
+      }
+    }
+  }
   MutexLock lock(&end_mu_);
   ended_ = true;
   end_status_ = std::move(status);

@@ -230,6 +230,28 @@ TEST_F(TrainingServiceTest, ALateJoinerGetsTheReplicaAndTheMissingCommitsAndVote
   EXPECT_EQ(Look().status.master_digest(), first->Digest());
 }
 
+TEST_F(TrainingServiceTest, AWorkerThatIsStillJoiningWhenTheRunEndsIsToldThatItHasFinished) {
+  StartServer({.rounds_max = 3, .digest_every = 0});
+  auto first = NewClient();
+  ASSERT_TRUE(first->JoinRun("first"));
+  auto late = NewClient();
+  ASSERT_TRUE(late->SendJoin(late->MakeJoin("late")));
+  ASSERT_TRUE(late->ReadWelcome());
+  ASSERT_EQ(late->welcome.state(), v1::Welcome::STATE_FETCH);  // and never is Ready
+  v1::ServerMessage message;
+  while (!message.has_finish()) {
+    ASSERT_TRUE(first->Read(&message));
+    if (message.has_round_open()) first->Vote(RandomBits(kCoordinates, first->open.round()));
+    if (message.has_commit()) {
+      ASSERT_TRUE(first->Apply(message.commit()));
+    }
+  }
+  first->SendDigest();
+  ASSERT_TRUE(coordinator_->WaitUntilEnded(seconds(20)));
+  ASSERT_TRUE(late->ReadUntil(v1::ServerMessage::kFinish, &message));
+  EXPECT_EQ(message.finish().rounds(), 3u);
+}
+
 TEST_F(TrainingServiceTest, AWorkerThatVanishesIsNotWaitedForAndComesBackWithItsOwnReplica) {
   StartServer({.rounds_max = 1000, .workers_min = 2});
   auto a = NewClient(), b = NewClient();
