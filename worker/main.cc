@@ -230,7 +230,7 @@ absl::Status Save(FileSystem* fs, const std::string& path, const Model& model,
                        {{"format", "pt"},
                         {"run_id", report.run.run_id.ToText()},
                         {"next_round", absl::StrCat(report.next_round.value())},
-                        {"digest", absl::StrFormat("%016x", report.digest)}}));
+                        {"digest", absl::StrFormat("%016x", *report.digest)}}));
   const size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "" : path.substr(0, slash + 1);
   return WriteFileAtomically(fs, folder + "config.json", ModelConfigJson(model.config()),
@@ -347,13 +347,13 @@ absl::Status Work(Flags* flags) {
         WriteFileAtomically(fs, flags->report, ReportJson(context, report, stats), kFileMode));
   }
   SIGNVOTE_RETURN_IF_ERROR(trained);
-  if (!flags->save.empty() && probe.joined())
+  if (!flags->save.empty() && report.digest.has_value())
     SIGNVOTE_RETURN_IF_ERROR(Save(fs, flags->save, *model, replica.get(), report));
   LogInfo("done", {{"outcome", context.outcome},
                    {"rounds_voted", report.rounds_voted},
                    {"held_out_first", report.held_out_first.value_or(0.0)},
                    {"held_out_last", report.held_out_last.value_or(0.0)},
-                   {"digest", absl::StrFormat("%016x", report.digest)}});
+                   {"digest", absl::StrFormat("%016x", report.digest.value_or(0))}});
   return log_status;
 }
 

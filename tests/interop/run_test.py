@@ -217,8 +217,7 @@ class PythonOnly(InteropTest):
         self.assertEqual(damaged.fetched, 1 + (damaged.states[0] == "STATE_FETCH"))
         self.assertGreaterEqual(sum("c" in names for names in self.voters()), 35)
 
-    def test_who_is_not_ready_when_the_run_ends_is_not_told_that_it_finished(self):
-        """The stream ends with OK, but no Finish came: its replica is not that of the run."""
+    def test_who_is_still_joining_when_the_run_ends_is_told_that_it_finished(self):
         self.start_server(rounds=10)
         session = self.session("b", Trainer(mlp.Mlp(), data.Synthetic()))
         worker = self.python_worker("a", "--compute-ms", 50)
@@ -231,7 +230,7 @@ class PythonOnly(InteropTest):
             with self.assertRaises(Ended) as end:
                 while True:
                     kinds.append(stream.receive(30)[0])
-        self.assertEqual((kinds, end.exception.code), (["welcome"], grpc.StatusCode.OK))
+        self.assertEqual((kinds, end.exception.code), (["welcome", "finish"], grpc.StatusCode.OK))
         self.assert_all_end_well([worker])
 
     def test_one_python_worker_is_a_run(self):

@@ -59,6 +59,7 @@ class SessionImpl final : public Session {
   absl::StatusOr<CommitOutcome> WaitCommit() override;
   absl::Status Leave(const std::string& reason) override;
   void RequestDrain(const std::string& reason) override { link_.Push(DrainEvent{reason}); }
+  bool replica_ready() const override { return ReplicaReady(); }
   bool finished() const override { return finished_; }
   bool drained() const override { return drained_; }
   SessionStats Stats() const override { return link_.Stats(); }

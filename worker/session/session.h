@@ -165,6 +165,8 @@ class Session {
   // Makes NextRound return nullopt after the round in progress. Threads: any; async-signal-unsafe.
   virtual void RequestDrain(const std::string& reason) = 0;
 
+  // Whether the replica is the run's as of some round. False after Join() when the run ended before the state had come.
+  virtual bool replica_ready() const = 0;
   virtual bool finished() const = 0;
   virtual bool drained() const = 0;
   virtual SessionStats Stats() const = 0;

@@ -65,7 +65,8 @@ std::string ReportJson(const ReportContext& context, const TrainerReport& report
       {"sent_bytes_per_round", Ratio(static_cast<double>(stats.wire_sent_bytes), voted)},
       {"received_bytes_per_round", Ratio(static_cast<double>(stats.wire_received_bytes), received)},
       {"fp32_bytes_per_round", fp32_per_round}};
-  json["digest"] = absl::StrFormat("%016x", report.digest);
+  json["digest"] =
+      report.digest.has_value() ? Json(absl::StrFormat("%016x", *report.digest)) : Json(nullptr);
   json["incarnation"] = stats.incarnation;
   json["reconnects"] = stats.reconnects;
   json["state_transfers"] = stats.state_transfers;

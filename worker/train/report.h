@@ -25,7 +25,7 @@ struct ReportContext {
 // rounds_applied, loss {first, last, held_out_first, held_out_last} (nats per target; null: not measured),
 // wire {sent_bytes, received_bytes, setup_sent_bytes, setup_received_bytes, fp32_bytes,
 //       sent_bytes_per_round, received_bytes_per_round, fp32_bytes_per_round} (per direction for the last),
-// digest (hex), incarnation, reconnects, state_transfers, verdict_mismatches, join_seconds, seconds, targets,
+// digest (hex; null: the replica never was the run's), incarnation, reconnects, state_transfers, verdict_mismatches, join_seconds, seconds, targets,
 // targets_per_second, first_chunk_overlap_ratio (of voted rounds), time_split {compute, pack, wait, apply, evaluate} (s).
 std::string ReportJson(const ReportContext& context, const TrainerReport& report,
                        const SessionStats& stats);

@@ -51,6 +51,11 @@ absl::Status Trainer::Run() {
   }
   run_ = *std::move(joined);
   report_.run = run_;
+  if (!session_->replica_ready()) {
+    LogWarning("the run ended before this worker had its replica", {{"run", run_.run_id.ToText()}});
+    SIGNVOTE_RETURN_IF_ERROR(session_->NextRound().status());
+    return session_->Leave("finished");
+  }
   SIGNVOTE_CHECK(run_.plan.coordinates() == model_->layout().coordinates());
   SIGNVOTE_ASSIGN_OR_RETURN(packer_,
                             device_->MakePacker(&model_->layout(), run_.plan, run_.direction));

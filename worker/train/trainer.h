@@ -68,8 +68,8 @@ struct TrainerReport {
   double seconds = 0;                                   // first round opened to last commit
   double compute_seconds = 0, pack_seconds = 0, wait_seconds = 0, apply_seconds = 0,
          eval_seconds = 0;
-  uint64_t digest = 0;  // of the final replica
-  Round next_round;     // the replica holds all commits before it
+  std::optional<uint64_t> digest;  // of the final replica; nullopt: it never was the run's
+  Round next_round;                // the replica holds all commits before it
   RunInfo run;
 };
 

@@ -206,12 +206,14 @@ class LoopSession : public Session {
     return absl::OkStatus();
   }
   void RequestDrain(const std::string&) override { drain_ = true; }
+  bool replica_ready() const override { return !too_late; }
   bool finished() const override { return round_ >= rounds_; }
   bool drained() const override { return drain_; }
   SessionStats Stats() const override { return {}; }
 
   bool probe = false;
   float gamma = 0.01f;
+  bool too_late = false;  // the run has ended before the state came
   int attempts_more = 0;
   bool drain_without_commit = false;
   uint64_t gap_after =
@@ -511,6 +513,15 @@ TEST(TrainerTest, ADrainBeforeJoiningIsNoError) {
   bench.session.RequestDrain("test");
   EXPECT_TRUE(bench.trainer.Run().ok());
   EXPECT_THAT(bench.events, ElementsAre("leave drained before it had joined"));
+}
+
+TEST(TrainerTest, ARunThatEndsBeforeTheReplicaCameLeavesNothingToSave) {
+  Bench bench(0, {.eval_every = 1, .eval_batches = 2});
+  bench.session.too_late = true;
+  EXPECT_TRUE(bench.trainer.Run().ok());
+  EXPECT_THAT(bench.events, ElementsAre("leave finished"));
+  EXPECT_FALSE(bench.trainer.report().digest.has_value());
+  EXPECT_FALSE(bench.trainer.report().held_out_first.has_value());
 }
 
 TEST(TrainerTest, HeldOutLossIsMeasuredAtTheStartAtTheEndAndInBetween) {
