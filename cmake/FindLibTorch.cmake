@@ -41,8 +41,11 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
   add_library(LibTorch::cpu INTERFACE IMPORTED)
   target_include_directories(LibTorch::cpu SYSTEM INTERFACE
     "${LibTorch_ROOT}/include" "${LibTorch_ROOT}/include/torch/csrc/api/include")
+  # Its headers' assertions name their files: not by a path of the machine that built the program.
+  target_compile_options(LibTorch::cpu INTERFACE "-fmacro-prefix-map=${LibTorch_ROOT}=libtorch")
   target_link_libraries(LibTorch::cpu INTERFACE "${LibTorch_CPU_LIBRARY}" "${LibTorch_C10_LIBRARY}")
+  # No -rpath of our own: CMake writes the libraries' folder into programs of the build tree and replaces it at
+  # installation, and LibTorch's libraries name the CUDA runtime's folder themselves.
   target_link_options(LibTorch::cpu INTERFACE
-    "-Wl,-rpath,${LibTorch_ROOT}/lib" "-Wl,-rpath,${_libtorch_cuda_runtime}"
     "-Wl,-rpath-link,${LibTorch_ROOT}/lib" "-Wl,-rpath-link,${_libtorch_cuda_runtime}")
 endif()

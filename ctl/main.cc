@@ -117,12 +117,12 @@ int Main(int argc, char** argv) {
   CLI::App app("signvote: look after a training run. Exit codes: docs/operations.md.", "signvote");
   app.require_subcommand(1);
   app.fallthrough();
-  app.add_option("--server", flags.admin.server, "HOST:PORT of the server")->envname("SIGNVOTE_SERVER");
-  app.add_option("--tls-dir", flags.tls_dir, "folder with ca.crt, admin.crt and admin.key, as `certs` makes it")
+  app.add_option("--server", flags.admin.server, "HOST:PORT of the server")->type_name("HOST:PORT")->envname("SIGNVOTE_SERVER");
+  app.add_option("--tls-dir", flags.tls_dir, "folder with ca.crt, admin.crt and admin.key, as `certs` makes it")->type_name("DIR")
       ->envname("SIGNVOTE_TLS_DIR");
-  app.add_option("--tls-ca", flags.admin.tls.ca, "PEM file: who may sign the server's certificate");
-  app.add_option("--tls-certificate", flags.admin.tls.certificate, "PEM file: the operator's certificate");
-  app.add_option("--tls-key", flags.admin.tls.key, "PEM file: its private key");
+  app.add_option("--tls-ca", flags.admin.tls.ca, "PEM file: who may sign the server's certificate")->type_name("FILE");
+  app.add_option("--tls-certificate", flags.admin.tls.certificate, "PEM file: the operator's certificate")->type_name("FILE");
+  app.add_option("--tls-key", flags.admin.tls.key, "PEM file: its private key")->type_name("FILE");
   app.add_flag("--insecure", flags.admin.insecure, "plaintext, to a server that runs --insecure");
   app.add_option("--timeout", flags.timeout_seconds, "seconds that a call, or a step of an export, may take")
       ->capture_default_str()
@@ -138,11 +138,11 @@ int Main(int argc, char** argv) {
   add("pause", "open no further round", &Pause);
   add("resume", "open rounds again", &Resume);
   add("drain", "ask a worker to finish its round and leave", &Drain)
-      ->add_option("WORKER", flags.worker, "its name")->required();
+      ->add_option("WORKER", flags.worker, "its name")->type_name("")->required();
   add("evict", "close a worker's session and refuse its name from now on", &Evict)
-      ->add_option("WORKER", flags.worker, "its name")->required();
+      ->add_option("WORKER", flags.worker, "its name")->type_name("")->required();
   add("export", "write the model as a safetensors file, config.json beside it", &Export)
-      ->add_option("FILE", flags.file, "file to write")->required();
+      ->add_option("FILE", flags.file, "file to write")->type_name("FILE")->required();
   CLI::App* certs = add("certs", "make a development CA, certificates and join tokens, or add workers to them", &Certs);
   certs->add_option("DIR", flags.certs.directory, "folder; made if missing, nothing in it is overwritten")->required();
   certs->add_option("--server-name", flags.certs.server_names, "host name or address that workers dial; repeatable");

@@ -59,26 +59,38 @@ std::string Join(const std::string& host, uint64_t port) {
 
 CLI::Option* AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
   rpc::CoordinatorOptions& c = f->coordinator;
-  const auto group = [app](const char* name) { return app->add_option_group(name); };
+  // The heading of --help and of the man page under which the options that follow stand.
+  const auto group = [app](const char* name) {
+    app->option_defaults()->group(name);
+    return app;
+  };
   // An option's value is refused by CLI11 with the flag's name and the accepted range.
   const auto seconds = CLI::Range(0.0, kSecondsMax);
 
   auto* net = group("Network");
   net->add_option("--listen", f->listen,
-                  "ADDRESS:PORT for workers [0.0.0.0:7070; 127.0.0.1:7070 with --insecure]");
+                  "ADDRESS:PORT for workers [0.0.0.0:7070; 127.0.0.1:7070 with --insecure]")
+      ->type_name("ADDRESS:PORT");
   net->add_option("--http", f->http,
                   "ADDRESS:PORT for /metrics, /healthz, /readyz, /api/v1/status; 'off': none")
+      ->type_name("ADDRESS:PORT")
       ->capture_default_str();
-  net->add_option("--tls-ca", f->tls_ca, "PEM file: who may sign the workers' certificates");
-  net->add_option("--tls-certificate", f->tls_certificate, "PEM file: the server's certificate");
-  net->add_option("--tls-key", f->tls_key, "PEM file: its key; readable by its owner only");
+  net->add_option("--tls-ca", f->tls_ca, "PEM file: who may sign the workers' certificates")
+      ->type_name("FILE");
+  net->add_option("--tls-certificate", f->tls_certificate, "PEM file: the server's certificate")
+      ->type_name("FILE");
+  net->add_option("--tls-key", f->tls_key, "PEM file: its key; readable by its owner only")
+      ->type_name("FILE");
   net->add_option("--tokens", f->tokens,
-                  "file with one line \"NAME TOKEN\" per worker; readable by its owner only");
+                  "file with one line \"NAME TOKEN\" per worker; readable by its owner only")
+      ->type_name("FILE");
   net->add_flag("--insecure", f->insecure,
                 "plaintext, on this machine only; tokens only with --tokens");
   net->add_option("--insecure-bind", f->insecure_bind,
-                  "with --insecure: the address to bind instead of loopback");
-  net->add_option("--port-file", f->port_file, "write the bound ports as JSON once listening");
+                  "with --insecure: the address to bind instead of loopback")
+      ->type_name("ADDRESS");
+  net->add_option("--port-file", f->port_file, "write the bound ports as JSON once listening")
+      ->type_name("FILE");
 
   auto* run = group("Run");
   run->add_option("--max-rounds,--rounds", c.rounds_max,
@@ -133,8 +145,10 @@ CLI::Option* AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->check(CLI::Range(uint64_t{0}, uint64_t{1} << 32));
   run->add_option("--seed", c.seed, "seed of coins and minibatches")->capture_default_str();
   run->add_option("--init", c.init_path,
-                  "safetensors file with the initial parameters; else the first worker's own");
-  run->add_option("--export", f->export_path, "write the final model here (safetensors)");
+                  "safetensors file with the initial parameters; else the first worker's own")
+      ->type_name("FILE");
+  run->add_option("--export", f->export_path, "write the final model here (safetensors)")
+      ->type_name("FILE");
 
   auto* method = group("Method");
   method
@@ -188,16 +202,19 @@ CLI::Option* AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->capture_default_str();
   logs->add_option("--log-format", raw->log_format, "text or json, on standard error")
       ->capture_default_str();
-  logs->add_option("--round-log", c.round_log_path, "append one JSON line per commit to this file");
+  logs->add_option("--round-log", c.round_log_path, "append one JSON line per commit to this file")
+      ->type_name("FILE");
   logs->add_option("--event-log", c.event_log_path,
-                   "append one JSON line per join, loss and the like to this file");
+                   "append one JSON line per join, loss and the like to this file")
+      ->type_name("FILE");
 
   group("Tests")
       ->add_option("--test-applier-delay-ms", raw->test_applier_delay_ms,
                    "delay before each commit's application")
       ->capture_default_str();
 
-  app->set_config("--config", "", "TOML file with the same names as the flags");
+  group("Options");
+  app->set_config("--config", "", "TOML file with the same names as the flags")->type_name("FILE");
   app->allow_config_extras(CLI::config_extras_mode::error);
   app->add_flag("--print-config", raw->print_config, "print the configuration as TOML and end")
       ->configurable(false);

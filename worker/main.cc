@@ -60,24 +60,34 @@ struct Flags {
 void AddFlags(CLI::App* app, Flags* flags) {
   app->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   const CLI::Range at_least_one(1u, 1u << 30);
+  // The heading of --help and of the man page under which the options that follow stand.
+  const auto group = [app](const char* name) { app->option_defaults()->group(name); };
+  group("Connection");
   app->add_option("--server", flags->session.server, "HOST:PORT of the server")
+      ->type_name("HOST:PORT")
       ->envname("SIGNVOTE_SERVER");
   app->add_option("--name", flags->session.name,
-                  "this worker's name; with TLS that of its certificate");
+                  "this worker's name; with TLS that of its certificate")
+      ->type_name("NAME");
   app->add_option("--token-file", flags->session.token_file,
-                  "file with this worker's join token (mode 0600)");
+                  "file with this worker's join token (mode 0600)")
+      ->type_name("FILE");
   app->add_option("--tls-dir", flags->tls_dir,
                   "folder with ca.crt, worker.crt, worker.key and token, as `signvote certs` makes "
                   "one per worker")
+      ->type_name("DIR")
       ->envname("SIGNVOTE_TLS_DIR");
   app->add_option("--tls-ca", flags->session.tls_ca,
-                  "PEM file: who may sign the server's certificate");
+                  "PEM file: who may sign the server's certificate")
+      ->type_name("FILE");
   app->add_option("--tls-certificate", flags->session.tls_certificate,
-                  "PEM file: this worker's certificate");
-  app->add_option("--tls-key", flags->session.tls_key, "PEM file: its private key (mode 0600)");
+                  "PEM file: this worker's certificate")
+      ->type_name("FILE");
+  app->add_option("--tls-key", flags->session.tls_key, "PEM file: its private key (mode 0600)")
+      ->type_name("FILE");
   app->add_flag("--insecure", flags->session.insecure,
                 "plaintext, to a server that runs --insecure");
-  app->add_option("--run-id", flags->run_id, "join only this run (UUID)");
+  app->add_option("--run-id", flags->run_id, "join only this run (UUID)")->type_name("UUID");
   app->add_option("--connect-timeout", flags->connect_timeout_seconds,
                   "seconds for the first connection")
       ->capture_default_str()
@@ -91,6 +101,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->capture_default_str()
       ->check(CLI::Range(0.1, 604800.0));
 
+  group("Model");
   app->add_option("--model", flags->model,
                   "nano, micro, tiny, 60m, 130m, 350m, mlp, or the path of a config.json")
       ->capture_default_str();
@@ -115,8 +126,10 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->capture_default_str()
       ->check(CLI::Range(1u, 4096u));
 
+  group("Data");
   app->add_option("--data", flags->data,
-                  "file or folder; without it the C++ headers of the installed LibTorch");
+                  "file or folder; without it the C++ headers of the installed LibTorch")
+      ->type_name("PATH");
   app->add_option("--data-format", flags->data_format,
                   "text, nanogpt, llmc or synthetic (default: text; mlp: synthetic)");
   app->add_option("--batch", flags->batch, "sequences or samples per micro-batch")
@@ -135,8 +148,10 @@ void AddFlags(CLI::App* app, Flags* flags) {
                   "micro-batches per held-out loss; 0: none at all")
       ->capture_default_str();
 
+  group("Output");
   app->add_option("--http", flags->http,
                   "HOST:PORT of /metrics, /healthz, /readyz (port 0: a free one), or off")
+      ->type_name("HOST:PORT")
       ->capture_default_str();
   app->add_option("--progress", flags->progress, "auto, terminal, lines or off")
       ->capture_default_str()
@@ -144,14 +159,17 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--progress-every", flags->progress_seconds, "seconds between progress lines")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 86400.0));
-  app->add_option("--report", flags->report, "JSON file written at the end");
-  app->add_option("--round-log", flags->round_log, "file that gets one JSON line per round");
+  app->add_option("--report", flags->report, "JSON file written at the end")->type_name("FILE");
+  app->add_option("--round-log", flags->round_log, "file that gets one JSON line per round")
+      ->type_name("FILE");
   app->add_option("--save", flags->save,
-                  "safetensors file of the final replica; config.json beside it");
+                  "safetensors file of the final replica; config.json beside it")
+      ->type_name("FILE");
   app->add_option("--log-level", flags->log_level, "debug, info, warning or error")
       ->capture_default_str();
   app->add_option("--log-format", flags->log_format, "text or json")->capture_default_str();
-  app->set_config("--config", "", "TOML file with flags (name = value)");
+  group("Options");
+  app->set_config("--config", "", "TOML file with flags (name = value)")->type_name("FILE");
   app->add_flag("--print-config", flags->print_config, "print the flags in effect as TOML and exit")
       ->configurable(false);
 }

@@ -1,6 +1,10 @@
 #include "worker/data/dataset.h"
 
+#include <dlfcn.h>
+
+#include <climits>
 #include <cstdlib>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -137,7 +141,15 @@ std::string DefaultCorpusPath() {
   if (const char* root = std::getenv("LIBTORCH"); root != nullptr && *root != '\0') {
     return absl::StrCat(root, "/include");
   }
-  return SIGNVOTE_LIBTORCH_INCLUDE;
+  // The headers beside the library that this process runs with, wherever it was found.
+  void* const loaded = ::dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);
+  if (loaded == nullptr) return "";
+  char folder[PATH_MAX] = "";
+  const bool known = ::dlinfo(loaded, RTLD_DI_ORIGIN, folder) == 0;
+  (void)::dlclose(loaded);  // gives back dlopen's reference; the program holds its own
+  if (!known) return "";
+  const std::string lib = folder;
+  return lib.substr(0, lib.rfind('/')) + "/include";
 }
 
 absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(FileSystem* fs, const DatasetOptions& given) {

@@ -66,7 +66,7 @@ struct DatasetOptions {
 // (the message says how much is needed), or a malformed shard.
 absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(FileSystem* fs, const DatasetOptions& options);
 
-// $LIBTORCH/include, else the include folder of the LibTorch that this program was built with; "" without either.
+// $LIBTORCH/include, else the include folder beside the LibTorch that this process has loaded; "" without either.
 std::string DefaultCorpusPath();
 
 }  // namespace signvote

@@ -1,0 +1,421 @@
+#!/usr/bin/env python3
+"""Makes man pages and shell completions from what the programs say of themselves (`PROGRAM --help`).
+
+    describe.py --help2man PATH --includes DIR --version X --out OUT [--script FILE] PROGRAM...
+
+writes OUT/bash/NAME, OUT/zsh/_NAME, OUT/fish/NAME.fish and OUT/man/NAME.SECTION for each program: the man page by help2man,
+which gets the help in the form that it knows, and DIR/NAME.h2m for what no --help says. --script FILE names a script that
+already speaks that form: it gets a man page alone. A line of --help that this cannot read is an error: nothing is left out
+in silence. Python's standard library only.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+
+TEXT_COLUMN = 30  # where CLI11's help has the descriptions
+FILE_TYPES = {"FILE", "PATH"}
+ADMINISTRATION = {"signvote-server", "signvote-libtorch"}  # man section 8; the others 1
+OWN_EXIT_STATUS = {"signvote-libtorch"}  # its --help has the table
+
+SPEC = re.compile(
+    r"^(?P<type>[A-Z]+(?::[A-Z]+)?)?"
+    r"(?::\{(?P<choices>[^}]*)\})?"
+    r"(?::\w+ in \[(?P<least>\S+) - (?P<most>\S+)\])?"
+    r"(?::(?P<sign>POSITIVE|NONNEGATIVE))?"
+    r"(?:=(?P<default>\S*))?"
+    r"(?P<many>(?:^| )\.\.\.)?(?:(?:^| )REQUIRED)?(?:(?:^| )\(Env:(?P<env>\w+)\))?$")
+
+
+class DescribeError(Exception):
+    """A help text that cannot be read, or a tool that failed; the text names which."""
+
+
+@dataclasses.dataclass
+class Option:
+    names: list[str]  # with dashes; or the one name of a positional
+    text: str
+    group: str
+    type: str = ""  # "" of a flag without a value
+    choices: list[str] = dataclasses.field(default_factory=list)
+    least: str = ""
+    most: str = ""
+    sign: str = ""
+    default: str = ""
+    many: bool = False
+    env: str = ""
+
+    @property
+    def long_names(self):
+        return [n for n in self.names if n.startswith("--")]
+
+
+@dataclasses.dataclass
+class Command:
+    """A program, or one of its subcommands."""
+    name: str
+    text: str
+    usage: str
+    options: list[Option] = dataclasses.field(default_factory=list)
+    positionals: list[Option] = dataclasses.field(default_factory=list)
+    subcommands: list["Command"] = dataclasses.field(default_factory=list)
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def rows(lines):
+    """(left column, description) of the lines of one group."""
+    index = 0
+    while index < len(lines):
+        line = lines[index]
+        following = lines[index + 1] if index + 1 < len(lines) else ""
+        if following.startswith(" " * TEXT_COLUMN):
+            yield line.strip(), following.strip()
+            index += 2
+        else:
+            yield line[:TEXT_COLUMN].strip(), line[TEXT_COLUMN:].strip()
+            index += 1
+
+
+def read_option(left, text, group):
+    names, _, spec = left.partition(" ")
+    match = SPEC.match(spec.strip())
+    if not match or not names:
+        raise DescribeError(f"cannot read the help line '{left}'")
+    found = match.groupdict()
+    return Option(names=names.split(","), text=text, group=group, type=found["type"] or "",
+                  choices=(found["choices"] or "").split(",") if found["choices"] else [],
+                  least=found["least"] or "", most=found["most"] or "", sign=found["sign"] or "",
+                  default=found["default"] or "", many=bool(found["many"]), env=found["env"] or "")
+
+
+def help_of(program, *words):
+    done = subprocess.run([program, *words, "--help"], capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode != 0:
+        raise DescribeError(f"{program} {' '.join(words)} --help ended with {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def read_command(name, text_of, *words):
+    """The command that `text_of(*words)` is the help of."""
+    help_text = text_of(*words)
+    before, usage, after = help_text.partition("Usage: ")
+    if not usage:
+        raise DescribeError(f"the help of {' '.join([name, *words])} has no 'Usage: ' line")
+    usage_line, _, body = after.partition("\n")
+    command = Command(name=words[-1] if words else name, text=" ".join(before.split()), usage=usage_line.strip())
+    for part in re.split(r"\n\s*\n", "\n" + body):
+        lines = [line for line in part.splitlines() if line.strip()]
+        if not lines:
+            continue
+        if not lines[0].endswith(":") or lines[0].startswith(" "):
+            raise DescribeError(f"the help of {' '.join([name, *words])} has the unexpected line '{lines[0]}'")
+        group = lines[0][:-1]
+        for left, text in rows(lines[1:]):
+            if group == "Subcommands":
+                command.subcommands.append(read_command(name, text_of, *words, left))
+            elif group == "Positionals":
+                command.positionals.append(read_option(left, text, group))
+            else:
+                command.options.append(read_option(left, text, group))
+    if not command.options:
+        raise DescribeError(f"the help of {' '.join([name, *words])} lists no option")
+    return command
+
+
+def read_program(path):
+    return read_command(pathlib.Path(path).name, lambda *words: help_of(path, *words))
+
+
+# ---- man pages ------------------------------------------------------------------------------------------------------
+
+
+def summary(command):
+    """What follows the program's name: 'signvote: look after a run. Exit codes: …' → 'look after a run'."""
+    text = command.text.removeprefix(command.name + ":").strip()
+    return re.split(r"\.(?:\s|$)", text, maxsplit=1)[0]
+
+
+def sentence(text):
+    return text[:1].upper() + text[1:].rstrip(".") + "."
+
+
+def remark(option):
+    """What the left column of --help says beside the name, in words."""
+    words = []
+    if option.least:
+        words.append(f"{option.least} to {option.most}")
+    if option.sign:
+        words.append("above 0" if option.sign == "POSITIVE" else "0 or more")
+    if option.many and "repeatable" not in option.text:
+        words.append("repeatable")
+    if option.default:
+        words.append(f"default {option.default}")
+    if option.env:
+        words.append(f"else from ${option.env}")
+    return f" ({'; '.join(words)})" if words else ""
+
+
+def value_name(option):
+    if option.choices:
+        return "|".join(option.choices)
+    return {"UINT": "N", "INT": "N", "FLOAT": "X"}.get(option.type, option.type)
+
+
+def gnu_option(option):
+    value = value_name(option)
+    names = ", ".join(option.names)
+    if value and option.long_names:
+        names += "=" + value
+    return f"  {names}\n{' ' * TEXT_COLUMN}{option.text}{remark(option)}"
+
+
+def gnu_help(program):
+    """The program's help as help2man expects it."""
+    out = [f"Usage: {program.usage}\n", sentence(summary(program)) + "\n"]
+
+    def groups(options):
+        for group in dict.fromkeys(o.group for o in options):
+            out.append(f"{group}:")
+            out.extend(gnu_option(o) for o in options if o.group == group)
+            out.append("")
+
+    if program.subcommands:
+        out.append("Commands:")
+        for sub in program.subcommands:
+            names = " ".join([sub.name, *(p.names[0] for p in sub.positionals)])
+            out.append(f"  {names}\n{' ' * TEXT_COLUMN}{sub.text}")
+        out.append("")
+    groups(program.options)
+    for sub in program.subcommands:
+        own = [o for o in sub.options if "--help" not in o.names]
+        if own:
+            out.append(f"Options of {sub.name}:")
+            out.extend(gnu_option(o) for o in own)
+            out.append("")
+    return "\n".join(out) + "\n"
+
+
+def run_help2man(help2man, script, name, includes, version, out):
+    section = "8" if name in ADMINISTRATION else "1"
+    common = [] if name in OWN_EXIT_STATUS else ["exit_status"]
+    command = [help2man, "--no-info", "--no-discard-stderr", f"--section={section}", f"--version-string={version}",
+               "--source=signvote", f"--manual={'System Administration' if section == '8' else 'User Commands'}",
+               *[f"--include={pathlib.Path(includes, part + '.h2m')}" for part in [*common, name]],
+               f"--output={pathlib.Path(out, f'{name}.{section}')}", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode != 0:
+        raise DescribeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()}")
+
+
+def man_page(program, help2man, includes, version, out):
+    with tempfile.TemporaryDirectory() as folder:
+        # help2man runs a program; this one says what gnu_help() made of the real one's words.
+        speaker = pathlib.Path(folder, program.name)
+        speaker.write_text(f"#!/bin/sh\ncat <<'END_OF_HELP'\n{gnu_help(program)}END_OF_HELP\n")
+        speaker.chmod(0o755)
+        include = pathlib.Path(folder, f"{program.name}.h2m")
+        include.write_text(f"[NAME]\n{program.name} \\- {summary(program)}\n\n" +
+                           pathlib.Path(includes, f"{program.name}.h2m").read_text())
+        (include.parent / "exit_status.h2m").write_text(pathlib.Path(includes, "exit_status.h2m").read_text())
+        run_help2man(help2man, speaker, program.name, folder, version, out)
+
+
+# ---- bash -----------------------------------------------------------------------------------------------------------
+
+
+def function_name(program):
+    return "_" + re.sub(r"\W", "_", program.name)
+
+
+def bash_values(options):
+    """The branches of `case $previous` that complete the value of an option."""
+    out = []
+    plain = []
+    for option in options:
+        if not option.type and not option.choices:
+            continue
+        pattern = "|".join(option.names)
+        if option.choices:
+            out.append(f"    {pattern}) mapfile -t COMPREPLY < <(compgen -W {shlex.quote(' '.join(option.choices))} -- "
+                       '"$current"); return ;;')
+        elif option.type in FILE_TYPES or option.type == "DIR":
+            action = "-d" if option.type == "DIR" else "-f"
+            out.append(f"    {pattern}) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen {action} -- "
+                       '"$current"); return ;;')
+        else:
+            plain.extend(option.names)
+    if plain:
+        out.append(f"    {'|'.join(plain)}) return ;;")
+    return out
+
+
+def bash_words(command, inherited=()):
+    return " ".join(n for o in [*command.options, *inherited] for n in o.long_names)
+
+
+def bash(program):
+    every = list({n: o for c in [*program.subcommands, program] for o in c.options for n in o.names}.values())
+    every = [o for i, o in enumerate(every) if o not in every[:i]]
+    lines = [
+        f"# bash completion of {program.name}, made from its --help.",
+        f"{function_name(program)}() {{",
+        "  local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} words",
+        "  COMPREPLY=()",
+        "  # --flag=value comes as three words.",
+        "  [ \"$previous\" != = ] || previous=${COMP_WORDS[COMP_CWORD-2]}",
+        "  [ \"$current\" != = ] || current=",
+        "  case $previous in",
+        *bash_values(every),
+        "  esac",
+    ]
+    if program.subcommands:
+        lines += [
+            "  local index command=",
+            "  for ((index = 1; index < COMP_CWORD; index++)); do",
+            "    case ${COMP_WORDS[index]} in",
+            f"      {'|'.join(s.name for s in program.subcommands)}) command=${{COMP_WORDS[index]}}; break ;;",
+            "    esac",
+            "  done",
+            "  case $command in",
+        ]
+        for sub in program.subcommands:
+            own = [o for o in program.options if not set(o.names) & {n for s in sub.options for n in s.names}]
+            lines.append(f"    {sub.name})")
+            lines.append(f"      words='{bash_words(sub, own)}'")
+            kinds = {p.type for p in sub.positionals}
+            if kinds & (FILE_TYPES | {"DIR"}) or any(p.names[0] == "DIR" for p in sub.positionals):
+                lines.append('      [[ $current == -* ]] || { compopt -o filenames 2>/dev/null; '
+                             'mapfile -t COMPREPLY < <(compgen -f -- "$current"); return; }')
+            lines.append("      ;;")
+        lines.append(f"    *) words='{' '.join(s.name for s in program.subcommands)} {bash_words(program)}' ;;")
+        lines.append("  esac")
+    else:
+        lines.append(f"  words='{bash_words(program)}'")
+    lines += ['  mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")', "}",
+              f"complete -F {function_name(program)} {program.name}", ""]
+    return "\n".join(lines)
+
+
+# ---- zsh ------------------------------------------------------------------------------------------------------------
+
+
+def zsh_text(text):
+    return re.sub(r"([\[\]:\\])", r"\\\1", text)
+
+
+def zsh_action(option):
+    if option.choices:
+        return f"({' '.join(option.choices)})"
+    if option.type == "DIR" or option.names == ["DIR"]:
+        return "_files -/"
+    return "_files" if option.type in FILE_TYPES else " "
+
+
+def zsh_specs(options):
+    for option in options:
+        exclusion = "" if option.many else f"({' '.join(option.names)})"
+        value = f":{zsh_text(option.type)}:{zsh_action(option)}" if option.type or option.choices else ""
+        for name in option.names:
+            equals = "=" if value and name.startswith("--") else ""
+            yield f"{'*' if option.many else ''}{exclusion}{name}{equals}[{zsh_text(option.text)}]{value}"
+
+
+def zsh_positionals(command):
+    return [f":{zsh_text(p.names[0])}:{zsh_action(p)}" for p in command.positionals]
+
+
+def zsh(program):
+    def quoted(specs, indent):
+        return " \\\n".join(indent + shlex.quote(s) for s in specs)
+
+    lines = [f"#compdef {program.name}", f"# Made from {program.name} --help."]
+    if not program.subcommands:
+        lines += ["_arguments -s -S \\", quoted(zsh_specs(program.options), "  "), ""]
+        return "\n".join(lines)
+    lines += ["local context state state_descr line", "typeset -A opt_args", "local -a subcommands", "subcommands=("]
+    lines += [f"  {shlex.quote(s.name + ':' + s.text)}" for s in program.subcommands]
+    lines += [")", "_arguments -s -S -C \\", quoted(zsh_specs(program.options), "  ") + " \\",
+              "  '1:command:->command' '*::argument:->argument'", "case $state in",
+              "  command) _describe command subcommands ;;", "  argument)", "    case $line[1] in"]
+    for sub in program.subcommands:
+        own = [o for o in program.options if not set(o.names) & {n for s in sub.options for n in s.names}]
+        specs = [*zsh_specs(sub.options), *zsh_specs(own), *zsh_positionals(sub)]
+        lines += [f"      {sub.name})", "        _arguments -s -S \\", quoted(specs, "          "), "        ;;"]
+    lines += ["    esac", "    ;;", "esac", ""]
+    return "\n".join(lines)
+
+
+# ---- fish -----------------------------------------------------------------------------------------------------------
+
+
+def fish_quote(text):
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def fish_option(program, option, condition):
+    words = ["complete", "-c", program.name]
+    if condition:
+        words += ["-n", fish_quote(condition)]
+    for name in option.names:
+        words += ["-l", name[2:]] if name.startswith("--") else ["-s", name[1:]]
+    if option.choices:
+        words += ["-x", "-a", fish_quote(" ".join(option.choices))]
+    elif option.type in FILE_TYPES:
+        words += ["-r", "-F"]
+    elif option.type == "DIR":
+        words += ["-x", "-a", "'(__fish_complete_directories)'"]
+    elif option.type:
+        words.append("-x")
+    return " ".join([*words, "-d", fish_quote(option.text)])
+
+
+def fish(program):
+    lines = [f"# fish completion of {program.name}, made from its --help.", f"complete -c {program.name} -f"]
+    lines += [fish_option(program, o, "") for o in program.options]
+    names = " ".join(s.name for s in program.subcommands)
+    for sub in program.subcommands:
+        lines.append(f"complete -c {program.name} -n {fish_quote('not __fish_seen_subcommand_from ' + names)} "
+                     f"-a {sub.name} -d {fish_quote(sub.text)}")
+        seen = f"__fish_seen_subcommand_from {sub.name}"
+        lines += [fish_option(program, o, seen) for o in sub.options if "--help" not in o.names]
+        if any(p.type in FILE_TYPES or p.names == ["DIR"] for p in sub.positionals):
+            lines.append(f"complete -c {program.name} -n {fish_quote(seen)} -F")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--help2man", required=True)
+    parser.add_argument("--includes", required=True)
+    parser.add_argument("--version", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--script", action="append", default=[])
+    parser.add_argument("programs", nargs="+")
+    flags = parser.parse_args()
+    out = pathlib.Path(flags.out)
+    try:
+        for folder in ("man", "bash", "zsh", "fish"):
+            (out / folder).mkdir(parents=True, exist_ok=True)
+        for path in flags.programs:
+            program = read_program(path)
+            (out / "bash" / program.name).write_text(bash(program))
+            (out / "zsh" / f"_{program.name}").write_text(zsh(program))
+            (out / "fish" / f"{program.name}.fish").write_text(fish(program))
+            man_page(program, flags.help2man, flags.includes, flags.version, out / "man")
+        for path in flags.script:
+            run_help2man(flags.help2man, path, pathlib.Path(path).name, flags.includes, flags.version, out / "man")
+    except (DescribeError, OSError, subprocess.SubprocessError) as error:
+        print(f"describe.py: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
