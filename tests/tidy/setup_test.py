@@ -1,4 +1,5 @@
-"""scripts/setup with a fake system: each documented exit status, and that it does only what is missing.
+"""scripts/setup, and the installed signvote-libtorch which shares its LibTorch part, with a fake system: each documented exit
+status, and that they do only what is missing.
 
 A folder of stub commands comes first in PATH and a prefix stands before the system's own files, so that nothing is
 installed, nothing is fetched and no root is needed.
@@ -13,7 +14,8 @@ import tempfile
 import unittest
 import zipfile
 
-SETUP = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "setup"
+SOURCE = pathlib.Path(__file__).resolve().parents[2]
+SETUP = SOURCE / "scripts" / "setup"
 REQUIREMENTS = SETUP.parent / "lib" / "requirements.txt"
 TORCH_FILES = [
     "torch/include/torch/csrc/api/include/torch/torch.h",
@@ -22,7 +24,7 @@ TORCH_FILES = [
 ]
 CUDA_FILES = ["nvidia/cu13/lib/libcudart.so.13", "nvidia/cu13/lib/libcupti.so.13"]
 TOOLS = ["awk", "bash", "basename", "cat", "chmod", "cmp", "cp", "cut", "dirname", "env", "find", "flock", "grep", "ln", "mkdir",
-         "mktemp", "mv", "rm", "sed", "sh", "sha256sum", "tail", "tee", "tr", "unzip", "wc"]
+         "mktemp", "mv", "readlink", "rm", "sed", "sh", "sha256sum", "tail", "tee", "tr", "unzip", "wc"]
 
 
 class SetupTest(unittest.TestCase):
@@ -79,6 +81,7 @@ case "$*" in
     mkdir -p "$1/bin"; printf '#!/bin/sh\\n' >"$1/bin/python3"; chmod 755 "$1/bin/python3"; echo text >"$1/bin/activate"
     ln -s python3 "$1/bin/python" ;;
   *" install "*) {install} || exit ;;
+  *--version*) ;;
   *) while [ $# -gt 0 ]; do [ "$1" != --dest ] || dest=$2; shift; done
     cp {self.wheels}/*.whl "$dest" ;;
 esac''')
@@ -98,7 +101,7 @@ esac''')
         for word in words:
             self.assertIn(word, result.stdout + result.stderr)
         if status:
-            errors = [line for line in result.stderr.splitlines() if "setup: error:" in line]
+            errors = [line for line in result.stderr.splitlines() if ": error:" in line]
             self.assertEqual(len(errors), 1, result.stderr)
 
     def called(self, command):
@@ -291,6 +294,46 @@ esac''')
     def test_help_and_wrong_options(self):
         self.expect(self.run_setup("--help"), 0, "Usage: scripts/setup", "Exit status:")
         self.expect(self.run_setup("--torch"), 2, "unknown option '--torch'")
+
+    # ---- signvote-libtorch ------------------------------------------------------------------------------------------
+
+    def run_installed(self, *options):
+        prefix = self.dir / "prefix"
+        for folder in ("bin", "lib/signvote", "share/signvote"):
+            (prefix / folder).mkdir(parents=True, exist_ok=True)
+        shutil.copy(SOURCE / "deploy/package/signvote-libtorch", prefix / "bin")
+        shutil.copy(SOURCE / "scripts/lib/libtorch.sh", prefix / "share/signvote")
+        env = {"PATH": str(self.bin), "HOME": str(self.dir), "TMPDIR": str(self.dir)}
+        return subprocess.run([prefix / "bin/signvote-libtorch", *options], env=env, capture_output=True, text=True, timeout=60,
+                              check=False)
+
+    def test_the_installed_program_fetches_the_same_libtorch_once(self):
+        target = self.dir / "prefix/lib/signvote/libtorch"
+        self.expect(self.run_installed("--check"), 7, f"{target} lacks torch/include")
+        self.expect(self.run_installed(), 0, "downloading", "unpacking", f"LibTorch 2.11.0 is in {target}")
+        for file in TORCH_FILES + CUDA_FILES:
+            self.assertTrue((target / file).is_file(), file)
+        calls = len(self.called("python3"))
+        self.expect(self.run_installed(), 0, "all there")
+        self.expect(self.run_installed("--check"), 0, "all there")
+        self.assertEqual(len(self.called("python3")), calls)
+        self.expect(self.run_installed("--link", str(target)), 7, "is there already; --remove it first")
+        self.expect(self.run_installed("--remove"), 0, "removed")
+        self.assertEqual(list(target.parent.iterdir()), [])
+
+    def test_the_installed_program_names_its_failures(self):
+        self.expect(self.run_installed("--torch"), 2, "unknown option '--torch'")
+        self.expect(self.run_installed("--link"), 2, "--link needs a folder")
+        self.stub("df", 'echo header; echo "disk 1 1 1024000 1% /"')
+        self.expect(self.run_installed(), 6, "has 1000 MiB free, 2300 MiB are needed")
+        self.stub("df", 'echo header; echo "disk 1 1 99999999 1% /"')
+        self.stub("python3", "case \"$*\" in *--version*) ;; *) echo 'Failed to establish a new connection' >&2; exit 1 ;; esac")
+        self.expect(self.run_installed(), 5, "no network: PyPI", "--link a copy that was fetched elsewhere")
+        self.stub("python3", "exit 1")
+        self.expect(self.run_installed(), 8, "python3 has no pip; run: apt-get install python3-pip")
+        (self.bin / "unzip").unlink()
+        self.expect(self.run_installed(), 8, "unzip is missing; run: apt-get install python3-pip unzip")
+        self.assertEqual([p.name for p in (self.dir / "prefix/lib/signvote").glob("unpacking*")], [])
 
     def test_temporary_folders_are_removed(self):
         self.run_setup()
