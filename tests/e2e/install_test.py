@@ -514,7 +514,8 @@ class Removal(Installed):
             self.assertTrue((prefix / "bin/signvote-server").exists())
             unit = (prefix / "lib/systemd/system/signvote-server.service").read_text()
             self.assertIn(f"ExecStart={prefix}/bin/signvote-server --config {prefix}/etc/signvote/server.toml", unit)
-            (prefix / "lib/signvote/libtorch").mkdir(parents=True, exist_ok=True)
+            if self.worker:
+                (prefix / "lib/signvote/libtorch").mkdir()
             (prefix / "share/mine").write_text("not signvote's")
             run("cmake", "-P", BUILD / "deploy/package/uninstall.cmake")
         finally:
@@ -523,7 +524,7 @@ class Removal(Installed):
             else:
                 manifest.write_bytes(before)
         self.assertEqual(files_under(prefix), {"share/mine"})
-        self.assertEqual([p.name for p in prefix.iterdir()], ["share"] if self.worker else ["lib", "share"])
+        self.assertEqual(sorted(p.name for p in prefix.iterdir()), ["share"])
 
 
 if __name__ == "__main__":
