@@ -118,7 +118,8 @@ int Main(int argc, char** argv) {
   app.require_subcommand(1);
   app.fallthrough();
   app.add_option("--server", flags.admin.server, "HOST:PORT of the server")->type_name("HOST:PORT")->envname("SIGNVOTE_SERVER");
-  app.add_option("--tls-dir", flags.tls_dir, "folder with ca.crt, admin.crt and admin.key, as `certs` makes it")->type_name("DIR")
+  app.add_option("--tls-dir", flags.tls_dir, "folder with ca.crt, admin.crt and admin.key, as `certs` makes it")
+      ->type_name("DIR")
       ->envname("SIGNVOTE_TLS_DIR");
   app.add_option("--tls-ca", flags.admin.tls.ca, "PEM file: who may sign the server's certificate")->type_name("FILE");
   app.add_option("--tls-certificate", flags.admin.tls.certificate, "PEM file: the operator's certificate")->type_name("FILE");

@@ -24,7 +24,7 @@ ADMINISTRATION = {"signvote-server", "signvote-libtorch"}  # man section 8; the 
 OWN_EXIT_STATUS = {"signvote-libtorch"}  # its --help has the table
 
 SPEC = re.compile(
-    r"^(?P<type>[A-Z]+(?::[A-Z]+)?)?"
+    r"^(?P<type>[A-Z]+(?::(?!POSITIVE|NONNEGATIVE)[A-Z]+)?)?"
     r"(?::\{(?P<choices>[^}]*)\})?"
     r"(?::\w+ in \[(?P<least>\S+) - (?P<most>\S+)\])?"
     r"(?::(?P<sign>POSITIVE|NONNEGATIVE))?"

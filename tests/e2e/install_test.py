@@ -119,9 +119,10 @@ class Package(Installed):
                          f"usr/share/bash-completion/completions/{program}",
                          f"usr/share/zsh/vendor-completions/_{program}",
                          f"usr/share/fish/vendor_completions.d/{program}.fish"]
-        # Whole folders go along when the repository has them.
         for folder in ("dashboards", "deploy/prometheus", "deploy/grafana"):
-            expected += [f"usr/share/signvote/{folder}/{f}" for f in files_under(SOURCE / folder) if "__pycache__" not in f]
+            shared = [f for f in files_under(SOURCE / folder) if not f.startswith("tests/") and f.endswith((".json", ".yml"))]
+            self.assertTrue(shared)
+            expected += [f"usr/share/signvote/{folder}/{f}" for f in shared]
         self.assertEqual([f for f in expected if f not in files_under(self.root)], [])
         inside = {f.removeprefix("usr/") for f in files_under(self.root)}
         self.assertEqual(files_under(self.prefix) - {"lib/signvote/libtorch"}, inside)
@@ -300,9 +301,7 @@ class Containers(Installed):
             for volume in service.get("volumes", []):
                 source = volume.split(":")[0]
                 if source.startswith("."):
-                    # The folders of dashboards are checked as soon as the repository has them.
-                    if (SOURCE / "deploy/prometheus").exists():
-                        self.assertTrue((folder / source).exists(), f"{name}: {source}")
+                    self.assertTrue((folder / source).exists(), f"{name}: {source}")
                 else:
                     used.add(source)
                     self.assertIn(source, volumes)
@@ -328,8 +327,13 @@ class Containers(Installed):
                     host, port = target.split(":")
                     words = services[host].get("command", []) + entry if job == "workers" else services[host]["command"]
                     self.assertTrue(any(word.endswith(f"0.0.0.0:{port}") for word in words), target)
-        if (SOURCE / "deploy/prometheus/targets").exists():
-            self.assertLessEqual(files_under(SOURCE / "deploy/prometheus/targets"), files_under(folder / "targets"))
+        # As Prometheus sees it: the installed folder with the targets mounted over its own.
+        seen = self.folder / "prometheus"
+        shutil.copytree(self.root / "usr/share/signvote/deploy/prometheus", seen)
+        self.assertEqual(files_under(seen / "targets"), files_under(folder / "targets"))
+        shutil.rmtree(seen / "targets")
+        shutil.copytree(folder / "targets", seen / "targets")
+        run("promtool", "check", "config", seen / "prometheus.yml")
 
     def dockerfile(self):
         """The stages in order, and the words of each one's entry point."""
