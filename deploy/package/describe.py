@@ -20,6 +20,7 @@ import tempfile
 
 TEXT_COLUMN = 30  # where CLI11's help has the descriptions
 FILE_TYPES = {"FILE", "PATH"}
+MACHINE_DEFAULTS = {"--threads": "all processors"}  # what --help shows is the number of the machine that builds
 ADMINISTRATION = {"signvote-server", "signvote-libtorch"}  # man section 8; the others 1
 OWN_EXIT_STATUS = {"signvote-libtorch"}  # its --help has the table
 
@@ -156,7 +157,8 @@ def remark(option):
     if option.many and "repeatable" not in option.text:
         words.append("repeatable")
     if option.default:
-        words.append(f"default {option.default}")
+        of_machine = [MACHINE_DEFAULTS[n] for n in option.names if n in MACHINE_DEFAULTS]
+        words.append(f"default {(of_machine or [option.default])[0]}")
     if option.env:
         words.append(f"else from ${option.env}")
     return f" ({'; '.join(words)})" if words else ""

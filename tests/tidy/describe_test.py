@@ -19,6 +19,7 @@ Numbers:
   --rounds,--max-rounds UINT:UINT in [1 - 99]=5
                               rounds; 0: none
   --rate FLOAT:POSITIVE=0.1   a rate
+  --threads UINT=7            threads
   --mode TEXT:{auto,off}=auto a mode
   --name TEXT ...             a name
   --key FILE                  its owner's
@@ -75,7 +76,7 @@ class DescribeTest(unittest.TestCase):
     def test_help_for_the_man_page_names_values_ranges_and_sources(self):
         text = describe.gnu_help(read())
         for line in ("--rounds, --max-rounds=N", "rounds; 0: none (1 to 99; default 5)", "--mode=auto|off", "copy FILE",
-                     "HOST:PORT of the server (else from $TOOL_SERVER)", "a rate (above 0; default 0.1)", "Options of copy:",
+                     "HOST:PORT of the server (else from $TOOL_SERVER)", "a rate (above 0; default 0.1)", "threads (default all processors)", "Options of copy:",
                      "Does things."):
             self.assertIn(line, text)
 
