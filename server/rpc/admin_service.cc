@@ -107,6 +107,25 @@ class AdminService final : public v1::Admin::CallbackService {
       return absl::OkStatus();
     });
   }
+  grpc::ServerUnaryReactor* Watch(grpc::CallbackServerContext* context,
+                                  const v1::WatchRequest* request, v1::WatchReply* reply) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    if (const absl::Status status = CheckCaller(*context, tls_); !status.ok()) {
+      reactor->Finish(wire::ToGrpc(status));
+      return reactor;
+    }
+    const bool posted =
+        coordinator_->Post([this, reactor, reply, events_after = request->events_after(),
+                            wait = Duration(std::chrono::milliseconds(request->wait_ms()))] {
+          coordinator_->Watch(events_after, wait,
+                              [reactor, reply](absl::StatusOr<v1::WatchReply> answer) {
+                                if (answer.ok()) *reply = *std::move(answer);
+                                reactor->Finish(wire::ToGrpc(answer.status()));
+                              });
+        });
+    if (!posted) reactor->Finish(wire::ToGrpc(absl::UnavailableError("the server stops")));
+    return reactor;
+  }
   grpc::ServerUnaryReactor* Pause(grpc::CallbackServerContext* context, const v1::PauseRequest*,
                                   v1::PauseReply*) override {
     return OnEngineThread(context, [this] { return coordinator_->Pause(); });

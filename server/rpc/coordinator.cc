@@ -19,6 +19,7 @@ constexpr Duration kPingTimeout = std::chrono::seconds(1);   // architecture.md 
 constexpr Duration kCloseTimeout =
     std::chrono::seconds(2);  // then a stream that does not end is broken off
 constexpr Duration kApplierPatience = std::chrono::seconds(10);
+constexpr Time kEndOfTime{std::numeric_limits<int64_t>::max()};
 constexpr size_t kStrangersMax = 32;  // streams beyond workers_max: not yet joined, or closing
 
 absl::StatusOr<v1::Direction> ToProto(const DirectionSpec& spec) {
@@ -84,6 +85,7 @@ void CoordinatorImpl::CloseSessions(Duration timeout) {
   const Time until = clock_->Now() + timeout;
   (void)Post([this] {  // false: nobody is left to close
     refuse_all_ = true;
+    AnswerWatchers(kEndOfTime);
     const absl::Status status = closing_status_;
     for (auto& [session, link] : links_) CloseLink(link.get(), status);
   });
@@ -197,13 +199,13 @@ absl::StatusOr<Coordinator::Exported> CoordinatorImpl::CopyReplica() {
 }
 
 absl::Status CoordinatorImpl::Pause() {
-  paused_ = true;
+  if (!std::exchange(paused_, true)) Event(v1::Event::KIND_PAUSED, EventAbout{});
   if (engine_ != nullptr) Drive(round::PauseRequested{});
   return absl::OkStatus();
 }
 
 absl::Status CoordinatorImpl::Resume() {
-  paused_ = false;
+  if (std::exchange(paused_, false)) Event(v1::Event::KIND_RESUMED, EventAbout{});
   if (engine_ != nullptr) Drive(round::ResumeRequested{});
   return absl::OkStatus();
 }
@@ -226,7 +228,7 @@ absl::Status CoordinatorImpl::Evict(const std::string& worker) {
   if (record == nullptr) return absl::NotFoundError("no worker '" + worker + "' was ever seen");
   if (record->evicted) return absl::OkStatus();
   record->evicted = true;
-  Event("evicted", record);
+  Event(v1::Event::KIND_EVICTED, record);
   if (engine_ != nullptr) Drive(round::EvictRequested{record->id});
   if (record->link != nullptr) CloseLink(record->link, EvictedStatus(*record));
   if (record->held != nullptr) CloseLink(record->held, EvictedStatus(*record));
@@ -264,6 +266,8 @@ void CoordinatorImpl::Run() {
   for (Input& input : inputs) {
     if (auto* call = std::get_if<std::function<void()>>(&input.what)) (*call)();
   }
+  for (Watcher& watcher : watchers_) watcher.done(absl::UnavailableError("the server stops"));
+  watchers_.clear();
   links_.clear();
 }
 
@@ -339,6 +343,10 @@ void CoordinatorImpl::End(absl::Status status) {
     default:
       break;
   }
+  Event(v1::Event::KIND_ENDED,
+        {.reason = status.ok() ? stop_requested_ ? "stopped by the operator" : ""
+                               : ToStd(status.message())});
+  AnswerWatchers(kEndOfTime);
   if (absl::IsAborted(status)) {
     // Nothing resumes a run that diverged: workers must not look for this server again.
     closing_status_ = absl::FailedPreconditionError(status.message());
@@ -362,6 +370,7 @@ void CoordinatorImpl::End(absl::Status status) {
 }
 
 void CoordinatorImpl::Housekeeping(Time now) {
+  AnswerWatchers(now);
   // Streams that wait for one another to go are looked at by name, so that closing one does not
   // disturb the loop.
   std::vector<Link*> links;

@@ -22,6 +22,7 @@
 #include "server/rpc/state_transfer.h"
 #include "server/rpc/tokens.h"
 #include "server/stepsize/stepsize_rule.h"
+#include "signvote/v1/admin.pb.h"
 
 namespace signvote::rpc {
 
@@ -117,6 +118,10 @@ class Coordinator {
 
   // ---- engine's thread ----
   virtual ServerSnapshot SnapshotNow() = 0;
+  // `done` is called on this thread: after `wait` (at most a minute), when the run ends, or at once
+  // when too many wait already. UNAVAILABLE: the server stops.
+  using WatchDone = std::function<void(absl::StatusOr<v1::WatchReply>)>;
+  virtual void Watch(uint64_t events_after, Duration wait, WatchDone done) = 0;
   virtual absl::Status Pause() = 0;
   virtual absl::Status Resume() = 0;
   virtual absl::Status Drain(const std::string& worker) = 0;

@@ -1,11 +1,15 @@
 #include "server/rpc/coordinator_impl.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace signvote::rpc {
 namespace {
 
 constexpr size_t kNamesMax = 4096;  // names ever seen, without a token table
+// Calls that wait for their time; further ones are answered at once.
+constexpr size_t kWatchersMax = 64;
+constexpr Duration kWatchMax = std::chrono::minutes(1);
 
 v1::Status::Phase ToProto(round::Phase phase) {
   switch (phase) {
@@ -99,10 +103,64 @@ JsonLine CoordinatorImpl::EventLine(std::string_view kind) const {
   return line;
 }
 
-void CoordinatorImpl::Event(std::string_view kind, const WorkerRecord* record) {
-  log_->Event(EventLine(kind)
-                  .Text("worker", record->name)
-                  .Count("incarnation", record->incarnation.value()));
+void CoordinatorImpl::Event(v1::Event::Kind kind, const EventAbout& about) {
+  JsonLine line = EventLine(EventWord(kind));
+  if (!about.worker.empty()) line.Text("worker", about.worker);
+  if (about.incarnation.has_value()) line.Count("incarnation", about.incarnation->value());
+  if (!about.reason.empty()) line.Text("reason", about.reason);
+  log_->Event(line);
+  v1::Event event;
+  event.set_kind(kind);
+  event.set_round(ring_ == nullptr ? 0 : ring_->next().value());
+  event.set_unix_time(UnixSeconds(*clock_));
+  event.set_worker(std::string(about.worker));
+  event.set_reason(std::string(about.reason));
+  history_.Add(std::move(event));
+}
+
+void CoordinatorImpl::NoteAbstentions(const round::CommitRound& commit,
+                                      const std::vector<round::Seat>& seats) {
+  for (const round::Seat& seat : seats) {
+    if (seat.role != round::Role::kMember) continue;
+    const auto it = by_id_.find(seat.worker);
+    if (it == by_id_.end()) continue;
+    WorkerRecord* record = it->second;
+    const bool counted =
+        std::find(commit.voters.begin(), commit.voters.end(), seat.worker) != commit.voters.end();
+    // One that is gone has its own event; one that stays away round after round is told once.
+    if (!counted && !record->abstaining && record->link != nullptr) {
+      Event(
+          v1::Event::KIND_ABSTAINED,
+          {.worker = record->name,
+           .reason = record->abstain_reason.empty() ? "no ballot in time" : record->abstain_reason,
+           .incarnation = record->incarnation});
+    }
+    record->abstaining = !counted;
+    record->abstain_reason = {};
+  }
+}
+
+v1::WatchReply CoordinatorImpl::WatchNow(uint64_t events_after) {
+  v1::WatchReply reply;
+  *reply.mutable_status() = SnapshotNow().status;
+  history_.Fill(events_after, &reply);
+  return reply;
+}
+
+void CoordinatorImpl::Watch(uint64_t events_after, Duration wait, WatchDone done) {
+  if (wait <= Duration::zero() || end_seen_ || refuse_all_ || watchers_.size() >= kWatchersMax) {
+    return done(WatchNow(events_after));
+  }
+  watchers_.push_back({.events_after = events_after,
+                       .due = clock_->Now() + std::min(wait, kWatchMax),
+                       .done = std::move(done)});
+}
+
+void CoordinatorImpl::AnswerWatchers(Time due) {
+  const auto late = std::stable_partition(watchers_.begin(), watchers_.end(),
+                                          [due](const Watcher& w) { return w.due > due; });
+  for (auto it = late; it != watchers_.end(); ++it) it->done(WatchNow(it->events_after));
+  watchers_.erase(late, watchers_.end());
 }
 
 ServerSnapshot CoordinatorImpl::SnapshotNow() {

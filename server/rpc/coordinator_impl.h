@@ -26,6 +26,7 @@
 #include "server/replica/master_replica.h"
 #include "server/rpc/ballot_slots.h"
 #include "server/rpc/coordinator.h"
+#include "server/rpc/history.h"
 #include "server/rpc/probe.h"
 #include "server/rpc/run_log.h"
 #include "server/rpc/session.h"
@@ -67,6 +68,8 @@ struct WorkerRecord {
   v1::WireTotals wire;  // of ended sessions; the live one's is added on top
   uint64_t whole_ballots = 0;
   double compute_seconds = 0, apply_seconds = 0;  // as it said in its last scalars
+  bool abstaining = false;          // was not counted in the last round in which it was a member
+  std::string_view abstain_reason;  // of the open round, as it said itself; empty: it did not
 };
 
 struct Link {
@@ -148,6 +151,7 @@ class CoordinatorImpl final : public Coordinator {
   absl::Status Drain(const std::string& worker) override;
   absl::Status Evict(const std::string& worker) override;
   ServerSnapshot SnapshotNow() override;
+  void Watch(uint64_t events_after, Duration wait, WatchDone done) override;
 
  private:
   // ---- the thread ----
@@ -267,7 +271,25 @@ class CoordinatorImpl final : public Coordinator {
   v1::WireTotals WorkerBytes(const WorkerRecord& record) const;
   v1::WireTotals TotalBytes() const;
   JsonLine EventLine(std::string_view kind) const;
-  void Event(std::string_view kind, const WorkerRecord* record);
+
+  // Into the event log and the history.
+  struct EventAbout {
+    std::string_view worker;  // empty: no one worker's
+    std::string_view reason;
+    std::optional<Incarnation> incarnation;
+  };
+  void Event(v1::Event::Kind kind, const EventAbout& about);
+  void Event(v1::Event::Kind kind, const WorkerRecord* record) {
+    Event(kind, {.worker = record->name, .incarnation = record->incarnation});
+  }
+
+  // Members of a round that were not counted although they were there.
+  void NoteAbstentions(const round::CommitRound& commit, const std::vector<round::Seat>& seats);
+
+  // ---- who watches ----
+
+  void AnswerWatchers(Time due);
+  v1::WatchReply WatchNow(uint64_t events_after);
 
   // Constant after construction.
   const CoordinatorOptions options_;
@@ -350,7 +372,15 @@ class CoordinatorImpl final : public Coordinator {
   std::optional<PendingCommit> pending_commit_;
   std::optional<Round> finish_rounds_;
 
+  struct Watcher {
+    uint64_t events_after = 0;
+    Time due;
+    WatchDone done;
+  };
+  std::vector<Watcher> watchers_;  // bounded: kWatchersMax
+
   // Statistics.
+  RunHistory history_;
   std::optional<round::CommitRound> last_commit_;
   std::deque<Time> commit_times_;
   double last_commit_unix_seconds_ = UnixSeconds(*clock_);  // before the first commit: of the start

@@ -199,7 +199,8 @@ void CoordinatorImpl::Accept(Link* link) {
     MutexLock lock(&end_mu_);
     final_config_ = model_config_;
   }
-  Event("joined", record);
+  record->abstaining = false;
+  Event(v1::Event::KIND_JOINED, record);
   LogInfo("worker joined", {{"worker", record->name},
                             {"incarnation", record->incarnation.value()},
                             {"address", record->address}});
@@ -387,7 +388,7 @@ void CoordinatorImpl::Refuse(Link* link, const absl::Status& status) {
   LogWarning(
       "join refused",
       {{"worker", name}, {"address", link->session->peer().address}, {"reason", Describe(status)}});
-  log_->Event(EventLine("refused").Text("worker", name).Text("reason", Describe(status)));
+  Event(v1::Event::KIND_REFUSED, {.worker = name, .reason = Describe(status)});
   CloseLink(link, status);
 }
 
@@ -432,7 +433,7 @@ void CoordinatorImpl::Detach(Link* link) {
   record->link = nullptr;
   record->last_seen = clock_->Now();
   const bool finished = link->finish_sent || end_seen_;
-  if (!link->left && !finished && !record->evicted) Event("lost", record);
+  if (!link->left && !finished && !record->evicted) Event(v1::Event::KIND_LOST, record);
   if (link->in_engine) Drive(round::WorkerLost{record->id, link->incarnation});
   if (stage == Stage::kUploading && engine_ == nullptr) {
     hub_.Revoke();
@@ -458,7 +459,9 @@ void CoordinatorImpl::On(Link* link, LeaveIn& in) {
   link->left = true;
   if (link->worker != nullptr) {
     LogInfo("worker leaves", {{"worker", link->worker->name}, {"reason", in.reason}});
-    Event("left", link->worker);
+    Event(v1::Event::KIND_LEFT, {.worker = link->worker->name,
+                                 .reason = in.reason,
+                                 .incarnation = link->worker->incarnation});
     if (link->in_engine) Drive(round::WorkerLeaves{link->worker->id, link->incarnation});
   }
   CloseLink(link, absl::OkStatus());

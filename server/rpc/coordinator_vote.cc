@@ -17,6 +17,18 @@ v1::RoundOpen::Role ToProto(round::Role role) {
   return role == round::Role::kMember ? v1::RoundOpen::ROLE_MEMBER : v1::RoundOpen::ROLE_OBSERVER;
 }
 
+std::string_view Words(round::AbstainReason reason) {
+  switch (reason) {
+    case round::AbstainReason::kNonFiniteLoss:
+      return "non-finite loss";
+    case round::AbstainReason::kNonFiniteGradient:
+      return "non-finite gradient";
+    case round::AbstainReason::kOther:
+      break;
+  }
+  return "by its own word";
+}
+
 }  // namespace
 
 void CoordinatorImpl::On(Link* link, BallotIn& in) {
@@ -36,6 +48,7 @@ void CoordinatorImpl::On(Link* link, ScalarsMessageIn& in) {
 
 void CoordinatorImpl::On(Link* link, AbstainMessageIn& in) {
   if (!Votes(link)) return;
+  link->worker->abstain_reason = Words(in.reason);
   Drive(round::AbstainIn{link->worker->id, link->incarnation, in.round, in.attempt, in.reason});
 }
 
@@ -75,6 +88,10 @@ Link* CoordinatorImpl::FindLink(WorkerId worker, Incarnation incarnation) {
 
 void CoordinatorImpl::Execute(const round::OpenRound& open) {
   open_ = open;
+  if (open.attempt.value() > 0) {
+    const std::string reason = absl::StrCat("attempt ", open.attempt.value());
+    Event(v1::Event::KIND_REOPENED, {.reason = reason});
+  }
   // A new buffer for each attempt: verdicts of the last one may still be on their way out.
   verdict_ = verdict_pool_->Acquire();
   hash_.Reset();
@@ -118,7 +135,7 @@ void CoordinatorImpl::SendRoundOpen(Link* link, const round::Seat& seat) {
   if (seat.role == round::Role::kMember && !link->seated) {
     link->seated = true;
     link->worker->joined_seconds = ToSeconds(clock_->Now() - link->joined);
-    Event("member", link->worker);
+    Event(v1::Event::KIND_MEMBER, link->worker);
   }
 }
 
@@ -264,6 +281,9 @@ void CoordinatorImpl::AfterCommit() {
   const PendingCommit done = *std::exchange(pending_commit_, std::nullopt);
   const round::CommitRound& commit = done.commit;
   last_commit_ = commit;
+  history_.AddRound(commit.round.value(), commit.loss.value_or(kNan),
+                    static_cast<double>(commit.stepsize.gamma));
+  NoteAbstentions(commit, done.seats);
   ties_ += done.ties;
   ties_of_last_ = done.ties;
   for (auto& [session, link] : links_) {
@@ -334,9 +354,8 @@ void CoordinatorImpl::AfterCommit() {
 void CoordinatorImpl::Execute(const round::ChangeRole& change) {
   const auto it = by_id_.find(change.worker);
   if (it == by_id_.end()) return;
-  log_->Event(EventLine(change.role == round::Role::kObserver ? "observer" : "member")
-                  .Text("worker", it->second->name)
-                  .Text("reason", change.reason));
+  Event(change.role == round::Role::kObserver ? v1::Event::KIND_OBSERVER : v1::Event::KIND_MEMBER,
+        {.worker = it->second->name, .reason = change.reason});
 }
 
 void CoordinatorImpl::Execute(const round::Disconnect& disconnect) {
@@ -357,7 +376,7 @@ void CoordinatorImpl::Execute(const round::Resync& resync) {
 void CoordinatorImpl::Execute(const round::FinishRun& finish) {
   finish_rounds_ = finish.rounds;
   LogInfo("the last round is committed", {{"rounds", finish.rounds.value()}});
-  log_->Event(EventLine("finished"));
+  Event(v1::Event::KIND_FINISHED, EventAbout{});
   for (auto& [session, link] : links_) {
     if (link->stage == Stage::kReady) SendFinish(link.get());
   }
@@ -395,7 +414,7 @@ void CoordinatorImpl::SendResync(Link* link, const std::string& reason) {
   link->session->Send(wire::EncodeMessage(message));
   link->live = false;
   SetStage(link, Stage::kFetching);
-  log_->Event(EventLine("resync").Text("worker", link->worker->name).Text("reason", reason));
+  Event(v1::Event::KIND_RESYNC, {.worker = link->worker->name, .reason = reason});
   LogWarning("worker must fetch the state again",
              {{"worker", link->worker->name}, {"reason", reason}});
 }

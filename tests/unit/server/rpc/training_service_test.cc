@@ -16,6 +16,7 @@
 #include "common/status.h"
 #include "server/rpc/coordinator.h"
 #include "server/rpc/grpc_server.h"
+#include "server/rpc/history.h"
 #include "server/rpc/probe.h"
 #include "signvote/v1/admin.grpc.pb.h"
 #include "tests/support/temp_dir.h"
@@ -637,6 +638,108 @@ TEST_F(TrainingServiceTest, AllAbstainingEndsTheRunAsDiverged) {
   ASSERT_TRUE(coordinator_->WaitUntilEnded(seconds(10)));
   EXPECT_EQ(ExitCodeFor(coordinator_->end_status()), ExitCode::kDiverged);
   EXPECT_TRUE(coordinator_->ExportFinal(dir_ / "last.safetensors").ok());
+}
+
+// Goal: who always has a call waiting sees what happened and the last state. Method: a worker that
+// votes and is paused; a call in between, and one that waits while the run is stopped.
+TEST_F(TrainingServiceTest, AWatcherLearnsWhatHappenedAndHowTheRunEnded) {
+  StartServer({.rounds_max = 1000});
+  auto admin =
+      v1::Admin::NewStub(grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()));
+  const auto watch = [&](uint64_t after, uint32_t wait_ms) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + seconds(30));
+    v1::WatchRequest request;
+    request.set_events_after(after);
+    request.set_wait_ms(wait_ms);
+    v1::WatchReply reply;
+    const grpc::Status status = admin->Watch(&context, request, &reply);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return reply;
+  };
+  const auto words = [](const v1::WatchReply& reply) {
+    std::vector<std::string> out;
+    for (const v1::Event& event : reply.events()) out.emplace_back(EventWord(event.kind()));
+    return out;
+  };
+  EXPECT_EQ(watch(0, 0).events_size(), 0);
+  const Time begin = Clock::System()->Now();
+  (void)watch(0, 300);  // nothing happens: the time is all that counts
+  EXPECT_GE(Clock::System()->Now() - begin, milliseconds(300));
+
+  auto a = NewClient();
+  ASSERT_TRUE(a->JoinRun("a"));
+  v1::ServerMessage message;
+  ASSERT_TRUE(a->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+  ASSERT_TRUE(a->Vote(RandomBits(kCoordinates, 1), 2.5));
+  ASSERT_TRUE(a->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+  v1::WatchReply reply = watch(0, 0);
+  EXPECT_EQ(words(reply), (std::vector<std::string>{"joined", "member"}));
+  EXPECT_EQ(reply.status().round(), 1u);
+  ASSERT_EQ(reply.series().loss_size(), 1);
+  EXPECT_EQ(reply.series().loss(0), 2.5f);
+  EXPECT_EQ(reply.series().stepsize(0), 0.01f);
+
+  const auto call = [&](auto method, auto request, auto answer) {
+    grpc::ClientContext context;
+    return (admin.get()->*method)(&context, request, &answer).ok();
+  };
+  for (int i = 0; i < 2; ++i) {  // the second one changes nothing
+    EXPECT_TRUE(call(&v1::Admin::Stub::Pause, v1::PauseRequest(), v1::PauseReply()));
+  }
+  EXPECT_TRUE(call(&v1::Admin::Stub::Resume, v1::ResumeRequest(), v1::ResumeReply()));
+  const uint64_t seen = reply.events(1).sequence();
+  reply = watch(seen, 0);
+  EXPECT_EQ(words(reply), (std::vector<std::string>{"paused", "resumed"}));
+
+  std::thread stop([&] {
+    std::this_thread::sleep_for(milliseconds(200));
+    a->Cancel();
+    coordinator_->RequestStop();
+  });
+  reply = watch(reply.events(1).sequence(), 60'000);
+  stop.join();
+  EXPECT_EQ(reply.status().phase(), v1::Status::PHASE_ENDED);
+  ASSERT_GE(reply.events_size(), 1);
+  const v1::Event& last = reply.events(reply.events_size() - 1);
+  EXPECT_EQ(last.kind(), v1::Event::KIND_ENDED);
+  EXPECT_EQ(last.reason(), "stopped by the operator");
+  EXPECT_EQ(watch(last.sequence(), 60'000).events_size(), 0) << "nothing is waited for any more";
+}
+
+TEST_F(TrainingServiceTest, AnAbstentionIsToldOncePerSpellWithItsReason) {
+  StartServer({.rounds_max = 1000, .workers_min = 2});
+  auto a = NewClient(), b = NewClient();
+  ASSERT_TRUE(a->JoinRun("a"));
+  ASSERT_TRUE(b->JoinRun("b"));
+  v1::ServerMessage message;
+  for (const bool counted : {false, false, true, false}) {
+    for (WireClient* client : {a.get(), b.get()}) {
+      ASSERT_TRUE(client->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+      if (client == a.get() || counted) {
+        ASSERT_TRUE(client->Vote(RandomBits(kCoordinates, 1), 2.5));
+      } else {
+        v1::WorkerMessage abstain;
+        abstain.mutable_abstain()->set_round(client->open.round());
+        abstain.mutable_abstain()->set_reason(v1::Abstain::REASON_NONFINITE_LOSS);
+        ASSERT_TRUE(client->Send(abstain));
+      }
+    }
+  }
+  ASSERT_TRUE(a->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+  grpc::ClientContext context;
+  v1::WatchReply reply;
+  ASSERT_TRUE(v1::Admin::NewStub(grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()))
+                  ->Watch(&context, v1::WatchRequest(), &reply)
+                  .ok());
+  std::vector<uint64_t> rounds;
+  for (const v1::Event& event : reply.events()) {
+    if (event.kind() != v1::Event::KIND_ABSTAINED) continue;
+    EXPECT_EQ(event.worker(), "b");
+    EXPECT_EQ(event.reason(), "non-finite loss");
+    rounds.push_back(event.round());
+  }
+  EXPECT_EQ(rounds, (std::vector<uint64_t>{1, 4}));
 }
 
 TEST_F(TrainingServiceTest, AReplicaThatDiffersIsToldToFetchTheStateAgain) {
