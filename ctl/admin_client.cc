@@ -80,14 +80,29 @@ class Watchdog {
 
 class GrpcAdminClient final : public AdminClient {
  public:
-  GrpcAdminClient(AdminClientOptions options, std::shared_ptr<grpc::Channel> channel)
-      : options_(std::move(options)), stub_(v1::Admin::NewStub(channel)) {}
+  GrpcAdminClient(AdminClientOptions options, std::shared_ptr<grpc::ChannelCredentials> credentials)
+      : options_(std::move(options)), credentials_(std::move(credentials)) {
+    Dial();
+  }
 
   absl::StatusOr<v1::Status> GetStatus() override {
     v1::GetStatusRequest request;
     v1::Status reply;
     SIGNVOTE_RETURN_IF_ERROR(Call(&v1::Admin::Stub::GetStatus, request, &reply));
     return reply;
+  }
+  absl::StatusOr<v1::WatchReply> Watch(uint64_t events_after, Duration wait) override {
+    v1::WatchRequest request;
+    v1::WatchReply reply;
+    request.set_events_after(events_after);
+    request.set_wait_ms(static_cast<uint32_t>(std::chrono::duration_cast<std::chrono::milliseconds>(wait).count()));
+    SIGNVOTE_RETURN_IF_ERROR(Call(&v1::Admin::Stub::Watch, request, &reply, wait));
+    return reply;
+  }
+  void Cancel() override {
+    MutexLock lock(&mu_);
+    cancelled_ = true;
+    if (calling_ != nullptr) calling_->TryCancel();
   }
   absl::Status Pause() override {
     v1::PauseRequest request;
@@ -166,11 +181,34 @@ class GrpcAdminClient final : public AdminClient {
     return (*file)->Append(std::as_bytes(std::span(chunk.data().data(), chunk.data().size())));
   }
 
+  void Dial() {
+    grpc::ChannelArguments arguments;
+    arguments.SetMaxReceiveMessageSize(kReceiveBytesMax);
+    arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+    // A connection of its own, without what an earlier one remembers.
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    stub_ = v1::Admin::NewStub(grpc::CreateCustomChannel(options_.server, credentials_, arguments));
+  }
+
   template <typename Method, typename Request, typename Reply>
-  absl::Status Call(Method method, const Request& request, Reply* reply) {
+  absl::Status Call(Method method, const Request& request, Reply* reply, Duration expected = Duration::zero()) {
     grpc::ClientContext context;
-    context.set_deadline(DeadlineIn(options_.timeout));
-    return Explain((stub_.get()->*method)(&context, request, reply));
+    context.set_deadline(DeadlineIn(expected + options_.timeout));
+    {
+      MutexLock lock(&mu_);
+      if (cancelled_) return absl::CancelledError("cancelled");
+      calling_ = &context;
+    }
+    const grpc::Status status = (stub_.get()->*method)(&context, request, reply);
+    {
+      MutexLock lock(&mu_);
+      calling_ = nullptr;
+    }
+    const absl::Status explained = Explain(status);
+    // A channel that failed waits up to two minutes before it tries again: who watches a server that is started again
+    // takes a new one.
+    if (absl::IsUnavailable(explained)) Dial();
+    return explained;
   }
 
   // gRPC's words for "nobody there" do not say who was called nor what to do.
@@ -187,7 +225,12 @@ class GrpcAdminClient final : public AdminClient {
   }
 
   const AdminClientOptions options_;
-  const std::unique_ptr<v1::Admin::Stub> stub_;
+  const std::shared_ptr<grpc::ChannelCredentials> credentials_;
+  std::unique_ptr<v1::Admin::Stub> stub_;
+
+  Mutex mu_;
+  grpc::ClientContext* calling_ ABSL_GUARDED_BY(mu_) = nullptr;
+  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace
@@ -209,11 +252,7 @@ absl::StatusOr<std::unique_ptr<AdminClient>> AdminClient::Create(FileSystem* fs,
     SIGNVOTE_ASSIGN_OR_RETURN(const wire::TlsMaterial material, wire::LoadTls(fs, options.tls, now_unix_seconds));
     credentials = wire::MtlsChannelCredentials(material);
   }
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kReceiveBytesMax);
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return std::make_unique<GrpcAdminClient>(
-      options, grpc::CreateCustomChannel(options.server, credentials, arguments));
+  return std::make_unique<GrpcAdminClient>(options, std::move(credentials));
 }
 
 }  // namespace signvote::ctl

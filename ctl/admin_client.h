@@ -20,7 +20,7 @@ struct AdminClientOptions {
   Duration timeout = std::chrono::seconds(10);  // of a call; of each step of a stream
 };
 
-// Threads: one call at a time.
+// Threads: one call at a time; Cancel() from any thread.
 // Failure: UNAVAILABLE, naming server and remedy, when it cannot be reached in time; else the server's status.
 class AdminClient {
  public:
@@ -31,6 +31,10 @@ class AdminClient {
   virtual ~AdminClient() = default;
 
   virtual absl::StatusOr<v1::Status> GetStatus() = 0;
+  // Answered after `wait`, or as soon as the run ends; the timeout is added on top.
+  virtual absl::StatusOr<v1::WatchReply> Watch(uint64_t events_after, Duration wait) = 0;
+  // The call in progress and every later one but Export end with CANCELLED.
+  virtual void Cancel() = 0;
   virtual absl::Status Pause() = 0;
   virtual absl::Status Resume() = 0;
   virtual absl::Status Drain(const std::string& worker) = 0;

@@ -14,6 +14,7 @@
 #include "ctl/admin_client.h"
 #include "ctl/certs.h"
 #include "ctl/render.h"
+#include "ctl/top.h"
 
 namespace signvote::ctl {
 namespace {
@@ -24,7 +25,8 @@ struct Flags {
   AdminClientOptions admin;
   std::string tls_dir;
   double timeout_seconds = 10;
-  bool json = false;
+  bool json = false, lines = false, once = false;
+  double interval_seconds = 1, server_timeout_seconds = 600;
   std::string worker;
   std::string file;
   CertsOptions certs;
@@ -57,6 +59,24 @@ absl::Status Status(const Flags& flags) {
   SIGNVOTE_ASSIGN_OR_RETURN(const v1::Status status, client->GetStatus());
   Print(flags.json ? RenderJson(status) : RenderTable(status, TerminalColour()));
   return absl::OkStatus();
+}
+
+absl::Status Top(const Flags& flags) {
+  if (flags.lines + flags.json + flags.once > 1) {
+    return absl::InvalidArgumentError("--lines, --json and --once exclude one another; give one of them");
+  }
+  // First: what is blocked here stays blocked in every thread.
+  SIGNVOTE_ASSIGN_OR_RETURN(const auto signals, TopSignals::Create());
+  SIGNVOTE_ASSIGN_OR_RETURN(const auto client, Connect(flags));
+  const TopOptions options{.mode = flags.once    ? TopMode::kOnce
+                                   : flags.json  ? TopMode::kJson
+                                   : flags.lines ? TopMode::kLines
+                                                 : TopMode::kScreen,
+                           .interval = FromSeconds(flags.interval_seconds),
+                           .server_timeout = FromSeconds(flags.server_timeout_seconds),
+                           .server = flags.admin.server,
+                           .colour = TerminalColour()};
+  return RunTop(options, client.get(), signals.get(), Clock::System());
 }
 
 absl::Status Pause(const Flags& flags) {
@@ -136,6 +156,17 @@ int Main(int argc, char** argv) {
   };
   add("status", "show the run and its workers", &Status)
       ->add_flag("--json", flags.json, "one JSON object, fields as in admin.proto");
+  CLI::App* top = add("top", "watch the run: live on a terminal (key h: help), as lines where output is piped", &Top);
+  top->add_option("--interval", flags.interval_seconds, "seconds between two looks")
+      ->capture_default_str()
+      ->check(CLI::Range(0.1, 60.0));
+  top->add_flag("--lines", flags.lines, "lines of stable columns, on a terminal too");
+  top->add_flag("--json", flags.json, "one JSON object a line: `status --json`, and new events");
+  top->add_flag("--once", flags.once, "one picture as text, after one interval");
+  top->add_option("--server-timeout", flags.server_timeout_seconds,
+                  "with lines or JSON: seconds for which a lost server is looked for")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 86400.0));
   add("pause", "open no further round", &Pause);
   add("resume", "open rounds again", &Resume);
   add("drain", "ask a worker to finish its round and leave", &Drain)

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "ctl/format.h"
 
 namespace signvote::ctl {
 namespace {
@@ -17,17 +18,6 @@ using google::protobuf::EnumValueDescriptor;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using google::protobuf::Reflection;
-
-constexpr double kKilo = 1e3;
-
-// "PHASE_ROUND_OPEN" of enum Phase → "round_open".
-std::string EnumWord(const EnumValueDescriptor* value) {
-  std::string word = value->name();
-  std::string prefix = value->type()->name() + "_";
-  std::transform(word.begin(), word.end(), word.begin(), [](unsigned char c) { return std::tolower(c); });
-  std::transform(prefix.begin(), prefix.end(), prefix.begin(), [](unsigned char c) { return std::tolower(c); });
-  return word.starts_with(prefix) ? word.substr(prefix.size()) : word;
-}
 
 nlohmann::ordered_json ToJson(const Message& message);
 
@@ -79,57 +69,13 @@ nlohmann::ordered_json ToJson(const Message& message) {
       continue;
     }
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
-    // Status repeats messages only.
+    // Status and Event repeat messages only.
     for (int k = 0; k < r->FieldSize(message, field); ++k) {
       list.push_back(ToJson(r->GetRepeatedMessage(message, field, k)));
     }
     json[field->name()] = std::move(list);
   }
   return json;
-}
-
-std::string Grouped(uint64_t value) {
-  std::string digits = std::to_string(value);
-  for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3) digits.insert(static_cast<size_t>(i), 1, ',');
-  return digits;
-}
-
-// "41.0 MB", decimal units.
-std::string Bytes(double bytes) {
-  constexpr const char* kUnits[] = {"B", "kB", "MB", "GB", "TB", "PB"};
-  size_t unit = 0;
-  for (; bytes >= 999.5 && unit + 1 < std::size(kUnits); ++unit) bytes /= kKilo;
-  return absl::StrFormat("%.*f %s", unit == 0 || bytes >= 99.95 ? 0 : 1, bytes, kUnits[unit]);
-}
-std::string Bytes(uint64_t bytes) { return Bytes(static_cast<double>(bytes)); }
-
-std::string Seconds(double seconds) {
-  if (!std::isfinite(seconds)) return "-";
-  if (seconds < 1) return absl::StrFormat("%.0f ms", seconds * 1e3);
-  if (seconds < 60) return absl::StrFormat("%.1f s", seconds);
-  const auto whole = static_cast<uint64_t>(seconds);
-  if (whole < 3600) return absl::StrFormat("%d min %02d s", whole / 60, whole % 60);
-  return absl::StrFormat("%d h %02d min", whole / 3600, whole / 60 % 60);
-}
-
-std::string NumberOrDash(const char* format, double value) {
-  if (!std::isfinite(value)) return "-";
-  char text[32];
-  std::snprintf(text, sizeof(text), format, value);
-  return text;
-}
-
-// Columns are counted in code points: names are ASCII, the marks of this table are not wide.
-size_t Width(const std::string& text) {
-  return static_cast<size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
-}
-std::string Left(std::string text, size_t width) {
-  if (Width(text) > width) text = text.substr(0, width - 1) + "…";
-  return text + std::string(width - Width(text), ' ');
-}
-std::string Right(const std::string& text, size_t width) {
-  return Width(text) >= width ? text : std::string(width - Width(text), ' ') + text;
 }
 
 constexpr char kBold[] = "1", kGreen[] = "32", kYellow[] = "33", kRed[] = "31", kDim[] = "2";
@@ -168,7 +114,7 @@ std::string RenderTable(const v1::Status& status, Colour colour) {
       v1::Status::Phase_IsValid(status.phase()) ? status.phase() : v1::Status::PHASE_UNSPECIFIED));
   std::replace(phase.begin(), phase.end(), '_', ' ');
   row("run", (status.run_id().empty() ? "-" : status.run_id()) +
-                 absl::StrFormat("  epoch %d, up ", status.epoch()) + Seconds(status.uptime_seconds()));
+                 absl::StrFormat("  epoch %d, up ", status.epoch()) + SecondsText(status.uptime_seconds()));
   row("phase", paint(PhaseColour(status.phase()), Left(phase, 20)) + "  server " + status.software_version());
 
   std::string round = Grouped(status.round()) + " of " + Grouped(status.rounds_max());
@@ -178,8 +124,8 @@ std::string RenderTable(const v1::Status& status, Colour colour) {
   }
   if (status.attempt() > 0) round += absl::StrFormat(", attempt %d", status.attempt());
   row("round", paint(kBold, Left(round, 20)) + "  " +
-                   (status.round_seconds() > 0 ? Seconds(status.round_seconds()) + " a round, " : "") +
-                   (status.seconds_left() > 0 ? Seconds(status.seconds_left()) + " left" : "time left unknown"));
+                   (status.round_seconds() > 0 ? SecondsText(status.round_seconds()) + " a round, " : "") +
+                   (status.seconds_left() > 0 ? SecondsText(status.seconds_left()) + " left" : "time left unknown"));
   row("loss", paint(kBold, Left(NumberOrDash("%.4f", status.round() > 0 ? status.loss() : NAN), 20)) +
                   "  stepsize " + NumberOrDash("%.4g", status.stepsize()) + " (" + status.rule() + ", " +
                   status.direction() + ")");
@@ -192,8 +138,8 @@ std::string RenderTable(const v1::Status& status, Colour colour) {
   const double fp32 = 2.0 * static_cast<double>(wire.fp32_equivalent_bytes());
   row("wire", moved > 0 && fp32 > 0
                   ? paint(kBold, Left(absl::StrFormat("%.1f x less", fp32 / moved), 20)) + "  " +
-                        Bytes(wire.up_rounds_bytes()) + " up + " + Bytes(wire.down_rounds_bytes()) +
-                        " down; fp32: " + Bytes(fp32)
+                        BytesText(wire.up_rounds_bytes()) + " up + " + BytesText(wire.down_rounds_bytes()) +
+                        " down; fp32: " + BytesText(fp32)
                   : std::string("-"));
   row("workers", Left(absl::StrFormat("%d joined", status.joins()), 20) +
                      absl::StrFormat("  %d lost, %d abstentions, %d late chunks", status.losses(),
@@ -216,15 +162,23 @@ std::string RenderTable(const v1::Status& status, Colour colour) {
     out += Left(worker.name(), 15) + " " + paint(role_colour, Left(role, 9)) +
            Right(std::to_string(worker.share()), 5) + Right(std::to_string(worker.ballots()), 8) +
            Right(std::to_string(worker.abstentions()), 6) + Right(agreement, 7) +
-           Right(Bytes(worker.wire().up_rounds_bytes()), 9) +
-           Right(Bytes(worker.wire().down_rounds_bytes()), 9) +
-           Right(worker.ballots() == 0 ? "-" : Seconds(worker.arrival_seconds()), 10) + "\n";
+           Right(BytesText(worker.wire().up_rounds_bytes()), 9) +
+           Right(BytesText(worker.wire().down_rounds_bytes()), 9) +
+           Right(worker.ballots() == 0 ? "-" : SecondsText(worker.arrival_seconds()), 10) + "\n";
   }
   return out;
 }
 
 std::string RenderJson(const v1::Status& status) {
   return ToJson(status).dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+std::string RenderJsonLine(const v1::WatchReply& reply) {
+  nlohmann::ordered_json json = ToJson(reply.status());
+  nlohmann::ordered_json events = nlohmann::ordered_json::array();
+  for (const v1::Event& event : reply.events()) events.push_back(ToJson(event));
+  json["events"] = std::move(events);
+  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace signvote::ctl

@@ -17,4 +17,7 @@ std::string RenderTable(const v1::Status& status, Colour colour);
 // included. Ends with a newline.
 std::string RenderJson(const v1::Status& status);
 
+// The same object in one line, with the answer's events added as `events`.
+std::string RenderJsonLine(const v1::WatchReply& reply);
+
 }  // namespace signvote::ctl

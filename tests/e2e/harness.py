@@ -165,7 +165,7 @@ class ProcessTest(unittest.TestCase):
         return ["--tls-ca", self.tls / "ca.crt", "--tls-certificate", self.tls / "server.crt",
                 "--tls-key", self.tls / "server.key"]
 
-    def start_server(self, *flags, rounds=20, workers_min=1, name="server"):
+    def start_server(self, *flags, rounds=20, workers_min=1, name="server", listen="127.0.0.1:0"):
         """A server on free ports. Its logs: self.round_log, self.event_log."""
         self.certify()
         index = len(self.processes)
@@ -173,7 +173,7 @@ class ProcessTest(unittest.TestCase):
         self.round_log = self.folder / f"rounds.{index}.jsonl"
         self.event_log = self.folder / f"events.{index}.jsonl"
         process = self.start(name, [
-            BIN / "signvote-server", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--port-file", port_file,
+            BIN / "signvote-server", "--listen", listen, "--http", "127.0.0.1:0", "--port-file", port_file,
             "--rounds", rounds, "--workers-min", workers_min, "--tokens", self.tls / "tokens", "--seed", 7,
             "--round-log", self.round_log, "--event-log", self.event_log, *self.server_flags(), *flags], Server)
         process.port_file = port_file

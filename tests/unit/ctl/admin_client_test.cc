@@ -10,6 +10,7 @@
 #include <fstream>
 #include <functional>
 #include <sstream>
+#include <thread>
 
 #include "common/exit_codes.h"
 #include "common/mutex.h"
@@ -33,6 +34,12 @@ class FakeAdmin final : public v1::Admin::Service {
  private:
   grpc::Status GetStatus(grpc::ServerContext*, const v1::GetStatusRequest*, v1::Status* reply) override {
     reply->set_round(42);
+    return grpc::Status::OK;
+  }
+  grpc::Status Watch(grpc::ServerContext* context, const v1::WatchRequest* request, v1::WatchReply* reply) override {
+    reply->mutable_status()->set_round(request->events_after());
+    reply->mutable_status()->set_rounds_max(request->wait_ms());
+    while (request->wait_ms() > 0 && !context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
     return grpc::Status::OK;
   }
   grpc::Status Drain(grpc::ServerContext*, const v1::DrainRequest* request, v1::DrainReply*) override {
@@ -111,6 +118,28 @@ TEST_F(AdminClientTest, AnswersAndRefusalsArriveWithTheirCodes) {
   EXPECT_EQ(refused.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(refused.message()), testing::HasSubstr("beta"));
   EXPECT_EQ(client->Pause().code(), absl::StatusCode::kUnimplemented);
+}
+
+TEST_F(AdminClientTest, AWatchIsCancelledFromAnotherThreadAndStaysSo) {
+  const auto client = Client();
+  const auto reply = client->Watch(7, Duration::zero());
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->status().round(), 7u);
+  EXPECT_EQ(reply->status().rounds_max(), 0u);
+  std::thread cancel([&client] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    client->Cancel();
+  });
+  EXPECT_EQ(client->Watch(0, std::chrono::seconds(60)).status().code(), absl::StatusCode::kCancelled);
+  cancel.join();
+  EXPECT_EQ(client->GetStatus().status().code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(AdminClientTest, AWatchThatIsNotAnsweredEndsAfterItsTimeAndTheTimeout) {
+  const auto client = Client(std::chrono::milliseconds(100));
+  const Time begin = Clock::System()->Now();
+  EXPECT_EQ(client->Watch(0, std::chrono::milliseconds(200)).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_GE(Clock::System()->Now() - begin, std::chrono::milliseconds(300));
 }
 
 TEST_F(AdminClientTest, NobodyThereIsUnavailableAndNamesTheServer) {

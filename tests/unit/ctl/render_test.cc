@@ -112,5 +112,23 @@ TEST(RenderTest, JsonHasEveryFieldUnderItsProtoName) {
   EXPECT_EQ(json["workers"][0]["connected"], true);
 }
 
+TEST(RenderTest, AnAnswerIsOneLineWithItsEvents) {
+  v1::WatchReply reply;
+  *reply.mutable_status() = Sample();
+  v1::Event& event = *reply.add_events();
+  event.set_sequence(3);
+  event.set_kind(v1::Event::KIND_ABSTAINED);
+  event.set_worker("w0");
+  event.set_reason("no ballot in time");
+  reply.mutable_series()->add_loss(1);
+  const std::string line = RenderJsonLine(reply);
+  EXPECT_EQ(line.find('\n'), line.size() - 1);
+  auto json = nlohmann::json::parse(line);
+  EXPECT_EQ(json["events"][0]["kind"], "abstained");
+  EXPECT_EQ(json["events"][0]["sequence"], 3);
+  json.erase("events");
+  EXPECT_EQ(json, nlohmann::json::parse(RenderJson(Sample())));
+}
+
 }  // namespace
 }  // namespace signvote::ctl
