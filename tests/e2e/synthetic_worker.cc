@@ -4,7 +4,8 @@
 //   f(x) = 1/2 · mean_i (x_i/s − c_i)²        x_0,i = s · p_i        c, p seeded, the same at every worker
 //   g_i  = (x_i/s − c_i + noise_i) / (s·d)    noise = a function of (seed, share, data_step)
 //
-// All of it scales exactly for s a power of two.
+// All of it scales exactly for s a power of two. With --random-ballots there is no objective: a worker votes the same
+// random bits every round, all chunks at once, so that a round takes what the network takes.
 
 #include <CLI/CLI.hpp>
 #include <cmath>
@@ -36,11 +37,12 @@ struct Flags {
   double scale = 1;
   double noise = 0.1;
   uint64_t compute_ms = 0;
+  bool random_ballots = false;
   int64_t nonfinite_from = -1;
   std::string report, round_log;
 };
 
-constexpr uint64_t kTargetStream = 1, kStartStream = 2, kNoiseStream = 3;
+constexpr uint64_t kTargetStream = 1, kStartStream = 2, kNoiseStream = 3, kBallotStream = 4;
 
 class Problem {
  public:
@@ -112,6 +114,11 @@ absl::Status Work(const Flags& flags, Session* session, const Layout& layout, st
   std::vector<uint8_t> ballot(run.plan.TotalBytes()), previous_verdict;
   std::vector<float> g, h, previous_x;
   bool previous_known = false;
+  if (flags.random_ballots) {
+    Rng bits(Xxh3(flags.session.name.data(), flags.session.name.size()), kBallotStream);
+    for (uint8_t& byte : ballot) byte = static_cast<uint8_t>(bits.Next());
+    if (flags.coordinates % 8 != 0) ballot.back() &= static_cast<uint8_t>((1u << (flags.coordinates % 8)) - 1);
+  }
   std::unique_ptr<LogFile> log;
   if (!flags.round_log.empty()) {
     SIGNVOTE_ASSIGN_OR_RETURN(log, FileSystem::Posix()->OpenLog(flags.round_log, 0644));
@@ -121,11 +128,17 @@ absl::Status Work(const Flags& flags, Session* session, const Layout& layout, st
     SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<RoundTicket> ticket, session->NextRound());
     if (!ticket) break;
     const bool abstain = flags.nonfinite_from >= 0 && ticket->round.value() >= static_cast<uint64_t>(flags.nonfinite_from);
-    const double loss = problem.Gradient(run.seed, ticket->share, ticket->data_step, *x, &g);
-    const bool probe = ticket->probe && previous_known;
+    const double loss =
+        flags.random_ballots ? 1 : problem.Gradient(run.seed, ticket->share, ticket->data_step, *x, &g);
+    const bool probe = ticket->probe && previous_known && !flags.random_ballots;
     if (probe) (void)problem.Gradient(run.seed, ticket->share, ticket->data_step, previous_x, &h);
     if (abstain) {
       SIGNVOTE_RETURN_IF_ERROR(session->Abstain(AbstainReason::kNonFiniteLoss));
+    } else if (flags.random_ballots) {
+      for (uint32_t k = 0; k < run.plan.chunks(); ++k) {
+        SIGNVOTE_RETURN_IF_ERROR(session->SendChunk(ChunkIndex(k), ballot.data() + run.plan.ByteOffset(ChunkIndex(k))));
+      }
+      SIGNVOTE_RETURN_IF_ERROR(session->SendScalars({.loss = loss, .g_l1 = 1, .g_l2_squared = 1}));
     } else {
       BallotScalars scalars{.loss = loss};
       double probe_l1 = 0, prev_inner = 0;
@@ -155,18 +168,27 @@ absl::Status Work(const Flags& flags, Session* session, const Layout& layout, st
       scalars.samples = 1;
       SIGNVOTE_RETURN_IF_ERROR(session->SendScalars(scalars));
     }
-    previous_x = *x;
+    if (!flags.random_ballots) previous_x = *x;
     SIGNVOTE_ASSIGN_OR_RETURN(const CommitOutcome outcome, session->WaitCommit());
     previous_known = outcome.commits == 1 && outcome.contiguous && outcome.verdict != nullptr;
     if (previous_known) previous_verdict.assign(outcome.verdict, outcome.verdict + run.plan.TotalBytes());
     *rounds = outcome.next_round.value();
     if (log != nullptr) {
+      const SessionStats stats = session->Stats();
+      // The times are those of one machine's monotonic clock: comparable between processes.
       const nlohmann::ordered_json line = {{"round", ticket->round.value()},
                                            {"share", ticket->share.value()},
                                            {"loss", loss},
                                            {"stepsize", outcome.stepsize},
                                            {"observer", ticket->observer},
-                                           {"incarnation", session->Stats().incarnation}};
+                                           {"incarnation", stats.incarnation},
+                                           {"sent_bytes", stats.wire_sent_bytes},
+                                           {"received_bytes", stats.wire_received_bytes},
+                                           {"opened_ns", outcome.times.opened.ns},
+                                           {"first_chunk_ns", outcome.times.first_chunk.ns},
+                                           {"ballot_written_ns", outcome.times.ballot_written.ns},
+                                           {"first_verdict_ns", outcome.times.first_verdict.ns},
+                                           {"committed_ns", outcome.times.committed.ns}};
       SIGNVOTE_RETURN_IF_ERROR(log->Append(line.dump() + "\n"));
     }
   }
@@ -205,6 +227,7 @@ int Main(int argc, char** argv) {
   app.add_option("--scale", flags.scale, "s; a power of two scales exactly");
   app.add_option("--noise", flags.noise, "amplitude of the minibatch noise");
   app.add_option("--compute-ms", flags.compute_ms, "time that a gradient pretends to take, spread over the chunks");
+  app.add_flag("--random-ballots", flags.random_ballots, "no objective: the same random bits every round, at once");
   app.add_option("--nonfinite-from", flags.nonfinite_from, "from this round on the loss is not finite");
   app.add_option("--report", flags.report, "JSON file, written at the end");
   app.add_option("--round-log", flags.round_log, "JSON lines, one per round");

@@ -1,0 +1,280 @@
+#!/usr/bin/env python3
+"""Time of a round over shaped links: the real server and n workers on hosts of their own (network namespaces), their links
+held to a rate by tc's token bucket in both directions; synthetic ballots, no model.
+
+A round is timed from the first byte of a ballot to the commit at all workers, without apply. Its bytes are those that the
+kernel counts on each worker's socket. Beside it:
+
+  sum     (bytes up + bytes down) / rate: nothing overlaps; the gate is 1.15 of it
+  duplex  max(up, down) / rate: verdicts stream back while later chunks go up
+  tcp     bare TCP connections moving the same bytes both ways at once over the same links, in the same run
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/e2e"))
+
+import harness  # noqa: E402
+import hosts  # noqa: E402
+
+SERVER = "train.example.net"
+PORT = 7070
+TCP_PORT = 7071
+COORDINATES = 25_000_000
+GATE = 1.15
+UNSHAPED_ROUNDS_MAX = 12  # rounds that go by while the links get their rate
+WARM_UP_ROUNDS = 4  # TCP's windows open, deadlines learn
+BARE_REPETITIONS = 3
+
+
+class Run:
+    """A server and its workers, run to the end of a number of rounds; what the workers saw of each round."""
+
+    def __init__(self, network, folder, workers, shaped, mbit, coordinates, tls, timed_rounds, server_flags=()):
+        """Links of the hosts `shaped` get their rate once everybody has joined: fetching the first replica is not timed."""
+        self.network, self.folder, self.workers, self.shaped, self.mbit = network, folder, workers, shaped, mbit
+        self.coordinates, self.tls, self.timed_rounds = coordinates, tls, timed_rounds
+        self.rounds = timed_rounds + WARM_UP_ROUNDS + UNSHAPED_ROUNDS_MAX
+        self.processes = []
+        self.folder.mkdir(parents=True)
+        try:
+            self._run(server_flags)
+            self._bare()
+        finally:
+            for process in self.processes:
+                process.close()
+
+    def _start(self, host, name, *command):
+        process = harness.Process(name, self.network[host].enter(command), self.folder / f"{name}.log")
+        self.processes.append(process)
+        return process
+
+    def _end(self, process, timeout):
+        status = process.wait(timeout)
+        if status != 0:
+            raise AssertionError(f"{process.name} ended with {status}:\n{process.log()[-4000:]}")
+
+    def _wait_for(self, what, condition, timeout=60):
+        deadline = time.monotonic() + timeout * harness.SLOWNESS
+        while not condition():
+            for process in self.processes:
+                if not process.alive:
+                    raise AssertionError(f"{process.name} ended before {what}:\n{process.log()[-4000:]}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"still not: {what}")
+            time.sleep(0.01)
+
+    def _run(self, server_flags):
+        tls = self.folder / "tls"
+        security = ["--insecure", "--insecure-bind", "0.0.0.0"]
+        if self.tls:
+            names = [word for w in self.workers for word in ("--worker", w)]
+            subprocess.run([harness.BIN / "signvote", "certs", tls, "--server-name", SERVER, *names], check=True,
+                           stdout=subprocess.DEVNULL, timeout=60)
+            security = ["--tls-ca", tls / "ca.crt", "--tls-certificate", tls / "server.crt", "--tls-key", tls / "server.key",
+                        "--tokens", tls / "tokens"]
+        ports = self.folder / "ports.json"
+        round_log, event_log = self.folder / "rounds.jsonl", self.folder / "events.jsonl"
+        server = self._start(SERVER, "server", harness.BIN / "signvote-server", "--listen", f"0.0.0.0:{PORT}", "--http", "off",
+                             "--port-file", ports, "--rule", "fixed", "--stepsize", "1e-6", "--rounds", self.rounds,
+                             "--workers-min", len(self.workers), "--digest-every", 0, "--round-log",
+                             round_log, "--event-log", event_log, *security, *server_flags)
+        self._wait_for("the server listens", ports.exists)
+        processes = []
+        for name in self.workers:
+            flags = ["--insecure"]
+            if self.tls:
+                mine = tls / "workers" / name
+                flags = ["--token-file", mine / "token", "--tls-ca", mine / "ca.crt", "--tls-certificate",
+                         mine / "worker.crt", "--tls-key", mine / "worker.key"]
+            processes.append(self._start(
+                name, name, harness.BIN / "synthetic_worker", "--server", f"{SERVER}:{PORT}", "--name", name, "--coordinates",
+                self.coordinates, "--random-ballots", "--round-log", self.folder / f"{name}.jsonl", "--report",
+                self.folder / f"{name}.json", *flags))
+        def joined():
+            return sum(e["kind"] == "joined" for e in harness.ProcessTest.lines(event_log))
+        self._wait_for("all workers have joined", lambda: joined() == len(self.workers))
+        for host in self.shaped:
+            self.network[host].shape(self.mbit)
+        begin = WARM_UP_ROUNDS + len(harness.ProcessTest.lines(round_log))
+        for process in [*processes, server]:
+            self._end(process, 300)
+        if begin + self.timed_rounds > self.rounds:
+            raise AssertionError(f"{begin} rounds had gone by before the links were shaped, at most {UNSHAPED_ROUNDS_MAX} may")
+        self.reports = {w: json.loads((self.folder / f"{w}.json").read_text()) for w in self.workers}
+        lines = {w: {r["round"]: r for r in harness.ProcessTest.lines(self.folder / f"{w}.jsonl")} for w in self.workers}
+        self.server_rounds = harness.ProcessTest.lines(round_log)
+        self.events = harness.ProcessTest.lines(event_log)
+        self.round_s, self.send_s, self.gap_s = [], [], []
+        previous = None
+        for number in range(begin, begin + self.timed_rounds):
+            seen = [lines[w][number] for w in self.workers]
+            first = min(r["first_chunk_ns"] for r in seen)
+            committed = max(r["committed_ns"] for r in seen)
+            self.round_s.append((committed - first) * 1e-9)
+            self.send_s.append((max(r["ballot_written_ns"] for r in seen) - first) * 1e-9)
+            if previous is not None:
+                self.gap_s.append((committed - previous) * 1e-9)
+            previous = committed
+
+        def per_round(key):
+            last = begin + self.timed_rounds - 1
+            return {w: (lines[w][last][key] - lines[w][begin - 1][key]) / self.timed_rounds for w in self.workers}
+        self.up_bytes, self.down_bytes = per_round("sent_bytes"), per_round("received_bytes")
+
+    def _bare(self):
+        """Seconds in which bare TCP moves the same bytes both ways at once, all workers at a time."""
+        helper = [sys.executable, pathlib.Path(__file__).resolve(), "--bare"]
+        up, down = (round(max(b.values())) for b in (self.up_bytes, self.down_bytes))
+        server = self._start(SERVER, "bare-server", *helper, "serve", len(self.workers), up, down)
+        clients = [self._start(w, f"bare-{w}", *helper, "connect", len(self.workers), up, down) for w in self.workers]
+        for process in [*clients, server]:
+            self._end(process, 300)
+        times = [json.loads(c.log()) for c in clients]
+        self.tcp_s = [max(t[k][1] for t in times) - min(t[k][0] for t in times) for k in range(1, BARE_REPETITIONS + 1)]
+
+    # ---- figures
+    def sum_s(self, links=1):
+        """(up + down) / rate of the worker that moves most; `links`: workers that share the shaped link."""
+        return links * max(self.up_bytes[w] + self.down_bytes[w] for w in self.workers) * 8 / (self.mbit * 1e6)
+
+    def duplex_s(self, links=1):
+        return links * max(max(self.up_bytes[w], self.down_bytes[w]) for w in self.workers) * 8 / (self.mbit * 1e6)
+
+    def missed(self):
+        """Ballots that a round went on without, after the first round."""
+        return sum(len(self.workers) - len(r["voters"]) for r in self.server_rounds)
+
+
+def bare(role, connections, up, down):
+    """The helper's process: `connections` streams of TCP, each moving `up` bytes to the server and `down` bytes back."""
+    import socket
+    import threading
+    data = bytes(max(up, down))
+
+    def exchange(peer, send, receive):
+        sender = threading.Thread(target=peer.sendall, args=(memoryview(data)[:send],))
+        sender.start()
+        left, place = receive, bytearray(1 << 20)
+        while left > 0:
+            got = peer.recv_into(place, min(left, len(place)))
+            if got == 0:
+                raise SystemExit("the other side hung up")
+            left -= got
+        sender.join()
+
+    if role == "serve":
+        with socket.create_server(("0.0.0.0", TCP_PORT)) as listener:
+            peers = [listener.accept()[0] for _ in range(connections)]
+        for _ in range(BARE_REPETITIONS + 1):
+            for peer in peers:
+                peer.sendall(b"g")  # together
+            threads = [threading.Thread(target=exchange, args=(p, down, up)) for p in peers]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            for peer in peers:
+                peer.recv(1)
+        return
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            peer = socket.create_connection((SERVER, TCP_PORT), timeout=60)
+            break
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+    times = []
+    for _ in range(BARE_REPETITIONS + 1):
+        peer.recv(1)
+        begin = time.monotonic()
+        exchange(peer, up, down)
+        times.append((begin, time.monotonic()))
+        peer.sendall(b"d")
+    print(json.dumps(times))
+
+
+class Report:
+    def __init__(self, as_json):
+        self.as_json = as_json
+        self.missed = False
+
+    def add(self, name, unit, samples, gate=None):
+        middle, low, high = statistics.median(samples), min(samples), max(samples)
+        if self.as_json:
+            print(json.dumps({"name": name, "value": middle, "unit": unit, "n": len(samples), "spread_min": low,
+                              "spread_max": high, **({} if gate is None else {"gate": gate, "ok": middle <= gate})}), flush=True)
+        else:
+            text = "" if gate is None else f"  gate {gate:g}: {'ok' if middle <= gate else 'MISSED'}"
+            print(f"{name:<44} {middle:10.4g} {unit:<6} [{low:.4g} .. {high:.4g}]{text}", flush=True)
+        if gate is not None and middle > gate:
+            self.missed = True
+
+    def run(self, name, run, links, gate):
+        self.add(f"{name}_round", "s", run.round_s)
+        self.add(f"{name}_round_to_round", "s", run.gap_s)
+        self.add(f"{name}_up_bytes", "bytes", list(run.up_bytes.values()))
+        self.add(f"{name}_down_bytes", "bytes", list(run.down_bytes.values()))
+        self.add(f"{name}_ratio_to_sum", "ratio", [s / run.sum_s(links) for s in run.round_s], gate)
+        self.add(f"{name}_ratio_to_duplex", "ratio", [s / run.duplex_s(links) for s in run.round_s])
+        self.add(f"{name}_tcp", "s", run.tcp_s)
+        self.add(f"{name}_ratio_to_tcp", "ratio", [s / statistics.median(run.tcp_s) for s in run.round_s])
+        self.add(f"{name}_missed_ballots", "", [run.missed()], 0)
+
+
+def main():
+    if sys.argv[1:2] == ["--bare"]:
+        return bare(sys.argv[2], *[int(a) for a in sys.argv[3:6]])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object per figure and line")
+    parser.add_argument("--quick", action="store_true", help="small inputs: shows that it runs, not how fast")
+    parser.add_argument("--check", action="store_true", help="exit status 1 when a gate is missed")
+    parser.add_argument("--repetitions", type=int, default=20, help="timed rounds per figure [20]")
+    parser.add_argument("--d", type=int, default=COORDINATES, help="coordinates [25000000]")
+    parser.add_argument("--server-flags", default="", help="further flags of signvote-server")
+    parser.add_argument("--only", help="only the runs whose names hold this text")
+    options = parser.parse_args()
+    hosts.prepare()
+    if options.quick:
+        options.d, options.repetitions = min(options.d, 2_000_000), min(options.repetitions, 3)
+    report = Report(options.json)
+    # name, workers, whose links are shaped, Mbit/s, TLS, gate on the ratio to the sum.
+    runs = [("workers_links_100mbit_n2", 2, "workers", 100, False, GATE),
+            ("workers_links_100mbit_n2_mtls", 2, "workers", 100, True, GATE),
+            ("server_link_100mbit_n4", 4, "server", 100, False, None),
+            ("server_link_100mbit_n4_mtls", 4, "server", 100, True, None),
+            ("server_link_1000mbit_n4", 4, "server", 1000, False, None),
+            ("server_link_1000mbit_n4_mtls", 4, "server", 1000, True, None)]
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="signvote-link."))
+    try:
+        for name, count, where, mbit, tls, gate in runs:
+            if options.only and options.only not in name:
+                continue
+            workers = [f"w{k}" for k in range(1, count + 1)]
+            with hosts.Network(SERVER, *workers) as network:
+                shaped = workers if where == "workers" else [SERVER]
+                run = Run(network, folder / name, workers, shaped, mbit, options.d, tls, options.repetitions,
+                          options.server_flags.split())
+                report.run(name, run, 1 if where == "workers" else count, None if options.quick else gate)
+    except (AssertionError, hosts.Unavailable) as error:
+        print(f"link_bench: {error}", file=sys.stderr)
+        return 1
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 1 if options.check and report.missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
