@@ -268,6 +268,8 @@ def main():
                 run = Run(network, folder / name, workers, shaped, mbit, options.d, tls, options.repetitions,
                           options.server_flags.split())
                 report.run(name, run, 1 if where == "workers" else count, None if options.quick else gate)
+    except hosts.Terminated:
+        return hosts.Terminated.EXIT_STATUS
     except (AssertionError, hosts.Unavailable) as error:
         print(f"link_bench: {error}", file=sys.stderr)
         return 1

@@ -41,6 +41,12 @@ class Unavailable(Exception):
     """This machine gives no network namespaces."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came. Like Ctrl-C: unittest stops at it, and everything is cleaned up on the way out."""
+
+    EXIT_STATUS = 128 + signal.SIGTERM
+
+
 def _refuse(what):
     raise Unavailable(f"cannot make network namespaces: {what}. Run the test as root in a place that allows them (in a "
                       "container: --cap-add=SYS_ADMIN,NET_ADMIN), or leave it out with SIGNVOTE_TEST_NAMESPACES=skip")
@@ -204,9 +210,17 @@ class HostsTest(harness.ProcessTest):
         if SKIP:
             self.skipTest("SIGNVOTE_TEST_NAMESPACES=skip: network namespaces are left out on request")
 
+    def run(self, result=None):
+        self._networks = []
+        try:
+            return super().run(result)
+        finally:
+            for network in self._networks:
+                network.close()
+
     def connect(self, *names):
         network = Network(*names)
-        self.addCleanup(network.close)
+        self._networks.append(network)
         return network
 
     def start_on(self, host, name, command, kind=harness.Process):
@@ -216,8 +230,8 @@ class HostsTest(harness.ProcessTest):
 
 
 def prepare():
-    """To be called first by a program that makes a Network: SIGTERM becomes an exception, so that everything is cleaned up;
-    without root the program starts over as root of a user namespace of its own."""
+    """To be called first by a program that makes a Network: SIGTERM becomes an exception, Terminated; without root the program
+    starts over as root of a user namespace of its own."""
     if os.geteuid() != 0 and not SKIP:
         if shutil.which("unshare") is None or subprocess.run(
                 ["unshare", "--map-root-user", "--net", "true"], capture_output=True).returncode != 0:
@@ -228,7 +242,7 @@ def prepare():
 
     def on_sigterm(number, _):
         signal.signal(number, signal.SIG_IGN)  # once: cleaning up is not to be interrupted
-        raise SystemExit(128 + number)
+        raise Terminated
 
     signal.signal(signal.SIGTERM, on_sigterm)
 
@@ -236,4 +250,7 @@ def prepare():
 def main():
     """unittest's main for tests with several machines."""
     prepare()
-    unittest.main(verbosity=2)
+    try:
+        unittest.main(verbosity=2)
+    except Terminated:
+        sys.exit(Terminated.EXIT_STATUS)

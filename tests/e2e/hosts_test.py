@@ -175,21 +175,24 @@ class Hosts(hosts.HostsTest):
 
     def test_nothing_outlives_the_program_that_made_the_hosts(self):
         for number, expected in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
-            program = ("import hosts, subprocess, time\nhosts.prepare()\n"
-                       "with hosts.Network('a') as network:\n"
-                       "    child = subprocess.Popen(network['a'].enter(['sleep', '300']))\n"
-                       "    print(network['a'].pid, child.pid, network._folder, flush=True)\n"
-                       "    time.sleep(60)\n")
-            process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True,
-                                       cwd=pathlib.Path(__file__).parent)
+            program = ("import hosts, sys, time\n"
+                       "class Test(hosts.HostsTest):\n"
+                       "    def test(self):\n"
+                       "        a = self.connect('a')['a']\n"
+                       "        child = self.start_on(a, 'child', ['sleep', '300'])\n"
+                       "        print(a.pid, child.pid, self.folder, self._networks[0]._folder, flush=True)\n"
+                       "        time.sleep(60)\n"
+                       "hosts.main()\n")
+            process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                       text=True, cwd=pathlib.Path(__file__).parent)
             with process.stdout:
-                *pids, folder = process.stdout.readline().split()
+                *pids, folder, names = process.stdout.readline().split()
             process.send_signal(number)
             self.assertEqual(process.wait(10), expected)
             self.wait_until("all of it is gone", lambda: not any(self.runs(pid) for pid in pids), timeout=5)
-            if number == signal.SIGTERM:
-                self.assertFalse(pathlib.Path(folder).exists())
-            shutil.rmtree(folder, ignore_errors=True)
+            for path in (folder, names):
+                self.assertEqual(pathlib.Path(path).exists(), number == signal.SIGKILL, path)
+                shutil.rmtree(path, ignore_errors=True)
 
     @staticmethod
     def runs(pid):

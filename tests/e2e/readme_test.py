@@ -1,0 +1,141 @@
+"""README.md's section about other machines, executed literally: every shell block, on the machine that its first line names.
+
+A machine is a network namespace with a home folder and a clone of the repository of its own (the committed state of this
+checkout). The test adds only what a machine has by itself: names that resolve, ~/corpus, a cache folder that knows LibTorch and
+ccache's objects; and it copies the folders that the text says to copy.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import time
+import unittest
+
+import harness
+import hosts
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SECTION = "Attach workers on other machines"
+SERVER = "train.example.net"
+WORKERS = ("alice", "bob")
+BUILD_SECONDS_MAX = 1500  # from nothing, without one object in ccache
+ROUNDS_MIN = 3
+
+
+def shell_blocks(text, section):
+    """The section's shell blocks, by the comment that begins each; raises when one has none."""
+    found = re.search(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    if not found:
+        raise AssertionError(f"README.md has no section '{section}'")
+    blocks = {}
+    for block in re.findall(r"^```sh\n(.*?)^```$", found.group(1), re.MULTILINE | re.DOTALL):
+        where = re.match(r"# (on .*)\n", block)
+        if not where:
+            raise AssertionError(f"a shell block of '{section}' does not begin with the machine it is for:\n{block}")
+        blocks[where.group(1)] = block
+    return blocks
+
+
+class Blocks(unittest.TestCase):
+    def test_a_block_belongs_to_the_machine_in_its_first_line(self):
+        text = "## A\n```sh\n# on x\none\n```\n## B\n```sh\n# on y\ntwo\n```\n"
+        self.assertEqual(shell_blocks(text, "B"), {"on y": "# on y\ntwo\n"})
+        with self.assertRaisesRegex(AssertionError, "does not begin with the machine"):
+            shell_blocks("## A\n```sh\nls\n```\n", "A")
+        with self.assertRaisesRegex(AssertionError, "no section"):
+            shell_blocks(text, "C")
+
+
+@unittest.skipUnless(harness.has_torch(), "needs LibTorch")
+class Readme(hosts.HostsTest):
+    def setUp(self):
+        super().setUp()
+        caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        ccache = subprocess.run(["ccache", "--get-config", "cache_dir"], capture_output=True, text=True, check=True)
+        # What git asks for where the checkout belongs to somebody else.
+        (self.folder / "gitconfig").write_text("[safe]\n\tdirectory = *\n")
+        self.environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "XDG_CACHE_HOME": str(caches),
+                            "CCACHE_DIR": ccache.stdout.strip(), "CCACHE_NOHASHDIR": "1",
+                            "GIT_CONFIG_GLOBAL": str(self.folder / "gitconfig")}
+        for name in ("LIBTORCH", "TMPDIR"):
+            if name in os.environ:
+                self.environment[name] = os.environ[name]
+
+    def clone(self, machine):
+        home = self.folder / machine
+        checkout = home / "signvote"
+        done = subprocess.run(["git", "clone", "--quiet", ROOT, checkout], env=self.environment, capture_output=True, text=True,
+                              timeout=120)
+        self.assertEqual(done.returncode, 0, f"cannot clone {ROOT}: {done.stderr}")
+        return checkout
+
+    def type_in(self, machine, title, block, checkout):
+        """A terminal on the machine into which the block is typed. Its processes end with it: they live in its namespace."""
+        return self.start_on(self.network[machine], title, [
+            "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "env", "-i",
+            *[f"{name}={value}" for name, value in self.environment.items()], f"HOME={checkout.parent}",
+            f"CCACHE_BASEDIR={checkout}", f"--chdir={checkout}", "bash", "-c", block])
+
+    @staticmethod
+    def interrupt(terminal):
+        """Ctrl-C: every process of the terminal hears of it."""
+        os.killpg(terminal.pid, signal.SIGINT)
+
+    def wait_for_text(self, process, text, timeout):
+        def there():
+            if text in process.log():
+                return True
+            self.assertTrue(process.alive, f"{process.name} ended with {process.popen.returncode} before it said '{text}'")
+            return False
+        begin = time.monotonic()
+        self.wait_until(f"{process.name} says '{text}'", there, timeout, poll=0.2)
+        return time.monotonic() - begin
+
+    def test_the_section_about_other_machines_works_as_it_stands(self):
+        blocks = shell_blocks((ROOT / "README.md").read_text(), SECTION)
+        self.assertEqual(list(blocks), ["on train.example.net", "on alice's machine and on bob's",
+                                        "on train.example.net, in another terminal"])
+        serve, work, watch = blocks.values()
+        self.network = self.connect(SERVER, *WORKERS)
+        checkout = self.clone(SERVER)
+        server = self.type_in(SERVER, "server", serve, checkout)
+        seconds = self.wait_for_text(server, " listening ", BUILD_SECONDS_MAX)
+        print(f"the server serves {seconds:.0f} s after its first command", flush=True)
+
+        terminals = []
+        for name in WORKERS:
+            theirs = self.clone(name)
+            shutil.copytree(checkout / "certs/workers" / name, theirs / "identity")
+            corpus = theirs.parent / "corpus"
+            corpus.mkdir()
+            for number in range(3):
+                (corpus / f"{number}.txt").write_text(
+                    "".join(f"{name} writes: the sum of {a} and {number} is {a + number}.\n" for a in range(3000)))
+            terminals.append(self.type_in(name, name, work, theirs))
+            seconds = self.wait_for_text(terminals[-1], "model name=nano", BUILD_SECONDS_MAX)
+            print(f"{name}'s worker starts {seconds:.0f} s after its first command", flush=True)
+
+        def running():
+            terminal = self.type_in(SERVER, "watch", watch, checkout)
+            self.assert_exit(terminal, harness.OK)
+            table = terminal.log()
+            committed = re.search(r"^round +([\d,]+) of 20,000", table, re.MULTILINE)
+            self.assertTrue(committed, table)
+            return int(committed.group(1).replace(",", "")) >= ROUNDS_MIN and all(
+                re.search(rf"^{name} +member ", table, re.MULTILINE) for name in WORKERS)
+        self.wait_until("both are members and rounds are committed", running, timeout=120, poll=2)
+
+        for terminal in terminals:
+            self.interrupt(terminal)
+            self.assert_exit(terminal, harness.OK, timeout=60)
+            self.assertIn("outcome=drained", terminal.log())
+        self.interrupt(server)
+        self.assert_exit(server, harness.OK, timeout=60)
+        self.assertTrue((checkout / "model.safetensors").exists(), "the server exported the model")
+
+
+if __name__ == "__main__":
+    hosts.main()
