@@ -101,9 +101,9 @@ class Run:
                 name, name, harness.BIN / "synthetic_worker", "--server", f"{SERVER}:{PORT}", "--name", name, "--coordinates",
                 self.coordinates, "--random-ballots", "--round-log", self.folder / f"{name}.jsonl", "--report",
                 self.folder / f"{name}.json", *flags))
-        def joined():
-            return sum(e["kind"] == "joined" for e in harness.ProcessTest.lines(event_log))
-        self._wait_for("all workers have joined", lambda: joined() == len(self.workers))
+        def members():
+            return sum(e["kind"] == "member" for e in harness.ProcessTest.lines(event_log))
+        self._wait_for("all workers are members", lambda: members() == len(self.workers))
         for host in self.shaped:
             self.network[host].shape(self.mbit)
         begin = WARM_UP_ROUNDS + len(harness.ProcessTest.lines(round_log))

@@ -75,9 +75,9 @@ class Readme(hosts.HostsTest):
     def type_in(self, machine, title, block, checkout):
         """A terminal on the machine into which the block is typed. Its processes end with it: they live in its namespace."""
         return self.start_on(self.network[machine], title, [
-            "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "env", "-i",
+            "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "env", "-i", f"--chdir={checkout}",
             *[f"{name}={value}" for name, value in self.environment.items()], f"HOME={checkout.parent}",
-            f"CCACHE_BASEDIR={checkout}", f"--chdir={checkout}", "bash", "-c", block])
+            f"CCACHE_BASEDIR={checkout}", "bash", "-c", block])
 
     @staticmethod
     def interrupt(terminal):

@@ -34,8 +34,8 @@ std::shared_ptr<grpc::Channel> DialServer(
       GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
       static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(attempt).count()));
   // A machine that lost power sends nothing; without these pings the connection would look alive for hours.
-  args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
-  args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
+  args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10000);
+  args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
   args.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   return grpc::CreateCustomChannel(server, credentials, args);
 }
