@@ -22,6 +22,10 @@ constexpr char kDigestMagic[] = "signvote-layout-1";
 constexpr uint64_t kChunkCoordinatesMin = uint64_t{1} << 15;
 constexpr uint64_t kChunkCoordinatesMax = uint64_t{1} << 21;
 constexpr uint64_t kChunksWanted = 8;
+// A large ballot is cut finer, into chunks of this many coordinates (64 KiB packed) and more: on a slow link the verdict
+// of the last chunk cannot come back before it has gone up, and a round lasts that much longer than its bytes.
+constexpr uint64_t kChunkCoordinatesFine = uint64_t{1} << 19;
+constexpr uint64_t kChunksWantedFine = 48;
 
 template <typename T>
 void HashInteger(Xxh3Stream& hash, T value) {
@@ -185,7 +189,9 @@ ChunkPlan::ChunkPlan(uint64_t coordinates, uint64_t chunk_coordinates)
 }
 
 uint64_t ChunkPlan::DefaultChunkCoordinates(uint64_t coordinates) {
-  const uint64_t wanted = (coordinates + kChunksWanted - 1) / kChunksWanted;
+  const auto part = [coordinates](uint64_t chunks) { return (coordinates + chunks - 1) / chunks; };
+  const uint64_t wanted =
+      std::max(std::min(part(kChunksWanted), kChunkCoordinatesFine), part(kChunksWantedFine));
   const uint64_t whole = (wanted + kChunkCoordinatesMultiple - 1) / kChunkCoordinatesMultiple *
                          kChunkCoordinatesMultiple;
   return std::clamp(whole, kChunkCoordinatesMin, kChunkCoordinatesMax);

@@ -145,16 +145,20 @@ TEST(ChunkPlan, CoversEveryCoordinateOnce) {
   }
 }
 
-TEST(ChunkPlan, DefaultCutIsAboutEightChunksWithinItsBounds) {
+TEST(ChunkPlan, DefaultCutIsEightChunksOrFineOnesWithinItsBounds) {
   for (uint64_t d = 1; d < uint64_t{1} << 36; d = d * 3 + 1) {
     const uint64_t c = ChunkPlan::DefaultChunkCoordinates(d);
     EXPECT_EQ(c % kChunkCoordinatesMultiple, 0u);
     EXPECT_GE(c, uint64_t{1} << 15);
     EXPECT_LE(c, uint64_t{1} << 21);
-    if (d >= uint64_t{1} << 19 && d <= uint64_t{1} << 24) {
-      EXPECT_GE(ChunkPlan(d, c).chunks(), 7u) << d;
-      EXPECT_LE(ChunkPlan(d, c).chunks(), 8u) << d;
+    const uint32_t chunks = ChunkPlan(d, c).chunks();
+    if (d >= uint64_t{1} << 19 && d <= uint64_t{1} << 22) {
+      EXPECT_GE(chunks, 7u) << d;
+      EXPECT_LE(chunks, 8u) << d;
     }
+    if (d > uint64_t{1} << 22 && d <= 48 * (uint64_t{1} << 19)) EXPECT_EQ(c, uint64_t{1} << 19) << d;
+    // The last chunk's way back is at most a fortieth of a large ballot's time.
+    if (d >= 48 * (uint64_t{1} << 19)) EXPECT_GE(chunks, 47u) << d;
   }
 }
 
