@@ -115,14 +115,13 @@ class Run:
         lines = {w: {r["round"]: r for r in harness.ProcessTest.lines(self.folder / f"{w}.jsonl")} for w in self.workers}
         self.server_rounds = harness.ProcessTest.lines(round_log)
         self.events = harness.ProcessTest.lines(event_log)
-        self.round_s, self.send_s, self.gap_s = [], [], []
+        self.round_s, self.gap_s = [], []
         previous = None
         for number in range(begin, begin + self.timed_rounds):
             seen = [lines[w][number] for w in self.workers]
             first = min(r["first_chunk_ns"] for r in seen)
             committed = max(r["committed_ns"] for r in seen)
             self.round_s.append((committed - first) * 1e-9)
-            self.send_s.append((max(r["ballot_written_ns"] for r in seen) - first) * 1e-9)
             if previous is not None:
                 self.gap_s.append((committed - previous) * 1e-9)
             previous = committed
@@ -152,7 +151,7 @@ class Run:
         return links * max(max(self.up_bytes[w], self.down_bytes[w]) for w in self.workers) * 8 / (self.mbit * 1e6)
 
     def missed(self):
-        """Ballots that a round went on without, after the first round."""
+        """Ballots that a round went on without."""
         return sum(len(self.workers) - len(r["voters"]) for r in self.server_rounds)
 
 

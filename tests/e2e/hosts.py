@@ -23,10 +23,6 @@ import harness
 SKIP = os.environ.get("SIGNVOTE_TEST_NAMESPACES") == "skip"
 NETWORK = "192.0.2"  # TEST-NET-1, RFC 5737
 HOSTS_MAX = 250
-LINK_MTU_BYTES = 1500
-# Ethernet, IPv4 and TCP with timestamps: what a full segment carries beside its payload.
-SEGMENT_HEADER_BYTES = 14 + 20 + 32
-PAYLOAD_SHARE = (LINK_MTU_BYTES - 52) / (LINK_MTU_BYTES - 52 + SEGMENT_HEADER_BYTES)
 # A shaped link's queue: what a switch's port holds before it drops.
 QUEUE_MS = 30
 # Debian's own choice, whatever this machine's is, so that figures can be compared.
@@ -130,7 +126,7 @@ class Host(Namespace):
         return tuple(counts)
 
     def link(self, state):
-        """state "down": nothing passes, and nobody is told, as with a pulled cable. "up": again."""
+        """state "down": a pulled cable; nothing passes, and the programs on both sides are told nothing. "up": again."""
         self._switch.do("ip", "link", "set", self._port, state)
 
     def run(self, *command, timeout=30, **options):
@@ -159,8 +155,6 @@ class Network:
     """Hosts by name on one bridge; every host knows every other's name. A context manager."""
 
     def __init__(self, *names):
-        if not 0 < len(names) <= HOSTS_MAX:
-            raise ValueError(f"1 to {HOSTS_MAX} hosts, not {len(names)}")
         self.hosts = {}
         self._switch = None
         self._folder = pathlib.Path(tempfile.mkdtemp(prefix="signvote-hosts."))
@@ -179,6 +173,8 @@ class Network:
     def add(self, name):
         """A further host; the others know its name from now on."""
         index = len(self.hosts) + 1
+        if index > HOSTS_MAX:
+            raise ValueError(f"at most {HOSTS_MAX} hosts")
         host = Host(name, f"{NETWORK}.{index}", f"port{index}", self._switch)
         self.hosts[name] = host
         with self._names.open("a") as file:

@@ -46,10 +46,10 @@ class ThreeHosts(hosts.HostsTest):
             "--tokens", self.tls / "tokens", "--seed", 7, "--round-log", self.round_log, "--event-log", self.event_log,
             *flags])
 
-    def attach(self, worker, *flags):
+    def attach(self, worker, *flags, server=SERVER):
         host = self.network[f"{worker}-pc"]
         return self.start_on(host, worker, [
-            harness.BIN / "signvote-worker", "--server", f"{SERVER}:7070", "--tls-dir", self.folder / host.name / worker,
+            harness.BIN / "signvote-worker", "--server", f"{server}:7070", "--tls-dir", self.folder / host.name / worker,
             "--model", "micro", "--data", self.corpus, "--batch", 2, "--sequence", 32, "--threads", 1, "--http",
             f"{host.address}:9091", "--report", self.folder / f"{worker}.report.json", *flags])
 
@@ -115,7 +115,7 @@ class ThreeHosts(hosts.HostsTest):
         self.assertEqual(self.ctl_from("carol-pc", "pause")[0], harness.OK)
         self.wait_until("the run is paused", lambda: self.status_from("carol-pc")["phase"] == "paused")
 
-        # Nothing is under way: only the pings tell a worker that its server is out of reach, within 20 s.
+        # Nothing is under way: by its pings a worker learns within 20 s that its server is out of reach.
         self.network["carol-pc"].link("down")
         self.wait_until("carol misses the server", lambda: "lost the server" in workers["carol"].log(), SILENCE_SECONDS_MAX)
         self.network["carol-pc"].link("up")
@@ -131,15 +131,15 @@ class ThreeHosts(hosts.HostsTest):
         self.assertEqual(len({r["digest"] for r in reports}), 1, "replicas differ")
         self.assertEqual(self.report("alice")["reconnects"], 0, "the others noticed nothing")
         self.assertEqual(self.report("carol")["reconnects"], 1)
-        self.assertEqual(self.rounds()[-1]["voters"], ["alice", "bob", "carol"])
+        self.assertEqual(sorted(self.rounds()[-1]["voters"]), ["alice", "bob", "carol"])
 
     def test_a_server_is_known_by_its_certificates_name_only(self):
         self.certify_names("alice")
         self.serve("--workers-min", 1, "--rounds", 3)
         address = self.network[SERVER].address
-        stranger = self.attach("alice", "--server", f"{address}:7070", "--connect-timeout", 2)
-        self.assertNotEqual(stranger.wait(30), harness.OK)
-        self.assertIn(address, stranger.log())
+        stranger = self.attach("alice", "--connect-timeout", 2, server=address)
+        self.assert_exit(stranger, harness.REFUSED)
+        self.assertIn("does not name this address", stranger.log())
         self.assert_all_end_well([self.attach("alice")])
 
 
