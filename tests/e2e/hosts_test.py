@@ -191,7 +191,8 @@ class Hosts(hosts.HostsTest):
                        "class Test(hosts.HostsTest):\n"
                        "    def test(self):\n"
                        "        a = self.connect('a')['a']\n"
-                       "        child = self.start_on(a, 'child', ['sleep', '300'])\n"
+                       "        child = self.start_on(a, 'child', ['sh', '-c', 'echo runs; exec sleep 300'])\n"
+                       "        self.wait_until('it runs', lambda: 'runs' in child.log())\n"
                        "        print(a.pid, child.pid, self.folder, self._networks[0]._folder, flush=True)\n"
                        "        time.sleep(60)\n"
                        "hosts.main()\n")
