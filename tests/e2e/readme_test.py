@@ -120,6 +120,9 @@ class Readme(hosts.HostsTest):
 
         def running():
             terminal = self.type_in(SERVER, "watch", watch, checkout)
+            # `status` prints a table of two workers at most and ends; what follows it is `top`, until Ctrl-C.
+            self.wait_until("the run is shown", lambda: re.search(r"^worker +role.*\n(?:.*\n){4}", terminal.log(), re.MULTILINE))
+            self.interrupt(terminal)
             self.assert_exit(terminal, harness.OK)
             table = terminal.log()
             committed = re.search(r"^round +([\d,]+) of 20,000", table, re.MULTILINE)
