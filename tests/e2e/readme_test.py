@@ -76,7 +76,7 @@ class Readme(hosts.HostsTest):
         """A terminal on the machine into which the block is typed. Its processes end with it: they live in its namespace.
         The `exit` keeps the last command from taking the shell's place as that namespace's first process, which Ctrl-C spares."""
         return self.start_on(self.network[machine], title, [
-            "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "env", "-i", f"--chdir={checkout}",
+            "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "env", "-i", "--default-signal=INT", f"--chdir={checkout}",
             *[f"{name}={value}" for name, value in self.environment.items()], f"HOME={checkout.parent}",
             f"CCACHE_BASEDIR={checkout}", "bash", "-c", f"{block}exit\n"])
 
