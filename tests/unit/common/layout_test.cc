@@ -156,9 +156,13 @@ TEST(ChunkPlan, DefaultCutIsEightChunksOrFineOnesWithinItsBounds) {
       EXPECT_GE(chunks, 7u) << d;
       EXPECT_LE(chunks, 8u) << d;
     }
-    if (d > uint64_t{1} << 22 && d <= 48 * (uint64_t{1} << 19)) EXPECT_EQ(c, uint64_t{1} << 19) << d;
+    if (d > uint64_t{1} << 22 && d <= 48 * (uint64_t{1} << 19)) {
+      EXPECT_EQ(c, uint64_t{1} << 19) << d;
+    }
     // The last chunk's way back is at most a fortieth of a large ballot's time.
-    if (d >= 48 * (uint64_t{1} << 19)) EXPECT_GE(chunks, 47u) << d;
+    if (d >= 48 * (uint64_t{1} << 19)) {
+      EXPECT_GE(chunks, 47u) << d;
+    }
   }
 }
 
