@@ -67,7 +67,7 @@ endif()
 
 # ISA flags for set_source_files_properties(<kernel>.cc PROPERTIES COMPILE_OPTIONS ...): per file, never globally.
 # g++ 12 takes the intrinsics' deliberately undefined operands for a mistake.
-set(SIGNVOTE_INTRINSICS_OPTIONS "$<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>")
+set(SIGNVOTE_INTRINSICS_OPTIONS "$<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>;$<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>")
 set(SIGNVOTE_AVX2_OPTIONS "-mavx2;-mfma")
 set(SIGNVOTE_AVX512_OPTIONS "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mfma;${SIGNVOTE_INTRINSICS_OPTIONS}")
 

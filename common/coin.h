@@ -17,25 +17,18 @@
 #include <cstdint>
 #include <span>
 
+#include "common/coin_mix.h"
 #include "common/ids.h"
 
 namespace signvote {
 
-constexpr uint64_t Fin(uint64_t z) {
-  z += 0x9E3779B97F4A7C15ull;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-  return z ^ (z >> 31);
-}
-constexpr uint64_t Mix(uint64_t a, uint64_t b, uint64_t c) { return Fin(Fin(Fin(a) ^ b) ^ c); }
-
 // 64 tie coins: bit k decides coordinate 64·word + k.
 constexpr uint64_t TieCoinWord(uint64_t seed, Round round, uint64_t word) {
-  return Mix(seed, round.value(), word);
+  return TieCoinBits(seed, round.value(), word);
 }
 // 64 own coins of the worker that holds `share`: bit k decides coordinate 64·word + k.
 constexpr uint64_t OwnCoinWord(uint64_t seed, Round round, Share share, uint64_t word) {
-  return Fin(Mix(seed, round.value(), word) ^ (uint64_t{share.value()} + 1));
+  return OwnCoinBits(seed, round.value(), share.value(), word);
 }
 
 // Fills out[k] = TieCoinWord(seed, round, first_word + k); the fast implementation that the tally

@@ -1,6 +1,8 @@
 #include "worker/codec/pack.h"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "common/bits.h"
 #include "common/check.h"
@@ -11,35 +13,38 @@ namespace signvote {
 namespace pack_kernels {
 
 uint64_t OwnCoins(const PackContext& context, uint64_t first) {
-  const uint64_t word = first / kBitsPerWord;
-  const unsigned shift = static_cast<unsigned>(first % kBitsPerWord);
-  const uint64_t low = OwnCoinWord(context.seed, context.round, context.share, word);
-  if (shift == 0) return low;
-  const uint64_t high = OwnCoinWord(context.seed, context.round, context.share, word + 1);
-  return (low >> shift) | (high << (kBitsPerWord - shift));
+  return OwnCoinWord(context.seed, context.round, context.share, first / kBitsPerWord);
 }
 
 }  // namespace pack_kernels
 
 namespace {
 
-using pack_kernels::kLanes;
-using pack_kernels::LaneSums;
-
-double Reduce(double (&lanes)[kLanes]) {
-  for (size_t step = kLanes / 2; step > 0; step /= 2) {
-    for (size_t l = 0; l < step; ++l) lanes[l] += lanes[l + step];
+double Reduce(const double (&lanes)[kSumLanes]) {
+  double sums[kSumLanes];
+  std::copy(std::begin(lanes), std::end(lanes), sums);
+  for (size_t step = kSumLanes / 2; step > 0; step /= 2) {
+    for (size_t l = 0; l < step; ++l) sums[l] += sums[l + step];
   }
-  return lanes[0];
+  return sums[0];
 }
 
-PackScalars Reduce(LaneSums& sums) {
-  return {.g_l1 = Reduce(sums.g_l1),
-          .g_l2_squared = Reduce(sums.g_l2_squared),
-          .probe_l1 = Reduce(sums.probe_l1),
-          .prev_inner = Reduce(sums.prev_inner),
-          .nonfinite = sums.nonfinite};
-}
+// The lanes of one group.
+struct LaneSums {
+  double g_l1[kSumLanes] = {};
+  double g_l2_squared[kSumLanes] = {};
+  double probe_l1[kSumLanes] = {};
+  double prev_inner[kSumLanes] = {};
+  uint64_t nonfinite = 0;
+
+  PackScalars Group() const {
+    return {.g_l1 = Reduce(g_l1),
+            .g_l2_squared = Reduce(g_l2_squared),
+            .probe_l1 = Reduce(probe_l1),
+            .prev_inner = Reduce(prev_inner),
+            .nonfinite = nonfinite};
+  }
+};
 
 void CheckSegment(const PackContext& context, const PackSegment& s) {
   SIGNVOTE_CHECK(s.m != nullptr ||
@@ -56,10 +61,23 @@ PackScalars PackReference(const PackContext& context, const PackSegment& s) {
   const float c = context.coefficients.c;
   const float one_minus_a = 1.0f - a;
   const float one_minus_c = 1.0f - c;
-  LaneSums sums;
+  PackScalars total, tile;
+  LaneSums sums;  // of the group that `at` is in
   for (uint64_t i = 0; i < s.count; ++i) {
     const uint64_t at = s.first + i;
-    const bool own_coin = pack_kernels::OwnCoins(context, at) & 1u;
+    const uint64_t in_chunk = at - s.bits_first;
+    if (i > 0 && in_chunk % kGroupCoordinates == 0) {
+      tile.Add(sums.Group());
+      sums = {};
+    }
+    if (i > 0 && in_chunk % kTileCoordinates == 0) {
+      total.Add(tile);
+      tile = {};
+    }
+    const bool own_coin =
+        (OwnCoinWord(context.seed, context.round, context.share, at / kBitsPerWord) >>
+         (at % kBitsPerWord)) &
+        1u;
     const float g = s.g[i];
     bool bit = own_coin;
     if (!std::isfinite(g) || (s.h != nullptr && !std::isfinite(s.h[i]))) {
@@ -74,7 +92,7 @@ PackScalars PackReference(const PackContext& context, const PackSegment& s) {
       // Only a state that was NaN before makes u one; it has no direction either.
       bit = std::isnan(u) ? own_coin : BallotBit(u, own_coin);
 
-      const size_t l = i % kLanes;
+      const size_t l = in_chunk % kSumLanes;
       sums.g_l1[l] += std::fabs(static_cast<double>(g));
       sums.g_l2_squared[l] += static_cast<double>(g) * static_cast<double>(g);
       if (s.h != nullptr) sums.probe_l1[l] += static_cast<double>(std::fabs(g - s.h[i]));
@@ -83,19 +101,21 @@ PackScalars PackReference(const PackContext& context, const PackSegment& s) {
                                                                      : -static_cast<double>(g);
       }
     }
-    SetBit(s.bits, at - s.bits_first, bit);
+    SetBit(s.bits, in_chunk, bit);
   }
-  return Reduce(sums);
+  tile.Add(sums.Group());
+  total.Add(tile);
+  return total;
 }
 
 PackScalars Pack(const PackContext& context, const PackSegment& segment, Isa isa) {
   if (isa == Isa::kScalar) return PackReference(context, segment);
   CheckSegment(context, segment);
   if (segment.count == 0) return {};
-  LaneSums sums;
+  PackScalars sums;
   const auto pack = isa == Isa::kAvx512 ? pack_kernels::PackAvx512 : pack_kernels::PackAvx2;
   pack(context, segment, &sums);
-  return Reduce(sums);
+  return sums;
 }
 
 }  // namespace signvote

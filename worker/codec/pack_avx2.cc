@@ -40,28 +40,34 @@ struct Sum : Doubles {
     low = _mm256_fmadd_pd(terms.low, terms.low, low);
     high = _mm256_fmadd_pd(terms.high, terms.high, high);
   }
-  void StoreTo(double* lanes) const {
-    _mm256_storeu_pd(lanes, low);
-    _mm256_storeu_pd(lanes + 4, high);
-  }
+};
+
+struct Sums {
+  double g_l1 = 0, g_l2_squared = 0, probe_l1 = 0, prev_inner = 0;
 };
 
 // The sums of eight lanes. A block does one half of the lanes after the other: all sixteen of four
 // sums at once would not fit the sixteen registers.
 struct Half {
   Sum g_l1, g_l2_squared, probe_l1, prev_inner;
-  void StoreTo(LaneSums* sums, size_t first_lane) const {
-    g_l1.StoreTo(sums->g_l1 + first_lane);
-    g_l2_squared.StoreTo(sums->g_l2_squared + first_lane);
-    probe_l1.StoreTo(sums->probe_l1 + first_lane);
-    prev_inner.StoreTo(sums->prev_inner + first_lane);
-  }
 };
 struct Accumulators {
   Half lower, upper;  // lanes 0 to 7 and 8 to 15
-  void StoreTo(LaneSums* sums) const {
-    lower.StoreTo(sums, 0);
-    upper.StoreTo(sums, 8);
+  // Lane l += lane l+8, then +4, +2, +1.
+  static inline __attribute__((always_inline)) double AddUp(const Sum& lower, const Sum& upper) {
+    const __m256d four =
+        _mm256_add_pd(_mm256_add_pd(lower.low, upper.low), _mm256_add_pd(lower.high, upper.high));
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+  }
+  template <bool kProbe, bool kPrevious>
+  inline __attribute__((always_inline)) Sums AddUp() const {
+    Sums sums;
+    sums.g_l1 = AddUp(lower.g_l1, upper.g_l1);
+    sums.g_l2_squared = AddUp(lower.g_l2_squared, upper.g_l2_squared);
+    if constexpr (kProbe) sums.probe_l1 = AddUp(lower.probe_l1, upper.probe_l1);
+    if constexpr (kPrevious) sums.prev_inner = AddUp(lower.prev_inner, upper.prev_inner);
+    return sums;
   }
 };
 
@@ -87,7 +93,7 @@ inline __attribute__((always_inline)) void HalfBlock(const Coefficients& k, cons
                                                      float* m_in, const float* h_in, uint64_t prev,
                                                      Half& half, BlockBits& bits) {
   const __m256 zeros = _mm256_setzero_ps();
-  for (size_t i = kFirstLane; i < 64; i += kLanes) {
+  for (size_t i = kFirstLane; i < 64; i += kSumLanes) {
     __m256 g = _mm256_loadu_ps(g_in + i);
     __m256 h = zeros;
     __m256 good = Finite(g);
@@ -138,7 +144,7 @@ inline __attribute__((always_inline)) BlockBits Block(const Coefficients& k, con
 
 }  // namespace
 
-void PackAvx2(const PackContext& context, const PackSegment& segment, LaneSums* sums) {
+void PackAvx2(const PackContext& context, const PackSegment& segment, PackScalars* sums) {
   Pack(context, segment, sums);
 }
 

@@ -40,19 +40,30 @@ struct Sum : Doubles {
     low = _mm512_fmadd_pd(terms.low, terms.low, low);
     high = _mm512_fmadd_pd(terms.high, terms.high, high);
   }
-  void StoreTo(double* lanes) const {
-    _mm512_storeu_pd(lanes, low);
-    _mm512_storeu_pd(lanes + 8, high);
+  // Lane l += lane l+8, then +4, +2, +1.
+  inline __attribute__((always_inline)) double AddUp() const {
+    const __m512d eight = _mm512_add_pd(low, high);
+    const __m256d four =
+        _mm256_add_pd(_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd(eight, 1));
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
   }
+};
+
+struct Sums {
+  double g_l1 = 0, g_l2_squared = 0, probe_l1 = 0, prev_inner = 0;
 };
 
 struct Accumulators {
   Sum g_l1, g_l2_squared, probe_l1, prev_inner;
-  void StoreTo(LaneSums* sums) const {
-    g_l1.StoreTo(sums->g_l1);
-    g_l2_squared.StoreTo(sums->g_l2_squared);
-    probe_l1.StoreTo(sums->probe_l1);
-    prev_inner.StoreTo(sums->prev_inner);
+  template <bool kProbe, bool kPrevious>
+  inline __attribute__((always_inline)) Sums AddUp() const {
+    Sums sums;
+    sums.g_l1 = g_l1.AddUp();
+    sums.g_l2_squared = g_l2_squared.AddUp();
+    if constexpr (kProbe) sums.probe_l1 = probe_l1.AddUp();
+    if constexpr (kPrevious) sums.prev_inner = prev_inner.AddUp();
+    return sums;
   }
 };
 
@@ -137,7 +148,7 @@ inline __attribute__((always_inline)) BlockBits Block(const Coefficients& k, con
 
 }  // namespace
 
-void PackAvx512(const PackContext& context, const PackSegment& segment, LaneSums* sums) {
+void PackAvx512(const PackContext& context, const PackSegment& segment, PackScalars* sums) {
   Pack(context, segment, sums);
 }
 

@@ -358,16 +358,73 @@ TEST(PackTest, ScalingGradientsByAPowerOfTwoLeavesTheBallotsUnchanged) {
   }
 }
 
+// The order of pack_sums.h, restated level by level over terms that stand where their coordinates do in the chunk.
+double SumInStatedOrder(const std::vector<double>& terms) {
+  double segment = 0;
+  for (size_t tile = 0; tile < terms.size(); tile += 4096) {
+    double tile_sum = 0;
+    for (size_t group = tile; group < std::min(tile + 4096, terms.size()); group += 256) {
+      double lanes[16] = {};
+      for (size_t i = group; i < std::min(group + 256, terms.size()); ++i)
+        lanes[i % 16] += terms[i];
+      for (const size_t step : {8, 4, 2, 1}) {
+        for (size_t l = 0; l < step; ++l) lanes[l] += lanes[l + step];
+      }
+      tile_sum += lanes[0];
+    }
+    segment += tile_sum;
+  }
+  return segment;
+}
+
 TEST(PackTest, SumsFollowTheStatedOrder) {
-  // 2^53 swallows a 1 that is added to it alone; lane by lane the ones meet first in lane 1 and
-  // survive.
-  std::vector<float> g(64, 0.0f);
-  g[0] = std::ldexp(1.0f, 53);
-  for (size_t i = 1; i < 64; i += 16) g[i] = 1.0f;
-  uint8_t bits[8] = {};
-  for (const Isa isa : {Isa::kScalar, ActiveIsa()}) {
-    const PackScalars scalars = Pack(Context({}), {.g = g.data(), .bits = bits, .count = 64}, isa);
-    EXPECT_EQ(scalars.g_l1, std::ldexp(1.0, 53) + 4.0);
+  Rng rng(4, 0);
+  int distinct = 0;
+  for (const size_t begin : {size_t{0}, size_t{1}, size_t{300}, size_t{4095}, size_t{5000}}) {
+    for (const size_t count : {size_t{1}, size_t{255}, size_t{4096}, size_t{4097}, size_t{13000}}) {
+      constexpr uint64_t kBitsFirst = 1 << 20;
+      std::vector<float> g(count);
+      std::vector<double> magnitudes(begin + count), squares(begin + count);
+      double plain = 0;
+      for (size_t i = 0; i < count; ++i) {
+        g[i] = Draw(rng, Values::kPlain);
+        magnitudes[begin + i] = std::fabs(static_cast<double>(g[i]));
+        squares[begin + i] = static_cast<double>(g[i]) * static_cast<double>(g[i]);
+        plain += magnitudes[begin + i];
+      }
+      std::vector<uint8_t> bits(BytesForBits(begin + count), 0);
+      for (const Isa isa : {Isa::kScalar, ActiveIsa()}) {
+        const PackScalars scalars = Pack(Context({}),
+                                         {.g = g.data(),
+                                          .bits = bits.data(),
+                                          .bits_first = kBitsFirst,
+                                          .first = kBitsFirst + begin,
+                                          .count = count},
+                                         isa);
+        EXPECT_EQ(scalars.g_l1, SumInStatedOrder(magnitudes)) << begin << " " << count;
+        EXPECT_EQ(scalars.g_l2_squared, SumInStatedOrder(squares)) << begin << " " << count;
+        distinct += scalars.g_l1 != plain;
+      }
+    }
+  }
+  EXPECT_GT(distinct, 10);  // else any order would pass
+}
+
+TEST(PackTest, EveryEdgeOfGroupsAndTilesEqualsTheReferenceBitForBit) {
+  for (const uint64_t begin : {0, 1, 63, 64, 200, 255, 256, 257, 4032, 4095}) {
+    for (const size_t count : {1, 2, 192, 255, 256, 257, 511, 513, 3840, 4095, 4096, 4097, 8200}) {
+      ExpectEqualToReference({.count = count,
+                              .first = 512 + begin,
+                              .bits_first = 512,
+                              .prev_first = begin % 2 == 0 ? uint64_t{0} : uint64_t{511},
+                              .float_shift = 4,
+                              .bits_shift = 1,
+                              .state = count % 3 != 0,
+                              .probe = true,
+                              .previous = true,
+                              .values = Values::kSpecial},
+                             begin * 10000 + count);
+    }
   }
 }
 
