@@ -10,7 +10,7 @@
 // A coordinate outside the segment contributes nothing; as no sum is ever −0, adding a zero is the same.
 //
 // So a group is the share of half a warp and a tile that of a block: a lane's sum stays in one thread's register, and
-// nothing depends on which block comes first. docs/decisions/0007-order-of-the-sums.md.
+// nothing depends on which block comes first. docs/decisions/0008-order-of-the-sums.md.
 
 #include <cstddef>
 #include <cstdint>
