@@ -30,7 +30,7 @@ struct PackScalars {
   uint64_t nonfinite = 0;   // coordinates whose g_i (or h_i) is NaN or infinite: state untouched, own coin cast, in no sum
 
   // One step of the two upper levels: *this += part, field by field.
-  void Add(const PackScalars& part) {
+  constexpr void Add(const PackScalars& part) {
     g_l1 += part.g_l1;
     g_l2_squared += part.g_l2_squared;
     probe_l1 += part.probe_l1;

@@ -5,6 +5,7 @@
 // bits of one chunk travel while the gradients of the next are being computed; in host memory Start() does it all.
 
 #include <cstdint>
+#include <span>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -30,6 +31,12 @@ class BallotPacker {
   virtual absl::StatusOr<bool> Ready(ChunkIndex k) = 0;
   // Waits until the ballot of chunk k is there and returns the chunk's scalars; it is no longer in flight.
   virtual absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) = 0;
+  // The direction's state, [d], into host memory; nothing for a direction that has none. For comparisons of devices.
+  // UNIMPLEMENTED: this packer does not show it. REQUIRES: no chunk is in flight.
+  virtual absl::Status ReadState(std::span<float> state) {
+    (void)state;  // nothing to put there
+    return absl::UnimplementedError("this packer does not show its state");
+  }
 };
 
 }  // namespace signvote

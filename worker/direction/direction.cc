@@ -63,6 +63,14 @@ DirectionCoefficients CoefficientsOf(const DirectionConfig& config) {
   return {};
 }
 
+void ChunkScalars::AddSegment(const PackScalars& segment, const TensorSpec& tensor) {
+  g_l1 += segment.g_l1;
+  g_l2_squared += segment.g_l2_squared;
+  probe_l1 += segment.probe_l1;
+  prev_inner += static_cast<double>(tensor.step_scale) * segment.prev_inner;
+  nonfinite += segment.nonfinite;
+}
+
 Direction::Direction(const Layout* layout, ChunkPlan plan, DirectionConfig config)
     : layout_(layout), plan_(plan), config_(config), coefficients_(CoefficientsOf(config)) {
   SIGNVOTE_CHECK(plan_.coordinates() == layout_->coordinates());
@@ -96,11 +104,7 @@ ChunkScalars Direction::PackChunk(ChunkIndex k, const ChunkInput& input, uint8_t
                                                .bits_first = begin,
                                                .first = first,
                                                .count = count});
-    total.g_l1 += scalars.g_l1;
-    total.g_l2_squared += scalars.g_l2_squared;
-    total.probe_l1 += scalars.probe_l1;
-    total.prev_inner += static_cast<double>(tensor->step_scale) * scalars.prev_inner;
-    total.nonfinite += scalars.nonfinite;
+    total.AddSegment(scalars, *tensor);
   }
   return total;
 }

@@ -34,6 +34,9 @@ struct ChunkScalars {
   double probe_l1 = 0;
   double prev_inner = 0;
   uint64_t nonfinite = 0;
+
+  // The next segment of the chunk, in order of coordinate.
+  void AddSegment(const PackScalars& segment, const TensorSpec& tensor);
 };
 
 // Direction state of one worker and the packing of its ballots chunk by chunk.

@@ -1,6 +1,10 @@
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/cpu.h"
+#include "common/exit_codes.h"
+#include "common/status.h"
 #include "worker/direction/worker_device.h"
 
 namespace signvote {
@@ -17,6 +21,10 @@ class HostPacker : public BallotPacker {
   }
   absl::StatusOr<bool> Ready(ChunkIndex) override { return true; }
   absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) override { return scalars_[k.value()]; }
+  absl::Status ReadState(std::span<float> state) override {
+    std::copy(direction_.state().begin(), direction_.state().end(), state.begin());
+    return absl::OkStatus();
+  }
 
  private:
   Direction direction_;
@@ -24,6 +32,13 @@ class HostPacker : public BallotPacker {
 };
 
 }  // namespace
+
+absl::Status NoCudaDevice(int64_t ordinal, std::string_view why) {
+  return WithExitCode(absl::UnavailableError(absl::StrCat(
+                          "no CUDA device ", ordinal, ": ", ToAbsl(why),
+                          "; use --device cpu or a machine with an NVIDIA GPU")),
+                      ExitCode::kNoDevice);
+}
 
 std::string HostDevice::name() const {
   return absl::StrCat("cpu (", std::string(IsaName(ActiveIsa())), ")");

@@ -2,10 +2,12 @@
 // The device on which a worker's hot path runs: it makes what holds the replica and what packs the ballots.
 // HostDevice is the CPU; cuda_device.h has the GPU.
 
+#include <cstdint>
 #include <memory>
 #include <memory_resource>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "common/layout.h"
@@ -42,5 +44,8 @@ class HostDevice : public WorkerDevice {
   absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(const Layout* layout, ChunkPlan plan,
                                                            const DirectionConfig& config) override;
 };
+
+// UNAVAILABLE with exit code kNoDevice: "no CUDA device N: why; " and the remedy. The one wording of it.
+absl::Status NoCudaDevice(int64_t ordinal, std::string_view why);
 
 }  // namespace signvote

@@ -1,0 +1,268 @@
+// The CUDA device, its kernels and its host side, under the emulator.
+
+#include "worker/direction/cuda_device.h"
+
+#include <cuda_runtime.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+#include <vector>
+
+#include "common/exit_codes.h"
+#include "common/status.h"
+#include "worker/direction/selftest.h"
+
+namespace signvote {
+namespace {
+
+using emulator::Call;
+
+constexpr uint64_t kSeeds = 12;
+constexpr uint64_t kEvery = 3;  // each case under four seeds
+
+cudaStream_t MakeStream(int ordinal) {
+  cudaStream_t stream = nullptr;
+  EXPECT_EQ(cudaSetDevice(ordinal), cudaSuccess);
+  EXPECT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+  return stream;
+}
+
+class CudaSelftest : public testing::TestWithParam<uint64_t> {};
+
+// The self-test's cases: bits, sums, state, replica and digest equal the definitions.
+TEST_P(CudaSelftest, EqualsTheDefinitionsBitForBit) {
+  emulator::Reset(GetParam());
+  const int ordinal = static_cast<int>(GetParam() % 2);
+  const size_t device_bytes = emulator::DeviceBytes(), host_bytes = emulator::HostBytes();
+  {
+    // A stream of its own, so that nothing is ordered by the default stream by chance.
+    const cudaStream_t stream = MakeStream(ordinal);
+    const auto device = MakeCudaDevice(ordinal, [stream]() -> void* { return stream; });
+    ASSERT_TRUE(device.ok()) << Describe(device.status());
+    const auto memory = MakeCudaSelftestMemory(ordinal);
+    ASSERT_TRUE(memory.ok()) << Describe(memory.status());
+    const auto report = RunSelftest(device->get(), memory->get(), Clock::System(),
+                                    {.seed = GetParam(), .every = kEvery, .rate_coordinates = 0});
+    ASSERT_TRUE(report.ok()) << Describe(report.status());
+    EXPECT_GT(report->cases, 100u);
+    EXPECT_EQ(report->device, ordinal == 0 ? "cuda:0 (emulated GPU 0)" : "cuda:1 (emulated GPU 1)");
+    ASSERT_EQ(cudaSetDevice(ordinal), cudaSuccess);
+    EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
+    EXPECT_EQ(cudaSetDevice(0), cudaSuccess);
+  }
+  EXPECT_EQ(emulator::DeviceBytes(), device_bytes);
+  EXPECT_EQ(emulator::HostBytes(), host_bytes);
+}
+INSTANTIATE_TEST_SUITE_P(Seeds, CudaSelftest, testing::Range<uint64_t>(0, kSeeds));
+
+// One small model on device 1, whose gradient is device memory.
+class CudaDeviceTest : public testing::Test {
+ protected:
+  static constexpr uint64_t kD = 5000;
+
+  CudaDeviceTest() { emulator::Reset(1); }
+  ~CudaDeviceTest() override { Clear(); }
+
+  // In the order in which things refer to each other.
+  void Clear() {
+    packer_.reset();
+    replica_.reset();
+    ballot_ = std::pmr::vector<uint8_t>();
+    memory_.reset();
+    device_.reset();
+  }
+  absl::Status MakeAll() {
+    Clear();
+    stream_ = MakeStream(1);
+    EXPECT_EQ(cudaSetDevice(0), cudaSuccess);  // the device sets its own wherever it is called
+    SIGNVOTE_ASSIGN_OR_RETURN(device_, MakeCudaDevice(1, [this]() -> void* { return stream_; }));
+    SIGNVOTE_ASSIGN_OR_RETURN(memory_, MakeCudaSelftestMemory(1));
+    SIGNVOTE_ASSIGN_OR_RETURN(g_, memory_->Allocate(kD));
+    SIGNVOTE_ASSIGN_OR_RETURN(x_, memory_->Allocate(kD));
+    SIGNVOTE_RETURN_IF_ERROR(memory_->Write(g_.data(), std::vector<float>(kD, 0.5f)));
+    SIGNVOTE_ASSIGN_OR_RETURN(replica_, device_->MakeReplica(&layout_, x_));
+    SIGNVOTE_ASSIGN_OR_RETURN(packer_, device_->MakePacker(&layout_, plan_, {}));
+    ballot_ = std::pmr::vector<uint8_t>(plan_.TotalBytes(), 0, device_->host_memory());
+    return absl::OkStatus();
+  }
+  absl::Status Start(uint32_t k = 0) {
+    return packer_->Start(ChunkIndex(k), {.g = g_.data()},
+                          ballot_.data() + plan_.ByteOffset(ChunkIndex(k)));
+  }
+  // Whatever an order or a copy did: a later call that waits for all of it.
+  absl::Status PackAll() {
+    for (uint32_t k = 0; k < plan_.chunks(); ++k) SIGNVOTE_RETURN_IF_ERROR(Start(k));
+    for (uint32_t k = 0; k < plan_.chunks(); ++k)
+      SIGNVOTE_RETURN_IF_ERROR(packer_->Finish(ChunkIndex(k)).status());
+    return absl::OkStatus();
+  }
+
+  const Layout layout_ = *Layout::Make({{.name = "a", .shape = {kD}}});
+  const ChunkPlan plan_{kD, 2048};
+  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<WorkerDevice> device_;
+  std::unique_ptr<SelftestMemory> memory_;
+  std::span<float> g_, x_;
+  std::unique_ptr<ReplicaMemory> replica_;
+  std::unique_ptr<BallotPacker> packer_;
+  std::pmr::vector<uint8_t> ballot_;
+};
+
+TEST_F(CudaDeviceTest, CallsMayComeFromAnyThread) {
+  ASSERT_TRUE(MakeAll().ok());
+  std::thread([this] { EXPECT_TRUE(Start(0).ok()); }).join();
+  std::thread([this] { EXPECT_TRUE(packer_->Ready(ChunkIndex(0)).ok()); }).join();
+  std::thread([this] { EXPECT_TRUE(packer_->Finish(ChunkIndex(0)).ok()); }).join();
+  std::thread([this] {
+    EXPECT_TRUE(replica_->ApplyStep(layout_, 0.1f, 0, kD, ballot_.data()).ok());
+  }).join();
+  std::thread([this] { EXPECT_TRUE(replica_->Digest().ok()); }).join();
+  std::thread([this] {
+    std::vector<float> state(kD);
+    EXPECT_TRUE(packer_->ReadState(state).ok());
+  }).join();
+}
+
+TEST_F(CudaDeviceTest, AChunkGetsReadyWithoutAnybodyWaiting) {
+  ASSERT_TRUE(MakeAll().ok());
+  ASSERT_TRUE(Start().ok());
+  int asked = 0;
+  for (bool ready = false; !ready; ++asked) {
+    ASSERT_LT(asked, 1000);
+    const auto answer = packer_->Ready(ChunkIndex(0));
+    ASSERT_TRUE(answer.ok());
+    ready = *answer;
+    EXPECT_EQ(cudaGetLastError(), cudaSuccess);  // "not ready" leaves no error behind
+  }
+  ASSERT_TRUE(packer_->Finish(ChunkIndex(0)).ok());
+  EXPECT_EQ(ballot_[0], 0xFF);
+}
+
+TEST_F(CudaDeviceTest, TheBallotIsLeftAloneOnceThePackerIsGone) {
+  for (uint64_t seed = 0; seed < 16; ++seed) {
+    emulator::Reset(seed);
+    ASSERT_TRUE(MakeAll().ok());
+    ASSERT_TRUE(Start().ok());
+    packer_.reset();
+    std::fill(ballot_.begin(), ballot_.end(), uint8_t{0x3C});
+    emulator::Reset(seed);  // runs what was still queued
+    EXPECT_EQ(std::count(ballot_.begin(), ballot_.end(), 0x3C),
+              static_cast<ptrdiff_t>(ballot_.size()));
+  }
+}
+
+TEST_F(CudaDeviceTest, NoDeviceIsOneLineWithItsExitCode) {
+  const auto none = [] { return nullptr; };
+  const auto expect = [](const absl::Status& status, const std::string& text) {
+    EXPECT_EQ(status.message(), text);
+    EXPECT_EQ(ExitCodeFor(status), ExitCode::kNoDevice);
+  };
+  expect(MakeCudaDevice(2, none).status(),
+         "no CUDA device 2: there are 2; use --device cpu or a machine with an NVIDIA GPU");
+  emulator::SetDeviceCount(0);
+  expect(MakeCudaDevice(0, none).status(),
+         "no CUDA device 0: no CUDA-capable device is detected; use --device cpu or a machine with "
+         "an NVIDIA GPU");
+  emulator::SetDeviceCount(0, cudaErrorInsufficientDriver);
+  expect(MakeCudaSelftestMemory(0).status(),
+         "no CUDA device 0: CUDA driver version is insufficient for CUDA runtime version; use "
+         "--device cpu or a machine with an NVIDIA GPU");
+  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+}
+
+// Each call that can fail while things are made, failing once: no crash, no leak, the right code.
+TEST_F(CudaDeviceTest, EveryFailureToMakeIsReportedAndFreesAll) {
+  const size_t device_bytes = emulator::DeviceBytes(), host_bytes = emulator::HostBytes();
+  int failures = 0;
+  for (const Call call : {Call::kMalloc, Call::kHostAlloc, Call::kCopy, Call::kMemset, Call::kEvent,
+                          Call::kStream, Call::kSynchronize}) {
+    for (uint64_t n = 1;; ++n) {
+      ASSERT_LT(n, 100u);
+      emulator::Reset(n);
+      const bool memory_call = call == Call::kMalloc || call == Call::kHostAlloc;
+      emulator::FailNext(call, call == Call::kStream ? n + 1 : n,
+                         memory_call ? cudaErrorMemoryAllocation : cudaErrorLaunchFailure);
+      const absl::Status status = MakeAll();
+      Clear();
+      EXPECT_EQ(emulator::DeviceBytes(), device_bytes);
+      EXPECT_EQ(emulator::HostBytes(), host_bytes);
+      if (status.ok()) break;
+      ++failures;
+      EXPECT_EQ(status.code(),
+                memory_call ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kInternal);
+      EXPECT_EQ(status.message().find("CUDA: cuda"), 0u) << status;
+      EXPECT_NE(status.message().find(memory_call ? "out of memory" : "unspecified launch failure"),
+                absl::string_view::npos)
+          << status;
+    }
+  }
+  EXPECT_GT(failures, 20);
+}
+
+TEST_F(CudaDeviceTest, APackerThatFailedStaysFailed) {
+  for (const Call call : {Call::kLaunch, Call::kCopy, Call::kEvent, Call::kSynchronize}) {
+    for (uint64_t n = 1;; ++n) {
+      ASSERT_LT(n, 100u);
+      emulator::Reset(n);
+      ASSERT_TRUE(MakeAll().ok());
+      emulator::FailNext(call, n, cudaErrorIllegalAddress);
+      const absl::Status status = PackAll();
+      if (status.ok()) break;
+      EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+      EXPECT_NE(status.message().find("an illegal memory access"), absl::string_view::npos);
+      EXPECT_EQ(packer_->Finish(ChunkIndex(0)).status(), status);
+      EXPECT_EQ(packer_->Ready(ChunkIndex(0)).status(), status);
+      std::vector<float> state(kD);
+      EXPECT_EQ(packer_->ReadState(state), status);
+    }
+  }
+}
+
+TEST_F(CudaDeviceTest, AReplicaThatFailedStaysFailed) {
+  const auto use = [this]() -> absl::Status {
+    std::vector<float> values(kD, 1.0f);
+    SIGNVOTE_RETURN_IF_ERROR(replica_->Write(0, values));
+    SIGNVOTE_RETURN_IF_ERROR(replica_->ApplyStep(layout_, 0.1f, 0, kD, ballot_.data()));
+    SIGNVOTE_RETURN_IF_ERROR(replica_->Digest().status());
+    return replica_->Read(0, values);
+  };
+  int failures = 0;
+  for (const Call call : {Call::kLaunch, Call::kCopy, Call::kEvent, Call::kSynchronize}) {
+    for (uint64_t n = 1;; ++n) {
+      ASSERT_LT(n, 100u);
+      emulator::Reset(n);
+      ASSERT_TRUE(MakeAll().ok());
+      emulator::FailNext(call, n, cudaErrorLaunchFailure);
+      const absl::Status status = use();
+      if (status.ok()) break;
+      ++failures;
+      EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+      EXPECT_EQ(use(), status);
+      EXPECT_EQ(replica_->Digest().status(), status);
+    }
+  }
+  EXPECT_GT(failures, 8);
+}
+
+TEST_F(CudaDeviceTest, BallotsLieInPageLockedMemoryOrInOrdinaryWhereThereIsNone) {
+  ASSERT_TRUE(MakeAll().ok());
+  const size_t before = emulator::HostBytes();
+  {
+    const std::pmr::vector<uint8_t> bits(1000, 0, device_->host_memory());
+    EXPECT_EQ(emulator::HostBytes(), before + 1000);
+    emulator::FailNext(Call::kHostAlloc, 1, cudaErrorMemoryAllocation);
+    std::pmr::vector<uint8_t> ordinary(1000, 0, device_->host_memory());
+    EXPECT_EQ(emulator::HostBytes(), before + 1000);
+    ordinary[999] = 1;
+  }
+  EXPECT_EQ(emulator::HostBytes(), before);
+}
+
+TEST_F(CudaDeviceTest, AnotherLayoutThanItsOwnIsABug) {
+  ASSERT_TRUE(MakeAll().ok());
+  const Layout other = *Layout::Make({{.name = "b", .shape = {kD}}});
+  EXPECT_DEATH((void)replica_->ApplyStep(other, 0.1f, 0, kD, ballot_.data()), "check failed");
+}
+
+}  // namespace
+}  // namespace signvote

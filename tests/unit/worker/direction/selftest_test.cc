@@ -1,0 +1,152 @@
+#include "worker/direction/selftest.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "common/cpu.h"
+#include "common/status.h"
+
+namespace signvote {
+namespace {
+
+// The CPU in everything but one thing that it gets wrong.
+class WrongDevice : public HostDevice {
+ public:
+  enum class Wrong { kNothing, kBit, kPadding, kMargin, kSum, kCount, kState, kReplica, kDigest };
+  explicit WrongDevice(Wrong wrong) : wrong_(wrong) {}
+
+  absl::StatusOr<std::unique_ptr<ReplicaMemory>> MakeReplica(const Layout* layout,
+                                                             std::span<float> x) override {
+    return std::make_unique<Replica>(wrong_, *HostDevice::MakeReplica(layout, x), x);
+  }
+  absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(const Layout* layout, ChunkPlan plan,
+                                                           const DirectionConfig& config) override {
+    return std::make_unique<Packer>(wrong_, *HostDevice::MakePacker(layout, plan, config), plan);
+  }
+
+ private:
+  // The least that can be wrong: the last bit.
+  template <typename Float, typename Bits>
+  static void Nudge(Float* value) {
+    *value = std::bit_cast<Float>(std::bit_cast<Bits>(*value) ^ Bits{1});
+  }
+
+  class Replica : public ReplicaMemory {
+   public:
+    Replica(Wrong wrong, std::unique_ptr<ReplicaMemory> right, std::span<float> x)
+        : wrong_(wrong), right_(std::move(right)), x_(x) {}
+    uint64_t coordinates() const override { return right_->coordinates(); }
+    absl::Status Write(uint64_t first, std::span<const float> values) override {
+      return right_->Write(first, values);
+    }
+    absl::Status Read(uint64_t first, std::span<float> values) override {
+      return right_->Read(first, values);
+    }
+    absl::Status ApplyStep(const Layout& layout, float gamma, uint64_t first, uint64_t count,
+                           const uint8_t* verdict) override {
+      SIGNVOTE_RETURN_IF_ERROR(right_->ApplyStep(layout, gamma, first, count, verdict));
+      // Not in a NaN, whose bits are free.
+      if (wrong_ == Wrong::kReplica && count > 0) {
+        float* const last = &x_[first + count - 1];
+        *last == *last ? Nudge<float, uint32_t>(last) : void();
+      }
+      return absl::OkStatus();
+    }
+    absl::StatusOr<uint64_t> Digest() override {
+      SIGNVOTE_ASSIGN_OR_RETURN(const uint64_t digest, right_->Digest());
+      return wrong_ == Wrong::kDigest ? digest + 1 : digest;
+    }
+
+   private:
+    const Wrong wrong_;
+    const std::unique_ptr<ReplicaMemory> right_;
+    const std::span<float> x_;
+  };
+
+  class Packer : public BallotPacker {
+   public:
+    Packer(Wrong wrong, std::unique_ptr<BallotPacker> right, ChunkPlan plan)
+        : wrong_(wrong), right_(std::move(right)), plan_(plan) {}
+    absl::Status Start(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) override {
+      SIGNVOTE_RETURN_IF_ERROR(right_->Start(k, input, ballot));
+      const uint64_t last = plan_.Count(k) - 1;
+      if (wrong_ == Wrong::kBit) ballot[last / 8] ^= static_cast<uint8_t>(1u << (last % 8));
+      if (wrong_ == Wrong::kPadding && last % 8 != 7) ballot[last / 8] |= 0x80;
+      if (wrong_ == Wrong::kMargin) ballot[plan_.Bytes(k)] = 0;
+      return absl::OkStatus();
+    }
+    absl::StatusOr<bool> Ready(ChunkIndex k) override { return right_->Ready(k); }
+    absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) override {
+      SIGNVOTE_ASSIGN_OR_RETURN(ChunkScalars scalars, right_->Finish(k));
+      if (wrong_ == Wrong::kSum) Nudge<double, uint64_t>(&scalars.prev_inner);
+      if (wrong_ == Wrong::kCount) ++scalars.nonfinite;
+      return scalars;
+    }
+    absl::Status ReadState(std::span<float> state) override {
+      SIGNVOTE_RETURN_IF_ERROR(right_->ReadState(state));
+      if (wrong_ == Wrong::kState && !state.empty()) Nudge<float, uint32_t>(&state.back());
+      return absl::OkStatus();
+    }
+
+   private:
+    const Wrong wrong_;
+    const std::unique_ptr<BallotPacker> right_;
+    const ChunkPlan plan_;
+  };
+
+  const Wrong wrong_;
+};
+
+absl::StatusOr<SelftestReport> RunOn(WorkerDevice* device, uint64_t rate_coordinates = 0) {
+  HostSelftestMemory memory;
+  return RunSelftest(device, &memory, Clock::System(),
+                     {.seed = 3, .rate_coordinates = rate_coordinates, .repetitions = 2});
+}
+
+// Under each instruction set: CMake runs this test once more with SIGNVOTE_FORCE_KERNEL.
+TEST(SelftestTest, TheCpuEqualsTheDefinitions) {
+  if (const auto isa = ChooseIsa(); !isa.ok()) GTEST_SKIP() << isa.status();
+  HostDevice device;
+  const auto report = RunOn(&device, 1 << 16);
+  ASSERT_TRUE(report.ok()) << Describe(report.status());
+  EXPECT_GT(report->cases, 400u);
+  ASSERT_EQ(report->rates.size(), 3u);
+  for (const auto& rate : report->rates) {
+    EXPECT_GT(rate.bytes_per_second, 0) << rate.name;
+    EXPECT_GT(rate.of_copy, 0) << rate.name;
+  }
+  const std::string text = SelftestText(*report);
+  EXPECT_NE(text.find(device.name()), std::string::npos) << text;
+  EXPECT_NE(text.find("equal to the definitions"), std::string::npos) << text;
+  EXPECT_NE(text.find("GB/s"), std::string::npos) << text;
+}
+
+TEST(SelftestTest, OneWrongBitAnywhereIsFound) {
+  using Wrong = WrongDevice::Wrong;
+  const std::pair<Wrong, const char*> kExpected[] = {
+      {Wrong::kBit, "ballot of chunk"},
+      {Wrong::kPadding, "ballot of chunk"},
+      {Wrong::kMargin, "ballot of chunk"},
+      {Wrong::kSum, "prev_inner of chunk"},
+      {Wrong::kCount, "nonfinite of chunk"},
+      {Wrong::kState, "the direction's state differs at"},
+      {Wrong::kReplica, "the replica differs at coordinate"},
+      {Wrong::kDigest, "the replica's digest differs"}};
+  for (const auto& [wrong, text] : kExpected) {
+    WrongDevice device(wrong);
+    const auto report = RunOn(&device);
+    ASSERT_EQ(report.status().code(), absl::StatusCode::kInternal) << text;
+    EXPECT_NE(report.status().message().find(text), absl::string_view::npos) << report.status();
+    EXPECT_NE(report.status().message().find("of seed 3"), absl::string_view::npos)
+        << report.status();
+  }
+  WrongDevice right(Wrong::kNothing);
+  EXPECT_TRUE(RunOn(&right).ok());
+}
+
+}  // namespace
+}  // namespace signvote

@@ -1,0 +1,79 @@
+// The apply kernel: a block is a tile of 4096 coordinates of the model.
+
+#include "worker/codec/cuda_kernels.h"
+#include "worker/codec/cuda_launch.cuh"
+
+namespace signvote::cuda {
+namespace {
+
+constexpr uint32_t kVectors = kTileCoordinates / 4 / kThreads;  // of four coordinates, per thread
+
+// The roundings of common/apply.h, one a line.
+template <bool kRescale>
+__device__ inline float Moved(float x, float x0, bool bit, float a, float c, float rho) {
+  if constexpr (kRescale) {
+    const float delta = __fsub_rn(x, x0);
+    x = fmaf(rho, delta, x0);
+  }
+  return fmaf(x, c, bit ? -a : a);
+}
+
+template <bool kRescale>
+__global__ void __launch_bounds__(kThreads) ApplyKernel(ApplyArguments p) {
+  const uint64_t end = p.first + p.count;
+  const uint64_t tile_first =
+      (p.first / kTileCoordinates + blockIdx.x) * uint64_t{kTileCoordinates};
+  const uint64_t tile_end = tile_first + kTileCoordinates;
+  uint64_t begin = tile_first > p.first ? tile_first : p.first;
+  const uint64_t stop = tile_end < end ? tile_end : end;
+  const bool aligned = reinterpret_cast<uintptr_t>(p.x) % sizeof(float4) == 0 &&
+                       (!kRescale || reinterpret_cast<uintptr_t>(p.x0) % sizeof(float4) == 0);
+  for (uint32_t k = FindTensor(p.tensors, p.tensor_count, begin); begin < stop; ++k) {
+    const TensorRow tensor = p.tensors[k];
+    const uint64_t tensor_end = p.tensors[k + 1].first;
+    const uint64_t to = tensor_end < stop ? tensor_end : stop;
+    const float a = __fmul_rn(p.gamma, tensor.step_scale);
+    const float c = fmaf(-a, tensor.weight_decay, 1.0f);
+    if (aligned && begin == tile_first && to == tile_end) {
+      // A whole tile of one tensor: 16 bytes a load, all of them before the first store.
+      float4* const x = reinterpret_cast<float4*>(p.x + tile_first);
+      float4 v[kVectors], v0[kVectors];
+      uint32_t bits[kVectors];
+#pragma unroll
+      for (uint32_t j = 0; j < kVectors; ++j) {
+        const uint32_t at = threadIdx.x + j * kThreads;
+        v[j] = x[at];
+        if constexpr (kRescale) v0[j] = reinterpret_cast<const float4*>(p.x0 + tile_first)[at];
+        bits[j] = p.verdict[tile_first / 32 + at / 8] >> (at % 8 * 4);
+      }
+#pragma unroll
+      for (uint32_t j = 0; j < kVectors; ++j) {
+        if constexpr (!kRescale) v0[j] = float4{};
+        float4 moved;
+        moved.x = Moved<kRescale>(v[j].x, v0[j].x, (bits[j] & 1u) != 0, a, c, p.rho);
+        moved.y = Moved<kRescale>(v[j].y, v0[j].y, (bits[j] & 2u) != 0, a, c, p.rho);
+        moved.z = Moved<kRescale>(v[j].z, v0[j].z, (bits[j] & 4u) != 0, a, c, p.rho);
+        moved.w = Moved<kRescale>(v[j].w, v0[j].w, (bits[j] & 8u) != 0, a, c, p.rho);
+        x[threadIdx.x + j * kThreads] = moved;
+      }
+    } else {
+      for (uint64_t i = begin + threadIdx.x; i < to; i += kThreads) {
+        const bool bit = ((p.verdict[i / 32] >> (i % 32)) & 1u) != 0;
+        const float x0 = kRescale ? p.x0[i] : 0.0f;
+        p.x[i] = Moved<kRescale>(p.x[i], x0, bit, a, c, p.rho);
+      }
+    }
+    begin = to;
+  }
+}
+
+}  // namespace
+
+cudaError_t LaunchApply(const ApplyArguments& p, cudaStream_t stream) {
+  const uint64_t first_tile = p.first / kTileCoordinates;
+  const uint64_t last_tile = (p.first + p.count - 1) / kTileCoordinates;
+  return LaunchKernel(p.rho == 1.0f ? ApplyKernel<false> : ApplyKernel<true>,
+                      last_tile - first_tile + 1, p, stream);
+}
+
+}  // namespace signvote::cuda

@@ -1,0 +1,69 @@
+#pragma once
+// The kernels of a GPU: pack and apply, equal to common/coin.h, worker/codec/pack.h and common/apply.h bit for bit.
+//
+// Each function queues one kernel on `stream` and returns the launch's error; it waits for nothing. All pointers but
+// those to the arguments are device memory. Plain structs only: no torch and no Abseil, which nvcc never sees.
+// The sources are compiled by nvcc for real devices and by the host's compiler for tests/gpu/emulator.
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "worker/codec/pack_sums.h"
+
+namespace signvote::cuda {
+
+// What the kernels know of a tensor. A model's table has a row per tensor in order of coordinate and one more, whose
+// `first` is d.
+struct TensorRow {
+  uint64_t first;  // first coordinate in the model
+  float step_scale;
+  float weight_decay;
+};
+static_assert(sizeof(TensorRow) == 16);
+
+// One chunk: direction, ballot and sums in one pass.
+struct PackArguments {
+  const float* g;  // [d]
+  float* m;        // [d] direction state, or null
+  const float* h;  // [d] probe gradient, or null
+  const uint32_t*
+      prev_verdict;  // [⌈d/256⌉·8] packed verdict of the whole model, 16-byte aligned, or null
+  uint16_t* bits;    // [⌈count/16⌉] the ballot; padding bits become zero
+  PackScalars* pieces;  // [PieceSlots] the sums of each tensor in each tile: slot tile + tensor
+  const TensorRow* tensors;  // row of the tensor that holds coordinate `first`
+  uint32_t tensor_count;     // tensors with a coordinate in the chunk
+  uint64_t first;            // the chunk's first coordinate; a multiple of 512
+  uint64_t count;            // > 0
+  float a, one_minus_a, c, one_minus_c;
+  uint64_t seed;
+  uint64_t round;
+  uint32_t share;
+};
+cudaError_t LaunchPack(const PackArguments& arguments, cudaStream_t stream);
+
+// Tiles that hold `count` coordinates.
+constexpr uint64_t Tiles(uint64_t count) {
+  return (count + kTileCoordinates - 1) / kTileCoordinates;
+}
+// Slots of PackArguments::pieces. Along the chunk each piece has a larger tile + tensor than the one before, both
+// counted from the chunk's first, so no two share a slot. Slots between them are not written.
+constexpr uint64_t PieceSlots(uint64_t count, uint64_t tensor_count) {
+  return Tiles(count) + tensor_count - 1;
+}
+
+// x ← apply(x, step) on coordinates [first, first + count).
+struct ApplyArguments {
+  float* x;                  // [d]
+  const float* x0;           // [d] the starting point when rho ≠ 1, else unused
+  const uint32_t* verdict;   // packed verdict of the whole model
+  const TensorRow* tensors;  // the whole table
+  uint32_t tensor_count;
+  uint64_t first;
+  uint64_t count;  // > 0
+  float gamma;
+  float rho;
+};
+cudaError_t LaunchApply(const ApplyArguments& arguments, cudaStream_t stream);
+
+}  // namespace signvote::cuda

@@ -1,0 +1,113 @@
+#include "worker/direction/cuda_device.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "worker/codec/cuda_memory.h"
+#include "worker/codec/cuda_replica.h"
+#include "worker/direction/cuda_packer.h"
+
+namespace signvote {
+namespace {
+
+using cuda::CudaPacker;
+using cuda::CudaReplicaMemory;
+
+// The GPU's name, or why there is none.
+absl::StatusOr<std::string> Open(int ordinal) {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) {
+    // The next reader of the thread's last error shall not find this one.
+    (void)cudaGetLastError();
+    return NoCudaDevice(ordinal, cudaGetErrorString(error));
+  }
+  if (ordinal < 0 || ordinal >= count)
+    return NoCudaDevice(ordinal, absl::StrCat("there are ", count));
+  cudaDeviceProp properties{};
+  SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaGetDeviceProperties, &properties, ordinal));
+  return std::string(properties.name);
+}
+
+class CudaDevice : public WorkerDevice {
+ public:
+  CudaDevice(std::string name, cuda::Device device)
+      : name_(std::move(name)), device_(std::move(device)), pinned_(device_.ordinal) {}
+
+  std::string name() const override {
+    return absl::StrCat("cuda:", device_.ordinal, " (", name_, ")");
+  }
+  std::pmr::memory_resource* host_memory() override { return &pinned_; }
+
+  absl::StatusOr<std::unique_ptr<ReplicaMemory>> MakeReplica(const Layout* layout,
+                                                             std::span<float> x) override {
+    SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<CudaReplicaMemory> replica,
+                              CudaReplicaMemory::Make(&device_, layout, x));
+    verdict_ = replica->verdict();
+    return replica;
+  }
+  absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(const Layout* layout, ChunkPlan plan,
+                                                           const DirectionConfig& config) override {
+    return CudaPacker::Make(&device_, layout, plan, config, &verdict_);
+  }
+
+ private:
+  const std::string name_;
+  const cuda::Device device_;
+  cuda::PinnedMemory pinned_;
+  const uint32_t* verdict_ = nullptr;  // of the replica made last
+};
+
+class CudaSelftestMemory : public SelftestMemory {
+ public:
+  explicit CudaSelftestMemory(int ordinal)
+      : device_{.ordinal = ordinal, .current_stream = [] { return nullptr; }} {}
+
+  absl::StatusOr<std::span<float>> Allocate(uint64_t count) override {
+    SIGNVOTE_RETURN_IF_ERROR(device_.Use());
+    SIGNVOTE_ASSIGN_OR_RETURN(auto buffer, cuda::DeviceBuffer<float>::Make(count));
+    buffers_.push_back(std::move(buffer));
+    return std::span(buffers_.back().data(), count);
+  }
+  void FreeAll() override {
+    if (device_.Use().ok()) buffers_.clear();
+  }
+  absl::Status Write(float* to, std::span<const float> from) override {
+    return Copy(to, from.data(), from.size(), cudaMemcpyHostToDevice);
+  }
+  absl::Status Read(std::span<float> to, const float* from) override {
+    return Copy(to.data(), from, to.size(), cudaMemcpyDeviceToHost);
+  }
+  absl::Status CopyWithin(float* to, const float* from, uint64_t count) override {
+    return Copy(to, from, count, cudaMemcpyDeviceToDevice);
+  }
+
+ private:
+  absl::Status Copy(float* to, const float* from, uint64_t count, cudaMemcpyKind kind) {
+    SIGNVOTE_RETURN_IF_ERROR(device_.Use());
+    SIGNVOTE_RETURN_IF_ERROR(
+        SIGNVOTE_CUDA(cudaMemcpyAsync, to, from, count * sizeof(float), kind, nullptr));
+    return SIGNVOTE_CUDA(cudaStreamSynchronize, nullptr);
+  }
+
+  const cuda::Device device_;
+  std::vector<cuda::DeviceBuffer<float>> buffers_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<WorkerDevice>> MakeCudaDevice(
+    int ordinal, std::function<void*()> current_stream) {
+  SIGNVOTE_ASSIGN_OR_RETURN(std::string name, Open(ordinal));
+  return std::make_unique<CudaDevice>(
+      std::move(name),
+      cuda::Device{.ordinal = ordinal, .current_stream = std::move(current_stream)});
+}
+
+absl::StatusOr<std::unique_ptr<SelftestMemory>> MakeCudaSelftestMemory(int ordinal) {
+  SIGNVOTE_RETURN_IF_ERROR(Open(ordinal).status());
+  return std::make_unique<CudaSelftestMemory>(ordinal);
+}
+
+}  // namespace signvote

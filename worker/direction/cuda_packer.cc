@@ -1,0 +1,170 @@
+#include "worker/direction/cuda_packer.h"
+
+#include <algorithm>
+
+#include "common/check.h"
+
+namespace signvote::cuda {
+
+absl::StatusOr<std::unique_ptr<CudaPacker>> CudaPacker::Make(const Device* device,
+                                                             const Layout* layout, ChunkPlan plan,
+                                                             const DirectionConfig& config,
+                                                             const uint32_t* const* verdict) {
+  SIGNVOTE_CHECK(plan.coordinates() == layout->coordinates());
+  SIGNVOTE_RETURN_IF_ERROR(device->Use());
+  auto packer = std::unique_ptr<CudaPacker>(new CudaPacker(device, layout, plan, config, verdict));
+  const cudaStream_t stream = device->stream();
+  SIGNVOTE_ASSIGN_OR_RETURN(packer->tensors_, MakeTensorTable(*layout, stream));
+  const uint64_t d = layout->coordinates();
+  if (config.kind != DirectionKind::kSignSgd) {
+    SIGNVOTE_ASSIGN_OR_RETURN(packer->m_, DeviceBuffer<float>::Make(d));
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(packer->bits_, DeviceBuffer<uint16_t>::Make((d + 15) / 16));
+
+  const auto tensors = layout->tensors();
+  uint64_t pieces = 0;
+  for (uint32_t k = 0; k < plan.chunks(); ++k) {
+    Chunk chunk;
+    const uint64_t first = plan.First(ChunkIndex(k));
+    const uint64_t count = plan.Count(ChunkIndex(k));
+    const auto begin =
+        std::partition_point(tensors.begin(), tensors.end(),
+                             [&](const TensorSpec& t) { return t.first + t.count <= first; });
+    const auto end = std::partition_point(
+        begin, tensors.end(), [&](const TensorSpec& t) { return t.first < first + count; });
+    chunk.first_tensor = static_cast<uint32_t>(begin - tensors.begin());
+    chunk.tensors = static_cast<uint32_t>(end - begin);
+    chunk.first_piece = pieces;
+    chunk.pieces = PieceSlots(count, chunk.tensors);
+    pieces += chunk.pieces;
+    SIGNVOTE_ASSIGN_OR_RETURN(chunk.packed, Event::Make());
+    SIGNVOTE_ASSIGN_OR_RETURN(chunk.copied, Event::Make());
+    packer->chunks_.push_back(std::move(chunk));
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(packer->pieces_, DeviceBuffer<PackScalars>::Make(pieces));
+  SIGNVOTE_ASSIGN_OR_RETURN(packer->host_pieces_, PinnedBuffer<PackScalars>::Make(pieces));
+  SIGNVOTE_ASSIGN_OR_RETURN(packer->copies_, Stream::Make());
+  // Queued once everything is allocated: nothing that fails afterwards may free what is being written.
+  SIGNVOTE_RETURN_IF_ERROR(
+      SIGNVOTE_CUDA(cudaMemsetAsync, packer->pieces_.data(), 0, packer->pieces_.bytes(), stream));
+  if (packer->m_.size() > 0) {
+    SIGNVOTE_RETURN_IF_ERROR(
+        SIGNVOTE_CUDA(cudaMemsetAsync, packer->m_.data(), 0, packer->m_.bytes(), stream));
+  }
+  // Start() may come from a thread whose current stream is another.
+  SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaStreamSynchronize, stream));
+  return packer;
+}
+
+CudaPacker::~CudaPacker() {
+  if (!device_->Use().ok()) return;
+  // What was queued before an error is waited for as well.
+  (void)cudaStreamSynchronize(device_->stream());  // nobody could act on an error
+  if (copies_.get() != nullptr) (void)cudaStreamSynchronize(copies_.get());
+}
+
+absl::Status CudaPacker::Start(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) {
+  SIGNVOTE_CHECK(!chunks_[k.value()].in_flight);
+  SIGNVOTE_CHECK(input.prev_verdict == nullptr || *verdict_ != nullptr);
+  if (poison_.ok()) poison_ = Queue(k, input, ballot);
+  chunks_[k.value()].in_flight = poison_.ok();
+  return poison_;
+}
+
+absl::Status CudaPacker::Queue(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) {
+  SIGNVOTE_RETURN_IF_ERROR(device_->Use());
+  const cudaStream_t stream = device_->stream();
+  const Chunk& chunk = chunks_[k.value()];
+  const uint64_t first = plan_.First(k);
+  uint16_t* const bits = bits_.data() + first / 16;
+  PackScalars* const pieces = pieces_.data() + chunk.first_piece;
+  SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(
+      LaunchPack,
+      PackArguments{.g = input.g,
+                    .m = m_.data(),
+                    .h = input.h,
+                    .prev_verdict = input.prev_verdict == nullptr ? nullptr : *verdict_,
+                    .bits = bits,
+                    .pieces = pieces,
+                    .tensors = tensors_.data() + chunk.first_tensor,
+                    .tensor_count = chunk.tensors,
+                    .first = first,
+                    .count = plan_.Count(k),
+                    .a = coefficients_.a,
+                    .one_minus_a = 1.0f - coefficients_.a,
+                    .c = coefficients_.c,
+                    .one_minus_c = 1.0f - coefficients_.c,
+                    .seed = input.seed,
+                    .round = input.round.value(),
+                    .share = input.share.value()},
+      stream));
+  SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaEventRecord, chunk.packed.get(), stream));
+  SIGNVOTE_RETURN_IF_ERROR(
+      SIGNVOTE_CUDA(cudaStreamWaitEvent, copies_.get(), chunk.packed.get(), 0));
+  SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, ballot, bits, plan_.Bytes(k),
+                                         cudaMemcpyDeviceToHost, copies_.get()));
+  SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, host_pieces_.data() + chunk.first_piece,
+                                         pieces, chunk.pieces * sizeof(PackScalars),
+                                         cudaMemcpyDeviceToHost, copies_.get()));
+  return SIGNVOTE_CUDA(cudaEventRecord, chunk.copied.get(), copies_.get());
+}
+
+absl::StatusOr<bool> CudaPacker::Ready(ChunkIndex k) {
+  if (!poison_.ok()) return poison_;
+  const Chunk& chunk = chunks_[k.value()];
+  SIGNVOTE_CHECK(chunk.in_flight);
+  poison_ = device_->Use();
+  if (!poison_.ok()) return poison_;
+  const cudaError_t state = cudaEventQuery(chunk.copied.get());
+  if (state == cudaErrorNotReady) {
+    // Not an error, but kept as one for whoever asks next.
+    (void)cudaGetLastError();
+    return false;
+  }
+  poison_ = ToStatus(state, "cudaEventQuery");
+  if (!poison_.ok()) return poison_;
+  return true;
+}
+
+absl::StatusOr<ChunkScalars> CudaPacker::Finish(ChunkIndex k) {
+  if (!poison_.ok()) return poison_;
+  Chunk& chunk = chunks_[k.value()];
+  SIGNVOTE_CHECK(chunk.in_flight);
+  poison_ = device_->Use();
+  if (poison_.ok()) poison_ = SIGNVOTE_CUDA(cudaEventSynchronize, chunk.copied.get());
+  if (!poison_.ok()) return poison_;
+  chunk.in_flight = false;
+  return AddUp(k);
+}
+
+ChunkScalars CudaPacker::AddUp(ChunkIndex k) const {
+  const Chunk& chunk = chunks_[k.value()];
+  const uint64_t begin = plan_.First(k);
+  const uint64_t end = begin + plan_.Count(k);
+  ChunkScalars total;
+  for (uint32_t t = 0; t < chunk.tensors; ++t) {
+    const TensorSpec& tensor = layout_->tensors()[chunk.first_tensor + t];
+    const uint64_t from = std::max(begin, tensor.first) - begin;
+    const uint64_t to = std::min(end, tensor.first + tensor.count) - begin;
+    PackScalars segment;
+    for (uint64_t tile = from / kTileCoordinates; tile <= (to - 1) / kTileCoordinates; ++tile) {
+      segment.Add(host_pieces_.data()[chunk.first_piece + tile + t]);
+    }
+    total.AddSegment(segment, tensor);
+  }
+  return total;
+}
+
+absl::Status CudaPacker::ReadState(std::span<float> state) {
+  if (!poison_.ok() || m_.size() == 0) return poison_;
+  SIGNVOTE_CHECK(state.size() == m_.size());
+  poison_ = device_->Use();
+  if (!poison_.ok()) return poison_;
+  const cudaStream_t stream = device_->stream();
+  poison_ = SIGNVOTE_CUDA(cudaMemcpyAsync, state.data(), m_.data(), m_.bytes(),
+                          cudaMemcpyDeviceToHost, stream);
+  if (poison_.ok()) poison_ = SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
+  return poison_;
+}
+
+}  // namespace signvote::cuda

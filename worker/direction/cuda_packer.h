@@ -1,0 +1,72 @@
+#pragma once
+// Packs ballots on a GPU.
+//
+// Start() queues three things: the pack kernel on the calling thread's current stream, behind the work that computes the
+// gradient, and on a stream of the packer's own, once the kernel is done, the copies of bits and sums to the host. So the
+// copies of one chunk overlap with whatever the GPU computes next. Device memory: m and the ballot's bits.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/layout.h"
+#include "worker/codec/cuda_memory.h"
+#include "worker/direction/ballot_packer.h"
+
+namespace signvote::cuda {
+
+// Ownership: refers to device, layout and verdict.
+class CudaPacker : public BallotPacker {
+ public:
+  // `*verdict` is where CudaReplicaMemory::verdict() will be when a chunk with a previous verdict is packed.
+  static absl::StatusOr<std::unique_ptr<CudaPacker>> Make(const Device* device, const Layout* layout,
+                                                          ChunkPlan plan,
+                                                          const DirectionConfig& config,
+                                                          const uint32_t* const* verdict);
+  // Waits for what is in flight, because it writes to the callers' ballots.
+  ~CudaPacker() override;
+
+  absl::Status Start(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) override;
+  absl::StatusOr<bool> Ready(ChunkIndex k) override;
+  absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) override;
+  absl::Status ReadState(std::span<float> state) override;
+
+ private:
+  struct Chunk {
+    uint32_t first_tensor = 0;  // that holds its first coordinate
+    uint32_t tensors = 0;       // with a coordinate in it
+    uint64_t first_piece = 0;   // in pieces_
+    uint64_t pieces = 0;
+    Event packed, copied;
+    bool in_flight = false;
+  };
+
+  CudaPacker(const Device* device, const Layout* layout, ChunkPlan plan,
+             const DirectionConfig& config, const uint32_t* const* verdict)
+      : device_(device),
+        layout_(layout),
+        plan_(plan),
+        coefficients_(CoefficientsOf(config)),
+        verdict_(verdict) {}
+  absl::Status Queue(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot);
+  ChunkScalars AddUp(ChunkIndex k) const;
+
+  const Device* const device_;
+  const Layout* const layout_;
+  const ChunkPlan plan_;
+  const DirectionCoefficients coefficients_;
+  const uint32_t* const* const verdict_;
+  DeviceBuffer<TensorRow> tensors_;
+  DeviceBuffer<float> m_;             // [d], or nothing for signSGD
+  DeviceBuffer<uint16_t> bits_;       // [⌈d/16⌉]
+  DeviceBuffer<PackScalars> pieces_;  // of all chunks
+  PinnedBuffer<PackScalars> host_pieces_;
+  Stream copies_;
+  std::vector<Chunk> chunks_;
+  absl::Status poison_;  // OK until a call of CUDA failed
+};
+
+}  // namespace signvote::cuda

@@ -1,0 +1,417 @@
+#include "worker/direction/selftest.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/apply.h"
+#include "common/apply_kernels.h"
+#include "common/bits.h"
+#include "common/check.h"
+#include "common/checksum.h"
+#include "common/rng.h"
+#include "common/status.h"
+
+namespace signvote {
+namespace {
+
+constexpr uint8_t kUntouched = 0xA5;
+constexpr size_t kMarginBytes = 8;  // behind each ballot: no device may write there
+
+// One model and how it is packed.
+struct Case {
+  std::vector<uint64_t> tensors;  // their sizes
+  uint64_t chunk = kChunkCoordinatesMultiple;
+  DirectionConfig direction;
+  bool probe = false;
+  bool special = false;  // NaN, infinities, zeros, denormals among the values
+};
+
+std::string Describe(const Case& c) {
+  uint64_t d = 0;
+  for (const uint64_t count : c.tensors) d += count;
+  return absl::StrCat(DirectionName(c.direction.kind), ", ", d, " coordinates in ",
+                      c.tensors.size(), " tensors (the first has ", c.tensors[0], "), chunks of ",
+                      c.chunk, c.probe ? ", with probe" : "", c.special ? ", special values" : "");
+}
+
+// Every length around the sizes at which kernels change course, tiny tensors, tensors across tiles and chunks.
+std::vector<Case> Cases(Rng rng) {
+  std::vector<std::vector<uint64_t>> models;
+  for (uint64_t d = 1; d <= 4 * 64 + 3; ++d) models.push_back({d});
+  for (const uint64_t unit : {uint64_t{256}, uint64_t{512}, uint64_t{4096}}) {
+    for (uint64_t times = 1; times <= 3; ++times) {
+      for (uint64_t off = 0; off < 7; ++off) models.push_back({unit * times + off - 3});
+    }
+  }
+  models.push_back({4 * 4096 + 3});
+  // Two tensors that meet at every place of a word, a group and a tile.
+  for (uint64_t at = 1; at <= 66; ++at) models.push_back({at, 300});
+  for (const uint64_t at : {255, 256, 257, 511, 512, 513, 4095, 4096, 4097})
+    models.push_back({at, 4200});
+  for (int k = 0; k < 6; ++k) {
+    std::vector<uint64_t> tiny, mixed;
+    for (int t = 0; t < 300; ++t) tiny.push_back(1 + rng.Below(40));
+    for (int t = 0; t < 12; ++t) mixed.push_back(1 + rng.Below(uint64_t{1} << rng.Below(13)));
+    models.push_back(std::move(tiny));
+    models.push_back(std::move(mixed));
+  }
+  std::vector<Case> cases;
+  constexpr DirectionKind kKinds[] = {DirectionKind::kSignum, DirectionKind::kSignSgd,
+                                      DirectionKind::kLion};
+  constexpr uint64_t kChunks[] = {512, 1024, 4096, 4608, 1 << 15};
+  for (size_t k = 0; k < models.size(); ++k) {
+    cases.push_back({.tensors = std::move(models[k]),
+                     .chunk = kChunks[rng.Below(std::size(kChunks))],
+                     .direction = {.kind = kKinds[k % 3]},
+                     .probe = rng.Below(2) == 1,
+                     .special = rng.Below(2) == 1});
+  }
+  return cases;
+}
+
+float Draw(Rng* rng, bool special) {
+  if (special && rng->Below(3) == 0) {
+    using Limits = std::numeric_limits<float>;
+    constexpr float kSpecial[] = {0.0f,
+                                  -0.0f,
+                                  Limits::quiet_NaN(),
+                                  -Limits::quiet_NaN(),
+                                  Limits::infinity(),
+                                  -Limits::infinity(),
+                                  Limits::denorm_min(),
+                                  -Limits::denorm_min(),
+                                  Limits::min(),
+                                  Limits::max(),
+                                  -Limits::max(),
+                                  1.0f};
+    return kSpecial[rng->Below(std::size(kSpecial))];
+  }
+  return static_cast<float>((rng->Uniform() - 0.5) *
+                            std::exp2(static_cast<double>(rng->Below(40)) - 20.0));
+}
+
+// The same bits; of two NaN the payload is the processor's own business.
+bool Same(float a, float b) {
+  return std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b) ||
+         (std::isnan(a) && std::isnan(b));
+}
+bool Same(double a, double b) { return std::bit_cast<uint64_t>(a) == std::bit_cast<uint64_t>(b); }
+
+absl::Status Differs(const std::string& what) { return absl::InternalError(what); }
+
+absl::Status CompareArrays(std::span<const float> got, std::span<const float> want,
+                           const char* what) {
+  for (size_t i = 0; i < want.size(); ++i) {
+    if (Same(got[i], want[i])) continue;
+    return Differs(
+        absl::StrFormat("%s differs at coordinate %d: %a (%08x) where the definition has %a (%08x)",
+                        what, i, static_cast<double>(got[i]), std::bit_cast<uint32_t>(got[i]),
+                        static_cast<double>(want[i]), std::bit_cast<uint32_t>(want[i])));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CompareScalars(const ChunkScalars& got, const ChunkScalars& want, uint32_t chunk) {
+  const struct {
+    const char* name;
+    double got, want;
+  } kSums[] = {{"g_l1", got.g_l1, want.g_l1},
+               {"g_l2_squared", got.g_l2_squared, want.g_l2_squared},
+               {"probe_l1", got.probe_l1, want.probe_l1},
+               {"prev_inner", got.prev_inner, want.prev_inner}};
+  for (const auto& sum : kSums) {
+    if (Same(sum.got, sum.want)) continue;
+    return Differs(absl::StrFormat("%s of chunk %d is %a where the definition has %a", sum.name,
+                                   chunk, sum.got, sum.want));
+  }
+  if (got.nonfinite == want.nonfinite) return absl::OkStatus();
+  return Differs(absl::StrFormat("nonfinite of chunk %d is %d where the definition has %d", chunk,
+                                 got.nonfinite, want.nonfinite));
+}
+
+absl::StatusOr<Layout> LayoutOf(const std::vector<uint64_t>& tensors, Rng* rng) {
+  std::vector<TensorSpec> specs;
+  for (const uint64_t count : tensors) {
+    specs.push_back({.name = absl::StrCat("t", specs.size()),
+                     .shape = {count},
+                     .step_scale = static_cast<float>(0.25 + rng->Uniform()),
+                     .weight_decay = static_cast<float>(rng->Below(2)) * 0.1f});
+  }
+  return Layout::Make(std::move(specs));
+}
+
+// One case on a device, and the same by the definitions.
+class Comparison {
+ public:
+  Comparison(const Case& c, WorkerDevice* device, SelftestMemory* memory, Rng rng)
+      : case_(c), device_(device), memory_(memory), rng_(rng) {}
+
+  absl::Status Run(int rounds) {
+    SIGNVOTE_ASSIGN_OR_RETURN(layout_, LayoutOf(case_.tensors, &rng_));
+    const uint64_t d = layout_.coordinates();
+    plan_ = ChunkPlan(d, case_.chunk);
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::span<float> g, memory_->Allocate(d));
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::span<float> h, memory_->Allocate(d));
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::span<float> x, memory_->Allocate(d));
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<ReplicaMemory> replica,
+                              device_->MakeReplica(&layout_, x));
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<BallotPacker> packer,
+                              device_->MakePacker(&layout_, plan_, case_.direction));
+    if (case_.direction.kind != DirectionKind::kSignSgd) m_.assign(d, 0.0f);
+    Fill(&x_, case_.special);
+    SIGNVOTE_RETURN_IF_ERROR(replica->Write(0, x_));
+    for (int r = 0; r < rounds; ++r) {
+      Fill(&g_, case_.special);
+      Fill(&h_, case_.special);
+      for (size_t i = 0; i < d; ++i) {
+        if (rng_.Below(2) == 0) h_[i] = g_[i];  // often close to g, as a probe's gradient is
+      }
+      SIGNVOTE_RETURN_IF_ERROR(memory_->Write(g.data(), g_));
+      SIGNVOTE_RETURN_IF_ERROR(memory_->Write(h.data(), h_));
+      const Direction::ChunkInput input{.g = g.data(),
+                                        .h = case_.probe ? h.data() : nullptr,
+                                        .prev_verdict = r == 0 ? nullptr : verdict_.data(),
+                                        .seed = rng_.Next(),
+                                        .round = Round(rng_.Below(1000)),
+                                        .share = Share(static_cast<uint32_t>(rng_.Below(100)))};
+      SIGNVOTE_RETURN_IF_ERROR(PackAndCompare(packer.get(), input));
+      SIGNVOTE_RETURN_IF_ERROR(ApplyAndCompare(replica.get()));
+    }
+    SIGNVOTE_ASSIGN_OR_RETURN(const uint64_t digest, replica->Digest());
+    std::vector<float> got(d);
+    SIGNVOTE_RETURN_IF_ERROR(replica->Read(0, got));
+    if (digest != ReplicaDigest(got.data(), 0, d)) return Differs("the replica's digest differs");
+    return absl::OkStatus();
+  }
+
+ private:
+  void Fill(std::vector<float>* values, bool special) {
+    values->resize(layout_.coordinates());
+    for (float& v : *values) v = Draw(&rng_, special);
+  }
+
+  // By the definition, as Direction::PackChunk() does it, from the host's copies.
+  ChunkScalars Expected(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) {
+    const uint64_t begin = plan_.First(k), end = begin + plan_.Count(k);
+    ChunkScalars total;
+    for (const TensorSpec& t : layout_.tensors()) {
+      const uint64_t first = std::max(begin, t.first), stop = std::min(end, t.first + t.count);
+      if (first >= stop) continue;
+      total.AddSegment(PackReference({.coefficients = CoefficientsOf(case_.direction),
+                                      .seed = input.seed,
+                                      .round = input.round,
+                                      .share = input.share},
+                                     {.g = g_.data() + first,
+                                      .m = m_.empty() ? nullptr : m_.data() + first,
+                                      .h = input.h == nullptr ? nullptr : h_.data() + first,
+                                      .prev_bits = input.prev_verdict,
+                                      .bits = ballot,
+                                      .bits_first = begin,
+                                      .first = first,
+                                      .count = stop - first}),
+                       t);
+    }
+    return total;
+  }
+
+  absl::Status PackAndCompare(BallotPacker* packer, const Direction::ChunkInput& input) {
+    const uint32_t chunks = plan_.chunks();
+    ballots_.clear();
+    for (uint32_t k = 0; k < chunks; ++k) {
+      ballots_.emplace_back(plan_.Bytes(ChunkIndex(k)) + kMarginBytes, kUntouched,
+                            device_->host_memory());
+    }
+    // Gradients become final in any order; ballots are asked for in any other.
+    std::vector<uint32_t> order = Shuffled(chunks);
+    for (const uint32_t k : order) {
+      SIGNVOTE_RETURN_IF_ERROR(packer->Start(ChunkIndex(k), input, ballots_[k].data()));
+    }
+    order = Shuffled(chunks);
+    for (const uint32_t k : order) {
+      SIGNVOTE_RETURN_IF_ERROR(packer->Ready(ChunkIndex(k)).status());
+      SIGNVOTE_ASSIGN_OR_RETURN(const ChunkScalars scalars, packer->Finish(ChunkIndex(k)));
+      const size_t bytes = plan_.Bytes(ChunkIndex(k));
+      std::vector<uint8_t> want(bytes, 0);
+      const ChunkScalars sums = Expected(ChunkIndex(k), input, want.data());
+      for (size_t i = 0; i < bytes + kMarginBytes; ++i) {
+        const uint8_t byte = i < bytes ? want[i] : kUntouched;
+        if (ballots_[k][i] == byte) continue;
+        return Differs(absl::StrFormat(
+            "ballot of chunk %d differs at byte %d of %d: %02x where the definition has %02x", k, i,
+            bytes, ballots_[k][i], byte));
+      }
+      SIGNVOTE_RETURN_IF_ERROR(CompareScalars(scalars, sums, k));
+    }
+    std::vector<float> state(m_.size());
+    SIGNVOTE_RETURN_IF_ERROR(packer->ReadState(state));
+    return CompareArrays(state, m_, "the direction's state");
+  }
+
+  // Whole or in two parts, as after a state transfer.
+  absl::Status ApplyAndCompare(ReplicaMemory* replica) {
+    const uint64_t d = layout_.coordinates();
+    verdict_.resize(BytesForBits(d));
+    for (uint8_t& byte : verdict_) byte = static_cast<uint8_t>(rng_.Next());
+    const float gamma = static_cast<float>(rng_.Uniform() * 0.1);
+    const uint64_t cut = rng_.Below(2) == 0 ? 0 : rng_.Below(d);
+    SIGNVOTE_RETURN_IF_ERROR(replica->ApplyStep(layout_, gamma, 0, cut, verdict_.data()));
+    SIGNVOTE_RETURN_IF_ERROR(replica->ApplyStep(layout_, gamma, cut, d - cut, verdict_.data()));
+    for (const TensorSpec& t : layout_.tensors()) {
+      const TensorStep step = MakeTensorStep(gamma, t);
+      apply_kernels::kScalar.step(x_.data() + t.first, t.count, verdict_.data(), t.first, step.a,
+                                  step.c);
+    }
+    std::vector<float> got(d);
+    SIGNVOTE_RETURN_IF_ERROR(replica->Read(0, got));
+    return CompareArrays(got, x_, "the replica");
+  }
+
+  std::vector<uint32_t> Shuffled(uint32_t count) {
+    std::vector<uint32_t> order(count);
+    for (uint32_t k = 0; k < count; ++k) order[k] = k;
+    for (uint32_t k = count; k > 1; --k) std::swap(order[k - 1], order[rng_.Below(k)]);
+    return order;
+  }
+
+  const Case& case_;
+  WorkerDevice* const device_;
+  SelftestMemory* const memory_;
+  Rng rng_;
+  Layout layout_;
+  ChunkPlan plan_;
+  std::vector<float> g_, h_, m_, x_;
+  std::vector<uint8_t> verdict_;
+  std::vector<std::pmr::vector<uint8_t>>
+      ballots_;  // outlive the packer, which may have some in flight
+};
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+absl::Status MeasureRates(WorkerDevice* device, SelftestMemory* memory, Clock* clock,
+                          const SelftestOptions& options, SelftestReport* report) {
+  const uint64_t d = options.rate_coordinates;
+  Rng rng(options.seed, 2);
+  SIGNVOTE_ASSIGN_OR_RETURN(const Layout layout, LayoutOf({d}, &rng));
+  const ChunkPlan plan(d, ChunkPlan::DefaultChunkCoordinates(d));
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::span<float> g, memory->Allocate(d));
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::span<float> x, memory->Allocate(d));
+  std::vector<float> values(d);
+  for (float& v : values) v = static_cast<float>(rng.Uniform() - 0.5);
+  SIGNVOTE_RETURN_IF_ERROR(memory->Write(g.data(), values));
+  SIGNVOTE_RETURN_IF_ERROR(memory->Write(x.data(), values));
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<ReplicaMemory> replica,
+                            device->MakeReplica(&layout, x));
+  std::pmr::vector<uint8_t> bits(plan.TotalBytes(), 0x5A, device->host_memory());
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<BallotPacker> packer,
+                            device->MakePacker(&layout, plan, {.kind = DirectionKind::kSignum}));
+
+  const auto pack = [&]() -> absl::Status {
+    for (uint32_t k = 0; k < plan.chunks(); ++k) {
+      SIGNVOTE_RETURN_IF_ERROR(packer->Start(ChunkIndex(k), {.g = g.data()},
+                                             bits.data() + plan.ByteOffset(ChunkIndex(k))));
+    }
+    for (uint32_t k = 0; k < plan.chunks(); ++k) {
+      SIGNVOTE_RETURN_IF_ERROR(packer->Finish(ChunkIndex(k)).status());
+    }
+    return absl::OkStatus();
+  };
+  const double floats = static_cast<double>(d) * sizeof(float);
+  const double packed = static_cast<double>(d) / 8;
+  // The first pass of each touches memory and is not counted.
+  std::vector<double> copies, rates[2], ratios[2];
+  for (int r = -1; r < options.repetitions; ++r) {
+    const Time begin = clock->Now();
+    SIGNVOTE_RETURN_IF_ERROR(memory->CopyWithin(x.data(), g.data(), d));
+    const Time copied = clock->Now();
+    SIGNVOTE_RETURN_IF_ERROR(pack());
+    const Time packed_at = clock->Now();
+    SIGNVOTE_RETURN_IF_ERROR(replica->ApplyStep(layout, 1e-6f, 0, d, bits.data()));
+    const Time applied = clock->Now();
+    if (r < 0) continue;
+    const auto rate = [](double bytes, Duration time) {
+      return bytes / std::max(ToSeconds(time), 1e-9);
+    };
+    copies.push_back(rate(2 * floats, copied - begin));
+    rates[0].push_back(rate(3 * floats + packed, packed_at - copied));
+    rates[1].push_back(rate(2 * floats + packed, applied - packed_at));
+    for (int k = 0; k < 2; ++k) ratios[k].push_back(rates[k].back() / copies.back());
+  }
+  report->rates = {{"copy", Median(copies), 1.0},
+                   {"pack", Median(rates[0]), Median(ratios[0])},
+                   {"apply", Median(rates[1]), Median(ratios[1])}};
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::span<float>> HostSelftestMemory::Allocate(uint64_t count) {
+  arrays_.push_back(std::make_unique<float[]>(count));
+  return std::span(arrays_.back().get(), count);
+}
+
+absl::Status HostSelftestMemory::Write(float* to, std::span<const float> from) {
+  std::copy(from.begin(), from.end(), to);
+  return absl::OkStatus();
+}
+
+absl::Status HostSelftestMemory::Read(std::span<float> to, const float* from) {
+  std::copy_n(from, to.size(), to.begin());
+  return absl::OkStatus();
+}
+
+absl::Status HostSelftestMemory::CopyWithin(float* to, const float* from, uint64_t count) {
+  std::memcpy(to, from, count * sizeof(float));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SelftestReport> RunSelftest(WorkerDevice* device, SelftestMemory* memory,
+                                           Clock* clock, const SelftestOptions& options) {
+  constexpr int kRounds = 2;  // without and with a previous verdict
+  SIGNVOTE_CHECK(options.every > 0 && options.repetitions > 0);
+  SelftestReport report;
+  report.device = device->name();
+  const std::vector<Case> cases = Cases(Rng(options.seed, 0));
+  for (size_t k = options.seed % options.every; k < cases.size(); k += options.every) {
+    const absl::Status same =
+        Comparison(cases[k], device, memory, Rng(options.seed, 16 + k)).Run(kRounds);
+    memory->FreeAll();
+    if (!same.ok()) {
+      return WithContext(same,
+                         absl::StrCat("self-test of ", report.device, ", case ", k, " of seed ",
+                                      options.seed, " (", Describe(cases[k]), ")"));
+    }
+    ++report.cases;
+    report.rounds += kRounds;
+    for (const uint64_t count : cases[k].tensors) report.coordinates += kRounds * count;
+  }
+  if (options.rate_coordinates > 0) {
+    const absl::Status measured = MeasureRates(device, memory, clock, options, &report);
+    memory->FreeAll();
+    if (!measured.ok()) return WithContext(measured, absl::StrCat("rates of ", report.device));
+  }
+  return report;
+}
+
+std::string SelftestText(const SelftestReport& report) {
+  std::string text = absl::StrFormat(
+      "self-test of %s\n  ballots, sums, state, replica, digest: equal to the definitions in %d "
+      "models, "
+      "%d rounds, %d coordinates\n",
+      report.device, report.cases, report.rounds, report.coordinates);
+  for (const SelftestReport::Rate& rate : report.rates) {
+    absl::StrAppendFormat(&text, "  %-5s  %8.1f GB/s  %.2f of a copy within the device's memory\n",
+                          rate.name, rate.bytes_per_second * 1e-9, rate.of_copy);
+  }
+  return text;
+}
+
+}  // namespace signvote
