@@ -22,6 +22,9 @@ TORCH_FILES = [
     "torch/lib/libtorch_cpu.so",
     "torch/lib/libc10.so",
 ]
+COMPILER_FILES = ["nvidia/cu13/" + file for file in (
+    "bin/nvcc", "bin/ptxas", "bin/cudafe++", "nvvm/bin/cicc", "include/crt/host_config.h", "include/cuda_runtime.h",
+    "lib/libcudart.so.13")]
 CUDA_FILES = ["nvidia/cu13/lib/libcudart.so.13", "nvidia/cu13/lib/libcupti.so.13"]
 TOOLS = ["awk", "bash", "basename", "cat", "chmod", "cmp", "cp", "cut", "dirname", "env", "find", "flock", "grep", "ln", "mkdir",
          "mktemp", "mv", "readlink", "rm", "sed", "sh", "sha256sum", "tail", "tee", "tr", "unzip", "wc"]
@@ -54,6 +57,7 @@ case "$*" in
   *install*) for word; do case "$word" in -* | *=*) ;; *) echo "$word" >>{self.installed} ;; esac; done ;;
 esac''')
         self.stub("systemctl", "true")
+        self.toolkit("release 13.0")
         self.wheels = self.dir / "wheels"
         self.wheels.mkdir()
         self.make_wheel("torch-2.11.0.whl", TORCH_FILES + ["torch/unused.py"])
@@ -338,6 +342,54 @@ esac''')
     def test_temporary_folders_are_removed(self):
         self.run_setup()
         self.assertEqual([p.name for p in self.dir.glob("signvote-setup-??????")], [])
+
+    # ---- the CUDA compiler ------------------------------------------------------------------------------------------
+
+    def toolkit(self, says):
+        """An nvcc where NVIDIA's toolkit has it."""
+        nvcc = self.root / "usr/local/cuda/bin/nvcc"
+        nvcc.parent.mkdir(parents=True, exist_ok=True)
+        nvcc.write_text(f'#!/bin/sh\necho "Cuda compilation tools, {says}, V1"\n')
+        nvcc.chmod(0o755)
+        return nvcc
+
+    def test_a_cuda_compiler_is_fetched_only_where_there_is_none(self):
+        self.expect(self.run_setup(), 0, "CUDA compiler: all there", "cuda/bin/nvcc, 13.0)")
+        self.toolkit("release 12.8")  # too old
+        self.make_wheel("nvcc.whl", COMPILER_FILES)
+        target = self.cache / "signvote/cuda-13.0"
+        self.expect(self.run_setup("--no-cuda"), 0, "CUDA compiler: left out")
+        self.expect(self.run_setup("--no-torch"), 0, "CUDA compiler: left out")
+        self.assertFalse(target.exists())
+        self.expect(self.run_setup(), 0, "CUDA compiler 13.0: downloading 97 MiB", "CUDA compiler 13.0 is in")
+        for file in COMPILER_FILES:
+            self.assertTrue((target / file).is_file(), file)
+        self.assertTrue(os.access(target / "nvidia/cu13/bin/nvcc", os.X_OK))
+        self.assertTrue(os.access(target / "nvidia/cu13/nvvm/bin/cicc", os.X_OK))
+        self.assertIn("--require-hashes", self.downloads()[-1])
+        fetched = len(self.downloads())
+        self.expect(self.run_setup(), 0, "CUDA compiler 13.0: all there")
+        self.assertEqual(len(self.downloads()), fetched)
+        (target / COMPILER_FILES[1]).unlink()
+        self.expect(self.run_setup(), 0, "lacks nvidia/cu13/bin/ptxas: replacing it")
+        self.assertEqual([p.name for p in self.cache.joinpath("signvote").glob("unpacking*")], [])
+
+    def test_a_cuda_compiler_that_cannot_be_had_is_an_error_with_a_remedy(self):
+        self.run_setup()
+        self.toolkit("release 12.8")
+        self.expect(self.run_setup(), 8, "hold no nvidia/cu13/bin/nvcc")
+        self.stub("python3", "echo 'NewConnectionError: Failed to establish a new connection' >&2; exit 1")
+        self.expect(self.run_setup(), 5, "no network: PyPI", "--no-cuda")
+        self.stub("python3", "exit 1")
+        self.expect(self.run_setup(), 8, "downloading the CUDA compiler failed", "--no-cuda")
+        self.stub("df", 'echo header; echo "disk 1 1 102400 1% /"')
+        self.expect(self.run_setup(), 6, "not enough disk space for the CUDA compiler", "500 MiB are needed")
+        self.assertFalse((self.cache / "signvote/cuda-13.0").exists())
+
+    def test_own_cuda_compiler_is_used_or_refused(self):
+        own = self.toolkit("release 13.1").rename(self.dir / "nvcc")
+        self.expect(self.run_setup(SIGNVOTE_NVCC=str(own)), 0, f"using SIGNVOTE_NVCC={own} (13.1)")
+        self.expect(self.run_setup(SIGNVOTE_NVCC="/none"), 9, "SIGNVOTE_NVCC=/none is no nvcc 13 or later")
 
 
 if __name__ == "__main__":
