@@ -57,9 +57,10 @@ if(NOT _nvcc)
   return()
 endif()
 
-get_filename_component(_real "${_nvcc}" REALPATH)
-get_filename_component(_bin "${_real}" DIRECTORY)
-get_filename_component(_root "${_bin}" DIRECTORY)
+# Where it really lives: it may be a link, or a script that calls another.
+execute_process(COMMAND "${_nvcc}" --dryrun -E -x cu /dev/null OUTPUT_VARIABLE _plan ERROR_VARIABLE _plan)
+string(REGEX MATCH "TOP=([^\n]*)" _ "${_plan}")
+get_filename_component(_root "${CMAKE_MATCH_1}" REALPATH)
 # LibTorch's runtime first: a process must not have two.
 set(_runtimes "")
 if(LibTorch_FOUND)

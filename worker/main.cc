@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +20,8 @@
 #include "common/safetensors.h"
 #include "common/status.h"
 #include "worker/data/dataset.h"
+#include "worker/direction/cuda_device.h"
+#include "worker/direction/selftest.h"
 #include "worker/models/model.h"
 #include "worker/session/session.h"
 #include "worker/train/http.h"
@@ -31,6 +34,7 @@ namespace signvote {
 namespace {
 
 constexpr uint32_t kFileMode = 0644;
+constexpr uint64_t kHostRateCoordinates = uint64_t{1} << 24;  // well beyond any cache
 constexpr Duration kStopPoll = std::chrono::milliseconds(50);
 
 struct Flags {
@@ -55,6 +59,7 @@ struct Flags {
   std::string report, round_log, save;
   std::string log_level = "info", log_format = "text";
   bool print_config = false;
+  bool selftest = false;
 };
 
 void AddFlags(CLI::App* app, Flags* flags) {
@@ -121,6 +126,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::Range(0.0f, 1.0f));
   app->add_option("--device", flags->model_options.device, "cpu, cuda or cuda:N")
       ->capture_default_str();
+  app->add_flag("--selftest", flags->selftest,
+                "compare the device's kernels with the definitions, measure them, and exit");
   app->add_option("--threads", flags->model_options.threads,
                   "CPU threads of the model; fewer for several workers on one machine")
       ->capture_default_str()
@@ -255,10 +262,28 @@ absl::Status Save(FileSystem* fs, const std::string& path, const Model& model,
                              kFileMode);
 }
 
+absl::Status Selftest(const Flags& flags, Clock* clock) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<int> gpu, ParseDevice(flags.model_options.device));
+  std::unique_ptr<WorkerDevice> device = std::make_unique<HostDevice>();
+  std::unique_ptr<SelftestMemory> memory = std::make_unique<HostSelftestMemory>();
+  SelftestOptions options;
+  if (gpu.has_value()) {
+    SIGNVOTE_ASSIGN_OR_RETURN(device, MakeCudaDevice(*gpu, [] { return nullptr; }));
+    SIGNVOTE_ASSIGN_OR_RETURN(memory, MakeCudaSelftestMemory(*gpu));
+  } else {
+    options.rate_coordinates = kHostRateCoordinates;
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(const SelftestReport report,
+                            RunSelftest(device.get(), memory.get(), clock, options));
+  std::fputs(SelftestText(report).c_str(), stdout);
+  return absl::OkStatus();
+}
+
 absl::Status Work(Flags* flags) {
   FileSystem* const fs = FileSystem::Posix();
   Clock* const clock = Clock::System();
   SIGNVOTE_RETURN_IF_ERROR(ChooseIsa().status());
+  if (flags->selftest) return Selftest(*flags, clock);
   SIGNVOTE_RETURN_IF_ERROR(CheckFlags(flags));
   SIGNVOTE_ASSIGN_OR_RETURN(const ModelConfig config, LoadModel(fs, *flags));
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Dataset> data, LoadData(fs, *flags, config));

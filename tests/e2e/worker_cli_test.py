@@ -83,6 +83,15 @@ class WorkerCliTest(unittest.TestCase):
         if pathlib.Path("/dev/nvidiactl").exists():
             self.skipTest("this machine has an NVIDIA driver")
         self.expect(7, "no CUDA device 0", "--device cpu", flags=self.flags + ["--device", "cuda"])
+        self.expect(7, "no CUDA device 1", "--device cpu", flags=["--selftest", "--device", "cuda:1"])
+
+    def test_the_selftest_needs_no_server(self):
+        done = run("--selftest")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, r"self-test of cpu \(.*\)\n.* equal to the definitions in \d+ models")
+        for rate in ("copy", "pack", "apply"):
+            self.assertRegex(done.stdout, rate + r" +[0-9.]+ GB/s")
+        self.expect(2, "choose cpu, cuda or cuda:N", flags=["--selftest", "--device", "tpu"])
 
     def test_a_server_that_is_not_there_is_unavailable(self):
         start = time.monotonic()

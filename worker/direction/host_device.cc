@@ -33,11 +33,32 @@ class HostPacker : public BallotPacker {
 
 }  // namespace
 
+absl::StatusOr<std::optional<int>> ParseDevice(std::string_view word) {
+  constexpr std::string_view kCuda = "cuda";
+  constexpr size_t kDigitsMax = 3;
+  if (word == "cpu") return std::optional<int>();
+  if (word == kCuda) return std::optional<int>(0);
+  bool valid = word.substr(0, kCuda.size() + 1) == "cuda:";
+  const std::string_view digits = valid ? word.substr(kCuda.size() + 1) : "";
+  valid = !digits.empty() && digits.size() <= kDigitsMax;
+  int ordinal = 0;
+  for (const char c : digits) {
+    valid = valid && c >= '0' && c <= '9';
+    ordinal = ordinal * 10 + (c - '0');
+    if (!valid) break;
+  }
+  if (!valid) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--device ", ToAbsl(word), ": choose cpu, cuda or cuda:N"));
+  }
+  return std::optional<int>(ordinal);
+}
+
 absl::Status NoCudaDevice(int64_t ordinal, std::string_view why) {
-  return WithExitCode(absl::UnavailableError(absl::StrCat(
-                          "no CUDA device ", ordinal, ": ", ToAbsl(why),
-                          "; use --device cpu or a machine with an NVIDIA GPU")),
-                      ExitCode::kNoDevice);
+  return WithExitCode(
+      absl::UnavailableError(absl::StrCat("no CUDA device ", ordinal, ": ", ToAbsl(why),
+                                          "; use --device cpu or a machine with an NVIDIA GPU")),
+      ExitCode::kNoDevice);
 }
 
 std::string HostDevice::name() const {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <memory_resource>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -45,6 +46,8 @@ class HostDevice : public WorkerDevice {
                                                            const DirectionConfig& config) override;
 };
 
+// What --device says: nothing for "cpu", the number of a GPU for "cuda" (0) and "cuda:N". INVALID_ARGUMENT for any other word.
+absl::StatusOr<std::optional<int>> ParseDevice(std::string_view word);
 // UNAVAILABLE with exit code kNoDevice: "no CUDA device N: why; " and the remedy. The one wording of it.
 absl::Status NoCudaDevice(int64_t ordinal, std::string_view why);
 

@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/exit_codes.h"
+#include "worker/direction/worker_device.h"
 #include "worker/models/torch_network.h"
 
 namespace signvote {
@@ -60,24 +61,10 @@ class LeafHook : public torch::autograd::PostAccumulateGradHook {
 };
 
 absl::StatusOr<at::Device> OpenDevice(const std::string& word) {
-  if (word == "cpu") return at::Device(at::kCPU);
-  int64_t index = 0;
-  bool valid =
-      word == "cuda" || (word.rfind("cuda:", 0) == 0 && word.size() > 5 && word.size() <= 8);
-  for (size_t i = 5; valid && i < word.size(); ++i) {
-    valid = word[i] >= '0' && word[i] <= '9';
-    index = index * 10 + (word[i] - '0');
-  }
-  if (!valid) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--device ", word, ": choose cpu, cuda or cuda:N"));
-  }
-  const auto none = [&](const std::string& why) {
-    return WithExitCode(
-        absl::UnavailableError(absl::StrCat("no CUDA device ", index, ": ", why,
-                                            "; use --device cpu or a machine with an NVIDIA GPU")),
-        ExitCode::kNoDevice);
-  };
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<int> ordinal, ParseDevice(word));
+  if (!ordinal.has_value()) return at::Device(at::kCPU);
+  const int64_t index = *ordinal;
+  const auto none = [index](const std::string& why) { return NoCudaDevice(index, why); };
   // Loading the library registers the back end; it stays loaded for the life of the process.
   if (::dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
     const char* why = ::dlerror();
