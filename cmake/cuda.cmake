@@ -76,11 +76,11 @@ endif()
 message(STATUS "CUDA: ${_nvcc} ${_version}, runtime ${_cudart}")
 set(SIGNVOTE_HAS_CUDA ON)
 
-get_filename_component(_cudart_folder "${_cudart}" DIRECTORY)
-add_library(CUDA::runtime INTERFACE IMPORTED)
-target_include_directories(CUDA::runtime SYSTEM INTERFACE "${_root}/include")
-target_link_libraries(CUDA::runtime INTERFACE "${_cudart}")
-target_link_options(CUDA::runtime INTERFACE "-Wl,-rpath,${_cudart_folder}")
+# An imported library, so that CMake writes its folder into programs of the build tree and replaces it at installation.
+add_library(CUDA::runtime SHARED IMPORTED GLOBAL)
+set_target_properties(CUDA::runtime PROPERTIES
+  IMPORTED_LOCATION "${_cudart}" IMPORTED_SONAME libcudart.so.13 INTERFACE_INCLUDE_DIRECTORIES "${_root}/include"
+  INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "${_root}/include")
 
 # Machine code for Ampere, Hopper and both Blackwells, and PTX for what comes later. No product is fused into a sum but
 # where the source says fma, so -fmad=false; a spilled register is a warning, and a warning an error.

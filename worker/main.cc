@@ -126,8 +126,6 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::Range(0.0f, 1.0f));
   app->add_option("--device", flags->model_options.device, "cpu, cuda or cuda:N")
       ->capture_default_str();
-  app->add_flag("--selftest", flags->selftest,
-                "compare the device's kernels with the definitions, measure them, and exit");
   app->add_option("--threads", flags->model_options.threads,
                   "CPU threads of the model; fewer for several workers on one machine")
       ->capture_default_str()
@@ -176,6 +174,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->capture_default_str();
   app->add_option("--log-format", flags->log_format, "text or json")->capture_default_str();
   group("Options");
+  app->add_flag("--selftest", flags->selftest,
+                "compare the device's kernels with the definitions, measure them, and exit");
   app->set_config("--config", "", "TOML file with flags (name = value)")->type_name("FILE");
   app->add_flag("--print-config", flags->print_config, "print the flags in effect as TOML and exit")
       ->configurable(false);

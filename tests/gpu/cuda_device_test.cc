@@ -164,9 +164,10 @@ TEST_F(CudaDeviceTest, NoDeviceIsOneLineWithItsExitCode) {
          "no CUDA device 0: no CUDA-capable device is detected; use --device cpu or a machine with "
          "an NVIDIA GPU");
   emulator::SetDeviceCount(0, cudaErrorInsufficientDriver);
-  expect(MakeCudaSelftestMemory(0).status(),
-         "no CUDA device 0: CUDA driver version is insufficient for CUDA runtime version; use "
-         "--device cpu or a machine with an NVIDIA GPU");
+  expect(
+      MakeCudaSelftestMemory(0).status(),
+      "no CUDA device 0: no NVIDIA driver was found, or one too old for CUDA 13; use --device cpu "
+      "or a machine with an NVIDIA GPU");
   EXPECT_EQ(cudaGetLastError(), cudaSuccess);
 }
 

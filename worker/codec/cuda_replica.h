@@ -29,7 +29,7 @@ class CudaReplicaMemory : public ReplicaMemory {
   // REQUIRES: `layout` is the one that it was made for.
   absl::Status ApplyStep(const Layout& layout, float gamma, uint64_t first, uint64_t count,
                          const uint8_t* verdict) override;
-  // Hashed on the host, through two small buffers (docs/decisions/0009-digest-on-the-host.md).
+  // Hashed on the host, through two small buffers (docs/decisions/0010-digest-on-the-host.md).
   absl::StatusOr<uint64_t> Digest() override;
 
   // The verdict that was applied last, as far as it was applied; zero where none was. Device memory, [⌈d/256⌉·8].

@@ -21,7 +21,9 @@ absl::StatusOr<std::string> Open(int ordinal) {
   if (error != cudaSuccess) {
     // The next reader of the thread's last error shall not find this one.
     (void)cudaGetLastError();
-    return NoCudaDevice(ordinal, cudaGetErrorString(error));
+    return NoCudaDevice(ordinal, error == cudaErrorInsufficientDriver
+                                     ? "no NVIDIA driver was found, or one too old for CUDA 13"
+                                     : cudaGetErrorString(error));
   }
   if (ordinal < 0 || ordinal >= count)
     return NoCudaDevice(ordinal, absl::StrCat("there are ", count));

@@ -19,7 +19,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
-#include "common/exit_codes.h"
+#include "common/status.h"
 #include "worker/direction/worker_device.h"
 #include "worker/models/torch_network.h"
 
