@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -54,6 +55,24 @@ TEST_P(CudaSelftest, EqualsTheDefinitionsBitForBit) {
   EXPECT_EQ(emulator::HostBytes(), host_bytes);
 }
 INSTANTIATE_TEST_SUITE_P(Seeds, CudaSelftest, testing::Range<uint64_t>(0, kSeeds));
+
+TEST(CudaSelftestRates, AreMeasuredWithAndWithoutTheBitsWay) {
+  emulator::Reset(1);
+  const auto device = MakeCudaDevice(0, [] { return nullptr; });
+  const auto memory = MakeCudaSelftestMemory(0);
+  ASSERT_TRUE(device.ok() && memory.ok());
+  const auto report =
+      RunSelftest(device->get(), memory->get(), Clock::System(),
+                  {.seed = 1, .every = 200, .rate_coordinates = 10000, .repetitions = 1});
+  ASSERT_TRUE(report.ok()) << Describe(report.status());
+  std::vector<std::string> names;
+  for (const auto& rate : report->rates) {
+    names.push_back(rate.name);
+    EXPECT_GT(rate.bytes_per_second, 0) << rate.name;
+  }
+  EXPECT_EQ(names,
+            (std::vector<std::string>{"copy", "pack", "apply", "pack kernel", "apply kernel"}));
+}
 
 // One small model on device 1, whose gradient is device memory.
 class CudaDeviceTest : public testing::Test {

@@ -1,5 +1,7 @@
 #include "worker/direction/cuda_device.h"
 
+#include <cstddef>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -67,10 +69,8 @@ class CudaSelftestMemory : public SelftestMemory {
       : device_{.ordinal = ordinal, .current_stream = [] { return nullptr; }} {}
 
   absl::StatusOr<std::span<float>> Allocate(uint64_t count) override {
-    SIGNVOTE_RETURN_IF_ERROR(device_.Use());
-    SIGNVOTE_ASSIGN_OR_RETURN(auto buffer, cuda::DeviceBuffer<float>::Make(count));
-    buffers_.push_back(std::move(buffer));
-    return std::span(buffers_.back().data(), count);
+    SIGNVOTE_ASSIGN_OR_RETURN(float* const memory, Allocate<float>(count));
+    return std::span(memory, count);
   }
   void FreeAll() override {
     if (device_.Use().ok()) buffers_.clear();
@@ -84,8 +84,68 @@ class CudaSelftestMemory : public SelftestMemory {
   absl::Status CopyWithin(float* to, const float* from, uint64_t count) override {
     return Copy(to, from, count, cudaMemcpyDeviceToDevice);
   }
+  absl::StatusOr<std::optional<Kernels>> KernelsAlone(std::span<const float> g,
+                                                      std::span<float> x) override {
+    const uint64_t d = g.size();
+    // A model of one tensor and one chunk.
+    const cuda::TensorRow rows[2] = {{.first = 0, .step_scale = 1.0f, .weight_decay = 0.0f},
+                                     {.first = d, .step_scale = 0.0f, .weight_decay = 0.0f}};
+    SIGNVOTE_ASSIGN_OR_RETURN(cuda::TensorRow* const table, Allocate<cuda::TensorRow>(2));
+    SIGNVOTE_ASSIGN_OR_RETURN(float* const m, Allocate<float>(d));
+    SIGNVOTE_ASSIGN_OR_RETURN(uint32_t* const bits, Allocate<uint32_t>(d / 32 + 1));
+    SIGNVOTE_ASSIGN_OR_RETURN(PackScalars* const pieces,
+                              Allocate<PackScalars>(cuda::PieceSlots(d, 1)));
+    SIGNVOTE_RETURN_IF_ERROR(
+        SIGNVOTE_CUDA(cudaMemcpyAsync, table, rows, sizeof(rows), cudaMemcpyHostToDevice, nullptr));
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemsetAsync, m, 0, d * sizeof(float), nullptr));
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaStreamSynchronize, nullptr));
+    const cuda::PackArguments pack{.g = g.data(),
+                                   .m = m,
+                                   .h = nullptr,
+                                   .prev_verdict = nullptr,
+                                   .bits = reinterpret_cast<uint16_t*>(bits),
+                                   .pieces = pieces,
+                                   .tensors = table,
+                                   .tensor_count = 1,
+                                   .first = 0,
+                                   .count = d,
+                                   .a = 0.9f,
+                                   .one_minus_a = 1.0f - 0.9f,
+                                   .c = 0.9f,
+                                   .one_minus_c = 1.0f - 0.9f,
+                                   .seed = 1,
+                                   .round = 1,
+                                   .share = 0};
+    const cuda::ApplyArguments apply{.x = x.data(),
+                                     .x0 = nullptr,
+                                     .verdict = bits,
+                                     .tensors = table,
+                                     .tensor_count = 1,
+                                     .first = 0,
+                                     .count = d,
+                                     .gamma = 1e-6f,
+                                     .rho = 1.0f};
+    return std::optional<Kernels>(
+        Kernels{.pack = [this, pack]() -> absl::Status {
+                  SIGNVOTE_RETURN_IF_ERROR(device_.Use());
+                  SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cuda::LaunchPack, pack, nullptr));
+                  return SIGNVOTE_CUDA(cudaStreamSynchronize, nullptr);
+                },
+                .apply = [this, apply]() -> absl::Status {
+                  SIGNVOTE_RETURN_IF_ERROR(device_.Use());
+                  SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cuda::LaunchApply, apply, nullptr));
+                  return SIGNVOTE_CUDA(cudaStreamSynchronize, nullptr);
+                }});
+  }
 
  private:
+  template <typename T>
+  absl::StatusOr<T*> Allocate(uint64_t count) {
+    SIGNVOTE_RETURN_IF_ERROR(device_.Use());
+    SIGNVOTE_ASSIGN_OR_RETURN(auto buffer, cuda::DeviceBuffer<std::byte>::Make(count * sizeof(T)));
+    buffers_.push_back(std::move(buffer));
+    return reinterpret_cast<T*>(buffers_.back().data());
+  }
   absl::Status Copy(float* to, const float* from, uint64_t count, cudaMemcpyKind kind) {
     SIGNVOTE_RETURN_IF_ERROR(device_.Use());
     SIGNVOTE_RETURN_IF_ERROR(
@@ -94,7 +154,7 @@ class CudaSelftestMemory : public SelftestMemory {
   }
 
   const cuda::Device device_;
-  std::vector<cuda::DeviceBuffer<float>> buffers_;
+  std::vector<cuda::DeviceBuffer<std::byte>> buffers_;
 };
 
 }  // namespace

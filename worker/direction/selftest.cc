@@ -326,28 +326,36 @@ absl::Status MeasureRates(WorkerDevice* device, SelftestMemory* memory, Clock* c
   };
   const double floats = static_cast<double>(d) * sizeof(float);
   const double packed = static_cast<double>(d) / 8;
-  // The first pass of each touches memory and is not counted.
-  std::vector<double> copies, rates[2], ratios[2];
-  for (int r = -1; r < options.repetitions; ++r) {
-    const Time begin = clock->Now();
-    SIGNVOTE_RETURN_IF_ERROR(memory->CopyWithin(x.data(), g.data(), d));
-    const Time copied = clock->Now();
-    SIGNVOTE_RETURN_IF_ERROR(pack());
-    const Time packed_at = clock->Now();
-    SIGNVOTE_RETURN_IF_ERROR(replica->ApplyStep(layout, 1e-6f, 0, d, bits.data()));
-    const Time applied = clock->Now();
-    if (r < 0) continue;
-    const auto rate = [](double bytes, Duration time) {
-      return bytes / std::max(ToSeconds(time), 1e-9);
-    };
-    copies.push_back(rate(2 * floats, copied - begin));
-    rates[0].push_back(rate(3 * floats + packed, packed_at - copied));
-    rates[1].push_back(rate(2 * floats + packed, applied - packed_at));
-    for (int k = 0; k < 2; ++k) ratios[k].push_back(rates[k].back() / copies.back());
+  const double pack_bytes = 3 * floats + packed, apply_bytes = 2 * floats + packed;
+  SIGNVOTE_ASSIGN_OR_RETURN(const auto kernels, memory->KernelsAlone(g, x));
+  struct Measured {
+    const char* name;
+    double bytes;
+    std::function<absl::Status()> run;
+    std::vector<double> rates, ratios;
+  };
+  std::vector<Measured> all;
+  all.push_back({"copy", 2 * floats, [&] { return memory->CopyWithin(x.data(), g.data(), d); }});
+  all.push_back({"pack", pack_bytes, pack});
+  all.push_back(
+      {"apply", apply_bytes, [&] { return replica->ApplyStep(layout, 1e-6f, 0, d, bits.data()); }});
+  if (kernels.has_value()) {
+    all.push_back({"pack kernel", pack_bytes, kernels->pack});
+    all.push_back({"apply kernel", apply_bytes, kernels->apply});
   }
-  report->rates = {{"copy", Median(copies), 1.0},
-                   {"pack", Median(rates[0]), Median(ratios[0])},
-                   {"apply", Median(rates[1]), Median(ratios[1])}};
+  // The first pass of each touches memory and is not counted.
+  for (int r = -1; r < options.repetitions; ++r) {
+    for (Measured& m : all) {
+      const Time begin = clock->Now();
+      SIGNVOTE_RETURN_IF_ERROR(m.run());
+      const double seconds = std::max(ToSeconds(clock->Now() - begin), 1e-9);
+      if (r < 0) continue;
+      m.rates.push_back(m.bytes / seconds);
+      m.ratios.push_back(m.rates.back() / all[0].rates.back());
+    }
+  }
+  for (const Measured& m : all)
+    report->rates.push_back({m.name, Median(m.rates), Median(m.ratios)});
   return absl::OkStatus();
 }
 
@@ -408,7 +416,7 @@ std::string SelftestText(const SelftestReport& report) {
       "%d rounds, %d coordinates\n",
       report.device, report.cases, report.rounds, report.coordinates);
   for (const SelftestReport::Rate& rate : report.rates) {
-    absl::StrAppendFormat(&text, "  %-5s  %8.1f GB/s  %.2f of a copy within the device's memory\n",
+    absl::StrAppendFormat(&text, "  %-12s  %8.1f GB/s  %.2f of a copy within the device's memory\n",
                           rate.name, rate.bytes_per_second * 1e-9, rate.of_copy);
   }
   return text;

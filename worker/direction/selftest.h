@@ -3,7 +3,9 @@
 // user with a GPU runs (`signvote-worker --selftest --device cuda`), and what the tests run on every device there is.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,6 +28,16 @@ class SelftestMemory {
   virtual absl::Status Read(std::span<float> to, const float* from) = 0;
   // From one array of the device to another.
   virtual absl::Status CopyWithin(float* to, const float* from, uint64_t count) = 0;
+  // Packing g (Signum) and moving x without the bits' way from and to the host; each call waits until it is done. Nothing
+  // on a device whose memory the host shares.
+  struct Kernels {
+    std::function<absl::Status()> pack, apply;
+  };
+  virtual absl::StatusOr<std::optional<Kernels>> KernelsAlone(std::span<const float> g,
+                                                              std::span<float> x) {
+    (void)g, (void)x;  // no bits travel
+    return std::optional<Kernels>();
+  }
 };
 
 class HostSelftestMemory : public SelftestMemory {
@@ -57,7 +69,8 @@ struct SelftestReport {
   };
   std::string device;
   uint64_t cases = 0, rounds = 0, coordinates = 0;  // compared
-  std::vector<Rate> rates;  // "copy", "pack" (Signum), "apply"
+  // "copy", "pack" (Signum), "apply", with the bits' way; on a GPU also "pack kernel", "apply kernel" without.
+  std::vector<Rate> rates;
 };
 
 // INTERNAL names the first difference: what, where, in which case. Errors of the device are passed on.

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <numeric>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -69,9 +70,8 @@ const char* Name(WarpCall call) {
   return "?";
 }
 
-bool Same(const std::source_location& a, const std::source_location& b) {
-  return a.line() == b.line() && a.column() == b.column() &&
-         std::string_view(a.file_name()) == b.file_name();
+bool Same(const Place& a, const Place& b) {
+  return a.line == b.line && std::string_view(a.file) == b.file;
 }
 
 struct Fiber {
@@ -85,7 +85,7 @@ struct Fiber {
 struct Warp {
   unsigned arrived = 0;
   WarpCall call{};
-  std::source_location where;
+  Place where;
   // Two, because a lane may be at the next call before its neighbour has read what this one gave.
   uint64_t deposits[2][kWarp] = {};
   unsigned generation = 0;
@@ -116,10 +116,9 @@ class Block {
     SIGNVOTE_CHECK(done_ == threads_);
   }
 
-  const uint64_t* MeetWarp(WarpCall call, unsigned mask, uint64_t value,
-                           const std::source_location& where) {
+  const uint64_t* MeetWarp(WarpCall call, unsigned mask, uint64_t value, const Place& where) {
     if (mask != 0xFFFFFFFFu) {
-      Trap("%s: %s with mask 0x%08x; only full warps are allowed", Place(where).c_str(), Name(call),
+      Trap("%s: %s with mask 0x%08x; only full warps are allowed", Text(where).c_str(), Name(call),
            mask);
     }
     Warp& warp = warps_[current_ / kWarp];
@@ -128,7 +127,7 @@ class Block {
       warp.where = where;
     } else if (warp.call != call || !Same(warp.where, where)) {
       Trap("lanes of one warp part ways: %u stand at %s, %s, and one comes to %s, %s", warp.arrived,
-           Name(warp.call), Place(warp.where).c_str(), Name(call), Place(where).c_str());
+           Name(warp.call), Text(warp.where).c_str(), Name(call), Text(where).c_str());
     }
     uint64_t* const deposits = warp.deposits[warp.generation % 2];
     deposits[current_ % kWarp] = value;
@@ -144,12 +143,12 @@ class Block {
     return deposits;
   }
 
-  void MeetBlock(const std::source_location& where) {
+  void MeetBlock(const Place& where) {
     if (at_barrier_ == 0) {
       barrier_ = where;
     } else if (!Same(barrier_, where)) {
       Trap("threads of one block part ways: %u stand at __syncthreads, %s, and one comes to %s",
-           at_barrier_, Place(barrier_).c_str(), Place(where).c_str());
+           at_barrier_, Text(barrier_).c_str(), Text(where).c_str());
     }
     if (++at_barrier_ == threads_) {
       at_barrier_ = 0;
@@ -235,6 +234,7 @@ class Block {
   void SwitchTo(Fiber* from, Fiber* to, [[maybe_unused]] bool last_words = false) {
     threadIdx.x = current_;
 #if SIGNVOTE_FIBERS_FOR_ASAN
+    from_main_ = from == &main_;
     __sanitizer_start_switch_fiber(last_words ? nullptr : &from->asan_stack,
                                    to == &main_ ? main_bottom_ : to->stack,
                                    to == &main_ ? main_bytes_ : kStackBytes);
@@ -247,18 +247,15 @@ class Block {
     const void* bottom = nullptr;
     size_t bytes = 0;
     __sanitizer_finish_switch_fiber(self == nullptr ? nullptr : self->asan_stack, &bottom, &bytes);
-    const auto* const stack = static_cast<const uint8_t*>(bottom);
-    bool of_fiber = false;
-    for (const Fiber& fiber : fibers_) of_fiber = of_fiber || fiber.stack == stack;
-    if (!of_fiber) {
+    if (from_main_) {
       main_bottom_ = bottom;
       main_bytes_ = bytes;
     }
 #endif
   }
 
-  static std::string Place(const std::source_location& where) {
-    return std::string(where.file_name()) + ":" + std::to_string(where.line());
+  static std::string Text(const Place& where) {
+    return std::string(where.file) + ":" + std::to_string(where.line);
   }
   [[noreturn]] void Stuck() {
     unsigned in_warp_call = 0;
@@ -268,25 +265,26 @@ class Block {
       ++in_warp_call;
       const Warp& warp = warps_[t / kWarp];
       if (where.empty())
-        where = std::string(" (") + Name(warp.call) + ", " + Place(warp.where) + ")";
+        where = std::string(" (") + Name(warp.call) + ", " + Text(warp.where) + ")";
     }
     Trap(
         "block %u cannot go on: of %u threads %u ended, %u wait in a warp's call%s, %u at "
         "__syncthreads%s",
         blockIdx.x, threads_, done_, in_warp_call, where.c_str(), at_barrier_,
-        at_barrier_ == 0 ? "" : (" (" + Place(barrier_) + ")").c_str());
+        at_barrier_ == 0 ? "" : (" (" + Text(barrier_) + ")").c_str());
   }
 
   std::vector<Fiber> fibers_;
   Fiber main_;
-  const void* main_bottom_ = nullptr;
-  size_t main_bytes_ = 0;
+  [[maybe_unused]] const void* main_bottom_ = nullptr;  // for AddressSanitizer
+  [[maybe_unused]] size_t main_bytes_ = 0;
+  [[maybe_unused]] bool from_main_ = false;
 
   // Of the block that runs.
   const std::function<void()>* kernel_ = nullptr;
   Rng* rng_ = nullptr;
   unsigned threads_ = 0, done_ = 0, at_barrier_ = 0, current_ = 0, last_ = 0;
-  std::source_location barrier_;
+  Place barrier_;
   std::vector<Warp> warps_;
   unsigned runnable_ = 0;
   // In every other block warps run fairly; in the rest one that ranks higher runs as far ahead as it can.
@@ -316,10 +314,10 @@ void RunBlocks(const std::function<void()>& kernel, unsigned blocks, unsigned th
   }
 }
 
-const uint64_t* MeetWarp(WarpCall call, unsigned mask, uint64_t value, std::source_location where) {
+const uint64_t* MeetWarp(WarpCall call, unsigned mask, uint64_t value, Place where) {
   return TheBlock().MeetWarp(call, mask, value, where);
 }
-void MeetBlock(std::source_location where) { TheBlock().MeetBlock(where); }
+void MeetBlock(Place where) { TheBlock().MeetBlock(where); }
 unsigned Lane() { return TheBlock().current() % kWarp; }
 
 void Trap(const char* format, ...) {

@@ -21,7 +21,6 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
-#include <source_location>
 #include <string>
 #include <type_traits>
 
@@ -107,14 +106,19 @@ inline float __fsub_rn(float a, float b) { return a - b; }
 
 namespace signvote::emulator {
 
+struct Place {
+  const char* file = "";
+  unsigned line = 0;
+};
+
 enum class WarpCall { kBallot, kShuffle, kSync };
 // Deposits `value`, waits for the warp's other lanes and returns what all 32 deposited.
-const uint64_t* MeetWarp(WarpCall call, unsigned mask, uint64_t value, std::source_location where);
-void MeetBlock(std::source_location where);
+const uint64_t* MeetWarp(WarpCall call, unsigned mask, uint64_t value, Place where);
+void MeetBlock(Place where);
 unsigned Lane();
 
 template <typename T>
-T Shuffle(unsigned mask, T value, unsigned from_lane, std::source_location where) {
+T Shuffle(unsigned mask, T value, unsigned from_lane, Place where) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= sizeof(uint64_t));
   uint64_t word = 0;
   std::memcpy(&word, &value, sizeof(value));
@@ -152,51 +156,51 @@ bool IsDeviceMemory(const void* memory);
 }  // namespace signvote::emulator
 
 inline unsigned __ballot_sync(unsigned mask, bool value,
-                              std::source_location where = std::source_location::current()) {
+                              const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
   const uint64_t* const votes =
-      signvote::emulator::MeetWarp(signvote::emulator::WarpCall::kBallot, mask, value, where);
+      signvote::emulator::MeetWarp(signvote::emulator::WarpCall::kBallot, mask, value, {file, line});
   unsigned ballot = 0;
   for (unsigned lane = 0; lane < 32; ++lane) ballot |= static_cast<unsigned>(votes[lane]) << lane;
   return ballot;
 }
 inline bool __any_sync(unsigned mask, bool value,
-                       std::source_location where = std::source_location::current()) {
-  return __ballot_sync(mask, value, where) != 0;
+                       const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
+  return __ballot_sync(mask, value, file, line) != 0;
 }
 inline bool __all_sync(unsigned mask, bool value,
-                       std::source_location where = std::source_location::current()) {
-  return __ballot_sync(mask, value, where) == 0xFFFFFFFFu;
+                       const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
+  return __ballot_sync(mask, value, file, line) == 0xFFFFFFFFu;
 }
 template <typename T>
 T __shfl_sync(unsigned mask, T value, unsigned from, unsigned width = 32,
-              std::source_location where = std::source_location::current()) {
+              const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
   const unsigned lane = signvote::emulator::Lane();
-  return signvote::emulator::Shuffle(mask, value, lane / width * width + from % width, where);
+  return signvote::emulator::Shuffle(mask, value, lane / width * width + from % width, {file, line});
 }
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta, unsigned width = 32,
-                   std::source_location where = std::source_location::current()) {
+                   const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
   const unsigned lane = signvote::emulator::Lane();
   return signvote::emulator::Shuffle(mask, value, lane % width + delta < width ? lane + delta : lane,
-                                     where);
+                                     {file, line});
 }
 template <typename T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta, unsigned width = 32,
-                 std::source_location where = std::source_location::current()) {
+                 const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
   const unsigned lane = signvote::emulator::Lane();
-  return signvote::emulator::Shuffle(mask, value, lane % width >= delta ? lane - delta : lane, where);
+  return signvote::emulator::Shuffle(mask, value, lane % width >= delta ? lane - delta : lane, {file, line});
 }
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, unsigned bits, unsigned width = 32,
-                  std::source_location where = std::source_location::current()) {
+                  const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
   const unsigned lane = signvote::emulator::Lane();
   const unsigned from = lane ^ bits;
-  return signvote::emulator::Shuffle(mask, value, from / width == lane / width ? from : lane, where);
+  return signvote::emulator::Shuffle(mask, value, from / width == lane / width ? from : lane, {file, line});
 }
 inline void __syncwarp(unsigned mask = 0xFFFFFFFFu,
-                       std::source_location where = std::source_location::current()) {
-  signvote::emulator::MeetWarp(signvote::emulator::WarpCall::kSync, mask, 0, where);
+                       const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
+  signvote::emulator::MeetWarp(signvote::emulator::WarpCall::kSync, mask, 0, {file, line});
 }
-inline void __syncthreads(std::source_location where = std::source_location::current()) {
-  signvote::emulator::MeetBlock(where);
+inline void __syncthreads(const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
+  signvote::emulator::MeetBlock({file, line});
 }
