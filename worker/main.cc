@@ -293,6 +293,8 @@ absl::Status Work(Flags* flags) {
     SIGNVOTE_ASSIGN_OR_RETURN(round_log, fs->OpenLog(flags->round_log, kFileMode));
   }
 
+  // Declared before the session, whose bits lie in its memory.
+  std::unique_ptr<WorkerDevice> device = std::make_unique<HostDevice>();
   // Declared before the port, whose threads read them.
   WorkerProbe probe;
   std::unique_ptr<Session> session;
@@ -326,11 +328,15 @@ absl::Status Work(Flags* flags) {
                     {"device", model->device()},
                     {"threads", uint64_t{flags->model_options.threads}}});
   LogInfo("data", {{"corpus", data->description()}});
-  HostDevice device;
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<int> gpu, ParseDevice(flags->model_options.device));
+  if (gpu.has_value()) {
+    SIGNVOTE_ASSIGN_OR_RETURN(
+        device, MakeCudaDevice(*gpu, [model = model.get()] { return model->current_stream(); }));
+  }
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<ReplicaMemory> replica,
-                            device.MakeReplica(&model->layout(), model->parameters()));
+                            device->MakeReplica(&model->layout(), model->parameters()));
   flags->session.model_config_json = ModelConfigJson(config);
-  flags->session.bits_memory = device.host_memory();
+  flags->session.bits_memory = device->host_memory();
   SIGNVOTE_ASSIGN_OR_RETURN(session, Session::Create(flags->session, clock));
   live_session.store(session.get(), std::memory_order_release);
 
@@ -345,7 +351,7 @@ absl::Status Work(Flags* flags) {
 
   Progress progress(StyleOf(flags->progress), stdout, clock, FromSeconds(flags->progress_seconds),
                     flags->session.name.empty() ? "worker" : flags->session.name);
-  Trainer trainer(session.get(), model.get(), &device, replica.get(), data.get(), clock,
+  Trainer trainer(session.get(), model.get(), device.get(), replica.get(), data.get(), clock,
                   flags->trainer);
   absl::Status log_status;
   trainer.set_on_joined([&](const RunInfo& run, std::optional<double> held_out_loss) {

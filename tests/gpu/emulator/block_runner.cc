@@ -164,10 +164,11 @@ class Block {
   [[noreturn]] void Body() {
     FinishSwitch(nullptr);
     (*kernel_)();
-    fibers_[current_].state = Fiber::State::kDone;
+    Fiber* const self = &fibers_[current_];
+    self->state = Fiber::State::kDone;
     ++done_;
     Fiber* const next = done_ == threads_ ? &main_ : TakeNext();
-    SwitchTo(&fibers_[last_], next, /*last_words=*/true);
+    SwitchTo(self, next, /*last_words=*/true);
     std::abort();
   }
 
@@ -206,7 +207,6 @@ class Block {
     if (runnable_ == 0) Stuck();
     Warp& warp = warps_[ranked_ && rng_->Below(kFairOnceIn) != 0 ? FirstByRank() : AnyWarp()];
     const size_t which = rng_->Below(warp.runnable.size());
-    last_ = current_;
     current_ = warp.runnable[which];
     warp.runnable[which] = warp.runnable.back();
     warp.runnable.pop_back();
@@ -283,7 +283,7 @@ class Block {
   // Of the block that runs.
   const std::function<void()>* kernel_ = nullptr;
   Rng* rng_ = nullptr;
-  unsigned threads_ = 0, done_ = 0, at_barrier_ = 0, current_ = 0, last_ = 0;
+  unsigned threads_ = 0, done_ = 0, at_barrier_ = 0, current_ = 0;
   Place barrier_;
   std::vector<Warp> warps_;
   unsigned runnable_ = 0;
