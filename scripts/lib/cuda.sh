@@ -34,21 +34,21 @@ install_cuda() {  # install_cuda CACHE TOOLKIT_NVCC
   if [ -n "${SIGNVOTE_NVCC:-}" ]; then
     release=$(nvcc_release "$SIGNVOTE_NVCC")
     [ -n "$release" ] || fail $EXIT_NVCC "SIGNVOTE_NVCC=$SIGNVOTE_NVCC is no nvcc 13 or later; name one, or unset it"
-    step "CUDA compiler: using SIGNVOTE_NVCC=$SIGNVOTE_NVCC ($release)"
+    step "[4/4] CUDA compiler: using SIGNVOTE_NVCC=$SIGNVOTE_NVCC ($release)"
     return
   fi
   for nvcc in "$(command -v nvcc || true)" "$2"; do
     if [ -n "$nvcc" ] && [ -x "$nvcc" ]; then
       release=$(nvcc_release "$nvcc")
-      [ -z "$release" ] || { step "CUDA compiler: all there ($nvcc, $release)"; return; }
+      [ -z "$release" ] || { step "[4/4] CUDA compiler: all there ($nvcc, $release)"; return; }
     fi
   done
   if [ -z "$(cuda_lacks "$target")" ]; then
-    step "CUDA compiler $CUDA_VERSION: all there ($target)"
+    step "[4/4] CUDA compiler $CUDA_VERSION: all there ($target)"
     return
   fi
   if [ "$(uname -m)" != x86_64 ]; then
-    step "CUDA compiler: PyPI's wheels used here are for x86_64, this is $(uname -m): left out"
+    step "[4/4] CUDA compiler: PyPI's wheels used here are for x86_64, this is $(uname -m): left out"
     return
   fi
   check_disk "$1" $CUDA_MIB "the CUDA compiler"
@@ -57,13 +57,13 @@ install_cuda() {  # install_cuda CACHE TOOLKIT_NVCC
   exec 8>"$1/cuda.lock"
   flock -w 1800 8 || fail $EXIT_INSTALL "another scripts/setup holds $1/cuda.lock for half an hour"
   lacks=$(cuda_lacks "$target")
-  [ -n "$lacks" ] || { step "CUDA compiler $CUDA_VERSION: all there ($target)"; return; }
+  [ -n "$lacks" ] || { step "[4/4] CUDA compiler $CUDA_VERSION: all there ($target)"; return; }
   [ ! -e "$target" ] || step "      the copy in $target lacks $lacks: replacing it"
   cuda_unpacking="$1/unpacking-cuda.$$"
   work=$cuda_unpacking
   mkdir -p "$work/wheels" "$work/tree"
   log="$work/pip.log"
-  step "CUDA compiler $CUDA_VERSION: downloading 97 MiB from PyPI"
+  step "[4/4] CUDA compiler $CUDA_VERSION: downloading 97 MiB from PyPI"
   echo "$CUDA_REQUIREMENTS" >"$work/requirements.txt"
   if ! python3 -m pip download --no-deps --only-binary=:all: --python-version 311 \
     --platform manylinux2014_x86_64 --platform manylinux2010_x86_64 \
