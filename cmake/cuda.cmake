@@ -7,7 +7,7 @@
 # for which PyPI's folders are not laid out.
 include_guard(GLOBAL)
 
-set(SIGNVOTE_HAS_CUDA OFF)
+set(SIGNVOTE_HAS_CUDA OFF CACHE INTERNAL "Whether the CUDA kernels are compiled")
 if(NOT SIGNVOTE_WITH_CUDA)
   return()
 endif()
@@ -74,7 +74,7 @@ if(NOT _cudart OR NOT EXISTS "${_root}/include/cuda_runtime.h")
                       "complete it, or configure with -DSIGNVOTE_WITH_CUDA=OFF")
 endif()
 message(STATUS "CUDA: ${_nvcc} ${_version}, runtime ${_cudart}")
-set(SIGNVOTE_HAS_CUDA ON)
+set(SIGNVOTE_HAS_CUDA ON CACHE INTERNAL "Whether the CUDA kernels are compiled")
 
 # An imported library, so that CMake writes its folder into programs of the build tree and replaces it at installation.
 add_library(CUDA::runtime SHARED IMPORTED GLOBAL)
