@@ -24,10 +24,10 @@
 #include "worker/direction/selftest.h"
 #include "worker/models/model.h"
 #include "worker/session/session.h"
-#include "worker/train/http.h"
 #include "worker/train/probe.h"
 #include "worker/train/progress.h"
 #include "worker/train/report.h"
+#include "worker/train/routes.h"
 #include "worker/train/trainer.h"
 
 namespace signvote {
@@ -306,16 +306,15 @@ absl::Status Work(Flags* flags) {
   };
   std::unique_ptr<HttpServer> http;
   if (flags->http != "off") {
-    HttpHandlers handlers;
-    handlers.metrics = [&] {
+    const auto metrics = [&] {
       refresh();
       return probe.Text();
     };
-    handlers.ready = [&] {
+    const auto ready = [&] {
       refresh();
       return probe.joined() && probe.value(WorkerMetric::kConnected) == 1;
     };
-    SIGNVOTE_ASSIGN_OR_RETURN(http, HttpServer::Start(flags->http, handlers));
+    SIGNVOTE_ASSIGN_OR_RETURN(http, HttpServer::Start(flags->http, WorkerRoutes(metrics, ready)));
     flags->session.metrics_address = http->address();
     LogInfo("serving metrics", {{"address", http->address()}});
   }
