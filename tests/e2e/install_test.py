@@ -412,6 +412,8 @@ class Runs(Installed):
         expect(7, "lacks torch/include", "run signvote-libtorch", program=fetch, arguments=["--check"])
         expect(harness.BAD_INPUT, f"LIBTORCH={self.folder} has no lib/libtorch_cpu.so", LIBTORCH=str(self.folder))
         (self.folder / "lib").mkdir()
+        # Else a machine without a CUDA toolkit misses that first.
+        shutil.copy(self.libtorch() / "nvidia/cu13/lib/libcudart.so.13", self.folder / "lib")
         stranger = self.folder / "lib/libtorch_cpu.so"
         stranger.write_text("")
         expect(harness.BAD_INPUT, "a library does not load", "file too short", "does not fit", LIBTORCH=str(self.folder))
