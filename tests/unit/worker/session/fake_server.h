@@ -75,7 +75,8 @@ class FakeSession {
   v1::Join LetIn(v1::Welcome::State state) {
     v1::Join join = AwaitJoin();
     Send(Welcome(state));
-    ready_round = Await(v1::WorkerMessage::kReady).ready().round();
+    const v1::WorkerMessage ready = Await(v1::WorkerMessage::kReady);
+    if (ready.has_ready()) ready_round = ready.ready().round();
     return join;
   }
 
@@ -170,7 +171,7 @@ class FakeSession {
   grpc::ServerContext* context() { return context_; }
 
   uint64_t epoch = 1;
-  uint64_t ready_round = 0;
+  std::optional<uint64_t> ready_round;
   std::vector<v1::WorkerMessage::MessageCase> order;  // every message received
 
  private:

@@ -190,6 +190,9 @@ TEST_F(SessionTest, ASecondMismatchFetchesTheWholeState) {
   EXPECT_FALSE(outcome->contiguous);
   EXPECT_EQ(outcome->next_round.value(), 1u);
   EXPECT_EQ(x_, state);
+  const auto ticket = session->NextRound();  // opens once the server has read that the replica is ready
+  ASSERT_TRUE(ticket.ok() && ticket->has_value());
+  EXPECT_EQ((*ticket)->round.value(), 1u);
   server.Stop();
   EXPECT_FALSE(third.has_round());
   EXPECT_EQ(session->Stats().verdict_mismatches, 2u);
