@@ -177,6 +177,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_flag("--selftest", flags->selftest,
                 "compare the device's kernels with the definitions, measure them, and exit");
   app->set_config("--config", "", "TOML file with flags (name = value)")->type_name("FILE");
+  app->allow_config_extras(CLI::config_extras_mode::error);
   app->add_flag("--print-config", flags->print_config, "print the flags in effect as TOML and exit")
       ->configurable(false);
 }

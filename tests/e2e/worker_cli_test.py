@@ -116,6 +116,13 @@ class WorkerCliTest(unittest.TestCase):
         self.assertEqual(second.stdout, first.stdout)
         self.assertIn('model="micro"', second.stdout)
 
+    def test_an_unknown_key_of_a_config_is_refused_and_named(self):
+        config = self.folder / "worker.toml"
+        config.write_text("accumulated = 4\n")
+        done = run(*self.flags, "--config", str(config), "--print-config")
+        self.assertEqual(done.returncode, 2, done.stdout)
+        self.assertIn("accumulated", done.stderr)
+
     def test_sigterm_while_joining_ends_the_worker(self):
         worker = subprocess.Popen([WORKER, *self.flags, "--connect-timeout", "60"], stderr=subprocess.PIPE, text=True)
         try:
