@@ -33,7 +33,8 @@ void ApplyStep(const Layout& layout, float gamma, uint64_t first, uint64_t count
 void ApplyRescaledStep(const Layout& layout, float gamma, float rho, uint64_t first, uint64_t count,
                        const uint8_t* bits, uint64_t bits_first, const float* x0, float* x);
 
-// max_i |x_i| over x; NaN anywhere gives NaN. Decides the first stepsize (algorithms.md, 3, ALIAS).
+// max_i |x_i| over x; NaN anywhere gives NaN. Decides the first stepsize (docs/algorithms.md,
+// "Stepsize").
 float MaxAbs(std::span<const float> x);
 
 }  // namespace signvote

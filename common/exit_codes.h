@@ -17,7 +17,7 @@ enum class ExitCode : int {
   kNoDevice = 7,         // no CUDA device
   kDiverged = 8,         // loss not finite at every worker; the last finite replica was exported
   kReplicaMismatch = 9,  // most workers agree with each other against the server's replica
-  kWaitTimeout = 10,     // waited --wait-timeout for workers; the run can be resumed
+  kWaitTimeout = 10,     // waited --wait-timeout for workers; the replica, if any, was exported
 };
 
 inline constexpr ExitCode kExitCodeMax = ExitCode::kWaitTimeout;

@@ -15,7 +15,7 @@ namespace {
 
 constexpr Duration kHousekeepingEvery = std::chrono::milliseconds(100);
 constexpr Duration kJoinTimeout = std::chrono::seconds(10);  // from the stream's start to its Join
-constexpr Duration kPingTimeout = std::chrono::seconds(1);   // architecture.md 6b
+constexpr Duration kPingTimeout = std::chrono::seconds(1);   // docs/fault_model.md, "Survived"
 constexpr Duration kCloseTimeout =
     std::chrono::seconds(2);  // then a stream that does not end is broken off
 constexpr Duration kApplierPatience = std::chrono::seconds(10);

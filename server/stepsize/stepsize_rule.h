@@ -27,7 +27,7 @@ struct WorkerScalars {
   uint64_t samples = 0;              // training samples behind the gradient (tokens for a language model)
 };
 
-// The mean of one quantity over workers, as docs/algorithms.md 3 "Robust mean": non-finite values are left out;
+// The mean of one quantity over workers, as docs/algorithms.md, "Stepsize", defines it: non-finite values are left out;
 // n ≤ 2: plain mean; else clipped to median ± 3·1.48·MAD, then the mean. nullopt when no finite value remains.
 std::optional<double> RobustMean(std::span<const double> values);
 

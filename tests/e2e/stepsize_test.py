@@ -18,7 +18,7 @@ def median(values):
 
 
 def robust_mean(values):
-    """algorithms.md, 3: clip to median ± 3·1.48·MAD, then the mean; with one or two values the plain mean."""
+    """docs/algorithms.md, "Stepsize": clip to median ± 3·1.48·MAD, then the mean; with one or two values the plain mean."""
     values = [v for v in values if v is not None and math.isfinite(v)]
     if not values:
         return None

@@ -277,6 +277,35 @@ def dead_links(tree: Tree) -> Iterator[Finding]:
                     yield Finding(path, number, "link", f"{target}: {resolved} has no heading with the anchor #{anchor}")
 
 
+def page_names(tree: Tree) -> Iterator[Finding]:
+    """What a page calls a test or a path of this repository is one; NAME stands for any."""
+    suites: dict[str, set[str]] = {}
+    for path in tree.cpp("tests"):
+        for suite, name in re.findall(r"\bTEST(?:_[FP])?\(\s*(\w+),\s*(\w+)", tree.text[path]):
+            suites.setdefault(suite, set()).add(name)
+    folders = ("tests", "common", "proto", "server", "worker", "ctl", "scripts", "deploy", "dashboards", "cmake")
+    for path, text in tree.text.items():
+        if not path.endswith(".md"):
+            continue
+        fenced = False
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.lstrip().startswith("```"):
+                fenced = not fenced
+            if fenced:
+                continue
+            for word in re.findall(r"`([^`\s]+)`", line):
+                suite, _, name = word.partition(".")
+                end_to_end = re.fullmatch(r"e2e_(\w+_test)", word)
+                if re.fullmatch(r"[A-Z]\w*Test", suite) and suite not in suites:
+                    yield Finding(path, number, "name", f"{word}: no test has this name")
+                elif suite in suites and name and name not in suites[suite]:
+                    yield Finding(path, number, "name", f"{word}: {suite} has no such test")
+                elif end_to_end and f"tests/e2e/{end_to_end.group(1)}.py" not in tree.text:
+                    yield Finding(path, number, "name", f"{word}: there is no tests/e2e/{end_to_end.group(1)}.py")
+                elif "NAME" not in word and re.fullmatch(rf"(?:{'|'.join(folders)})/[\w./-]+", word) and not (tree.root / word).exists():
+                    yield Finding(path, number, "name", f"{word}: there is no such path")
+
+
 def private_words(tree: Tree) -> Iterator[Finding]:
     for path, text in tree.text.items():
         for number, line in enumerate(text.splitlines(), 1):
@@ -321,7 +350,7 @@ def long_files(tree: Tree) -> Iterator[Finding]:
             yield Finding(path, LINES_MAX + 1, "length", f"{lines} lines: split files above {LINES_MAX}")
 
 
-RULES = [include_order, own_header_first, pragma_once, banned_calls, torch_apart, listed_sources, dead_links,
+RULES = [include_order, own_header_first, pragma_once, banned_calls, torch_apart, listed_sources, dead_links, page_names,
          private_words, unfinished, exit_codes, long_files]
 
 

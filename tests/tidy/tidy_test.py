@@ -177,6 +177,16 @@ class TidyTest(unittest.TestCase):
         self.plant("docs/page.md", "# A\n")
         self.assertEqual(self.found(), [])
 
+    def test_tests_and_paths_that_a_page_names_must_exist(self):
+        self.plant_cc("tests/unit/a_test.cc", "TEST(ATest, Works) {\n}\nTEST_F(Vote, Counts) {\n}\n")
+        self.plant("tests/e2e/run_test.py", "")
+        self.plant("docs/page.md", "`ATest` `ATest.Works` `Vote.Counts` `e2e_run_test` `tests/e2e/run_test.py` `common/`\n"
+                   "`server/rules/NAME.cc` `Other.Word` `a/b.cc`\n```\n`BTest`\n```\n")
+        self.assertEqual(self.found(), [])
+        for word in ("BTest", "ATest.Fails", "Vote.Miscounts", "e2e_walk_test", "tests/e2e/walk_test.py", "common/b.h"):
+            self.plant("docs/page.md", f"# A\n`{word}`\n")
+            self.expect("docs/page.md", 2, "name")
+
     def test_paths_of_one_machine_are_found_in_any_text(self):
         for path in ("docs/page.md", "scripts/run", "common/a.h", "CMakePresets.json"):
             before = CLEAN.get(path, "{}\n")

@@ -5,7 +5,7 @@
 //   per round:  [probe: h = ∇f(x_{t−1}) on the same minibatch]  →  forward  →  backward, chunk by chunk  →  scalars
 //               →  keep x_t  →  wait for the commit, which moves x
 //
-// The probe runs first so that the main pass streams. docs/architecture.md, "The round engine".
+// The probe runs first so that the main pass streams. docs/architecture.md, "One ballot".
 
 #include <cstdint>
 #include <deque>
