@@ -58,38 +58,5 @@ TEST(Bits, WordsAreLittleEndianAtAnyAlignment) {
   EXPECT_EQ(bytes[8], 1);
 }
 
-TEST(Rng, ValuesFollowFromSeedStreamAndCounterAlone) {
-  Rng a(1, 2), b(1, 2), other(1, 3);
-  const uint64_t first = a.Next();
-  EXPECT_EQ(first, b.Next());
-  EXPECT_NE(first, other.Next());
-  for (int i = 0; i < 100; ++i) a.Next();
-  a.Seek(0);
-  EXPECT_EQ(a.Next(), first);
-}
-
-TEST(Rng, BelowStaysBelowAndReachesEverything) {
-  Rng rng(4, 4);
-  std::vector<int> seen(7, 0);
-  for (int i = 0; i < 7000; ++i) {
-    const uint64_t v = rng.Below(7);
-    ASSERT_LT(v, 7u);
-    ++seen[v];
-  }
-  for (const int count : seen) EXPECT_NEAR(count, 1000, 5 * 30);  // 5 standard deviations
-}
-
-TEST(Rng, UniformIsInTheHalfOpenUnitInterval) {
-  Rng rng(5, 5);
-  double sum = 0;
-  for (int i = 0; i < 10000; ++i) {
-    const double u = rng.Uniform();
-    ASSERT_GE(u, 0.0);
-    ASSERT_LT(u, 1.0);
-    sum += u;
-  }
-  EXPECT_NEAR(sum / 10000, 0.5, 5 * 0.289 / 100);
-}
-
 }  // namespace
 }  // namespace signvote

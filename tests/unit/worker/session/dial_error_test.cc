@@ -3,8 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "worker/session/backoff.h"
-
 namespace signvote {
 namespace {
 
@@ -64,22 +62,6 @@ TEST(DialErrorTest, OnlyHangUpsInARowAreTakenForARefusal) {
   EXPECT_THAT(std::string(tls.message()), HasSubstr("w.pem"));
   EXPECT_EQ(ExplainDialFailure(kHungUp, kPlain, kHangUpsToBeSure).code(),
             absl::StatusCode::kFailedPrecondition);
-}
-
-TEST(BackoffTest, WaitsDoubleWithinTheirBoundsAndDifferFromWorkerToWorker) {
-  Backoff a(1), b(2);
-  bool differ = false;
-  Duration bound = Backoff::kFirst;
-  for (int i = 0; i < 20; ++i) {
-    const Duration wait = a.Next();
-    EXPECT_GE(wait, bound / 2);
-    EXPECT_LE(wait, bound);
-    differ |= wait != b.Next();
-    bound = std::min(Backoff::kLongest, bound * 2);
-  }
-  EXPECT_TRUE(differ);
-  a.Reset();
-  EXPECT_LE(a.Next(), Backoff::kFirst);
 }
 
 }  // namespace

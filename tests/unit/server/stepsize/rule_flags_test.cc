@@ -1,0 +1,40 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+
+#include "server/stepsize/stepsize_rule.h"
+
+namespace signvote {
+namespace {
+
+using testing::HasSubstr;
+
+TEST(RuleFlagsTest, MakesEachRuleByName) {
+  EXPECT_EQ((*MakeRule({}))->name(), "alias");
+  EXPECT_EQ((*MakeRule({.rule = "alias", .alias_option = "I"}))->name(), "alias");
+  for (const char* schedule : {"constant", "cosine", "linear", "wsd"}) {
+    EXPECT_EQ((*MakeRule({.rule = "fixed", .schedule = schedule}))->name(), "fixed");
+  }
+}
+
+TEST(RuleFlagsTest, NamesTheCulpritAndWhatIsAccepted) {
+  const auto message = [](const RuleFlags& flags) {
+    const absl::Status status = MakeRule(flags).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    return std::string(status.message());
+  };
+  EXPECT_THAT(message({.rule = "adam"}), HasSubstr("'adam' is unknown; use alias or fixed"));
+  EXPECT_THAT(message({.rule = "fixed", .stepsize = 0}), HasSubstr("stepsize 0 is out of range"));
+  EXPECT_THAT(message({.rule = "fixed", .stepsize = std::nan("")}), HasSubstr("out of range"));
+  EXPECT_THAT(message({.rule = "fixed", .schedule = "step"}),
+              HasSubstr("use constant, cosine, linear or wsd"));
+  EXPECT_THAT(message({.alias_option = "III"}), HasSubstr("use I or II"));
+  EXPECT_THAT(message({.alias_f_min = std::nan("")}), HasSubstr("finite"));
+  EXPECT_THAT(message({.alias_d0 = 0}), HasSubstr("above 0"));
+  EXPECT_THAT(message({.alias_probe_every = 0}), HasSubstr("use 1 to 1000000"));
+}
+
+}  // namespace
+}  // namespace signvote
