@@ -3,9 +3,13 @@
 
 Reads lines from standard input. For each "go" it runs one all-reduce in all processes at once and prints the seconds
 from the first process's start to the last one's end. Ends with standard input. Prints "ready" when all are connected.
+
+With --rank it is one process of several that are started apart (on other hosts): it connects, runs --repetitions all-reduces
+after one that warms up, and prints their (start, end) as one line of JSON.
 """
 import argparse
 import ctypes
+import json
 import multiprocessing
 import os
 import signal
@@ -37,11 +41,34 @@ def rank_main(rank, args, folder, barrier, times, stop):
     dist.destroy_process_group()
 
 
+def one_rank(args):
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://{args.master}", rank=args.rank, world_size=args.workers)
+    values = torch.full((args.d,), 1.0 / args.workers)
+    times = []
+    for _ in range(args.repetitions + 1):
+        dist.barrier()
+        begin = time.monotonic()
+        dist.all_reduce(values)
+        times.append((begin, time.monotonic()))
+    dist.barrier()
+    dist.destroy_process_group()
+    print(json.dumps(times[1:]))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--d", type=int, required=True, help="fp32 values")
     parser.add_argument("--workers", type=int, required=True, help="processes")
+    parser.add_argument("--rank", type=int, help="this process alone, of several; needs --master")
+    parser.add_argument("--master", help="with --rank: ADDRESS:PORT where rank 0 listens")
+    parser.add_argument("--repetitions", type=int, default=3, help="with --rank: timed all-reduces [3]")
     args = parser.parse_args()
+    if args.rank is not None:
+        return one_rank(args)
 
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     context = multiprocessing.get_context("spawn")

@@ -8,6 +8,8 @@ kernel counts on each worker's socket. Beside it:
   sum     (bytes up + bytes down) / rate: nothing overlaps; the gate is 1.15 of it
   duplex  max(up, down) / rate: verdicts stream back while later chunks go up
   tcp     bare TCP connections moving the same bytes both ways at once over the same links, in the same run
+  gloo    with --gloo-python, for plaintext runs: gloo's fp32 all-reduce of the same d among the workers, whose links all have
+          the rate (it needs no server)
 """
 
 import argparse
@@ -30,6 +32,9 @@ import hosts  # noqa: E402
 SERVER = "train.example.net"
 PORT = 7070
 TCP_PORT = 7071
+GLOO_PORT = 7072
+GLOO_REPETITIONS = 3
+GLOO_SECONDS_MAX = 600
 COORDINATES = 25_000_000
 GATE = 1.15
 UNSHAPED_ROUNDS_MAX = 12  # rounds that go by while the links get their rate
@@ -40,7 +45,8 @@ BARE_REPETITIONS = 3
 class Run:
     """A server and its workers, run to the end of a number of rounds; what the workers saw of each round."""
 
-    def __init__(self, network, folder, workers, shaped, mbit, coordinates, tls, timed_rounds, server_flags=()):
+    def __init__(self, network, folder, workers, shaped, mbit, coordinates, tls, timed_rounds, server_flags=(),
+                 gloo_python=None):
         """Links of the hosts `shaped` get their rate once everybody has joined: fetching the first replica is not timed."""
         self.network, self.folder, self.workers, self.shaped, self.mbit = network, folder, workers, shaped, mbit
         self.coordinates, self.tls, self.timed_rounds = coordinates, tls, timed_rounds
@@ -50,6 +56,7 @@ class Run:
         try:
             self._run(server_flags)
             self._bare()
+            self.gloo_s = self._gloo(gloo_python) if gloo_python is not None else []
         finally:
             for process in self.processes:
                 process.close()
@@ -142,6 +149,21 @@ class Run:
         times = [json.loads(c.log()) for c in clients]
         self.tcp_s = [max(t[k][1] for t in times) - min(t[k][0] for t in times) for k in range(1, BARE_REPETITIONS + 1)]
 
+    def _gloo(self, python):
+        """Seconds of gloo's all-reduces, from the first worker's start to the last one's end."""
+        for host in self.workers:
+            self.network[host].shape(self.mbit)
+        ranks = []
+        for rank, name in enumerate(self.workers):
+            ranks.append(self._start(
+                name, f"gloo-{name}", "env", "GLOO_SOCKET_IFNAME=eth0", python, ROOT / "tests/bench/gloo_allreduce.py", "--d",
+                self.coordinates, "--workers", len(self.workers), "--rank", rank, "--master",
+                f"{self.network[self.workers[0]].address}:{GLOO_PORT}", "--repetitions", GLOO_REPETITIONS))
+        for process in ranks:
+            self._end(process, GLOO_SECONDS_MAX)
+        times = [json.loads(process.log().splitlines()[-1]) for process in ranks]
+        return [max(t[k][1] for t in times) - min(t[k][0] for t in times) for k in range(GLOO_REPETITIONS)]
+
     # ---- figures
     def sum_s(self, links=1):
         """(up + down) / rate of the worker that moves most; `links`: workers that share the shaped link."""
@@ -230,6 +252,9 @@ class Report:
         self.add(f"{name}_ratio_to_duplex", "ratio", [s / run.duplex_s(links) for s in run.round_s])
         self.add(f"{name}_tcp", "s", run.tcp_s)
         self.add(f"{name}_ratio_to_tcp", "ratio", [s / statistics.median(run.tcp_s) for s in run.round_s])
+        if run.gloo_s:
+            self.add(f"{name}_gloo", "s", run.gloo_s)
+            self.add(f"{name}_ratio_to_gloo", "ratio", [statistics.median(run.gloo_s) / s for s in run.round_s])
         self.add(f"{name}_missed_ballots", "", [run.missed()], 0)
 
 
@@ -243,6 +268,7 @@ def main():
     parser.add_argument("--repetitions", type=int, default=20, help="timed rounds per figure [20]")
     parser.add_argument("--d", type=int, default=COORDINATES, help="coordinates [25000000]")
     parser.add_argument("--server-flags", default="", help="further flags of signvote-server")
+    parser.add_argument("--gloo-python", help="a Python that has torch, for gloo's all-reduce [none: no gloo]")
     parser.add_argument("--only", help="only the runs whose names hold this text")
     options = parser.parse_args()
     hosts.prepare()
@@ -265,7 +291,7 @@ def main():
             with hosts.Network(SERVER, *workers) as network:
                 shaped = workers if where == "workers" else [SERVER]
                 run = Run(network, folder / name, workers, shaped, mbit, options.d, tls, options.repetitions,
-                          options.server_flags.split())
+                          options.server_flags.split(), None if tls else options.gloo_python)
                 report.run(name, run, 1 if where == "workers" else count, None if options.quick else gate)
     except hosts.Terminated:
         return hosts.Terminated.EXIT_STATUS

@@ -14,6 +14,8 @@ import subprocess
 import tempfile
 import time
 import unittest
+import urllib.error
+import urllib.request
 
 BIN = pathlib.Path(os.environ.get("SIGNVOTE_BIN", "build/dev/bin")).resolve()
 # Sanitizers make everything slower; waits (never measurements) are stretched by this.
@@ -282,6 +284,15 @@ class ProcessTest(unittest.TestCase):
         digests = {p.name: self.report(p.name)["digest"] for p in workers}
         self.assertEqual(len(set(digests.values())), 1, f"replicas differ: {digests}")
         return next(iter(digests.values()))
+
+
+def http_get(address, path):
+    """(status, body) of http://address/path."""
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
 
 
 def stop(process):

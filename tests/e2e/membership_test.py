@@ -90,11 +90,12 @@ class Membership(harness.ProcessTest):
         self.start_server(rounds=400, workers_min=3)
         workers = self.start_workers("abc", "--compute-ms", 20)
         self.wait_round(40)
+        before = self.worker_status("b")["abstentions"]  # a busy machine may have cost it a round
         harness.stop(workers["b"])
         stopped = time.time()
         self.wait_until("b is an observer", lambda: self.worker_status("b")["role"] == "observer")
         seen = self.worker_status("b")
-        self.assertEqual(seen["abstentions"], 5)
+        self.assertEqual(seen["abstentions"], before + 5)
         done = len(self.rounds())
         self.wait_round(done + 20)
         self.assertLessEqual(self.cost_after(stopped), DEATH_SECONDS_MAX + self.normal_gap(40))

@@ -7,8 +7,6 @@ import statistics
 import struct
 import subprocess
 import unittest
-import urllib.error
-import urllib.request
 
 import harness
 from harness import OK
@@ -35,12 +33,7 @@ class ServerShows(harness.ProcessTest):
         self.certify("a", "b", "raw")
 
     def get(self, path):
-        """(HTTP status, body)"""
-        try:
-            with urllib.request.urlopen(f"http://{self.server.http}{path}", timeout=10) as reply:
-                return reply.status, reply.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
+        return harness.http_get(self.server.http, path)
 
     def test_status_agrees_with_the_round_log(self):
         self.start_server(rounds=400, workers_min=2)

@@ -6,19 +6,9 @@ import shutil
 import signal
 import subprocess
 import unittest
-import urllib.error
-import urllib.request
 
 import harness
-
-
-def get(address, path):
-    """(status, body) of an HTTP GET."""
-    try:
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
+from harness import http_get
 
 
 @unittest.skipUnless(harness.has_torch(), "needs LibTorch")
@@ -43,9 +33,9 @@ class WorkerRun(harness.ProcessTest):
         worker = self.worker("a")
         address = self.metrics_address(worker)
         self.wait_round(5)
-        self.assertEqual(get(address, "/healthz")[0], 200)
-        self.assertEqual(get(address, "/readyz")[0], 200)
-        status, text = get(address, "/metrics")
+        self.assertEqual(http_get(address, "/healthz")[0], 200)
+        self.assertEqual(http_get(address, "/readyz")[0], 200)
+        status, text = http_get(address, "/metrics")
         self.assertEqual(status, 200)
         if shutil.which("promtool"):
             checked = subprocess.run(["promtool", "check", "metrics"], input=text, text=True, capture_output=True)
