@@ -122,7 +122,7 @@ class ExcerptTest(unittest.TestCase):
 TESTS = """
 add_test(tally_test "/bin/cat" "{dir}/gtest.txt" "{dir}/missing")
 add_test(slow_test "/bin/sh" "-c" "echo waiting for the server; exec sleep 60")
-set_tests_properties(slow_test PROPERTIES TIMEOUT 1)
+set_tests_properties(slow_test PROPERTIES TIMEOUT 3)
 add_test(crash_test "/bin/sh" "-c" "kill -SEGV $$")
 add_test(gone_test "{dir}/no-such-program")
 add_test(large_test "/bin/sh" "-c" "yes chatter | head -c 9000000; echo 'x.cc:9: Failure'; exit 1")
