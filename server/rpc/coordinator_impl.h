@@ -177,7 +177,7 @@ class CoordinatorImpl final : public Coordinator {
 
   // One worker uploads the initial parameters; the others are told whom they wait for.
   void NameUploader();
-  void OnUploaded(const ServerSession* session);
+  void OnUploaded(ServerSession* session);
 
   // The initial parameters are complete.
   absl::Status StartEngine();

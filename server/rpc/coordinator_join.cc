@@ -263,16 +263,15 @@ void CoordinatorImpl::NameUploader() {
   }
 }
 
-void CoordinatorImpl::OnUploaded(const ServerSession* session) {
-  if (engine_ != nullptr) return;
+void CoordinatorImpl::OnUploaded(ServerSession* session) {
+  // An uploader that went meanwhile has lost its lease, and perhaps its layout, to somebody else.
+  const auto it = links_.find(session);
+  if (engine_ != nullptr || it == links_.end() || it->second->stage != Stage::kUploading) return;
   const absl::Status status = StartEngine();
   if (!status.ok()) return End(status);
   // The uploader itself says Ready on its stream, behind this.
   for (auto& [key, link] : links_) {
     if (link->stage == Stage::kWaitingState) Welcome(link.get());
-    if (link->stage == Stage::kUploading && link->session.get() != session) {
-      CloseLink(link.get(), absl::AbortedError("the upload lease went to another worker"));
-    }
   }
 }
 
