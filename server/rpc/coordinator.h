@@ -57,6 +57,7 @@ struct CoordinatorOptions {
   uint64_t message_bytes_max = uint64_t{64} << 20;
   uint64_t session_buffer_bytes = uint64_t{64} << 20;
   uint64_t catch_up_bytes = uint64_t{64} << 20;
+  size_t names_max = 4096;  // workers remembered; whoever is here or has a seat is, beyond that too
   std::string round_log_path, event_log_path;
   Duration test_applier_delay{};
   CommitObserver* observer = nullptr;  // may be null; must outlive the coordinator

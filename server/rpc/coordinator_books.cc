@@ -6,7 +6,6 @@
 namespace signvote::rpc {
 namespace {
 
-constexpr size_t kNamesMax = 4096;  // names ever seen, without a token table
 // Calls that wait for their time; further ones are answered at once.
 constexpr size_t kWatchersMax = 64;
 constexpr Duration kWatchMax = std::chrono::minutes(1);
@@ -45,7 +44,7 @@ WorkerRecord* CoordinatorImpl::FindWorker(const std::string& name) {
 
 WorkerRecord* CoordinatorImpl::FindOrAddWorker(const std::string& name) {
   if (WorkerRecord* known = FindWorker(name)) return known;
-  if (workers_.size() >= kNamesMax) ForgetOldestName();
+  if (workers_.size() >= options_.names_max) ForgetOldestName();
   auto record = std::make_unique<WorkerRecord>();
   record->id = WorkerId(next_worker_id_++);
   record->name = name;
@@ -55,12 +54,17 @@ WorkerRecord* CoordinatorImpl::FindOrAddWorker(const std::string& name) {
   return raw;
 }
 
+bool CoordinatorImpl::HasSeat(WorkerId worker) const {
+  return open_.has_value() &&
+         std::any_of(open_->seats.begin(), open_->seats.end(),
+                     [worker](const round::Seat& seat) { return seat.worker == worker; });
+}
+
 void CoordinatorImpl::ForgetOldestName() {
   auto oldest = workers_.end();
   for (auto it = workers_.begin(); it != workers_.end(); ++it) {
     const WorkerRecord& record = *it->second;
-    if (record.link != nullptr || record.held != nullptr || record.evicted ||
-        voted_.contains(record.id))
+    if (record.link != nullptr || record.held != nullptr || record.evicted || HasSeat(record.id))
       continue;
     if (oldest == workers_.end() || record.last_seen < oldest->second->last_seen) oldest = it;
   }

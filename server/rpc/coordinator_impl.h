@@ -264,6 +264,8 @@ class CoordinatorImpl final : public Coordinator {
   WorkerRecord* FindWorker(const std::string& name);
   WorkerRecord* FindOrAddWorker(const std::string& name);
 
+  // In the open attempt: its commit names everybody who had one.
+  bool HasSeat(WorkerId worker) const;
   // Names are free to invent without tokens: the one that has been away for longest makes room.
   void ForgetOldestName();
   void CountBytes(Link* link);

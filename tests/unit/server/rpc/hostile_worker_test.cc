@@ -90,5 +90,29 @@ TEST_F(HostileWorkerTest, AnUploadThatOutlivesItsSessionStartsNoRun) {
   }
 }
 
+TEST_F(HostileWorkerTest, NamesWithoutEndMakeNobodyForgetAMemberOfTheOpenRound) {
+  StartServer({.rounds_max = 2,
+               .workers_min = 2,
+               .deadline = {.enabled = false},
+               .names_max = 2,
+               .round_log_path = dir_ / "rounds"});
+  auto a = NewClient(), b = NewClient();
+  ASSERT_TRUE(a->JoinRun("a"));
+  ASSERT_TRUE(b->JoinRun("b"));
+  v1::ServerMessage message;
+  ASSERT_TRUE(a->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+  b->Cancel();
+  ASSERT_TRUE(Eventually([&] { return Look().status.losses() == 1; }));
+  for (const char* name : {"c", "d", "e"}) {
+    auto other = NewClient();
+    ASSERT_TRUE(other->SendJoin(other->MakeJoin(name)));
+    ASSERT_TRUE(other->ReadWelcome());
+  }
+  ASSERT_TRUE(a->Vote(RandomBits(kCoordinates, 1)));
+  ASSERT_TRUE(a->ReadUntil(v1::ServerMessage::kCommit, &message));
+  ASSERT_TRUE(Eventually([&] { return Look().status.round() == 1; }));
+  EXPECT_THAT(ReadText(dir_ / "rounds"), HasSubstr("\"members\":[\"a\",\"b\"]"));
+}
+
 }  // namespace
 }  // namespace signvote::rpc
