@@ -17,6 +17,9 @@ namespace {
 
 constexpr uint64_t kCoordinatesMax = uint64_t{1} << 40;
 constexpr size_t kNameBytesMax = 1024;
+// A layout comes from a worker: what no model has is not worth the memory.
+constexpr size_t kTensorsMax = size_t{1} << 16;
+constexpr size_t kDimensionsMax = 64;
 constexpr char kDigestMagic[] = "signvote-layout-1";
 
 constexpr uint64_t kChunkCoordinatesMin = uint64_t{1} << 15;
@@ -90,6 +93,10 @@ std::string TensorText(const TensorSpec& t) {
 
 absl::StatusOr<Layout> Layout::Make(std::vector<TensorSpec> tensors) {
   if (tensors.empty()) return absl::InvalidArgumentError("the layout has no tensor");
+  if (tensors.size() > kTensorsMax) {
+    return absl::InvalidArgumentError("the layout has " + std::to_string(tensors.size()) +
+                                      " tensors; at most 65536 are allowed");
+  }
   Layout layout;
   absl::flat_hash_set<std::string> names;
   uint64_t total = 0;
@@ -114,6 +121,11 @@ absl::StatusOr<Layout> Layout::Make(std::vector<TensorSpec> tensors) {
     }
     if (!names.insert(t.name).second) {
       return absl::InvalidArgumentError("two tensors of the layout are named " + t.name);
+    }
+    if (t.shape.size() > kDimensionsMax) {
+      return absl::InvalidArgumentError("tensor " + t.name + " has " +
+                                        std::to_string(t.shape.size()) +
+                                        " dimensions; at most 64 are allowed");
     }
     if (!std::isfinite(t.step_scale) || !(t.step_scale > 0.0f)) {
       return absl::InvalidArgumentError("tensor " + t.name + ": step_scale " +

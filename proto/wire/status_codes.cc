@@ -1,5 +1,7 @@
 #include <string>
 
+#include "common/status.h"
+#include "common/text.h"
 #include "proto/wire/wire.h"
 
 namespace signvote::wire {
@@ -7,9 +9,17 @@ namespace signvote::wire {
 static_assert(static_cast<int>(absl::StatusCode::kUnauthenticated) ==
               grpc::StatusCode::UNAUTHENTICATED);
 
+namespace {
+
+// gRPC sends the message as metadata, of which a peer takes 8 KiB by default, each byte in up to three.
+constexpr size_t kMessageBytesMax = 2000;
+
+}  // namespace
+
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
+                      ForPeople(ToStd(status.message()), kMessageBytesMax));
 }
 
 absl::Status FromGrpc(const grpc::Status& status) {

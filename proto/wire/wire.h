@@ -80,7 +80,8 @@ absl::Status CopyPayloadChecked(const grpc::ByteBuffer& buffer, uint64_t offset,
 grpc::ByteBuffer EncodeMessage(const google::protobuf::MessageLite& message);
 absl::Status ParseMessage(const grpc::ByteBuffer& buffer, google::protobuf::MessageLite* message);
 
-// absl and gRPC number their codes alike; these are the only two places that rely on it.
+// absl and gRPC number their codes alike; these are the only two places that rely on it. A message beyond 2000 bytes is
+// cut: gRPC would replace status and message by an error of its own.
 grpc::Status ToGrpc(const absl::Status& status);
 absl::Status FromGrpc(const grpc::Status& status);
 

@@ -89,6 +89,7 @@ struct Link {
   bool live = false;  // was there when the open attempt was opened: gets its verdicts as they come
   bool seated = false;  // has had a seat as member
   bool finish_sent = false;
+  Round digest_logged;  // the latest round whose digest is in the event log
   // Bytes on the wire.
   std::optional<wire::SocketByteCounter> counter;
   wire::SocketBytes baseline, last;

@@ -9,6 +9,7 @@
 #include "common/apply.h"
 #include "common/exit_codes.h"
 #include "common/log.h"
+#include "common/text.h"
 
 namespace signvote::rpc {
 namespace {
@@ -51,6 +52,7 @@ void CoordinatorImpl::On(Link* link, JoinIn& in) {
   link->joined = clock_->Now();
   const absl::Status status = CheckJoin(link);
   if (!status.ok()) return Refuse(link, status);
+  in.join->clear_layout();  // it is the run's, and may be large
   WorkerRecord* record = FindOrAddWorker(in.join->name());
   link->worker = record;
   if (record->link != nullptr) {
@@ -73,6 +75,7 @@ void CoordinatorImpl::On(Link* link, JoinIn& in) {
 absl::Status CoordinatorImpl::CheckJoin(Link* link) {
   const v1::Join& join = *link->join;
   if (refuse_all_) return absl::CancelledError("the server stops");
+  SIGNVOTE_RETURN_IF_ERROR(ValidateWorkerName(join.name()));
   if (join.protocol_min() > wire::kProtocolVersion ||
       join.protocol_max() < wire::kProtocolVersion || join.protocol_min() == 0) {
     return absl::FailedPreconditionError(
@@ -81,7 +84,6 @@ absl::Status CoordinatorImpl::CheckJoin(Link* link) {
                      join.software_version(), ") speaks ", join.protocol_min(), " to ",
                      join.protocol_max(), "; install the same release on both"));
   }
-  SIGNVOTE_RETURN_IF_ERROR(ValidateWorkerName(join.name()));
   const wire::Peer& peer = link->session->peer();
   if (options_.tls) {
     if (!peer.authenticated || !peer.HasRole(wire::Role::kWorker)) {
@@ -383,7 +385,8 @@ void CoordinatorImpl::On(Link* link, PongIn& in) {
 }
 
 void CoordinatorImpl::Refuse(Link* link, const absl::Status& status) {
-  const std::string name = link->join == nullptr ? "" : link->join->name();
+  const std::string name =
+      link->join == nullptr ? "" : ForPeople(link->join->name(), RunHistory::kTextBytesMax);
   LogWarning(
       "join refused",
       {{"worker", name}, {"address", link->session->peer().address}, {"reason", Describe(status)}});

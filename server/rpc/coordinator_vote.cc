@@ -54,10 +54,14 @@ void CoordinatorImpl::On(Link* link, AbstainMessageIn& in) {
 
 void CoordinatorImpl::On(Link* link, DigestMessageIn& in) {
   if (!Votes(link)) return;
-  log_->Event(EventLine("digest")
-                  .Text("worker", link->worker->name)
-                  .Count("replica_round", in.round.value())
-                  .Text("digest", Hex(in.digest)));
+  // Once a round: the log's size is not for a worker to decide.
+  if (in.round > link->digest_logged && in.round <= ring_->next()) {
+    link->digest_logged = in.round;
+    log_->Event(EventLine("digest")
+                    .Text("worker", link->worker->name)
+                    .Count("replica_round", in.round.value())
+                    .Text("digest", Hex(in.digest)));
+  }
   Drive(round::WorkerDigestIn{link->worker->id, link->incarnation, in.round, in.digest});
 }
 

@@ -76,6 +76,11 @@ class GrpcServerImpl final : public GrpcServer {
     builder.RegisterService(admin_.get());
     builder.SetMaxReceiveMessageSize(static_cast<int>(options.message_bytes_max + kEnvelopeBytes));
     builder.SetMaxSendMessageSize(-1);
+    // Nothing of ours compresses, and what is small here may be large once it is not.
+    for (const grpc_compression_algorithm algorithm :
+         {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
+      builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
+    }
     // A second server on the same port is an error, not a second half of the workers.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveEveryMs);

@@ -6,16 +6,10 @@
 #include <string>
 #include <utility>
 
+#include "common/text.h"
+
 namespace signvote::rpc {
 namespace {
-
-// Cuts at the start of a code point, so that what is left is still UTF-8.
-void Cut(std::string* text) {
-  if (text->size() <= RunHistory::kTextBytesMax) return;
-  size_t end = RunHistory::kTextBytesMax;
-  while (end > 0 && (static_cast<unsigned char>((*text)[end]) & 0xC0) == 0x80) --end;
-  text->resize(end);
-}
 
 float Mean(double sum, uint64_t count) {
   if (count == 0) return std::numeric_limits<float>::quiet_NaN();
@@ -44,8 +38,8 @@ std::string_view EventWord(v1::Event::Kind kind) {
 
 void RunHistory::Add(v1::Event event) {
   event.set_sequence(++events_seen_);
-  Cut(event.mutable_worker());
-  Cut(event.mutable_reason());
+  event.set_worker(ForPeople(event.worker(), kTextBytesMax));
+  event.set_reason(ForPeople(event.reason(), kTextBytesMax));
   events_.push_back(std::move(event));
   if (events_.size() > kEventsKept) events_.pop_front();
 }

@@ -25,7 +25,7 @@ class ServerSession;
 // A stream began.
 struct OpenedIn {};
 struct JoinIn {
-  std::shared_ptr<const v1::Join> join;
+  std::shared_ptr<v1::Join> join;
 };
 // The worker's replica holds all commits before `round`.
 struct ReadyIn {

@@ -6,6 +6,7 @@
 #include "common/bits.h"
 #include "common/check.h"
 #include "common/status.h"
+#include "common/text.h"
 #include "signvote/v1/training.pb.h"
 
 namespace signvote::rpc {
@@ -17,6 +18,13 @@ constexpr size_t kSmallMessageBytes = 4096;
 // Beyond a whole ballot's chunks: scalars, abstention, digest, pong, leave, and the same again for
 // another attempt.
 constexpr uint32_t kPendingSlack = 64;
+
+// A Join holds a layout and a config.json; every other message but a ballot is small.
+constexpr uint64_t kPlainMessageBytesMax = uint64_t{8} << 20;
+// What a worker says for people is kept and shown for as long as it is known.
+constexpr size_t kVersionBytesMax = 64;
+constexpr size_t kAddressBytesMax = 255;
+constexpr size_t kReasonBytesMax = 200;
 
 absl::Status Malformed(const std::string& what) { return absl::InvalidArgumentError(what); }
 
@@ -212,6 +220,10 @@ absl::Status ServerSession::Handle(const grpc::ByteBuffer& message) {
     if (!joined_) return Malformed("the first message of a session must be Join");
     return HandleBallot(*view, message);
   }
+  if (message.Length() > kPlainMessageBytesMax) {
+    return Malformed(absl::StrCat("a message of ", message.Length(), " bytes that is no ballot; at most ",
+                                  kPlainMessageBytesMax, " bytes are taken"));
+  }
   v1::WorkerMessage parsed;
   SIGNVOTE_RETURN_IF_ERROR(wire::ParseMessage(message, &parsed));
   if (parsed.has_join() == joined_) {
@@ -219,9 +231,13 @@ absl::Status ServerSession::Handle(const grpc::ByteBuffer& message) {
                              : "the first message of a session must be Join");
   }
   switch (parsed.message_case()) {
-    case v1::WorkerMessage::kJoin:
+    case v1::WorkerMessage::kJoin: {
       joined_ = true;
-      return Post(JoinIn{std::make_shared<const v1::Join>(std::move(*parsed.mutable_join()))});
+      auto join = std::make_shared<v1::Join>(std::move(*parsed.mutable_join()));
+      join->set_software_version(ForPeople(join->software_version(), kVersionBytesMax));
+      join->set_metrics_address(ForPeople(join->metrics_address(), kAddressBytesMax));
+      return Post(JoinIn{std::move(join)});
+    }
     case v1::WorkerMessage::kScalars: {
       const v1::Scalars& in = parsed.scalars();
       ScalarsMessageIn out{.round = Round(in.round()), .attempt = Attempt(in.attempt())};
@@ -249,7 +265,7 @@ absl::Status ServerSession::Handle(const grpc::ByteBuffer& message) {
       return Post(ReadyIn{Round(parsed.ready().round())});
     case v1::WorkerMessage::kLeave:
       left_ = true;
-      return Post(LeaveIn{parsed.leave().reason()});
+      return Post(LeaveIn{ForPeople(parsed.leave().reason(), kReasonBytesMax)});
     case v1::WorkerMessage::kBallotChunk:  // DecodeVote() has taken every well-formed one
     case v1::WorkerMessage::MESSAGE_NOT_SET:
       break;

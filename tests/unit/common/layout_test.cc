@@ -105,6 +105,18 @@ TEST(Layout, ABadTensorIsRefusedByName) {
   EXPECT_EQ(Layout::Make({}).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(Layout, WhatNoModelHasIsRefused) {
+  std::vector<TensorSpec> tensors(65'537);
+  for (size_t i = 0; i < tensors.size(); ++i) tensors[i].name = "t" + std::to_string(i);
+  EXPECT_EQ(Layout::Make(tensors).status().message(),
+            "the layout has 65537 tensors; at most 65536 are allowed");
+  tensors.pop_back();
+  EXPECT_TRUE(Layout::Make(tensors).ok());
+  EXPECT_EQ(Layout::Make({{.name = "w", .shape = std::vector<uint64_t>(65, 1)}}).status().message(),
+            "tensor w has 65 dimensions; at most 64 are allowed");
+  EXPECT_TRUE(Layout::Make({{.name = "w", .shape = std::vector<uint64_t>(64, 1)}}).ok());
+}
+
 TEST(Layout, NamesMayBeAnyUtf8) {
   EXPECT_EQ(Made({{.name = "größe.\xE2\x82\xAC.\xF0\x9F\x98\x80", .shape = {4}}}).coordinates(),
             4u);

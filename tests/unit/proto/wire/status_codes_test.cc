@@ -35,5 +35,11 @@ TEST(StatusCodesTest, EveryCodeKeepsItsNameAndMessageBothWays) {
   }
 }
 
+TEST(StatusCodesTest, AMessageThatGrpcWouldNotCarryIsCut) {
+  const grpc::Status out = ToGrpc(absl::NotFoundError(std::string(100'000, 'x')));
+  EXPECT_EQ(out.error_code(), grpc::NOT_FOUND);
+  EXPECT_EQ(out.error_message(), std::string(2000, 'x'));
+}
+
 }  // namespace
 }  // namespace signvote::wire

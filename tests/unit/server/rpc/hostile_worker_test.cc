@@ -72,8 +72,8 @@ TEST_F(HostileWorkerTest, AnUploadThatOutlivesItsSessionStartsNoRun) {
     go.set_value();
     if (!another_waits) {
       // Nothing binds the run to the layout of one that is gone.
-      ASSERT_TRUE(Eventually(
-          [&] { return Look().not_ready_because == "waiting for the first worker"; }));
+      ASSERT_TRUE(
+          Eventually([&] { return Look().not_ready_because == "waiting for the first worker"; }));
       ASSERT_TRUE(b->SendJoin(b->MakeJoin("b")));
     }
     ASSERT_TRUE(b->ReadWelcome());
@@ -112,6 +112,88 @@ TEST_F(HostileWorkerTest, NamesWithoutEndMakeNobodyForgetAMemberOfTheOpenRound) 
   ASSERT_TRUE(a->ReadUntil(v1::ServerMessage::kCommit, &message));
   ASSERT_TRUE(Eventually([&] { return Look().status.round() == 1; }));
   EXPECT_THAT(ReadText(dir_ / "rounds"), HasSubstr("\"members\":[\"a\",\"b\"]"));
+}
+
+// A message of some kilobytes may decompress into gigabytes before any limit is looked at.
+TEST_F(HostileWorkerTest, CompressedMessagesAreRefused) {
+  StartServer();
+  for (const grpc_compression_algorithm algorithm : {GRPC_COMPRESS_GZIP, GRPC_COMPRESS_DEFLATE}) {
+    auto client = NewClient();
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + seconds(30));
+    context.set_compression_algorithm(algorithm);
+    auto stream = client->stub()->Session(&context);
+    v1::WorkerMessage message;
+    *message.mutable_join() = client->MakeJoin("w");
+    message.mutable_join()->set_model_config_json(std::string(1 << 19, ' '));
+    (void)stream->Write(message);  // the server may be quicker
+    v1::ServerMessage reply;
+    EXPECT_FALSE(stream->Read(&reply));
+    EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  }
+}
+
+TEST_F(HostileWorkerTest, AFloodOfDigestsLeavesOneLineARound) {
+  StartServer({.event_log_path = dir_ / "events"});
+  auto client = NewClient();
+  ASSERT_TRUE(client->JoinRun("w"));
+  v1::ServerMessage message;
+  ASSERT_TRUE(client->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+  v1::WorkerMessage digest;
+  for (uint64_t i = 0; i < 40; ++i) {
+    digest.mutable_replica_digest()->set_round(i % 2 == 0 ? 0 : 1000 + i);
+    digest.mutable_replica_digest()->set_digest(i);
+    ASSERT_TRUE(client->Send(digest));
+  }
+  ASSERT_TRUE(Eventually([&] { return Look().stale_messages >= 40; }));
+  const std::string log = ReadText(dir_ / "events");
+  size_t lines = 0;
+  for (size_t at = 0; (at = log.find("\"kind\":\"digest\"", at)) != std::string::npos; ++at)
+    ++lines;
+  EXPECT_LE(lines, 1u) << log;
+}
+
+TEST_F(HostileWorkerTest, LongTextsAreCut) {
+  StartServer({.event_log_path = dir_ / "events"});
+  const std::string text(1 << 20, 'x');
+  {
+    auto client = NewClient();
+    v1::Join join = client->MakeJoin("w");
+    join.set_protocol_min(9);
+    join.set_protocol_max(9);
+    join.set_software_version(text);
+    ASSERT_TRUE(client->SendJoin(join));
+    const grpc::Status status = client->Finish();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION) << status.error_message();
+    EXPECT_THAT(status.error_message(), HasSubstr("protocol versions do not meet"));
+  }
+  {
+    auto client = NewClient();
+    ASSERT_TRUE(client->SendJoin(client->MakeJoin(text)));
+    EXPECT_EQ(client->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  }
+  auto client = NewClient();
+  v1::Join join = client->MakeJoin("w");
+  join.set_metrics_address(text);
+  ASSERT_TRUE(client->SendJoin(join));
+  ASSERT_TRUE(client->ReadWelcome());
+  EXPECT_LT(Watch().ByteSizeLong(), 10'000u);
+  v1::WorkerMessage leave;
+  leave.mutable_leave()->set_reason(text);
+  ASSERT_TRUE(client->Send(leave));
+  EXPECT_TRUE(client->Finish().ok());
+  EXPECT_LT(ReadText(dir_ / "events").size(), 10'000u);
+}
+
+TEST_F(HostileWorkerTest, OnlyBallotsMayBeLarge) {
+  StartServer();
+  auto client = NewClient();
+  v1::Join join = client->MakeJoin("w");
+  join.set_token(std::string(9 << 20, 't'));
+  (void)client->SendJoin(join);  // the server may be quicker
+  const grpc::Status status = client->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << status.error_message();
+  EXPECT_THAT(status.error_message(), HasSubstr("8388608"));
 }
 
 }  // namespace
