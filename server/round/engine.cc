@@ -113,13 +113,17 @@ class EngineImpl final : public Engine {
   void On(const WorkerReady& e) {
     auto it = workers_.find(e.worker);
     if (it == workers_.end()) {
-      if (workers_.size() >= config_.workers_max && !ForgetSomebody()) {
-        out_.push_back(Disconnect{
-            e.worker, e.incarnation,
-            absl::ResourceExhaustedError(absl::StrFormat(
-                "the run is full: %d workers are known, which is the limit", workers_.size()))});
+      size_t connected = 0;
+      for (const auto& [id, w] : workers_) connected += w.connected ? 1 : 0;
+      if (connected >= config_.workers_max) {
+        out_.push_back(Disconnect{e.worker, e.incarnation,
+                                  absl::ResourceExhaustedError(absl::StrFormat(
+                                      "the run is full: %d workers are connected, which is the "
+                                      "limit (--workers-max)",
+                                      connected))});
         return;
       }
+      if (workers_.size() >= config_.workers_max) ForgetSomebody();
       it = workers_.emplace(e.worker, Worker{}).first;
     } else if (it->second.barred) {
       out_.push_back(Disconnect{e.worker, e.incarnation, Evicted(it->second)});
@@ -175,11 +179,7 @@ class EngineImpl final : public Engine {
 
   void On(const EvictRequested& e) {
     const auto it = workers_.find(e.worker);
-    if (it == workers_.end()) {
-      Note(NoticeLevel::kWarning,
-           absl::StrFormat("cannot evict worker number %d: it never joined", e.worker.value()));
-      return;
-    }
+    if (it == workers_.end()) return;  // not ready yet, or long gone: the caller keeps it out
     Worker& w = it->second;
     if (w.barred) return;
     w.barred = true;
@@ -220,18 +220,18 @@ class EngineImpl final : public Engine {
     if (SeatState* seat = FindSeat(id, w.incarnation)) seat->live = false;
   }
 
-  // Makes room for one more name: drops the disconnected worker that has been away for longest.
-  bool ForgetSomebody() {
+  // Drops the disconnected worker that has been away for longest. Who has a seat in the open attempt
+  // stays until it closes, and who is evicted stays: neither keeps a newcomer out.
+  void ForgetSomebody() {
     auto oldest = workers_.end();
     for (auto it = workers_.begin(); it != workers_.end(); ++it) {
       const Worker& w = it->second;
       if (w.connected || w.barred || SeatOf(it->first) != nullptr) continue;
       if (oldest == workers_.end() || w.lost_in < oldest->second.lost_in) oldest = it;
     }
-    if (oldest == workers_.end()) return false;
+    if (oldest == workers_.end()) return;
     shares_.Forget(oldest->first);
     workers_.erase(oldest);
-    return true;
   }
 
   // ---- ballots
@@ -727,7 +727,8 @@ class EngineImpl final : public Engine {
   const EngineConfig config_;
   const std::unique_ptr<StepsizeRule> rule_;
 
-  std::map<WorkerId, Worker> workers_;  // at most workers_max
+  // At most workers_max connected ones, as many that left a seat in the open attempt, and the evicted.
+  std::map<WorkerId, Worker> workers_;
   ShareTable shares_;
   DigestBoard digests_;
   OverallArrivals overall_arrivals_;

@@ -36,7 +36,7 @@ struct EngineConfig {
   uint32_t chunks = 0;
   uint64_t rounds_max = 0;           // the run ends after this many committed rounds; > 0
   uint32_t workers_min = 1;          // round 0 opens once this many workers are ready
-  uint32_t workers_max = 1024;       // workers known at a time; the tally's limit is the upper bound
+  uint32_t workers_max = 1024;       // workers connected at a time; the tally's limit is the upper bound
   uint32_t quorum = 0;               // 0: ⌈members/2⌉
   DeadlineConfig deadline;
   uint32_t observer_after = 5;       // abstentions in a row
@@ -74,7 +74,7 @@ struct EngineView {
   Round round;                       // next round to commit
   Attempt attempt;
   std::optional<Duration> deadline_left;
-  std::vector<MemberView> workers;   // everybody ever seen, by WorkerId
+  std::vector<MemberView> workers;   // everybody who is not forgotten, by WorkerId
   uint64_t joins = 0, losses = 0, abstentions = 0, late_chunks = 0, duplicate_chunks = 0, stale_messages = 0;
   uint64_t digest_mismatches = 0, attempts_reopened = 0, scalars_refused = 0;
 };

@@ -1,5 +1,8 @@
 #include "server/round/shares.h"
 
+#include <algorithm>
+#include <limits>
+
 namespace signvote::round {
 
 Share ShareTable::Assign(WorkerId worker, Round round) {
@@ -23,7 +26,9 @@ Share ShareTable::Assign(WorkerId worker, Round round) {
 
 void ShareTable::Reserve(WorkerId worker, Round round) {
   for (auto& [share, holder] : holders_) {
-    if (holder.worker == worker) holder.free_from = Round(round.value() + hold_rounds_);
+    if (holder.worker != worker) continue;
+    const uint64_t left = std::numeric_limits<uint64_t>::max() - round.value();
+    holder.free_from = Round(round.value() + std::min(hold_rounds_, left));
   }
   Expire(round);
 }

@@ -79,6 +79,7 @@ struct ResumeRequested {};
 struct DrainRequested {
   WorkerId worker;
 };
+// For the rest of the run. One that the engine has never heard of is for the caller to keep out.
 struct EvictRequested {
   WorkerId worker;
 };

@@ -149,10 +149,14 @@ TEST_F(EngineTest, WhatALeavingWorkerHasSentStillCounts) {
   EXPECT_EQ(One<CommitRound>(Vote(0)).counted, (std::vector<uint32_t>{2, 2}));
 }
 
-TEST_F(EngineTest, DrainingOrEvictingAStrangerIsANotice) {
+TEST_F(EngineTest, DrainingAStrangerIsANotice) {
   Start(1);
   EXPECT_THAT(Notices(Do(DrainRequested{Id(7)})), HasSubstr("cannot drain"));
-  EXPECT_THAT(Notices(Do(EvictRequested{Id(7)})), HasSubstr("cannot evict"));
+}
+
+TEST_F(EngineTest, EvictingOneThatIsNotReadyYetIsNoMatterOfTheEngine) {
+  Start(1);
+  EXPECT_TRUE(Do(EvictRequested{Id(7)}).empty());
 }
 
 TEST_F(EngineTest, AnEvictedWorkerIsDisconnectedAndStaysOut) {
@@ -379,6 +383,26 @@ TEST_F(EngineTest, AWorkerThatIsLongGoneMakesRoomForANewOne) {
   EXPECT_EQ(View().workers.size(), 2u);
   Vote(0);
   EXPECT_EQ(Member(2).share, Share(1));
+}
+
+TEST_F(EngineTest, AnEvictedWorkerTakesNobodysPlace) {
+  config_.workers_max = 2;
+  Start(2);
+  Do(EvictRequested{Id(0)});
+  Do(EvictRequested{Id(1)});
+  EXPECT_FALSE(Has<Disconnect>(Ready(2)));
+  EXPECT_FALSE(Has<Disconnect>(Ready(3)));
+  EXPECT_EQ(One<Disconnect>(Ready(4)).status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(One<Disconnect>(Ready(1)).status.code(), absl::StatusCode::kPermissionDenied);
+}
+
+TEST_F(EngineTest, ALostMemberOfTheOpenRoundTakesNobodysPlace) {
+  config_.workers_max = 2;
+  Start(2);
+  Lost(1);
+  EXPECT_FALSE(Has<Disconnect>(Ready(2)));
+  Vote(0);
+  EXPECT_EQ(Seats(), (std::vector<uint32_t>{0, 2}));
 }
 
 TEST_F(EngineTest, ConfigurationOutOfRangeIsRefused) {

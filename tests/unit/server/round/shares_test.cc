@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 namespace signvote::round {
 namespace {
 
@@ -31,6 +33,14 @@ TEST(ShareTableTest, AReservationEndsAfterTheHoldTime) {
   table.Reserve(WorkerId(1), Round(5));
   EXPECT_EQ(table.Assign(WorkerId(2), Round(15)), Share(0));
   EXPECT_EQ(table.Assign(WorkerId(1), Round(15)), Share(1));
+}
+
+TEST(ShareTableTest, AShareCanBeHeldForEver) {
+  ShareTable table(std::numeric_limits<uint64_t>::max());
+  table.Assign(WorkerId(1), Round(0));
+  table.Reserve(WorkerId(1), Round(5));
+  EXPECT_EQ(table.Assign(WorkerId(2), Round(1'000'000)), Share(1));
+  EXPECT_EQ(table.Assign(WorkerId(1), Round(1'000'000)), Share(0));
 }
 
 TEST(ShareTableTest, WithoutHoldTimeAShareIsFreeAtOnce) {
