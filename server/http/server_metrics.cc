@@ -87,6 +87,7 @@ void ServerMetrics::Add(ServerMetric counter, double delta) {
 
 void ServerMetrics::RaiseTo(ServerMetric counter, double total) {
   prometheus::Counter* c = impl_->counters.at(static_cast<size_t>(counter));
+  MutexLock lock(&impl_->mu);  // two that raise at once must not add the difference twice
   if (const double delta = total - c->Value(); delta > 0) c->Increment(delta);
 }
 

@@ -5,6 +5,8 @@
 #include <regex>
 #include <set>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "common/clock.h"
 #include "common/file_system.h"
@@ -45,6 +47,18 @@ TEST(ServerMetricsTest, CountersEndInTotalAndOnlyTheyDo) {
     const bool counter = kind == MetricKind::kCounter || kind == MetricKind::kProcessCounter;
     EXPECT_EQ(name.ends_with("_total"), counter) << name;
   }
+}
+
+TEST(ServerMetricsTest, ATotalRaisedByManyAtOnceIsThatTotal) {
+  ServerMetrics metrics(Clock::System());
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&metrics] {
+      for (int total = 1; total <= 20'000; ++total) metrics.RaiseTo(ServerMetric::kUpRoundsBytes, total);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(metrics.Value(ServerMetric::kUpRoundsBytes), 20'000);
 }
 
 TEST(ServerMetricsTest, TextHoldsWhatWasSet) {
