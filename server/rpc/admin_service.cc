@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <functional>
 #include <string_view>
 #include <thread>
 #include <utility>
@@ -40,6 +41,8 @@ absl::Status CheckCaller(const grpc::CallbackServerContext& context, bool tls) {
 // memory. The copy is made by one thread and sent by others: mu_ hands it over.
 class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportChunk> {
  public:
+  // `done` runs when gRPC has let go of the call and the copy is freed.
+  explicit ExportReactor(std::function<void()> done) : done_(std::move(done)) {}
   // Once the copy is there. Called once, by any thread.
   void Begin(absl::StatusOr<Coordinator::Exported> exported, const RunId& run_id) {
     if (!exported.ok()) return Finish(wire::ToGrpc(exported.status()));
@@ -57,7 +60,11 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportChunk> {
     WriteNext();
   }
   void OnCancel() override {}  // the write in progress fails and ends the call
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    const std::function<void()> done = done_;
+    delete this;
+    done();
+  }
 
  private:
   void WriteNext() {
@@ -85,6 +92,8 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportChunk> {
     if (chunk == nullptr) return Finish(grpc::Status::OK);
     StartWrite(chunk);
   }
+
+  const std::function<void()> done_;
 
   Mutex mu_;
   Coordinator::Exported exported_ ABSL_GUARDED_BY(mu_);
@@ -146,26 +155,25 @@ class AdminService final : public v1::Admin::CallbackService {
   }
   grpc::ServerWriteReactor<v1::ExportChunk>* Export(grpc::CallbackServerContext* context,
                                                     const v1::ExportRequest*) override {
-    auto* reactor = new ExportReactor;
-    if (const absl::Status status = CheckCaller(*context, tls_); !status.ok()) {
-      reactor->Refuse(status);
-      return reactor;
-    }
+    absl::Status status = CheckCaller(*context, tls_);
     MutexLock lock(&mu_);
-    if (copying_) {
-      reactor->Refuse(absl::UnavailableError("another export is copying the model; try again"));
-      return reactor;
+    if (status.ok() && exporting_)
+      status = absl::UnavailableError("another export is not finished yet; try again later");
+    if (!status.ok()) {
+      auto* refused = new ExportReactor([] {});
+      refused->Refuse(status);
+      return refused;
     }
-    copying_ = true;
-    if (exporter_.joinable()) exporter_.join();  // it has ended: copying_ was false
+    // One at a time: each holds a copy of the whole model for as long as its reader takes.
+    exporting_ = true;
+    auto* reactor = new ExportReactor([this] {
+      MutexLock done(&mu_);
+      exporting_ = false;
+    });
+    if (exporter_.joinable()) exporter_.join();  // its call is over: exporting_ was false
     // The copy takes a while and may wait for the applier: not on gRPC's threads.
     exporter_ = std::thread([this, reactor] {
-      absl::StatusOr<Coordinator::Exported> exported = coordinator_->CopyReplica();
-      {
-        MutexLock done(&mu_);
-        copying_ = false;
-      }
-      reactor->Begin(std::move(exported), coordinator_->run_id());
+      reactor->Begin(coordinator_->CopyReplica(), coordinator_->run_id());
     });
     return reactor;
   }
@@ -188,7 +196,7 @@ class AdminService final : public v1::Admin::CallbackService {
   const bool tls_;
 
   Mutex mu_;
-  bool copying_ ABSL_GUARDED_BY(mu_) = false;
+  bool exporting_ ABSL_GUARDED_BY(mu_) = false;
   std::thread exporter_ ABSL_GUARDED_BY(mu_);
 };
 

@@ -66,24 +66,20 @@ class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   FetchReactor(StateHub* hub, const grpc::CallbackServerContext& context,
                const grpc::ByteBuffer& request, TransferDone done)
       : meter_(context), done_(std::move(done)) {
-    absl::Status status = Open(hub, request);
-    if (!status.ok()) {
-      Finish(wire::ToGrpc(status));
-      return;
+    if (const absl::Status status = Open(hub, request); !status.ok()) {
+      End(status);
+    } else {
+      WriteNext();
     }
-    WriteNext();
   }
 
   void OnWriteDone(bool ok) override {
-    if (!ok) return Finish(wire::ToGrpc(absl::CancelledError("the connection broke")));
+    if (!ok) return End(absl::CancelledError("the connection broke"));
     WriteNext();
   }
   void OnCancel() override {}  // the write in progress fails and ends the call
   void OnDone() override {
-    if (transferring_) {
-      session_->EndTransfer();
-      done_(session_, meter_.Finish(*session_));
-    }
+    if (transferring_) done_(session_, meter_.Finish(*session_));
     delete this;
   }
 
@@ -105,10 +101,15 @@ class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     return absl::OkStatus();
   }
 
+  // The worker may fetch again as soon as it hears of the end: before OnDone().
+  void End(const absl::Status& status) {
+    if (transferring_) session_->EndTransfer();
+    Finish(wire::ToGrpc(status));
+  }
+
   void WriteNext() {
-    if (piece_ == replica_->pieces()) return Finish(grpc::Status::OK);
-    if (session_->closing())
-      return Finish(wire::ToGrpc(absl::AbortedError("the session of this ticket has ended")));
+    if (piece_ == replica_->pieces()) return End(absl::OkStatus());
+    if (session_->closing()) return End(absl::AbortedError("the session of this ticket has ended"));
     const uint64_t first = replica_->First(piece_);
     const uint64_t count = replica_->Count(piece_);
     // Not pooled: a transfer is rare, and gRPC holds at most two of these.
@@ -151,32 +152,35 @@ class UploadReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
 
   void OnReadDone(bool ok) override {
     if (!ok) {
-      return Finish(wire::ToGrpc(absl::InvalidArgumentError(
-          session_ == nullptr ? "the upload ended before its ticket"
-                              : "the upload ended before the last coordinate")));
+      return End(absl::InvalidArgumentError(session_ == nullptr
+                                                ? "the upload ended before its ticket"
+                                                : "the upload ended before the last coordinate"));
     }
     bool complete = false;
     meter_.AddUp(incoming_.Length());
     const absl::Status status = Handle(&complete);
     incoming_.Clear();
-    if (!status.ok()) return Finish(wire::ToGrpc(status));
+    if (!status.ok()) return End(status);
     if (!complete) return StartRead(&incoming_);
     uploaded_(session_);
     v1::UploadStateReply reply;
     reply.set_coordinates(coordinates_);
     *response_ = wire::EncodeMessage(reply);
-    Finish(grpc::Status::OK);
+    End(absl::OkStatus());
   }
   void OnCancel() override {}  // the read in progress fails and ends the call
   void OnDone() override {
-    if (session_ != nullptr) {
-      session_->EndTransfer();
-      done_(session_, meter_.Finish(*session_));
-    }
+    if (session_ != nullptr) done_(session_, meter_.Finish(*session_));
     delete this;
   }
 
  private:
+  // As FetchReactor's.
+  void End(const absl::Status& status) {
+    if (session_ != nullptr) session_->EndTransfer();
+    Finish(wire::ToGrpc(status));
+  }
+
   absl::Status Handle(bool* complete) {
     SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<wire::StateView> view,
                               wire::DecodeState(wire::BulkKind::kUploadChunk, incoming_));

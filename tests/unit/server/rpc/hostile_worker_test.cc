@@ -196,5 +196,49 @@ TEST_F(HostileWorkerTest, OnlyBallotsMayBeLarge) {
   EXPECT_THAT(status.error_message(), HasSubstr("8388608"));
 }
 
+TEST_F(HostileWorkerTest, ASecondFetchMayFollowTheFirstAtOnce) {
+  StartServer({.rounds_max = 1000});
+  auto a = NewClient(), b = NewClient();
+  ASSERT_TRUE(a->JoinRun("a"));
+  ASSERT_TRUE(b->SendJoin(b->MakeJoin("b")));
+  ASSERT_TRUE(b->ReadWelcome());
+  for (int i = 0; i < 200; ++i) {
+    const grpc::Status status = b->Fetch();
+    ASSERT_TRUE(status.ok()) << i << ": " << status.error_message();
+  }
+}
+
+// Exports hold a copy of the whole model for as long as their readers take.
+TEST_F(HostileWorkerTest, ASecondExportWaitsForTheFirstOnesEnd) {
+  StartServer({.rounds_max = 1000});
+  auto client = NewClient();
+  ASSERT_TRUE(client->JoinRun("w"));
+  v1::ServerMessage message;
+  ASSERT_TRUE(client->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 16384);
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  const auto admin = v1::Admin::NewStub(
+      grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), arguments));
+  v1::ExportChunk chunk;
+  const auto second = [&] {
+    grpc::ClientContext context;
+    const auto reader = admin->Export(&context, v1::ExportRequest());
+    while (reader->Read(&chunk)) {
+    }
+    return reader->Finish();
+  };
+  grpc::ClientContext slow;
+  const auto reader = admin->Export(&slow, v1::ExportRequest());
+  ASSERT_TRUE(reader->Read(&chunk));
+  std::this_thread::sleep_for(milliseconds(100));  // the copy is long made
+  const grpc::Status refused = second();
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_THAT(refused.error_message(), HasSubstr("another export"));
+  slow.TryCancel();
+  EXPECT_FALSE(reader->Finish().ok());
+  EXPECT_TRUE(Eventually([&] { return second().ok(); }));
+}
+
 }  // namespace
 }  // namespace signvote::rpc
