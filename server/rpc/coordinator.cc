@@ -18,9 +18,8 @@ constexpr Duration kJoinTimeout = std::chrono::seconds(10);  // from the stream'
 constexpr Duration kPingTimeout = std::chrono::seconds(1);   // docs/fault_model.md, "Survived"
 constexpr Duration kCloseTimeout =
     std::chrono::seconds(2);  // then a stream that does not end is broken off
-constexpr Duration kApplierPatience = std::chrono::seconds(10);
 constexpr Time kEndOfTime{std::numeric_limits<int64_t>::max()};
-constexpr size_t kStrangersMax = 32;  // streams beyond workers_max: not yet joined, or closing
+constexpr size_t kStrangersMax = 32;  // streams that have not joined yet
 
 absl::StatusOr<v1::Direction> ToProto(const DirectionSpec& spec) {
   v1::Direction out;
@@ -229,9 +228,10 @@ absl::Status CoordinatorImpl::Evict(const std::string& worker) {
   if (record->evicted) return absl::OkStatus();
   record->evicted = true;
   Event(v1::Event::KIND_EVICTED, record);
+  // First the newcomer that would take the live session's place.
+  if (record->held != nullptr) CloseLink(record->held, EvictedStatus(*record));
   if (engine_ != nullptr) Drive(round::EvictRequested{record->id});
   if (record->link != nullptr) CloseLink(record->link, EvictedStatus(*record));
-  if (record->held != nullptr) CloseLink(record->held, EvictedStatus(*record));
   return absl::OkStatus();
 }
 
@@ -323,6 +323,7 @@ void CoordinatorImpl::SetStage(Link* link, Stage stage) {
 void CoordinatorImpl::End(absl::Status status) {
   if (end_seen_) return;
   end_seen_ = true;
+  std::string reason(ToStd(status.message()));  // empty when all went well
   switch (status.code()) {
     case absl::StatusCode::kAborted:
       status = WithExitCode(std::move(status), ExitCode::kDiverged);
@@ -337,15 +338,14 @@ void CoordinatorImpl::End(absl::Status status) {
       if (stop_requested_) {
         LogInfo(ToStd(status.message()));
         closing_status_ = absl::CancelledError("the server stops");
+        reason = "stopped by the operator";
         status = absl::OkStatus();
       }
       break;
     default:
       break;
   }
-  Event(v1::Event::KIND_ENDED,
-        {.reason = status.ok() ? stop_requested_ ? "stopped by the operator" : ""
-                               : ToStd(status.message())});
+  Event(v1::Event::KIND_ENDED, {.reason = reason});
   AnswerWatchers(kEndOfTime);
   if (absl::IsAborted(status)) {
     // Nothing resumes a run that diverged: workers must not look for this server again.
@@ -373,17 +373,17 @@ void CoordinatorImpl::Housekeeping(Time now) {
   AnswerWatchers(now);
   // Streams that wait for one another to go are looked at by name, so that closing one does not
   // disturb the loop.
-  std::vector<Link*> links;
+  std::vector<Link*> links, strangers;
   for (auto& [session, link] : links_) links.push_back(link.get());
-  size_t strangers = 0;
   for (Link* link : links) {
     const Duration age = now - link->since;
     switch (link->stage) {
       case Stage::kConnected:
-        ++strangers;
-        if (age > kJoinTimeout || strangers > kStrangersMax) {
+        if (age > kJoinTimeout) {
           CloseLink(link,
                     absl::DeadlineExceededError("no Join came within 10 s of the stream's start"));
+        } else {
+          strangers.push_back(link);
         }
         break;
       case Stage::kHeld:
@@ -410,15 +410,28 @@ void CoordinatorImpl::Housekeeping(Time now) {
     }
     CountBytes(link);
   }
+  CloseOldest(std::move(strangers));
   if (engine_ == nullptr && !end_seen_) {
     const bool anybody = std::any_of(links.begin(), links.end(), [](const Link* link) {
       return link->stage == Stage::kUploading;
     });
-    if (anybody) waiting_since_ = now;
+    if (anybody || paused_) waiting_since_ = now;
     if (now - waiting_since_ > options_.wait_timeout) {
       End(absl::DeadlineExceededError(absl::StrCat("waited ", ToSeconds(options_.wait_timeout),
                                                    " s for a worker (--wait-timeout)")));
     }
+  }
+}
+
+void CoordinatorImpl::CloseOldest(std::vector<Link*> strangers) {
+  if (strangers.size() <= kStrangersMax) return;
+  // A worker sends its Join at once: who has been silent for longest is the least likely to be one.
+  std::sort(strangers.begin(), strangers.end(),
+            [](const Link* a, const Link* b) { return a->since < b->since; });
+  strangers.resize(strangers.size() - kStrangersMax);
+  for (Link* link : strangers) {
+    CloseLink(link, absl::UnavailableError(absl::StrCat(
+                        "more than ", kStrangersMax, " streams have sent no Join; try again")));
   }
 }
 

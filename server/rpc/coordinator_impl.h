@@ -37,6 +37,7 @@ namespace signvote::rpc {
 
 using round::WorkerId;
 
+inline constexpr Duration kApplierPatience = std::chrono::seconds(10);  // then a line in the log
 inline constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 enum class Stage {
@@ -259,6 +260,8 @@ class CoordinatorImpl final : public Coordinator {
   // ---- time ----
 
   void Housekeeping(Time now);
+  // All but the youngest few of the streams that have not joined yet.
+  void CloseOldest(std::vector<Link*> strangers);
 
   // ---- books ----
 
@@ -343,7 +346,6 @@ class CoordinatorImpl final : public Coordinator {
   // Set once the initial parameters are complete.
   std::unique_ptr<round::Engine> engine_;
   std::unique_ptr<Applier> applier_;
-  std::string rule_name_;
   std::deque<round::Event> events_;
   bool driving_ = false;
 
@@ -353,6 +355,7 @@ class CoordinatorImpl final : public Coordinator {
     uint32_t chunks = 0;
   };
   std::optional<round::OpenRound> open_;
+  Time opened_at_;
   std::shared_ptr<uint8_t> verdict_;
   std::map<WorkerId, std::shared_ptr<BallotSlots>> round_slots_;
   std::map<WorkerId, Voted> voted_;

@@ -299,7 +299,6 @@ absl::Status CoordinatorImpl::StartEngine() {
   config.x0_max_abs = static_cast<double>(x0_max_abs);
   config.step_scale_max = static_cast<double>(layout_->step_scale_max());
   SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<StepsizeRule> rule, MakeRule(options_.rule));
-  rule_name_ = rule->name();
   SIGNVOTE_ASSIGN_OR_RETURN(
       engine_, round::Engine::Create(std::move(config), std::move(rule), clock_->Now()));
   applier_ = std::make_unique<Applier>(
@@ -401,7 +400,8 @@ absl::Status CoordinatorImpl::EvictedStatus(const WorkerRecord& record) {
 
 void CoordinatorImpl::CloseLink(Link* link, absl::Status status) {
   if (link->stage == Stage::kClosing) return;
-  if (!status.ok() && status.code() != absl::StatusCode::kCancelled) ++refusals_;
+  // When everybody is sent home it is no one's fault.
+  if (!status.ok() && status.code() != absl::StatusCode::kCancelled && !refuse_all_) ++refusals_;
   link->session->Close(std::move(status));
   Detach(link);
   SetStage(link, Stage::kClosing);
@@ -459,7 +459,7 @@ void CoordinatorImpl::ForgetLayout() {
 
 void CoordinatorImpl::On(Link* link, LeaveIn& in) {
   link->left = true;
-  if (link->worker != nullptr) {
+  if (link->worker != nullptr && link->worker->link == link) {
     LogInfo("worker leaves", {{"worker", link->worker->name}, {"reason", in.reason}});
     Event(v1::Event::KIND_LEFT, {.worker = link->worker->name,
                                  .reason = in.reason,

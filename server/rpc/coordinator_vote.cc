@@ -10,7 +10,6 @@
 namespace signvote::rpc {
 namespace {
 
-constexpr Duration kApplierPatience = std::chrono::seconds(10);
 constexpr size_t kRoundSecondsKept = 16;
 
 v1::RoundOpen::Role ToProto(round::Role role) {
@@ -48,7 +47,8 @@ void CoordinatorImpl::On(Link* link, ScalarsMessageIn& in) {
 
 void CoordinatorImpl::On(Link* link, AbstainMessageIn& in) {
   if (!Votes(link)) return;
-  link->worker->abstain_reason = Words(in.reason);
+  if (open_.has_value() && in.round == open_->round && in.attempt == open_->attempt)
+    link->worker->abstain_reason = Words(in.reason);
   Drive(round::AbstainIn{link->worker->id, link->incarnation, in.round, in.attempt, in.reason});
 }
 
@@ -92,6 +92,7 @@ Link* CoordinatorImpl::FindLink(WorkerId worker, Incarnation incarnation) {
 
 void CoordinatorImpl::Execute(const round::OpenRound& open) {
   open_ = open;
+  opened_at_ = clock_->Now();
   if (open.attempt.value() > 0) {
     const std::string reason = absl::StrCat("attempt ", open.attempt.value());
     Event(v1::Event::KIND_REOPENED, {.reason = reason});
@@ -129,8 +130,9 @@ void CoordinatorImpl::SendRoundOpen(Link* link, const round::Seat& seat) {
                     [](const round::Seat& s) { return s.role == round::Role::kMember; });
   out.set_members(static_cast<uint32_t>(members));
   if (open_->deadline.has_value()) {
-    // At least 1: zero would mean that there is none.
-    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(*open_->deadline).count();
+    // What is left of it, for one that hears of the round late. At least 1: zero would mean none.
+    const Duration left = *open_->deadline - (clock_->Now() - opened_at_);
+    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(left).count();
     out.set_deadline_ms(static_cast<uint64_t>(std::max<int64_t>(1, ms)));
   }
   // One that comes back from a resync has missed chunks that are closed: it gets this round whole.
@@ -363,8 +365,10 @@ void CoordinatorImpl::Execute(const round::ChangeRole& change) {
 }
 
 void CoordinatorImpl::Execute(const round::Disconnect& disconnect) {
-  if (Link* link = FindLink(disconnect.worker, disconnect.incarnation))
-    CloseLink(link, disconnect.status);
+  Link* link = FindLink(disconnect.worker, disconnect.incarnation);
+  if (link == nullptr) return;
+  link->in_engine = false;  // the engine need not be told of what it has decided
+  CloseLink(link, disconnect.status);
 }
 
 void CoordinatorImpl::Execute(const round::AskToDrain& ask) {

@@ -196,6 +196,79 @@ TEST_F(HostileWorkerTest, OnlyBallotsMayBeLarge) {
   EXPECT_THAT(status.error_message(), HasSubstr("8388608"));
 }
 
+// Goal: streams that say nothing cannot keep out those who do. Method: more of them than are borne; the oldest go, the
+// youngest may still join.
+TEST_F(HostileWorkerTest, TooManySilentStreamsCostTheOldestTheirPlace) {
+  StartServer();
+  std::vector<std::unique_ptr<WireClient>> silent;
+  for (int i = 0; i < 40; ++i) {
+    silent.push_back(NewClient());
+    std::this_thread::sleep_for(milliseconds(2));  // they come one after the other
+  }
+  const grpc::Status status = silent.front()->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_THAT(status.error_message(), HasSubstr("32 streams"));
+  std::this_thread::sleep_for(milliseconds(300));  // time to close the wrong ones
+  EXPECT_TRUE(silent.back()->JoinRun("w"));
+}
+
+TEST_F(HostileWorkerTest, AnEvictedNameDoesNotJoinThroughTheBackDoor) {
+  StartServer({.rounds_max = 1000});
+  auto first = NewClient();
+  ASSERT_TRUE(first->JoinRun("w"));
+  v1::ServerMessage message;
+  ASSERT_TRUE(first->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+  auto second = NewClient();
+  ASSERT_TRUE(second->SendJoin(
+      second->MakeJoin("w")));  // held: the first one is being asked whether it lives
+  std::this_thread::sleep_for(milliseconds(200));
+  std::promise<absl::Status> evicted;
+  ASSERT_TRUE(coordinator_->Post([&] { evicted.set_value(coordinator_->Evict("w")); }));
+  EXPECT_TRUE(evicted.get_future().get().ok());
+  EXPECT_EQ(first->Finish().error_code(), grpc::StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(second->Finish().error_code(), grpc::StatusCode::PERMISSION_DENIED);
+  EXPECT_THAT(Events(), ElementsAre("joined w", "member w", "evicted w"));
+  EXPECT_EQ(Look().stale_messages, 0u) << "the engine itself let go of it";
+}
+
+TEST_F(HostileWorkerTest, ANewcomerThatLeavesIsNotTakenForTheOneThatStays) {
+  StartServer({.rounds_max = 1000});
+  auto first = NewClient();
+  ASSERT_TRUE(first->JoinRun("w"));
+  v1::ServerMessage message;
+  ASSERT_TRUE(first->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+  auto second = NewClient();
+  ASSERT_TRUE(second->SendJoin(second->MakeJoin("w")));
+  v1::WorkerMessage leave;
+  leave.mutable_leave()->set_reason("changed my mind");
+  ASSERT_TRUE(second->Send(leave));
+  EXPECT_TRUE(second->Finish().ok());
+  EXPECT_THAT(Events(), ElementsAre("joined w", "member w"));
+}
+
+TEST_F(HostileWorkerTest, AnAbstentionFromAnotherRoundExplainsNothing) {
+  StartServer({.rounds_max = 1000,
+               .workers_min = 2,
+               .deadline = {.initial = milliseconds(300), .grace_ceiling = milliseconds(500)}});
+  auto a = NewClient(), b = NewClient();
+  ASSERT_TRUE(a->JoinRun("a"));
+  ASSERT_TRUE(b->JoinRun("b"));
+  v1::ServerMessage message;
+  ASSERT_TRUE(a->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+  v1::WorkerMessage abstain;
+  abstain.mutable_abstain()->set_round(77);
+  abstain.mutable_abstain()->set_reason(v1::Abstain::REASON_NONFINITE_LOSS);
+  ASSERT_TRUE(b->Send(abstain));
+  ASSERT_TRUE(Eventually([&] { return Look().stale_messages == 1; }));
+  ASSERT_TRUE(a->Vote(RandomBits(kCoordinates, 1)));
+  ASSERT_TRUE(a->ReadUntil(v1::ServerMessage::kCommit, &message));
+  const v1::WatchReply reply = Watch();
+  ASSERT_GT(reply.events_size(), 0);
+  const v1::Event& last = reply.events(reply.events_size() - 1);
+  EXPECT_EQ(last.kind(), v1::Event::KIND_ABSTAINED);
+  EXPECT_EQ(last.reason(), "no ballot in time");
+}
+
 TEST_F(HostileWorkerTest, ASecondFetchMayFollowTheFirstAtOnce) {
   StartServer({.rounds_max = 1000});
   auto a = NewClient(), b = NewClient();
@@ -206,6 +279,21 @@ TEST_F(HostileWorkerTest, ASecondFetchMayFollowTheFirstAtOnce) {
     const grpc::Status status = b->Fetch();
     ASSERT_TRUE(status.ok()) << i << ": " << status.error_message();
   }
+}
+
+TEST_F(HostileWorkerTest, TheEndOfARunIsNobodysRefusal) {
+  StartServer({.rounds_max = 1000});
+  auto client = NewClient();
+  ASSERT_TRUE(client->JoinRun("w"));
+  v1::ServerMessage message;
+  ASSERT_TRUE(client->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+  v1::WorkerMessage abstain;
+  abstain.mutable_abstain()->set_reason(v1::Abstain::REASON_NONFINITE_LOSS);
+  ASSERT_TRUE(client->Send(abstain));
+  ASSERT_TRUE(coordinator_->WaitUntilEnded(seconds(10)));
+  coordinator_->CloseSessions(seconds(5));
+  EXPECT_EQ(client->Finish().error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(Look().refusals, 0u);
 }
 
 // Exports hold a copy of the whole model for as long as their readers take.
@@ -238,6 +326,31 @@ TEST_F(HostileWorkerTest, ASecondExportWaitsForTheFirstOnesEnd) {
   slow.TryCancel();
   EXPECT_FALSE(reader->Finish().ok());
   EXPECT_TRUE(Eventually([&] { return second().ok(); }));
+}
+
+TEST_F(HostileWorkerTest, APauseBeforeTheFirstWorkerIsNoWaitForIt) {
+  StartServer({.wait_timeout = milliseconds(300)});
+  ASSERT_TRUE(coordinator_->Post([&] { (void)coordinator_->Pause(); }));
+  EXPECT_FALSE(coordinator_->WaitUntilEnded(milliseconds(800)));
+  ASSERT_TRUE(coordinator_->Post([&] { (void)coordinator_->Resume(); }));
+  EXPECT_TRUE(coordinator_->WaitUntilEnded(seconds(10)));
+}
+
+TEST_F(HostileWorkerTest, ARunThatIsOverIsNotStoppedByTheOperator) {
+  StartServer({.rounds_max = 1});
+  auto client = NewClient();
+  ASSERT_TRUE(client->JoinRun("w"));
+  v1::ServerMessage message;
+  ASSERT_TRUE(client->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+  ASSERT_TRUE(client->Vote(RandomBits(kCoordinates, 1)));
+  ASSERT_TRUE(client->ReadUntil(v1::ServerMessage::kCommit, &message));
+  ASSERT_TRUE(client->Apply(message.commit()));
+  ASSERT_TRUE(client->ReadUntil(v1::ServerMessage::kFinish, &message));
+  coordinator_->RequestStop();
+  ASSERT_TRUE(client->SendDigest());
+  ASSERT_TRUE(coordinator_->WaitUntilEnded(seconds(10)));
+  const v1::WatchReply reply = Watch();
+  EXPECT_EQ(reply.events(reply.events_size() - 1).reason(), "");
 }
 
 }  // namespace
