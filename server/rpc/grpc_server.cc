@@ -27,6 +27,8 @@ constexpr char kTrainingService[] = "signvote.v1.Training";
 // closing anything.
 constexpr int kKeepaliveEveryMs = 10'000;
 constexpr int kKeepaliveTimeoutMs = 10'000;
+// A reflection call has a thread of its own for as long as it is open.
+constexpr int kSyncThreadsMax = 8;
 // Headers and envelope beside a message's payload.
 constexpr uint64_t kEnvelopeBytes = 1024;
 
@@ -77,8 +79,7 @@ class GrpcServerImpl final : public GrpcServer {
     builder.SetMaxReceiveMessageSize(static_cast<int>(options.message_bytes_max + kEnvelopeBytes));
     builder.SetMaxSendMessageSize(-1);
     // Nothing of ours compresses, and what is small here may be large once it is not.
-    for (const grpc_compression_algorithm algorithm :
-         {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
+    for (const grpc_compression_algorithm algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
       builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
     }
     // A second server on the same port is an error, not a second half of the workers.
@@ -89,10 +90,13 @@ class GrpcServerImpl final : public GrpcServer {
     // Workers ping too, and may compute for a long time between messages.
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-    // Only health and reflection are served by gRPC's synchronous threads.
+    // Only reflection is served by gRPC's synchronous threads.
     builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::NUM_CQS, 1);
     builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MIN_POLLERS, 1);
     builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MAX_POLLERS, 1);
+    grpc::ResourceQuota quota;
+    quota.SetMaxThreads(kSyncThreadsMax);
+    builder.SetResourceQuota(quota);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port_ <= 0) {
       server_.reset();

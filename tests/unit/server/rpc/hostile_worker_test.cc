@@ -1,5 +1,5 @@
-// What a malicious or broken worker must not bring about: the server's end, memory or files without a bound, another
-// worker's disadvantage, and words that accuse the wrong one.
+// What a malicious or broken worker must not bring about: the server's end, memory, files or
+// threads without a bound, another worker's disadvantage, and words that accuse the wrong one.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -48,9 +48,9 @@ class HostileWorkerTest : public TrainingServiceTest {
   }
 };
 
-// Goal: whoever cuts its session while its upload completes neither ends the server nor starts the run from parameters
-// that nobody stands for. Method: the engine's thread is held up, so that the session's end lies in the inbox before
-// the upload's.
+// Goal: whoever cuts its session while its upload completes neither ends the server nor starts the
+// run from parameters that nobody stands for. Method: the engine's thread is held up, so that the
+// session's end lies in the inbox before the upload's.
 TEST_F(HostileWorkerTest, AnUploadThatOutlivesItsSessionStartsNoRun) {
   for (const bool another_waits : {false, true}) {
     StartServer();
@@ -196,8 +196,8 @@ TEST_F(HostileWorkerTest, OnlyBallotsMayBeLarge) {
   EXPECT_THAT(status.error_message(), HasSubstr("8388608"));
 }
 
-// Goal: streams that say nothing cannot keep out those who do. Method: more of them than are borne; the oldest go, the
-// youngest may still join.
+// Goal: streams that say nothing cannot keep out those who do. Method: more of them than are borne;
+// the oldest go, the youngest may still join.
 TEST_F(HostileWorkerTest, TooManySilentStreamsCostTheOldestTheirPlace) {
   StartServer();
   std::vector<std::unique_ptr<WireClient>> silent;
@@ -326,6 +326,39 @@ TEST_F(HostileWorkerTest, ASecondExportWaitsForTheFirstOnesEnd) {
   slow.TryCancel();
   EXPECT_FALSE(reader->Finish().ok());
   EXPECT_TRUE(Eventually([&] { return second().ok(); }));
+}
+
+// Goal: open reflection calls do not take a thread each. Method: thirty of them, each answered once
+// or refused.
+TEST_F(HostileWorkerTest, OpenReflectionCallsTakeFewThreads) {
+  StartServer();
+  const auto threads = [] {
+    const std::string status =
+        FileSystem::Posix()->ReadFile("/proc/self/status", 1 << 16).value_or("");
+    return std::atoi(status.c_str() + status.find("Threads:") + 8);
+  };
+  const auto channel = grpc::CreateChannel(address_, grpc::InsecureChannelCredentials());
+  const grpc::internal::RpcMethod method(
+      "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+      grpc::internal::RpcMethod::BIDI_STREAMING, channel);
+  const grpc::Slice list_services(std::string("\x3a\x00", 2));
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>>> calls;
+  int before = 0, answered = 0;
+  for (int i = 0; i < 30; ++i) {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    contexts.back()->set_deadline(std::chrono::system_clock::now() + seconds(30));
+    calls.emplace_back(
+        grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, grpc::ByteBuffer>::Create(
+            channel.get(), method, contexts.back().get()));
+    grpc::ByteBuffer reply;
+    (void)calls.back()->Write(grpc::ByteBuffer(&list_services, 1));  // refused: the read says so
+    if (calls.back()->Read(&reply)) ++answered;
+    if (i == 0) before = threads();
+  }
+  EXPECT_GE(answered, 1);
+  EXPECT_LT(threads(), before + 16);
+  for (const auto& context : contexts) context->TryCancel();
 }
 
 TEST_F(HostileWorkerTest, APauseBeforeTheFirstWorkerIsNoWaitForIt) {
