@@ -26,6 +26,7 @@ static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_alw
 // Set by the handler and read by everybody; the eventfd's write and poll order the rest.
 std::atomic<bool> g_stop_requested{false};
 std::atomic<int> g_stop_signals{0};
+std::atomic<bool> g_reload_requested{false};
 
 // Readable once a stop was requested, for any number of waiters. Lives as long as the process.
 int StopEvent() {
@@ -48,6 +49,8 @@ void OnStopSignal(int signal) {
   }
   errno = saved_errno;
 }
+
+void OnReloadSignal(int) { g_reload_requested.store(true); }
 
 }  // namespace
 
@@ -94,6 +97,16 @@ void RequestStop() {
   const ssize_t written = ::write(StopEvent(), &one, sizeof(one));
   (void)written;  // can only fail when the event is already set as often as it counts
 }
+
+void InstallReloadSignal() {
+  struct sigaction action {};
+  action.sa_handler = OnReloadSignal;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_RESTART;
+  SIGNVOTE_CHECK(::sigaction(SIGHUP, &action, nullptr) == 0);
+}
+
+bool TakeReloadRequest() { return g_reload_requested.exchange(false); }
 
 uint64_t ResidentBytes() {
   std::FILE* const file = std::fopen("/proc/self/status", "re");

@@ -26,6 +26,11 @@ bool WaitForStop(Duration timeout);
 // What a stop signal does, without the signal; for tests and internal shutdown. Async-signal-safe.
 void RequestStop();
 
+// From now on SIGHUP asks for a reload instead of ending the process.
+void InstallReloadSignal();
+// Whether SIGHUP came since the last call.
+bool TakeReloadRequest();
+
 // Resident set size in bytes (/proc/self/status VmRSS), 0 when unknown.
 uint64_t ResidentBytes();
 double ProcessCpuSeconds();

@@ -82,7 +82,8 @@ CLI::Option* AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
   net->add_option("--tls-key", f->tls_key, "PEM file: its key; readable by its owner only")
       ->type_name("FILE");
   net->add_option("--tokens", f->tokens,
-                  "file with one line \"NAME TOKEN\" per worker; readable by its owner only")
+                  "file with one line \"NAME TOKEN\" per worker; readable by its owner only; read "
+                  "again on SIGHUP")
       ->type_name("FILE");
   net->add_flag("--insecure", f->insecure,
                 "plaintext, on this machine only; tokens only with --tokens");

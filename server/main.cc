@@ -63,6 +63,14 @@ HttpRoutes Routes(rpc::Coordinator* coordinator, ServerMetrics* metrics, Metrics
   };
 }
 
+// A file that cannot be used changes nothing: who may join today may join tomorrow.
+void ReloadTokens(FileSystem* fs, const std::string& path, rpc::Coordinator* coordinator) {
+  absl::StatusOr<rpc::TokenTable> tokens = rpc::TokenTable::Load(fs, path);
+  if (tokens.ok()) return coordinator->ReplaceTokens(*std::move(tokens));
+  LogError("the tokens cannot be read again; the old ones stay valid",
+           {{"error", Describe(tokens.status())}});
+}
+
 absl::Status Serve(ServerFlags flags) {
   FileSystem* fs = FileSystem::Posix();
   Clock* clock = Clock::System();
@@ -73,6 +81,7 @@ absl::Status Serve(ServerFlags flags) {
                            clock->UnixMicros() / 1'000'000));
   }
   if (!flags.tokens.empty()) {
+    InstallReloadSignal();
     SIGNVOTE_ASSIGN_OR_RETURN(flags.coordinator.tokens, rpc::TokenTable::Load(fs, flags.tokens));
   }
   ServerMetrics metrics(clock);
@@ -110,6 +119,7 @@ absl::Status Serve(ServerFlags flags) {
 
   bool stopping = false;
   while (!coordinator->WaitUntilEnded(kLookEvery)) {
+    if (TakeReloadRequest()) ReloadTokens(fs, flags.tokens, coordinator.get());
     if (!stopping && StopRequested()) {
       stopping = true;
       coordinator->RequestStop();

@@ -80,6 +80,26 @@ absl::Status CoordinatorImpl::end_status() const {
   return end_status_;
 }
 
+void CoordinatorImpl::ReplaceTokens(TokenTable tokens) {
+  (void)Post([this, tokens = std::move(tokens)] {  // false: nobody joins any more
+    size_t withdrawn = 0;
+    if (tokens_.has_value()) {
+      for (const std::string& name : tokens.WithdrawnFrom(*tokens_)) {
+        ++withdrawn;
+        const WorkerRecord* record = FindWorker(name);
+        if (record == nullptr || record->link == nullptr) continue;
+        LogWarning(
+            "a worker stays until its session ends although its token is withdrawn; to end it now: "
+            "signvote evict",
+            {{"worker", name}});
+      }
+    }
+    LogInfo("tokens read again",
+            {{"workers", uint64_t{tokens.size()}}, {"withdrawn", uint64_t{withdrawn}}});
+    tokens_ = tokens;
+  });
+}
+
 void CoordinatorImpl::CloseSessions(Duration timeout) {
   const Time until = clock_->Now() + timeout;
   (void)Post([this] {  // false: nobody is left to close
@@ -430,8 +450,8 @@ void CoordinatorImpl::CloseOldest(std::vector<Link*> strangers) {
             [](const Link* a, const Link* b) { return a->since < b->since; });
   strangers.resize(strangers.size() - kStrangersMax);
   for (Link* link : strangers) {
-    CloseLink(link, absl::UnavailableError(absl::StrCat(
-                        "more than ", kStrangersMax, " streams have sent no Join; try again")));
+    CloseLink(link, absl::UnavailableError(absl::StrCat("more than ", kStrangersMax,
+                                                        " streams have sent no Join; try again")));
   }
 }
 

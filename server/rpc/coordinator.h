@@ -52,7 +52,7 @@ struct CoordinatorOptions {
   DirectionSpec direction;
   RuleFlags rule;
   std::string init_path;             // initial parameters; empty: the first worker uploads its own
-  std::optional<TokenTable> tokens;  // nullopt: no token is asked for
+  std::optional<TokenTable> tokens;  // to begin with; nullopt: no token is asked for
   bool tls = false;                  // peers must show a worker's certificate of their name
   uint64_t message_bytes_max = uint64_t{64} << 20;
   uint64_t session_buffer_bytes = uint64_t{64} << 20;
@@ -64,11 +64,12 @@ struct CoordinatorOptions {
 };
 
 // Ownership:  owns sessions' books, engine, master replica, applier and ring; gRPC's services only
-// point to it. Threads:    Start() begins one thread; public methods are thread-safe unless stated
-// otherwise. The methods of the block
-//             "engine's thread" may only be called inside a call given to Post().
+//             point to it.
+// Threads:    Start() begins one thread; public methods are thread-safe unless stated otherwise.
+//             The methods of the block "engine's thread" may only be called inside a call given to
+//             Post().
 // Failure:    what workers do wrong ends their session; what makes the run impossible is
-// end_status().
+//             end_status().
 class Coordinator {
  public:
   // INVALID_ARGUMENT, NOT_FOUND, …: a setting or file that cannot work, told before anything
@@ -84,6 +85,8 @@ class Coordinator {
   virtual bool WaitUntilEnded(Duration timeout) = 0;
   // OK: finished, or stopped by the operator. REQUIRES: ended.
   virtual absl::Status end_status() const = 0;
+  // From now on joins are checked against these. Sessions go on, whatever became of their tokens.
+  virtual void ReplaceTokens(TokenTable tokens) = 0;
   // Closes every session, after what is queued for it when all is well, and returns when they are
   // gone or after `timeout`.
   virtual void CloseSessions(Duration timeout) = 0;

@@ -116,6 +116,7 @@ class CoordinatorImpl final : public Coordinator {
         hub_(clock),
         rng_(rng),
         log_(std::move(log)),
+        tokens_(options_.tokens),
         init_(std::move(init)),
         waiting_since_(clock->Now()) {}
 
@@ -130,6 +131,7 @@ class CoordinatorImpl final : public Coordinator {
   void RequestStop() override;
   bool WaitUntilEnded(Duration timeout) override;
   absl::Status end_status() const override;
+  void ReplaceTokens(TokenTable tokens) override;
   void CloseSessions(Duration timeout) override;
   void Stop() override;
   absl::Status ExportFinal(const std::string& path) override;
@@ -325,6 +327,7 @@ class CoordinatorImpl final : public Coordinator {
   // The rest belongs to the engine's thread.
   Rng rng_;
   const std::unique_ptr<RunLog> log_;
+  std::optional<TokenTable> tokens_;
   std::unique_ptr<SafetensorsFile> init_;
   Time waiting_since_;
   bool stop_requested_ = false, refuse_all_ = false, paused_ = false, end_seen_ = false;

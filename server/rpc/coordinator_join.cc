@@ -98,8 +98,7 @@ absl::Status CoordinatorImpl::CheckJoin(Link* link) {
           "'; a worker's name is the DNS name in its certificate");
     }
   }
-  if (options_.tokens.has_value())
-    SIGNVOTE_RETURN_IF_ERROR(options_.tokens->Check(join.name(), join.token()));
+  if (tokens_.has_value()) SIGNVOTE_RETURN_IF_ERROR(tokens_->Check(join.name(), join.token()));
   if (const WorkerRecord* known = FindWorker(join.name()); known != nullptr && known->evicted) {
     return EvictedStatus(*known);
   }

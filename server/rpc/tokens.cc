@@ -64,4 +64,13 @@ absl::Status TokenTable::Check(const std::string& name, const std::string& token
       "'; the server's token file has one line \"NAME TOKEN\" per worker");
 }
 
+std::vector<std::string> TokenTable::WithdrawnFrom(const TokenTable& other) const {
+  std::vector<std::string> names;
+  for (const auto& [name, token] : other.tokens_) {
+    const auto it = tokens_.find(name);
+    if (it == tokens_.end() || it->second != token) names.push_back(name);
+  }
+  return names;
+}
+
 }  // namespace signvote::rpc

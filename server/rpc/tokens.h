@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -23,6 +24,8 @@ class TokenTable {
   // for every token of one length, right or wrong.
   absl::Status Check(const std::string& name, const std::string& token) const;
   size_t size() const { return tokens_.size(); }
+  // The names of `other` whose token is another one here, or that have none any more.
+  std::vector<std::string> WithdrawnFrom(const TokenTable& other) const;
 
  private:
   std::map<std::string, std::string> tokens_;

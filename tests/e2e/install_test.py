@@ -225,9 +225,11 @@ class Services(Installed):
         return re.findall(rf"(?m)^{key}=(.*)$", self.unit(unit))
 
     def with_targets(self):
-        """A copy of the root that has the units which every service stands on."""
+        """A copy of the root that has the units which every service stands on, and the program that reloads one."""
         root = self.folder / "root"
         shutil.copytree(self.root, root, symlinks=True)
+        (root / "bin").mkdir(exist_ok=True)
+        shutil.copy("/bin/kill", root / "bin")
         for target in pathlib.Path("/usr/lib/systemd/system").resolve().glob("*.target"):
             shutil.copy(target, root / "usr/lib/systemd/system")
         return root

@@ -86,6 +86,19 @@ TEST(Process, ASignalWakesAWait) {
   EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
+TEST(Process, EachHangUpAsksForOneReload) {
+  const int status = InChild([] {
+    InstallReloadSignal();
+    if (TakeReloadRequest()) ::_exit(10);
+    for (int i = 0; i < 2; ++i) {
+      (void)std::raise(SIGHUP);
+      if (!TakeReloadRequest() || TakeReloadRequest()) ::_exit(11);
+    }
+  });
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
 TEST(Process, WithoutASignalTheWaitTimesOut) {
   const int status = InChild([] { ::_exit(WaitForStop(std::chrono::microseconds(300)) ? 1 : 0); });
   EXPECT_EQ(WEXITSTATUS(status), 0);

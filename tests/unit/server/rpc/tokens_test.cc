@@ -11,7 +11,9 @@ namespace signvote::rpc {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using ::testing::Not;
 
 class TokenTableTest : public ::testing::Test {
@@ -43,6 +45,14 @@ TEST_F(TokenTableTest, EachWorkerHasItsOwnToken) {
       EXPECT_THAT(Describe(status), Not(HasSubstr(token)));
     }
   }
+}
+
+TEST_F(TokenTableTest, WithdrawnTokensAreNamed) {
+  const auto before = Load("w0 a\nw1 b\nw2 c\n");
+  const auto after = Load("w3 d\nw2 c\nw1 changed\n");
+  ASSERT_TRUE(before.ok() && after.ok());
+  EXPECT_THAT(after->WithdrawnFrom(*before), ElementsAre("w0", "w1"));
+  EXPECT_THAT(before->WithdrawnFrom(*before), IsEmpty());
 }
 
 TEST_F(TokenTableTest, AFileThatOthersCanReadIsRefused) {

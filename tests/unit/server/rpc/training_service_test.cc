@@ -719,6 +719,33 @@ TEST_F(TrainingServiceTest, InitialParametersFromAFileNeedNoUpload) {
   EXPECT_EQ(client->x, x);
 }
 
+TEST_F(TrainingServiceTest, NewTokensDecideOverJoinsAndNotOverSessions) {
+  const auto tokens = [&](const std::string& text) {
+    EXPECT_TRUE(WriteFileAtomically(FileSystem::Posix(), dir_ / "tokens", text, 0600).ok());
+    return *TokenTable::Load(FileSystem::Posix(), dir_ / "tokens");
+  };
+  StartServer({.rounds_max = 1000, .tokens = tokens("a secret-a\nb secret-b\n")});
+  auto a = NewClient();
+  ASSERT_TRUE(a->JoinRun("a", "secret-a"));
+  v1::ServerMessage message;
+  ASSERT_TRUE(a->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+  const auto refused = [&](const std::string& name, const std::string& token) {
+    auto client = NewClient();
+    v1::Join join = client->MakeJoin(name);
+    join.set_token(token);
+    return client->SendJoin(join) &&
+           client->Finish().error_code() == grpc::StatusCode::UNAUTHENTICATED;
+  };
+  EXPECT_TRUE(refused("c", "secret-c"));
+  coordinator_->ReplaceTokens(tokens("b changed\nc secret-c\n"));
+  auto c = NewClient();
+  ASSERT_TRUE(c->JoinRun("c", "secret-c"));
+  EXPECT_TRUE(refused("a", "secret-a"));
+  EXPECT_TRUE(refused("b", "secret-b"));
+  ASSERT_TRUE(a->Vote(RandomBits(kCoordinates, 1)));
+  EXPECT_TRUE(a->ReadUntil(v1::ServerMessage::kCommit, &message));
+}
+
 TEST_F(TrainingServiceTest, APortInUseIsAnErrorThatNamesAddressAndRemedy) {
   StartServer();
   auto second = GrpcServer::Start({.listen = address_}, coordinator_.get());
