@@ -34,9 +34,9 @@ class Layout {
  public:
   Layout() = default;
   // Assigns `first` and `count` from the shapes, in order and without gaps.
-  // INVALID_ARGUMENT: no tensor, more than 2^16 of them, an empty or repeated name, a zero dimension,
-  // more than 64 dimensions, a scale or decay out of range, or more than 2^40 coordinates; the
-  // message names the tensor.
+  // INVALID_ARGUMENT: no tensor, more than 2^16 of them, an empty or repeated name, a zero
+  // dimension, more than 64 dimensions, a scale or decay out of range, or more than 2^40
+  // coordinates; the message names the tensor.
   static absl::StatusOr<Layout> Make(std::vector<TensorSpec> tensors);
 
   std::span<const TensorSpec> tensors() const { return tensors_; }

@@ -18,7 +18,7 @@ namespace signvote {
 // Ownership:  does not own the replica, which must outlive it.
 // Threads:    one internal thread; methods are thread-safe. on_applied runs on the internal thread.
 // Invariants: at most backlog_max commits are waiting, so that those who wait for room are slowed,
-// never memory filled.
+//             never memory filled.
 class Applier {
  public:
   struct Applied {

@@ -9,7 +9,8 @@
 namespace signvote {
 
 // Ownership:  a buffer goes back to the pool when its last reference goes, even when the pool's
-// owner is gone by then. Threads:    thread-safe.
+//             owner is gone by then.
+// Threads:    thread-safe.
 class BufferPool {
  public:
   // Keeps at most `kept_max` unused buffers; more are freed.

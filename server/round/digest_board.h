@@ -21,8 +21,9 @@ struct DigestFinding {
 };
 
 // A worker that differs is named only when the majority can no longer turn out to stand against the
-// master: while answers are outstanding that could decide so, the finding waits for them. Threads:
-// thread-compatible. Memory: at most kRoundsMax rounds, one answer per worker each.
+// master: while answers are outstanding that could decide so, the finding waits for them.
+// Threads:    thread-compatible.
+// Memory:     at most kRoundsMax rounds, one answer per worker each.
 class DigestBoard {
  public:
   static constexpr size_t kRoundsMax = 4;

@@ -108,7 +108,6 @@ class EngineImpl final : public Engine {
 
  private:
   // ---- workers come and go
-  // ----------------------------------------------------------------------------------------
 
   void On(const WorkerReady& e) {
     auto it = workers_.find(e.worker);
@@ -220,8 +219,8 @@ class EngineImpl final : public Engine {
     if (SeatState* seat = FindSeat(id, w.incarnation)) seat->live = false;
   }
 
-  // Drops the disconnected worker that has been away for longest. Who has a seat in the open attempt
-  // stays until it closes, and who is evicted stays: neither keeps a newcomer out.
+  // Drops the disconnected worker that has been away for longest. Who has a seat in the open
+  // attempt stays until it closes, and who is evicted stays: neither keeps a newcomer out.
   void ForgetSomebody() {
     auto oldest = workers_.end();
     for (auto it = workers_.begin(); it != workers_.end(); ++it) {
@@ -235,7 +234,6 @@ class EngineImpl final : public Engine {
   }
 
   // ---- ballots
-  // ----------------------------------------------------------------------------------------------------
 
   void On(const BallotChunkIn& e) {
     Worker* w = Live(e.worker, e.incarnation);
@@ -329,7 +327,6 @@ class EngineImpl final : public Engine {
   }
 
   // ---- one attempt: from its opening to its commit
-  // ----------------------------------------------------------------
 
   void TryOpen() {
     if (stopping_) return End(Stopped());
@@ -549,7 +546,6 @@ class EngineImpl final : public Engine {
   }
 
   // ---- time
-  // -------------------------------------------------------------------------------------------------------
 
   void On(const Tick&) {
     if (phase_ == Phase::kWaitingForWorkers && now_ >= waiting_since_ + config_.wait_timeout) {
@@ -622,7 +618,6 @@ class EngineImpl final : public Engine {
   }
 
   // ---- digests and the end
-  // ----------------------------------------------------------------------------------------
 
   void On(const WorkerDigestIn& e) {
     Worker* w = Live(e.worker, e.incarnation);
@@ -727,7 +722,8 @@ class EngineImpl final : public Engine {
   const EngineConfig config_;
   const std::unique_ptr<StepsizeRule> rule_;
 
-  // At most workers_max connected ones, as many that left a seat in the open attempt, and the evicted.
+  // At most workers_max connected ones, as many that left a seat in the open attempt, and those
+  // who are evicted.
   std::map<WorkerId, Worker> workers_;
   ShareTable shares_;
   DigestBoard digests_;

@@ -11,7 +11,9 @@
 namespace signvote::round {
 
 // A newcomer gets the lowest free share. A lost worker's share stays reserved for it for
-// `hold_rounds` rounds. Threads:    thread-compatible. Invariants: no two workers hold one share.
+// `hold_rounds` rounds.
+// Threads:    thread-compatible.
+// Invariants: no two workers hold one share.
 class ShareTable {
  public:
   explicit ShareTable(uint64_t hold_rounds) : hold_rounds_(hold_rounds) {}

@@ -172,9 +172,8 @@ class AdminService final : public v1::Admin::CallbackService {
     });
     if (exporter_.joinable()) exporter_.join();  // its call is over: exporting_ was false
     // The copy takes a while and may wait for the applier: not on gRPC's threads.
-    exporter_ = std::thread([this, reactor] {
-      reactor->Begin(coordinator_->CopyReplica(), coordinator_->run_id());
-    });
+    exporter_ = std::thread(
+        [this, reactor] { reactor->Begin(coordinator_->CopyReplica(), coordinator_->run_id()); });
     return reactor;
   }
 

@@ -19,7 +19,7 @@ struct GrpcServerOptions {
   uint64_t message_bytes_max = uint64_t{64} << 20;
 };
 
-// Threads: thread-safe.
+// Threads: one thread starts it and shuts it down; its calls run on gRPC's own.
 class GrpcServer {
  public:
   // UNAVAILABLE with exit code kPortInUse when the address is taken or not this machine's.

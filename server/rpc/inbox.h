@@ -79,8 +79,8 @@ struct Input {
 
 // Threads:    any number of producers, one consumer, which takes everything at once.
 // Invariants: bounded by its producers: a session has at most ServerSession::Options::pending_max
-// messages in it and is
-//             closed beyond that; calls come from the bounded number of admin and HTTP requests.
+//             messages in it and is closed beyond that; an admin or HTTP request and a state
+//             transfer have one call each, the applier one per commit that it was given.
 class Inbox {
  public:
   // False after Close(); `input` is then dropped.

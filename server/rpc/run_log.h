@@ -19,7 +19,8 @@
 namespace signvote::rpc {
 
 // A JSON object built by hand, so that floating-point numbers appear with stated digits.
-// Not-a-number and infinities become null. Threads: not thread-safe.
+// Not-a-number and infinities become null.
+// Threads: not thread-safe.
 class JsonLine {
  public:
   JsonLine& Text(std::string_view key, std::string_view value);

@@ -221,8 +221,9 @@ absl::Status ServerSession::Handle(const grpc::ByteBuffer& message) {
     return HandleBallot(*view, message);
   }
   if (message.Length() > kPlainMessageBytesMax) {
-    return Malformed(absl::StrCat("a message of ", message.Length(), " bytes that is no ballot; at most ",
-                                  kPlainMessageBytesMax, " bytes are taken"));
+    return Malformed(absl::StrCat("a message of ", message.Length(),
+                                  " bytes that is no ballot; at most ", kPlainMessageBytesMax,
+                                  " bytes are taken"));
   }
   v1::WorkerMessage parsed;
   SIGNVOTE_RETURN_IF_ERROR(wire::ParseMessage(message, &parsed));

@@ -26,8 +26,8 @@ namespace signvote::rpc {
 // Ownership:  keeps itself alive until gRPC is done with it.
 // Threads:    gRPC's callbacks run on gRPC's threads and never block; other methods: any thread.
 // Failure:    a malformed message, a queue over its bound or a flood of messages closes the stream
-// with a status that
-//             says so; exactly one GoneIn and then one DoneIn reach the inbox, whatever happened.
+//             with a status that says so; exactly one GoneIn and then one DoneIn reach the inbox,
+//             whatever happened.
 class ServerSession final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                             public std::enable_shared_from_this<ServerSession> {
  public:
@@ -35,8 +35,8 @@ class ServerSession final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
     RunId run_id;
     Epoch epoch;
     uint64_t queue_bytes_max = 0;  // sent by us and not yet taken by the network
-    uint32_t pending_max =
-        256;  // messages handed to the engine's thread and not yet processed, before Admit()
+    // Messages handed to the engine's thread and not yet processed, before Admit().
+    uint32_t pending_max = 256;
   };
 
   // `context` is gRPC's and lives until OnDone.

@@ -19,7 +19,6 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 
 // ---- deaths, attempts, incarnations
-// -------------------------------------------------------------------------------
 
 TEST_F(EngineTest, ALostMemberStopsBeingWaitedForAtOnce) {
   Start(3);
@@ -101,7 +100,6 @@ TEST_F(EngineTest, AHigherIncarnationReplacesALiveOne) {
 }
 
 // ---- shares
-// -------------------------------------------------------------------------------------------------------
 
 TEST_F(EngineTest, AReturningWorkerGetsItsOwnShareBack) {
   Start(3);
@@ -129,7 +127,6 @@ TEST_F(EngineTest, AReservedShareIsFreeAfterTheHoldTime) {
 }
 
 // ---- the operator
-// -------------------------------------------------------------------------------------------------
 
 TEST_F(EngineTest, ADrainedWorkerIsAskedLeavesAndIsNoLoss) {
   Start(2);
@@ -232,7 +229,6 @@ TEST_F(EngineTest, AStopWhileWaitingEndsTheRunAtOnce) {
 }
 
 // ---- digests and the end
-// ------------------------------------------------------------------------------------------
 
 TEST_F(EngineTest, TheRunEndsOnceEveryFinalDigestIsIn) {
   config_.rounds_max = 2;
@@ -366,7 +362,6 @@ TEST_F(EngineTest, DigestsOfRoundsThatAreNotDueAreStale) {
 }
 
 // ---- bounds
-// -------------------------------------------------------------------------------------------------------
 
 TEST_F(EngineTest, AFullRunRefusesOneMoreWorkerAndSaysSo) {
   config_.workers_max = 2;

@@ -19,7 +19,6 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 
 // ---- opening
-// ------------------------------------------------------------------------------------------------------
 
 TEST_F(EngineTest, RoundZeroOpensOnceEnoughWorkersAreReady) {
   config_.workers_min = 2;
@@ -85,7 +84,6 @@ TEST_F(EngineTest, TheDataStepGrowsByOnePerCommit) {
 }
 
 // ---- closing and committing
-// ---------------------------------------------------------------------------------------
 
 TEST_F(EngineTest, AChunkClosesAsSoonAsEveryMemberVotedOnIt) {
   Start(3);
@@ -198,7 +196,6 @@ TEST_F(EngineTest, CommitsAreGapFreeAndSayHowLongTheyTook) {
 }
 
 // ---- deadlines
-// ----------------------------------------------------------------------------------------------------
 
 TEST_F(EngineTest, AtTheDeadlineAChunkClosesWithTheQuorumAndTheRestAbstained) {
   Start(3);
@@ -303,7 +300,6 @@ TEST_F(EngineTest, WaitingForWorkersEndsAfterTheWaitTimeout) {
 }
 
 // ---- abstentions and observers
-// ------------------------------------------------------------------------------------
 
 TEST_F(EngineTest, AnExplicitAbstentionCountsAsAnAnswer) {
   Start(4);  // quorum 2
