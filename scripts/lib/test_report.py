@@ -2,6 +2,7 @@
 """What scripts/test reads from the files that ctest and checks leave behind.
 
   count JUNIT        prints "PASSED FAILED NAME...", the names being those of failed tests
+  skipped JUNIT      prints a line for each test that said that it cannot run on this machine, with the reason that it gave
   failures FILE...   prints why: for each failed test of a JUnit file (.xml), and for each other log, the lines that tell
 
 A test shows at most 30 lines: gtest failures, reports of sanitizers, tracebacks of Python, errors of compilers, failed
@@ -116,8 +117,13 @@ def testcases(junit):
         return []
 
 
+def skipped(case):
+    """By its own word. A test without its program did not run either, and has failed."""
+    return any(s.get("message", "").startswith("SKIP_RETURN_CODE") for s in case.findall("skipped"))
+
+
 def failed(case):
-    return case.get("status") != "run"
+    return case.get("status") != "run" and not skipped(case)
 
 
 def reports(path):
@@ -142,7 +148,12 @@ def main():
     if command == "count":
         cases = testcases(paths[0])
         bad = [case.get("name") for case in cases if failed(case)]
-        print(len(cases) - len(bad), len(bad), *bad)
+        print(len(cases) - len(bad) - sum(map(skipped, cases)), len(bad), *bad)
+        return
+    if command == "skipped":
+        for case in filter(skipped, testcases(paths[0])):
+            reason = re.search(r"skipped ['\"](.*)['\"]", case.findtext("system-out") or "")
+            print(f"{case.get('name')}: {reason.group(1) if reason else 'no reason given'}")
         return
     every = [report for path in paths for report in reports(path)]
     for name, reason, lines in every[:TESTS_MAX]:

@@ -190,6 +190,21 @@ class ScriptTest(unittest.TestCase):
         self.assertEqual(result.stdout.splitlines()[-1], "2 passed, 1 failed")
         self.assertIn("No tests were found", result.stdout)
 
+    def test_what_this_machine_does_not_allow_is_told_and_no_failure(self):
+        self.tests.write_text("""
+add_test(alone_test "/bin/sh" "-c" "echo \\"test_a (x.Y) ... skipped 'no root here'\\"; exit 77")
+set_tests_properties(alone_test PROPERTIES SKIP_RETURN_CODE 77)
+add_test(silent_test "/bin/sh" "-c" "exit 77")
+set_tests_properties(silent_test PROPERTIES SKIP_RETURN_CODE 77)
+add_test(good_test "/bin/true")
+""")
+        result = self.run_script()
+        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+        lines = result.stdout.splitlines()
+        self.assertRegex(lines[-1], "^3 passed, 0 failed")
+        at = lines.index("skipped:")
+        self.assertEqual(lines[at + 1:at + 3], ["  dev: alone_test: no root here", "  dev: silent_test: no reason given"])
+
     def test_success_shows_the_count_alone(self):
         result = self.run_script()
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
