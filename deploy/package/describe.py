@@ -30,7 +30,8 @@ SPEC = re.compile(
     r"(?::\w+ in \[(?P<least>\S+) - (?P<most>\S+)\])?"
     r"(?::(?P<sign>POSITIVE|NONNEGATIVE))?"
     r"(?:=(?P<default>\S*))?"
-    r"(?P<many>(?:^| )\.\.\.)?(?:(?:^| )REQUIRED)?(?:(?:^| )\(Env:(?P<env>\w+)\))?$")
+    r"(?P<many>(?:^| )\.\.\.)?(?:(?:^| )REQUIRED)?(?:(?:^| )\(Env:(?P<env>\w+)\))?"
+    r"(?:(?:^| )Needs:(?P<needs>(?: [\w-]+)+))?(?:(?:^| )Excludes:(?P<excludes>(?: [\w-]+)+))?$")
 
 
 class DescribeError(Exception):
@@ -50,6 +51,8 @@ class Option:
     default: str = ""
     many: bool = False
     env: str = ""
+    needs: list[str] = dataclasses.field(default_factory=list)     # one name of each option that must be given too
+    excludes: list[str] = dataclasses.field(default_factory=list)  # one name of each option that must not
 
     @property
     def long_names(self):
@@ -93,7 +96,9 @@ def read_option(left, text, group):
     return Option(names=names.split(","), text=text, group=group, type=found["type"] or "",
                   choices=(found["choices"] or "").split(",") if found["choices"] else [],
                   least=found["least"] or "", most=found["most"] or "", sign=found["sign"] or "",
-                  default=found["default"] or "", many=bool(found["many"]), env=found["env"] or "")
+                  default=found["default"] or "", many=bool(found["many"]), env=found["env"] or "",
+                  # CLI11 lists them in the order of addresses, another in each run.
+                  needs=sorted((found["needs"] or "").split()), excludes=sorted((found["excludes"] or "").split()))
 
 
 def help_of(program, *words):
@@ -161,6 +166,10 @@ def remark(option):
         words.append(f"default {(of_machine or [option.default])[0]}")
     if option.env:
         words.append(f"else from ${option.env}")
+    if option.needs:
+        words.append(f"only with {' and '.join(option.needs)}")
+    if option.excludes:
+        words.append(f"not with {' or '.join(option.excludes)}")
     return f" ({'; '.join(words)})" if words else ""
 
 
@@ -321,12 +330,16 @@ def zsh_action(option):
 
 
 def zsh_specs(options):
+    options = list(options)
     for option in options:
-        exclusion = "" if option.many else f"({' '.join(option.names)})"
+        # What is not offered any more once this option is there: itself, and what it excludes, under all their names.
+        closed = [] if option.many else list(option.names)
+        closed += [n for name in option.excludes for o in options if name in o.names for n in o.names]
+        exclusion = f"({' '.join(closed)})" if closed else ""
         value = f":{zsh_text(option.type)}:{zsh_action(option)}" if option.type or option.choices else ""
         for name in option.names:
             equals = "=" if value and name.startswith("--") else ""
-            yield f"{'*' if option.many else ''}{exclusion}{name}{equals}[{zsh_text(option.text)}]{value}"
+            yield f"{exclusion}{'*' if option.many else ''}{name}{equals}[{zsh_text(option.text)}]{value}"
 
 
 def zsh_positionals(command):

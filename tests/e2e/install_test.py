@@ -190,7 +190,7 @@ class Completions(Installed):
         text = run("zsh", "-fc", script)
         if words:  # the last call
             text = text[text.rfind("\n-s\n"):]
-        return {f for line in text.splitlines() for f in re.findall(r"^\*?(?:\([^)]*\))?(--[a-z0-9-]+)=?\[", line)}
+        return {f for line in text.splitlines() for f in re.findall(r"^(?:\([^)]*\))?\*?(--[a-z0-9-]+)=?\[", line)}
 
     def test_every_shell_offers_exactly_the_flags(self):
         for program in self.programs():

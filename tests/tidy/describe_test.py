@@ -24,6 +24,15 @@ Numbers:
   --name TEXT ...             a name
   --key FILE                  its owner's
 
+Forms:
+  --lines Excludes: --json --once
+                              lines
+  --once Excludes: --lines    one picture
+  --json,--objects Excludes: --lines
+                              objects
+  --token FILE ... REQUIRED (Env:TOOL_TOKEN) Needs: --key --name Excludes: --json
+                              a token
+
 Subcommands:
   copy                        copies one file
 """
@@ -58,6 +67,12 @@ class DescribeTest(unittest.TestCase):
         self.assertEqual((self.option("--mode").choices, self.option("--mode").text), (["auto", "off"], "a mode"))
         self.assertTrue(self.option("--name").many)
         self.assertEqual(self.option("--help").type, "")
+        token = self.option("--token")
+        self.assertEqual((token.type, token.many, token.env, token.needs, token.excludes),
+                         ("FILE", True, "TOOL_TOKEN", ["--key", "--name"], ["--json"]))
+        lines = self.option("--lines")
+        self.assertEqual((lines.names, lines.type, lines.needs, lines.excludes), (["--lines"], "", [], ["--json", "--once"]))
+        self.assertEqual(describe.read_option("--lines Excludes: --once --json", "", "").excludes, lines.excludes)
 
     def test_subcommands_are_read_with_their_arguments(self):
         (copy,) = read().subcommands
@@ -67,6 +82,7 @@ class DescribeTest(unittest.TestCase):
 
     def test_what_is_not_understood_is_refused(self):
         for change, message in ((("--rate FLOAT:POSITIVE=0.1 ", "--rate FLOAT:<0.1..2>=0.1 "), "cannot read the help line '--rate"),
+                                (("Excludes: --lines ", "Excludes: "), "cannot read the help line '--once"),
                                 (("Numbers:", "Numbers"), "unexpected line 'Numbers'"),
                                 (("Usage: ", "Use: "), "has no 'Usage: ' line")):
             self.assertIn(change[0], HELP)
@@ -77,11 +93,14 @@ class DescribeTest(unittest.TestCase):
         text = describe.gnu_help(read())
         for line in ("--rounds, --max-rounds=N", "rounds; 0: none (1 to 99; default 5)", "--mode=auto|off", "copy FILE",
                      "HOST:PORT of the server (else from $TOOL_SERVER)", "a rate (above 0; default 0.1)", "threads (default all processors)", "Options of copy:",
-                     "Does things."):
+                     "lines (not with --json or --once)",
+                     "a token (repeatable; else from $TOOL_TOKEN; only with --key and --name; not with --json)", "Does things."):
             self.assertIn(line, text)
 
     def test_texts_are_quoted_for_each_shell(self):
         self.assertIn("'(--key)--key=[its owner'\"'\"'s]:FILE:_files'", describe.zsh(read()))
+        self.assertIn("'(--lines --json --objects --once)--lines[lines]'", describe.zsh(read()))
+        self.assertIn("'(--json --objects)*--token=[a token]:FILE:_files'", describe.zsh(read()))
         self.assertIn("-l key -r -F -d 'its owner\\'s'", describe.fish(read()))
         self.assertIn("copy) words=", describe.bash(read()).replace("\n     ", ""))
 
