@@ -113,7 +113,8 @@ class Package(Installed):
         if self.worker:
             expected += ["etc/signvote/worker.toml", "usr/bin/signvote-worker", "usr/bin/signvote-libtorch",
                          "usr/lib/signvote/signvote-worker", "usr/lib/systemd/system/signvote-worker@.service",
-                         "usr/share/signvote/libtorch.sh", "usr/share/man/man8/signvote-libtorch.8"]
+                         "usr/share/signvote/libtorch.sh", "usr/share/signvote/wheels.sh",
+                         "usr/share/man/man8/signvote-libtorch.8"]
         for program, section in self.programs().items():
             expected += [f"usr/share/man/man{section}/{program}.{section}",
                          f"usr/share/bash-completion/completions/{program}",

@@ -306,7 +306,8 @@ esac''')
         for folder in ("bin", "lib/signvote", "share/signvote"):
             (prefix / folder).mkdir(parents=True, exist_ok=True)
         shutil.copy(SOURCE / "deploy/package/signvote-libtorch", prefix / "bin")
-        shutil.copy(SOURCE / "scripts/lib/libtorch.sh", prefix / "share/signvote")
+        for part in ("wheels.sh", "libtorch.sh"):
+            shutil.copy(SOURCE / "scripts/lib" / part, prefix / "share/signvote")
         env = {"PATH": str(self.bin), "HOME": str(self.dir), "TMPDIR": str(self.dir)}
         return subprocess.run([prefix / "bin/signvote-libtorch", *options], env=env, capture_output=True, text=True, timeout=60,
                               check=False)
