@@ -288,6 +288,30 @@ class Services(Installed):
 class Containers(Installed):
     """No container engine runs here: what can be read is checked."""
 
+    def compose(self, text, code=0, **environment):
+        """What docker-compose makes of a compose file, without an engine. Debian's knows no `name` at the top yet."""
+        self.assertTrue(shutil.which("docker-compose"), "docker-compose is missing: run scripts/setup, or install Debian's package")
+        text, found = re.subn(r"(?m)^name: signvote$", "", text)
+        self.assertEqual(found, 1)
+        path = self.folder / "compose.yml"
+        path.write_text(text)
+        plain = {k: v for k, v in os.environ.items() if k != "GRAFANA_PASSWORD"}
+        return run("docker-compose", "--project-directory", SOURCE / "deploy/compose", "--file", path, "config", code=code,
+                   env=dict(plain, **environment))
+
+    def test_compose_takes_the_file(self):
+        import yaml
+        text = (SOURCE / "deploy/compose/compose.yml").read_text()
+        taken = yaml.safe_load(self.compose(text, GRAFANA_PASSWORD="secret"))
+        self.assertEqual(set(taken["services"]), set(yaml.safe_load(text)["services"]))
+        self.assertEqual(taken["services"]["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"], "secret")
+        self.assertIn("give Grafana an admin password", self.compose(text, code=1))
+        for right, wrong, message in (("read_only: true", "readonly: true", "Unsupported config option"),
+                                      ("condition: service_healthy", "condition: healthy", "depends_on.server.condition"),
+                                      ("- server-certs:/certs:ro", "- server-cert:/certs:ro", "no declaration was found")):
+            self.assertIn(right, text)
+            self.assertIn(message, self.compose(text.replace(right, wrong), code=1, GRAFANA_PASSWORD="secret"))
+
     def test_the_compose_file_names_what_exists(self):
         import yaml
         folder = SOURCE / "deploy/compose"
