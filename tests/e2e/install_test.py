@@ -362,6 +362,31 @@ class Containers(Installed):
         shutil.copytree(folder / "targets", seen / "targets")
         run("promtool", "check", "config", seen / "prometheus.yml")
 
+    def test_grafana_finds_what_its_provisioning_names(self):
+        import yaml
+        installed = self.root / "usr/share/signvote"
+        provisioning = installed / "deploy/grafana/provisioning"
+        (source,) = yaml.safe_load((provisioning / "datasources/signvote.yml").read_text())["datasources"]
+        (provider,) = yaml.safe_load((provisioning / "dashboards/signvote.yml").read_text())["providers"]
+        # Grafana takes $__rate_interval from it.
+        scrapes = yaml.safe_load((installed / "deploy/prometheus/prometheus.yml").read_text())["global"]["scrape_interval"]
+        self.assertEqual(source["jsonData"]["timeInterval"], scrapes)
+        # The dashboard asks whichever data source is of this type.
+        dashboard = json.loads((installed / "dashboards/signvote.json").read_text())
+        (choice,) = [v for v in dashboard["templating"]["list"] if v["type"] == "datasource"]
+        self.assertEqual(source["type"], choice["query"])
+        folder = provider["options"]["path"]
+        self.assertEqual(provider["type"], "file")
+
+        page = (SOURCE / "docs/dashboards.md").read_text()
+        self.assertIn(f"install -D -m 644 dashboards/signvote.json {folder}/signvote.json\n", page)
+        services = yaml.safe_load((SOURCE / "deploy/compose/compose.yml").read_text())["services"]
+        self.assertIn(f"../../dashboards:{folder}:ro", services["grafana"]["volumes"])
+        # Grafana lives in Prometheus' network there.
+        self.assertEqual(services["grafana"]["network_mode"], "service:prometheus")
+        port = source["url"].removeprefix("http://localhost:")
+        self.assertIn(f"127.0.0.1:{port}:{port}", services["prometheus"]["ports"])
+
     def dockerfile(self):
         """The stages in order, and the words of each one's entry point."""
         stages, entries = [], {}
