@@ -15,6 +15,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -40,6 +41,7 @@ STEP_SECONDS = max(0.5, WATCH_SECONDS / 300)
 # Grafana's least: four scrapes. Twice that, because this machine is also the one that trains.
 RATE_SECONDS = max(4, math.ceil(4 * STEP_SECONDS))
 SAVINGS_TOLERANCE = 0.02
+DEMO_ROUNDS = 60
 
 
 def regex_of(values):
@@ -57,6 +59,14 @@ class Prometheus(harness.Process):
         found = re.search(rf"127\.0\.0\.1:(\d+)\s.*pid={self.pid},", sockets)
         self.address = f"127.0.0.1:{found.group(1)}" if found else None
         return self.address
+
+    def ready(self):
+        """It listens before it can answer queries."""
+        try:
+            with urllib.request.urlopen(f"http://{self.address}/-/ready", timeout=20) as answer:
+                return answer.status == 200
+        except urllib.error.HTTPError:
+            return False
 
     def get(self, path, **parameters):
         query = urllib.parse.urlencode(parameters)
@@ -80,10 +90,11 @@ class Prometheus(harness.Process):
                 if a["state"] == "firing"}
 
 
-@unittest.skipUnless(harness.has_torch(), "needs LibTorch")
-class Dashboard(harness.ProcessTest):
-    def start_prometheus(self):
-        """The shipped files in a folder of their own, with shorter times."""
+class WatchedTest(harness.ProcessTest):
+    """A Prometheus with the shipped files, and the dashboard's queries to it."""
+
+    def start_prometheus(self, server):
+        """The shipped files in a folder of their own, with shorter times; `server` is its first target."""
         self.assertTrue(shutil.which("prometheus"), "prometheus is missing: run scripts/setup, or install Debian's package")
         self.shipped = self.folder / "prometheus"
         shutil.copytree(ROOT / "deploy/prometheus", self.shipped)
@@ -95,17 +106,44 @@ class Dashboard(harness.ProcessTest):
             self.assertEqual(found, count, path)
             (self.shipped / path).write_text(changed)
         self.write_targets("workers", [])
-        self.write_targets("server", [self.server.http])
+        self.write_targets("server", [server])
         self.prometheus = self.start("prometheus", [
             shutil.which("prometheus"), "--config.file", self.shipped / "prometheus.yml", "--log.level=warn",
             "--storage.tsdb.path", self.folder / "tsdb", "--web.listen-address=127.0.0.1:0"], Prometheus)
         self.wait_until("Prometheus listens", self.prometheus.listening)
+        self.wait_until("Prometheus is ready", self.prometheus.ready)
 
     def write_targets(self, name, addresses):
         path = self.shipped / "targets" / f"{name}.json"
         path.with_suffix(".new").write_text(json.dumps([{"targets": addresses}]))
         path.with_suffix(".new").rename(path)
 
+    def variables(self, at, of=definition.VARIABLES):
+        """Grafana's variables, each chosen to be All, by their own queries."""
+        chosen = {"__rate_interval": f"{RATE_SECONDS}s"}
+        for variable in of:
+            selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable.query).groups()
+            values = self.prometheus.get(f"label/{label}/values", **{"match[]": build.substitute(selector, chosen)})
+            self.assertTrue(values, f"variable {variable.name} has no value")
+            chosen[variable.name] = regex_of(values)
+        return chosen
+
+    def savings(self, at):
+        """{title: value} of the single numbers in the row Savings, which ask the server alone."""
+        chosen = self.variables(at, [v for v in definition.VARIABLES if v.name in ("job", "instance")])
+        found = {}
+        for panel in definition.ROWS[0].panels:
+            if panel.kind == "stat":
+                (_, value), = self.prometheus.instant(build.substitute(build.panel_expr(panel.queries[0]), chosen), at)
+                found[panel.title] = value
+        return found
+
+    def assert_near(self, value, expected):
+        self.assertLessEqual(abs(value / expected - 1), SAVINGS_TOLERANCE, f"{value} is not near {expected}")
+
+
+@unittest.skipUnless(harness.has_torch(), "needs LibTorch")
+class Dashboard(WatchedTest):
     def attach(self, *names):
         """Starts workers and adds them to the targets. The first measures the held-out loss."""
         for name in names:
@@ -121,16 +159,6 @@ class Dashboard(harness.ProcessTest):
             "up == 1", time.time())) == 1 + len(self.addresses), timeout=60)
 
     # ---- what is asked ----------------------------------------------------------------------------------------------
-
-    def variables(self, at):
-        """Grafana's variables, each chosen to be All, by their own queries."""
-        chosen = {"__rate_interval": f"{RATE_SECONDS}s"}
-        for variable in definition.VARIABLES:
-            selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable.query).groups()
-            values = self.prometheus.get(f"label/{label}/values", **{"match[]": build.substitute(selector, chosen)})
-            self.assertTrue(values, f"variable {variable.name} has no value")
-            chosen[variable.name] = regex_of(values)
-        return chosen
 
     def ask_panels(self, start, end):
         """{title: [(legend, [(time, value)])]}; every query must answer, with finite numbers, up to the end."""
@@ -169,7 +197,7 @@ class Dashboard(harness.ProcessTest):
         self.workers, self.addresses = {}, {}
         # Without a deadline a busy machine makes no abstentions.
         self.start_server("--deadline", "off", "--digest-every", 10, rounds=ROUNDS, workers_min=3)
-        self.start_prometheus()
+        self.start_prometheus(self.server.http)
         self.attach("a", "b", "c")
         self.wait_round(10, timeout=120)
         begin = time.time()
@@ -225,18 +253,6 @@ class Dashboard(harness.ProcessTest):
         if RESULTS:
             self.write_results(begin, end, answers, [(attached, "d attached"), (killed, "b killed")])
 
-    def savings(self, at):
-        chosen = self.variables(at)
-        found = {}
-        for panel in definition.ROWS[0].panels:
-            if panel.kind == "stat":
-                (_, value), = self.prometheus.instant(build.substitute(build.panel_expr(panel.queries[0]), chosen), at)
-                found[panel.title] = value
-        return found
-
-    def assert_near(self, value, expected):
-        self.assertLessEqual(abs(value / expected - 1), SAVINGS_TOLERANCE, f"{value} is not near {expected}")
-
     def write_results(self, begin, end, answers, events):
         names = {address: name for name, address in self.addresses.items()}
         names[self.server.http] = "server"
@@ -249,6 +265,47 @@ class Dashboard(harness.ProcessTest):
         pathlib.Path(RESULTS).write_text(json.dumps({
             "begin": begin, "end": end, "rate_seconds": RATE_SECONDS, "events": events,
             "panels": {title: [[readable(legend), points] for legend, points in lines] for title, lines in answers.items()}}))
+
+
+@unittest.skipUnless(harness.has_torch(), "needs LibTorch")
+class DemoReport(WatchedTest):
+    def test_the_savings_panel_equals_the_demos_report(self):
+        """scripts/demo with its late and its killed worker, watched from its first round to the last scrape."""
+        out = self.folder / "out"
+        demo = self.start("demo", [sys.executable, ROOT / "scripts/lib/demo.py", "--bin", harness.BIN, "--out", out, "--rounds",
+                                   DEMO_ROUNDS, "--batch", 2, "--sequence", 64, "--threads", 1])
+        self.addCleanup(self.end, demo)
+        ports = self.wait_until("the demo's server listens", lambda: self.read_json(out / "ports.json"), timeout=60)
+        self.start_prometheus(f"127.0.0.1:{ports['http']}")
+        seen = {}  # by the round of the scrape
+
+        def watched():
+            now = time.time()
+            for _, round_number in self.prometheus.instant("signvote_server_round > 0", now):
+                seen[int(round_number)] = self.savings(now)
+            return not demo.alive
+        self.wait_until("the demo ends", watched, timeout=240, poll=0.2)
+        self.assert_exit(demo, harness.OK)
+        last = max(seen)
+        self.assertGreater(last, DEMO_ROUNDS / 2, "watched to its end")
+        wire = self.read_json(out / "report.json")["wire"]
+        self.assert_near(seen[last]["Compression since the start"],
+                         2 * wire["fp32_bytes_per_round"] / (wire["up_bytes_per_round"] + wire["down_bytes_per_round"]))
+
+    @staticmethod
+    def end(demo):
+        """It ends its own server and workers, where a failed test did not wait for it."""
+        if demo.alive:
+            demo.signal(signal.SIGTERM)
+            demo.wait(30)
+
+    @staticmethod
+    def read_json(path):
+        """What a file holds, or nothing before it is whole."""
+        try:
+            return json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError):
+            return None
 
 
 if __name__ == "__main__":
