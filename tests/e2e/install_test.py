@@ -240,18 +240,27 @@ class Services(Installed):
                    f"--threshold={EXPOSURE_MAX * 10:.0f}", "security", unit)
         return float(re.search(r"Overall exposure level for \S+ ([\d.]+)", text).group(1))
 
+    def page_row(self, title):
+        """The cells of a row in docs/install.md's table of the two services."""
+        (row,) = re.findall(rf"(?m)^\| {re.escape(title)} \| (.*) \| (.*) \|$", (SOURCE / "docs/install.md").read_text())
+        return row
+
     def test_units_are_sound_and_hardened(self):
         root = self.with_targets()
+        exposures = []
         for unit in self.units():
             self.assertEqual(run("systemd-analyze", f"--root={root}", "--man=no", "verify", unit), "", unit)
-            self.assertLessEqual(self.exposure(root, unit), EXPOSURE_MAX)
+            exposures.append(self.exposure(root, unit))
         if self.worker:
             folder = root / "etc/systemd/system/signvote-worker@.service.d"
             folder.mkdir(parents=True)
             shutil.copy(root / "usr/share/signvote/systemd/signvote-worker-cuda.conf", folder / "cuda.conf")
             unit = "signvote-worker@alice.service"
             self.assertEqual(run("systemd-analyze", f"--root={root}", "--man=no", "verify", unit), "")
-            self.assertLessEqual(self.exposure(root, unit), EXPOSURE_MAX)
+            exposures.append(self.exposure(root, unit))
+        self.assertLessEqual(max(exposures), EXPOSURE_MAX)
+        named = [float(n) for cell in self.page_row("`systemd-analyze security`") for n in re.findall(r"\d+\.\d", cell)]
+        self.assertEqual(exposures, named[:len(exposures)], "docs/install.md names others")
 
     def test_an_unhardened_unit_would_be_found(self):
         root = self.with_targets()
@@ -274,6 +283,23 @@ class Services(Installed):
             listed = self.value(unit, "RestartPreventExitStatus") + self.value(unit, "RestartForceExitStatus")
             numbers = {int(n) for line in listed for n in line.split()}
             self.assertTrue(numbers and numbers <= codes, numbers)
+
+    def test_the_page_says_when_units_start_again_and_how_long_they_take_to_stop(self):
+        stops, again = self.page_row("`systemctl stop`"), self.page_row("started again")
+        for unit, stop in zip(self.units(), stops):
+            self.assertEqual(self.value(unit, "TimeoutStopSec"), re.findall(r"(\d+) s at most", stop), unit)
+        self.assertEqual(self.value("signvote-server.service", "Restart"), ["no"])
+        self.assertEqual(self.value("signvote-server.service", "RestartForceExitStatus"), re.findall(r"exit code (\d+)", again[0]))
+        if self.worker:
+            unit = "signvote-worker@alice.service"
+            self.assertEqual(self.value(unit, "Restart"), ["on-failure"])
+            kept_down = re.search(r"not after ([\d, ]+),", again[1]).group(1)
+            self.assertEqual(self.value(unit, "RestartPreventExitStatus"), [kept_down.replace(",", "")])
+
+    def test_an_archives_services_are_those_of_usr_local(self):
+        for unit in self.units():
+            text = (self.prefix / "lib/systemd/system" / unit.replace("@alice", "@")).read_text()
+            self.assertRegex(text, r"(?m)^ExecStart=/usr/local/bin/signvote-\w+ --config /usr/local/etc/signvote/\w+\.toml")
 
     def test_example_configurations_are_taken_whole(self):
         for program in [p for p in self.programs() if p != "signvote"]:

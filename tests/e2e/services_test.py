@@ -23,7 +23,7 @@ OPERATOR = ["--server=127.0.0.1:7070", f"--tls-dir={WORK}/certs"]
 EDITOR = r"""editor() {
   case "$1" in
     */server.toml) sed -i 's/^max-rounds = .*/max-rounds = 1000000/' "$1" ;;
-    */worker.toml) sed -i 's/^model = .*/model = "micro"/' "$1"; printf '%s\n' 'batch = 2' 'sequence = 32' 'threads = 1' >>"$1" ;;
+    */worker.toml) sed -i 's/^model = .*/model = "micro"/' "$1"; printf '%s\n' 'batch = 2' 'sequence = 32' >>"$1" ;;
     *) return 1 ;;
   esac
 }
@@ -93,9 +93,12 @@ class Services(harness.ProcessTest):
         self.type_in(certify, WORK)
         self.type_in(serve, f"{WORK}/certs")
         self.assertEqual(self.active(SERVER), "active", self.journal(SERVER))
-        self.machine.do("tee", "/etc/signvote/workers/alice.env", stdin=self.file(f"LIBTORCH={LIBTORCH}/torch\n"))
+        self.machine.do("tee", "/etc/signvote/workers/alice.env", stdin=self.file(
+            f"LIBTORCH={LIBTORCH}/torch\nSIGNVOTE_WORKER_FLAGS=--threads 1 --eval-batches 0\n"))
         self.type_in(attach, f"{WORK}/certs/workers/alice")
         self.wait_until("alice is a member", lambda: self.role() == "member")
+        words = self.machine.do("cat", f"/proc/{self.property(ALICE, 'MainPID')}/cmdline").split("\0")
+        self.assertEqual(words[-5:], ["--threads", "1", "--eval-batches", "0", ""], "the flags of its .env file")
         self.assertEqual(self.property(ALICE, "UnitFileState"), "enabled")
         self.wait_until("rounds are committed", lambda: self.status()["round"] > 20)
         user = self.machine.do("id", "--user", "signvote").strip()
