@@ -6,6 +6,7 @@ docs/dashboards.md, what lies between the markers. Standard library only.
 """
 
 import argparse
+import hashlib
 import json
 import pathlib
 import re
@@ -17,6 +18,7 @@ import definition
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DASHBOARD = "dashboards/signvote.json"
 RULES = "deploy/prometheus/rules/signvote.yml"
+PICTURE, PICTURE_KEY = "docs/images/dashboard.png", "signvote-dashboard"
 SELECTORS = {"{S}": '{job=~"$job",instance=~"$instance"}', "{W}": '{job=~"$worker_job",instance=~"$worker"}'}
 NOTE = "Written by dashboards/build.py from dashboards/definition.py; change it there."
 ROW_HEIGHT, STAT_HEIGHT, GRAPH_HEIGHT, GRID = 1, 4, 8, 24
@@ -124,6 +126,13 @@ def dashboard_json():
             "version": 1, "editable": True, "graphTooltip": 1, "refresh": "30s", "time": {"from": "now-1h", "to": "now"},
             "timezone": "browser", "fiscalYearStartMonth": 0, "weekStart": "", "timepicker": {}, "links": [],
             "annotations": {"list": []}, "templating": {"list": variables_json()}, "panels": panels}
+
+
+def picture_of():
+    """What a picture of the dashboard says that it shows: rows and panels with their queries, in short."""
+    shown = [[row.title, [[p.title, p.kind, p.unit, [query.expr for query in p.queries]] for p in row.panels]]
+             for row in definition.ROWS]
+    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
 
 def line_of(row, wanted):

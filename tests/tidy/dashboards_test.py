@@ -10,6 +10,7 @@ import json
 import pathlib
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -59,6 +60,18 @@ def cases():
         alert, sentence = re.match(r'name: "(\w+): (.+)"\n', block).groups()
         found.append((alert, sentence, block))
     return found
+
+
+def png_texts(picture):
+    """{keyword: text} of a PNG's tEXt chunks."""
+    texts, at = {}, 8
+    while at < len(picture):
+        (size,), kind = struct.unpack_from(">I", picture, at), picture[at + 4:at + 8]
+        if kind == b"tEXt":
+            key, _, text = picture[at + 8:at + 8 + size].partition(b"\0")
+            texts[key.decode("latin-1")] = text.decode("latin-1")
+        at += 12 + size
+    return texts
 
 
 class Dashboards(unittest.TestCase):
@@ -119,6 +132,12 @@ class Dashboards(unittest.TestCase):
         self.assertEqual(set(re.findall(r"\$\{?(\w+)", text)) - names, set())
         for placeholder in ("{S}", "{W}", "[R]"):
             self.assertNotIn(placeholder, text)
+
+    def test_the_picture_is_one_of_this_dashboard(self):
+        picture = (ROOT / build.PICTURE).read_bytes()
+        self.assertEqual(png_texts(picture).get(build.PICTURE_KEY), build.picture_of(),
+                         f"{build.PICTURE} shows other panels or queries: draw it again (dashboards/render.py)")
+        self.assertIn(pathlib.PurePath(build.PICTURE).name, (ROOT / definition.PAGE).read_text())
 
     def test_every_alert_leads_to_its_section(self):
         anchors = tidy.anchors((ROOT / definition.PAGE).read_text())
