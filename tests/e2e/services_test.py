@@ -28,7 +28,7 @@ EDITOR = r"""editor() {
   esac
 }
 """
-RESTART_SECONDS_MAX = 20  # RestartSec is 10
+RESTART_SECONDS_MAX = 60  # RestartSec is 10; the rest is the programs' start on a busy machine
 
 
 def page_blocks():
