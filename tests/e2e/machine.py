@@ -105,13 +105,16 @@ class Machine:
         test.wait_until("systemd has started", lambda: self.run("systemctl", "is-system-running")[1].strip()
                         in ("running", "degraded"), BOOT_SECONDS_MAX, poll=0.2)
 
+    def enter(self, command, wd="/", **environment):
+        """`command` as it must be written to run there, as root and with a plain environment."""
+        plain = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", **environment}
+        return ["nsenter", f"--target={self._pid}", "--pid", "--mount", "--cgroup", "--uts", "--ipc", "--net", "--root",
+                f"--wdns={wd}", "env", "-i", *[f"{name}={value}" for name, value in plain.items()], *map(str, command)]
+
     def run(self, *command, timeout=60, wd="/", **options):
-        """Runs a command there, as root, to its end; returns (exit status, stdout, stderr)."""
-        done = subprocess.run(
-            ["nsenter", f"--target={self._pid}", "--pid", "--mount", "--cgroup", "--uts", "--ipc", "--net", "--root",
-             f"--wdns={wd}", "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", *map(str, command)],
-            capture_output=True, text=True, timeout=timeout * harness.SLOWNESS, check=False,
-            **{"stdin": subprocess.DEVNULL, **options})
+        """Runs a command there to its end; returns (exit status, stdout, stderr)."""
+        done = subprocess.run(self.enter(command, wd), capture_output=True, text=True, timeout=timeout * harness.SLOWNESS,
+                              check=False, **{"stdin": subprocess.DEVNULL, **options})
         return done.returncode, done.stdout, done.stderr
 
     def do(self, *command, **options):

@@ -1,17 +1,19 @@
 """The services of the .deb under a systemd that is process 1 (machine.py): docs/install.md's section "Services", its blocks
-executed as they stand, from the package's installation to its removal.
+executed as they stand, from the package's installation to its removal; and `signvote top` over SSH.
 
 Where this system allows no such machine the test says why and ends as skipped: ctest shows it so, scripts/test lists it.
 """
 
 import json
 import re
+import shlex
 import sys
 import tempfile
 import unittest
 
 import harness
 import machine
+import top_test
 from install_test import BUILD, SOURCE, run, worker_libtorch
 
 SERVER, ALICE = "signvote-server.service", "signvote-worker@alice.service"
@@ -27,6 +29,15 @@ EDITOR = r"""editor() {
     *) return 1 ;;
   esac
 }
+"""
+SSH_PORT, SSH_KEY = "2222", "/run/operator.key"
+SSH_SERVER = f"""
+dropbearkey -t ed25519 -f /run/host.key >/run/host.pub 2>&1
+dropbearkey -t ed25519 -f {SSH_KEY} 2>&1 | grep ^ssh- >/run/operator.pub
+home=$(getent passwd root | cut -d: -f6)
+install -D -m 0600 /run/operator.pub "$home/.ssh/authorized_keys"
+chmod 0700 "$home" "$home/.ssh"
+systemd-run --quiet --unit=ssh-server dropbear -F -E -s -r /run/host.key -p 127.0.0.1:{SSH_PORT} -P /run/dropbear.pid
 """
 RESTART_SECONDS_MAX = 60  # RestartSec is 10; the rest is the programs' start on a busy machine
 
@@ -108,6 +119,7 @@ class Services(harness.ProcessTest):
             self.assertEqual((int(seen["CapEff"], 16), int(seen["CapBnd"], 16)), (0, 0), unit)
             self.assertEqual((seen["NoNewPrivs"], seen["Seccomp"]), ("1", "2"), unit)
 
+        self.the_live_view_works_over_ssh()
         self.a_crashed_worker_comes_back()
         self.the_drop_in_for_cuda_opens_the_devices(open_devices)
         self.an_evicted_worker_stays_away()
@@ -121,6 +133,33 @@ class Services(harness.ProcessTest):
         handle.write(text)
         handle.seek(0)
         return handle
+
+    def the_live_view_works_over_ssh(self):
+        """The screen follows the run and the terminal at this end; it ends by `q`, and with the connection."""
+        self.machine.do("bash", "-euc", SSH_SERVER)
+        self.wait_until("the SSH server listens", lambda: f":{SSH_PORT} " in self.machine.do("ss", "-Hltn"))
+        top = shlex.join(["env", "LANG=C.UTF-8", "signvote", *OPERATOR, "top", "--interval", "0.2"])
+        ssh = shlex.join(self.machine.enter(["dbclient", "-y", "-y", "-t", "-i", SSH_KEY, "-p", SSH_PORT, "root@127.0.0.1", top],
+                                            TERM="screen", HOME="/run"))
+        terminal = top_test.Tmux(self.folder, 100, 30, {})
+        self.addCleanup(terminal.close)
+        terminal.type(ssh)
+        self.wait_until("the run is shown", lambda: re.search(r"(?m)^alice +member", terminal.screen())
+                        and top_test.BRAILLE.search(terminal.screen()))
+        self.assertNotIn("address", terminal.screen())
+        terminal.resize(150, 45)
+        self.wait_until("it is as wide as the terminal", lambda: re.search(r"address.*\n.*127\.0\.0\.1:", terminal.screen())
+                        and "q quit" in terminal.screen().splitlines()[44])
+        terminal.keys("q")
+        self.wait_until("the terminal is as it was", lambda: terminal.state() == (True, False))
+        terminal.keys("C-l")
+        terminal.type("echo status=$?")
+        self.wait_until("it ended well", lambda: "status=0" in terminal.screen())
+        terminal.type(ssh)
+        self.wait_until("the run is shown again", lambda: self.machine.run("pgrep", "--exact", "signvote")[0] == 0
+                        and "q quit" in terminal.screen())
+        self.machine.do("pkill", "--exact", "dbclient")
+        self.wait_until("nothing is left", lambda: self.machine.run("pgrep", "--exact", "signvote")[0] == 1)
 
     def a_crashed_worker_comes_back(self):
         before = self.incarnation()
