@@ -40,6 +40,20 @@ def files_under(root):
     return {p.relative_to(root).as_posix() for p in pathlib.Path(root).rglob("*") if p.is_file() or p.is_symlink()}
 
 
+def dockerfile():
+    """The stages of deploy/compose/Dockerfile in order, the words of each one's entry point, and its health check."""
+    stages, entries, probes = [], {}, {}
+    for line in (SOURCE / "deploy/compose/Dockerfile").read_text().replace("\\\n", " ").splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "FROM":
+            stages.append(rest.split()[-1])
+        elif word == "ENTRYPOINT":
+            entries[stages[-1]] = json.loads(rest)
+        elif word == "HEALTHCHECK":
+            probes[stages[-1]] = rest
+    return stages, entries, probes
+
+
 def worker_libtorch():
     """The folder of the LibTorch that the build's worker runs with."""
     for line in run("ldd", harness.BIN / "signvote-worker").splitlines():
@@ -342,7 +356,7 @@ class Containers(Installed):
         import yaml
         folder = SOURCE / "deploy/compose"
         compose = yaml.safe_load((folder / "compose.yml").read_text())
-        services, stages = compose["services"], self.dockerfile()[0]
+        services, stages = compose["services"], dockerfile()[0]
         volumes = set(compose["volumes"])
         used = set()
         for name, service in services.items():
@@ -373,7 +387,7 @@ class Containers(Installed):
         import yaml
         folder = SOURCE / "deploy/compose"
         services = yaml.safe_load((folder / "compose.yml").read_text())["services"]
-        entry = self.dockerfile()[1]["worker"]
+        entry = dockerfile()[1]["worker"]
         for job in ("server", "workers"):
             for group in json.loads((folder / f"targets/{job}.json").read_text()):
                 for target in group["targets"]:
@@ -413,19 +427,8 @@ class Containers(Installed):
         port = source["url"].removeprefix("http://localhost:")
         self.assertIn(f"127.0.0.1:{port}:{port}", services["prometheus"]["ports"])
 
-    def dockerfile(self):
-        """The stages in order, and the words of each one's entry point."""
-        stages, entries = [], {}
-        for line in (SOURCE / "deploy/compose/Dockerfile").read_text().replace("\\\n", " ").splitlines():
-            word, _, rest = line.partition(" ")
-            if word == "FROM":
-                stages.append(rest.split()[-1])
-            elif word == "ENTRYPOINT":
-                entries[stages[-1]] = json.loads(rest)
-        return stages, entries
-
     def test_the_dockerfile_copies_what_exists_and_ends_unprivileged(self):
-        stages, user, probes = [], {}, {}
+        stages, user, probes = [], {}, dockerfile()[2]
         for line in (SOURCE / "deploy/compose/Dockerfile").read_text().replace("\\\n", " ").splitlines():
             word, _, rest = line.partition(" ")
             if word == "FROM":
@@ -435,8 +438,6 @@ class Containers(Installed):
                 self.assertTrue(base in stages or base.startswith("debian:12"), base)
             elif word == "USER":
                 user[stages[-1]] = rest.strip()
-            elif word == "HEALTHCHECK":
-                probes[stages[-1]] = rest
             elif word == "COPY":
                 origin = re.match(r"--from=(\S+) ", rest)
                 if origin:
