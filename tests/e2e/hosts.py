@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import unittest
 
 import harness
 
@@ -247,6 +246,6 @@ def main():
     """unittest's main for tests with several machines."""
     prepare()
     try:
-        unittest.main(verbosity=2)
+        harness.run_tests()
     except Terminated:
         sys.exit(Terminated.EXIT_STATUS)

@@ -18,7 +18,6 @@ import time
 import harness
 import hosts
 
-UNAVAILABLE_STATUS = 77  # ctest's SKIP_RETURN_CODE
 BOOTED = "the machine's files are ready"
 BOOT_SECONDS_MAX = 30
 SYSTEMD = "/lib/systemd/systemd"
