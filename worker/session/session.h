@@ -100,8 +100,7 @@ struct RoundTimes {
 // What moved the replica since the last WaitCommit or NextRound.
 struct CommitOutcome {
   Round next_round;  // the replica now holds all commits before this round
-  uint64_t commits =
-      0;  // applied by this call; 0 only when finished or drained: the round has no commit
+  uint64_t commits = 0;  // applied; 0: finished, drained, or a fetched state took their place
   bool contiguous =
       true;  // exactly the commit of the round voted on; false after a gap or a state transfer,
              // when no previous replica and no previous verdict may be used. What Join() did is neither

@@ -108,11 +108,9 @@ absl::Status Trainer::Train() {
     previous_round_ = ticket->round;
 
     const double wait_start = Elapsed();
-    CommitOutcome outcome;
-    do {
-      SIGNVOTE_ASSIGN_OR_RETURN(outcome, session_->WaitCommit());
-    } while (outcome.commits == 0 && !outcome.finished && !session_->drained());
-    if (outcome.commits == 0) {  // the round ends without a commit: nothing moved, nothing follows
+    SIGNVOTE_ASSIGN_OR_RETURN(const CommitOutcome outcome, session_->WaitCommit());
+    // The run or this worker's part in it has ended, or the state was fetched: NextRound() knows.
+    if (outcome.commits == 0) {
       contiguous = false;
       continue;
     }

@@ -188,6 +188,7 @@ TEST_F(SessionTest, ASecondMismatchFetchesTheWholeState) {
   const auto outcome = session->WaitCommit();
   ASSERT_TRUE(outcome.ok()) << outcome.status();
   EXPECT_FALSE(outcome->contiguous);
+  EXPECT_EQ(outcome->commits, 0u) << "the state came with all it needed";
   EXPECT_EQ(outcome->next_round.value(), 1u);
   EXPECT_EQ(x_, state);
   const auto ticket = session->NextRound();  // opens once the server has read that the replica is ready
