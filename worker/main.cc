@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <atomic>
 #include <cstdio>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -35,6 +36,7 @@ namespace {
 
 constexpr uint32_t kFileMode = 0644;
 constexpr uint64_t kHostRateCoordinates = uint64_t{1} << 24;  // well beyond any cache
+constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();  // in a log line
 constexpr Duration kStopPoll = std::chrono::milliseconds(50);
 
 struct Flags {
@@ -350,7 +352,7 @@ absl::Status Work(Flags* flags) {
   });
 
   Progress progress(StyleOf(flags->progress), stdout, clock, FromSeconds(flags->progress_seconds),
-                    flags->session.name.empty() ? "worker" : flags->session.name);
+                    session->name());
   Trainer trainer(session.get(), model.get(), device.get(), replica.get(), data.get(), clock,
                   flags->trainer);
   absl::Status log_status;
@@ -361,7 +363,7 @@ absl::Status Work(Flags* flags) {
                        {"rounds", run.rounds_max},
                        {"direction", DirectionName(run.direction.kind)},
                        {"chunks", uint64_t{run.plan.chunks()}},
-                       {"held_out_loss", held_out_loss.value_or(0.0)}});
+                       {"held_out_loss", held_out_loss.value_or(kNotMeasured)}});
   });
   trainer.set_on_round([&](const RoundReport& round) {
     const SessionStats stats = session->Stats();
@@ -383,7 +385,7 @@ absl::Status Work(Flags* flags) {
 
   const TrainerReport& report = trainer.report();
   ReportContext context;
-  context.name = flags->session.name;
+  context.name = session->name();
   context.model = flags->model;
   context.device = model->device();
   context.data = data->description();
@@ -392,17 +394,25 @@ absl::Status Work(Flags* flags) {
   context.outcome = !trained.ok() ? Describe(trained) : session->drained() ? "drained" : "finished";
   // Also after a failure: what was measured until then is worth keeping.
   if (!flags->report.empty()) {
-    SIGNVOTE_RETURN_IF_ERROR(
-        WriteFileAtomically(fs, flags->report, ReportJson(context, report, stats), kFileMode));
+    const absl::Status written =
+        WriteFileAtomically(fs, flags->report, ReportJson(context, report, stats), kFileMode);
+    if (trained.ok()) SIGNVOTE_RETURN_IF_ERROR(written);
+    if (!written.ok()) LogWarning("no report", {{"error", Describe(written)}});
   }
   SIGNVOTE_RETURN_IF_ERROR(trained);
-  if (!flags->save.empty() && report.digest.has_value())
-    SIGNVOTE_RETURN_IF_ERROR(Save(fs, flags->save, *model, replica.get(), report));
+  if (!flags->save.empty()) {
+    if (report.digest.has_value()) {
+      SIGNVOTE_RETURN_IF_ERROR(Save(fs, flags->save, *model, replica.get(), report));
+    } else {
+      LogWarning("nothing was saved: the replica is not the run's", {{"path", flags->save}});
+    }
+  }
   LogInfo("done", {{"outcome", context.outcome},
                    {"rounds_voted", report.rounds_voted},
-                   {"held_out_first", report.held_out_first.value_or(0.0)},
-                   {"held_out_last", report.held_out_last.value_or(0.0)},
-                   {"digest", absl::StrFormat("%016x", report.digest.value_or(0))}});
+                   {"held_out_first", report.held_out_first.value_or(kNotMeasured)},
+                   {"held_out_last", report.held_out_last.value_or(kNotMeasured)},
+                   {"digest", report.digest.has_value() ? absl::StrFormat("%016x", *report.digest)
+                                                        : "none"}});
   return log_status;
 }
 

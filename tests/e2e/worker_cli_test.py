@@ -99,6 +99,9 @@ class WorkerCliTest(unittest.TestCase):
         self.expect(5, self.flags[1], flags=self.flags + ["--connect-timeout", "1", "--report", str(report)])
         self.assertLess(time.monotonic() - start, 30)
         self.assertIn("UNAVAILABLE", report.read_text())
+        # The first error decides, not what cannot be written about it.
+        unwritable = str(self.folder / "missing" / "report.json")
+        self.expect(5, self.flags[1], flags=self.flags + ["--connect-timeout", "1", "--report", unwritable])
 
     def test_tls_is_the_default_and_asks_for_its_files(self):
         flags = [flag for flag in self.flags if flag != "--insecure"]

@@ -45,9 +45,11 @@ class SessionImpl final : public Session {
               std::shared_ptr<grpc::ChannelCredentials> credentials, uint64_t jitter_seed)
       : options_(options),
         clock_(clock),
-        link_(options, clock, std::move(name), std::move(token), std::move(credentials),
+        name_(std::move(name)),
+        link_(options, clock, name_, std::move(token), std::move(credentials),
               jitter_seed) {}
 
+  const std::string& name() const override { return name_; }
   absl::StatusOr<RunInfo> Join(const Layout& layout, ReplicaMemory* replica) override;
   absl::StatusOr<std::optional<RoundTicket>> NextRound() override;
   absl::Status SendChunk(ChunkIndex k, const uint8_t* ballot) override {
@@ -59,7 +61,9 @@ class SessionImpl final : public Session {
   absl::StatusOr<CommitOutcome> WaitCommit() override;
   absl::Status Leave(const std::string& reason) override;
   void RequestDrain(const std::string& reason) override { link_.Push(DrainEvent{reason}); }
-  bool replica_ready() const override { return ReplicaReady(); }
+  std::optional<Round> replica_round() const override {
+    return ReplicaReady() ? std::optional(replica_->round()) : std::nullopt;
+  }
   bool finished() const override { return finished_; }
   bool drained() const override { return drained_; }
   SessionStats Stats() const override { return link_.Stats(); }
@@ -80,6 +84,7 @@ class SessionImpl final : public Session {
   // Constant after construction.
   const SessionOptions options_;
   Clock* const clock_;
+  const std::string name_;
 
   // Set by Join.
   Layout layout_;

@@ -139,6 +139,8 @@ class Session {
                                                          Clock* clock);
   virtual ~Session() = default;
 
+  virtual const std::string& name() const = 0;  // of the worker; any thread
+
   // Joins the run. `replica` holds this worker's own initial parameters; they are uploaded if the server names this
   // worker the uploader, else overwritten by the run's. Returns when the replica is ready (not yet when a round is open).
   // CANCELLED, and drained(), when a drain was asked for first.
@@ -164,8 +166,9 @@ class Session {
   // Makes NextRound return nullopt after the round in progress. Threads: any; async-signal-unsafe.
   virtual void RequestDrain(const std::string& reason) = 0;
 
-  // Whether the replica is the run's as of some round. False after Join() when the run ended before the state had come.
-  virtual bool replica_ready() const = 0;
+  // The replica holds all commits before this round. nullopt: it is not the run's as of any round, because a state
+  // transfer has not been completed; so after Join() when the run ended before the state had come. Threads: the caller's.
+  virtual std::optional<Round> replica_round() const = 0;
   virtual bool finished() const = 0;
   virtual bool drained() const = 0;
   virtual SessionStats Stats() const = 0;

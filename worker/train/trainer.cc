@@ -51,7 +51,7 @@ absl::Status Trainer::Run() {
   }
   run_ = *std::move(joined);
   report_.run = run_;
-  if (!session_->replica_ready()) {
+  if (!session_->replica_round().has_value()) {
     LogWarning("the run ended before this worker had its replica", {{"run", run_.run_id.ToText()}});
     SIGNVOTE_RETURN_IF_ERROR(session_->NextRound().status());
     return session_->Leave("finished");
@@ -69,9 +69,15 @@ absl::Status Trainer::Run() {
 
   SIGNVOTE_RETURN_IF_ERROR(Train());
 
-  SIGNVOTE_ASSIGN_OR_RETURN(report_.digest, replica_->Digest());
-  if (options_.eval_batches > 0) {
-    SIGNVOTE_ASSIGN_OR_RETURN(report_.held_out_last, HeldOutLoss());
+  if (const std::optional<Round> round = session_->replica_round()) {
+    report_.next_round = *round;
+    SIGNVOTE_ASSIGN_OR_RETURN(report_.digest, replica_->Digest());
+    if (options_.eval_batches > 0) {
+      SIGNVOTE_ASSIGN_OR_RETURN(report_.held_out_last, HeldOutLoss());
+    }
+  } else {
+    LogWarning("the run went on without this worker: a state transfer was not completed",
+               {{"run", run_.run_id.ToText()}});
   }
   return session_->Leave(session_->finished() ? "finished" : "drained");
 }

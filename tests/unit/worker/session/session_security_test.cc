@@ -78,6 +78,7 @@ TEST_F(SecureSessionTest, JoinsOverMutualTlsUnderTheCertificatesNameWithItsToken
   const auto run = session->Join(layout_, &memory_);
   ASSERT_TRUE(run.ok()) << run.status();
   EXPECT_EQ(server.uploaded(), x_);
+  EXPECT_EQ(session->name(), "gpu-7");
   session->Leave("done").IgnoreError();
   server.Stop();
   EXPECT_EQ(join.name(), "gpu-7");

@@ -417,6 +417,7 @@ TEST_F(SessionTest, AFinishedRunEndsAtOnceForAWorkerThatComesLate) {
   ASSERT_TRUE(end.ok()) << end.status();
   EXPECT_FALSE(end->has_value());
   EXPECT_TRUE(session->finished());
+  EXPECT_EQ(session->replica_round(), Round(9));
 }
 
 TEST_F(SessionTest, WhatTheServerRefusesEndsTheSessionWithItsStatusAndIsNotRetried) {

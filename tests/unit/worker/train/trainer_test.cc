@@ -135,6 +135,7 @@ class LoopSession : public Session {
   LoopSession(std::vector<std::string>* events, uint64_t rounds)
       : rounds_(rounds), events_(events) {}
 
+  const std::string& name() const override { return name_; }
   absl::StatusOr<RunInfo> Join(const Layout& layout, ReplicaMemory* replica) override {
     if (drain_) return absl::CancelledError("asked to leave");
     layout_ = &layout;
@@ -215,14 +216,19 @@ class LoopSession : public Session {
     return absl::OkStatus();
   }
   void RequestDrain(const std::string&) override { drain_ = true; }
-  bool replica_ready() const override { return !too_late; }
+  std::optional<Round> replica_round() const override {
+    if (too_late || (lost_at_the_end && (drain_ || round_ >= rounds_))) return std::nullopt;
+    return Round(round_ + caught_up);
+  }
   bool finished() const override { return round_ >= rounds_; }
   bool drained() const override { return drain_; }
   SessionStats Stats() const override { return {}; }
 
   bool probe = false;
   float gamma = 0.01f;
-  bool too_late = false;  // the run has ended before the state came
+  bool too_late = false;         // the run has ended before the state came
+  bool lost_at_the_end = false;  // a state transfer was never completed
+  uint64_t caught_up = 0;        // commits that NextRound applied before it said that the run ended
   uint64_t fetched_instead =
       std::numeric_limits<uint64_t>::max();  // this round's WaitCommit ends with a fetched state
   bool drain_without_commit = false;
@@ -236,6 +242,7 @@ class LoopSession : public Session {
   std::vector<uint8_t> verdict_;
 
  private:
+  const std::string name_ = "w0";
   const uint64_t rounds_;
   std::vector<std::string>* const events_;
   const Layout* layout_ = nullptr;
@@ -539,6 +546,22 @@ TEST(TrainerTest, ARunThatEndsBeforeTheReplicaCameLeavesNothingToSave) {
   EXPECT_THAT(bench.events, ElementsAre("leave finished"));
   EXPECT_FALSE(bench.trainer.report().digest.has_value());
   EXPECT_FALSE(bench.trainer.report().held_out_first.has_value());
+}
+
+TEST(TrainerTest, AReplicaThatIsNotTheRunsIsNeitherHashedNorEvaluated) {
+  Bench bench(2, {.eval_every = 1, .eval_batches = 2});
+  bench.session.lost_at_the_end = true;
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  EXPECT_EQ(bench.trainer.report().rounds_voted, 2u);
+  EXPECT_FALSE(bench.trainer.report().digest.has_value());
+  EXPECT_FALSE(bench.trainer.report().held_out_last.has_value());
+}
+
+TEST(TrainerTest, TheReportNamesTheRoundOfItsDigestAlsoAfterCatchingUp) {
+  Bench bench(2);
+  bench.session.caught_up = 3;
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  EXPECT_EQ(bench.trainer.report().next_round, Round(5));
 }
 
 TEST(TrainerTest, HeldOutLossIsMeasuredAtTheStartAtTheEndAndInBetween) {
