@@ -68,21 +68,21 @@ OutgoingMessage KeptBallot::ChunkMessage(ChunkIndex k, const VoteId& vote) const
                                 .checksum = chunk.checksum};
   return {
       wire::EncodeVote(wire::BulkKind::kBallotChunk, header, {chunk.bits, plan_.Bytes(k)}, lease_),
-      Stream::Kind::kBallot};
+      MessageKind::kBallot};
 }
 
 OutgoingMessage KeptBallot::ScalarsMessage(const VoteId& vote) const {
   v1::WorkerMessage message;
   *message.mutable_scalars() = *scalars_;
   message.mutable_scalars()->set_attempt(vote.attempt.value());
-  return {wire::EncodeMessage(message), Stream::Kind::kBallot};
+  return {wire::EncodeMessage(message), MessageKind::kBallot};
 }
 
 OutgoingMessage KeptBallot::AbstainMessage(const VoteId& vote) const {
   v1::WorkerMessage message;
   *message.mutable_abstain() = *abstain_;
   message.mutable_abstain()->set_attempt(vote.attempt.value());
-  return {wire::EncodeMessage(message), Stream::Kind::kBallot};
+  return {wire::EncodeMessage(message), MessageKind::kBallot};
 }
 
 std::vector<OutgoingMessage> KeptBallot::AllMessages(const VoteId& vote) const {

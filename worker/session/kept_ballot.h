@@ -27,11 +27,6 @@ struct VoteId {
   Attempt attempt;
 };
 
-struct OutgoingMessage {
-  grpc::ByteBuffer message;
-  Stream::Kind kind = Stream::Kind::kControl;
-};
-
 class KeptBallot {
  public:
   bool open() const { return lease_ != nullptr; }

@@ -109,6 +109,7 @@ bool Link::Push(LinkEvent event) {
   {
     MutexLock lock(&mu_);
     if (events_.size() >= kEventsMax) return false;
+    if (const auto* commit = std::get_if<CommitEvent>(&event)) received_ = commit->round.next();
     events_.push_back(std::move(event));
   }
   changed_.NotifyAll();
@@ -154,7 +155,7 @@ void Link::ReplicaStandsAt(uint64_t connection, Round round) {
   }
   v1::WorkerMessage ready;
   ready.mutable_ready()->set_round(round.value());
-  stream->Write(wire::EncodeMessage(ready), Stream::Kind::kControl);
+  stream->Write({wire::EncodeMessage(ready)});
 }
 
 void Link::AbandonConnection(uint64_t connection, absl::Status why) {
@@ -176,7 +177,7 @@ void Link::Send(const v1::WorkerMessage& message) {
       digest_round_ = Round(message.replica_digest().round());
     }
   }
-  if (to != nullptr) to->Write(wire::EncodeMessage(message), Stream::Kind::kControl);
+  if (to != nullptr) to->Write({wire::EncodeMessage(message)});
 }
 
 bool Link::SayGoodbye(const std::optional<v1::WorkerMessage>& last, Goodbye goodbye,
@@ -189,7 +190,7 @@ bool Link::SayGoodbye(const std::optional<v1::WorkerMessage>& last, Goodbye good
   }
   changed_.NotifyAll();
   if (stream != nullptr) {
-    if (last) stream->Write(wire::EncodeMessage(*last), Stream::Kind::kControl);
+    if (last) stream->Write({wire::EncodeMessage(*last)});
     if (goodbye == Goodbye::kHalfClose) stream->HalfClose();
   }
   const Time deadline = clock_->Now() + timeout;
@@ -229,7 +230,7 @@ absl::Status Link::SendChunk(ChunkIndex k, const uint8_t* bits) {
     outgoing = ballot_.ChunkMessage(k, *vote);
     stream = stream_;
   }
-  stream->Write(std::move(outgoing.message), outgoing.kind);
+  stream->Write(std::move(outgoing));
   return absl::OkStatus();
 }
 
@@ -250,7 +251,7 @@ absl::Status Link::SendScalars(v1::Scalars scalars) {
       stream = stream_;
     }
   }
-  if (stream != nullptr) stream->Write(std::move(outgoing.message), outgoing.kind);
+  if (stream != nullptr) stream->Write(std::move(outgoing));
   if (whole) {
     MutexLock lock(&stats_mu_);
     ++stats_.rounds_voted;
@@ -260,19 +261,19 @@ absl::Status Link::SendScalars(v1::Scalars scalars) {
 
 absl::Status Link::SendAbstain(v1::Abstain::Reason reason) {
   std::shared_ptr<Stream> stream;
-  OutgoingMessage outgoing;
   {
     MutexLock lock(&mu_);
     SIGNVOTE_RETURN_IF_ERROR(fatal_);
     SIGNVOTE_RETURN_IF_ERROR(ballot_.AddAbstain(reason));
     const std::optional<VoteId> vote = VoteLocked();
     if (!vote) return absl::OkStatus();
-    outgoing = ballot_.AbstainMessage(*vote);
     stream = stream_;
+    // Chunks not yet sent are withdrawn; those sent stand.
+    std::vector<OutgoingMessage> instead;
+    instead.push_back(ballot_.AbstainMessage(*vote));
+    stream->ReplaceBallots(std::move(instead));
   }
-  // Chunks not yet sent are withdrawn; those sent stand.
-  stream->WithdrawBallots();
-  stream->Write(std::move(outgoing.message), outgoing.kind);
+  stream->Flush();
   return absl::OkStatus();
 }
 
@@ -741,7 +742,6 @@ absl::Status Link::OnCommit(const v1::Commit& commit) {
   }
   {
     MutexLock lock(&mu_);
-    received_ = round.next();
     last_commit_epoch_ = Epoch(commit.epoch());
   }
   if (!Push(std::move(event))) {
@@ -765,21 +765,22 @@ absl::Status Link::OnRoundOpen(const v1::RoundOpen& open) {
     }
   }
   std::shared_ptr<Stream> to;
-  std::vector<OutgoingMessage> messages;
   {
     MutexLock lock(&mu_);
     open_ = OpenAttempt{Round(open.round()), Attempt(open.attempt())};
     notice_.clear();
     to = stream_;
-    if (const std::optional<VoteId> vote = VoteLocked()) messages = ballot_.AllMessages(*vote);
+    // Another attempt of a round whose ballot is under way, or a new connection: the same ballot again. Under the lock,
+    // because what the caller hands over from now on is sent for this attempt and must not be withdrawn with the rest.
+    if (const std::optional<VoteId> vote = VoteLocked()) {
+      to->ReplaceBallots(ballot_.AllMessages(*vote));
+    }
   }
+  to->Flush();
   backoff_.Reset();
   if (!Push(std::move(event))) {
     return absl::ResourceExhaustedError("the server sends more than this worker handles");
   }
-  // Another attempt of a round whose ballot is under way, or a new connection: the same ballot again.
-  if (!messages.empty()) to->WithdrawBallots();
-  for (OutgoingMessage& outgoing : messages) to->Write(std::move(outgoing.message), outgoing.kind);
   return absl::OkStatus();
 }
 

@@ -54,7 +54,7 @@ absl::Status Stream::Run(const grpc::ByteBuffer& first, Duration first_timeout,
   {
     MutexLock lock(&mu_);
     ++operations_;
-    queue_.push_front({first, Kind::kControl});
+    queue_.push_front({first, MessageKind::kControl});
   }
   call_->StartCall(ToTag(kStarted));
 
@@ -115,9 +115,10 @@ absl::Status Stream::Run(const grpc::ByteBuffer& first, Duration first_timeout,
           MutexLock lock(&mu_);
           --operations_;
           write_in_flight_ = false;
-          if (in_flight_kind_ == Kind::kBallot &&
-              std::none_of(queue_.begin(), queue_.end(),
-                           [](const Item& i) { return i.kind == Kind::kBallot; })) {
+          if (in_flight_kind_ == MessageKind::kBallot &&
+              std::none_of(queue_.begin(), queue_.end(), [](const OutgoingMessage& m) {
+                return m.kind == MessageKind::kBallot;
+              })) {
             ballots_written_ = clock_->Now();
           }
           // A failed write means a broken stream; the read that is under way fails too and ends it.
@@ -154,18 +155,18 @@ void Stream::SetTimeout(std::optional<Duration> timeout) {
   if (timeout) deadline_ = clock_->Now() + *timeout;
 }
 
-void Stream::Write(grpc::ByteBuffer message, Kind kind) {
+void Stream::Write(OutgoingMessage message) {
   {
     MutexLock lock(&mu_);
     if (ended_ || half_close_wanted_) return;
-    queue_.push_back({std::move(message), kind});
-    if (kind == Kind::kBallot) ballots_written_ = {};
+    if (message.kind == MessageKind::kBallot) ballots_written_ = {};
+    queue_.push_back(std::move(message));
   }
   Pump();
 }
 
 void Stream::Pump() {
-  Item item;
+  OutgoingMessage item;
   bool half_close = false;
   {
     MutexLock lock(&mu_);
@@ -190,14 +191,31 @@ void Stream::Pump() {
   }
 }
 
-void Stream::WithdrawBallots() {
-  std::deque<Item>
-      withdrawn;  // destroyed outside the lock: releasing the bytes' owner runs foreign code
-  MutexLock lock(&mu_);
-  const auto keep = std::stable_partition(
-      queue_.begin(), queue_.end(), [](const Item& item) { return item.kind != Kind::kBallot; });
-  std::move(keep, queue_.end(), std::back_inserter(withdrawn));
+std::deque<OutgoingMessage> Stream::TakeBallotsLocked() {
+  std::deque<OutgoingMessage> taken;
+  const auto keep =
+      std::stable_partition(queue_.begin(), queue_.end(), [](const OutgoingMessage& message) {
+        return message.kind != MessageKind::kBallot;
+      });
+  std::move(keep, queue_.end(), std::back_inserter(taken));
   queue_.erase(keep, queue_.end());
+  return taken;
+}
+
+void Stream::WithdrawBallots() {
+  // Destroyed outside the lock: releasing the bytes' owner runs foreign code.
+  std::deque<OutgoingMessage> withdrawn;
+  MutexLock lock(&mu_);
+  withdrawn = TakeBallotsLocked();
+}
+
+void Stream::ReplaceBallots(std::vector<OutgoingMessage> messages) {
+  std::deque<OutgoingMessage> withdrawn;  // as above
+  MutexLock lock(&mu_);
+  if (ended_ || half_close_wanted_) return;
+  withdrawn = TakeBallotsLocked();
+  if (!messages.empty()) ballots_written_ = {};
+  for (OutgoingMessage& message : messages) queue_.push_back(std::move(message));
 }
 
 Time Stream::ballots_written() const {

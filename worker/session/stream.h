@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <grpc/support/time.h>
 #include <grpcpp/client_context.h>
@@ -30,6 +31,14 @@ std::shared_ptr<grpc::Channel> DialServer(
 // When gRPC's own waits end that shall last `d` from now on.
 gpr_timespec GrpcDeadline(Duration d);
 
+// A ballot's message can be withdrawn while it waits for its turn; others are always sent.
+enum class MessageKind { kControl, kBallot };
+
+struct OutgoingMessage {
+  grpc::ByteBuffer message;
+  MessageKind kind = MessageKind::kControl;
+};
+
 class Stream {
  public:
   Stream(std::shared_ptr<grpc::Channel> channel, Clock* clock);
@@ -43,11 +52,13 @@ class Stream {
   // From now on the call is cancelled when it lasts longer than `timeout`; nullopt: no limit. Called from on_message.
   void SetTimeout(std::optional<Duration> timeout);
 
-  // A ballot's message can be withdrawn while it waits for its turn; others are always sent.
-  enum class Kind { kControl, kBallot };
   // Sends after what was queued before, never blocking. The bytes' owner is released when gRPC is done with them.
-  void Write(grpc::ByteBuffer message, Kind kind) ABSL_LOCKS_EXCLUDED(mu_);
+  void Write(OutgoingMessage message) ABSL_LOCKS_EXCLUDED(mu_);
   void WithdrawBallots() ABSL_LOCKS_EXCLUDED(mu_);
+  // Queues `messages` in place of the ballot messages that wait for their turn, in one step. Nothing is sent before the
+  // next Flush(), so that it may be called under a lock of the caller's that decides what belongs to the ballot.
+  void ReplaceBallots(std::vector<OutgoingMessage> messages) ABSL_LOCKS_EXCLUDED(mu_);
+  void Flush() ABSL_LOCKS_EXCLUDED(mu_) { Pump(); }
   // When the last ballot message was handed over to the connection; {} when one is still waiting, or none was sent.
   Time ballots_written() const ABSL_LOCKS_EXCLUDED(mu_);
   // Tells the server that no message follows, after those queued.
@@ -59,10 +70,7 @@ class Stream {
   const grpc::ClientContext& context() const { return context_; }
 
  private:
-  struct Item {
-    grpc::ByteBuffer message;
-    Kind kind;
-  };
+  std::deque<OutgoingMessage> TakeBallotsLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Starts the next write, if there is one and none is in flight.
   void Pump() ABSL_LOCKS_EXCLUDED(mu_);
   void StartFinish() ABSL_LOCKS_EXCLUDED(mu_);
@@ -82,10 +90,10 @@ class Stream {
   bool started_ ABSL_GUARDED_BY(mu_) = false;  // the call is open: writes may start
   bool ended_ ABSL_GUARDED_BY(mu_) = false;    // no further operation may start
   bool write_in_flight_ ABSL_GUARDED_BY(mu_) = false;
-  Kind in_flight_kind_ ABSL_GUARDED_BY(mu_) = Kind::kControl;
+  MessageKind in_flight_kind_ ABSL_GUARDED_BY(mu_) = MessageKind::kControl;
   bool half_close_wanted_ ABSL_GUARDED_BY(mu_) = false;
   int operations_ ABSL_GUARDED_BY(mu_) = 0;  // tags that the completion queue still owes
-  std::deque<Item> queue_ ABSL_GUARDED_BY(mu_);
+  std::deque<OutgoingMessage> queue_ ABSL_GUARDED_BY(mu_);
   Time ballots_written_ ABSL_GUARDED_BY(mu_);
   absl::Status cancelled_because_ ABSL_GUARDED_BY(mu_);
 };

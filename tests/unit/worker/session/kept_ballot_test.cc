@@ -34,7 +34,7 @@ class KeptBallotTest : public testing::Test {
   }
   // What another side reads of a chunk's message.
   static wire::VoteView Read(const OutgoingMessage& out) {
-    EXPECT_EQ(out.kind, Stream::Kind::kBallot);
+    EXPECT_EQ(out.kind, MessageKind::kBallot);
     const auto view = wire::DecodeVote(wire::BulkKind::kBallotChunk, out.message);
     EXPECT_TRUE(view.ok() && view->has_value());
     return **view;

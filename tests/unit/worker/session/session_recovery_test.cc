@@ -126,6 +126,43 @@ TEST_F(SessionTest, CommitsMissedWhileAwayAreAppliedInOrder) {
   EXPECT_EQ(session->Stats().rounds_received, 0u) << "caught up: their bytes are set-up";
 }
 
+// A server that says more than the session keeps for a caller who computes: what did not fit is asked for again.
+TEST_F(SessionTest, ACommitThatFoundNoRoomIsSentAgainByTheNextConnection) {
+  constexpr uint32_t kMoreThanIsKept = 4096;
+  const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);
+  std::atomic<bool> back{false};
+  std::vector<FakeServer::Script> scripts = {[&](FakeSession& s) {
+    s.LetIn(v1::Welcome::STATE_UPLOAD);
+    s.OpenRound(0);
+    s.AwaitChunks(0, 0, 1);
+    for (uint32_t a = 1; a <= kMoreThanIsKept; ++a) s.OpenRound(0, a);
+    s.Decide(0, kMoreThanIsKept, verdict, 0.25f);
+    s.AwaitEnd();
+    return grpc::Status::OK;
+  }};
+  for (int i = 0; i < 20; ++i) {
+    scripts.push_back([&](FakeSession& s) {
+      EXPECT_EQ(s.LetIn(v1::Welcome::STATE_KEEP).round(), 0u);
+      back = true;
+      s.Decide(0, 0, verdict, 0.25f);
+      s.OpenRound(1);
+      s.AwaitEnd();
+      return grpc::Status::OK;
+    });
+  }
+  FakeServer server(kPlan, std::move(scripts));
+  const auto session = MustCreate(Options(server.address()));
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  const std::vector<float> start = x_;
+  ASSERT_TRUE(session->NextRound().ok());
+  SendBallot(session.get(), ballot, 0, 1);
+  ASSERT_TRUE(Becomes(back));
+  const auto outcome = session->WaitCommit();
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(outcome->commits, 1u);
+  ExpectStepped(x_, start, verdict, 0.25f);
+}
+
 TEST_F(SessionTest, AVerdictThatDoesNotMatchItsCommitIsCountedAndFetchedAgain) {
   const std::vector<uint8_t> ballot = RandomBits(1), right = RandomBits(2), wrong = RandomBits(3);
   v1::Join second;

@@ -1,6 +1,7 @@
 #include "worker/session/session.h"
 
 #include <limits>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -161,6 +162,56 @@ TEST_F(SessionTest, ANewAttemptGetsTheSameBallotAlsoWhileTheCallerComputes) {
   ASSERT_TRUE(outcome.ok()) << outcome.status();
   EXPECT_EQ(outcome->commits, 1u);
   ExpectStepped(x_, start, verdict, 0.5f);
+}
+
+// Goal:   a chunk that is handed over while a new attempt opens is sent under the new one, once.
+// Method: the second attempt opens when the first chunk of the first one has come, so that the link's thread and the
+//         caller race; there are many rounds, because each gives the race a few microseconds.
+TEST_F(SessionTest, NoChunkIsLostWhileANewAttemptOpens) {
+  constexpr uint64_t kRounds = 1000;
+  const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                      s.LetIn(v1::Welcome::STATE_UPLOAD);
+                      for (uint64_t round = 0; round < kRounds; ++round) {
+                        s.OpenRound(round, 0);
+                        s.Await(v1::WorkerMessage::kBallotChunk);
+                        s.OpenRound(round, 1);
+                        for (uint32_t left = kChunks; left > 0;) {
+                          const v1::WorkerMessage got = s.Await(v1::WorkerMessage::kBallotChunk);
+                          if (!got.has_ballot_chunk()) return grpc::Status::OK;
+                          if (got.ballot_chunk().attempt() == 1) --left;
+                        }
+                        // Not those of the first attempt, nor of earlier rounds.
+                        while (true) {
+                          const v1::WorkerMessage got = s.Await(v1::WorkerMessage::kScalars);
+                          if (!got.has_scalars()) return grpc::Status::OK;
+                          if (got.scalars().round() == round && got.scalars().attempt() == 1) break;
+                        }
+                        s.Decide(round, 1, verdict, 0.25f);
+                      }
+                      s.AwaitEnd();
+                      return grpc::Status::OK;
+                    }});
+  SessionOptions options = Options(server.address());
+  options.wait_timeout = std::chrono::seconds(5);
+  const auto session = MustCreate(options);
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  // Whoever looks at the session makes its threads wait for one another.
+  const std::jthread onlooker([&](std::stop_token stop) {
+    while (!stop.stop_requested()) (void)session->Stats();
+  });
+  for (uint64_t round = 0; round < kRounds; ++round) {
+    ASSERT_TRUE(session->NextRound().ok());
+    for (uint32_t k = 0; k < kChunks; ++k) {
+      SendBallot(session.get(), ballot, k, k + 1);
+      for (Time until = Clock::System()->Now() + std::chrono::microseconds(20);
+           Clock::System()->Now() < until;) {
+      }
+    }
+    ASSERT_TRUE(session->SendScalars({}).ok());
+    const auto outcome = session->WaitCommit();
+    ASSERT_TRUE(outcome.ok()) << "round " << round << ": " << outcome.status();
+  }
 }
 
 TEST_F(SessionTest, AVerdictOfAnEarlierAttemptIsNotApplied) {
