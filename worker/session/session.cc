@@ -261,7 +261,14 @@ absl::StatusOr<std::optional<RoundTicket>> SessionImpl::NextRound() {
         (!ticket_ || ticket_->round != pending_open_->ticket.round)) {
       break;
     }
-    SIGNVOTE_RETURN_IF_ERROR(HandleNext(deadline, "a round to open"));
+    const absl::Status status = HandleNext(deadline, "a round to open");
+    if (absl::IsCancelled(status) && finish_rounds_) {
+      return absl::UnavailableError(absl::StrCat(
+          "server ", options_.server,
+          " has ended the run and is gone; this worker's replica stands at round ",
+          replica_->round().value(), " of ", finish_rounds_->value()));
+    }
+    SIGNVOTE_RETURN_IF_ERROR(status);
   }
   link_.CloseBallot();
   ticket_ = pending_open_->ticket;

@@ -151,7 +151,7 @@ class Session {
   virtual absl::StatusOr<std::optional<RoundTicket>> NextRound() = 0;
 
   // Chunk k of the ballot of the ticket's round, plan.Bytes(k) bytes. `ballot` must stay unchanged until WaitCommit
-  // returned for the round. Never blocks on the network.
+  // returned an outcome for the round, or Leave returned. Never blocks on the network.
   virtual absl::Status SendChunk(ChunkIndex k, const uint8_t* ballot) = 0;
   virtual absl::Status SendScalars(const BallotScalars& scalars) = 0;
   virtual absl::Status Abstain(AbstainReason reason) = 0;

@@ -44,6 +44,13 @@ bool Trainer::KeepsPrevious() const {
 }
 
 absl::Status Trainer::Run() {
+  const absl::Status status = JoinAndTrain();
+  // The session sends the ballot again when it must, until it is told that there will be none.
+  if (!status.ok()) (void)session_->Leave(Describe(status));  // `status` says more
+  return status;
+}
+
+absl::Status Trainer::JoinAndTrain() {
   absl::StatusOr<RunInfo> joined = session_->Join(model_->layout(), replica_);
   if (!joined.ok()) {
     if (!session_->drained()) return joined.status();

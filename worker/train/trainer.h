@@ -93,6 +93,7 @@ class Trainer {
   const TrainerReport& report() const { return report_; }
 
  private:
+  absl::Status JoinAndTrain();
   absl::Status Train();
   absl::Status Vote(const RoundTicket& ticket, RoundReport* round);
   absl::StatusOr<bool> ProbePass(const RoundTicket& ticket);

@@ -405,6 +405,32 @@ TEST_F(SessionTest, AServerThatNeverAnswersIsGivenUpAfterTheConnectTimeout) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("no answer"));
 }
 
+TEST_F(SessionTest, AServerThatGoesWithTheLastCommitsIsNamed) {
+  const std::vector<uint8_t> ballot = RandomBits(1);
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                              s.LetIn(v1::Welcome::STATE_UPLOAD);
+                              s.OpenRound(0);
+                              s.AwaitChunks(0, 0, kChunks);
+                              s.Finish(1);
+                              return grpc::Status(grpc::StatusCode::UNAVAILABLE, "gone");
+                            },
+                            [&](FakeSession&) {
+                              return grpc::Status(grpc::StatusCode::FAILED_PRECONDITION,
+                                                  "another run");
+                            }});
+  const auto session = MustCreate(Options(server.address()));
+  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  Vote(session.get(), 0, ballot);
+  const auto outcome = session->WaitCommit();
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_TRUE(outcome->finished);
+  const absl::Status status = session->NextRound().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_EQ(std::string(status.message()),
+            "server " + server.address() +
+                " has ended the run and is gone; this worker's replica stands at round 0 of 1");
+}
+
 TEST_F(SessionTest, ALostServerIsGivenUpAfterTheServerTimeout) {
   auto server =
       std::make_unique<FakeServer>(kPlan, std::vector<FakeServer::Script>{[&](FakeSession& s) {

@@ -496,6 +496,8 @@ TEST(TrainerTest, RefusalsOfSessionAndDataEndTheRunWithTheirStatus) {
   Bench refused(1);
   refused.session.send_status = absl::UnavailableError("server gone");
   EXPECT_EQ(refused.trainer.Run(), absl::UnavailableError("server gone"));
+  // The session refers to the trainer's ballot until then.
+  EXPECT_EQ(refused.events.back(), "leave UNAVAILABLE: server gone");
   Bench empty(1);
   empty.data.status = absl::InvalidArgumentError("no such token");
   EXPECT_EQ(empty.trainer.Run(), absl::InvalidArgumentError("no such token"));
@@ -511,6 +513,7 @@ TEST(TrainerTest, AFailedDeviceEndsTheRunWithItsStatus) {
   finish.device.finish_status = lost;
   EXPECT_EQ(finish.trainer.Run(), lost);
   EXPECT_EQ(std::count(finish.events.begin(), finish.events.end(), "scalars"), 0);
+  EXPECT_THAT(finish.events.back(), HasSubstr("leave INTERNAL: cudaLaunchKernel"));
 }
 
 TEST(TrainerTest, ADrainEndsAfterTheRoundInProgress) {
