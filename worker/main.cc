@@ -149,7 +149,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->capture_default_str()
       ->check(at_least_one);
   app->add_option("--eval-every", flags->trainer.eval_every,
-                  "rounds between held-out losses; 0: only first and last")
+                  "rounds between held-out losses, over which each is measured; 0: only first and last")
       ->capture_default_str();
   app->add_option("--eval-batches", flags->trainer.eval_batches,
                   "micro-batches per held-out loss; 0: none at all")
@@ -356,14 +356,13 @@ absl::Status Work(Flags* flags) {
   Trainer trainer(session.get(), model.get(), device.get(), replica.get(), data.get(), clock,
                   flags->trainer);
   absl::Status log_status;
-  trainer.set_on_joined([&](const RunInfo& run, std::optional<double> held_out_loss) {
-    probe.OnJoined(run, model->layout().coordinates(), held_out_loss);
-    progress.OnJoined(run, model->layout().coordinates(), held_out_loss);
+  trainer.set_on_joined([&](const RunInfo& run) {
+    probe.OnJoined(run, model->layout().coordinates());
+    progress.OnJoined(run, model->layout().coordinates());
     LogInfo("joined", {{"run", run.run_id.ToText()},
                        {"rounds", run.rounds_max},
                        {"direction", DirectionName(run.direction.kind)},
-                       {"chunks", uint64_t{run.plan.chunks()}},
-                       {"held_out_loss", held_out_loss.value_or(kNotMeasured)}});
+                       {"chunks", uint64_t{run.plan.chunks()}}});
   });
   trainer.set_on_round([&](const RoundReport& round) {
     const SessionStats stats = session->Stats();

@@ -108,7 +108,7 @@ class Demo:
                    "--tls-key", mine / "worker.key", "--model", o.model, "--threads", o.threads,
                    "--http", "127.0.0.1:0", "--report", self.out / f"{name}.report.json",
                    "--round-log", self.out / f"{name}.rounds.jsonl"]
-        # One measures the held-out loss; the others would only measure it again, at the price of a late ballot.
+        # One measures the held-out loss; the others would only measure it again.
         command += (["--eval-every", max(1, o.rounds // EVALUATIONS)] if name == self.names[0] else
                     ["--eval-batches", 0])
         for flag in ("data", "batch", "sequence"):
@@ -411,7 +411,7 @@ def write_curves(demo, report):
     lines = JsonLines(demo.out / f"{demo.names[0]}.rounds.jsonl").read()
     for line in lines:
         if line["held_out_loss"] is not None:
-            held_out[line["round"] + 1] = line["held_out_loss"]
+            held_out[line["held_out_round"]] = line["held_out_loss"]
     held_out[len(demo.rounds)] = report["loss"]["held_out_last"]
     with open(demo.out / "curves.csv", "w", newline="") as file:
         table = csv.writer(file)

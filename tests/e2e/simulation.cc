@@ -6,19 +6,9 @@
 #include "common/bits.h"
 #include "common/status.h"
 #include "server/tally/tally.h"
+#include "worker/train/batch_view.h"
 
 namespace signvote {
-namespace {
-
-BatchView ViewOf(const Batch& batch) {
-  return {.rows = batch.rows,
-          .length = batch.length,
-          .inputs = batch.inputs,
-          .values = batch.values,
-          .targets = batch.targets};
-}
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<Simulation>> Simulation::Create(const SimulationOptions& options) {
   auto simulation = std::make_unique<Simulation>();
@@ -121,7 +111,7 @@ absl::Status Simulation::Run() {
                                     .step_scale_max = model_->layout().step_scale_max(),
                                     .workers = record.scalars})
                           .gamma;
-    SIGNVOTE_RETURN_IF_ERROR(model_->KeepPrevious());
+    SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kPrevious));
     // The whole model as one vote: chunks are a matter of transport.
     verdict.assign(plan_.TotalBytes(), 0);
     std::vector<const uint8_t*> pointers;
@@ -142,7 +132,7 @@ absl::StatusOr<double> Simulation::HeldOutLoss(uint32_t count) {
   for (uint32_t k = 0; k < count; ++k) {
     Batch batch;
     SIGNVOTE_RETURN_IF_ERROR(data_->HeldOutBatch(k, &batch));
-    SIGNVOTE_ASSIGN_OR_RETURN(const double loss, model_->Evaluate(ViewOf(batch)));
+    SIGNVOTE_ASSIGN_OR_RETURN(const double loss, model_->Evaluate(ReplicaSlot::kCurrent, ViewOf(batch)));
     sum += loss;
   }
   return sum / count;

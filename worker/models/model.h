@@ -24,8 +24,8 @@ struct BatchView {
   std::span<const int64_t> targets;  // [rows, length] next tokens, or [rows] classes
 };
 
-// Which replica a pass computes at: x_t, or the kept x_{t−1} of the probe.
-enum class ReplicaSlot { kCurrent, kPrevious };
+// Which replica a pass computes at: x_t, the kept x_{t−1} of the probe, or one that is kept to be evaluated.
+enum class ReplicaSlot { kCurrent, kPrevious, kSnapshot };
 
 // Memory:    parameters and gradients are memory of the model's device, flat fp32 in layout order: host memory on the
 //            CPU; on CUDA they must not be read or written by the host.
@@ -50,9 +50,10 @@ class Model {
   virtual std::span<float> parameters() = 0;
   virtual std::span<const float> gradient() const = 0;
 
-  // Copies x_t to the previous slot, which the first call allocates: another 8 bytes per coordinate.
-  virtual absl::Status KeepPrevious() = 0;
-  virtual std::span<const float> previous_parameters() const = 0;  // empty before KeepPrevious
+  // Copies x_t to a slot, which its first call allocates: kPrevious takes another 8 bytes per coordinate, kSnapshot,
+  // which has no gradient and can only be evaluated, another 4.
+  virtual absl::Status Keep(ReplicaSlot slot) = 0;
+  virtual std::span<const float> previous_parameters() const = 0;  // empty before Keep(kPrevious)
   virtual std::span<const float> previous_gradient() const = 0;    // likewise
 
   // Zeroes the slot's gradient.
@@ -69,8 +70,8 @@ class Model {
   // Whether the device still works on the last Backward, which has returned. Never on the CPU.
   virtual absl::StatusOr<bool> BackwardRunning() = 0;
 
-  // The mean loss at x_t without a graph.
-  virtual absl::StatusOr<double> Evaluate(const BatchView& batch) = 0;
+  // The mean loss without a graph. REQUIRES: the slot is kCurrent or was kept.
+  virtual absl::StatusOr<double> Evaluate(ReplicaSlot slot, const BatchView& batch) = 0;
 };
 
 struct ModelOptions {

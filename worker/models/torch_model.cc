@@ -96,8 +96,9 @@ class TorchModel : public Model {
   void Allocate(ReplicaSlot which) {
     Slot& slot = SlotOf(which);
     const int64_t d = static_cast<int64_t>(layout_.coordinates());
+    const bool differentiated = which != ReplicaSlot::kSnapshot;
     slot.x = at::zeros({d}, at::TensorOptions().dtype(at::kFloat).device(device_));
-    slot.g = at::zeros_like(slot.x);
+    if (differentiated) slot.g = at::zeros_like(slot.x);
     for (size_t k = 0; k < network_->leaves().size(); ++k) {
       const LeafSpec& spec = network_->leaves()[k];
       const auto view = [&](const at::Tensor& flat) {
@@ -105,10 +106,13 @@ class TorchModel : public Model {
             .view(spec.shape)
             .detach();
       };
-      at::Tensor leaf = view(slot.x).requires_grad_(true);
-      leaf.mutable_grad() = view(slot.g);
-      torch::autograd::impl::set_post_acc_grad_hooks(leaf,
-                                                     std::make_unique<LeafHook>(&slot.on_leaf, k));
+      at::Tensor leaf = view(slot.x);
+      if (differentiated) {
+        leaf.requires_grad_(true);
+        leaf.mutable_grad() = view(slot.g);
+        torch::autograd::impl::set_post_acc_grad_hooks(
+            leaf, std::make_unique<LeafHook>(&slot.on_leaf, k));
+      }
       slot.leaves.push_back(std::move(leaf));
     }
   }
@@ -132,17 +136,19 @@ class TorchModel : public Model {
   std::span<const float> previous_parameters() const override { return SpanOf(previous_.x); }
   std::span<const float> previous_gradient() const override { return SpanOf(previous_.g); }
 
-  absl::Status KeepPrevious() override {
-    return Guarded("previous replica", [&] {
-      if (!previous_.x.defined()) Allocate(ReplicaSlot::kPrevious);
+  absl::Status Keep(ReplicaSlot which) override {
+    SIGNVOTE_CHECK(which != ReplicaSlot::kCurrent);
+    return Guarded("copy of the replica", [&] {
+      Slot& slot = SlotOf(which);
+      if (!slot.x.defined()) Allocate(which);
       const c10::NoGradGuard no_grad;
-      previous_.x.copy_(current_.x, /*non_blocking=*/true);
+      slot.x.copy_(current_.x, /*non_blocking=*/true);
     });
   }
 
   absl::Status BeginStep(ReplicaSlot which) override {
     Slot& slot = SlotOf(which);
-    SIGNVOTE_CHECK(slot.x.defined());
+    SIGNVOTE_CHECK(slot.g.defined());
     return Guarded("begin step", [&] {
       const c10::NoGradGuard no_grad;
       slot.g.zero_();
@@ -151,7 +157,7 @@ class TorchModel : public Model {
 
   absl::StatusOr<double> Forward(ReplicaSlot which, const BatchView& batch) override {
     Slot& slot = SlotOf(which);
-    SIGNVOTE_CHECK(slot.x.defined());
+    SIGNVOTE_CHECK(slot.g.defined());
     double value = 0;
     const absl::Status status = Guarded("forward pass", [&] {
       loss_ = network_->Loss(slot.leaves, batch, device_);
@@ -198,11 +204,13 @@ class TorchModel : public Model {
     return running;
   }
 
-  absl::StatusOr<double> Evaluate(const BatchView& batch) override {
+  absl::StatusOr<double> Evaluate(ReplicaSlot which, const BatchView& batch) override {
+    const Slot& slot = SlotOf(which);
+    SIGNVOTE_CHECK(slot.x.defined());
     double value = 0;
     const absl::Status status = Guarded("evaluation", [&] {
       const c10::NoGradGuard no_grad;
-      value = network_->Loss(current_.leaves, batch, device_).item<double>();
+      value = network_->Loss(slot.leaves, batch, device_).item<double>();
     });
     if (!status.ok()) return status;
     return value;
@@ -210,12 +218,22 @@ class TorchModel : public Model {
 
  private:
   struct Slot {
-    at::Tensor x, g;                 // [d] on the device
+    at::Tensor x, g;                 // [d] on the device; the snapshot has no g
     std::vector<at::Tensor> leaves;  // views into x, their .grad views into g
     LeafHook::Callback on_leaf;      // what the leaves' hooks call; its address is constant
   };
 
-  Slot& SlotOf(ReplicaSlot slot) { return slot == ReplicaSlot::kCurrent ? current_ : previous_; }
+  Slot& SlotOf(ReplicaSlot slot) {
+    switch (slot) {
+      case ReplicaSlot::kCurrent:
+        return current_;
+      case ReplicaSlot::kPrevious:
+        return previous_;
+      case ReplicaSlot::kSnapshot:
+        break;
+    }
+    return snapshot_;
+  }
 
   static std::span<float> SpanOf(const at::Tensor& flat) {
     if (!flat.defined()) return {};
@@ -226,7 +244,7 @@ class TorchModel : public Model {
   const Layout layout_;
   const at::Device device_;
   std::unique_ptr<TorchNetwork> network_;
-  Slot current_, previous_;
+  Slot current_, previous_, snapshot_;
   at::Tensor loss_;  // with its graph, between Forward and Backward
   ReplicaSlot loss_slot_ = ReplicaSlot::kCurrent;
   std::optional<c10::Event> backward_end_;  // CUDA: behind the last Backward

@@ -36,13 +36,11 @@ WorkerProbe::WorkerProbe() {
   values_[static_cast<size_t>(WorkerMetric::kConnected)] = 0.0;
 }
 
-void WorkerProbe::OnJoined(const RunInfo& run, uint64_t coordinates,
-                           std::optional<double> held_out_loss) {
+void WorkerProbe::OnJoined(const RunInfo& run, uint64_t coordinates) {
   MutexLock lock(&mu_);
   joined_ = true;
   At(WorkerMetric::kCoordinates) = static_cast<double>(coordinates);
   At(WorkerMetric::kRoundsMax) = static_cast<double>(run.rounds_max);
-  if (held_out_loss.has_value()) At(WorkerMetric::kHeldOutLoss) = *held_out_loss;
 }
 
 void WorkerProbe::OnRound(const RoundReport& round) {
@@ -61,7 +59,7 @@ void WorkerProbe::OnRound(const RoundReport& round) {
   At(WorkerMetric::kVoters) = round.voters;
   At(WorkerMetric::kLoss) = round.scalars.loss;
   At(WorkerMetric::kRunLoss) = round.run_loss;
-  if (round.held_out_loss.has_value()) At(WorkerMetric::kHeldOutLoss) = *round.held_out_loss;
+  if (round.held_out.has_value()) At(WorkerMetric::kHeldOutLoss) = round.held_out->loss;
   At(WorkerMetric::kStepsize) = static_cast<double>(round.stepsize);
   if (!round.abstained.has_value()) {
     At(WorkerMetric::kGradientL1) = round.scalars.g_l1;

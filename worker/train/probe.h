@@ -80,8 +80,7 @@ inline constexpr size_t kWorkerMetrics = 0
 class WorkerProbe {
  public:
   WorkerProbe();
-  void OnJoined(const RunInfo& run, uint64_t coordinates, std::optional<double> held_out_loss)
-      ABSL_LOCKS_EXCLUDED(mu_);
+  void OnJoined(const RunInfo& run, uint64_t coordinates) ABSL_LOCKS_EXCLUDED(mu_);
   void OnRound(const RoundReport& round) ABSL_LOCKS_EXCLUDED(mu_);
   void OnSession(const SessionStats& stats) ABSL_LOCKS_EXCLUDED(mu_);
   bool joined() const ABSL_LOCKS_EXCLUDED(mu_);

@@ -1,5 +1,8 @@
 #include "worker/train/progress.h"
 
+#include <stdio.h>  // fileno
+#include <sys/ioctl.h>
+
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -20,6 +23,12 @@ std::string Scaled(double value, const char* const* units, size_t count) {
     ++unit;
   }
   return absl::StrFormat("%.*f%s", unit == 0 || value >= 99.5 ? 0 : 1, value, units[unit]);
+}
+
+// Columns of the terminal behind `out`; 0: it is none, or does not say.
+size_t ColumnsOf(std::FILE* out) {
+  winsize size{};
+  return ::ioctl(::fileno(out), TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
 }
 
 }  // namespace
@@ -44,11 +53,9 @@ Progress::Progress(ProgressStyle style, std::FILE* out, Clock* clock, Duration i
                    std::string name)
     : style_(style), out_(out), clock_(clock), interval_(interval), name_(std::move(name)) {}
 
-void Progress::OnJoined(const RunInfo& run, uint64_t coordinates,
-                        std::optional<double> held_out_loss) {
+void Progress::OnJoined(const RunInfo& run, uint64_t coordinates) {
   rounds_max_ = run.rounds_max;
   coordinates_ = coordinates;
-  held_out_loss_ = held_out_loss;
 }
 
 std::string Progress::Line(const RoundReport& round, const SessionStats& stats) const {
@@ -58,9 +65,8 @@ std::string Progress::Line(const RoundReport& round, const SessionStats& stats) 
   } else {
     absl::StrAppend(&line, absl::StrFormat(" loss %.3f", round.scalars.loss));
   }
-  const std::optional<double> held_out =
-      round.held_out_loss.has_value() ? round.held_out_loss : held_out_loss_;
-  if (held_out.has_value()) absl::StrAppend(&line, absl::StrFormat(" held-out %.3f", *held_out));
+  if (held_out_loss_.has_value())
+    absl::StrAppend(&line, absl::StrFormat(" held-out %.3f", *held_out_loss_));
   absl::StrAppend(&line, absl::StrFormat(" stepsize %.1e", round.stepsize));
   if (seconds_per_round_ > 0) {
     absl::StrAppend(&line, " ", ShortCount(targets_per_round_ / seconds_per_round_), " targets/s");
@@ -83,7 +89,7 @@ std::string Progress::Line(const RoundReport& round, const SessionStats& stats) 
 
 void Progress::OnRound(const RoundReport& round, const SessionStats& stats) {
   const Time now = clock_->Now();
-  if (round.held_out_loss.has_value()) held_out_loss_ = round.held_out_loss;
+  if (round.held_out.has_value()) held_out_loss_ = round.held_out->loss;
   // Rounds per second from one commit to the next, so that waiting between rounds counts.
   const double seconds =
       last_round_.has_value() ? ToSeconds(now - *last_round_) : round.round_took_seconds;
@@ -96,8 +102,11 @@ void Progress::OnRound(const RoundReport& round, const SessionStats& stats) {
   const bool last = round.round.value() + 1 == rounds_max_;
   if (last_print_.has_value() && now - *last_print_ < interval && !last) return;
   last_print_ = now;
-  const std::string line = Line(round, stats);
+  std::string line = Line(round, stats);
   if (style_ == ProgressStyle::kTerminal) {
+    // A line that wraps could not be rewritten; the last column stays free, because writing there may wrap.
+    if (const size_t columns = ColumnsOf(out_); columns > 0 && line.size() >= columns)
+      line.resize(columns - 1);
     std::fprintf(out_, "\r%s\x1b[K", line.c_str());  // clears what a longer line left
   } else {
     std::fprintf(out_, "%s\n", line.c_str());

@@ -17,9 +17,10 @@ enum class ProgressStyle { kTerminal, kLines, kOff };
 // Threads: thread-compatible.
 class Progress {
  public:
-  // Writes to `out`. kLines prints every `interval`; kTerminal rewrites its line at most ten times a second.
+  // Writes to `out`. kLines prints every `interval`; kTerminal rewrites its line at most ten
+  // times a second and cuts it to the terminal's width.
   Progress(ProgressStyle style, std::FILE* out, Clock* clock, Duration interval, std::string name);
-  void OnJoined(const RunInfo& run, uint64_t coordinates, std::optional<double> held_out_loss);
+  void OnJoined(const RunInfo& run, uint64_t coordinates);
   void OnRound(const RoundReport& round, const SessionStats& stats);
   void Finish();  // ends the terminal's line
 

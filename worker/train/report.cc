@@ -97,7 +97,8 @@ std::string RoundLogLine(const RoundReport& round) {
   json["abstained"] = voted ? Json(nullptr) : Json(ReasonText(*round.abstained));
   json["loss"] = Number(round.scalars.loss);
   json["run_loss"] = Number(round.run_loss);
-  json["held_out_loss"] = Number(round.held_out_loss);
+  json["held_out_loss"] = round.held_out ? Number(round.held_out->loss) : Json(nullptr);
+  json["held_out_round"] = round.held_out ? Json(round.held_out->round.value()) : Json(nullptr);
   json["stepsize"] = Number(static_cast<double>(round.stepsize));
   json["g_l1"] = voted ? Number(round.scalars.g_l1) : Json(nullptr);
   json["g_l2_squared"] = voted ? Number(round.scalars.g_l2_squared) : Json(nullptr);

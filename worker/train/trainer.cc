@@ -2,25 +2,19 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "common/check.h"
 #include "common/log.h"
 #include "common/status.h"
+#include "worker/train/batch_view.h"
 
 namespace signvote {
 namespace {
 
 // Without a probe in this many rounds the rule is taken for one that wants none, and x_{t−1} is no longer kept.
 constexpr uint64_t kProbeWatchRounds = 64;
-
-BatchView ViewOf(const Batch& batch) {
-  return {.rows = batch.rows,
-          .length = batch.length,
-          .inputs = batch.inputs,
-          .values = batch.values,
-          .targets = batch.targets};
-}
 
 }  // namespace
 
@@ -35,6 +29,8 @@ Trainer::Trainer(Session* session, Model* model, WorkerDevice* device, ReplicaMe
       options_(options),
       ballot_(device->host_memory()) {
   SIGNVOTE_CHECK(options_.accumulate > 0);
+  if (options_.eval_batches > 0)
+    held_out_.emplace(model, dataset, clock, options_.eval_batches);
 }
 
 Trainer::~Trainer() = default;
@@ -69,23 +65,27 @@ absl::Status Trainer::JoinAndTrain() {
   ballot_.assign(run_.plan.TotalBytes(), 0);
   chunk_missing_.resize(run_.plan.chunks());
   chunk_scalars_.resize(run_.plan.chunks());
-  if (options_.eval_batches > 0) {
-    SIGNVOTE_ASSIGN_OR_RETURN(report_.held_out_first, HeldOutLoss());
-  }
-  if (on_joined_) on_joined_(run_, report_.held_out_first);
+  if (held_out_) SIGNVOTE_RETURN_IF_ERROR(held_out_->Begin(*session_->replica_round()));
+  if (on_joined_) on_joined_(run_);
 
   SIGNVOTE_RETURN_IF_ERROR(Train());
 
+  // Nobody waits for this worker any more.
+  if (held_out_ && held_out_->running() && !report_.held_out_first.has_value()) {
+    SIGNVOTE_ASSIGN_OR_RETURN(const HeldOutLoss first, held_out_->Finish());
+    report_.held_out_first = first.loss;
+  }
   if (const std::optional<Round> round = session_->replica_round()) {
     report_.next_round = *round;
     SIGNVOTE_ASSIGN_OR_RETURN(report_.digest, replica_->Digest());
-    if (options_.eval_batches > 0) {
-      SIGNVOTE_ASSIGN_OR_RETURN(report_.held_out_last, HeldOutLoss());
+    if (held_out_) {
+      SIGNVOTE_ASSIGN_OR_RETURN(report_.held_out_last, held_out_->Now());
     }
   } else {
     LogWarning("the run went on without this worker: a state transfer was not completed",
                {{"run", run_.run_id.ToText()}});
   }
+  if (held_out_) report_.eval_seconds = held_out_->seconds();
   return session_->Leave(session_->finished() ? "finished" : "drained");
 }
 
@@ -115,10 +115,16 @@ absl::Status Trainer::Train() {
 
     previous_valid_ = false;
     if (KeepsPrevious()) {
-      SIGNVOTE_RETURN_IF_ERROR(model_->KeepPrevious());
+      SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kPrevious));
       previous_valid_ = true;
     }
     previous_round_ = ticket->round;
+
+    // Here, while the others vote: the slowest worker is the only one that a slice delays.
+    if (held_out_ && held_out_->running()) {
+      SIGNVOTE_ASSIGN_OR_RETURN(round.held_out, held_out_->Slice(SlicesOfAnEvaluation()));
+      if (round.held_out && !report_.held_out_first) report_.held_out_first = round.held_out->loss;
+    }
 
     const double wait_start = Elapsed();
     SIGNVOTE_ASSIGN_OR_RETURN(const CommitOutcome outcome, session_->WaitCommit());
@@ -152,10 +158,10 @@ absl::Status Trainer::Train() {
       if (!report_.loss_first.has_value()) report_.loss_first = round.scalars.loss;
       report_.loss_last = round.scalars.loss;
     }
-    if (options_.eval_every > 0 && options_.eval_batches > 0 &&
-        outcome.next_round.value() % options_.eval_every == 0 &&
-        outcome.next_round.value() < run_.rounds_max) {
-      SIGNVOTE_ASSIGN_OR_RETURN(round.held_out_loss, HeldOutLoss());
+    if (held_out_) {
+      report_.eval_seconds = held_out_->seconds();
+      if (EvaluationIsDue(outcome.next_round) && !held_out_->running())
+        SIGNVOTE_RETURN_IF_ERROR(held_out_->Begin(outcome.next_round));
     }
     if (on_round_) on_round_(round);
   }
@@ -314,16 +320,16 @@ absl::StatusOr<bool> Trainer::BackwardRuns() {
   return model_->BackwardRunning();
 }
 
-absl::StatusOr<double> Trainer::HeldOutLoss() {
-  const Time start = clock_->Now();
-  double sum = 0;
-  for (uint32_t k = 0; k < options_.eval_batches; ++k) {
-    SIGNVOTE_RETURN_IF_ERROR(dataset_->HeldOutBatch(k, &batch_));
-    SIGNVOTE_ASSIGN_OR_RETURN(const double loss, model_->Evaluate(ViewOf(batch_)));
-    sum += loss;
-  }
-  report_.eval_seconds += ToSeconds(clock_->Now() - start);
-  return sum / options_.eval_batches;
+uint64_t Trainer::SlicesOfAnEvaluation() const {
+  // Done when the next one is due; without a next one as slowly as can be.
+  return options_.eval_every > 0 ? options_.eval_every : std::numeric_limits<uint64_t>::max();
+}
+
+bool Trainer::EvaluationIsDue(Round next_round) const {
+  const uint64_t every = options_.eval_every;
+  // Not only at the multiples: catching up goes past them.
+  return every > 0 && next_round.value() < run_.rounds_max &&
+         next_round.value() / every > held_out_->round().value() / every;
 }
 
 }  // namespace signvote

@@ -3,7 +3,7 @@
 // Dataset, packs them on a WorkerDevice and sends each chunk of the ballot while the backward pass still runs.
 //
 //   per round:  [probe: h = ∇f(x_{t−1}) on the same minibatch]  →  forward  →  backward, chunk by chunk  →  scalars
-//               →  keep x_t  →  wait for the commit, which moves x
+//               →  keep x_t  →  a slice of the held-out loss  →  wait for the commit, which moves x
 //
 // The probe runs first so that the main pass streams. docs/architecture.md, "One ballot".
 
@@ -22,14 +22,15 @@
 #include "worker/direction/worker_device.h"
 #include "worker/models/model.h"
 #include "worker/session/session.h"
+#include "worker/train/held_out.h"
 
 namespace signvote {
 
 struct TrainerOptions {
   uint32_t accumulate = 1;  // micro-batches per ballot; the gradient is that of their mean
-  uint64_t eval_every =
-      50;  // rounds between held-out losses; 0: only before the first round and after the last
-  uint32_t eval_batches = 8;  // micro-batches per held-out loss
+  // Rounds between held-out losses, over which each is measured; 0: only before the first round and after the last.
+  uint64_t eval_every = 50;
+  uint32_t eval_batches = 8;  // micro-batches per held-out loss; 0: none is measured
 };
 
 // One round as this worker saw it. Times are seconds since the round was opened to it, unless "took".
@@ -46,7 +47,7 @@ struct RoundReport {
   uint64_t targets = 0;   // tokens or samples behind the gradient
   float stepsize = 0;     // committed
   double run_loss = 0;    // committed robust mean over voters; NaN: none
-  std::optional<double> held_out_loss;  // measured after this round's commit
+  std::optional<HeldOutLoss> held_out;  // whose last slice was measured in this round
   double first_chunk_seconds = 0;   // when the first chunk was handed to the session; 0: none was
   double backward_end_seconds = 0;  // when the backward pass ended, on its device
   double compute_took_seconds = 0;  // probe, forward, backward, without packing
@@ -78,7 +79,7 @@ struct TrainerReport {
 // Failure:   what the session, the data or the model refuse ends Run() with that status; report() stays valid.
 class Trainer {
  public:
-  using OnJoined = std::function<void(const RunInfo& run, std::optional<double> held_out_loss)>;
+  using OnJoined = std::function<void(const RunInfo& run)>;
   using OnRound = std::function<void(const RoundReport& round)>;
 
   // `device` is the model's, and `replica` what it made of model->parameters().
@@ -102,7 +103,8 @@ class Trainer {
   enum class Until { kAnyIsUnfinished, kAllAreSent };
   absl::Status SendChunks(Until until);
   absl::StatusOr<bool> BackwardRuns();
-  absl::StatusOr<double> HeldOutLoss();
+  uint64_t SlicesOfAnEvaluation() const;
+  bool EvaluationIsDue(Round next_round) const;
   bool KeepsPrevious() const;
   double Elapsed() const { return ToSeconds(clock_->Now() - round_start_); }
 
@@ -121,6 +123,7 @@ class Trainer {
   std::pmr::vector<uint8_t> ballot_;  // [⌈d/8⌉], unchanged from the first SendChunk until the commit
   std::unique_ptr<BallotPacker> packer_;  // after ballot_, which it may still write to when a run fails
   Batch batch_;
+  std::optional<HeldOutEvaluation> held_out_;  // nullopt: none is wanted
   TrainerReport report_;
 
   // What the previous round left behind.

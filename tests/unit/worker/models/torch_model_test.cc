@@ -168,7 +168,7 @@ void ExpectGradientMatchesDifferences(Model* model, const BatchView& batch) {
         model->parameters()[i] =
             x[i] + static_cast<float>((side == 0 ? step : -step) * g[i] / norm);
       }
-      losses[side] = *model->Evaluate(batch);
+      losses[side] = *model->Evaluate(ReplicaSlot::kCurrent, batch);
     }
     std::copy(x.begin(), x.end(), model->parameters().begin());
     // Truncation is O(step²), cancellation 1e-6/step.
@@ -186,7 +186,7 @@ TEST(TorchModelTest, LlamaComputesTheFormulasOfHuggingFace) {
       const TokenBatch batch(2, 9, config.vocabulary, 1);
       const double expected =
           ReferenceLlamaLoss(config, model->layout(), model->parameters(), batch);
-      const auto loss = model->Evaluate(batch.view);
+      const auto loss = model->Evaluate(ReplicaSlot::kCurrent, batch.view);
       ASSERT_TRUE(loss.ok()) << loss.status();
       EXPECT_NEAR(*loss, expected, 1e-5 * expected) << "grouped " << grouped << " tied " << tied;
     }
@@ -280,7 +280,7 @@ TEST(TorchModelTest, MicroBatchesAddUpToTheirWeightedGradient) {
 TEST(TorchModelTest, ThePreviousSlotIsAnIndependentReplicaOfTheSameFunction) {
   const auto model = Make(SmallLlama());
   EXPECT_TRUE(model->previous_parameters().empty());
-  ASSERT_TRUE(model->KeepPrevious().ok());
+  ASSERT_TRUE(model->Keep(ReplicaSlot::kPrevious).ok());
   const TokenBatch batch(2, 9, 37, 5);
   const auto x = model->parameters();
   EXPECT_TRUE(std::equal(x.begin(), x.end(), model->previous_parameters().begin()));
@@ -298,6 +298,32 @@ TEST(TorchModelTest, ThePreviousSlotIsAnIndependentReplicaOfTheSameFunction) {
   ASSERT_TRUE(model->Backward(1.0f, nullptr).ok());
   EXPECT_FALSE(std::equal(model->gradient().begin(), model->gradient().end(),
                           model->previous_gradient().begin()));
+}
+
+TEST(TorchModelTest, ASnapshotIsEvaluatedAsItWasWhileTheReplicaMovesOn) {
+  const auto model = Make(SmallLlama());
+  const TokenBatch batch(4, 9, 37, 5);
+  const auto evaluate = [&](ReplicaSlot slot, const BatchView& view) {
+    const auto loss = model->Evaluate(slot, view);
+    EXPECT_TRUE(loss.ok()) << loss.status();
+    return loss.ok() ? *loss : NAN;
+  };
+  const double before = evaluate(ReplicaSlot::kCurrent, batch.view);
+  ASSERT_TRUE(model->Keep(ReplicaSlot::kSnapshot).ok());
+  for (float& value : model->parameters()) value *= 1.01f;
+  EXPECT_NE(evaluate(ReplicaSlot::kCurrent, batch.view), before);
+  EXPECT_EQ(evaluate(ReplicaSlot::kSnapshot, batch.view), before);
+  // Rows alone, as a slice of an evaluation asks for them.
+  double sum = 0;
+  for (uint64_t row = 0; row < 4; ++row) {
+    BatchView view;
+    view.rows = 1;
+    view.length = 9;
+    view.inputs = std::span(batch.inputs).subspan(9 * row, 9);
+    view.targets = std::span(batch.targets).subspan(9 * row, 9);
+    sum += evaluate(ReplicaSlot::kSnapshot, view);
+  }
+  EXPECT_NEAR(sum / 4, before, 1e-6 * before);
 }
 
 TEST(TorchModelTest, ADivisorThatIsAPowerOfTwoScalesGradientsExactly) {
@@ -323,7 +349,7 @@ TEST(TorchModelTest, NanoStartsNearTheUniformGuess) {
   const auto config = LoadModelConfig(FileSystem::Posix(), "nano");
   const auto model = Make(*config);
   const TokenBatch batch(2, 64, 256, 7);
-  EXPECT_NEAR(*model->Evaluate(batch.view), std::log(256.0), 0.1);
+  EXPECT_NEAR(*model->Evaluate(ReplicaSlot::kCurrent, batch.view), std::log(256.0), 0.1);
 }
 
 TEST(TorchModelTest, ADeviceThatIsNotThereIsNamedWithItsOwnExitCode) {

@@ -69,9 +69,11 @@ TEST(WorkerProbeTest, RoundsAddUpAndGaugesFollowTheLastOne) {
   EXPECT_FALSE(probe.joined());
   RunInfo run;
   run.rounds_max = 300;
-  probe.OnJoined(run, 100, 5.5);
+  probe.OnJoined(run, 100);
   EXPECT_TRUE(probe.joined());
-  probe.OnRound(VotedRound());
+  RoundReport voted = VotedRound();
+  voted.held_out = {.round = Round(4), .loss = 5.5};
+  probe.OnRound(voted);
   RoundReport abstained;
   abstained.round = Round(7);
   abstained.abstained = AbstainReason::kNonFiniteLoss;
@@ -99,7 +101,7 @@ TEST(WorkerProbeTest, RoundsAddUpAndGaugesFollowTheLastOne) {
 
 TEST(WorkerProbeTest, TheTextIsWhatPromtoolAccepts) {
   WorkerProbe probe;
-  probe.OnJoined(RunInfo{}, 100, std::nullopt);
+  probe.OnJoined(RunInfo{}, 100);
   probe.OnRound(VotedRound());
   const std::string text = probe.Text();
   EXPECT_THAT(text, HasSubstr("# TYPE signvote_worker_rounds_voted_total counter\n"

@@ -1,5 +1,10 @@
 #include "worker/train/report.h"
 
+#include <pty.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <limits>
 
 #include <gtest/gtest.h>
@@ -63,6 +68,10 @@ TEST(ReportTest, ARoundIsOneLineFromWhichTheStepsizeCanBeRecomputed) {
   EXPECT_TRUE(json["prev_inner"].is_null());
   EXPECT_TRUE(json["run_loss"].is_null());
   EXPECT_TRUE(json["abstained"].is_null());
+  EXPECT_TRUE(json["held_out_loss"].is_null());
+  round.held_out = {.round = Round(2), .loss = 2.75};
+  EXPECT_EQ(Json::parse(RoundLogLine(round))["held_out_loss"], 2.75);
+  EXPECT_EQ(Json::parse(RoundLogLine(round))["held_out_round"], 2);
   round.abstained = AbstainReason::kNonFiniteLoss;
   EXPECT_EQ(Json::parse(RoundLogLine(round))["abstained"], "loss not finite");
 }
@@ -83,11 +92,13 @@ TEST(ProgressTest, ALineTellsRoundLossStepsizeSpeedMembersSavingAndTimeLeft) {
   Progress progress(ProgressStyle::kOff, stdout, &clock, std::chrono::seconds(10), "w0");
   RunInfo run;
   run.rounds_max = 300;
-  progress.OnJoined(run, 1000, 5.55);
+  progress.OnJoined(run, 1000);
   SessionStats stats;
   stats.rounds_voted = stats.rounds_received = 120;
   stats.wire_sent_bytes = stats.wire_received_bytes = 120 * 128;
-  progress.OnRound(ProgressRound(119), stats);
+  RoundReport measured = ProgressRound(119);
+  measured.held_out = {.round = Round(100), .loss = 5.55};
+  progress.OnRound(measured, stats);
   EXPECT_EQ(progress.Line(ProgressRound(119), stats),
             "w0 round 120/300 loss 2.713 held-out 5.550 stepsize 4.6e-04 2.0k targets/s 3 members "
             "saved 31x (929 kB) "
@@ -101,7 +112,7 @@ TEST(ProgressTest, LinesComeAtTheirIntervalAndAtTheEnd) {
   Progress progress(ProgressStyle::kLines, file, &clock, std::chrono::seconds(10), "w0");
   RunInfo run;
   run.rounds_max = 30;
-  progress.OnJoined(run, 1000, std::nullopt);
+  progress.OnJoined(run, 1000);
   for (uint64_t t = 0; t < 30; ++t) {
     clock.Advance(std::chrono::seconds(1));
     progress.OnRound(ProgressRound(t), {});
@@ -113,6 +124,32 @@ TEST(ProgressTest, LinesComeAtTheirIntervalAndAtTheEnd) {
   std::fclose(file);
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 4);  // after 1, 11, 21 and 30 seconds
   EXPECT_EQ(text.find('\r'), std::string::npos);
+}
+
+TEST(ProgressTest, TheLineOfATerminalIsNoWiderThanIt) {
+  int terminal = -1, other_end = -1;
+  winsize size{.ws_row = 24, .ws_col = 40, .ws_xpixel = 0, .ws_ypixel = 0};
+  ASSERT_EQ(::openpty(&other_end, &terminal, nullptr, nullptr, &size), 0);
+  std::FILE* out = ::fdopen(terminal, "w");
+  FakeClock clock;
+  Progress progress(ProgressStyle::kTerminal, out, &clock, std::chrono::seconds(10), "w0");
+  RunInfo run;
+  run.rounds_max = 300;
+  progress.OnJoined(run, 1000);
+  const auto shown = [&] {
+    clock.Advance(std::chrono::seconds(1));
+    progress.OnRound(ProgressRound(119), {});
+    char text[4096];
+    const ssize_t bytes = ::read(other_end, text, sizeof(text));
+    return std::string(text, static_cast<size_t>(std::max<ssize_t>(0, bytes)));
+  };
+  // The last column stays free: behind it the cursor would go to the next line.
+  EXPECT_EQ(shown(), "\rw0 round 120/300 loss 2.713 stepsize 4.\x1b[K");
+  size.ws_col = 20;
+  ASSERT_EQ(::ioctl(terminal, TIOCSWINSZ, &size), 0);
+  EXPECT_EQ(shown(), "\rw0 round 120/300 lo\x1b[K");
+  std::fclose(out);
+  ::close(other_end);
 }
 
 TEST(ProgressTest, NumbersAreShort) {

@@ -45,8 +45,12 @@ class KeyDataset : public Dataset {
     return status;
   }
   absl::Status HeldOutBatch(uint64_t index, Batch* batch) const override {
-    batch->rows = batch->length = 1;
-    batch->inputs = batch->targets = {static_cast<int64_t>(index)};
+    batch->rows = 3;
+    batch->length = 1;
+    batch->inputs.clear();
+    for (uint64_t row = 0; row < 3; ++row)
+      batch->inputs.push_back(static_cast<int64_t>(10 * index + row));
+    batch->targets = batch->inputs;
     return absl::OkStatus();
   }
   std::string description() const override { return "keys"; }
@@ -71,8 +75,8 @@ class QuadraticModel : public Model {
   std::span<float> parameters() override { return slots_[0].x; }
   std::span<const float> gradient() const override { return slots_[0].g; }
   void* current_stream() const override { return nullptr; }
-  absl::Status KeepPrevious() override {
-    slots_[1].x = slots_[0].x;
+  absl::Status Keep(ReplicaSlot slot) override {
+    Of(slot).x = slots_[0].x;
     return absl::OkStatus();
   }
   std::span<const float> previous_parameters() const override { return slots_[1].x; }
@@ -86,7 +90,7 @@ class QuadraticModel : public Model {
                        std::to_string(batch.inputs[0]));
     slot_ = slot;
     target_ = Target(batch);
-    return next_loss != 0 ? next_loss : Loss(slot);
+    return next_loss != 0 ? next_loss : Loss(Of(slot).x, target_);
   }
   absl::Status Backward(float weight, const GradientReady& ready) override {
     Slot& slot = Of(slot_);
@@ -102,9 +106,19 @@ class QuadraticModel : public Model {
     return absl::OkStatus();
   }
   absl::StatusOr<bool> BackwardRunning() override { return running_after_return; }
-  absl::StatusOr<double> Evaluate(const BatchView& batch) override {
-    target_ = Target(batch);
-    return Loss(ReplicaSlot::kCurrent);
+  absl::StatusOr<double> Evaluate(ReplicaSlot slot, const BatchView& batch) override {
+    double sum = 0;
+    for (uint64_t row = 0; row < batch.rows; ++row) {
+      events_->push_back(std::string(slot == ReplicaSlot::kCurrent ? "last" : "kept") +
+                         " held-out " + std::to_string(batch.inputs[row]));
+      sum += Loss(Of(slot).x, static_cast<double>(batch.inputs[row]) * 0.01);
+    }
+    return sum / static_cast<double>(batch.rows);
+  }
+  static double Loss(const std::vector<float>& at, double target) {
+    double sum = 0;
+    for (float x : at) sum += 0.5 * (x - target) * (x - target);
+    return sum / kCoordinates;
   }
 
   double next_loss = 0;                                      // instead of the real one
@@ -115,16 +129,11 @@ class QuadraticModel : public Model {
   struct Slot {
     std::vector<float> x, g;
   };
-  Slot& Of(ReplicaSlot slot) { return slots_[slot == ReplicaSlot::kCurrent ? 0 : 1]; }
-  double Loss(ReplicaSlot slot) {
-    double sum = 0;
-    for (float x : Of(slot).x) sum += 0.5 * (x - target_) * (x - target_);
-    return sum / kCoordinates;
-  }
+  Slot& Of(ReplicaSlot slot) { return slots_[static_cast<size_t>(slot)]; }
   const Layout layout_;
   const ModelConfig config_;
   std::vector<std::string>* const events_;
-  Slot slots_[2];
+  Slot slots_[3];
   ReplicaSlot slot_ = ReplicaSlot::kCurrent;
   double target_ = 0;
 };
@@ -567,20 +576,63 @@ TEST(TrainerTest, TheReportNamesTheRoundOfItsDigestAlsoAfterCatchingUp) {
   EXPECT_EQ(bench.trainer.report().next_round, Round(5));
 }
 
+// Goal:   the held-out loss is that of a whole replica, though it is measured over several rounds that move it.
+// Method: six held-out rows, an evaluation every four rounds: two rows a round, so that the third round knows.
 TEST(TrainerTest, HeldOutLossIsMeasuredAtTheStartAtTheEndAndInBetween) {
-  Bench bench(10, {.eval_every = 4, .eval_batches = 2});
+  Bench bench(12, {.eval_every = 4, .eval_batches = 2});
   ASSERT_TRUE(bench.trainer.Run().ok());
-  std::vector<uint64_t> measured;
+  std::map<uint64_t, uint64_t> known;  // of which replica after which round
   for (const RoundReport& round : bench.rounds_seen) {
-    if (round.held_out_loss.has_value()) measured.push_back(round.round.value());
+    if (!round.held_out.has_value()) continue;
+    known[round.round.value()] = round.held_out->round.value();
+    double sum = 0;
+    for (const int row : {0, 1, 2, 10, 11, 12})
+      sum += QuadraticModel::Loss(bench.session.xs[round.held_out->round.value()], row * 0.01);
+    EXPECT_NEAR(round.held_out->loss, sum / 6, 1e-12) << round.round.value();
   }
-  EXPECT_THAT(measured, ElementsAre(3, 7));  // after rounds 4 and 8 were committed
+  EXPECT_EQ(known, (std::map<uint64_t, uint64_t>{{2, 0}, {6, 4}, {10, 8}}));
   const TrainerReport& report = bench.trainer.report();
   ASSERT_TRUE(report.held_out_first.has_value() && report.held_out_last.has_value());
+  EXPECT_EQ(report.held_out_first, bench.rounds_seen[2].held_out->loss);
   EXPECT_LT(*report.held_out_last, *report.held_out_first);
-  EXPECT_LT(*report.loss_last, *report.loss_first);
   const auto x = bench.model.parameters();
   EXPECT_EQ(report.digest, ReplicaDigest(x.data(), 0, x.size()));
+}
+
+TEST(TrainerTest, ASliceOfTheHeldOutLossComesAfterTheBallotAndBeforeTheWait) {
+  Bench bench(2, {.eval_every = 6, .eval_batches = 2});
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  const auto wait = std::find(bench.events.begin(), bench.events.end(), "wait");
+  EXPECT_THAT(std::vector<std::string>(bench.events.begin(), wait),
+              ElementsAre("forward 3000", "final 1100", "final 700", "chunk 2", "final 300",
+                          "chunk 1", "final 0", "chunk 0", "backward ends", "scalars",
+                          "kept held-out 0"));
+  // What is left of the first is measured when nobody waits any more.
+  const std::vector<std::string> tail(bench.events.end() - 12, bench.events.end());
+  EXPECT_THAT(tail, ElementsAre("wait", "kept held-out 2", "kept held-out 10", "kept held-out 11",
+                                "kept held-out 12", "last held-out 0", "last held-out 1",
+                                "last held-out 2", "last held-out 10", "last held-out 11",
+                                "last held-out 12", "leave finished"));
+  EXPECT_LT(*bench.trainer.report().held_out_last, *bench.trainer.report().held_out_first);
+}
+
+TEST(TrainerTest, WithoutFurtherEvaluationsTheFirstGoesOnRowByRow) {
+  Bench bench(8, {.eval_every = 0, .eval_batches = 2});
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  for (const RoundReport& round : bench.rounds_seen)
+    EXPECT_EQ(round.held_out.has_value(), round.round.value() == 5) << round.round.value();
+  EXPECT_EQ(bench.trainer.report().held_out_first, bench.rounds_seen[5].held_out->loss);
+}
+
+TEST(TrainerTest, AnEvaluationThatCatchingUpWentPastIsBegunAtTheNextCommit) {
+  Bench bench(12, {.eval_every = 4, .eval_batches = 2});
+  bench.session.jump_before = 3;  // NextRound goes from round 3 to round 4
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  std::map<uint64_t, uint64_t> known;
+  for (const RoundReport& round : bench.rounds_seen) {
+    if (round.held_out.has_value()) known[round.round.value()] = round.held_out->round.value();
+  }
+  EXPECT_EQ(known, (std::map<uint64_t, uint64_t>{{2, 0}, {7, 5}, {10, 8}}));
 }
 
 }  // namespace
