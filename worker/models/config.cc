@@ -70,6 +70,31 @@ absl::Status RefuseUnlessFalse(const Json& json, const std::string& path, const 
   return BadConfig(path, absl::StrFormat("\"%s\" is %s; only false is supported", key, it->dump()));
 }
 
+// A number that, where given, must have the one value that this program computes with.
+absl::Status RefuseUnless(const Json& json, const std::string& path, const char* key, double only) {
+  const auto it = json.find(key);
+  if (it == json.end() || it->is_null() || (it->is_number() && it->get<double>() == only))
+    return absl::OkStatus();
+  return BadConfig(path,
+                   absl::StrFormat("\"%s\" is %s; only %g is supported", key, it->dump(), only));
+}
+
+// Where transformers 5 has what "rope_theta" and "rope_scaling" say before.
+absl::Status ReadRopeParameters(const Json& json, const std::string& path, double* rope_theta) {
+  const auto it = json.find("rope_parameters");
+  if (it == json.end() || it->is_null()) return absl::OkStatus();
+  if (!it->is_object()) {
+    return BadConfig(path, absl::StrCat("\"rope_parameters\" is ", it->dump(), "; not an object"));
+  }
+  if (const auto type = it->find("rope_type");
+      type != it->end() && !type->is_null() && *type != "default") {
+    return BadConfig(path, absl::StrCat("\"rope_type\" of \"rope_parameters\" is ", type->dump(),
+                                        "; only \"default\" is supported"));
+  }
+  SIGNVOTE_RETURN_IF_ERROR(RefuseUnless(*it, path, "partial_rotary_factor", 1));
+  return ReadPositive(*it, path, "rope_theta", rope_theta);
+}
+
 absl::Status CheckShape(const ModelConfig& config, const std::string& path) {
   if (config.kind == ModelKind::kMlp) return absl::OkStatus();
   if (config.heads % config.key_value_heads != 0) {
@@ -174,6 +199,9 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& text, const std:
   SIGNVOTE_RETURN_IF_ERROR(ReadPositive(json, path, "rms_norm_eps", &config.norm_epsilon));
   SIGNVOTE_RETURN_IF_ERROR(ReadPositive(json, path, "rope_theta", &config.rope_theta));
   SIGNVOTE_RETURN_IF_ERROR(ReadPositive(json, path, "initializer_range", &config.init_std));
+  SIGNVOTE_RETURN_IF_ERROR(ReadRopeParameters(json, path, &config.rope_theta));
+  SIGNVOTE_RETURN_IF_ERROR(RefuseUnless(json, path, "partial_rotary_factor", 1));
+  SIGNVOTE_RETURN_IF_ERROR(RefuseUnless(json, path, "attention_dropout", 0));
   SIGNVOTE_RETURN_IF_ERROR(RefuseUnlessFalse(json, path, "attention_bias"));
   SIGNVOTE_RETURN_IF_ERROR(RefuseUnlessFalse(json, path, "mlp_bias"));
   if (const auto scaling = json.find("rope_scaling");

@@ -75,6 +75,17 @@ TEST(ModelConfigTest, AConfigOfTransformersIsUnderstood) {
   EXPECT_EQ(layout->tensors()[3].shape, (std::vector<uint64_t>{16, 64}));
 }
 
+// transformers 5 writes the base of the rotary positions into an object of its own.
+TEST(ModelConfigTest, TheRotaryBaseIsFoundWhereTransformers5WritesIt) {
+  const auto config = ParseModelConfig(R"({"model_type": "llama", "hidden_size": 64,
+      "intermediate_size": 96, "num_attention_heads": 8, "num_hidden_layers": 3, "vocab_size": 500,
+      "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+      "attention_dropout": 0.0})",
+                                       "c.json");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->rope_theta, 500000.0);
+}
+
 TEST(ModelConfigTest, AConfigThatCannotBeComputedIsRefusedByName) {
   const std::string head =
       R"({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 1, "vocab_size": 10,)";
@@ -98,6 +109,16 @@ TEST(ModelConfigTest, AConfigThatCannotBeComputedIsRefusedByName) {
        "only false"},
       {head + R"("num_attention_heads": 4, "intermediate_size": 8, "rope_scaling": {}})",
        "rope_scaling"},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8,
+                 "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0}})",
+       "\"rope_type\" of \"rope_parameters\" is \"llama3\""},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8, "rope_parameters": 3})",
+       "\"rope_parameters\" is 3"},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8,
+                 "rope_parameters": {"partial_rotary_factor": 0.5}})",
+       "\"partial_rotary_factor\" is 0.5"},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8, "attention_dropout": 0.1})",
+       "\"attention_dropout\" is 0.1"},
       {head + R"("num_attention_heads": 4, "intermediate_size": 8, "hidden_act": "gelu"})",
        "only \"silu\""},
       {head + R"("num_attention_heads": 4, "intermediate_size": 8, "rms_norm_eps": -1})",
