@@ -35,7 +35,7 @@ namespace signvote {
 namespace {
 
 constexpr uint32_t kFileMode = 0644;
-constexpr uint64_t kHostRateCoordinates = uint64_t{1} << 24;  // well beyond any cache
+constexpr uint64_t kHostRateCoordinates = uint64_t{1} << 24;               // well beyond any cache
 constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();  // in a log line
 constexpr Duration kStopPoll = std::chrono::milliseconds(50);
 
@@ -148,8 +148,9 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--accumulate", flags->trainer.accumulate, "micro-batches per ballot")
       ->capture_default_str()
       ->check(at_least_one);
-  app->add_option("--eval-every", flags->trainer.eval_every,
-                  "rounds between held-out losses, over which each is measured; 0: only first and last")
+  app->add_option(
+         "--eval-every", flags->trainer.eval_every,
+         "rounds between held-out losses, over which each is measured; 0: only first and last")
       ->capture_default_str();
   app->add_option("--eval-batches", flags->trainer.eval_batches,
                   "micro-batches per held-out loss; 0: none at all")

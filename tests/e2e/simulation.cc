@@ -132,7 +132,8 @@ absl::StatusOr<double> Simulation::HeldOutLoss(uint32_t count) {
   for (uint32_t k = 0; k < count; ++k) {
     Batch batch;
     SIGNVOTE_RETURN_IF_ERROR(data_->HeldOutBatch(k, &batch));
-    SIGNVOTE_ASSIGN_OR_RETURN(const double loss, model_->Evaluate(ReplicaSlot::kCurrent, ViewOf(batch)));
+    SIGNVOTE_ASSIGN_OR_RETURN(const double loss,
+                              model_->Evaluate(ReplicaSlot::kCurrent, ViewOf(batch)));
     sum += loss;
   }
   return sum / count;

@@ -46,8 +46,7 @@ class SessionImpl final : public Session {
       : options_(options),
         clock_(clock),
         name_(std::move(name)),
-        link_(options, clock, name_, std::move(token), std::move(credentials),
-              jitter_seed) {}
+        link_(options, clock, name_, std::move(token), std::move(credentials), jitter_seed) {}
 
   const std::string& name() const override { return name_; }
   absl::StatusOr<RunInfo> Join(const Layout& layout, ReplicaMemory* replica) override;
@@ -263,10 +262,10 @@ absl::StatusOr<std::optional<RoundTicket>> SessionImpl::NextRound() {
     }
     const absl::Status status = HandleNext(deadline, "a round to open");
     if (absl::IsCancelled(status) && finish_rounds_) {
-      return absl::UnavailableError(absl::StrCat(
-          "server ", options_.server,
-          " has ended the run and is gone; this worker's replica stands at round ",
-          replica_->round().value(), " of ", finish_rounds_->value()));
+      return absl::UnavailableError(
+          absl::StrCat("server ", options_.server,
+                       " has ended the run and is gone; this worker's replica stands at round ",
+                       replica_->round().value(), " of ", finish_rounds_->value()));
     }
     SIGNVOTE_RETURN_IF_ERROR(status);
   }

@@ -193,10 +193,9 @@ void Stream::Pump() {
 
 std::deque<OutgoingMessage> Stream::TakeBallotsLocked() {
   std::deque<OutgoingMessage> taken;
-  const auto keep =
-      std::stable_partition(queue_.begin(), queue_.end(), [](const OutgoingMessage& message) {
-        return message.kind != MessageKind::kBallot;
-      });
+  const auto keep = std::stable_partition(
+      queue_.begin(), queue_.end(),
+      [](const OutgoingMessage& message) { return message.kind != MessageKind::kBallot; });
   std::move(keep, queue_.end(), std::back_inserter(taken));
   queue_.erase(keep, queue_.end());
   return taken;

@@ -61,8 +61,7 @@ absl::StatusOr<HeldOutLoss> HeldOutEvaluation::Finish() {
 absl::StatusOr<double> HeldOutEvaluation::Now() {
   running_ = false;
   Reset();
-  SIGNVOTE_RETURN_IF_ERROR(
-      Measure(ReplicaSlot::kCurrent, std::numeric_limits<uint64_t>::max()));
+  SIGNVOTE_RETURN_IF_ERROR(Measure(ReplicaSlot::kCurrent, std::numeric_limits<uint64_t>::max()));
   return sum_ / batches_;
 }
 

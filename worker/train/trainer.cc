@@ -29,8 +29,7 @@ Trainer::Trainer(Session* session, Model* model, WorkerDevice* device, ReplicaMe
       options_(options),
       ballot_(device->host_memory()) {
   SIGNVOTE_CHECK(options_.accumulate > 0);
-  if (options_.eval_batches > 0)
-    held_out_.emplace(model, dataset, clock, options_.eval_batches);
+  if (options_.eval_batches > 0) held_out_.emplace(model, dataset, clock, options_.eval_batches);
 }
 
 Trainer::~Trainer() = default;

@@ -603,10 +603,10 @@ TEST(TrainerTest, ASliceOfTheHeldOutLossComesAfterTheBallotAndBeforeTheWait) {
   Bench bench(2, {.eval_every = 6, .eval_batches = 2});
   ASSERT_TRUE(bench.trainer.Run().ok());
   const auto wait = std::find(bench.events.begin(), bench.events.end(), "wait");
-  EXPECT_THAT(std::vector<std::string>(bench.events.begin(), wait),
-              ElementsAre("forward 3000", "final 1100", "final 700", "chunk 2", "final 300",
-                          "chunk 1", "final 0", "chunk 0", "backward ends", "scalars",
-                          "kept held-out 0"));
+  EXPECT_THAT(
+      std::vector<std::string>(bench.events.begin(), wait),
+      ElementsAre("forward 3000", "final 1100", "final 700", "chunk 2", "final 300", "chunk 1",
+                  "final 0", "chunk 0", "backward ends", "scalars", "kept held-out 0"));
   // What is left of the first is measured when nobody waits any more.
   const std::vector<std::string> tail(bench.events.end() - 12, bench.events.end());
   EXPECT_THAT(tail, ElementsAre("wait", "kept held-out 2", "kept held-out 10", "kept held-out 11",
