@@ -274,6 +274,19 @@ class Maker {
     return std::pair<Key, Certificate>(std::move(key), std::move(certificate));
   }
 
+  // A certificate that is kept must be good for something: nobody would look at this folder again to find out.
+  absl::Status RequireUsable(const std::string& name, X509* certificate) {
+    const std::string path = Path(name + ".crt");
+    if (X509_verify(certificate, ca_key_.get()) != 1) {
+      return FileProblem(path, absl::StrCat("was not issued by ", Path("ca.crt"),
+                                            "; remove it, and it is issued anew for the same key"));
+    }
+    if (ASN1_TIME_cmp_time_t(X509_get0_notAfter(certificate), options_.now_unix_seconds) < 0) {
+      return FileProblem(path, "has expired; remove it, and it is issued anew for the same key");
+    }
+    return absl::OkStatus();
+  }
+
   absl::StatusOr<Key> NewKey(const std::string& name) {
     Key key(EVP_EC_gen("P-256"));
     if (!key) return OpensslError("making a key");
@@ -334,6 +347,7 @@ class Maker {
     SIGNVOTE_ASSIGN_OR_RETURN(auto pair, Load(name));
     auto& [key, certificate] = pair;
     if (certificate) {
+      SIGNVOTE_RETURN_IF_ERROR(RequireUsable(name, certificate.get()));
       report_.kept.push_back(name + ".key");
       report_.kept.push_back(name + ".crt");
       return absl::OkStatus();
@@ -349,6 +363,7 @@ class Maker {
     SIGNVOTE_ASSIGN_OR_RETURN(auto pair, Load("server"));
     auto& [key, certificate] = pair;
     if (certificate) {
+      SIGNVOTE_RETURN_IF_ERROR(RequireUsable("server", certificate.get()));
       const std::vector<std::string> known = NamesOf(certificate.get());
       for (const std::string& name : known) AddUnique(&names, name);
       const size_t before = names.size();
@@ -410,6 +425,12 @@ class Maker {
     if (!has_ca) {
       SIGNVOTE_RETURN_IF_ERROR(Write(folder + "/ca.crt", ca_pem_, kPublicMode));
     } else {
+      SIGNVOTE_ASSIGN_OR_RETURN(const std::string ca,
+                                fs_->ReadFile(Path(folder + "/ca.crt"), kFileBytesMax));
+      if (ca != ca_pem_) {
+        return FileProblem(Path(folder + "/ca.crt"),
+                           absl::StrCat("differs from ", Path("ca.crt"), "; remove it to get that one"));
+      }
       report_.kept.push_back(folder + "/ca.crt");
     }
     SIGNVOTE_RETURN_IF_ERROR(Pair(folder + "/worker", worker,

@@ -36,7 +36,8 @@ struct CertsReport {
 // Makes what is missing and keeps what is there: no key, token or certificate is ever overwritten, so that a second
 // call only adds workers. The one exception is server.crt, which is issued again, for the same key, when a server name
 // was added. INVALID_ARGUMENT: an option; FAILED_PRECONDITION: a key of a pair is there and its certificate is not, or
-// the reverse, or the authority's key and certificate do not belong together; messages name the file.
+// the reverse, or the authority's key and certificate do not belong together, or what is there was issued by another
+// authority or has expired; messages name the file and say what to do.
 absl::StatusOr<CertsReport> MakeCerts(FileSystem* fs, const CertsOptions& options);
 
 }  // namespace signvote::ctl

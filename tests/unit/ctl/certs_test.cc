@@ -242,6 +242,30 @@ TEST_F(CertsTest, AForeignKeyIsRefusedByName) {
   EXPECT_THAT(std::string(report.status().message()), testing::HasSubstr("workers/alpha/worker.crt"));
 }
 
+TEST_F(CertsTest, WhatAnotherAuthorityIssuedIsNotKeptInSilence) {
+  ASSERT_TRUE(Make({}, {"w1"}).ok());
+  std::filesystem::remove(Path("ca.key"));
+  std::filesystem::remove(Path("ca.crt"));
+  for (const char* file : {"server.crt", "admin.crt", "workers/w1/ca.crt", "workers/w1/worker.crt"}) {
+    const absl::Status status = Make({}, {"w1"}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << file;
+    EXPECT_NE(status.message().find(Path(file)), absl::string_view::npos) << status;
+    EXPECT_NE(status.message().find("remove it"), absl::string_view::npos) << status;
+    std::filesystem::remove(Path(file));  // what the message says
+  }
+  EXPECT_TRUE(Make({}, {"w1"}).ok());
+}
+
+TEST_F(CertsTest, AnExpiredCertificateIsNamedAndIssuedAnewOnceItIsRemoved) {
+  ASSERT_TRUE(Make({}, {}, kNow, 30).ok());
+  const absl::Status status = Make({}, {}, kNow + 31 * kDay, 30).status();
+  EXPECT_NE(status.message().find(Path("server.crt") + ": has expired"), absl::string_view::npos)
+      << status;
+  std::filesystem::remove(Path("server.crt"));
+  std::filesystem::remove(Path("admin.crt"));
+  EXPECT_TRUE(Make({}, {}, kNow + 31 * kDay, 30).ok());
+}
+
 TEST_F(CertsTest, UnusableOptionsWriteNothing) {
   EXPECT_EQ(Make({}, {"../alpha"}).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Make({"host,URI:signvote:role:admin"}, {}).status().code(), absl::StatusCode::kInvalidArgument);
