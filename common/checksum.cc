@@ -1,6 +1,11 @@
 #include "common/checksum.h"
 
 #include <xxhash.h>
+#ifdef SIGNVOTE_XXHASH_DISPATCH
+// Debian compiles the library for any amd64: its plain functions stay with SSE2. This header replaces them by ones that
+// choose AVX2 or AVX-512 when the program runs.
+#include <xxh_x86dispatch.h>
+#endif
 
 #include <algorithm>
 

@@ -14,6 +14,29 @@ TEST(Xxh3, KnownAnswers) {
   EXPECT_NE(Xxh3("a", 1), Xxh3("a", 1, 1));
 }
 
+// Computed by xxHash's scalar code. Beyond 240 bytes the library chooses among vector instructions.
+TEST(Xxh3, LongInputsHashAsXxHashsScalarCodeDoes) {
+  std::string data;
+  for (int i = 0; i < 100'000; ++i) data += static_cast<char>(i * 7 + (i >> 8));
+  struct Case {
+    size_t bytes;
+    uint64_t seed;
+    uint64_t hash;
+  };
+  for (const Case& c :
+       {Case{241, 0, 0x541B19226F0052E8}, Case{241, 99, 0x162847D2A2BE1FD8},
+        Case{1024, 0, 0x71BEE625238ADDB4}, Case{1024, 99, 0x1FF9CBC43768C99B},
+        Case{4096, 0, 0x5C722D9CEB6F9064}, Case{4096, 99, 0xBCB8E00A038F216C},
+        Case{65537, 0, 0x306EFA3B942CF93F}, Case{65537, 99, 0x78904ACA4AC06FB2},
+        Case{100000, 0, 0xB25CEA78018497FF}, Case{100000, 99, 0x39E166054B5D015D}}) {
+    EXPECT_EQ(Xxh3(data.data(), c.bytes, c.seed), c.hash) << c.bytes;
+    Xxh3Stream stream(c.seed);
+    stream.Update(data.data(), 100);
+    stream.Update(data.data() + 100, c.bytes - 100);
+    EXPECT_EQ(stream.Digest(), c.hash) << c.bytes;
+  }
+}
+
 TEST(Xxh3Stream, EqualsTheOneShotHashForEverySplit) {
   std::string data;
   for (int i = 0; i < 700; ++i) data += static_cast<char>(i * 7);
