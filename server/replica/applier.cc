@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "common/process.h"
+
 namespace signvote {
 namespace {
 
@@ -71,6 +73,8 @@ void Applier::Stop() {
 }
 
 void Applier::Run() {
+  // Verdicts and commit are still being sent, and workers wait for those.
+  YieldToOtherThreads();
   while (true) {
     std::shared_ptr<const CommitRecord> record;
     {

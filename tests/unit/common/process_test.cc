@@ -1,12 +1,15 @@
 #include "common/process.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace signvote {
@@ -31,6 +34,18 @@ int InChild(F f) {
 TEST(Process, VersionHasThreeNumbers) {
   const std::string version = SoftwareVersion();
   EXPECT_EQ(std::count(version.begin(), version.end(), '.'), 2) << version;
+}
+
+TEST(Process, AThreadThatYieldsChangesNoOtherThread) {
+  const auto niceness = [] { return ::getpriority(PRIO_PROCESS, 0); };
+  const int before = niceness();
+  int yielding = before;
+  std::thread([&] {
+    YieldToOtherThreads();
+    yielding = niceness();
+  }).join();
+  EXPECT_EQ(yielding, std::min(before + 10, 19));
+  EXPECT_EQ(niceness(), before);
 }
 
 TEST(Process, TheFirstSignalAsksToStop) {

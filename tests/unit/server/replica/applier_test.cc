@@ -1,7 +1,9 @@
 #include "server/replica/applier.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <algorithm>
 #include <atomic>
 #include <utility>
 
@@ -49,6 +51,18 @@ TEST(ApplierTest, AppliesInOrderAndReportsRoundAndDigest) {
   ASSERT_TRUE(seen[7].digest.has_value());
   EXPECT_EQ(*seen[7].digest, replica.Digest());
   EXPECT_EQ(replica.x()[999], 8.0f);
+}
+
+TEST(ApplierTest, OtherThreadsGoFirst) {
+  const std::unique_ptr<MasterReplica> owner = std::move(*MasterReplica::Create(Tiny(10)));
+  std::atomic<int> niceness = 0;
+  Applier applier(owner.get(), Clock::System(), {.on_applied = [&](const Applier::Applied&) {
+                    niceness = ::getpriority(PRIO_PROCESS, 0);
+                  }});
+  ASSERT_TRUE(applier.TryPush(Up(0, 10)));
+  ASSERT_TRUE(applier.WaitUntilIdle(seconds(10)));
+  applier.Stop();
+  EXPECT_EQ(niceness, std::min(::getpriority(PRIO_PROCESS, 0) + 10, 19));
 }
 
 TEST(ApplierTest, ASlowApplierTakesCommitsUntilItsBacklogIsFullAndNoLonger) {
