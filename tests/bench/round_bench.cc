@@ -452,6 +452,13 @@ int Main(int argc, char** argv) {
   RealRun real[2] = {StartReal(config, folder, nullptr), StartReal(config, folder, &secrets)};
   FloorRun floors[2] = {StartFloor(config, plan, nullptr), StartFloor(config, plan, &secrets)};
 
+  // The server keeps the verdicts of recent rounds. Until it has as many as it keeps, each lies in memory never touched
+  // before; a run of thousands of rounds knows that only at its start.
+  for (RealRun& run : real) {
+    run.turns->Give(Turns::kManyRounds, config.free_rounds);
+    AwaitAll(*run.turns, config.workers, "the first rounds");
+  }
+
   std::vector<double> gloo_ms;
   const auto take = [&](pid_t server, Turns* turns, Samples* samples, bool keep) {
     const int64_t cpu_at_start = CpuNanoseconds(server);
