@@ -156,6 +156,13 @@ class FakeSession {
     message.mutable_finish()->set_rounds(rounds);
     Send(message);
   }
+  // Waits until the worker has read everything that was sent before.
+  void AwaitRead() {
+    v1::ServerMessage message;
+    message.mutable_ping()->set_nonce(++nonce_);
+    Send(message);
+    EXPECT_EQ(Await(v1::WorkerMessage::kPong).pong().nonce(), nonce_);
+  }
   void Notice(const std::string& text) {
     v1::ServerMessage message;
     message.mutable_notice()->set_text(text);
@@ -180,6 +187,7 @@ class FakeSession {
   const RunId run_id_;
   const ChunkPlan plan_;
   std::deque<v1::WorkerMessage> kept_;
+  uint64_t nonce_ = 0;
 };
 
 class FakeServer : public v1::Training::Service {
