@@ -82,7 +82,7 @@ class AdminClientTest : public testing::Test {
     std::filesystem::remove_all(root_);
   }
 
-  std::unique_ptr<AdminClient> Client(Duration timeout = std::chrono::seconds(10)) {
+  std::unique_ptr<AdminClient> Client(Duration timeout = std::chrono::seconds(60)) {
     auto client = AdminClient::Create(FileSystem::Posix(),
                                       {.server = address_, .insecure = true, .tls = {}, .timeout = timeout}, 0);
     EXPECT_TRUE(client.ok()) << client.status();
@@ -145,7 +145,7 @@ TEST_F(AdminClientTest, AWatchThatIsNotAnsweredEndsAfterItsTimeAndTheTimeout) {
 TEST_F(AdminClientTest, NobodyThereIsUnavailableAndNamesTheServer) {
   auto client = AdminClient::Create(
       FileSystem::Posix(),
-      {.server = "127.0.0.1:1", .insecure = true, .tls = {}, .timeout = std::chrono::seconds(5)}, 0);
+      {.server = "127.0.0.1:1", .insecure = true, .tls = {}, .timeout = std::chrono::seconds(60)}, 0);
   ASSERT_TRUE(client.ok());
   const absl::Status status = (*client)->GetStatus().status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);

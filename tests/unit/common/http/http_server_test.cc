@@ -57,15 +57,21 @@ TEST(HttpServerTest, ATakenPortIsAnErrorWithItsExitCode) {
   EXPECT_EQ(ExitCodeFor(second.status()), ExitCode::kPortInUse);
 }
 
-// Every program pays this at its end.
+// Every program pays this at its end. The poll lasts 2 s from the start on, every time; a machine that is busy with
+// something else is not so every time.
 TEST(HttpServerTest, StoppingDoesNotWaitForTheLibrarysPoll) {
   for (const char* address : {"127.0.0.1:0", "0.0.0.0:0", "[::1]:0"}) {
-    auto server = HttpServer::Start(address, {{"/a", [] { return HttpResponse{}; }}});
-    if (!server.ok() && std::string(address).starts_with("[")) continue;  // a machine without IPv6
-    ASSERT_TRUE(server.ok()) << server.status();
-    const Time start = Clock::System()->Now();
-    server->reset();
-    EXPECT_LT(ToSeconds(Clock::System()->Now() - start), 1.0) << address;
+    bool at_once = false;
+    for (int i = 0; i < 5 && !at_once; ++i) {
+      auto server = HttpServer::Start(address, {{"/a", [] { return HttpResponse{}; }}});
+      at_once = !server.ok() && std::string(address).starts_with("[");  // a machine without IPv6
+      if (at_once) continue;
+      ASSERT_TRUE(server.ok()) << server.status();
+      const Time start = Clock::System()->Now();
+      server->reset();
+      at_once = ToSeconds(Clock::System()->Now() - start) < 1.0;
+    }
+    EXPECT_TRUE(at_once) << address;
   }
 }
 

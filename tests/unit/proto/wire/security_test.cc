@@ -159,7 +159,7 @@ Dialled Dial(const std::shared_ptr<grpc::ServerCredentials>& server_credentials,
     const auto stub = v1::Training::NewStub(
         grpc::CreateChannel("127.0.0.1:" + std::to_string(port), channel_credentials));
     grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
     const auto reader = stub->FetchState(&context, {});
     v1::StateChunk chunk;
     while (reader->Read(&chunk)) {

@@ -72,7 +72,7 @@ TEST(SocketByteCounterTest, CountsExactlyWhatTheConnectionMoved) {
   EXPECT_EQ(server.Read()->received - server_before->received, 12345u);
   // Acknowledgements may trail behind by a delayed ACK.
   uint64_t sent = 0;
-  for (int i = 0; i < 200 && sent != 12345; ++i) {
+  for (int i = 0; i < 4000 && sent != 12345; ++i) {
     sent = client.Read()->sent - before->sent;
     usleep(5000);
   }
