@@ -15,9 +15,6 @@ namespace {
 
 constexpr Duration kHousekeepingEvery = std::chrono::milliseconds(100);
 constexpr Duration kJoinTimeout = std::chrono::seconds(10);  // from the stream's start to its Join
-constexpr Duration kPingTimeout = std::chrono::seconds(1);   // docs/fault_model.md, "Survived"
-constexpr Duration kCloseTimeout =
-    std::chrono::seconds(2);  // then a stream that does not end is broken off
 constexpr Time kEndOfTime{std::numeric_limits<int64_t>::max()};
 constexpr size_t kStrangersMax = 32;  // streams that have not joined yet
 
@@ -407,7 +404,8 @@ void CoordinatorImpl::Housekeeping(Time now) {
         }
         break;
       case Stage::kHeld:
-        if (age >= kPingTimeout && link->worker != nullptr && link->worker->link != nullptr) {
+        if (age >= options_.ping_timeout && link->worker != nullptr &&
+            link->worker->link != nullptr) {
           Link* old = link->worker->link;
           LogWarning("an old session is fenced", {{"worker", link->worker->name}});
           // Detaching the old one lets the held one in.
@@ -423,7 +421,7 @@ void CoordinatorImpl::Housekeeping(Time now) {
         }
         break;
       case Stage::kClosing:
-        if (age > kCloseTimeout) link->session->Cancel();
+        if (age > options_.close_timeout) link->session->Cancel();
         break;
       default:
         break;

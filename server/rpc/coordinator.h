@@ -47,6 +47,11 @@ struct CoordinatorOptions {
   uint64_t digest_every = 50;
   Duration wait_timeout = std::chrono::hours(1);
   Duration linger = std::chrono::seconds(30);
+  // A session whose name joins again shows within this time that it lives, or is fenced:
+  // docs/fault_model.md, "Survived".
+  Duration ping_timeout = std::chrono::seconds(1);
+  // A stream that was closed and does not end by itself is then broken off.
+  Duration close_timeout = std::chrono::seconds(2);
   Duration upload_timeout = std::chrono::seconds(60);  // without progress
   uint64_t chunk_coordinates = 0;                      // 0: ChunkPlan's default
   DirectionSpec direction;

@@ -60,7 +60,7 @@ void CoordinatorImpl::On(Link* link, JoinIn& in) {
       return Refuse(link,
                     absl::AlreadyExistsError("worker '" + record->name + "' is already joining"));
     }
-    // Whoever answers within a second is alive, and the newcomer is a second process with the same
+    // Whoever answers in time is alive, and the newcomer is a second process with the same
     // name.
     record->held = link;
     record->link->ping_nonce = rng_.Next() | 1;

@@ -91,11 +91,8 @@ TEST_F(HostileWorkerTest, AnUploadThatOutlivesItsSessionStartsNoRun) {
 }
 
 TEST_F(HostileWorkerTest, NamesWithoutEndMakeNobodyForgetAMemberOfTheOpenRound) {
-  StartServer({.rounds_max = 2,
-               .workers_min = 2,
-               .deadline = {.enabled = false},
-               .names_max = 2,
-               .round_log_path = dir_ / "rounds"});
+  StartServer(
+      {.rounds_max = 2, .workers_min = 2, .names_max = 2, .round_log_path = dir_ / "rounds"});
   auto a = NewClient(), b = NewClient();
   ASSERT_TRUE(a->JoinRun("a"));
   ASSERT_TRUE(b->JoinRun("b"));
@@ -213,18 +210,24 @@ TEST_F(HostileWorkerTest, TooManySilentStreamsCostTheOldestTheirPlace) {
 }
 
 TEST_F(HostileWorkerTest, AnEvictedNameDoesNotJoinThroughTheBackDoor) {
-  StartServer({.rounds_max = 1000});
+  StartServer({.rounds_max = 1000, .ping_timeout = kLong});
   auto first = NewClient();
   ASSERT_TRUE(first->JoinRun("w"));
   v1::ServerMessage message;
   ASSERT_TRUE(first->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+  first->answer_pings = false;
+  std::thread reader([&] {
+    while (first->Read(&message)) {
+    }
+  });
   auto second = NewClient();
-  ASSERT_TRUE(second->SendJoin(
-      second->MakeJoin("w")));  // held: the first one is being asked whether it lives
-  std::this_thread::sleep_for(milliseconds(200));
+  EXPECT_TRUE(second->SendJoin(second->MakeJoin("w")));
+  // Held: the first one is being asked whether it lives.
+  EXPECT_TRUE(Eventually([&] { return first->pings == 1; }));
   std::promise<absl::Status> evicted;
-  ASSERT_TRUE(coordinator_->Post([&] { evicted.set_value(coordinator_->Evict("w")); }));
+  EXPECT_TRUE(coordinator_->Post([&] { evicted.set_value(coordinator_->Evict("w")); }));
   EXPECT_TRUE(evicted.get_future().get().ok());
+  reader.join();
   EXPECT_EQ(first->Finish().error_code(), grpc::StatusCode::PERMISSION_DENIED);
   EXPECT_EQ(second->Finish().error_code(), grpc::StatusCode::PERMISSION_DENIED);
   EXPECT_THAT(Events(), ElementsAre("joined w", "member w", "evicted w"));
@@ -232,7 +235,7 @@ TEST_F(HostileWorkerTest, AnEvictedNameDoesNotJoinThroughTheBackDoor) {
 }
 
 TEST_F(HostileWorkerTest, ANewcomerThatLeavesIsNotTakenForTheOneThatStays) {
-  StartServer({.rounds_max = 1000});
+  StartServer({.rounds_max = 1000, .ping_timeout = kLong});
   auto first = NewClient();
   ASSERT_TRUE(first->JoinRun("w"));
   v1::ServerMessage message;
@@ -249,7 +252,8 @@ TEST_F(HostileWorkerTest, ANewcomerThatLeavesIsNotTakenForTheOneThatStays) {
 TEST_F(HostileWorkerTest, AnAbstentionFromAnotherRoundExplainsNothing) {
   StartServer({.rounds_max = 1000,
                .workers_min = 2,
-               .deadline = {.initial = milliseconds(300), .grace_ceiling = milliseconds(500)}});
+               .deadline = {.initial = milliseconds(300), .grace_ceiling = milliseconds(500)}},
+              Deadlines::kOn);
   auto a = NewClient(), b = NewClient();
   ASSERT_TRUE(a->JoinRun("a"));
   ASSERT_TRUE(b->JoinRun("b"));
@@ -290,7 +294,7 @@ TEST_F(HostileWorkerTest, TheEndOfARunIsNobodysRefusal) {
   v1::WorkerMessage abstain;
   abstain.mutable_abstain()->set_reason(v1::Abstain::REASON_NONFINITE_LOSS);
   ASSERT_TRUE(client->Send(abstain));
-  ASSERT_TRUE(coordinator_->WaitUntilEnded(seconds(10)));
+  ASSERT_TRUE(coordinator_->WaitUntilEnded(kLong));
   coordinator_->CloseSessions(seconds(5));
   EXPECT_EQ(client->Finish().error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_EQ(Look().refusals, 0u);
@@ -362,11 +366,11 @@ TEST_F(HostileWorkerTest, OpenReflectionCallsTakeFewThreads) {
 }
 
 TEST_F(HostileWorkerTest, APauseBeforeTheFirstWorkerIsNoWaitForIt) {
-  StartServer({.wait_timeout = milliseconds(300)});
+  StartServer({.wait_timeout = seconds(1)});
   ASSERT_TRUE(coordinator_->Post([&] { (void)coordinator_->Pause(); }));
-  EXPECT_FALSE(coordinator_->WaitUntilEnded(milliseconds(800)));
+  EXPECT_FALSE(coordinator_->WaitUntilEnded(seconds(2)));
   ASSERT_TRUE(coordinator_->Post([&] { (void)coordinator_->Resume(); }));
-  EXPECT_TRUE(coordinator_->WaitUntilEnded(seconds(10)));
+  EXPECT_TRUE(coordinator_->WaitUntilEnded(kLong));
 }
 
 TEST_F(HostileWorkerTest, ARunThatIsOverIsNotStoppedByTheOperator) {
@@ -381,7 +385,7 @@ TEST_F(HostileWorkerTest, ARunThatIsOverIsNotStoppedByTheOperator) {
   ASSERT_TRUE(client->ReadUntil(v1::ServerMessage::kFinish, &message));
   coordinator_->RequestStop();
   ASSERT_TRUE(client->SendDigest());
-  ASSERT_TRUE(coordinator_->WaitUntilEnded(seconds(10)));
+  ASSERT_TRUE(coordinator_->WaitUntilEnded(kLong));
   const v1::WatchReply reply = Watch();
   EXPECT_EQ(reply.events(reply.events_size() - 1).reason(), "");
 }

@@ -22,6 +22,7 @@
 namespace signvote::rpc {
 
 inline constexpr uint64_t kCoordinates = 300'001;  // two pieces, chunks of which the last is odd
+inline constexpr Duration kLong = std::chrono::seconds(60);  // longer than a busy machine takes
 
 inline Layout TestLayout(uint64_t d = kCoordinates) {
   return *Layout::Make(
@@ -37,12 +38,15 @@ inline std::vector<uint8_t> RandomBits(uint64_t d, uint64_t seed) {
 
 class TrainingServiceTest : public ::testing::Test {
  protected:
-  void StartServer(CoordinatorOptions options = {}) {
+  // Without deadlines a ballot is in time however busy the machine is.
+  enum class Deadlines { kOff, kOn };
+  void StartServer(CoordinatorOptions options = {}, Deadlines deadlines = Deadlines::kOff) {
     if (options.rounds_max == 0) options.rounds_max = 3;
+    options.deadline.enabled = deadlines == Deadlines::kOn;
     options.rule.rule = "fixed";
     options.rule.stepsize = 0.01;
     options.chunk_coordinates = 512 * 200;
-    options.linger = std::chrono::seconds(10);
+    options.linger = options.close_timeout = kLong;
     auto coordinator =
         Coordinator::Create(std::move(options), Clock::System(), FileSystem::Posix());
     ASSERT_TRUE(coordinator.ok()) << Describe(coordinator.status());
@@ -62,17 +66,18 @@ class TrainingServiceTest : public ::testing::Test {
   std::unique_ptr<WireClient> NewClient(uint64_t d = kCoordinates) {
     return std::make_unique<WireClient>(address_, TestLayout(d));
   }
-  // Waits for what must come soon.
+  // Waits for what must come.
   template <typename Condition>
   bool Eventually(Condition condition) {
-    for (int i = 0; i < 500; ++i) {
-      if (condition()) return true;
+    const Time deadline = Clock::System()->Now() + kLong;
+    while (!condition()) {
+      if (Clock::System()->Now() > deadline) return false;
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
-    return false;
+    return true;
   }
   ServerSnapshot Look() {
-    auto snapshot = coordinator_->Snapshot(std::chrono::seconds(5));
+    auto snapshot = coordinator_->Snapshot(kLong);
     EXPECT_TRUE(snapshot.ok()) << Describe(snapshot.status());
     return *std::move(snapshot);
   }

@@ -58,7 +58,7 @@ TEST_F(TrainingServiceTest, OneWorkerTrainsARunFromItsUploadToTheEnd) {
   ASSERT_TRUE(finished);
   EXPECT_EQ(message.finish().rounds(), 3u);
   EXPECT_EQ(digests, 2);
-  ASSERT_TRUE(coordinator_->WaitUntilEnded(seconds(20)));
+  ASSERT_TRUE(coordinator_->WaitUntilEnded(kLong));
   EXPECT_TRUE(coordinator_->end_status().ok()) << Describe(coordinator_->end_status());
   // gRPC ends the upload's call behind its reply.
   EXPECT_TRUE(
@@ -130,7 +130,13 @@ TEST_F(TrainingServiceTest, ALateJoinerGetsTheReplicaAndTheMissingCommitsAndVote
   std::thread voter([&] {
     v1::ServerMessage message;
     while (first->Read(&message)) {
-      if (message.has_round_open()) first->Vote(RandomBits(kCoordinates, first->open.round()));
+      if (message.has_round_open()) {
+        // Half of the run goes by meanwhile, and half is left for the newcomer.
+        if (first->open.round() == 20) {
+          EXPECT_TRUE(Eventually([&] { return Look().status.joins() == 2; }));
+        }
+        first->Vote(RandomBits(kCoordinates, first->open.round()));
+      }
       if (message.has_commit() && !first->Apply(message.commit())) break;
       if (message.has_finish()) {
         first->SendDigest();
@@ -159,7 +165,7 @@ TEST_F(TrainingServiceTest, ALateJoinerGetsTheReplicaAndTheMissingCommitsAndVote
   EXPECT_TRUE(finished);
   EXPECT_TRUE(voted);
   EXPECT_EQ(late->Digest(), first->Digest());
-  ASSERT_TRUE(coordinator_->WaitUntilEnded(seconds(20)));
+  ASSERT_TRUE(coordinator_->WaitUntilEnded(kLong));
   EXPECT_TRUE(coordinator_->end_status().ok()) << Describe(coordinator_->end_status());
   EXPECT_EQ(Look().status.master_digest(), first->Digest());
 }
@@ -181,7 +187,7 @@ TEST_F(TrainingServiceTest, AWorkerThatIsStillJoiningWhenTheRunEndsIsToldThatItH
     }
   }
   first->SendDigest();
-  ASSERT_TRUE(coordinator_->WaitUntilEnded(seconds(20)));
+  ASSERT_TRUE(coordinator_->WaitUntilEnded(kLong));
   ASSERT_TRUE(late->ReadUntil(v1::ServerMessage::kFinish, &message));
   EXPECT_EQ(message.finish().rounds(), 3u);
 }
@@ -298,8 +304,8 @@ TEST_F(TrainingServiceTest, OtherVersionsLayoutsAndRunsAreRefusedWithBothSides) 
   EXPECT_EQ(Look().refusals, 4u);
 }
 
-TEST_F(TrainingServiceTest, ANameInALiveSessionIsRefusedAndADeadSessionIsFenced) {
-  StartServer({.workers_min = 2});
+TEST_F(TrainingServiceTest, ANameInALiveSessionIsRefused) {
+  StartServer({.workers_min = 2, .ping_timeout = kLong});
   auto old = NewClient();
   ASSERT_TRUE(old->JoinRun("w"));
   std::thread reader([&] {  // answers the ping
@@ -310,13 +316,19 @@ TEST_F(TrainingServiceTest, ANameInALiveSessionIsRefusedAndADeadSessionIsFenced)
   auto second = NewClient();
   ASSERT_TRUE(second->SendJoin(second->MakeJoin("w")));
   EXPECT_EQ(second->Finish().error_code(), grpc::StatusCode::ALREADY_EXISTS);
-
-  old->answer_pings = false;
-  auto third = NewClient();
-  ASSERT_TRUE(third->SendJoin(third->MakeJoin("w")));
-  ASSERT_TRUE(third->ReadWelcome());
-  EXPECT_EQ(third->welcome.incarnation(), 2u);
+  old->Cancel();
   reader.join();
+}
+
+TEST_F(TrainingServiceTest, ADeadSessionIsFencedWhenItsNameJoinsAgain) {
+  StartServer({.workers_min = 2, .ping_timeout = milliseconds(200)});
+  auto old = NewClient();
+  old->answer_pings = false;
+  ASSERT_TRUE(old->JoinRun("w"));
+  auto second = NewClient();
+  ASSERT_TRUE(second->SendJoin(second->MakeJoin("w")));
+  ASSERT_TRUE(second->ReadWelcome());
+  EXPECT_EQ(second->welcome.incarnation(), 2u);
   EXPECT_EQ(old->Finish().error_code(), grpc::StatusCode::ABORTED);
 }
 
@@ -412,7 +424,8 @@ TEST_F(TrainingServiceTest, AReplayedBallotIsCountedOnceAndChangesNothing) {
 }
 
 TEST_F(TrainingServiceTest, AWorkerThatReadsNothingIsClosedAndTheOthersGoOn) {
-  StartServer({.rounds_max = 100'000, .workers_min = 2, .session_buffer_bytes = 1 << 20});
+  StartServer({.rounds_max = 100'000, .workers_min = 2, .session_buffer_bytes = 1 << 20},
+              Deadlines::kOn);  // the deaf one's ballots are not waited for
   auto a = NewClient(), deaf = NewClient();
   ASSERT_TRUE(a->JoinRun("a"));
   ASSERT_TRUE(deaf->JoinRun("deaf"));
@@ -431,20 +444,17 @@ TEST_F(TrainingServiceTest, AWorkerThatReadsNothingIsClosedAndTheOthersGoOn) {
 }
 
 TEST_F(TrainingServiceTest, ADelayedApplierSlowsNoCommitWhileTheRingLasts) {
-  StartServer({.rounds_max = 20, .linger = milliseconds(1), .test_applier_delay = seconds(1)});
+  StartServer({.rounds_max = 20, .test_applier_delay = std::chrono::hours(1)});
   auto client = NewClient();
   ASSERT_TRUE(client->JoinRun("w"));
   v1::ServerMessage message;
-  const auto begin = std::chrono::steady_clock::now();
   uint64_t commits = 0;
   while (commits < 20 && client->Read(&message)) {
     if (message.has_round_open()) client->Vote(RandomBits(kCoordinates, client->open.round()));
     if (message.has_commit()) ++commits;
   }
   EXPECT_EQ(commits, 20u);
-  // The applier needs 20 s for them.
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, seconds(8));
-  EXPECT_GE(Look().applier_lag, 10u);
+  EXPECT_EQ(Look().applier_lag, 20u);
 }
 
 TEST_F(TrainingServiceTest, AdminCallsPauseResumeDrainEvictAndExport) {
@@ -538,7 +548,7 @@ TEST_F(TrainingServiceTest, AStopLetsTheOpenRoundCompleteAndTellsTheWorkers) {
   coordinator_->RequestStop();
   ASSERT_TRUE(client->Vote(RandomBits(kCoordinates, 1)));
   ASSERT_TRUE(client->ReadUntil(v1::ServerMessage::kCommit, &message));
-  ASSERT_TRUE(coordinator_->WaitUntilEnded(seconds(10)));
+  ASSERT_TRUE(coordinator_->WaitUntilEnded(kLong));
   EXPECT_TRUE(coordinator_->end_status().ok()) << Describe(coordinator_->end_status());
   coordinator_->CloseSessions(seconds(5));
   EXPECT_EQ(client->Finish().error_code(), grpc::StatusCode::CANCELLED);
@@ -547,14 +557,14 @@ TEST_F(TrainingServiceTest, AStopLetsTheOpenRoundCompleteAndTellsTheWorkers) {
 TEST_F(TrainingServiceTest, AStopBeforeTheFirstWorkerEndsAtOnce) {
   StartServer();
   coordinator_->RequestStop();
-  ASSERT_TRUE(coordinator_->WaitUntilEnded(seconds(10)));
+  ASSERT_TRUE(coordinator_->WaitUntilEnded(kLong));
   EXPECT_TRUE(coordinator_->end_status().ok());
   EXPECT_EQ(coordinator_->ExportFinal(dir_ / "none").code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_F(TrainingServiceTest, WaitingForWorkersEndsWithItsOwnExitCode) {
   StartServer({.wait_timeout = milliseconds(150)});
-  ASSERT_TRUE(coordinator_->WaitUntilEnded(seconds(10)));
+  ASSERT_TRUE(coordinator_->WaitUntilEnded(kLong));
   EXPECT_EQ(ExitCodeFor(coordinator_->end_status()), ExitCode::kWaitTimeout);
 }
 
@@ -568,7 +578,7 @@ TEST_F(TrainingServiceTest, AllAbstainingEndsTheRunAsDiverged) {
   abstain.mutable_abstain()->set_round(0);
   abstain.mutable_abstain()->set_reason(v1::Abstain::REASON_NONFINITE_LOSS);
   ASSERT_TRUE(client->Send(abstain));
-  ASSERT_TRUE(coordinator_->WaitUntilEnded(seconds(10)));
+  ASSERT_TRUE(coordinator_->WaitUntilEnded(kLong));
   EXPECT_EQ(ExitCodeFor(coordinator_->end_status()), ExitCode::kDiverged);
   EXPECT_TRUE(coordinator_->ExportFinal(dir_ / "last.safetensors").ok());
 }

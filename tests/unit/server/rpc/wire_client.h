@@ -33,7 +33,7 @@ class WireClient {
     arguments.SetMaxReceiveMessageSize(-1);
     channel_ = grpc::CreateCustomChannel(address, credentials, arguments);
     stub_ = v1::Training::NewStub(channel_);
-    context_.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+    context_.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(2));
     stream_ = stub_->Session(&context_);
     x.assign(layout_.coordinates(), 0.0f);
   }
@@ -72,6 +72,7 @@ class WireClient {
   bool Read(v1::ServerMessage* message) {
     while (stream_->Read(message)) {
       if (message->has_ping()) {
+        ++pings;
         if (answer_pings) {
           v1::WorkerMessage pong;
           pong.mutable_pong()->set_nonce(message->ping().nonce());
@@ -225,7 +226,8 @@ class WireClient {
   v1::RoundOpen open;
   ChunkPlan plan;
   std::vector<uint8_t> verdict;
-  std::atomic<bool> answer_pings = true;  // may be set while another thread reads
+  bool answer_pings = true;
+  std::atomic<int> pings = 0;  // seen; another thread may look
 
  private:
   const Layout layout_;
