@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 import urllib.error
@@ -96,7 +97,8 @@ class WatchedTest(harness.ProcessTest):
     def start_prometheus(self, server):
         """The shipped files in a folder of their own, with shorter times; `server` is its first target."""
         self.assertTrue(shutil.which("prometheus"), "prometheus is missing: run scripts/setup, or install Debian's package")
-        self.shipped = self.folder / "prometheus"
+        top = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
+        self.shipped = top / "prometheus"
         shutil.copytree(ROOT / "deploy/prometheus", self.shipped)
         for path, pattern, text, count in (
                 ("prometheus.yml", r"(?<=_interval: )15s$", SCRAPE, 2),
@@ -109,7 +111,7 @@ class WatchedTest(harness.ProcessTest):
         self.write_targets("server", [server])
         self.prometheus = self.start("prometheus", [
             shutil.which("prometheus"), "--config.file", self.shipped / "prometheus.yml", "--log.level=warn",
-            "--storage.tsdb.path", self.folder / "tsdb", "--web.listen-address=127.0.0.1:0"], Prometheus)
+            "--storage.tsdb.path", top / "tsdb", "--web.listen-address=127.0.0.1:0"], Prometheus)
         self.wait_until("Prometheus listens", self.prometheus.listening)
         self.wait_until("Prometheus is ready", self.prometheus.ready)
 
@@ -192,6 +194,7 @@ class Dashboard(WatchedTest):
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 
+    @harness.timed
     def test_panels_and_alerts_on_a_real_run(self):
         self.certify("a", "b", "c", "d")
         self.workers, self.addresses = {}, {}
@@ -207,13 +210,16 @@ class Dashboard(WatchedTest):
         self.wait_until("d votes", lambda: "d" in self.rounds()[-1]["voters"])
         time.sleep(max(SETTLE_SECONDS, 0.4 * WATCH_SECONDS))
         killed = time.time()
-        self.assertEqual(self.prometheus.range('ALERTS{alertstate="firing"}', begin, killed), [])
+        fired = self.prometheus.range('ALERTS{alertstate="firing"}', begin, killed)
+        self.assert_in_time(fired == [], f"nothing was wrong, but these fired, rightly if the machine stood still: {fired}")
 
         self.workers["b"].kill()
         expected = {("SignvoteWorkerDown", self.addresses["b"]), ("SignvoteWorkerLost", self.server.http)}
         self.wait_until("the killed worker's alerts fire", lambda: self.prometheus.firing() >= expected)
         time.sleep(max(SETTLE_SECONDS, 0.3 * WATCH_SECONDS))
-        self.assertEqual(self.prometheus.firing(), expected)
+        firing = self.prometheus.firing()
+        self.assertLessEqual(expected, firing)
+        self.assert_in_time(firing == expected, f"beside those of the killed worker these fire: {firing - expected}")
 
         # The stats are of the same moment as the counters: nothing moves while the run is paused.
         end = time.time()

@@ -4,6 +4,7 @@ Hermetic: every port is 0 and read back from the server's port file, every file 
 removed with the test. Binaries come from $SIGNVOTE_BIN.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -23,9 +24,31 @@ BIN = pathlib.Path(os.environ.get("SIGNVOTE_BIN", "build/dev/bin")).resolve()
 SLOWNESS = float(os.environ.get("SIGNVOTE_TEST_SLOWNESS", "1"))
 LOG_TAIL_BYTES = 6000
 SKIPPED_STATUS = 77  # ctest's SKIP_RETURN_CODE
+FOREVER = 1_000_000  # rounds of a run that the test ends, however long programs take to start (end_run)
 
 # common/exit_codes.h
 OK, INTERNAL, USAGE, BAD_INPUT, REFUSED, UNAVAILABLE, PORT_IN_USE, NO_DEVICE, DIVERGED, MISMATCH, WAIT_TIMEOUT = range(11)
+
+
+class Disturbed(AssertionError):
+    """Something took too long: the fault of the product, or of a machine that was busy with something else."""
+
+
+def timed(test):
+    """For tests that hold times against a gate, with assert_in_time(). A busy machine makes a good product miss it, a product
+    that misses it does so every time: so the test fails when three runs out of three do. Whatever else it asserts must hold in
+    each run, so that comes before the times."""
+    @functools.wraps(test)
+    def up_to_three_times(self):
+        for last in (False, False, True):
+            try:
+                return test(self)
+            except Disturbed as missed:
+                if last:
+                    raise
+                print(f"{self.id()}: {missed}; measured again", flush=True)
+                self.start_over()
+    return up_to_three_times
 
 
 def has_torch():
@@ -80,7 +103,7 @@ class Process:
 
 
 class Server(Process):
-    def ports(self, timeout=20):
+    def ports(self, timeout=60):
         """The bound ports, once the server listens."""
         deadline = time.monotonic() + timeout * SLOWNESS
         while time.monotonic() < deadline:
@@ -131,6 +154,16 @@ class ProcessTest(unittest.TestCase):
             if hasattr(self, "folder"):
                 shutil.rmtree(self.folder, ignore_errors=True)
 
+    def start_over(self):
+        """Ends everything that the test has started; its logs and certificates stay."""
+        for process in self.processes:
+            process.close()
+
+    def assert_in_time(self, in_time, what):
+        """In tests that are @timed."""
+        if not in_time:
+            raise Disturbed(what)
+
     # ---- programs ---------------------------------------------------------------------------------------------------
 
     def start(self, name, command, kind=Process):
@@ -139,7 +172,7 @@ class ProcessTest(unittest.TestCase):
         self.processes.append(process)
         return process
 
-    def command(self, program, *arguments, timeout=30, environment=None):
+    def command(self, program, *arguments, timeout=60, environment=None):
         """Runs a program to its end; returns (exit status, stdout, stderr)."""
         env = dict(os.environ, **(environment or {}))
         try:
@@ -201,11 +234,11 @@ class ProcessTest(unittest.TestCase):
     def start_workers(self, names, *flags, program="synthetic_worker"):
         return {name: self.start_worker(name, *flags, program=program) for name in names}
 
-    def raw(self, scenario, name="raw", *flags, timeout=30):
+    def raw(self, scenario, name="raw", *flags, timeout=60):
         """A rule breaker; returns (code name, message, whole output)."""
         return self.raw_with(scenario, *self.worker_flags(name), *flags, timeout=timeout)
 
-    def raw_with(self, scenario, *flags, timeout=30):
+    def raw_with(self, scenario, *flags, timeout=60):
         code, out, err = self.command("raw_client", "--scenario", scenario, *flags, timeout=timeout)
         last = [line for line in out.splitlines() if line.startswith("STATUS ")]
         self.assertTrue(last, f"raw_client {scenario} ended with {code}: {out}{err}")
@@ -214,7 +247,7 @@ class ProcessTest(unittest.TestCase):
 
     # ---- what a run says --------------------------------------------------------------------------------------------
 
-    def ctl(self, *arguments, timeout=30):
+    def ctl(self, *arguments, timeout=60):
         flags = ["--server", self.server.address] + (["--insecure"] if self.insecure else ["--tls-dir", self.tls])
         return self.command("signvote", *flags, *arguments, timeout=timeout)
 
@@ -249,7 +282,7 @@ class ProcessTest(unittest.TestCase):
     def events(self, kind=None):
         return [e for e in self.lines(self.event_log) if kind is None or e["kind"] == kind]
 
-    def wait_until(self, what, condition, timeout=30, poll=0.05):
+    def wait_until(self, what, condition, timeout=60, poll=0.05):
         """Waits for condition() to be true and returns it."""
         deadline = time.monotonic() + timeout * SLOWNESS
         while True:
@@ -263,9 +296,11 @@ class ProcessTest(unittest.TestCase):
     def wait_round(self, count, timeout=60):
         """Waits until `count` rounds are committed."""
         def enough():
-            if not self.server.alive:
-                self.fail(f"the server ended with {self.server.popen.returncode} before round {count}")
-            return len(self.rounds()) >= count
+            alive = self.server.alive  # before the look at its log: it may end with the round that is waited for
+            if len(self.rounds()) >= count:
+                return True
+            self.assertTrue(alive, f"the server ended with {self.server.popen.returncode} before round {count}")
+            return False
         self.wait_until(f"{count} rounds committed", enough, timeout, poll=0.02)
 
     def wait_end(self, timeout=60, expected=OK):
@@ -275,7 +310,7 @@ class ProcessTest(unittest.TestCase):
     def report(self, name):
         return json.loads((self.folder / f"{name}.report.json").read_text())
 
-    def assert_exit(self, process, expected, timeout=30):
+    def assert_exit(self, process, expected, timeout=60):
         self.assertEqual(process.wait(timeout), expected, f"exit status of {process.name}")
 
     def assert_all_end_well(self, workers, timeout=60):
@@ -283,6 +318,25 @@ class ProcessTest(unittest.TestCase):
         self.wait_end(timeout)
         for process in workers:
             self.assert_exit(process, OK)
+        return self.one_digest(workers)
+
+    def end_run(self, *workers):
+        """Ends a run of FOREVER: after one last round everybody leaves in good order, the server last, all with 0 and with the
+        same replica; returns its digest."""
+        self.pause()
+        for process in workers:
+            code, out, err = self.ctl("drain", process.name)
+            self.assertEqual(code, OK, out + err)
+            self.assert_exit(process, OK)
+        self.server.signal(signal.SIGTERM)
+        self.wait_end()
+        return self.one_digest(workers)
+
+    def pause(self):
+        self.assertEqual(self.ctl("pause")[0], OK)
+        self.wait_until("the run is paused", lambda: self.status()["phase"] == "paused")
+
+    def one_digest(self, workers):
         digests = {p.name: self.report(p.name)["digest"] for p in workers}
         self.assertEqual(len(set(digests.values())), 1, f"replicas differ: {digests}")
         return next(iter(digests.values()))
