@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -37,20 +38,18 @@ GLOO_REPETITIONS = 3
 GLOO_SECONDS_MAX = 600
 COORDINATES = 25_000_000
 GATE = 1.15
-UNSHAPED_ROUNDS_MAX = 12  # rounds that go by while the links get their rate
 WARM_UP_ROUNDS = 4  # TCP's windows open, deadlines learn
 BARE_REPETITIONS = 3
 
 
 class Run:
-    """A server and its workers, run to the end of a number of rounds; what the workers saw of each round."""
+    """A server and its workers, run until a number of rounds were timed; what the workers saw of each round."""
 
     def __init__(self, network, folder, workers, shaped, mbit, coordinates, tls, timed_rounds, server_flags=(),
                  gloo_python=None):
         """Links of the hosts `shaped` get their rate once everybody has joined: fetching the first replica is not timed."""
         self.network, self.folder, self.workers, self.shaped, self.mbit = network, folder, workers, shaped, mbit
         self.coordinates, self.tls, self.timed_rounds = coordinates, tls, timed_rounds
-        self.rounds = timed_rounds + WARM_UP_ROUNDS + UNSHAPED_ROUNDS_MAX
         self.processes = []
         self.folder.mkdir(parents=True)
         try:
@@ -70,6 +69,15 @@ class Run:
         status = process.wait(timeout)
         if status != 0:
             raise AssertionError(f"{process.name} ended with {status}:\n{process.log()[-4000:]}")
+
+    def _ctl(self, *arguments):
+        where = ["--server", f"{SERVER}:{PORT}", "--tls-dir", self.folder / "tls"]
+        if not self.tls:  # such a server takes them from its own machine only
+            where = ["--server", f"127.0.0.1:{PORT}", "--insecure"]
+        code, out, err = self.network[SERVER].run(harness.BIN / "signvote", *where, *arguments)
+        if code != 0:
+            raise AssertionError(f"signvote {' '.join(arguments)} ended with {code}: {err}")
+        return out
 
     def _wait_for(self, what, condition, timeout=60):
         deadline = time.monotonic() + timeout * harness.SLOWNESS
@@ -93,7 +101,7 @@ class Run:
         ports = self.folder / "ports.json"
         round_log, event_log = self.folder / "rounds.jsonl", self.folder / "events.jsonl"
         server = self._start(SERVER, "server", harness.BIN / "signvote-server", "--listen", f"0.0.0.0:{PORT}", "--http", "off",
-                             "--port-file", ports, "--rule", "fixed", "--stepsize", "1e-6", "--rounds", self.rounds,
+                             "--port-file", ports, "--rule", "fixed", "--stepsize", "1e-6", "--rounds", harness.FOREVER,
                              "--workers-min", len(self.workers), "--digest-every", 0, "--round-log",
                              round_log, "--event-log", event_log, *security, *server_flags)
         self._wait_for("the server listens", ports.exists)
@@ -114,10 +122,16 @@ class Run:
         for host in self.shaped:
             self.network[host].shape(self.mbit)
         begin = WARM_UP_ROUNDS + len(harness.ProcessTest.lines(round_log))
-        for process in [*processes, server]:
-            self._end(process, 300)
-        if begin + self.timed_rounds > self.rounds:
-            raise AssertionError(f"{begin} rounds had gone by before the links were shaped, at most {UNSHAPED_ROUNDS_MAX} may")
+        self._wait_for("all rounds were timed",
+                       lambda: len(harness.ProcessTest.lines(round_log)) >= begin + self.timed_rounds, timeout=300)
+        # Everybody leaves after the same round.
+        self._ctl("pause")
+        self._wait_for("the run is paused", lambda: json.loads(self._ctl("status", "--json"))["phase"] == "paused")
+        for process in processes:
+            self._ctl("drain", process.name)
+            self._end(process, 60)
+        server.signal(signal.SIGTERM)
+        self._end(server, 60)
         self.reports = {w: json.loads((self.folder / f"{w}.json").read_text()) for w in self.workers}
         lines = {w: {r["round"]: r for r in harness.ProcessTest.lines(self.folder / f"{w}.jsonl")} for w in self.workers}
         self.server_rounds = harness.ProcessTest.lines(round_log)

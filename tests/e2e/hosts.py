@@ -213,6 +213,11 @@ class HostsTest(harness.ProcessTest):
             for network in self._networks:
                 network.close()
 
+    def start_over(self):
+        super().start_over()
+        while self._networks:
+            self._networks.pop().close()
+
     def connect(self, *names):
         network = Network(*names)
         self._networks.append(network)
