@@ -17,6 +17,8 @@ import grpc
 import numpy as np
 
 HERE = pathlib.Path(__file__).resolve().parent
+# A busy machine makes no abstentions: whoever is connected has voted.
+NOBODY_IS_LATE = ("--deadline", "off")
 sys.path.insert(0, str(HERE.parent / "e2e"))
 
 import harness  # noqa: E402
@@ -41,7 +43,7 @@ class Cable:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self):
-        for end in self._ends:
+        for end in list(self._ends):  # those of now: the next one comes while they are being cut
             self._end(end)
 
     def close(self):
@@ -110,12 +112,12 @@ class BesideCpp(InteropTest):
 
     def test_two_cpp_workers_and_one_in_python_end_with_the_same_replica(self):
         rounds = 100
-        self.start_server("--digest-every", 10, "--chunk-coordinates", 4096, rounds=rounds, workers_min=3)
+        self.start_server("--digest-every", 10, "--chunk-coordinates", 4096, *NOBODY_IS_LATE, rounds=rounds, workers_min=3)
         workers = [*self.cpp_workers("ab"), self.python_worker("c")]
         self.assert_one_digest(workers, rounds)
         lines = self.rounds()
         self.assertEqual(len(lines[0]["counted"]), 7, "seven chunks")
-        self.assertGreaterEqual(sum("c" in r["voters"] for r in lines), 0.97 * rounds)
+        self.assertTrue(all(sorted(r["voters"]) == ["a", "b", "c"] for r in lines))
         self.assertLess(sum(r["loss"] for r in lines[-10:]), 0.8 * sum(r["loss"] for r in lines[:10]))
         voter = {w["name"]: w for w in lines[-1]["workers"]}
         self.assertGreater(voter["c"]["probe_l1"], 0)
@@ -133,22 +135,25 @@ class BesideCpp(InteropTest):
         config.write_text(json.dumps(dict(mlp.BUILTIN, hidden_size=480)))
         self.assertGreater(mlp.Mlp(json.loads(config.read_text())).layout.coordinates, 1 << 18)
         rounds = 80
-        self.start_server("--digest-every", 20, rounds=rounds, workers_min=2)
-        # The Python worker b sets the pace, so that the run goes on while c starts.
+        self.start_server("--digest-every", 20, *NOBODY_IS_LATE, rounds=rounds, workers_min=2)
+        # The Python worker b sets the pace, so that the run goes on while c fetches.
         workers = [*self.cpp_workers("a", "--model", config), self.python_worker("b", "--model", config, "--compute-ms", 25)]
         self.wait_round(10)
+        self.pause()  # while Python starts
         late = self.python_worker("c", "--model", config)
+        self.wait_until("c joins", lambda: self.events("joined")[-1]["worker"] == "c")
+        self.assertEqual(self.ctl("resume")[0], OK)
         self.assert_one_digest([*workers, late], rounds)
         voters = self.voters()
         first = next(k for k, names in enumerate(voters) if "c" in names)
         self.assertGreater(first, 10)
-        self.assertGreaterEqual(sum("c" in names for names in voters[first:]), 0.9 * len(voters[first:]))
+        self.assertTrue(all("c" in names for names in voters[first:]))
         report = self.report("c")
         self.assertEqual((report["welcomes"], report["fetches"]), (["STATE_FETCH"], 1))
 
     def test_a_cut_off_python_worker_keeps_its_replica_and_catches_up(self):
         rounds = 150
-        self.start_server("--digest-every", 10, rounds=rounds, workers_min=3)
+        self.start_server("--digest-every", 10, *NOBODY_IS_LATE, rounds=rounds, workers_min=3)
         cable = Cable(self.server.address)
         self.addCleanup(cable.close)
         cut_off = self.python_worker("b", server=cable.address)
@@ -165,7 +170,7 @@ class BesideCpp(InteropTest):
         self.assertIn("b", self.voters()[-1])
 
     def test_a_drained_python_worker_leaves_in_good_order(self):
-        rounds = 100
+        rounds = 150
         self.start_server(rounds=rounds, workers_min=3)
         stay = [*self.cpp_workers("a"), self.python_worker("b", "--compute-ms", 15)]
         goes = self.python_worker("c")
@@ -187,12 +192,13 @@ class PythonOnly(InteropTest):
     def session(self, name, trainer):
         """A session in this process, so that the test can reach into it."""
         options = Options(self.server.address, name, (self.tls / "workers" / name / "token").read_text().strip(),
-                          self.credentials(name), server_timeout=10, message_timeout=30)
+                          self.credentials(name), server_timeout=60, message_timeout=60)
         return Session(options, trainer, trainer.model.initial, lambda text: None)
 
     def test_two_python_workers_are_a_run_and_the_first_uploads(self):
         exported = self.folder / "model.safetensors"
-        self.start_server("--digest-every", 5, "--chunk-coordinates", 8192, "--export", exported, rounds=30, workers_min=2)
+        self.start_server("--digest-every", 5, "--chunk-coordinates", 8192, "--export", exported, *NOBODY_IS_LATE, rounds=30,
+                          workers_min=2)
         workers = [self.python_worker("a"), self.python_worker("b")]
         self.assert_one_digest(workers, 30)
         self.assertEqual({self.report(w.name)["welcomes"][0] for w in workers}, {"STATE_UPLOAD", "STATE_FETCH"})
@@ -207,7 +213,7 @@ class PythonOnly(InteropTest):
                     replica.values[100] += np.float32(1)
                 return super().vote(open_, seed, factors, replica)
 
-        self.start_server("--digest-every", 10, rounds=40, workers_min=3)
+        self.start_server("--digest-every", 10, *NOBODY_IS_LATE, rounds=40, workers_min=3)
         workers = [self.python_worker("a"), self.python_worker("b")]
         damaged = self.session("c", Damaged(mlp.Mlp(), data.Synthetic()))
         self.assertEqual(damaged.run(), "finished")
@@ -220,16 +226,18 @@ class PythonOnly(InteropTest):
     def test_who_is_still_joining_when_the_run_ends_is_told_that_it_finished(self):
         self.start_server(rounds=10)
         session = self.session("b", Trainer(mlp.Mlp(), data.Synthetic()))
-        worker = self.python_worker("a", "--compute-ms", 50)
-        self.wait_round(1)
+        self.assertEqual(self.ctl("pause")[0], OK)
+        worker = self.python_worker("a")
+        self.wait_until("a is ready", lambda: self.status().get("joins") == 1)
         with security.dial(self.server.address, session.options.credentials, 10) as channel:
             stream = Stream(services.TrainingStub(channel))
             self.addCleanup(stream.close)
             stream.send(join=session.join_message())
-            kinds = []
+            kinds = [stream.receive(60)[0]]
+            self.assertEqual(self.ctl("resume")[0], OK)
             with self.assertRaises(Ended) as end:
                 while True:
-                    kinds.append(stream.receive(30)[0])
+                    kinds.append(stream.receive(60)[0])
         self.assertEqual((kinds, end.exception.code), (["welcome", "finish"], grpc.StatusCode.OK))
         self.assert_all_end_well([worker])
 
@@ -243,9 +251,10 @@ class PythonOnly(InteropTest):
         wrong.write_text("not the token\n")
         wrong.chmod(0o600)
         refused = self.python_worker("a", "--token-file", wrong)
-        free = socket.create_server(("127.0.0.1", 0))
-        nobody = "127.0.0.1:%d" % free.getsockname()[1]
-        free.close()
+        silent = socket.socket()
+        self.addCleanup(silent.close)
+        silent.bind(("127.0.0.1", 0))  # held, so that nobody else listens there, and without listen() a refusal
+        nobody = "127.0.0.1:%d" % silent.getsockname()[1]
         lost = self.python_worker("b", "--server-timeout", 0.5, server=nobody)
         key = self.tls / "workers" / "c" / "worker.key"
         key.chmod(0o644)

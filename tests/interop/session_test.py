@@ -97,7 +97,7 @@ class SessionTest(unittest.TestCase):
         server.start()
         self.addCleanup(lambda: server.stop(None).wait(10))
         trainer = Trainer(self.model, data.Synthetic(SMALL["features"], SMALL["classes"]))
-        options = Options(f"127.0.0.1:{port}", "a", "", server_timeout=5, message_timeout=20)
+        options = Options(f"127.0.0.1:{port}", "a", "", server_timeout=60, message_timeout=60)
         self.session = Session(options, trainer, self.model.initial, lambda text: None)
 
     def finish(self, requests):

@@ -20,7 +20,7 @@ import harness  # noqa: E402
 
 from pyworker.messages import training  # noqa: E402
 
-SECONDS = 10 * harness.SLOWNESS
+SECONDS = 60 * harness.SLOWNESS
 
 
 class StandardServices(harness.ProcessTest):
