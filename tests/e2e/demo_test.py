@@ -37,14 +37,16 @@ class Demo(unittest.TestCase):
     def start(self, *options):
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "scripts/lib/demo.py"), "--bin", str(harness.BIN), "--out", str(self.out),
-             *[str(o) for o in options]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+             *[str(o) for o in options]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            # A shell's background jobs, and what they start, ignore Ctrl-C otherwise.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         self.addCleanup(process.stderr.close)
         self.addCleanup(process.stdout.close)
-        self.addCleanup(process.wait, 30)
+        self.addCleanup(process.wait, 60)
         self.addCleanup(process.kill)
         return process
 
-    def finish(self, *options, timeout=60):
+    def finish(self, *options, timeout=120):
         out, err = (process := self.start(*options)).communicate(timeout=timeout)
         return process.returncode, out, err
 
@@ -76,13 +78,13 @@ class Demo(unittest.TestCase):
 
     def test_ctrl_c_leaves_nothing_running(self):
         process = self.start("--rounds", 100000)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while len(processes_about(str(self.out / "tls"))) < 4:
             self.assertLess(time.monotonic(), deadline, "a server and three workers run")
             self.assertIsNone(process.poll())
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 130)
         self.assertIn("interrupted", err)
         self.assertEqual(processes_about(str(self.out)), [])

@@ -26,7 +26,7 @@ DPKG_OWN = {"var/lib/dpkg", "etc/passwd", "etc/group", "etc/shadow", "etc/gshado
 FLAG = re.compile(r"^  (?:-\w,)?(--[a-z0-9-]+)(?:,(--[a-z0-9-]+))?", re.MULTILINE)
 
 
-def run(*command, code=0, timeout=120, **options):
+def run(*command, code=0, timeout=300, **options):
     """Runs a command to its end; its stdout. Raises when it ends with another status than `code`."""
     done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, text=True,
                           timeout=timeout, check=False, **options)

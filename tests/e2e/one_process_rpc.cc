@@ -40,7 +40,7 @@ HealthServer::~HealthServer() {
 int HealthServer::Check() {
   if (state_->stub == nullptr) return -1;
   grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
   grpc::CompletionQueue queue;
   const grpc::ByteBuffer request(nullptr, 0);  // HealthCheckRequest of the whole server
   const auto call =

@@ -15,14 +15,8 @@ import unittest
 WORKER = pathlib.Path(os.environ.get("SIGNVOTE_BIN", "build/dev/bin")).resolve() / "signvote-worker"
 
 
-def run(*flags, timeout=60):
+def run(*flags, timeout=120):
     return subprocess.run([WORKER, *flags], capture_output=True, text=True, timeout=timeout)
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class WorkerCliTest(unittest.TestCase):
@@ -32,8 +26,11 @@ class WorkerCliTest(unittest.TestCase):
         self.folder = pathlib.Path(folder.name)
         self.corpus = self.folder / "corpus.txt"
         self.corpus.write_text("to vote is to count, to count is to vote. " * 500)
-        # Nobody listens there.
-        self.flags = ["--server", f"127.0.0.1:{free_port()}", "--name", "w0", "--insecure", "--model", "micro",
+        # Nobody listens there, and nobody else can meanwhile.
+        nobody = socket.socket()
+        self.addCleanup(nobody.close)
+        nobody.bind(("127.0.0.1", 0))
+        self.flags = ["--server", f"127.0.0.1:{nobody.getsockname()[1]}", "--name", "w0", "--insecure", "--model", "micro",
                       "--data", str(self.corpus), "--threads", "1"]
 
     def expect(self, code, *needles, flags):
@@ -134,7 +131,7 @@ class WorkerCliTest(unittest.TestCase):
                     break
             time.sleep(0.5)
             worker.send_signal(signal.SIGTERM)
-            self.assertEqual(worker.wait(timeout=20), 0)
+            self.assertEqual(worker.wait(timeout=60), 0)
         finally:
             worker.kill()
             worker.stderr.close()
