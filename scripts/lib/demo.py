@@ -2,6 +2,7 @@
 """Runs the demonstration: scripts/demo --help. Standard library only; matplotlib, where installed, draws curves.png."""
 
 import argparse
+import contextlib
 import csv
 import json
 import math
@@ -23,6 +24,7 @@ STANDSTILL_SECONDS = 180    # without a commit in this time the run has failed
 EXIT_SECONDS = 120          # for every process to end after the last commit
 LOG_TAIL_LINES = 30
 ROUNDS_MIN = 12
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 EVALUATIONS = 10              # of the held-out loss during the run, beside its start and end
 TERMINAL = sys.stdout.isatty()
 COLOUR = TERMINAL and not os.environ.get("NO_COLOR")
@@ -40,6 +42,16 @@ def paint(code, text):
     return f"\x1b[{code}m{text}\x1b[0m" if COLOUR else text
 
 
+@contextlib.contextmanager
+def held_signals():
+    """Ctrl-C and SIGTERM take effect at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Process:
     def __init__(self, name, command, log):
         self.name, self.log_path = name, log
@@ -47,7 +59,8 @@ class Process:
         with open(log, "wb") as out:
             # A session of its own: Ctrl-C reaches this script only, which then stops everything in order.
             self.popen = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=out,
-                                          stderr=subprocess.STDOUT, start_new_session=True)
+                                          stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=lambda:
+                                          signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS))
         self.pid = self.popen.pid
         self.started = time.time()
 
@@ -97,8 +110,9 @@ class Demo:
     # ---- processes ----------------------------------------------------------------------------------------------
 
     def spawn(self, name, command):
-        process = Process(name, command, self.logs / f"{name}.log")
-        self.processes.append(process)
+        with held_signals():  # or a process that has just begun would be in no list of those to stop
+            process = Process(name, command, self.logs / f"{name}.log")
+            self.processes.append(process)
         return process
 
     def start_worker(self, name):

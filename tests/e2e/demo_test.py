@@ -1,5 +1,6 @@
 """scripts/demo when things go wrong: it says what, leaves nothing running, and removes nothing that is not its own."""
 
+import argparse
 import os
 import pathlib
 import signal
@@ -8,10 +9,14 @@ import sys
 import tempfile
 import time
 import unittest
+import unittest.mock
 
 import harness
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts/lib"))
+
+import demo  # noqa: E402
 
 
 def processes_about(text):
@@ -89,6 +94,25 @@ class Demo(unittest.TestCase):
         self.assertIn("interrupted", err)
         self.assertEqual(processes_about(str(self.out)), [])
         self.assertFalse((self.out / "tls").exists(), "keys are removed")
+
+    def test_ctrl_c_while_a_process_starts_finds_it_among_those_to_stop(self):
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
+
+        class Interrupted(demo.Process):
+            def __init__(self, *arguments):
+                super().__init__(*arguments)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        run = demo.Demo(argparse.Namespace(bin=harness.BIN, out=self.out))
+        run.logs.mkdir(parents=True)
+        with unittest.mock.patch.object(demo, "Process", Interrupted), self.assertRaises(KeyboardInterrupt):
+            run.spawn("sleeper", ["sleep", "60"])
+        self.assertEqual([p.name for p in run.processes], ["sleeper"])
+        status = pathlib.Path(f"/proc/{run.processes[0].pid}/status").read_text()
+        self.assertRegex(status, r"SigBlk:\s0+\n", "the program itself can be interrupted")
+        run.stop_everything()
+        self.assertIsNotNone(run.processes[0].code())
 
 
 if __name__ == "__main__":
