@@ -343,6 +343,19 @@ def exit_codes(tree: Tree) -> Iterator[Finding]:
                           f"{table.get(number, 'missing')} in the table under Exit codes")
 
 
+def proto_comments(tree: Tree) -> Iterator[Finding]:
+    """Each field and value of a .proto says what it is: beside it, or on the line above."""
+    member = re.compile(r"^\s+(?:(?:repeated|optional) )?(?:[\w.]+ )?(\w+) = \d+;\s*$")
+    for path, text in tree.text.items():
+        if not path.startswith("proto/") or not path.endswith(".proto"):
+            continue
+        lines = text.splitlines()
+        for number, line in enumerate(lines, 1):
+            match = member.match(line)
+            if match and not lines[number - 2].strip().startswith("//"):
+                yield Finding(path, number, "proto", f"{match.group(1)} has no comment: say its unit and what its absence means")
+
+
 def long_files(tree: Tree) -> Iterator[Finding]:
     for path, text in tree.text.items():
         lines = text.count("\n")
@@ -351,7 +364,7 @@ def long_files(tree: Tree) -> Iterator[Finding]:
 
 
 RULES = [include_order, own_header_first, pragma_once, banned_calls, torch_apart, listed_sources, dead_links, page_names,
-         private_words, unfinished, exit_codes, long_files]
+         private_words, unfinished, exit_codes, proto_comments, long_files]
 
 
 def check(root: pathlib.Path) -> list[Finding]:

@@ -216,6 +216,14 @@ class TidyTest(unittest.TestCase):
             self.plant("docs/operations.md", table + rest)
             self.expect("docs/operations.md", 1, "exit")
 
+    def test_fields_without_a_comment_are_found(self):
+        head = 'syntax = "proto3";\nmessage M {\n  uint64 a = 1;  // seconds\n  // of the run\n  repeated M b = 2;\n'
+        self.plant("proto/a.proto", head + "}\n")
+        self.assertEqual(self.found(), [])
+        for field in ("uint64 c = 3;", "optional a.b.M c = 3;", "  KIND_C = 3;"):
+            self.plant("proto/a.proto", head + f"  {field}\n}}\n")
+            self.expect("proto/a.proto", 6, "proto")
+
     def test_long_files_are_found(self):
         self.plant("common/a.h", "#pragma once\n" + "int x;\n" * 799)
         self.assertEqual(self.found(), [])
