@@ -61,7 +61,12 @@ def findings(report, options):
         for key in ("round", "seconds_to_next_commit"):
             if not isinstance(kinds[kind].get(key), (int, float)):
                 yield f"events: {kind} has no {key}"
+    late = [e["worker"] for e in report["events"] if e.get("kind") == "joined" and e["round"] > 0]
+    if not late or late[0] not in report["digests"]:
+        yield "no worker joined during the run and answered with a digest at its end"
     killed = kinds.get("worker_killed", {})
+    if killed.get("worker") in report["digests"]:
+        yield f"the killed worker {killed['worker']} has a digest"
     if isinstance(killed.get("seconds_to_next_commit"), (int, float)):
         normal = killed["normal_round_seconds"]
         if killed["seconds_to_next_commit"] > DEATH_SECONDS_MAX + normal:
