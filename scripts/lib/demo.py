@@ -25,6 +25,7 @@ EXIT_SECONDS = 120          # for every process to end after the last commit
 LOG_TAIL_LINES = 30
 ROUNDS_MIN = 12
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+WORKERS_MAX = 63            # signvote-server --workers-max, less the one that attaches late
 EVALUATIONS = 10              # of the held-out loss during the run, beside its start and end
 TERMINAL = sys.stdout.isatty()
 COLOUR = TERMINAL and not os.environ.get("NO_COLOR")
@@ -494,8 +495,13 @@ def parse(arguments):
                                      allow_abbrev=False)
 
     def at_least_one(text):
-        if not text.isdigit() or int(text) == 0:
+        if not (text.isascii() and text.isdigit()) or int(text) == 0:
             raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
+        return int(text)
+
+    def natural(text):
+        if not (text.isascii() and text.isdigit()) or int(text) >= 1 << 64:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 to {(1 << 64) - 1}")
         return int(text)
 
     parser.add_argument("--bin", required=True, help=argparse.SUPPRESS)
@@ -506,7 +512,7 @@ def parse(arguments):
     parser.add_argument("--data")
     parser.add_argument("--rule", default="alias", choices=["alias", "fixed"])
     parser.add_argument("--stepsize", type=float)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=natural, default=1)
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--out", default=ROOT / "out" / "demo", type=pathlib.Path)
     parser.add_argument("--batch", type=at_least_one)
@@ -515,6 +521,11 @@ def parse(arguments):
     options = parser.parse_args(arguments)
     if options.rounds < ROUNDS_MIN:
         parser.error(f"--rounds {options.rounds}: at least {ROUNDS_MIN}, so that a worker can attach and another be killed")
+    if options.workers > WORKERS_MAX:
+        parser.error(f"--workers {options.workers}: at most {WORKERS_MAX}; one more attaches, and the server takes "
+                     f"{WORKERS_MAX + 1}")
+    if options.stepsize is not None and not 0 < options.stepsize < math.inf:
+        parser.error(f"--stepsize {options.stepsize}: a finite number above 0")
     if options.stepsize is not None and options.rule != "fixed":
         parser.error("--stepsize needs --rule fixed: the other rule chooses by itself")
     if options.threads is None:
@@ -548,6 +559,9 @@ def main(arguments):
             print(f"the end of {error.process.log_path}:", file=sys.stderr)
             for line in error.process.tail():
                 print(f"  {line}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"\nscripts/demo: {error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nscripts/demo: interrupted", file=sys.stderr)

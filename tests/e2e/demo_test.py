@@ -58,7 +58,10 @@ class Demo(unittest.TestCase):
     def test_wrong_options_are_named(self):
         for options, text in ((("--rounds", 5), "at least 12"), (("--workers", "none"), "'none' is not a positive number"),
                               (("--stepsize", 1), "--stepsize needs --rule fixed"), (("--rule", "bogus"), "bogus"),
-                              (("--data", "/none"), "/none: no such file"), (("--bogus", 1), "--bogus")):
+                              (("--data", "/none"), "/none: no such file"), (("--bogus", 1), "--bogus"),
+                              (("--workers", 64), "at most 63"), (("--rule", "fixed", "--stepsize", "nan"), "a finite number"),
+                              (("--seed", "x"), "'x' is not a whole number"),
+                              (("--rounds", "\u00b2"), "'\u00b2' is not a positive number")):
             code, _, err = self.finish(*options)
             self.assertEqual(code, 2, err)
             self.assertIn(text, err)
@@ -71,6 +74,18 @@ class Demo(unittest.TestCase):
         self.assertEqual(code, 1)
         self.assertIn("choose another", err)
         self.assertEqual(keep.read_text(), "mine")
+
+    def test_a_folder_that_cannot_be_made_is_named(self):
+        (pathlib.Path(self._folder.name) / "file").write_text("")
+        code, _, err = self.finish("--out", pathlib.Path(self._folder.name) / "file" / "out")
+        self.assertEqual(code, 1, err)
+        self.assertRegex(err, "file/out.*: Not a directory")
+        self.assertNotIn("Traceback", err)
+
+    def test_a_preset_that_builds_no_worker_is_refused_before_anything_is_built(self):
+        done = subprocess.run([ROOT / "scripts/demo", "--preset", "asan"], capture_output=True, text=True, timeout=30)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("choose dev or release", done.stderr)
 
     def test_a_process_that_fails_is_named_with_the_end_of_its_log(self):
         corpus = pathlib.Path(self._folder.name) / "small.txt"
