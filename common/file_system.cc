@@ -340,6 +340,14 @@ FileSystem* FileSystem::Posix() {
   return &fs;
 }
 
+absl::Status RequireWritable(FileSystem* fs, const std::string& path) {
+  if (const absl::StatusOr<bool> folder = fs->IsDirectory(path); folder.ok() && *folder) {
+    return FileError(absl::StatusCode::kInvalidArgument,
+                     path + ": is a folder; give the name of a file");
+  }
+  return fs->CreateAtomic(path, 0600).status();
+}
+
 absl::Status WriteFileAtomically(FileSystem* fs, const std::string& path, std::string_view data,
                                  uint32_t mode) {
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<AtomicFile> file, fs->CreateAtomic(path, mode));

@@ -1,6 +1,7 @@
 #include "common/safetensors.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -76,6 +77,7 @@ bool ReadIntegers(const json& value, std::vector<uint64_t>* out) {
 absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(FileSystem* fs,
                                                                        const std::string& path) {
   auto file = std::make_unique<SafetensorsFile>();
+  file->path_ = path;
   SIGNVOTE_ASSIGN_OR_RETURN(file->map_, fs->Map(path));
   const std::span<const std::byte> bytes = file->map_->data();
   if (bytes.size() < kPrefixBytes) {
@@ -204,6 +206,20 @@ absl::Status SafetensorsFile::CopyInto(const Layout& layout, std::span<float> x)
   for (const TensorSpec& spec : layout.tensors()) {
     const Tensor& tensor = *by_name[spec.name];
     std::memcpy(x.data() + spec.first, tensor.data.data(), tensor.data.size());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SafetensorsFile::RequireFinite() const {
+  for (const Tensor& tensor : tensors_) {
+    for (size_t i = 0; i < tensor.data.size() / sizeof(float); ++i) {
+      float value;
+      std::memcpy(&value, tensor.data.data() + i * sizeof(float), sizeof(value));
+      if (!std::isfinite(value)) {
+        return Damaged(path_, "number " + std::to_string(i) + " of tensor " + Quoted(tensor.name) +
+                                  " is not finite");
+      }
+    }
   }
   return absl::OkStatus();
 }

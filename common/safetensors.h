@@ -37,7 +37,11 @@ class SafetensorsFile {
   // missing tensor or differing shape; tensors that the layout does not know are refused as well.
   absl::Status CopyInto(const Layout& layout, std::span<float> x) const;
 
+  // DATA_LOSS names the first number that is not finite. Reads the whole file.
+  absl::Status RequireFinite() const;
+
  private:
+  std::string path_;
   std::unique_ptr<MappedFile> map_;
   std::vector<Tensor> tensors_;
   std::map<std::string, std::string> metadata_;

@@ -57,6 +57,23 @@ TEST_F(FileSystemTest, ReadFileGivesTheWholeFileUpToItsLimit) {
   EXPECT_EQ(*fs_->ReadFile(Write("large", large), large.size()), large);
 }
 
+TEST_F(FileSystemTest, RequireWritableTriesTheNameAndLeavesNothingBehind) {
+  const std::string path = Write("there", "old");
+  EXPECT_TRUE(RequireWritable(fs_, path).ok());
+  EXPECT_EQ(Read(path), "old");
+  EXPECT_TRUE(RequireWritable(fs_, dir_ / "new").ok());
+  EXPECT_THAT(*fs_->ListFiles(dir_.path()), ElementsAre(path));
+  for (const auto& [bad, text] :
+       {std::pair<std::string, const char*>{dir_ / "none/file", "No such file"},
+        {dir_.path(), "is a folder"},
+        {path + "/file", "Not a directory"}}) {
+    const absl::Status status = RequireWritable(fs_, bad);
+    EXPECT_THAT(Describe(status), HasSubstr(text));
+    EXPECT_THAT(Describe(status), HasSubstr(bad));
+    EXPECT_EQ(ExitCodeFor(status), ExitCode::kBadInput);
+  }
+}
+
 TEST_F(FileSystemTest, ReadFileReadsFilesThatAnnounceNoSize) {
   EXPECT_THAT(*fs_->ReadFile("/proc/self/status", 1 << 20), HasSubstr("VmRSS"));
 }

@@ -7,6 +7,7 @@
 
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -218,6 +219,26 @@ TEST_F(SafetensorsTest, AFailedWriteLeavesTheOldFile) {
   const std::vector<float> x(7, 1.0f);
   EXPECT_EQ(WriteSafetensors(fs_, dir_ / "no/such/folder.safetensors", layout, x, {}).code(),
             absl::StatusCode::kNotFound);
+}
+
+TEST_F(SafetensorsTest, TheFirstNumberThatIsNotFiniteIsNamed) {
+  const std::string header =
+      R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[3],"data_offsets":[8,20]}})";
+  const auto with = [&](float value) {
+    std::string bytes = File(header, 20);
+    std::memcpy(bytes.data() + bytes.size() - 8, &value, sizeof(value));
+    auto file = OpenBytes(bytes);
+    EXPECT_TRUE(file.ok()) << Describe(file.status());
+    return file.ok() ? (*file)->RequireFinite() : file.status();
+  };
+  EXPECT_TRUE(with(std::numeric_limits<float>::max()).ok());
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+        -std::numeric_limits<float>::infinity()}) {
+    const absl::Status status = with(bad);
+    EXPECT_EQ(ExitCodeFor(status), ExitCode::kBadInput);
+    EXPECT_THAT(Describe(status), HasSubstr(path_ + ": number 1 of tensor \"b\" is not finite"));
+  }
 }
 
 }  // namespace
