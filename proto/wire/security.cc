@@ -13,6 +13,7 @@
 #include <grpcpp/security/auth_context.h>
 
 #include "absl/strings/str_cat.h"
+#include "common/exit_codes.h"
 #include "common/status.h"
 
 namespace signvote::wire {
@@ -64,6 +65,11 @@ std::string SubjectOf(X509* certificate) {
   char text[256];
   X509_NAME_oneline(X509_get_subject_name(certificate), text, sizeof(text));
   return text;
+}
+
+// What is wrong with a file itself, whoever it is shown to.
+absl::Status Unusable(const std::string& text) {
+  return WithExitCode(absl::InvalidArgumentError(text), ExitCode::kBadInput);
 }
 
 absl::Status CheckValidity(X509* certificate, const std::string& path, int64_t now_unix_seconds) {
@@ -174,27 +180,35 @@ absl::StatusOr<TlsMaterial> LoadTls(FileSystem* fs, const TlsFiles& files,
 
   const std::vector<X509Ptr> authorities = ReadCertificates(material.ca_pem);
   if (authorities.empty())
-    return absl::InvalidArgumentError(absl::StrCat(files.ca, " holds no PEM certificate"));
+    return Unusable(absl::StrCat(files.ca, " holds no PEM certificate"));
   const std::vector<X509Ptr> chain = ReadCertificates(material.certificate_pem);
   if (chain.empty())
-    return absl::InvalidArgumentError(absl::StrCat(files.certificate, " holds no PEM certificate"));
+    return Unusable(absl::StrCat(files.certificate, " holds no PEM certificate"));
   const BioPtr key_bio = MemoryBio(material.key_pem);
   const KeyPtr key(PEM_read_bio_PrivateKey(key_bio.get(), nullptr, &NoPassphrase, nullptr));
   ERR_clear_error();
   if (key == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(files.key, " holds no unencrypted PEM private key"));
+    return Unusable(absl::StrCat(files.key, " holds no unencrypted PEM private key"));
   }
   const bool belongs = X509_check_private_key(chain[0].get(), key.get()) == 1;
   ERR_clear_error();
   if (!belongs) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("key ", files.key, " does not belong to certificate ", files.certificate));
+    return Unusable(absl::StrCat("key ", files.key, " does not belong to certificate ",
+                                 files.certificate, "; give the two that were made together"));
   }
   SIGNVOTE_RETURN_IF_ERROR(CheckValidity(chain[0].get(), files.certificate, now_unix_seconds));
   SIGNVOTE_RETURN_IF_ERROR(CheckChain(chain, authorities, files, now_unix_seconds));
   ReadAlternativeNames(chain[0].get(), &material);
   return material;
+}
+
+absl::Status RequireServerRole(const TlsMaterial& material, const TlsFiles& files) {
+  const std::string wanted = std::string(kRolePrefix) + "server";
+  if (std::find(material.uris.begin(), material.uris.end(), wanted) != material.uris.end())
+    return absl::OkStatus();
+  return Unusable(absl::StrCat("certificate ", files.certificate, " lacks the URI ", wanted,
+                               ": workers would refuse this server; give a server's certificate "
+                               "(signvote certs makes one)"));
 }
 
 std::shared_ptr<grpc::ServerCredentials> MtlsServerCredentials(const TlsMaterial& material) {

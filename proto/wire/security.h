@@ -28,14 +28,18 @@ struct TlsFiles {
 };
 
 // Reads the files and checks them before anything is dialled: key private (PERMISSION_DENIED), key and certificate
-// belong together, certificate within its validity (FAILED_PRECONDITION "…expired on …") and signed by the CA
-// (FAILED_PRECONDITION "…not issued by…"). INVALID_ARGUMENT: not PEM. Messages name file and remedy.
+// belong together (INVALID_ARGUMENT, kBadInput), certificate within its validity (FAILED_PRECONDITION "…expired on …") and signed by the CA
+// (FAILED_PRECONDITION "…not issued by…"). INVALID_ARGUMENT with exit code kBadInput: not PEM. Messages name file and remedy.
 struct TlsMaterial {
   std::string ca_pem, certificate_pem, key_pem;
   std::vector<std::string> dns_names, uris;  // subject alternative names of the own certificate
 };
 absl::StatusOr<TlsMaterial> LoadTls(FileSystem* fs, const TlsFiles& files,
                                     int64_t now_unix_seconds);
+
+// A server whose certificate does not say that it is one would be refused by every worker, one by one.
+// INVALID_ARGUMENT with exit code kBadInput; names the file.
+absl::Status RequireServerRole(const TlsMaterial& material, const TlsFiles& files);
 
 std::shared_ptr<grpc::ServerCredentials> MtlsServerCredentials(const TlsMaterial& material);
 std::shared_ptr<grpc::ChannelCredentials> MtlsChannelCredentials(const TlsMaterial& material);

@@ -1,8 +1,11 @@
 #include "server/rpc/tokens.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <map>
 #include <sstream>
 
+#include "absl/strings/ascii.h"
 #include "common/exit_codes.h"
 #include "common/ids.h"
 #include "common/status.h"
@@ -30,6 +33,7 @@ absl::StatusOr<TokenTable> TokenTable::Load(FileSystem* fs, const std::string& p
   TokenTable table;
   std::istringstream lines(text);
   std::string line;
+  std::map<std::string, std::string> owners;  // by token
   for (int number = 1; std::getline(lines, line); ++number) {
     std::istringstream words(line.substr(0, line.find('#')));
     std::string name, token, rest;
@@ -43,8 +47,14 @@ absl::StatusOr<TokenTable> TokenTable::Load(FileSystem* fs, const std::string& p
       return bad("expected one line \"NAME TOKEN\" per worker");
     if (const absl::Status s = ValidateWorkerName(name); !s.ok())
       return bad(std::string(ToStd(s.message())));
+    if (!std::all_of(token.begin(), token.end(), absl::ascii_isgraph))
+      return bad("the token of '" + name + "' has characters that are not printable ASCII");
     if (!table.tokens_.emplace(name, token).second)
       return bad("the worker '" + name + "' has a token already");
+    if (const auto [other, is_new] = owners.emplace(token, name); !is_new) {
+      return bad("the workers '" + other->second + "' and '" + name +
+                 "' share a token; give each its own");
+    }
   }
   if (table.tokens_.empty()) {
     return WithExitCode(absl::InvalidArgumentError(

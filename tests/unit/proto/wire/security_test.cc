@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "common/clock.h"
+#include "common/exit_codes.h"
 #include "common/mutex.h"
 #include "signvote/v1/training.grpc.pb.h"
 #include "tests/unit/proto/wire/test_certificates.h"
@@ -105,8 +106,19 @@ TEST_F(SecurityTest, AKeyOfAnotherCertificateIsRefused) {
   TestCertificate mixed = authority_.Issue({});
   mixed.key_pem = authority_.Issue({}).key_pem;
   const absl::Status status = Load(Write(authority_.pem(), mixed)).status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ExitCodeFor(status), ExitCode::kBadInput);
   EXPECT_THAT(std::string(status.message()), HasSubstr("does not belong to"));
+}
+
+TEST_F(SecurityTest, OnlyAServersCertificateMakesAServer) {
+  const TlsFiles server =
+      Write(authority_.pem(), authority_.Issue({.uris = {"signvote:role:server"}}));
+  EXPECT_TRUE(RequireServerRole(*Load(server), server).ok());
+  const TlsFiles worker =
+      Write(authority_.pem(), authority_.Issue({.uris = {"signvote:role:worker"}}));
+  const absl::Status status = RequireServerRole(*Load(worker), worker);
+  EXPECT_EQ(ExitCodeFor(status), ExitCode::kBadInput);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("lacks the URI signvote:role:server"));
 }
 
 TEST_F(SecurityTest, FilesThatAreNotPemAreRefused) {
@@ -119,6 +131,7 @@ TEST_F(SecurityTest, FilesThatAreNotPemAreRefused) {
     const absl::Status status =
         Load(Write(broken == 0 ? "" : authority_.pem(), certificate)).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << broken;
+    EXPECT_EQ(ExitCodeFor(status), ExitCode::kBadInput) << broken;
   }
 }
 

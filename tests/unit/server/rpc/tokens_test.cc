@@ -64,7 +64,8 @@ TEST_F(TokenTableTest, AFileThatOthersCanReadIsRefused) {
 
 TEST_F(TokenTableTest, BadLinesAreNamedWithoutQuotingTokens) {
   for (const char* text :
-       {"w0 a\nw1\n", "w0 a\nw1 secret b\n", "w0 a\n-bad secret\n", "w0 a\nw0 secret\n"}) {
+       {"w0 a\nw1\n", "w0 a\nw1 secret b\n", "w0 a\n-bad secret\n", "w0 a\nw0 secret\n",
+        "w0 secret\nw1 secret\n", "w0 a\nw1 secret\x01\n", "w0 a\nw1 secret\xff\n"}) {
     const auto table = Load(text);
     EXPECT_EQ(table.status().code(), absl::StatusCode::kInvalidArgument) << text;
     EXPECT_EQ(ExitCodeFor(table.status()), ExitCode::kBadInput);

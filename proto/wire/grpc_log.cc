@@ -1,0 +1,24 @@
+#include "proto/wire/grpc_log.h"
+
+#include <cstdlib>
+#include <string>
+
+#include <grpc/support/log.h>
+
+#include "common/log.h"
+
+namespace signvote::wire {
+namespace {
+
+void ToDebugLog(gpr_log_func_args* line) {
+  LogDebug("grpc", {{"severity", std::string(gpr_log_severity_string(line->severity))},
+                    {"says", std::string(line->message)}});
+}
+
+}  // namespace
+
+void RouteGrpcLog() {
+  if (std::getenv("GRPC_VERBOSITY") == nullptr) gpr_set_log_function(&ToDebugLog);
+}
+
+}  // namespace signvote::wire
