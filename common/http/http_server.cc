@@ -7,15 +7,20 @@
 
 #include <CivetServer.h>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "common/exit_codes.h"
+#include "common/host_port.h"
 #include "common/mutex.h"
+#include "common/status.h"
 
 namespace signvote {
 namespace {
 
+// A connection that says nothing holds a thread: many threads and little patience keep /healthz answering beside dozens
+// of them. A thread that waits costs only address space.
+constexpr char kThreads[] = "32";
+constexpr char kSilenceMs[] = "2000";
 constexpr Duration kWakePeriod = std::chrono::milliseconds(10);
 
 // Orders the making of a route before its first request. civetweb's own locks do that too, but ThreadSanitizer cannot
@@ -44,8 +49,8 @@ class CivetHttpServer final : public HttpServer {
   // Throws CivetException when the address cannot be bound; Start() catches it.
   CivetHttpServer(const std::string& host, const std::string& port, HttpRoutes routes)
       : host_(host),
-        server_(std::vector<std::string>{"listening_ports", absl::StrCat(host, ":", port), "num_threads", "3",
-                                         "request_timeout_ms", "5000", "enable_directory_listing", "no"}) {
+        server_(std::vector<std::string>{"listening_ports", absl::StrCat(host, ":", port), "num_threads", kThreads,
+                                         "request_timeout_ms", kSilenceMs, "enable_directory_listing", "no"}) {
     MutexLock ordered(&publishing);
     handlers_.reserve(routes.size());
     for (auto& [path, route] : routes) {
@@ -87,15 +92,15 @@ class CivetHttpServer final : public HttpServer {
 
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address, HttpRoutes routes,
                                                               const std::string& flag) {
-  const size_t colon = address.rfind(':');
-  uint32_t port = 0;
-  if (colon == std::string::npos || colon == 0 || !absl::SimpleAtoi(address.substr(colon + 1), &port) ||
-      port > 65535) {
-    return absl::InvalidArgumentError(absl::StrCat(flag, " ", address, ": give HOST:PORT"));
+  SIGNVOTE_ASSIGN_OR_RETURN(const HostPort parsed, ParseHostPort(flag, address, PortZero::kAllowed));
+  const bool ipv6 = parsed.host.find(':') != std::string::npos;
+  if (ipv6 && mg_check_feature(MG_FEATURES_IPV6) == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flag, " ", address, ": this machine's civetweb serves IPv4 only; give an IPv4 address"));
   }
   try {
-    return std::unique_ptr<HttpServer>(
-        std::make_unique<CivetHttpServer>(address.substr(0, colon), address.substr(colon + 1), std::move(routes)));
+    return std::unique_ptr<HttpServer>(std::make_unique<CivetHttpServer>(
+        ipv6 ? absl::StrCat("[", parsed.host, "]") : parsed.host, absl::StrCat(parsed.port), std::move(routes)));
   } catch (const std::exception&) {
     return WithExitCode(
         absl::UnavailableError(absl::StrCat("cannot serve HTTP on ", address, ": the port is in use, or the address is "
