@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/exit_codes.h"
 #include "common/file_system.h"
+#include "common/host_port.h"
 #include "common/log.h"
 #include "common/status.h"
 #include "proto/wire/security.h"
@@ -364,23 +365,37 @@ absl::Status SessionImpl::Leave(const std::string& reason) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
-absl::StatusOr<std::unique_ptr<Session>> Session::Create(const SessionOptions& options,
-                                                         Clock* clock) {
-  if (options.server.find(':') == std::string::npos) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("server \"", options.server, "\" is not host:port"));
-  }
-  FileSystem* const fs = FileSystem::Posix();
+// Who this worker is, and how it shows that.
+struct Identity {
+  std::string name;
+  std::string token;
   std::shared_ptr<grpc::ChannelCredentials> credentials;
-  std::string name = options.name;
+};
+
+absl::StatusOr<std::string> ReadToken(FileSystem* fs, const std::string& path) {
+  SIGNVOTE_RETURN_IF_ERROR(fs->RequirePrivate(path));
+  SIGNVOTE_ASSIGN_OR_RETURN(std::string token, fs->ReadFile(path, kTokenBytesMax));
+  absl::StripAsciiWhitespace(&token);
+  const auto bad = [&](const char* what) {
+    return WithExitCode(absl::InvalidArgumentError(absl::StrCat("token file ", path, what)),
+                        ExitCode::kBadInput);
+  };
+  if (token.empty()) return bad(" is empty");
+  if (!std::all_of(token.begin(), token.end(), absl::ascii_isgraph))
+    return bad(" holds more than one token of printable characters; give the worker's own");
+  return token;
+}
+
+absl::StatusOr<Identity> LoadIdentity(const SessionOptions& options, Clock* clock) {
+  SIGNVOTE_RETURN_IF_ERROR(ParseHostPort("--server", options.server, PortZero::kRefused).status());
+  FileSystem* const fs = FileSystem::Posix();
+  Identity identity{.name = options.name, .token = {}, .credentials = nullptr};
   if (options.insecure) {
     if (!options.tls_ca.empty() || !options.tls_certificate.empty() || !options.tls_key.empty()) {
       return absl::InvalidArgumentError(
           "TLS files were given together with --insecure; leave one of them away");
     }
-    credentials = grpc::InsecureChannelCredentials();
+    identity.credentials = grpc::InsecureChannelCredentials();
   } else {
     SIGNVOTE_ASSIGN_OR_RETURN(
         const wire::TlsMaterial tls,
@@ -388,32 +403,42 @@ absl::StatusOr<std::unique_ptr<Session>> Session::Create(const SessionOptions& o
             fs,
             {.ca = options.tls_ca, .certificate = options.tls_certificate, .key = options.tls_key},
             clock->UnixMicros() / 1000000));
-    if (name.empty()) {
+    if (identity.name.empty()) {
       if (tls.dns_names.empty()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("certificate ", options.tls_certificate,
-                         " names no worker (DNS subject alternative name)"));
+        return WithExitCode(
+            absl::InvalidArgumentError(absl::StrCat("certificate ", options.tls_certificate,
+                                                    " names no worker (DNS subject alternative "
+                                                    "name); use one that was made for a worker")),
+            ExitCode::kBadInput);
       }
-      name = tls.dns_names[0];
+      identity.name = tls.dns_names[0];
     }
-    credentials = wire::MtlsChannelCredentials(tls);
+    identity.credentials = wire::MtlsChannelCredentials(tls);
   }
-  if (name.empty()) return absl::InvalidArgumentError("a worker needs a name");
-  SIGNVOTE_RETURN_IF_ERROR(ValidateWorkerName(name));
-  std::string token;
+  if (identity.name.empty()) return absl::InvalidArgumentError("a worker needs a name");
+  SIGNVOTE_RETURN_IF_ERROR(ValidateWorkerName(identity.name));
   if (!options.token_file.empty()) {
-    SIGNVOTE_RETURN_IF_ERROR(fs->RequirePrivate(options.token_file));
-    SIGNVOTE_ASSIGN_OR_RETURN(token, fs->ReadFile(options.token_file, kTokenBytesMax));
-    absl::StripAsciiWhitespace(&token);
-    if (token.empty())
-      return absl::InvalidArgumentError(
-          absl::StrCat("token file ", options.token_file, " is empty"));
+    SIGNVOTE_ASSIGN_OR_RETURN(identity.token, ReadToken(fs, options.token_file));
   }
-  SIGNVOTE_ASSIGN_OR_RETURN(const std::string random, fs->RandomBytes(sizeof(uint64_t)));
+  return identity;
+}
+
+}  // namespace
+
+absl::Status Session::CheckOptions(const SessionOptions& options, Clock* clock) {
+  return LoadIdentity(options, clock).status();
+}
+
+absl::StatusOr<std::unique_ptr<Session>> Session::Create(const SessionOptions& options,
+                                                         Clock* clock) {
+  SIGNVOTE_ASSIGN_OR_RETURN(Identity identity, LoadIdentity(options, clock));
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::string random,
+                            FileSystem::Posix()->RandomBytes(sizeof(uint64_t)));
   uint64_t seed = 0;
   std::memcpy(&seed, random.data(), sizeof(seed));
-  return std::unique_ptr<Session>(new SessionImpl(options, clock, std::move(name), std::move(token),
-                                                  std::move(credentials), seed));
+  return std::unique_ptr<Session>(new SessionImpl(options, clock, std::move(identity.name),
+                                                  std::move(identity.token),
+                                                  std::move(identity.credentials), seed));
 }
 
 }  // namespace signvote

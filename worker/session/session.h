@@ -134,6 +134,8 @@ struct SessionStats {
 
 class Session {
  public:
+  // The failures of Create(), without the session: for programs that have long work to do before they need it.
+  static absl::Status CheckOptions(const SessionOptions& options, Clock* clock);
   // INVALID_ARGUMENT / PERMISSION_DENIED / FAILED_PRECONDITION for unusable options, files or certificates.
   static absl::StatusOr<std::unique_ptr<Session>> Create(const SessionOptions& options,
                                                          Clock* clock);

@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "common/exit_codes.h"
 #include "proto/wire/security.h"
 #include "tests/unit/proto/wire/test_certificates.h"
 #include "tests/unit/worker/session/session_fixture.h"
@@ -161,8 +162,12 @@ TEST_F(SecureSessionTest, UnusableOptionsAreRefusedBeforeAnythingIsDialled) {
   };
   EXPECT_EQ(code(good), absl::StatusCode::kOk);
   SessionOptions options = good;
-  options.server = "nowhere";
-  EXPECT_EQ(code(options), absl::StatusCode::kInvalidArgument);
+  for (const char* address : {"nowhere", "127.0.0.1:70000", "127.0.0.1:0", ":7070"}) {
+    options.server = address;
+    EXPECT_EQ(code(options), absl::StatusCode::kInvalidArgument) << address;
+    EXPECT_EQ(Session::CheckOptions(options, Clock::System()).code(),
+              absl::StatusCode::kInvalidArgument);
+  }
   options = good;
   options.insecure = true;
   EXPECT_EQ(code(options), absl::StatusCode::kInvalidArgument) << "certificates and --insecure";
@@ -173,6 +178,12 @@ TEST_F(SecureSessionTest, UnusableOptionsAreRefusedBeforeAnythingIsDialled) {
   options.token_file = WriteTestFile(folder_, "empty", "\n", 0600);
   EXPECT_EQ(code(options), absl::StatusCode::kInvalidArgument);
   options = good;
+  for (const char* junk : {"two tokens", "to\xffken", "tok\x01n"}) {
+    options.token_file = WriteTestFile(folder_, "junk", junk, 0600);
+    const absl::Status status = Session::CheckOptions(options, Clock::System());
+    EXPECT_EQ(ExitCodeFor(status), ExitCode::kBadInput) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("junk holds more than one token"));
+  }
   options.token_file = folder_ + "/absent";
   EXPECT_EQ(code(options), absl::StatusCode::kNotFound);
   options = Options("127.0.0.1:1");
