@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/exit_codes.h"
+#include "common/host_port.h"
 #include "common/mutex.h"
 #include "common/status.h"
 #include "proto/wire/wire.h"
@@ -240,6 +241,7 @@ absl::StatusOr<std::unique_ptr<AdminClient>> AdminClient::Create(FileSystem* fs,
   if (options.server.empty()) {
     return absl::InvalidArgumentError("no server given: use --server HOST:PORT or set SIGNVOTE_SERVER");
   }
+  SIGNVOTE_RETURN_IF_ERROR(ParseHostPort("--server", options.server, PortZero::kRefused).status());
   std::shared_ptr<grpc::ChannelCredentials> credentials;
   if (options.insecure) {
     credentials = grpc::InsecureChannelCredentials();

@@ -2,19 +2,20 @@
 
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
 
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "common/exit_codes.h"
+#include "common/flags/flags.h"
 #include "common/process.h"
 #include "common/status.h"
 #include "ctl/admin_client.h"
 #include "ctl/certs.h"
 #include "ctl/render.h"
 #include "ctl/top.h"
+#include "proto/wire/grpc_log.h"
 
 namespace signvote::ctl {
 namespace {
@@ -131,10 +132,12 @@ absl::Status Version(const Flags&) {
 
 int Main(int argc, char** argv) {
   TuneMalloc();
+  wire::RouteGrpcLog();
   Flags flags;
   absl::Status (*command)(const Flags&) = nullptr;
 
   CLI::App app("signvote: look after a training run. Exit codes: docs/operations.md.", "signvote");
+  app.set_version_flag("--version", absl::StrCat("signvote ", SoftwareVersion()));
   app.require_subcommand(1);
   app.fallthrough();
   app.add_option("--server", flags.admin.server, "HOST:PORT of the server")->type_name("HOST:PORT")->envname("SIGNVOTE_SERVER");
@@ -147,7 +150,7 @@ int Main(int argc, char** argv) {
   app.add_flag("--insecure", flags.admin.insecure, "plaintext, to a server that runs --insecure");
   app.add_option("--timeout", flags.timeout_seconds, "seconds that a call, or a step of an export, may take")
       ->capture_default_str()
-      ->check(CLI::Range(0.1, 3600.0));
+      ->check(NumberBetween(0.1, 3600));
 
   const auto add = [&](const char* name, const char* help, absl::Status (*run)(const Flags&)) {
     CLI::App* sub = app.add_subcommand(name, help);
@@ -159,14 +162,14 @@ int Main(int argc, char** argv) {
   CLI::App* top = add("top", "watch the run: live on a terminal (key h: help), as lines where output is piped", &Top);
   top->add_option("--interval", flags.interval_seconds, "seconds between two looks")
       ->capture_default_str()
-      ->check(CLI::Range(0.1, 60.0));
+      ->check(NumberBetween(0.1, 60));
   top->add_flag("--lines", flags.lines, "lines of stable columns, on a terminal too");
   top->add_flag("--json", flags.json, "one JSON object a line: `status --json`, and new events");
   top->add_flag("--once", flags.once, "one picture as text, after one interval");
   top->add_option("--server-timeout", flags.server_timeout_seconds,
                   "with lines or JSON: seconds for which a lost server is looked for")
       ->capture_default_str()
-      ->check(CLI::Range(0.0, 86400.0));
+      ->check(NumberBetween(0, 86400));
   add("pause", "open no further round", &Pause);
   add("resume", "open rounds again", &Resume);
   add("drain", "ask a worker to finish its round and leave", &Drain)
@@ -182,13 +185,10 @@ int Main(int argc, char** argv) {
   certs->add_option("--days", flags.certs.days, "validity of new certificates in days")->capture_default_str();
   add("version", "print the version", &Version);
 
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    // CLI11 reports --help this way too; its own codes for errors are not ours.
-    return app.exit(error) == 0 ? static_cast<int>(ExitCode::kOk) : static_cast<int>(ExitCode::kUsage);
-  }
-  const absl::Status status = command(flags);
+  std::string print;
+  absl::Status status = ParseFlags(&app, argc, argv, &print);
+  if (status.ok() && print.empty()) status = command(flags);
+  Print(print);
   if (!status.ok()) std::fprintf(stderr, "signvote: %s\n", Describe(status).c_str());
   if (std::fflush(stdout) != 0) return static_cast<int>(ExitCode::kInternal);
   return static_cast<int>(ExitCodeFor(status));

@@ -1,12 +1,13 @@
 #include "server/flags.h"
 
-#include <CLI/CLI.hpp>
-
 #include <string_view>
-#include <vector>
+#include <tuple>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/exit_codes.h"
+#include "common/flags/flags.h"
+#include "common/host_port.h"
 #include "common/layout.h"
 #include "common/process.h"
 #include "common/status.h"
@@ -18,6 +19,7 @@ namespace {
 constexpr uint16_t kDefaultPort = 7070;
 constexpr double kSecondsMax = 1e7;
 constexpr uint64_t kMinuteMs = 60'000;
+constexpr uint64_t kRoundsMax = uint64_t{1} << 40;
 
 // Durations as flags have them.
 struct Raw {
@@ -29,43 +31,17 @@ struct Raw {
   bool print_config = false;
 };
 
-struct HostPort {
-  std::string host;  // brackets of an IPv6 address removed
-  uint64_t port = 0;
-};
-
-absl::StatusOr<HostPort> SplitAddress(const std::string& flag, const std::string& text) {
-  const size_t colon = text.rfind(':');
-  const std::string port = colon == std::string::npos ? "" : text.substr(colon + 1);
-  std::string host = text.substr(0, colon == std::string::npos ? 0 : colon);
-  if (host.size() >= 2 && host.front() == '[' && host.back() == ']')
-    host = host.substr(1, host.size() - 2);
-  const bool digits = !port.empty() && port.size() <= 5 &&
-                      port.find_first_not_of("0123456789") == std::string::npos;
-  if (host.empty() || !digits || std::stoul(port) > 65535) {
-    return absl::InvalidArgumentError(flag + " '" + text +
-                                      "' is not ADDRESS:PORT with a port from 0 to 65535");
-  }
-  return HostPort{host, std::stoul(port)};
-}
-
 bool IsLoopbackHost(std::string_view host) {
   return host == "localhost" || host == "::1" || host.starts_with("127.");
 }
 
-std::string Join(const std::string& host, uint64_t port) {
-  return absl::StrCat(host.find(':') != std::string::npos ? "[" + host + "]" : host, ":", port);
-}
-
-CLI::Option* AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
+void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
   rpc::CoordinatorOptions& c = f->coordinator;
   // The heading of --help and of the man page under which the options that follow stand.
   const auto group = [app](const char* name) {
     app->option_defaults()->group(name);
     return app;
   };
-  // An option's value is refused by CLI11 with the flag's name and the accepted range.
-  const auto seconds = CLI::Range(0.0, kSecondsMax);
 
   auto* net = group("Network");
   net->add_option("--listen", f->listen,
@@ -96,14 +72,14 @@ CLI::Option* AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
   auto* run = group("Run");
   run->add_option("--max-rounds,--rounds", c.rounds_max,
                   "the run ends after this many committed rounds")
-      ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 40));
+      ->check(UnsignedBetween(1, kRoundsMax));
   run->add_option("--workers-min", c.workers_min, "round 0 waits for this many workers")
       ->capture_default_str()
-      ->check(CLI::Range(1u, static_cast<uint32_t>(kTallyBallotsMax) - 1));
+      ->check(UnsignedBetween(1, kTallyBallotsMax - 1));
   run->add_option("--quorum", c.quorum,
                   "ballots or abstentions that a deadline needs; 0: half of the members")
       ->capture_default_str()
-      ->check(CLI::Range(0u, static_cast<uint32_t>(kTallyBallotsMax) - 1));
+      ->check(UnsignedBetween(0, kTallyBallotsMax - 1));
   run->add_option("--deadline", raw->deadline,
                   "auto: silent workers are not waited for; off: every live one is")
       ->capture_default_str()
@@ -111,40 +87,44 @@ CLI::Option* AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
   run->add_option("--deadline-floor-ms", raw->deadline_floor_ms,
                   "shortest grace after the slowest regular worker")
       ->capture_default_str()
-      ->check(CLI::Range(uint64_t{0}, 60 * kMinuteMs));
+      ->check(UnsignedBetween(0, 60 * kMinuteMs));
   run->add_option("--deadline-ceiling-ms", raw->deadline_ceiling_ms, "longest grace")
       ->capture_default_str()
-      ->check(CLI::Range(uint64_t{0}, 60 * kMinuteMs));
+      ->check(UnsignedBetween(0, 60 * kMinuteMs));
   run->add_option("--deadline-initial-ms", raw->deadline_initial_ms,
                   "deadline while no arrival is known")
       ->capture_default_str()
-      ->check(CLI::Range(uint64_t{1}, 24 * 60 * kMinuteMs));
+      ->check(UnsignedBetween(1, 24 * 60 * kMinuteMs));
   run->add_option("--observer-after", c.observer_after,
                   "abstentions in a row that make a member an observer")
       ->capture_default_str()
-      ->check(CLI::Range(1u, 1'000'000u));
+      ->check(UnsignedBetween(1, 1'000'000));
   run->add_option("--share-hold", c.share_hold_rounds,
                   "rounds for which a lost worker's share stays reserved")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(AnyUnsigned(kRoundsMax));
   run->add_option("--digest-every", c.digest_every,
                   "rounds between comparisons of replicas; 0: only at the end")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(AnyUnsigned());
   run->add_option("--wait-timeout", raw->wait_timeout,
                   "seconds to wait for workers or a quorum before giving up")
       ->capture_default_str()
-      ->check(CLI::Range(0.001, kSecondsMax));
+      ->check(NumberBetween(0.001, kSecondsMax));
   run->add_option("--linger", raw->linger, "seconds to wait for final digests")
       ->capture_default_str()
-      ->check(seconds);
+      ->check(NumberBetween(0, kSecondsMax));
   run->add_option("--upload-timeout", raw->upload_timeout,
                   "seconds without progress that cost the upload lease")
       ->capture_default_str()
-      ->check(CLI::Range(0.001, kSecondsMax));
+      ->check(NumberBetween(0.001, kSecondsMax));
   run->add_option("--chunk-coordinates", c.chunk_coordinates,
                   "coordinates per chunk, a multiple of 512; 0: automatic")
       ->capture_default_str()
-      ->check(CLI::Range(uint64_t{0}, uint64_t{1} << 32));
-  run->add_option("--seed", c.seed, "seed of coins and minibatches")->capture_default_str();
+      ->check(UnsignedBetween(0, uint64_t{1} << 32));
+  run->add_option("--seed", c.seed, "seed of coins and minibatches")
+      ->capture_default_str()
+      ->check(AnyUnsigned());
   run->add_option("--init", c.init_path,
                   "safetensors file with the initial parameters; else the first worker's own")
       ->type_name("FILE");
@@ -166,7 +146,8 @@ CLI::Option* AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
   method->add_option("--schedule", c.rule.schedule, "fixed: constant, cosine, linear, wsd")
       ->capture_default_str();
   method->add_option("--warmup-rounds", c.rule.warmup_rounds, "fixed: rounds of linear warm-up")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(AnyUnsigned());
   method->add_option("--alias-option", c.rule.alias_option, "alias: I or II")
       ->capture_default_str();
   method
@@ -178,25 +159,26 @@ CLI::Option* AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
   method
       ->add_option("--alias-probe-every", c.rule.alias_probe_every,
                    "alias: a probe in every k-th round")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(AnyUnsigned());
 
   auto* limits = group("Limits");
   limits->add_option("--workers-max", c.workers_max, "workers connected at a time")
       ->capture_default_str()
-      ->check(CLI::Range(1u, static_cast<uint32_t>(kTallyBallotsMax) - 1));
+      ->check(UnsignedBetween(1, kTallyBallotsMax - 1));
   limits->add_option("--message-bytes-max", c.message_bytes_max, "largest message that is taken")
       ->capture_default_str()
-      ->check(CLI::Range(uint64_t{2} << 20, uint64_t{1} << 30));
+      ->check(UnsignedBetween(uint64_t{2} << 20, uint64_t{1} << 30));
   limits
       ->add_option("--session-buffer-bytes", c.session_buffer_bytes,
                    "most bytes queued for one worker")
       ->capture_default_str()
-      ->check(CLI::Range(uint64_t{1} << 20, uint64_t{1} << 40));
+      ->check(UnsignedBetween(uint64_t{1} << 20, uint64_t{1} << 40));
   limits
       ->add_option("--catch-up-bytes", c.catch_up_bytes,
                    "memory for recent commits (at least 4 rounds are kept)")
       ->capture_default_str()
-      ->check(CLI::Range(uint64_t{0}, uint64_t{1} << 40));
+      ->check(UnsignedBetween(0, uint64_t{1} << 40));
 
   auto* logs = group("Logs");
   logs->add_option("--log-level", raw->log_level, "debug, info, warning, error")
@@ -212,14 +194,14 @@ CLI::Option* AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
   group("Tests")
       ->add_option("--test-applier-delay-ms", raw->test_applier_delay_ms,
                    "delay before each commit's application")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(AnyUnsigned(60 * kMinuteMs));
 
   group("Options");
   app->set_config("--config", "", "TOML file with the same names as the flags")->type_name("FILE");
   app->allow_config_extras(CLI::config_extras_mode::error);
   app->add_flag("--print-config", raw->print_config, "print the configuration as TOML and end")
       ->configurable(false);
-  return nullptr;
 }
 
 absl::Status Usage(const std::string& text) {
@@ -240,8 +222,10 @@ absl::Status CheckAddresses(ServerFlags* f) {
     if (f->tokens.empty())
       return Usage("--tokens FILE is required with TLS ('signvote certs' makes one)");
   }
-  if (f->listen.empty()) f->listen = Join(f->insecure ? "127.0.0.1" : "0.0.0.0", kDefaultPort);
-  SIGNVOTE_ASSIGN_OR_RETURN(HostPort listen, SplitAddress("--listen", f->listen));
+  if (f->listen.empty())
+    f->listen = HostPort{f->insecure ? "127.0.0.1" : "0.0.0.0", kDefaultPort}.ToText();
+  SIGNVOTE_ASSIGN_OR_RETURN(HostPort listen,
+                            ParseHostPort("--listen", f->listen, PortZero::kAllowed));
   if (f->insecure && !f->insecure_bind.empty()) {
     listen.host = f->insecure_bind;
   } else if (f->insecure && !IsLoopbackHost(listen.host)) {
@@ -249,9 +233,31 @@ absl::Status CheckAddresses(ServerFlags* f) {
         "--listen " + f->listen +
         " would take plaintext from other machines: use TLS, or say --insecure-bind ADDRESS");
   }
-  f->listen = Join(listen.host, listen.port);
+  f->listen = listen.ToText();
   if (f->http != "off") {
-    SIGNVOTE_RETURN_IF_ERROR(SplitAddress("--http", f->http).status());
+    SIGNVOTE_RETURN_IF_ERROR(ParseHostPort("--http", f->http, PortZero::kAllowed).status());
+  }
+  return absl::OkStatus();
+}
+
+// A flag that the chosen rule does not read must not pass for one that was obeyed. Its default may be repeated: a printed
+// configuration names every flag.
+absl::Status CheckRuleFlags(const RuleFlags& given) {
+  const RuleFlags untouched;
+  const std::tuple<const char*, const char*, bool> flags[] = {
+      {"fixed", "--stepsize", given.stepsize == untouched.stepsize},
+      {"fixed", "--schedule", given.schedule == untouched.schedule},
+      {"fixed", "--warmup-rounds", given.warmup_rounds == untouched.warmup_rounds},
+      {"alias", "--alias-option", given.alias_option == untouched.alias_option},
+      {"alias", "--alias-f-min", given.alias_f_min == untouched.alias_f_min},
+      {"alias", "--alias-d0", given.alias_d0 == untouched.alias_d0},
+      {"alias", "--alias-probe-every", given.alias_probe_every == untouched.alias_probe_every},
+  };
+  SIGNVOTE_RETURN_IF_ERROR(MakeRule(given).status());
+  for (const auto& [rule, flag, is_default] : flags) {
+    if (given.rule == rule || is_default) continue;
+    return Usage(absl::StrCat(flag, " belongs to --rule ", rule, ", and the rule is ", given.rule,
+                              "; leave it away or choose that rule"));
   }
   return absl::OkStatus();
 }
@@ -289,6 +295,7 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
                               c.chunk_coordinates / 8, " bytes, above --message-bytes-max ",
                               c.message_bytes_max));
   }
+  SIGNVOTE_RETURN_IF_ERROR(CheckRuleFlags(c.rule));
   c.tls = !f->insecure;
   SIGNVOTE_RETURN_IF_ERROR(ParseLogLevel(raw.log_level, &f->log.level));
   SIGNVOTE_RETURN_IF_ERROR(ParseLogFormat(raw.log_format, &f->log.format));
@@ -303,21 +310,13 @@ absl::Status ParseServerFlags(int argc, const char* const* argv, ServerFlags* fl
       "Exit codes and examples: docs/operations.md",
       "signvote-server");
   Raw raw;
-  (void)AddFlags(&app, flags, &raw);
-  app.set_version_flag("--version", SoftwareVersion());
-  // CLI11 reports by exceptions; they end here.
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    flags->print = app.help();
+  AddFlags(&app, flags, &raw);
+  app.set_version_flag("--version", absl::StrCat("signvote-server ", SoftwareVersion()));
+  std::string print;
+  SIGNVOTE_RETURN_IF_ERROR(ParseFlags(&app, argc, argv, &print));
+  if (!print.empty()) {
+    flags->print = std::move(print);
     return absl::OkStatus();
-  } catch (const CLI::CallForVersion&) {
-    flags->print = std::string("signvote-server ") + SoftwareVersion() + "\n";
-    return absl::OkStatus();
-  } catch (const CLI::FileError& e) {
-    return WithExitCode(absl::NotFoundError(e.what()), ExitCode::kBadInput);
-  } catch (const CLI::ParseError& e) {
-    return Usage(e.what());
   }
   if (raw.print_config) {
     flags->print = app.config_to_str(/*default_also=*/true, /*write_description=*/true);

@@ -15,6 +15,7 @@
 #include "common/log.h"
 #include "common/process.h"
 #include "common/status.h"
+#include "proto/wire/grpc_log.h"
 #include "server/flags.h"
 #include "server/http/server_metrics.h"
 #include "server/metrics_feed.h"
@@ -76,13 +77,17 @@ absl::Status Serve(ServerFlags flags) {
   Clock* clock = Clock::System();
   std::optional<wire::TlsMaterial> tls;
   if (!flags.insecure) {
-    SIGNVOTE_ASSIGN_OR_RETURN(
-        tls, wire::LoadTls(fs, {flags.tls_ca, flags.tls_certificate, flags.tls_key},
-                           clock->UnixMicros() / 1'000'000));
+    const wire::TlsFiles files{flags.tls_ca, flags.tls_certificate, flags.tls_key};
+    SIGNVOTE_ASSIGN_OR_RETURN(tls, wire::LoadTls(fs, files, clock->UnixMicros() / 1'000'000));
+    SIGNVOTE_RETURN_IF_ERROR(wire::RequireServerRole(*tls, files));
   }
   if (!flags.tokens.empty()) {
     InstallReloadSignal();
     SIGNVOTE_ASSIGN_OR_RETURN(flags.coordinator.tokens, rpc::TokenTable::Load(fs, flags.tokens));
+  }
+  // Written when the run is over: what cannot be written must be told before it begins.
+  if (!flags.export_path.empty()) {
+    SIGNVOTE_RETURN_IF_ERROR(WithContext(RequireWritable(fs, flags.export_path), "--export"));
   }
   ServerMetrics metrics(clock);
   metrics.SetInfo(SoftwareVersion(), flags.coordinator.rule.rule, flags.coordinator.direction.kind);
@@ -155,6 +160,7 @@ int Main(int argc, char** argv) {
     return 0;
   }
   InitLogging(flags.log);
+  wire::RouteGrpcLog();
   if (status.ok()) {
     if (const absl::StatusOr<Isa> isa = ChooseIsa(); !isa.ok())
       status = WithExitCode(isa.status(), ExitCode::kUsage);

@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <atomic>
 #include <cstdio>
 #include <limits>
@@ -16,10 +15,13 @@
 #include "common/cpu.h"
 #include "common/exit_codes.h"
 #include "common/file_system.h"
+#include "common/flags/flags.h"
+#include "common/host_port.h"
 #include "common/log.h"
 #include "common/process.h"
 #include "common/safetensors.h"
 #include "common/status.h"
+#include "proto/wire/grpc_log.h"
 #include "worker/data/dataset.h"
 #include "worker/direction/cuda_device.h"
 #include "worker/direction/selftest.h"
@@ -37,6 +39,8 @@ namespace {
 constexpr uint32_t kFileMode = 0644;
 constexpr uint64_t kHostRateCoordinates = uint64_t{1} << 24;               // well beyond any cache
 constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();  // in a log line
+// Beyond this a team of threads takes minutes to start.
+constexpr uint32_t kThreadsPerProcessorMax = 16;
 constexpr Duration kStopPoll = std::chrono::milliseconds(50);
 
 struct Flags {
@@ -66,7 +70,7 @@ struct Flags {
 
 void AddFlags(CLI::App* app, Flags* flags) {
   app->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  const CLI::Range at_least_one(1u, 1u << 30);
+  const CLI::Validator at_least_one = UnsignedBetween(1, 1u << 30);
   // The heading of --help and of the man page under which the options that follow stand.
   const auto group = [app](const char* name) { app->option_defaults()->group(name); };
   group("Connection");
@@ -98,15 +102,15 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--connect-timeout", flags->connect_timeout_seconds,
                   "seconds for the first connection")
       ->capture_default_str()
-      ->check(CLI::Range(0.1, 86400.0));
+      ->check(NumberBetween(0.1, 86400));
   app->add_option("--server-timeout", flags->server_timeout_seconds,
                   "seconds that a lost server is looked for")
       ->capture_default_str()
-      ->check(CLI::Range(0.1, 86400.0));
+      ->check(NumberBetween(0.1, 86400));
   app->add_option("--wait-timeout", flags->wait_timeout_seconds,
                   "longest wait in seconds for a round or a commit")
       ->capture_default_str()
-      ->check(CLI::Range(0.1, 604800.0));
+      ->check(NumberBetween(0.1, 604800));
 
   group("Model");
   app->add_option("--model", flags->model,
@@ -114,24 +118,25 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->capture_default_str();
   app->add_option("--vocab-size", flags->vocabulary, "vocabulary of the model; 0: its own")
       ->capture_default_str()
-      ->check(CLI::Range(0u, 1u << 24));
+      ->check(UnsignedBetween(0, 1u << 24));
   app->add_option("--init-seed", flags->model_options.init_seed, "seed of the initial parameters")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(AnyUnsigned());
   app->add_option("--parameter-divisor", flags->parameter_divisor,
                   "compute f(x / DIVISOR) from DIVISOR x_0: the same function in other units, for "
                   "checks of stepsize rules")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(NumberBetween(1e-6, 1e6));
   app->add_option("--weight-decay", flags->model_options.weight_decay,
                   "decoupled decay of the matrices")
       ->capture_default_str()
-      ->check(CLI::Range(0.0f, 1.0f));
+      ->check(NumberBetween(0, 1));
   app->add_option("--device", flags->model_options.device, "cpu, cuda or cuda:N")
       ->capture_default_str();
   app->add_option("--threads", flags->model_options.threads,
                   "CPU threads of the model; fewer for several workers on one machine")
       ->capture_default_str()
-      ->check(CLI::Range(1u, 4096u));
+      ->check(UnsignedBetween(1, 4096));
 
   group("Data");
   app->add_option("--data", flags->data,
@@ -151,10 +156,12 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option(
          "--eval-every", flags->trainer.eval_every,
          "rounds between held-out losses, over which each is measured; 0: only first and last")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(AnyUnsigned());
   app->add_option("--eval-batches", flags->trainer.eval_batches,
                   "micro-batches per held-out loss; 0: none at all")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(AnyUnsigned(std::numeric_limits<uint32_t>::max()));
 
   group("Output");
   app->add_option("--http", flags->http,
@@ -166,7 +173,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::IsMember({"auto", "terminal", "lines", "off"}));
   app->add_option("--progress-every", flags->progress_seconds, "seconds between progress lines")
       ->capture_default_str()
-      ->check(CLI::Range(0.0, 86400.0));
+      ->check(NumberBetween(0, 86400));
   app->add_option("--report", flags->report, "JSON file written at the end")->type_name("FILE");
   app->add_option("--round-log", flags->round_log, "file that gets one JSON line per round")
       ->type_name("FILE");
@@ -185,7 +192,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->configurable(false);
 }
 
-absl::Status CheckFlags(Flags* flags) {
+absl::Status CheckFlags(Flags* flags, FileSystem* fs, Clock* clock) {
   SessionOptions& session = flags->session;
   if (session.server.empty())
     return absl::InvalidArgumentError("--server is missing: give HOST:PORT");
@@ -207,6 +214,20 @@ absl::Status CheckFlags(Flags* flags) {
   session.connect_timeout = FromSeconds(flags->connect_timeout_seconds);
   session.server_timeout = FromSeconds(flags->server_timeout_seconds);
   session.wait_timeout = FromSeconds(flags->wait_timeout_seconds);
+  const uint32_t processors = std::max(1u, std::thread::hardware_concurrency());
+  if (flags->model_options.threads > processors * kThreadsPerProcessorMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--threads ", flags->model_options.threads, ": this machine has ", processors,
+                     " processors; give at most ", processors * kThreadsPerProcessorMax));
+  }
+  // Before the model and the data, which may take minutes.
+  SIGNVOTE_RETURN_IF_ERROR(Session::CheckOptions(session, clock));
+  for (const auto& [flag, path] :
+       {std::pair<const char*, const std::string*>{"--report", &flags->report},
+        {"--save", &flags->save}}) {
+    if (path->empty()) continue;
+    SIGNVOTE_RETURN_IF_ERROR(WithContext(RequireWritable(fs, *path), flag));
+  }
   return absl::OkStatus();
 }
 
@@ -233,6 +254,11 @@ absl::StatusOr<std::unique_ptr<Dataset>> LoadData(FileSystem* fs, const Flags& f
     return absl::InvalidArgumentError(
         absl::StrCat("--data-format ", flags.data_format, " does not fit --model ", flags.model,
                      ": mlp trains on synthetic data, LLaMA on the others"));
+  }
+  if (mlp && !flags.data.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--data ", flags.data, " does not fit --model ", flags.model,
+                     ": it trains on a task that is made here; leave --data away"));
   }
   options.path = flags.data;
   options.rows = flags.batch;
@@ -288,7 +314,7 @@ absl::Status Work(Flags* flags) {
   Clock* const clock = Clock::System();
   SIGNVOTE_RETURN_IF_ERROR(ChooseIsa().status());
   if (flags->selftest) return Selftest(*flags, clock);
-  SIGNVOTE_RETURN_IF_ERROR(CheckFlags(flags));
+  SIGNVOTE_RETURN_IF_ERROR(CheckFlags(flags, fs, clock));
   SIGNVOTE_ASSIGN_OR_RETURN(const ModelConfig config, LoadModel(fs, *flags));
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Dataset> data, LoadData(fs, *flags, config));
   // Before the model: a wrong file name must not cost minutes of training.
@@ -393,20 +419,26 @@ absl::Status Work(Flags* flags) {
   context.coordinates = model->layout().coordinates();
   context.outcome = !trained.ok() ? Describe(trained) : session->drained() ? "drained" : "finished";
   // Also after a failure: what was measured until then is worth keeping.
+  absl::Status reported;
   if (!flags->report.empty()) {
-    const absl::Status written =
-        WriteFileAtomically(fs, flags->report, ReportJson(context, report, stats), kFileMode);
-    if (trained.ok()) SIGNVOTE_RETURN_IF_ERROR(written);
-    if (!written.ok()) LogWarning("no report", {{"error", Describe(written)}});
+    reported = WithContext(
+        WriteFileAtomically(fs, flags->report, ReportJson(context, report, stats), kFileMode),
+        "--report");
   }
-  SIGNVOTE_RETURN_IF_ERROR(trained);
+  if (!trained.ok()) {
+    if (!reported.ok()) LogWarning("the report is not written", {{"error", Describe(reported)}});
+    return trained;
+  }
+  // Before the report's own failure, which must not cost the model.
   if (!flags->save.empty()) {
     if (report.digest.has_value()) {
-      SIGNVOTE_RETURN_IF_ERROR(Save(fs, flags->save, *model, replica.get(), report));
+      SIGNVOTE_RETURN_IF_ERROR(
+          WithContext(Save(fs, flags->save, *model, replica.get(), report), "--save"));
     } else {
       LogWarning("nothing was saved: the replica is not the run's", {{"path", flags->save}});
     }
   }
+  SIGNVOTE_RETURN_IF_ERROR(reported);
   LogInfo("done", {{"outcome", context.outcome},
                    {"rounds_voted", report.rounds_voted},
                    {"held_out_first", report.held_out_first.value_or(kNotMeasured)},
@@ -425,23 +457,20 @@ int Main(int argc, char** argv) {
       "signvote-worker");
   app.set_version_flag("--version", absl::StrCat("signvote-worker ", SoftwareVersion()));
   AddFlags(&app, &flags);
-  try {
-    app.parse(argc, argv);
-    if (flags.print_config) {
-      std::fputs(app.config_to_str(/*default_also=*/true, /*write_description=*/false).c_str(),
-                 stdout);
-      return static_cast<int>(ExitCode::kOk);
-    }
-  } catch (const CLI::ParseError& error) {
-    // CLI11 reports --help this way too; its own codes for errors are not ours.
-    return app.exit(error) == 0 ? static_cast<int>(ExitCode::kOk)
-                                : static_cast<int>(ExitCode::kUsage);
+  std::string print;
+  absl::Status status = ParseFlags(&app, argc, argv, &print);
+  if (status.ok() && flags.print_config)
+    print = app.config_to_str(/*default_also=*/true, /*write_description=*/false);
+  if (!print.empty()) {
+    std::fputs(print.c_str(), stdout);
+    return static_cast<int>(ExitCode::kOk);
   }
   LogOptions log;
-  absl::Status status = ParseLogLevel(flags.log_level, &log.level);
+  if (status.ok()) status = ParseLogLevel(flags.log_level, &log.level);
   if (status.ok()) status = ParseLogFormat(flags.log_format, &log.format);
   if (status.ok()) {
     InitLogging(log);
+    wire::RouteGrpcLog();
     InstallStopSignals();
     status = Work(&flags);
   }

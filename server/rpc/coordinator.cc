@@ -465,6 +465,10 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(CoordinatorOpti
   std::unique_ptr<SafetensorsFile> init;
   if (!options.init_path.empty()) {
     SIGNVOTE_ASSIGN_OR_RETURN(init, SafetensorsFile::Open(fs, options.init_path));
+    SIGNVOTE_RETURN_IF_ERROR(WithContext(init->RequireFinite(), "--init"));
+    if (init->tensors().empty()) {
+      return absl::DataLossError(absl::StrCat("--init: ", options.init_path, ": holds no tensor"));
+    }
   }
   SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<RunLog> log,
                             RunLog::Open(fs, options.round_log_path, options.event_log_path));

@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import socket
+import struct
 import time
 import unittest
 
@@ -46,6 +47,8 @@ class BadInput(harness.ProcessTest):
     def expect_program(self, row, process, timeout=30):
         code = process.wait(timeout)
         self.expect(row, code, process.log())
+        self.assertEqual(process.log().splitlines()[-1].count(" error "), 1, f"{row}: the error is the last line")
+        self.assertNotRegex(process.log(), r"(?m)^E\d{4} ", "gRPC's own lines")
 
     def expect_command(self, row, program, *arguments):
         code, out, err = self.command(program, *arguments)
@@ -64,13 +67,21 @@ class BadInput(harness.ProcessTest):
 
     def server_command(self, *extra, **replaced):
         """A server that shall not get far. Keywords replace its flags: http="…" for --http."""
-        flags = {"listen": "127.0.0.1:0", "http": "127.0.0.1:0", "tokens": self.tls / "tokens", "rounds": 5, **replaced}
-        return self.start("bad-server", [harness.BIN / "signvote-server", *self.server_flags(),
-                                         *[word for name, value in flags.items() for word in (f"--{name}", value)], *extra])
+        security = iter(self.server_flags())
+        flags = {"listen": "127.0.0.1:0", "http": "127.0.0.1:0", "tokens": self.tls / "tokens", "rounds": 5,
+                 **{name.removeprefix("--"): value for name, value in zip(security, security)}, **replaced}
+        return self.start("bad-server", [harness.BIN / "signvote-server", *[word for name, value in flags.items() for word in (f"--{name}", value)], *extra])
 
     def test_wrong_flags(self):
         self.expect_program("wrong-flag", self.server_command("--no-such-flag", 1))
         self.expect_program("wrong-value", self.server_command("--rule", "bogus"))
+        self.expect_program("not-a-number", self.server_command("--wait-timeout", "nan"))
+        self.expect_program("negative", self.server_command("--seed", -1))
+        self.expect_program("other-rule", self.server_command("--stepsize", 0.1))
+        config = self.folder / "run.toml"
+        config.write_text("max-round = 12\n")
+        self.expect_program("wrong-config", self.server_command("--config", config))
+        self.expect_program("missing-config", self.server_command("--config", self.folder / "none.toml"))
         self.expect_command("wrong-command", "signvote", "bogus")
 
     def test_plaintext_beyond_loopback_must_be_asked_for_twice(self):
@@ -101,6 +112,36 @@ class BadInput(harness.ProcessTest):
         path = self.folder / "damaged.safetensors"
         path.write_bytes(b"\x10\0\0\0\0\0\0\0{}")
         self.expect_program("damaged-init", self.server_command("--init", path))
+        header = b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+        path.write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<2f", 1, float("nan")))
+        self.expect_program("nonfinite-init", self.server_command("--init", path))
+        path.write_bytes(struct.pack("<Q", 2) + b"{}")
+        self.expect_program("empty-init", self.server_command("--init", path))
+
+    def test_what_cannot_be_written_at_the_end_is_told_at_the_beginning(self):
+        nowhere = self.folder / "none" / "model.safetensors"
+        self.expect_program("unwritable-export", self.server_command("--export", nowhere))
+
+    def test_files_that_are_not_what_the_flag_says(self):
+        junk = self.folder / "junk"
+        junk.write_bytes(bytes(range(256)))
+        junk.chmod(0o600)
+        self.expect_program("junk-certificate", self.server_command(**{"tls-certificate": junk}))
+        self.expect_program("other-key", self.server_command(**{"tls-key": self.tls / "admin.key"}))
+        mine = self.tls / "workers/a"
+        self.expect_program("workers-certificate", self.server_command(
+            **{"tls-certificate": mine / "worker.crt", "tls-key": mine / "worker.key"}))
+        shared = self.folder / "tokens"
+        shared.write_text("a secret\nb secret\n")
+        shared.chmod(0o600)
+        self.expect_program("shared-token", self.server_command(tokens=shared))
+        self.start_server()
+        for row, flag, value in (("junk-token", "--token-file", junk), ("wrong-address", "--server", "127.0.0.1:70000")):
+            flags = self.worker_flags("a")
+            flags[flags.index(flag) + 1] = value
+            self.expect_program(row, self.start("a", [harness.BIN / "synthetic_worker", *flags]))
+        self.expect_command("wrong-address", "signvote", "--server", "127.0.0.1:70000", "--insecure", "status")
+        self.assert_server_goes_on()
 
     def test_files_that_others_can_read(self):
         os.chmod(self.tls / "tokens", 0o644)
@@ -122,6 +163,8 @@ class BadInput(harness.ProcessTest):
         self.expect_program("missing-corpus",
                             self.start_worker("a", "--data", self.folder / "none", program="signvote-worker"))
         self.expect_program("unknown-model", self.start_worker("a", "--model", "bogus", program="signvote-worker"))
+        self.expect_program("unwritable-save", self.start_worker("a", "--save", self.folder / "none" / "model.safetensors",
+                                                                 program="signvote-worker"))
 
     # ---- who may join ----------------------------------------------------------------------------------------------
 
@@ -261,7 +304,7 @@ class BadInput(harness.ProcessTest):
 
     def test_zz_every_row_of_the_page_was_checked(self):
         """Last in the alphabet, hence last to run."""
-        torch_rows = set() if harness.has_torch() else {"small-corpus", "missing-corpus", "unknown-model"}
+        torch_rows = set() if harness.has_torch() else {"small-corpus", "missing-corpus", "unknown-model", "unwritable-save"}
         self.assertEqual(set(self.rows) - self.checked - torch_rows, set())
 
 

@@ -69,6 +69,38 @@ class WorkerCliTest(unittest.TestCase):
         self.expect(3, "\"vocab_size\" is missing", flags=self.flags + ["--model", str(config)])
         self.expect(3, "No such file", flags=self.flags + ["--round-log", str(self.folder / "missing" / "log.jsonl")])
 
+    def test_what_comes_at_the_end_is_checked_at_the_beginning(self):
+        """Before the model, the data and the server, which may take minutes."""
+        for flag in ("--save", "--report"):
+            nowhere = self.folder / "missing" / "file"
+            done = run(*self.flags, flag, str(nowhere))
+            self.assertEqual(done.returncode, 3, done.stderr)
+            self.assertIn(f"{flag}: {nowhere}", done.stderr)
+            self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+            self.expect(3, f"{flag}: {self.folder}: is a folder", flags=self.flags + [flag, str(self.folder)])
+        for flags, code, text in ((["--server", "127.0.0.1"], 2, "--server '127.0.0.1' is not HOST:PORT"),
+                                  (["--name", "a b"], 2, "the worker name is invalid at character 2"),
+                                  (["--token-file", str(self.folder / "none")], 3, "No such file"),
+                                  (["--tls-ca", "x"], 2, "together with --insecure")):
+            done = run(*self.flags, *flags)
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertIn(text, done.stderr)
+            self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+        self.assertEqual(sorted(p.name for p in self.folder.iterdir()), ["corpus.txt"])
+
+    def test_values_that_are_no_numbers_are_usage_errors(self):
+        for flag in ("--connect-timeout", "--server-timeout", "--wait-timeout", "--parameter-divisor", "--weight-decay",
+                     "--progress-every"):
+            self.expect(2, f"{flag}: 'nan' is not a number from", flags=self.flags + [flag, "nan"])
+        for flag in ("--init-seed", "--eval-every", "--eval-batches", "--batch"):
+            self.expect(2, f"{flag}: '-1' is not a whole number from", flags=self.flags + [flag, "-1"])
+        self.expect(2, "--threads 4096: this machine has", flags=self.flags + ["--threads", "4096"])
+        self.expect(2, "leave --data away", flags=self.flags + ["--model", "mlp"])
+        config = self.folder / "worker.toml"
+        config.write_text("tls_dir = 'x'\n")
+        self.expect(2, f"--config {config}: 'tls_dir' is no flag", flags=["--config", str(config)])
+        self.expect(3, "no file that can be read", flags=["--config", str(self.folder / "none.toml")])
+
     def test_a_port_in_use_is_told(self):
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))

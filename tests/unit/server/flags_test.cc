@@ -144,6 +144,16 @@ TEST(ServerFlagsTest, WrongValuesNameTheFlagAndEndInUsage) {
       {{"--insecure", "--max-rounds=3", "--http=9151"}, "--http"},
       {{"--insecure", "--max-rounds=3", "--tls-ca=a"}, "--insecure"},
       {{"--insecure", "--max-rounds=3", "--log-level=loud"}, "log level"},
+      {{"--insecure", "--max-rounds=3", "--wait-timeout=nan"}, "--wait-timeout"},
+      {{"--insecure", "--max-rounds=3", "--linger=nan"}, "--linger"},
+      {{"--insecure", "--max-rounds=3", "--seed=-1"}, "--seed"},
+      {{"--insecure", "--max-rounds=3", "--share-hold=-1"}, "--share-hold"},
+      {{"--insecure", "--max-rounds=3", "--digest-every=-1"}, "--digest-every"},
+      {{"--insecure", "--max-rounds=3", "--test-applier-delay-ms=-1"}, "--test-applier-delay-ms"},
+      {{"--insecure", "--max-rounds=3", "--rule=bogus"}, "use alias or fixed"},
+      {{"--insecure", "--max-rounds=3", "--rule=fixed", "--stepsize=nan"}, "stepsize nan"},
+      {{"--insecure", "--max-rounds=3", "--rule=fixed", "--warmup-rounds=99999999999999999999"},
+       "--warmup-rounds"},
       {{"--max-rounds=3"}, "--tls-certificate"},
       {{"--max-rounds=3", "--tls-ca=a", "--tls-certificate=b", "--tls-key=c"}, "--tokens"},
       {{"--max-rounds=3", "--insecure-bind=0.0.0.0", "--tokens=t"}, "--insecure-bind"},
@@ -154,6 +164,31 @@ TEST(ServerFlagsTest, WrongValuesNameTheFlagAndEndInUsage) {
     EXPECT_EQ(ExitCodeFor(status), ExitCode::kUsage) << Describe(status);
     EXPECT_THAT(Describe(status), HasSubstr(named));
   }
+}
+
+TEST(ServerFlagsTest, AFlagOfAnotherRuleIsNotIgnored) {
+  const std::vector<std::pair<std::vector<const char*>, const char*>> cases = {
+      {{"--stepsize=0.1"}, "--stepsize belongs to --rule fixed, and the rule is alias"},
+      {{"--schedule=cosine"}, "--schedule belongs to --rule fixed"},
+      {{"--warmup-rounds=3"}, "--warmup-rounds belongs to --rule fixed"},
+      {{"--rule=fixed", "--alias-option=I"}, "--alias-option belongs to --rule alias"},
+      {{"--rule=fixed", "--alias-f-min=1"}, "--alias-f-min belongs to --rule alias"},
+      {{"--rule=fixed", "--alias-d0=1"}, "--alias-d0 belongs to --rule alias"},
+      {{"--rule=fixed", "--alias-probe-every=2"}, "--alias-probe-every belongs to --rule alias"},
+  };
+  for (const auto& [given, text] : cases) {
+    std::vector<const char*> words = given;
+    words.insert(words.end(), {"--insecure", "--max-rounds=3"});
+    ServerFlags flags;
+    const absl::Status status = Parse(words, &flags);
+    EXPECT_EQ(ExitCodeFor(status), ExitCode::kUsage) << text;
+    EXPECT_THAT(Describe(status), HasSubstr(text));
+  }
+  // What a printed configuration repeats.
+  ServerFlags flags;
+  EXPECT_TRUE(
+      Parse({"--insecure", "--max-rounds=3", "--stepsize=0.001", "--schedule=constant"}, &flags)
+          .ok());
 }
 
 TEST(ServerFlagsTest, AConfigFileHasTheSameNamesAndPrintConfigWritesOne) {

@@ -1,0 +1,124 @@
+#include "common/flags/flags.h"
+
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "common/exit_codes.h"
+#include "common/status.h"
+
+namespace signvote {
+namespace {
+
+constexpr char kSectionEnd[] = ".++";  // how CLI11 names the beginning of a section
+constexpr char kConfigExtra[] = "INI was not able to parse ";
+constexpr char kSeeHelp[] = "; --help lists what there is";
+
+bool ParseUnsigned(const std::string& text, uint64_t* value) {
+  return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos &&
+         absl::SimpleAtoi(text, value);
+}
+
+CLI::Validator Checked(std::string description, std::function<std::string(std::string&)> check) {
+  return CLI::Validator(std::move(check), std::move(description));
+}
+
+std::string Refused(const std::string& text, absl::string_view kind, absl::string_view least,
+                    absl::string_view most) {
+  return absl::StrCat("'", text, "' is not a ", kind, " from ", least, " to ", most);
+}
+
+CLI::Validator UnsignedCheck(std::string description, uint64_t least, uint64_t most) {
+  return Checked(std::move(description), [least, most](std::string& text) {
+    uint64_t value = 0;
+    if (ParseUnsigned(text, &value) && value >= least && value <= most) return std::string();
+    return Refused(text, "whole number", absl::StrCat(least), absl::StrCat(most));
+  });
+}
+
+// A message stays one line whatever was typed or stands in a file.
+std::string OneLine(std::string text) {
+  for (char& c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) c = '?';
+  }
+  return text;
+}
+
+absl::Status Usage(const std::string& text) {
+  return WithExitCode(absl::InvalidArgumentError(OneLine(text)), ExitCode::kUsage);
+}
+
+std::string ConfigPath(const CLI::App& app) {
+  const CLI::Option* const option = app.get_config_ptr();
+  return option != nullptr && !option->results().empty() ? option->results().back() : "";
+}
+
+absl::Status ConfigFailed(const CLI::App& app, const std::string& what) {
+  absl::string_view item = what;
+  if (!absl::ConsumePrefix(&item, kConfigExtra))
+    return Usage(absl::StrCat("--config ", ConfigPath(app), ": ", what));
+  absl::ConsumeSuffix(&item, kSectionEnd);
+  return Usage(absl::StrCat("--config ", ConfigPath(app), ": '", item,
+                            "' is no flag; a line is NAME = VALUE, without sections", kSeeHelp));
+}
+
+// CLI11 misses the subcommand before it looks at what stands in its place.
+absl::Status RequiredFailed(const CLI::App& app, const std::string& what) {
+  const std::vector<std::string> rest = app.remaining();
+  if (rest.empty() || absl::StartsWith(rest[0], "-")) return Usage(absl::StrCat(what, kSeeHelp));
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
+  if (names.empty()) return Usage(absl::StrCat(what, kSeeHelp));
+  return Usage(absl::StrCat("'", rest[0], "' is no command; use ", absl::StrJoin(names, ", ")));
+}
+
+}  // namespace
+
+CLI::Validator UnsignedBetween(uint64_t least, uint64_t most) {
+  return UnsignedCheck(absl::StrCat("UINT in [", least, " - ", most, "]"), least, most);
+}
+
+CLI::Validator AnyUnsigned(uint64_t most) { return UnsignedCheck("", 0, most); }
+
+CLI::Validator NumberBetween(double least, double most) {
+  return Checked(absl::StrCat("FLOAT in [", least, " - ", most, "]"),
+                 [least, most](std::string& text) {
+                   double value = 0;
+                   if (absl::SimpleAtod(text, &value) && value >= least && value <= most)
+                     return std::string();  // "nan" compares with nothing
+                   return Refused(text, "number", absl::StrCat(least), absl::StrCat(most));
+                 });
+}
+
+absl::Status ParseFlags(CLI::App* app, int argc, const char* const* argv, std::string* print) {
+  // CLI11 reports by exceptions; they end here.
+  try {
+    app->parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    *print = app->help();
+  } catch (const CLI::CallForVersion& e) {
+    *print = absl::StrCat(e.what(), "\n");
+  } catch (const CLI::FileError&) {
+    return WithExitCode(
+        absl::NotFoundError(OneLine(absl::StrCat("--config ", ConfigPath(*app),
+                                                 ": no file that can be read; give a TOML file"))),
+        ExitCode::kBadInput);
+  } catch (const CLI::ConfigError& e) {
+    return ConfigFailed(*app, e.what());
+  } catch (const CLI::RequiredError& e) {
+    return RequiredFailed(*app, e.what());
+  } catch (const CLI::ExtrasError& e) {
+    return Usage(absl::StrCat(e.what(), kSeeHelp));
+  } catch (const CLI::ParseError& e) {
+    return Usage(e.what());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace signvote
