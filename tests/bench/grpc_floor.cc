@@ -137,7 +137,7 @@ void RunFloorClient(const std::string& server,
     for (uint32_t k = 0; k < plan.chunks(); ++k) {
       const grpc::Slice slice(bits.data() + plan.ByteOffset(ChunkIndex(k)),
                               plan.Bytes(ChunkIndex(k)), grpc::Slice::STATIC_SLICE);
-      stream.Write(grpc::ByteBuffer(&slice, 1), Stream::Kind::kBallot);
+      stream.Write({grpc::ByteBuffer(&slice, 1), MessageKind::kBallot});
     }
   }
   stream.Cancel(absl::OkStatus());
