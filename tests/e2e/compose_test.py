@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import unittest
 
 import harness
@@ -15,7 +16,6 @@ from install_test import SOURCE, dockerfile
 
 FOLDER = SOURCE / "deploy/compose"
 OURS = ("server", "worker-1", "worker-2")
-ROUNDS = 12  # in place of the file's 1000
 
 
 @unittest.skipUnless(harness.has_torch(), "needs LibTorch")
@@ -77,7 +77,7 @@ class Compose(hosts.HostsTest):
         words = self.words("server")
         (rounds,) = [word for word in words if str(word).startswith("--max-rounds=")]
         server = self.start_on(self.network["server"], "server", [
-            f"--max-rounds={ROUNDS}" if word == rounds else word for word in words])
+            f"--max-rounds={harness.FOREVER}" if word == rounds else word for word in words])
         mounted = self.folder / "prometheus"
         shutil.copytree(SOURCE / "deploy/prometheus", mounted)
         shutil.rmtree(mounted / "targets")
@@ -102,11 +102,12 @@ class Compose(hosts.HostsTest):
         code, out, err = self.network["ctl"].run(*self.words("ctl"))
         self.assertEqual(code, harness.OK, err)
         self.assertIn("worker-2", out)
-        self.assertEqual(server.wait(120), harness.OK)
-        for worker in workers:
-            self.assert_exit(worker, harness.OK)
+        # As `docker compose stop` does it, which waits as long as stop_grace_period says.
+        for process in (*workers, server):
+            process.signal(signal.SIGTERM)
+            self.assert_exit(process, harness.OK, timeout=60)
         state = self.volume("state")
-        self.assertEqual(len(self.lines(state / "rounds.jsonl")), ROUNDS)
+        self.assertTrue(self.lines(state / "rounds.jsonl"))
         self.assertGreater((state / "model.safetensors").stat().st_size, 1000)
 
 

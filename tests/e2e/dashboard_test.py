@@ -42,7 +42,7 @@ STEP_SECONDS = max(0.5, WATCH_SECONDS / 300)
 # Grafana's least: four scrapes. Twice that, because this machine is also the one that trains.
 RATE_SECONDS = max(4, math.ceil(4 * STEP_SECONDS))
 SAVINGS_TOLERANCE = 0.02
-DEMO_ROUNDS = 60
+DEMO_ROUNDS = 250  # Prometheus looks at its targets some 5 s after its start
 
 
 def regex_of(values):

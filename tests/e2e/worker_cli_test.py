@@ -128,9 +128,19 @@ class WorkerCliTest(unittest.TestCase):
         self.expect(5, self.flags[1], flags=self.flags + ["--connect-timeout", "1", "--report", str(report)])
         self.assertLess(time.monotonic() - start, 30)
         self.assertIn("UNAVAILABLE", report.read_text())
-        # The first error decides, not what cannot be written about it.
-        unwritable = str(self.folder / "missing" / "report.json")
-        self.expect(5, self.flags[1], flags=self.flags + ["--connect-timeout", "1", "--report", unwritable])
+
+    def test_the_runs_own_failure_outranks_a_report_that_cannot_be_written(self):
+        folder = self.folder / "gone"
+        folder.mkdir()
+        worker = subprocess.Popen([WORKER, *self.flags, "--connect-timeout", "2", "--report", str(folder / "report.json")],
+                                  stderr=subprocess.PIPE, text=True)
+        for line in worker.stderr:
+            if " info data " in line:  # what is to be written has been tried
+                folder.rmdir()
+                break
+        _, err = worker.communicate(timeout=60)
+        self.assertEqual(worker.returncode, 5, err)
+        self.assertIn("the report is not written", err)
 
     def test_tls_is_the_default_and_asks_for_its_files(self):
         flags = [flag for flag in self.flags if flag != "--insecure"]
