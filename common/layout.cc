@@ -26,10 +26,9 @@ constexpr uint64_t kChunkCoordinatesMin = uint64_t{1} << 15;
 constexpr uint64_t kChunkCoordinatesMax = uint64_t{1} << 21;
 constexpr uint64_t kChunksWanted = 8;
 // A large ballot is cut finer, into chunks of this many coordinates (64 KiB packed) and more: on a slow link the verdict
-// of the last chunk cannot come back before it has gone up, and a round lasts that much longer than its bytes. On a fast
-// one each message costs processor time at both ends: twice as many chunks made rounds over loopback a fifth longer.
+// of the last chunk cannot come back before it has gone up, and a round lasts that much longer than its bytes.
 constexpr uint64_t kChunkCoordinatesFine = uint64_t{1} << 19;
-constexpr uint64_t kChunksWantedFine = 24;
+constexpr uint64_t kChunksWantedFine = 48;
 
 template <typename T>
 void HashInteger(Xxh3Stream& hash, T value) {

@@ -168,12 +168,12 @@ TEST(ChunkPlan, DefaultCutIsEightChunksOrFineOnesWithinItsBounds) {
       EXPECT_GE(chunks, 7u) << d;
       EXPECT_LE(chunks, 8u) << d;
     }
-    if (d > uint64_t{1} << 22 && d <= 24 * (uint64_t{1} << 19)) {
+    if (d > uint64_t{1} << 22 && d <= 48 * (uint64_t{1} << 19)) {
       EXPECT_EQ(c, uint64_t{1} << 19) << d;
     }
-    // The last chunk's way back is at most a twentieth of a large ballot's time.
-    if (d >= 24 * (uint64_t{1} << 19)) {
-      EXPECT_GE(chunks, 23u) << d;
+    // The last chunk's way back is at most a fortieth of a large ballot's time.
+    if (d >= 48 * (uint64_t{1} << 19)) {
+      EXPECT_GE(chunks, 47u) << d;
     }
   }
 }
