@@ -11,6 +11,7 @@
 #include "absl/strings/strip.h"
 #include "common/exit_codes.h"
 #include "common/status.h"
+#include "common/text.h"
 
 namespace signvote {
 namespace {
@@ -42,13 +43,7 @@ CLI::Validator UnsignedCheck(std::string description, uint64_t least, uint64_t m
 }
 
 // A message stays one line whatever was typed or stands in a file.
-std::string OneLine(std::string text) {
-  for (char& c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) c = '?';
-  }
-  return text;
-}
+std::string OneLine(const std::string& text) { return ForPeople(text, text.size()); }
 
 absl::Status Usage(const std::string& text) {
   return WithExitCode(absl::InvalidArgumentError(OneLine(text)), ExitCode::kUsage);

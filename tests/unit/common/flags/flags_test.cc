@@ -107,7 +107,7 @@ TEST_F(FlagsTest, AConfigFileIsNamedWithTheKeyThatIsWrong) {
   write("seed = -7\n");
   ExpectUsage({"--config", path.c_str()}, "--seed: '-7' is not a whole number");
   write(std::string_view("\x01\x02\x7f = 7\n", 8));
-  ExpectUsage({"--config", path.c_str()}, "'" + std::string(3, '?') + "' is no flag");
+  ExpectUsage({"--config", path.c_str()}, "'" + std::string(3, ' ') + "' is no flag");
   const absl::Status status = Parse({"--config", "/does/not/exist"});
   EXPECT_EQ(ExitCodeFor(status), ExitCode::kBadInput);
   EXPECT_THAT(Describe(status), HasSubstr("--config /does/not/exist: no file that can be read"));
