@@ -255,7 +255,8 @@ def anchors(text: str) -> set[str]:
     return out
 
 
-def dead_links(tree: Tree) -> Iterator[Finding]:
+def prose(tree: Tree) -> Iterator[tuple[str, int, str]]:
+    """(path, number, line) of every page, without what stands in code blocks."""
     for path, text in tree.text.items():
         if not path.endswith(".md"):
             continue
@@ -263,18 +264,22 @@ def dead_links(tree: Tree) -> Iterator[Finding]:
         for number, line in enumerate(text.splitlines(), 1):
             if line.lstrip().startswith("```"):
                 fenced = not fenced
-            if fenced:
+            if not fenced:
+                yield path, number, line
+
+
+def dead_links(tree: Tree) -> Iterator[Finding]:
+    for path, number, line in prose(tree):
+        for match in MARKDOWN_LINK.finditer(re.sub(r"`[^`]*`", "", line)):
+            target = match.group(1) or match.group(2)
+            if re.match(r"[a-z][a-z0-9+.-]*:", target):
                 continue
-            for match in MARKDOWN_LINK.finditer(re.sub(r"`[^`]*`", "", line)):
-                target = match.group(1) or match.group(2)
-                if re.match(r"[a-z][a-z0-9+.-]*:", target):
-                    continue
-                file, _, anchor = target.partition("#")
-                resolved = path if not file else os.path.normpath(os.path.join(os.path.dirname(path), file))
-                if file and not (tree.root / resolved).exists():
-                    yield Finding(path, number, "link", f"{target}: there is no {resolved}")
-                elif anchor and resolved in tree.text and anchor not in anchors(tree.text[resolved]):
-                    yield Finding(path, number, "link", f"{target}: {resolved} has no heading with the anchor #{anchor}")
+            file, _, anchor = target.partition("#")
+            resolved = path if not file else os.path.normpath(os.path.join(os.path.dirname(path), file))
+            if file and not (tree.root / resolved).exists():
+                yield Finding(path, number, "link", f"{target}: there is no {resolved}")
+            elif anchor and resolved in tree.text and anchor not in anchors(tree.text[resolved]):
+                yield Finding(path, number, "link", f"{target}: {resolved} has no heading with the anchor #{anchor}")
 
 
 def page_names(tree: Tree) -> Iterator[Finding]:
@@ -284,26 +289,18 @@ def page_names(tree: Tree) -> Iterator[Finding]:
         for suite, name in re.findall(r"\bTEST(?:_[FP])?\(\s*(\w+),\s*(\w+)", tree.text[path]):
             suites.setdefault(suite, set()).add(name)
     folders = ("tests", "common", "proto", "server", "worker", "ctl", "scripts", "deploy", "dashboards", "cmake")
-    for path, text in tree.text.items():
-        if not path.endswith(".md"):
-            continue
-        fenced = False
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.lstrip().startswith("```"):
-                fenced = not fenced
-            if fenced:
-                continue
-            for word in re.findall(r"`([^`\s]+)`", line):
-                suite, _, name = word.partition(".")
-                end_to_end = re.fullmatch(r"e2e_(\w+_test)", word)
-                if re.fullmatch(r"[A-Z]\w*Test", suite) and suite not in suites:
-                    yield Finding(path, number, "name", f"{word}: no test has this name")
-                elif suite in suites and name and name not in suites[suite]:
-                    yield Finding(path, number, "name", f"{word}: {suite} has no such test")
-                elif end_to_end and f"tests/e2e/{end_to_end.group(1)}.py" not in tree.text:
-                    yield Finding(path, number, "name", f"{word}: there is no tests/e2e/{end_to_end.group(1)}.py")
-                elif "NAME" not in word and re.fullmatch(rf"(?:{'|'.join(folders)})/[\w./-]+", word) and not (tree.root / word).exists():
-                    yield Finding(path, number, "name", f"{word}: there is no such path")
+    for path, number, line in prose(tree):
+        for word in re.findall(r"`([^`\s]+)`", line):
+            suite, _, name = word.partition(".")
+            end_to_end = re.fullmatch(r"e2e_(\w+_test)", word)
+            if re.fullmatch(r"[A-Z]\w*Test", suite) and suite not in suites:
+                yield Finding(path, number, "name", f"{word}: no test has this name")
+            elif suite in suites and name and name not in suites[suite]:
+                yield Finding(path, number, "name", f"{word}: {suite} has no such test")
+            elif end_to_end and f"tests/e2e/{end_to_end.group(1)}.py" not in tree.text:
+                yield Finding(path, number, "name", f"{word}: there is no tests/e2e/{end_to_end.group(1)}.py")
+            elif "NAME" not in word and re.fullmatch(rf"(?:{'|'.join(folders)})/[\w./-]+", word) and not (tree.root / word).exists():
+                yield Finding(path, number, "name", f"{word}: there is no such path")
 
 
 def private_words(tree: Tree) -> Iterator[Finding]:

@@ -8,6 +8,7 @@
 #include "worker/train/batch_view.h"
 
 namespace signvote {
+
 void HeldOutEvaluation::Reset() {
   batch_index_ = 0;
   row_ = 0;
