@@ -2,8 +2,8 @@
 
 #include <xxhash.h>
 #ifdef SIGNVOTE_XXHASH_DISPATCH
-// Debian compiles the library for any amd64: its plain functions stay with SSE2. This header replaces them by ones that
-// choose AVX2 or AVX-512 when the program runs.
+// Debian compiles the library for any amd64: its plain functions stay with SSE2. This header
+// replaces them by ones that choose AVX2 or AVX-512 when the program runs.
 #include <xxh_x86dispatch.h>
 #endif
 

@@ -1,6 +1,6 @@
 #pragma once
-// The arithmetic of the coins (common/coin.h has the definition and what they are for), over plain integers and without
-// any include, so that device code uses this very text.
+// The arithmetic of the coins (common/coin.h has the definition and what they are for), over plain
+// integers and without any include, so that device code uses this very text.
 
 #include <cstdint>
 

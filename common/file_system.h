@@ -72,8 +72,8 @@ class FileSystem {
   static FileSystem* Posix();
 };
 
-// OK when a file could be made at `path` now. For what a program writes only at its end, so that a wrong name is told at its
-// beginning. Leaves nothing behind.
+// OK when a file could be made at `path` now. For what a program writes only at its end, so that a
+// wrong name is told at its beginning. Leaves nothing behind.
 absl::Status RequireWritable(FileSystem* fs, const std::string& path);
 
 // Writes the whole of `data` through CreateAtomic.

@@ -25,8 +25,9 @@ constexpr char kDigestMagic[] = "signvote-layout-1";
 constexpr uint64_t kChunkCoordinatesMin = uint64_t{1} << 15;
 constexpr uint64_t kChunkCoordinatesMax = uint64_t{1} << 21;
 constexpr uint64_t kChunksWanted = 8;
-// A large ballot is cut finer, into chunks of this many coordinates (64 KiB packed) and more: on a slow link the verdict
-// of the last chunk cannot come back before it has gone up, and a round lasts that much longer than its bytes.
+// A large ballot is cut finer, into chunks of this many coordinates (64 KiB packed) and more: on a
+// slow link the verdict of the last chunk cannot come back before it has gone up, and a round lasts
+// that much longer than its bytes.
 constexpr uint64_t kChunkCoordinatesFine = uint64_t{1} << 19;
 constexpr uint64_t kChunksWantedFine = 48;
 

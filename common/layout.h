@@ -63,8 +63,9 @@ class ChunkPlan {
   ChunkPlan() = default;
   // REQUIRES: coordinates > 0, chunk_coordinates a positive multiple of kChunkCoordinatesMultiple.
   ChunkPlan(uint64_t coordinates, uint64_t chunk_coordinates);
-  // The default cut, in coordinates: 8 chunks of 2^15 (4 KiB packed) to 2^19 (64 KiB); beyond, chunks of 2^19 up to 48 of
-  // them, then 48 larger ones up to 2^21 (256 KiB), and as many of these as it takes.
+  // The default cut, in coordinates: 8 chunks of 2^15 (4 KiB packed) to 2^19 (64 KiB); beyond,
+  // chunks of 2^19 up to 48 of them, then 48 larger ones up to 2^21 (256 KiB), and as many of these
+  // as it takes.
   static uint64_t DefaultChunkCoordinates(uint64_t coordinates);
 
   uint64_t coordinates() const { return coordinates_; }

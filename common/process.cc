@@ -112,7 +112,8 @@ void InstallReloadSignal() {
 bool TakeReloadRequest() { return g_reload_requested.exchange(false); }
 
 void YieldToOtherThreads() {
-  // On Linux this is the calling thread's own. Giving way is always allowed; were it not, it would cost speed only.
+  // On Linux this is the calling thread's own. Giving way is always allowed; were it not, it would
+  // cost speed only.
   const int now = ::getpriority(PRIO_PROCESS, 0);
   (void)::setpriority(PRIO_PROCESS, 0, now + kYieldingNiceness);
 }

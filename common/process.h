@@ -31,7 +31,8 @@ void InstallReloadSignal();
 // Whether SIGHUP came since the last call.
 bool TakeReloadRequest();
 
-// From now on the calling thread leaves the processor to the program's other threads when they want it (nice +10).
+// From now on the calling thread leaves the processor to the program's other threads when they want
+// it (nice +10).
 void YieldToOtherThreads();
 
 // Resident set size in bytes (/proc/self/status VmRSS), 0 when unknown.

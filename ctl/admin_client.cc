@@ -21,11 +21,13 @@ constexpr uint32_t kFileMode = 0644;
 
 // gRPC takes deadlines on the wall clock; it converts them to its own monotonic one at once.
 std::chrono::system_clock::time_point DeadlineIn(Duration timeout) {
-  return std::chrono::system_clock::time_point(std::chrono::microseconds(Clock::System()->UnixMicros())) +
+  return std::chrono::system_clock::time_point(
+             std::chrono::microseconds(Clock::System()->UnixMicros())) +
          std::chrono::duration_cast<std::chrono::system_clock::duration>(timeout);
 }
 
-// Cancels a call that made no step for `timeout`: a stream has no deadline of its own that fits every model's size.
+// Cancels a call that made no step for `timeout`: a stream has no deadline of its own that fits
+// every model's size.
 class Watchdog {
  public:
   Watchdog(grpc::ClientContext* context, Duration timeout) : context_(context), timeout_(timeout) {
@@ -96,7 +98,8 @@ class GrpcAdminClient final : public AdminClient {
     v1::WatchRequest request;
     v1::WatchReply reply;
     request.set_events_after(events_after);
-    request.set_wait_ms(static_cast<uint32_t>(std::chrono::duration_cast<std::chrono::milliseconds>(wait).count()));
+    request.set_wait_ms(
+        static_cast<uint32_t>(std::chrono::duration_cast<std::chrono::milliseconds>(wait).count()));
     SIGNVOTE_RETURN_IF_ERROR(Call(&v1::Admin::Stub::Watch, request, &reply, wait));
     return reply;
   }
@@ -131,7 +134,8 @@ class GrpcAdminClient final : public AdminClient {
   absl::StatusOr<Exported> Export(FileSystem* fs, const std::string& path) override {
     grpc::ClientContext context;
     Watchdog watchdog(&context, options_.timeout);
-    const std::unique_ptr<grpc::ClientReader<v1::ExportChunk>> reader = stub_->Export(&context, v1::ExportRequest());
+    const std::unique_ptr<grpc::ClientReader<v1::ExportChunk>> reader =
+        stub_->Export(&context, v1::ExportRequest());
     std::unique_ptr<AtomicFile> file;
     Exported exported;
     uint64_t total_bytes = 0;
@@ -146,17 +150,19 @@ class GrpcAdminClient final : public AdminClient {
     const grpc::Status status = reader->Finish();
     if (!local.ok()) return local;
     if (watchdog.expired()) {
-      return absl::DeadlineExceededError(absl::StrCat(
-          options_.server, ": export stood still for ", ToSeconds(options_.timeout), " s; raise --timeout"));
+      return absl::DeadlineExceededError(absl::StrCat(options_.server, ": export stood still for ",
+                                                      ToSeconds(options_.timeout),
+                                                      " s; raise --timeout"));
     }
     SIGNVOTE_RETURN_IF_ERROR(Explain(status));
     if (!file || exported.bytes != total_bytes) {
-      return absl::DataLossError(absl::StrCat(path, ": the server sent ", exported.bytes, " of ", total_bytes,
-                                              " bytes; nothing was written"));
+      return absl::DataLossError(absl::StrCat(path, ": the server sent ", exported.bytes, " of ",
+                                              total_bytes, " bytes; nothing was written"));
     }
     if (!config.empty()) {
       const size_t slash = path.find_last_of('/');
-      const std::string config_path = slash == std::string::npos ? "config.json" : path.substr(0, slash + 1) + "config.json";
+      const std::string config_path =
+          slash == std::string::npos ? "config.json" : path.substr(0, slash + 1) + "config.json";
       SIGNVOTE_RETURN_IF_ERROR(WriteFileAtomically(fs, config_path, config, kFileMode));
       exported.has_config = true;
     }
@@ -166,8 +172,8 @@ class GrpcAdminClient final : public AdminClient {
 
  private:
   static absl::Status Take(FileSystem* fs, const std::string& path, const v1::ExportChunk& chunk,
-                           std::unique_ptr<AtomicFile>* file, Exported* exported, uint64_t* total_bytes,
-                           std::string* config) {
+                           std::unique_ptr<AtomicFile>* file, Exported* exported,
+                           uint64_t* total_bytes, std::string* config) {
     if (!*file) {
       SIGNVOTE_ASSIGN_OR_RETURN(*file, fs->CreateAtomic(path, kFileMode));
       exported->round = chunk.round();
@@ -175,8 +181,9 @@ class GrpcAdminClient final : public AdminClient {
       *config = chunk.config_json();
     }
     if (chunk.round() != exported->round || chunk.total_bytes() != *total_bytes) {
-      return absl::DataLossError(absl::StrCat(path, ": parts of round ", chunk.round(), " and round ",
-                                              exported->round, " in one export; nothing was written"));
+      return absl::DataLossError(absl::StrCat(path, ": parts of round ", chunk.round(),
+                                              " and round ", exported->round,
+                                              " in one export; nothing was written"));
     }
     exported->bytes += chunk.data().size();
     return (*file)->Append(std::as_bytes(std::span(chunk.data().data(), chunk.data().size())));
@@ -192,7 +199,8 @@ class GrpcAdminClient final : public AdminClient {
   }
 
   template <typename Method, typename Request, typename Reply>
-  absl::Status Call(Method method, const Request& request, Reply* reply, Duration expected = Duration::zero()) {
+  absl::Status Call(Method method, const Request& request, Reply* reply,
+                    Duration expected = Duration::zero()) {
     grpc::ClientContext context;
     context.set_deadline(DeadlineIn(expected + options_.timeout));
     {
@@ -206,8 +214,8 @@ class GrpcAdminClient final : public AdminClient {
       calling_ = nullptr;
     }
     const absl::Status explained = Explain(status);
-    // A channel that failed waits up to two minutes before it tries again: who watches a server that is started again
-    // takes a new one.
+    // A channel that failed waits up to two minutes before it tries again: who watches a server
+    // that is started again takes a new one.
     if (absl::IsUnavailable(explained)) Dial();
     return explained;
   }
@@ -219,7 +227,8 @@ class GrpcAdminClient final : public AdminClient {
         status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
       return absl::UnavailableError(absl::StrCat(
           options_.server, " does not answer as ", options_.insecure ? "a plaintext" : "a TLS",
-          " server: check --server, that signvote-server runs there, and that both sides use TLS or both --insecure (",
+          " server: check --server, that signvote-server runs there, and that both sides use TLS "
+          "or both --insecure (",
           status.error_message(), ")"));
     }
     return WithContext(wire::FromGrpc(status), options_.server);
@@ -236,10 +245,12 @@ class GrpcAdminClient final : public AdminClient {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<AdminClient>> AdminClient::Create(FileSystem* fs, const AdminClientOptions& options,
+absl::StatusOr<std::unique_ptr<AdminClient>> AdminClient::Create(FileSystem* fs,
+                                                                 const AdminClientOptions& options,
                                                                  int64_t now_unix_seconds) {
   if (options.server.empty()) {
-    return absl::InvalidArgumentError("no server given: use --server HOST:PORT or set SIGNVOTE_SERVER");
+    return absl::InvalidArgumentError(
+        "no server given: use --server HOST:PORT or set SIGNVOTE_SERVER");
   }
   SIGNVOTE_RETURN_IF_ERROR(ParseHostPort("--server", options.server, PortZero::kRefused).status());
   std::shared_ptr<grpc::ChannelCredentials> credentials;
@@ -248,10 +259,12 @@ absl::StatusOr<std::unique_ptr<AdminClient>> AdminClient::Create(FileSystem* fs,
   } else {
     if (options.tls.ca.empty() || options.tls.certificate.empty() || options.tls.key.empty()) {
       return absl::InvalidArgumentError(
-          "no certificates given: use --tls-dir DIR or set SIGNVOTE_TLS_DIR (a folder made by `signvote certs`), "
+          "no certificates given: use --tls-dir DIR or set SIGNVOTE_TLS_DIR (a folder made by "
+          "`signvote certs`), "
           "or --tls-ca, --tls-certificate and --tls-key, or --insecure");
     }
-    SIGNVOTE_ASSIGN_OR_RETURN(const wire::TlsMaterial material, wire::LoadTls(fs, options.tls, now_unix_seconds));
+    SIGNVOTE_ASSIGN_OR_RETURN(const wire::TlsMaterial material,
+                              wire::LoadTls(fs, options.tls, now_unix_seconds));
     credentials = wire::MtlsChannelCredentials(material);
   }
   return std::make_unique<GrpcAdminClient>(options, std::move(credentials));

@@ -14,19 +14,22 @@
 namespace signvote::ctl {
 
 struct AdminClientOptions {
-  std::string server;       // host:port
-  bool insecure = false;    // plaintext; a server takes admin calls without TLS only when it runs --insecure itself
-  wire::TlsFiles tls;       // required unless insecure
+  std::string server;  // host:port
+  // plaintext; a server takes admin calls without TLS only when it runs --insecure itself
+  bool insecure = false;
+  wire::TlsFiles tls;                           // required unless insecure
   Duration timeout = std::chrono::seconds(10);  // of a call; of each step of a stream
 };
 
 // Threads: one call at a time; Cancel() from any thread.
-// Failure: UNAVAILABLE, naming server and remedy, when it cannot be reached in time; else the server's status.
+// Failure: UNAVAILABLE, naming server and remedy, when it cannot be reached in time; else the
+// server's status.
 class AdminClient {
  public:
-  // INVALID_ARGUMENT, PERMISSION_DENIED, FAILED_PRECONDITION for unusable options, files or certificates; nothing is
-  // dialled yet.
-  static absl::StatusOr<std::unique_ptr<AdminClient>> Create(FileSystem* fs, const AdminClientOptions& options,
+  // INVALID_ARGUMENT, PERMISSION_DENIED, FAILED_PRECONDITION for unusable options, files or
+  // certificates; nothing is dialled yet.
+  static absl::StatusOr<std::unique_ptr<AdminClient>> Create(FileSystem* fs,
+                                                             const AdminClientOptions& options,
                                                              int64_t now_unix_seconds);
   virtual ~AdminClient() = default;
 
@@ -41,12 +44,13 @@ class AdminClient {
   virtual absl::Status Evict(const std::string& worker) = 0;
 
   struct Exported {
-    uint64_t round = 0;        // the file holds all commits before this round
+    uint64_t round = 0;  // the file holds all commits before this round
     uint64_t bytes = 0;
-    bool has_config = false;   // config.json was written beside it
+    bool has_config = false;  // config.json was written beside it
   };
-  // Writes the master replica to `path`, and the model's config.json beside it if the server has one; both atomically,
-  // the model last. DATA_LOSS: the stream ended early or its parts disagree; `path` is then untouched.
+  // Writes the master replica to `path`, and the model's config.json beside it if the server has
+  // one; both atomically, the model last. DATA_LOSS: the stream ended early or its parts disagree;
+  // `path` is then untouched.
   virtual absl::StatusOr<Exported> Export(FileSystem* fs, const std::string& path) = 0;
 };
 

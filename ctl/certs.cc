@@ -71,7 +71,8 @@ absl::StatusOr<std::string> BioText(BIO* bio) {
 
 absl::StatusOr<std::string> KeyPem(EVP_PKEY* key) {
   const Bio bio(BIO_new(BIO_s_mem()));
-  if (!bio || PEM_write_bio_PKCS8PrivateKey(bio.get(), key, nullptr, nullptr, 0, nullptr, nullptr) != 1) {
+  if (!bio ||
+      PEM_write_bio_PKCS8PrivateKey(bio.get(), key, nullptr, nullptr, 0, nullptr, nullptr) != 1) {
     return OpensslError("writing a private key");
   }
   return BioText(bio.get());
@@ -88,14 +89,17 @@ absl::StatusOr<std::string> CertificatePem(X509* certificate) {
 absl::StatusOr<Key> ParseKey(const std::string& path, const std::string& pem) {
   const Bio bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
   Key key(bio ? PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, nullptr) : nullptr);
-  if (!key) return FileProblem(path, "not a PEM private key; restore it, or remove it with its certificate");
+  if (!key)
+    return FileProblem(path,
+                       "not a PEM private key; restore it, or remove it with its certificate");
   return key;
 }
 
 absl::StatusOr<Certificate> ParseCertificate(const std::string& path, const std::string& pem) {
   const Bio bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
   Certificate certificate(bio ? PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr) : nullptr);
-  if (!certificate) return FileProblem(path, "not a PEM certificate; restore it, or remove it with its key");
+  if (!certificate)
+    return FileProblem(path, "not a PEM certificate; restore it, or remove it with its key");
   return certificate;
 }
 
@@ -133,9 +137,10 @@ absl::StatusOr<Certificate> Issue(const Request& request, X509* issuer, EVP_PKEY
                                       reinterpret_cast<const unsigned char*>(text.data()),
                                       static_cast<int>(text.size()), -1, 0) == 1;
   };
-  if (X509_set_version(certificate.get(), X509_VERSION_3) != 1 || !add("O", "signvote development") ||
-      !add("CN", request.common_name) ||
-      X509_set_issuer_name(certificate.get(), issuer == nullptr ? subject : X509_get_subject_name(issuer)) != 1 ||
+  if (X509_set_version(certificate.get(), X509_VERSION_3) != 1 ||
+      !add("O", "signvote development") || !add("CN", request.common_name) ||
+      X509_set_issuer_name(certificate.get(),
+                           issuer == nullptr ? subject : X509_get_subject_name(issuer)) != 1 ||
       X509_set_pubkey(certificate.get(), request.key) != 1 ||
       ASN1_TIME_set(X509_getm_notBefore(certificate.get()), request.not_before) == nullptr ||
       ASN1_TIME_set(X509_getm_notAfter(certificate.get()), request.not_after) == nullptr) {
@@ -151,15 +156,18 @@ absl::StatusOr<Certificate> Issue(const Request& request, X509* issuer, EVP_PKEY
 
 bool IsIpAddress(const std::string& text) {
   unsigned char bytes[16];
-  return inet_pton(AF_INET, text.c_str(), bytes) == 1 || inet_pton(AF_INET6, text.c_str(), bytes) == 1;
+  return inet_pton(AF_INET, text.c_str(), bytes) == 1 ||
+         inet_pton(AF_INET6, text.c_str(), bytes) == 1;
 }
 
-// Letters, digits, '-' and '.', with an optional leading "*.": nothing that OpenSSL's extension syntax gives a meaning.
+// Letters, digits, '-' and '.', with an optional leading "*.": nothing that OpenSSL's extension
+// syntax gives a meaning.
 bool IsDnsName(const std::string& text) {
   const std::string_view name = text.starts_with("*.") ? std::string_view(text).substr(2) : text;
   if (name.empty() || name.size() > 253 || name.front() == '.' || name.back() == '.') return false;
   return std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '.';
   });
 }
 
@@ -180,7 +188,8 @@ std::vector<std::string> NamesOf(X509* certificate) {
     } else if (name->type == GEN_IPADD) {
       const int family = ASN1_STRING_length(name->d.iPAddress) == 4 ? AF_INET : AF_INET6;
       char text[INET6_ADDRSTRLEN] = "";
-      if (inet_ntop(family, ASN1_STRING_get0_data(name->d.iPAddress), text, sizeof(text)) != nullptr) {
+      if (inet_ntop(family, ASN1_STRING_get0_data(name->d.iPAddress), text, sizeof(text)) !=
+          nullptr) {
         names.emplace_back(text);
       }
     }
@@ -207,9 +216,9 @@ class Maker {
     SIGNVOTE_RETURN_IF_ERROR(fs_->MakeDirectories(Path(""), kFolderMode));
     SIGNVOTE_RETURN_IF_ERROR(Authority());
     SIGNVOTE_RETURN_IF_ERROR(Server());
-    SIGNVOTE_RETURN_IF_ERROR(
-        Pair("admin", "admin", {{NID_ext_key_usage, "clientAuth"},
-                                {NID_subject_alt_name, "URI:signvote:role:admin"}}));
+    SIGNVOTE_RETURN_IF_ERROR(Pair(
+        "admin", "admin",
+        {{NID_ext_key_usage, "clientAuth"}, {NID_subject_alt_name, "URI:signvote:role:admin"}}));
     SIGNVOTE_RETURN_IF_ERROR(ReadTokens());
     for (const std::string& worker : options_.workers) SIGNVOTE_RETURN_IF_ERROR(Worker(worker));
     SIGNVOTE_RETURN_IF_ERROR(WriteTokens());
@@ -224,7 +233,8 @@ class Maker {
   int64_t NotAfter() const { return options_.now_unix_seconds + options_.days * kSecondsPerDay; }
 
   absl::Status Check() const {
-    if (options_.directory.empty()) return absl::InvalidArgumentError("certs: give a folder to write to");
+    if (options_.directory.empty())
+      return absl::InvalidArgumentError("certs: give a folder to write to");
     if (options_.days < 1 || options_.days > kDaysMax) {
       return absl::InvalidArgumentError(
           absl::StrCat("--days ", options_.days, ": choose 1 to ", kDaysMax));
@@ -260,12 +270,16 @@ class Maker {
     SIGNVOTE_ASSIGN_OR_RETURN(const bool has_key, Exists(key_path));
     SIGNVOTE_ASSIGN_OR_RETURN(const bool has_certificate, Exists(certificate_path));
     if (!has_key && !has_certificate) return std::pair<Key, Certificate>();
-    if (!has_key) return FileProblem(key_path, "missing, but its certificate is there; restore it, or remove the certificate");
+    if (!has_key)
+      return FileProblem(
+          key_path, "missing, but its certificate is there; restore it, or remove the certificate");
     SIGNVOTE_ASSIGN_OR_RETURN(const std::string key_pem, fs_->ReadFile(key_path, kFileBytesMax));
     SIGNVOTE_ASSIGN_OR_RETURN(Key key, ParseKey(key_path, key_pem));
-    // A key without a certificate is what an interrupted run leaves behind: the key is written first.
+    // A key without a certificate is what an interrupted run leaves behind: the key is written
+    // first.
     if (!has_certificate) return std::pair<Key, Certificate>(std::move(key), nullptr);
-    SIGNVOTE_ASSIGN_OR_RETURN(const std::string pem, fs_->ReadFile(certificate_path, kFileBytesMax));
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::string pem,
+                              fs_->ReadFile(certificate_path, kFileBytesMax));
     SIGNVOTE_ASSIGN_OR_RETURN(Certificate certificate, ParseCertificate(certificate_path, pem));
     if (X509_check_private_key(certificate.get(), key.get()) != 1) {
       return FileProblem(certificate_path, absl::StrCat("does not belong to ", key_path,
@@ -274,7 +288,8 @@ class Maker {
     return std::pair<Key, Certificate>(std::move(key), std::move(certificate));
   }
 
-  // A certificate that is kept must be good for something: nobody would look at this folder again to find out.
+  // A certificate that is kept must be good for something: nobody would look at this folder again
+  // to find out.
   absl::Status RequireUsable(const std::string& name, X509* certificate) {
     const std::string path = Path(name + ".crt");
     if (X509_verify(certificate, ca_key_.get()) != 1) {
@@ -330,13 +345,17 @@ class Maker {
 
   absl::Status IssueLeaf(const std::string& name, const std::string& common_name, EVP_PKEY* key,
                          std::vector<std::pair<int, std::string>> extensions) {
-    Request request{.common_name = common_name, .key = key, .not_before = NotBefore(), .not_after = NotAfter(),
+    Request request{.common_name = common_name,
+                    .key = key,
+                    .not_before = NotBefore(),
+                    .not_after = NotAfter(),
                     .extensions = {{NID_basic_constraints, "critical,CA:FALSE"},
                                    {NID_key_usage, "critical,digitalSignature"},
                                    {NID_subject_key_identifier, "hash"},
                                    {NID_authority_key_identifier, "keyid:always"}}};
     for (auto& extension : extensions) request.extensions.push_back(std::move(extension));
-    SIGNVOTE_ASSIGN_OR_RETURN(const Certificate certificate, Issue(request, ca_.get(), ca_key_.get()));
+    SIGNVOTE_ASSIGN_OR_RETURN(const Certificate certificate,
+                              Issue(request, ca_.get(), ca_key_.get()));
     SIGNVOTE_ASSIGN_OR_RETURN(const std::string pem, CertificatePem(certificate.get()));
     return Write(name + ".crt", pem, kPublicMode);
   }
@@ -380,7 +399,8 @@ class Maker {
       }
     }
     std::string san = "URI:signvote:role:server";
-    for (const std::string& name : names) absl::StrAppend(&san, IsIpAddress(name) ? ",IP:" : ",DNS:", name);
+    for (const std::string& name : names)
+      absl::StrAppend(&san, IsIpAddress(name) ? ",IP:" : ",DNS:", name);
     return IssueLeaf("server", "signvote server", key.get(),
                      {{NID_ext_key_usage, "serverAuth"}, {NID_subject_alt_name, san}});
   }
@@ -410,7 +430,9 @@ class Maker {
       const std::string line = tokens_text_.substr(begin, end - begin);
       if (line.starts_with(worker + " ")) {
         const size_t token = line.find_first_not_of(' ', worker.size());
-        return token == std::string::npos ? "" : line.substr(token, line.find_first_of(" \t\r", token) - token);
+        return token == std::string::npos
+                   ? ""
+                   : line.substr(token, line.find_first_of(" \t\r", token) - token);
       }
       begin = end + 1;
     }
@@ -428,21 +450,23 @@ class Maker {
       SIGNVOTE_ASSIGN_OR_RETURN(const std::string ca,
                                 fs_->ReadFile(Path(folder + "/ca.crt"), kFileBytesMax));
       if (ca != ca_pem_) {
-        return FileProblem(Path(folder + "/ca.crt"),
-                           absl::StrCat("differs from ", Path("ca.crt"), "; remove it to get that one"));
+        return FileProblem(Path(folder + "/ca.crt"), absl::StrCat("differs from ", Path("ca.crt"),
+                                                                  "; remove it to get that one"));
       }
       report_.kept.push_back(folder + "/ca.crt");
     }
-    SIGNVOTE_RETURN_IF_ERROR(Pair(folder + "/worker", worker,
-                                  {{NID_ext_key_usage, "clientAuth"},
-                                   {NID_subject_alt_name,
-                                    absl::StrCat("URI:signvote:role:worker,DNS:", worker)}}));
+    SIGNVOTE_RETURN_IF_ERROR(
+        Pair(folder + "/worker", worker,
+             {{NID_ext_key_usage, "clientAuth"},
+              {NID_subject_alt_name, absl::StrCat("URI:signvote:role:worker,DNS:", worker)}}));
     std::string token = TokenOf(worker);
     SIGNVOTE_ASSIGN_OR_RETURN(const bool has_token, Exists(Path(folder + "/token")));
     if (has_token) {
-      SIGNVOTE_ASSIGN_OR_RETURN(std::string text, fs_->ReadFile(Path(folder + "/token"), kFileBytesMax));
+      SIGNVOTE_ASSIGN_OR_RETURN(std::string text,
+                                fs_->ReadFile(Path(folder + "/token"), kFileBytesMax));
       text.erase(std::min(text.find_first_of(" \t\r\n"), text.size()));
-      if (text.empty()) return FileProblem(Path(folder + "/token"), "empty; remove it to get a new one");
+      if (text.empty())
+        return FileProblem(Path(folder + "/token"), "empty; remove it to get a new one");
       if (!token.empty() && token != text) {
         return FileProblem(Path(folder + "/token"),
                            absl::StrCat("differs from the line of ", worker, " in ", Path("tokens"),

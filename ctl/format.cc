@@ -22,14 +22,17 @@ bool StartsCodePoint(char c) { return (static_cast<unsigned char>(c) & 0xC0) != 
 std::string EnumWord(const google::protobuf::EnumValueDescriptor* value) {
   std::string word = value->name();
   std::string prefix = value->type()->name() + "_";
-  std::transform(word.begin(), word.end(), word.begin(), [](unsigned char c) { return std::tolower(c); });
-  std::transform(prefix.begin(), prefix.end(), prefix.begin(), [](unsigned char c) { return std::tolower(c); });
+  std::transform(word.begin(), word.end(), word.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
+  std::transform(prefix.begin(), prefix.end(), prefix.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
   return word.starts_with(prefix) ? word.substr(prefix.size()) : word;
 }
 
 std::string Grouped(uint64_t value) {
   std::string digits = std::to_string(value);
-  for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3) digits.insert(static_cast<size_t>(i), 1, ',');
+  for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3)
+    digits.insert(static_cast<size_t>(i), 1, ',');
   return digits;
 }
 

@@ -64,7 +64,8 @@ absl::Status Status(const Flags& flags) {
 
 absl::Status Top(const Flags& flags) {
   if (flags.lines + flags.json + flags.once > 1) {
-    return absl::InvalidArgumentError("--lines, --json and --once exclude one another; give one of them");
+    return absl::InvalidArgumentError(
+        "--lines, --json and --once exclude one another; give one of them");
   }
   // First: what is blocked here stays blocked in every thread.
   SIGNVOTE_ASSIGN_OR_RETURN(const auto signals, TopSignals::Create());
@@ -110,7 +111,8 @@ absl::Status Evict(const Flags& flags) {
 
 absl::Status Export(const Flags& flags) {
   SIGNVOTE_ASSIGN_OR_RETURN(const auto client, Connect(flags));
-  SIGNVOTE_ASSIGN_OR_RETURN(const AdminClient::Exported exported, client->Export(FileSystem::Posix(), flags.file));
+  SIGNVOTE_ASSIGN_OR_RETURN(const AdminClient::Exported exported,
+                            client->Export(FileSystem::Posix(), flags.file));
   Print(absl::StrCat(flags.file, ": round ", exported.round, ", ", exported.bytes, " bytes",
                      exported.has_config ? ", config.json beside it" : "", "\n"));
   return absl::OkStatus();
@@ -120,8 +122,10 @@ absl::Status Certs(const Flags& flags) {
   CertsOptions options = flags.certs;
   options.now_unix_seconds = NowUnixSeconds();
   SIGNVOTE_ASSIGN_OR_RETURN(const CertsReport report, MakeCerts(FileSystem::Posix(), options));
-  for (const std::string& name : report.created) Print(absl::StrCat("made  ", options.directory, "/", name, "\n"));
-  for (const std::string& name : report.kept) Print(absl::StrCat("kept  ", options.directory, "/", name, "\n"));
+  for (const std::string& name : report.created)
+    Print(absl::StrCat("made  ", options.directory, "/", name, "\n"));
+  for (const std::string& name : report.kept)
+    Print(absl::StrCat("kept  ", options.directory, "/", name, "\n"));
   return absl::OkStatus();
 }
 
@@ -140,15 +144,22 @@ int Main(int argc, char** argv) {
   app.set_version_flag("--version", absl::StrCat("signvote ", SoftwareVersion()));
   app.require_subcommand(1);
   app.fallthrough();
-  app.add_option("--server", flags.admin.server, "HOST:PORT of the server")->type_name("HOST:PORT")->envname("SIGNVOTE_SERVER");
-  app.add_option("--tls-dir", flags.tls_dir, "folder with ca.crt, admin.crt and admin.key, as `certs` makes it")
+  app.add_option("--server", flags.admin.server, "HOST:PORT of the server")
+      ->type_name("HOST:PORT")
+      ->envname("SIGNVOTE_SERVER");
+  app.add_option("--tls-dir", flags.tls_dir,
+                 "folder with ca.crt, admin.crt and admin.key, as `certs` makes it")
       ->type_name("DIR")
       ->envname("SIGNVOTE_TLS_DIR");
-  app.add_option("--tls-ca", flags.admin.tls.ca, "PEM file: who may sign the server's certificate")->type_name("FILE");
-  app.add_option("--tls-certificate", flags.admin.tls.certificate, "PEM file: the operator's certificate")->type_name("FILE");
+  app.add_option("--tls-ca", flags.admin.tls.ca, "PEM file: who may sign the server's certificate")
+      ->type_name("FILE");
+  app.add_option("--tls-certificate", flags.admin.tls.certificate,
+                 "PEM file: the operator's certificate")
+      ->type_name("FILE");
   app.add_option("--tls-key", flags.admin.tls.key, "PEM file: its private key")->type_name("FILE");
   app.add_flag("--insecure", flags.admin.insecure, "plaintext, to a server that runs --insecure");
-  app.add_option("--timeout", flags.timeout_seconds, "seconds that a call, or a step of an export, may take")
+  app.add_option("--timeout", flags.timeout_seconds,
+                 "seconds that a call, or a step of an export, may take")
       ->capture_default_str()
       ->check(NumberBetween(0.1, 3600));
 
@@ -159,7 +170,9 @@ int Main(int argc, char** argv) {
   };
   add("status", "show the run and its workers", &Status)
       ->add_flag("--json", flags.json, "one JSON object, fields as in admin.proto");
-  CLI::App* top = add("top", "watch the run: live on a terminal (key h: help), as lines where output is piped", &Top);
+  CLI::App* top =
+      add("top", "watch the run: live on a terminal (key h: help), as lines where output is piped",
+          &Top);
   top->add_option("--interval", flags.interval_seconds, "seconds between two looks")
       ->capture_default_str()
       ->check(NumberBetween(0.1, 60));
@@ -173,16 +186,29 @@ int Main(int argc, char** argv) {
   add("pause", "open no further round", &Pause);
   add("resume", "open rounds again", &Resume);
   add("drain", "ask a worker to finish its round and leave", &Drain)
-      ->add_option("WORKER", flags.worker, "its name")->type_name("")->required();
+      ->add_option("WORKER", flags.worker, "its name")
+      ->type_name("")
+      ->required();
   add("evict", "close a worker's session and refuse its name from now on", &Evict)
-      ->add_option("WORKER", flags.worker, "its name")->type_name("")->required();
+      ->add_option("WORKER", flags.worker, "its name")
+      ->type_name("")
+      ->required();
   add("export", "write the model as a safetensors file, config.json beside it", &Export)
-      ->add_option("FILE", flags.file, "file to write")->type_name("FILE")->required();
-  CLI::App* certs = add("certs", "make a development CA, certificates and join tokens, or add workers to them", &Certs);
-  certs->add_option("DIR", flags.certs.directory, "folder; made if missing, nothing in it is overwritten")->required();
-  certs->add_option("--server-name", flags.certs.server_names, "host name or address that workers dial; repeatable");
+      ->add_option("FILE", flags.file, "file to write")
+      ->type_name("FILE")
+      ->required();
+  CLI::App* certs =
+      add("certs", "make a development CA, certificates and join tokens, or add workers to them",
+          &Certs);
+  certs
+      ->add_option("DIR", flags.certs.directory,
+                   "folder; made if missing, nothing in it is overwritten")
+      ->required();
+  certs->add_option("--server-name", flags.certs.server_names,
+                    "host name or address that workers dial; repeatable");
   certs->add_option("--worker", flags.certs.workers, "worker name; repeatable");
-  certs->add_option("--days", flags.certs.days, "validity of new certificates in days")->capture_default_str();
+  certs->add_option("--days", flags.certs.days, "validity of new certificates in days")
+      ->capture_default_str();
   add("version", "print the version", &Version);
 
   std::string print;

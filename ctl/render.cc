@@ -48,7 +48,8 @@ nlohmann::ordered_json FieldJson(const Message& message, const FieldDescriptor* 
     case FieldDescriptor::CPPTYPE_ENUM: {
       const int number = r->GetEnumValue(message, field);
       const EnumValueDescriptor* value = field->enum_type()->FindValueByNumber(number);
-      return value == nullptr ? nlohmann::ordered_json(number) : nlohmann::ordered_json(EnumWord(value));
+      return value == nullptr ? nlohmann::ordered_json(number)
+                              : nlohmann::ordered_json(EnumWord(value));
     }
     case FieldDescriptor::CPPTYPE_STRING:
       return r->GetString(message, field);
@@ -114,32 +115,39 @@ std::string RenderTable(const v1::Status& status, Colour colour) {
       v1::Status::Phase_IsValid(status.phase()) ? status.phase() : v1::Status::PHASE_UNSPECIFIED));
   std::replace(phase.begin(), phase.end(), '_', ' ');
   row("run", (status.run_id().empty() ? "-" : status.run_id()) +
-                 absl::StrFormat("  epoch %d, up ", status.epoch()) + SecondsText(status.uptime_seconds()));
-  row("phase", paint(PhaseColour(status.phase()), Left(phase, 20)) + "  server " + status.software_version());
+                 absl::StrFormat("  epoch %d, up ", status.epoch()) +
+                 SecondsText(status.uptime_seconds()));
+  row("phase", paint(PhaseColour(status.phase()), Left(phase, 20)) + "  server " +
+                   status.software_version());
 
   std::string round = Grouped(status.round()) + " of " + Grouped(status.rounds_max());
   if (status.rounds_max() > 0) {
-    const double done = 100.0 * static_cast<double>(status.round()) / static_cast<double>(status.rounds_max());
+    const double done =
+        100.0 * static_cast<double>(status.round()) / static_cast<double>(status.rounds_max());
     round += absl::StrFormat(" (%.0f %%)", done);
   }
   if (status.attempt() > 0) round += absl::StrFormat(", attempt %d", status.attempt());
-  row("round", paint(kBold, Left(round, 20)) + "  " +
-                   (status.round_seconds() > 0 ? SecondsText(status.round_seconds()) + " a round, " : "") +
-                   (status.seconds_left() > 0 ? SecondsText(status.seconds_left()) + " left" : "time left unknown"));
-  row("loss", paint(kBold, Left(NumberOrDash("%.4f", status.round() > 0 ? status.loss() : NAN), 20)) +
-                  "  stepsize " + NumberOrDash("%.4g", status.stepsize()) + " (" + status.rule() + ", " +
-                  status.direction() + ")");
+  row("round",
+      paint(kBold, Left(round, 20)) + "  " +
+          (status.round_seconds() > 0 ? SecondsText(status.round_seconds()) + " a round, " : "") +
+          (status.seconds_left() > 0 ? SecondsText(status.seconds_left()) + " left"
+                                     : "time left unknown"));
+  row("loss",
+      paint(kBold, Left(NumberOrDash("%.4f", status.round() > 0 ? status.loss() : NAN), 20)) +
+          "  stepsize " + NumberOrDash("%.4g", status.stepsize()) + " (" + status.rule() + ", " +
+          status.direction() + ")");
   row("model", status.coordinates() == 0
                    ? std::string("-")
-                   : Left(Grouped(status.coordinates()), 20) + absl::StrFormat("  coordinates, layout %016x",
-                                                                               status.layout_digest()));
+                   : Left(Grouped(status.coordinates()), 20) +
+                         absl::StrFormat("  coordinates, layout %016x", status.layout_digest()));
   const v1::WireTotals& wire = status.wire();
-  const double moved = static_cast<double>(wire.up_rounds_bytes()) + static_cast<double>(wire.down_rounds_bytes());
+  const double moved =
+      static_cast<double>(wire.up_rounds_bytes()) + static_cast<double>(wire.down_rounds_bytes());
   const double fp32 = 2.0 * static_cast<double>(wire.fp32_equivalent_bytes());
   row("wire", moved > 0 && fp32 > 0
                   ? paint(kBold, Left(absl::StrFormat("%.1f x less", fp32 / moved), 20)) + "  " +
-                        BytesText(wire.up_rounds_bytes()) + " up + " + BytesText(wire.down_rounds_bytes()) +
-                        " down; fp32: " + BytesText(fp32)
+                        BytesText(wire.up_rounds_bytes()) + " up + " +
+                        BytesText(wire.down_rounds_bytes()) + " down; fp32: " + BytesText(fp32)
                   : std::string("-"));
   row("workers", Left(absl::StrFormat("%d joined", status.joins()), 20) +
                      absl::StrFormat("  %d lost, %d abstentions, %d late chunks", status.losses(),
@@ -147,18 +155,18 @@ std::string RenderTable(const v1::Status& status, Colour colour) {
   if (status.workers().empty()) return out;
 
   // 16 + 9 + 5 + 8 + 6 + 7 + 9 + 9 + 10 = 79 columns.
-  out += "\n" + paint(kDim, Left("worker", 15) + " " + Left("role", 9) + Right("share", 5) + Right("ballots", 8) +
-                                Right("abst", 6) + Right("agree", 7) + Right("up", 9) + Right("down", 9) +
-                                Right("arrival", 10)) +
+  out += "\n" +
+         paint(kDim, Left("worker", 15) + " " + Left("role", 9) + Right("share", 5) +
+                         Right("ballots", 8) + Right("abst", 6) + Right("agree", 7) +
+                         Right("up", 9) + Right("down", 9) + Right("arrival", 10)) +
          "\n";
   for (const v1::Worker& worker : status.workers()) {
     const bool observer = worker.role() == v1::Worker::ROLE_OBSERVER;
     const char* role = !worker.connected() ? "lost" : observer ? "observer" : "member";
     const char* role_colour = !worker.connected() ? kRed : observer ? kYellow : kGreen;
-    const std::string agreement =
-        worker.ballots() == 0 || !std::isfinite(worker.agreement())
-            ? "-"
-            : absl::StrFormat("%.1f%%", 100.0 * worker.agreement());
+    const std::string agreement = worker.ballots() == 0 || !std::isfinite(worker.agreement())
+                                      ? "-"
+                                      : absl::StrFormat("%.1f%%", 100.0 * worker.agreement());
     out += Left(worker.name(), 15) + " " + paint(role_colour, Left(role, 9)) +
            Right(std::to_string(worker.share()), 5) + Right(std::to_string(worker.ballots()), 8) +
            Right(std::to_string(worker.abstentions()), 6) + Right(agreement, 7) +
@@ -170,7 +178,8 @@ std::string RenderTable(const v1::Status& status, Colour colour) {
 }
 
 std::string RenderJson(const v1::Status& status) {
-  return ToJson(status).dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+  return ToJson(status).dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) +
+         "\n";
 }
 
 std::string RenderJsonLine(const v1::WatchReply& reply) {

@@ -27,7 +27,8 @@ enum Pair : short { kPairGreen = 1, kPairYellow, kPairRed, kPairCyan, kPairBlue,
 
 class CursesTerminal final : public Terminal {
  public:
-  CursesTerminal(SCREEN* screen, bool colours) : screen_(screen), colours_(colours && has_colors()) {
+  CursesTerminal(SCREEN* screen, bool colours)
+      : screen_(screen), colours_(colours && has_colors()) {
     cbreak();
     noecho();
     nonl();
@@ -58,7 +59,8 @@ class CursesTerminal final : public Terminal {
       if (wmove(stdscr, static_cast<int>(row), 0) == ERR) break;
       for (const Span& span : lines[row]) {
         wattrset(stdscr, static_cast<int>(AttributesOf(span.style)));
-        // ERR behind the last column of the last row, where the cursor cannot go: the text is there.
+        // ERR behind the last column of the last row, where the cursor cannot go: the text is
+        // there.
         (void)waddnstr(stdscr, span.text.c_str(), static_cast<int>(span.text.size()));
       }
     }
@@ -118,7 +120,8 @@ class CursesTerminal final : public Terminal {
     def_prog_mode();
     endwin();
     // The signal's own action, so that the shell sees what it expects.
-    struct sigaction stop {}, before {};
+    struct sigaction stop {
+    }, before{};
     stop.sa_handler = SIG_DFL;
     sigset_t set;
     sigemptyset(&set);
@@ -177,7 +180,8 @@ Charset TerminalCharset() {
   setlocale(LC_CTYPE, "");
   // The kernel's own console speaks UTF-8 and has no glyphs for braille.
   const bool utf8 = std::string_view(nl_langinfo(CODESET)) == "UTF-8";
-  return utf8 && TerminalType() != "linux" && TerminalType() != "dumb" ? Charset::kUtf8 : Charset::kAscii;
+  return utf8 && TerminalType() != "linux" && TerminalType() != "dumb" ? Charset::kUtf8
+                                                                       : Charset::kAscii;
 }
 
 absl::StatusOr<std::unique_ptr<Terminal>> Terminal::Open(Colour colour) {

@@ -1,5 +1,6 @@
 #pragma once
-// The terminal of `signvote top`, behind ncurses: a full screen that is given back whatever ends it.
+// The terminal of `signvote top`, behind ncurses: a full screen that is given back whatever ends
+// it.
 
 #include <memory>
 #include <optional>
@@ -32,7 +33,8 @@ enum class Key {
 Charset TerminalCharset();
 
 // Threads: one. Only one at a time may exist.
-// Failure: the destructor restores screen, cursor and modes; so does Suspend() for as long as it lasts.
+// Failure: the destructor restores screen, cursor and modes; so does Suspend() for as long as it
+// lasts.
 class Terminal {
  public:
   // FAILED_PRECONDITION: standard input or output is no terminal, or one without a screen (TERM).

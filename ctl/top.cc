@@ -31,7 +31,8 @@ namespace signvote::ctl {
 namespace {
 
 constexpr Duration kRetryMin = std::chrono::milliseconds(200), kRetryMax = std::chrono::seconds(2);
-constexpr Duration kLookEvery = std::chrono::milliseconds(500);  // the times shown go on without an answer
+// the times shown go on without an answer
+constexpr Duration kLookEvery = std::chrono::milliseconds(500);
 constexpr int kColumnsDefault = 80, kColumnsMax = 1000;
 
 class SignalFd final : public TopSignals {
@@ -57,7 +58,10 @@ class Poller {
   };
 
   Poller(AdminClient* client, Clock* clock, Duration interval)
-      : client_(client), clock_(clock), interval_(interval), fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+      : client_(client),
+        clock_(clock),
+        interval_(interval),
+        fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
     thread_ = std::thread([this] { Run(); });
   }
   ~Poller() {
@@ -99,7 +103,8 @@ class Poller {
       if (reply.ok()) {
         if (reply->status().run_id() != run_id) events_after = 0;
         run_id = reply->status().run_id();
-        if (reply->events_size() > 0) events_after = reply->events(reply->events_size() - 1).sequence();
+        if (reply->events_size() > 0)
+          events_after = reply->events(reply->events_size() - 1).sequence();
         // Whoever answers early is not asked more often for it.
         if (wait > Duration::zero()) pause = begin + wait - clock_->Now();
         wait = interval_;
@@ -140,7 +145,8 @@ absl::Status Write(const std::string& text) {
   if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) {
     return absl::OkStatus();
   }
-  return absl::InternalError(absl::StrCat("cannot write to standard output: ", std::strerror(errno)));
+  return absl::InternalError(
+      absl::StrCat("cannot write to standard output: ", std::strerror(errno)));
 }
 
 int ColumnsOfOutput() {
@@ -180,13 +186,15 @@ class LinesDisplay final : public Display {
   absl::Status OnAnswer(const TopModel& model) override {
     const bool json = options_.mode == TopMode::kJson;
     if (lost_ || model.new_run()) {
-      SIGNVOTE_RETURN_IF_ERROR(Note(model.new_run() ? absl::StrCat(options_.server, " answers: another run, ",
-                                                                   model.status().run_id())
-                                                    : options_.server + " answers again"));
+      SIGNVOTE_RETURN_IF_ERROR(Note(
+          model.new_run()
+              ? absl::StrCat(options_.server, " answers: another run, ", model.status().run_id())
+              : options_.server + " answers again"));
     }
     lost_ = false;
     done_ = model.ended();
-    const bool changed = !shown_ || model.status().round() != round_ || model.status().phase() != phase_;
+    const bool changed =
+        !shown_ || model.status().round() != round_ || model.status().phase() != phase_;
     shown_ = true;
     round_ = model.status().round();
     phase_ = model.status().phase();
@@ -213,8 +221,10 @@ class LinesDisplay final : public Display {
     return Note(absl::StrCat("reconnecting to ", options_.server, ": ", model.lost()->why));
   }
   absl::Status OnTick(const TopModel& model) override {
-    if (!lost_ || moment_.clock->Now() - model.lost()->since < options_.server_timeout) return absl::OkStatus();
-    return absl::UnavailableError(absl::StrCat(options_.server, ": no answer for ", ToSeconds(options_.server_timeout),
+    if (!lost_ || moment_.clock->Now() - model.lost()->since < options_.server_timeout)
+      return absl::OkStatus();
+    return absl::UnavailableError(absl::StrCat(options_.server, ": no answer for ",
+                                               ToSeconds(options_.server_timeout),
                                                " s (--server-timeout); ", model.lost()->why));
   }
   bool done() const override { return done_; }
@@ -406,7 +416,8 @@ absl::StatusOr<std::unique_ptr<TopSignals>> TopSignals::Create() {
   return std::make_unique<SignalFd>(fd);
 }
 
-absl::Status RunTop(const TopOptions& options, AdminClient* client, TopSignals* signals, Clock* clock) {
+absl::Status RunTop(const TopOptions& options, AdminClient* client, TopSignals* signals,
+                    Clock* clock) {
   Poller poller(client, clock, options.interval);
   if (poller.fd() < 0) return absl::InternalError(absl::StrCat("eventfd: ", std::strerror(errno)));
   TopModel model;
@@ -415,9 +426,12 @@ absl::Status RunTop(const TopOptions& options, AdminClient* client, TopSignals* 
     const bool keys = display != nullptr && display->wants_keys();
     std::array<pollfd, 3> waits = {pollfd{signals->fd(), POLLIN, 0}, pollfd{poller.fd(), POLLIN, 0},
                                    pollfd{keys ? STDIN_FILENO : -1, POLLIN, 0}};
-    const int ready = poll(waits.data(), waits.size(),
-                           static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(kLookEvery).count()));
-    if (ready < 0 && errno != EINTR) return absl::InternalError(absl::StrCat("poll: ", std::strerror(errno)));
+    const int ready =
+        poll(waits.data(), waits.size(),
+             static_cast<int>(
+                 std::chrono::duration_cast<std::chrono::milliseconds>(kLookEvery).count()));
+    if (ready < 0 && errno != EINTR)
+      return absl::InternalError(absl::StrCat("poll: ", std::strerror(errno)));
     absl::Status status;
     while (const int signal = signals->Next()) {
       if (signal == SIGINT || signal == SIGTERM || signal == SIGHUP) return absl::OkStatus();

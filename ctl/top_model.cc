@@ -54,10 +54,12 @@ void TopModel::OnReply(v1::WatchReply reply, Time now) {
                 .round = status_.round(),
                 .all = {status_.wire().up_rounds_bytes(), status_.wire().down_rounds_bytes()}};
   for (const v1::Worker& worker : status_.workers()) {
-    sample.workers[worker.name()] = {worker.wire().up_rounds_bytes(), worker.wire().down_rounds_bytes()};
+    sample.workers[worker.name()] = {worker.wire().up_rounds_bytes(),
+                                     worker.wire().down_rounds_bytes()};
   }
   samples_.push_back(std::move(sample));
-  while (samples_.size() > kSamplesMax || (samples_.size() > 2 && now - samples_[1].at >= kRateWindow)) {
+  while (samples_.size() > kSamplesMax ||
+         (samples_.size() > 2 && now - samples_[1].at >= kRateWindow)) {
     samples_.pop_front();
   }
 }
@@ -80,14 +82,17 @@ double TopModel::rounds_per_second() const {
   if (samples_.size() < 2) return kNan;
   const Sample &first = samples_.front(), &last = samples_.back();
   const double seconds = ToSeconds(last.at - first.at);
-  return seconds > 0 && last.round >= first.round ? static_cast<double>(last.round - first.round) / seconds : kNan;
+  return seconds > 0 && last.round >= first.round
+             ? static_cast<double>(last.round - first.round) / seconds
+             : kNan;
 }
 
-WireRate TopModel::Between(const Sample::Bytes* old_bytes, const Sample::Bytes* new_bytes, Duration time) {
+WireRate TopModel::Between(const Sample::Bytes* old_bytes, const Sample::Bytes* new_bytes,
+                           Duration time) {
   const double seconds = ToSeconds(time);
   // Counters that fall are another server's.
-  if (old_bytes == nullptr || new_bytes == nullptr || seconds <= 0 || new_bytes->up < old_bytes->up ||
-      new_bytes->down < old_bytes->down) {
+  if (old_bytes == nullptr || new_bytes == nullptr || seconds <= 0 ||
+      new_bytes->up < old_bytes->up || new_bytes->down < old_bytes->down) {
     return {kNan, kNan};
   }
   return {static_cast<double>(new_bytes->up - old_bytes->up) / seconds,
@@ -96,7 +101,8 @@ WireRate TopModel::Between(const Sample::Bytes* old_bytes, const Sample::Bytes* 
 
 WireRate TopModel::Rate() const {
   if (samples_.size() < 2) return {kNan, kNan};
-  return Between(&samples_.front().all, &samples_.back().all, samples_.back().at - samples_.front().at);
+  return Between(&samples_.front().all, &samples_.back().all,
+                 samples_.back().at - samples_.front().at);
 }
 
 WireRate TopModel::RateOf(const std::string& worker) const {
@@ -106,7 +112,8 @@ WireRate TopModel::RateOf(const std::string& worker) const {
     const auto old_bytes = sample.workers.find(worker);
     if (old_bytes == sample.workers.end()) continue;
     const auto new_bytes = samples_.back().workers.find(worker);
-    return Between(&old_bytes->second, new_bytes == samples_.back().workers.end() ? nullptr : &new_bytes->second,
+    return Between(&old_bytes->second,
+                   new_bytes == samples_.back().workers.end() ? nullptr : &new_bytes->second,
                    samples_.back().at - sample.at);
   }
   return {kNan, kNan};

@@ -1,6 +1,7 @@
 #pragma once
-// What `signvote top` knows of a run: the server's last answer, and what only a series of answers tells: rates, events
-// kept beyond the server's own memory of them, a lost connection. No I/O; times come in.
+// What `signvote top` knows of a run: the server's last answer, and what only a series of answers
+// tells: rates, events kept beyond the server's own memory of them, a lost connection. No I/O;
+// times come in.
 
 #include <cstdint>
 #include <deque>
@@ -21,14 +22,15 @@ struct WireRate {
 };
 
 // Threads: not thread-safe. Copyable: a copy is a frozen display.
-// Texts that workers chose (names, reasons, addresses) become printable ASCII on the way in: no terminal sequence gets
-// through.
+// Texts that workers chose (names, reasons, addresses) become printable ASCII on the way in: no
+// terminal sequence gets through.
 class TopModel {
  public:
   static constexpr size_t kEventsKept = 1000;
   static constexpr Duration kRateWindow = std::chrono::seconds(5);
 
-  // An answer of the server. One of another run (the server was started again) begins everything anew.
+  // An answer of the server. One of another run (the server was started again) begins everything
+  // anew.
   void OnReply(v1::WatchReply reply, Time now);
   // A call failed. The last answer stays, with the time since when it is stale.
   void OnLost(std::string_view why, Time now);
@@ -54,7 +56,7 @@ class TopModel {
   bool new_run() const { return new_run_; }
 
   double rounds_per_second() const;
-  WireRate Rate() const;                                // all workers together
+  WireRate Rate() const;  // all workers together
   WireRate RateOf(const std::string& worker) const;
 
  private:
@@ -67,7 +69,8 @@ class TopModel {
     Bytes all;
     std::map<std::string, Bytes> workers;
   };
-  static WireRate Between(const Sample::Bytes* old_bytes, const Sample::Bytes* new_bytes, Duration time);
+  static WireRate Between(const Sample::Bytes* old_bytes, const Sample::Bytes* new_bytes,
+                          Duration time);
 
   bool has_status_ = false, new_run_ = false;
   v1::Status status_;

@@ -33,9 +33,11 @@ std::string ClockText(double unix_seconds, int64_t utc_offset_seconds) {
 // "2026-11-25 14:03:21".
 std::string DateText(double unix_seconds, int64_t utc_offset_seconds) {
   const int64_t seconds = static_cast<int64_t>(unix_seconds) + utc_offset_seconds;
-  const int64_t days = (seconds - ((seconds % kDaySeconds) + kDaySeconds) % kDaySeconds) / kDaySeconds;
+  const int64_t days =
+      (seconds - ((seconds % kDaySeconds) + kDaySeconds) % kDaySeconds) / kDaySeconds;
   const std::chrono::year_month_day date{std::chrono::sys_days{std::chrono::days{days}}};
-  return absl::StrFormat("%04d-%02d-%02d ", int{date.year()}, unsigned{date.month()}, unsigned{date.day()}) +
+  return absl::StrFormat("%04d-%02d-%02d ", int{date.year()}, unsigned{date.month()},
+                         unsigned{date.day()}) +
          ClockText(unix_seconds, utc_offset_seconds);
 }
 
@@ -45,7 +47,8 @@ std::string AddressText(std::string address) {
     if (address.starts_with(scheme)) address = address.substr(5);
   }
   for (const auto& [coded, plain] : {std::pair("%5B", "["), std::pair("%5D", "]")}) {
-    if (const size_t at = address.find(coded); at != std::string::npos) address.replace(at, 3, plain);
+    if (const size_t at = address.find(coded); at != std::string::npos)
+      address.replace(at, 3, plain);
   }
   return address;
 }
@@ -58,7 +61,9 @@ std::string PhaseText(v1::Status::Phase phase) {
 }
 
 Style PhaseStyle(v1::Status::Phase phase) {
-  return phase == v1::Status::PHASE_ROUND_OPEN || phase == v1::Status::PHASE_ENDED ? Style::kGood : Style::kWarning;
+  return phase == v1::Status::PHASE_ROUND_OPEN || phase == v1::Status::PHASE_ENDED
+             ? Style::kGood
+             : Style::kWarning;
 }
 
 struct EventWords {
@@ -119,7 +124,8 @@ struct Savings {
 };
 Savings SavingsOf(const v1::WireTotals& wire) {
   const auto fp32 = static_cast<double>(wire.fp32_equivalent_bytes());
-  const auto up = static_cast<double>(wire.up_rounds_bytes()), down = static_cast<double>(wire.down_rounds_bytes());
+  const auto up = static_cast<double>(wire.up_rounds_bytes()),
+             down = static_cast<double>(wire.down_rounds_bytes());
   const auto ballots = static_cast<double>(wire.ballots());
   return {.up_per_ballot = Ratio(up, ballots),
           .down_per_ballot = Ratio(down, ballots),
@@ -164,7 +170,8 @@ class LineBuilder {
   size_t used_ = 0;
 };
 
-// `parts` of a whole as columns of a bar `width` wide: the largest remainders get what rounding leaves over.
+// `parts` of a whole as columns of a bar `width` wide: the largest remainders get what rounding
+// leaves over.
 std::vector<size_t> Proportions(const std::vector<double>& parts, size_t width) {
   std::vector<size_t> columns(parts.size(), 0);
   double sum = 0;
@@ -179,7 +186,8 @@ std::vector<size_t> Proportions(const std::vector<double>& parts, size_t width) 
     remainders.emplace_back(static_cast<double>(columns[i]) - exact, i);
   }
   std::sort(remainders.begin(), remainders.end());
-  for (size_t i = 0; given < width && i < remainders.size(); ++i, ++given) ++columns[remainders[i].second];
+  for (size_t i = 0; given < width && i < remainders.size(); ++i, ++given)
+    ++columns[remainders[i].second];
   return columns;
 }
 
@@ -211,11 +219,14 @@ Line ProgressLine(const TopModel& model, const TopView& view) {
   if (status.attempt() > 0) phase += absl::StrFormat(", attempt %d", status.attempt());
   line.Add(phase, PhaseStyle(status.phase()));
   if (view.frozen) line.Add(" FROZEN", Style::kWarning);
-  line.Add("  ").Add(Grouped(status.round()), Style::kBold).Add(" of " + Grouped(status.rounds_max()) + " ");
-  const double done =
-      status.rounds_max() == 0
-          ? 0
-          : std::clamp(static_cast<double>(status.round()) / static_cast<double>(status.rounds_max()), 0.0, 1.0);
+  line.Add("  ")
+      .Add(Grouped(status.round()), Style::kBold)
+      .Add(" of " + Grouped(status.rounds_max()) + " ");
+  const double done = status.rounds_max() == 0
+                          ? 0
+                          : std::clamp(static_cast<double>(status.round()) /
+                                           static_cast<double>(status.rounds_max()),
+                                       0.0, 1.0);
   std::string after = absl::StrFormat(" %3.0f %%", std::floor(100 * done));
   const bool going_on = !model.ended() && status.round() < status.rounds_max();
   if (going_on && std::isfinite(status.seconds_left())) {
@@ -241,11 +252,16 @@ Line LossLine(const TopModel& model, const TopView& view) {
   line.AddIfRoom({{"  stepsize ", Style::kDim},
                   {NumberOrDash("%.4g", status.round() == 0 ? kNan : status.stepsize())}});
   line.AddIfRoom({{" (" + status.rule() + ", " + status.direction() + ")"}});
-  line.AddIfRoom({{"  " + NumberOrDash("%.1f", model.rounds_per_second())}, {" rounds/s", Style::kDim}});
-  line.AddIfRoom({{"  d ", Style::kDim}, {status.coordinates() == 0 ? "-" : Grouped(status.coordinates())}});
-  line.AddIfRoom({{"  joined ", Style::kDim}, {Grouped(status.joins())},
-                  {"  lost ", Style::kDim}, {Grouped(status.losses())},
-                  {"  abstentions ", Style::kDim}, {Grouped(status.abstentions())}});
+  line.AddIfRoom(
+      {{"  " + NumberOrDash("%.1f", model.rounds_per_second())}, {" rounds/s", Style::kDim}});
+  line.AddIfRoom(
+      {{"  d ", Style::kDim}, {status.coordinates() == 0 ? "-" : Grouped(status.coordinates())}});
+  line.AddIfRoom({{"  joined ", Style::kDim},
+                  {Grouped(status.joins())},
+                  {"  lost ", Style::kDim},
+                  {Grouped(status.losses())},
+                  {"  abstentions ", Style::kDim},
+                  {Grouped(status.abstentions())}});
   return line.Take();
 }
 
@@ -254,13 +270,20 @@ Line SavingsLine(const TopModel& model, const TopView& view) {
   LineBuilder line(view);
   line.Add("saved ", Style::kDim).Add(BytesText(savings.saved_bytes), Style::kBold);
   if (model.status().wire().ballots() == 0) return line.Take();
-  line.AddIfRoom({{"  up ", Style::kDim}, {BytesText(savings.up_per_ballot)}, {" a ballot, ", Style::kDim},
+  line.AddIfRoom({{"  up ", Style::kDim},
+                  {BytesText(savings.up_per_ballot)},
+                  {" a ballot, ", Style::kDim},
                   {Times(savings.up_ratio), Style::kGood}});
-  line.AddIfRoom({{"  down ", Style::kDim}, {BytesText(savings.down_per_ballot)}, {", ", Style::kDim},
+  line.AddIfRoom({{"  down ", Style::kDim},
+                  {BytesText(savings.down_per_ballot)},
+                  {", ", Style::kDim},
                   {Times(savings.down_ratio), Style::kGood}});
   line.AddIfRoom({{" less than fp32", Style::kDim}});
   const WireRate rate = model.Rate();
-  line.AddIfRoom({{"  now ", Style::kDim}, {RateText(rate.up)}, {" up ", Style::kDim}, {RateText(rate.down)},
+  line.AddIfRoom({{"  now ", Style::kDim},
+                  {RateText(rate.up)},
+                  {" up ", Style::kDim},
+                  {RateText(rate.down)},
                   {" down", Style::kDim}});
   return line.Take();
 }
@@ -286,10 +309,13 @@ void AddSplit(const TopModel& model, const TopView& view, std::vector<Line>* out
   const bool utf8 = view.charset == Charset::kUtf8;
   const std::vector<Part> parts = PartsOf(split);
   std::vector<double> seconds;
-  for (const Part& part : parts) seconds.push_back(std::isfinite(part.seconds) ? std::max(0.0, part.seconds) : 0);
+  for (const Part& part : parts)
+    seconds.push_back(std::isfinite(part.seconds) ? std::max(0.0, part.seconds) : 0);
   LineBuilder bar(view);
   const bool known = model.status().round() > 0;
-  bar.Add("round ", Style::kDim).Add(known ? SecondsText(split.round()) : "-", Style::kBold).Add("  ");
+  bar.Add("round ", Style::kDim)
+      .Add(known ? SecondsText(split.round()) : "-", Style::kBold)
+      .Add("  ");
   const std::vector<size_t> columns = Proportions(seconds, bar.room());
   for (size_t i = 0; i < parts.size(); ++i) {
     bar.Add(Repeated(utf8 ? parts[i].utf8 : parts[i].ascii, columns[i]), parts[i].style);
@@ -309,14 +335,16 @@ void AddSplit(const TopModel& model, const TopView& view, std::vector<Line>* out
     if (i > 0) figures[i].front().text.insert(0, wide ? "  " : " ");
     legend.AddIfRoom(figures[i]);
   }
-  legend.AddIfRoom({{"  (server's own apply ", Style::kDim}, {known ? SecondsText(split.apply()) : "-"},
+  legend.AddIfRoom({{"  (server's own apply ", Style::kDim},
+                    {known ? SecondsText(split.apply()) : "-"},
                     {", beside)", Style::kDim}});
   out->push_back(legend.Take());
 }
 
 // ---- the loss ----
 
-// What a column of the graph shows: the mean of the points that fall on it, NaN where there is none.
+// What a column of the graph shows: the mean of the points that fall on it, NaN where there is
+// none.
 std::vector<double> Resample(const v1::RoundSeries& series, size_t columns) {
   const auto points = static_cast<size_t>(series.loss_size());
   std::vector<double> out(columns, kNan);
@@ -353,7 +381,8 @@ std::vector<int> Heights(const std::vector<double>& values, double low, double h
 
 std::string Braille(int left, int right) {
   // Dots from the bottom up: 7 3 2 1 and 8 6 5 4.
-  constexpr std::array<uint32_t, 4> kLeft = {0x40, 0x04, 0x02, 0x01}, kRight = {0x80, 0x20, 0x10, 0x08};
+  constexpr std::array<uint32_t, 4> kLeft = {0x40, 0x04, 0x02, 0x01},
+                                    kRight = {0x80, 0x20, 0x10, 0x08};
   uint32_t dots = 0;
   for (int i = 0; i < 4; ++i) {
     if (i < left) dots |= kLeft[static_cast<size_t>(i)];
@@ -383,9 +412,10 @@ void AddGraph(const TopModel& model, const TopView& view, int rows, std::vector<
   } else {
     title.Add(" " + NumberOrDash("%.4f", first) + (utf8 ? " → " : " -> ") +
               NumberOrDash("%.4f", model.status().loss()));
-    title.AddIfRoom({{absl::StrFormat("  rounds %s to %s", Grouped(series.first_round()),
-                                      Grouped(model.status().round() > 0 ? model.status().round() - 1 : 0)),
-                      Style::kDim}});
+    title.AddIfRoom(
+        {{absl::StrFormat("  rounds %s to %s", Grouped(series.first_round()),
+                          Grouped(model.status().round() > 0 ? model.status().round() - 1 : 0)),
+          Style::kDim}});
   }
   out->push_back(title.Take());
 
@@ -404,7 +434,9 @@ void AddGraph(const TopModel& model, const TopView& view, int rows, std::vector<
   for (int row = rows - 1; row >= 0; --row) {
     std::string text;
     for (size_t cell = 0; cell < width; ++cell) {
-      const auto height = [&](size_t column) { return std::clamp(heights[column] - row * per_cell, 0, per_cell); };
+      const auto height = [&](size_t column) {
+        return std::clamp(heights[column] - row * per_cell, 0, per_cell);
+      };
       if (utf8) {
         text += Braille(height(2 * cell), height(2 * cell + 1));
       } else {
@@ -450,21 +482,26 @@ WireRate RateOf(const v1::Worker& worker, const TopModel& model) {
 // What stands behind the columns of name and role. "-" for what no ballot has told yet.
 const std::vector<Column>& Columns() {
   static const auto* const kColumns = new std::vector<Column>{
-      {"share", 6, 3, [](const v1::Worker& w, const TopModel&) { return std::to_string(w.share()); }},
+      {"share", 6, 3,
+       [](const v1::Worker& w, const TopModel&) { return std::to_string(w.share()); }},
       {"ballots", 9, 7, [](const v1::Worker& w, const TopModel&) { return Grouped(w.ballots()); }},
       {"abst", 6, 5, [](const v1::Worker& w, const TopModel&) { return Grouped(w.abstentions()); }},
       {"agree", 7, 8,
        [](const v1::Worker& w, const TopModel&) {
          return w.ballots() == 0 ? "-" : NumberOrDash("%.1f%%", 100 * w.agreement());
        }},
-      {"loss", 9, 9, [](const v1::Worker& w, const TopModel&) { return NumberOrDash("%.4f", w.loss()); }},
+      {"loss", 9, 9,
+       [](const v1::Worker& w, const TopModel&) { return NumberOrDash("%.4f", w.loss()); }},
       {"arrival", 9, 6,
        [](const v1::Worker& w, const TopModel&) {
          return w.ballots() == 0 ? "-" : SecondsText(w.arrival_seconds());
        }},
-      {"up/s", 10, 4, [](const v1::Worker& w, const TopModel& m) { return RateText(RateOf(w, m).up); }},
-      {"down/s", 10, 2, [](const v1::Worker& w, const TopModel& m) { return RateText(RateOf(w, m).down); }},
-      {"address", 22, 1, [](const v1::Worker& w, const TopModel&) { return AddressText(w.address()); }},
+      {"up/s", 10, 4,
+       [](const v1::Worker& w, const TopModel& m) { return RateText(RateOf(w, m).up); }},
+      {"down/s", 10, 2,
+       [](const v1::Worker& w, const TopModel& m) { return RateText(RateOf(w, m).down); }},
+      {"address", 22, 1,
+       [](const v1::Worker& w, const TopModel&) { return AddressText(w.address()); }},
   };
   return *kColumns;
 }
@@ -475,8 +512,8 @@ double SortValue(const v1::Worker& worker, const TopModel& model, SortKey key) {
       return 0;
     case SortKey::kShare:
       return worker.share();
-    // What an operator looks for comes first: most ballots, most abstentions, least agreement, largest loss, last to
-    // arrive, most bytes.
+    // What an operator looks for comes first: most ballots, most abstentions, least agreement,
+    // largest loss, last to arrive, most bytes.
     case SortKey::kBallots:
       return -static_cast<double>(worker.ballots());
     case SortKey::kAbstentions:
@@ -502,7 +539,8 @@ std::vector<const v1::Worker*> Sorted(const TopModel& model, const TopView& view
   std::vector<Entry> entries;
   for (const v1::Worker& worker : model.status().workers()) {
     const double value = SortValue(worker, model, view.sort);
-    entries.push_back({!worker.connected(), std::isnan(value), std::isnan(value) ? 0 : value, &worker});
+    entries.push_back(
+        {!worker.connected(), std::isnan(value), std::isnan(value) ? 0 : value, &worker});
   }
   // Those that are gone, and those whose value is unknown, stay behind in both directions.
   std::sort(entries.begin(), entries.end(), [&](const Entry& a, const Entry& b) {
@@ -525,13 +563,16 @@ void AddTable(const TopModel& model, const TopView& view, size_t rows, Frame* fr
   frame->workers_shown = std::min(rows, workers.size());
   frame->first_worker = std::min(view.first_worker, workers.size() - frame->workers_shown);
   size_t name_width = 7;
-  for (const v1::Worker* worker : workers) name_width = std::max(name_width, worker->name().size() + 1);
+  for (const v1::Worker* worker : workers)
+    name_width = std::max(name_width, worker->name().size() + 1);
   name_width = std::min<size_t>(name_width, view.columns >= 120 ? 33 : 17);
 
-  size_t room = static_cast<size_t>(view.columns) - std::min<size_t>(name_width + kRoleWidth, view.columns);
+  size_t room =
+      static_cast<size_t>(view.columns) - std::min<size_t>(name_width + kRoleWidth, view.columns);
   std::vector<const Column*> by_keep, shown;
   for (const Column& column : Columns()) by_keep.push_back(&column);
-  std::sort(by_keep.begin(), by_keep.end(), [](const Column* a, const Column* b) { return a->keep > b->keep; });
+  std::sort(by_keep.begin(), by_keep.end(),
+            [](const Column* a, const Column* b) { return a->keep > b->keep; });
   for (const Column* column : by_keep) {
     if (column->width > room) break;
     room -= column->width;
@@ -541,7 +582,8 @@ void AddTable(const TopModel& model, const TopView& view, size_t rows, Frame* fr
 
   const char* const ellipsis = view.charset == Charset::kUtf8 ? "…" : "~";
   LineBuilder head(view);
-  head.Add(Left("worker", name_width), Style::kTitle).Add(Left("role", kRoleWidth - 1), Style::kTitle);
+  head.Add(Left("worker", name_width), Style::kTitle)
+      .Add(Left("role", kRoleWidth - 1), Style::kTitle);
   for (const Column* column : shown) head.Add(Right(column->title, column->width), Style::kTitle);
   if (head.room() > 0) head.Add(std::string(head.room(), ' '), Style::kTitle);
   frame->lines.push_back(head.Take());
@@ -557,7 +599,9 @@ void AddTable(const TopModel& model, const TopView& view, size_t rows, Frame* fr
     line.Add(Left(CutTo(worker.name(), name_width - 1, ellipsis), name_width), style);
     line.Add(Left(RoleWord(worker), kRoleWidth - 1), RoleStyle(worker));
     for (const Column* column : shown) {
-      line.Add(Right(CutTo(column->text(worker, model), column->width - 1, ellipsis), column->width), style);
+      line.Add(
+          Right(CutTo(column->text(worker, model), column->width - 1, ellipsis), column->width),
+          style);
     }
     frame->lines.push_back(line.Take());
   }
@@ -596,8 +640,8 @@ Line FooterLine(const TopModel& model, const TopView& view, const Frame& frame) 
   const auto workers = static_cast<size_t>(model.status().workers_size());
   if (frame.workers_shown < workers) {
     key(view.charset == Charset::kUtf8 ? "↑↓" : "arrows",
-        absl::StrFormat("workers %d-%d of %d", frame.first_worker + 1, frame.first_worker + frame.workers_shown,
-                        workers));
+        absl::StrFormat("workers %d-%d of %d", frame.first_worker + 1,
+                        frame.first_worker + frame.workers_shown, workers));
   }
   key("s", std::string("sort: ") + SortKeyWord(view.sort) + (view.reversed ? ", reversed" : ""));
   key("p", view.frozen ? "go on" : "freeze");
@@ -656,7 +700,8 @@ SortKey PreviousSortKey(SortKey key) {
 }
 
 const char* SortKeyWord(SortKey key) {
-  constexpr std::array kWords = {"name", "share", "ballots", "abstentions", "agreement", "loss", "arrival", "up"};
+  constexpr std::array kWords = {"name",      "share", "ballots", "abstentions",
+                                 "agreement", "loss",  "arrival", "up"};
   return kWords[static_cast<size_t>(key)];
 }
 
@@ -667,7 +712,8 @@ Frame RenderTop(const TopModel& model, const TopView& view) {
   if (rows <= 0 || view.columns <= 0) return frame;
   if (rows < kRowsMin || view.columns < kColumnsMin) {
     LineBuilder line(view);
-    line.Add(absl::StrFormat("too small: %dx%d, needs %dx%d", view.columns, rows, kColumnsMin, kRowsMin));
+    line.Add(absl::StrFormat("too small: %dx%d, needs %dx%d", view.columns, rows, kColumnsMin,
+                             kRowsMin));
     lines.push_back(line.Take());
     return frame;
   }
@@ -697,11 +743,13 @@ Frame RenderTop(const TopModel& model, const TopView& view) {
     AddGraph(model, view, std::clamp((rows - kRowsBesideGraph) / 4, 1, kGraphRowsMax), &lines);
     blank();
   }
-  // Heads, blank line and footer taken off, workers get what they need and events the rest, but never less than few.
+  // Heads, blank line and footer taken off, workers get what they need and events the rest, but
+  // never less than few.
   const int left = rows - static_cast<int>(lines.size()) - 1;
   const bool events = rows >= kRowsForEvents;
   const int events_min = events ? (space ? 2 : 1) + kEventsMin : 0;
-  const int workers = std::max(1, std::min(std::max(1, model.status().workers_size()), left - 1 - events_min));
+  const int workers =
+      std::max(1, std::min(std::max(1, model.status().workers_size()), left - 1 - events_min));
   AddTable(model, view, static_cast<size_t>(workers), &frame);
   if (events) {
     blank();
@@ -718,8 +766,8 @@ Frame RenderTop(const TopModel& model, const TopView& view) {
 constexpr char kLinesFormat[] = "%-19s %9s %9s %-19s %10s %10s %7s %9s %8s %12s %7s %7s %9s\n";
 
 std::string LinesHeader() {
-  return absl::StrFormat(kLinesFormat, "TIME", "ROUND", "OF", "PHASE", "LOSS", "STEPSIZE", "MEMBERS", "OBSERVERS",
-                         "ROUNDS/S", "LEFT", "UP", "DOWN", "SAVED");
+  return absl::StrFormat(kLinesFormat, "TIME", "ROUND", "OF", "PHASE", "LOSS", "STEPSIZE",
+                         "MEMBERS", "OBSERVERS", "ROUNDS/S", "LEFT", "UP", "DOWN", "SAVED");
 }
 
 std::string LinesRow(const TopModel& model, double unix_seconds, int64_t utc_offset_seconds) {
@@ -737,22 +785,23 @@ std::string LinesRow(const TopModel& model, double unix_seconds, int64_t utc_off
     text.erase(std::remove(text.begin(), text.end(), ' '), text.end());
     return text;
   };
-  return absl::StrFormat(kLinesFormat, DateText(unix_seconds, utc_offset_seconds), std::to_string(status.round()),
-                         std::to_string(status.rounds_max()), phase, NumberOrDash("%.4f", status.loss()),
-                         NumberOrDash("%.4g", status.round() == 0 ? kNan : status.stepsize()),
-                         std::to_string(members), std::to_string(observers),
-                         NumberOrDash("%.1f", model.rounds_per_second()),
-                         word(SecondsText(going_on ? status.seconds_left() : kNan)), word(Times(savings.up_ratio)),
-                         word(Times(savings.down_ratio)), word(BytesText(savings.saved_bytes)));
+  return absl::StrFormat(
+      kLinesFormat, DateText(unix_seconds, utc_offset_seconds), std::to_string(status.round()),
+      std::to_string(status.rounds_max()), phase, NumberOrDash("%.4f", status.loss()),
+      NumberOrDash("%.4g", status.round() == 0 ? kNan : status.stepsize()), std::to_string(members),
+      std::to_string(observers), NumberOrDash("%.1f", model.rounds_per_second()),
+      word(SecondsText(going_on ? status.seconds_left() : kNan)), word(Times(savings.up_ratio)),
+      word(Times(savings.down_ratio)), word(BytesText(savings.saved_bytes)));
 }
 
 std::string LinesEvent(const v1::Event& event, int64_t utc_offset_seconds) {
-  return absl::StrFormat("%-19s %9d event: %s\n", DateText(event.unix_time(), utc_offset_seconds), event.round(),
-                         EventText(event));
+  return absl::StrFormat("%-19s %9d event: %s\n", DateText(event.unix_time(), utc_offset_seconds),
+                         event.round(), EventText(event));
 }
 
 std::string LinesNote(const std::string& text, double unix_seconds, int64_t utc_offset_seconds) {
-  return absl::StrFormat("%-19s %9s top: %s\n", DateText(unix_seconds, utc_offset_seconds), "-", text);
+  return absl::StrFormat("%-19s %9s top: %s\n", DateText(unix_seconds, utc_offset_seconds), "-",
+                         text);
 }
 
 }  // namespace signvote::ctl

@@ -1,5 +1,6 @@
 #pragma once
-// What `signvote top` shows: a model and a size become lines of styled text. No I/O, no clock, no terminal.
+// What `signvote top` shows: a model and a size become lines of styled text. No I/O, no clock, no
+// terminal.
 
 #include <cstddef>
 #include <cstdint>
@@ -18,7 +19,7 @@ enum class Style {
   kGood,
   kWarning,
   kBad,
-  kTitle,   // heads of tables
+  kTitle,  // heads of tables
   kGraph,
   // The parts of a round.
   kCompute,
@@ -56,17 +57,17 @@ struct TopView {
   size_t first_worker = 0;  // of the table: scrolled so far
   bool frozen = false;
   bool help = false;
-  bool keys = true;                // the line of keys at the bottom
-  std::string server;              // as the operator named it
+  bool keys = true;    // the line of keys at the bottom
+  std::string server;  // as the operator named it
   Time now;
   double unix_seconds = 0;
   int64_t utc_offset_seconds = 0;  // of the times shown
 };
 
 struct Frame {
-  std::vector<Line> lines;        // at most `rows`, each at most `columns` wide
-  size_t first_worker = 0;        // as asked for, or the last one that fills the table
-  size_t workers_shown = 0;       // a page
+  std::vector<Line> lines;   // at most `rows`, each at most `columns` wide
+  size_t first_worker = 0;   // as asked for, or the last one that fills the table
+  size_t workers_shown = 0;  // a page
 };
 
 constexpr int kRowsMin = 10, kColumnsMin = 40;

@@ -240,8 +240,8 @@ absl::Status CheckAddresses(ServerFlags* f) {
   return absl::OkStatus();
 }
 
-// A flag that the chosen rule does not read must not pass for one that was obeyed. Its default may be repeated: a printed
-// configuration names every flag.
+// A flag that the chosen rule does not read must not pass for one that was obeyed. Its default may
+// be repeated: a printed configuration names every flag.
 absl::Status CheckRuleFlags(const RuleFlags& given) {
   const RuleFlags untouched;
   const std::tuple<const char*, const char*, bool> flags[] = {

@@ -17,14 +17,14 @@
 namespace signvote {
 namespace {
 
-// A connection that says nothing holds a thread: many threads and little patience keep /healthz answering beside dozens
-// of them. A thread that waits costs only address space.
+// A connection that says nothing holds a thread: many threads and little patience keep /healthz
+// answering beside dozens of them. A thread that waits costs only address space.
 constexpr char kThreads[] = "32";
 constexpr char kSilenceMs[] = "2000";
 constexpr Duration kWakePeriod = std::chrono::milliseconds(10);
 
-// Orders the making of a route before its first request. civetweb's own locks do that too, but ThreadSanitizer cannot
-// see into the library.
+// Orders the making of a route before its first request. civetweb's own locks do that too, but
+// ThreadSanitizer cannot see into the library.
 Mutex publishing;
 
 class RouteHandler : public CivetHandler {
@@ -33,9 +33,11 @@ class RouteHandler : public CivetHandler {
   bool handleGet(CivetServer*, mg_connection* connection) override {
     { MutexLock ordered(&publishing); }
     const HttpResponse response = route_();
-    mg_printf(connection, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
-              response.code, mg_get_response_code_text(connection, response.code), response.content_type.c_str(),
-              response.body.size());
+    mg_printf(
+        connection,
+        "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
+        response.code, mg_get_response_code_text(connection, response.code),
+        response.content_type.c_str(), response.body.size());
     mg_write(connection, response.body.data(), response.body.size());
     return true;
   }
@@ -49,8 +51,9 @@ class CivetHttpServer final : public HttpServer {
   // Throws CivetException when the address cannot be bound; Start() catches it.
   CivetHttpServer(const std::string& host, const std::string& port, HttpRoutes routes)
       : host_(host),
-        server_(std::vector<std::string>{"listening_ports", absl::StrCat(host, ":", port), "num_threads", kThreads,
-                                         "request_timeout_ms", kSilenceMs, "enable_directory_listing", "no"}) {
+        server_(std::vector<std::string>{"listening_ports", absl::StrCat(host, ":", port),
+                                         "num_threads", kThreads, "request_timeout_ms", kSilenceMs,
+                                         "enable_directory_listing", "no"}) {
     MutexLock ordered(&publishing);
     handlers_.reserve(routes.size());
     for (auto& [path, route] : routes) {
@@ -61,11 +64,13 @@ class CivetHttpServer final : public HttpServer {
     port_ = ports.empty() ? 0 : static_cast<uint16_t>(ports[0]);
   }
   ~CivetHttpServer() override {
-    // civetweb looks for its end when its poll returns: after 2 s, or at the next connection, which comes from here.
+    // civetweb looks for its end when its poll returns: after 2 s, or at the next connection, which
+    // comes from here.
     std::jthread waker([this](std::stop_token closed) {
       while (!closed.stop_requested()) {
         char error[128] = "";
-        mg_connection* const connection = mg_connect_client(BareHost().c_str(), port_, 0, error, sizeof(error));
+        mg_connection* const connection =
+            mg_connect_client(BareHost().c_str(), port_, 0, error, sizeof(error));
         if (connection != nullptr) mg_close_connection(connection);
         Clock::System()->SleepFor(kWakePeriod);
       }
@@ -79,7 +84,8 @@ class CivetHttpServer final : public HttpServer {
  private:
   // Without the brackets of an IPv6 address.
   std::string BareHost() const {
-    return host_.starts_with('[') && host_.ends_with(']') ? host_.substr(1, host_.size() - 2) : host_;
+    return host_.starts_with('[') && host_.ends_with(']') ? host_.substr(1, host_.size() - 2)
+                                                          : host_;
   }
 
   const std::string host_;
@@ -90,22 +96,26 @@ class CivetHttpServer final : public HttpServer {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address, HttpRoutes routes,
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address,
+                                                              HttpRoutes routes,
                                                               const std::string& flag) {
-  SIGNVOTE_ASSIGN_OR_RETURN(const HostPort parsed, ParseHostPort(flag, address, PortZero::kAllowed));
+  SIGNVOTE_ASSIGN_OR_RETURN(const HostPort parsed,
+                            ParseHostPort(flag, address, PortZero::kAllowed));
   const bool ipv6 = parsed.host.find(':') != std::string::npos;
   if (ipv6 && mg_check_feature(MG_FEATURES_IPV6) == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(flag, " ", address, ": this machine's civetweb serves IPv4 only; give an IPv4 address"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        flag, " ", address, ": this machine's civetweb serves IPv4 only; give an IPv4 address"));
   }
   try {
-    return std::unique_ptr<HttpServer>(std::make_unique<CivetHttpServer>(
-        ipv6 ? absl::StrCat("[", parsed.host, "]") : parsed.host, absl::StrCat(parsed.port), std::move(routes)));
+    return std::unique_ptr<HttpServer>(
+        std::make_unique<CivetHttpServer>(ipv6 ? absl::StrCat("[", parsed.host, "]") : parsed.host,
+                                          absl::StrCat(parsed.port), std::move(routes)));
   } catch (const std::exception&) {
     return WithExitCode(
-        absl::UnavailableError(absl::StrCat("cannot serve HTTP on ", address, ": the port is in use, or the address is "
-                                            "another machine's; choose another address with ", flag,
-                                            " (port 0 takes a free one)")),
+        absl::UnavailableError(absl::StrCat("cannot serve HTTP on ", address,
+                                            ": the port is in use, or the address is "
+                                            "another machine's; choose another address with ",
+                                            flag, " (port 0 takes a free one)")),
         ExitCode::kPortInUse);
   }
 }

@@ -1,10 +1,11 @@
 #pragma once
-// One HTTP port for machines and people: civetweb behind one file. Server and worker add their own routes.
+// One HTTP port for machines and people: civetweb behind one file. Server and worker add their own
+// routes.
 //
 // Ownership: owns the routes; what they refer to must outlive the server.
 // Threads:   routes are called on the server's own threads, several at once.
-// Failure:   Start returns INVALID_ARGUMENT when the address is not HOST:PORT, and UNAVAILABLE with exit code kPortInUse when it
-//            cannot be bound. Other paths answer 404.
+// Failure:   Start returns INVALID_ARGUMENT when the address is not HOST:PORT, and UNAVAILABLE with
+//            exit code kPortInUse when it cannot be bound. Other paths answer 404.
 
 #include <cstdint>
 #include <functional>
@@ -28,8 +29,10 @@ inline constexpr char kPrometheusContentType[] = "text/plain; version=0.0.4; cha
 
 class HttpServer {
  public:
-  // `address` is HOST:PORT, an IPv6 host in brackets; port 0 takes a free one. `flag` names the address in errors.
-  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const std::string& address, HttpRoutes routes,
+  // `address` is HOST:PORT, an IPv6 host in brackets; port 0 takes a free one. `flag` names the
+  // address in errors.
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const std::string& address,
+                                                           HttpRoutes routes,
                                                            const std::string& flag = "--http");
   // Stops; waits for requests in progress, each bounded by the 5 s request timeout.
   virtual ~HttpServer() = default;

@@ -22,8 +22,8 @@ enum WireType : uint32_t {
   kFixed32 = 5
 };
 
-// Field numbers of training.proto. The bulk message is field 1 of WorkerMessage and ServerMessage, 2 of
-// UploadStateRequest; a StateChunk of FetchState has no envelope.
+// Field numbers of training.proto. The bulk message is field 1 of WorkerMessage and ServerMessage,
+// 2 of UploadStateRequest; a StateChunk of FetchState has no envelope.
 constexpr uint32_t kEnvelopeVote = 1;
 constexpr uint32_t kEnvelopeUpload = 2;
 constexpr uint32_t kEnvelopeUploadTicket = 1;
@@ -51,9 +51,10 @@ const char* KindName(BulkKind kind) {
   return "bulk message";
 }
 
-// ---- writing ------------------------------------------------------------------------------------------------------
+// ---- writing ------------------------------------------------------------------------------------
 
-// Large enough for every header field at its longest: 2 x (tag + varint) + run id + 6 fields of at most 11 bytes.
+// Large enough for every header field at its longest: 2 x (tag + varint) + run id + 6 fields of at
+// most 11 bytes.
 class HeaderWriter {
  public:
   void Varint(uint64_t value) {
@@ -113,7 +114,7 @@ grpc::ByteBuffer Assemble(uint32_t envelope_field, const HeaderWriter& inner,
   return grpc::ByteBuffer(slices, 2);
 }
 
-// ---- reading ------------------------------------------------------------------------------------------------------
+// ---- reading ------------------------------------------------------------------------------------
 
 // Reads protobuf tokens from the slices of a received message without flattening them.
 class Cursor {
@@ -284,8 +285,8 @@ absl::StatusOr<Envelope> FindEnvelope(BulkKind kind, const grpc::ByteBuffer& buf
   return envelope;
 }
 
-// Calls on_field(field, type, &in) for each field of the chunk; it returns true when it consumed the value, false to
-// have it skipped, or an error. The payload is remembered in place.
+// Calls on_field(field, type, &in) for each field of the chunk; it returns true when it consumed
+// the value, false to have it skipped, or an error. The payload is remembered in place.
 template <typename OnField>
 absl::Status ReadFields(BulkKind kind, const grpc::ByteBuffer& buffer, const Envelope& envelope,
                         uint64_t* payload_offset, uint64_t* payload_bytes, OnField on_field) {
@@ -419,7 +420,8 @@ absl::Status CopyPayload(const grpc::ByteBuffer& buffer, uint64_t offset, std::s
 
 absl::Status CopyPayloadChecked(const grpc::ByteBuffer& buffer, uint64_t offset, uint64_t checksum,
                                 std::span<uint8_t> out) {
-  // Hashed in pieces that are still in the first-level cache from being copied, yet long enough for the hash's pace.
+  // Hashed in pieces that are still in the first-level cache from being copied, yet long enough for
+  // the hash's pace.
   constexpr size_t kHashPieceBytes = 16 << 10;
   Cursor in(buffer);
   if (!in.Skip(offset)) return absl::InvalidArgumentError("message is shorter than its payload");

@@ -143,7 +143,8 @@ Peer PeerFrom(const grpc::AuthContext* context, std::string address) {
   Peer peer;
   peer.address = std::move(address);
   if (context == nullptr) return peer;
-  // gRPC also calls plaintext on loopback "authenticated" in some builds; only a verified certificate counts here.
+  // gRPC also calls plaintext on loopback "authenticated" in some builds; only a verified
+  // certificate counts here.
   const std::vector<std::string> transport =
       Values(*context, GRPC_TRANSPORT_SECURITY_TYPE_PROPERTY_NAME);
   if (transport.empty() || transport[0] != "ssl" || !context->IsPeerAuthenticated()) return peer;
@@ -162,13 +163,15 @@ Peer PeerFrom(const grpc::AuthContext* context, std::string address) {
 absl::StatusOr<TlsMaterial> LoadTls(FileSystem* fs, const TlsFiles& files,
                                     int64_t now_unix_seconds) {
   const std::pair<const char*, const std::string*> parts[] = {
-      {"--tls-ca", &files.ca}, {"--tls-certificate", &files.certificate}, {"--tls-key", &files.key}};
+      {"--tls-ca", &files.ca},
+      {"--tls-certificate", &files.certificate},
+      {"--tls-key", &files.key}};
   for (const auto& [flag, path] : parts) {
     if (path->empty()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(flag,
-                       " is missing: TLS needs --tls-ca, --tls-certificate and --tls-key (plaintext only "
-                       "with --insecure)"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          flag,
+          " is missing: TLS needs --tls-ca, --tls-certificate and --tls-key (plaintext only "
+          "with --insecure)"));
     }
   }
   TlsMaterial material;
@@ -179,11 +182,9 @@ absl::StatusOr<TlsMaterial> LoadTls(FileSystem* fs, const TlsFiles& files,
   SIGNVOTE_ASSIGN_OR_RETURN(material.key_pem, fs->ReadFile(files.key, kPemBytesMax));
 
   const std::vector<X509Ptr> authorities = ReadCertificates(material.ca_pem);
-  if (authorities.empty())
-    return Unusable(absl::StrCat(files.ca, " holds no PEM certificate"));
+  if (authorities.empty()) return Unusable(absl::StrCat(files.ca, " holds no PEM certificate"));
   const std::vector<X509Ptr> chain = ReadCertificates(material.certificate_pem);
-  if (chain.empty())
-    return Unusable(absl::StrCat(files.certificate, " holds no PEM certificate"));
+  if (chain.empty()) return Unusable(absl::StrCat(files.certificate, " holds no PEM certificate"));
   const BioPtr key_bio = MemoryBio(material.key_pem);
   const KeyPtr key(PEM_read_bio_PrivateKey(key_bio.get(), nullptr, &NoPassphrase, nullptr));
   ERR_clear_error();

@@ -20,7 +20,8 @@
 namespace signvote::wire {
 namespace {
 
-// Connections that some counter of this process watches, so that two sessions to one server never watch the same.
+// Connections that some counter of this process watches, so that two sessions to one server never
+// watch the same.
 class Claims {
  public:
   bool Take(uint64_t inode) {
@@ -59,7 +60,8 @@ std::string PercentDecoded(const std::string& text) {
   return out;
 }
 
-// An address as 16 bytes (IPv4 mapped into IPv6, because dual-stack sockets report it so) and a port.
+// An address as 16 bytes (IPv4 mapped into IPv6, because dual-stack sockets report it so) and a
+// port.
 struct Endpoint {
   in6_addr address{};
   uint16_t port = 0;

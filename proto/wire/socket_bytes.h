@@ -1,5 +1,6 @@
 #pragma once
-// Bytes really on the wire: TCP payload of our own sockets (TLS and HTTP/2 included), read from the kernel's TCP_INFO.
+// Bytes really on the wire: TCP payload of our own sockets (TLS and HTTP/2 included), read from the
+// kernel's TCP_INFO.
 
 #include <cstdint>
 #include <optional>
@@ -12,13 +13,13 @@ struct SocketBytes {
   uint64_t received = 0;  // tcpi_bytes_received
 };
 
-// Watches one TCP connection of this process. gRPC owns the socket; this class finds its descriptor among the
-// process's own and checks at each reading that it is still the same connection.
+// Watches one TCP connection of this process. gRPC owns the socket; this class finds its descriptor
+// among the process's own and checks at each reading that it is still the same connection.
 // Threads: not thread-safe.
 class SocketByteCounter {
  public:
-  // `peer` is the other end as gRPC names it ("ipv4:127.0.0.1:4711", "ipv6:%5B::1%5D:4711"); `local_port` this end's
-  // port, 0: any. Finding is a scan over /proc/self/fd, once.
+  // `peer` is the other end as gRPC names it ("ipv4:127.0.0.1:4711", "ipv6:%5B::1%5D:4711");
+  // `local_port` this end's port, 0: any. Finding is a scan over /proc/self/fd, once.
   // A connection that another counter of this process already watches is passed over.
   SocketByteCounter(std::string peer, uint16_t local_port);
   ~SocketByteCounter();

@@ -11,8 +11,8 @@ static_assert(static_cast<int>(absl::StatusCode::kUnauthenticated) ==
 
 namespace {
 
-// gRPC sends the message as metadata, of which a peer takes 8 KiB by default, and a byte of it as up
-// to three.
+// gRPC sends the message as metadata, of which a peer takes 8 KiB by default, and a byte of it as
+// up to three.
 constexpr size_t kMessageBytesMax = 2000;
 
 }  // namespace

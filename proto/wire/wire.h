@@ -1,10 +1,11 @@
 #pragma once
-// What both ends of the wire share and neither the engine nor the trainer may know: gRPC's byte buffers, the bulk
-// messages, status mapping, credentials.
+// What both ends of the wire share and neither the engine nor the trainer may know: gRPC's byte
+// buffers, the bulk messages, status mapping, credentials.
 //
-// Bulk messages (ballot chunks, verdict chunks, state chunks) are valid protobuf, but written and read by hand: small
-// header fields first, then the payload's tag and length, then the payload as slices of the sender's own buffer. They
-// are never copied on the way out, and copied once, into their final place, on the way in.
+// Bulk messages (ballot chunks, verdict chunks, state chunks) are valid protobuf, but written and
+// read by hand: small header fields first, then the payload's tag and length, then the payload as
+// slices of the sender's own buffer. They are never copied on the way out, and copied once, into
+// their final place, on the way in.
 
 #include <cstdint>
 #include <functional>
@@ -53,10 +54,12 @@ grpc::ByteBuffer EncodeVote(BulkKind kind, const VoteHeader& header,
 grpc::ByteBuffer EncodeState(BulkKind kind, const StateHeader& header,
                              std::span<const uint8_t> payload, std::shared_ptr<const void> owner);
 
-// Looks at the start of a received message. nullopt: not a bulk message of `kind`; parse it with ParseMessage.
-// INVALID_ARGUMENT: it is one, but malformed (wrong field order is legal protobuf and accepted; unknown fields are
-// skipped; truncation, a wrong run_id length or a payload_bytes over the limit are errors).
-// The payload's place inside the buffer is remembered in the view, nothing is copied yet.
+// Looks at the start of a received message. nullopt: not a bulk message of `kind`; parse it with
+// ParseMessage.
+// INVALID_ARGUMENT: it is one, but malformed (wrong field order is legal protobuf and accepted;
+// unknown fields are skipped; truncation, a wrong run_id length or a payload_bytes over the limit
+// are errors). The payload's place inside the buffer is remembered in the view, nothing is copied
+// yet.
 struct VoteView {
   VoteHeader header;
   uint64_t payload_offset = 0;  // in the message
@@ -70,9 +73,11 @@ struct StateView {
 absl::StatusOr<std::optional<VoteView>> DecodeVote(BulkKind kind, const grpc::ByteBuffer& buffer);
 absl::StatusOr<std::optional<StateView>> DecodeState(BulkKind kind, const grpc::ByteBuffer& buffer);
 
-// Copies bytes [offset, offset + out.size()) of the message into `out`. INVALID_ARGUMENT when the message is shorter.
+// Copies bytes [offset, offset + out.size()) of the message into `out`. INVALID_ARGUMENT when the
+// message is shorter.
 absl::Status CopyPayload(const grpc::ByteBuffer& buffer, uint64_t offset, std::span<uint8_t> out);
-// The same, computing XXH3-64 of the bytes on the way; DATA_LOSS "checksum" when it is not `checksum`.
+// The same, computing XXH3-64 of the bytes on the way; DATA_LOSS "checksum" when it is not
+// `checksum`.
 absl::Status CopyPayloadChecked(const grpc::ByteBuffer& buffer, uint64_t offset, uint64_t checksum,
                                 std::span<uint8_t> out);
 
@@ -80,8 +85,8 @@ absl::Status CopyPayloadChecked(const grpc::ByteBuffer& buffer, uint64_t offset,
 grpc::ByteBuffer EncodeMessage(const google::protobuf::MessageLite& message);
 absl::Status ParseMessage(const grpc::ByteBuffer& buffer, google::protobuf::MessageLite* message);
 
-// absl and gRPC number their codes alike; these are the only two places that rely on it. A message beyond 2000 bytes is
-// cut: gRPC would replace status and message by an error of its own.
+// absl and gRPC number their codes alike; these are the only two places that rely on it. A message
+// beyond 2000 bytes is cut: gRPC would replace status and message by an error of its own.
 grpc::Status ToGrpc(const absl::Status& status);
 absl::Status FromGrpc(const grpc::Status& status);
 

@@ -18,8 +18,8 @@ namespace signvote {
 namespace {
 
 // 100 µs to 30 s, a little over two steps per decade: rounds of toy models and of large ones.
-const prometheus::Histogram::BucketBoundaries kSecondsBuckets = {1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2,
-                                                                 5e-2, 0.1,    0.25, 0.5,  1,      2.5,  5,    10,  30};
+const prometheus::Histogram::BucketBoundaries kSecondsBuckets = {
+    1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30};
 
 struct Spec {
   MetricKind kind;
@@ -44,7 +44,8 @@ struct ServerMetrics::Impl {
 
   Mutex mu;
   // (metric, worker) → gauge; bounded by the workers that the server admits.
-  std::unordered_map<std::string, std::unordered_map<size_t, prometheus::Gauge*>> workers ABSL_GUARDED_BY(mu);
+  std::unordered_map<std::string, std::unordered_map<size_t, prometheus::Gauge*>> workers
+      ABSL_GUARDED_BY(mu);
 };
 
 ServerMetrics::ServerMetrics(Clock* clock)
@@ -54,21 +55,31 @@ ServerMetrics::ServerMetrics(Clock* clock)
     switch (spec.kind) {
       case MetricKind::kGauge:
       case MetricKind::kProcessGauge:
-        impl_->gauges[i] = &prometheus::BuildGauge().Name(spec.name).Help(spec.help).Register(*registry_).Add({});
+        impl_->gauges[i] =
+            &prometheus::BuildGauge().Name(spec.name).Help(spec.help).Register(*registry_).Add({});
         break;
       case MetricKind::kCounter:
       case MetricKind::kProcessCounter:
-        impl_->counters[i] = &prometheus::BuildCounter().Name(spec.name).Help(spec.help).Register(*registry_).Add({});
+        impl_->counters[i] = &prometheus::BuildCounter()
+                                  .Name(spec.name)
+                                  .Help(spec.help)
+                                  .Register(*registry_)
+                                  .Add({});
         break;
       case MetricKind::kHistogram:
-        impl_->histograms[i] = &prometheus::BuildHistogram().Name(spec.name).Help(spec.help).Register(*registry_).Add(
-            {}, kSecondsBuckets);
+        impl_->histograms[i] = &prometheus::BuildHistogram()
+                                    .Name(spec.name)
+                                    .Help(spec.help)
+                                    .Register(*registry_)
+                                    .Add({}, kSecondsBuckets);
         break;
       case MetricKind::kWorkerGauge:
-        impl_->worker_families[i] = &prometheus::BuildGauge().Name(spec.name).Help(spec.help).Register(*registry_);
+        impl_->worker_families[i] =
+            &prometheus::BuildGauge().Name(spec.name).Help(spec.help).Register(*registry_);
         break;
       case MetricKind::kInfo:
-        impl_->info = &prometheus::BuildGauge().Name(spec.name).Help(spec.help).Register(*registry_);
+        impl_->info =
+            &prometheus::BuildGauge().Name(spec.name).Help(spec.help).Register(*registry_);
         break;
     }
   }
@@ -111,7 +122,8 @@ void ServerMetrics::ForgetWorker(const std::string& worker) {
   impl_->workers.erase(it);
 }
 
-void ServerMetrics::SetInfo(const std::string& version, const std::string& rule, const std::string& direction) {
+void ServerMetrics::SetInfo(const std::string& version, const std::string& rule,
+                            const std::string& direction) {
   impl_->info->Add({{"version", version}, {"rule", rule}, {"direction", direction}}).Set(1);
 }
 

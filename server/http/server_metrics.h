@@ -1,5 +1,6 @@
 #pragma once
-// The server's metrics: one list gives names, kinds and help; docs/metrics.md is held to it by a test.
+// The server's metrics: one list gives names, kinds and help; docs/metrics.md is held to it by a
+// test.
 
 #include <cstdint>
 #include <memory>
@@ -15,63 +16,104 @@ class Registry;
 
 namespace signvote {
 
-// X(kind, identifier, name, help). Base units; no label comes from a round, a key or a parameter name.
-#define SIGNVOTE_SERVER_METRICS(X)                                                                                        \
-  X(kGauge, kCoordinates, "signvote_server_coordinates", "Trained parameters (d); 0 before the first worker joined.")        \
-  X(kGauge, kRound, "signvote_server_round", "Committed rounds.")                                                            \
-  X(kGauge, kRoundsMax, "signvote_server_rounds_max", "Rounds after which the run ends.")                                    \
-  X(kGauge, kLastCommit, "signvote_server_last_commit_timestamp_seconds",                                                   \
-    "Time of the last commit, seconds since 1970; before the first, of the server's start.")                                 \
-  X(kGauge, kPaused, "signvote_server_paused", "1 while the operator's pause keeps rounds from opening, else 0.")            \
-  X(kGauge, kStepsize, "signvote_server_stepsize", "Stepsize of the last commit.")                                           \
-  X(kGauge, kLoss, "signvote_server_loss", "Robust mean of the voters' losses in the last commit.")                          \
-  X(kGauge, kGradientL1, "signvote_server_gradient_l1", "Robust mean of the voters' gradient l1 norms in the last commit.")  \
-  X(kGauge, kDensity, "signvote_server_gradient_density_ratio",                                                             \
-    "Robust mean of l1^2 / (d l2^2) of the voters' gradients in the last commit, 0 to 1.")                                   \
-  X(kGauge, kMembers, "signvote_server_members", "Connected workers that rounds wait for.")                                  \
-  X(kGauge, kObservers, "signvote_server_observers", "Connected workers that rounds do not wait for.")                       \
-  X(kGauge, kWorkersMin, "signvote_server_workers_min", "Workers that round 0 waits for (--workers-min).")                   \
-  X(kGauge, kCommitLag, "signvote_server_applier_lag_rounds", "Commits that the master replica has not applied yet.")        \
-  X(kGauge, kTieRatio, "signvote_server_tie_ratio", "Share of coordinates decided by a coin in the last commit.")            \
-  X(kGauge, kReady, "signvote_server_ready", "1 while workers can take part, else 0.")                                       \
-  X(kCounter, kRounds, "signvote_server_rounds_total", "Rounds committed by this process.")                                  \
-  X(kCounter, kBallots, "signvote_server_ballots_total", "Whole ballots counted.")                                           \
-  X(kCounter, kTies, "signvote_server_ties_total", "Coordinates decided by a coin because the vote was tied.")               \
-  X(kCounter, kJoins, "signvote_server_joins_total", "Workers that became ready.")                                           \
-  X(kCounter, kLosses, "signvote_server_losses_total", "Workers whose stream broke.")                                        \
-  X(kCounter, kAbstentions, "signvote_server_abstentions_total", "Members that a commit did not count.")                     \
-  X(kCounter, kLateChunks, "signvote_server_late_chunks_total", "Ballot chunks that came after their chunk was closed.")     \
-  X(kCounter, kDuplicateChunks, "signvote_server_duplicate_chunks_total", "Ballot chunks that had come before.")             \
-  X(kCounter, kStaleMessages, "signvote_server_stale_messages_total", "Messages of a past round, attempt or incarnation.")   \
-  X(kCounter, kAttemptsReopened, "signvote_server_attempts_reopened_total", "Rounds opened again as a further attempt.")     \
-  X(kCounter, kScalarsRefused, "signvote_server_scalars_refused_total", "Workers left out of the stepsize rule: scalar not finite.") \
-  X(kCounter, kDigestMismatches, "signvote_server_digest_mismatches_total", "Replica digests that differed from the master's.") \
-  X(kCounter, kRefusals, "signvote_server_refusals_total", "Sessions refused or ended by the server for the worker's fault.") \
-  X(kCounter, kUpRoundsBytes, "signvote_server_wire_up_bytes_total",                                                        \
-    "TCP payload received from workers after they joined (TLS and HTTP/2 included, state transfer not).")                     \
-  X(kCounter, kDownRoundsBytes, "signvote_server_wire_down_bytes_total",                                                    \
-    "TCP payload sent to workers after they joined (TLS and HTTP/2 included, state transfer not).")                           \
-  X(kCounter, kUpSetupBytes, "signvote_server_setup_up_bytes_total", "TCP payload received for handshakes, joins, state transfer.") \
-  X(kCounter, kDownSetupBytes, "signvote_server_setup_down_bytes_total", "TCP payload sent for handshakes, joins, state transfer.") \
-  X(kCounter, kFp32Bytes, "signvote_server_fp32_equivalent_bytes_total",                                                    \
-    "What one direction of the counted ballots would have cost as fp32: 4 bytes per coordinate and ballot.")                 \
-  X(kHistogram, kRoundSeconds, "signvote_server_round_seconds", "A round, from opening to commit.")                          \
-  X(kHistogram, kComputeSeconds, "signvote_server_compute_seconds", "Voters' time from round open to the last chunk handed over.") \
-  X(kHistogram, kWaitSeconds, "signvote_server_wait_seconds", "From the first complete ballot to the commit.")               \
-  X(kHistogram, kTallySeconds, "signvote_server_tally_seconds", "All tallies of a round.")                                   \
-  X(kHistogram, kCommitSeconds, "signvote_server_commit_seconds", "Stepsize, hash, encoding and hand-over to the network.")  \
-  X(kHistogram, kApplySeconds, "signvote_server_apply_seconds", "Applying a commit to the master replica, off the critical path.") \
-  X(kHistogram, kWorkerApplySeconds, "signvote_server_worker_apply_seconds", "Applying a commit at a worker, as it reports.") \
-  X(kWorkerGauge, kWorkerAgreement, "signvote_server_worker_agreement_ratio", "Share of a worker's bits that equal the verdict.") \
-  X(kWorkerGauge, kWorkerLoss, "signvote_server_worker_loss", "Last loss a worker reported.")                                \
-  X(kWorkerGauge, kWorkerArrival, "signvote_server_worker_arrival_seconds", "Recent median from round open to a worker's complete ballot.") \
-  X(kWorkerGauge, kWorkerMember, "signvote_server_worker_member", "1 member, 0 observer; absent when not connected.")        \
-  X(kProcessGauge, kProcessStart, "process_start_time_seconds", "Start of the process, seconds since 1970.")                 \
-  X(kProcessGauge, kProcessResident, "process_resident_memory_bytes", "Resident memory.")                                    \
-  X(kProcessCounter, kProcessCpu, "process_cpu_seconds_total", "User and system CPU time.")                                  \
+// X(kind, identifier, name, help). Base units; no label comes from a round, a key or a parameter
+// name.
+#define SIGNVOTE_SERVER_METRICS(X)                                                               \
+  X(kGauge, kCoordinates, "signvote_server_coordinates",                                         \
+    "Trained parameters (d); 0 before the first worker joined.")                                 \
+  X(kGauge, kRound, "signvote_server_round", "Committed rounds.")                                \
+  X(kGauge, kRoundsMax, "signvote_server_rounds_max", "Rounds after which the run ends.")        \
+  X(kGauge, kLastCommit, "signvote_server_last_commit_timestamp_seconds",                        \
+    "Time of the last commit, seconds since 1970; before the first, of the server's start.")     \
+  X(kGauge, kPaused, "signvote_server_paused",                                                   \
+    "1 while the operator's pause keeps rounds from opening, else 0.")                           \
+  X(kGauge, kStepsize, "signvote_server_stepsize", "Stepsize of the last commit.")               \
+  X(kGauge, kLoss, "signvote_server_loss",                                                       \
+    "Robust mean of the voters' losses in the last commit.")                                     \
+  X(kGauge, kGradientL1, "signvote_server_gradient_l1",                                          \
+    "Robust mean of the voters' gradient l1 norms in the last commit.")                          \
+  X(kGauge, kDensity, "signvote_server_gradient_density_ratio",                                  \
+    "Robust mean of l1^2 / (d l2^2) of the voters' gradients in the last commit, 0 to 1.")       \
+  X(kGauge, kMembers, "signvote_server_members", "Connected workers that rounds wait for.")      \
+  X(kGauge, kObservers, "signvote_server_observers",                                             \
+    "Connected workers that rounds do not wait for.")                                            \
+  X(kGauge, kWorkersMin, "signvote_server_workers_min",                                          \
+    "Workers that round 0 waits for (--workers-min).")                                           \
+  X(kGauge, kCommitLag, "signvote_server_applier_lag_rounds",                                    \
+    "Commits that the master replica has not applied yet.")                                      \
+  X(kGauge, kTieRatio, "signvote_server_tie_ratio",                                              \
+    "Share of coordinates decided by a coin in the last commit.")                                \
+  X(kGauge, kReady, "signvote_server_ready", "1 while workers can take part, else 0.")           \
+  X(kCounter, kRounds, "signvote_server_rounds_total", "Rounds committed by this process.")      \
+  X(kCounter, kBallots, "signvote_server_ballots_total", "Whole ballots counted.")               \
+  X(kCounter, kTies, "signvote_server_ties_total",                                               \
+    "Coordinates decided by a coin because the vote was tied.")                                  \
+  X(kCounter, kJoins, "signvote_server_joins_total", "Workers that became ready.")               \
+  X(kCounter, kLosses, "signvote_server_losses_total", "Workers whose stream broke.")            \
+  X(kCounter, kAbstentions, "signvote_server_abstentions_total",                                 \
+    "Members that a commit did not count.")                                                      \
+  X(kCounter, kLateChunks, "signvote_server_late_chunks_total",                                  \
+    "Ballot chunks that came after their chunk was closed.")                                     \
+  X(kCounter, kDuplicateChunks, "signvote_server_duplicate_chunks_total",                        \
+    "Ballot chunks that had come before.")                                                       \
+  X(kCounter, kStaleMessages, "signvote_server_stale_messages_total",                            \
+    "Messages of a past round, attempt or incarnation.")                                         \
+  X(kCounter, kAttemptsReopened, "signvote_server_attempts_reopened_total",                      \
+    "Rounds opened again as a further attempt.")                                                 \
+  X(kCounter, kScalarsRefused, "signvote_server_scalars_refused_total",                          \
+    "Workers left out of the stepsize rule: scalar not finite.")                                 \
+  X(kCounter, kDigestMismatches, "signvote_server_digest_mismatches_total",                      \
+    "Replica digests that differed from the master's.")                                          \
+  X(kCounter, kRefusals, "signvote_server_refusals_total",                                       \
+    "Sessions refused or ended by the server for the worker's fault.")                           \
+  X(kCounter, kUpRoundsBytes, "signvote_server_wire_up_bytes_total",                             \
+    "TCP payload received from workers after they joined (TLS and HTTP/2 included, state "       \
+    "transfer not).")                                                                            \
+  X(kCounter, kDownRoundsBytes, "signvote_server_wire_down_bytes_total",                         \
+    "TCP payload sent to workers after they joined (TLS and HTTP/2 included, state transfer "    \
+    "not).")                                                                                     \
+  X(kCounter, kUpSetupBytes, "signvote_server_setup_up_bytes_total",                             \
+    "TCP payload received for handshakes, joins, state transfer.")                               \
+  X(kCounter, kDownSetupBytes, "signvote_server_setup_down_bytes_total",                         \
+    "TCP payload sent for handshakes, joins, state transfer.")                                   \
+  X(kCounter, kFp32Bytes, "signvote_server_fp32_equivalent_bytes_total",                         \
+    "What one direction of the counted ballots would have cost as fp32: 4 bytes per coordinate " \
+    "and ballot.")                                                                               \
+  X(kHistogram, kRoundSeconds, "signvote_server_round_seconds",                                  \
+    "A round, from opening to commit.")                                                          \
+  X(kHistogram, kComputeSeconds, "signvote_server_compute_seconds",                              \
+    "Voters' time from round open to the last chunk handed over.")                               \
+  X(kHistogram, kWaitSeconds, "signvote_server_wait_seconds",                                    \
+    "From the first complete ballot to the commit.")                                             \
+  X(kHistogram, kTallySeconds, "signvote_server_tally_seconds", "All tallies of a round.")       \
+  X(kHistogram, kCommitSeconds, "signvote_server_commit_seconds",                                \
+    "Stepsize, hash, encoding and hand-over to the network.")                                    \
+  X(kHistogram, kApplySeconds, "signvote_server_apply_seconds",                                  \
+    "Applying a commit to the master replica, off the critical path.")                           \
+  X(kHistogram, kWorkerApplySeconds, "signvote_server_worker_apply_seconds",                     \
+    "Applying a commit at a worker, as it reports.")                                             \
+  X(kWorkerGauge, kWorkerAgreement, "signvote_server_worker_agreement_ratio",                    \
+    "Share of a worker's bits that equal the verdict.")                                          \
+  X(kWorkerGauge, kWorkerLoss, "signvote_server_worker_loss", "Last loss a worker reported.")    \
+  X(kWorkerGauge, kWorkerArrival, "signvote_server_worker_arrival_seconds",                      \
+    "Recent median from round open to a worker's complete ballot.")                              \
+  X(kWorkerGauge, kWorkerMember, "signvote_server_worker_member",                                \
+    "1 member, 0 observer; absent when not connected.")                                          \
+  X(kProcessGauge, kProcessStart, "process_start_time_seconds",                                  \
+    "Start of the process, seconds since 1970.")                                                 \
+  X(kProcessGauge, kProcessResident, "process_resident_memory_bytes", "Resident memory.")        \
+  X(kProcessCounter, kProcessCpu, "process_cpu_seconds_total", "User and system CPU time.")      \
   X(kInfo, kBuildInfo, "signvote_server_info", "1, with version, rule and direction as labels.")
 
-enum class MetricKind { kGauge, kCounter, kHistogram, kWorkerGauge, kProcessGauge, kProcessCounter, kInfo };
+enum class MetricKind {
+  kGauge,
+  kCounter,
+  kHistogram,
+  kWorkerGauge,
+  kProcessGauge,
+  kProcessCounter,
+  kInfo
+};
 
 // Every metric of the list with its kind, for the test that holds docs/metrics.md to it.
 std::vector<std::pair<std::string, MetricKind>> ServerMetricNames();
@@ -91,7 +133,8 @@ class ServerMetrics {
   void Set(ServerMetric gauge, double value);
   // For counters: adds `delta` ≥ 0.
   void Add(ServerMetric counter, double delta = 1);
-  // For counters whose total is kept elsewhere: raises the counter to `total`; a smaller total is ignored.
+  // For counters whose total is kept elsewhere: raises the counter to `total`; a smaller total is
+  // ignored.
   void RaiseTo(ServerMetric counter, double total);
   void Observe(ServerMetric histogram, double value);
   void SetWorker(ServerMetric gauge, const std::string& worker, double value);

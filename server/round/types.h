@@ -1,5 +1,6 @@
 #pragma once
-// What goes into the round engine (events) and what comes out of it (actions). Plain values, no behaviour.
+// What goes into the round engine (events) and what comes out of it (actions). Plain values, no
+// behaviour.
 
 #include <cstdint>
 #include <optional>
@@ -14,15 +15,16 @@
 
 namespace signvote::round {
 
-// A worker that ever joined this run; the engine's number for a name. Chosen by the caller, stable for a name.
+// A worker that ever joined this run; the engine's number for a name. Chosen by the caller, stable
+// for a name.
 using WorkerId = StrongInt<struct WorkerIdTag, uint32_t>;
 
 enum class AbstainReason { kNonFiniteLoss, kNonFiniteGradient, kOther };
 
-// ---- events -------------------------------------------------------------------------------------------------------
+// ---- events -------------------------------------------------------------------------------------
 
-// The worker is connected and its replica holds every commit before `round`, or can be brought there by the caller
-// from what it keeps in memory. It is admitted at the next boundary.
+// The worker is connected and its replica holds every commit before `round`, or can be brought
+// there by the caller from what it keeps in memory. It is admitted at the next boundary.
 struct WorkerReady {
   WorkerId worker;
   Incarnation incarnation;
@@ -83,14 +85,15 @@ struct DrainRequested {
 struct EvictRequested {
   WorkerId worker;
 };
-// The operator stops the server (SIGTERM): no further round opens; the run ends after the open one or at the deadline.
+// The operator stops the server (SIGTERM): no further round opens; the run ends after the open one
+// or at the deadline.
 struct StopRequestedEvent {};
 
-using Event = std::variant<WorkerReady, WorkerLost, WorkerLeaves, BallotChunkIn, ScalarsIn, AbstainIn, WorkerDigestIn,
-                           MasterDigestIn, Tick, PauseRequested, ResumeRequested, DrainRequested, EvictRequested,
-                           StopRequestedEvent>;
+using Event = std::variant<WorkerReady, WorkerLost, WorkerLeaves, BallotChunkIn, ScalarsIn,
+                           AbstainIn, WorkerDigestIn, MasterDigestIn, Tick, PauseRequested,
+                           ResumeRequested, DrainRequested, EvictRequested, StopRequestedEvent>;
 
-// ---- actions ------------------------------------------------------------------------------------------------------
+// ---- actions ------------------------------------------------------------------------------------
 
 enum class Role { kMember, kObserver };
 
@@ -101,7 +104,8 @@ struct Seat {
   Role role = Role::kMember;
 };
 
-// Tell every seat that this round (or this attempt of it) is open. Seats hold everybody who is ready.
+// Tell every seat that this round (or this attempt of it) is open. Seats hold everybody who is
+// ready.
 struct OpenRound {
   Round round;
   Attempt attempt;
@@ -118,24 +122,26 @@ struct CloseChunk {
   ChunkIndex chunk;
   std::vector<WorkerId> voters;  // in order of WorkerId
 };
-// The round's law. The caller adds the verdict's hash, keeps it in memory for those who catch up, sends it, and hands
-// it to the applier.
+// The round's law. The caller adds the verdict's hash, keeps it in memory for those who catch up,
+// sends it, and hands it to the applier.
 struct CommitRound {
   Round round;
   Attempt attempt;
-  DataStep data_step;                  // the minibatch that was voted on
+  DataStep data_step;  // the minibatch that was voted on
   StepsizeDecision stepsize;
-  std::vector<uint32_t> counted;       // ballots counted, per chunk
-  std::vector<WorkerId> voters;        // workers with at least one counted chunk
-  std::vector<std::pair<WorkerId, WorkerScalars>> scalars;  // what the rule saw, for log and metrics
-  std::optional<double> loss;          // robust mean of the voters' losses
-  std::optional<double> g_l1;          // robust mean of ‖g_j‖₁
-  std::optional<double> density;       // robust mean of ‖g_j‖₁² / (d·‖g_j‖₂²)
-  uint32_t members = 0;                // members when the attempt opened
-  uint32_t abstentions = 0;            // members without any counted chunk
-  Duration opened_for{};               // from OpenRound of the first attempt to this commit
-  Duration wait{};                     // from the first complete ballot to this commit
-  bool digest_due = false;             // workers and applier shall digest their replica after this commit
+  std::vector<uint32_t> counted;  // ballots counted, per chunk
+  std::vector<WorkerId> voters;   // workers with at least one counted chunk
+  // what the rule saw, for log and metrics
+  std::vector<std::pair<WorkerId, WorkerScalars>> scalars;
+  std::optional<double> loss;     // robust mean of the voters' losses
+  std::optional<double> g_l1;     // robust mean of ‖g_j‖₁
+  std::optional<double> density;  // robust mean of ‖g_j‖₁² / (d·‖g_j‖₂²)
+  uint32_t members = 0;           // members when the attempt opened
+  uint32_t abstentions = 0;       // members without any counted chunk
+  Duration opened_for{};          // from OpenRound of the first attempt to this commit
+  Duration wait{};                // from the first complete ballot to this commit
+  // workers and applier shall digest their replica after this commit
+  bool digest_due = false;
 };
 struct ChangeRole {
   WorkerId worker;
@@ -159,8 +165,8 @@ struct Resync {
   Incarnation incarnation;
   Round round;
 };
-// The last round is committed: tell everybody; each live worker answers with the digest of its final replica. Said
-// once; the caller repeats it to a worker that becomes ready later.
+// The last round is committed: tell everybody; each live worker answers with the digest of its
+// final replica. Said once; the caller repeats it to a worker that becomes ready later.
 struct FinishRun {
   Round rounds;  // number of committed rounds
 };
@@ -169,14 +175,15 @@ struct EndRun {
   absl::Status status;
 };
 enum class NoticeLevel { kInfo, kWarning, kError };
-// A state change or a wait that a person may want to know, with the names of those it is about. Sent once per change.
+// A state change or a wait that a person may want to know, with the names of those it is about.
+// Sent once per change.
 struct Notice {
   NoticeLevel level = NoticeLevel::kInfo;
   std::string text;
 };
 
-using Action = std::variant<OpenRound, CloseChunk, CommitRound, ChangeRole, Disconnect, AskToDrain, Resync, FinishRun,
-                            EndRun, Notice>;
+using Action = std::variant<OpenRound, CloseChunk, CommitRound, ChangeRole, Disconnect, AskToDrain,
+                            Resync, FinishRun, EndRun, Notice>;
 using Actions = std::vector<Action>;
 
 }  // namespace signvote::round

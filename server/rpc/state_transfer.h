@@ -65,8 +65,8 @@ class StateHub {
   std::shared_ptr<const MasterReplica> published_ ABSL_GUARDED_BY(mu_);
 };
 
-// What a finished transfer moved: TCP payload when it had a connection of its own and the kernel has
-// counted all of it, else the bytes of its messages.
+// What a finished transfer moved: TCP payload when it had a connection of its own and the kernel
+// has counted all of it, else the bytes of its messages.
 struct TransferBytes {
   uint64_t up = 0;
   uint64_t down = 0;

@@ -67,8 +67,8 @@ using tally_kernels::Table;
 using tally_kernels::TableFor;
 
 // Coins are drawn in blocks, so that they are still in the first-level cache when they vote. Few
-// ballots: small blocks, so that the ballots' prefetches span the drawing. Many: whole blocks of the
-// kernel, which starts anew with each call.
+// ballots: small blocks, so that the ballots' prefetches span the drawing. Many: whole blocks of
+// the kernel, which starts anew with each call.
 constexpr size_t kFewBallots = 16;
 constexpr size_t kSmallCoinBytes = 1024;
 constexpr size_t kCoinBytes = 8192;

@@ -1,9 +1,10 @@
 #pragma once
 // The majority vote over packed ballots, without ever unpacking them.
 //
-// Ballots are added into bit-sliced counters (carry-save adders: Harley-Seal groups); the counters start at 2^P − T, so
-// that plane P is the verdict. A tie (even number of ballots) is decided by the seeded coin of common/coin.h, which
-// votes as the (n + 1)-th ballot: a non-tie of an even n has a margin of at least 2, so one more vote cannot flip it.
+// Ballots are added into bit-sliced counters (carry-save adders: Harley-Seal groups); the counters
+// start at 2^P − T, so that plane P is the verdict. A tie (even number of ballots) is decided by
+// the seeded coin of common/coin.h, which votes as the (n + 1)-th ballot: a non-tie of an even n
+// has a margin of at least 2, so one more vote cannot flip it.
 
 #include <cstddef>
 #include <cstdint>
@@ -18,26 +19,29 @@ inline constexpr size_t kTallyBallotsMax = 1024;
 
 // One chunk's vote.
 struct TallyInput {
-  std::span<const uint8_t* const> ballots;  // n packed ballots of `coordinates` bits each; 0 ≤ n ≤ kTallyBallotsMax
-  uint64_t coordinates = 0;                 // bits in this chunk
-  uint64_t first_coordinate = 0;            // of the model; a multiple of 64
-  uint64_t seed = 0;                        // the run's seed, for coins
+  // n packed ballots of `coordinates` bits each; 0 ≤ n ≤ kTallyBallotsMax
+  std::span<const uint8_t* const> ballots;
+  uint64_t coordinates = 0;       // bits in this chunk
+  uint64_t first_coordinate = 0;  // of the model; a multiple of 64
+  uint64_t seed = 0;              // the run's seed, for coins
   Round round{};
 };
 
-// Writes BytesForBits(coordinates) bytes of verdict; padding bits are zero. With no ballot every bit is the coin.
-// Any alignment; never reads or writes beyond the last byte of a buffer. `isa` picks the implementation.
+// Writes BytesForBits(coordinates) bytes of verdict; padding bits are zero. With no ballot every
+// bit is the coin. Any alignment; never reads or writes beyond the last byte of a buffer. `isa`
+// picks the implementation.
 void Tally(const TallyInput& input, uint8_t* verdict, Isa isa = ActiveIsa());
 // The definition, one coordinate at a time through VerdictBit().
 void TallyReference(const TallyInput& input, uint8_t* verdict);
 
-// Number of coordinates of the chunk on which `ballot` and `verdict` agree. Padding bits do not count.
+// Number of coordinates of the chunk on which `ballot` and `verdict` agree. Padding bits do not
+// count.
 uint64_t CountAgreement(const uint8_t* ballot, const uint8_t* verdict, uint64_t coordinates);
 // Number of tied coordinates; 0 when n is odd or 0.
 uint64_t CountTies(const TallyInput& input);
 
-// Distance in bytes between ballot buffers that keeps n streams of a power-of-two length out of the same cache sets
-// (69 lines more than the length, rounded up to whole lines).
+// Distance in bytes between ballot buffers that keeps n streams of a power-of-two length out of the
+// same cache sets (69 lines more than the length, rounded up to whole lines).
 constexpr size_t StaggeredStride(size_t bytes) { return (bytes + 63) / 64 * 64 + 69 * 64; }
 
 }  // namespace signvote

@@ -1,6 +1,6 @@
 #pragma once
-// The floor under a round: gRPC moving the same bytes in the same messages, with nobody looking into them. n streams up,
-// chunk by chunk; a chunk that has come from all n goes down to all n.
+// The floor under a round: gRPC moving the same bytes in the same messages, with nobody looking
+// into them. n streams up, chunk by chunk; a chunk that has come from all n goes down to all n.
 
 #include <memory>
 #include <string>

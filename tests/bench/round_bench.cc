@@ -1,9 +1,11 @@
-// Time of one round over loopback: the real server, n workers with sessions of their own in processes of their own,
-// synthetic ballots, no model. Beside it, in the same repetitions, what bounds it: bare gRPC moving the same bytes, and
-// what it replaces: gloo's fp32 all-reduce of the same number of values among as many processes.
+// Time of one round over loopback: the real server, n workers with sessions of their own in
+// processes of their own, synthetic ballots, no model. Beside it, in the same repetitions, what
+// bounds it: bare gRPC moving the same bytes, and what it replaces: gloo's fp32 all-reduce of the
+// same number of values among as many processes.
 //
-// A round is timed from the first byte of a ballot to the commit at all workers, without apply; rounds that run freely
-// one after the other, with apply, are printed too. The processes idle in the kernel while others are on.
+// A round is timed from the first byte of a ballot to the commit at all workers, without apply;
+// rounds that run freely one after the other, with apply, are printed too. The processes idle in
+// the kernel while others are on.
 
 #include <fcntl.h>
 #include <signal.h>
@@ -99,7 +101,7 @@ Config Parse(int argc, char** argv) {
   return config;
 }
 
-// ---- processes ----------------------------------------------------------------------------------------------------
+// ---- processes ----------------------------------------------------------------------------------
 
 std::vector<pid_t> g_children;
 
@@ -161,7 +163,7 @@ uint64_t StatusBytes(pid_t pid, const char* key) {
              : std::strtoull(text->c_str() + at + std::strlen(key) + 1, nullptr, 10) * 1024;
 }
 
-// ---- what is measured ---------------------------------------------------------------------------------------------
+// ---- what is measured ---------------------------------------------------------------------------
 
 // Certificates and tokens of one run, in a folder.
 struct Secrets {
@@ -219,7 +221,8 @@ void SessionWorker(const Config& config, const Secrets* secrets, const std::stri
     options.tls_key = folder + "/" + name + ".key";
     options.token_file = folder + "/" + name + ".token";
   }
-  // In a measured round nobody applies before all have the commit: applying belongs to the next round's time.
+  // In a measured round nobody applies before all have the commit: applying belongs to the next
+  // round's time.
   options.before_apply = [&] {
     if (!measured) return;
     turns->seen[index].cpu = CpuNanoseconds(getpid()) - cpu_at_start;
@@ -428,7 +431,7 @@ std::vector<double> Ratios(const std::vector<double>& above, const std::vector<d
   return out;
 }
 
-// ---- the bench ------------------------------------------------------------------------------------------------------
+// ---- the bench ----------------------------------------------------------------------------------
 
 int Main(int argc, char** argv) {
   const Config config = Parse(argc, argv);
@@ -452,8 +455,8 @@ int Main(int argc, char** argv) {
   RealRun real[2] = {StartReal(config, folder, nullptr), StartReal(config, folder, &secrets)};
   FloorRun floors[2] = {StartFloor(config, plan, nullptr), StartFloor(config, plan, &secrets)};
 
-  // The server keeps the verdicts of recent rounds. Until it has as many as it keeps, each lies in memory never touched
-  // before; a run of thousands of rounds knows that only at its start.
+  // The server keeps the verdicts of recent rounds. Until it has as many as it keeps, each lies in
+  // memory never touched before; a run of thousands of rounds knows that only at its start.
   for (RealRun& run : real) {
     run.turns->Give(Turns::kManyRounds, config.free_rounds);
     AwaitAll(*run.turns, config.workers, "the first rounds");

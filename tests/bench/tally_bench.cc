@@ -36,8 +36,7 @@ int Main(int argc, char** argv) {
     const size_t sets = rows / n;
     const auto set = [&](size_t k) {
       std::vector<const uint8_t*> ballots;
-      for (size_t j = 0; j < n; ++j)
-        ballots.push_back(memory.data() + (k % sets * n + j) * stride);
+      for (size_t j = 0; j < n; ++j) ballots.push_back(memory.data() + (k % sets * n + j) * stride);
       return ballots;
     };
     const auto read_set = [&](size_t k) {
@@ -50,8 +49,8 @@ int Main(int argc, char** argv) {
     const double input_bytes = static_cast<double>(n * bytes);
     const std::string name = "tally_n" + std::to_string(n);
     size_t reads = 0, tallies = sets / 2;
-    const auto seconds = bench::RunPaired(
-        options, {[&] { read_set(reads++); }, [&] { tally_set(tallies++); }});
+    const auto seconds =
+        bench::RunPaired(options, {[&] { read_set(reads++); }, [&] { tally_set(tallies++); }});
     report.AddRatio(name, "GB/s", bench::Rates(input_bytes, seconds[0]),
                     bench::Rates(input_bytes, seconds[1]), n == 16 && !options.quick ? 0.60 : 0);
     if (n > 16) continue;  // larger than the cache as well
@@ -67,8 +66,7 @@ int Main(int argc, char** argv) {
                       sink += bench::StreamRead(ballots[1], bytes);
                     },
                     [&] { sink += CountAgreement(ballots[0], ballots[1], coordinates); },
-                    [&] { read_set(0); },
-                    [&] { sink += CountTies(input); }});
+                    [&] { read_set(0); }, [&] { sink += CountTies(input); }});
       report.AddRatio("agreement", "GB/s",
                       bench::Rates(2.0 * static_cast<double>(bytes), others[0]),
                       bench::Rates(2.0 * static_cast<double>(bytes), others[1]), 0);

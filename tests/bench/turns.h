@@ -1,6 +1,6 @@
 #pragma once
-// How a bench's processes take turns: a block of shared memory with counters that are waited for in the kernel, so that
-// whoever is not on costs nothing.
+// How a bench's processes take turns: a block of shared memory with counters that are waited for in
+// the kernel, so that whoever is not on costs nothing.
 
 #include <linux/futex.h>
 #include <sys/mman.h>
@@ -65,7 +65,8 @@ class SharedCount {
 // One group of processes that do the same thing at the same time.
 struct Turns {
   enum Command : uint32_t { kOneRound, kManyRounds, kLeave };
-  // What one process saw of its last turn, in nanoseconds of the monotonic clock (the same in every process).
+  // What one process saw of its last turn, in nanoseconds of the monotonic clock (the same in every
+  // process).
   struct Seen {
     int64_t first_byte = 0, sent = 0, first_verdict = 0, committed = 0, end = 0;
     int64_t cpu = 0;  // processor time from the turn's start to the commit

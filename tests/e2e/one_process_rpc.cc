@@ -13,7 +13,8 @@
 namespace signvote {
 
 struct HealthServer::State {
-  v1::Training::Service training;  // answers UNIMPLEMENTED; a server without a service does not start
+  // answers UNIMPLEMENTED; a server without a service does not start
+  v1::Training::Service training;
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<grpc::GenericStub> stub;
 };

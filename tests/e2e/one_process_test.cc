@@ -1,5 +1,6 @@
 // Goal:   LibTorch, gRPC and protobuf live in one process: no symbol of one is taken for another's.
-// Method: train a small model while health checks, maps, text format and our own messages go round, in the program that
+// Method: train a small model while health checks, maps, text format and our own messages go round,
+// in the program that
 //         links them the way signvote-worker does.
 #include <atomic>
 #include <thread>

@@ -1,5 +1,5 @@
-// A client that breaks the rules on purpose: it speaks the protocol by hand, without worker/session, and prints what
-// the server answered as one last line of standard output:
+// A client that breaks the rules on purpose: it speaks the protocol by hand, without
+// worker/session, and prints what the server answered as one last line of standard output:
 //
 //   STATUS <CODE_NAME> <message>          the status that ended the call under test
 //
@@ -70,21 +70,23 @@ class RawClient {
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
     if (!flags.target_name.empty()) arguments.SetSslTargetNameOverride(flags.target_name);
     channel_ = grpc::CreateCustomChannel(flags.server, credentials, arguments);
-    const auto layout = Layout::Make({TensorSpec{.name = flags.tensor, .shape = {flags.coordinates}}});
+    const auto layout =
+        Layout::Make({TensorSpec{.name = flags.tensor, .shape = {flags.coordinates}}});
     layout_digest_ = layout.ok() ? layout->digest() : 0;
   }
 
   void Arm(grpc::ClientContext* context) const {
-    context->set_deadline(std::chrono::system_clock::now() +
-                          std::chrono::milliseconds(static_cast<int64_t>(1e3 * flags_.timeout_seconds)));
+    context->set_deadline(
+        std::chrono::system_clock::now() +
+        std::chrono::milliseconds(static_cast<int64_t>(1e3 * flags_.timeout_seconds)));
   }
   std::unique_ptr<Stream> Open(grpc::ClientContext* context) {
     Arm(context);
-    const grpc::internal::RpcMethod method("/signvote.v1.Training/Session", grpc::internal::RpcMethod::BIDI_STREAMING,
-                                           channel_);
+    const grpc::internal::RpcMethod method("/signvote.v1.Training/Session",
+                                           grpc::internal::RpcMethod::BIDI_STREAMING, channel_);
     return std::unique_ptr<Stream>(
-        grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, grpc::ByteBuffer>::Create(channel_.get(), method,
-                                                                                              context));
+        grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, grpc::ByteBuffer>::Create(
+            channel_.get(), method, context));
   }
   // One unary call with bytes in and bytes out.
   grpc::Status Unary(const char* path, const std::string& request, std::string* reply) {
@@ -95,8 +97,8 @@ class RawClient {
     const grpc::ByteBuffer in(&slice, 1);
     grpc::ByteBuffer out;
     const grpc::Status status =
-        grpc::internal::BlockingUnaryCallImpl<grpc::ByteBuffer, grpc::ByteBuffer>(channel_.get(), method, &context, in,
-                                                                                  &out)
+        grpc::internal::BlockingUnaryCallImpl<grpc::ByteBuffer, grpc::ByteBuffer>(
+            channel_.get(), method, &context, in, &out)
             .status();
     if (status.ok()) *reply = Text(out);
     return status;
@@ -133,7 +135,8 @@ class RawClient {
     return stream->Write(wire::EncodeMessage(message));
   }
 
-  // Reads up to a message that `want` is true for, answering pings on the way. False: the stream ended.
+  // Reads up to a message that `want` is true for, answering pings on the way. False: the stream
+  // ended.
   template <typename Want>
   bool ReadUntil(Stream* stream, v1::ServerMessage* message, Want want) {
     grpc::ByteBuffer buffer;
@@ -149,7 +152,8 @@ class RawClient {
     return false;
   }
 
-  // Joins up to the point where a round may be opened for this worker. False: the stream ended first.
+  // Joins up to the point where a round may be opened for this worker. False: the stream ended
+  // first.
   bool BecomeReady(Stream* stream) {
     v1::ServerMessage message;
     if (!Send(stream, Join()) ||
@@ -209,7 +213,8 @@ class RawClient {
   // Waits for the next round that opens.
   bool NextRound(Stream* stream) {
     v1::ServerMessage message;
-    if (!ReadUntil(stream, &message, [](const v1::ServerMessage& m) { return m.has_round_open(); })) return false;
+    if (!ReadUntil(stream, &message, [](const v1::ServerMessage& m) { return m.has_round_open(); }))
+      return false;
     open_ = message.round_open();
     return true;
   }
@@ -220,7 +225,8 @@ class RawClient {
   v1::WorkerMessage Chunk(uint32_t k) const {
     const ChunkPlan plan = Plan();
     std::string bits(plan.Bytes(ChunkIndex(k)), '\xff');
-    if (const uint64_t rest = plan.Count(ChunkIndex(k)) % 8; rest != 0) bits.back() = static_cast<char>((1u << rest) - 1);
+    if (const uint64_t rest = plan.Count(ChunkIndex(k)) % 8; rest != 0)
+      bits.back() = static_cast<char>((1u << rest) - 1);
     v1::WorkerMessage message;
     v1::BallotChunk* chunk = message.mutable_ballot_chunk();
     chunk->set_run_id(welcome_.run_id());
@@ -265,13 +271,16 @@ class RawClient {
 
 using Scenario = grpc::Status (*)(RawClient*);
 
-// Joins and returns the status that ends the stream (after `rounds` votes and a Leave, when all is well).
+// Joins and returns the status that ends the stream (after `rounds` votes and a Leave, when all is
+// well).
 grpc::Status Vote(RawClient* client) {
   grpc::ClientContext context;
   const auto stream = client->Open(&context);
   if (!client->BecomeReady(stream.get())) return stream->Finish();
-  for (uint64_t voted = 0; voted < client->flags().rounds && client->NextRound(stream.get()); ++voted) {
-    for (uint32_t k = 0; k < client->Plan().chunks(); ++k) client->Send(stream.get(), client->Chunk(k));
+  for (uint64_t voted = 0; voted < client->flags().rounds && client->NextRound(stream.get());
+       ++voted) {
+    for (uint32_t k = 0; k < client->Plan().chunks(); ++k)
+      client->Send(stream.get(), client->Chunk(k));
     client->Send(stream.get(), client->Scalars());
   }
   v1::WorkerMessage leave;
@@ -280,13 +289,15 @@ grpc::Status Vote(RawClient* client) {
   return client->Drain(stream.get());
 }
 
-// Every chunk three times, and the last round's once more; then as usual. The server counts, and goes on.
+// Every chunk three times, and the last round's once more; then as usual. The server counts, and
+// goes on.
 grpc::Status Replay(RawClient* client) {
   grpc::ClientContext context;
   const auto stream = client->Open(&context);
   if (!client->BecomeReady(stream.get())) return stream->Finish();
   std::vector<v1::WorkerMessage> last;
-  for (uint64_t voted = 0; voted < client->flags().rounds && client->NextRound(stream.get()); ++voted) {
+  for (uint64_t voted = 0; voted < client->flags().rounds && client->NextRound(stream.get());
+       ++voted) {
     for (const v1::WorkerMessage& message : last) client->Send(stream.get(), message);
     last.clear();
     for (uint32_t k = 0; k < client->Plan().chunks(); ++k) {
@@ -306,17 +317,21 @@ template <typename Damage>
 grpc::Status SendDamaged(RawClient* client, Damage damage) {
   grpc::ClientContext context;
   const auto stream = client->Open(&context);
-  if (!client->BecomeReady(stream.get()) || !client->NextRound(stream.get())) return stream->Finish();
+  if (!client->BecomeReady(stream.get()) || !client->NextRound(stream.get()))
+    return stream->Finish();
   v1::WorkerMessage message = client->Chunk(0);
   damage(client, message.mutable_ballot_chunk());
   client->Send(stream.get(), message);
   return client->Drain(stream.get());
 }
 
-void Reseal(v1::BallotChunk* chunk) { chunk->set_checksum(Xxh3(chunk->payload().data(), chunk->payload().size())); }
+void Reseal(v1::BallotChunk* chunk) {
+  chunk->set_checksum(Xxh3(chunk->payload().data(), chunk->payload().size()));
+}
 
 grpc::Status BadChecksum(RawClient* client) {
-  return SendDamaged(client, [](RawClient*, v1::BallotChunk* chunk) { (*chunk->mutable_payload())[0] ^= 1; });
+  return SendDamaged(
+      client, [](RawClient*, v1::BallotChunk* chunk) { (*chunk->mutable_payload())[0] ^= 1; });
 }
 grpc::Status BadLength(RawClient* client) {
   return SendDamaged(client, [](RawClient*, v1::BallotChunk* chunk) {
@@ -325,13 +340,16 @@ grpc::Status BadLength(RawClient* client) {
   });
 }
 grpc::Status BadIndex(RawClient* client) {
-  return SendDamaged(client, [](RawClient* c, v1::BallotChunk* chunk) { chunk->set_chunk(c->Plan().chunks()); });
+  return SendDamaged(
+      client, [](RawClient* c, v1::BallotChunk* chunk) { chunk->set_chunk(c->Plan().chunks()); });
 }
 grpc::Status BadRun(RawClient* client) {
-  return SendDamaged(client, [](RawClient*, v1::BallotChunk* chunk) { (*chunk->mutable_run_id())[0] ^= 1; });
+  return SendDamaged(
+      client, [](RawClient*, v1::BallotChunk* chunk) { (*chunk->mutable_run_id())[0] ^= 1; });
 }
 grpc::Status FutureRound(RawClient* client) {
-  return SendDamaged(client, [](RawClient*, v1::BallotChunk* chunk) { chunk->set_round(chunk->round() + 1000); });
+  return SendDamaged(
+      client, [](RawClient*, v1::BallotChunk* chunk) { chunk->set_round(chunk->round() + 1000); });
 }
 // REQUIRES: a number of coordinates that is not a multiple of 8, in one chunk.
 grpc::Status BadPadding(RawClient* client) {
@@ -351,7 +369,8 @@ grpc::Status Oversized(RawClient* client) {
 grpc::Status Truncated(RawClient* client) {
   grpc::ClientContext context;
   const auto stream = client->Open(&context);
-  if (!client->BecomeReady(stream.get()) || !client->NextRound(stream.get())) return stream->Finish();
+  if (!client->BecomeReady(stream.get()) || !client->NextRound(stream.get()))
+    return stream->Finish();
   const std::string whole = client->Chunk(0).SerializeAsString();
   const grpc::Slice half(whole.substr(0, whole.size() / 2));
   stream->Write(grpc::ByteBuffer(&half, 1));
@@ -362,7 +381,8 @@ grpc::Status Truncated(RawClient* client) {
 grpc::Status Cut(RawClient* client) {
   grpc::ClientContext context;
   const auto stream = client->Open(&context);
-  if (!client->BecomeReady(stream.get()) || !client->NextRound(stream.get())) return stream->Finish();
+  if (!client->BecomeReady(stream.get()) || !client->NextRound(stream.get()))
+    return stream->Finish();
   client->Send(stream.get(), client->Chunk(0));
   context.TryCancel();
   return stream->Finish();
@@ -374,10 +394,12 @@ grpc::Status ShortUpload(RawClient* client) {
   const auto stream = client->Open(&context);
   v1::ServerMessage message;
   if (!client->Send(stream.get(), client->Join()) ||
-      !client->ReadUntil(stream.get(), &message, [](const v1::ServerMessage& m) { return m.has_welcome(); })) {
+      !client->ReadUntil(stream.get(), &message,
+                         [](const v1::ServerMessage& m) { return m.has_welcome(); })) {
     return stream->Finish();
   }
-  if (message.welcome().state() != v1::Welcome::STATE_UPLOAD) return {grpc::StatusCode::UNKNOWN, "not the uploader"};
+  if (message.welcome().state() != v1::Welcome::STATE_UPLOAD)
+    return {grpc::StatusCode::UNKNOWN, "not the uploader"};
   const auto stub = v1::Training::NewStub(client->channel());
   grpc::ClientContext upload_context;
   client->Arm(&upload_context);
@@ -408,18 +430,20 @@ grpc::Status FetchWithoutTicket(RawClient* client) {
   request.set_ticket(std::string(wire::kTicketBytes, '\x5a'));
   const auto reader = stub->FetchState(&context, request);
   v1::StateChunk chunk;
-  while (reader->Read(&chunk)) std::printf("got %llu coordinates\n", static_cast<unsigned long long>(chunk.count()));
+  while (reader->Read(&chunk))
+    std::printf("got %llu coordinates\n", static_cast<unsigned long long>(chunk.count()));
   return reader->Finish();
 }
 
-// Two sessions of one name. The first answers pings (`answer`) or is deaf; the second one's status is returned. A
-// second session that is let in leaves at once (OK).
+// Two sessions of one name. The first answers pings (`answer`) or is deaf; the second one's status
+// is returned. A second session that is let in leaves at once (OK).
 grpc::Status TwoSessions(RawClient* client, bool answer) {
   grpc::ClientContext first_context;
   const auto first = client->Open(&first_context);
   v1::ServerMessage message;
   if (!client->Send(first.get(), client->Join()) ||
-      !client->ReadUntil(first.get(), &message, [](const v1::ServerMessage& m) { return m.has_welcome(); })) {
+      !client->ReadUntil(first.get(), &message,
+                         [](const v1::ServerMessage& m) { return m.has_welcome(); })) {
     return first->Finish();
   }
   std::thread reader;
@@ -435,7 +459,8 @@ grpc::Status TwoSessions(RawClient* client, bool answer) {
     const auto second = client->Open(&second_context);
     v1::ServerMessage ignored;
     if (client->Send(second.get(), client->Join()) &&
-        client->ReadUntil(second.get(), &ignored, [](const v1::ServerMessage& m) { return m.has_welcome(); })) {
+        client->ReadUntil(second.get(), &ignored,
+                          [](const v1::ServerMessage& m) { return m.has_welcome(); })) {
       v1::WorkerMessage leave;
       leave.mutable_leave()->set_reason("let in");
       client->Send(second.get(), leave);
@@ -463,20 +488,22 @@ grpc::Status NoJoin(RawClient* client) {
 grpc::Status Health(RawClient* client) {
   std::string reply;
   const grpc::Status status = client->Unary("/grpc.health.v1.Health/Check", "", &reply);
-  if (status.ok()) std::printf("HEALTH %s\n", reply == std::string("\x08\x01") ? "SERVING" : "NOT_SERVING");
+  if (status.ok())
+    std::printf("HEALTH %s\n", reply == std::string("\x08\x01") ? "SERVING" : "NOT_SERVING");
   return status;
 }
 
-// grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo, list_services = "": prints the reply's bytes that are
-// text; the services' names are among them.
+// grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo, list_services = "": prints the
+// reply's bytes that are text; the services' names are among them.
 grpc::Status Reflection(RawClient* client) {
   grpc::ClientContext context;
   client->Arm(&context);
-  const grpc::internal::RpcMethod method("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-                                         grpc::internal::RpcMethod::BIDI_STREAMING, client->channel());
+  const grpc::internal::RpcMethod method(
+      "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+      grpc::internal::RpcMethod::BIDI_STREAMING, client->channel());
   const std::unique_ptr<Stream> stream(
-      grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, grpc::ByteBuffer>::Create(client->channel().get(),
-                                                                                            method, &context));
+      grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, grpc::ByteBuffer>::Create(
+          client->channel().get(), method, &context));
   const grpc::Slice list_services(std::string("\x3a\x00", 2));
   stream->Write(grpc::ByteBuffer(&list_services, 1));
   stream->WritesDone();
@@ -539,7 +566,8 @@ int Main(int argc, char** argv) {
   app.add_option("--rounds", flags.rounds, "rounds to vote in before leaving");
   app.add_option("--timeout", flags.timeout_seconds, "seconds, of each call");
   app.add_option("--make-certs", flags.certs_directory, "make certificates in this folder instead");
-  app.add_option("--certs-now", flags.certs_now, "Unix seconds at which they are made; valid for one day");
+  app.add_option("--certs-now", flags.certs_now,
+                 "Unix seconds at which they are made; valid for one day");
   app.add_option("--worker", flags.worker, "worker to make them for");
   try {
     app.parse(argc, argv);
@@ -554,7 +582,8 @@ int Main(int argc, char** argv) {
   }
   RawClient client(flags);
   const absl::Status status = wire::FromGrpc(scenario->second(&client));
-  std::printf("STATUS %s %s\n", absl::StatusCodeToString(status.code()).c_str(), std::string(status.message()).c_str());
+  std::printf("STATUS %s %s\n", absl::StatusCodeToString(status.code()).c_str(),
+              std::string(status.message()).c_str());
   return 0;
 }
 

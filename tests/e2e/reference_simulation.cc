@@ -1,5 +1,6 @@
-// reference_simulation: a run in one process, for comparison with real ones. Prints one JSON object: rounds, coordinates,
-// digest, held_out_first, held_out_last, stepsizes (by round), losses (by round: one per share), seconds.
+// reference_simulation: a run in one process, for comparison with real ones. Prints one JSON
+// object: rounds, coordinates, digest, held_out_first, held_out_last, stepsizes (by round), losses
+// (by round: one per share), seconds.
 
 #include <CLI/CLI.hpp>
 #include <cstdio>

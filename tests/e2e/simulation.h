@@ -1,6 +1,7 @@
 #pragma once
-// A whole run in one process and one thread, without session, server or trainer: what n workers, the vote and the
-// stepsize rule compute, written down as plainly as possible. Real runs are compared with it bit by bit.
+// A whole run in one process and one thread, without session, server or trainer: what n workers,
+// the vote and the stepsize rule compute, written down as plainly as possible. Real runs are
+// compared with it bit by bit.
 
 #include <cstdint>
 #include <functional>

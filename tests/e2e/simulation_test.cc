@@ -1,4 +1,5 @@
-// Goal:   the stepsize is real: it follows the units of the problem, and training works without being given one.
+// Goal:   the stepsize is real: it follows the units of the problem, and training works without
+//         being given one.
 // Method: whole runs in one process (simulation.h) with the real model, directions, vote and rule.
 #include "tests/e2e/simulation.h"
 

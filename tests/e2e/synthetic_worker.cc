@@ -1,11 +1,14 @@
-// A worker without LibTorch: worker/session, worker/direction and a quadratic objective, so that process tests also run
-// in builds that have no LibTorch. Everything but the gradient is the code of signvote-worker.
+// A worker without LibTorch: worker/session, worker/direction and a quadratic objective, so that
+// process tests also run in builds that have no LibTorch. Everything but the gradient is the code
+// of signvote-worker.
 //
-//   f(x) = 1/2 · mean_i (x_i/s − c_i)²        x_0,i = s · p_i        c, p seeded, the same at every worker
+//   f(x) = 1/2 · mean_i (x_i/s − c_i)²        x_0,i = s · p_i        c, p seeded, the same at every
+//                                             worker
 //   g_i  = (x_i/s − c_i + noise_i) / (s·d)    noise = a function of (seed, share, data_step)
 //
-// All of it scales exactly for s a power of two. With --random-ballots there is no objective: a worker votes the same
-// random bits every round, all chunks at once, so that a round takes what the network takes.
+// All of it scales exactly for s a power of two. With --random-ballots there is no objective: a
+// worker votes the same random bits every round, all chunks at once, so that a round takes what the
+// network takes.
 
 #include <CLI/CLI.hpp>
 #include <cmath>
@@ -14,6 +17,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "common/apply.h"
 #include "common/checksum.h"
 #include "common/exit_codes.h"
@@ -22,7 +26,6 @@
 #include "common/process.h"
 #include "common/rng.h"
 #include "common/status.h"
-#include "absl/strings/str_format.h"
 #include "worker/direction/direction.h"
 #include "worker/session/session.h"
 
@@ -46,7 +49,8 @@ constexpr uint64_t kTargetStream = 1, kStartStream = 2, kNoiseStream = 3, kBallo
 
 class Problem {
  public:
-  Problem(const Flags& flags) : scale_(static_cast<float>(flags.scale)), noise_(static_cast<float>(flags.noise)) {
+  Problem(const Flags& flags)
+      : scale_(static_cast<float>(flags.scale)), noise_(static_cast<float>(flags.noise)) {
     Rng target(0, kTargetStream);
     c_.resize(flags.coordinates);
     for (float& c : c_) c = static_cast<float>(target.Uniform() - 0.5);
@@ -58,7 +62,8 @@ class Problem {
     return x;
   }
   // The loss at x; g becomes its gradient on the minibatch (seed, share, data_step).
-  double Gradient(uint64_t seed, Share share, DataStep data_step, const std::vector<float>& x, std::vector<float>* g) {
+  double Gradient(uint64_t seed, Share share, DataStep data_step, const std::vector<float>& x,
+                  std::vector<float>* g) {
     Rng noise(Mix(seed, share.value(), data_step.value()), kNoiseStream);
     const float d = static_cast<float>(c_.size());
     double sum = 0;
@@ -77,7 +82,8 @@ class Problem {
   std::vector<float> c_;
 };
 
-absl::Status WriteReport(const Flags& flags, const Session& session, const std::vector<float>& x, uint64_t rounds) {
+absl::Status WriteReport(const Flags& flags, const Session& session, const std::vector<float>& x,
+                         uint64_t rounds) {
   if (flags.report.empty()) return absl::OkStatus();
   const SessionStats stats = session.Stats();
   // The keys of signvote-worker's report, as far as they apply (worker/train/report.h).
@@ -103,7 +109,8 @@ absl::Status WriteReport(const Flags& flags, const Session& session, const std::
   return WriteFileAtomically(FileSystem::Posix(), flags.report, report.dump(2) + "\n", 0644);
 }
 
-absl::Status Work(const Flags& flags, Session* session, const Layout& layout, std::vector<float>* x, uint64_t* rounds) {
+absl::Status Work(const Flags& flags, Session* session, const Layout& layout, std::vector<float>* x,
+                  uint64_t* rounds) {
   Problem problem(flags);
   *x = problem.Start();
   HostReplicaMemory replica(*x);
@@ -117,7 +124,8 @@ absl::Status Work(const Flags& flags, Session* session, const Layout& layout, st
   if (flags.random_ballots) {
     Rng bits(Xxh3(flags.session.name.data(), flags.session.name.size()), kBallotStream);
     for (uint8_t& byte : ballot) byte = static_cast<uint8_t>(bits.Next());
-    if (flags.coordinates % 8 != 0) ballot.back() &= static_cast<uint8_t>((1u << (flags.coordinates % 8)) - 1);
+    if (flags.coordinates % 8 != 0)
+      ballot.back() &= static_cast<uint8_t>((1u << (flags.coordinates % 8)) - 1);
   }
   std::unique_ptr<LogFile> log;
   if (!flags.round_log.empty()) {
@@ -127,16 +135,19 @@ absl::Status Work(const Flags& flags, Session* session, const Layout& layout, st
     if (StopRequested()) session->RequestDrain("SIGTERM");
     SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<RoundTicket> ticket, session->NextRound());
     if (!ticket) break;
-    const bool abstain = flags.nonfinite_from >= 0 && ticket->round.value() >= static_cast<uint64_t>(flags.nonfinite_from);
-    const double loss =
-        flags.random_ballots ? 1 : problem.Gradient(run.seed, ticket->share, ticket->data_step, *x, &g);
+    const bool abstain = flags.nonfinite_from >= 0 &&
+                         ticket->round.value() >= static_cast<uint64_t>(flags.nonfinite_from);
+    const double loss = flags.random_ballots
+                            ? 1
+                            : problem.Gradient(run.seed, ticket->share, ticket->data_step, *x, &g);
     const bool probe = ticket->probe && previous_known && !flags.random_ballots;
     if (probe) (void)problem.Gradient(run.seed, ticket->share, ticket->data_step, previous_x, &h);
     if (abstain) {
       SIGNVOTE_RETURN_IF_ERROR(session->Abstain(AbstainReason::kNonFiniteLoss));
     } else if (flags.random_ballots) {
       for (uint32_t k = 0; k < run.plan.chunks(); ++k) {
-        SIGNVOTE_RETURN_IF_ERROR(session->SendChunk(ChunkIndex(k), ballot.data() + run.plan.ByteOffset(ChunkIndex(k))));
+        SIGNVOTE_RETURN_IF_ERROR(
+            session->SendChunk(ChunkIndex(k), ballot.data() + run.plan.ByteOffset(ChunkIndex(k))));
       }
       SIGNVOTE_RETURN_IF_ERROR(session->SendScalars({.loss = loss, .g_l1 = 1, .g_l2_squared = 1}));
     } else {
@@ -144,18 +155,19 @@ absl::Status Work(const Flags& flags, Session* session, const Layout& layout, st
       double probe_l1 = 0, prev_inner = 0;
       for (uint32_t k = 0; k < run.plan.chunks(); ++k) {
         if (flags.compute_ms > 0) {
-          Clock::System()->SleepFor(std::chrono::microseconds(flags.compute_ms * 1000 / run.plan.chunks()));
+          Clock::System()->SleepFor(
+              std::chrono::microseconds(flags.compute_ms * 1000 / run.plan.chunks()));
         }
         uint8_t* const bits = ballot.data() + run.plan.ByteOffset(ChunkIndex(k));
-        const ChunkScalars chunk = direction.PackChunk(
-            ChunkIndex(k),
-            {.g = g.data(),
-             .h = probe ? h.data() : nullptr,
-             .prev_verdict = previous_known ? previous_verdict.data() : nullptr,
-             .seed = run.seed,
-             .round = ticket->round,
-             .share = ticket->share},
-            bits);
+        const ChunkScalars chunk =
+            direction.PackChunk(ChunkIndex(k),
+                                {.g = g.data(),
+                                 .h = probe ? h.data() : nullptr,
+                                 .prev_verdict = previous_known ? previous_verdict.data() : nullptr,
+                                 .seed = run.seed,
+                                 .round = ticket->round,
+                                 .share = ticket->share},
+                                bits);
         SIGNVOTE_RETURN_IF_ERROR(session->SendChunk(ChunkIndex(k), bits));
         scalars.g_l1 += chunk.g_l1;
         scalars.g_l2_squared += chunk.g_l2_squared;
@@ -171,7 +183,8 @@ absl::Status Work(const Flags& flags, Session* session, const Layout& layout, st
     if (!flags.random_ballots) previous_x = *x;
     SIGNVOTE_ASSIGN_OR_RETURN(const CommitOutcome outcome, session->WaitCommit());
     previous_known = outcome.commits == 1 && outcome.contiguous && outcome.verdict != nullptr;
-    if (previous_known) previous_verdict.assign(outcome.verdict, outcome.verdict + run.plan.TotalBytes());
+    if (previous_known)
+      previous_verdict.assign(outcome.verdict, outcome.verdict + run.plan.TotalBytes());
     *rounds = outcome.next_round.value();
     if (log != nullptr) {
       const SessionStats stats = session->Stats();
@@ -198,9 +211,11 @@ absl::Status Work(const Flags& flags, Session* session, const Layout& layout, st
 absl::Status Run(Flags& flags) {
   flags.session.server_timeout = FromSeconds(flags.server_timeout_seconds);
   flags.session.connect_timeout = FromSeconds(flags.connect_timeout_seconds);
-  SIGNVOTE_ASSIGN_OR_RETURN(const Layout layout,
-                            Layout::Make({TensorSpec{.name = flags.tensor, .shape = {flags.coordinates}}}));
-  SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, Session::Create(flags.session, Clock::System()));
+  SIGNVOTE_ASSIGN_OR_RETURN(
+      const Layout layout,
+      Layout::Make({TensorSpec{.name = flags.tensor, .shape = {flags.coordinates}}}));
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
+                            Session::Create(flags.session, Clock::System()));
   std::vector<float> x;
   uint64_t rounds = 0;
   SIGNVOTE_RETURN_IF_ERROR(Work(flags, session.get(), layout, &x, &rounds));
@@ -223,12 +238,16 @@ int Main(int argc, char** argv) {
   app.add_option("--server-timeout", flags.server_timeout_seconds, "seconds");
   app.add_option("--connect-timeout", flags.connect_timeout_seconds, "seconds");
   app.add_option("--coordinates", flags.coordinates, "d");
-  app.add_option("--tensor", flags.tensor, "name of the one tensor; another name is another layout");
+  app.add_option("--tensor", flags.tensor,
+                 "name of the one tensor; another name is another layout");
   app.add_option("--scale", flags.scale, "s; a power of two scales exactly");
   app.add_option("--noise", flags.noise, "amplitude of the minibatch noise");
-  app.add_option("--compute-ms", flags.compute_ms, "time that a gradient pretends to take, spread over the chunks");
-  app.add_flag("--random-ballots", flags.random_ballots, "no objective: the same random bits every round, at once");
-  app.add_option("--nonfinite-from", flags.nonfinite_from, "from this round on the loss is not finite");
+  app.add_option("--compute-ms", flags.compute_ms,
+                 "time that a gradient pretends to take, spread over the chunks");
+  app.add_flag("--random-ballots", flags.random_ballots,
+               "no objective: the same random bits every round, at once");
+  app.add_option("--nonfinite-from", flags.nonfinite_from,
+                 "from this round on the loss is not finite");
   app.add_option("--report", flags.report, "JSON file, written at the end");
   app.add_option("--round-log", flags.round_log, "JSON lines, one per round");
   try {

@@ -135,7 +135,8 @@ TEST(EmulatorDeathTest, MistakesEndTheProgramWithTheirPlace) {
   EXPECT_DEATH(RunKernel(FarAway, 32, 32), "");  // a guard page
 }
 
-// Copies a buffer on a second stream after a kernel on the first; `ordered`: with an event between them.
+// Copies a buffer on a second stream after a kernel on the first; `ordered`: with an event between
+// them.
 bool CopySeesTheKernel(uint64_t seed, bool ordered) {
   Reset(seed);
   cudaStream_t work = nullptr, copies = nullptr;

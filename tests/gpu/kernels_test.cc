@@ -1,5 +1,5 @@
-// What the kernels can and no device interface asks for yet: rescaled steps, arrays at any alignment. All else is held to
-// the definitions by the self-test (cuda_device_test.cc).
+// What the kernels can and no device interface asks for yet: rescaled steps, arrays at any
+// alignment. All else is held to the definitions by the self-test (cuda_device_test.cc).
 
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>

@@ -74,7 +74,7 @@ void SimServer::ArmTick() {
 }
 
 // ---- messages
-// -----------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 void SimServer::OnMessage(size_t stream, const ToServer& message) {
   std::visit([&](const auto& m) { On(stream, m); }, message);
@@ -209,7 +209,7 @@ std::optional<size_t> SimServer::StreamOf(round::WorkerId worker, Incarnation in
 }
 
 // ---- actions
-// ------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 void SimServer::Do(const round::OpenRound& action) {
   world_->checker.OnOpen(action);

@@ -67,7 +67,8 @@ class Simulation {
     world_.healed = true;
     for (uint32_t w = 0; w < kWorkersMax; ++w) {
       workers_[w]->BeWell();
-      // Damage this late may be found only by the final digests, when it is too late to be re-synced.
+      // Damage this late may be found only by the final digests, when it is too late to be
+      // re-synced.
       if (workers_[w]->damaged()) workers_[w]->Crash(1);
     }
   }
@@ -185,7 +186,7 @@ class Simulation {
   }
 
   // ---- the end
-  // ----------------------------------------------------------------------------------------------------
+  // -----------------------------------------------------------------------------------------------
 
   void CheckEnd() {
     Checker& checker = world_.checker;

@@ -1,6 +1,7 @@
 #pragma once
-// A loopback port that is this test's own: connections to it are refused until a server of this process listens on it, and
-// no other test is given it meanwhile, as it might be with a port that was only free a moment ago.
+// A loopback port that is this test's own: connections to it are refused until a server of this
+// process listens on it, and no other test is given it meanwhile, as it might be with a port that
+// was only free a moment ago.
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -21,7 +22,8 @@ class HeldPort {
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     socklen_t size = sizeof(address);
-    // With SO_REUSEPORT, which gRPC's servers set as well, a socket that only holds the port keeps no server off it.
+    // With SO_REUSEPORT, which gRPC's servers set as well, a socket that only holds the port keeps
+    // no server off it.
     const int on = 1;
     if (fd_ < 0 || ::setsockopt(fd_, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) != 0 ||
         ::bind(fd_, reinterpret_cast<const sockaddr*>(&address), size) != 0 ||

@@ -1,6 +1,6 @@
 #pragma once
-// The test vectors of a documentation page: lines `kind a=1 b=2 word = result` in its ```vectors blocks, so that page and
-// code are held to each other. tests/interop reads the same lines.
+// The test vectors of a documentation page: lines `kind a=1 b=2 word = result` in its ```vectors
+// blocks, so that page and code are held to each other. tests/interop reads the same lines.
 
 #include <fstream>
 #include <map>

@@ -1,9 +1,11 @@
 #pragma once
-// The kernels of a GPU: pack and apply, equal to common/coin.h, worker/codec/pack.h and common/apply.h bit for bit.
+// The kernels of a GPU: pack and apply, equal to common/coin.h, worker/codec/pack.h and
+// common/apply.h bit for bit.
 //
-// Each function queues one kernel on `stream` and returns the launch's error; it waits for nothing. All pointers but
-// those to the arguments are device memory. Plain structs only: no torch and no Abseil, which nvcc never sees.
-// The sources are compiled by nvcc for real devices and by the host's compiler for tests/gpu/emulator.
+// Each function queues one kernel on `stream` and returns the launch's error; it waits for nothing.
+// All pointers but those to the arguments are device memory. Plain structs only: no torch and no
+// Abseil, which nvcc never sees. The sources are compiled by nvcc for real devices and by the
+// host's compiler for tests/gpu/emulator.
 
 #include <cuda_runtime_api.h>
 
@@ -13,8 +15,8 @@
 
 namespace signvote::cuda {
 
-// What the kernels know of a tensor. A model's table has a row per tensor in order of coordinate and one more, whose
-// `first` is d.
+// What the kernels know of a tensor. A model's table has a row per tensor in order of coordinate
+// and one more, whose `first` is d.
 struct TensorRow {
   uint64_t first;  // first coordinate in the model
   float step_scale;
@@ -46,8 +48,9 @@ cudaError_t LaunchPack(const PackArguments& arguments, cudaStream_t stream);
 constexpr uint64_t Tiles(uint64_t count) {
   return (count + kTileCoordinates - 1) / kTileCoordinates;
 }
-// Slots of PackArguments::pieces. Along the chunk each piece has a larger tile + tensor than the one before, both
-// counted from the chunk's first, so no two share a slot. Slots between them are not written.
+// Slots of PackArguments::pieces. Along the chunk each piece has a larger tile + tensor than the
+// one before, both counted from the chunk's first, so no two share a slot. Slots between them are
+// not written.
 constexpr uint64_t PieceSlots(uint64_t count, uint64_t tensor_count) {
   return Tiles(count) + tensor_count - 1;
 }

@@ -1,5 +1,6 @@
 #pragma once
-// What the kernels' sources need beyond CUDA's own words, so that one text serves nvcc and tests/gpu/emulator.
+// What the kernels' sources need beyond CUDA's own words, so that one text serves nvcc and
+// tests/gpu/emulator.
 
 #include <cuda_runtime.h>
 
@@ -27,7 +28,8 @@ cudaError_t LaunchKernel(void (*kernel)(Arguments), uint64_t blocks, const Argum
 #endif
 }
 
-// The tensor among rows [0, count) that holds coordinate `at`. REQUIRES: rows[0].first ≤ at < rows[count].first.
+// The tensor among rows [0, count) that holds coordinate `at`. REQUIRES: rows[0].first ≤ at <
+// rows[count].first.
 __device__ inline uint32_t FindTensor(const TensorRow* rows, uint32_t count, uint64_t at) {
   uint32_t low = 0;
   for (uint32_t size = count; size > 1;) {

@@ -8,7 +8,8 @@ namespace signvote::cuda {
 
 absl::Status ToStatus(cudaError_t error, const char* call) {
   if (error == cudaSuccess) return absl::OkStatus();
-  // The runtime keeps it for whoever asks next; LibTorch asks after its launches and would take it for its own.
+  // The runtime keeps it for whoever asks next; LibTorch asks after its launches and would take it
+  // for its own.
   (void)cudaGetLastError();
   const std::string text = absl::StrCat("CUDA: ", call, ": ", cudaGetErrorString(error));
   return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(text)

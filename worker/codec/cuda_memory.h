@@ -1,8 +1,10 @@
 #pragma once
 // Memory, streams and events of a GPU, owned; each call of CUDA's runtime checked.
 //
-// Threads: as the runtime: any thread whose current device is the one that the object was made on (UseDevice()).
-// Failure: Make() and the helpers return RESOURCE_EXHAUSTED when there is no memory and INTERNAL otherwise, with the
+// Threads: as the runtime: any thread whose current device is the one that the object was made on
+// (UseDevice()).
+// Failure: Make() and the helpers return RESOURCE_EXHAUSTED when there is no memory and INTERNAL
+// otherwise, with the
 //          call's name and CUDA's words. Destructors ignore errors: nobody could act on them.
 
 #include <cuda_runtime_api.h>
@@ -33,7 +35,8 @@ struct Device {
   // The cudaStream_t on which the calling thread queues its work; null is the default stream.
   std::function<void*()> current_stream;
 
-  // Makes it the calling thread's current device. Every entry from outside calls it: threads come and go.
+  // Makes it the calling thread's current device. Every entry from outside calls it: threads come
+  // and go.
   absl::Status Use() const;
   cudaStream_t stream() const { return static_cast<cudaStream_t>(current_stream()); }
 };
@@ -132,8 +135,8 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
-// Page-locked host memory behind the standard's interface. Where none can be had it gives ordinary memory: copies from
-// and to it are slower but right.
+// Page-locked host memory behind the standard's interface. Where none can be had it gives ordinary
+// memory: copies from and to it are slower but right.
 // Threads: thread-safe.
 class PinnedMemory : public std::pmr::memory_resource {
  public:

@@ -68,8 +68,8 @@ absl::Status CudaReplicaMemory::ApplyStep(const Layout& layout, float gamma, uin
   SIGNVOTE_CHECK(first <= x_.size() && count <= x_.size() - first);
   if (count == 0) return poison_;
   return Guarded([&](cudaStream_t stream) {
-    // Whole bytes: bits of a neighbour that come along are of the same verdict, and the neighbour's next apply brings
-    // its own.
+    // Whole bytes: bits of a neighbour that come along are of the same verdict, and the neighbour's
+    // next apply brings its own.
     const uint64_t begin = first / 8;
     const uint64_t end = BytesForBits(first + count);
     SIGNVOTE_RETURN_IF_ERROR(

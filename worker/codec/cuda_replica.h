@@ -13,9 +13,11 @@
 
 namespace signvote::cuda {
 
-// Every call queues on the calling thread's current stream, behind the work that is there, and waits for the end.
+// Every call queues on the calling thread's current stream, behind the work that is there, and
+// waits for the end.
 //
-// Ownership: refers to the device and to x, device memory that somebody else owns; both must outlive it.
+// Ownership: refers to the device and to x, device memory that somebody else owns; both must
+// outlive it.
 // Threads:   calls may come from different threads, one at a time.
 class CudaReplicaMemory : public ReplicaMemory {
  public:
@@ -32,7 +34,8 @@ class CudaReplicaMemory : public ReplicaMemory {
   // Hashed on the host, through two small buffers (docs/decisions/0010-digest-on-the-host.md).
   absl::StatusOr<uint64_t> Digest() override;
 
-  // The verdict that was applied last, as far as it was applied; zero where none was. Device memory, [⌈d/256⌉·8].
+  // The verdict that was applied last, as far as it was applied; zero where none was. Device
+  // memory, [⌈d/256⌉·8].
   const uint32_t* verdict() const { return verdict_.data(); }
 
  private:

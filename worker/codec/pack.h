@@ -1,5 +1,6 @@
 #pragma once
-// The fused worker kernel: read the gradient once; update the direction state; pack the ballot; add up the scalars.
+// The fused worker kernel: read the gradient once; update the direction state; pack the ballot; add
+// up the scalars.
 //
 //   u = fma(a, m, (1−a)·g) ;   m ← fma(c, m, (1−c)·g)        docs/algorithms.md, "Directions"
 //   bit = BallotBit(u, own coin)                              common/coin.h
@@ -15,8 +16,9 @@
 
 namespace signvote {
 
-// fp32 coefficients of a linear direction. signSGD a = c = 0; Signum(β) a = c = β; Nesterov-Signum(β) a = β², c = β;
-// Lion a = 0.9, c = 0.99. (1−a) and (1−c) are rounded once to fp32.
+// fp32 coefficients of a linear direction. signSGD a = c = 0; Signum(β) a = c = β;
+// Nesterov-Signum(β) a = β², c = β; Lion a = 0.9, c = 0.99. (1−a) and (1−c) are rounded once to
+// fp32.
 struct DirectionCoefficients {
   float a = 0.0f;
   float c = 0.0f;
@@ -24,15 +26,20 @@ struct DirectionCoefficients {
 
 // One segment: `count` coordinates of one tensor inside one chunk.
 struct PackSegment {
-  const float* g = nullptr;            // [count] gradient of the mean loss
-  float* m = nullptr;                  // [count] direction state, updated in place; may be null when a = c = 0
-  const float* h = nullptr;            // [count] gradient of the same minibatch at the previous replica, or null
-  const uint8_t* prev_bits = nullptr;  // previous verdict, bit `first − prev_first` is coordinate `first`, or null
-  uint64_t prev_first = 0;             // coordinate of bit 0 of prev_bits
-  uint8_t* bits = nullptr;             // ballot; bit `first − bits_first` is coordinate `first`. Bits of this segment
-                                       // are written, all other bits of the touched bytes are kept.
-  uint64_t bits_first = 0;             // coordinate of bit 0 of bits, the start of the chunk; a multiple of 64
-  uint64_t first = 0;                  // first coordinate of the segment in the model
+  const float* g = nullptr;  // [count] gradient of the mean loss
+  // [count] direction state, updated in place; may be null when a = c = 0
+  float* m = nullptr;
+  // [count] gradient of the same minibatch at the previous replica, or null
+  const float* h = nullptr;
+  // previous verdict, bit `first − prev_first` is coordinate `first`, or null
+  const uint8_t* prev_bits = nullptr;
+  uint64_t prev_first = 0;  // coordinate of bit 0 of prev_bits
+  // ballot; bit `first − bits_first` is coordinate `first`. Bits of this segment
+  uint8_t* bits = nullptr;
+  // are written, all other bits of the touched bytes are kept.
+  // coordinate of bit 0 of bits, the start of the chunk; a multiple of 64
+  uint64_t bits_first = 0;
+  uint64_t first = 0;  // first coordinate of the segment in the model
   uint64_t count = 0;
 };
 

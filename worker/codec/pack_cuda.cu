@@ -1,9 +1,10 @@
 // The pack kernel: a block is a tile, half a warp a group, a thread a lane (pack_sums.h).
 //
-// Thread l of a half warp holds coordinates l, l + 16, …, l + 240 of its group. So a warp's load is two runs of 64
-// consecutive bytes, both whole sectors; a ballot holds sixteen neighbouring bits of each of two groups; and a lane's
-// sum never leaves its thread. Loads of 16 bytes per thread would spread each lane's terms over four threads and each
-// word of bits over four ballots; sixteen independent 4-byte loads per array keep as many bytes in flight.
+// Thread l of a half warp holds coordinates l, l + 16, …, l + 240 of its group. So a warp's load is
+// two runs of 64 consecutive bytes, both whole sectors; a ballot holds sixteen neighbouring bits of
+// each of two groups; and a lane's sum never leaves its thread. Loads of 16 bytes per thread would
+// spread each lane's terms over four threads and each word of bits over four ballots; sixteen
+// independent 4-byte loads per array keep as many bytes in flight.
 
 #include "common/coin_mix.h"
 #include "worker/codec/cuda_kernels.h"
@@ -48,7 +49,8 @@ __global__ void __launch_bounds__(kThreads) PackKernel(PackArguments p) {
   const uint32_t group_first = group * kGroupCoordinates;           // in the tile
   const uint64_t model_first = p.first + tile_first + group_first;  // of the group
 
-  // This thread's coordinates are thread_first + 16 k, of which those with 16 k < rest are in the chunk.
+  // This thread's coordinates are thread_first + 16 k, of which those with 16 k < rest are in the
+  // chunk.
   const int32_t rest = static_cast<int32_t>(tile_count) - static_cast<int32_t>(group_first + lane);
   const uint64_t thread_first = model_first + lane;
   const auto in_chunk = [rest](uint32_t k) { return static_cast<int32_t>(k * kSumLanes) < rest; };
@@ -88,7 +90,8 @@ __global__ void __launch_bounds__(kThreads) PackKernel(PackArguments p) {
       }
     }
     bool one = u > 0.0f;
-    // Rare but where whole rows have no gradient; also a u that is NaN, which only a bad state makes.
+    // Rare but where whole rows have no gradient; also a u that is NaN, which only a bad state
+    // makes.
     if (in_chunk(k) && (!finite || !(one || u < 0.0f))) {
       const uint64_t at = thread_first + k * kSumLanes;
       one = ((OwnCoinBits(p.seed, p.round, p.share, at / 64) >> (at % 64)) & 1u) != 0;

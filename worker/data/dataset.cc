@@ -18,8 +18,8 @@
 namespace signvote {
 namespace {
 
-// Streams of the generator: training minibatches hash their key; held-out ones and cluster centres have seeds of their
-// own, so that every run of every seed is measured on the same data.
+// Streams of the generator: training minibatches hash their key; held-out ones and cluster centres
+// have seeds of their own, so that every run of every seed is measured on the same data.
 constexpr uint64_t kHeldOutSeed = 0x68656c646f7574;  // "heldout"
 constexpr uint64_t kCentreSeed = 0x63656e747265;     // "centre"
 
@@ -81,8 +81,8 @@ class WindowDataset : public Dataset {
   const DatasetOptions options_;
 };
 
-// Gaussian-like clusters around seeded centres: class k's samples are centre_k/4 + noise of deviation 1, so that
-// neighbouring classes overlap and the loss has a floor above zero.
+// Gaussian-like clusters around seeded centres: class k's samples are centre_k/4 + noise of
+// deviation 1, so that neighbouring classes overlap and the loss has a floor above zero.
 class SyntheticDataset : public Dataset {
  public:
   explicit SyntheticDataset(const DatasetOptions& options) : options_(options) {

@@ -1,8 +1,9 @@
 #pragma once
 // Where minibatches come from. Torch-free.
 //
-// Minibatch = f(seed, share, data_step): windows are drawn by the counter-based generator, so a worker that takes over
-// a share, or a run that is rewound, sees the same data, and no position has to be saved. Formats: docs/data.md.
+// Minibatch = f(seed, share, data_step): windows are drawn by the counter-based generator, so a
+// worker that takes over a share, or a run that is rewound, sees the same data, and no position has
+// to be saved. Formats: docs/data.md.
 
 #include <cstdint>
 #include <memory>
@@ -41,7 +42,8 @@ class Dataset {
   virtual ~Dataset() = default;
   // INVALID_ARGUMENT with exit code kBadInput when a token is not in the model's vocabulary.
   virtual absl::Status TrainBatch(const BatchKey& key, Batch* batch) const = 0;
-  // Held-out micro-batch `index`: the same for every worker, seed and run. Never overlaps training data.
+  // Held-out micro-batch `index`: the same for every worker, seed and run. Never overlaps training
+  // data.
   virtual absl::Status HeldOutBatch(uint64_t index, Batch* batch) const = 0;
   virtual std::string description() const = 0;  // one line for the log
   virtual std::string target_unit()
@@ -62,11 +64,12 @@ struct DatasetOptions {
   uint64_t classes = 10;      // kSynthetic
 };
 
-// NOT_FOUND, PERMISSION_DENIED: the path. INVALID_ARGUMENT or DATA_LOSS with exit code kBadInput: no data, too little
-// (the message says how much is needed), or a malformed shard.
+// NOT_FOUND, PERMISSION_DENIED: the path. INVALID_ARGUMENT or DATA_LOSS with exit code kBadInput:
+// no data, too little (the message says how much is needed), or a malformed shard.
 absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(FileSystem* fs, const DatasetOptions& options);
 
-// $LIBTORCH/include, else the include folder beside the LibTorch that this process has loaded; "" without either.
+// $LIBTORCH/include, else the include folder beside the LibTorch that this process has loaded; ""
+// without either.
 std::string DefaultCorpusPath();
 
 }  // namespace signvote

@@ -16,14 +16,16 @@ namespace signvote {
 // Threads:   thread-safe; reads only.
 class TokenSource {
  public:
-  // Text: every file is a run of bytes; a folder's files follow each other in order of path. Shards: the files whose
-  // name ends in ".bin" (a folder) or the file; those with "val" in their name come last and are the held-out part.
+  // Text: every file is a run of bytes; a folder's files follow each other in order of path.
+  // Shards: the files whose name ends in ".bin" (a folder) or the file; those with "val" in their
+  // name come last and are the held-out part.
   static absl::StatusOr<std::unique_ptr<TokenSource>> Open(FileSystem* fs, const std::string& path,
                                                            DataFormat format);
 
   uint64_t tokens() const { return tokens_; }
   uint64_t files() const { return segments_.size(); }
-  // Tokens [0, train_tokens()) may be trained on: the val shards are left out, or else the last 5 %.
+  // Tokens [0, train_tokens()) may be trained on: the val shards are left out, or else the last 5
+  // %.
   uint64_t train_tokens() const { return train_tokens_; }
   // Copies tokens [first, first + count). REQUIRES: first + count <= tokens().
   void Read(uint64_t first, uint64_t count, int64_t* out) const;
@@ -42,7 +44,8 @@ class TokenSource {
 
   std::vector<std::unique_ptr<MappedFile>> maps_;
   std::vector<std::byte>
-      pool_;  // small text files, one behind the other: thousands of maps would hit the kernel's limit
+      // small text files, one behind the other: thousands of maps would hit the kernel's limit
+      pool_;
   std::vector<Segment> segments_;
   uint64_t tokens_ = 0;
   uint64_t train_tokens_ = 0;

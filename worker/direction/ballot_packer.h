@@ -1,8 +1,9 @@
 #pragma once
 // Packs the ballots of one worker chunk by chunk, on the device where its gradients are.
 //
-// Start() queues a chunk's packing behind the work that computes its gradient; Finish() waits for it. So on a GPU the
-// bits of one chunk travel while the gradients of the next are being computed; in host memory Start() does it all.
+// Start() queues a chunk's packing behind the work that computes its gradient; Finish() waits for
+// it. So on a GPU the bits of one chunk travel while the gradients of the next are being computed;
+// in host memory Start() does it all.
 
 #include <cstdint>
 #include <span>
@@ -15,23 +16,26 @@
 namespace signvote {
 
 // Ownership: owns the direction's state. The layout that it was made for must outlive it.
-// Threads:   calls must not overlap; Start() may come from another thread than Finish(). On CUDA, Start() queues on the
-//            calling thread's current stream.
+// Threads:   calls must not overlap; Start() may come from another thread than Finish(). On CUDA,
+//            Start() queues on the calling thread's current stream.
 // Failure:   as ReplicaMemory.
 class BallotPacker {
  public:
   virtual ~BallotPacker() = default;
 
-  // Packs chunk k into ballot[0, plan.Bytes(k)), padding bits zero. `input.g` and `input.h` are memory of the device.
-  // `input.prev_verdict`, if given, is the verdict that was last applied to the replica of the same WorkerDevice.
-  // `ballot` is memory of WorkerDevice::host_memory() and is written until Finish(k) returned.
+  // Packs chunk k into ballot[0, plan.Bytes(k)), padding bits zero. `input.g` and `input.h` are
+  // memory of the device. `input.prev_verdict`, if given, is the verdict that was last applied to
+  // the replica of the same WorkerDevice. `ballot` is memory of WorkerDevice::host_memory() and is
+  // written until Finish(k) returned.
   // REQUIRES: chunk k is not in flight.
   virtual absl::Status Start(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) = 0;
   // Whether Finish(k) would return without waiting. REQUIRES: chunk k is in flight.
   virtual absl::StatusOr<bool> Ready(ChunkIndex k) = 0;
-  // Waits until the ballot of chunk k is there and returns the chunk's scalars; it is no longer in flight.
+  // Waits until the ballot of chunk k is there and returns the chunk's scalars; it is no longer in
+  // flight.
   virtual absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) = 0;
-  // The direction's state, [d], into host memory; nothing for a direction that has none. For comparisons of devices.
+  // The direction's state, [d], into host memory; nothing for a direction that has none. For
+  // comparisons of devices.
   // UNIMPLEMENTED: this packer does not show it. REQUIRES: no chunk is in flight.
   virtual absl::Status ReadState(std::span<float> state) {
     (void)state;  // nothing to put there

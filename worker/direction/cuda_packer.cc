@@ -44,7 +44,8 @@ absl::StatusOr<std::unique_ptr<CudaPacker>> CudaPacker::Make(const Device* devic
   SIGNVOTE_ASSIGN_OR_RETURN(packer->pieces_, DeviceBuffer<PackScalars>::Make(pieces));
   SIGNVOTE_ASSIGN_OR_RETURN(packer->host_pieces_, PinnedBuffer<PackScalars>::Make(pieces));
   SIGNVOTE_ASSIGN_OR_RETURN(packer->copies_, Stream::Make());
-  // Queued once everything is allocated: nothing that fails afterwards may free what is being written.
+  // Queued once everything is allocated: nothing that fails afterwards may free what is being
+  // written.
   SIGNVOTE_RETURN_IF_ERROR(
       SIGNVOTE_CUDA(cudaMemsetAsync, packer->pieces_.data(), 0, packer->pieces_.bytes(), stream));
   if (packer->m_.size() > 0) {

@@ -1,9 +1,10 @@
 #pragma once
 // Packs ballots on a GPU.
 //
-// Start() queues three things: the pack kernel on the calling thread's current stream, behind the work that computes the
-// gradient, and on a stream of the packer's own, once the kernel is done, the copies of bits and sums to the host. So the
-// copies of one chunk overlap with whatever the GPU computes next. Device memory: m and the ballot's bits.
+// Start() queues three things: the pack kernel on the calling thread's current stream, behind the
+// work that computes the gradient, and on a stream of the packer's own, once the kernel is done,
+// the copies of bits and sums to the host. So the copies of one chunk overlap with whatever the GPU
+// computes next. Device memory: m and the ballot's bits.
 
 #include <cstdint>
 #include <memory>
@@ -21,9 +22,10 @@ namespace signvote::cuda {
 // Ownership: refers to device, layout and verdict.
 class CudaPacker : public BallotPacker {
  public:
-  // `*verdict` is where CudaReplicaMemory::verdict() will be when a chunk with a previous verdict is packed.
-  static absl::StatusOr<std::unique_ptr<CudaPacker>> Make(const Device* device, const Layout* layout,
-                                                          ChunkPlan plan,
+  // `*verdict` is where CudaReplicaMemory::verdict() will be when a chunk with a previous verdict
+  // is packed.
+  static absl::StatusOr<std::unique_ptr<CudaPacker>> Make(const Device* device,
+                                                          const Layout* layout, ChunkPlan plan,
                                                           const DirectionConfig& config,
                                                           const uint32_t* const* verdict);
   // Waits for what is in flight, because it writes to the callers' ballots.

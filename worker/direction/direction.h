@@ -21,13 +21,14 @@ struct DirectionConfig {
   double beta2 = 0.99;  // Lion only: decay of m (β2)
 };
 
-// "signsgd", "signum", "nesterov", "lion". INVALID_ARGUMENT names the accepted words; betas must lie in [0, 1).
+// "signsgd", "signum", "nesterov", "lion". INVALID_ARGUMENT names the accepted words; betas must
+// lie in [0, 1).
 absl::StatusOr<DirectionConfig> ParseDirection(std::string_view name, double beta, double beta2);
 std::string DirectionName(DirectionKind kind);
 DirectionCoefficients CoefficientsOf(const DirectionConfig& config);
 
-// What one chunk of a ballot contributes to the round's scalars; sums over its segments in order of coordinate.
-// prev_inner is already weighted by each tensor's step_scale.
+// What one chunk of a ballot contributes to the round's scalars; sums over its segments in order of
+// coordinate. prev_inner is already weighted by each tensor's step_scale.
 struct ChunkScalars {
   double g_l1 = 0;
   double g_l2_squared = 0;
@@ -47,9 +48,10 @@ class Direction {
   Direction(const Layout* layout, ChunkPlan plan, DirectionConfig config);
 
   struct ChunkInput {
-    const float* g = nullptr;            // [d] flat gradient of the whole model
-    const float* h = nullptr;            // [d] probe gradient, or null
-    const uint8_t* prev_verdict = nullptr;  // packed verdict of the previous round for the whole model, or null
+    const float* g = nullptr;  // [d] flat gradient of the whole model
+    const float* h = nullptr;  // [d] probe gradient, or null
+    // packed verdict of the previous round for the whole model, or null
+    const uint8_t* prev_verdict = nullptr;
     uint64_t seed = 0;
     Round round{};
     Share share{};

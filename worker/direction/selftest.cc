@@ -40,7 +40,8 @@ std::string Describe(const Case& c) {
                       c.chunk, c.probe ? ", with probe" : "", c.special ? ", special values" : "");
 }
 
-// Every length around the sizes at which kernels change course, tiny tensors, tensors across tiles and chunks.
+// Every length around the sizes at which kernels change course, tiny tensors, tensors across tiles
+// and chunks.
 std::vector<Case> Cases(Rng rng) {
   std::vector<std::vector<uint64_t>> models;
   for (uint64_t d = 1; d <= 4 * 64 + 3; ++d) models.push_back({d});

@@ -1,6 +1,7 @@
 #pragma once
-// Compares a device with the definitions, bit for bit, and measures how near it comes to its own memory's speed: what a
-// user with a GPU runs (`signvote-worker --selftest --device cuda`), and what the tests run on every device there is.
+// Compares a device with the definitions, bit for bit, and measures how near it comes to its own
+// memory's speed: what a user with a GPU runs (`signvote-worker --selftest --device cuda`), and
+// what the tests run on every device there is.
 
 #include <cstdint>
 #include <functional>
@@ -21,15 +22,16 @@ namespace signvote {
 class SelftestMemory {
  public:
   virtual ~SelftestMemory() = default;
-  // Memory for `count` values that lives until FreeAll(), aligned as the device's own allocator does.
+  // Memory for `count` values that lives until FreeAll(), aligned as the device's own allocator
+  // does.
   virtual absl::StatusOr<std::span<float>> Allocate(uint64_t count) = 0;
   virtual void FreeAll() = 0;
   virtual absl::Status Write(float* to, std::span<const float> from) = 0;
   virtual absl::Status Read(std::span<float> to, const float* from) = 0;
   // From one array of the device to another.
   virtual absl::Status CopyWithin(float* to, const float* from, uint64_t count) = 0;
-  // Packing g (Signum) and moving x without the bits' way from and to the host; each call waits until it is done. Nothing
-  // on a device whose memory the host shares.
+  // Packing g (Signum) and moving x without the bits' way from and to the host; each call waits
+  // until it is done. Nothing on a device whose memory the host shares.
   struct Kernels {
     std::function<absl::Status()> pack, apply;
   };
@@ -54,7 +56,8 @@ class HostSelftestMemory : public SelftestMemory {
 
 struct SelftestOptions {
   uint64_t seed = 1;
-  // Every so many of the cases, from the seed's on: for slow devices, which take turns over several seeds.
+  // Every so many of the cases, from the seed's on: for slow devices, which take turns over several
+  // seeds.
   uint64_t every = 1;
   // Coordinates of the model whose rates are measured; 0: none are.
   uint64_t rate_coordinates = uint64_t{1} << 26;
@@ -65,17 +68,20 @@ struct SelftestReport {
   struct Rate {
     std::string name;
     double bytes_per_second = 0;
-    double of_copy = 0;  // the median ratio to a copy within the device's memory, taken in the same repetition
+    // the median ratio to a copy within the device's memory, taken in the same repetition
+    double of_copy = 0;
   };
   std::string device;
   uint64_t cases = 0, rounds = 0, coordinates = 0;  // compared
-  // "copy", "pack" (Signum), "apply", with the bits' way; on a GPU also "pack kernel", "apply kernel" without.
+  // "copy", "pack" (Signum), "apply", with the bits' way; on a GPU also "pack kernel", "apply
+  // kernel" without.
   std::vector<Rate> rates;
 };
 
-// INTERNAL names the first difference: what, where, in which case. Errors of the device are passed on.
-absl::StatusOr<SelftestReport> RunSelftest(WorkerDevice* device, SelftestMemory* memory, Clock* clock,
-                                           const SelftestOptions& options);
+// INTERNAL names the first difference: what, where, in which case. Errors of the device are passed
+// on.
+absl::StatusOr<SelftestReport> RunSelftest(WorkerDevice* device, SelftestMemory* memory,
+                                           Clock* clock, const SelftestOptions& options);
 
 // A few lines for a person.
 std::string SelftestText(const SelftestReport& report);

@@ -1,6 +1,6 @@
 #pragma once
-// The device on which a worker's hot path runs: it makes what holds the replica and what packs the ballots.
-// HostDevice is the CPU; cuda_device.h has the GPU.
+// The device on which a worker's hot path runs: it makes what holds the replica and what packs the
+// ballots. HostDevice is the CPU; cuda_device.h has the GPU.
 
 #include <cstdint>
 #include <memory>
@@ -25,15 +25,16 @@ class WorkerDevice {
   virtual ~WorkerDevice() = default;
 
   virtual std::string name() const = 0;  // "cpu (avx512)", "cuda:0 (NVIDIA H100)"
-  // Memory of the host from which and to which packed bits travel: page-locked where that speeds up their copies.
+  // Memory of the host from which and to which packed bits travel: page-locked where that speeds up
+  // their copies.
   virtual std::pmr::memory_resource* host_memory() = 0;
-  // The replica that lies in x, memory of this device, [d] in layout order. RESOURCE_EXHAUSTED: no memory for buffers.
+  // The replica that lies in x, memory of this device, [d] in layout order. RESOURCE_EXHAUSTED: no
+  // memory for buffers.
   virtual absl::StatusOr<std::unique_ptr<ReplicaMemory>> MakeReplica(const Layout* layout,
                                                                      std::span<float> x) = 0;
   // A packer with zero state. RESOURCE_EXHAUSTED: no memory for the state.
-  virtual absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(const Layout* layout,
-                                                                   ChunkPlan plan,
-                                                                   const DirectionConfig& config) = 0;
+  virtual absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(
+      const Layout* layout, ChunkPlan plan, const DirectionConfig& config) = 0;
 };
 
 class HostDevice : public WorkerDevice {
@@ -46,9 +47,11 @@ class HostDevice : public WorkerDevice {
                                                            const DirectionConfig& config) override;
 };
 
-// What --device says: nothing for "cpu", the number of a GPU for "cuda" (0) and "cuda:N". INVALID_ARGUMENT for any other word.
+// What --device says: nothing for "cpu", the number of a GPU for "cuda" (0) and "cuda:N".
+// INVALID_ARGUMENT for any other word.
 absl::StatusOr<std::optional<int>> ParseDevice(std::string_view word);
-// UNAVAILABLE with exit code kNoDevice: "no CUDA device N: why; " and the remedy. The one wording of it.
+// UNAVAILABLE with exit code kNoDevice: "no CUDA device N: why; " and the remedy. The one wording
+// of it.
 absl::Status NoCudaDevice(int64_t ordinal, std::string_view why);
 
 }  // namespace signvote

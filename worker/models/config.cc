@@ -25,7 +25,8 @@ struct LlamaSize {
   const char* name;
   uint32_t vocabulary, hidden, layers, heads, intermediate, positions_max;
 };
-// nano to tiny read bytes; 60m to 350m are the sizes that pretraining papers compare on (docs/models.md).
+// nano to tiny read bytes; 60m to 350m are the sizes that pretraining papers compare on
+// (docs/models.md).
 constexpr LlamaSize kLlamaSizes[] = {
     {"nano", 256, 128, 4, 4, 344, 2048},      {"micro", 256, 64, 2, 2, 172, 2048},
     {"tiny", 256, 512, 7, 8, 1376, 2048},     {"60m", 32000, 512, 8, 8, 1376, 2048},

@@ -1,8 +1,10 @@
 #pragma once
-// What a model is made of, without LibTorch: its numbers, its tensors in layout order, its initial parameters.
+// What a model is made of, without LibTorch: its numbers, its tensors in layout order, its initial
+// parameters.
 //
-// A LLaMA is described by the config.json of Hugging Face transformers and its tensors bear the names they have there
-// ("model.layers.0.self_attn.q_proj.weight"), so that an exported file loads in either place. Sizes: docs/models.md.
+// A LLaMA is described by the config.json of Hugging Face transformers and its tensors bear the
+// names they have there ("model.layers.0.self_attn.q_proj.weight"), so that an exported file loads
+// in either place. Sizes: docs/models.md.
 
 #include <cstdint>
 #include <span>
@@ -40,26 +42,30 @@ struct ModelConfig {
   uint32_t features = 64;
   uint32_t classes = 10;
 
-  // The network computes f(x / parameter_divisor) and starts from parameter_divisor · x_0: the same function of other
-  // units. A power of two changes no bit of the gradients' signs. For checks of stepsize rules; 1 otherwise.
+  // The network computes f(x / parameter_divisor) and starts from parameter_divisor · x_0: the same
+  // function of other units. A power of two changes no bit of the gradients' signs. For checks of
+  // stepsize rules; 1 otherwise.
   float parameter_divisor = 1.0f;
 };
 
-// Built-in names: nano, micro, tiny, 60m, 130m, 350m, mlp. Anything else is the path of a config.json.
-// INVALID_ARGUMENT lists the names; NOT_FOUND names the file; INVALID_ARGUMENT with exit code kBadInput names the key
-// of a config.json that is missing, out of range, or asks for something that this program does not compute.
+// Built-in names: nano, micro, tiny, 60m, 130m, 350m, mlp. Anything else is the path of a
+// config.json. INVALID_ARGUMENT lists the names; NOT_FOUND names the file; INVALID_ARGUMENT with
+// exit code kBadInput names the key of a config.json that is missing, out of range, or asks for
+// something that this program does not compute.
 absl::StatusOr<ModelConfig> LoadModelConfig(FileSystem* fs, const std::string& name_or_path);
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json, const std::string& path);
 std::vector<std::string> BuiltinModelNames();
 // config.json as transformers reads it (LLaMA), or the same idea for the MLP.
 std::string ModelConfigJson(const ModelConfig& config);
 
-// The order of coordinates is the order of the forward pass: embedding first, lm_head last. Backward therefore finishes
-// the highest chunks first and ballots can leave while it goes on. Decay applies to matrices, not to norms and biases.
+// The order of coordinates is the order of the forward pass: embedding first, lm_head last.
+// Backward therefore finishes the highest chunks first and ballots can leave while it goes on.
+// Decay applies to matrices, not to norms and biases.
 absl::StatusOr<Layout> MakeLayout(const ModelConfig& config, float weight_decay);
 
-// x ← x_0, a pure function of (config, init_seed), the same bits on every machine: no libm function is involved.
-// Matrices are bell-shaped (the sum of four 16-bit uniforms) with the configured deviation, norms 1, biases 0.
+// x ← x_0, a pure function of (config, init_seed), the same bits on every machine: no libm function
+// is involved. Matrices are bell-shaped (the sum of four 16-bit uniforms) with the configured
+// deviation, norms 1, biases 0.
 void InitializeParameters(const ModelConfig& config, const Layout& layout, uint64_t init_seed,
                           std::span<float> x);
 

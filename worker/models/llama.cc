@@ -1,5 +1,6 @@
-// LLaMA (Touvron et al. 2023): RMSNorm, rotary positions (rotate-half, as Hugging Face stores q and k), causal
-// attention, SwiGLU. Written with operators only, so that the order of the backward pass is the reverse of the layout.
+// LLaMA (Touvron et al. 2023): RMSNorm, rotary positions (rotate-half, as Hugging Face stores q and
+// k), causal attention, SwiGLU. Written with operators only, so that the order of the backward pass
+// is the reverse of the layout.
 
 #include <cmath>
 #include <optional>

@@ -1,4 +1,5 @@
-// A plain multilayer perceptron with ReLU and a cross-entropy head: small enough for seconds-long experiments.
+// A plain multilayer perceptron with ReLU and a cross-entropy head: small enough for seconds-long
+// experiments.
 
 #include <ATen/ATen.h>
 

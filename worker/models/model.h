@@ -1,6 +1,7 @@
 #pragma once
-// A model as the trainer sees it: one flat buffer of parameters, one of gradients, and a backward pass that says which
-// coordinates are final while it is still running. Torch-free; worker/models/torch_model.cc implements it.
+// A model as the trainer sees it: one flat buffer of parameters, one of gradients, and a backward
+// pass that says which coordinates are final while it is still running. Torch-free;
+// worker/models/torch_model.cc implements it.
 
 #include <cstdint>
 #include <functional>
@@ -24,15 +25,17 @@ struct BatchView {
   std::span<const int64_t> targets;  // [rows, length] next tokens, or [rows] classes
 };
 
-// Which replica a pass computes at: x_t, the kept x_{t−1} of the probe, or one that is kept to be evaluated.
+// Which replica a pass computes at: x_t, the kept x_{t−1} of the probe, or one that is kept to be
+// evaluated.
 enum class ReplicaSlot { kCurrent, kPrevious, kSnapshot };
 
-// Memory:    parameters and gradients are memory of the model's device, flat fp32 in layout order: host memory on the
-//            CPU; on CUDA they must not be read or written by the host.
+// Memory:    parameters and gradients are memory of the model's device, flat fp32 in layout order:
+//            host memory on the CPU; on CUDA they must not be read or written by the host.
 // Ownership: owns all buffers; their addresses never change.
-// Threads:   one thread at a time. `ready` callbacks come on the calling thread (CPU) or on the device's thread while
-//            the caller waits (CUDA), never two at once.
-// Queueing:  on CUDA calls only queue their work on the calling thread's current stream, where it is done in order;
+// Threads:   one thread at a time. `ready` callbacks come on the calling thread (CPU) or on the
+//            device's thread while the caller waits (CUDA), never two at once.
+// Queueing:  on CUDA calls only queue their work on the calling thread's current stream, where it
+// is done in order;
 //            Forward and Evaluate wait, because they return a number.
 // Failure:   what LibTorch throws becomes INTERNAL, or RESOURCE_EXHAUSTED when memory ran out.
 class Model {
@@ -43,15 +46,16 @@ class Model {
   virtual const ModelConfig& config() const = 0;
   virtual std::string device() const = 0;  // "cpu", "cuda:0"
 
-  // The calling thread's current CUDA stream, a cudaStream_t; null on the CPU, and for CUDA's default stream.
+  // The calling thread's current CUDA stream, a cudaStream_t; null on the CPU, and for CUDA's
+  // default stream.
   virtual void* current_stream() const = 0;
 
   // [d], 64-byte aligned. Commits move parameters() between two steps.
   virtual std::span<float> parameters() = 0;
   virtual std::span<const float> gradient() const = 0;
 
-  // Copies x_t to a slot, which its first call allocates: kPrevious takes another 8 bytes per coordinate, kSnapshot,
-  // which has no gradient and can only be evaluated, another 4.
+  // Copies x_t to a slot, which its first call allocates: kPrevious takes another 8 bytes per
+  // coordinate, kSnapshot, which has no gradient and can only be evaluated, another 4.
   virtual absl::Status Keep(ReplicaSlot slot) = 0;
   virtual std::span<const float> previous_parameters() const = 0;  // empty before Keep(kPrevious)
   virtual std::span<const float> previous_gradient() const = 0;    // likewise
@@ -59,13 +63,15 @@ class Model {
   // Zeroes the slot's gradient.
   virtual absl::Status BeginStep(ReplicaSlot slot) = 0;
 
-  // The mean loss of the batch in nats per target; keeps the graph for one Backward. A non-finite loss is a value.
+  // The mean loss of the batch in nats per target; keeps the graph for one Backward. A non-finite
+  // loss is a value.
   virtual absl::StatusOr<double> Forward(ReplicaSlot slot, const BatchView& batch) = 0;
   // Coordinates [first, first + count) of the slot's gradient are final.
   using GradientReady = std::function<void(uint64_t first, uint64_t count)>;
-  // Adds weight · ∇loss of the last Forward to the slot's gradient. `ready`, when given, is called once for every
-  // range of coordinates, together the whole model, each as soon as its gradient is final: computed, or on CUDA queued
-  // before whatever `ready` queues on its thread's current stream.
+  // Adds weight · ∇loss of the last Forward to the slot's gradient. `ready`, when given, is called
+  // once for every range of coordinates, together the whole model, each as soon as its gradient is
+  // final: computed, or on CUDA queued before whatever `ready` queues on its thread's current
+  // stream.
   virtual absl::Status Backward(float weight, const GradientReady& ready) = 0;
   // Whether the device still works on the last Backward, which has returned. Never on the CPU.
   virtual absl::StatusOr<bool> BackwardRunning() = 0;
@@ -81,8 +87,9 @@ struct ModelOptions {
   uint64_t init_seed = 1;
 };
 
-// INVALID_ARGUMENT for an unknown device word; UNAVAILABLE with exit code kNoDevice, "no CUDA device: …", when there
-// is none; INVALID_ARGUMENT for a config that does not fit together. Defined in torch_model.cc.
+// INVALID_ARGUMENT for an unknown device word; UNAVAILABLE with exit code kNoDevice, "no CUDA
+// device: …", when there is none; INVALID_ARGUMENT for a config that does not fit together. Defined
+// in torch_model.cc.
 absl::StatusOr<std::unique_ptr<Model>> MakeTorchModel(const ModelConfig& config,
                                                       const ModelOptions& options);
 

@@ -1,4 +1,5 @@
-// The model interface over LibTorch: flat buffers, autograd leaves that are views into them, hooks, devices.
+// The model interface over LibTorch: flat buffers, autograd leaves that are views into them, hooks,
+// devices.
 
 #include <dlfcn.h>
 
@@ -26,8 +27,8 @@
 namespace signvote {
 namespace {
 
-// Runs `body` and turns what LibTorch or the standard library throws into a status: the only place where exceptions
-// are caught.
+// Runs `body` and turns what LibTorch or the standard library throws into a status: the only place
+// where exceptions are caught.
 template <typename Body>
 absl::Status Guarded(const char* what, Body&& body) {
   try {
@@ -197,9 +198,8 @@ class TorchModel : public Model {
 
   absl::StatusOr<bool> BackwardRunning() override {
     bool running = false;
-    const absl::Status status = Guarded("backward pass", [&] {
-      running = backward_end_.has_value() && !backward_end_->query();
-    });
+    const absl::Status status = Guarded(
+        "backward pass", [&] { running = backward_end_.has_value() && !backward_end_->query(); });
     if (!status.ok()) return status;
     return running;
   }

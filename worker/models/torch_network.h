@@ -1,6 +1,6 @@
 #pragma once
-// Internal to worker/models: the seam between the flat buffers (torch_model.cc) and the networks (llama.cc, mlp.cc).
-// The only header of this project that names LibTorch types.
+// Internal to worker/models: the seam between the flat buffers (torch_model.cc) and the networks
+// (llama.cc, mlp.cc). The only header of this project that names LibTorch types.
 
 #include <cstdint>
 #include <memory>
@@ -14,8 +14,9 @@
 
 namespace signvote {
 
-// One autograd leaf: a contiguous run of coordinates seen as a matrix or vector. Neighbouring tensors that read the
-// same input (q, k, v; gate, up) form one leaf, so that they are one matrix product.
+// One autograd leaf: a contiguous run of coordinates seen as a matrix or vector. Neighbouring
+// tensors that read the same input (q, k, v; gate, up) form one leaf, so that they are one matrix
+// product.
 struct LeafSpec {
   uint64_t first = 0;
   uint64_t count = 0;
@@ -28,7 +29,8 @@ class TorchNetwork {
   virtual ~TorchNetwork() = default;
   // In layout order, without gaps, together the whole layout.
   virtual const std::vector<LeafSpec>& leaves() const = 0;
-  // The mean loss, a scalar with a graph when gradients are on. `leaves` are in the order of leaves().
+  // The mean loss, a scalar with a graph when gradients are on. `leaves` are in the order of
+  // leaves().
   virtual at::Tensor Loss(const std::vector<at::Tensor>& leaves, const BatchView& batch,
                           at::Device device) = 0;
 };

@@ -1,6 +1,7 @@
 #pragma once
-// Jittered exponential back-off: 50 ms, doubling, 2 s at most; each wait is drawn from the upper half of its bound, so
-// that workers that lost their server at the same moment do not all come back at the same moment.
+// Jittered exponential back-off: 50 ms, doubling, 2 s at most; each wait is drawn from the upper
+// half of its bound, so that workers that lost their server at the same moment do not all come back
+// at the same moment.
 
 #include <algorithm>
 #include <cstdint>

@@ -20,10 +20,9 @@ void KeptBallot::Open(Round round, Time opened, const ChunkPlan& plan) {
   opened_ = opened;
   chunks_.resize(plan.chunks());
   released_ = std::make_shared<std::atomic<bool>>(false);
-  lease_ = std::shared_ptr<const void>(
-      released_.get(), [released = released_](const void*) {
-        released->store(true, std::memory_order_release);  // after the last read of the bits
-      });
+  lease_ = std::shared_ptr<const void>(released_.get(), [released = released_](const void*) {
+    released->store(true, std::memory_order_release);  // after the last read of the bits
+  });
 }
 
 absl::Status KeptBallot::AddChunk(ChunkIndex k, const uint8_t* bits, uint64_t checksum, Time now) {

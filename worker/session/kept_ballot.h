@@ -1,6 +1,6 @@
 #pragma once
-// The ballot of the open round, kept until its commit so that it can be sent again: for another attempt, or over
-// another connection.
+// The ballot of the open round, kept until its commit so that it can be sent again: for another
+// attempt, or over another connection.
 //
 // Ownership: refers to the caller's packed bits until Close().
 // Threads:   not thread-safe (the link guards it).

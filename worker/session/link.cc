@@ -16,8 +16,9 @@
 namespace signvote {
 namespace {
 
-// Rounds whose verdicts may wait for the caller, who may be computing while others go on (an observer). Each costs d/8
-// bytes, and only when it is needed; beyond that the link stops reading and the server's limits apply.
+// Rounds whose verdicts may wait for the caller, who may be computing while others go on (an
+// observer). Each costs d/8 bytes, and only when it is needed; beyond that the link stops reading
+// and the server's limits apply.
 constexpr size_t kVerdictSlotsMax = 16;
 // Verdicts of a round and its successor may be under way at the same time.
 constexpr size_t kRoundsAssembledMax = 2;
@@ -72,7 +73,7 @@ void Link::Stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-// ---- what callers ask -------------------------------------------------------------------------------------------
+// ---- what callers ask ---------------------------------------------------------------------------
 
 absl::StatusOr<LinkEvent> Link::Next(Time deadline, const std::string& what) {
   const Time start = clock_->Now();
@@ -199,7 +200,7 @@ bool Link::SayGoodbye(const std::optional<v1::WorkerMessage>& last, Goodbye good
   return ended_;
 }
 
-// ---- the ballot -------------------------------------------------------------------------------------------------
+// ---- the ballot ---------------------------------------------------------------------------------
 
 std::optional<VoteId> Link::VoteLocked() const {
   if (stream_ == nullptr || !open_ || !ballot_.open() || open_->round != ballot_.round())
@@ -224,7 +225,8 @@ absl::Status Link::SendChunk(ChunkIndex k, const uint8_t* bits) {
     MutexLock lock(&mu_);
     SIGNVOTE_RETURN_IF_ERROR(fatal_);
     SIGNVOTE_RETURN_IF_ERROR(ballot_.AddChunk(k, bits, checksum, clock_->Now()));
-    // Without a connection, or before it opened the round, the chunk waits for the round's next opening.
+    // Without a connection, or before it opened the round, the chunk waits for the round's next
+    // opening.
     const std::optional<VoteId> vote = VoteLocked();
     if (!vote) return absl::OkStatus();
     outgoing = ballot_.ChunkMessage(k, *vote);
@@ -277,8 +279,8 @@ absl::Status Link::SendAbstain(v1::Abstain::Reason reason) {
   return absl::OkStatus();
 }
 
-// What waits is withdrawn, and what gRPC still reads is waited for. That is nothing after an ordinary round; a late
-// ballot on a choked connection costs the connection.
+// What waits is withdrawn, and what gRPC still reads is waited for. That is nothing after an
+// ordinary round; a late ballot on a choked connection costs the connection.
 RoundTimes Link::CloseBallot() {
   RoundTimes times;
   std::shared_ptr<Stream> stream;
@@ -309,7 +311,7 @@ RoundTimes Link::CloseBallot() {
   return times;
 }
 
-// ---- statistics -------------------------------------------------------------------------------------------------
+// ---- statistics ---------------------------------------------------------------------------------
 
 SessionStats Link::Stats() const {
   bool connected = false;
@@ -353,7 +355,7 @@ void Link::CloseCounter() {
   counter_.reset();
 }
 
-// ---- the thread -------------------------------------------------------------------------------------------------
+// ---- the thread ---------------------------------------------------------------------------------
 
 void Link::Main() {
   for (;;) {
@@ -379,8 +381,8 @@ void Link::Main() {
       MutexLock lock(&mu_);
       stream_.reset();
       open_.reset();
-      // With every worker's last digest the server closes in good order, perhaps before the caller asks for the next
-      // round: nothing is left to say, and nobody to say it to.
+      // With every worker's last digest the server closes in good order, perhaps before the caller
+      // asks for the next round: nothing is left to say, and nobody to say it to.
       const bool parted = status.ok() && finish_seen_ && finish_connection_ == connection_ &&
                           digest_connection_ == connection_ && digest_round_ >= finish_round_;
       end = stop_ || goodbye_ || parted;
@@ -625,7 +627,8 @@ VerdictStore::Slot* Link::SlotFor(Round round) {
   for (VerdictStore::Slot* slot : assembled_) {
     if (slot->round == round) return slot;
   }
-  // The caller computes and all slots wait for it: the stream is read on when it has applied what is there.
+  // The caller computes and all slots wait for it: the stream is read on when it has applied what
+  // is there.
   VerdictStore::Slot* slot = nullptr;
   while ((slot = verdicts_->Acquire(round)) == nullptr) {
     MutexLock lock(&mu_);
@@ -691,7 +694,8 @@ absl::Status Link::OnVerdictChunk(const wire::VoteView& view, const grpc::ByteBu
   return absl::OkStatus();
 }
 
-// The committed bits are asked for again by a new session at the same round; when that does not help, the whole state.
+// The committed bits are asked for again by a new session at the same round; when that does not
+// help, the whole state.
 absl::Status Link::OnMismatch(Round round, const std::string& why) {
   LogWarning("verdict does not match its commit", {{"round", round.value()}, {"reason", why}});
   {
@@ -770,8 +774,9 @@ absl::Status Link::OnRoundOpen(const v1::RoundOpen& open) {
     open_ = OpenAttempt{Round(open.round()), Attempt(open.attempt())};
     notice_.clear();
     to = stream_;
-    // Another attempt of a round whose ballot is under way, or a new connection: the same ballot again. Under the lock,
-    // because what the caller hands over from now on is sent for this attempt and must not be withdrawn with the rest.
+    // Another attempt of a round whose ballot is under way, or a new connection: the same ballot
+    // again. Under the lock, because what the caller hands over from now on is sent for this
+    // attempt and must not be withdrawn with the rest.
     if (const std::optional<VoteId> vote = VoteLocked()) {
       to->ReplaceBallots(ballot_.AllMessages(*vote));
     }

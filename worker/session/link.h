@@ -1,10 +1,13 @@
 #pragma once
-// A session's connection and the thread that owns it: it dials, joins, receives, checks, hands whole commits over to the
-// caller, answers pings, resends the ballot, and dials again when the connection is lost.
+// A session's connection and the thread that owns it: it dials, joins, receives, checks, hands
+// whole commits over to the caller, answers pings, resends the ballot, and dials again when the
+// connection is lost.
 //
 // Ownership: owns verdict slots; a CommitEvent's slot belongs to the caller until ReleaseSlot().
-// Threads:   the link's own thread, and any other for the public methods, unless they say otherwise.
-// Failure:   a lost connection is mended; what cannot be mended ends the link, and Next() returns why.
+// Threads:   the link's own thread, and any other for the public methods, unless they say
+//            otherwise.
+// Failure:   a lost connection is mended; what cannot be mended ends the link, and Next() returns
+//            why.
 
 #include <atomic>
 #include <deque>
@@ -34,8 +37,8 @@
 
 namespace signvote {
 
-// A commit whose verdict is here, whole and with the commit's hash. They come in order of round, without gaps, from the
-// round that the caller's replica was last said to stand at.
+// A commit whose verdict is here, whole and with the commit's hash. They come in order of round,
+// without gaps, from the round that the caller's replica was last said to stand at.
 struct CommitEvent {
   Round round;
   float stepsize = 0;
@@ -49,7 +52,8 @@ struct OpenEvent {
   RoundTicket ticket;
   Time at;
 };
-// The server wants the state fetched or uploaded, over this connection; the caller answers with ReplicaStandsAt().
+// The server wants the state fetched or uploaded, over this connection; the caller answers with
+// ReplicaStandsAt().
 struct StateEvent {
   enum class Kind { kFetch, kUpload } kind = Kind::kFetch;
   uint64_t connection = 0;
@@ -76,8 +80,9 @@ class Link {
   // Cuts the connection and ends the thread.
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
 
-  // The next event, waiting for it until `deadline`. The status that ended the link, once all events before it were
-  // taken; CANCELLED after a goodbye; DEADLINE_EXCEEDED otherwise, naming `what` and the server's last notice.
+  // The next event, waiting for it until `deadline`. The status that ended the link, once all
+  // events before it were taken; CANCELLED after a goodbye; DEADLINE_EXCEEDED otherwise, naming
+  // `what` and the server's last notice.
   absl::StatusOr<LinkEvent> Next(Time deadline, const std::string& what) ABSL_LOCKS_EXCLUDED(mu_);
   // Without waiting.
   std::optional<LinkEvent> TryNext() ABSL_LOCKS_EXCLUDED(mu_);
@@ -103,7 +108,8 @@ class Link {
   absl::Status SendChunk(ChunkIndex k, const uint8_t* bits) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status SendScalars(v1::Scalars scalars) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status SendAbstain(v1::Abstain::Reason reason) ABSL_LOCKS_EXCLUDED(mu_);
-  // The caller may change or free the bits when this has returned. `opened`, `first_chunk` and `ballot_written`.
+  // The caller may change or free the bits when this has returned. `opened`, `first_chunk` and
+  // `ballot_written`.
   RoundTimes CloseBallot() ABSL_LOCKS_EXCLUDED(mu_);
 
   // ---- towards the server
@@ -111,7 +117,8 @@ class Link {
   void Send(const v1::WorkerMessage& message) ABSL_LOCKS_EXCLUDED(mu_);
   // The live connection has said that the run is finished.
   bool finish_current() const ABSL_LOCKS_EXCLUDED(mu_);
-  // Nothing follows after `last`: when the connection ends, the link ends. True: it ended within `timeout`.
+  // Nothing follows after `last`: when the connection ends, the link ends. True: it ended within
+  // `timeout`.
   enum class Goodbye { kAwaitServer, kHalfClose };
   bool SayGoodbye(const std::optional<v1::WorkerMessage>& last, Goodbye goodbye, Duration timeout)
       ABSL_LOCKS_EXCLUDED(mu_);
@@ -161,7 +168,8 @@ class Link {
   const Layout* layout_ = nullptr;
   Time started_;
 
-  // Set by the link's thread with the first welcome, before the first event that needs them; constant then.
+  // Set by the link's thread with the first welcome, before the first event that needs them;
+  // constant then.
   RunInfo run_;
   std::unique_ptr<VerdictStore> verdicts_;
 

@@ -11,12 +11,14 @@
 
 namespace signvote {
 
-// What a welcome says of the run. FAILED_PRECONDITION: another protocol version, a direction that this version does not
-// know, or chunks larger than either side's largest message. INVALID_ARGUMENT: malformed.
+// What a welcome says of the run. FAILED_PRECONDITION: another protocol version, a direction that
+// this version does not know, or chunks larger than either side's largest message.
+// INVALID_ARGUMENT: malformed.
 absl::StatusOr<RunInfo> RunFrom(const v1::Welcome& welcome, uint64_t coordinates,
                                 uint64_t message_bytes_max);
 
-// FAILED_PRECONDITION: a kind of commit that this version cannot apply. INVALID_ARGUMENT: its stepsize is no stepsize.
+// FAILED_PRECONDITION: a kind of commit that this version cannot apply. INVALID_ARGUMENT: its
+// stepsize is no stepsize.
 absl::Status CheckCommit(const v1::Commit& commit);
 
 RoundTicket TicketFrom(const v1::RoundOpen& open);

@@ -15,8 +15,8 @@ absl::Status Replica::AddPart(Round round, uint64_t first, uint64_t count) {
   const uint64_t left = memory_->coordinates() - end;
   if (first != end || count == 0 || count > left) {
     return absl::InvalidArgumentError(absl::StrCat("state transfer sent ", count,
-                                                   " coordinates from ", first, " where ",
-                                                   left, " from ", end, " were due"));
+                                                   " coordinates from ", first, " where ", left,
+                                                   " from ", end, " were due"));
   }
   if (!parts_.empty() && parts_.back().round == round) {
     parts_.back().end += count;

@@ -1,8 +1,9 @@
 #pragma once
 // The worker's replica and the round at which each part of it stands.
 //
-// After a state transfer the parts stand at different rounds, because the server's replica moves on while it is sent.
-// A commit is applied to the parts that stand at its round and to no others; once all parts are level they are one.
+// After a state transfer the parts stand at different rounds, because the server's replica moves on
+// while it is sent. A commit is applied to the parts that stand at its round and to no others; once
+// all parts are level they are one.
 //
 // Ownership: refers to the caller's memory and layout, which must outlive it.
 // Threads:   not thread-safe.
@@ -27,7 +28,8 @@ class Replica {
   void SetWhole(Round round);
   // Forgets everything; AddPart then covers the model from coordinate 0 on.
   void Clear() { parts_.clear(); }
-  // Coordinates [first, first + count) hold all commits before `round`. INVALID_ARGUMENT unless it follows the last part.
+  // Coordinates [first, first + count) hold all commits before `round`. INVALID_ARGUMENT unless it
+  // follows the last part.
   absl::Status AddPart(Round round, uint64_t first, uint64_t count);
 
   // Every coordinate is there / stands at the same round.
@@ -36,7 +38,8 @@ class Replica {
   // Next commit that some part needs. REQUIRES: complete().
   Round round() const;
 
-  // Applies the commit of `round` to the parts that stand at it. `verdict` holds the whole model's bits.
+  // Applies the commit of `round` to the parts that stand at it. `verdict` holds the whole model's
+  // bits.
   // FAILED_PRECONDITION: some part lacks an earlier commit; nothing was changed.
   absl::Status Apply(Round round, float stepsize, const uint8_t* verdict);
   // docs/wire_format.md, "Replica digest". REQUIRES: level().

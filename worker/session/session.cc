@@ -38,8 +38,8 @@ v1::Abstain::Reason ToProto(AbstainReason reason) {
   return v1::Abstain::REASON_OTHER;
 }
 
-// The caller's side of a session: it owns the replica and what may move it. The link's thread owns the connection; the
-// two meet in the link's queue of events.
+// The caller's side of a session: it owns the replica and what may move it. The link's thread owns
+// the connection; the two meet in the link's queue of events.
 class SessionImpl final : public Session {
  public:
   SessionImpl(const SessionOptions& options, Clock* clock, std::string name, std::string token,
@@ -242,7 +242,8 @@ absl::StatusOr<std::optional<RoundTicket>> SessionImpl::NextRound() {
     if (finished_ || drained_) return std::optional<RoundTicket>();
     if (finish_rounds_ &&
         (!replica_->complete() || (ReplicaReady() && replica_->round() >= *finish_rounds_))) {
-      // After a broken connection the next one says it again; a server that stays away has ended (CANCELLED).
+      // After a broken connection the next one says it again; a server that stays away has ended
+      // (CANCELLED).
       if (!link_.finish_current()) {
         const absl::Status status = HandleNext(deadline, "the finished run's server");
         if (status.code() != absl::StatusCode::kCancelled) {

@@ -1,19 +1,24 @@
 #pragma once
-// A worker's side of the protocol: join, catch up, vote, apply, reconnect. Torch-free, gRPC behind the .cc, so that the
-// trainer, the benches and other languages' bindings stand on the same code.
+// A worker's side of the protocol: join, catch up, vote, apply, reconnect. Torch-free, gRPC behind
+// the .cc, so that the trainer, the benches and other languages' bindings stand on the same code.
 //
-//   Session::Create → Join → { NextRound → SendChunk… → SendScalars | Abstain → WaitCommit }… → Leave or finished
+//   Session::Create → Join → { NextRound → SendChunk… → SendScalars | Abstain → WaitCommit }… →
+//   Leave or finished
 //
-// Ownership: the caller owns the replica's memory and must keep it alive; the session touches it only inside Join,
+// Ownership: the caller owns the replica's memory and must keep it alive; the session touches it
+// only inside Join,
 //            NextRound and WaitCommit, on the calling thread (commits are applied there).
-// Threads:   Join, NextRound, SendScalars, Abstain, WaitCommit, Leave: one thread at a time. SendChunk: any thread, at
-//            the same time as others. Stats(), RequestDrain(): any thread.
-// Failure:   a lost connection is not an error: a thread of the session's own reconnects with jittered exponential
-//            back-off, also while the caller computes, and gives up with UNAVAILABLE after server_timeout. What the
-//            server refuses ends the session with its status. Every later call then returns that status.
-//            A ballot of the open round is kept and sent again after a reconnect or for a new attempt.
-//            A wait that lasts longer than wait_timeout ends with DEADLINE_EXCEEDED (exit code kWaitTimeout) and the
-//            server's last word on whom it waits for. What the replica's memory fails with is returned as it is.
+// Threads:   Join, NextRound, SendScalars, Abstain, WaitCommit, Leave: one thread at a time.
+//            SendChunk: any thread, at the same time as others. Stats(), RequestDrain(): any
+//            thread.
+// Failure:   a lost connection is not an error: a thread of the session's own reconnects with
+//            jittered exponential back-off, also while the caller computes, and gives up with
+//            UNAVAILABLE after server_timeout. What the server refuses ends the session with its
+//            status. Every later call then returns that status. A ballot of the open round is kept
+//            and sent again after a reconnect or for a new attempt. A wait that lasts longer than
+//            wait_timeout ends with DEADLINE_EXCEEDED (exit code kWaitTimeout) and the server's
+//            last word on whom it waits for. What the replica's memory fails with is returned as it
+//            is.
 
 #include <cstdint>
 #include <functional>
@@ -52,7 +57,8 @@ struct SessionOptions {
   uint64_t message_bytes_max = 64ull << 20;
   // Where verdicts' bits are kept; thread-safe, and must outlive the session.
   std::pmr::memory_resource* bits_memory = std::pmr::new_delete_resource();
-  // Called on the caller's thread for each commit that has been received, before it is applied; for benches.
+  // Called on the caller's thread for each commit that has been received, before it is applied; for
+  // benches.
   std::function<void()> before_apply;
 };
 
@@ -88,7 +94,8 @@ struct BallotScalars {
 
 enum class AbstainReason { kNonFiniteLoss, kNonFiniteGradient, kOther };
 
-// When the round passed its stations, on the session's clock; {} where it did not (a round got from the past).
+// When the round passed its stations, on the session's clock; {} where it did not (a round got from
+// the past).
 struct RoundTimes {
   Time opened;          // RoundOpen received
   Time first_chunk;     // first SendChunk
@@ -99,18 +106,20 @@ struct RoundTimes {
 
 // What moved the replica since the last WaitCommit or NextRound.
 struct CommitOutcome {
-  Round next_round;  // the replica now holds all commits before this round
+  Round next_round;      // the replica now holds all commits before this round
   uint64_t commits = 0;  // applied; 0: finished, drained, or a fetched state took their place
   bool contiguous =
       true;  // exactly the commit of the round voted on; false after a gap or a state transfer,
-             // when no previous replica and no previous verdict may be used. What Join() did is neither
+             // when no previous replica and no previous verdict may be used. What Join() did is
+             // neither
   bool finished = false;  // no round follows
   float stepsize = 0;     // of the last commit
   double loss = 0;        // robust mean over voters of the last commit; NaN: none
   uint32_t voters = 0;
   RoundTimes times;  // of the last commit
   const uint8_t* verdict =
-      nullptr;  // packed verdict of the last commit, the whole model; valid until the next WaitCommit
+      // packed verdict of the last commit, the whole model; valid until the next WaitCommit
+      nullptr;
 };
 
 struct SessionStats {
@@ -120,8 +129,9 @@ struct SessionStats {
   uint64_t setup_sent_bytes = 0;  // handshakes, joins, state transfer
   uint64_t setup_received_bytes = 0;
   uint64_t rounds_voted = 0;  // ballots sent whole
-  uint64_t rounds_received = 0;  // commits whose bytes are in wire_received_bytes: not those of catching up
-  uint64_t rounds_applied = 0;   // all
+  // commits whose bytes are in wire_received_bytes: not those of catching up
+  uint64_t rounds_received = 0;
+  uint64_t rounds_applied = 0;  // all
   uint64_t reconnects = 0;
   uint64_t state_transfers = 0;
   uint64_t verdict_mismatches =
@@ -134,33 +144,37 @@ struct SessionStats {
 
 class Session {
  public:
-  // The failures of Create(), without the session: for programs that have long work to do before they need it.
+  // The failures of Create(), without the session: for programs that have long work to do before
+  // they need it.
   static absl::Status CheckOptions(const SessionOptions& options, Clock* clock);
-  // INVALID_ARGUMENT / PERMISSION_DENIED / FAILED_PRECONDITION for unusable options, files or certificates.
+  // INVALID_ARGUMENT / PERMISSION_DENIED / FAILED_PRECONDITION for unusable options, files or
+  // certificates.
   static absl::StatusOr<std::unique_ptr<Session>> Create(const SessionOptions& options,
                                                          Clock* clock);
   virtual ~Session() = default;
 
   virtual const std::string& name() const = 0;  // of the worker; any thread
 
-  // Joins the run. `replica` holds this worker's own initial parameters; they are uploaded if the server names this
-  // worker the uploader, else overwritten by the run's. Returns when the replica is ready (not yet when a round is open).
-  // CANCELLED, and drained(), when a drain was asked for first.
+  // Joins the run. `replica` holds this worker's own initial parameters; they are uploaded if the
+  // server names this worker the uploader, else overwritten by the run's. Returns when the replica
+  // is ready (not yet when a round is open). CANCELLED, and drained(), when a drain was asked for
+  // first.
   virtual absl::StatusOr<RunInfo> Join(const Layout& layout, ReplicaMemory* replica) = 0;
 
-  // Waits for a round that this worker has not voted in. nullopt: the run finished or this worker was drained
-  // (finished() and drained() tell); the final digest has been sent.
+  // Waits for a round that this worker has not voted in. nullopt: the run finished or this worker
+  // was drained (finished() and drained() tell); the final digest has been sent.
   virtual absl::StatusOr<std::optional<RoundTicket>> NextRound() = 0;
 
-  // Chunk k of the ballot of the ticket's round, plan.Bytes(k) bytes. `ballot` must stay unchanged until WaitCommit
-  // returned an outcome for the round, or Leave returned. Never blocks on the network.
+  // Chunk k of the ballot of the ticket's round, plan.Bytes(k) bytes. `ballot` must stay unchanged
+  // until WaitCommit returned an outcome for the round, or Leave returned. Never blocks on the
+  // network.
   virtual absl::Status SendChunk(ChunkIndex k, const uint8_t* ballot) = 0;
   virtual absl::Status SendScalars(const BallotScalars& scalars) = 0;
   virtual absl::Status Abstain(AbstainReason reason) = 0;
 
-  // Waits for the commit of the ticket's round and applies it (and any later ones that have arrived). New attempts
-  // of the round get the same ballot without the caller's doing. Once a drain is asked for, waits 10 s at most and then
-  // leaves with commits = 0.
+  // Waits for the commit of the ticket's round and applies it (and any later ones that have
+  // arrived). New attempts of the round get the same ballot without the caller's doing. Once a
+  // drain is asked for, waits 10 s at most and then leaves with commits = 0.
   virtual absl::StatusOr<CommitOutcome> WaitCommit() = 0;
 
   // Leaves in good order; the session can only be destroyed afterwards. Bounded by a few seconds.
@@ -168,8 +182,9 @@ class Session {
   // Makes NextRound return nullopt after the round in progress. Threads: any; async-signal-unsafe.
   virtual void RequestDrain(const std::string& reason) = 0;
 
-  // The replica holds all commits before this round. nullopt: it is not the run's as of any round, because a state
-  // transfer has not been completed; so after Join() when the run ended before the state had come. Threads: the caller's.
+  // The replica holds all commits before this round. nullopt: it is not the run's as of any round,
+  // because a state transfer has not been completed; so after Join() when the run ended before the
+  // state had come. Threads: the caller's.
   virtual std::optional<Round> replica_round() const = 0;
   virtual bool finished() const = 0;
   virtual bool drained() const = 0;

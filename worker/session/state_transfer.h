@@ -1,5 +1,6 @@
 #pragma once
-// FetchState and UploadState over a connection of their own, so that their bytes can be told from the rounds'.
+// FetchState and UploadState over a connection of their own, so that their bytes can be told from
+// the rounds'.
 //
 // Threads: block the calling thread; every wait is bounded by `progress_timeout`.
 
@@ -17,10 +18,11 @@
 
 namespace signvote {
 
-// Fetches the run's replica. on_part(round, first, count) is called after each part has been checked and written;
-// parts come in ascending order and cover the replica when OK is returned. `moved` gets the connection's bytes in any case.
-// DATA_LOSS: a checksum differs. INVALID_ARGUMENT: the server broke the protocol. DEADLINE_EXCEEDED: no progress.
-// Otherwise the server's status, or that of the replica's memory.
+// Fetches the run's replica. on_part(round, first, count) is called after each part has been
+// checked and written; parts come in ascending order and cover the replica when OK is returned.
+// `moved` gets the connection's bytes in any case.
+// DATA_LOSS: a checksum differs. INVALID_ARGUMENT: the server broke the protocol.
+// DEADLINE_EXCEEDED: no progress. Otherwise the server's status, or that of the replica's memory.
 absl::Status FetchState(
     const std::shared_ptr<grpc::Channel>& channel, const std::string& ticket,
     Duration progress_timeout, ReplicaMemory* replica,

@@ -21,7 +21,8 @@ std::shared_ptr<grpc::Channel> DialServer(
     const std::string& server, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
     uint64_t message_bytes_max, Duration connect_timeout) {
   grpc::ChannelArguments args;
-  // A connection of its own: streams of one connection share its flow control, and its bytes could not be told apart.
+  // A connection of its own: streams of one connection share its flow control, and its bytes could
+  // not be told apart.
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   args.SetMaxReceiveMessageSize(static_cast<int>(std::min<uint64_t>(message_bytes_max, INT32_MAX)));
   args.SetMaxSendMessageSize(-1);
@@ -33,7 +34,8 @@ std::shared_ptr<grpc::Channel> DialServer(
   args.SetInt(
       GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
       static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(attempt).count()));
-  // A machine that lost power sends nothing; without these pings the connection would look alive for hours.
+  // A machine that lost power sends nothing; without these pings the connection would look alive
+  // for hours.
   args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10000);
   args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
   args.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
@@ -183,7 +185,8 @@ void Stream::Pump() {
     write_in_flight_ = true;  // stays so after a half-close: nothing may follow it
     ++operations_;
   }
-  // Outside the lock: gRPC may write to the socket within the call. operations_ keeps call_ alive meanwhile.
+  // Outside the lock: gRPC may write to the socket within the call. operations_ keeps call_ alive
+  // meanwhile.
   if (half_close) {
     call_->WritesDone(ToTag(kHalfClosed));
   } else {

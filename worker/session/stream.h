@@ -1,7 +1,8 @@
 #pragma once
 // One Session call on one TCP connection of its own, as raw messages, driven by one thread.
 //
-// Threads: Run() belongs to one thread and is called once; all else may be called from any thread at any time.
+// Threads: Run() belongs to one thread and is called once; all else may be called from any thread
+// at any time.
 // Failure: after the stream has ended, writes are dropped.
 
 #include <deque>
@@ -23,7 +24,8 @@
 
 namespace signvote {
 
-// A channel with a TCP connection of its own to host:port, as raw messages of up to `message_bytes_max` want it.
+// A channel with a TCP connection of its own to host:port, as raw messages of up to
+// `message_bytes_max` want it.
 std::shared_ptr<grpc::Channel> DialServer(
     const std::string& server, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
     uint64_t message_bytes_max, Duration connect_timeout);
@@ -45,21 +47,26 @@ class Stream {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
-  // Opens the call, sends `first`, hands every message to `on_message` and returns how the call ended. The call is
-  // cancelled with DEADLINE_EXCEEDED when `first_timeout` passes without a message (see SetTimeout).
+  // Opens the call, sends `first`, hands every message to `on_message` and returns how the call
+  // ended. The call is cancelled with DEADLINE_EXCEEDED when `first_timeout` passes without a
+  // message (see SetTimeout).
   absl::Status Run(const grpc::ByteBuffer& first, Duration first_timeout,
                    const std::function<void(grpc::ByteBuffer&)>& on_message);
-  // From now on the call is cancelled when it lasts longer than `timeout`; nullopt: no limit. Called from on_message.
+  // From now on the call is cancelled when it lasts longer than `timeout`; nullopt: no limit.
+  // Called from on_message.
   void SetTimeout(std::optional<Duration> timeout);
 
-  // Sends after what was queued before, never blocking. The bytes' owner is released when gRPC is done with them.
+  // Sends after what was queued before, never blocking. The bytes' owner is released when gRPC is
+  // done with them.
   void Write(OutgoingMessage message) ABSL_LOCKS_EXCLUDED(mu_);
   void WithdrawBallots() ABSL_LOCKS_EXCLUDED(mu_);
-  // Queues `messages` in place of the ballot messages that wait for their turn, in one step. Nothing is sent before the
-  // next Flush(), so that it may be called under a lock of the caller's that decides what belongs to the ballot.
+  // Queues `messages` in place of the ballot messages that wait for their turn, in one step.
+  // Nothing is sent before the next Flush(), so that it may be called under a lock of the caller's
+  // that decides what belongs to the ballot.
   void ReplaceBallots(std::vector<OutgoingMessage> messages) ABSL_LOCKS_EXCLUDED(mu_);
   void Flush() ABSL_LOCKS_EXCLUDED(mu_) { Pump(); }
-  // When the last ballot message was handed over to the connection; {} when one is still waiting, or none was sent.
+  // When the last ballot message was handed over to the connection; {} when one is still waiting,
+  // or none was sent.
   Time ballots_written() const ABSL_LOCKS_EXCLUDED(mu_);
   // Tells the server that no message follows, after those queued.
   void HalfClose() ABSL_LOCKS_EXCLUDED(mu_);

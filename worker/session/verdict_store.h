@@ -1,5 +1,6 @@
 #pragma once
-// Verdict bits on their way from the stream to the replica: one slot per round in flight, reused from round to round.
+// Verdict bits on their way from the stream to the replica: one slot per round in flight, reused
+// from round to round.
 //
 // Ownership: owns the slots; a pointer stays valid until Release().
 // Threads:   thread-safe; a slot's content belongs to whoever holds it.
@@ -21,7 +22,8 @@ class VerdictStore {
   struct Slot {
     Round round;
     std::pmr::vector<uint8_t> bits;  // the whole model's, packed
-    // Which vote each chunk's bits come from; a verdict counts only when all are of the commit's epoch and attempt.
+    // Which vote each chunk's bits come from; a verdict counts only when all are of the commit's
+    // epoch and attempt.
     struct Origin {
       bool present = false;
       Epoch epoch;
@@ -34,8 +36,8 @@ class VerdictStore {
     bool Holds(Epoch epoch, Attempt attempt, uint64_t verdict_hash) const;
   };
 
-  // At most `slots_max` are ever allocated, each when it is first needed; their bits from `memory`, which must outlive
-  // the store and be thread-safe.
+  // At most `slots_max` are ever allocated, each when it is first needed; their bits from `memory`,
+  // which must outlive the store and be thread-safe.
   VerdictStore(ChunkPlan plan, size_t slots_max, std::pmr::memory_resource* memory);
   // An empty slot for `round`; nullptr when all are in use.
   Slot* Acquire(Round round) ABSL_LOCKS_EXCLUDED(mu_);

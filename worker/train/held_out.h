@@ -1,6 +1,7 @@
 #pragma once
-// The held-out loss of one replica, measured a few rows at a time, so that no round waits for it: the replica is kept, and
-// rounds go on while it is evaluated. docs/decisions/0012-held-out-in-slices.md.
+// The held-out loss of one replica, measured a few rows at a time, so that no round waits for it:
+// the replica is kept, and rounds go on while it is evaluated.
+// docs/decisions/0012-held-out-in-slices.md.
 
 #include <cstdint>
 #include <optional>
@@ -27,12 +28,14 @@ class HeldOutEvaluation {
   HeldOutEvaluation(Model* model, const Dataset* dataset, Clock* clock, uint32_t batches)
       : model_(model), dataset_(dataset), clock_(clock), batches_(batches) {}
 
-  // Keeps x_t, which holds all commits before `round`, and measures it from now on instead of an earlier replica.
+  // Keeps x_t, which holds all commits before `round`, and measures it from now on instead of an
+  // earlier replica.
   absl::Status Begin(Round round);
   bool running() const { return running_; }
   Round round() const { return round_; }  // of the last Begin()
 
-  // Measures further rows so that `slices` calls measure all; the loss, once all are. REQUIRES: running().
+  // Measures further rows so that `slices` calls measure all; the loss, once all are. REQUIRES:
+  // running().
   absl::StatusOr<std::optional<HeldOutLoss>> Slice(uint64_t slices);
   // Measures what is left. REQUIRES: running().
   absl::StatusOr<HeldOutLoss> Finish();

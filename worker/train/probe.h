@@ -1,5 +1,6 @@
 #pragma once
-// The worker's metrics: one list makes enum, names and help; docs/metrics.md is held to it by a test.
+// The worker's metrics: one list makes enum, names and help; docs/metrics.md is held to it by a
+// test.
 
 #include <array>
 #include <cstddef>

@@ -104,7 +104,8 @@ void Progress::OnRound(const RoundReport& round, const SessionStats& stats) {
   last_print_ = now;
   std::string line = Line(round, stats);
   if (style_ == ProgressStyle::kTerminal) {
-    // A line that wraps could not be rewritten; the last column stays free, because writing there may wrap.
+    // A line that wraps could not be rewritten; the last column stays free, because writing there
+    // may wrap.
     if (const size_t columns = ColumnsOf(out_); columns > 0 && line.size() >= columns)
       line.resize(columns - 1);
     std::fprintf(out_, "\r%s\x1b[K", line.c_str());  // clears what a longer line left

@@ -1,5 +1,6 @@
 #pragma once
-// What a person sees while a worker trains: one line that is rewritten on a terminal, or a plain line now and then.
+// What a person sees while a worker trains: one line that is rewritten on a terminal, or a plain
+// line now and then.
 
 #include <cstdint>
 #include <cstdio>
@@ -25,7 +26,8 @@ class Progress {
   void Finish();  // ends the terminal's line
 
   // The line without control characters, e.g.
-  // "w0 round 120/300 loss 2.713 held-out 3.008 stepsize 4.6e-04 8.5k targets/s 3 members saved 31x (1.2 GB) ETA 1:05"
+  // "w0 round 120/300 loss 2.713 held-out 3.008 stepsize 4.6e-04 8.5k targets/s 3 members saved 31x
+  // (1.2 GB) ETA 1:05"
   std::string Line(const RoundReport& round, const SessionStats& stats) const;
 
  private:

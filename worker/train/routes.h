@@ -1,6 +1,6 @@
 #pragma once
-// What a worker answers on its HTTP port: /metrics for Prometheus, /healthz (the process lives), /readyz (it has joined a
-// run and is connected).
+// What a worker answers on its HTTP port: /metrics for Prometheus, /healthz (the process lives),
+// /readyz (it has joined a run and is connected).
 
 #include <functional>
 #include <string>

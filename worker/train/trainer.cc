@@ -13,7 +13,8 @@
 namespace signvote {
 namespace {
 
-// Without a probe in this many rounds the rule is taken for one that wants none, and x_{t−1} is no longer kept.
+// Without a probe in this many rounds the rule is taken for one that wants none, and x_{t−1} is no
+// longer kept.
 constexpr uint64_t kProbeWatchRounds = 64;
 
 }  // namespace
@@ -226,7 +227,8 @@ absl::Status Trainer::Vote(const RoundTicket& ticket, RoundReport* round) {
   }
   round->backward_end_seconds = Elapsed();
   const double packed_in_backward = pack_seconds_;
-  // What a GPU has queued is sent as it gets done; the last chunk is packed right behind the end of the backward pass.
+  // What a GPU has queued is sent as it gets done; the last chunk is packed right behind the end of
+  // the backward pass.
   if (pack_status_.ok() && !packing_.empty()) {
     pack_status_ = SendChunks(Until::kAllAreSent);
     round->backward_end_seconds = Elapsed();
@@ -237,7 +239,8 @@ absl::Status Trainer::Vote(const RoundTicket& ticket, RoundReport* round) {
   round->compute_took_seconds = round->backward_end_seconds - packed_in_backward;
   SIGNVOTE_RETURN_IF_ERROR(pack_status_);
 
-  // In order of chunk, whatever the order they were finished in: the sums are the same on every worker and device.
+  // In order of chunk, whatever the order they were finished in: the sums are the same on every
+  // worker and device.
   ChunkScalars sum;
   for (const ChunkScalars& chunk : chunk_scalars_) {
     sum.g_l1 += chunk.g_l1;

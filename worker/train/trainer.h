@@ -1,8 +1,10 @@
 #pragma once
-// The training loop of one worker: takes rounds from a Session, computes gradients with a Model on minibatches of a
-// Dataset, packs them on a WorkerDevice and sends each chunk of the ballot while the backward pass still runs.
+// The training loop of one worker: takes rounds from a Session, computes gradients with a Model on
+// minibatches of a Dataset, packs them on a WorkerDevice and sends each chunk of the ballot while
+// the backward pass still runs.
 //
-//   per round:  [probe: h = ∇f(x_{t−1}) on the same minibatch]  →  forward  →  backward, chunk by chunk  →  scalars
+//   per round:  [probe: h = ∇f(x_{t−1}) on the same minibatch]  →  forward  →  backward, chunk by
+//   chunk  →  scalars
 //               →  keep x_t  →  a slice of the held-out loss  →  wait for the commit, which moves x
 //
 // The probe runs first so that the main pass streams. docs/architecture.md, "One ballot".
@@ -28,12 +30,14 @@ namespace signvote {
 
 struct TrainerOptions {
   uint32_t accumulate = 1;  // micro-batches per ballot; the gradient is that of their mean
-  // Rounds between held-out losses, over which each is measured; 0: only before the first round and after the last.
+  // Rounds between held-out losses, over which each is measured; 0: only before the first round and
+  // after the last.
   uint64_t eval_every = 50;
   uint32_t eval_batches = 8;  // micro-batches per held-out loss; 0: none is measured
 };
 
-// One round as this worker saw it. Times are seconds since the round was opened to it, unless "took".
+// One round as this worker saw it. Times are seconds since the round was opened to it, unless
+// "took".
 struct RoundReport {
   Round round;
   DataStep data_step;
@@ -76,7 +80,8 @@ struct TrainerReport {
 
 // Ownership: owns none of its collaborators; they must outlive it.
 // Threads:   Run() on one thread; nothing else may be called during it.
-// Failure:   what the session, the data or the model refuse ends Run() with that status; report() stays valid.
+// Failure:   what the session, the data or the model refuse ends Run() with that status; report()
+//            stays valid.
 class Trainer {
  public:
   using OnJoined = std::function<void(const RunInfo& run)>;
@@ -120,8 +125,10 @@ class Trainer {
   OnRound on_round_;
 
   RunInfo run_;
-  std::pmr::vector<uint8_t> ballot_;  // [⌈d/8⌉], unchanged from the first SendChunk until the commit
-  std::unique_ptr<BallotPacker> packer_;  // after ballot_, which it may still write to when a run fails
+  // [⌈d/8⌉], unchanged from the first SendChunk until the commit
+  std::pmr::vector<uint8_t> ballot_;
+  // after ballot_, which it may still write to when a run fails
+  std::unique_ptr<BallotPacker> packer_;
   Batch batch_;
   std::optional<HeldOutEvaluation> held_out_;  // nullopt: none is wanted
   TrainerReport report_;
@@ -136,11 +143,12 @@ class Trainer {
   Time round_start_;
   bool probed_ = false;
   std::vector<uint64_t> chunk_missing_;  // coordinates of the chunk whose gradient is not final yet
-  std::deque<ChunkIndex> packing_;  // chunks in flight at the packer, in order of Start()
+  std::deque<ChunkIndex> packing_;       // chunks in flight at the packer, in order of Start()
   std::vector<ChunkScalars> chunk_scalars_;
   absl::Status pack_status_;  // first failure of packing or sending a chunk
   bool withdrawn_ = false;    // a non-finite gradient was met; no further chunk is sent
-  bool backward_called_ = false;  // Model::Backward has been called for the last micro-batch and has not returned
+  // Model::Backward has been called for the last micro-batch and has not returned
+  bool backward_called_ = false;
   double pack_seconds_ = 0;
   std::optional<double> first_chunk_seconds_;
   bool first_chunk_overlapped_ = false;

@@ -24,8 +24,9 @@
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
-// Stores where this stack stands in *save and goes on where `load` stands: what a function call must keep is pushed on
-// one stack and popped from the other. ucontext would do the same with two system calls each time.
+// Stores where this stack stands in *save and goes on where `load` stands: what a function call
+// must keep is pushed on one stack and popped from the other. ucontext would do the same with two
+// system calls each time.
 extern "C" void SignvoteSwitchStack(void** save, void* load);
 asm(R"(
 .text
@@ -287,7 +288,8 @@ class Block {
   Place barrier_;
   std::vector<Warp> warps_;
   unsigned runnable_ = 0;
-  // In every other block warps run fairly; in the rest one that ranks higher runs as far ahead as it can.
+  // In every other block warps run fairly; in the rest one that ranks higher runs as far ahead as
+  // it can.
   bool ranked_ = false;
   std::vector<unsigned> rank_;
 };

@@ -1,5 +1,6 @@
 #pragma once
-// Runs the threads of a block as fibers of one system thread. The other half of the emulator is runtime.cc.
+// Runs the threads of a block as fibers of one system thread. The other half of the emulator is
+// runtime.cc.
 
 #include <functional>
 
@@ -7,8 +8,8 @@
 
 namespace signvote::emulator {
 
-// Runs `kernel` once per device thread, blocks and threads in an order drawn from `rng`. REQUIRES: 0 < threads ≤ 1024,
-// a multiple of 32.
+// Runs `kernel` once per device thread, blocks and threads in an order drawn from `rng`. REQUIRES:
+// 0 < threads ≤ 1024, a multiple of 32.
 void RunBlocks(const std::function<void()>& kernel, unsigned blocks, unsigned threads, Rng* rng);
 
 // Prints why device code or its launch is wrong and ends the program.

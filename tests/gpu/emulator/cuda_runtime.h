@@ -1,16 +1,22 @@
 #pragma once
-// A small CUDA of our own for machines without a GPU: device code is compiled by the host's compiler and run thread by
-// thread, the runtime's calls are played by runtime.cc. Test code only; docs/gpu.md, "The emulator".
+// A small CUDA of our own for machines without a GPU: device code is compiled by the host's
+// compiler and run thread by thread, the runtime's calls are played by runtime.cc. Test code only;
+// docs/gpu.md, "The emulator".
 //
 // What it is stricter about than a GPU, so that mistakes show:
-//   * Threads of a block run one at a time, from one synchronisation to the next, in an order drawn from a seed; so do
+//   * Threads of a block run one at a time, from one synchronisation to the next, in an order drawn
+//   from a seed; so do
 //     blocks. A missing barrier gives other results under other seeds.
-//   * A *_sync call must name the full warp, and all 32 lanes must arrive at the same call of the same line; all threads
-//     of a block must arrive at the same __syncthreads(). Else the program ends with a message that says who stood where.
-//   * Queued work runs as late as a wait allows or earlier, streams interleaved as the seed says; freeing memory or a
+//   * A *_sync call must name the full warp, and all 32 lanes must arrive at the same call of the
+//   same line; all threads
+//     of a block must arrive at the same __syncthreads(). Else the program ends with a message that
+//     says who stood where.
+//   * Queued work runs as late as a wait allows or earlier, streams interleaved as the seed says;
+//   freeing memory or a
 //     stream waits for nothing. A missing wait shows.
 //   * The calling thread's current device must be the one that a stream or a buffer belongs to.
-//   * Device memory lies between pages that nobody may touch and is filled with 0xCD when new; touching what was freed
+//   * Device memory lies between pages that nobody may touch and is filled with 0xCD when new;
+//   touching what was freed
 //     ends the program.
 //
 // Threads: calls may come from several threads; one runs at a time.
@@ -100,7 +106,8 @@ struct alignas(16) float4 {
 extern uint3 threadIdx, blockIdx;  // of the device thread that runs
 extern dim3 blockDim, gridDim;
 
-// fmaf, fma and fabsf are the C library's. Separate roundings: this library is compiled with -ffp-contract=off.
+// fmaf, fma and fabsf are the C library's. Separate roundings: this library is compiled with
+// -ffp-contract=off.
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 
@@ -139,14 +146,25 @@ cudaError_t Launch(void (*kernel)(Arguments), unsigned blocks, unsigned threads,
 // Control, for tests.
 
 inline constexpr int kDevices = 2;
-// A calm machine that draws everything from `seed`: nothing queued, no faults to come. Memory that is still allocated
-// stays so. REQUIRES: nothing is queued that reads memory which is gone.
+// A calm machine that draws everything from `seed`: nothing queued, no faults to come. Memory that
+// is still allocated stays so. REQUIRES: nothing is queued that reads memory which is gone.
 void Reset(uint64_t seed);
 void SetDeviceCount(int devices, cudaError_t error = cudaSuccess);
 // The calls that can be made to fail.
-enum class Call { kMalloc, kHostAlloc, kCopy, kMemset, kLaunch, kEvent, kStream, kSynchronize, kCount };
-// The n-th call (1: the next) of this kind answers `error` and does nothing. An illegal address or a launch failure ends
-// all work for good, as on a GPU: what was queued never runs and every later call answers the same, until Reset().
+enum class Call {
+  kMalloc,
+  kHostAlloc,
+  kCopy,
+  kMemset,
+  kLaunch,
+  kEvent,
+  kStream,
+  kSynchronize,
+  kCount
+};
+// The n-th call (1: the next) of this kind answers `error` and does nothing. An illegal address or
+// a launch failure ends all work for good, as on a GPU: what was queued never runs and every later
+// call answers the same, until Reset().
 void FailNext(Call call, uint64_t n, cudaError_t error);
 uint64_t Calls(Call call);  // since Reset()
 size_t DeviceBytes();       // allocated now, on all devices
@@ -155,50 +173,53 @@ bool IsDeviceMemory(const void* memory);
 
 }  // namespace signvote::emulator
 
-inline unsigned __ballot_sync(unsigned mask, bool value,
-                              const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
-  const uint64_t* const votes =
-      signvote::emulator::MeetWarp(signvote::emulator::WarpCall::kBallot, mask, value, {file, line});
+inline unsigned __ballot_sync(unsigned mask, bool value, const char* file = __builtin_FILE(),
+                              unsigned line = __builtin_LINE()) {
+  const uint64_t* const votes = signvote::emulator::MeetWarp(signvote::emulator::WarpCall::kBallot,
+                                                             mask, value, {file, line});
   unsigned ballot = 0;
   for (unsigned lane = 0; lane < 32; ++lane) ballot |= static_cast<unsigned>(votes[lane]) << lane;
   return ballot;
 }
-inline bool __any_sync(unsigned mask, bool value,
-                       const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
+inline bool __any_sync(unsigned mask, bool value, const char* file = __builtin_FILE(),
+                       unsigned line = __builtin_LINE()) {
   return __ballot_sync(mask, value, file, line) != 0;
 }
-inline bool __all_sync(unsigned mask, bool value,
-                       const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
+inline bool __all_sync(unsigned mask, bool value, const char* file = __builtin_FILE(),
+                       unsigned line = __builtin_LINE()) {
   return __ballot_sync(mask, value, file, line) == 0xFFFFFFFFu;
 }
 template <typename T>
 T __shfl_sync(unsigned mask, T value, unsigned from, unsigned width = 32,
               const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
   const unsigned lane = signvote::emulator::Lane();
-  return signvote::emulator::Shuffle(mask, value, lane / width * width + from % width, {file, line});
+  return signvote::emulator::Shuffle(mask, value, lane / width * width + from % width,
+                                     {file, line});
 }
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta, unsigned width = 32,
                    const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
   const unsigned lane = signvote::emulator::Lane();
-  return signvote::emulator::Shuffle(mask, value, lane % width + delta < width ? lane + delta : lane,
-                                     {file, line});
+  return signvote::emulator::Shuffle(
+      mask, value, lane % width + delta < width ? lane + delta : lane, {file, line});
 }
 template <typename T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta, unsigned width = 32,
                  const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
   const unsigned lane = signvote::emulator::Lane();
-  return signvote::emulator::Shuffle(mask, value, lane % width >= delta ? lane - delta : lane, {file, line});
+  return signvote::emulator::Shuffle(mask, value, lane % width >= delta ? lane - delta : lane,
+                                     {file, line});
 }
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, unsigned bits, unsigned width = 32,
                   const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
   const unsigned lane = signvote::emulator::Lane();
   const unsigned from = lane ^ bits;
-  return signvote::emulator::Shuffle(mask, value, from / width == lane / width ? from : lane, {file, line});
+  return signvote::emulator::Shuffle(mask, value, from / width == lane / width ? from : lane,
+                                     {file, line});
 }
-inline void __syncwarp(unsigned mask = 0xFFFFFFFFu,
-                       const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
+inline void __syncwarp(unsigned mask = 0xFFFFFFFFu, const char* file = __builtin_FILE(),
+                       unsigned line = __builtin_LINE()) {
   signvote::emulator::MeetWarp(signvote::emulator::WarpCall::kSync, mask, 0, {file, line});
 }
 inline void __syncthreads(const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {

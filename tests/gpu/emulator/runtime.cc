@@ -62,7 +62,8 @@ struct Allocation {
   size_t mapping_bytes = 0;
 };
 
-// Whatever the process knows. The lock is held while device code runs, so device code makes no runtime calls.
+// Whatever the process knows. The lock is held while device code runs, so device code makes no
+// runtime calls.
 class Machine {
  public:
   Mutex mu;
@@ -150,7 +151,8 @@ class Machine {
     const size_t offset = static_cast<size_t>(at - it->first);
     return offset <= it->second.bytes && bytes <= it->second.bytes - offset ? &it->second : nullptr;
   }
-  // The bytes between the end of each buffer and its guard page still hold what they were filled with.
+  // The bytes between the end of each buffer and its guard page still hold what they were filled
+  // with.
   void CheckRedZones() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
     for (const auto& [memory, allocation] : device_memory) {
       const uint8_t* const end =

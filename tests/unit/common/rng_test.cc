@@ -42,8 +42,8 @@ TEST(RngTest, UniformIsInTheHalfOpenUnitInterval) {
   EXPECT_NEAR(sum / 10000, 0.5, 5 * 0.289 / 100);
 }
 
-// Method: of n draws with variance 1 the mean has deviation 1/√n; the variance of a sum of four uniforms has one of
-// √((kurtosis − 1)/n) with kurtosis 3 − 1.2/4.
+// Method: of n draws with variance 1 the mean has deviation 1/√n; the variance of a sum of four
+// uniforms has one of √((kurtosis − 1)/n) with kurtosis 3 − 1.2/4.
 TEST(RngTest, BellHasMeanZeroDeviationOneAndBoundedTails) {
   constexpr int kDraws = 100'000;
   Rng rng(6, 6);

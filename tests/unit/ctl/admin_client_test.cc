@@ -1,4 +1,5 @@
-// Goal: the client's own judgement of what a server answers. Method: a server in this process that answers wrongly.
+// Goal: the client's own judgement of what a server answers. Method: a server in this process that
+// answers wrongly.
 #include "ctl/admin_client.h"
 
 #include <gmock/gmock.h>
@@ -21,7 +22,8 @@ namespace {
 
 class FakeAdmin final : public v1::Admin::Service {
  public:
-  using OnExport = std::function<grpc::Status(grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>*)>;
+  using OnExport =
+      std::function<grpc::Status(grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>*)>;
   void set_on_export(OnExport on_export) {
     MutexLock lock(&mu_);
     on_export_ = std::move(on_export);
@@ -32,18 +34,23 @@ class FakeAdmin final : public v1::Admin::Service {
   }
 
  private:
-  grpc::Status GetStatus(grpc::ServerContext*, const v1::GetStatusRequest*, v1::Status* reply) override {
+  grpc::Status GetStatus(grpc::ServerContext*, const v1::GetStatusRequest*,
+                         v1::Status* reply) override {
     reply->set_round(42);
     return grpc::Status::OK;
   }
-  grpc::Status Watch(grpc::ServerContext* context, const v1::WatchRequest* request, v1::WatchReply* reply) override {
+  grpc::Status Watch(grpc::ServerContext* context, const v1::WatchRequest* request,
+                     v1::WatchReply* reply) override {
     reply->mutable_status()->set_round(request->events_after());
     reply->mutable_status()->set_rounds_max(request->wait_ms());
-    while (request->wait_ms() > 0 && !context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    while (request->wait_ms() > 0 && !context->IsCancelled())
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
     return grpc::Status::OK;
   }
-  grpc::Status Drain(grpc::ServerContext*, const v1::DrainRequest* request, v1::DrainReply*) override {
-    if (request->worker() != "alpha") return {grpc::StatusCode::NOT_FOUND, "no worker named beta is connected"};
+  grpc::Status Drain(grpc::ServerContext*, const v1::DrainRequest* request,
+                     v1::DrainReply*) override {
+    if (request->worker() != "alpha")
+      return {grpc::StatusCode::NOT_FOUND, "no worker named beta is connected"};
     MutexLock lock(&mu_);
     drained_ = request->worker();
     return grpc::Status::OK;
@@ -83,8 +90,9 @@ class AdminClientTest : public testing::Test {
   }
 
   std::unique_ptr<AdminClient> Client(Duration timeout = std::chrono::seconds(60)) {
-    auto client = AdminClient::Create(FileSystem::Posix(),
-                                      {.server = address_, .insecure = true, .tls = {}, .timeout = timeout}, 0);
+    auto client = AdminClient::Create(
+        FileSystem::Posix(), {.server = address_, .insecure = true, .tls = {}, .timeout = timeout},
+        0);
     EXPECT_TRUE(client.ok()) << client.status();
     return *std::move(client);
   }
@@ -130,7 +138,8 @@ TEST_F(AdminClientTest, AWatchIsCancelledFromAnotherThreadAndStaysSo) {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
     client->Cancel();
   });
-  EXPECT_EQ(client->Watch(0, std::chrono::seconds(60)).status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(client->Watch(0, std::chrono::seconds(60)).status().code(),
+            absl::StatusCode::kCancelled);
   cancel.join();
   EXPECT_EQ(client->GetStatus().status().code(), absl::StatusCode::kCancelled);
 }
@@ -138,14 +147,16 @@ TEST_F(AdminClientTest, AWatchIsCancelledFromAnotherThreadAndStaysSo) {
 TEST_F(AdminClientTest, AWatchThatIsNotAnsweredEndsAfterItsTimeAndTheTimeout) {
   const auto client = Client(std::chrono::milliseconds(100));
   const Time begin = Clock::System()->Now();
-  EXPECT_EQ(client->Watch(0, std::chrono::milliseconds(200)).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(client->Watch(0, std::chrono::milliseconds(200)).status().code(),
+            absl::StatusCode::kUnavailable);
   EXPECT_GE(Clock::System()->Now() - begin, std::chrono::milliseconds(300));
 }
 
 TEST_F(AdminClientTest, NobodyThereIsUnavailableAndNamesTheServer) {
   auto client = AdminClient::Create(
       FileSystem::Posix(),
-      {.server = "127.0.0.1:1", .insecure = true, .tls = {}, .timeout = std::chrono::seconds(60)}, 0);
+      {.server = "127.0.0.1:1", .insecure = true, .tls = {}, .timeout = std::chrono::seconds(60)},
+      0);
   ASSERT_TRUE(client.ok());
   const absl::Status status = (*client)->GetStatus().status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
@@ -154,7 +165,8 @@ TEST_F(AdminClientTest, NobodyThereIsUnavailableAndNamesTheServer) {
 }
 
 TEST_F(AdminClientTest, NothingIsDialledWithoutServerOrCertificates) {
-  EXPECT_EQ(AdminClient::Create(FileSystem::Posix(), {}, 0).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(AdminClient::Create(FileSystem::Posix(), {}, 0).status().code(),
+            absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(AdminClient::Create(FileSystem::Posix(), {.server = "host:1"}, 0).status().code(),
             absl::StatusCode::kInvalidArgument);
 }
@@ -178,7 +190,9 @@ TEST_F(AdminClientTest, ExportWritesModelAndConfig) {
 
 TEST_F(AdminClientTest, AnIncompleteExportLeavesTheOldFileAlone) {
   std::ofstream(root_ + "/model.safetensors") << "old";
-  const auto attempt = [&] { return Client()->Export(FileSystem::Posix(), root_ + "/model.safetensors").status().code(); };
+  const auto attempt = [&] {
+    return Client()->Export(FileSystem::Posix(), root_ + "/model.safetensors").status().code();
+  };
 
   service_.set_on_export([](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
     writer->Write(Chunk("abc", 5));
@@ -201,13 +215,14 @@ TEST_F(AdminClientTest, AnIncompleteExportLeavesTheOldFileAlone) {
 }
 
 TEST_F(AdminClientTest, AnExportThatStandsStillEnds) {
-  service_.set_on_export([](grpc::ServerContext* context, grpc::ServerWriter<v1::ExportChunk>* writer) {
-    writer->Write(Chunk("abc", 5));
-    while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    return grpc::Status::CANCELLED;
-  });
-  const auto exported =
-      Client(std::chrono::milliseconds(300))->Export(FileSystem::Posix(), root_ + "/model.safetensors");
+  service_.set_on_export(
+      [](grpc::ServerContext* context, grpc::ServerWriter<v1::ExportChunk>* writer) {
+        writer->Write(Chunk("abc", 5));
+        while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        return grpc::Status::CANCELLED;
+      });
+  const auto exported = Client(std::chrono::milliseconds(300))
+                            ->Export(FileSystem::Posix(), root_ + "/model.safetensors");
   EXPECT_EQ(exported.status().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_FALSE(std::filesystem::exists(root_ + "/model.safetensors"));
 }

@@ -54,8 +54,9 @@ class CertsTest : public testing::Test {
 
   std::string Path(const std::string& name) const { return root_ + "/tls/" + name; }
 
-  absl::StatusOr<CertsReport> Make(std::vector<std::string> servers, std::vector<std::string> workers,
-                                   int64_t now = kNow, int days = 365) {
+  absl::StatusOr<CertsReport> Make(std::vector<std::string> servers,
+                                   std::vector<std::string> workers, int64_t now = kNow,
+                                   int days = 365) {
     return MakeCerts(FileSystem::Posix(), {.directory = root_ + "/tls",
                                            .server_names = std::move(servers),
                                            .workers = std::move(workers),
@@ -73,7 +74,8 @@ class CertsTest : public testing::Test {
     return Key(PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, nullptr));
   }
   // X509_V_OK, or why the chain of `name` up to `ca` does not stand for `purpose` at time `now`.
-  int Verify(const std::string& name, const std::string& ca, int purpose, int64_t now = kNow) const {
+  int Verify(const std::string& name, const std::string& ca, int purpose,
+             int64_t now = kNow) const {
     const Certificate leaf = Read(name), authority = Read(ca);
     const Store store(X509_STORE_new());
     X509_STORE_add_cert(store.get(), authority.get());
@@ -81,15 +83,18 @@ class CertsTest : public testing::Test {
     X509_STORE_CTX_init(context.get(), store.get(), leaf.get(), nullptr);
     X509_VERIFY_PARAM* parameters = X509_STORE_CTX_get0_param(context.get());
     X509_VERIFY_PARAM_set_time(parameters, now);
-    X509_VERIFY_PARAM_set_flags(parameters, X509_V_FLAG_X509_STRICT | X509_V_FLAG_CHECK_SS_SIGNATURE);
+    X509_VERIFY_PARAM_set_flags(parameters,
+                                X509_V_FLAG_X509_STRICT | X509_V_FLAG_CHECK_SS_SIGNATURE);
     X509_VERIFY_PARAM_set_purpose(parameters, purpose);
-    return X509_verify_cert(context.get()) == 1 ? X509_V_OK : X509_STORE_CTX_get_error(context.get());
+    return X509_verify_cert(context.get()) == 1 ? X509_V_OK
+                                                : X509_STORE_CTX_get_error(context.get());
   }
   // Every URI among the subject alternative names.
   std::vector<std::string> Uris(const std::string& name) const {
     std::vector<std::string> uris;
     const Certificate certificate = Read(name);
-    auto* names = static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate.get(), NID_subject_alt_name, nullptr, nullptr));
+    auto* names = static_cast<GENERAL_NAMES*>(
+        X509_get_ext_d2i(certificate.get(), NID_subject_alt_name, nullptr, nullptr));
     for (int i = 0; i < sk_GENERAL_NAME_num(names); ++i) {
       const GENERAL_NAME* item = sk_GENERAL_NAME_value(names, i);
       if (item->type != GEN_URI) continue;
@@ -113,9 +118,11 @@ TEST_F(CertsTest, EveryChainStandsForItsOwnPurposeOnly) {
   ASSERT_TRUE(Make({"train.example.org", "10.1.2.3"}, {"alpha", "beta"}).ok());
   EXPECT_EQ(Verify("server.crt", "ca.crt", X509_PURPOSE_SSL_SERVER), X509_V_OK);
   EXPECT_EQ(Verify("admin.crt", "ca.crt", X509_PURPOSE_SSL_CLIENT), X509_V_OK);
-  EXPECT_EQ(Verify("workers/alpha/worker.crt", "workers/alpha/ca.crt", X509_PURPOSE_SSL_CLIENT), X509_V_OK);
+  EXPECT_EQ(Verify("workers/alpha/worker.crt", "workers/alpha/ca.crt", X509_PURPOSE_SSL_CLIENT),
+            X509_V_OK);
   EXPECT_EQ(Verify("workers/beta/worker.crt", "ca.crt", X509_PURPOSE_SSL_CLIENT), X509_V_OK);
-  EXPECT_EQ(Verify("workers/alpha/worker.crt", "ca.crt", X509_PURPOSE_SSL_SERVER), X509_V_ERR_INVALID_PURPOSE);
+  EXPECT_EQ(Verify("workers/alpha/worker.crt", "ca.crt", X509_PURPOSE_SSL_SERVER),
+            X509_V_ERR_INVALID_PURPOSE);
   EXPECT_EQ(Verify("server.crt", "ca.crt", X509_PURPOSE_SSL_CLIENT), X509_V_ERR_INVALID_PURPOSE);
 }
 
@@ -157,14 +164,17 @@ TEST_F(CertsTest, ValidityIsWhatWasAskedFor) {
   ASSERT_TRUE(Make({}, {"alpha"}, kNow, 10).ok());
   const char* leaf = "workers/alpha/worker.crt";
   EXPECT_EQ(Verify(leaf, "ca.crt", X509_PURPOSE_SSL_CLIENT, kNow + 10 * kDay - 60), X509_V_OK);
-  EXPECT_EQ(Verify(leaf, "ca.crt", X509_PURPOSE_SSL_CLIENT, kNow + 10 * kDay + 60), X509_V_ERR_CERT_HAS_EXPIRED);
+  EXPECT_EQ(Verify(leaf, "ca.crt", X509_PURPOSE_SSL_CLIENT, kNow + 10 * kDay + 60),
+            X509_V_ERR_CERT_HAS_EXPIRED);
   EXPECT_EQ(Verify(leaf, "ca.crt", X509_PURPOSE_SSL_CLIENT, kNow - 1800), X509_V_OK);
-  EXPECT_EQ(Verify(leaf, "ca.crt", X509_PURPOSE_SSL_CLIENT, kNow - 2 * kDay), X509_V_ERR_CERT_NOT_YET_VALID);
+  EXPECT_EQ(Verify(leaf, "ca.crt", X509_PURPOSE_SSL_CLIENT, kNow - 2 * kDay),
+            X509_V_ERR_CERT_NOT_YET_VALID);
 }
 
 TEST_F(CertsTest, SecretsAreReadableByTheirOwnerOnly) {
   ASSERT_TRUE(Make({}, {"alpha"}).ok());
-  for (const char* name : {"ca.key", "server.key", "admin.key", "tokens", "workers/alpha/worker.key", "workers/alpha/token"}) {
+  for (const char* name : {"ca.key", "server.key", "admin.key", "tokens",
+                           "workers/alpha/worker.key", "workers/alpha/token"}) {
     EXPECT_EQ(Mode(name), 0600u) << name;
   }
   for (const char* name : {"", "workers", "workers/alpha"}) EXPECT_EQ(Mode(name), 0700u) << name;
@@ -172,7 +182,8 @@ TEST_F(CertsTest, SecretsAreReadableByTheirOwnerOnly) {
 
 TEST_F(CertsTest, TheServersTokenFileHoldsEachWorkersToken) {
   ASSERT_TRUE(Make({}, {"alpha", "beta"}).ok());
-  const std::string alpha = Slurp(Path("workers/alpha/token")), beta = Slurp(Path("workers/beta/token"));
+  const std::string alpha = Slurp(Path("workers/alpha/token")),
+                    beta = Slurp(Path("workers/beta/token"));
   EXPECT_EQ(alpha.size(), 65u);
   EXPECT_NE(alpha, beta);
   EXPECT_EQ(Slurp(Path("tokens")), "alpha " + alpha + "beta " + beta);
@@ -181,19 +192,21 @@ TEST_F(CertsTest, TheServersTokenFileHoldsEachWorkersToken) {
 TEST_F(CertsTest, RunningAgainAddsWorkersAndKeepsEverythingElse) {
   ASSERT_TRUE(Make({"train.example.org"}, {"alpha"}).ok());
   std::vector<std::pair<std::string, std::string>> before;
-  for (const char* name : {"ca.key", "ca.crt", "server.key", "server.crt", "admin.key", "admin.crt",
-                           "workers/alpha/worker.key", "workers/alpha/worker.crt", "workers/alpha/token"}) {
+  for (const char* name :
+       {"ca.key", "ca.crt", "server.key", "server.crt", "admin.key", "admin.crt",
+        "workers/alpha/worker.key", "workers/alpha/worker.crt", "workers/alpha/token"}) {
     before.emplace_back(name, Slurp(Path(name)));
   }
   const std::string tokens = Slurp(Path("tokens"));
   const auto report = Make({"train.example.org"}, {"alpha", "beta"}, kNow + kDay);
   ASSERT_TRUE(report.ok()) << report.status();
   for (const auto& [name, bytes] : before) EXPECT_EQ(Slurp(Path(name)), bytes) << name;
-  EXPECT_THAT(report->created,
-              testing::UnorderedElementsAre("workers/beta/ca.crt", "workers/beta/worker.key", "workers/beta/worker.crt",
-                                            "workers/beta/token", "tokens"));
+  EXPECT_THAT(report->created, testing::UnorderedElementsAre(
+                                   "workers/beta/ca.crt", "workers/beta/worker.key",
+                                   "workers/beta/worker.crt", "workers/beta/token", "tokens"));
   EXPECT_EQ(Slurp(Path("tokens")), tokens + "beta " + Slurp(Path("workers/beta/token")));
-  EXPECT_EQ(Verify("workers/beta/worker.crt", "ca.crt", X509_PURPOSE_SSL_CLIENT, kNow + kDay), X509_V_OK);
+  EXPECT_EQ(Verify("workers/beta/worker.crt", "ca.crt", X509_PURPOSE_SSL_CLIENT, kNow + kDay),
+            X509_V_OK);
 
   const auto third = Make({}, {"alpha", "beta"}, kNow + kDay);
   ASSERT_TRUE(third.ok());
@@ -215,7 +228,8 @@ TEST_F(CertsTest, ANewServerNameRenewsTheCertificateForTheSameKey) {
 
 TEST_F(CertsTest, AnInterruptedRunIsFinishedByTheNext) {
   ASSERT_TRUE(Make({}, {"alpha"}).ok());
-  const std::string key = Slurp(Path("workers/alpha/worker.key")), token = Slurp(Path("workers/alpha/token"));
+  const std::string key = Slurp(Path("workers/alpha/worker.key")),
+                    token = Slurp(Path("workers/alpha/token"));
   std::filesystem::remove(Path("workers/alpha/worker.crt"));
   std::filesystem::remove(Path("tokens"));
   ASSERT_TRUE(Make({}, {"alpha"}).ok());
@@ -239,14 +253,16 @@ TEST_F(CertsTest, AForeignKeyIsRefusedByName) {
                              std::filesystem::copy_options::overwrite_existing);
   const auto report = Make({}, {"alpha"});
   EXPECT_EQ(report.status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(report.status().message()), testing::HasSubstr("workers/alpha/worker.crt"));
+  EXPECT_THAT(std::string(report.status().message()),
+              testing::HasSubstr("workers/alpha/worker.crt"));
 }
 
 TEST_F(CertsTest, WhatAnotherAuthorityIssuedIsNotKeptInSilence) {
   ASSERT_TRUE(Make({}, {"w1"}).ok());
   std::filesystem::remove(Path("ca.key"));
   std::filesystem::remove(Path("ca.crt"));
-  for (const char* file : {"server.crt", "admin.crt", "workers/w1/ca.crt", "workers/w1/worker.crt"}) {
+  for (const char* file :
+       {"server.crt", "admin.crt", "workers/w1/ca.crt", "workers/w1/worker.crt"}) {
     const absl::Status status = Make({}, {"w1"}).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << file;
     EXPECT_NE(status.message().find(Path(file)), absl::string_view::npos) << status;
@@ -268,7 +284,8 @@ TEST_F(CertsTest, AnExpiredCertificateIsNamedAndIssuedAnewOnceItIsRemoved) {
 
 TEST_F(CertsTest, UnusableOptionsWriteNothing) {
   EXPECT_EQ(Make({}, {"../alpha"}).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(Make({"host,URI:signvote:role:admin"}, {}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Make({"host,URI:signvote:role:admin"}, {}).status().code(),
+            absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Make({}, {}, kNow, 0).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Make({}, {}, kNow, 3650).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_FALSE(std::filesystem::exists(Path("")));

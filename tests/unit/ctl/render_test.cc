@@ -68,9 +68,9 @@ TEST(RenderTest, TheTableFitsEightyColumns) {
 
 TEST(RenderTest, TheTableSaysWhatTheRunDoes) {
   const std::string table = RenderTable(Sample(), Colour::kOff);
-  for (const char* text : {"128 of 300 (43 %)", "round open", "2.8413", "0.001234 (alias, signum)", "851,968",
-                           "31.9 x less", "41.0 MB up", "36.2 s left", "71.2%", "180 ms", "member", "a-worker-with-…",
-                           "0f8fad5b-d9cb-469f-a165-70867728950e"}) {
+  for (const char* text : {"128 of 300 (43 %)", "round open", "2.8413", "0.001234 (alias, signum)",
+                           "851,968", "31.9 x less", "41.0 MB up", "36.2 s left", "71.2%", "180 ms",
+                           "member", "a-worker-with-…", "0f8fad5b-d9cb-469f-a165-70867728950e"}) {
     EXPECT_THAT(table, testing::HasSubstr(text));
   }
   EXPECT_THAT(table, testing::Not(testing::HasSubstr("\x1b")));

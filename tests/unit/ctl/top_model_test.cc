@@ -139,7 +139,10 @@ TEST(TopModelTest, NoTerminalSequenceGetsThrough) {
   AddEvent(1, &reply, "\x1b[31mred");
   reply.mutable_events(0)->set_reason("line\nfeed");
   model.OnReply(reply, At(seconds(1)));
-  model.OnLost("a\x1b""b", At(seconds(2)));
+  model.OnLost(
+      "a\x1b"
+      "b",
+      At(seconds(2)));
   EXPECT_EQ(model.status().workers(0).name(), "?]0;x?");
   EXPECT_EQ(model.status().workers(0).address(), "??");
   EXPECT_EQ(model.events()[0].worker(), "?[31mred");

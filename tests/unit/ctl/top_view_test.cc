@@ -1,4 +1,5 @@
-// Goal: what an operator reads, at several sizes. Method: whole pictures as text, drawn from one made-up run.
+// Goal: what an operator reads, at several sizes. Method: whole pictures as text, drawn from one
+// made-up run.
 #include "ctl/top_view.h"
 
 #include <gmock/gmock.h>
@@ -69,7 +70,8 @@ v1::WatchReply Sample() {
     worker.mutable_wire()->set_down_rounds_bytes(10'000'000);
     ++i;
   }
-  const auto add = [&](v1::Event::Kind kind, uint64_t round, const char* worker, const char* reason) {
+  const auto add = [&](v1::Event::Kind kind, uint64_t round, const char* worker,
+                       const char* reason) {
     v1::Event& event = *reply.add_events();
     event.set_sequence(static_cast<uint64_t>(reply.events_size()));
     event.set_kind(kind);
@@ -131,7 +133,8 @@ std::string Picture(const TopModel& model, const TopView& view) {
 }
 
 TEST(TopViewTest, EightyColumnsShowTheWholeRun) {
-  EXPECT_EQ(Picture(Model(Sample()), View(80, 24)), R"(run 0f8fad5b-d9cb-469f-a165-70867728950e  train:7070  up 1 min 15 s  epoch 1
+  EXPECT_EQ(Picture(Model(Sample()), View(80, 24)),
+            R"(run 0f8fad5b-d9cb-469f-a165-70867728950e  train:7070  up 1 min 15 s  epoch 1
 round open  128 of 300 ████████████████░░░░░░░░░░░░░░░░░░░░░░  42 %  36.2 s left
 loss 2.8413  stepsize 0.001234 (alias, signum)  4.0 rounds/s  d 857,216
 saved 2.5 GB  up 108 kB a ballot, 31.8 x  down 108 kB, 31.7 x less than fp32
@@ -159,7 +162,9 @@ q quit  h help  s sort: name  p freeze
 }
 
 TEST(TopViewTest, AWideTerminalShowsMore) {
-  EXPECT_EQ(Picture(Model(Sample()), View(120, 34)), R"(run 0f8fad5b-d9cb-469f-a165-70867728950e  train:7070  up 1 min 15 s  server 0.1.0  epoch 1                      12:00:00
+  EXPECT_EQ(
+      Picture(Model(Sample()), View(120, 34)),
+      R"(run 0f8fad5b-d9cb-469f-a165-70867728950e  train:7070  up 1 min 15 s  server 0.1.0  epoch 1                      12:00:00
 round open  128 of 300 █████████████████████████████████░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░  42 %  36.2 s left
 loss 2.8413  stepsize 0.001234 (alias, signum)  4.0 rounds/s  d 857,216  joined 4  lost 1  abstentions 2
 saved 2.5 GB  up 108 kB a ballot, 31.8 x  down 108 kB, 31.7 x less than fp32  now 862 kB/s up 865 kB/s down
@@ -197,7 +202,8 @@ q quit  h help  s sort: name  p freeze
 }
 
 TEST(TopViewTest, ASmallTerminalKeepsWhatMatters) {
-  EXPECT_EQ(Picture(Model(Sample()), View(60, 16)), R"(run 0f8fad5b-d9cb-469f-a165-70867728950e  train:7070
+  EXPECT_EQ(Picture(Model(Sample()), View(60, 16)),
+            R"(run 0f8fad5b-d9cb-469f-a165-70867728950e  train:7070
 round open  128 of 300 ███████░░░░░░░░░░░  42 %  36.2 s left
 loss 2.8413  stepsize 0.001234 (alias, signum)  4.0 rounds/s
 saved 2.5 GB  up 108 kB a ballot, 31.8 x less than fp32
@@ -214,7 +220,8 @@ events, the latest first
 11:59:02  round 0        alice is a member
 q quit  h help  s sort: name  p freeze
 )");
-  EXPECT_EQ(Picture(Model(Sample()), View(kColumnsMin, kRowsMin)), R"(run 0f8fad5b-d9cb-469f-a165-70867728950e
+  EXPECT_EQ(Picture(Model(Sample()), View(kColumnsMin, kRowsMin)),
+            R"(run 0f8fad5b-d9cb-469f-a165-70867728950e
 round open  128 of 300 ████░░░░░░░  42 %
 loss 2.8413  stepsize 0.001234
 saved 2.5 GB  up 108 kB a ballot, 31.8 x
@@ -228,7 +235,8 @@ q quit  h help  s sort: name  p freeze
 }
 
 TEST(TopViewTest, WithoutUtf8EverythingIsAscii) {
-  EXPECT_EQ(Picture(Model(Sample()), View(80, 24, Charset::kAscii)), R"(run 0f8fad5b-d9cb-469f-a165-70867728950e  train:7070  up 1 min 15 s  epoch 1
+  EXPECT_EQ(Picture(Model(Sample()), View(80, 24, Charset::kAscii)),
+            R"(run 0f8fad5b-d9cb-469f-a165-70867728950e  train:7070  up 1 min 15 s  epoch 1
 round open  128 of 300 ################......................  42 %  36.2 s left
 loss 2.8413  stepsize 0.001234 (alias, signum)  4.0 rounds/s  d 857,216
 saved 2.5 GB  up 108 kB a ballot, 31.8 x  down 108 kB, 31.7 x less than fp32
@@ -268,7 +276,8 @@ TEST(TopViewTest, BeforeTheFirstWorkerNothingIsInvented) {
   reply.mutable_status()->set_direction("signum");
   TopModel model;
   model.OnReply(reply, Time{});
-  EXPECT_EQ(Picture(model, View(80, 24)), R"(run 0f8fad5b-d9cb-469f-a165-70867728950e  train:7070  up 3.0 s  server 0.1.0
+  EXPECT_EQ(Picture(model, View(80, 24)),
+            R"(run 0f8fad5b-d9cb-469f-a165-70867728950e  train:7070  up 3.0 s  server 0.1.0
 waiting for workers  0 of 300 ░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░   0 %
 loss -  stepsize - (alias, signum)  - rounds/s  d -
 saved -
@@ -306,9 +315,10 @@ TEST(TopViewTest, AFinishedRunSaysSoAndHasNothingLeft) {
   TopModel model = Model(reply);
   model.OnLost("gone", Time{} + std::chrono::seconds(1));
   const std::string picture = Picture(model, View(80, 24));
-  EXPECT_THAT(picture, AllOf(HasSubstr("ended  300 of 300 █"), HasSubstr("100 %\n"), HasSubstr("the run has ended\n"),
-                             HasSubstr("the run has ended  q quit"), Not(HasSubstr("left")),
-                             Not(HasSubstr("reconnecting"))));
+  EXPECT_THAT(picture,
+              AllOf(HasSubstr("ended  300 of 300 █"), HasSubstr("100 %\n"),
+                    HasSubstr("the run has ended\n"), HasSubstr("the run has ended  q quit"),
+                    Not(HasSubstr("left")), Not(HasSubstr("reconnecting"))));
 }
 
 TEST(TopViewTest, ALostServerIsNamedWithTheTimeOfItsLastAnswer) {
@@ -317,7 +327,10 @@ TEST(TopViewTest, ALostServerIsNamedWithTheTimeOfItsLastAnswer) {
   TopView view = View(80, 24);
   view.now = Time{} + std::chrono::seconds(13);
   const std::string picture = Picture(model, view);
-  EXPECT_THAT(picture, HasSubstr("reconnecting to train:7070 since 11:59:48 (12.0 s); what is shown is from before\n"));
+  EXPECT_THAT(
+      picture,
+      HasSubstr(
+          "reconnecting to train:7070 since 11:59:48 (12.0 s); what is shown is from before\n"));
   EXPECT_THAT(picture, HasSubstr("alice  member")) << "what was known stays";
 }
 
@@ -331,7 +344,8 @@ TEST(TopViewTest, ValuesThatAreNotFiniteAreDashesAndGaps) {
   for (int i = 32; i < 96; ++i) reply.mutable_series()->set_loss(i, i % 2 == 0 ? NAN : INFINITY);
   for (const Charset charset : {Charset::kUtf8, Charset::kAscii}) {
     const std::string picture = Picture(Model(reply), View(80, 24, charset));
-    EXPECT_THAT(picture, AllOf(HasSubstr("loss -  stepsize"), Not(HasSubstr("nan")), Not(HasSubstr("inf"))));
+    EXPECT_THAT(picture,
+                AllOf(HasSubstr("loss -  stepsize"), Not(HasSubstr("nan")), Not(HasSubstr("inf"))));
   }
   // The middle half of the graph, and nothing else of it, is empty.
   TopView view = View(80, 24, Charset::kAscii);
@@ -364,7 +378,8 @@ TEST(TopViewTest, ManyWorkersScroll) {
   EXPECT_EQ(frame.lines.size(), 24u);
   const size_t page = frame.workers_shown;
   EXPECT_GE(page, 4u);
-  EXPECT_THAT(Picture(model, view), AllOf(HasSubstr("worker-00-with-… "), HasSubstr(absl::StrFormat("workers 1-%d of 100", page)),
+  EXPECT_THAT(Picture(model, view), AllOf(HasSubstr("worker-00-with-… "),
+                                          HasSubstr(absl::StrFormat("workers 1-%d of 100", page)),
                                           HasSubstr("carol lost")));
   view.first_worker = 50;
   EXPECT_THAT(Picture(model, view), AllOf(HasSubstr("worker-50-"), Not(HasSubstr("worker-49-"))));
@@ -412,10 +427,12 @@ TEST(TopViewTest, WorkersAreSortedByWhatTheOperatorLooksFor) {
   } while (key != SortKey::kName);
 }
 
-// Goal: no size, whatever the state, draws outside the screen or breaks. Method: all small ones, and some large.
+// Goal: no size, whatever the state, draws outside the screen or breaks. Method: all small ones,
+// and some large.
 TEST(TopViewTest, NoSizeIsLeft) {
   v1::WatchReply crowded = Sample();
-  for (int i = 0; i < 60; ++i) *crowded.mutable_status()->add_workers() = crowded.status().workers(i % 3);
+  for (int i = 0; i < 60; ++i)
+    *crowded.mutable_status()->add_workers() = crowded.status().workers(i % 3);
   v1::Status& status = *crowded.mutable_status();
   status.set_round(999'999'999);
   status.set_rounds_max(1'000'000'000);
@@ -438,7 +455,8 @@ TEST(TopViewTest, NoSizeIsLeft) {
             ASSERT_LE(frame.lines.size(), static_cast<size_t>(rows)) << columns << "x" << rows;
             for (const Line& line : frame.lines) {
               const std::string text = PlainText(line);
-              ASSERT_LE(TextWidth(text), static_cast<size_t>(columns)) << columns << "x" << rows << ": " << text;
+              ASSERT_LE(TextWidth(text), static_cast<size_t>(columns))
+                  << columns << "x" << rows << ": " << text;
               if (charset == Charset::kAscii) {
                 ASSERT_EQ(TextWidth(text), text.size()) << text;
               }
@@ -454,13 +472,15 @@ TEST(TopViewTest, LinesHaveStableColumns) {
   const TopModel model = Model(Sample());
   const std::string head = LinesHeader(), row = LinesRow(model, kNoon, 3600);
   EXPECT_EQ(head.size(), row.size());
-  EXPECT_EQ(head + row,
-            R"(TIME                    ROUND        OF PHASE                     LOSS   STEPSIZE MEMBERS OBSERVERS ROUNDS/S         LEFT      UP    DOWN     SAVED
+  EXPECT_EQ(
+      head + row,
+      R"(TIME                    ROUND        OF PHASE                     LOSS   STEPSIZE MEMBERS OBSERVERS ROUNDS/S         LEFT      UP    DOWN     SAVED
 2025-11-25 13:00:00       128       300 round-open              2.8413   0.001234       1         1      4.0        36.2s   31.8x   31.7x     2.5GB
 )");
   EXPECT_EQ(LinesEvent(model.events()[2], 3600),
             "2025-11-25 12:59:03        90 event: bob abstained: no ballot in time\n");
-  EXPECT_EQ(LinesNote("reconnecting", kNoon, -12 * 3600 - 1), "2025-11-24 23:59:59         - top: reconnecting\n");
+  EXPECT_EQ(LinesNote("reconnecting", kNoon, -12 * 3600 - 1),
+            "2025-11-24 23:59:59         - top: reconnecting\n");
 }
 
 }  // namespace

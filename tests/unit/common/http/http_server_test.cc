@@ -23,18 +23,26 @@ std::string Get(uint16_t port, const std::string& path) {
   address.sin_port = htons(port);
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   EXPECT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-  const std::string request = "GET " + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+  const std::string request =
+      "GET " + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
   EXPECT_EQ(::send(fd, request.data(), request.size(), 0), static_cast<ssize_t>(request.size()));
   std::string answer;
   char buffer[4096];
-  for (ssize_t n; (n = ::recv(fd, buffer, sizeof(buffer), 0)) > 0;) answer.append(buffer, static_cast<size_t>(n));
+  for (ssize_t n; (n = ::recv(fd, buffer, sizeof(buffer), 0)) > 0;)
+    answer.append(buffer, static_cast<size_t>(n));
   ::close(fd);
   return answer;
 }
 
 TEST(HttpServerTest, RoutesAnswerWithTheirCodeTypeAndBody) {
-  auto server = HttpServer::Start("127.0.0.1:0", {{"/a", [] { return HttpResponse{200, "text/x", "alpha"}; }},
-                                                  {"/b", [] { return HttpResponse{503, "text/plain", "not yet"}; }}});
+  auto server =
+      HttpServer::Start("127.0.0.1:0", {{"/a",
+                                         [] {
+                                           return HttpResponse{200, "text/x", "alpha"};
+                                         }},
+                                        {"/b", [] {
+                                           return HttpResponse{503, "text/plain", "not yet"};
+                                         }}});
   ASSERT_TRUE(server.ok()) << server.status();
   const std::string a = Get((*server)->port(), "/a");
   EXPECT_TRUE(a.starts_with("HTTP/1.1 200 OK\r\n")) << a;
@@ -60,7 +68,8 @@ TEST(HttpServerTest, ATakenPortIsAnErrorWithItsExitCode) {
 }
 
 TEST(HttpServerTest, SilentConnectionsDoNotKeepOthersWaiting) {
-  auto server = HttpServer::Start("127.0.0.1:0", {{"/healthz", [] { return HttpResponse{.body = "ok\n"}; }}});
+  auto server =
+      HttpServer::Start("127.0.0.1:0", {{"/healthz", [] { return HttpResponse{.body = "ok\n"}; }}});
   ASSERT_TRUE(server.ok()) << server.status();
   std::vector<int> silent;
   for (int i = 0; i < 48; ++i) {
@@ -77,8 +86,8 @@ TEST(HttpServerTest, SilentConnectionsDoNotKeepOthersWaiting) {
   for (const int fd : silent) ::close(fd);
 }
 
-// Every program pays this at its end. The poll lasts 2 s from the start on, every time; a machine that is busy with
-// something else is not so every time.
+// Every program pays this at its end. The poll lasts 2 s from the start on, every time; a machine
+// that is busy with something else is not so every time.
 TEST(HttpServerTest, StoppingDoesNotWaitForTheLibrarysPoll) {
   for (const char* address : {"127.0.0.1:0", "0.0.0.0:0", "[::1]:0"}) {
     bool at_once = false;
@@ -101,7 +110,8 @@ TEST(HttpServerTest, StoppingDoesNotWaitForTheLibrarysPoll) {
 
 TEST(HttpServerTest, AnAddressWithoutPortIsRefused) {
   for (const char* address : {"", "8080", "localhost", ":80", "127.0.0.1:", "h:port", "h:70000"}) {
-    EXPECT_EQ(HttpServer::Start(address, {}).status().code(), absl::StatusCode::kInvalidArgument) << address;
+    EXPECT_EQ(HttpServer::Start(address, {}).status().code(), absl::StatusCode::kInvalidArgument)
+        << address;
   }
 }
 

@@ -208,7 +208,8 @@ TEST(BulkMessageTest, EveryTruncationIsRefused) {
   }
 }
 
-// Each byte is changed to many values: the reader must agree with the generated parser on what is readable, or refuse.
+// Each byte is changed to many values: the reader must agree with the generated parser on what is
+// readable, or refuse.
 TEST(BulkMessageTest, NoChangedByteMakesTheReaderDisagreeWithTheGeneratedParser) {
   const Bytes payload = RandomPayload(20, 3);
   const VoteHeader header = SomeHeader(payload);
@@ -243,19 +244,19 @@ TEST(BulkMessageTest, HugeLengthsAreRefused) {
   const std::string run_id(16, 'r');
   const std::string too_long("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02",
                              10);  // does not fit 64 bits
-  for (
-      const std::string& wire : {
-          Field(1, 2, huge),
-          Field(1, 2, too_long),
-          Field(1, 2, Sized(Field(1, 2, Sized(run_id)) + Field(15, 2, huge))),
-          Field(1, 2, Sized(Field(1, 2, Sized(run_id)) + Field(15, 2, huge + "x"))),
-          Field(1, 2, Sized(Field(1, 2, huge))),
-          Field(1, 2, Sized(Field(9, 2, huge))),
-          Field(99, 2, huge),
-          // The payload claims one byte more than its enclosing message, although the envelope has bytes left.
-          Field(1, 2, Sized(Field(1, 2, Sized(run_id)) + Field(15, 2, std::string("\x03zz", 3)))) +
-              "zzzz",
-      }) {
+  for (const std::string& wire : {
+           Field(1, 2, huge),
+           Field(1, 2, too_long),
+           Field(1, 2, Sized(Field(1, 2, Sized(run_id)) + Field(15, 2, huge))),
+           Field(1, 2, Sized(Field(1, 2, Sized(run_id)) + Field(15, 2, huge + "x"))),
+           Field(1, 2, Sized(Field(1, 2, huge))),
+           Field(1, 2, Sized(Field(9, 2, huge))),
+           Field(99, 2, huge),
+           // The payload claims one byte more than its enclosing message, although the envelope has
+           // bytes left.
+           Field(1, 2, Sized(Field(1, 2, Sized(run_id)) + Field(15, 2, std::string("\x03zz", 3)))) +
+               "zzzz",
+       }) {
     EXPECT_EQ(DecodeVote(BulkKind::kBallotChunk, InPieces(wire, 4)).status().code(),
               absl::StatusCode::kInvalidArgument);
   }

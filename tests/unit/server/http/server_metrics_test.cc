@@ -15,7 +15,8 @@ namespace signvote {
 namespace {
 
 std::string MetricsPage() {
-  auto page = FileSystem::Posix()->ReadFile(std::string(SIGNVOTE_SOURCE_DIR) + "/docs/metrics.md", 1 << 20);
+  auto page =
+      FileSystem::Posix()->ReadFile(std::string(SIGNVOTE_SOURCE_DIR) + "/docs/metrics.md", 1 << 20);
   EXPECT_TRUE(page.ok()) << page.status();
   return page.ok() ? *page : "";
 }
@@ -23,10 +24,12 @@ std::string MetricsPage() {
 TEST(ServerMetricsTest, ThePageNamesEveryMetricWithItsType) {
   const std::string page = MetricsPage();
   for (const auto& [name, kind] : ServerMetricNames()) {
-    const char* type = kind == MetricKind::kCounter || kind == MetricKind::kProcessCounter ? "counter"
-                       : kind == MetricKind::kHistogram                                    ? "histogram"
-                                                                                           : "gauge";
-    EXPECT_NE(page.find("| `" + name + "` | " + type + " |"), std::string::npos) << name << " " << type;
+    const char* type = kind == MetricKind::kCounter || kind == MetricKind::kProcessCounter
+                           ? "counter"
+                       : kind == MetricKind::kHistogram ? "histogram"
+                                                        : "gauge";
+    EXPECT_NE(page.find("| `" + name + "` | " + type + " |"), std::string::npos)
+        << name << " " << type;
   }
 }
 
@@ -54,7 +57,8 @@ TEST(ServerMetricsTest, ATotalRaisedByManyAtOnceIsThatTotal) {
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&metrics] {
-      for (int total = 1; total <= 20'000; ++total) metrics.RaiseTo(ServerMetric::kUpRoundsBytes, total);
+      for (int total = 1; total <= 20'000; ++total)
+        metrics.RaiseTo(ServerMetric::kUpRoundsBytes, total);
     });
   }
   for (std::thread& thread : threads) thread.join();

@@ -54,8 +54,8 @@ TEST(RunHistoryTest, LongTextsAreCutBetweenCodePoints) {
   EXPECT_EQ(reply.events(0).reason(), umlauts.substr(0, RunHistory::kTextBytesMax - 1));
 }
 
-// Goal: however long the run, at most kPointsMax points, each the mean of its rounds. Method: a loss
-// that equals its round, so that the mean over a point's rounds is known.
+// Goal: however long the run, at most kPointsMax points, each the mean of its rounds. Method: a
+// loss that equals its round, so that the mean over a point's rounds is known.
 TEST(RunHistoryTest, TheSeriesHalvesItsResolutionAndKeepsTheMeans) {
   RunHistory history;
   constexpr uint64_t kFirst = 7;

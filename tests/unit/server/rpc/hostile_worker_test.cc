@@ -197,7 +197,8 @@ TEST_F(HostileWorkerTest, OnlyBallotsMayBeLarge) {
 // the oldest go, the youngest may still join.
 TEST_F(HostileWorkerTest, TooManySilentStreamsCostTheOldestTheirPlace) {
   StartServer();
-  // The first, many at once, and the last: only then, because nobody hears when the server has a silent stream.
+  // The first, many at once, and the last: only then, because nobody hears when the server has a
+  // silent stream.
   constexpr auto kLongAgo = milliseconds(500);
   auto oldest = NewClient();
   std::this_thread::sleep_for(kLongAgo);

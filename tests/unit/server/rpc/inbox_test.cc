@@ -38,8 +38,9 @@ TEST(InboxTest, AfterCloseWhatIsPushedIsDroppedAndWhatWasThereIsNot) {
   EXPECT_EQ(NonceOf(taken[0]), 1u);
 }
 
-// Goal: no wake-up is lost. Method: only the first of several waiting inputs wakes the consumer, so each producer's input
-// must be seen whenever the consumer may be about to sleep; a lost one would cost a minute.
+// Goal: no wake-up is lost. Method: only the first of several waiting inputs wakes the consumer, so
+// each producer's input must be seen whenever the consumer may be about to sleep; a lost one would
+// cost a minute.
 TEST(InboxTest, ManyProducersNeverLoseAWakeUpOrTheirOrder) {
   constexpr uint64_t kProducers = 4, kEach = 5000;
   Inbox inbox;

@@ -1,5 +1,5 @@
-// What the ALIAS paper (arXiv 2506.03725, Algorithm 2) promises, held against the real rule, and where a vote is
-// needed against the real packing, tally and apply.
+// What the ALIAS paper (arXiv 2506.03725, Algorithm 2) promises, held against the real rule, and
+// where a vote is needed against the real packing, tally and apply.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -25,7 +25,7 @@
 namespace signvote {
 namespace {
 
-// ---- a two-layer softmax classifier in fp32 -----------------------------------------------------------------------
+// ---- a two-layer softmax classifier in fp32 -----------------------------------------------------
 
 constexpr uint32_t kInputs = 16, kHidden = 12, kClasses = 4;
 constexpr uint32_t kWorkers = 3, kBatch = 16;
@@ -42,8 +42,8 @@ Layout NetLayout() {
   return *std::move(layout);
 }
 
-// f(x/scale) on minibatch (share, step), and its gradient with respect to x. A power of two as scale changes no bit of
-// the mantissa anywhere.
+// f(x/scale) on minibatch (share, step), and its gradient with respect to x. A power of two as
+// scale changes no bit of the mantissa anywhere.
 double NetGradient(const std::vector<float>& x, float scale, Share share, DataStep step,
                    std::vector<float>* g) {
   std::vector<float> w(x);
@@ -158,8 +158,8 @@ VotedRun TrainByVote(const AliasConfig& config, float scale, uint64_t rounds) {
   return run;
 }
 
-// Goal: the rule has no unit of length of its own. Method: f(x/128) from 128·x_0 is the same training in other units,
-// so every γ is 128 times as large, to the bit, and so is every parameter.
+// Goal: the rule has no unit of length of its own. Method: f(x/128) from 128·x_0 is the same
+// training in other units, so every γ is 128 times as large, to the bit, and so is every parameter.
 TEST(AliasPaperTest, TrainingInOtherUnitsMultipliesEveryStepsizeExactly) {
   for (const AliasOption option : {AliasOption::kOptionI, AliasOption::kOptionII}) {
     for (const uint64_t probe_every : {1u, 3u}) {
@@ -189,7 +189,7 @@ TEST(AliasPaperTest, TheVotedRunLearns) {
   EXPECT_LT(last, 0.75 * first) << "from " << first << " to " << last;
 }
 
-// ---- every γ of a run from its logged scalars ---------------------------------------------------------------------
+// ---- every γ of a run from its logged scalars ---------------------------------------------------
 
 double NaiveMedian(std::vector<double> v) {
   std::sort(v.begin(), v.end());
@@ -219,7 +219,8 @@ struct LoggedRun {
   uint64_t refused = 0;
 };
 
-// Five workers with made-up scalars through the real engine; now and then one is not finite, lies, or stays away.
+// Five workers with made-up scalars through the real engine; now and then one is not finite, lies,
+// or stays away.
 LoggedRun RunEngine(const AliasConfig& config, uint64_t rounds) {
   using namespace round;  // NOLINT: the engine's events and actions
   LoggedRun log;
@@ -332,7 +333,7 @@ TEST(AliasPaperTest, EveryStepsizeFollowsFromTheLoggedScalars) {
   }
 }
 
-// ---- deterministic convex problem: regularised logistic regression ------------------------------------------------
+// ---- deterministic convex problem: regularised logistic regression ------------------------------
 
 class Logistic {
  public:
@@ -373,8 +374,9 @@ class Logistic {
 
 double Sign(double v) { return v > 0 ? 1 : -1; }
 
-// Sign descent from 0 with a rule; the lowest loss that was seen. The certificate Σγ_i⟨g_{i+1}, b_i⟩ ≤ f(x_0) − f(x_t)
-// (convexity: γ_i⟨g_{i+1}, b_i⟩ ≤ f(x_i) − f(x_{i+1})) is checked on the way.
+// Sign descent from 0 with a rule; the lowest loss that was seen. The certificate Σγ_i⟨g_{i+1},
+// b_i⟩ ≤ f(x_0) − f(x_t) (convexity: γ_i⟨g_{i+1}, b_i⟩ ≤ f(x_i) − f(x_{i+1})) is checked on the
+// way.
 double Descend(const Logistic& problem, StepsizeRule& rule, uint64_t rounds) {
   std::vector<double> x(Logistic::kDim, 0), x_prev, b_prev, g, h;
   double best = std::numeric_limits<double>::infinity(), first = 0, certificate = 0;
@@ -412,8 +414,9 @@ double Descend(const Logistic& problem, StepsizeRule& rule, uint64_t rounds) {
   return best;
 }
 
-// Goal: no learning rate to give. Method: the tuned constant is the best of a √10 grid for this very number of rounds;
-// ALIAS, Option II, starts orders of magnitude too low and must come close to it.
+// Goal: no learning rate to give. Method: the tuned constant is the best of a √10 grid for this
+// very number of rounds; ALIAS, Option II, starts orders of magnitude too low and must come close
+// to it.
 TEST(AliasPaperTest, OptionTwoComesCloseToTheTunedConstantOnAConvexProblem) {
   const Logistic problem;
   for (const uint64_t rounds : {100u, 1000u}) {

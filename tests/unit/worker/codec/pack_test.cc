@@ -358,7 +358,8 @@ TEST(PackTest, ScalingGradientsByAPowerOfTwoLeavesTheBallotsUnchanged) {
   }
 }
 
-// The order of pack_sums.h, restated level by level over terms that stand where their coordinates do in the chunk.
+// The order of pack_sums.h, restated level by level over terms that stand where their coordinates
+// do in the chunk.
 double SumInStatedOrder(const std::vector<double>& terms) {
   double segment = 0;
   for (size_t tile = 0; tile < terms.size(); tile += 4096) {

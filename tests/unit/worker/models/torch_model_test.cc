@@ -1,5 +1,7 @@
-// Goal:   the networks compute what Hugging Face's LLaMA computes, and the flat buffers are what backward fills.
-// Method: a second LLaMA in plain double loops, straight from the formulas; finite differences for gradients.
+// Goal:   the networks compute what Hugging Face's LLaMA computes, and the flat buffers are what
+//         backward fills.
+// Method: a second LLaMA in plain double loops, straight from the formulas; finite differences for
+// gradients.
 #include <cmath>
 #include <numeric>
 
@@ -155,7 +157,8 @@ void ExpectGradientMatchesDifferences(Model* model, const BatchView& batch) {
   const std::vector<float> g(model->gradient().begin(), model->gradient().end());
   const std::vector<float> x(model->parameters().begin(), model->parameters().end());
   for (const TensorSpec& tensor : model->layout().tensors()) {
-    // Along the gradient of this tensor alone: the derivative is the norm, the best conditioned choice.
+    // Along the gradient of this tensor alone: the derivative is the norm, the best conditioned
+    // choice.
     double squares = 0;
     for (uint64_t i = tensor.first; i < tensor.first + tensor.count; ++i)
       squares += double{g[i]} * g[i];

@@ -1,6 +1,6 @@
 #pragma once
-// A scripted server for tests of the worker session: generated code on real sockets, no logic of its own, so that it is
-// also a second opinion on what the session's hand-written messages mean.
+// A scripted server for tests of the worker session: generated code on real sockets, no logic of
+// its own, so that it is also a second opinion on what the session's hand-written messages mean.
 
 #include <deque>
 #include <functional>
@@ -31,7 +31,8 @@ class FakeSession {
   FakeSession(grpc::ServerContext* context, Stream* stream, RunId run_id, ChunkPlan plan)
       : context_(context), stream_(stream), run_id_(run_id), plan_(plan) {}
 
-  // The next message of the given kind; others are kept back in order. An empty message when the stream ended.
+  // The next message of the given kind; others are kept back in order. An empty message when the
+  // stream ended.
   v1::WorkerMessage Await(v1::WorkerMessage::MessageCase kind) {
     for (auto it = kept_.begin(); it != kept_.end(); ++it) {
       if (it->message_case() == kind) {

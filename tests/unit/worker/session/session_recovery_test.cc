@@ -127,7 +127,8 @@ TEST_F(SessionTest, CommitsMissedWhileAwayAreAppliedInOrder) {
   EXPECT_EQ(session->Stats().rounds_received, 0u) << "caught up: their bytes are set-up";
 }
 
-// A server that says more than the session keeps for a caller who computes: what did not fit is asked for again.
+// A server that says more than the session keeps for a caller who computes: what did not fit is
+// asked for again.
 TEST_F(SessionTest, ACommitThatFoundNoRoomIsSentAgainByTheNextConnection) {
   constexpr uint32_t kMoreThanIsKept = 4096;
   const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);
@@ -229,7 +230,8 @@ TEST_F(SessionTest, ASecondMismatchFetchesTheWholeState) {
   EXPECT_EQ(outcome->commits, 0u) << "the state came with all it needed";
   EXPECT_EQ(outcome->next_round.value(), 1u);
   EXPECT_EQ(x_, state);
-  const auto ticket = session->NextRound();  // opens once the server has read that the replica is ready
+  // opens once the server has read that the replica is ready
+  const auto ticket = session->NextRound();
   ASSERT_TRUE(ticket.ok() && ticket->has_value());
   EXPECT_EQ((*ticket)->round.value(), 1u);
   server.Stop();
@@ -237,7 +239,8 @@ TEST_F(SessionTest, ASecondMismatchFetchesTheWholeState) {
   EXPECT_EQ(session->Stats().verdict_mismatches, 2u);
 }
 
-// Goal: the parts of a fetched replica stand at different rounds; commits move each part from its own round on.
+// Goal: the parts of a fetched replica stand at different rounds; commits move each part from its
+// own round on.
 TEST_F(SessionTest, AFetchedReplicaIsLevelledPartByPart) {
   const std::vector<std::vector<uint8_t>> verdicts = {RandomBits(10), RandomBits(11),
                                                       RandomBits(12)};

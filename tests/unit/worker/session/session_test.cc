@@ -165,7 +165,8 @@ TEST_F(SessionTest, ANewAttemptGetsTheSameBallotAlsoWhileTheCallerComputes) {
 }
 
 // Goal:   a chunk that is handed over while a new attempt opens is sent under the new one, once.
-// Method: the second attempt opens when the first chunk of the first one has come, so that the link's thread and the
+// Method: the second attempt opens when the first chunk of the first one has come, so that the
+// link's thread and the
 //         caller race; there are many rounds, because each gives the race a few microseconds.
 TEST_F(SessionTest, NoChunkIsLostWhileANewAttemptOpens) {
   constexpr uint64_t kRounds = 1000;
@@ -300,7 +301,8 @@ TEST_F(SessionTest, AnAbstentionIsSentInPlaceOfTheRest) {
   EXPECT_EQ(abstain.reason(), v1::Abstain::REASON_NONFINITE_LOSS);
 }
 
-// A worker that computes for long while the others go on: it catches up in one go and votes in the newest round.
+// A worker that computes for long while the others go on: it catches up in one go and votes in the
+// newest round.
 TEST_F(SessionTest, ASlowWorkerSkipsTheRoundsItMissed) {
   std::vector<std::vector<uint8_t>> verdicts;
   for (uint64_t r = 0; r < 8; ++r) verdicts.push_back(RandomBits(20 + r));
@@ -604,7 +606,8 @@ TEST_F(SessionTest, CallsOutOfOrderAreRefused) {
   HostReplicaMemory wrong(more);
   EXPECT_EQ(session->Join(layout_, &wrong).status().code(), absl::StatusCode::kInvalidArgument);
   ASSERT_TRUE(session->Join(layout_, &memory_).ok());
-  EXPECT_EQ(session->Join(layout_, &memory_).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(session->Join(layout_, &memory_).status().code(),
+            absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(session->WaitCommit().status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(session->SendScalars({}).code(), absl::StatusCode::kFailedPrecondition);
   ASSERT_TRUE(session->NextRound().ok());

@@ -7,8 +7,8 @@ namespace {
 
 TEST(WorkerRoutesTest, ReadinessFollowsTheSessionAndHealthDoesNot) {
   bool ready = false;
-  const HttpRoutes routes = WorkerRoutes([] { return std::string("some_metric 1\n"); },
-                                         [&ready] { return ready; });
+  const HttpRoutes routes =
+      WorkerRoutes([] { return std::string("some_metric 1\n"); }, [&ready] { return ready; });
   EXPECT_EQ(routes.at("/healthz")().code, 200);
   EXPECT_EQ(routes.at("/readyz")().code, 503);
   ready = true;

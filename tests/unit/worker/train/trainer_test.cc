@@ -1,5 +1,7 @@
-// Goal:   the order of things in a round: probe, forward, backward with chunks leaving, scalars, commit.
-// Method: a model whose gradient is known in closed form, a data set whose batches carry their key, and a session that
+// Goal:   the order of things in a round: probe, forward, backward with chunks leaving, scalars,
+//         commit.
+// Method: a model whose gradient is known in closed form, a data set whose batches carry their key,
+// and a session that
 //         is one-worker server in memory. All of them write what happens into one list of events.
 #include "worker/train/trainer.h"
 
@@ -264,7 +266,8 @@ class LoopSession : public Session {
   bool drain_ = false;
 };
 
-// Packs like the CPU, but only when it is waited for, or when `ready` chunks are allowed to get done before.
+// Packs like the CPU, but only when it is waited for, or when `ready` chunks are allowed to get
+// done before.
 class QueueingDevice : public HostDevice {
  public:
   explicit QueueingDevice(std::vector<std::string>* events) : events_(events) {}
@@ -576,8 +579,10 @@ TEST(TrainerTest, TheReportNamesTheRoundOfItsDigestAlsoAfterCatchingUp) {
   EXPECT_EQ(bench.trainer.report().next_round, Round(5));
 }
 
-// Goal:   the held-out loss is that of a whole replica, though it is measured over several rounds that move it.
-// Method: six held-out rows, an evaluation every four rounds: two rows a round, so that the third round knows.
+// Goal:   the held-out loss is that of a whole replica, though it is measured over several rounds
+//         that move it.
+// Method: six held-out rows, an evaluation every four rounds: two rows a round, so that the third
+// round knows.
 TEST(TrainerTest, HeldOutLossIsMeasuredAtTheStartAtTheEndAndInBetween) {
   Bench bench(12, {.eval_every = 4, .eval_batches = 2});
   ASSERT_TRUE(bench.trainer.Run().ok());
