@@ -388,7 +388,7 @@ absl::Status Work(Flags* flags) {
     progress.OnJoined(run, model->layout().coordinates());
     LogInfo("joined", {{"run", run.run_id.ToText()},
                        {"rounds", run.rounds_max},
-                       {"direction", DirectionName(run.direction.kind)},
+                       {"direction", std::string(DirectionName(run.direction.kind))},
                        {"chunks", uint64_t{run.plan.chunks()}}});
   });
   trainer.set_on_round([&](const RoundReport& round) {

@@ -340,6 +340,7 @@ grpc::ByteBuffer EncodeState(BulkKind kind, const StateHeader& header,
   inner.VarintField(2, header.first);
   inner.VarintField(3, header.count);
   inner.Fixed64Field(4, header.checksum);
+  inner.VarintField(5, header.plane);
   inner.Tag(kPayload, kBytes);
   inner.Varint(payload.size());
   return Assemble(kind == BulkKind::kUploadChunk ? kEnvelopeUpload : 0, inner, payload,
@@ -392,8 +393,13 @@ absl::StatusOr<std::optional<StateView>> DecodeState(BulkKind kind,
   StateView view;
   auto on_field = [&](uint32_t field, uint32_t type, Cursor* in) -> absl::StatusOr<bool> {
     uint64_t value;
-    if (field >= 1 && field <= 3 && type == kVarint) {
+    if (((field >= 1 && field <= 3) || field == 5) && type == kVarint) {
       if (!in->Varint(&value)) return Malformed(kind, "truncated number");
+      if (field == 5) {
+        if (value > std::numeric_limits<uint32_t>::max())
+          return Malformed(kind, "plane exceeds 32 bits");
+        view.header.plane = static_cast<uint32_t>(value);
+      }
       if (field == 1) view.header.round = Round(value);
       if (field == 2) view.header.first = value;
       if (field == 3) view.header.count = value;

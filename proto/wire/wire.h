@@ -24,8 +24,10 @@
 
 namespace signvote::wire {
 
-inline constexpr uint32_t kProtocolVersion = 1;
+inline constexpr uint32_t kProtocolVersion = 2;
 inline constexpr size_t kTicketBytes = 16;
+inline constexpr uint32_t kPlaneReplica = 0;
+inline constexpr uint32_t kPlaneX0 = 1;
 inline constexpr uint64_t kStateChunkCoordinates = uint64_t{1} << 18;
 
 // Which message of WorkerMessage / ServerMessage / UploadStateRequest a bulk message travels in.
@@ -46,6 +48,7 @@ struct StateHeader {
   uint64_t first = 0;
   uint64_t count = 0;
   uint64_t checksum = 0;
+  uint32_t plane = 0;  // kPlaneReplica or kPlaneX0
 };
 
 // The payload is referenced, not copied: `owner` is kept alive until gRPC has let go of the bytes.

@@ -16,18 +16,6 @@
 namespace signvote::round {
 namespace {
 
-const char* ReasonText(AbstainReason reason) {
-  switch (reason) {
-    case AbstainReason::kNonFiniteLoss:
-      return "non-finite loss";
-    case AbstainReason::kNonFiniteGradient:
-      return "non-finite gradient";
-    case AbstainReason::kOther:
-      break;
-  }
-  return "other reason";
-}
-
 // Norms are never negative and nothing is NaN or infinite, whoever sent it.
 bool Plausible(const WorkerScalars& s) {
   const auto norm = [](double v) { return std::isfinite(v) && v >= 0; };
@@ -309,7 +297,7 @@ class EngineImpl final : public Engine {
     seat->ballot.reason = e.reason;
     if (seat->member() && w->abstentions_in_a_row == 0) {
       Note(NoticeLevel::kWarning, absl::StrFormat("%s abstains in round %d: %s", w->name,
-                                                  round_.value(), ReasonText(e.reason)));
+                                                  round_.value(), Words(e.reason)));
     }
     Progress();
   }
@@ -537,7 +525,7 @@ class EngineImpl final : public Engine {
     for (const SeatState& seat : open_->seats) {
       if (seat.member() && seat.ballot.abstained) {
         who.push_back(
-            absl::StrFormat("%s (%s)", Name(seat.seat.worker), ReasonText(seat.ballot.reason)));
+            absl::StrFormat("%s (%s)", Name(seat.seat.worker), Words(seat.ballot.reason)));
       }
     }
     return absl::AbortedError(

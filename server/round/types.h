@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "common/clock.h"
 #include "common/ids.h"
+#include "common/vote_terms.h"
 #include "server/stepsize/stepsize_rule.h"
 
 namespace signvote::round {
@@ -18,8 +19,6 @@ namespace signvote::round {
 // A worker that ever joined this run; the engine's number for a name. Chosen by the caller, stable
 // for a name.
 using WorkerId = StrongInt<struct WorkerIdTag, uint32_t>;
-
-enum class AbstainReason { kNonFiniteLoss, kNonFiniteGradient, kOther };
 
 // ---- events -------------------------------------------------------------------------------------
 

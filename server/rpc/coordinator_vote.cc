@@ -16,18 +16,6 @@ v1::RoundOpen::Role ToProto(round::Role role) {
   return role == round::Role::kMember ? v1::RoundOpen::ROLE_MEMBER : v1::RoundOpen::ROLE_OBSERVER;
 }
 
-std::string_view Words(round::AbstainReason reason) {
-  switch (reason) {
-    case round::AbstainReason::kNonFiniteLoss:
-      return "non-finite loss";
-    case round::AbstainReason::kNonFiniteGradient:
-      return "non-finite gradient";
-    case round::AbstainReason::kOther:
-      break;
-  }
-  return "by its own word";
-}
-
 }  // namespace
 
 void CoordinatorImpl::On(Link* link, BallotIn& in) {

@@ -47,7 +47,7 @@ struct ScalarsMessageIn {
 struct AbstainMessageIn {
   Round round;
   Attempt attempt;
-  round::AbstainReason reason = round::AbstainReason::kOther;
+  AbstainReason reason = AbstainReason::kOther;
 };
 struct DigestMessageIn {
   Round round;

@@ -28,14 +28,14 @@ constexpr size_t kReasonBytesMax = 200;
 
 absl::Status Malformed(const std::string& what) { return absl::InvalidArgumentError(what); }
 
-round::AbstainReason ToReason(v1::Abstain::Reason reason) {
+AbstainReason ToReason(v1::Abstain::Reason reason) {
   switch (reason) {
     case v1::Abstain::REASON_NONFINITE_LOSS:
-      return round::AbstainReason::kNonFiniteLoss;
+      return AbstainReason::kNonFiniteLoss;
     case v1::Abstain::REASON_NONFINITE_GRADIENT:
-      return round::AbstainReason::kNonFiniteGradient;
+      return AbstainReason::kNonFiniteGradient;
     default:
-      return round::AbstainReason::kOther;
+      return AbstainReason::kOther;
   }
 }
 

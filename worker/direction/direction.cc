@@ -3,51 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "common/bits.h"
 #include "common/check.h"
-#include "common/status.h"
 
 namespace signvote {
-namespace {
-
-constexpr struct {
-  DirectionKind kind;
-  const char* name;
-} kNames[] = {{DirectionKind::kSignSgd, "signsgd"},
-              {DirectionKind::kSignum, "signum"},
-              {DirectionKind::kNesterovSignum, "nesterov"},
-              {DirectionKind::kLion, "lion"}};
-
-absl::Status CheckBeta(const char* which, double beta) {
-  // As fp32, which the kernel computes with; false for NaN.
-  if (beta >= 0.0 && static_cast<float>(beta) < 1.0f) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrFormat("%s is %.17g; it must be at least 0 and less than 1 in fp32", which, beta));
-}
-
-}  // namespace
-
-absl::StatusOr<DirectionConfig> ParseDirection(std::string_view name, double beta, double beta2) {
-  for (const auto& entry : kNames) {
-    if (name != entry.name) continue;
-    SIGNVOTE_RETURN_IF_ERROR(CheckBeta("beta", beta));
-    SIGNVOTE_RETURN_IF_ERROR(CheckBeta("beta2", beta2));
-    return DirectionConfig{.kind = entry.kind, .beta = beta, .beta2 = beta2};
-  }
-  return absl::InvalidArgumentError(absl::StrCat("unknown direction \"", std::string(name),
-                                                 "\"; use one of signsgd, signum, nesterov, lion"));
-}
-
-std::string DirectionName(DirectionKind kind) {
-  for (const auto& entry : kNames) {
-    if (entry.kind == kind) return entry.name;
-  }
-  return "unknown";
-}
-
 DirectionCoefficients CoefficientsOf(const DirectionConfig& config) {
   const float beta = static_cast<float>(config.beta);
   switch (config.kind) {

@@ -3,28 +3,14 @@
 
 #include <cstdint>
 #include <span>
-#include <string>
-#include <string_view>
 #include <vector>
 
-#include "absl/status/statusor.h"
+#include "common/direction_config.h"
 #include "common/layout.h"
 #include "worker/codec/pack.h"
 
 namespace signvote {
 
-enum class DirectionKind { kSignSgd, kSignum, kNesterovSignum, kLion };
-
-struct DirectionConfig {
-  DirectionKind kind = DirectionKind::kSignum;
-  double beta = 0.9;    // Signum, Nesterov-Signum: β; Lion: the weight of m in u (β1)
-  double beta2 = 0.99;  // Lion only: decay of m (β2)
-};
-
-// "signsgd", "signum", "nesterov", "lion". INVALID_ARGUMENT names the accepted words; betas must
-// lie in [0, 1).
-absl::StatusOr<DirectionConfig> ParseDirection(std::string_view name, double beta, double beta2);
-std::string DirectionName(DirectionKind kind);
 DirectionCoefficients CoefficientsOf(const DirectionConfig& config);
 
 // What one chunk of a ballot contributes to the round's scalars; sums over its segments in order of

@@ -33,6 +33,7 @@
 #include "common/clock.h"
 #include "common/ids.h"
 #include "common/layout.h"
+#include "common/vote_terms.h"
 #include "worker/codec/replica_memory.h"
 #include "worker/direction/direction.h"
 
@@ -91,8 +92,6 @@ struct BallotScalars {
   uint64_t nonfinite_coordinates = 0;
   uint64_t samples = 0;
 };
-
-enum class AbstainReason { kNonFiniteLoss, kNonFiniteGradient, kOther };
 
 // When the round passed its stations, on the session's clock; {} where it did not (a round got from
 // the past).

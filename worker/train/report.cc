@@ -20,18 +20,6 @@ Json Number(const std::optional<double>& value) {
 
 double Ratio(double part, double whole) { return whole > 0 ? part / whole : 0.0; }
 
-const char* ReasonText(AbstainReason reason) {
-  switch (reason) {
-    case AbstainReason::kNonFiniteLoss:
-      return "loss not finite";
-    case AbstainReason::kNonFiniteGradient:
-      return "gradient not finite";
-    case AbstainReason::kOther:
-      return "other";
-  }
-  return "other";
-}
-
 }  // namespace
 
 std::string ReportJson(const ReportContext& context, const TrainerReport& report,
@@ -94,7 +82,7 @@ std::string RoundLogLine(const RoundReport& round) {
   json["members"] = round.members;
   json["voters"] = round.voters;
   json["observer"] = round.observer;
-  json["abstained"] = voted ? Json(nullptr) : Json(ReasonText(*round.abstained));
+  json["abstained"] = voted ? Json(nullptr) : Json(Words(*round.abstained));
   json["loss"] = Number(round.scalars.loss);
   json["run_loss"] = Number(round.run_loss);
   json["held_out_loss"] = round.held_out ? Number(round.held_out->loss) : Json(nullptr);

@@ -73,7 +73,7 @@ TEST(ReportTest, ARoundIsOneLineFromWhichTheStepsizeCanBeRecomputed) {
   EXPECT_EQ(Json::parse(RoundLogLine(round))["held_out_loss"], 2.75);
   EXPECT_EQ(Json::parse(RoundLogLine(round))["held_out_round"], 2);
   round.abstained = AbstainReason::kNonFiniteLoss;
-  EXPECT_EQ(Json::parse(RoundLogLine(round))["abstained"], "loss not finite");
+  EXPECT_EQ(Json::parse(RoundLogLine(round))["abstained"], "non-finite loss");
 }
 
 RoundReport ProgressRound(uint64_t number) {
