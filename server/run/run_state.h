@@ -27,18 +27,19 @@ namespace signvote::run {
 // with a run id: no layout, no planes, round 0.
 struct RunState {
   RunId run_id;
-  Epoch epoch{1};             // grows each time a server takes the run up
-  round::EngineState engine;  // round, data_step, rule with the losses it holds, shares, roles, arrivals
+  Epoch epoch{1};  // grows each time a server takes the run up
+  round::EngineState
+      engine;  // round, data_step, rule with the losses it holds, shares, roles, arrivals
   // Names with their ids, incarnations and evictions, those included that never became ready and that
   // the engine therefore does not know.
   std::vector<Roster::Remembered> names;  // by id
   uint32_t next_worker_id = 0;            // above every id that was ever given
   bool paused = false;                    // also before there is an engine
 
-  Layout layout;               // in the run's order, with scales and decays; no tensors: not known yet
-  std::string config_json;     // of the model; "" or a JSON object
+  Layout layout;            // in the run's order, with scales and decays; no tensors: not known yet
+  std::string config_json;  // of the model; "" or a JSON object
   std::string identity_text;
-  double x0_max_abs = 0;       // max |x_0,i|
+  double x0_max_abs = 0;  // max |x_0,i|
 
   // The planes, shared so that a state is cheap to hand on. Empty while no parameters are complete;
   // else as many elements as the layout has coordinates. x0 is empty in runs that do not keep it.
