@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "common/clock.h"
+#include "common/text.h"
 
 namespace signvote {
 namespace {
@@ -66,29 +67,26 @@ Logger& GetLogger() {
   return *logger;
 }
 
-// A line stays one line, whatever a peer put into a value.
+// A line stays one line and shows what is in it, whatever a peer put into a value.
 void AppendEscaped(std::string_view in, std::string* out) {
-  for (const char c : in) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
+  char hex[16];
+  for (size_t at = 0; at < in.size();) {
+    const CodePoint point = CodePointAt(in, at);
+    if (in[at] == '"' || in[at] == '\\') {
       *out += '\\';
-      *out += c;
-    } else if (c == '\n') {
+      *out += in[at];
+    } else if (in[at] == '\n') {
       *out += "\\n";
-    } else if (byte < 0x20 || byte == 0x7F) {
-      char hex[8];
-      std::snprintf(hex, sizeof(hex), "\\x%02x", byte);
+    } else if (!point.well_formed || point.value < 0x20 || point.value == 0x7F) {
+      std::snprintf(hex, sizeof(hex), "\\x%02x", point.value);
+      *out += hex;
+    } else if (Misleads(point.value)) {
+      std::snprintf(hex, sizeof(hex), "\\u{%x}", point.value);
       *out += hex;
     } else {
-      *out += c;
+      *out += in.substr(at, point.bytes);
     }
-  }
-}
-
-void AppendMessage(std::string_view in, std::string* out) {
-  for (const char c : in) {
-    const auto byte = static_cast<unsigned char>(c);
-    *out += byte < 0x20 || byte == 0x7F ? ' ' : c;
+    at += point.bytes;
   }
 }
 
@@ -115,7 +113,7 @@ void AppendValue(const LogField& field, std::string* out) {
 
 std::string TextLine(std::string_view message, std::initializer_list<LogField> fields) {
   std::string line;
-  AppendMessage(message, &line);
+  line += ForPeople(message, message.size());
   for (const LogField& field : fields) {
     line += ' ';
     line += field.key;

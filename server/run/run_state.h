@@ -31,8 +31,7 @@ struct RunState {
   round::EngineState engine;  // round, data_step, rule with the losses it holds, shares, roles, arrivals
   // Names with their ids, incarnations and evictions, those included that never became ready and that
   // the engine therefore does not know.
-  std::vector<Roster::Remembered> names;  // by id
-  uint32_t next_worker_id = 0;            // above every id that was ever given
+  Roster::Memory roster;
   bool paused = false;                    // also before there is an engine
 
   Layout layout;               // in the run's order, with scales and decays; no tensors: not known yet
@@ -58,7 +57,7 @@ struct StateParts {
 StateParts EncodeState(const RunState& state);
 
 // INTERNAL names the first thing that does not fit together: planes that are not as long as the layout,
-// ids that are repeated or not below next_worker_id, a worker of the engine that has no name here.
+// ids that are repeated or not below the next one, a worker of the engine that has no name here.
 absl::Status CheckState(const RunState& state);
 
 // The state that the bytes hold. DATA_LOSS: cut short, longer than they say, a checksum that is wrong,
