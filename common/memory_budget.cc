@@ -17,8 +17,7 @@ std::optional<uint64_t> NumberIn(std::string_view text) {
   const size_t at = text.find_first_not_of(" \t");
   if (at == std::string_view::npos) return std::nullopt;
   uint64_t value = 0;
-  const auto [end, error] =
-      std::from_chars(text.data() + at, text.data() + text.size(), value);
+  const auto [end, error] = std::from_chars(text.data() + at, text.data() + text.size(), value);
   if (error != std::errc()) return std::nullopt;
   return value;
 }

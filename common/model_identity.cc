@@ -20,10 +20,10 @@ constexpr size_t kValueBytesMax = 64;
 
 // The header says why each is left out. Sorted.
 constexpr auto kLeftOut = std::to_array<std::string_view>(
-    {"_attn_implementation", "_commit_hash", "_name_or_path", "architectures", "attn_implementation",
-     "auto_map", "dtype", "initializer_range", "name", "name_or_path", "output_attentions",
-     "output_hidden_states", "return_dict", "torch_dtype", "torchscript", "transformers_version",
-     "use_cache"});
+    {"_attn_implementation", "_commit_hash", "_name_or_path", "architectures",
+     "attn_implementation", "auto_map", "dtype", "initializer_range", "name", "name_or_path",
+     "output_attentions", "output_hidden_states", "return_dict", "torch_dtype", "torchscript",
+     "transformers_version", "use_cache"});
 static_assert(std::is_sorted(kLeftOut.begin(), kLeftOut.end()));
 
 // A whole number below 2^53 is an integer, whatever way it was written; other numbers are doubles.
@@ -74,7 +74,8 @@ std::string Difference(const Json& here, const Json& there, const std::string& p
     }
     if (*a != *b) {
       if (a->is_object() && b->is_object()) return Difference(*a, *b, path + a.key() + ".");
-      return KeyText(path + a.key()) + " is " + ValueText(*a) + " here, " + ValueText(*b) + " there";
+      return KeyText(path + a.key()) + " is " + ValueText(*a) + " here, " + ValueText(*b) +
+             " there";
     }
     ++a;
     ++b;

@@ -25,8 +25,8 @@ absl::Status CheckVersion(const v1::Join& join) {
   return absl::FailedPreconditionError(absl::StrCat(
       "protocol versions do not meet: the server (", SoftwareVersion(), ") speaks ",
       kProtocolVersion, ", worker '", join.name(), "' (",
-      ForPeople(join.software_version(), kVersionBytesMax), ") speaks ", join.protocol_min(), " to ",
-      join.protocol_max(), "; install the same release on both"));
+      ForPeople(join.software_version(), kVersionBytesMax), ") speaks ", join.protocol_min(),
+      " to ", join.protocol_max(), "; install the same release on both"));
 }
 
 absl::Status CheckCertificate(const std::string& name, const PeerIdentity& peer) {
@@ -37,11 +37,11 @@ absl::Status CheckCertificate(const std::string& name, const PeerIdentity& peer)
   if (std::find(peer.dns_names.begin(), peer.dns_names.end(), name) != peer.dns_names.end()) {
     return absl::OkStatus();
   }
-  return absl::PermissionDeniedError(
-      "worker '" + name + "' shows the certificate of '" +
-      (peer.dns_names.empty() ? std::string("nobody")
-                              : ForPeople(peer.dns_names.front(), kAddressBytesMax)) +
-      "'; a worker's name is the DNS name in its certificate");
+  return absl::PermissionDeniedError("worker '" + name + "' shows the certificate of '" +
+                                     (peer.dns_names.empty()
+                                          ? std::string("nobody")
+                                          : ForPeople(peer.dns_names.front(), kAddressBytesMax)) +
+                                     "'; a worker's name is the DNS name in its certificate");
 }
 
 absl::Status CheckRun(const v1::Join& join, const RunId& run_id) {
@@ -77,9 +77,9 @@ absl::Status CheckIdentity(const CheckedJoin& join, const RunFacts& facts) {
   if (facts.identity == nullptr) return absl::OkStatus();
   const std::string difference = FirstDifference(*facts.identity, join.identity);
   if (!difference.empty()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("worker '", join.name, "' trains another model of the same layout: in config.json ",
-                     difference, " (here: the run's, there: the worker's)"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "worker '", join.name, "' trains another model of the same layout: in config.json ",
+        difference, " (here: the run's, there: the worker's)"));
   }
   if (facts.identity_text != join.identity_text) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -109,9 +109,8 @@ absl::StatusOr<CheckedJoin> CheckJoin(const v1::Join& join, const PeerIdentity& 
                                                      facts.workers_max, ")"));
   }
   if (join.identity_text().size() > kIdentityTextBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("the identity text has ",
-                                                   join.identity_text().size(),
-                                                   " bytes; at most 4096 are taken"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the identity text has ", join.identity_text().size(), " bytes; at most 4096 are taken"));
   }
   CheckedJoin out;
   out.name = join.name();

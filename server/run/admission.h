@@ -23,15 +23,15 @@ inline constexpr uint32_t kProtocolVersion = 2;
 // What the answer depends on. Pointers are borrowed for the call.
 struct RunFacts {
   RunId run_id;
-  bool stopping = false;                     // nobody joins any more
-  bool tls = false;                          // peers must show a worker's certificate of their name
-  const TokenTable* tokens = nullptr;        // null: no token is asked for
-  bool evicted = false;                      // this name was, by the operator
-  size_t present = 0;                        // other names that are connected
-  uint32_t workers_max = 0;                  // --workers-max
-  const Layout* layout = nullptr;            // null: not known yet, any is welcome
-  const ModelIdentity* identity = nullptr;   // null: not known yet
-  std::string_view identity_text;            // the run's; read only with `identity`
+  bool stopping = false;                    // nobody joins any more
+  bool tls = false;                         // peers must show a worker's certificate of their name
+  const TokenTable* tokens = nullptr;       // null: no token is asked for
+  bool evicted = false;                     // this name was, by the operator
+  size_t present = 0;                       // other names that are connected
+  uint32_t workers_max = 0;                 // --workers-max
+  const Layout* layout = nullptr;           // null: not known yet, any is welcome
+  const ModelIdentity* identity = nullptr;  // null: not known yet
+  std::string_view identity_text;           // the run's; read only with `identity`
 };
 
 // A Join that was found good, parsed; texts are cut to their bounds and fit for people.

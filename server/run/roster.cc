@@ -104,9 +104,9 @@ std::vector<std::pair<PeerId, absl::Status>> Roster::Open(PeerId peer, Time now)
   if (strangers.size() <= options_.strangers_max) return out;
   auto oldest = strangers.begin();
   for (size_t i = strangers.size() - options_.strangers_max; i > 0; --i, ++oldest) {
-    out.emplace_back(oldest->second, absl::UnavailableError(absl::StrCat(
-                                         "more than ", options_.strangers_max,
-                                         " streams have sent no Join; try again")));
+    out.emplace_back(oldest->second,
+                     absl::UnavailableError(absl::StrCat("more than ", options_.strangers_max,
+                                                         " streams have sent no Join; try again")));
   }
   return out;
 }
@@ -198,17 +198,15 @@ Roster::Due Roster::Fence(Time now) {
   Due due;
   for (const auto& [since, peer] : by_stage_[Index(Stage::kConnected)]) {
     if (now - since <= options_.join_timeout) break;
-    due.close.emplace_back(
-        peer, absl::DeadlineExceededError(absl::StrCat("no Join came within ",
-                                                       Seconds(options_.join_timeout),
-                                                       " s of the stream's start")));
+    due.close.emplace_back(peer, absl::DeadlineExceededError(absl::StrCat(
+                                     "no Join came within ", Seconds(options_.join_timeout),
+                                     " s of the stream's start")));
   }
   for (const auto& [since, peer] : by_stage_[Index(Stage::kHeld)]) {
     if (now - since < options_.ping_timeout) break;
     const Worker& worker = *workers_.at(*FindLink(peer)->worker);
-    due.close.emplace_back(*worker.live,
-                           absl::AbortedError(absl::StrCat("a newer session of '", worker.name,
-                                                           "' took over")));
+    due.close.emplace_back(*worker.live, absl::AbortedError(absl::StrCat(
+                                             "a newer session of '", worker.name, "' took over")));
   }
   std::set<std::pair<Time, PeerId>>& closing = by_stage_[Index(Stage::kClosing)];
   while (!closing.empty() && now - closing.begin()->first > options_.close_timeout) {
@@ -259,7 +257,8 @@ absl::Status Roster::CountResync(PeerId peer, Time now) {
   if (entry.resyncs >= kResyncsMax) {
     return absl::ResourceExhaustedError(
         absl::StrCat("this worker had to fetch the state ", entry.resyncs, " times within ",
-                     Seconds(kResyncWindow), " s and never caught up; see its log, and consider a "
+                     Seconds(kResyncWindow),
+                     " s and never caught up; see its log, and consider a "
                      "larger --catch-up-bytes at the server"));
   }
   ++entry.resyncs;

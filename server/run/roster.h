@@ -105,10 +105,10 @@ class Roster {
   // What became of a name when one of its streams went.
   struct Departure {
     WorkerId worker;
-    Incarnation incarnation;             // of the stream that went; 0: it was only held
-    Stage stage = Stage::kClosing;       // in which it went
-    bool was_live = false;               // false: it was only held, the name's live stream goes on
-    std::optional<Accepted> successor;   // the held stream that takes its place
+    Incarnation incarnation;            // of the stream that went; 0: it was only held
+    Stage stage = Stage::kClosing;      // in which it went
+    bool was_live = false;              // false: it was only held, the name's live stream goes on
+    std::optional<Accepted> successor;  // the held stream that takes its place
   };
 
   // What time asks for; the caller closes these, each with its status.

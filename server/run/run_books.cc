@@ -17,21 +17,21 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 PagePhase ToPage(round::Phase phase) {
   switch (phase) {
-    case round::Phase::kWaitingForWorkers:
-      return PagePhase::kWaitingForWorkers;
     case round::Phase::kRoundOpen:
     case round::Phase::kCommitting:
-    case round::Phase::kWaitingForRoom:
-    case round::Phase::kBackingOff:
       return PagePhase::kRoundOpen;
     case round::Phase::kPaused:
       return PagePhase::kPaused;
     case round::Phase::kFinishing:
       return PagePhase::kFinishing;
     case round::Phase::kEnded:
+      return PagePhase::kEnded;
+    case round::Phase::kWaitingForWorkers:
+    case round::Phase::kWaitingForRoom:
+    case round::Phase::kBackingOff:
       break;
   }
-  return PagePhase::kEnded;
+  return PagePhase::kWaitingForWorkers;
 }
 
 std::string WithHeldBack(std::string_view reason, uint64_t held_back) {
@@ -82,10 +82,10 @@ bool RunBooks::OnEvent(Moment at, EventKind kind, const About& about) {
   uint64_t held_back = 0;
   if (MadeByPeers(kind)) {
     const std::string_view who = about.who.empty() ? about.worker : about.who;
-    const std::optional<uint64_t> told = budget_.Take(
-        absl::StrCat(std::string(Words(kind)), " ",
-                     std::string(who.substr(0, RunHistory::kTextBytesMax))),
-        at.now);
+    const std::optional<uint64_t> told =
+        budget_.Take(absl::StrCat(std::string(Words(kind)), " ",
+                                  std::string(who.substr(0, RunHistory::kTextBytesMax))),
+                     at.now);
     if (!told.has_value()) return false;
     held_back = *told;
   }
@@ -178,11 +178,12 @@ void RunBooks::NoteAbstentions(Moment at, const round::CommitRound& commit,
         std::binary_search(commit.voters.begin(), commit.voters.end(), seat.worker);
     // One that is gone has its own event; one that stays away round after round is told once.
     if (!counted && !page->abstaining && page->live) {
-      (void)OnEvent(at, EventKind::kAbstained,  // always told: at most one a member and round
-                    {.worker = page->name,
-                     .reason = page->abstain_reason.empty() ? "no ballot in time"
-                                                            : std::string_view(page->abstain_reason),
-                     .incarnation = page->incarnation});
+      (void)OnEvent(
+          at, EventKind::kAbstained,  // always told: at most one a member and round
+          {.worker = page->name,
+           .reason = page->abstain_reason.empty() ? "no ballot in time"
+                                                  : std::string_view(page->abstain_reason),
+           .incarnation = page->incarnation});
     }
     page->abstaining = !counted;
     page->abstain_reason.clear();
@@ -248,10 +249,9 @@ void RunBooks::OnCommit(Moment at, const round::CommitRound& commit, const Commi
 
 void RunBooks::OnStatistics(const OpenVote::Statistics& statistics, const ChunkPlan& plan) {
   if (statistics.coordinates > 0) {
-    tie_ratio_ =
-        static_cast<double>(statistics.ties) / static_cast<double>(statistics.coordinates);
-    ties_ += static_cast<uint64_t>(
-        std::llround(tie_ratio_ * static_cast<double>(plan.coordinates())));
+    tie_ratio_ = static_cast<double>(statistics.ties) / static_cast<double>(statistics.coordinates);
+    ties_ +=
+        static_cast<uint64_t>(std::llround(tie_ratio_ * static_cast<double>(plan.coordinates())));
   }
   for (const OpenVote::Statistics::Worker& worker : statistics.workers) {
     Page* const page = FindPage(worker.worker);
@@ -372,8 +372,7 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
     out.round_seconds = ToSeconds(commit_times_.back() - commit_times_.front()) /
                         static_cast<double>(commit_times_.size() - 1);
     if (out.main_rounds >= out.main_round && out.main_rounds != 0) {
-      out.seconds_left =
-          out.round_seconds * static_cast<double>(out.main_rounds - out.main_round);
+      out.seconds_left = out.round_seconds * static_cast<double>(out.main_rounds - out.main_round);
     }
   } else if (means_.round.count() > 0) {
     out.round_seconds = means_.round.value();

@@ -72,7 +72,7 @@ struct VoterTimes {
 
 // What the engine's commit does not say of itself.
 struct CommitNotes {
-  std::span<const round::Seat> seats;                    // of the committed attempt
+  std::span<const round::Seat> seats;                      // of the committed attempt
   std::span<const std::pair<WorkerId, VoterTimes>> times;  // of those whose scalars came
   double tally_seconds = 0;
   double commit_seconds = 0;  // from the decision to the hand-over to the network
@@ -82,9 +82,9 @@ struct CommitNotes {
 // How the run stands, in the few words that a health check needs.
 struct Health {
   bool ready = false;
-  std::string not_ready_because;  // for people; empty when ready
-  Round round;                    // committed
-  uint64_t applier_lag = 0;       // rounds
+  std::string not_ready_because;        // for people; empty when ready
+  Round round;                          // committed
+  uint64_t applier_lag = 0;             // rounds
   double last_commit_unix_seconds = 0;  // before the first: of the server's start
 };
 
@@ -96,7 +96,8 @@ struct LiveFacts {
   bool layout_known = false, complete = false;
   uint64_t coordinates = 0, layout_digest = 0;  // 0: no layout yet
   uint64_t applier_lag = 0;                     // rounds
-  std::string_view waits_for;  // why rounds stand still although workers are there; empty: they do not
+  std::string_view
+      waits_for;  // why rounds stand still although workers are there; empty: they do not
 };
 
 // One worker, for people.
@@ -179,9 +180,9 @@ class RunBooks {
     Epoch epoch;
     uint64_t main_rounds = 0;  // planned; 0: unknown
     uint32_t workers_min = 1;
-    Round round;               // commits before this life of the server
-    LineSink* round_log = nullptr;     // null: none is wanted
-    LineSink* event_log = nullptr;     // likewise
+    Round round;                         // commits before this life of the server
+    LineSink* round_log = nullptr;       // null: none is wanted
+    LineSink* event_log = nullptr;       // likewise
     CommitObserver* observer = nullptr;  // may be null
   };
 

@@ -52,9 +52,9 @@ uint64_t DefaultCatchUpBytes(uint64_t coordinates) {
 absl::StatusOr<ChunkPlan> PlanChunks(const Layout& layout, const ModelSizes& sizes) {
   const uint64_t d = layout.coordinates();
   if (sizes.chunk_coordinates % kChunkCoordinatesMultiple != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--chunk-coordinates ", sizes.chunk_coordinates, " is not a multiple of ",
-                     kChunkCoordinatesMultiple));
+    return absl::InvalidArgumentError(absl::StrCat("--chunk-coordinates ", sizes.chunk_coordinates,
+                                                   " is not a multiple of ",
+                                                   kChunkCoordinatesMultiple));
   }
   const uint64_t size = sizes.chunk_coordinates != 0 ? sizes.chunk_coordinates
                                                      : ChunkPlan::DefaultChunkCoordinates(d);
@@ -62,10 +62,10 @@ absl::StatusOr<ChunkPlan> PlanChunks(const Layout& layout, const ModelSizes& siz
   if (chunks > kChunksMax) {
     const uint64_t least = ((d - 1) / kChunksMax + 1 + kChunkCoordinatesMultiple - 1) /
                            kChunkCoordinatesMultiple * kChunkCoordinatesMultiple;
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--chunk-coordinates ", size, " cuts a model of ", d, " coordinates into ", chunks,
-        " chunks, and a round of more than ", kChunksMax,
-        " cannot keep up; give at least --chunk-coordinates ", least));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--chunk-coordinates ", size, " cuts a model of ", d, " coordinates into ",
+                     chunks, " chunks, and a round of more than ", kChunksMax,
+                     " cannot keep up; give at least --chunk-coordinates ", least));
   }
   const ChunkPlan plan(d, size);
   for (const Message& message : MessagesOf(layout, plan)) {
@@ -73,16 +73,16 @@ absl::StatusOr<ChunkPlan> PlanChunks(const Layout& layout, const ModelSizes& siz
     const std::string remedy =
         of_chunk ? absl::StrCat(", or a smaller --chunk-coordinates than ", size) : "";
     if (message.bytes > sizes.session_buffer_bytes) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--session-buffer-bytes ", sizes.session_buffer_bytes, " is less than ",
-          std::string(message.what), " of a model of ", d, " coordinates (up to ", message.bytes,
-          " bytes); give more", remedy));
+      return absl::InvalidArgumentError(
+          absl::StrCat("--session-buffer-bytes ", sizes.session_buffer_bytes, " is less than ",
+                       std::string(message.what), " of a model of ", d, " coordinates (up to ",
+                       message.bytes, " bytes); give more", remedy));
     }
     if (message.bytes > sizes.message_bytes_max) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--message-bytes-max ", sizes.message_bytes_max, " is less than ",
-          std::string(message.what), " of a model of ", d, " coordinates (up to ", message.bytes,
-          " bytes); give more", remedy));
+      return absl::InvalidArgumentError(
+          absl::StrCat("--message-bytes-max ", sizes.message_bytes_max, " is less than ",
+                       std::string(message.what), " of a model of ", d, " coordinates (up to ",
+                       message.bytes, " bytes); give more", remedy));
     }
   }
   return plan;
@@ -124,12 +124,11 @@ absl::StatusOr<std::unique_ptr<RunModel>> RunModel::Create(
   std::unique_ptr<RunModel> model(
       new RunModel(std::move(options), std::move(memory), std::move(init)));
   if (model->init_ != nullptr && !model->init_->config_json().empty()) {
-    absl::StatusOr<ModelIdentity> identity =
-        ModelIdentity::FromConfig(model->init_->config_json());
+    absl::StatusOr<ModelIdentity> identity = ModelIdentity::FromConfig(model->init_->config_json());
     if (!identity.ok()) {
-      return WithExitCode(
-          WithContext(identity.status(), absl::StrCat("beside ", model->init_->path(), " (--init)")),
-          ExitCode::kBadInput);
+      return WithExitCode(WithContext(identity.status(),
+                                      absl::StrCat("beside ", model->init_->path(), " (--init)")),
+                          ExitCode::kBadInput);
     }
     model->init_identity_ = *std::move(identity);
     model->config_json_ = model->init_->config_json();
@@ -148,9 +147,9 @@ absl::StatusOr<Layout> RunModel::WithDecay(const Layout& joined) const {
 
 absl::Status RunModel::Adopt(Layout layout, Round start) {
   SIGNVOTE_ASSIGN_OR_RETURN(const ChunkPlan plan, PlanChunks(layout, options_.sizes));
-  SIGNVOTE_RETURN_IF_ERROR(CheckMemory(
-      absl::StrCat("a server of a model of ", layout.coordinates(), " coordinates"),
-      ServerMemory(layout.coordinates(), options_.sizes), memory_()));
+  SIGNVOTE_RETURN_IF_ERROR(
+      CheckMemory(absl::StrCat("a server of a model of ", layout.coordinates(), " coordinates"),
+                  ServerMemory(layout.coordinates(), options_.sizes), memory_()));
   SIGNVOTE_ASSIGN_OR_RETURN(
       std::unique_ptr<MasterReplica> replica,
       MasterReplica::Create(std::move(layout),
@@ -166,10 +165,10 @@ absl::Status RunModel::Adopt(Layout layout, Round start) {
 absl::Status RunModel::FixLayout(const CheckedJoin& join) {
   SIGNVOTE_CHECK(state_ == State::kUnknown);
   if (init_ != nullptr && !init_identity_.empty() && init_identity_ != join.identity) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "worker '", join.name, "' trains another model than ", init_->path(),
-        " (--init): in config.json ", FirstDifference(init_identity_, join.identity),
-        " (here: beside the file, there: the worker's)"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("worker '", join.name, "' trains another model than ", init_->path(),
+                     " (--init): in config.json ", FirstDifference(init_identity_, join.identity),
+                     " (here: beside the file, there: the worker's)"));
   }
   SIGNVOTE_ASSIGN_OR_RETURN(Layout layout, WithDecay(join.layout));
   SIGNVOTE_RETURN_IF_ERROR(Adopt(std::move(layout), Round(0)));

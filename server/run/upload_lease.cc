@@ -15,8 +15,8 @@ void UploadLease::Grant(PeerId holder, uint64_t total_bytes, Time now) {
 }
 
 uint64_t UploadLease::wanted_bytes() const {
-  const double by_rate = ToSeconds(options_.timeout) *
-                         static_cast<double>(options_.bytes_per_second_min);
+  const double by_rate =
+      ToSeconds(options_.timeout) * static_cast<double>(options_.bytes_per_second_min);
   return std::min(std::max<uint64_t>(1, static_cast<uint64_t>(by_rate)),
                   total_bytes_ - window_bytes_);
 }
