@@ -38,6 +38,16 @@ void HashInteger(Xxh3Stream& hash, T value) {
   hash.Update(&value, sizeof(value));
 }
 
+// Names travel through JSON and logs.
+bool IsFitForPeople(std::string_view text) {
+  while (!text.empty()) {
+    const CodePoint next = FirstCodePoint(text);
+    if (!next.fits) return false;
+    text.remove_prefix(next.bytes);
+  }
+  return true;
+}
+
 std::string ShapeText(const std::vector<uint64_t>& shape) {
   std::string text = "[";
   for (size_t i = 0; i < shape.size(); ++i) {

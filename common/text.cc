@@ -1,71 +1,50 @@
 #include "common/text.h"
 
+#include <cstdint>
+
 namespace signvote {
+namespace {
 
-CodePoint CodePointAt(std::string_view text, size_t at) {
-  const auto lead = static_cast<unsigned char>(text[at]);
-  const CodePoint broken{.value = lead, .bytes = 1, .well_formed = false};
-  size_t more = 0;
-  uint32_t value = lead;
-  if (lead >= 0xF0 && lead < 0xF5) {
-    more = 3;
-    value = lead & 0x07u;
-  } else if (lead >= 0xE0 && lead < 0xF0) {
-    more = 2;
-    value = lead & 0x0Fu;
-  } else if (lead >= 0xC2 && lead < 0xE0) {
-    more = 1;
-    value = lead & 0x1Fu;
-  } else if (lead >= 0x80) {
-    return broken;
-  }
-  if (more > text.size() - at - 1) return broken;
-  for (size_t k = 1; k <= more; ++k) {
-    const auto next = static_cast<unsigned char>(text[at + k]);
-    if ((next & 0xC0u) != 0x80u) return broken;
-    value = (value << 6) | (next & 0x3Fu);
-  }
-  const bool overlong = (more == 2 && value < 0x800) || (more == 3 && value < 0x10000);
-  const bool surrogate = value >= 0xD800 && value < 0xE000;
-  if (overlong || surrogate || value > 0x10FFFF) return broken;
-  return {.value = value, .bytes = more + 1, .well_formed = true};
+// C0 and DEL, C1, and the marks, embeddings, overrides and isolates by which text that reads from
+// right to left can make a line look like another one (Unicode UAX #9), separators of lines.
+bool Controls(uint32_t c) {
+  return c < 0x20 || (c >= 0x7F && c <= 0x9F) || c == 0x061C || (c >= 0x200E && c <= 0x200F) ||
+         (c >= 0x2028 && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069);
 }
 
-bool Misleads(uint32_t c) {
-  const auto within = [c](uint32_t first, uint32_t last) { return c >= first && c <= last; };
-  return c < 0x20 || within(0x7F, 0x9F)  // C0, DEL, C1
-         || c == 0x00AD                  // soft hyphen
-         || c == 0x061C                  // Arabic letter mark
-         || within(0x200B, 0x200F)       // zero width, left-to-right and right-to-left marks
-         || within(0x2028, 0x202E)       // separators; embeddings and overrides
-         || within(0x2060, 0x206F)       // word joiner, isolates, deprecated formats
-         || c == 0xFEFF                  // zero width no-break space
-         || within(0xFFF9, 0xFFFB)       // interlinear annotation
-         || within(0xE0000, 0xE007F);    // tags
-}
+}  // namespace
 
-bool IsFitForPeople(std::string_view text) {
-  for (size_t at = 0; at < text.size();) {
-    const CodePoint point = CodePointAt(text, at);
-    if (!point.well_formed || Misleads(point.value)) return false;
-    at += point.bytes;
+CodePoint FirstCodePoint(std::string_view text) {
+  const auto byte = [text](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const uint32_t first = byte(0);
+  if (first < 0x80) return {.bytes = 1, .fits = !Controls(first)};
+  const size_t bytes = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
+  constexpr CodePoint kMalformed{.bytes = 1, .fits = false};
+  if (first < 0xC2 || first > 0xF4 || text.size() < bytes) return kMalformed;
+  uint32_t value = first & (0xFFu >> (bytes + 1));
+  for (size_t i = 1; i < bytes; ++i) {
+    if ((byte(i) & 0xC0) != 0x80) return kMalformed;
+    value = value << 6 | (byte(i) & 0x3Fu);
   }
-  return true;
+  const uint32_t least = bytes == 4 ? 0x10000 : bytes == 3 ? 0x800 : 0x80;
+  const bool surrogate = value >= 0xD800 && value <= 0xDFFF;
+  if (value < least || value > 0x10FFFF || surrogate) return kMalformed;
+  return {.bytes = bytes, .fits = !Controls(value)};
 }
 
 std::string ForPeople(std::string_view text, size_t bytes_max) {
   std::string out;
-  for (size_t at = 0; at < text.size();) {
-    const CodePoint point = CodePointAt(text, at);
-    if (at + point.bytes > bytes_max) break;
-    if (!point.well_formed) {
-      out += '?';
-    } else if (Misleads(point.value)) {
-      out += ' ';
+  while (!text.empty()) {
+    const CodePoint next = FirstCodePoint(text);
+    const bool malformed = !next.fits && next.bytes == 1 && static_cast<signed char>(text[0]) < 0;
+    const size_t added = next.fits ? next.bytes : 1;
+    if (out.size() + added > bytes_max) break;
+    if (next.fits) {
+      out += text.substr(0, next.bytes);
     } else {
-      out += text.substr(at, point.bytes);
+      out += malformed ? '?' : ' ';
     }
-    at += point.bytes;
+    text.remove_prefix(next.bytes);
   }
   return out;
 }

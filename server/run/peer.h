@@ -16,6 +16,7 @@
 namespace signvote {
 
 class BallotSlots;
+class MasterReplica;
 
 namespace run {
 
@@ -58,6 +59,8 @@ class Peer {
   // Constant for the life of the stream.
   virtual PeerId id() const = 0;
   virtual const PeerIdentity& identity() const = 0;
+  // 16 bytes that nobody else knows, of this stream alone: they open the calls that move its state.
+  virtual const std::string& ticket() const = 0;
 
   // Queues a message.
   virtual void Send(const v1::ServerMessage& message) = 0;
@@ -82,6 +85,22 @@ class Peer {
   // So far, without what transfers on the same connection moved; the last figures known once the
   // connection is gone.
   virtual PeerBytes bytes() const = 0;
+};
+
+// A call of its own that moves a stream's state: it fetches the replica or uploads the initial
+// parameters. It reaches Run as an input (inputs.h) and waits for its answer; its owner takes care
+// that at most one call of a stream is there at a time.
+//
+// Ownership: Run holds a shared reference while the call goes on.
+// Threads:   called on the run's thread; never blocks.
+class StateCall {
+ public:
+  virtual ~StateCall() = default;
+  // Go on: send every plane of the replica, or write into it what comes. Said at most once.
+  virtual void Start(std::shared_ptr<MasterReplica> replica) = 0;
+  // The call ends with this status, now. The first status counts. One that has come to its own end
+  // is not disturbed.
+  virtual void End(absl::Status status) = 0;
 };
 
 }  // namespace run
