@@ -26,9 +26,9 @@ std::optional<MemoryLimit> AvailableMemory(FileSystem* fs);
 
 // What one purpose takes.
 struct MemoryPart {
-  std::string what;     // "the master replica"
+  std::string what;  // "the master replica"
   uint64_t bytes = 0;
-  std::string remedy;   // how to make it smaller, "--workers-max N"; empty: nothing does
+  std::string remedy;  // how to make it smaller, "--workers-max N"; empty: nothing does
 };
 
 // OK when the parts together fit into `limit`, or when there is none. RESOURCE_EXHAUSTED otherwise:

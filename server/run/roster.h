@@ -117,15 +117,22 @@ class Roster {
     std::vector<PeerId> cancel;                          // closed, and still not gone
   };
 
-  // A worker that was known before this process: RunState.
+  // What outlives the process: RunState.
   struct Remembered {
     WorkerId id;
     std::string name;
     Incarnation incarnation;
     bool evicted = false;
+    bool operator==(const Remembered&) const = default;
+  };
+  struct Memory {
+    std::vector<Remembered> names;  // by id
+    uint32_t next_worker_id = 0;    // above every id that was ever given
+    bool operator==(const Memory&) const = default;
   };
 
-  Roster(Options options, std::span<const Remembered> remembered, Time now);
+  // REQUIRES: names and ids of `memory` are not repeated, ids below next_worker_id.
+  Roster(Options options, const Memory& memory, Time now);
 
   // ---- streams ----
 
@@ -133,8 +140,9 @@ class Roster {
   // worker sends its Join at once, so who has been silent for longest is the least likely to be one.
   // REQUIRES: the number was never open.
   std::vector<std::pair<PeerId, absl::Status>> Open(PeerId peer, Time now);
-  // A Join that CheckJoin() has passed. ALREADY_EXISTS: two streams of this name are here already.
-  // REQUIRES: the stream is kConnected.
+  // A Join that CheckJoin() has passed: accepted, the stream is kWaitingState. ALREADY_EXISTS: two
+  // streams of this name are here already. RESOURCE_EXHAUSTED: 2^32 names were invented.
+  // REQUIRES: the stream is kConnected, the name is not evicted.
   Answer Join(PeerId peer, const std::string& name, Time now);
   // The live stream has answered the ping: the held one, which is to be refused with this status;
   // nullopt: nobody waits for it.
@@ -147,7 +155,7 @@ class Roster {
   // The stream is done. REQUIRES: it is kClosing.
   void Forget(PeerId peer);
   // What is due; the caller then calls Close() for each of `close`. Streams of `cancel` are named
-  // once.
+  // once, and count as kClosing no more.
   Due Fence(Time now);
   // When Fence() may have something to do; nullopt: nothing is waited for.
   std::optional<Time> NextFence() const;
@@ -173,7 +181,7 @@ class Roster {
   const Worker* FindWorker(std::string_view name) const;
   // The live stream of a worker; nullptr when it has none, or another incarnation.
   const Link* FindLive(WorkerId worker, Incarnation incarnation) const;
-  // Streams in a stage, the longest there first.
+  // Streams in a stage, the longest there first; of kClosing those that were not named for Cancel() yet.
   std::vector<PeerId> In(Stage stage) const;
   size_t CountIn(Stage stage) const { return by_stage_[static_cast<size_t>(stage)].size(); }
   std::optional<PeerId> LongestIn(Stage stage) const;
@@ -181,23 +189,22 @@ class Roster {
   size_t PresentBeside(std::string_view name) const;
   size_t links() const { return links_.size(); }  // streams, those that are closing included
   const std::map<WorkerId, std::unique_ptr<Worker>>& workers() const { return workers_; }
-  // Every name that RunState keeps.
-  std::vector<Remembered> Remember() const;
+  Memory Remember() const;
 
  private:
   struct Entry {
     Link link;
-    bool cancel_named = false;
     uint32_t resyncs = 0;  // since resyncs_since
     Time resyncs_since;
   };
   Entry& At(PeerId peer);
   void Move(Entry& entry, Stage stage, Time now);
-  Accepted Accept(Entry& entry, Worker& worker, Time now, Stage stage);
-  Worker& FindOrAdd(const std::string& name);
+  Accepted Accept(Entry& entry, Worker& worker, Time now);
+  Worker* FindOrAdd(const std::string& name, Time now);
   void ForgetOldestName();
-  bool Forgettable(const Worker& worker) const;
-  void NoteForgettable(const Worker& worker);
+  static bool IsAway(const Worker& worker);
+  // Keeps away_ right: called whenever a stream or an eviction changes the worker.
+  void NoteAway(const Worker& worker);
 
   // Constant after construction.
   const Options options_;

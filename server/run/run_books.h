@@ -23,6 +23,7 @@
 #include "server/run/rate_limit.h"
 #include "server/run/roster.h"
 #include "server/run/run_log.h"
+#include "server/vote/open_vote.h"
 
 namespace signvote::run {
 
@@ -76,19 +77,6 @@ struct CommitNotes {
   double tally_seconds = 0;
   double commit_seconds = 0;  // from the decision to the hand-over to the network
   uint64_t payload_hash = 0;
-  uint64_t coordinates = 0;  // d
-};
-
-// How a round's bits lay, from a sample of its chunks; counted after the commit.
-struct VoteStatistics {
-  Round round;
-  uint64_t coordinates = 0;  // sampled
-  uint64_t ties = 0;         // of them
-  struct Agreement {
-    WorkerId worker;
-    uint64_t agreeing = 0, coordinates = 0;  // of the sample, of the chunks it was counted in
-  };
-  std::vector<Agreement> agreements;
 };
 
 // How the run stands, in the few words that a health check needs.
@@ -129,6 +117,7 @@ struct WorkerPage {
   std::optional<uint64_t> final_digest;
 };
 
+// As v1::Status.Phase: what a person needs to know of the engine's.
 enum class PagePhase : uint8_t { kWaitingForWorkers, kRoundOpen, kPaused, kFinishing, kEnded };
 
 // Everything at one moment.
@@ -156,7 +145,7 @@ struct StatusPage {
   uint64_t master_digest = 0;
   Round master_digest_round;
   uint64_t refusals = 0;           // sessions refused or ended for the worker's fault
-  uint64_t ties = 0;               // coordinates, all commits; from samples
+  uint64_t ties = 0;               // coordinates, all commits; estimated from samples
   double tie_ratio = 0;            // of the last commit
   uint64_t implausible_times = 0;  // times of workers that were clamped
   uint64_t events_held_back = 0, log_lines_dropped = 0;
@@ -218,14 +207,15 @@ class RunBooks {
                 std::string metrics_address);
   // It was made a member for the first time in this session.
   void OnSeated(WorkerId worker, Duration since_join);
-  // A live stream went; `counted_as`: what is now in its page for good.
+  // Its live stream went: what it moved stays in the page.
   void OnGone(WorkerId worker);
   void Forget(WorkerId worker);
   void OnRefusal() { ++refusals_; }
   // The worker has said why it abstains from the open round.
   void OnAbstain(WorkerId worker, std::string_view reason);
   void OnCommit(Moment at, const round::CommitRound& commit, const CommitNotes& notes);
-  void OnStatistics(const VoteStatistics& statistics);
+  // What the last round's sample said, once it is known; `plan` is the run's.
+  void OnStatistics(const OpenVote::Statistics& statistics, const ChunkPlan& plan);
   struct AppliedNote {
     Round next_round;
     std::optional<uint64_t> digest;
@@ -283,10 +273,14 @@ class RunBooks {
   };
 
   void NoteTimes(const round::CommitRound& commit, const CommitNotes& notes, CommitTimes* out);
+  double Clamped(uint64_t micros, double seconds_max);
   void NoteAbstentions(Moment at, const round::CommitRound& commit, const CommitNotes& notes);
   void WriteRound(Moment at, const round::CommitRound& commit, const CommitNotes& notes);
+  void WriteEvent(const JsonLine& line);
   JsonLine EventLine(Moment at, std::string_view kind) const;
   Page* FindPage(WorkerId worker);
+  const Page* FindPage(WorkerId worker) const;
+  std::string NameOf(WorkerId worker) const;
 
   // Constant after construction.
   const Options options_;

@@ -9,7 +9,9 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -17,10 +19,11 @@
 #include "common/layout.h"
 #include "common/memory_budget.h"
 #include "common/model_identity.h"
-#include "server/replica/buffer_pool.h"
+#include "server/commit/commit_ring.h"
 #include "server/replica/master_replica.h"
 #include "server/run/admission.h"
 #include "server/run/upload_lease.h"
+#include "server/vote/buffer_pool.h"
 
 namespace signvote::run {
 
@@ -92,7 +95,8 @@ class RunModel {
 
   // The first worker's layout becomes the run's: scales 1, decay by rank. With --init the parameters
   // are read and the model is complete. INVALID_ARGUMENT: PlanChunks(). RESOURCE_EXHAUSTED: the memory
-  // rule, with the bytes of each part and the flags that help. FAILED_PRECONDITION: --init does not fit.
+  // rule, with the bytes of each part and the flags that help. FAILED_PRECONDITION: --init, or the
+  // config.json beside it, is of another model.
   // REQUIRES: kUnknown.
   absl::Status FixLayout(const CheckedJoin& join);
 
@@ -130,10 +134,11 @@ class RunModel {
   BufferPool& verdicts() { return *verdict_pool_; }
   BufferPool& ballots() { return *ballot_pool_; }
   uint64_t catch_up_bytes() const;
-  // What joiners are held to; null while any is welcome. With --init and a config.json beside it, from
-  // the start.
+  // What joiners are held to; null while any is welcome.
   const Layout* wanted_layout() const { return state_ == State::kUnknown ? nullptr : &layout(); }
-  const ModelIdentity* wanted_identity() const;
+  const ModelIdentity* wanted_identity() const {
+    return state_ == State::kUnknown ? nullptr : &identity_;
+  }
   const std::string& identity_text() const { return identity_text_; }
   // Exported beside the model; "" when the uploader had none.
   const std::string& config_json() const { return config_json_; }
@@ -142,7 +147,7 @@ class RunModel {
 
  private:
   RunModel(Options options, MemoryProbe memory, std::unique_ptr<InitialParameters> init);
-  absl::Status Adopt(Layout layout);
+  absl::Status Adopt(Layout layout, Round start);
   absl::StatusOr<Layout> WithDecay(const Layout& joined) const;
 
   // Constant after construction.

@@ -32,9 +32,8 @@ struct RunState {
       engine;  // round, data_step, rule with the losses it holds, shares, roles, arrivals
   // Names with their ids, incarnations and evictions, those included that never became ready and that
   // the engine therefore does not know.
-  std::vector<Roster::Remembered> names;  // by id
-  uint32_t next_worker_id = 0;            // above every id that was ever given
-  bool paused = false;                    // also before there is an engine
+  Roster::Memory roster;
+  bool paused = false;  // also before there is an engine
 
   Layout layout;            // in the run's order, with scales and decays; no tensors: not known yet
   std::string config_json;  // of the model; "" or a JSON object
@@ -58,13 +57,15 @@ struct StateParts {
 // REQUIRES: state is consistent (CheckState() returns OK).
 StateParts EncodeState(const RunState& state);
 
-// INTERNAL names the first thing that does not fit together: planes that are not as long as the layout,
-// ids that are repeated or not below next_worker_id, a worker of the engine that has no name here.
+// FAILED_PRECONDITION names the first thing that does not fit together: planes that are not as long as
+// the layout, ids or names that are repeated, out of order or not below the next one, a worker of the
+// engine that the roster does not know, shares that are repeated or nobody's.
 absl::Status CheckState(const RunState& state);
 
-// The state that the bytes hold. DATA_LOSS: cut short, longer than they say, a checksum that is wrong,
-// or contents that no run can have. UNIMPLEMENTED: another version. INVALID_ARGUMENT: not a state at
-// all. Lengths are trusted only behind the header's checksum, and never beyond the bytes that are there.
+// The state that the bytes hold. INVALID_ARGUMENT: not a state at all, shorter than a header or another
+// magic. UNIMPLEMENTED: another version. DATA_LOSS: cut short, longer than they say, a checksum that is
+// wrong, or contents that no run can have. Lengths are trusted only behind the header's checksum, and
+// never beyond the bytes that are there.
 absl::StatusOr<RunState> DecodeState(std::span<const std::byte> bytes);
 
 }  // namespace signvote::run
