@@ -124,6 +124,7 @@ class Follower {
   void SayGoodbye() { goodbye_ = true; }
 
   // ---- what is known
+  const std::string& name() const { return options_.name; }
   bool run_known() const { return run_.has_value(); }
   // REQUIRES: run_known().
   const RunInfo& run() const { return *run_; }
