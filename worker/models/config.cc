@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "common/check.h"
+#include "common/coin_mix.h"
 #include "common/exit_codes.h"
 #include "common/rng.h"
 #include "common/status.h"
@@ -308,7 +309,7 @@ void InitializeParameters(const ModelConfig& config, const Layout& layout, uint6
     const double deviation = config.kind == ModelKind::kMlp
                                  ? std::sqrt(2.0 / static_cast<double>(tensor.shape.back()))
                                  : config.init_std;
-    Rng rng(init_seed, k);
+    Rng rng(DomainSeed(kInitDomain, init_seed), k);
     for (float& value : values) value = static_cast<float>(rng.Bell() * deviation * divisor);
   }
 }
