@@ -11,11 +11,8 @@
 #include <mutex>
 
 #include "absl/base/thread_annotations.h"
-<<<<<<< HEAD
-#include "common/may_wait.h"
-=======
 #include "common/clock.h"
->>>>>>> 784915e7f4379284da974ffe57ef6ca941e537a1
+#include "common/may_wait.h"
 
 namespace signvote {
 

@@ -219,6 +219,7 @@ absl::Status Run::Evict(Time now, std::string_view worker) {
   const Roster::Worker* known = roster_.FindWorker(worker);
   if (known != nullptr && known->evicted) return absl::OkStatus();
   SIGNVOTE_RETURN_IF_ERROR(roster_.Evict(worker));
+  known = roster_.FindWorker(worker);
   const WorkerId id = known->id;
   Event(now, EventKind::kEvicted, {.worker = worker, .incarnation = known->incarnation});
   const absl::Status status = EvictedStatus(worker);
@@ -270,7 +271,7 @@ Moment Run::At(Time now) const {
 }
 
 Round Run::committed() const {
-  return course_ == nullptr ? Round(0) : course_->pipeline->published();
+  return course_ == nullptr ? Round(0) : course_->told;
 }
 
 LiveFacts Run::Facts(const round::EngineView* view) const {

@@ -43,6 +43,7 @@ void Run::CaughtUp(Time now, Stream& s) {
     }
     case Stage::kReady:
       if (s.owed_open) SendRoundOpen(now, s);
+      if (stop_.finished.has_value()) SendFinish(s);
       return;
     default:
       return;

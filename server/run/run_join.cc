@@ -15,8 +15,8 @@
 namespace signvote::run {
 namespace {
 
-// Fences off whoever would take the last lines' place.
-constexpr size_t kNameForPeopleBytes = 64;
+// Beyond the longest name that is one.
+constexpr size_t kNameForPeopleBytes = 80;
 
 }  // namespace
 
@@ -293,7 +293,7 @@ void Run::On(Time now, Stream& s, ReadyIn& in) {
 
 void Run::On(Time now, Stream& s, PongIn& in) {
   if (in.nonce == 0) return;
-  if (in.nonce == std::exchange(s.fence_nonce, s.fence_nonce)) {
+  if (in.nonce == s.fence_nonce) {
     s.fence_nonce = 0;
     if (const auto held = roster_.Pong(s.id); held.has_value()) {
       Stream& newcomer = *Find(held->first);

@@ -85,39 +85,39 @@ void Run::On(Time now, const Applied& applied) {
     LogInfo("master replica", {{"round", applied.next_round.value()},
                                {"digest", absl::StrCat(absl::Hex(*applied.digest,
                                                                  absl::kZeroPad16))}});
-    events_.push_back(round::MasterDigestIn{applied.next_round, *applied.digest});
+    course_->events.push_back(round::MasterDigestIn{applied.next_round, *applied.digest});
   }
   Drive(now);
 }
 
 void Run::TellRoom() {
   const bool room = course_->pipeline->CanPropose();
-  if (std::exchange(course_->room, room) != room) events_.push_back(round::ProposalRoom{room});
+  if (std::exchange(course_->room, room) != room) course_->events.push_back(round::ProposalRoom{room});
 }
 
 // ---- the engine ---------------------------------------------------------------------------------
 
 void Run::Drive(Time now, round::Event event) {
-  events_.push_back(std::move(event));
+  course_->events.push_back(std::move(event));
   Drive(now);
 }
 
 void Run::Drive(Time now) {
   now_ = now;
-  if (driving_) return;
-  driving_ = true;
+  if (course_->driving) return;
+  course_->driving = true;
   do {
-    while (!events_.empty()) {
-      const round::Event next = std::move(events_.front());
-      events_.pop_front();
+    while (!course_->events.empty()) {
+      const round::Event next = std::move(course_->events.front());
+      course_->events.pop_front();
       const round::Actions actions = course_->engine->Step(now, next);
       for (const round::Action& action : actions) {
         std::visit([this, now](const auto& a) { Execute(now, a); }, action);
       }
     }
     AfterCommits(now);
-  } while (!events_.empty());
-  driving_ = false;
+  } while (!course_->events.empty());
+  course_->driving = false;
 }
 
 void Run::Execute(Time now, const round::OpenRound& open) {
@@ -217,7 +217,7 @@ void Run::Publish(const std::shared_ptr<const CommitRecord>& record) {
   c.published.push_back(std::move(done));
   // Room is told before the commit behind which a round might open.
   TellRoom();
-  events_.push_back(round::CommitDurable{record->round});
+  course_->events.push_back(round::CommitDurable{record->round});
 }
 
 void Run::AfterCommits(Time now) {
@@ -295,7 +295,7 @@ void Run::Execute(Time now, const round::FinishRun& finish) {
   LogInfo("the last round is committed", {{"rounds", finish.rounds.value()}});
   Event(now, EventKind::kFinished, {});
   for (auto& [peer, s] : streams_) {
-    if (StageOf(s) == Stage::kReady) SendFinish(s);
+    if (StageOf(s) == Stage::kReady && s.next_send == course_->told) SendFinish(s);
   }
 }
 
