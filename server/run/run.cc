@@ -43,14 +43,14 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(RunOptions options, RunParts pa
                                    std::move(rule), std::move(model), state, now));
   if (state.has_parameters()) {
     const std::span<const float> no_x0;
-    SIGNVOTE_RETURN_IF_ERROR(run->model_->Restore(
-        {.layout = state.layout,
-         .config_json = state.config_json,
-         .identity_text = state.identity_text,
-         .x = *state.x,
-         .x0 = state.x0 == nullptr ? no_x0 : std::span<const float>(*state.x0),
-         .x0_max_abs = state.x0_max_abs,
-         .round = state.engine.round}));
+    SIGNVOTE_RETURN_IF_ERROR(
+        run->model_->Restore({.layout = state.layout,
+                              .config_json = state.config_json,
+                              .identity_text = state.identity_text,
+                              .x = *state.x,
+                              .x0 = state.x0 == nullptr ? no_x0 : std::span<const float>(*state.x0),
+                              .x0_max_abs = state.x0_max_abs,
+                              .round = state.engine.round}));
     SIGNVOTE_RETURN_IF_ERROR(run->StartCourse(now, state.engine));
   }
   return run;
@@ -66,7 +66,7 @@ Run::Run(RunOptions options, RunParts parts, WelcomeFacts facts, std::unique_ptr
       tokens_(parts_.tokens),
       rule_(std::move(rule)),
       model_(std::move(model)),
-      roster_(options_.roster, state.names, now),
+      roster_(options_.roster, state.roster, now),
       books_({.run_id = facts_.run_id.ToText(),
               .rule = facts_.rule,
               .direction = std::string(DirectionName(options_.direction.kind)),
@@ -159,12 +159,11 @@ void Run::Tick(Time now) {
   for (const PeerId peer : due.cancel) Find(peer)->peer->Cancel();
   const UploadLease& lease = model_->lease();
   if (lease.Expired(now)) {
-    CloseStream(
-        now, *Find(*lease.holder()),
-        absl::AbortedError(absl::StrCat("the upload of the initial parameters is too slow: ",
-                                        lease.wanted_bytes(), " bytes were due within ",
-                                        ToSeconds(lease.options().timeout),
-                                        " s (--upload-timeout)")));
+    CloseStream(now, *Find(*lease.holder()),
+                absl::AbortedError(absl::StrCat(
+                    "the upload of the initial parameters is too slow: ", lease.wanted_bytes(),
+                    " bytes were due within ", ToSeconds(lease.options().timeout),
+                    " s (--upload-timeout)")));
   }
   if (course_ != nullptr) {
     const std::optional<Time> tick = course_->engine->NextTick();
@@ -172,9 +171,8 @@ void Run::Tick(Time now) {
   } else if (!stop_.ended) {
     if (stop_.paused) stop_.waiting_since = now;
     if (now - stop_.waiting_since >= options_.wait_timeout) {
-      End(now,
-          absl::DeadlineExceededError(absl::StrCat("waited ", ToSeconds(options_.wait_timeout),
-                                                   " s for a worker (--wait-timeout)")));
+      End(now, absl::DeadlineExceededError(absl::StrCat("waited ", ToSeconds(options_.wait_timeout),
+                                                        " s for a worker (--wait-timeout)")));
     }
   }
   AnswerWatchers(now, now);
@@ -270,9 +268,7 @@ Moment Run::At(Time now) const {
   return {.now = now, .unix_seconds = static_cast<double>(clock_->UnixMicros()) * 1e-6};
 }
 
-Round Run::committed() const {
-  return course_ == nullptr ? Round(0) : course_->told;
-}
+Round Run::committed() const { return course_ == nullptr ? Round(0) : course_->told; }
 
 LiveFacts Run::Facts(const round::EngineView* view) const {
   const bool known = model_->state() != RunModel::State::kUnknown;
@@ -316,8 +312,7 @@ void Run::AnswerWatchers(Time now, Time due) {
 }
 
 absl::StatusOr<RunState> Run::State() const {
-  RunState state{.run_id = facts_.run_id, .epoch = facts_.epoch, .names = roster_.Remember()};
-  state.next_worker_id = roster_.next_worker_id();
+  RunState state{.run_id = facts_.run_id, .epoch = facts_.epoch, .roster = roster_.Remember()};
   state.paused = stop_.paused;
   if (course_ == nullptr) return state;
   const round::Phase phase = course_->engine->View(now_).phase;

@@ -211,8 +211,8 @@ class Run {
 
   // The parts that exist once the parameters are complete.
   struct Course {
-    Course(const CommitRing::Options& ring_options, OpenVote::Options vote_options, TallySink* tally,
-           RunModel* model)
+    Course(const CommitRing::Options& ring_options, OpenVote::Options vote_options,
+           TallySink* tally, RunModel* model)
         : ring(ring_options),
           vote(std::move(vote_options), tally, &model->verdicts(), &model->ballots()),
           told(ring_options.start) {}
@@ -230,9 +230,9 @@ class Run {
     std::optional<round::OpenRound> open;
     Time opened_at;
     std::map<WorkerId, VoterTimes> times;  // of the open attempt
-    std::optional<Round> counted_round;    // whose statistics are not in the books yet
-    std::optional<Proposed> proposed;      // and not published yet
-    std::vector<Published> published;      // and not in the books yet
+    bool counted = false;  // the last attempt was, and its statistics are not in the books yet
+    std::optional<Proposed> proposed;  // and not published yet
+    std::vector<Published> published;  // and not in the books yet
   };
 
   struct Stop {

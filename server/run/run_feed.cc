@@ -110,9 +110,9 @@ void Run::SendRoundOpen(Time now, Stream& s) {
   const std::optional<round::OpenRound>& open = course_->open;
   if (!open.has_value()) return;
   const Roster::Link& link = LinkOf(s);
-  const auto seat = std::lower_bound(
-      open->seats.begin(), open->seats.end(), *link.worker,
-      [](const round::Seat& a, WorkerId worker) { return a.worker < worker; });
+  const auto seat =
+      std::lower_bound(open->seats.begin(), open->seats.end(), *link.worker,
+                       [](const round::Seat& a, WorkerId worker) { return a.worker < worker; });
   if (seat == open->seats.end() || seat->worker != *link.worker ||
       seat->incarnation != link.incarnation) {
     return;

@@ -87,14 +87,13 @@ void Run::Accept(Time now, const Roster::Accepted& accepted) {
   ForgetNames();
   Arriving(now, s);
   if (course_ != nullptr) return Welcome(now, s);
-  roster_.SetStage(s.id, Stage::kWaitingState, now);
   NameUploader(now);
 }
 
 void Run::Welcome(Time now, Stream& s) {
   const CheckedJoin join = *std::exchange(s.join, std::nullopt);
-  const bool keeps = join.round.has_value() && join.epoch == facts_.epoch &&
-                     course_->ring.Reaches(*join.round);
+  const bool keeps =
+      join.round.has_value() && join.epoch == facts_.epoch && course_->ring.Reaches(*join.round);
   if (keeps) s.pin = course_->ring.PinFrom(*join.round);
   SendWelcome(s, keeps ? v1::Welcome::STATE_KEEP : v1::Welcome::STATE_FETCH);
   roster_.SetStage(s.id, keeps ? Stage::kKeeping : Stage::kFetching, now);
@@ -125,9 +124,8 @@ void Run::NameUploader(Time now) {
     LogInfo("initial parameters come from a worker", {{"worker", WorkerName(s)}});
   }
   if (course_ != nullptr) return;
-  const v1::ServerMessage notice =
-      NoticeMessage("waiting for the initial parameters from " +
-                    WorkerName(*Find(*model_->lease().holder())));
+  const v1::ServerMessage notice = NoticeMessage("waiting for the initial parameters from " +
+                                                 WorkerName(*Find(*model_->lease().holder())));
   for (const PeerId peer : roster_.In(Stage::kWaitingState)) Find(peer)->peer->Send(notice);
 }
 
@@ -174,15 +172,14 @@ absl::Status Run::StartCourse(Time now, const round::EngineState& state) {
       .linger = options_.linger,
       .x0_max_abs = x0_max_abs,
       .step_scale_max = static_cast<double>(model_->layout().step_scale_max())};
-  SIGNVOTE_ASSIGN_OR_RETURN(
-      std::unique_ptr<round::Engine> engine,
-      round::Engine::Create(std::move(config), std::move(rule_), state, now));
-  course_ = std::make_unique<Course>(
-      CommitRing::Options{.start = state.round,
-                          .rounds_kept = rounds,
-                          .rounds_pinned_max = rounds,
-                          .payload_bytes = plan.TotalBytes()},
-      OpenVote::Options{.plan = plan, .seed = options_.seed}, parts_.tally, model_.get());
+  SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<round::Engine> engine,
+                            round::Engine::Create(std::move(config), std::move(rule_), state, now));
+  course_ = std::make_unique<Course>(CommitRing::Options{.start = state.round,
+                                                         .rounds_kept = rounds,
+                                                         .rounds_pinned_max = rounds,
+                                                         .payload_bytes = plan.TotalBytes()},
+                                     OpenVote::Options{.plan = plan, .seed = options_.seed},
+                                     parts_.tally, model_.get());
   course_->engine = std::move(engine);
   course_->main_rounds = state.course.main_rounds;
   Durability* durability = parts_.durability;
@@ -213,10 +210,10 @@ absl::Status Run::CheckFetch(Time now, Stream& s) {
   }
   while (!s.fetches.empty() && now - s.fetches.front() >= kFetchWindow) s.fetches.pop_front();
   if (s.fetches.size() >= kFetchesMax) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "this worker has fetched the state ", kFetchesMax, " times within ",
-        ToSeconds(kFetchWindow), " s; try again in ",
-        ToSeconds(kFetchWindow - (now - s.fetches.front())), " s"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("this worker has fetched the state ", kFetchesMax, " times within ",
+                     ToSeconds(kFetchWindow), " s; try again in ",
+                     ToSeconds(kFetchWindow - (now - s.fetches.front())), " s"));
   }
   return absl::OkStatus();
 }
@@ -270,10 +267,10 @@ void Run::On(Time now, Stream& s, ReadyIn& in) {
     return CloseStream(now, s, absl::InvalidArgumentError("Ready came without being asked for"));
   }
   if (in.round > committed()) {
-    return CloseStream(now, s,
-                       absl::InvalidArgumentError(absl::StrCat(
-                           "Ready at round ", in.round.value(), ", but only ",
-                           committed().value(), " are committed")));
+    return CloseStream(
+        now, s,
+        absl::InvalidArgumentError(absl::StrCat("Ready at round ", in.round.value(), ", but only ",
+                                                committed().value(), " are committed")));
   }
   roster_.SetStage(s.id, Stage::kCatchingUp, now);
   if (!s.following) {
@@ -341,8 +338,7 @@ void Run::Detach(Time now, Stream& s, const std::string& reason) {
   s.pin.Release();
   s.join.reset();
   if (s.call != nullptr) {
-    std::exchange(s.call, nullptr)
-        ->End(absl::AbortedError("the session of this ticket has ended"));
+    std::exchange(s.call, nullptr)->End(absl::AbortedError("the session of this ticket has ended"));
   }
   if (!gone.has_value()) return;
   if (gone->was_live) {
@@ -375,9 +371,7 @@ void Run::On(Time now, Stream& s, LeaveIn& in) {
   if (worker != nullptr && worker->live == s.id) {
     const WorkerId id = worker->id;
     if (Event(now, EventKind::kLeft,
-              {.worker = worker->name,
-               .reason = in.reason,
-               .incarnation = worker->incarnation})) {
+              {.worker = worker->name, .reason = in.reason, .incarnation = worker->incarnation})) {
       LogInfo("worker leaves", {{"worker", worker->name}, {"reason", in.reason}});
     }
     if (s.in_engine) Drive(now, round::WorkerLeaves{id, LinkOf(s).incarnation});

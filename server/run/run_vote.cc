@@ -17,8 +17,7 @@ namespace signvote::run {
 void Run::On(Time now, Stream& s, BallotIn& in) {
   if (!s.in_engine) return;
   const Roster::Link& link = LinkOf(s);
-  Drive(now,
-        round::BallotChunkIn{*link.worker, link.incarnation, in.round, in.attempt, in.chunk});
+  Drive(now, round::BallotChunkIn{*link.worker, link.incarnation, in.round, in.attempt, in.chunk});
 }
 
 void Run::On(Time now, Stream& s, ScalarsIn& in) {
@@ -82,9 +81,9 @@ void Run::On(Time now, const Applied& applied) {
                              .seconds = ToSeconds(applied.took)});
   TellRoom();
   if (applied.digest.has_value()) {
-    LogInfo("master replica", {{"round", applied.next_round.value()},
-                               {"digest", absl::StrCat(absl::Hex(*applied.digest,
-                                                                 absl::kZeroPad16))}});
+    LogInfo("master replica",
+            {{"round", applied.next_round.value()},
+             {"digest", absl::StrCat(absl::Hex(*applied.digest, absl::kZeroPad16))}});
     course_->events.push_back(round::MasterDigestIn{applied.next_round, *applied.digest});
   }
   Drive(now);
@@ -92,7 +91,8 @@ void Run::On(Time now, const Applied& applied) {
 
 void Run::TellRoom() {
   const bool room = course_->pipeline->CanPropose();
-  if (std::exchange(course_->room, room) != room) course_->events.push_back(round::ProposalRoom{room});
+  if (std::exchange(course_->room, room) != room)
+    course_->events.push_back(round::ProposalRoom{room});
 }
 
 // ---- the engine ---------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ void Run::Execute(Time now, const round::CommitRound& commit) {
     record.chunks = std::move(result.chunks);
     record.payload = WholePayload(c.vote.plan(), std::move(result.payload));
     tally_time = result.tally_time;
-    c.counted_round = commit.round;
+    c.counted = true;
   } else {
     c.vote.Abandon();
   }
@@ -224,7 +224,7 @@ void Run::AfterCommits(Time now) {
   if (course_ == nullptr || course_->published.empty()) return;
   std::vector<Published> published = std::exchange(course_->published, {});
   for (const Published& done : published) {
-    const Course::Proposed& p = done.proposed;
+    const Proposed& p = done.proposed;
     books_.OnCommit(At(now), p.commit,
                     {.seats = p.seats,
                      .times = p.times,
@@ -241,18 +241,8 @@ void Run::AfterCommits(Time now) {
 }
 
 void Run::NoteStatistics() {
-  Course& c = *course_;
-  if (!c.counted_round.has_value()) return;
-  const OpenVote::Statistics counted = c.vote.statistics();
-  VoteStatistics out{.round = *std::exchange(c.counted_round, std::nullopt),
-                     .coordinates = counted.coordinates,
-                     .ties = counted.ties};
-  for (const OpenVote::Statistics::Worker& worker : counted.workers) {
-    out.agreements.push_back({.worker = worker.worker,
-                              .agreeing = worker.agreeing,
-                              .coordinates = worker.coordinates});
-  }
-  books_.OnStatistics(out);
+  if (!std::exchange(course_->counted, false)) return;
+  books_.OnStatistics(course_->vote.statistics(), model_->plan());
 }
 
 void Run::Execute(Time now, const round::Disconnect& disconnect) {
@@ -272,15 +262,13 @@ void Run::Execute(Time now, const round::Resync& resync) {
   if (const absl::Status status = roster_.CountResync(s->id, now); !status.ok()) {
     return CloseStream(now, *s, status);
   }
-  SendResync(now, *s,
-             absl::StrCat("its replica differs after round ", resync.round.value()));
+  SendResync(now, *s, absl::StrCat("its replica differs after round ", resync.round.value()));
 }
 
 void Run::Execute(Time now, const round::RoleChanged& change) {
   const Roster::Worker* worker = roster_.FindWorker(change.worker);
   if (worker == nullptr) return;
-  Event(now,
-        change.role == round::Role::kObserver ? EventKind::kObserver : EventKind::kMember,
+  Event(now, change.role == round::Role::kObserver ? EventKind::kObserver : EventKind::kMember,
         {.worker = worker->name, .reason = change.reason});
 }
 
