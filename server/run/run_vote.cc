@@ -230,8 +230,7 @@ void Run::AfterCommits(Time now) {
                      .times = p.times,
                      .tally_seconds = ToSeconds(p.tally_time),
                      .commit_seconds = ToSeconds(done.took),
-                     .payload_hash = p.payload_hash,
-                     .coordinates = model_->layout().coordinates()});
+                     .payload_hash = p.payload_hash});
   }
   ForgetNames();
   for (auto& [peer, s] : streams_) {
