@@ -13,6 +13,8 @@ namespace {
 
 // Openings of one round for want of ballots; then it closes without a step, or waits for the silent.
 constexpr uint32_t kReopeningsMax = 3;
+// How long what was closed at the last moment may take to be tallied.
+constexpr Duration kTallyGrace = std::chrono::seconds(2);
 // How long a stop waits for the commit that it found, or made, to become durable.
 constexpr Duration kStopCommitGrace = std::chrono::seconds(2);
 
@@ -47,10 +49,10 @@ Actions Engine::Step(Time now, const Event& event) {
 std::optional<Time> Engine::NextTick() const {
   switch (phase_) {
     case Phase::kWaitingForWorkers:
-      return waiting_since_ + config_.wait_timeout;
+      return Over() ? waiting_since_ : waiting_since_ + config_.wait_timeout;
     case Phase::kRoundOpen: {
       const AttemptPlan& plan = open_->plan();
-      Time next = plan.opened + config_.wait_timeout;
+      Time next = attempt_until_;
       if (plan.deadline.has_value() && !open_->deadline_passed()) {
         next = std::min(next, *plan.deadline);
       }
@@ -334,6 +336,7 @@ void Engine::Open() {
     openings_.Drop(round_);
   }
   if (!first_opened_.has_value()) first_opened_ = now_;
+  attempt_until_ = now_ + config_.wait_timeout;
   open_.emplace(std::move(plan));
   phase_ = Phase::kRoundOpen;
   out_.push_back(std::move(action));
@@ -424,13 +427,13 @@ void Engine::Commit(CourseEnd end) {
                       (config_.digest_every > 0 && committed.value() % config_.digest_every == 0);
   if (commit.digest_due) digests_.Expect(committed, here);
 
-  if (commit.kind == CommitKind::kNone) {
-    ++members_.totals().rounds_without_step;
+  if (commit.kind == CommitKind::kNone) ++members_.totals().rounds_without_step;
+  if (verdict) {
+    stepless_since_.reset();
+  } else {
     if (!stepless_since_.has_value()) stepless_since_ = first_opened_;
     Note(NoticeLevel::kWarning,
          absl::StrFormat("round %d closes without a step: %s", round_.value(), commit.reason));
-  } else {
-    stepless_since_.reset();
   }
   out_.push_back(std::move(commit));
   Account(attempt, end);
@@ -472,6 +475,7 @@ void Engine::Account(const OpenAttempt& attempt, CourseEnd end) {
 void Engine::On(const Tick&) {
   switch (phase_) {
     case Phase::kWaitingForWorkers:
+      if (Over()) return Advance();
       if (now_ < waiting_since_ + config_.wait_timeout) return;
       return End(absl::DeadlineExceededError(
           absl::StrFormat("waited %s for workers in round %d (--wait-timeout)",
@@ -494,7 +498,7 @@ void Engine::On(const Tick&) {
 
 void Engine::PassTime() {
   const AttemptPlan& plan = open_->plan();
-  const bool wait_over = now_ >= plan.opened + config_.wait_timeout;
+  const bool wait_over = now_ >= attempt_until_;
   const bool stop_over = stop_until_.has_value() && now_ >= *stop_until_;
   const bool deadline_over = plan.deadline.has_value() && now_ >= *plan.deadline;
   const bool passes = (wait_over || stop_over || deadline_over) && !open_->deadline_passed();
@@ -507,6 +511,12 @@ void Engine::PassTime() {
   const Standing standing = open_->standing();
   if ((stop_over || wait_over) && standing == Standing::kTallied) {
     return Commit(CourseEnd::kVerdict);
+  }
+  if ((stop_over || wait_over) && passes && standing == Standing::kTallying) {
+    // What the quorum closed just now gets the time of a tally.
+    attempt_until_ = now_ + kTallyGrace;
+    if (stopping_) stop_until_ = attempt_until_;
+    return;
   }
   if (stop_over) return End(Stopped());
   if (wait_over) {
