@@ -102,6 +102,8 @@ class Engine {
 
   // ---- between rounds
   void Advance();
+  // Nothing is left to vote on.
+  bool Over() const { return course_.run_done() || course_.diverged(); }
   void OpenOrWait();
   void Open();
 
