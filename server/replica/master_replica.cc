@@ -96,24 +96,23 @@ uint64_t MasterReplica::Apply(const CommitRecord& record) {
     Piece& piece = pieces_[p];
     MutexLock lock(&piece.mu);
     SIGNVOTE_CHECK(piece.round == record.round);
-    if (record.kind != CommitKind::kNone) MovePiece(record, p);
+    if (record.kind != CommitKind::kNone) MovePiece(record, p, &piece);
     piece.round = record.round.next();
     if (record.digest_due) digest += ReplicaDigest(x_ + First(p), First(p), Count(p));
   }
   return digest;
 }
 
-void MasterReplica::MovePiece(const CommitRecord& record, uint64_t p) {
-  Piece& piece = pieces_[p];
+void MasterReplica::MovePiece(const CommitRecord& record, uint64_t p, Piece* piece) {
   const uint64_t first = First(p), count = Count(p);
   float* const x = x_ + first;
   float* const x0 = x0_ == nullptr ? nullptr : x0_ + first;
   const bool rewind = record.kind == CommitKind::kRewind;
-  SIGNVOTE_CHECK(piece.x0_kept || (!rewind && record.rho == 1.0f));
-  if (piece.x0_kept && !piece.x0_apart) {
+  SIGNVOTE_CHECK(piece->x0_kept || (!rewind && record.rho == 1.0f));
+  if (piece->x0_kept && !piece->x0_apart) {
     if (rewind) return;  // x has not moved
     std::memcpy(x0, x, count * sizeof(float));
-    piece.x0_apart = true;
+    piece->x0_apart = true;
   }
   if (rewind) {
     ApplyRewind(count, x0, x);
@@ -128,7 +127,7 @@ void MasterReplica::MovePiece(const CommitRecord& record, uint64_t p) {
     const uint64_t to = std::min(first + count, part.first_coordinate + part.coordinates);
     if (from >= to) continue;
     ApplyStep(layout_, arguments, from, to - from, part.bytes.get(), part.first_coordinate,
-              piece.x0_kept ? x0 + (from - first) : nullptr, x + (from - first));
+              piece->x0_kept ? x0 + (from - first) : nullptr, x + (from - first));
   }
 }
 

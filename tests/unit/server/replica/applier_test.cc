@@ -55,7 +55,9 @@ TEST(ApplierTest, AppliesOneCommitACallInOrder) {
     EXPECT_EQ(replica->x()[999], static_cast<float>(r + 1));
     EXPECT_EQ(applier.backlog(), 2 - r);
     EXPECT_EQ(applied->digest.has_value(), r == 2);
-    if (r == 2) EXPECT_EQ(*applied->digest, replica->Digest());
+    if (applied->digest.has_value()) {
+      EXPECT_EQ(*applied->digest, replica->Digest());
+    }
   }
   EXPECT_FALSE(applier.ApplyNext().has_value());
 }

@@ -220,6 +220,14 @@ TEST_F(TallySinkTest, StopDropsWhatWaitsAndWhatComesLater) {
   EXPECT_TRUE(share_->idle());
 }
 
+TEST(TallyThreadsTest, ByDefaultThereIsOneForEachOfAFewCores) {
+  EXPECT_EQ(TallyThreads::DefaultThreads(0), 1u);
+  EXPECT_EQ(TallyThreads::DefaultThreads(1), 1u);
+  EXPECT_EQ(TallyThreads::DefaultThreads(2), 2u);
+  EXPECT_EQ(TallyThreads::DefaultThreads(4), 4u);
+  EXPECT_EQ(TallyThreads::DefaultThreads(64), 4u);
+}
+
 TEST(TallyShareTest, KnowsWhatItHolds) {
   const auto a = Buffer(8), b = Buffer(8), verdict = Buffer(8);
   const TallyShare share({a}, verdict);
