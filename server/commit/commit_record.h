@@ -45,6 +45,7 @@ struct CommitRecord {
   std::vector<ChunkSum> chunks;      // per chunk; empty without a payload
   std::vector<PayloadPart> payload;  // in order of the chunks; empty without a payload
   uint64_t payload_hash = 0;         // PayloadHash(chunks); 0 without a payload
+  uint64_t payload_bytes = 0;        // memory of the parts that lie here
   bool digest_due = false;           // every replica is digested after this commit
   std::optional<double> loss;        // robust mean of the voters' losses
   uint32_t voters = 0;               // workers that were counted
@@ -57,11 +58,15 @@ struct CommitRecord {
   const std::shared_ptr<const uint8_t>& ChunkOwner(ChunkIndex k) const;
 };
 
-// The whole payload of signs in one buffer of plan.TotalBytes().
+// The part that holds `chunks` chunks from `first` on, all of one kind of the plan.
+PayloadPart MakePart(const PayloadPlan& plan, ChunkIndex first, uint32_t chunks,
+                     std::shared_ptr<const uint8_t> bytes);
+
+// The whole payload, which lies in one buffer of plan.TotalBytes().
 std::vector<PayloadPart> WholePayload(const PayloadPlan& plan,
                                       std::shared_ptr<const uint8_t> bytes);
 
-// Checks a record and fills in payload_hash. `tensors`: of the layout.
+// Checks a record and fills in payload_hash and payload_bytes. `tensors`: of the layout.
 //   INVALID_ARGUMENT: a step whose chunks or parts do not cover the plan in order, a payload or
 //   chunks with another kind, a number out of its range, a wrong number of scales.
 //   UNIMPLEMENTED: a payload that no replica applies yet (counts, fp32, bf16, or bytes elsewhere).

@@ -59,8 +59,8 @@ class Applier final : public CommitConsumer {
   absl::StatusOr<Snapshot> TakeSnapshot(WithX0 with_x0, Duration timeout);
 
  private:
-  bool WaitUntilFreeLocked(Time until) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void Free();
+  // REQUIRES: busy_ is this caller's.
+  absl::Status Copy(Snapshot* out) const;
 
   // Constant after construction.
   MasterReplica* const replica_;
@@ -98,7 +98,8 @@ class ApplierThread {
 
  private:
   void Run();
-  bool Delay();
+  bool WaitBefore();  // false when stopped meanwhile
+  bool stopping();
 
   // Constant after construction.
   Applier* const applier_;

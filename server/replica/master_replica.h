@@ -84,7 +84,9 @@ class MasterReplica {
   };
 
   MasterReplica(Layout layout, const Options& options, float* x, float* x0);
-  void ApplyToPiece(const CommitRecord& record, uint64_t p);
+  // Moves piece p, whose lock is held.
+  void MovePiece(const CommitRecord& record, uint64_t p)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(pieces_[p].mu);
 
   // Constant after construction. Piece p of x_ and x0_ is guarded by pieces_[p].mu.
   const Layout layout_;

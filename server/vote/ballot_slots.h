@@ -46,8 +46,8 @@ class BallotSlots {
   void Open(Round round, Attempt attempt);
   // The same with another buffer, while tallies may still read the old one.
   void OpenIn(std::shared_ptr<uint8_t> buffer, Round round, Attempt attempt);
-  // Nothing is written any more into this chunk in this attempt.
-  void Close(ChunkIndex chunk);
+  // Nothing is written any more into this chunk in this attempt. Whether it was full.
+  bool Close(ChunkIndex chunk);
   // The buffer that holds chunk k's bits from plan().ByteOffset(k) on; the caller's share keeps it
   // alive. A chunk is valid for reading when End() returned true for it in the open attempt.
   std::shared_ptr<const uint8_t> buffer() const;

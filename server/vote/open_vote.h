@@ -70,7 +70,7 @@ class OpenVote {
   bool Take(const ChunkTallied& tallied);
   // REQUIRES: complete(). No attempt is open afterwards; statistics() stay until the next Open().
   Result Finish();
-  // The attempt ends without a result; waiting tallies are dropped.
+  // The attempt, if one is open, ends without a result; waiting tallies are dropped.
   void Abandon();
 
   bool open() const { return open_; }
@@ -91,6 +91,7 @@ class OpenVote {
     bool closed = false, tallied = false;
     ChunkSum sum;
   };
+  void OpenSlots(const Voter& voter);
 
   // Constant after construction.
   const Options options_;
@@ -101,14 +102,16 @@ class OpenVote {
   bool open_ = false;
   Round round_;
   Attempt attempt_;
+  // Of the attempt that is open or was finished last.
   std::vector<Voter> voters_;
   std::vector<uint32_t> counted_of_;  // chunks counted, by place in voters_
   std::unordered_map<round::WorkerId, uint32_t> place_of_;
   std::vector<Chunk> chunks_;
   uint32_t closed_chunks_ = 0, tallied_chunks_ = 0;
   Duration tally_time_{};
-  std::shared_ptr<TallyShare> share_;                    // of the attempt; null before the first
-  std::vector<std::shared_ptr<TallyShare>> old_shares_;  // of abandoned ones, while in use
+  std::shared_ptr<TallyShare> share_;  // null before the first attempt
+  // Of older attempts, while tallies are at work on them.
+  std::vector<std::shared_ptr<TallyShare>> old_shares_;
 };
 
 }  // namespace signvote

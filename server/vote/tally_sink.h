@@ -22,12 +22,13 @@ namespace signvote {
 // Threads: thread-safe; the first block is constant after construction.
 class TallyShare {
  public:
-  TallyShare(std::vector<std::shared_ptr<const uint8_t>> ballots, std::shared_ptr<uint8_t> verdict)
-      : ballots_(std::move(ballots)), verdict_(std::move(verdict)) {
-    sampled_.ballots.resize(ballots_.size());
-  }
+  TallyShare(std::vector<std::shared_ptr<const uint8_t>> ballots, std::shared_ptr<uint8_t> verdict);
 
+  // By place.
   const std::shared_ptr<const uint8_t>& ballot(size_t place) const { return ballots_[place]; }
+  size_t ballots() const { return ballots_.size(); }
+  // Whether `ballot` is one of them.
+  bool Holds(const uint8_t* ballot) const;
   const std::shared_ptr<uint8_t>& verdict() const { return verdict_; }
 
   // A tally begins and ends to read ballots here.
