@@ -18,7 +18,7 @@
 #include "common/clock.h"
 #include "common/ids.h"
 #include "common/wire_totals.h"
-#include "server/round/engine.h"
+#include "server/round/view.h"
 #include "server/run/history.h"
 #include "server/run/rate_limit.h"
 #include "server/run/roster.h"
