@@ -1,6 +1,7 @@
 #include "worker/codec/cuda_replica.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "common/bits.h"
@@ -195,7 +196,8 @@ absl::StatusOr<X0Sums> CudaReplicaMemory::SumsAboutX0(const Layout& layout, Cons
         if (!status.ok()) return;
         float* const to = host_g.data() + (range.first - first);
         if (g[range.tensor] == nullptr) {
-          std::fill_n(to, range.count, 0.0f);
+          // As on the CPU no gradient adds nothing, also where x − x0 is not finite.
+          std::fill_n(to, range.count, std::numeric_limits<float>::quiet_NaN());
         } else {
           status = SIGNVOTE_CUDA(cudaMemcpyAsync, to, g[range.tensor] + range.offset,
                                  range.count * sizeof(float), cudaMemcpyDeviceToHost, stream);

@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads) PackKernel(PackArguments p) {
   const uint64_t block_first = p.first + tile_first;
   const uint32_t first_tensor = FindTensor(p.tensors, p.tensor_count, block_first);
   uint32_t tensor = first_tensor;
-  TensorInputs in = p.inputs[tensor];
+  TensorInputs inputs = p.inputs[tensor];
   uint64_t tensor_first = p.tensors[tensor].first, tensor_end = p.tensors[tensor + 1].first;
 
   // All loads before the first use.
@@ -77,17 +77,17 @@ __global__ void __launch_bounds__(kThreads) PackKernel(PackArguments p) {
       do tensor_end = p.tensors[++tensor + 1].first;
       while (at >= tensor_end);
       tensor_first = p.tensors[tensor].first;
-      in = p.inputs[tensor];
+      inputs = p.inputs[tensor];
     }
-    if (in.g != nullptr) {
-      g[k] = in.g[at - tensor_first];
+    if (inputs.g != nullptr) {
+      g[k] = inputs.g[at - tensor_first];
     } else if constexpr (!kGiven) {
       coins |= 1u << k;
     }
     if constexpr (kState) m[k] = p.state[0][at];
-    if constexpr (kGiven) u[k] = in.u[at - tensor_first];
+    if constexpr (kGiven) u[k] = inputs.u[at - tensor_first];
     if constexpr (kProbe) {
-      if (in.h != nullptr) h[k] = in.h[at - tensor_first];
+      if (inputs.h != nullptr) h[k] = inputs.h[at - tensor_first];
     }
   }
   uint32_t plus = 0;  // bit k: the previous verdict on coordinate k of this thread
