@@ -28,8 +28,6 @@ absl::Status CatchUp::FollowTo(Round round) {
   return absl::OkStatus();
 }
 
-absl::Status CatchUp::FollowAll() {
-  return FollowTo(Round(std::numeric_limits<uint64_t>::max()));
-}
+absl::Status CatchUp::FollowAll() { return FollowTo(Round(std::numeric_limits<uint64_t>::max())); }
 
 }  // namespace signvote

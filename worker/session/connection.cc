@@ -23,10 +23,9 @@ absl::Status Connection::Run(ConnectionUser* user, RetryPolicy* policy) {
     auto stream = std::make_shared<Stream>(Dial(), clock_);
     const std::optional<grpc::ByteBuffer> first = user->OnDialed(stream);
     if (!first) return absl::OkStatus();
-    absl::Status status =
-        stream->Run(*first, connect_timeout_, [&](const grpc::ByteBuffer& message) {
-          return user->OnMessage(stream.get(), message);
-        });
+    absl::Status status = stream->Run(
+        *first, connect_timeout_,
+        [&](const grpc::ByteBuffer& message) { return user->OnMessage(stream.get(), message); });
     stream.reset();
     const std::optional<ConnectionEnd> end = user->OnEnded(std::move(status));
     if (!end) return absl::OkStatus();

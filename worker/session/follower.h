@@ -85,9 +85,9 @@ struct NoticeAction {
   std::string text;
 };
 
-using FollowerAction = std::variant<SayAction, JoinedAction, TransferAction, CommitDueAction,
-                                    OpenedAction, ClosedAction, FinishAction, DrainAction,
-                                    NoticeAction>;
+using FollowerAction =
+    std::variant<SayAction, JoinedAction, TransferAction, CommitDueAction, OpenedAction,
+                 ClosedAction, FinishAction, DrainAction, NoticeAction>;
 
 class Follower {
  public:

@@ -20,8 +20,8 @@ void KeptBallot::Open(Round round, Time opened, const ChunkPlan& plan) {
   opened_ = opened;
   chunks_.resize(plan.chunks());
   bits_ = std::make_shared<BallotBits>();
-  lease_ = std::shared_ptr<const void>(bits_.get(),
-                                       [bits = bits_](const void*) { bits->Release(); });
+  lease_ =
+      std::shared_ptr<const void>(bits_.get(), [bits = bits_](const void*) { bits->Release(); });
 }
 
 absl::Status KeptBallot::AddChunk(ChunkIndex k, const uint8_t* bits, uint64_t checksum, Time now) {

@@ -32,8 +32,8 @@ class BallotBits {
   // False: a message still refers to them at `deadline`.
   bool AwaitRelease(const Clock* clock, Time deadline) ABSL_LOCKS_EXCLUDED(mu_) {
     MutexLock lock(&mu_);
-    return changed_.WaitUntil(&mu_, clock, deadline, [this]()
-                                  ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return released_; });
+    return changed_.WaitUntil(&mu_, clock, deadline,
+                              [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return released_; });
   }
 
  private:

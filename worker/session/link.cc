@@ -72,9 +72,9 @@ absl::Status Link::Await(Time deadline, const Predicate& predicate) {
 
 absl::StatusOr<LinkEvent> Link::Next(Time deadline, const std::string& what) {
   const Time start = clock_->Now();
-  const absl::Status waited =
-      Await(deadline, [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(
-                          mu_) { return !events_.empty() || !fatal_.ok() || ended_; });
+  const absl::Status waited = Await(deadline, [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return !events_.empty() || !fatal_.ok() || ended_;
+  });
   if (absl::IsCancelled(waited)) return waited;
   MutexLock lock(&mu_);
   if (!events_.empty()) {
@@ -292,10 +292,9 @@ void Link::Main(uint64_t jitter_seed) {
     MutexLock lock(&mu_);
     name = follower_->name();
   }
-  RetryPolicy retry(
-      {options_.connect_timeout, options_.server_timeout}, std::move(name),
-      {options_.server, options_.insecure, options_.tls_ca, options_.tls_certificate}, jitter_seed,
-      started_);
+  RetryPolicy retry({options_.connect_timeout, options_.server_timeout}, std::move(name),
+                    {options_.server, options_.insecure, options_.tls_ca, options_.tls_certificate},
+                    jitter_seed, started_);
   retry_ = &retry;
   const absl::Status status = connection_.Run(this, &retry);
   bool finished = false;
@@ -438,8 +437,7 @@ absl::Status Link::OnMismatch(Round round, const std::string& why) {
 
 absl::Status Link::TakeCommit(const v1::Commit& commit) {
   absl::StatusOr<CommitEvent> event = assembler_->Take(commit, clock_->Now());
-  if (!event.ok())
-    return OnMismatch(Round(commit.round()), std::string(event.status().message()));
+  if (!event.ok()) return OnMismatch(Round(commit.round()), std::string(event.status().message()));
   VerdictStore::Slot* const slot = event->slot;
   const Epoch epoch = event->epoch;
   bool pushed = false;

@@ -57,8 +57,8 @@ absl::StatusOr<std::vector<RunStatePlane>> PlanesFrom(const v1::Direction& direc
         planes.push_back({plane.name(), 2});
         break;
       default:
-        return Upgrade(absl::StrCat("state in elements of kind ",
-                                    static_cast<int>(plane.element())));
+        return Upgrade(
+            absl::StrCat("state in elements of kind ", static_cast<int>(plane.element())));
     }
   }
   return planes;
@@ -133,9 +133,9 @@ absl::StatusOr<std::vector<PayloadKinds>> PayloadsFrom(const v1::Welcome& welcom
   for (const v1::PayloadRange& range : welcome.payloads()) {
     if (range.first_chunk() != covered || range.chunks() == 0 ||
         range.chunks() > plan.chunks() - covered) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "the server's payloads of chunks from ", range.first_chunk(),
-          " do not cover the run's ", plan.chunks(), " chunks in order"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("the server's payloads of chunks from ", range.first_chunk(),
+                       " do not cover the run's ", plan.chunks(), " chunks in order"));
     }
     PayloadKinds kinds{.first = ChunkIndex(range.first_chunk()), .chunks = range.chunks()};
     SIGNVOTE_ASSIGN_OR_RETURN(kinds.up, KindFrom(range.up()));
@@ -144,8 +144,8 @@ absl::StatusOr<std::vector<PayloadKinds>> PayloadsFrom(const v1::Welcome& welcom
     payloads.push_back(kinds);
   }
   if (covered != plan.chunks()) {
-    return absl::InvalidArgumentError(absl::StrCat("the server's payloads cover ", covered, " of ",
-                                                   plan.chunks(), " chunks"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the server's payloads cover ", covered, " of ", plan.chunks(), " chunks"));
   }
   return payloads;
 }
@@ -191,9 +191,8 @@ void FillJoin(const ModelDescription& model, v1::Join* join) {
 absl::StatusOr<RunInfo> RunFrom(const v1::Welcome& welcome, const ModelDescription& model,
                                 uint64_t message_bytes_max) {
   if (welcome.protocol() != kSessionProtocol) {
-    return absl::FailedPreconditionError(absl::StrCat("the server speaks protocol ",
-                                                      welcome.protocol(), ", this worker ",
-                                                      kSessionProtocol));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the server speaks protocol ", welcome.protocol(), ", this worker ", kSessionProtocol));
   }
   RunInfo run;
   SIGNVOTE_ASSIGN_OR_RETURN(run.run_id, RunId::FromBytes(welcome.run_id()));
@@ -329,9 +328,8 @@ absl::StatusOr<v1::Scalars> ScalarsFrom(const BallotScalars& scalars, const Roun
                                                    scalars.wanted.size()));
   }
   if (!scalars.displacement_mean.empty() && scalars.displacement_mean.size() != tensors) {
-    return absl::InvalidArgumentError(absl::StrCat(scalars.displacement_mean.size(),
-                                                   " displacement means for ", tensors,
-                                                   " tensors"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        scalars.displacement_mean.size(), " displacement means for ", tensors, " tensors"));
   }
   v1::Scalars out;
   out.set_loss(scalars.loss);

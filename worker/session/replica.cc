@@ -75,10 +75,12 @@ absl::Status Replica::ApplyTo(const CommitEvent& commit, uint64_t first, uint64_
     case CommitKind::kStep:
       break;
   }
-  const uint8_t* const verdict = commit.slot->bits.data();
-  if (commit.rho == 1.0f)
-    return memory_->ApplyStep(*layout_, commit.stepsize, first, count, verdict);
-  return memory_->ApplyRescaledStep(*layout_, commit.stepsize, commit.rho, first, count, verdict);
+  return memory_->Apply(*layout_,
+                        {.gamma = commit.stepsize,
+                         .rho = commit.rho,
+                         .decay_step = commit.decay_step,
+                         .scales = commit.scales},
+                        first, count, commit.slot->bits.data());
 }
 
 absl::Status Replica::Apply(const CommitEvent& commit) {

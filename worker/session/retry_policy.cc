@@ -37,9 +37,9 @@ absl::Status AfterConnection(const ConnectionEnd& end, Duration lost_for, int ha
   if (IsRefusal(status.code(), end.welcomed)) {
     return WithExitCode(
         WithContext(status,
-                    end.by_us ? absl::StrCat("worker ", worker, " cannot work with server ",
-                                             dial.server)
-                              : absl::StrCat("server ", dial.server, " refused worker ", worker)),
+                    end.by_us
+                        ? absl::StrCat("worker ", worker, " cannot work with server ", dial.server)
+                        : absl::StrCat("server ", dial.server, " refused worker ", worker)),
         ExitCode::kRefused);
   }
   if (!end.ever_welcomed) {

@@ -111,7 +111,7 @@ class Stream {
   bool write_in_flight_ ABSL_GUARDED_BY(mu_) = false;
   MessageKind in_flight_kind_ ABSL_GUARDED_BY(mu_) = MessageKind::kControl;
   bool half_close_wanted_ ABSL_GUARDED_BY(mu_) = false;
-  int operations_ ABSL_GUARDED_BY(mu_) = 0;  // tags that the completion queue still owes
+  int operations_ ABSL_GUARDED_BY(mu_) = 0;    // tags that the completion queue still owes
   bool held_ ABSL_GUARDED_BY(mu_) = false;     // message_ waits for Resume()
   bool resumed_ ABSL_GUARDED_BY(mu_) = false;  // Resume() was called since message_ was last tried
   grpc::Alarm resume_ ABSL_GUARDED_BY(mu_);    // brings Resume() to the thread in Run

@@ -17,8 +17,7 @@ constexpr size_t kRoundsMax = 2;
 uint64_t HashOf(const v1::Commit& commit, const VerdictStore::Slot& slot) {
   std::vector<ChunkSum> sums(slot.chunks.size());
   for (size_t k = 0; k < sums.size(); ++k) {
-    sums[k] = {.counted = commit.counted(static_cast<int>(k)),
-               .checksum = slot.chunks[k].checksum};
+    sums[k] = {.counted = commit.counted(static_cast<int>(k)), .checksum = slot.chunks[k].checksum};
   }
   return PayloadHash(sums);
 }
@@ -45,11 +44,11 @@ absl::StatusOr<VerdictAssembler::Added> VerdictAssembler::Add(const VerdictHeade
   if (slot == nullptr) {
     // Whoever begins with a round in the middle meets rounds that are never committed here.
     if (assembled_.size() >= kRoundsMax) {
-      const auto oldest = std::min_element(
-          assembled_.begin(), assembled_.end(),
-          [](const VerdictStore::Slot* a, const VerdictStore::Slot* b) {
-            return a->round < b->round;
-          });
+      const auto oldest =
+          std::min_element(assembled_.begin(), assembled_.end(),
+                           [](const VerdictStore::Slot* a, const VerdictStore::Slot* b) {
+                             return a->round < b->round;
+                           });
       store_->Release(*oldest);
       assembled_.erase(oldest);
     }
@@ -114,8 +113,7 @@ absl::StatusOr<CommitEvent> VerdictAssembler::Take(const v1::Commit& commit, Tim
   VerdictStore::Slot* const slot = TakeSlot(event.round);
   if (commit.kind() != v1::Commit::KIND_STEP) {
     if (slot != nullptr) store_->Release(slot);
-    event.kind =
-        commit.kind() == v1::Commit::KIND_REWIND ? CommitKind::kRewind : CommitKind::kNone;
+    event.kind = commit.kind() == v1::Commit::KIND_REWIND ? CommitKind::kRewind : CommitKind::kNone;
     return event;
   }
   event.stepsize = commit.stepsize();
