@@ -63,9 +63,8 @@ void HostReplicaMemory::CheckRange(uint64_t first, uint64_t count) const {
 template <typename Visit>
 void HostReplicaMemory::ForEachPart(uint64_t first, uint64_t count, const Visit& visit) const {
   const uint64_t end = first + count;
-  auto piece = std::partition_point(pieces_.begin(), pieces_.end(), [first](const Piece& p) {
-    return p.first + p.count <= first;
-  });
+  auto piece = std::partition_point(pieces_.begin(), pieces_.end(),
+                                    [first](const Piece& p) { return p.first + p.count <= first; });
   for (; first < end; ++piece) {
     const uint64_t stop = std::min(end, piece->first + piece->count);
     visit(piece->x + (first - piece->first), first, stop - first);
@@ -103,9 +102,9 @@ absl::StatusOr<uint64_t> HostReplicaMemory::Digest() {
   std::vector<float> across;  // a block that lies in several pieces
   for (uint64_t first = 0; first < coordinates_;) {
     // Whole blocks where they lie; a block that no piece holds alone, as a copy.
-    const auto piece = std::partition_point(
-        pieces_.begin(), pieces_.end(),
-        [first](const Piece& p) { return p.first + p.count <= first; });
+    const auto piece =
+        std::partition_point(pieces_.begin(), pieces_.end(),
+                             [first](const Piece& p) { return p.first + p.count <= first; });
     const uint64_t in_piece = piece->first + piece->count - first;
     uint64_t count = piece->first + piece->count == coordinates_
                          ? in_piece
@@ -168,9 +167,8 @@ absl::StatusOr<X0Sums> HostReplicaMemory::SumsAboutX0(const Layout& layout, Cons
     ForEachTensorRange(layout, first, count, [&](const TensorRange& range) {
       const float* const of_tensor = g[range.tensor];
       ForEachPart(range.first, range.count, [&](const float* x, uint64_t at, uint64_t part) {
-        AddX0Block(
-            of_tensor == nullptr ? nullptr : of_tensor + range.offset + (at - range.first), x,
-            x0_.data() + at, part, &block);
+        AddX0Block(of_tensor == nullptr ? nullptr : of_tensor + range.offset + (at - range.first),
+                   x, x0_.data() + at, part, &block);
       });
     });
     sums.inner += block.inner;

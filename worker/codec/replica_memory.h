@@ -25,7 +25,7 @@ namespace signvote {
 // kReplicaDigestBlock coordinates: ascending within a block, then the blocks ascending; so they are
 // the same on every device.
 struct X0Sums {
-  double inner = 0;             // Σ g_i·(x0_i − x_i); a coordinate whose g_i is not finite adds none
+  double inner = 0;  // Σ g_i·(x0_i − x_i); a coordinate whose g_i is not finite adds none
   double distance_squared = 0;  // Σ (x_i − x0_i)²
 };
 

@@ -254,13 +254,12 @@ std::string ModelConfigJson(const ModelConfig& config) {
   return json.dump(2) + "\n";
 }
 
-absl::StatusOr<Layout> MakeLayout(const ModelConfig& config, float weight_decay) {
+absl::StatusOr<Layout> MakeLayout(const ModelConfig& config) {
   std::vector<TensorSpec> tensors;
   const auto add = [&](std::string name, std::vector<uint64_t> shape) {
     TensorSpec tensor;
     tensor.name = std::move(name);
     tensor.shape = std::move(shape);
-    tensor.weight_decay = IsMatrix(tensor) ? weight_decay : 0.0f;
     tensors.push_back(std::move(tensor));
   };
   if (config.kind == ModelKind::kMlp) {
