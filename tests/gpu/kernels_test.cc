@@ -100,7 +100,9 @@ TEST(ApplyKernelTest, EveryRangeAlignmentAndRescalingEqualsTheDefinition) {
                                .first = first,
                                .count = count,
                                .gamma = 0.01f,
-                               .rho = rho},
+                               .rho = rho,
+                               .decay_step = 0.01f,
+                               .scales = nullptr},
                               nullptr),
                   cudaSuccess);
         const std::vector<float> got = device_x.Read();

@@ -30,8 +30,10 @@ __global__ void __launch_bounds__(kThreads) ApplyKernel(ApplyArguments p) {
     const TensorRow tensor = p.tensors[k];
     const uint64_t tensor_end = p.tensors[k + 1].first;
     const uint64_t to = tensor_end < stop ? tensor_end : stop;
-    const float a = __fmul_rn(p.gamma, tensor.step_scale);
-    const float c = fmaf(-a, tensor.weight_decay, 1.0f);
+    float a = __fmul_rn(p.gamma, tensor.step_scale);
+    if (p.scales != nullptr) a = __fmul_rn(a, p.scales[k]);
+    const float e = __fmul_rn(p.decay_step, tensor.step_scale);
+    const float c = fmaf(-e, tensor.weight_decay, 1.0f);
     float* const of_tensor = p.x[k];
     float* const of_tile = of_tensor + (begin - tensor.first);
     const bool aligned = reinterpret_cast<uintptr_t>(of_tile) % sizeof(float4) == 0 &&

@@ -79,6 +79,8 @@ struct ApplyArguments {
   uint64_t count;  // > 0
   float gamma;
   float rho;
+  float decay_step;     // stepsize of the weight decay
+  const float* scales;  // [tensor_count] of the commit, or null
 };
 cudaError_t LaunchApply(const ApplyArguments& arguments, cudaStream_t stream);
 

@@ -24,6 +24,7 @@ absl::StatusOr<std::unique_ptr<CudaReplicaMemory>> CudaReplicaMemory::Make(const
   const cudaStream_t stream = device->stream();
   const uint64_t d = layout->coordinates();
   SIGNVOTE_ASSIGN_OR_RETURN(replica->tensors_, MakeTensorTable(*layout, stream));
+  SIGNVOTE_ASSIGN_OR_RETURN(replica->scales_, DeviceBuffer<float>::Make(x.size()));
   SIGNVOTE_ASSIGN_OR_RETURN(replica->x_table_, DeviceBuffer<float*>::Make(x.size()));
   SIGNVOTE_ASSIGN_OR_RETURN(replica->verdict_, DeviceBuffer<uint32_t>::Make(
                                                    (d + kGroupCoordinates - 1) / kGroupCoordinates *
@@ -90,16 +91,11 @@ absl::Status CudaReplicaMemory::Read(uint64_t first, std::span<float> values) {
   });
 }
 
-absl::Status CudaReplicaMemory::ApplyStep(const Layout& layout, float gamma, uint64_t first,
-                                          uint64_t count, const uint8_t* verdict) {
-  return ApplyRescaledStep(layout, gamma, 1.0f, first, count, verdict);
-}
-
-absl::Status CudaReplicaMemory::ApplyRescaledStep(const Layout& layout, float gamma, float rho,
-                                                  uint64_t first, uint64_t count,
-                                                  const uint8_t* verdict) {
+absl::Status CudaReplicaMemory::Apply(const Layout& layout, const StepArguments& step,
+                                      uint64_t first, uint64_t count, const uint8_t* verdict) {
   SIGNVOTE_CHECK(&layout == layout_ || layout.digest() == layout_->digest());
-  SIGNVOTE_CHECK(rho == 1.0f || keeps_x0());
+  SIGNVOTE_CHECK(step.rho == 1.0f || keeps_x0());
+  SIGNVOTE_CHECK(step.scales.empty() || step.scales.size() == x_.size());
   CheckRange(first, count);
   if (count == 0) return poison_;
   return Guarded([&](cudaStream_t stream) {
@@ -110,6 +106,10 @@ absl::Status CudaReplicaMemory::ApplyRescaledStep(const Layout& layout, float ga
     SIGNVOTE_RETURN_IF_ERROR(
         SIGNVOTE_CUDA(cudaMemcpyAsync, reinterpret_cast<uint8_t*>(verdict_.data()) + begin,
                       verdict + begin, end - begin, cudaMemcpyHostToDevice, stream));
+    if (!step.scales.empty()) {
+      SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, scales_.data(), step.scales.data(),
+                                             scales_.bytes(), cudaMemcpyHostToDevice, stream));
+    }
     SIGNVOTE_RETURN_IF_ERROR(
         SIGNVOTE_CUDA(LaunchApply,
                       ApplyArguments{.x = x_table_.data(),
@@ -119,8 +119,10 @@ absl::Status CudaReplicaMemory::ApplyRescaledStep(const Layout& layout, float ga
                                      .tensor_count = static_cast<uint32_t>(tensors_.size() - 1),
                                      .first = first,
                                      .count = count,
-                                     .gamma = gamma,
-                                     .rho = rho},
+                                     .gamma = step.gamma,
+                                     .rho = step.rho,
+                                     .decay_step = step.decay_step.value_or(step.gamma),
+                                     .scales = step.scales.empty() ? nullptr : scales_.data()},
                       stream));
     return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
   });

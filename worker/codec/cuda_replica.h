@@ -30,16 +30,14 @@ class CudaReplicaMemory : public ReplicaMemory {
   absl::Status Write(uint64_t first, std::span<const float> values) override;
   absl::Status Read(uint64_t first, std::span<float> values) override;
   // REQUIRES: `layout` is the one that it was made for.
-  absl::Status ApplyStep(const Layout& layout, float gamma, uint64_t first, uint64_t count,
-                         const uint8_t* verdict) override;
+  absl::Status Apply(const Layout& layout, const StepArguments& step, uint64_t first,
+                     uint64_t count, const uint8_t* verdict) override;
   // Hashed on the host, through two small buffers (docs/decisions/0010-digest-on-the-host.md).
   absl::StatusOr<uint64_t> Digest() override;
   absl::Status KeepX0() override;
   bool keeps_x0() const override { return x0_.size() > 0; }
   absl::Status WriteX0(uint64_t first, std::span<const float> values) override;
   absl::Status ReadX0(uint64_t first, std::span<float> values) override;
-  absl::Status ApplyRescaledStep(const Layout& layout, float gamma, float rho, uint64_t first,
-                                 uint64_t count, const uint8_t* verdict) override;
   absl::Status Rewind(uint64_t first, uint64_t count) override;
   // Added up on the host, block by block, as on the CPU; 12 bytes per coordinate travel.
   absl::StatusOr<X0Sums> SumsAboutX0(const Layout& layout, ConstTensorPointers g) override;
@@ -63,6 +61,7 @@ class CudaReplicaMemory : public ReplicaMemory {
   DeviceBuffer<float*> x_table_;
   DeviceBuffer<float> x0_;  // [d], or nothing
   DeviceBuffer<TensorRow> tensors_;
+  DeviceBuffer<float> scales_;  // by tensor, of the commit that is being applied
   DeviceBuffer<uint32_t> verdict_;
   PinnedBuffer<float> pieces_[2];
   Event copied_[2];      // pieces_[i] holds what was asked for last

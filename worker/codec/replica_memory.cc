@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "common/apply.h"
 #include "common/check.h"
 #include "common/checksum.h"
 
@@ -21,10 +20,6 @@ absl::Status NoX0() {
 absl::Status ReplicaMemory::KeepX0() { return NoX0(); }
 absl::Status ReplicaMemory::WriteX0(uint64_t, std::span<const float>) { return NoX0(); }
 absl::Status ReplicaMemory::ReadX0(uint64_t, std::span<float>) { return NoX0(); }
-absl::Status ReplicaMemory::ApplyRescaledStep(const Layout&, float, float, uint64_t, uint64_t,
-                                              const uint8_t*) {
-  return NoX0();
-}
 absl::Status ReplicaMemory::Rewind(uint64_t, uint64_t) { return NoX0(); }
 absl::StatusOr<X0Sums> ReplicaMemory::SumsAboutX0(const Layout&, ConstTensorPointers) {
   return NoX0();
@@ -88,11 +83,13 @@ absl::Status HostReplicaMemory::Read(uint64_t first, std::span<float> values) {
   return absl::OkStatus();
 }
 
-absl::Status HostReplicaMemory::ApplyStep(const Layout& layout, float gamma, uint64_t first,
-                                          uint64_t count, const uint8_t* verdict) {
+absl::Status HostReplicaMemory::Apply(const Layout& layout, const StepArguments& step,
+                                      uint64_t first, uint64_t count, const uint8_t* verdict) {
+  SIGNVOTE_CHECK(step.rho == 1.0f || keeps_x0());
   CheckRange(first, count);
   ForEachPart(first, count, [&](float* x, uint64_t at, uint64_t part) {
-    signvote::ApplyStep(layout, gamma, at, part, verdict, 0, x);
+    const float* const x0 = step.rho == 1.0f ? nullptr : x0_.data() + at;
+    signvote::ApplyStep(layout, step, at, part, verdict, 0, x0, x);
   });
   return absl::OkStatus();
 }
@@ -138,17 +135,6 @@ absl::Status HostReplicaMemory::ReadX0(uint64_t first, std::span<float> values) 
   SIGNVOTE_CHECK(keeps_x0());
   CheckRange(first, values.size());
   std::copy_n(x0_.begin() + static_cast<ptrdiff_t>(first), values.size(), values.begin());
-  return absl::OkStatus();
-}
-
-absl::Status HostReplicaMemory::ApplyRescaledStep(const Layout& layout, float gamma, float rho,
-                                                  uint64_t first, uint64_t count,
-                                                  const uint8_t* verdict) {
-  SIGNVOTE_CHECK(keeps_x0());
-  CheckRange(first, count);
-  ForEachPart(first, count, [&](float* x, uint64_t at, uint64_t part) {
-    signvote::ApplyRescaledStep(layout, gamma, rho, at, part, verdict, 0, x0_.data() + at, x);
-  });
   return absl::OkStatus();
 }
 

@@ -135,7 +135,9 @@ class CudaSelftestMemory : public SelftestMemory {
                                      .first = 0,
                                      .count = d,
                                      .gamma = 1e-6f,
-                                     .rho = 1.0f};
+                                     .rho = 1.0f,
+                                     .decay_step = 1e-6f,
+                                     .scales = nullptr};
     return std::optional<Kernels>(
         Kernels{.pack = [this, pack]() -> absl::Status {
                   SIGNVOTE_RETURN_IF_ERROR(device_.Use());

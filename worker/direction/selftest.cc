@@ -404,23 +404,31 @@ class Comparison {
     for (uint8_t& byte : verdict_) byte = static_cast<uint8_t>(rng_.Next());
     const float gamma = static_cast<float>(rng_.Uniform() * 0.1);
     const uint64_t cut = rng_.Below(2) == 0 ? 0 : rng_.Below(d);
-    // Plain steps and such as rescale about x0.
-    const float rho = rng_.Below(2) == 0 ? 1.0f : 0.75f;
+    // Commits with and without each of what a step may have.
+    std::vector<float> scales;
+    StepArguments step{.gamma = gamma};
+    if (rng_.Below(2) == 0) step.rho = 0.75f;
+    if (rng_.Below(2) == 0) step.decay_step = static_cast<float>(rng_.Uniform());
+    if (rng_.Below(2) == 0) {
+      for (size_t n = 0; n < layout_.tensors().size(); ++n)
+        scales.push_back(static_cast<float>(rng_.Uniform() * 2));
+      step.scales = scales;
+    }
     const auto apply = [&](uint64_t first, uint64_t count) {
-      return rho == 1.0f
-                 ? replica->ApplyStep(layout_, gamma, first, count, verdict_.data())
-                 : replica->ApplyRescaledStep(layout_, gamma, rho, first, count, verdict_.data());
+      return replica->Apply(layout_, step, first, count, verdict_.data());
     };
     SIGNVOTE_RETURN_IF_ERROR(apply(0, cut));
     SIGNVOTE_RETURN_IF_ERROR(apply(cut, d - cut));
-    for (const TensorSpec& t : layout_.tensors()) {
-      const TensorStep step = MakeTensorStep(gamma, t);
-      if (rho == 1.0f) {
-        apply_kernels::kScalar.step(x_.data() + t.first, t.count, verdict_.data(), t.first, step.a,
-                                    step.c);
+    for (size_t n = 0; n < layout_.tensors().size(); ++n) {
+      const TensorSpec& t = layout_.tensors()[n];
+      const TensorStep of_tensor = MakeTensorStep(step, t, n);
+      if (step.rho == 1.0f) {
+        apply_kernels::kScalar.step(x_.data() + t.first, t.count, verdict_.data(), t.first,
+                                    of_tensor.a, of_tensor.c);
       } else {
         apply_kernels::kScalar.rescaled_step(x_.data() + t.first, x0_.data() + t.first, t.count,
-                                             verdict_.data(), t.first, step.a, step.c, rho);
+                                             verdict_.data(), t.first, of_tensor.a, of_tensor.c,
+                                             step.rho);
       }
     }
     std::vector<float> got(d);

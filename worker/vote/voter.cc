@@ -267,8 +267,11 @@ absl::StatusOr<SentBallot> Voter::Finish(double loss, uint64_t samples,
   SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kGradient && last_gradient(), "Finish"));
   SIGNVOTE_RETURN_IF_ERROR(CloseGradient());
   // What a GPU has queued is sent as it gets done.
-  now_.status = SendChunks(Until::kAllAreSent);
-  SIGNVOTE_RETURN_IF_ERROR(now_.status);
+  if (!now_.packing.empty()) {
+    now_.status = SendChunks(Until::kAllAreSent);
+    SIGNVOTE_RETURN_IF_ERROR(now_.status);
+    now_.sent.queue_done = clock_->Now();
+  }
 
   // In order of chunk, whatever the order they were finished in: the sums are the same on every
   // worker and device.

@@ -67,7 +67,9 @@ struct SentBallot {
   std::optional<double> probe_l1, prev_inner;  // where they could be told, wanted or not
   Duration packing{};                          // spent on direction, signs, sums and handing over
   std::optional<Time> first_chunk;             // when the first chunk was handed to the session
-  bool first_chunk_overlapped = false;         // while gradients were still being computed
+  // When the last of the chunks was done that a GPU still had queued when Finish was called.
+  std::optional<Time> queue_done;
+  bool first_chunk_overlapped = false;  // while gradients were still being computed
 };
 
 class Voter {

@@ -30,6 +30,8 @@ class WrongDevice : public HostDevice {
     kReset,
     kReplica,
     kRescale,
+    kScales,
+    kDecay,
     kRewind,
     kX0Sums,
     kDigest
@@ -63,9 +65,13 @@ class WrongDevice : public HostDevice {
     absl::Status Read(uint64_t first, std::span<float> values) override {
       return right_->Read(first, values);
     }
-    absl::Status ApplyStep(const Layout& layout, float gamma, uint64_t first, uint64_t count,
-                           const uint8_t* verdict) override {
-      SIGNVOTE_RETURN_IF_ERROR(right_->ApplyStep(layout, gamma, first, count, verdict));
+    absl::Status Apply(const Layout& layout, const StepArguments& step, uint64_t first,
+                       uint64_t count, const uint8_t* verdict) override {
+      StepArguments wrong = step;
+      if (wrong_ == Wrong::kRescale) wrong.rho = step.rho * 0.5f;
+      if (wrong_ == Wrong::kScales) wrong.scales = {};
+      if (wrong_ == Wrong::kDecay) wrong.decay_step.reset();
+      SIGNVOTE_RETURN_IF_ERROR(right_->Apply(layout, wrong, first, count, verdict));
       return wrong_ == Wrong::kReplica ? NudgeLast(first, count) : absl::OkStatus();
     }
     absl::Status KeepX0() override { return right_->KeepX0(); }
@@ -75,11 +81,6 @@ class WrongDevice : public HostDevice {
     }
     absl::Status ReadX0(uint64_t first, std::span<float> values) override {
       return right_->ReadX0(first, values);
-    }
-    absl::Status ApplyRescaledStep(const Layout& layout, float gamma, float rho, uint64_t first,
-                                   uint64_t count, const uint8_t* verdict) override {
-      if (wrong_ == Wrong::kRescale) rho = std::nextafter(rho, 1.0f);
-      return right_->ApplyRescaledStep(layout, gamma, rho, first, count, verdict);
     }
     absl::Status Rewind(uint64_t first, uint64_t count) override {
       return right_->Rewind(first, wrong_ == Wrong::kRewind ? count - 1 : count);
@@ -186,6 +187,8 @@ TEST(SelftestTest, OneWrongBitAnywhereIsFound) {
       {Wrong::kRestore, "the direction's state differs at"},
       {Wrong::kReset, "the direction's state differs at"},
       {Wrong::kRescale, "the replica differs at coordinate"},
+      {Wrong::kScales, "the replica differs at coordinate"},
+      {Wrong::kDecay, "the replica differs at coordinate"},
       {Wrong::kRewind, "the rewound replica differs at"},
       {Wrong::kX0Sums, "the sums about x0 differ"},
       {Wrong::kReplica, "the replica differs at coordinate"},
