@@ -31,8 +31,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   fuzz::MemoryFiles files(std::move(contents));
   const auto dataset = OpenDataset(&files, options);
   if (!dataset.ok()) {
-    SIGNVOTE_CHECK(absl::IsDataLoss(dataset.status()) ||
-                   absl::IsInvalidArgument(dataset.status()));
+    SIGNVOTE_CHECK(absl::IsDataLoss(dataset.status()) || absl::IsInvalidArgument(dataset.status()));
     return 0;
   }
   Batch batch;
