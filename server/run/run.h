@@ -265,6 +265,7 @@ class Run {
   void On(Time now, Stream& s, CallAsked& in);
   void On(Time now, Stream& s, CallProgress& in);
   void On(Time now, Stream& s, CallEnded& in);
+  void On(Time now, Stream& s, CallMoved& in);
   void Accept(Time now, const Roster::Accepted& accepted);
   void Welcome(Time now, Stream& s);
   void SendWelcome(Stream& s, v1::Welcome::State state);

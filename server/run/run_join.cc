@@ -253,10 +253,13 @@ void Run::On(Time now, Stream& s, CallProgress& in) {
 }
 
 void Run::On(Time, Stream& s, CallEnded& in) {
+  if (s.call == in.call) s.call.reset();
+}
+
+void Run::On(Time, Stream& s, CallMoved& in) {
   if (const Roster::Worker* worker = WorkerOf(s); worker != nullptr) {
     books_.AddSetupBytes(worker->id, in.up, in.down);
   }
-  if (s.call == in.call) s.call.reset();
 }
 
 void Run::On(Time now, Stream& s, ReadyIn& in) {
