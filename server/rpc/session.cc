@@ -61,8 +61,7 @@ struct ServerSession::Counter {
 std::shared_ptr<ServerSession> ServerSession::Start(grpc::CallbackServerContext* context,
                                                     run::RunThread* run, StreamTable* table,
                                                     std::string ticket) {
-  std::shared_ptr<ServerSession> session(
-      new ServerSession(context, run, table, std::move(ticket)));
+  std::shared_ptr<ServerSession> session(new ServerSession(context, run, table, std::move(ticket)));
   {
     MutexLock lock(&session->mu_);
     session->self_ = session;
@@ -288,8 +287,8 @@ absl::Status ServerSession::Handle(const grpc::ByteBuffer& message) {
                                  Attempt(parsed.abstain().attempt()),
                                  ToReason(parsed.abstain().reason())});
     case v1::WorkerMessage::kReplicaDigest:
-      return Post(run::DigestIn{Round(parsed.replica_digest().round()),
-                                parsed.replica_digest().digest()});
+      return Post(
+          run::DigestIn{Round(parsed.replica_digest().round()), parsed.replica_digest().digest()});
     case v1::WorkerMessage::kPong:
       return Post(run::PongIn{parsed.pong().nonce()});
     case v1::WorkerMessage::kReady:
