@@ -502,6 +502,7 @@ void Engine::PassTime() {
   const bool stop_over = stop_until_.has_value() && now_ >= *stop_until_;
   const bool deadline_over = plan.deadline.has_value() && now_ >= *plan.deadline;
   const bool passes = (wait_over || stop_over || deadline_over) && !open_->deadline_passed();
+  const bool was_counting = open_->standing() == Standing::kCounting;
   if (passes) open_->PassDeadline();
   const Round round = round_;
   const Attempt attempt = attempt_;
@@ -512,7 +513,7 @@ void Engine::PassTime() {
   if ((stop_over || wait_over) && standing == Standing::kTallied) {
     return Commit(CourseEnd::kVerdict);
   }
-  if ((stop_over || wait_over) && passes && standing == Standing::kTallying) {
+  if ((stop_over || wait_over) && was_counting && standing == Standing::kTallying) {
     // What the quorum closed just now gets the time of a tally.
     attempt_until_ = now_ + kTallyGrace;
     if (stopping_) stop_until_ = attempt_until_;

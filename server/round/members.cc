@@ -99,6 +99,8 @@ Members::Joined Members::Join(const WorkerReady& e, Round round, Actions& out) {
   w.abstentions_in_a_row = 0;
   w.arrived_in.reset();
   w.final_digest.reset();
+  // What is reserved for it is its own from now on, though it gets its seat only later.
+  if (shares_.Find(e.worker).has_value()) shares_.Assign(e.worker, out);
   ++connected_;
   ++totals_.joins;
   result.joined = true;
