@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "common/exit_codes.h"
+#include "common/flags/describe.h"
 #include "common/status.h"
 #include "common/text.h"
 
@@ -92,6 +93,11 @@ CLI::Validator NumberBetween(double least, double most) {
 }
 
 absl::Status ParseFlags(CLI::App* app, int argc, const char* const* argv, std::string* print) {
+  // For programs, not for people: no option of --help.
+  if (argc == 2 && absl::string_view(argv[1]) == "--describe") {
+    *print = DescribeJson(*app);
+    return absl::OkStatus();
+  }
   // CLI11 reports by exceptions; they end here.
   try {
     app->parse(argc, argv);
