@@ -24,6 +24,7 @@
 #include "common/mutex.h"
 #include "common/status.h"
 #include "ctl/terminal.h"
+#include "ctl/top_lines.h"
 #include "ctl/top_model.h"
 #include "ctl/top_view.h"
 

@@ -75,13 +75,4 @@ constexpr int kRowsMin = 10, kColumnsMin = 40;
 // A terminal smaller than kRowsMin x kColumnsMin gets a sentence instead.
 Frame RenderTop(const TopModel& model, const TopView& view);
 
-// ---- without a terminal: lines of stable columns, each ending with a newline ----
-
-std::string LinesHeader();
-// REQUIRES: model.has_status().
-std::string LinesRow(const TopModel& model, double unix_seconds, int64_t utc_offset_seconds);
-std::string LinesEvent(const v1::Event& event, int64_t utc_offset_seconds);
-// Something that `top` itself has to say, in an event's place.
-std::string LinesNote(const std::string& text, double unix_seconds, int64_t utc_offset_seconds);
-
 }  // namespace signvote::ctl
