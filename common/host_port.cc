@@ -30,17 +30,29 @@ std::string HostPort::ToText() const {
 
 absl::StatusOr<HostPort> ParseHostPort(std::string_view flag, const std::string& text,
                                        PortZero zero) {
+  const auto refused = [&](const std::string& remedy) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(ToAbsl(flag), " '", text, "' is not HOST:PORT with a port from ",
+                     zero == PortZero::kAllowed ? 0 : 1, " to 65535", remedy));
+  };
+  if (const size_t scheme = text.find("://"); scheme != std::string::npos) {
+    const std::string rest = text.substr(scheme + 3);
+    return refused(absl::StrCat("; leave out '", text.substr(0, scheme + 3), "' and what follows ",
+                                "the port: ", rest.substr(0, rest.find('/'))));
+  }
   HostPort out;
   const size_t colon = text.rfind(':');
-  if (colon != std::string::npos) {
-    out.host = text.substr(0, colon);
-    if (out.host.size() >= 2 && out.host.front() == '[' && out.host.back() == ']')
-      out.host = out.host.substr(1, out.host.size() - 2);
-    if (IsHost(out.host) && IsPort(text.substr(colon + 1), zero, &out.port)) return out;
+  if (colon == std::string::npos) return refused("");
+  out.host = text.substr(0, colon);
+  const bool bracketed = out.host.size() >= 2 && out.host.front() == '[' && out.host.back() == ']';
+  if (bracketed) out.host = out.host.substr(1, out.host.size() - 2);
+  const bool ipv6 = out.host.find(':') != std::string::npos;
+  if (ipv6 && !bracketed) {
+    return refused("; the address of IPv6 stands in brackets: [ADDRESS]:PORT, such as [::1]:7070");
   }
-  return absl::InvalidArgumentError(absl::StrCat(ToAbsl(flag), " '", text,
-                                                 "' is not HOST:PORT with a port from ",
-                                                 zero == PortZero::kAllowed ? 0 : 1, " to 65535"));
+  if (bracketed && !ipv6) return refused("; only an address of IPv6 stands in brackets");
+  if (IsHost(out.host) && IsPort(text.substr(colon + 1), zero, &out.port)) return out;
+  return refused("");
 }
 
 }  // namespace signvote

@@ -4,12 +4,14 @@
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "common/check.h"
 #include "common/exit_codes.h"
+#include "common/half_float.h"
 #include "common/status.h"
 
 namespace signvote {
@@ -20,8 +22,8 @@ using nlohmann::json;
 constexpr uint64_t kPrefixBytes = 8;
 constexpr uint64_t kHeaderBytesMax = 100'000'000;
 constexpr uint64_t kHeaderAlignment = 64;
-constexpr uint64_t kBytesPerValue = 4;
-constexpr int kNestingMax = 3;  // the format itself: file { tensor { shape [ … ] } }
+constexpr uint64_t kBytesPerValue = 4;  // of what is written
+constexpr int kNestingMax = 3;          // the format itself: file { tensor { shape [ … ] } }
 constexpr char kMetadataKey[] = "__metadata__";
 
 absl::Status Damaged(const std::string& path, const std::string& what) {
@@ -72,7 +74,48 @@ bool ReadIntegers(const json& value, std::vector<uint64_t>* out) {
   return true;
 }
 
+uint64_t BytesOf(SafetensorsFile::Dtype dtype) {
+  return dtype == SafetensorsFile::Dtype::kF32 ? 4 : 2;
+}
+
+std::optional<SafetensorsFile::Dtype> DtypeNamed(std::string_view name) {
+  if (name == "F32") return SafetensorsFile::Dtype::kF32;
+  if (name == "BF16") return SafetensorsFile::Dtype::kBf16;
+  if (name == "F16") return SafetensorsFile::Dtype::kF16;
+  return std::nullopt;
+}
+
+template <typename Element>
+Element ReadElement(std::span<const std::byte> data, uint64_t i) {
+  Element element;
+  std::memcpy(&element, data.data() + i * sizeof(Element), sizeof(Element));
+  return element;
+}
+
 }  // namespace
+
+uint64_t SafetensorsFile::Tensor::count() const { return data.size() / BytesOf(dtype); }
+
+float SafetensorsFile::Tensor::At(uint64_t i) const {
+  switch (dtype) {
+    case Dtype::kF32:
+      return ReadElement<float>(data, i);
+    case Dtype::kBf16:
+      return WidenBf16(ReadElement<uint16_t>(data, i));
+    case Dtype::kF16:
+      break;
+  }
+  return WidenF16(ReadElement<uint16_t>(data, i));
+}
+
+void SafetensorsFile::Tensor::WidenInto(std::span<float> out) const {
+  SIGNVOTE_CHECK(out.size() == count());
+  if (dtype == Dtype::kF32) {
+    if (!data.empty()) std::memcpy(out.data(), data.data(), data.size());
+    return;
+  }
+  for (uint64_t i = 0; i < out.size(); ++i) out[i] = At(i);
+}
 
 absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(FileSystem* fs,
                                                                        const std::string& path) {
@@ -129,10 +172,13 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(FileSyste
       return Damaged(path,
                      tensor_text + " has a shape or data_offsets that are not unsigned integers");
     }
-    if (dtype->get_ref<const std::string&>() != "F32") {
+    const std::optional<Dtype> known = DtypeNamed(dtype->get_ref<const std::string&>());
+    if (!known.has_value()) {
       return Unfit(path + ": " + tensor_text + " is " + dtype->get<std::string>() +
-                   "; only F32 is read: convert the file to F32");
+                   "; F32, BF16 and F16 are read: convert the file to one of them");
     }
+    tensor.dtype = *known;
+    const uint64_t element_bytes = BytesOf(*known);
     const uint64_t begin = range[0];
     const uint64_t end = range[1];
     if (begin > end || end > data.size()) {
@@ -142,15 +188,15 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(FileSyste
     }
     uint64_t count = 1;
     for (const uint64_t dimension : tensor.shape) {
-      if (dimension != 0 && count > UINT64_MAX / kBytesPerValue / dimension) {
+      if (dimension != 0 && count > UINT64_MAX / element_bytes / dimension) {
         return Damaged(path,
                        tensor_text + " has a shape too large to exist: " + ShapeText(tensor.shape));
       }
       count *= dimension;
     }
-    if (count * kBytesPerValue != end - begin) {
+    if (count * element_bytes != end - begin) {
       return Damaged(path, tensor_text + " " + ShapeText(tensor.shape) + " needs " +
-                               std::to_string(count * kBytesPerValue) +
+                               std::to_string(count * element_bytes) +
                                " bytes, its data_offsets hold " + std::to_string(end - begin));
     }
     tensor.data = data.subspan(begin, end - begin);
@@ -204,18 +250,15 @@ absl::Status SafetensorsFile::CopyInto(const Layout& layout, std::span<float> x)
     }
   }
   for (const TensorSpec& spec : layout.tensors()) {
-    const Tensor& tensor = *by_name[spec.name];
-    std::memcpy(x.data() + spec.first, tensor.data.data(), tensor.data.size());
+    by_name[spec.name]->WidenInto(x.subspan(spec.first, spec.count));
   }
   return absl::OkStatus();
 }
 
 absl::Status SafetensorsFile::RequireFinite() const {
   for (const Tensor& tensor : tensors_) {
-    for (size_t i = 0; i < tensor.data.size() / sizeof(float); ++i) {
-      float value;
-      std::memcpy(&value, tensor.data.data() + i * sizeof(float), sizeof(value));
-      if (!std::isfinite(value)) {
+    for (uint64_t i = 0; i < tensor.count(); ++i) {
+      if (!std::isfinite(tensor.At(i))) {
         return Damaged(path_, "number " + std::to_string(i) + " of tensor " + Quoted(tensor.name) +
                                   " is not finite");
       }

@@ -1,7 +1,8 @@
 #pragma once
 // Reader and writer of safetensors files: 8-byte little-endian header length, a JSON header, then
-// the tensors' bytes without holes. F32 only: that is what a replica is. Format:
-// https://github.com/huggingface/safetensors (README).
+// the tensors' bytes without holes. F32, BF16 and F16 are read, F32 is written: that is what a
+// replica is. Format: https://github.com/huggingface/safetensors (README). Models of several files:
+// common/checkpoint.h.
 
 #include <cstdint>
 #include <functional>
@@ -19,21 +20,29 @@ namespace signvote {
 
 // A mapped, checked file. Failure: Open returns DATA_LOSS, naming path and culprit, for a truncated
 // file, a header over 100 MB or not JSON, holes, overlaps, offsets outside the file, repeated keys;
-// INVALID_ARGUMENT for a dtype other than F32.
+// INVALID_ARGUMENT for any other dtype.
 class SafetensorsFile {
  public:
+  enum class Dtype : uint8_t { kF32, kBf16, kF16 };
   struct Tensor {
     std::string name;
     std::vector<uint64_t> shape;
-    // count · 4 bytes, little-endian fp32; lives as long as the file.
+    Dtype dtype = Dtype::kF32;
+    // Little-endian elements, row-major; lives as long as the file.
     std::span<const std::byte> data;
+
+    uint64_t count() const;
+    // Element i as fp32, exactly. REQUIRES: i < count().
+    float At(uint64_t i) const;
+    // All of them. REQUIRES: out.size() == count().
+    void WidenInto(std::span<float> out) const;
   };
   static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(FileSystem* fs,
                                                                const std::string& path);
   const std::vector<Tensor>& tensors() const { return tensors_; }  // in order of offset
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
-  // Copies the tensors into x[0, layout.coordinates()) by name. INVALID_ARGUMENT names the first
+  // Widens the tensors into x[0, layout.coordinates()) by name. INVALID_ARGUMENT names the first
   // missing tensor or differing shape; tensors that the layout does not know are refused as well.
   absl::Status CopyInto(const Layout& layout, std::span<float> x) const;
 

@@ -146,8 +146,9 @@ std::string RenderTable(const v1::Status& status, Colour colour) {
   const double fp32 = 2.0 * static_cast<double>(wire.fp32_equivalent_bytes());
   row("wire", moved > 0 && fp32 > 0
                   ? paint(kBold, Left(absl::StrFormat("%.1f x less", fp32 / moved), 20)) + "  " +
-                        BytesText(wire.up_rounds_bytes()) + " up + " +
-                        BytesText(wire.down_rounds_bytes()) + " down; fp32: " + BytesText(fp32)
+                        BytesText(static_cast<double>(wire.up_rounds_bytes())) + " up + " +
+                        BytesText(static_cast<double>(wire.down_rounds_bytes())) +
+                        " down; fp32: " + BytesText(fp32)
                   : std::string("-"));
   row("workers", Left(absl::StrFormat("%d joined", status.joins()), 20) +
                      absl::StrFormat("  %d lost, %d abstentions, %d late chunks", status.losses(),
@@ -170,8 +171,8 @@ std::string RenderTable(const v1::Status& status, Colour colour) {
     out += Left(worker.name(), 15) + " " + paint(role_colour, Left(role, 9)) +
            Right(std::to_string(worker.share()), 5) + Right(std::to_string(worker.ballots()), 8) +
            Right(std::to_string(worker.abstentions()), 6) + Right(agreement, 7) +
-           Right(BytesText(worker.wire().up_rounds_bytes()), 9) +
-           Right(BytesText(worker.wire().down_rounds_bytes()), 9) +
+           Right(BytesText(static_cast<double>(worker.wire().up_rounds_bytes())), 9) +
+           Right(BytesText(static_cast<double>(worker.wire().down_rounds_bytes())), 9) +
            Right(worker.ballots() == 0 ? "-" : SecondsText(worker.arrival_seconds()), 10) + "\n";
   }
   return out;

@@ -1,6 +1,9 @@
 #include "common/flags/flags.h"
 
 #include <cmath>
+#include <istream>
+#include <memory>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -10,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "common/exit_codes.h"
+#include "common/flags/describe.h"
 #include "common/status.h"
 #include "common/text.h"
 
@@ -24,6 +28,22 @@ bool ParseUnsigned(const std::string& text, uint64_t* value) {
   return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos &&
          absl::SimpleAtoi(text, value);
 }
+
+// Editors of some systems begin a text with a byte-order mark, which CLI11 takes for a part of the
+// first name.
+class TomlWithMark : public CLI::ConfigTOML {
+ public:
+  std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
+    constexpr std::string_view kMark = "\xef\xbb\xbf";
+    size_t matched = 0;
+    while (matched < kMark.size() && input.peek() == static_cast<unsigned char>(kMark[matched])) {
+      input.get();
+      ++matched;
+    }
+    if (matched != 0 && matched != kMark.size()) input.seekg(0);  // no mark: something else
+    return CLI::ConfigTOML::from_config(input);
+  }
+};
 
 CLI::Validator Checked(std::string description, std::function<std::string(std::string&)> check) {
   return CLI::Validator(std::move(check), std::move(description));
@@ -92,6 +112,12 @@ CLI::Validator NumberBetween(double least, double most) {
 }
 
 absl::Status ParseFlags(CLI::App* app, int argc, const char* const* argv, std::string* print) {
+  // For programs, not for people: no option of --help.
+  if (argc == 2 && absl::string_view(argv[1]) == "--describe") {
+    *print = DescribeJson(*app);
+    return absl::OkStatus();
+  }
+  app->config_formatter(std::make_shared<TomlWithMark>());
   // CLI11 reports by exceptions; they end here.
   try {
     app->parse(argc, argv);

@@ -20,8 +20,8 @@ CLI::Validator NumberBetween(double least, double most);
 // Any unsigned number of up to `most`; --help shows no bounds.
 CLI::Validator AnyUnsigned(uint64_t most = std::numeric_limits<uint64_t>::max());
 
-// Parses; `print` gets the text of --help or --version when one of them was given, and is left
-// alone otherwise.
+// Parses; `print` gets the text of --help or --version when one of them was given, DescribeJson()'s
+// for a sole --describe, and is left alone otherwise.
 // Failure: one line with an exit code: kBadInput for a --config file that cannot be read, kUsage
 // for all else.
 absl::Status ParseFlags(CLI::App* app, int argc, const char* const* argv, std::string* print);

@@ -31,6 +31,17 @@ class RouteHandler : public CivetHandler {
  public:
   explicit RouteHandler(std::function<HttpResponse()> route) : route_(std::move(route)) {}
   bool handleGet(CivetServer*, mg_connection* connection) override {
+    return Answer(connection, Body::kSent);
+  }
+  // The same headers; probes of load balancers ask like this.
+  bool handleHead(CivetServer*, mg_connection* connection) override {
+    return Answer(connection, Body::kLeftOut);
+  }
+
+ private:
+  enum class Body { kSent, kLeftOut };
+
+  bool Answer(mg_connection* connection, Body body) {
     { MutexLock ordered(&publishing); }
     const HttpResponse response = route_();
     mg_printf(
@@ -38,11 +49,10 @@ class RouteHandler : public CivetHandler {
         "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
         response.code, mg_get_response_code_text(connection, response.code),
         response.content_type.c_str(), response.body.size());
-    mg_write(connection, response.body.data(), response.body.size());
+    if (body == Body::kSent) mg_write(connection, response.body.data(), response.body.size());
     return true;
   }
 
- private:
   const std::function<HttpResponse()> route_;
 };
 

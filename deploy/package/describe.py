@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Makes man pages and shell completions from what the programs say of themselves (`PROGRAM --help`).
+"""Makes man pages and shell completions from what the programs say of themselves (`PROGRAM --describe`, JSON).
 
     describe.py --help2man PATH --includes DIR --version X --out OUT [--script FILE] PROGRAM...
 
 writes OUT/bash/NAME, OUT/zsh/_NAME, OUT/fish/NAME.fish and OUT/man/NAME.SECTION for each program: the man page by help2man,
 which gets the help in the form that it knows, and DIR/NAME.h2m for what no --help says. --script FILE names a script that
-already speaks that form: it gets a man page alone. A line of --help that this cannot read is an error: nothing is left out
-in silence. Python's standard library only.
+already speaks that form: it gets a man page alone. A key of the JSON that this does not know is an error: nothing is left
+out in silence. Python's standard library only.
 """
 
 import argparse
 import dataclasses
+import json
 import pathlib
 import re
 import shlex
@@ -18,41 +19,32 @@ import subprocess
 import sys
 import tempfile
 
-TEXT_COLUMN = 30  # where CLI11's help has the descriptions
+TEXT_COLUMN = 30  # where the descriptions stand in what help2man reads
 FILE_TYPES = {"FILE", "PATH"}
 MACHINE_DEFAULTS = {"--threads": "all processors"}  # what --help shows is the number of the machine that builds
 ADMINISTRATION = {"signvote-server", "signvote-libtorch"}  # man section 8; the others 1
 OWN_EXIT_STATUS = {"signvote-libtorch"}  # its --help has the table
 
-SPEC = re.compile(
-    r"^(?P<type>[A-Z]+(?::(?!POSITIVE|NONNEGATIVE)[A-Z]+)?)?"
-    r"(?::\{(?P<choices>[^}]*)\})?"
-    r"(?::\w+ in \[(?P<least>\S+) - (?P<most>\S+)\])?"
-    r"(?::(?P<sign>POSITIVE|NONNEGATIVE))?"
-    r"(?:=(?P<default>\S*))?"
-    r"(?P<many>(?:^| )\.\.\.)?(?:(?:^| )REQUIRED)?(?:(?:^| )\(Env:(?P<env>\w+)\))?"
-    r"(?:(?:^| )Needs:(?P<needs>(?: [\w-]+)+))?(?:(?:^| )Excludes:(?P<excludes>(?: [\w-]+)+))?$")
-
-
 class DescribeError(Exception):
-    """A help text that cannot be read, or a tool that failed; the text names which."""
+    """A description that cannot be read, or a tool that failed; the text names which."""
 
 
 @dataclasses.dataclass
 class Option:
-    names: list[str]  # with dashes; or the one name of a positional
+    """common/flags/describe.h says what each field means."""
+    names: list[str]
     text: str
     group: str
-    type: str = ""  # "" of a flag without a value
-    choices: list[str] = dataclasses.field(default_factory=list)
-    least: str = ""
-    most: str = ""
-    sign: str = ""
-    default: str = ""
-    many: bool = False
-    env: str = ""
-    needs: list[str] = dataclasses.field(default_factory=list)     # one name of each option that must be given too
-    excludes: list[str] = dataclasses.field(default_factory=list)  # one name of each option that must not
+    type: str
+    choices: list[str]
+    least: str
+    most: str
+    default: str
+    many: bool
+    required: bool
+    env: str
+    needs: list[str]
+    excludes: list[str]
 
     @property
     def long_names(self):
@@ -64,79 +56,50 @@ class Command:
     """A program, or one of its subcommands."""
     name: str
     text: str
-    usage: str
-    options: list[Option] = dataclasses.field(default_factory=list)
-    positionals: list[Option] = dataclasses.field(default_factory=list)
-    subcommands: list["Command"] = dataclasses.field(default_factory=list)
+    options: list[Option]
+    positionals: list[Option]
+    subcommands: list["Command"]
+
+    @property
+    def usage(self):
+        words = [self.name, "[OPTIONS]", *(p.names[0] for p in self.positionals)]
+        return " ".join([*words, *(["SUBCOMMAND"] if self.subcommands else [])])
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-def rows(lines):
-    """(left column, description) of the lines of one group."""
-    index = 0
-    while index < len(lines):
-        line = lines[index]
-        following = lines[index + 1] if index + 1 < len(lines) else ""
-        if following.startswith(" " * TEXT_COLUMN):
-            yield line.strip(), following.strip()
-            index += 2
-        else:
-            yield line[:TEXT_COLUMN].strip(), line[TEXT_COLUMN:].strip()
-            index += 1
+def made(kind, json_object, of):
+    """A dataclass of a JSON object that has exactly its fields."""
+    wanted = {f.name for f in dataclasses.fields(kind)}
+    if not isinstance(json_object, dict) or set(json_object) != wanted:
+        found = sorted(json_object) if isinstance(json_object, dict) else json_object
+        raise DescribeError(f"{of}: expected an object of {', '.join(sorted(wanted))}, found {found}")
+    return kind(**json_object)
 
 
-def read_option(left, text, group):
-    names, _, spec = left.partition(" ")
-    match = SPEC.match(spec.strip())
-    if not match or not names:
-        raise DescribeError(f"cannot read the help line '{left}'")
-    found = match.groupdict()
-    return Option(names=names.split(","), text=text, group=group, type=found["type"] or "",
-                  choices=(found["choices"] or "").split(",") if found["choices"] else [],
-                  least=found["least"] or "", most=found["most"] or "", sign=found["sign"] or "",
-                  default=found["default"] or "", many=bool(found["many"]), env=found["env"] or "",
-                  # CLI11 lists them in the order of addresses, another in each run.
-                  needs=sorted((found["needs"] or "").split()), excludes=sorted((found["excludes"] or "").split()))
-
-
-def help_of(program, *words):
-    done = subprocess.run([program, *words, "--help"], capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode != 0:
-        raise DescribeError(f"{program} {' '.join(words)} --help ended with {done.returncode}: {done.stderr.strip()}")
-    return done.stdout
-
-
-def read_command(name, text_of, *words):
-    """The command that `text_of(*words)` is the help of."""
-    help_text = text_of(*words)
-    before, usage, after = help_text.partition("Usage: ")
-    if not usage:
-        raise DescribeError(f"the help of {' '.join([name, *words])} has no 'Usage: ' line")
-    usage_line, _, body = after.partition("\n")
-    command = Command(name=words[-1] if words else name, text=" ".join(before.split()), usage=usage_line.strip())
-    for part in re.split(r"\n\s*\n", "\n" + body):
-        lines = [line for line in part.splitlines() if line.strip()]
-        if not lines:
-            continue
-        if not lines[0].endswith(":") or lines[0].startswith(" "):
-            raise DescribeError(f"the help of {' '.join([name, *words])} has the unexpected line '{lines[0]}'")
-        group = lines[0][:-1]
-        for left, text in rows(lines[1:]):
-            if group == "Subcommands":
-                command.subcommands.append(read_command(name, text_of, *words, left))
-            elif group == "Positionals":
-                command.positionals.append(read_option(left, text, group))
-            else:
-                command.options.append(read_option(left, text, group))
+def read_command(json_object, of):
+    """The command that the JSON of `PROGRAM --describe` says; `of` names it in errors."""
+    command = made(Command, json_object, of)
+    of = f"{of} {command.name}"
+    command.options = [made(Option, o, of) for o in command.options]
+    command.positionals = [made(Option, o, of) for o in command.positionals]
+    command.subcommands = [read_command(c, of) for c in command.subcommands]
     if not command.options:
-        raise DescribeError(f"the help of {' '.join([name, *words])} lists no option")
+        raise DescribeError(f"{of} has no option")
     return command
 
 
 def read_program(path):
-    return read_command(pathlib.Path(path).name, lambda *words: help_of(path, *words))
+    done = subprocess.run([path, "--describe"], capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode != 0:
+        raise DescribeError(f"{path} --describe ended with {done.returncode}: {done.stderr.strip()}")
+    try:
+        program = read_command(json.loads(done.stdout), path)
+    except json.JSONDecodeError as error:
+        raise DescribeError(f"{path} --describe is no JSON: {error}") from error
+    program.name = pathlib.Path(path).name
+    return program
 
 
 # ---- man pages ------------------------------------------------------------------------------------------------------
@@ -153,12 +116,10 @@ def sentence(text):
 
 
 def remark(option):
-    """What the left column of --help says beside the name, in words."""
+    """What is to be said of an option beside its text, in words."""
     words = []
     if option.least:
         words.append(f"{option.least} to {option.most}")
-    if option.sign:
-        words.append("above 0" if option.sign == "POSITIVE" else "0 or more")
     if option.many and "repeatable" not in option.text:
         words.append("repeatable")
     if option.default:
@@ -275,7 +236,7 @@ def bash(program):
     every = list({n: o for c in [*program.subcommands, program] for o in c.options for n in o.names}.values())
     every = [o for i, o in enumerate(every) if o not in every[:i]]
     lines = [
-        f"# bash completion of {program.name}, made from its --help.",
+        f"# bash completion of {program.name}, made from its --describe.",
         f"{function_name(program)}() {{",
         "  local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} words",
         "  COMPREPLY=()",
@@ -350,7 +311,7 @@ def zsh(program):
     def quoted(specs, indent):
         return " \\\n".join(indent + shlex.quote(s) for s in specs)
 
-    lines = [f"#compdef {program.name}", f"# Made from {program.name} --help."]
+    lines = [f"#compdef {program.name}", f"# Made from {program.name} --describe."]
     if not program.subcommands:
         lines += ["_arguments -s -S \\", quoted(zsh_specs(program.options), "  "), ""]
         return "\n".join(lines)
@@ -392,7 +353,7 @@ def fish_option(program, option, condition):
 
 
 def fish(program):
-    lines = [f"# fish completion of {program.name}, made from its --help.", f"complete -c {program.name} -f"]
+    lines = [f"# fish completion of {program.name}, made from its --describe.", f"complete -c {program.name} -f"]
     lines += [fish_option(program, o, "") for o in program.options]
     names = " ".join(s.name for s in program.subcommands)
     for sub in program.subcommands:

@@ -16,19 +16,18 @@ absl::Status Bad(const CommitRecord& record, std::string_view what) {
                                                  ToAbsl(Words(record.kind)), "): ", ToAbsl(what)));
 }
 
-bool IsStepsize(float value) { return std::isfinite(value) && value >= 0; }
+bool IsFactor(float value) { return std::isfinite(value) && value >= 0; }
 
 absl::Status CheckNumbers(const CommitRecord& record, size_t tensors) {
-  if (!IsStepsize(record.gamma)) return Bad(record, absl::StrCat("stepsize ", record.gamma));
-  if (!std::isfinite(record.rho) || record.rho <= 0)
-    return Bad(record, absl::StrCat("rho ", record.rho));
-  if (record.decay_step.has_value() && !IsStepsize(*record.decay_step))
+  if (!IsFactor(record.gamma)) return Bad(record, absl::StrCat("stepsize ", record.gamma));
+  if (!IsFactor(record.rho)) return Bad(record, absl::StrCat("rho ", record.rho));
+  if (record.decay_step.has_value() && !IsFactor(*record.decay_step))
     return Bad(record, absl::StrCat("stepsize of the decay ", *record.decay_step));
   if (!record.scales.empty() && record.scales.size() != tensors) {
     return Bad(record, absl::StrCat(record.scales.size(), " scales for ", tensors, " tensors"));
   }
   for (const float scale : record.scales) {
-    if (!IsStepsize(scale)) return Bad(record, absl::StrCat("a tensor's scale ", scale));
+    if (!IsFactor(scale)) return Bad(record, absl::StrCat("a tensor's scale ", scale));
   }
   return absl::OkStatus();
 }

@@ -39,7 +39,7 @@ struct CommitRecord {
   uint64_t main_round = 0;           // main rounds committed, this one included if it is one
   bool run_done = false;             // the last commit of the run
   float gamma = 0;                   // ≥ 0, finite; kind none keeps it
-  float rho = 1;                     // rescaling about x0 before the step; 1: none
+  float rho = 1;                     // ≥ 0, finite: rescaling about x0 before the step; 1: none
   std::optional<float> decay_step;   // stepsize of the weight decay; absent: gamma
   std::vector<float> scales;         // per tensor; empty: 1 each
   std::vector<ChunkSum> chunks;      // per chunk; empty without a payload

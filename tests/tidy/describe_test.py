@@ -1,98 +1,83 @@
-"""deploy/package/describe.py reads every form that CLI11's help takes, and refuses what it does not know."""
+"""deploy/package/describe.py makes pages and completions from a program's description, and refuses what it does not know."""
 
+import copy
 import pathlib
+import stat
 import sys
+import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "deploy" / "package"))
 import describe  # noqa: E402
 
-HELP = """tool: does things. More elsewhere.
-Usage: tool [OPTIONS] SUBCOMMAND
 
-Options:
-  -h,--help                   Print this help message and exit
-  --server HOST:PORT (Env:TOOL_SERVER)
-                              HOST:PORT of the server
-
-Numbers:
-  --rounds,--max-rounds UINT:UINT in [1 - 99]=5
-                              rounds; 0: none
-  --rate FLOAT:POSITIVE=0.1   a rate
-  --threads UINT=7            threads
-  --mode TEXT:{auto,off}=auto a mode
-  --name TEXT ...             a name
-  --key FILE                  its owner's
-
-Forms:
-  --lines Excludes: --json --once
-                              lines
-  --once Excludes: --lines    one picture
-  --json,--objects Excludes: --lines
-                              objects
-  --token FILE ... REQUIRED (Env:TOOL_TOKEN) Needs: --key --name Excludes: --json
-                              a token
-
-Subcommands:
-  copy                        copies one file
-"""
-COPY = """copies one file
-Usage: tool copy [OPTIONS] FILE
-
-Positionals:
-  FILE FILE REQUIRED          what to copy
-
-Options:
-  -h,--help                   Print this help message and exit
-  --force                     even over another
-"""
+def option(*names, text, **fields):
+    base = {"names": list(names), "text": text, "group": "Options", "type": "", "choices": [], "least": "", "most": "",
+            "default": "", "many": False, "required": False, "env": "", "needs": [], "excludes": []}
+    assert set(fields) <= set(base), fields
+    return base | fields
 
 
-def read(help_text=HELP, copy=COPY):
-    return describe.read_command("tool", lambda *words: copy if words == ("copy",) else help_text)
+HELP = option("-h", "--help", text="Print this help message and exit")
+TOOL = {
+    "name": "tool", "text": "tool: does things. More elsewhere.", "positionals": [],
+    "options": [
+        HELP,
+        option("--server", text="HOST:PORT of the server", type="HOST:PORT", env="TOOL_SERVER"),
+        option("--rounds", "--max-rounds", text="rounds; 0: none", group="Numbers", type="UINT", least="1", most="99", default="5"),
+        option("--rate", text="a rate", group="Numbers", type="FLOAT", default="0.1"),
+        option("--threads", text="threads", group="Numbers", type="UINT", default="7"),
+        option("--mode", text="a mode", group="Numbers", type="TEXT", choices=["auto", "off"], default="auto"),
+        option("--key", text="its owner's", group="Numbers", type="FILE"),
+        option("--lines", text="lines", group="Forms", excludes=["--json", "--once"]),
+        option("--once", text="one picture", group="Forms", excludes=["--lines"]),
+        option("--json", "--objects", text="objects", group="Forms", excludes=["--lines"]),
+        option("--token", text="a token", group="Forms", type="FILE", many=True, required=True, env="TOOL_TOKEN",
+               needs=["--key", "--name"], excludes=["--json"]),
+    ],
+    "subcommands": [
+        {"name": "copy", "text": "copies one file", "subcommands": [], "options": [HELP, option("--force", text="even over another")],
+         "positionals": [option("FILE", text="what to copy", group="Positionals", type="FILE", required=True)]},
+    ],
+}
+
+
+def read(tool=None):
+    return describe.read_command(copy.deepcopy(tool or TOOL), "tool")
 
 
 class DescribeTest(unittest.TestCase):
-    def option(self, name):
-        (found,) = [o for o in read().options if name in o.names]
-        return found
-
-    def test_each_form_of_an_option_is_read(self):
-        server = self.option("--server")
-        self.assertEqual((server.type, server.env, server.text), ("HOST:PORT", "TOOL_SERVER", "HOST:PORT of the server"))
-        rounds = self.option("--rounds")
-        self.assertEqual((rounds.names, rounds.least, rounds.most, rounds.default, rounds.group),
-                         (["--rounds", "--max-rounds"], "1", "99", "5", "Numbers"))
-        self.assertEqual((self.option("--rate").sign, self.option("--rate").default), ("POSITIVE", "0.1"))
-        self.assertEqual((self.option("--mode").choices, self.option("--mode").text), (["auto", "off"], "a mode"))
-        self.assertTrue(self.option("--name").many)
-        self.assertEqual(self.option("--help").type, "")
-        token = self.option("--token")
-        self.assertEqual((token.type, token.many, token.env, token.needs, token.excludes),
-                         ("FILE", True, "TOOL_TOKEN", ["--key", "--name"], ["--json"]))
-        lines = self.option("--lines")
-        self.assertEqual((lines.names, lines.type, lines.needs, lines.excludes), (["--lines"], "", [], ["--json", "--once"]))
-        self.assertEqual(describe.read_option("--lines Excludes: --once --json", "", "").excludes, lines.excludes)
-
     def test_subcommands_are_read_with_their_arguments(self):
-        (copy,) = read().subcommands
-        self.assertEqual((copy.name, copy.text), ("copy", "copies one file"))
-        self.assertEqual([(p.names, p.type) for p in copy.positionals], [(["FILE"], "FILE")])
-        self.assertEqual([o.names for o in copy.options], [["-h", "--help"], ["--force"]])
+        (command,) = read().subcommands
+        self.assertEqual((command.name, command.text, command.usage), ("copy", "copies one file", "copy [OPTIONS] FILE"))
+        self.assertEqual([(p.names, p.type) for p in command.positionals], [(["FILE"], "FILE")])
+        self.assertEqual([o.names for o in command.options], [["-h", "--help"], ["--force"]])
+        self.assertEqual(read().usage, "tool [OPTIONS] SUBCOMMAND")
 
     def test_what_is_not_understood_is_refused(self):
-        for change, message in ((("--rate FLOAT:POSITIVE=0.1 ", "--rate FLOAT:<0.1..2>=0.1 "), "cannot read the help line '--rate"),
-                                (("Excludes: --lines ", "Excludes: "), "cannot read the help line '--once"),
-                                (("Numbers:", "Numbers"), "unexpected line 'Numbers'"),
-                                (("Usage: ", "Use: "), "has no 'Usage: ' line")):
-            self.assertIn(change[0], HELP)
+        unknown = copy.deepcopy(TOOL)
+        unknown["options"][1]["colour"] = "red"
+        missing = copy.deepcopy(TOOL)
+        del missing["subcommands"][0]["positionals"]
+        without = copy.deepcopy(TOOL) | {"options": []}
+        for tool, message in ((unknown, "tool tool: expected an object of .*colour"), (missing, "tool tool: expected an object of"),
+                              (without, "tool tool has no option"), (["tool"], "found .'tool'.")):
             with self.assertRaisesRegex(describe.DescribeError, message):
-                read(HELP.replace(*change))
+                read(tool)
+
+    def test_a_program_that_fails_or_writes_no_json_is_named(self):
+        with tempfile.TemporaryDirectory() as folder:
+            program = pathlib.Path(folder, "tool")
+            for script, message in (("echo broken >&2; exit 3", "ended with 3: broken"), ("echo hello", "is no JSON")):
+                program.write_text(f"#!/bin/sh\n{script}\n")
+                program.chmod(program.stat().st_mode | stat.S_IXUSR)
+                with self.assertRaisesRegex(describe.DescribeError, message):
+                    describe.read_program(str(program))
 
     def test_help_for_the_man_page_names_values_ranges_and_sources(self):
         text = describe.gnu_help(read())
         for line in ("--rounds, --max-rounds=N", "rounds; 0: none (1 to 99; default 5)", "--mode=auto|off", "copy FILE",
-                     "HOST:PORT of the server (else from $TOOL_SERVER)", "a rate (above 0; default 0.1)", "threads (default all processors)", "Options of copy:",
+                     "HOST:PORT of the server (else from $TOOL_SERVER)", "a rate (default 0.1)", "threads (default all processors)", "Options of copy:",
                      "lines (not with --json or --once)",
                      "a token (repeatable; else from $TOOL_TOKEN; only with --key and --name; not with --json)", "Does things."):
             self.assertIn(line, text)

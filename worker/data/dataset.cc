@@ -50,7 +50,33 @@ class WindowDataset : public Dataset {
     return options_.format == DataFormat::kText ? "byte" : "token";
   }
 
+  // Looks at the first window of each file, so that tokens of another vocabulary are told at the
+  // start and not when a minibatch meets them.
+  absl::Status CheckBeginnings() const {
+    std::vector<int64_t> window(options_.length + 1);
+    for (const uint64_t first : source_->file_starts()) {
+      window.resize(std::min<uint64_t>(options_.length + 1, source_->tokens() - first));
+      SIGNVOTE_RETURN_IF_ERROR(ReadWindow(first, &window));
+    }
+    return absl::OkStatus();
+  }
+
  private:
+  // Fills `window` with the tokens from `first` on.
+  absl::Status ReadWindow(uint64_t first, std::vector<int64_t>* window) const {
+    source_->Read(first, window->size(), window->data());
+    for (uint64_t i = 0; i < window->size(); ++i) {
+      if ((*window)[i] < static_cast<int64_t>(options_.vocabulary)) continue;
+      return WithExitCode(
+          absl::InvalidArgumentError(absl::StrFormat(
+              "--data %s: token %d at position %d is outside the model's vocabulary of %d; give "
+              "--vocab-size or another model",
+              options_.path, (*window)[i], first + i, options_.vocabulary)),
+          ExitCode::kBadInput);
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status Draw(Rng rng, uint64_t begin, uint64_t end, Batch* batch) const {
     const uint64_t length = options_.length;
     batch->rows = options_.rows;
@@ -60,17 +86,7 @@ class WindowDataset : public Dataset {
     std::vector<int64_t> window(length + 1);
     for (uint64_t row = 0; row < options_.rows; ++row) {
       const uint64_t first = begin + rng.Below(end - begin - length);
-      source_->Read(first, length + 1, window.data());
-      for (uint64_t i = 0; i <= length; ++i) {
-        if (window[i] >= static_cast<int64_t>(options_.vocabulary)) {
-          return WithExitCode(absl::InvalidArgumentError(absl::StrFormat(
-                                  "--data %s: token %d at position %d is outside the model's "
-                                  "vocabulary of %d; give "
-                                  "--vocab-size or another model",
-                                  options_.path, window[i], first + i, options_.vocabulary)),
-                              ExitCode::kBadInput);
-        }
-      }
+      SIGNVOTE_RETURN_IF_ERROR(ReadWindow(first, &window));
       std::copy(window.begin(), window.end() - 1,
                 batch->inputs.begin() + static_cast<int64_t>(row * length));
       std::copy(window.begin() + 1, window.end(),
@@ -181,7 +197,9 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(FileSystem* fs, const Datas
                             options.length + 1, 20 * (options.length + 1))),
                         ExitCode::kBadInput);
   }
-  return std::unique_ptr<Dataset>(std::make_unique<WindowDataset>(*std::move(source), options));
+  auto dataset = std::make_unique<WindowDataset>(*std::move(source), options);
+  SIGNVOTE_RETURN_IF_ERROR(dataset->CheckBeginnings());
+  return std::unique_ptr<Dataset>(std::move(dataset));
 }
 
 }  // namespace signvote

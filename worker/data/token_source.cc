@@ -6,6 +6,7 @@
 #include <string_view>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/check.h"
@@ -34,8 +35,74 @@ std::string_view FileName(std::string_view path) {
   return slash == std::string_view::npos ? path : path.substr(slash + 1);
 }
 
+// "fineweb_val_000000.bin", "validation.bin"; not "interval_003.bin".
 bool IsHeldOutShard(const std::string& path) {
-  return FileName(path).find("val") != std::string_view::npos;
+  const std::string_view name = FileName(path);
+  size_t begin = 0;
+  while (begin < name.size()) {
+    size_t end = begin;
+    while (end < name.size() && absl::ascii_isalpha(static_cast<unsigned char>(name[end]))) ++end;
+    const std::string_view word = name.substr(begin, end - begin);
+    if (word == "val" || word == "validation") return true;
+    begin = end + 1;
+  }
+  return false;
+}
+
+// Files that are neither text nor shards, by their first bytes: read as such they would train on
+// noise without a word.
+struct ForeignKind {
+  std::string_view magic;
+  const char* what;
+  const char* remedy;
+};
+constexpr ForeignKind kForeignKinds[] = {
+    {"\x1f\x8b", "a gzip file", "unpack it first"},
+    {"PK\x03\x04", "a zip file", "unpack it first"},
+    {"\x28\xb5\x2f\xfd", "a zstd file", "unpack it first"},
+    {"\xfd"
+     "7zXZ",
+     "an xz file", "unpack it first"},
+    {"BZh", "a bzip2 file", "unpack it first"},
+    {"\x93NUMPY", "a NumPy array", "write its numbers alone, as uint16 (ndarray.tofile)"},
+    {"PAR1", "a Parquet file", "write its text or its tokens to a file of their own"},
+};
+constexpr std::string_view kUtf16Marks[] = {"\xff\xfe", "\xfe\xff"};
+
+absl::Status RefuseForeignKinds(const std::string& path, std::span<const std::byte> data,
+                                DataFormat format) {
+  const std::string_view head(reinterpret_cast<const char*>(data.data()),
+                              std::min<size_t>(data.size(), 16));
+  for (const ForeignKind& kind : kForeignKinds) {
+    if (!head.starts_with(kind.magic)) continue;
+    return BadData(
+        absl::InvalidArgumentError(absl::StrCat(path, ": ", kind.what, "; ", kind.remedy)));
+  }
+  if (format != DataFormat::kText) return absl::OkStatus();
+  for (const std::string_view mark : kUtf16Marks) {
+    if (head.starts_with(mark)) {
+      return BadData(absl::InvalidArgumentError(
+          absl::StrCat(path, ": UTF-16 text; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Headerless files do not say how wide a token is. Of 32-bit tokens below 65,536 every other 16-bit
+// word is zero, which no text is.
+bool LooksLikeWideTokens(std::span<const std::byte> data) {
+  constexpr size_t kTokensLooked = 1024;
+  constexpr size_t kTokensMin = 16;
+  const size_t tokens = std::min(kTokensLooked, data.size() / 4);
+  if (tokens < kTokensMin) return false;
+  bool low_word_seen = false;
+  for (size_t i = 0; i < tokens; ++i) {
+    uint16_t words[2];
+    std::memcpy(words, data.data() + 4 * i, sizeof(words));
+    if (words[1] != 0) return false;
+    low_word_seen = low_word_seen || words[0] != 0;
+  }
+  return low_word_seen;
 }
 
 }  // namespace
@@ -80,6 +147,7 @@ absl::Status TokenSource::AddText(FileSystem* fs, const std::string& path) {
   segment.first = tokens_;
   if (bytes >= kMapBytesMin) {
     SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> map, fs->Map(path));
+    SIGNVOTE_RETURN_IF_ERROR(RefuseForeignKinds(path, map->data(), DataFormat::kText));
     segment.data = map->data().data();
     segment.count = map->data().size();
     maps_.push_back(std::move(map));
@@ -88,6 +156,8 @@ absl::Status TokenSource::AddText(FileSystem* fs, const std::string& path) {
     segment.offset = pool_.size();
     segment.count = text.size();
     const auto* data = reinterpret_cast<const std::byte*>(text.data());
+    SIGNVOTE_RETURN_IF_ERROR(
+        RefuseForeignKinds(path, std::span(data, text.size()), DataFormat::kText));
     pool_.insert(pool_.end(), data, data + text.size());
   }
   tokens_ += segment.count;
@@ -101,11 +171,28 @@ absl::Status TokenSource::AddShard(FileSystem* fs, const std::string& path, Data
     return BadData(absl::DataLossError(absl::StrCat(path, ": the shard is empty")));
   SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> map, fs->Map(path));
   const std::span<const std::byte> data = map->data();
+  SIGNVOTE_RETURN_IF_ERROR(RefuseForeignKinds(path, data, format));
   Segment segment;
   segment.first = tokens_;
   size_t header_bytes = 0;
   if (format == DataFormat::kNanoGpt) {
     segment.width = 2;
+    if (data.size() >= kLlmcHeaderBytes) {
+      int32_t magic;
+      std::memcpy(&magic, data.data(), sizeof(magic));
+      for (const LlmcFormat& llmc : kLlmcFormats) {
+        if (magic == llmc.magic) {
+          return BadData(absl::InvalidArgumentError(
+              absl::StrCat(path, ": an llm.c shard with a header; give --data-format llmc")));
+        }
+      }
+    }
+    if (LooksLikeWideTokens(data)) {
+      return BadData(absl::InvalidArgumentError(absl::StrCat(
+          path,
+          ": every second 16-bit token is 0: these seem to be 32-bit tokens; write them as "
+          "uint16, or as llm.c's version 7 (--data-format llmc)")));
+    }
     if (data.size() % 2 != 0) {
       return BadData(absl::DataLossError(
           absl::StrFormat("%s: %d bytes are no whole number of 16-bit tokens", path, data.size())));
@@ -139,11 +226,20 @@ absl::Status TokenSource::AddShard(FileSystem* fs, const std::string& path, Data
           "%s: the header says %d tokens, the file holds %d", path, header[2], segment.count)));
     }
   }
+  if (segment.count == 0)
+    return BadData(absl::DataLossError(absl::StrCat(path, ": the shard holds no token")));
   segment.data = data.data() + header_bytes;
   tokens_ += segment.count;
   segments_.push_back(segment);
   maps_.push_back(std::move(map));
   return absl::OkStatus();
+}
+
+std::vector<uint64_t> TokenSource::file_starts() const {
+  std::vector<uint64_t> starts;
+  starts.reserve(segments_.size());
+  for (const Segment& segment : segments_) starts.push_back(segment.first);
+  return starts;
 }
 
 void TokenSource::Read(uint64_t first, uint64_t count, int64_t* out) const {

@@ -17,8 +17,10 @@ namespace signvote {
 class TokenSource {
  public:
   // Text: every file is a run of bytes; a folder's files follow each other in order of path.
-  // Shards: the files whose name ends in ".bin" (a folder) or the file; those with "val" in their
-  // name come last and are the held-out part.
+  // Shards: the files whose name ends in ".bin" (a folder) or the file; those with the word "val" or
+  // "validation" in their name come last and are the held-out part.
+  // INVALID_ARGUMENT: a file of another kind (compressed, UTF-16, an array with a header, tokens of
+  // another width); DATA_LOSS: a malformed shard, or one without tokens.
   static absl::StatusOr<std::unique_ptr<TokenSource>> Open(FileSystem* fs, const std::string& path,
                                                            DataFormat format);
 
@@ -27,6 +29,8 @@ class TokenSource {
   // Tokens [0, train_tokens()) may be trained on: the val shards are left out, or else the last 5
   // %.
   uint64_t train_tokens() const { return train_tokens_; }
+  // The position of each file's first token.
+  std::vector<uint64_t> file_starts() const;
   // Copies tokens [first, first + count). REQUIRES: first + count <= tokens().
   void Read(uint64_t first, uint64_t count, int64_t* out) const;
 

@@ -151,6 +151,17 @@ TEST(PayloadHashTest, IsTheHashOfCountAndChecksumOfEachChunkInOrder) {
   EXPECT_EQ(PayloadHash(chunks), Xxh3(bytes.data(), bytes.size()));
 }
 
+TEST(PayloadHashTest, GoldenValues) {
+  const ChunkSum one{.counted = 1, .checksum = 0};
+  const ChunkSum three{.counted = 3, .checksum = 0x1122334455667788};
+  EXPECT_EQ(PayloadHash(std::vector{one}), 0x26f2a1148cf52011);
+  EXPECT_EQ(PayloadHash(std::vector{three}), 0x60a79d0e867da4a1);
+  EXPECT_EQ(
+      PayloadHash(std::vector{
+          three, {.counted = 0, .checksum = UINT64_MAX}, {.counted = UINT32_MAX, .checksum = 1}}),
+      0x21cdfbf8b4663538);
+}
+
 TEST(PayloadHashTest, ChangesWithCountChecksumAndOrder) {
   const ChunkSum a{.counted = 3, .checksum = 5}, b{.counted = 4, .checksum = 6};
   const uint64_t hash = PayloadHash(std::vector{a, b});

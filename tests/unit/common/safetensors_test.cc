@@ -174,8 +174,11 @@ TEST_F(SafetensorsTest, HolesOverlapsAndStrayBytesAreRefused) {
 }
 
 TEST_F(SafetensorsTest, AnotherDtypeIsRefusedWithTheRemedy) {
-  ExpectRefused(File(R"({"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}})", 4),
-                absl::StatusCode::kInvalidArgument, "tensor \"a\" is BF16; only F32 is read");
+  ExpectRefused(File(R"({"a":{"dtype":"I64","shape":[2],"data_offsets":[0,16]}})", 16),
+                absl::StatusCode::kInvalidArgument,
+                "tensor \"a\" is I64; F32, BF16 and F16 are read");
+  ExpectRefused(File(R"({"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,8]}})", 8),
+                absl::StatusCode::kDataLoss, "needs 4 bytes");
 }
 
 TEST_F(SafetensorsTest, TensorsComeInOrderOfTheirOffsets) {

@@ -113,5 +113,26 @@ TEST_F(FlagsTest, AConfigFileIsNamedWithTheKeyThatIsWrong) {
   EXPECT_THAT(Describe(status), HasSubstr("--config /does/not/exist: no file that can be read"));
 }
 
+TEST_F(FlagsTest, AConfigFileMayBeginWithAByteOrderMarkAndEndLinesAsWindowsDoes) {
+  TempDir dir;
+  const std::string path = dir / "run.toml";
+  ASSERT_TRUE(WriteFileAtomically(FileSystem::Posix(), path,
+                                  "\xef\xbb\xbf"
+                                  "seed = 7\r\ncount = 3\r\n",
+                                  0644)
+                  .ok());
+  const absl::Status status = Parse({"--config", path.c_str()});
+  ASSERT_TRUE(status.ok()) << Describe(status);
+  EXPECT_EQ(seed_, 7u);
+  EXPECT_EQ(count_, 3u);
+}
+
+TEST_F(FlagsTest, TheFirstByteOfAMarkAloneIsNoMark) {
+  TempDir dir;
+  const std::string path = dir / "run.toml";
+  ASSERT_TRUE(WriteFileAtomically(FileSystem::Posix(), path, "\xef\xbbseed = 7\n", 0644).ok());
+  ExpectUsage({"--config", path.c_str()}, "is no flag");
+}
+
 }  // namespace
 }  // namespace signvote

@@ -16,7 +16,7 @@
 namespace signvote {
 namespace {
 
-std::string Get(uint16_t port, const std::string& path) {
+std::string Ask(uint16_t port, const std::string& method, const std::string& path) {
   const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;
@@ -24,7 +24,7 @@ std::string Get(uint16_t port, const std::string& path) {
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   EXPECT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
   const std::string request =
-      "GET " + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+      method + " " + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
   EXPECT_EQ(::send(fd, request.data(), request.size(), 0), static_cast<ssize_t>(request.size()));
   std::string answer;
   char buffer[4096];
@@ -32,6 +32,18 @@ std::string Get(uint16_t port, const std::string& path) {
     answer.append(buffer, static_cast<size_t>(n));
   ::close(fd);
   return answer;
+}
+std::string Get(uint16_t port, const std::string& path) { return Ask(port, "GET", path); }
+
+TEST(HttpServerTest, HeadAnswersAsGetDoesWithoutTheBody) {
+  auto server =
+      HttpServer::Start("127.0.0.1:0", {{"/healthz", [] { return HttpResponse{.body = "ok\n"}; }}});
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string head = Ask((*server)->port(), "HEAD", "/healthz");
+  EXPECT_TRUE(head.starts_with("HTTP/1.1 200 OK\r\n")) << head;
+  EXPECT_NE(head.find("Content-Length: 3\r\n"), std::string::npos) << head;
+  EXPECT_TRUE(head.ends_with("\r\n\r\n")) << head;
+  EXPECT_EQ(head + "ok\n", Get((*server)->port(), "/healthz"));
 }
 
 TEST(HttpServerTest, RoutesAnswerWithTheirCodeTypeAndBody) {

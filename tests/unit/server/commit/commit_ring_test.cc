@@ -118,28 +118,29 @@ TEST(CommitRingTest, TheOldestPinDecides) {
 }
 
 TEST(CommitRingTest, APinBeyondTheBudgetIsLostAndSaysWhatItWouldTake) {
-  CommitRing ring = Small(2, 5);
-  CommitRing::Pin slow = ring.PinFrom(Round(0));
-  CommitRing::Pin quick = ring.PinFrom(Round(0));
-  PushUntil(&ring, 4);
-  quick.Advance(Round(4));
-  PushUntil(&ring, 5);
+  CommitRing ring(
+      {.start = Round(100), .rounds_kept = 2, .rounds_pinned_max = 5, .payload_bytes = kBytes});
+  CommitRing::Pin slow = ring.PinFrom(Round(100));
+  CommitRing::Pin quick = ring.PinFrom(Round(100));
+  PushUntil(&ring, 104);
+  quick.Advance(Round(104));
+  PushUntil(&ring, 105);
   EXPECT_TRUE(slow.status().ok());
-  PushUntil(&ring, 6);
+  PushUntil(&ring, 106);
   // The rounds go on: only the holder loses.
   EXPECT_EQ(slow.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_TRUE(quick.status().ok());
-  EXPECT_EQ(ring.first(), Round(4));
-  EXPECT_TRUE(absl::StrContains(slow.status().message(), "from round 0 on"));
+  EXPECT_EQ(ring.first(), Round(104));
+  EXPECT_TRUE(absl::StrContains(slow.status().message(), "from round 100 on"));
   EXPECT_TRUE(absl::StrContains(slow.status().message(), "6 rounds behind"));
   EXPECT_TRUE(absl::StrContains(slow.status().message(), "the 5 rounds"));
   EXPECT_TRUE(absl::StrContains(slow.status().message(), "60 bytes")) << Describe(slow.status());
-  PushUntil(&ring, 9);
+  PushUntil(&ring, 109);
   EXPECT_TRUE(absl::StrContains(slow.status().message(), "6 rounds behind"));
   EXPECT_TRUE(absl::StrContains(slow.status().message(), "90 bytes")) << Describe(slow.status());
-  slow.Advance(Round(9));  // too late
+  slow.Advance(Round(109));  // too late
   EXPECT_FALSE(slow.status().ok());
-  EXPECT_EQ(ring.first(), Round(4));
+  EXPECT_EQ(ring.first(), Round(104));
 }
 
 TEST(CommitRingTest, APinGoesWithItsHolder) {

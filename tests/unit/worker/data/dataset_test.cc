@@ -1,5 +1,6 @@
 #include "worker/data/dataset.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstdlib>
 #include <cstring>
@@ -180,6 +181,7 @@ TEST_F(DatasetTest, MalformedShardsAreDataLossWithTheFileNamed) {
       {"count.bin", LlmcHeader(20240520, 1, 3) + "abcd", DataFormat::kLlmc,
        "says 3 tokens, the file holds 2"},
       {"negative.bin", LlmcHeader(20240520, 1, -1), DataFormat::kLlmc, "says -1 tokens"},
+      {"none.bin", LlmcHeader(20240520, 1, 0), DataFormat::kLlmc, "the shard holds no token"},
   };
   for (const auto& c : cases) {
     const auto source = TokenSource::Open(FileSystem::Posix(), Write(c.name, c.bytes), c.format);
@@ -189,6 +191,71 @@ TEST_F(DatasetTest, MalformedShardsAreDataLossWithTheFileNamed) {
         << source.status();
     EXPECT_NE(source.status().message().find(c.name), absl::string_view::npos) << source.status();
   }
+}
+
+TEST_F(DatasetTest, FilesOfAnotherKindAreNamedWithTheRemedy) {
+  const auto bytes = [](const char* text, size_t count) { return std::string(text, count); };
+  std::vector<uint32_t> wide(200, 50256);
+  const struct {
+    const char* name;
+    std::string bytes;
+    DataFormat format;
+    const char* message;
+  } cases[] = {
+      {"a.gz", bytes("\x1f\x8b\x08\x00", 4), DataFormat::kText, "a gzip file; unpack it first"},
+      {"b.bin", bytes("\x1f\x8b\x08\x00", 4), DataFormat::kNanoGpt, "a gzip file"},
+      {"c.zip", bytes("PK\x03\x04", 4), DataFormat::kText, "a zip file"},
+      {"d.zst", bytes("\x28\xb5\x2f\xfd", 4), DataFormat::kText, "a zstd file"},
+      {"e.npy", bytes("\x93NUMPY\x01\x00", 8), DataFormat::kNanoGpt, "a NumPy array"},
+      {"f.txt", bytes("\xff\xfeh\x00i\x00", 6), DataFormat::kText, "UTF-16 text; convert it"},
+      {"g.txt", bytes("\xfe\xff\x00h", 4), DataFormat::kText, "UTF-16 text"},
+      {"h.bin", LlmcHeader(20240520, 1, 0), DataFormat::kNanoGpt, "give --data-format llmc"},
+      {"i.bin", Bytes(wide), DataFormat::kNanoGpt, "seem to be 32-bit tokens"},
+      {"big.txt", bytes("\xff\xfe", 2) + std::string(2 << 20, 'x'), DataFormat::kText, "UTF-16"},
+  };
+  for (const auto& c : cases) {
+    const auto source = TokenSource::Open(FileSystem::Posix(), Write(c.name, c.bytes), c.format);
+    EXPECT_EQ(source.status().code(), absl::StatusCode::kInvalidArgument) << c.name;
+    EXPECT_EQ(ExitCodeFor(source.status()), ExitCode::kBadInput);
+    EXPECT_NE(source.status().message().find(c.message), absl::string_view::npos)
+        << source.status();
+    EXPECT_NE(source.status().message().find(c.name), absl::string_view::npos) << source.status();
+  }
+}
+
+TEST_F(DatasetTest, SixteenBitTokensAreNotTakenForWiderOnes) {
+  // Half of the tokens are 0, but not every second one; and a file of zeros alone.
+  std::vector<uint16_t> tokens(400);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = i % 4 < 2 ? 0 : 9;
+  for (const auto& shard : {tokens, std::vector<uint16_t>(400, 0)}) {
+    const auto source =
+        TokenSource::Open(FileSystem::Posix(), Write("t.bin", Bytes(shard)), DataFormat::kNanoGpt);
+    EXPECT_TRUE(source.ok()) << source.status();
+  }
+}
+
+TEST_F(DatasetTest, OnlyTheWordValHoldsAShardOut) {
+  const std::string tokens = Bytes(std::vector<uint16_t>(100, 7));
+  for (const char* name :
+       {"interval_003.bin", "evaluate.bin", "x_train_val.bin", "validation-1.bin"})
+    Write(name, tokens);
+  const auto source =
+      TokenSource::Open(FileSystem::Posix(), folder_.string(), DataFormat::kNanoGpt);
+  ASSERT_TRUE(source.ok()) << source.status();
+  EXPECT_EQ((*source)->tokens(), 400u);
+  EXPECT_EQ((*source)->train_tokens(), 200u);
+}
+
+TEST_F(DatasetTest, AForeignTokenAtTheBeginningOfAnyShardIsToldAtTheStart) {
+  Write("train_0.bin", Bytes(std::vector<uint16_t>(4000, 5)));
+  Write("train_1.bin", Bytes(std::vector<uint16_t>(4000, 300)));
+  DatasetOptions options;
+  options.path = folder_.string();
+  options.format = DataFormat::kNanoGpt;
+  const auto data = Open(options);
+  EXPECT_EQ(ExitCodeFor(data.status()), ExitCode::kBadInput);
+  EXPECT_NE(data.status().message().find("token 300 at position 4000"), absl::string_view::npos)
+      << data.status();
 }
 
 TEST_F(DatasetTest, ACorpusThatIsTooSmallSaysHowMuchIsNeeded) {
@@ -220,7 +287,10 @@ TEST_F(DatasetTest, AMissingPathAnEmptyFolderAndAForeignTokenAreBadInput) {
   EXPECT_NE(data.status().message().find("the folder holds no file"), absl::string_view::npos)
       << data.status();
 
-  options.path = Write("train.bin", Bytes(std::vector<uint16_t>(4000, 300)));
+  // Behind the first window only a minibatch meets it.
+  std::vector<uint16_t> tokens(4000, 300);
+  std::fill(tokens.begin(), tokens.begin() + 200, uint16_t{1});
+  options.path = Write("train.bin", Bytes(tokens));
   options.format = DataFormat::kNanoGpt;
   data = Open(options);
   ASSERT_TRUE(data.ok()) << data.status();

@@ -1,0 +1,54 @@
+#pragma once
+// A trained model as others keep it: one safetensors file, or several behind an index
+// (`model.safetensors.index.json`), in fp32, bfloat16 or fp16, with the tensors that some
+// libraries write although they follow from others.
+
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/file_system.h"
+#include "common/layout.h"
+#include "common/safetensors.h"
+
+namespace signvote {
+
+// Mapped, checked files. Threads: thread-compatible; reading from several threads is safe.
+// Failure: Open() returns what SafetensorsFile::Open() does, NOT_FOUND for a folder without a
+// model, DATA_LOSS for an index that is not one, or whose tensors are not where it says, and
+// INVALID_ARGUMENT for what is clearly something else (a web page, a Git LFS pointer, a pickle).
+class Checkpoint {
+ public:
+  // `path`: a .safetensors file, an index, or a folder that holds "model.safetensors.index.json"
+  // or "model.safetensors".
+  static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(FileSystem* fs, const std::string& path);
+
+  // Of a single file; of an index: its own "metadata", strings only.
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  // Where a config.json beside the model would lie; whether it is there is not looked at.
+  const std::string& config_path() const { return config_path_; }
+
+  // Writes the tensors, widened exactly to fp32, into x[0, layout.coordinates()) by name.
+  // INVALID_ARGUMENT names the first missing tensor or differing shape; x is then untouched.
+  // A tensor that the layout does not have is refused, but for
+  //   NAME.rotary_emb.inv_freq   follows from the config: left out
+  //   lm_head.weight             of a model whose head is tied: left out when it equals
+  //                              model.embed_tokens.weight bit for bit, else refused
+  absl::Status CopyInto(const Layout& layout, std::span<float> x) const;
+
+  // DATA_LOSS names the first number that is not finite. Reads the whole model.
+  absl::Status RequireFinite() const;
+
+ private:
+  absl::Status ReadIndex(FileSystem* fs, const std::string& path);
+
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::vector<const SafetensorsFile::Tensor*> tensors_;
+  std::map<std::string, std::string> metadata_;
+  std::string config_path_;
+};
+
+}  // namespace signvote

@@ -1,0 +1,29 @@
+#pragma once
+// The two 16-bit floating point formats of model files, widened to fp32. Both conversions are
+// exact: every value of either format, infinities and NaNs included, is one of fp32.
+
+#include <bit>
+#include <cstdint>
+
+namespace signvote {
+
+// bfloat16: the upper half of an fp32.
+constexpr float WidenBf16(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
+
+// IEEE 754 binary16: 1 sign bit, 5 exponent bits (bias 15), 10 mantissa bits.
+constexpr float WidenF16(uint16_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
+  const uint32_t exponent = (bits >> 10) & 0x1fu;
+  uint32_t mantissa = bits & 0x3ffu;
+  if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | mantissa << 13);
+  if (exponent != 0) return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
+  if (mantissa == 0) return std::bit_cast<float>(sign);
+  // A denormal, m · 2⁻²⁴, is a normal number of fp32: its leading one becomes the implicit bit.
+  const auto shift = static_cast<uint32_t>(std::countl_zero(mantissa)) - 21;
+  mantissa = mantissa << shift & 0x3ffu;
+  return std::bit_cast<float>(sign | (113 - shift) << 23 | mantissa << 13);
+}
+
+}  // namespace signvote
