@@ -192,8 +192,7 @@ TEST(RunModel, TheMemoryRuleNamesEachPartAndTheFlagsThatHelp) {
     EXPECT_THAT(Message(status), HasSubstr(words));
   }
   EXPECT_EQ((*model)->state(), RunModel::State::kUnknown);
-  EXPECT_TRUE((*model)->FixLayout(JoinOf(Small())).code() == absl::StatusCode::kResourceExhausted)
-      << "even a small model needs more than is left";
+  EXPECT_TRUE((*model)->FixLayout(JoinOf(Small())).ok());
 }
 
 TEST(RunModel, ForgottenLayoutsBindNobody) {
