@@ -137,10 +137,9 @@ TEST_F(CheckJoinTest, TokensEvictionsAndRunsAreChecked) {
   Expect(Good(), absl::StatusCode::kUnauthenticated, "token");
   EXPECT_TRUE(After([](v1::Join* join) { join->set_token("secret"); }).ok());
   facts_.tokens = nullptr;
-  Expect(After([](v1::Join* join) {
-           join->set_run_id(std::string(RunId::FromRandom(3, 4).bytes()));
-         }),
-         absl::StatusCode::kFailedPrecondition, "this server trains run");
+  Expect(
+      After([](v1::Join* join) { join->set_run_id(std::string(RunId::FromRandom(3, 4).bytes())); }),
+      absl::StatusCode::kFailedPrecondition, "this server trains run");
   Expect(After([](v1::Join* join) { join->set_run_id("short"); }),
          absl::StatusCode::kInvalidArgument, "");
   facts_.evicted = true;
@@ -185,7 +184,8 @@ TEST_F(CheckJoinTest, AMalformedLayoutOrConfigIsRefused) {
 }
 
 TEST_F(CheckJoinTest, AnotherOrderOfTensorsIsTheSameModelAndAnotherShapeIsNot) {
-  const auto layout = Layout::Make({{.name = "b"}, {.name = "w", .shape = {2, 3}, .weight_decay = 0.1f}});
+  const auto layout =
+      Layout::Make({{.name = "b"}, {.name = "w", .shape = {2, 3}, .weight_decay = 0.1f}});
   ASSERT_TRUE(layout.ok());
   facts_.layout = &*layout;
   EXPECT_TRUE(Good().ok());
@@ -196,8 +196,8 @@ TEST_F(CheckJoinTest, AnotherOrderOfTensorsIsTheSameModelAndAnotherShapeIsNot) {
 }
 
 TEST_F(CheckJoinTest, TheDifferingKeyAndBothValuesAreNamed) {
-  const auto identity =
-      ModelIdentity::FromConfig(R"({"model_type": "llama", "rope_theta": 500000, "dtype": "bf16"})");
+  const auto identity = ModelIdentity::FromConfig(
+      R"({"model_type": "llama", "rope_theta": 500000, "dtype": "bf16"})");
   ASSERT_TRUE(identity.ok());
   facts_.identity = &*identity;
   Expect(Good(), absl::StatusCode::kFailedPrecondition,

@@ -34,8 +34,8 @@ TEST(RateLimit, ABudgetFillsUpToItsBurst) {
 }
 
 TEST(RateLimit, ManyKeysTogetherHaveABudgetToo) {
-  RateLimit limit({.each = {.burst = 8, .refill = seconds(10)},
-                   .all = {.burst = 3, .refill = seconds(1)}});
+  RateLimit limit(
+      {.each = {.burst = 8, .refill = seconds(10)}, .all = {.burst = 3, .refill = seconds(1)}});
   int told = 0;
   for (int i = 0; i < 100; ++i) {
     told += limit.Take("k" + std::to_string(i), At(seconds(0))).has_value() ? 1 : 0;

@@ -51,8 +51,7 @@ TEST_F(RosterTest, TheTableOfStagesIsThatOfTheHeader) {
   for (const auto& [from, followers] : table) {
     for (size_t to = 0; to < kStages; ++to) {
       const Stage stage = static_cast<Stage>(to);
-      const bool listed =
-          std::find(followers.begin(), followers.end(), stage) != followers.end();
+      const bool listed = std::find(followers.begin(), followers.end(), stage) != followers.end();
       EXPECT_EQ(MayFollow(from, stage), listed) << Words(from) << " to " << Words(stage);
     }
   }
