@@ -24,7 +24,7 @@ constexpr uint64_t kPieceBytes = MasterReplica::kPieceCoordinates * sizeof(float
 // Address space of whole pieces, so that each piece begins a page. Null when there is none.
 float* MapPlane(uint64_t pieces) {
   void* memory = ::mmap(nullptr, pieces * kPieceBytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   return memory == MAP_FAILED ? nullptr : static_cast<float*>(memory);
 }
 

@@ -12,6 +12,8 @@ namespace {
 // Nothing waits without a bound; these waits are woken by notifications and merely look again.
 constexpr Duration kLookAgain = std::chrono::seconds(1);
 
+constexpr size_t kDefaultThreadsMax = 4;
+
 // The ballots of a job, and where its verdict goes.
 struct Chunk {
   explicit Chunk(const TallyJob& job)
@@ -104,6 +106,10 @@ VoteStatistics TallyShare::sampled() const {
 void InlineTallySink::Submit(TallyJob job) {
   job.share->Enter();
   Count(job, clock_, done_);
+}
+
+size_t TallyThreads::DefaultThreads(size_t cores) {
+  return std::clamp(cores, size_t{1}, kDefaultThreadsMax);
 }
 
 TallyThreads::TallyThreads(size_t threads, Clock* clock, Done done)

@@ -107,7 +107,8 @@ class InlineTallySink final : public TallySink {
 //             DropWaiting().
 class TallyThreads final : public TallySink {
  public:
-  // What tally_bench shows best for n = 4 and n = 32 on few cores: see docs/performance.md.
+  // As many as there are cores, up to 4: a core reads ballots at 20 to 30 GB/s, so that few of them
+  // use up a machine's memory bandwidth (tally_bench, n = 4 and n = 32).
   static size_t DefaultThreads(size_t cores);
 
   // REQUIRES: threads > 0.
