@@ -37,7 +37,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "common/clock.h"
@@ -79,8 +78,7 @@ class Engine {
   EngineState State() const;
 
  private:
-  Engine(EngineConfig config, std::unique_ptr<StepsizeRule> rule, const EngineState& state,
-         Time now);
+  Engine(EngineConfig config, Course course, const EngineState& state, Time now);
 
   // ---- events
   void On(const WorkerArriving& e);
@@ -104,23 +102,30 @@ class Engine {
 
   // ---- between rounds
   void Advance();
+  // Nothing is left to vote on.
+  bool Over() const { return course_.run_done() || course_.diverged(); }
   void OpenOrWait();
   void Open();
-  void Wait();
 
   // ---- one attempt
   // The seat that this message speaks for in the open attempt.
   template <typename Message>
   std::optional<uint32_t> SeatFor(const Message& e) const;
-  void Seated(WorkerId worker, Incarnation incarnation, Presence presence);
+  // Somebody is gone, or leaves.
+  void AfterDeparture(WorkerId worker, Incarnation incarnation, Presence presence);
   void Progress();
   void CloseWithoutBallot();
   void Reopen(const std::string& why);
-  bool ReopenForTheReady(const std::string& why);
+  // Opens the round again with those who became ready since, when it is past its deadline and waits
+  // for the silent.
+  bool ReopenForTheReady();
   Time ScalarsUntil() const;
   bool ScalarsSettled() const;
   void Commit(CourseEnd end);
-  void Overdue();
+  // What comes after the CommitRound in the actions: reports, roles, arrivals.
+  void Account(const OpenAttempt& attempt, CourseEnd end);
+  // Acts on what time has passed for in the open attempt.
+  void PassTime();
 
   // ---- digests and the end
   void CheckDigests();
@@ -130,6 +135,7 @@ class Engine {
   absl::Status Stopped() const;
   absl::Status Damaged(Round round, const std::vector<WorkerId>& majority);
 
+  void Stale() { ++members_.totals().stale_messages; }
   void Note(NoticeLevel level, std::string text);
   std::string Silent() const;
 
@@ -142,15 +148,17 @@ class Engine {
 
   Time now_;
   Phase phase_ = Phase::kWaitingForWorkers;
-  Round round_;      // the next to commit
-  Attempt attempt_;  // of that round: the open one, or the next to open
-  std::optional<OpenAttempt> open_;  // Invariant: set exactly while phase_ is kRoundOpen
+  Round round_;                       // the next to commit
+  Attempt attempt_;                   // of that round: the open one, or the next to open
+  std::optional<OpenAttempt> open_;   // Invariant: set exactly while phase_ is kRoundOpen
   std::optional<Time> first_opened_;  // of the round's first attempt
   uint32_t reopenings_ = 0;           // of the round, for want of ballots
   RecentOpenings openings_;
 
-  Time waiting_since_;                  // for workers
-  std::optional<Time> stepless_since_;  // first opening of the rounds without a step, while in a row
+  Time attempt_until_;  // of the open attempt, whatever comes
+  Time waiting_since_;  // for workers
+  std::optional<Time>
+      stepless_since_;  // first opening of the rounds without a verdict, while in a row
   Time back_off_until_;
   Time finish_until_;
   std::optional<Time> stop_until_;  // Invariant: set only while stopping_
@@ -159,7 +167,6 @@ class Engine {
   bool room_ = true;
   bool room_noticed_ = false;  // that the applier is late was said, and it has been late since
 
-  EngineTotals totals_;
   Actions out_;
 };
 

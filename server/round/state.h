@@ -53,7 +53,7 @@ struct CourseState {
   bool run_done = false;
   uint32_t nonfinite_in_a_row = 0;  // last rounds of kind none for non-finite losses alone
   uint32_t stepless_in_a_row = 0;   // last rounds of kind none for other reasons
-  std::string rule;                 // StepsizeRule::Save(), with losses that a race holds; empty: new
+  std::string rule;  // StepsizeRule::Save(), with losses that a race holds; empty: new
   bool operator==(const CourseState&) const = default;
 };
 

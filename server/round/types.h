@@ -115,11 +115,10 @@ struct EvictRequested {
 // at its deadline, or after EngineConfig::stop_wait, whichever is first.
 struct StopRequestedEvent {};
 
-using Event =
-    std::variant<WorkerArriving, WorkerReady, WorkerLost, WorkerLeaves, BallotChunkIn, ScalarsIn,
-                 AbstainIn, ChunkTallied, CommitDurable, ProposalRoom, WorkerDigestIn,
-                 MasterDigestIn, Tick, PauseRequested, ResumeRequested, DrainRequested,
-                 EvictRequested, StopRequestedEvent>;
+using Event = std::variant<WorkerArriving, WorkerReady, WorkerLost, WorkerLeaves, BallotChunkIn,
+                           ScalarsIn, AbstainIn, ChunkTallied, CommitDurable, ProposalRoom,
+                           WorkerDigestIn, MasterDigestIn, Tick, PauseRequested, ResumeRequested,
+                           DrainRequested, EvictRequested, StopRequestedEvent>;
 
 // ---- actions ------------------------------------------------------------------------------------
 
@@ -248,9 +247,9 @@ struct Notice {
   std::string text;
 };
 
-using Action = std::variant<OpenRound, CloseChunk, CommitRound, Disconnect, AskToDrain, Resync,
-                            ShareGiven, ShareFreed, RoleChanged, EvictionMade, PauseSet, FinishRun,
-                            EndRun, Notice>;
+using Action =
+    std::variant<OpenRound, CloseChunk, CommitRound, Disconnect, AskToDrain, Resync, ShareGiven,
+                 ShareFreed, RoleChanged, EvictionMade, PauseSet, FinishRun, EndRun, Notice>;
 using Actions = std::vector<Action>;
 
 }  // namespace signvote::round

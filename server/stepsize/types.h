@@ -44,11 +44,11 @@ struct RoundAhead {
 };
 
 struct RuleInput {
-  RoundAhead ahead;           // the round being committed, as it opened
-  uint64_t main_rounds_max = 0;  // T, planned length of the run in main rounds; 0: unknown
-  float gamma = 0;            // the last committed stepsize; 0 before the first
-  double x0_max_abs = 0;      // max_i |x_0,i|
-  double step_scale_max = 1;  // max_k scale_k
+  RoundAhead ahead;                   // the round being committed, as it opened
+  uint64_t main_rounds_max = 0;       // T, planned length of the run in main rounds; 0: unknown
+  float gamma = 0;                    // the last committed stepsize; 0 before the first
+  double x0_max_abs = 0;              // max_i |x_0,i|
+  double step_scale_max = 1;          // max_k scale_k
   std::span<const ScalarKind> asked;  // the scalars that the round wanted
   // of the counted workers whose scalars arrived in time; may be empty
   std::span<const WorkerScalars> workers;
