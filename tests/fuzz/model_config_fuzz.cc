@@ -18,8 +18,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto again = ParseModelConfig(written, "config.json");
   SIGNVOTE_CHECK(again.ok());
   SIGNVOTE_CHECK(ModelConfigJson(*again) == written);
-  const auto layout = MakeLayout(*config, 0.1f);
-  const auto same = MakeLayout(*again, 0.1f);
+  const auto layout = MakeLayout(*config);
+  const auto same = MakeLayout(*again);
   SIGNVOTE_CHECK(layout.ok() == same.ok());
   if (layout.ok()) SIGNVOTE_CHECK(layout->digest() == same->digest());
   if (!layout.ok()) SIGNVOTE_CHECK(absl::IsInvalidArgument(layout.status()));
