@@ -158,7 +158,7 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->add_option("--weight-decay", r.model.weight_decay,
                    "decoupled weight decay of tensors with two dimensions and more")
       ->capture_default_str()
-      ->check(NumberBetween(0, 1e6));
+      ->check(NumberBetween(0, 1));
   method->add_option("--rule", r.rule.rule, "who chooses the stepsize: alias, fixed")
       ->capture_default_str();
   method->add_option("--stepsize", r.rule.stepsize, "fixed: the stepsize")->capture_default_str();

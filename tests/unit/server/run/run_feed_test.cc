@@ -106,7 +106,7 @@ TEST_F(RunFeedTest, RepeatedFetchesAreLimited) {
   Joined("a");
   TestWorker& b = NewWorker();
   b.Join("b");
-  for (uint32_t i = 0; i < Run::kFetchesMax; ++i) b.Fetch();
+  for (uint32_t i = 0; i < run::Run::kFetchesMax; ++i) b.Fetch();
   auto call = b.AskFetch();
   EXPECT_EQ(call->replica, nullptr);
   ASSERT_TRUE(call->ended.has_value());
@@ -190,7 +190,7 @@ TEST_F(RunFeedTest, AFarWorkerIsLetInAfterAFewAnswers) {
   b.Fetch();
   Rounds(a, 10);
   b.Ready(Round(0));
-  for (uint32_t i = 0; i < Run::kAdmitTries; ++i) {
+  for (uint32_t i = 0; i < run::Run::kAdmitTries; ++i) {
     EXPECT_EQ(run_->Snapshot(clock_.Now()).joins, 1u) << i;
     Rounds(a, 3);  // while the ping is on its way
     clock_.Advance(milliseconds(50));

@@ -166,7 +166,7 @@ class TestWorker {
 };
 
 // Events in words, as the history has them: "joined a".
-std::vector<std::string> EventWords(Run& run, Time now);
+std::vector<std::string> EventWords(run::Run& run, Time now);
 
 class RunTest : public ::testing::Test, protected RunHost {
  public:
@@ -197,7 +197,7 @@ class RunTest : public ::testing::Test, protected RunHost {
                    .memory = [] { return std::nullopt; },
                    .init = std::move(init_),
                    .rule = std::move(rule)};
-    auto run = Run::Create(std::move(options), std::move(parts), std::move(state), clock_.Now());
+    auto run = run::Run::Create(std::move(options), std::move(parts), std::move(state), clock_.Now());
     ASSERT_TRUE(run.ok()) << Describe(run.status());
     run_ = std::move(*run);
   }
@@ -307,7 +307,7 @@ class RunTest : public ::testing::Test, protected RunHost {
   Round committed() const { return run_->committed(); }
 
   FakeClock clock_;
-  std::unique_ptr<Run> run_;
+  std::unique_ptr<run::Run> run_;
   std::vector<std::unique_ptr<TestWorker>> workers_;
   std::set<PeerId> stuck_;  // streams whose end gRPC does not report
   bool tally_works_ = true, applier_works_ = true;
@@ -525,7 +525,7 @@ inline void TestWorker::Break() {
   test_->Settle();
 }
 
-inline std::vector<std::string> EventWords(Run& run, Time now) {
+inline std::vector<std::string> EventWords(run::Run& run, Time now) {
   std::vector<std::string> out;
   run.Watch(now, 0, Duration::zero(), [&](absl::StatusOr<WatchView> view) {
     for (const Event& event : view->events) {

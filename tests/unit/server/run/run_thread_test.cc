@@ -81,7 +81,7 @@ TEST_F(RunThreadTest, HealthAndSnapshotsAreAnswered) {
 TEST_F(RunThreadTest, AThreadThatIsHeldUpIsToldOfAndDoesNotHoldUpWhoAsks) {
   Start();
   std::atomic<bool> held = true;
-  ASSERT_TRUE(thread_->Call([&](Run&, Time) {
+  ASSERT_TRUE(thread_->Call([&](run::Run&, Time) {
     while (held.load()) std::this_thread::yield();
   }));
   EXPECT_EQ(thread_->HealthNow(milliseconds(50)).status().code(),
@@ -96,10 +96,10 @@ TEST_F(RunThreadTest, AStopEndsItAndCallsThatAreStillPostedRun) {
   ASSERT_TRUE(thread_->WaitUntilEnded(kLong));
   EXPECT_TRUE(thread_->end_status().ok());
   bool ran = false;
-  ASSERT_TRUE(thread_->Call([&](Run&, Time) { ran = true; }));
+  ASSERT_TRUE(thread_->Call([&](run::Run&, Time) { ran = true; }));
   thread_->Stop();
   EXPECT_TRUE(ran);
-  EXPECT_FALSE(thread_->Call([](Run&, Time) {}));
+  EXPECT_FALSE(thread_->Call([](run::Run&, Time) {}));
   EXPECT_FALSE(thread_->Post(TickIn{}));
   EXPECT_EQ(thread_->HealthNow(kLong).status().code(), absl::StatusCode::kUnavailable);
 }
@@ -112,7 +112,7 @@ TEST(RunThreadDeathTest, WhateverWaitsOnTheRunsThreadIsFound) {
             {.run = RunTest::Options(), .state = {.run_id = RunId::FromRandom(1, 2)}},
             {.memory = [] { return std::nullopt; }}, Clock::System());
         (*thread)->Start();
-        (void)(*thread)->Call([](Run&, Time) { Clock::System()->SleepFor(milliseconds(1)); });
+        (void)(*thread)->Call([](run::Run&, Time) { Clock::System()->SleepFor(milliseconds(1)); });
         (void)(*thread)->HealthNow(kLong);
       },
       "a sleep on a thread that may wait for nothing");
