@@ -60,6 +60,7 @@ Run::Run(RunOptions options, RunParts parts, WelcomeFacts facts, std::unique_ptr
          std::unique_ptr<RunModel> model, const RunState& state, Time now)
     : options_(std::move(options)),
       clock_(parts.clock),
+      feed_bytes_(std::min<uint64_t>(kFeedBytes, options_.model.sizes.session_buffer_bytes)),
       parts_(std::move(parts)),
       facts_(std::move(facts)),
       rng_(parts_.rng),

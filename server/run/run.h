@@ -156,7 +156,7 @@ class Run {
   // Acknowledged pings after which a worker that is never within one commit is ready all the same.
   static constexpr uint32_t kAdmitTries = 8;
   static constexpr Duration kAdmitPong = std::chrono::seconds(1);
-  // A stream is fed whole rounds while less than this is queued.
+  // A stream is fed whole rounds while less than this, and than the session's buffer, is queued.
   static constexpr size_t kFeedBytes = size_t{1} << 20;
   // FetchState calls of one stream in a window of that length.
   static constexpr uint32_t kFetchesMax = 8;
@@ -344,6 +344,7 @@ class Run {
   // Constant after construction.
   const RunOptions options_;
   Clock* const clock_;
+  const size_t feed_bytes_;
   const RunParts parts_;  // but for what Create() took out of it
   const WelcomeFacts facts_;
 

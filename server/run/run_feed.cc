@@ -22,7 +22,7 @@ void Run::Feed(Time now, Stream& s) {
   if (!s.following) return;
   while (s.next_send < course_->told) {
     if (!course_->ring.Reaches(s.next_send)) return FellBehind(now, s);
-    if (s.peer->queued_bytes() > kFeedBytes) return s.peer->NotifyWhenBelow(kFeedBytes / 2);
+    if (s.peer->queued_bytes() > feed_bytes_) return s.peer->NotifyWhenBelow(feed_bytes_ / 2);
     SendRound(s, course_->ring.Find(s.next_send));
     s.next_send = s.next_send.next();
     s.pin.Advance(s.next_send);
@@ -67,12 +67,12 @@ void Run::Admit(Time now, Stream& s) {
 void Run::FellBehind(Time now, Stream& s) {
   const std::string name = WorkerName(s);
   const Stage stage = StageOf(s);
-  absl::Status status = s.pin.status();
-  if (status.ok()) {
-    status = absl::ResourceExhaustedError(
-        absl::StrCat("the worker reads too slowly: the commits that it misses are no longer kept "
-                     "(--catch-up-bytes); join again to catch up"));
-  }
+  const absl::Status pinned = s.pin.status();
+  absl::Status status = absl::ResourceExhaustedError(
+      pinned.ok() ? "the worker reads too slowly: the commits that it misses are no longer kept "
+                    "(--catch-up-bytes); join again to catch up"
+                  : absl::StrCat("the rounds outrun this worker: ", pinned.message(),
+                                 " (--catch-up-bytes)"));
   if (stage == Stage::kCatchingUp && s.fetches.empty()) {
     // Its own replica was too old, which one fetch mends.
     const absl::Status again = roster_.CountResync(s.id, now);

@@ -150,7 +150,7 @@ void Run::Execute(Time now, const round::OpenRound& open) {
                         s->peer->queued_bytes() > options_.model.sizes.session_buffer_bytes;
     if (behind) {
       s->owed_open = true;
-      s->peer->NotifyWhenBelow(kFeedBytes / 2);
+      s->peer->NotifyWhenBelow(feed_bytes_ / 2);
     } else {
       SendRoundOpen(now, *s);
     }

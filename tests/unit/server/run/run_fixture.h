@@ -104,8 +104,8 @@ class RunTest;
 // A worker that does what the protocol wants of it, when the test says so.
 class TestWorker {
  public:
-  TestWorker(RunTest* test, std::shared_ptr<FakePeer> peer, Layout layout)
-      : peer(std::move(peer)),
+  TestWorker(RunTest* test, std::shared_ptr<FakePeer> its_peer, Layout layout)
+      : peer(std::move(its_peer)),
         x(layout.coordinates(), 0.0f),
         test_(test),
         layout_(std::move(layout)) {}
@@ -116,7 +116,11 @@ class TestWorker {
   void Ready(Round at);
   // Everything that is there: pongs are given, welcome, verdicts and RoundOpen remembered, commits
   // applied, digests given when due.
-  void ReadAll();
+  void ReadAll() {
+    while (!peer->messages.empty()) Read(1);
+  }
+  // The next `count` messages.
+  void Read(size_t count);
   // As the welcome says: uploads x, fetches, keeps; then Ready.
   void BringState();
   void Fetch();  // the whole state, at once
@@ -197,7 +201,8 @@ class RunTest : public ::testing::Test, protected RunHost {
                    .memory = [] { return std::nullopt; },
                    .init = std::move(init_),
                    .rule = std::move(rule)};
-    auto run = run::Run::Create(std::move(options), std::move(parts), std::move(state), clock_.Now());
+    auto run =
+        run::Run::Create(std::move(options), std::move(parts), std::move(state), clock_.Now());
     ASSERT_TRUE(run.ok()) << Describe(run.status());
     run_ = std::move(*run);
   }
@@ -355,8 +360,8 @@ inline void TestWorker::Join(const v1::Join& join) {
 
 inline void TestWorker::Ready(Round at) { test_->Give({.peer = peer->id(), .what = ReadyIn{at}}); }
 
-inline void TestWorker::ReadAll() {
-  while (!peer->messages.empty()) {
+inline void TestWorker::Read(size_t count) {
+  for (; count > 0 && !peer->messages.empty(); --count) {
     const v1::ServerMessage message = std::move(peer->messages.front());
     peer->messages.pop_front();
     if (message.has_ping()) {

@@ -121,17 +121,17 @@ TEST_F(RunJoinTest, TheExportedConfigIsTheUploaders) {
   StartRun();
   TestWorker& first = NewWorker();
   v1::Join join = first.MakeJoin("first");
-  join.set_model_config_json(R"({"a": 1})");
+  join.set_model_config_json(R"({"a": 1, "_name_or_path": "first"})");
   first.Join(join);
   EXPECT_EQ(first.welcome->state(), v1::Welcome::STATE_UPLOAD);
   TestWorker& second = NewWorker();
   join = second.MakeJoin("second");
-  join.set_model_config_json(R"({"b": 2})");
+  join.set_model_config_json(R"({"a": 1, "_name_or_path": "second"})");
   second.Join(join);
   EXPECT_FALSE(second.closed()) << second.words();
   first.Break();
   second.BringState();
-  EXPECT_EQ(run_->model().config_json(), R"({"b": 2})");
+  EXPECT_EQ(run_->model().config_json(), R"({"a": 1, "_name_or_path": "second"})");
 }
 
 TEST_F(RunJoinTest, ANameInALiveSessionIsRefused) {
