@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
@@ -106,6 +108,42 @@ TEST_F(LogTest, ThreadsDoNotMixTheirLines) {
         << lines.substr(begin, end - begin);
   }
   EXPECT_EQ(count, 200);
+}
+
+// Goal: whoever logs never waits for whoever reads. Method: standard error is a pipe that nobody
+// reads, and far more is logged than it holds.
+TEST_F(LogTest, APipeThatNobodyReadsHoldsNobodyUp) {
+  InitLogging({});
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  const int saved = ::dup(STDERR_FILENO);
+  ASSERT_GE(::dup2(ends[1], STDERR_FILENO), 0);
+  const uint64_t before = DroppedLogLines();
+  const std::string text(200, 'x');
+  for (int i = 0; i < 20'000; ++i) LogInfo(text);  // a pipe holds 64 KiB, the queue a MiB
+  const bool flushed = FlushLog(std::chrono::milliseconds(10));
+  const uint64_t dropped = DroppedLogLines() - before;
+  // A reader comes at last; the queue empties.
+  std::string read;
+  std::thread reader([&] {
+    char buffer[4096];
+    for (ssize_t n; (n = ::read(ends[0], buffer, sizeof(buffer))) > 0;) {
+      read.append(buffer, static_cast<size_t>(n));
+    }
+  });
+  EXPECT_TRUE(FlushLog(std::chrono::seconds(60)));
+  LogInfo("the last line");
+  EXPECT_TRUE(FlushLog(std::chrono::seconds(60)));
+  ASSERT_GE(::dup2(saved, STDERR_FILENO), 0);
+  ::close(saved);
+  ::close(ends[1]);
+  reader.join();
+  ::close(ends[0]);
+  EXPECT_FALSE(flushed);
+  EXPECT_GT(dropped, 10'000u);
+  EXPECT_THAT(read, HasSubstr("log lines are lost"));
+  EXPECT_THAT(read, HasSubstr("lines=" + std::to_string(dropped)));
+  EXPECT_TRUE(read.ends_with("the last line\n"));
 }
 
 TEST_F(LogTest, WordsForLevelAndFormatAreParsedAndOthersRefused) {

@@ -323,7 +323,8 @@ class FakeServer : public v1::Training::Service {
     return fetch ? fetch(writer)
                  : grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "nothing to fetch");
   }
-  grpc::Status UploadState(grpc::ServerContext*, grpc::ServerReader<v1::UploadStateRequest>* reader,
+  grpc::Status UploadState(grpc::ServerContext* context,
+                           grpc::ServerReader<v1::UploadStateRequest>* reader,
                            v1::UploadStateReply* reply) override {
     std::function<void()> upload;
     {
@@ -347,6 +348,7 @@ class FakeServer : public v1::Training::Service {
         ticket = request.ticket();
       }
     }
+    if (context->IsCancelled()) return grpc::Status::CANCELLED;
     EXPECT_EQ(ticket, "0123456789abcdef");
     reply->set_coordinates(values.size());
     MutexLock lock(&mu_);
