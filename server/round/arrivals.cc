@@ -2,40 +2,80 @@
 
 #include <algorithm>
 
+#include "common/check.h"
+
 namespace signvote::round {
 namespace {
 
-constexpr int kSlowestMultiple = 3;  // a member slower than this is not waited for
-constexpr int kLongRoundDivisor =
-    4;  // long rounds: a quarter of the median, where the ceiling would be stricter
+constexpr int kSlowestMultiple = 3;   // a member slower than this is not waited for
+constexpr int kLongRoundDivisor = 4;  // long rounds: a quarter, where the ceiling is stricter
 
-}  // namespace
-
-template <size_t N>
-std::optional<Duration> RecentMedian<N>::Median() const {
-  const size_t n = std::min(added_, N);
-  if (n == 0) return std::nullopt;
-  std::array<Duration, N> sorted = values_;
-  const auto middle = sorted.begin() + static_cast<ptrdiff_t>(n / 2);
-  std::nth_element(sorted.begin(), middle, sorted.begin() + static_cast<ptrdiff_t>(n));
+Duration UpperMedian(std::vector<Duration> values) {
+  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
   return *middle;
 }
 
-template class RecentMedian<kArrivalsPerWorker>;
-template class RecentMedian<kArrivalsOverall>;
+// nullopt while the first rounds are not over.
+std::optional<Duration> Limit(const DeadlineConfig& config, const Pace& pace) {
+  if (!pace.first_median.has_value()) return std::nullopt;
+  const Duration first = std::max(*pace.first_median, config.grace_floor);
+  return FromSeconds(config.growth * ToSeconds(first));
+}
 
-Duration AttemptWait(const DeadlineConfig& config,
-                     std::span<const std::optional<Duration>> member_medians,
-                     std::optional<Duration> overall_median) {
-  if (!overall_median.has_value()) return config.initial;
-  const Duration overall = *overall_median;
-  Duration slowest{0};
-  for (const std::optional<Duration>& median : member_medians) {
-    slowest = std::max(slowest, std::min(median.value_or(overall), kSlowestMultiple * overall));
+}  // namespace
+
+ArrivalHistory::ArrivalHistory(size_t recent_max, const ArrivalState& state)
+    : recent_max_(recent_max), recent_(state.recent), first_(state.first) {
+  SIGNVOTE_CHECK(recent_max > 0);
+  if (recent_.size() > recent_max) {
+    recent_.erase(recent_.begin(), recent_.end() - static_cast<ptrdiff_t>(recent_max));
   }
-  const Duration ceiling = std::max(config.grace_ceiling, overall / kLongRoundDivisor);
-  const Duration wanted = FromSeconds(config.grace_multiple * ToSeconds(overall));
-  return slowest + std::clamp(wanted, config.grace_floor, ceiling);
+  if (first_.size() > kFirstMax) first_.resize(kFirstMax);
+  Settle();
+}
+
+void ArrivalHistory::Add(Duration value) {
+  if (recent_.size() == recent_max_) recent_.erase(recent_.begin());
+  recent_.push_back(value);
+  last_is_first_ = first_.size() < kFirstMax;
+  if (last_is_first_) first_.push_back(value);
+  Settle();
+}
+
+void ArrivalHistory::ReplaceLast(Duration value) {
+  SIGNVOTE_CHECK(!recent_.empty());
+  recent_.back() = value;
+  if (last_is_first_) first_.back() = value;
+  Settle();
+}
+
+void ArrivalHistory::Settle() {
+  if (recent_.empty()) return;
+  median_ = UpperMedian(recent_);
+  if (first_.size() == kFirstMax) first_median_ = UpperMedian(first_);
+}
+
+WaitPlan PlanWait(const DeadlineConfig& config, std::span<const Pace> members,
+                  const Pace& overall_pace) {
+  if (!overall_pace.median.has_value()) return {.wait = config.initial, .outgrown = {}};
+  const std::optional<Duration> overall_limit = Limit(config, overall_pace);
+  const Duration overall = std::min(*overall_pace.median, overall_limit.value_or(Duration::max()));
+  const Duration grace =
+      std::clamp(FromSeconds(config.grace_multiple * ToSeconds(overall)), config.grace_floor,
+                 std::max(config.grace_ceiling, overall / kLongRoundDivisor));
+  const auto need = [&](const Pace& pace) {
+    return std::min(pace.median.value_or(overall), kSlowestMultiple * overall) + grace;
+  };
+  WaitPlan plan;
+  for (const Pace& pace : members) {
+    plan.wait =
+        std::max(plan.wait, std::min(need(pace), Limit(config, pace).value_or(Duration::max())));
+  }
+  for (size_t i = 0; i < members.size(); ++i) {
+    if (need(members[i]) > plan.wait) plan.outgrown.push_back(i);
+  }
+  return plan;
 }
 
 }  // namespace signvote::round

@@ -1,46 +1,76 @@
 #pragma once
-// How long ballots usually take, and from it how long an attempt waits for them.
+// How long ballots usually take, and from it how long an attempt waits for them
+// (docs/decisions/0001-deadline.md).
 
-#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "common/clock.h"
-#include "server/round/engine.h"
+#include "server/round/config.h"
+#include "server/round/state.h"
 
 namespace signvote::round {
 
-// The median of the last N durations. Threads: thread-compatible.
-template <size_t N>
-class RecentMedian {
+// Durations of which the last `recent_max` and the first kFirstMax are kept.
+// Threads: thread-compatible.
+// Cost:    medians are computed when something is added, not when they are asked for.
+class ArrivalHistory {
  public:
-  void Add(Duration value) {
-    values_[added_ % N] = value;
-    ++added_;
-  }
-  // nullopt before the first Add. Of an even number: the upper of the two in the middle.
-  std::optional<Duration> Median() const;
+  static constexpr size_t kFirstMax = 16;
+
+  // REQUIRES: recent_max > 0.
+  explicit ArrivalHistory(size_t recent_max, const ArrivalState& state = {});
+
+  void Add(Duration value);
+  // The last one added turns out to be this long. REQUIRES: one was added.
+  void ReplaceLast(Duration value);
+  // Of the last ones; nullopt before the first. Of an even number: the upper of the two in the
+  // middle.
+  std::optional<Duration> Median() const { return median_; }
+  // Of the first kFirstMax; nullopt while there are fewer.
+  std::optional<Duration> FirstMedian() const { return first_median_; }
+  ArrivalState State() const { return {recent_, first_}; }
 
  private:
-  std::array<Duration, N> values_{};
-  size_t added_ = 0;
+  void Settle();
+
+  size_t recent_max_;
+  std::vector<Duration> recent_;  // oldest first
+  std::vector<Duration> first_;
+  bool last_is_first_ = false;  // the last one added is the last of first_
+  std::optional<Duration> median_;
+  std::optional<Duration> first_median_;
 };
 
 inline constexpr size_t kArrivalsPerWorker = 16;
 inline constexpr size_t kArrivalsOverall = 64;
-using WorkerArrivals = RecentMedian<kArrivalsPerWorker>;
-using OverallArrivals = RecentMedian<kArrivalsOverall>;
 
-// How long an attempt waits, from its opening: slowest regular arrival + grace.
-//   slowest   max over members of their own median, at most 3 × the overall one; a member without
-//   history counts as
-//             regular, with the overall median
-//   grace     clamp(grace_multiple × overall median, grace_floor, max(grace_ceiling, ¼ × overall
-//   median))
+// The two medians of a member, or of the rounds.
+struct Pace {
+  std::optional<Duration> median;
+  std::optional<Duration> first_median;
+};
+
+struct WaitPlan {
+  Duration wait{};
+  // Of the members, by index: those that would need longer, but are waited for no longer than
+  // `growth` allows.
+  std::vector<size_t> outgrown;
+};
+
+// How long an attempt waits, from its opening: the longest wait for a member, each of them its usual
+// arrival + grace.
+//   usual   its own median, at most 3 × the overall one; a member without history counts as usual,
+//           with the overall median
+//   grace   clamp(grace_multiple × overall median, grace_floor, max(grace_ceiling, ¼ × overall))
+//   limit   usual + grace is at most growth × the median of the member's own first 16 rounds, which
+//           count as grace_floor when they were shorter. The overall median has the same limit. So
+//           neither one that is always late by a little nor one that always comes at the deadline
+//           moves the deadline for ever.
 // `initial` when nothing has arrived yet.
-Duration AttemptWait(const DeadlineConfig& config,
-                     std::span<const std::optional<Duration>> member_medians,
-                     std::optional<Duration> overall_median);
+WaitPlan PlanWait(const DeadlineConfig& config, std::span<const Pace> members, const Pace& overall);
 
 }  // namespace signvote::round

@@ -4,7 +4,9 @@ namespace signvote::round {
 
 void DigestBoard::Expect(Round round, const std::vector<WorkerId>& workers) {
   for (auto& [earlier, entry] : entries_) entry.outstanding.clear();
-  entries_[round].outstanding.insert(workers.begin(), workers.end());
+  Entry& entry = entries_[round];
+  entry.asked.insert(workers.begin(), workers.end());
+  entry.outstanding.insert(workers.begin(), workers.end());
   while (entries_.size() > kRoundsMax) entries_.erase(entries_.begin());
 }
 
@@ -41,8 +43,9 @@ DigestFinding DigestBoard::Check(Round round, bool final) {
   if (it == entries_.end() || !it->second.master.has_value()) return finding;
   Entry& entry = it->second;
   std::map<uint64_t, size_t> groups;
-  for (const auto& [worker, digest] : entry.answers) ++groups[digest];
-  groups.erase(*entry.master);
+  for (const auto& [worker, digest] : entry.answers) {
+    if (digest != *entry.master && entry.asked.contains(worker)) ++groups[digest];
+  }
   uint64_t rival = 0;
   size_t rivals = 0;
   for (const auto& [digest, size] : groups) {
@@ -51,19 +54,17 @@ DigestFinding DigestBoard::Check(Round round, bool final) {
       rivals = size;
     }
   }
-  if (rivals == 0) return finding;
-
-  const size_t outstanding = final ? 0 : entry.outstanding.size();
-  const size_t answers = entry.answers.size() + outstanding;
-  if (rivals >= 2 && 2 * rivals > answers) {
+  const auto is_majority = [&](size_t size) { return size >= 2 && 2 * size > entry.asked.size(); };
+  if (is_majority(rivals)) {
     for (const auto& [worker, digest] : entry.answers) {
-      if (digest == rival) finding.majority_against_master.push_back(worker);
+      if (digest == rival && entry.asked.contains(worker)) {
+        finding.majority_against_master.push_back(worker);
+      }
     }
     return finding;
   }
-  const bool undecided =
-      outstanding > 0 && rivals + outstanding >= 2 && 2 * (rivals + outstanding) > answers;
-  if (undecided) return finding;
+  const size_t outstanding = final ? 0 : entry.outstanding.size();
+  if (outstanding > 0 && is_majority(rivals + outstanding)) return finding;
   for (const auto& [worker, digest] : entry.answers) {
     if (digest != *entry.master && entry.named.insert(worker).second)
       finding.differing.push_back(worker);

@@ -15,15 +15,18 @@ namespace signvote::round {
 struct DigestFinding {
   // Workers found to differ from the master that no earlier finding named.
   std::vector<WorkerId> differing;
-  // Not empty: most workers, and at least two, agree with each other against the master.
-  // `differing` is then empty: nobody shall be re-synced from a damaged master.
+  // Not empty: most of the workers that were asked, and at least two, agree with each other against
+  // the master. `differing` is then empty: nobody shall be re-synced from a damaged master.
   std::vector<WorkerId> majority_against_master;
 };
 
-// A worker that differs is named only when the majority can no longer turn out to stand against the
-// master: while answers are outstanding that could decide so, the finding waits for them.
-// Threads:    thread-compatible.
-// Memory:     at most kRoundsMax rounds, one answer per worker each.
+// The majority is one of all who were asked, whether they have answered, never will, or are gone: a
+// few that answer first, or stay longest, cannot end a run. A worker that differs is named only when
+// the majority can no longer turn out to stand against the master: while answers are outstanding
+// that could decide so, the finding waits for them.
+//
+// Threads: thread-compatible.
+// Memory:  at most kRoundsMax rounds, one answer per worker each.
 class DigestBoard {
  public:
   static constexpr size_t kRoundsMax = 4;
@@ -31,7 +34,9 @@ class DigestBoard {
   // A digest of `round` is due from these workers. Answers to earlier rounds are outstanding no
   // more.
   void Expect(Round round, const std::vector<WorkerId>& workers);
-  // False when the round is not due, or the worker has answered already.
+  bool Expects(Round round) const { return entries_.contains(round); }
+  // False when the round is not due, or the worker has answered already. An answer of one that was
+  // not asked is compared, and no part of a majority.
   bool AddWorker(Round round, WorkerId worker, uint64_t digest);
   void AddMaster(Round round, uint64_t digest);
   bool HasMaster(Round round) const;
@@ -47,6 +52,7 @@ class DigestBoard {
   struct Entry {
     std::optional<uint64_t> master;
     std::map<WorkerId, uint64_t> answers;
+    std::set<WorkerId> asked;
     std::set<WorkerId> outstanding;
     std::set<WorkerId> named;
   };

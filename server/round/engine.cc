@@ -1,747 +1,690 @@
 #include "server/round/engine.h"
 
 #include <algorithm>
-#include <cmath>
-#include <map>
 #include <utility>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "common/check.h"
-#include "server/round/arrivals.h"
-#include "server/round/attempt.h"
-#include "server/round/digest_board.h"
-#include "server/round/shares.h"
+#include "server/round/notices.h"
 
 namespace signvote::round {
 namespace {
 
-// Norms are never negative and nothing is NaN or infinite, whoever sent it.
-bool Plausible(const WorkerScalars& s) {
-  const auto norm = [](double v) { return std::isfinite(v) && v >= 0; };
-  return std::isfinite(s.loss) && norm(s.g_l1) && norm(s.g_l2_squared) &&
-         norm(s.probe_l1.value_or(0)) && std::isfinite(s.prev_inner.value_or(0));
-}
-
-std::string Seconds(Duration d) { return absl::StrFormat("%.4g s", ToSeconds(d)); }
-
-class EngineImpl final : public Engine {
- public:
-  EngineImpl(EngineConfig config, std::unique_ptr<StepsizeRule> rule, Time now)
-      : config_(std::move(config)),
-        rule_(std::move(rule)),
-        shares_(config_.share_hold_rounds),
-        now_(now),
-        waiting_since_(now) {}
-
-  Actions Step(Time now, const Event& event) override {
-    if (phase_ == Phase::kEnded) return {};
-    now_ = std::max(now_, now);
-    std::visit([this](const auto& e) { On(e); }, event);
-    return std::exchange(out_, {});
-  }
-
-  std::optional<Time> NextTick() const override {
-    switch (phase_) {
-      case Phase::kWaitingForWorkers:
-        return waiting_since_ + config_.wait_timeout;
-      case Phase::kRoundOpen: {
-        Time next = open_->opened + config_.wait_timeout;
-        if (open_->deadline.has_value() && !open_->deadline_passed)
-          next = std::min(next, *open_->deadline);
-        if (open_->AllClosed()) next = std::min(next, ScalarsUntil());
-        if (stop_until_.has_value()) next = std::min(next, *stop_until_);
-        return next;
-      }
-      case Phase::kFinishing:
-        return finish_until_;
-      case Phase::kPaused:
-      case Phase::kEnded:
-        break;
-    }
-    return std::nullopt;
-  }
-
-  EngineView View(Time now) const override {
-    EngineView view = totals_;
-    view.phase = phase_;
-    view.round = round_;
-    view.attempt = attempt_;
-    if (open_.has_value() && open_->deadline.has_value()) {
-      view.deadline_left = std::max(Duration{0}, *open_->deadline - now);
-    }
-    for (const auto& [id, w] : workers_) {
-      MemberView member{.worker = id,
-                        .name = w.name,
-                        .incarnation = w.incarnation,
-                        .share = shares_.Find(id).value_or(Share()),
-                        .role = w.role,
-                        .connected = w.connected,
-                        .abstentions_in_a_row = w.abstentions_in_a_row,
-                        .abstentions = w.abstentions,
-                        .ballots = w.ballots,
-                        .late_chunks = w.late_chunks,
-                        .duplicate_chunks = w.duplicate_chunks,
-                        .median_arrival = w.arrivals.Median(),
-                        .final_digest = w.final_digest};
-      if (open_.has_value()) {
-        for (const SeatState& seat : open_->seats) {
-          if (seat.seat.worker == id) member.member_of_open_round = seat.member() && seat.live;
-        }
-      }
-      view.workers.push_back(std::move(member));
-    }
-    return view;
-  }
-
- private:
-  // ---- workers come and go
-
-  void On(const WorkerReady& e) {
-    auto it = workers_.find(e.worker);
-    if (it == workers_.end()) {
-      size_t connected = 0;
-      for (const auto& [id, w] : workers_) connected += w.connected ? 1 : 0;
-      if (connected >= config_.workers_max) {
-        out_.push_back(Disconnect{e.worker, e.incarnation,
-                                  absl::ResourceExhaustedError(absl::StrFormat(
-                                      "the run is full: %d workers are connected, which is the "
-                                      "limit (--workers-max)",
-                                      connected))});
-        return;
-      }
-      if (workers_.size() >= config_.workers_max) ForgetSomebody();
-      it = workers_.emplace(e.worker, Worker{}).first;
-    } else if (it->second.barred) {
-      out_.push_back(Disconnect{e.worker, e.incarnation, Evicted(it->second)});
-      return;
-    } else if (e.incarnation <= it->second.incarnation) {
-      ++totals_.stale_messages;
-      return;
-    }
-    Worker& w = it->second;
-    if (w.connected) MarkGone(e.worker, w);
-    w.name = e.name;
-    w.incarnation = e.incarnation;
-    w.connected = true;
-    w.leaving = false;
-    w.seated = false;
-    w.role = Role::kMember;
-    w.abstentions_in_a_row = 0;
-    w.final_digest.reset();
-    ++totals_.joins;
-    if (phase_ == Phase::kWaitingForWorkers) {
-      TryOpen();
-    } else {
-      Progress();  // the older incarnation may have been the last one that was waited for
-    }
-  }
-
-  void On(const WorkerLost& e) {
-    Worker* w = Live(e.worker, e.incarnation);
-    if (w == nullptr) return;
-    MarkGone(e.worker, *w);
-    Progress();
-  }
-
-  void On(const WorkerLeaves& e) {
-    Worker* w = Live(e.worker, e.incarnation);
-    if (w == nullptr || w->leaving) return;
-    w->leaving = true;
-    digests_.Forget(e.worker);
-    if (SeatState* seat = FindSeat(e.worker, e.incarnation)) seat->live = false;
-    Note(NoticeLevel::kInfo, absl::StrFormat("%s leaves in round %d", w->name, round_.value()));
-    Progress();
-  }
-
-  void On(const DrainRequested& e) {
-    const auto it = workers_.find(e.worker);
-    if (it == workers_.end() || !it->second.connected) {
-      Note(NoticeLevel::kWarning,
-           absl::StrFormat("cannot drain worker number %d: it is not connected", e.worker.value()));
-      return;
-    }
-    out_.push_back(AskToDrain{e.worker, it->second.incarnation});
-  }
-
-  void On(const EvictRequested& e) {
-    const auto it = workers_.find(e.worker);
-    if (it == workers_.end()) return;  // not ready yet, or long gone: the caller keeps it out
-    Worker& w = it->second;
-    if (w.barred) return;
-    w.barred = true;
-    Note(NoticeLevel::kInfo, absl::StrFormat("%s is evicted for the rest of the run", w.name));
-    if (w.connected) {
-      out_.push_back(Disconnect{e.worker, w.incarnation, Evicted(w)});
-      MarkGone(e.worker, w);
-    }
-    shares_.Forget(e.worker);
-    Progress();
-  }
-
-  static absl::Status Evicted(const Worker& w) {
-    return absl::PermissionDeniedError(absl::StrFormat(
-        "worker '%s' was evicted by the operator for the rest of this run", w.name));
-  }
-
-  // The worker if this is its current, connected incarnation; else counts a stale message.
-  Worker* Live(WorkerId id, Incarnation incarnation) {
-    const auto it = workers_.find(id);
-    if (it == workers_.end() || !it->second.connected || it->second.incarnation != incarnation) {
-      ++totals_.stale_messages;
-      return nullptr;
-    }
-    return &it->second;
-  }
-
-  void MarkGone(WorkerId id, Worker& w) {
-    const bool answered_the_end = phase_ == Phase::kFinishing && w.final_digest.has_value();
-    if (!w.leaving && !w.barred && !answered_the_end) {
-      ++totals_.losses;
-      Note(NoticeLevel::kWarning, absl::StrFormat("lost %s in round %d", w.name, round_.value()));
-    }
-    w.connected = false;
-    w.lost_in = round_;
-    shares_.Reserve(id, round_);
-    digests_.Forget(id);
-    if (SeatState* seat = FindSeat(id, w.incarnation)) seat->live = false;
-  }
-
-  // Drops the disconnected worker that has been away for longest. Who has a seat in the open
-  // attempt stays until it closes, and who is evicted stays: neither keeps a newcomer out.
-  void ForgetSomebody() {
-    auto oldest = workers_.end();
-    for (auto it = workers_.begin(); it != workers_.end(); ++it) {
-      const Worker& w = it->second;
-      if (w.connected || w.barred || SeatOf(it->first) != nullptr) continue;
-      if (oldest == workers_.end() || w.lost_in < oldest->second.lost_in) oldest = it;
-    }
-    if (oldest == workers_.end()) return;
-    shares_.Forget(oldest->first);
-    workers_.erase(oldest);
-  }
-
-  // ---- ballots
-
-  void On(const BallotChunkIn& e) {
-    Worker* w = Live(e.worker, e.incarnation);
-    if (w == nullptr) return;
-    if (e.round < round_) {
-      ++w->late_chunks;
-      ++totals_.late_chunks;
-      return;
-    }
-    SeatState* seat = SeatFor(e);
-    if (seat == nullptr || e.chunk.value() >= config_.chunks || seat->ballot.abstained) {
-      ++totals_.stale_messages;
-      return;
-    }
-    Ballot& ballot = seat->ballot;
-    if (ballot.in[e.chunk.value()]) {
-      ++w->duplicate_chunks;
-      ++totals_.duplicate_chunks;
-      return;
-    }
-    ballot.in[e.chunk.value()] = true;
-    ++ballot.in_count;
-    if (seat->member() && open_->closed[e.chunk.value()]) {
-      ++w->late_chunks;
-      ++totals_.late_chunks;
-    }
-    if (seat->complete(config_.chunks)) {
-      // In a later attempt survivors only resend what they have: that says nothing about how long a
-      // ballot takes.
-      if (attempt_ == Attempt(0)) {
-        const Duration arrival = now_ - open_->opened;
-        w->arrivals.Add(arrival);
-        if (seat->member()) overall_arrivals_.Add(arrival);
-      }
-      if (seat->member() && !open_->first_complete.has_value()) open_->first_complete = now_;
-    }
-    if (seat->member()) Progress();
-  }
-
-  void On(const ScalarsIn& e) {
-    Worker* w = Live(e.worker, e.incarnation);
-    if (w == nullptr) return;
-    SeatState* seat = SeatFor(e);
-    if (seat == nullptr || seat->ballot.scalars_answered) {
-      ++totals_.stale_messages;
-      return;
-    }
-    seat->ballot.scalars_answered = true;
-    if (Plausible(e.scalars)) {
-      seat->ballot.scalars = e.scalars;
-      w->scalars_refused = false;
-    } else {
-      ++totals_.scalars_refused;
-      if (!std::exchange(w->scalars_refused, true)) {
-        Note(NoticeLevel::kWarning,
-             absl::StrFormat(
-                 "%s sent scalars that are not finite in round %d: left out of the stepsize",
-                 w->name, round_.value()));
-      }
-    }
-    Progress();
-  }
-
-  void On(const AbstainIn& e) {
-    const Worker* w = Live(e.worker, e.incarnation);
-    if (w == nullptr) return;
-    SeatState* seat = SeatFor(e);
-    if (seat == nullptr || seat->complete(config_.chunks) || seat->ballot.abstained) {
-      ++totals_.stale_messages;
-      return;
-    }
-    seat->ballot.abstained = true;
-    seat->ballot.reason = e.reason;
-    if (seat->member() && w->abstentions_in_a_row == 0) {
-      Note(NoticeLevel::kWarning, absl::StrFormat("%s abstains in round %d: %s", w->name,
-                                                  round_.value(), Words(e.reason)));
-    }
-    Progress();
-  }
-
-  SeatState* SeatOf(WorkerId id) { return open_.has_value() ? open_->Find(id) : nullptr; }
-  SeatState* FindSeat(WorkerId id, Incarnation incarnation) {
-    SeatState* seat = SeatOf(id);
-    return seat != nullptr && seat->seat.incarnation == incarnation ? seat : nullptr;
-  }
-  // The seat that this message speaks for in the open attempt.
-  template <typename Message>
-  SeatState* SeatFor(const Message& e) {
-    if (e.round != round_ || e.attempt != attempt_) return nullptr;
-    return FindSeat(e.worker, e.incarnation);
-  }
-
-  // ---- one attempt: from its opening to its commit
-
-  void TryOpen() {
-    if (stopping_) return End(Stopped());
-    if (paused_) {
-      phase_ = Phase::kPaused;
-      return;
-    }
-    size_t ready = 0;
-    for (const auto& [id, w] : workers_) ready += w.ready() ? 1 : 0;
-    const bool first = round_ == Round(0) && attempt_ == Attempt(0);
-    const size_t wanted = first ? config_.workers_min : 1;
-    if (ready >= wanted) return Open();
-    if (phase_ != Phase::kWaitingForWorkers) {
-      phase_ = Phase::kWaitingForWorkers;
-      waiting_since_ = now_;
-      Note(NoticeLevel::kWarning,
-           absl::StrFormat("round %d waits for workers: none is connected", round_.value()));
-    }
-  }
-
-  void Open() {
-    const bool any_member = std::any_of(workers_.begin(), workers_.end(), [](const auto& entry) {
-      return entry.second.ready() && entry.second.role == Role::kMember;
-    });
-    OpenAttempt open;
-    open.round = round_;
-    open.attempt = attempt_;
-    open.opened = now_;
-    open.probe = rule_->WantsProbe(round_);
-    open.closed.assign(config_.chunks, false);
-    open.counted.assign(config_.chunks, 0);
-    std::vector<std::optional<Duration>> medians;
-    for (auto& [id, w] : workers_) {
-      if (!w.ready()) continue;
-      // With observers only, somebody has to be waited for.
-      if (!any_member) BecomeMember(id, w, "no other member is connected");
-      const Share share = shares_.Assign(id, round_);
-      if (!w.seated) {
-        w.seated = true;
-        Note(NoticeLevel::kInfo, absl::StrFormat("%s joins with share %d from round %d on", w.name,
-                                                 share.value(), round_.value()));
-      }
-      SeatState seat{.seat = {id, w.incarnation, share, w.role}, .live = true, .ballot = {}};
-      seat.ballot.in.assign(config_.chunks, false);
-      open.seats.push_back(std::move(seat));
-      if (w.role == Role::kMember) {
-        ++open.members;
-        medians.push_back(w.arrivals.Median());
-      }
-    }
-    open.quorum =
-        config_.quorum == 0 ? (open.members + 1) / 2 : std::min(config_.quorum, open.members);
-
-    OpenRound action{.round = round_,
-                     .attempt = attempt_,
-                     .data_step = DataStep(round_.value()),
-                     .probe = open.probe,
-                     .quorum = open.quorum,
-                     .deadline = std::nullopt,
-                     .seats = {}};
-    if (config_.deadline.enabled) {
-      action.deadline = AttemptWait(config_.deadline, medians, overall_arrivals_.Median());
-      open.deadline = now_ + *action.deadline;
-    }
-    for (const SeatState& seat : open.seats) action.seats.push_back(seat.seat);
-    if (!first_opened_.has_value()) first_opened_ = now_;
-    open_ = std::move(open);
-    phase_ = Phase::kRoundOpen;
-    out_.push_back(std::move(action));
-  }
-
-  // Closes what can be closed, commits what can be committed, and reopens what never can be; after
-  // every event.
-  void Progress() {
-    CheckDigests();
-    if (phase_ == Phase::kFinishing) return CheckFinished();
-    if (phase_ != Phase::kRoundOpen) return;
-    if (!open_->AllClosed()) {
-      uint32_t live = 0;
-      uint32_t gone_but_answered = 0;
-      for (const SeatState& seat : open_->seats) {
-        if (!seat.member()) continue;
-        if (seat.live) {
-          ++live;
-        } else if (seat.complete(config_.chunks) || seat.ballot.abstained) {
-          ++gone_but_answered;
-        }
-      }
-      if (live + gone_but_answered < open_->quorum) return Reopen(live);
-      for (uint32_t k = 0; k < config_.chunks; ++k) {
-        if (open_->closed[k]) continue;
-        uint32_t ballots = 0;
-        uint32_t answered = 0;
-        bool all_answered = true;
-        for (const SeatState& seat : open_->seats) {
-          if (!seat.member()) continue;
-          const bool voted = seat.ballot.in[k];
-          ballots += voted ? 1 : 0;
-          answered += voted || seat.ballot.abstained ? 1 : 0;
-          if (seat.live && !voted && !seat.ballot.abstained) all_answered = false;
-        }
-        if (ballots == 0) {
-          if (!all_answered) continue;
-          return live > 0 ? End(Diverged()) : Reopen(live);
-        }
-        if (all_answered || (open_->deadline_passed && answered >= open_->quorum))
-          out_.push_back(open_->Close(ChunkIndex(k), now_));
-      }
-    }
-    if (open_->AllClosed() && ScalarsSettled()) Commit();
-  }
-
-  // Scalars follow the last chunk: when a ballot is completed after the deadline, they still get
-  // the shortest grace.
-  Time ScalarsUntil() const {
-    if (!open_->deadline.has_value()) return open_->opened + config_.wait_timeout;
-    return std::max(*open_->deadline, open_->last_closed + config_.deadline.grace_floor);
-  }
-
-  bool ScalarsSettled() const {
-    if (now_ >= ScalarsUntil()) return true;
-    const bool overrun = open_->deadline.has_value() && now_ >= *open_->deadline;
-    return std::none_of(open_->seats.begin(), open_->seats.end(), [&](const SeatState& seat) {
-      return seat.live && seat.ballot.counted > 0 && !seat.ballot.scalars_answered &&
-             !seat.ballot.abstained && (!overrun || seat.complete(config_.chunks));
-    });
-  }
-
-  void Reopen(uint32_t live) {
-    if (stopping_) return End(Stopped());
-    Note(NoticeLevel::kWarning,
-         absl::StrFormat(
-             "round %d opens again as attempt %d: %d of %d members are left, the quorum is %d",
-             round_.value(), attempt_.value() + 1, live, open_->members, open_->quorum));
-    ++attempt_;
-    ++totals_.attempts_reopened;
-    open_.reset();
-    // A pause lets the open round complete, in whatever attempt.
-    const bool paused = std::exchange(paused_, false);
-    TryOpen();
-    paused_ = paused;
-    if (paused_ && phase_ == Phase::kWaitingForWorkers) phase_ = Phase::kPaused;
-  }
-
-  void Commit() {
-    CommitRound commit = open_->Summary(config_.coordinates);
-    commit.opened_for = now_ - *first_opened_;
-    commit.wait = now_ - open_->first_complete.value_or(now_);
-    std::vector<WorkerScalars> workers;
-    for (const auto& [id, scalars] : commit.scalars) workers.push_back(scalars);
-    commit.stepsize = rule_->Decide({.round = round_,
-                                     .rounds_max = config_.rounds_max,
-                                     .x0_max_abs = config_.x0_max_abs,
-                                     .step_scale_max = config_.step_scale_max,
-                                     .workers = workers});
-    const uint64_t committed = round_.value() + 1;
-    const bool last = committed == config_.rounds_max;
-    commit.digest_due = last || (config_.digest_every > 0 && committed % config_.digest_every == 0);
-    if (commit.digest_due) ExpectDigests(Round(committed));
-    out_.push_back(std::move(commit));
-
-    const OpenAttempt closed = *std::exchange(open_, std::nullopt);
-    for (const SeatState& seat : closed.seats) Account(seat);
-    ++round_;
-    attempt_ = Attempt(0);
-    first_opened_.reset();
-    if (last) return Finish();
-    TryOpen();
-  }
-
-  // The record of one seat in the round that was just committed, and the role that follows from it.
-  void Account(const SeatState& seat) {
-    Worker& w = workers_.at(seat.seat.worker);  // a seated worker is never forgotten
-    const bool current = w.connected && w.incarnation == seat.seat.incarnation;
-    if (!seat.member()) {
-      if (current && seat.complete(config_.chunks)) {
-        BecomeMember(seat.seat.worker, w, "its ballot came in time");
-      }
-      return;
-    }
-    if (seat.ballot.counted > 0) {
-      ++w.ballots;
-      if (current) w.abstentions_in_a_row = 0;
-      return;
-    }
-    ++w.abstentions;
-    ++totals_.abstentions;
-    if (!current || w.leaving) return;
-    ++w.abstentions_in_a_row;
-    if (w.abstentions_in_a_row < config_.observer_after) return;
-    w.role = Role::kObserver;
-    const std::string reason =
-        absl::StrFormat("%d rounds in a row without a counted ballot", w.abstentions_in_a_row);
-    out_.push_back(ChangeRole{seat.seat.worker, Role::kObserver, reason});
-    Note(NoticeLevel::kWarning, absl::StrFormat("%s is an observer from round %d on: %s", w.name,
-                                                round_.value() + 1, reason));
-  }
-
-  void BecomeMember(WorkerId id, Worker& w, const std::string& reason) {
-    w.role = Role::kMember;
-    w.abstentions_in_a_row = 0;
-    out_.push_back(ChangeRole{id, Role::kMember, reason});
-    Note(NoticeLevel::kInfo, absl::StrFormat("%s is a member again: %s", w.name, reason));
-  }
-
-  absl::Status Diverged() const {
-    std::vector<std::string> who;
-    for (const SeatState& seat : open_->seats) {
-      if (seat.member() && seat.ballot.abstained) {
-        who.push_back(
-            absl::StrFormat("%s (%s)", Name(seat.seat.worker), Words(seat.ballot.reason)));
-      }
-    }
-    return absl::AbortedError(
-        absl::StrFormat("diverged in round %d: every live worker abstained: %s", round_.value(),
-                        absl::StrJoin(who, ", ")));
-  }
-
-  // ---- time
-
-  void On(const Tick&) {
-    if (phase_ == Phase::kWaitingForWorkers && now_ >= waiting_since_ + config_.wait_timeout) {
-      return End(absl::DeadlineExceededError(absl::StrFormat(
-          "waited %s for workers in round %d", Seconds(config_.wait_timeout), round_.value())));
-    }
-    if (phase_ == Phase::kFinishing) return CheckFinished();
-    if (phase_ != Phase::kRoundOpen) return;
-
-    const bool wait_is_over = now_ >= open_->opened + config_.wait_timeout;
-    const bool deadline_is_over = open_->deadline.has_value() && now_ >= *open_->deadline;
-    const bool stop_is_over = stop_until_.has_value() && now_ >= *stop_until_;
-    if (wait_is_over || deadline_is_over || stop_is_over) open_->deadline_passed = true;
-    const Round round = round_;
-    Progress();
-    if (phase_ != Phase::kRoundOpen || round_ != round || open_->AllClosed()) return;
-    if (stop_is_over) return End(Stopped());
-    if (wait_is_over) {
-      return End(absl::DeadlineExceededError(absl::StrFormat(
-          "waited %s for ballots in round %d; silent: %s", Seconds(config_.wait_timeout),
-          round_.value(), absl::StrJoin(Silent(), ", "))));
-    }
-    if (deadline_is_over && !std::exchange(open_->silence_noticed, true)) {
-      Note(NoticeLevel::kWarning,
-           absl::StrFormat(
-               "round %d waits past its deadline: the quorum is %d of %d members; silent: %s",
-               round_.value(), open_->quorum, open_->members, absl::StrJoin(Silent(), ", ")));
-    }
-  }
-
-  std::vector<std::string> Silent() const {
-    std::vector<std::string> names;
-    for (const SeatState& seat : open_->seats) {
-      if (seat.member() && seat.live && !seat.ballot.abstained && !seat.complete(config_.chunks)) {
-        names.push_back(Name(seat.seat.worker));
-      }
-    }
-    return names;
-  }
-
-  void On(const PauseRequested&) {
-    if (std::exchange(paused_, true)) return;
-    Note(NoticeLevel::kInfo,
-         absl::StrFormat("paused by the operator after round %d", round_.value()));
-    if (phase_ == Phase::kWaitingForWorkers) phase_ = Phase::kPaused;
-  }
-
-  void On(const ResumeRequested&) {
-    if (!std::exchange(paused_, false)) return;
-    Note(NoticeLevel::kInfo, "resumed by the operator");
-    if (phase_ != Phase::kPaused) return;
-    phase_ = Phase::kWaitingForWorkers;
-    waiting_since_ = now_;
-    TryOpen();
-  }
-
-  void On(const StopRequestedEvent&) {
-    if (std::exchange(stopping_, true)) return;
-    Note(NoticeLevel::kInfo, absl::StrFormat("stopping in round %d", round_.value()));
-    if (phase_ == Phase::kFinishing)
-      return;  // every round is committed; the linger time bounds what is left
-    if (phase_ != Phase::kRoundOpen) return End(Stopped());
-    stop_until_ = open_->deadline.value_or(now_ + config_.deadline.initial);
-    if (now_ >= *stop_until_) End(Stopped());
-  }
-
-  absl::Status Stopped() const {
-    return absl::CancelledError(
-        absl::StrFormat("stopped by the operator after %d rounds", round_.value()));
-  }
-
-  // ---- digests and the end
-
-  void On(const WorkerDigestIn& e) {
-    Worker* w = Live(e.worker, e.incarnation);
-    if (w == nullptr) return;
-    if (e.round > round_ || !digests_.AddWorker(e.round, e.worker, e.digest)) {
-      // A returned worker may repeat its last answer; it counts as one that has answered.
-      if (phase_ != Phase::kFinishing || e.round != round_) {
-        ++totals_.stale_messages;
-        return;
-      }
-    }
-    if (e.round.value() == config_.rounds_max) w->final_digest = e.digest;
-    Progress();
-  }
-
-  void On(const MasterDigestIn& e) {
-    if (e.round > round_) return;
-    digests_.AddMaster(e.round, e.digest);
-    Progress();
-  }
-
-  void ExpectDigests(Round round) {
-    std::vector<WorkerId> expected;
-    for (const SeatState& seat : open_->seats) {
-      if (seat.live) expected.push_back(seat.seat.worker);
-    }
-    digests_.Expect(round, expected);
-  }
-
-  bool IsFinal(Round round) const { return round.value() == config_.rounds_max; }
-
-  // Digests of rounds before the last: a worker that differs fetches the state again.
-  void CheckDigests() {
-    for (const Round round : digests_.Rounds()) {
-      if (IsFinal(round)) continue;
-      const DigestFinding finding = digests_.Check(round, /*final=*/false);
-      if (!finding.majority_against_master.empty())
-        return End(Damaged(round, finding.majority_against_master));
-      for (const WorkerId id : finding.differing) {
-        ++totals_.digest_mismatches;
-        const auto it = workers_.find(id);
-        if (it == workers_.end()) continue;
-        Note(NoticeLevel::kWarning, absl::StrFormat("the replica of %s differs after round %d",
-                                                    it->second.name, round.value()));
-        if (it->second.connected) out_.push_back(Resync{id, it->second.incarnation, round});
-      }
-    }
-  }
-
-  absl::Status Damaged(Round round, const std::vector<WorkerId>& majority) {
-    totals_.digest_mismatches += majority.size();
-    std::vector<std::string> names;
-    for (const WorkerId id : majority) names.push_back(Name(id));
-    return absl::DataLossError(absl::StrFormat(
-        "most workers agree with each other against the server's replica after %d rounds: %s",
-        round.value(), absl::StrJoin(names, ", ")));
-  }
-
-  void Finish() {
-    phase_ = Phase::kFinishing;
-    finish_until_ = now_ + config_.linger;
-    out_.push_back(FinishRun{round_});
-    CheckFinished();
-  }
-
-  void CheckFinished() {
-    std::vector<std::string> silent;
-    for (const auto& [id, w] : workers_) {
-      if (w.ready() && !w.final_digest.has_value()) silent.push_back(w.name);
-    }
-    if (!digests_.HasMaster(round_)) silent.push_back("the server itself");
-    if (!silent.empty() && now_ < finish_until_) return;
-    if (!silent.empty()) {
-      Note(NoticeLevel::kWarning,
-           absl::StrFormat("no final digest within %s from: %s", Seconds(config_.linger),
-                           absl::StrJoin(silent, ", ")));
-    }
-    const DigestFinding finding = digests_.Check(round_, /*final=*/true);
-    if (!finding.majority_against_master.empty())
-      return End(Damaged(round_, finding.majority_against_master));
-    for (const WorkerId id : finding.differing) {
-      ++totals_.digest_mismatches;
-      Note(NoticeLevel::kError,
-           absl::StrFormat("the final replica of %s differs from the server's", Name(id)));
-    }
-    End(absl::OkStatus());
-  }
-
-  void End(absl::Status status) {
-    phase_ = Phase::kEnded;
-    out_.push_back(EndRun{std::move(status)});
-  }
-
-  void Note(NoticeLevel level, std::string text) { out_.push_back(Notice{level, std::move(text)}); }
-
-  std::string Name(WorkerId id) const {
-    const auto it = workers_.find(id);
-    return it != workers_.end() ? it->second.name : absl::StrFormat("worker number %d", id.value());
-  }
-
-  // Constant after construction.
-  const EngineConfig config_;
-  const std::unique_ptr<StepsizeRule> rule_;
-
-  // At most workers_max connected ones, as many that left a seat in the open attempt, and those
-  // who are evicted.
-  std::map<WorkerId, Worker> workers_;
-  ShareTable shares_;
-  DigestBoard digests_;
-  OverallArrivals overall_arrivals_;
-
-  Time now_;
-  Phase phase_ = Phase::kWaitingForWorkers;
-  Round round_;  // the next to commit
-  Attempt attempt_;
-  std::optional<Time> first_opened_;  // of the round's first attempt
-  std::optional<OpenAttempt>
-      open_;  // Invariant: set exactly while phase_ is kRoundOpen, or once it has ended
-  Time waiting_since_;
-  Time finish_until_;
-  bool paused_ = false;
-  bool stopping_ = false;
-  std::optional<Time> stop_until_;
-
-  EngineView totals_;  // only its counters
-  Actions out_;
-};
+// Openings of one round for want of ballots; then it closes without a step, or waits for the silent.
+constexpr uint32_t kReopeningsMax = 3;
+// How long what was closed at the last moment may take to be tallied.
+constexpr Duration kTallyGrace = std::chrono::seconds(2);
+// How long a stop waits for the commit that it found, or made, to become durable.
+constexpr Duration kStopCommitGrace = std::chrono::seconds(2);
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(EngineConfig config,
                                                        std::unique_ptr<StepsizeRule> rule,
-                                                       Time now) {
+                                                       const EngineState& state, Time now) {
   if (absl::Status status = ValidateConfig(config); !status.ok()) return status;
-  SIGNVOTE_CHECK(rule != nullptr);
-  return std::make_unique<EngineImpl>(std::move(config), std::move(rule), now);
+  absl::StatusOr<Course> course = Course::Make(config, std::move(rule), state.course);
+  if (!course.ok()) return course.status();
+  return std::unique_ptr<Engine>(new Engine(config, *std::move(course), state, now));
 }
+
+Engine::Engine(EngineConfig config, Course course, const EngineState& state, Time now)
+    : config_(config),
+      course_(std::move(course)),
+      members_(config_, state),
+      now_(now),
+      phase_(state.paused ? Phase::kPaused : Phase::kWaitingForWorkers),
+      round_(state.round),
+      waiting_since_(now),
+      paused_(state.paused) {}
+
+Actions Engine::Step(Time now, const Event& event) {
+  if (phase_ == Phase::kEnded) return {};
+  now_ = std::max(now_, now);
+  std::visit([this](const auto& e) { On(e); }, event);
+  return std::exchange(out_, {});
+}
+
+std::optional<Time> Engine::NextTick() const {
+  switch (phase_) {
+    case Phase::kWaitingForWorkers:
+      return Over() ? waiting_since_ : waiting_since_ + config_.wait_timeout;
+    case Phase::kRoundOpen: {
+      const AttemptPlan& plan = open_->plan();
+      Time next = attempt_until_;
+      if (plan.deadline.has_value() && !open_->deadline_passed()) {
+        next = std::min(next, *plan.deadline);
+      }
+      if (open_->standing() == Standing::kTallied) next = std::min(next, ScalarsUntil());
+      if (stop_until_.has_value()) next = std::min(next, *stop_until_);
+      return next;
+    }
+    case Phase::kCommitting:
+      return stop_until_;
+    case Phase::kBackingOff:
+      return std::min(back_off_until_, *stepless_since_ + config_.wait_timeout);
+    case Phase::kFinishing:
+      return finish_until_;
+    case Phase::kWaitingForRoom:
+    case Phase::kPaused:
+    case Phase::kEnded:
+      break;
+  }
+  return std::nullopt;
+}
+
+EngineView Engine::View(Time now) const {
+  EngineView view;
+  view.phase = phase_;
+  view.round = round_;
+  view.attempt = attempt_;
+  view.data_step = course_.data_step();
+  view.main_rounds = course_.main_rounds();
+  view.workers = members_.View();
+  view.totals = members_.totals();
+  if (!open_.has_value()) return view;
+  if (open_->plan().deadline.has_value()) {
+    view.deadline_left = std::max(Duration{0}, *open_->plan().deadline - now);
+  }
+  for (MemberView& worker : view.workers) {
+    const std::optional<uint32_t> seat = open_->Find(worker.worker, worker.incarnation);
+    if (!seat.has_value()) continue;
+    const SeatRecord& record = open_->record(*seat);
+    worker.member_of_open_round = record.member && record.presence == Presence::kHere;
+  }
+  return view;
+}
+
+EngineState Engine::State() const {
+  SIGNVOTE_CHECK(phase_ != Phase::kRoundOpen);
+  EngineState state;
+  state.round = round_;
+  state.course = course_.State();
+  state.paused = paused_;
+  members_.Save(round_, state);
+  return state;
+}
+
+// ---- workers come and go
+
+void Engine::On(const WorkerArriving&) {
+  if (phase_ == Phase::kWaitingForWorkers) waiting_since_ = now_;
+}
+
+void Engine::On(const WorkerReady& e) {
+  const Members::Joined result = members_.Join(e, round_, out_);
+  if (result.replaced.has_value()) {
+    // The older incarnation may have been the last one that was waited for.
+    AfterDeparture(e.worker, *result.replaced, Presence::kGone);
+  }
+  if (!result.joined) return;
+  if (phase_ == Phase::kWaitingForWorkers) {
+    waiting_since_ = now_;
+    Advance();
+  } else if (phase_ == Phase::kRoundOpen && open_->deadline_passed() &&
+             open_->standing() == Standing::kCounting) {
+    ReopenForTheReady();
+  }
+}
+
+void Engine::On(const WorkerLost& e) {
+  Worker* w = members_.Live(e.worker, e.incarnation);
+  if (w == nullptr) return;
+  members_.Lose(e.worker, *w, round_, out_);
+  AfterDeparture(e.worker, e.incarnation, Presence::kGone);
+}
+
+void Engine::On(const WorkerLeaves& e) {
+  Worker* w = members_.Live(e.worker, e.incarnation);
+  if (w == nullptr || w->leaving) return;
+  w->leaving = true;
+  Note(NoticeLevel::kInfo, absl::StrFormat("%s leaves in round %d", w->name, round_.value()));
+  AfterDeparture(e.worker, e.incarnation, Presence::kLeaving);
+}
+
+void Engine::On(const DrainRequested& e) {
+  const Worker* w = members_.Find(e.worker);
+  if (w == nullptr || !w->connected) {
+    Note(NoticeLevel::kWarning,
+         absl::StrFormat("cannot drain worker number %d: it is not connected", e.worker.value()));
+    return;
+  }
+  out_.push_back(AskToDrain{e.worker, w->incarnation});
+}
+
+void Engine::On(const EvictRequested& e) {
+  const std::optional<Incarnation> gone = members_.Evict(e.worker, round_, out_);
+  if (gone.has_value()) AfterDeparture(e.worker, *gone, Presence::kGone);
+}
+
+void Engine::AfterDeparture(WorkerId worker, Incarnation incarnation, Presence presence) {
+  digests_.Forget(worker);
+  if (open_.has_value()) {
+    if (const auto seat = open_->Find(worker, incarnation)) open_->SetPresence(*seat, presence);
+  }
+  CheckDigests();
+  if (phase_ == Phase::kFinishing) return CheckFinished();
+  Progress();
+}
+
+// ---- ballots
+
+template <typename Message>
+std::optional<uint32_t> Engine::SeatFor(const Message& e) const {
+  if (e.round != round_ || e.attempt != attempt_ || !open_.has_value()) return std::nullopt;
+  const std::optional<uint32_t> seat = open_->Find(e.worker, e.incarnation);
+  if (seat.has_value() && open_->record(*seat).presence == Presence::kGone) return std::nullopt;
+  return seat;
+}
+
+void Engine::On(const BallotChunkIn& e) {
+  const std::optional<uint32_t> seat = SeatFor(e);
+  if (!seat.has_value()) {
+    Worker* w = members_.Live(e.worker, e.incarnation);
+    if (w == nullptr) return;
+    if (e.round >= round_) return Stale();
+    const std::optional<Time> opened = openings_.Find(e.round);
+    const bool first = opened.has_value() && e.attempt == Attempt(0);
+    return members_.AddLateChunk(*w, e.round, first ? std::optional(now_ - *opened) : std::nullopt);
+  }
+  switch (open_->AddChunk(*seat, e.chunk, now_)) {
+    case Took::kTaken:
+      break;
+    case Took::kLate:
+      if (open_->record(*seat).member) {
+        members_.AddLateChunk(*members_.Live(e.worker, e.incarnation), e.round, std::nullopt);
+      }
+      break;
+    case Took::kDuplicate:
+      ++members_.Live(e.worker, e.incarnation)->duplicate_chunks;
+      ++members_.totals().duplicate_chunks;
+      return;
+    case Took::kRefused:
+    case Took::kStale:
+      return Stale();
+  }
+  Progress();
+}
+
+void Engine::On(const ScalarsIn& e) {
+  const std::optional<uint32_t> seat = SeatFor(e);
+  if (!seat.has_value()) return Stale();
+  const Took took = open_->AddScalars(*seat, e.scalars);
+  if (took == Took::kStale) return Stale();
+  Worker& w = *members_.Live(e.worker, e.incarnation);
+  if (took == Took::kRefused) ++members_.totals().scalars_refused;
+  if (!std::exchange(w.scalars_refused, took == Took::kRefused) && w.scalars_refused) {
+    Note(NoticeLevel::kWarning,
+         absl::StrFormat("%s sent scalars in round %d that are not finite, or not those asked for: "
+                         "left out of the stepsize",
+                         w.name, round_.value()));
+  }
+  Progress();
+}
+
+void Engine::On(const AbstainIn& e) {
+  const std::optional<uint32_t> seat = SeatFor(e);
+  if (!seat.has_value()) return Stale();
+  if (open_->AddAbstention(*seat, e.reason) == Took::kStale) return Stale();
+  const Worker& w = *members_.Live(e.worker, e.incarnation);
+  if (open_->record(*seat).member && w.abstentions_in_a_row == 0) {
+    Note(NoticeLevel::kWarning,
+         absl::StrFormat("%s abstains in round %d: %s", w.name, round_.value(), Words(e.reason)));
+  }
+  Progress();
+}
+
+void Engine::On(const ChunkTallied& e) {
+  const bool taken =
+      open_.has_value() && e.round == round_ && e.attempt == attempt_ && open_->AddTally(e);
+  if (!taken) {
+    ++members_.totals().tallies_dropped;
+    return;
+  }
+  Progress();
+}
+
+// ---- between rounds
+
+void Engine::On(const CommitDurable& e) {
+  if (phase_ != Phase::kCommitting || e.round.next() != round_) return Stale();
+  if (room_ && std::exchange(room_noticed_, false)) {
+    Note(NoticeLevel::kInfo, "the server's applier keeps up again");
+  }
+  Advance();
+}
+
+void Engine::On(const ProposalRoom& e) {
+  room_ = e.room;
+  if (room_ && phase_ == Phase::kWaitingForRoom) Advance();
+}
+
+void Engine::Advance() {
+  if (course_.diverged()) {
+    return End(absl::AbortedError(absl::StrFormat(
+        "diverged: no worker had a finite loss in %d rounds in a row, the last is round %d",
+        config_.nonfinite_rounds, round_.value() - 1)));
+  }
+  if (course_.run_done()) return Finish();
+  if (stopping_) return End(Stopped());
+  if (stepless_since_.has_value() && now_ >= *stepless_since_ + config_.wait_timeout) {
+    return End(absl::DeadlineExceededError(
+        absl::StrFormat("no step for %s (--wait-timeout): every round up to %d closed without one; "
+                        "the workers' logs say why they abstain",
+                        Seconds(config_.wait_timeout), round_.value() - 1)));
+  }
+  if (paused_) {
+    phase_ = Phase::kPaused;
+    return;
+  }
+  if (now_ < back_off_until_) {
+    phase_ = Phase::kBackingOff;
+    return;
+  }
+  if (!room_) {
+    phase_ = Phase::kWaitingForRoom;
+    if (!std::exchange(room_noticed_, true)) {
+      Note(NoticeLevel::kWarning,
+           absl::StrFormat("round %d waits for the server's own applier, which is behind",
+                           round_.value()));
+    }
+    return;
+  }
+  OpenOrWait();
+}
+
+void Engine::OpenOrWait() {
+  const bool first = round_ == Round(0) && attempt_ == Attempt(0);
+  if (members_.ready() >= (first ? config_.workers_min : 1)) return Open();
+  if (phase_ == Phase::kWaitingForWorkers) return;
+  phase_ = Phase::kWaitingForWorkers;
+  waiting_since_ = now_;
+  Note(NoticeLevel::kWarning,
+       absl::StrFormat("round %d waits for workers: too few are ready", round_.value()));
+}
+
+void Engine::Open() {
+  AttemptPlan plan{.round = round_,
+                   .attempt = attempt_,
+                   .chunks = config_.chunks,
+                   .quorum = 0,
+                   .wanted = course_.Wanted(round_),
+                   .seats = members_.SeatEverybody(round_, out_),
+                   .opened = now_,
+                   .deadline = std::nullopt};
+  const auto members = static_cast<uint32_t>(
+      std::count_if(plan.seats.begin(), plan.seats.end(),
+                    [](const Seat& seat) { return seat.role == Role::kMember; }));
+  plan.quorum = config_.quorum == 0 ? (members + 1) / 2 : std::min(config_.quorum, members);
+  OpenRound action{.round = round_,
+                   .attempt = attempt_,
+                   .reopening = attempt_ != Attempt(0),
+                   .data_step = course_.data_step(),
+                   .wanted = plan.wanted,
+                   .members = members,
+                   .quorum = plan.quorum,
+                   .deadline = std::nullopt,
+                   .seats = plan.seats};
+  if (config_.deadline.enabled) {
+    action.deadline = members_.Wait(plan.seats, out_);
+    plan.deadline = now_ + *action.deadline;
+  }
+  if (attempt_ == Attempt(0)) {
+    openings_.Add(round_, now_);
+  } else {
+    openings_.Drop(round_);
+  }
+  if (!first_opened_.has_value()) first_opened_ = now_;
+  attempt_until_ = now_ + config_.wait_timeout;
+  open_.emplace(std::move(plan));
+  phase_ = Phase::kRoundOpen;
+  out_.push_back(std::move(action));
+}
+
+// ---- one attempt
+
+// Closes what can be closed, commits what can be committed, and reopens what never can be; after
+// every event.
+void Engine::Progress() {
+  if (phase_ != Phase::kRoundOpen) return;
+  switch (open_->standing()) {
+    case Standing::kShort:
+      return Reopen("too few members are left for the quorum");
+    case Standing::kNoBallot:
+      return CloseWithoutBallot();
+    case Standing::kCounting:
+    case Standing::kTallying:
+      break;
+    case Standing::kTallied:
+      if (ScalarsSettled()) Commit(CourseEnd::kVerdict);
+      return;
+  }
+  open_->CloseRipe(now_, out_);
+}
+
+void Engine::CloseWithoutBallot() {
+  if (reopenings_ == 0 || (reopenings_ < kReopeningsMax && members_.AnyReadyWithoutSeat())) {
+    ++reopenings_;
+    return Reopen("some part of the model has no ballot");
+  }
+  Commit(open_->OnlyNonFiniteLosses() ? CourseEnd::kNonFiniteLoss : CourseEnd::kWithoutBallots);
+}
+
+bool Engine::ReopenForTheReady() {
+  if (reopenings_ >= kReopeningsMax || !members_.AnyReadyWithoutSeat()) return false;
+  ++reopenings_;
+  Reopen("too few have answered by the deadline, and others are ready");
+  return true;
+}
+
+void Engine::Reopen(const std::string& why) {
+  if (stopping_) return End(Stopped());
+  ++attempt_;
+  Note(NoticeLevel::kWarning,
+       absl::StrFormat("round %d opens again as attempt %d: %s (%d members, quorum %d)",
+                       round_.value(), attempt_.value(), why, open_->members(),
+                       open_->plan().quorum));
+  ++members_.totals().attempts_reopened;
+  open_.reset();
+  members_.Unseat();
+  // A pause lets the open round complete, in whatever attempt.
+  OpenOrWait();
+  if (paused_ && phase_ == Phase::kWaitingForWorkers) phase_ = Phase::kPaused;
+}
+
+// Scalars follow the last chunk: when a ballot is completed after the deadline, they still get the
+// shortest grace.
+Time Engine::ScalarsUntil() const {
+  const AttemptPlan& plan = open_->plan();
+  if (!plan.deadline.has_value()) return plan.opened + config_.wait_timeout;
+  return std::max(*plan.deadline, open_->last_closed() + config_.deadline.grace_floor);
+}
+
+bool Engine::ScalarsSettled() const {
+  if (now_ >= ScalarsUntil()) return true;
+  const std::optional<Time>& deadline = open_->plan().deadline;
+  return open_->ScalarsSettled(deadline.has_value() && now_ >= *deadline);
+}
+
+void Engine::Commit(CourseEnd end) {
+  OpenAttempt attempt = *std::exchange(open_, std::nullopt);
+  const bool verdict = end == CourseEnd::kVerdict;
+  CommitRound commit;
+  attempt.Summarise(verdict ? OpenAttempt::Verdict::kTaken : OpenAttempt::Verdict::kDropped,
+                    config_.coordinates, commit);
+  course_.Decide(end, commit);
+  commit.opened_for = now_ - *first_opened_;
+  commit.wait = verdict ? now_ - attempt.first_complete().value_or(now_) : Duration{0};
+  std::vector<WorkerId> here;
+  for (uint32_t s = 0; s < attempt.plan().seats.size(); ++s) {
+    const SeatRecord& record = attempt.record(s);
+    if (record.presence == Presence::kHere) here.push_back(attempt.plan().seats[s].worker);
+    if (record.member && !(verdict && Given(record, config_.chunks))) ++commit.abstentions;
+  }
+  const Round committed = round_.next();
+  commit.digest_due = commit.run_done ||
+                      (config_.digest_every > 0 && committed.value() % config_.digest_every == 0);
+  if (commit.digest_due) digests_.Expect(committed, here);
+
+  if (commit.kind == CommitKind::kNone) ++members_.totals().rounds_without_step;
+  if (verdict) {
+    stepless_since_.reset();
+  } else {
+    if (!stepless_since_.has_value()) stepless_since_ = first_opened_;
+    Note(NoticeLevel::kWarning,
+         absl::StrFormat("round %d closes without a step: %s", round_.value(), commit.reason));
+  }
+  out_.push_back(std::move(commit));
+  Account(attempt, end);
+
+  round_ = committed;
+  attempt_ = Attempt(0);
+  first_opened_.reset();
+  reopenings_ = 0;
+  back_off_until_ = now_ + course_.BackOff();
+  if (stopping_) stop_until_ = now_ + kStopCommitGrace;
+  phase_ = Phase::kCommitting;
+  CheckDigests();  // nobody waits for answers to earlier rounds any more
+}
+
+void Engine::Account(const OpenAttempt& attempt, CourseEnd end) {
+  const AttemptPlan& plan = attempt.plan();
+  const bool first = plan.attempt == Attempt(0);
+  std::vector<Duration> arrivals;
+  for (uint32_t s = 0; s < plan.seats.size(); ++s) {
+    const SeatRecord& record = attempt.record(s);
+    Members::SeatReport report{.seat = plan.seats[s],
+                               .record = record,
+                               .given = end == CourseEnd::kVerdict && Given(record, config_.chunks),
+                               .arrival = std::nullopt};
+    // In a later attempt survivors only resend what they have: that says nothing about how long a
+    // ballot takes.
+    if (first && record.in > 0) {
+      report.arrival = record.last_chunk - plan.opened;
+      if (record.member) arrivals.push_back(*report.arrival);
+    }
+    members_.Account(report, plan.round, out_);
+  }
+  members_.AddRound(std::move(arrivals));
+  members_.Unseat();
+}
+
+// ---- time
+
+void Engine::On(const Tick&) {
+  switch (phase_) {
+    case Phase::kWaitingForWorkers:
+      if (Over()) return Advance();
+      if (now_ < waiting_since_ + config_.wait_timeout) return;
+      return End(absl::DeadlineExceededError(
+          absl::StrFormat("waited %s for workers in round %d (--wait-timeout)",
+                          Seconds(config_.wait_timeout), round_.value())));
+    case Phase::kRoundOpen:
+      return PassTime();
+    case Phase::kCommitting:
+      if (stop_until_.has_value() && now_ >= *stop_until_) End(Stopped());
+      return;
+    case Phase::kBackingOff:
+      return Advance();
+    case Phase::kFinishing:
+      return CheckFinished();
+    case Phase::kWaitingForRoom:
+    case Phase::kPaused:
+    case Phase::kEnded:
+      return;
+  }
+}
+
+void Engine::PassTime() {
+  const AttemptPlan& plan = open_->plan();
+  const bool wait_over = now_ >= attempt_until_;
+  const bool stop_over = stop_until_.has_value() && now_ >= *stop_until_;
+  const bool deadline_over = plan.deadline.has_value() && now_ >= *plan.deadline;
+  const bool passes = (wait_over || stop_over || deadline_over) && !open_->deadline_passed();
+  const bool was_counting = open_->standing() == Standing::kCounting;
+  if (passes) open_->PassDeadline();
+  const Round round = round_;
+  const Attempt attempt = attempt_;
+  Progress();
+  if (phase_ != Phase::kRoundOpen || round_ != round || attempt_ != attempt) return;
+
+  const Standing standing = open_->standing();
+  if ((stop_over || wait_over) && standing == Standing::kTallied) {
+    return Commit(CourseEnd::kVerdict);
+  }
+  if ((stop_over || wait_over) && was_counting && standing == Standing::kTallying) {
+    // What the quorum closed just now gets the time of a tally.
+    attempt_until_ = now_ + kTallyGrace;
+    if (stopping_) stop_until_ = attempt_until_;
+    return;
+  }
+  if (stop_over) return End(Stopped());
+  if (wait_over) {
+    return End(absl::DeadlineExceededError(absl::StrFormat(
+        "waited %s for %s in round %d (--wait-timeout); silent: %s", Seconds(config_.wait_timeout),
+        standing == Standing::kTallying ? "the tally" : "ballots", round_.value(), Silent())));
+  }
+  if (passes && standing == Standing::kCounting && !ReopenForTheReady()) {
+    Note(NoticeLevel::kWarning,
+         absl::StrFormat(
+             "round %d waits past its deadline: the quorum is %d of %d members; silent: %s",
+             round_.value(), plan.quorum, open_->members(), Silent()));
+  }
+}
+
+std::string Engine::Silent() const {
+  std::vector<std::string> names;
+  for (uint32_t s = 0; s < open_->plan().seats.size(); ++s) {
+    const SeatRecord& record = open_->record(s);
+    if (record.member && record.presence == Presence::kHere && !record.abstained &&
+        !open_->Complete(s)) {
+      names.push_back(members_.Name(open_->plan().seats[s].worker));
+    }
+  }
+  return names.empty() ? "nobody" : absl::StrJoin(names, ", ");
+}
+
+// ---- the operator
+
+void Engine::On(const PauseRequested&) {
+  if (std::exchange(paused_, true)) return;
+  out_.push_back(PauseSet{true});
+  Note(NoticeLevel::kInfo,
+       absl::StrFormat("paused by the operator after round %d", round_.value()));
+  if (phase_ == Phase::kWaitingForWorkers || phase_ == Phase::kWaitingForRoom ||
+      phase_ == Phase::kBackingOff) {
+    phase_ = Phase::kPaused;
+  }
+}
+
+void Engine::On(const ResumeRequested&) {
+  if (!std::exchange(paused_, false)) return;
+  out_.push_back(PauseSet{false});
+  Note(NoticeLevel::kInfo, "resumed by the operator");
+  if (phase_ == Phase::kPaused) Advance();
+}
+
+void Engine::On(const StopRequestedEvent&) {
+  if (std::exchange(stopping_, true)) return;
+  Note(NoticeLevel::kInfo, absl::StrFormat("stopping in round %d", round_.value()));
+  switch (phase_) {
+    case Phase::kFinishing:  // every round is committed
+      finish_until_ = std::min(finish_until_, now_ + config_.stop_wait);
+      return;
+    case Phase::kCommitting:
+      stop_until_ = now_ + kStopCommitGrace;
+      return;
+    case Phase::kRoundOpen: {
+      const std::optional<Time>& deadline = open_->plan().deadline;
+      stop_until_ = now_ + config_.stop_wait;
+      if (deadline.has_value() && open_->standing() == Standing::kCounting) {
+        stop_until_ = std::min(*stop_until_, *deadline);
+      }
+      if (now_ >= *stop_until_) PassTime();
+      return;
+    }
+    case Phase::kWaitingForWorkers:
+    case Phase::kWaitingForRoom:
+    case Phase::kBackingOff:
+    case Phase::kPaused:
+    case Phase::kEnded:
+      return End(Stopped());
+  }
+}
+
+absl::Status Engine::Stopped() const {
+  return absl::CancelledError(
+      absl::StrFormat("stopped by the operator after %d rounds", round_.value()));
+}
+
+// ---- digests and the end
+
+void Engine::On(const WorkerDigestIn& e) {
+  Worker* w = members_.Live(e.worker, e.incarnation);
+  if (w == nullptr) return;
+  const bool final = course_.run_done() && e.round == round_;
+  // A returned worker may repeat its last answer; it counts as one that has answered.
+  if ((e.round > round_ || !digests_.AddWorker(e.round, e.worker, e.digest)) && !final) {
+    return Stale();
+  }
+  if (final) w->final_digest = e.digest;
+  CheckDigests();
+  if (phase_ == Phase::kFinishing) CheckFinished();
+}
+
+void Engine::On(const MasterDigestIn& e) {
+  if (e.round > round_) return Stale();
+  digests_.AddMaster(e.round, e.digest);
+  CheckDigests();
+  if (phase_ == Phase::kFinishing) CheckFinished();
+}
+
+// Digests of rounds before the last: a worker that differs fetches the state again.
+void Engine::CheckDigests() {
+  for (const Round round : digests_.Rounds()) {
+    if (course_.run_done() && round == round_) continue;
+    const DigestFinding finding = digests_.Check(round, /*final=*/false);
+    if (!finding.majority_against_master.empty()) {
+      return End(Damaged(round, finding.majority_against_master));
+    }
+    for (const WorkerId id : finding.differing) {
+      ++members_.totals().digest_mismatches;
+      const Worker* w = members_.Find(id);
+      if (w == nullptr) continue;
+      Note(NoticeLevel::kWarning,
+           absl::StrFormat("the replica of %s differs after round %d", w->name, round.value()));
+      if (w->connected) out_.push_back(Resync{id, w->incarnation, round});
+    }
+  }
+}
+
+absl::Status Engine::Damaged(Round round, const std::vector<WorkerId>& majority) {
+  members_.totals().digest_mismatches += majority.size();
+  std::vector<std::string> names;
+  for (const WorkerId id : majority) names.push_back(members_.Name(id));
+  return absl::DataLossError(absl::StrFormat(
+      "most workers agree with each other against the server's replica after %d rounds: %s",
+      round.value(), absl::StrJoin(names, ", ")));
+}
+
+void Engine::Finish() {
+  phase_ = Phase::kFinishing;
+  finish_until_ = now_ + (stopping_ ? std::min(config_.linger, config_.stop_wait) : config_.linger);
+  // A run that was done before this engine was made.
+  if (!digests_.Expects(round_)) digests_.Expect(round_, {});
+  out_.push_back(FinishRun{round_});
+  CheckFinished();
+}
+
+void Engine::CheckFinished() {
+  std::vector<std::string> silent = members_.WithoutFinalDigest();
+  if (!digests_.HasMaster(round_)) silent.push_back("the server itself");
+  if (!silent.empty() && now_ < finish_until_) return;
+  if (!silent.empty()) {
+    Note(NoticeLevel::kWarning,
+         absl::StrFormat("no final digest within %s from: %s", Seconds(config_.linger),
+                         absl::StrJoin(silent, ", ")));
+  }
+  const DigestFinding finding = digests_.Check(round_, /*final=*/true);
+  if (!finding.majority_against_master.empty()) {
+    return End(Damaged(round_, finding.majority_against_master));
+  }
+  for (const WorkerId id : finding.differing) {
+    ++members_.totals().digest_mismatches;
+    Note(NoticeLevel::kError,
+         absl::StrFormat("the final replica of %s differs from the server's", members_.Name(id)));
+  }
+  End(absl::OkStatus());
+}
+
+void Engine::End(absl::Status status) {
+  phase_ = Phase::kEnded;
+  open_.reset();
+  members_.Unseat();
+  out_.push_back(EndRun{std::move(status)});
+}
+
+void Engine::Note(NoticeLevel level, std::string text) { Say(out_, level, std::move(text)); }
 
 }  // namespace signvote::round

@@ -5,102 +5,169 @@
 // so that thousands of seeded simulations of crashes, losses, duplicates and reordering run in
 // seconds (tests/sim). The caller carries the actions out in order, before the next event.
 //
+// Phases, and what leads from one to the next ("next" is decided by Advance(): the first line of
+// its list that holds):
+//   kWaitingForWorkers  enough are ready → kRoundOpen; pause → kPaused; wait_timeout → kEnded
+//   kRoundOpen          all chunks tallied, scalars there or overdue → kCommitting;
+//                       some chunk has no ballot → next attempt, then a commit of kind none;
+//                       the quorum cannot be reached → next attempt, or kWaitingForWorkers;
+//                       wait_timeout → kEnded; stop → kEnded when its time is over
+//   kCommitting         CommitDurable → next; stop → kEnded when its time is over
+//   kWaitingForRoom     ProposalRoom{true} → next; pause → kPaused
+//   kBackingOff         time → next; pause → kPaused
+//   kPaused             resume → next
+//   kFinishing          all final digests, or linger → kEnded
+//   kEnded              for ever
+//   next: diverged → kEnded; run done → kFinishing; stopping, or no step for wait_timeout → kEnded;
+//         paused → kPaused; after a round without a step → kBackingOff; no room → kWaitingForRoom;
+//         too few workers → kWaitingForWorkers; else kRoundOpen
+// A stop ends every phase but kRoundOpen, kCommitting and kFinishing at once.
+//
+// Given: a ballot counts as given when 90 % of its chunks were counted and its scalars came; else
+// the round is an abstention of its member, and what was counted stays counted.
+//
 // Threads:    thread-compatible; one thread drives it.
 // Invariants: commits are gap-free; a (round, attempt, chunk) is closed at most once; a worker is
-// counted at most once
-//             per (round, attempt, chunk); members and quorum change only when an attempt opens.
+// counted at most once per (round, attempt, chunk); members and quorum change only when an attempt
+// opens; at most one commit is proposed and not durable.
+// Cost:       an event is O(1), amortised over the chunks that came; what changes a seat's presence
+// is O(log members); opening and committing are O(members + chunks).
 
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "common/clock.h"
-#include "common/layout.h"
+#include "server/round/attempt.h"
+#include "server/round/config.h"
+#include "server/round/course.h"
+#include "server/round/digest_board.h"
+#include "server/round/members.h"
+#include "server/round/recent_openings.h"
+#include "server/round/state.h"
 #include "server/round/types.h"
+#include "server/round/view.h"
 #include "server/stepsize/stepsize_rule.h"
 
 namespace signvote::round {
 
-struct DeadlineConfig {
-  // off: a round waits for every live member (determinism tests)
-  bool enabled = true;
-  Duration initial = std::chrono::seconds(60);  // while no arrival was seen yet
-  // grace = clamp(multiple × median arrival, floor, ceiling)
-  double grace_multiple = 1.0;
-  Duration grace_floor = std::chrono::milliseconds(500);
-  Duration grace_ceiling = std::chrono::milliseconds(1500);
-};
-
-struct EngineConfig {
-  uint64_t coordinates = 0;  // d, for the density
-  uint32_t chunks = 0;
-  uint64_t rounds_max = 0;   // the run ends after this many committed rounds; > 0
-  uint32_t workers_min = 1;  // round 0 opens once this many workers are ready
-  // workers connected at a time; the tally's limit is the upper bound
-  uint32_t workers_max = 1024;
-  uint32_t quorum = 0;  // 0: ⌈members/2⌉
-  DeadlineConfig deadline;
-  uint32_t observer_after = 5;       // abstentions in a row
-  uint64_t share_hold_rounds = 100;  // a lost worker's share stays reserved for its name
-  uint64_t digest_every = 50;        // rounds between replica digests; 0: only at the end
-  Duration wait_timeout = std::chrono::hours(1);  // longest wait for workers or for a quorum
-  Duration linger = std::chrono::seconds(30);     // longest wait for final digests
-  double x0_max_abs = 0;
-  double step_scale_max = 1;
-};
-
-// INVALID_ARGUMENT names the first value that is out of range, and the range.
-absl::Status ValidateConfig(const EngineConfig& config);
-
-// What status pages show; plain copies.
-struct MemberView {
-  WorkerId worker;
-  std::string name;
-  Incarnation incarnation;
-  Share share;
-  Role role = Role::kMember;
-  bool connected = false;
-  bool member_of_open_round = false;
-  uint32_t abstentions_in_a_row = 0;
-  uint64_t abstentions = 0;
-  uint64_t ballots = 0;  // rounds in which it was counted
-  uint64_t late_chunks = 0;
-  uint64_t duplicate_chunks = 0;
-  std::optional<Duration> median_arrival;
-  std::optional<uint64_t> final_digest;
-};
-enum class Phase { kWaitingForWorkers, kRoundOpen, kPaused, kFinishing, kEnded };
-struct EngineView {
-  Phase phase = Phase::kWaitingForWorkers;
-  Round round;  // next round to commit
-  Attempt attempt;
-  std::optional<Duration> deadline_left;
-  std::vector<MemberView> workers;  // everybody who is not forgotten, by WorkerId
-  uint64_t joins = 0, losses = 0, abstentions = 0, late_chunks = 0, duplicate_chunks = 0,
-           stale_messages = 0;
-  uint64_t digest_mismatches = 0, attempts_reopened = 0, scalars_refused = 0;
-};
-
 class Engine {
  public:
-  // INVALID_ARGUMENT when a config value is out of range. The engine starts waiting for workers at
-  // `now`.
+  // The engine of a run that stands at `state`; EngineState{} is a new run. It starts waiting for
+  // workers at `now`. INVALID_ARGUMENT: a config value is out of range, or the state is of another
+  // rule; DATA_LOSS: the rule's state is damaged.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(EngineConfig config,
                                                         std::unique_ptr<StepsizeRule> rule,
-                                                        Time now);
-  virtual ~Engine() = default;
+                                                        const EngineState& state, Time now);
 
   // Times never go back. Events of past rounds, attempts or incarnations are counted and ignored,
   // never an error. Deadlines act in Tick events only, so ballots that lie in the caller's queue
   // before the Tick are still in time. After EndRun every event is ignored.
-  virtual Actions Step(Time now, const Event& event) = 0;
+  Actions Step(Time now, const Event& event);
   // When a Tick could next change something; nullopt: only another event can. The caller ticks at
-  // or after it.
-  virtual std::optional<Time> NextTick() const = 0;
-  virtual EngineView View(Time now) const = 0;
+  // or after it, and a Tick at it always changes something: no caller can spin.
+  std::optional<Time> NextTick() const;
+  EngineView View(Time now) const;
+
+  // What an engine in another process needs to go on from here: with the same events it then gives
+  // the same actions as this one would after losing every worker. While a commit is not durable the
+  // state is the one after it.
+  // REQUIRES: no attempt is open: phase is not kRoundOpen.
+  EngineState State() const;
+
+ private:
+  Engine(EngineConfig config, Course course, const EngineState& state, Time now);
+
+  // ---- events
+  void On(const WorkerArriving& e);
+  void On(const WorkerReady& e);
+  void On(const WorkerLost& e);
+  void On(const WorkerLeaves& e);
+  void On(const BallotChunkIn& e);
+  void On(const ScalarsIn& e);
+  void On(const AbstainIn& e);
+  void On(const ChunkTallied& e);
+  void On(const CommitDurable& e);
+  void On(const ProposalRoom& e);
+  void On(const WorkerDigestIn& e);
+  void On(const MasterDigestIn& e);
+  void On(const Tick& e);
+  void On(const PauseRequested& e);
+  void On(const ResumeRequested& e);
+  void On(const DrainRequested& e);
+  void On(const EvictRequested& e);
+  void On(const StopRequestedEvent& e);
+
+  // ---- between rounds
+  void Advance();
+  // Nothing is left to vote on.
+  bool Over() const { return course_.run_done() || course_.diverged(); }
+  void OpenOrWait();
+  void Open();
+
+  // ---- one attempt
+  // The seat that this message speaks for in the open attempt.
+  template <typename Message>
+  std::optional<uint32_t> SeatFor(const Message& e) const;
+  // Somebody is gone, or leaves.
+  void AfterDeparture(WorkerId worker, Incarnation incarnation, Presence presence);
+  void Progress();
+  void CloseWithoutBallot();
+  void Reopen(const std::string& why);
+  // Opens the round again with those who became ready since, when it is past its deadline and waits
+  // for the silent.
+  bool ReopenForTheReady();
+  Time ScalarsUntil() const;
+  bool ScalarsSettled() const;
+  void Commit(CourseEnd end);
+  // What comes after the CommitRound in the actions: reports, roles, arrivals.
+  void Account(const OpenAttempt& attempt, CourseEnd end);
+  // Acts on what time has passed for in the open attempt.
+  void PassTime();
+
+  // ---- digests and the end
+  void CheckDigests();
+  void Finish();
+  void CheckFinished();
+  void End(absl::Status status);
+  absl::Status Stopped() const;
+  absl::Status Damaged(Round round, const std::vector<WorkerId>& majority);
+
+  void Stale() { ++members_.totals().stale_messages; }
+  void Note(NoticeLevel level, std::string text);
+  std::string Silent() const;
+
+  // Constant after construction.
+  const EngineConfig config_;
+
+  Course course_;
+  Members members_;
+  DigestBoard digests_;
+
+  Time now_;
+  Phase phase_ = Phase::kWaitingForWorkers;
+  Round round_;                       // the next to commit
+  Attempt attempt_;                   // of that round: the open one, or the next to open
+  std::optional<OpenAttempt> open_;   // Invariant: set exactly while phase_ is kRoundOpen
+  std::optional<Time> first_opened_;  // of the round's first attempt
+  uint32_t reopenings_ = 0;           // of the round, for want of ballots
+  RecentOpenings openings_;
+
+  Time attempt_until_;  // of the open attempt, whatever comes
+  Time waiting_since_;  // for workers
+  std::optional<Time>
+      stepless_since_;  // first opening of the rounds without a verdict, while in a row
+  Time back_off_until_;
+  Time finish_until_;
+  std::optional<Time> stop_until_;  // Invariant: set only while stopping_
+  bool stopping_ = false;
+  bool paused_ = false;
+  bool room_ = true;
+  bool room_noticed_ = false;  // that the applier is late was said, and it has been late since
+
+  Actions out_;
 };
 
 }  // namespace signvote::round

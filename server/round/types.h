@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -12,16 +13,23 @@
 #include "common/clock.h"
 #include "common/ids.h"
 #include "common/vote_terms.h"
-#include "server/stepsize/stepsize_rule.h"
+#include "server/stepsize/types.h"
 
 namespace signvote::round {
 
 // A worker that ever joined this run; the engine's number for a name. Chosen by the caller, stable
-// for a name.
+// for a name, also over restarts of the run.
 using WorkerId = StrongInt<struct WorkerIdTag, uint32_t>;
+
+enum class Role : uint8_t { kMember, kObserver };
 
 // ---- events -------------------------------------------------------------------------------------
 
+// A worker that is not ready yet makes progress: it joined, or it uploads or fetches the state.
+// Whoever waits for workers waits on; nothing else changes.
+struct WorkerArriving {
+  WorkerId worker;
+};
 // The worker is connected and its replica holds every commit before `round`, or can be brought
 // there by the caller from what it keeps in memory. It is admitted at the next boundary.
 struct WorkerReady {
@@ -62,6 +70,25 @@ struct AbstainIn {
   Attempt attempt;
   AbstainReason reason;
 };
+// The tally of a chunk that a CloseChunk asked for. One of an older attempt is counted and dropped.
+struct ChunkTallied {
+  Round round;
+  Attempt attempt;
+  ChunkIndex chunk;
+  uint32_t counted = 0;   // ballots in the verdict
+  uint64_t checksum = 0;  // XXH3-64 of the verdict's payload
+};
+// The commit of this round, proposed by a CommitRound, will survive what the durability policy says
+// it survives. The next round opens only now.
+struct CommitDurable {
+  Round round;
+};
+// Whether the pipeline can take a further commit, from now on; true until said otherwise. Asked
+// before a round opens: a round that is open has its place. So the caller says false before the
+// CommitDurable after which no round shall open.
+struct ProposalRoom {
+  bool room = true;
+};
 // Digest of a worker's replica after all commits before `round`.
 struct WorkerDigestIn {
   WorkerId worker;
@@ -84,17 +111,16 @@ struct DrainRequested {
 struct EvictRequested {
   WorkerId worker;
 };
-// The operator stops the server (SIGTERM): no further round opens; the run ends after the open one
-// or at the deadline.
+// The operator stops the server (SIGTERM): no further round opens; the run ends after the open one,
+// at its deadline, or after EngineConfig::stop_wait, whichever is first.
 struct StopRequestedEvent {};
 
-using Event = std::variant<WorkerReady, WorkerLost, WorkerLeaves, BallotChunkIn, ScalarsIn,
-                           AbstainIn, WorkerDigestIn, MasterDigestIn, Tick, PauseRequested,
-                           ResumeRequested, DrainRequested, EvictRequested, StopRequestedEvent>;
+using Event = std::variant<WorkerArriving, WorkerReady, WorkerLost, WorkerLeaves, BallotChunkIn,
+                           ScalarsIn, AbstainIn, ChunkTallied, CommitDurable, ProposalRoom,
+                           WorkerDigestIn, MasterDigestIn, Tick, PauseRequested, ResumeRequested,
+                           DrainRequested, EvictRequested, StopRequestedEvent>;
 
 // ---- actions ------------------------------------------------------------------------------------
-
-enum class Role { kMember, kObserver };
 
 struct Seat {
   WorkerId worker;
@@ -104,48 +130,63 @@ struct Seat {
 };
 
 // Tell every seat that this round (or this attempt of it) is open. Seats hold everybody who is
-// ready.
+// ready, by WorkerId. The deadline counts from the time of the Step that said so.
 struct OpenRound {
   Round round;
   Attempt attempt;
+  bool reopening = false;  // attempt > 0: what was sent to earlier attempts counts no more
   DataStep data_step;
-  bool probe = false;
+  std::vector<ScalarKind> wanted;  // scalars to send, in this order
+  uint32_t members = 0;
   uint32_t quorum = 0;
-  std::optional<Duration> deadline;  // from now on; nullopt when off or not known yet
+  std::optional<Duration> deadline;  // from now on; nullopt when off
   std::vector<Seat> seats;
 };
-// Tally these ballots of the chunk and send its verdict to everybody who follows.
+// Tally these ballots of the chunk and send its verdict to everybody who follows; answer with
+// ChunkTallied. Slots stay untouched until the last tally of the attempt is back.
 struct CloseChunk {
   Round round;
   Attempt attempt;
   ChunkIndex chunk;
-  std::vector<WorkerId> voters;  // in order of WorkerId
+  std::vector<WorkerId> voters;  // in order of WorkerId, not empty
 };
-// The round's law. The caller adds the verdict's hash, keeps it in memory for those who catch up,
-// sends it, and hands it to the applier.
+struct ChunkCount {
+  uint32_t counted = 0;   // ballots counted
+  uint64_t checksum = 0;  // of the verdict's payload
+  bool operator==(const ChunkCount&) const = default;
+};
+// The round's law. The caller proposes it to the pipeline and answers with CommitDurable.
+// Tallies of the round that are not in `chunks` are void.
 struct CommitRound {
   Round round;
   Attempt attempt;
-  DataStep data_step;  // the minibatch that was voted on
-  StepsizeDecision stepsize;
-  std::vector<uint32_t> counted;  // ballots counted, per chunk
-  std::vector<WorkerId> voters;   // workers with at least one counted chunk
-  // what the rule saw, for log and metrics
-  std::vector<std::pair<WorkerId, WorkerScalars>> scalars;
+  CommitKind kind = CommitKind::kStep;
+  float gamma = 0;  // ≥ 0; of kind none: the last one
+  float rho = 1;
+  DataStep data_step;       // the minibatch that was voted on
+  DataStep next_data_step;  // the minibatch of the next round
+  bool main_round = false;
+  uint64_t main_rounds = 0;  // committed so far, with this one
+  bool run_done = false;     // no further round; FinishRun follows once this one is durable
+  std::string reason;        // a few words for the log, of rule or engine
+  // the rule's state after this decision, by name, for logs and metrics
+  std::vector<std::pair<std::string, double>> rule_state;
+
+  std::vector<ChunkCount> chunks;  // by chunk; empty unless kind is step
+  std::vector<WorkerId> voters;    // workers with at least one counted chunk, by WorkerId
+  // what the rule saw, for log and metrics: scalars[i] came from scalars_from[i]
+  std::vector<ScalarKind> asked;
+  std::vector<WorkerId> scalars_from;
+  std::vector<WorkerScalars> scalars;
   std::optional<double> loss;     // robust mean of the voters' losses
   std::optional<double> g_l1;     // robust mean of ‖g_j‖₁
   std::optional<double> density;  // robust mean of ‖g_j‖₁² / (d·‖g_j‖₂²)
   uint32_t members = 0;           // members when the attempt opened
-  uint32_t abstentions = 0;       // members without any counted chunk
+  uint32_t abstentions = 0;       // members whose ballot does not count as given (Engine, "Given")
   Duration opened_for{};          // from OpenRound of the first attempt to this commit
   Duration wait{};                // from the first complete ballot to this commit
   // workers and applier shall digest their replica after this commit
   bool digest_due = false;
-};
-struct ChangeRole {
-  WorkerId worker;
-  Role role;
-  std::string reason;
 };
 // Close the worker's stream with this status.
 struct Disconnect {
@@ -164,12 +205,37 @@ struct Resync {
   Incarnation incarnation;
   Round round;
 };
-// The last round is committed: tell everybody; each live worker answers with the digest of its
-// final replica. Said once; the caller repeats it to a worker that becomes ready later.
-struct FinishRun {
-  Round rounds;  // number of committed rounds
+
+// What changes the run's state between commits. Nothing to do but to remember it: EngineState holds
+// it already.
+struct ShareGiven {
+  WorkerId worker;
+  Share share;
 };
-// The process ends: OK after FinishRun and the digests (or the linger time), else why.
+struct ShareFreed {
+  WorkerId worker;
+  Share share;
+};
+struct RoleChanged {
+  WorkerId worker;
+  Role role = Role::kMember;
+  std::string reason;
+};
+struct EvictionMade {
+  WorkerId worker;
+};
+struct PauseSet {
+  bool paused = false;
+};
+
+// The last round is committed: tell everybody; each live worker answers with the digest of its
+// final replica. Said once; the caller repeats it to a worker that becomes ready later. The caller
+// owes the master's digest of this round.
+struct FinishRun {
+  Round rounds;  // number of committed rounds, of whatever kind
+};
+// The process ends: OK after FinishRun and the digests (or the linger time); CANCELLED: stopped;
+// ABORTED: diverged; DEADLINE_EXCEEDED: wait_timeout; DATA_LOSS: the master's replica is damaged.
 struct EndRun {
   absl::Status status;
 };
@@ -181,8 +247,9 @@ struct Notice {
   std::string text;
 };
 
-using Action = std::variant<OpenRound, CloseChunk, CommitRound, ChangeRole, Disconnect, AskToDrain,
-                            Resync, FinishRun, EndRun, Notice>;
+using Action =
+    std::variant<OpenRound, CloseChunk, CommitRound, Disconnect, AskToDrain, Resync, ShareGiven,
+                 ShareFreed, RoleChanged, EvictionMade, PauseSet, FinishRun, EndRun, Notice>;
 using Actions = std::vector<Action>;
 
 }  // namespace signvote::round

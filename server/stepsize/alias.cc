@@ -1,14 +1,21 @@
+#include "server/stepsize/alias.h"
+
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <optional>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "common/check.h"
-#include "server/stepsize/stepsize_rule.h"
+#include "server/stepsize/robust_mean.h"
+#include "server/stepsize/rule_state.h"
 
 namespace signvote {
 namespace {
 
 constexpr double kFirstStepRelative = 1e-5;
+constexpr uint32_t kStateVersion = 1;
 
 class AliasRule final : public StepsizeRule {
  public:
@@ -20,13 +27,19 @@ class AliasRule final : public StepsizeRule {
 
   std::string_view name() const override { return "alias"; }
 
-  bool WantsProbe(Round round) const override {
-    return round.value() >= 1 && (round.value() - 1) % config_.probe_every == 0;
+  bool probes() const override { return true; }
+  bool needs_x0() const override { return false; }
+
+  std::vector<ScalarKind> Wanted(const RoundAhead& ahead) const override {
+    std::vector<ScalarKind> wanted;
+    if (ahead.main_rounds == 0) return wanted;  // there is no step behind it to learn from
+    if (ProbeDue(ahead)) wanted.push_back(ScalarKind::kProbeL1);
+    if (config_.option == AliasOption::kOptionI) wanted.push_back(ScalarKind::kPrevInner);
+    return wanted;
   }
 
   StepsizeDecision Decide(const RuleInput& input) override {
-    if (!f0_.has_value())
-      f0_ = MeanOf(input, [](const WorkerScalars& w) { return std::optional(w.loss); });
+    if (!f0_.has_value()) f0_ = MeanLoss(input);
     if (!started_) {
       started_ = true;
       const double size = std::isfinite(input.x0_max_abs) ? std::max(1.0, input.x0_max_abs) : 1.0;
@@ -38,21 +51,77 @@ class AliasRule final : public StepsizeRule {
     return Next();
   }
 
+  std::string Save() const override {
+    RuleStateWriter writer(name(), kStateVersion);
+    writer.Add(uint64_t{started_ ? 1u : 0u});
+    writer.Add(double{gamma_});
+    writer.Add(eta_);
+    writer.Add(a_);
+    writer.Add(d_);
+    writer.Add(uint64_t{f0_.has_value() ? 1u : 0u});
+    writer.Add(f0_.value_or(0));
+    return writer.Take();
+  }
+
+  absl::Status Restore(std::string_view bytes) override {
+    RuleStateReader reader(bytes, name(), kStateVersion);
+    const uint64_t started = reader.U64();
+    const double gamma = reader.Double();
+    const double eta = reader.Double();
+    const double a = reader.Double();
+    const double d = reader.Double();
+    const uint64_t has_f0 = reader.U64();
+    const double f0 = reader.Double();
+    if (absl::Status status = reader.Finish(); !status.ok()) return status;
+    const bool gamma_fits = started == 1 ? IsStepsize(gamma) : gamma == 0;
+    if (started > 1 || has_f0 > 1 || !gamma_fits || !std::isfinite(eta) || eta < 0 ||
+        !std::isfinite(a) || !std::isfinite(d) || d < config_.d0 || !std::isfinite(f0)) {
+      return absl::DataLossError(
+          "the saved state of stepsize rule 'alias' has values that this run's flags cannot give; "
+          "start the server with the flags that it was started with before");
+    }
+    started_ = started == 1;
+    gamma_ = static_cast<float>(gamma);
+    eta_ = eta;
+    a_ = a;
+    d_ = d;
+    f0_ = has_f0 == 1 ? std::optional(f0) : std::nullopt;
+    return absl::OkStatus();
+  }
+
  private:
-  template <typename Field>
-  static std::optional<double> MeanOf(const RuleInput& input, Field field) {
+  // A positive fp32 number.
+  static bool IsStepsize(double gamma) {
+    return gamma > 0 && gamma <= double{std::numeric_limits<float>::max()} &&
+           double{static_cast<float>(gamma)} == gamma;
+  }
+
+  bool ProbeDue(const RoundAhead& ahead) const {
+    return ahead.main_rounds >= 1 && (ahead.main_rounds - 1) % config_.probe_every == 0;
+  }
+
+  static std::optional<double> MeanLoss(const RuleInput& input) {
+    std::vector<double> values;
+    values.reserve(input.workers.size());
+    for (const WorkerScalars& worker : input.workers) values.push_back(worker.loss);
+    return RobustMean(values);
+  }
+
+  static std::optional<double> MeanOf(const RuleInput& input, ScalarKind kind) {
     std::vector<double> values;
     values.reserve(input.workers.size());
     for (const WorkerScalars& worker : input.workers) {
-      if (const std::optional<double> value = field(worker)) values.push_back(*value);
+      if (const std::optional<double> value = ScalarOf(worker, input.asked, kind)) {
+        values.push_back(*value);
+      }
     }
     return RobustMean(values);
   }
 
   void Accumulate(const RuleInput& input) {
     const double gamma = gamma_;
-    if (WantsProbe(input.round)) {
-      const auto probe = MeanOf(input, [](const WorkerScalars& w) { return w.probe_l1; });
+    if (ProbeDue(input.ahead)) {
+      const std::optional<double> probe = MeanOf(input, ScalarKind::kProbeL1);
       if (probe.has_value() && *probe >= 0) {
         const double eta = eta_ + static_cast<double>(config_.probe_every) *
                                       (*probe / (gamma * input.step_scale_max));
@@ -60,7 +129,7 @@ class AliasRule final : public StepsizeRule {
       }
     }
     if (config_.option == AliasOption::kOptionI) {
-      const auto inner = MeanOf(input, [](const WorkerScalars& w) { return w.prev_inner; });
+      const std::optional<double> inner = MeanOf(input, ScalarKind::kPrevInner);
       if (inner.has_value() && std::isfinite(a_ + gamma * *inner)) {
         a_ += gamma * *inner;
         d_ = std::max(d_, a_);

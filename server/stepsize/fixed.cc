@@ -1,13 +1,17 @@
+#include "server/stepsize/fixed.h"
+
 #include <algorithm>
 #include <cmath>
 #include <numbers>
 
 #include "absl/strings/str_format.h"
 #include "common/check.h"
-#include "server/stepsize/stepsize_rule.h"
+#include "server/stepsize/rule_state.h"
 
 namespace signvote {
 namespace {
+
+constexpr uint32_t kStateVersion = 1;
 
 class FixedRule final : public StepsizeRule {
  public:
@@ -17,15 +21,23 @@ class FixedRule final : public StepsizeRule {
   }
 
   std::string_view name() const override { return "fixed"; }
-  bool WantsProbe(Round) const override { return false; }
+  bool probes() const override { return false; }
+  bool needs_x0() const override { return false; }
+  std::vector<ScalarKind> Wanted(const RoundAhead&) const override { return {}; }
 
   StepsizeDecision Decide(const RuleInput& input) override {
-    const double factor = Factor(input.round.value(), input.rounds_max);
+    const double factor = Factor(input.ahead.main_rounds, input.main_rounds_max);
     StepsizeDecision decision;
     decision.gamma = static_cast<float>(config_.gamma0 * factor);
     decision.reason = absl::StrFormat("fixed: %.6g of %.6g", factor, config_.gamma0);
     decision.state = {{"factor", factor}};
     return decision;
+  }
+
+  // A schedule is a function of the round: there is nothing to remember.
+  std::string Save() const override { return RuleStateWriter(name(), kStateVersion).Take(); }
+  absl::Status Restore(std::string_view bytes) override {
+    return RuleStateReader(bytes, name(), kStateVersion).Finish();
   }
 
  private:

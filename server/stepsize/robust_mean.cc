@@ -1,8 +1,8 @@
+#include "server/stepsize/robust_mean.h"
+
 #include <algorithm>
 #include <cmath>
 #include <vector>
-
-#include "server/stepsize/stepsize_rule.h"
 
 namespace signvote {
 namespace {

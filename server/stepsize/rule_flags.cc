@@ -1,8 +1,10 @@
+#include "server/stepsize/rule_flags.h"
+
 #include <cmath>
-#include <limits>
 
 #include "absl/strings/str_format.h"
-#include "server/stepsize/stepsize_rule.h"
+#include "server/stepsize/alias.h"
+#include "server/stepsize/fixed.h"
 
 namespace signvote {
 namespace {

@@ -63,6 +63,57 @@ TEST(DigestBoardTest, HalfOfTheWorkersIsNoMajority) {
   EXPECT_THAT(finding.differing, ElementsAre(WorkerId(0), WorkerId(1)));
 }
 
+TEST(DigestBoardTest, TheMajorityIsOneOfAllWhoWereAsked) {
+  DigestBoard board;
+  board.Expect(Round(1), Workers(4));
+  board.AddMaster(Round(1), 6);
+  for (uint32_t w = 0; w < 2; ++w) board.AddWorker(Round(1), WorkerId(w), 5);
+  board.AddWorker(Round(1), WorkerId(2), 6);
+  board.Expect(Round(2), Workers(4));  // nobody waits for the fourth answer any more
+  DigestFinding finding = board.Check(Round(1), false);
+  EXPECT_THAT(finding.majority_against_master, IsEmpty());
+  EXPECT_THAT(finding.differing, ElementsAre(WorkerId(0), WorkerId(1)));
+  board.AddWorker(Round(1), WorkerId(3), 5);  // late, and the majority after all
+  finding = board.Check(Round(1), false);
+  EXPECT_THAT(finding.majority_against_master, ElementsAre(WorkerId(0), WorkerId(1), WorkerId(3)));
+  EXPECT_THAT(finding.differing, IsEmpty());
+}
+
+TEST(DigestBoardTest, ThoseWhoAreGoneWereAskedToo) {
+  DigestBoard board;
+  board.Expect(Round(1), Workers(4));
+  board.AddMaster(Round(1), 6);
+  for (uint32_t w = 0; w < 2; ++w) board.AddWorker(Round(1), WorkerId(w), 5);
+  board.Forget(WorkerId(2));
+  EXPECT_THAT(board.Check(Round(1), false).differing, IsEmpty());  // the fourth may decide it
+  board.Forget(WorkerId(3));
+  EXPECT_THAT(board.Check(Round(1), false).majority_against_master, IsEmpty());
+}
+
+TEST(DigestBoardTest, OneWhoWasNotAskedIsComparedAndNoPartOfAMajority) {
+  DigestBoard board;
+  board.Expect(Round(1), Workers(3));
+  board.AddMaster(Round(1), 6);
+  board.AddWorker(Round(1), WorkerId(0), 5);
+  EXPECT_TRUE(board.AddWorker(Round(1), WorkerId(8), 5));
+  EXPECT_TRUE(board.AddWorker(Round(1), WorkerId(9), 5));
+  const DigestFinding finding = board.Check(Round(1), true);
+  EXPECT_THAT(finding.majority_against_master, IsEmpty());
+  EXPECT_THAT(finding.differing, ElementsAre(WorkerId(0), WorkerId(8), WorkerId(9)));
+}
+
+TEST(DigestBoardTest, OneAloneIsNoMajority) {
+  DigestBoard board;
+  board.Expect(Round(1), Workers(1));
+  EXPECT_TRUE(board.Expects(Round(1)));
+  EXPECT_FALSE(board.Expects(Round(2)));
+  board.AddMaster(Round(1), 6);
+  EXPECT_TRUE(board.HasMaster(Round(1)));
+  EXPECT_FALSE(board.HasMaster(Round(2)));
+  board.AddWorker(Round(1), WorkerId(0), 5);
+  EXPECT_THAT(board.Check(Round(1), true).majority_against_master, IsEmpty());
+}
+
 TEST(DigestBoardTest, KeepsABoundedNumberOfRounds) {
   DigestBoard board;
   for (uint64_t r = 1; r <= 100; ++r) board.Expect(Round(r), Workers(2));

@@ -1,11 +1,11 @@
 #pragma once
-// Drives the round engine by hand: events go in, actions are checked.
+// Drives the round engine by hand: events go in, actions are checked. Tallies and durability are
+// answered at once, unless a test holds them back.
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <limits>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -38,73 +38,118 @@ inline std::string Notices(const Actions& actions) {
   for (const Notice& notice : All<Notice>(actions)) text += notice.text + "\n";
   return text;
 }
+inline std::vector<uint32_t> Counted(const CommitRound& commit) {
+  std::vector<uint32_t> counted;
+  for (const ChunkCount& chunk : commit.chunks) counted.push_back(chunk.counted);
+  return counted;
+}
 
-// A rule that records what it was shown.
+// A rule that records what it was shown, and proposes what it is told. Its state is one number: how
+// often it was asked.
 class SpyRule final : public StepsizeRule {
  public:
   struct Log {
-    std::vector<uint64_t> rounds;
+    std::vector<RoundAhead> ahead;
     std::vector<size_t> workers;
+    std::vector<float> gammas;  // that it was shown as the last ones
+    StepsizeDecision next{.gamma = 0.5f, .reason = "spy"};
+    std::optional<StepsizeDecision> without_ballot;
   };
   explicit SpyRule(Log* log) : log_(log) {}
   std::string_view name() const override { return "spy"; }
-  bool WantsProbe(Round round) const override { return round.value() % 2 == 1; }
+  bool probes() const override { return true; }
+  bool needs_x0() const override { return true; }
+  std::vector<ScalarKind> Wanted(const RoundAhead& ahead) const override {
+    if (ahead.main_rounds % 2 == 0) return {};
+    return {ScalarKind::kProbeL1, ScalarKind::kPrevInner};
+  }
   StepsizeDecision Decide(const RuleInput& input) override {
-    log_->rounds.push_back(input.round.value());
-    log_->workers.push_back(input.workers.size());
-    return {.gamma = 0.5f, .rho = 1, .reason = "spy", .state = {}};
+    Record(input);
+    StepsizeDecision decision = log_->next;
+    decision.state = {{"asked", static_cast<double>(asked_)}};
+    return decision;
+  }
+  StepsizeDecision DecideWithoutBallot(const RuleInput& input) override {
+    Record(input);
+    if (log_->without_ballot.has_value()) return *log_->without_ballot;
+    return StepsizeRule::DecideWithoutBallot(input);
+  }
+  std::string Save() const override { return "spy" + std::to_string(asked_); }
+  absl::Status Restore(std::string_view bytes) override {
+    if (!bytes.starts_with("spy")) return absl::InvalidArgumentError("not a spy");
+    asked_ = std::stoull(std::string(bytes.substr(3)));
+    return absl::OkStatus();
   }
 
  private:
-  Log* log_;
-};
+  void Record(const RuleInput& input) {
+    ++asked_;
+    log_->ahead.push_back(input.ahead);
+    log_->workers.push_back(input.workers.size());
+    log_->gammas.push_back(input.gamma);
+  }
 
-inline WorkerScalars SomeScalars() {
-  WorkerScalars s;
-  s.loss = 2;
-  s.g_l1 = 3;
-  s.g_l2_squared = 1.5;
-  s.samples = 8;
-  return s;
-}
+  Log* log_;
+  uint64_t asked_ = 0;
+};
 
 class EngineTest : public testing::Test {
  protected:
   EngineTest() {
     config_.coordinates = 1000;
     config_.chunks = 2;
-    config_.rounds_max = 100;
+    config_.main_rounds_max = 1000;
     config_.digest_every = 0;
   }
 
   Engine& engine() {
-    if (engine_ == nullptr) {
-      auto made = Engine::Create(config_, std::make_unique<SpyRule>(&rule_), now_);
-      EXPECT_TRUE(made.ok()) << made.status();
-      engine_ = *std::move(made);
-    }
+    if (engine_ == nullptr) Make(EngineState{});
     return *engine_;
   }
-  Actions Step(const Event& event) { return engine().Step(now_, event); }
-  Actions After(Duration wait, const Event& event) {
-    now_ = now_ + wait;
-    return Step(event);
+  void Make(const EngineState& state) {
+    auto made = Engine::Create(config_, std::make_unique<SpyRule>(&rule_), state, now_);
+    ASSERT_TRUE(made.ok()) << made.status();
+    engine_ = *std::move(made);
   }
-  void Take(const Actions& actions) {
-    for (const OpenRound& open : All<OpenRound>(actions)) {
-      round_ = open.round;
-      attempt_ = open.attempt;
-      last_open_ = open;
-    }
-  }
+
+  // One event, with the tallies and the durability that its actions ask for; all actions together.
   Actions Do(const Event& event) {
-    Actions actions = Step(event);
-    Take(actions);
-    return actions;
+    Actions all = engine().Step(now_, event);
+    for (size_t i = 0; i < all.size(); ++i) {
+      Actions more;
+      if (const auto* open = std::get_if<OpenRound>(&all[i])) {
+        round_ = open->round;
+        attempt_ = open->attempt;
+        last_open_ = *open;
+      } else if (const auto* close = std::get_if<CloseChunk>(&all[i])) {
+        const ChunkTallied tally{close->round, close->attempt, close->chunk,
+                                 static_cast<uint32_t>(close->voters.size()),
+                                 100 + close->chunk.value()};
+        if (hold_tallies_) {
+          held_.push_back(tally);
+        } else {
+          more = engine().Step(now_, tally);
+        }
+      } else if (const auto* commit = std::get_if<CommitRound>(&all[i])) {
+        if (!hold_durable_) more = engine().Step(now_, CommitDurable{commit->round});
+      }
+      all.insert(all.end(), more.begin(), more.end());
+    }
+    return all;
   }
   Actions DoAfter(Duration wait, const Event& event) {
     now_ = now_ + wait;
     return Do(event);
+  }
+  // Sleeps until the engine wants to be woken.
+  Actions Sleep() {
+    const std::optional<Time> next = engine().NextTick();
+    if (!next.has_value()) {
+      ADD_FAILURE() << "nothing to wait for";
+      return {};
+    }
+    now_ = std::max(now_, *next);
+    return Do(Tick{});
   }
 
   static WorkerId Id(uint32_t w) { return WorkerId(w); }
@@ -117,9 +162,15 @@ class EngineTest : public testing::Test {
   Actions Chunk(uint32_t w, uint32_t k) {
     return Do(BallotChunkIn{Id(w), Inc(w), round_, attempt_, ChunkIndex(k)});
   }
-  Actions Scalars(uint32_t w, const WorkerScalars& s = SomeScalars()) {
+  WorkerScalars SomeScalars() const {
+    WorkerScalars s{.loss = 2, .g_l1 = 3, .g_l2_squared = 1.5, .samples = 8};
+    s.wanted.assign(last_open_.wanted.size(), 0.25);
+    return s;
+  }
+  Actions Scalars(uint32_t w, const WorkerScalars& s) {
     return Do(ScalarsIn{Id(w), Inc(w), round_, attempt_, s});
   }
+  Actions Scalars(uint32_t w) { return Scalars(w, SomeScalars()); }
   Actions Abstain(uint32_t w, AbstainReason reason = AbstainReason::kNonFiniteLoss) {
     return Do(AbstainIn{Id(w), Inc(w), round_, attempt_, reason});
   }
@@ -127,11 +178,11 @@ class EngineTest : public testing::Test {
   Actions Vote(uint32_t w) {
     const Round round = round_;
     const Attempt attempt = attempt_;
-    Actions all;
-    auto add = [&all](Actions more) { all.insert(all.end(), more.begin(), more.end()); };
-    add(Do(ScalarsIn{Id(w), Inc(w), round, attempt, SomeScalars()}));
-    for (uint32_t k = 0; k < config_.chunks; ++k)
-      add(Do(BallotChunkIn{Id(w), Inc(w), round, attempt, ChunkIndex(k)}));
+    Actions all = Do(ScalarsIn{Id(w), Inc(w), round, attempt, SomeScalars()});
+    for (uint32_t k = 0; k < config_.chunks; ++k) {
+      const Actions more = Do(BallotChunkIn{Id(w), Inc(w), round, attempt, ChunkIndex(k)});
+      all.insert(all.end(), more.begin(), more.end());
+    }
     return all;
   }
   Actions VoteAll(const std::vector<uint32_t>& workers) {
@@ -149,6 +200,7 @@ class EngineTest : public testing::Test {
     ASSERT_EQ(View().phase, Phase::kRoundOpen);
   }
   EngineView View() { return engine().View(now_); }
+  EngineTotals Totals() { return View().totals; }
   MemberView Member(uint32_t w) {
     for (const MemberView& m : View().workers) {
       if (m.worker == Id(w)) return m;
@@ -178,6 +230,9 @@ class EngineTest : public testing::Test {
   Attempt attempt_;
   OpenRound last_open_;
   std::map<uint32_t, uint64_t> incarnations_;
+  bool hold_tallies_ = false;
+  bool hold_durable_ = false;
+  std::vector<ChunkTallied> held_;
 };
 
 }  // namespace signvote::round

@@ -24,8 +24,8 @@ TEST_F(EngineTest, ALostMemberStopsBeingWaitedForAtOnce) {
   Start(3);
   VoteAll({0, 1});
   const Actions actions = Lost(2);
-  EXPECT_EQ(One<CommitRound>(actions).counted, (std::vector<uint32_t>{2, 2}));
-  EXPECT_EQ(View().losses, 1u);
+  EXPECT_EQ(Counted(One<CommitRound>(actions)), (std::vector<uint32_t>{2, 2}));
+  EXPECT_EQ(Totals().losses, 1u);
 }
 
 TEST_F(EngineTest, ADeadMembersChunksThatAreInStillCount) {
@@ -33,7 +33,7 @@ TEST_F(EngineTest, ADeadMembersChunksThatAreInStillCount) {
   Chunk(2, 0);
   Lost(2);
   const Actions actions = VoteAll({0, 1});
-  EXPECT_EQ(One<CommitRound>(actions).counted, (std::vector<uint32_t>{3, 2}));
+  EXPECT_EQ(Counted(One<CommitRound>(actions)), (std::vector<uint32_t>{3, 2}));
 }
 
 TEST_F(EngineTest, DeathsBelowTheQuorumOpenTheNextAttemptWithEverybodyReady) {
@@ -48,9 +48,9 @@ TEST_F(EngineTest, DeathsBelowTheQuorumOpenTheNextAttemptWithEverybodyReady) {
   EXPECT_EQ(open.attempt, Attempt(1));
   EXPECT_EQ(open.quorum, 1u);
   EXPECT_THAT(Seats(), ElementsAre(0, 4));
-  EXPECT_EQ(View().attempts_reopened, 1u);
+  EXPECT_EQ(Totals().attempts_reopened, 1u);
   // Survivors resend; what was sent to the earlier attempt counts no more.
-  EXPECT_EQ(One<CommitRound>(VoteAll({0, 4})).counted, (std::vector<uint32_t>{2, 2}));
+  EXPECT_EQ(Counted(One<CommitRound>(VoteAll({0, 4}))), (std::vector<uint32_t>{2, 2}));
 }
 
 TEST_F(EngineTest, ADeadMembersCompleteBallotCountsForTheQuorum) {
@@ -59,7 +59,7 @@ TEST_F(EngineTest, ADeadMembersCompleteBallotCountsForTheQuorum) {
   Lost(1);
   Lost(2);
   EXPECT_FALSE(Has<OpenRound>(Lost(3)));
-  EXPECT_EQ(One<CommitRound>(Vote(0)).counted, (std::vector<uint32_t>{2, 2}));
+  EXPECT_EQ(Counted(One<CommitRound>(Vote(0))), (std::vector<uint32_t>{2, 2}));
 }
 
 TEST_F(EngineTest, WithNobodyLeftOneNewcomerSufficesForTheNextAttempt) {
@@ -82,7 +82,7 @@ TEST_F(EngineTest, AnIncarnationNeverAddsAVote) {
   EXPECT_THAT(Chunk(0, 0), IsEmpty());
   EXPECT_THAT(Chunk(0, 1), IsEmpty());
   const CommitRound commit = One<CommitRound>(Vote(1));
-  EXPECT_EQ(commit.counted, (std::vector<uint32_t>{2, 1}));
+  EXPECT_EQ(Counted(commit), (std::vector<uint32_t>{2, 1}));
   EXPECT_THAT(Seats(), ElementsAre(0, 1));
 }
 
@@ -90,13 +90,13 @@ TEST_F(EngineTest, AHigherIncarnationReplacesALiveOne) {
   Start(2);
   Vote(1);
   EXPECT_TRUE(Has<CommitRound>(Ready(0)));  // the older session was the last one waited for
-  EXPECT_EQ(View().losses, 1u);
-  EXPECT_EQ(View().joins, 3u);
+  EXPECT_EQ(Totals().losses, 1u);
+  EXPECT_EQ(Totals().joins, 3u);
   EXPECT_EQ(last_open_.seats[0].incarnation, Incarnation(2));
   EXPECT_THAT(Do(WorkerLost{Id(0), Incarnation(1)}), IsEmpty());
   EXPECT_THAT(Do(WorkerReady{Id(0), Incarnation(2), "w0"}), IsEmpty());
-  EXPECT_EQ(View().losses, 1u);
-  EXPECT_EQ(View().stale_messages, 2u);
+  EXPECT_EQ(Totals().losses, 1u);
+  EXPECT_EQ(Totals().stale_messages, 2u);
 }
 
 // ---- shares
@@ -136,14 +136,14 @@ TEST_F(EngineTest, ADrainedWorkerIsAskedLeavesAndIsNoLoss) {
   EXPECT_TRUE(Has<CommitRound>(actions));  // nobody waits for it
   EXPECT_THAT(Seats(), ElementsAre(0));
   Lost(1);
-  EXPECT_EQ(View().losses, 0u);
+  EXPECT_EQ(Totals().losses, 0u);
 }
 
 TEST_F(EngineTest, WhatALeavingWorkerHasSentStillCounts) {
   Start(2);
   Vote(1);
   Do(WorkerLeaves{Id(1), Inc(1)});
-  EXPECT_EQ(One<CommitRound>(Vote(0)).counted, (std::vector<uint32_t>{2, 2}));
+  EXPECT_EQ(Counted(One<CommitRound>(Vote(0))), (std::vector<uint32_t>{2, 2}));
 }
 
 TEST_F(EngineTest, DrainingAStrangerIsANotice) {
@@ -196,42 +196,10 @@ TEST_F(EngineTest, APauseBeforeTheFirstRoundHoldsItBack) {
   EXPECT_TRUE(Has<OpenRound>(Do(ResumeRequested{})));
 }
 
-TEST_F(EngineTest, AStopLetsTheOpenRoundCompleteAndThenEndsTheRun) {
-  Start(2);
-  Vote(0);
-  EXPECT_FALSE(Has<EndRun>(Do(StopRequestedEvent{})));
-  const Actions actions = Vote(1);
-  EXPECT_TRUE(Has<CommitRound>(actions));
-  const EndRun end = One<EndRun>(actions);
-  EXPECT_EQ(end.status.code(), absl::StatusCode::kCancelled);
-  EXPECT_THAT(Describe(end.status), HasSubstr("stopped by the operator after 1 rounds"));
-}
-
-TEST_F(EngineTest, AStopEndsTheRunAtTheDeadlineAtTheLatest) {
-  Start(3);
-  Do(StopRequestedEvent{});
-  EXPECT_EQ(One<EndRun>(DoAfter(ToDeadline(), Tick{})).status.code(), absl::StatusCode::kCancelled);
-}
-
-TEST_F(EngineTest, AStopWithDeadlinesOffIsBoundedToo) {
-  config_.deadline.enabled = false;
-  Start(1);
-  Do(StopRequestedEvent{});
-  EXPECT_EQ(*engine().NextTick(), now_ + config_.deadline.initial);
-  EXPECT_EQ(One<EndRun>(DoAfter(config_.deadline.initial, Tick{})).status.code(),
-            absl::StatusCode::kCancelled);
-}
-
-TEST_F(EngineTest, AStopWhileWaitingEndsTheRunAtOnce) {
-  config_.workers_min = 2;
-  Ready(0);
-  EXPECT_EQ(One<EndRun>(Do(StopRequestedEvent{})).status.code(), absl::StatusCode::kCancelled);
-}
-
 // ---- digests and the end
 
 TEST_F(EngineTest, TheRunEndsOnceEveryFinalDigestIsIn) {
-  config_.rounds_max = 2;
+  config_.main_rounds_max = 2;
   Start(2);
   EXPECT_FALSE(One<CommitRound>(VoteAll({0, 1})).digest_due);
   const Actions last = VoteAll({0, 1});
@@ -244,11 +212,11 @@ TEST_F(EngineTest, TheRunEndsOnceEveryFinalDigestIsIn) {
   const Actions actions = Do(WorkerDigestIn{Id(1), Inc(1), Round(2), 77});
   EXPECT_TRUE(One<EndRun>(actions).status.ok());
   EXPECT_EQ(*Member(1).final_digest, 77u);
-  EXPECT_EQ(View().digest_mismatches, 0u);
+  EXPECT_EQ(Totals().digest_mismatches, 0u);
 }
 
 TEST_F(EngineTest, TheServerLingersForSilentWorkersButNotForever) {
-  config_.rounds_max = 1;
+  config_.main_rounds_max = 1;
   Start(2);
   VoteAll({0, 1});
   Do(MasterDigestIn{Round(1), 77});
@@ -261,19 +229,19 @@ TEST_F(EngineTest, TheServerLingersForSilentWorkersButNotForever) {
 }
 
 TEST_F(EngineTest, AWorkerThatLeavesAfterItsFinalDigestIsNoLoss) {
-  config_.rounds_max = 1;
+  config_.main_rounds_max = 1;
   Start(2);
   VoteAll({0, 1});
   Do(WorkerDigestIn{Id(0), Inc(0), Round(1), 77});
   Lost(0);
-  EXPECT_EQ(View().losses, 0u);
+  EXPECT_EQ(Totals().losses, 0u);
   Do(MasterDigestIn{Round(1), 77});
   EXPECT_TRUE(Has<EndRun>(Lost(1)));
-  EXPECT_EQ(View().losses, 1u);
+  EXPECT_EQ(Totals().losses, 1u);
 }
 
 TEST_F(EngineTest, AWorkerThatConnectsAfterTheLastRoundAnswersToo) {
-  config_.rounds_max = 1;
+  config_.main_rounds_max = 1;
   Start(1);
   Vote(0);
   Ready(5);
@@ -283,7 +251,7 @@ TEST_F(EngineTest, AWorkerThatConnectsAfterTheLastRoundAnswersToo) {
 }
 
 TEST_F(EngineTest, ADifferingFinalDigestIsNamedAndTheRunIsStillDone) {
-  config_.rounds_max = 1;
+  config_.main_rounds_max = 1;
   Start(3);
   VoteAll({0, 1, 2});
   Do(MasterDigestIn{Round(1), 77});
@@ -292,11 +260,11 @@ TEST_F(EngineTest, ADifferingFinalDigestIsNamedAndTheRunIsStillDone) {
   const Actions actions = Do(WorkerDigestIn{Id(2), Inc(2), Round(1), 77});
   EXPECT_TRUE(One<EndRun>(actions).status.ok());
   EXPECT_THAT(Notices(actions), HasSubstr("the final replica of w1 differs"));
-  EXPECT_EQ(View().digest_mismatches, 1u);
+  EXPECT_EQ(Totals().digest_mismatches, 1u);
 }
 
 TEST_F(EngineTest, AMajorityAgainstTheServersFinalReplicaIsDataLoss) {
-  config_.rounds_max = 1;
+  config_.main_rounds_max = 1;
   Start(3);
   VoteAll({0, 1, 2});
   Do(MasterDigestIn{Round(1), 77});
@@ -308,13 +276,13 @@ TEST_F(EngineTest, AMajorityAgainstTheServersFinalReplicaIsDataLoss) {
 }
 
 TEST_F(EngineTest, TwoThatDifferEachInItsOwnWayAreNoMajority) {
-  config_.rounds_max = 1;
+  config_.main_rounds_max = 1;
   Start(2);
   VoteAll({0, 1});
   Do(MasterDigestIn{Round(1), 77});
   Do(WorkerDigestIn{Id(0), Inc(0), Round(1), 66});
   EXPECT_TRUE(One<EndRun>(Do(WorkerDigestIn{Id(1), Inc(1), Round(1), 55})).status.ok());
-  EXPECT_EQ(View().digest_mismatches, 2u);
+  EXPECT_EQ(Totals().digest_mismatches, 2u);
 }
 
 TEST_F(EngineTest, AWorkerThatDiffersMidRunIsResynced) {
@@ -328,7 +296,7 @@ TEST_F(EngineTest, AWorkerThatDiffersMidRunIsResynced) {
   const Resync resync = One<Resync>(Do(MasterDigestIn{Round(2), 77}));
   EXPECT_EQ(resync.worker, Id(0));
   EXPECT_EQ(resync.round, Round(2));
-  EXPECT_EQ(View().digest_mismatches, 1u);
+  EXPECT_EQ(Totals().digest_mismatches, 1u);
   EXPECT_THAT(Do(MasterDigestIn{Round(2), 77}), IsEmpty());
 }
 
@@ -358,7 +326,7 @@ TEST_F(EngineTest, DigestsOfRoundsThatAreNotDueAreStale) {
   Vote(0);
   Do(WorkerDigestIn{Id(0), Inc(0), Round(1), 1});
   Do(WorkerDigestIn{Id(0), Inc(0), Round(9), 1});
-  EXPECT_EQ(View().stale_messages, 2u);
+  EXPECT_EQ(Totals().stale_messages, 2u);
 }
 
 // ---- bounds
@@ -404,13 +372,27 @@ TEST_F(EngineTest, ConfigurationOutOfRangeIsRefused) {
   const auto create = [this](auto change) {
     EngineConfig config = config_;
     change(config);
-    return Engine::Create(config, std::make_unique<SpyRule>(&rule_), now_).status().code();
+    return Engine::Create(config, std::make_unique<SpyRule>(&rule_), EngineState{}, now_)
+        .status()
+        .code();
   };
   constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
   EXPECT_EQ(create([](EngineConfig&) {}), absl::StatusCode::kOk);
   EXPECT_EQ(create([](EngineConfig& c) { c.chunks = 0; }), kInvalid);
   EXPECT_EQ(create([](EngineConfig& c) { c.coordinates = 0; }), kInvalid);
-  EXPECT_EQ(create([](EngineConfig& c) { c.rounds_max = 0; }), kInvalid);
+  EXPECT_EQ(create([](EngineConfig& c) { c.main_rounds_max = 0; }), absl::StatusCode::kOk);
+  EXPECT_EQ(create([](EngineConfig& c) { c.workers_max = 1024; }), absl::StatusCode::kOk);
+  EXPECT_EQ(create([](EngineConfig& c) { c.workers_max = 0; }), kInvalid);
+  EXPECT_EQ(create([](EngineConfig& c) { c.nonfinite_rounds = 0; }), kInvalid);
+  EXPECT_EQ(create([](EngineConfig& c) { c.stop_wait = Duration(0); }), kInvalid);
+  EXPECT_EQ(create([](EngineConfig& c) { c.deadline.growth = 1.9; }), kInvalid);
+  EXPECT_EQ(create([](EngineConfig& c) { c.deadline.growth = 1001; }), kInvalid);
+  EXPECT_EQ(create([](EngineConfig& c) { c.deadline.growth = std::nan(""); }), kInvalid);
+  EXPECT_EQ(create([](EngineConfig& c) { c.deadline.grace_multiple = 1001; }), kInvalid);
+  EXPECT_EQ(create([](EngineConfig& c) { c.deadline.grace_multiple = -1; }), kInvalid);
+  EXPECT_EQ(create([](EngineConfig& c) { c.deadline.grace_floor = Duration(-1); }), kInvalid);
+  EXPECT_EQ(create([](EngineConfig& c) { c.linger = Duration(0); }), absl::StatusCode::kOk);
+  EXPECT_EQ(create([](EngineConfig& c) { c.x0_max_abs = -1; }), kInvalid);
   EXPECT_EQ(create([](EngineConfig& c) { c.workers_min = 0; }), kInvalid);
   EXPECT_EQ(create([](EngineConfig& c) { c.workers_min = c.workers_max + 1; }), kInvalid);
   EXPECT_EQ(create([](EngineConfig& c) { c.workers_max = 1025; }), kInvalid);
@@ -424,6 +406,84 @@ TEST_F(EngineTest, ConfigurationOutOfRangeIsRefused) {
   EXPECT_EQ(create([](EngineConfig& c) { c.linger = Duration(-1); }), kInvalid);
   EXPECT_EQ(create([](EngineConfig& c) { c.x0_max_abs = std::nan(""); }), kInvalid);
   EXPECT_EQ(create([](EngineConfig& c) { c.step_scale_max = 0; }), kInvalid);
+}
+
+TEST_F(EngineTest, OfThoseAwayTheNameThatIsLongestGoneIsForgotten) {
+  config_.workers_max = 4;
+  Start(4);
+  Lost(2);  // in round 0
+  VoteAll({0, 1, 3});
+  Lost(1);  // in round 1
+  VoteAll({0, 3});
+  const Actions actions = Ready(4);
+  EXPECT_FALSE(Has<Disconnect>(actions));
+  EXPECT_EQ(One<ShareFreed>(actions).worker, Id(2));
+  std::vector<uint32_t> known;
+  for (const MemberView& m : View().workers) known.push_back(m.worker.value());
+  EXPECT_THAT(known, ElementsAre(0, 1, 3, 4));
+}
+
+TEST_F(EngineTest, AWorkerWithAnOlderSeatThatCameBackAndWentAgainIsNotForgotten) {
+  config_.workers_max = 2;
+  Start(2);
+  Lost(1);
+  Ready(1);
+  Lost(1);
+  Ready(2);
+  EXPECT_TRUE(Has<CommitRound>(Vote(0)));
+  EXPECT_EQ(Member(1).abstentions, 1u);
+}
+
+TEST_F(EngineTest, AThousandWorkersVoteInOneRound) {
+  std::vector<uint32_t> all;
+  for (uint32_t w = 0; w < 1000; ++w) all.push_back(w);
+  Start(1000);
+  EXPECT_EQ(last_open_.quorum, 500u);
+  EXPECT_EQ(last_open_.seats.back().share, Share(999));
+  const CommitRound commit = One<CommitRound>(VoteAll(all));
+  EXPECT_EQ(Counted(commit), (std::vector<uint32_t>{1000, 1000}));
+  EXPECT_EQ(commit.voters.size(), 1000u);
+}
+
+TEST_F(EngineTest, WhatChangesTheStateBetweenCommitsLeavesAsActions) {
+  const Actions opened = Ready(0);
+  EXPECT_EQ(One<ShareGiven>(opened).share, Share(0));
+  EXPECT_TRUE(One<PauseSet>(Do(PauseRequested{})).paused);
+  EXPECT_FALSE(Has<PauseSet>(Do(PauseRequested{})));
+  EXPECT_FALSE(One<PauseSet>(Do(ResumeRequested{})).paused);
+  EXPECT_FALSE(Has<PauseSet>(Do(ResumeRequested{})));
+  const Actions evicted = Do(EvictRequested{Id(0)});
+  EXPECT_EQ(One<EvictionMade>(evicted).worker, Id(0));
+  EXPECT_EQ(One<ShareFreed>(evicted).share, Share(0));
+  EXPECT_FALSE(Has<EvictionMade>(Do(EvictRequested{Id(0)})));
+}
+
+TEST_F(EngineTest, ALyingHalfEndsNoRunWhileHonestAnswersAreOutstanding) {
+  config_.digest_every = 1;
+  Start(4);
+  VoteAll({0, 1, 2, 3});
+  Do(MasterDigestIn{Round(1), 77});
+  Do(WorkerDigestIn{Id(0), Inc(0), Round(1), 66});
+  Do(WorkerDigestIn{Id(1), Inc(1), Round(1), 66});
+  Do(WorkerDigestIn{Id(2), Inc(2), Round(1), 77});
+  // The next digest is due before the fourth answer came.
+  const Actions actions = VoteAll({0, 1, 2, 3});
+  EXPECT_FALSE(Has<EndRun>(actions));
+  const std::vector<Resync> resyncs = All<Resync>(actions);
+  ASSERT_EQ(resyncs.size(), 2u);
+  EXPECT_EQ(resyncs[0].worker, Id(0));
+  EXPECT_EQ(resyncs[1].worker, Id(1));
+}
+
+TEST_F(EngineTest, LiarsWhoStayWhenHonestWorkersGoAreNoMajority) {
+  config_.digest_every = 1;
+  Start(4);
+  VoteAll({0, 1, 2, 3});
+  Do(MasterDigestIn{Round(1), 77});
+  Do(WorkerDigestIn{Id(0), Inc(0), Round(1), 66});
+  Do(WorkerDigestIn{Id(1), Inc(1), Round(1), 66});
+  Lost(2);
+  EXPECT_EQ(All<Resync>(Lost(3)).size(), 2u);
 }
 
 }  // namespace

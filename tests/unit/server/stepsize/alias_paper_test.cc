@@ -18,7 +18,9 @@
 #include "common/layout.h"
 #include "common/rng.h"
 #include "server/round/engine.h"
-#include "server/stepsize/stepsize_rule.h"
+#include "server/stepsize/alias.h"
+#include "server/stepsize/fixed.h"
+#include "server/stepsize/robust_mean.h"
 #include "server/tally/tally.h"
 #include "worker/direction/direction.h"
 
@@ -115,7 +117,9 @@ VotedRun TrainByVote(const AliasConfig& config, float scale, uint64_t rounds) {
   std::vector<float> x_prev;
   std::vector<uint8_t> verdict(plan.TotalBytes());
   for (uint64_t t = 0; t < rounds; ++t) {
-    const bool probe = rule->WantsProbe(Round(t)) && !x_prev.empty();
+    const RoundAhead ahead{.round = Round(t), .data_step = DataStep(t), .main_rounds = t};
+    const std::vector<ScalarKind> asked = rule->Wanted(ahead);
+    const bool probe = std::find(asked.begin(), asked.end(), ScalarKind::kProbeL1) != asked.end();
     std::vector<WorkerScalars> scalars(kWorkers);
     std::vector<std::vector<uint8_t>> ballots(kWorkers, std::vector<uint8_t>(plan.TotalBytes()));
     std::vector<const uint8_t*> pointers;
@@ -134,8 +138,9 @@ VotedRun TrainByVote(const AliasConfig& config, float scale, uint64_t rounds) {
                                   ballots[w].data());
       scalars[w].g_l1 = s.g_l1;
       scalars[w].g_l2_squared = s.g_l2_squared;
-      if (probe) scalars[w].probe_l1 = s.probe_l1;
-      if (t > 0) scalars[w].prev_inner = s.prev_inner;
+      for (const ScalarKind kind : asked) {
+        scalars[w].wanted.push_back(kind == ScalarKind::kProbeL1 ? s.probe_l1 : s.prev_inner);
+      }
       pointers.push_back(ballots[w].data());
     }
     Tally({.ballots = pointers,
@@ -145,10 +150,11 @@ VotedRun TrainByVote(const AliasConfig& config, float scale, uint64_t rounds) {
            .round = Round(t)},
           verdict.data());
     const StepsizeDecision decision =
-        rule->Decide({.round = Round(t),
-                      .rounds_max = rounds,
+        rule->Decide({.ahead = ahead,
+                      .main_rounds_max = rounds,
                       .x0_max_abs = x0_max,
                       .step_scale_max = static_cast<double>(layout.step_scale_max()),
+                      .asked = asked,
                       .workers = scalars});
     x_prev = run.x;
     ApplyStep(layout, decision.gamma, 0, kD, verdict.data(), 0, run.x.data());
@@ -228,20 +234,29 @@ LoggedRun RunEngine(const AliasConfig& config, uint64_t rounds) {
   Time now;
   auto engine = Engine::Create({.coordinates = 1000,
                                 .chunks = 1,
-                                .rounds_max = rounds,
+                                .main_rounds_max = rounds,
                                 .workers_min = kVoters,
                                 .deadline = {},
                                 .observer_after = 1000,
                                 .x0_max_abs = log.x0_max_abs,
                                 .step_scale_max = log.step_scale_max},
-                               MakeAliasRule(config), now);
+                               MakeAliasRule(config), EngineState{}, now);
   SIGNVOTE_CHECK(engine.ok());
   Rng rng(kSeed, 4);
   OpenRound open;
-  const auto take = [&](const Actions& actions) {
-    for (const Action& action : actions) {
-      if (const auto* o = std::get_if<OpenRound>(&action)) open = *o;
-      if (const auto* c = std::get_if<CommitRound>(&action)) log.commits.push_back(*c);
+  const auto take = [&](Actions actions) {
+    for (size_t i = 0; i < actions.size(); ++i) {
+      Actions more;
+      if (const auto* o = std::get_if<OpenRound>(&actions[i])) {
+        open = *o;
+      } else if (const auto* close = std::get_if<CloseChunk>(&actions[i])) {
+        more = (*engine)->Step(now, ChunkTallied{close->round, close->attempt, close->chunk,
+                                                 static_cast<uint32_t>(close->voters.size()), 0});
+      } else if (const auto* c = std::get_if<CommitRound>(&actions[i])) {
+        log.commits.push_back(*c);
+        more = (*engine)->Step(now, CommitDurable{c->round});
+      }
+      actions.insert(actions.end(), more.begin(), more.end());
     }
   };
   for (uint32_t w = 0; w < kVoters; ++w) {
@@ -260,10 +275,18 @@ LoggedRun RunEngine(const AliasConfig& config, uint64_t rounds) {
       s.loss = 3 + rng.Uniform();
       s.g_l1 = 1 + rng.Uniform();
       s.g_l2_squared = 0.01;
-      if (current.probe && rng.Below(10) != 0) s.probe_l1 = 1e-3 * (0.5 + rng.Uniform());
-      if (current.round != Round(0)) s.prev_inner = rng.Uniform() - 0.2;
+      for (const ScalarKind kind : current.wanted) {
+        if (kind == ScalarKind::kPrevInner) {
+          s.wanted.push_back(rng.Uniform() - 0.2);
+        } else if (w == liar) {
+          s.wanted.push_back(1e9);
+        } else {
+          const bool cannot_tell = rng.Below(10) == 0;
+          s.wanted.push_back(cannot_tell ? std::numeric_limits<double>::quiet_NaN()
+                                         : 1e-3 * (0.5 + rng.Uniform()));
+        }
+      }
       if (rng.Below(15) == 0) s.loss = std::numeric_limits<double>::infinity();
-      if (w == liar && s.probe_l1.has_value()) s.probe_l1 = 1e9;
       if (!none) {
         take((*engine)->Step(
             now, ScalarsIn{WorkerId(w), Incarnation(1), current.round, current.attempt, s}));
@@ -277,7 +300,7 @@ LoggedRun RunEngine(const AliasConfig& config, uint64_t rounds) {
     }
     SIGNVOTE_CHECK(log.commits.size() == before + 1);
   }
-  log.refused = (*engine)->View(now).scalars_refused;
+  log.refused = (*engine)->View(now).totals.scalars_refused;
   return log;
 }
 
@@ -289,10 +312,12 @@ void Recompute(const LoggedRun& log, const AliasConfig& config) {
   for (size_t t = 0; t < log.commits.size(); ++t) {
     const round::CommitRound& commit = log.commits[t];
     std::vector<double> losses, probes, inners;
-    for (const auto& [worker, s] : commit.scalars) {
+    for (const WorkerScalars& s : commit.scalars) {
       losses.push_back(s.loss);
-      if (s.probe_l1.has_value()) probes.push_back(*s.probe_l1);
-      if (s.prev_inner.has_value()) inners.push_back(*s.prev_inner);
+      for (size_t i = 0; i < commit.asked.size(); ++i) {
+        if (std::isnan(s.wanted[i])) continue;
+        (commit.asked[i] == ScalarKind::kProbeL1 ? probes : inners).push_back(s.wanted[i]);
+      }
     }
     if (!f0.has_value()) f0 = NaiveRobustMean(losses);
     without += losses.empty() ? 1 : 0;
@@ -300,7 +325,7 @@ void Recompute(const LoggedRun& log, const AliasConfig& config) {
     if (t == 0) {
       expected = static_cast<float>(1e-5 * std::max(1.0, log.x0_max_abs));
     } else {
-      const float last = log.commits[t - 1].stepsize.gamma;
+      const float last = log.commits[t - 1].gamma;
       const double gamma = last;
       if ((t - 1) % config.probe_every == 0) {
         if (const auto u = NaiveRobustMean(probes)) {
@@ -316,8 +341,7 @@ void Recompute(const LoggedRun& log, const AliasConfig& config) {
       expected = kept ? last : static_cast<float>(std::sqrt(num / eta));
       moved += expected != last ? 1 : 0;
     }
-    ASSERT_FLOAT_EQ(commit.stepsize.gamma, expected)
-        << "round " << t << ": " << commit.stepsize.reason;
+    ASSERT_FLOAT_EQ(commit.gamma, expected) << "round " << t << ": " << commit.reason;
   }
   EXPECT_GT(moved, log.commits.size() / 8);
   EXPECT_GT(without, 0u);
@@ -382,6 +406,8 @@ double Descend(const Logistic& problem, StepsizeRule& rule, uint64_t rounds) {
   double best = std::numeric_limits<double>::infinity(), first = 0, certificate = 0;
   float gamma = 0;
   for (uint64_t t = 0; t < rounds; ++t) {
+    const RoundAhead ahead{.round = Round(t), .data_step = DataStep(t), .main_rounds = t};
+    const std::vector<ScalarKind> asked = rule.Wanted(ahead);
     WorkerScalars s;
     s.loss = problem.Gradient(x, &g);
     if (t == 0) first = s.loss;
@@ -393,15 +419,17 @@ double Descend(const Logistic& problem, StepsizeRule& rule, uint64_t rounds) {
         change += std::abs(g[i] - h[i]);
         inner += g[i] * b_prev[i];
       }
-      s.probe_l1 = change;
-      s.prev_inner = inner;
+      for (const ScalarKind kind : asked) {
+        s.wanted.push_back(kind == ScalarKind::kProbeL1 ? change : inner);
+      }
       certificate += static_cast<double>(gamma) * inner;
       EXPECT_LE(certificate, first - s.loss + 1e-9) << "round " << t;
     }
-    gamma = rule.Decide({.round = Round(t),
-                         .rounds_max = rounds,
+    gamma = rule.Decide({.ahead = ahead,
+                         .main_rounds_max = rounds,
                          .x0_max_abs = 0,
                          .step_scale_max = 1,
+                         .asked = asked,
                          .workers = std::span(&s, 1)})
                 .gamma;
     x_prev = x;

@@ -1,25 +1,29 @@
+#include "server/stepsize/alias.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
-#include "server/stepsize/stepsize_rule.h"
+#include "server/stepsize/rule_state.h"
 
 namespace signvote {
 namespace {
 
 using testing::HasSubstr;
 
+constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+const std::vector<ScalarKind> kAsked = {ScalarKind::kProbeL1, ScalarKind::kPrevInner};
+
 WorkerScalars Worker(double loss, std::optional<double> probe_l1,
                      std::optional<double> prev_inner = {}) {
-  WorkerScalars s;
-  s.loss = loss;
-  s.g_l1 = 1;
-  s.g_l2_squared = 1;
-  s.probe_l1 = probe_l1;
-  s.prev_inner = prev_inner;
+  WorkerScalars s{.loss = loss, .g_l1 = 1, .g_l2_squared = 1};
+  s.wanted = {probe_l1.value_or(kUnknown), prev_inner.value_or(kUnknown)};
   return s;
 }
 
@@ -28,16 +32,20 @@ class Driver {
   explicit Driver(const AliasConfig& config) : rule_(MakeAliasRule(config)) {}
   StepsizeDecision Next(const std::vector<WorkerScalars>& workers, double x0 = 0.5,
                         double scale = 1) {
-    return rule_->Decide({.round = Round(round_++),
-                          .rounds_max = 100,
+    const RoundAhead ahead{.round = Round(7 + rounds_), .main_rounds = rounds_};
+    ++rounds_;
+    return rule_->Decide({.ahead = ahead,
+                          .main_rounds_max = 100,
                           .x0_max_abs = x0,
                           .step_scale_max = scale,
+                          .asked = kAsked,
                           .workers = workers});
   }
+  StepsizeRule& rule() { return *rule_; }
 
  private:
   std::unique_ptr<StepsizeRule> rule_;
-  uint64_t round_ = 0;
+  uint64_t rounds_ = 0;
 };
 
 TEST(AliasRuleTest, TheFirstStepIsRelativeToTheParameters) {
@@ -120,7 +128,8 @@ TEST(AliasRuleTest, AProbeInEveryKthRoundCountsKTimes) {
   auto rule = MakeAliasRule({.probe_every = 3});
   std::vector<uint64_t> probes;
   for (uint64_t t = 0; t < 10; ++t) {
-    if (rule->WantsProbe(Round(t))) probes.push_back(t);
+    const std::vector<ScalarKind> wanted = rule->Wanted({.round = Round(2 * t), .main_rounds = t});
+    if (wanted == std::vector{ScalarKind::kProbeL1}) probes.push_back(t);
   }
   EXPECT_EQ(probes, (std::vector<uint64_t>{1, 4, 7}));
   every.Next({Worker(1, {})});
@@ -148,6 +157,85 @@ TEST(AliasRuleTest, AnOverflowKeepsTheLastStepsize) {
   EXPECT_EQ(kept.gamma, 1e-5f);
   EXPECT_THAT(kept.reason, HasSubstr("no fp32 stepsize: kept"));
   EXPECT_EQ(rule.Next({Worker(1, std::numeric_limits<double>::max())}).gamma, 1e-5f);
+}
+
+TEST(AliasRuleTest, OptionOneWantsTheInnerProductInEveryRoundButTheFirst) {
+  auto rule = MakeAliasRule({.option = AliasOption::kOptionI, .probe_every = 2});
+  EXPECT_TRUE(rule->Wanted({.round = Round(3), .main_rounds = 0}).empty());
+  EXPECT_EQ(rule->Wanted({.main_rounds = 1}), kAsked);
+  EXPECT_EQ(rule->Wanted({.main_rounds = 2}), std::vector{ScalarKind::kPrevInner});
+  EXPECT_TRUE(rule->probes());
+  EXPECT_FALSE(rule->needs_x0());
+}
+
+TEST(AliasRuleTest, ARoundWithoutBallotsChangesNothing) {
+  Driver rule({});
+  rule.Next({Worker(4, {})});
+  const std::string before = rule.rule().Save();
+  const StepsizeDecision none = rule.rule().DecideWithoutBallot({.gamma = 0.25f});
+  EXPECT_EQ(none.kind, CommitKind::kNone);
+  EXPECT_EQ(none.gamma, 0.25f);
+  EXPECT_EQ(none.rho, 1.0f);
+  EXPECT_FALSE(none.main_round);
+  EXPECT_FALSE(none.run_done);
+  EXPECT_EQ(rule.rule().Save(), before);
+}
+
+TEST(AliasRuleTest, ARestoredRuleDecidesAsTheSavedOne) {
+  for (const AliasOption option : {AliasOption::kOptionI, AliasOption::kOptionII}) {
+    for (int rounds = 0; rounds < 5; ++rounds) {
+      Driver one({.option = option}), two({.option = option});
+      for (int t = 0; t < rounds; ++t) {
+        for (Driver* d : {&one, &two}) d->Next({Worker(4 - t, 1e-3 * t, 0.5)});
+      }
+      auto fresh = MakeAliasRule({.option = option});
+      ASSERT_TRUE(fresh->Restore(one.rule().Save()).ok());
+      EXPECT_EQ(fresh->Save(), one.rule().Save());
+      ASSERT_TRUE(one.rule().Restore(fresh->Save()).ok());
+      for (int t = 0; t < 3; ++t) {
+        const StepsizeDecision a = one.Next({Worker(2, 3e-3, 0.25)});
+        const StepsizeDecision b = two.Next({Worker(2, 3e-3, 0.25)});
+        EXPECT_EQ(a.gamma, b.gamma);
+        EXPECT_EQ(a.reason, b.reason);
+        EXPECT_EQ(a.state, b.state);
+      }
+    }
+  }
+}
+
+TEST(AliasRuleTest, AStateThatTheseFlagsCannotGiveIsRefusedAndChangesNothing) {
+  auto small = MakeAliasRule({.option = AliasOption::kOptionI, .d0 = 1e-6});
+  auto large = MakeAliasRule({.option = AliasOption::kOptionI, .d0 = 1});
+  const std::string before = large->Save();
+  EXPECT_EQ(large->Restore(small->Save()).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(large->Save(), before);
+}
+
+TEST(AliasRuleTest, EverySavedFieldIsChecked) {
+  const auto restore = [](uint64_t started, double gamma, double eta, double a, double d,
+                          uint64_t has_f0, double f0) {
+    RuleStateWriter writer("alias", 1);
+    writer.Add(started);
+    for (const double v : {gamma, eta, a, d}) writer.Add(v);
+    writer.Add(has_f0);
+    writer.Add(f0);
+    return MakeAliasRule({})->Restore(writer.Take()).code();
+  };
+  constexpr auto kLost = absl::StatusCode::kDataLoss;
+  EXPECT_EQ(restore(1, 0.5, 1, -1, 1, 1, 3), absl::StatusCode::kOk);
+  EXPECT_EQ(restore(0, 0, 0, 0, 1e-6, 0, 0), absl::StatusCode::kOk);
+  EXPECT_EQ(restore(2, 0.5, 1, -1, 1, 1, 3), kLost);
+  EXPECT_EQ(restore(0, 0.5, 1, -1, 1, 1, 3), kLost);
+  EXPECT_EQ(restore(1, 0, 1, -1, 1, 1, 3), kLost);
+  EXPECT_EQ(restore(1, 0.1, 1, -1, 1, 1, 3), kLost);  // no fp32 number
+  EXPECT_EQ(restore(1, 1e300, 1, -1, 1, 1, 3), kLost);
+  EXPECT_EQ(restore(1, kUnknown, 1, -1, 1, 1, 3), kLost);
+  EXPECT_EQ(restore(1, 0.5, -1, -1, 1, 1, 3), kLost);
+  EXPECT_EQ(restore(1, 0.5, kUnknown, -1, 1, 1, 3), kLost);
+  EXPECT_EQ(restore(1, 0.5, 1, kUnknown, 1, 1, 3), kLost);
+  EXPECT_EQ(restore(1, 0.5, 1, -1, 1e-7, 1, 3), kLost);
+  EXPECT_EQ(restore(1, 0.5, 1, -1, 1, 2, 3), kLost);
+  EXPECT_EQ(restore(1, 0.5, 1, -1, 1, 1, kUnknown), kLost);
 }
 
 }  // namespace

@@ -1,10 +1,10 @@
+#include "server/stepsize/fixed.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <numbers>
 #include <vector>
-
-#include "server/stepsize/stepsize_rule.h"
 
 namespace signvote {
 namespace {
@@ -15,7 +15,10 @@ std::vector<float> Gammas(const FixedConfig& config, uint64_t rounds = kRounds) 
   auto rule = MakeFixedRule(config);
   std::vector<float> gammas;
   for (uint64_t t = 0; t < rounds; ++t) {
-    gammas.push_back(rule->Decide({.round = Round(t), .rounds_max = kRounds, .workers = {}}).gamma);
+    gammas.push_back(rule->Decide({.ahead = {.round = Round(3 * t), .main_rounds = t},
+                                   .main_rounds_max = kRounds,
+                                   .workers = {}})
+                         .gamma);
   }
   return gammas;
 }
@@ -65,9 +68,37 @@ TEST(FixedRuleTest, RoundsBeyondThePlanKeepTheLastStepsize) {
   EXPECT_EQ(gammas[119], gammas[99]);
 }
 
-TEST(FixedRuleTest, NeverAsksForAProbe) {
-  EXPECT_FALSE(MakeFixedRule({})->WantsProbe(Round(1)));
-  EXPECT_EQ(MakeFixedRule({})->name(), "fixed");
+TEST(FixedRuleTest, ARunOfUnknownLengthHasOnlyTheWarmUp) {
+  auto rule = MakeFixedRule({.gamma0 = 1, .schedule = ScheduleKind::kLinear, .warmup_rounds = 2});
+  const auto gamma = [&](uint64_t t) {
+    return rule->Decide({.ahead = {.main_rounds = t}, .main_rounds_max = 0}).gamma;
+  };
+  EXPECT_EQ(gamma(0), 0.5f);
+  EXPECT_EQ(gamma(1), 1.0f);
+  EXPECT_EQ(gamma(1000), 1.0f);
+}
+
+TEST(FixedRuleTest, EveryDecisionIsAStepOfTheMainRun) {
+  const StepsizeDecision decision = MakeFixedRule({})->Decide({.main_rounds_max = 5});
+  EXPECT_EQ(decision.kind, CommitKind::kStep);
+  EXPECT_EQ(decision.rho, 1.0f);
+  EXPECT_TRUE(decision.main_round);
+  EXPECT_FALSE(decision.run_done);
+  EXPECT_FALSE(decision.next_data_step.has_value());
+}
+
+TEST(FixedRuleTest, NeverAsksForAnything) {
+  auto rule = MakeFixedRule({});
+  EXPECT_TRUE(rule->Wanted({.round = Round(1), .main_rounds = 1}).empty());
+  EXPECT_FALSE(rule->probes());
+  EXPECT_FALSE(rule->needs_x0());
+  EXPECT_EQ(rule->name(), "fixed");
+}
+
+TEST(FixedRuleTest, ItsStateIsCheckedThoughItHasNone) {
+  auto rule = MakeFixedRule({});
+  EXPECT_TRUE(rule->Restore(MakeFixedRule({})->Save()).ok());
+  EXPECT_EQ(rule->Restore("").code(), absl::StatusCode::kDataLoss);
 }
 
 }  // namespace

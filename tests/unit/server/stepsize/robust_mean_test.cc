@@ -1,10 +1,10 @@
+#include "server/stepsize/robust_mean.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
 #include <vector>
-
-#include "server/stepsize/stepsize_rule.h"
 
 namespace signvote {
 namespace {

@@ -1,10 +1,10 @@
+#include "server/stepsize/rule_flags.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <string>
-
-#include "server/stepsize/stepsize_rule.h"
 
 namespace signvote {
 namespace {

@@ -1,0 +1,121 @@
+#include "server/round/course.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+
+namespace signvote::round {
+namespace {
+
+constexpr Duration kBackOffFirst = std::chrono::seconds(1);
+constexpr Duration kBackOffMax = std::chrono::seconds(30);
+constexpr uint32_t kBackOffDoublings = 5;  // 2^5 s is above the longest
+
+}  // namespace
+
+Course::Course(const EngineConfig& config, std::unique_ptr<StepsizeRule> rule,
+               const CourseState& state)
+    : main_rounds_max_(config.main_rounds_max),
+      nonfinite_rounds_(config.nonfinite_rounds),
+      x0_max_abs_(config.x0_max_abs),
+      step_scale_max_(config.step_scale_max),
+      rule_(std::move(rule)),
+      state_(state) {
+  state_.rule.clear();
+}
+
+absl::StatusOr<Course> Course::Make(const EngineConfig& config, std::unique_ptr<StepsizeRule> rule,
+                                    const CourseState& state) {
+  SIGNVOTE_CHECK(rule != nullptr);
+  if (!state.rule.empty()) {
+    if (absl::Status status = rule->Restore(state.rule); !status.ok()) return status;
+  }
+  return Course(config, std::move(rule), state);
+}
+
+RoundAhead Course::Ahead(Round round) const {
+  return {.round = round, .data_step = state_.data_step, .main_rounds = state_.main_rounds};
+}
+
+std::vector<ScalarKind> Course::Wanted(Round round) const { return rule_->Wanted(Ahead(round)); }
+
+Duration Course::BackOff() const {
+  if (state_.stepless_in_a_row == 0) return Duration{0};
+  const uint32_t doublings = std::min(state_.stepless_in_a_row - 1, kBackOffDoublings);
+  return std::min(kBackOffFirst * (int64_t{1} << doublings), kBackOffMax);
+}
+
+StepsizeDecision Course::Ask(CourseEnd end, const CommitRound& commit) {
+  const RuleInput input{.ahead = Ahead(commit.round),
+                        .main_rounds_max = main_rounds_max_,
+                        .gamma = state_.gamma,
+                        .x0_max_abs = x0_max_abs_,
+                        .step_scale_max = step_scale_max_,
+                        .asked = commit.asked,
+                        .workers = commit.scalars};
+  StepsizeDecision decision =
+      end == CourseEnd::kVerdict ? rule_->Decide(input) : rule_->DecideWithoutBallot(input);
+  SIGNVOTE_CHECK(end == CourseEnd::kVerdict || decision.kind != CommitKind::kStep);
+  SIGNVOTE_CHECK(std::isfinite(decision.gamma) && decision.gamma >= 0);
+  SIGNVOTE_CHECK(std::isfinite(decision.rho) && decision.rho > 0);
+  return decision;
+}
+
+void Course::CountWithoutStep(CourseEnd end) {
+  switch (end) {
+    case CourseEnd::kVerdict:
+      state_.nonfinite_in_a_row = 0;
+      state_.stepless_in_a_row = 0;
+      return;
+    case CourseEnd::kNonFiniteLoss:
+      ++state_.nonfinite_in_a_row;
+      state_.stepless_in_a_row = 0;
+      return;
+    case CourseEnd::kWithoutBallots:
+      state_.nonfinite_in_a_row = 0;
+      ++state_.stepless_in_a_row;
+      return;
+  }
+}
+
+void Course::Decide(CourseEnd end, CommitRound& commit) {
+  StepsizeDecision decision = Ask(end, commit);
+  commit.kind = decision.kind;
+  commit.gamma = decision.gamma;
+  commit.rho = decision.rho;
+  commit.data_step = state_.data_step;
+  commit.next_data_step = decision.next_data_step.value_or(state_.data_step.next());
+  if (decision.kind == CommitKind::kNone) {
+    commit.gamma = state_.gamma;
+    commit.rho = 1;
+    if (commit.next_data_step == state_.data_step) ++commit.next_data_step;
+  }
+  commit.main_round = decision.kind == CommitKind::kStep && decision.main_round;
+  if (commit.main_round) ++state_.main_rounds;
+  commit.main_rounds = state_.main_rounds;
+  state_.run_done =
+      decision.run_done || (main_rounds_max_ > 0 && state_.main_rounds >= main_rounds_max_);
+  commit.run_done = state_.run_done;
+  state_.data_step = commit.next_data_step;
+  state_.gamma = commit.gamma;
+  CountWithoutStep(end);
+
+  commit.reason = std::move(decision.reason);
+  if (end != CourseEnd::kVerdict) {
+    const char* why = end == CourseEnd::kNonFiniteLoss ? "no finite loss" : "no ballot";
+    commit.reason = commit.reason.empty() ? why : absl::StrCat(why, "; ", commit.reason);
+  }
+  commit.rule_state = std::move(decision.state);
+  if (commit.kind != CommitKind::kStep) commit.chunks.clear();
+}
+
+CourseState Course::State() const {
+  CourseState state = state_;
+  state.rule = rule_->Save();
+  return state;
+}
+
+}  // namespace signvote::round

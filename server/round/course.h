@@ -1,0 +1,75 @@
+#pragma once
+// Where a run stands: which minibatch comes next, how many main rounds are done, the last stepsize,
+// and whether the run is over. The one place that turns what a rule proposes into what a commit
+// does.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/clock.h"
+#include "server/round/config.h"
+#include "server/round/state.h"
+#include "server/round/types.h"
+#include "server/stepsize/stepsize_rule.h"
+
+namespace signvote::round {
+
+// How a round ended.
+enum class CourseEnd {
+  kVerdict,         // every chunk was voted on
+  kNonFiniteLoss,   // some chunk has no ballot, and each abstention was for a non-finite loss
+  kWithoutBallots,  // some chunk has no ballot, for whatever other reason
+};
+
+// Rules:
+//   kind       a rule's own after a verdict; without one none, or rewind if the rule says so
+//   γ          the rule's; none keeps the last one
+//   data_step  the next one is the rule's wish, else the one after; none never votes on the same
+//              minibatch again
+//   main round a step that the rule counts
+//   the end    main_rounds_max main rounds, or the rule's word
+// Threads: thread-compatible.
+class Course {
+ public:
+  // The course of a run that stands at `state`. Errors are those of StepsizeRule::Restore.
+  // REQUIRES: a rule, and a valid config.
+  static absl::StatusOr<Course> Make(const EngineConfig& config, std::unique_ptr<StepsizeRule> rule,
+                                     const CourseState& state);
+
+  DataStep data_step() const { return state_.data_step; }  // of the next round
+  uint64_t main_rounds() const { return state_.main_rounds; }
+  bool run_done() const { return state_.run_done; }
+  // So many rounds in a row closed without any finite loss that the run is lost.
+  bool diverged() const { return state_.nonfinite_in_a_row >= nonfinite_rounds_; }
+  // How long the next round is held back: 0 unless the last ones closed without a step for reasons
+  // other than a non-finite loss; then 1 s, doubling to 30 s.
+  Duration BackOff() const;
+
+  std::vector<ScalarKind> Wanted(Round round) const;
+  // Asks the rule and moves on. Of `commit` it reads round, asked and scalars, and fills in kind,
+  // gamma, rho, both data steps, main round and rounds, run_done, reason and rule_state; chunks
+  // stay only with a step.
+  void Decide(CourseEnd end, CommitRound& commit);
+
+  CourseState State() const;
+
+ private:
+  Course(const EngineConfig& config, std::unique_ptr<StepsizeRule> rule, const CourseState& state);
+  RoundAhead Ahead(Round round) const;
+  StepsizeDecision Ask(CourseEnd end, const CommitRound& commit);
+  void CountWithoutStep(CourseEnd end);
+
+  // Constant after construction.
+  uint64_t main_rounds_max_;
+  uint32_t nonfinite_rounds_;
+  double x0_max_abs_;
+  double step_scale_max_;
+
+  std::unique_ptr<StepsizeRule> rule_;
+  CourseState state_;  // its rule bytes are filled in by State() only
+};
+
+}  // namespace signvote::round

@@ -1,0 +1,170 @@
+#include "server/round/course.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <utility>
+
+#include "tests/unit/server/round/engine_fixture.h"
+
+namespace signvote::round {
+namespace {
+
+class CourseTest : public testing::Test {
+ protected:
+  Course& course() {
+    if (course_ == nullptr) Make({});
+    return *course_;
+  }
+  void Make(const CourseState& state) {
+    auto made = Course::Make(config_, std::make_unique<SpyRule>(&rule_), state);
+    ASSERT_TRUE(made.ok()) << made.status();
+    course_ = std::make_unique<Course>(*std::move(made));
+  }
+  CommitRound Decide(CourseEnd end = CourseEnd::kVerdict) {
+    CommitRound commit;
+    commit.round = round_;
+    commit.chunks.resize(2);
+    ++round_;
+    course().Decide(end, commit);
+    return commit;
+  }
+
+  EngineConfig config_{.main_rounds_max = 3, .nonfinite_rounds = 3};
+  SpyRule::Log rule_;
+  std::unique_ptr<Course> course_;
+  Round round_;
+};
+
+TEST_F(CourseTest, AStepMovesTheMinibatchAndCountsAsAMainRound) {
+  const CommitRound commit = Decide();
+  EXPECT_EQ(commit.kind, CommitKind::kStep);
+  EXPECT_EQ(commit.gamma, 0.5f);
+  EXPECT_EQ(commit.rho, 1.0f);
+  EXPECT_EQ(commit.data_step, DataStep(0));
+  EXPECT_EQ(commit.next_data_step, DataStep(1));
+  EXPECT_TRUE(commit.main_round);
+  EXPECT_EQ(commit.main_rounds, 1u);
+  EXPECT_EQ(commit.chunks.size(), 2u);
+  EXPECT_EQ(commit.reason, "spy");
+  ASSERT_EQ(commit.rule_state.size(), 1u);
+  EXPECT_EQ(course().data_step(), DataStep(1));
+  EXPECT_EQ(course().main_rounds(), 1u);
+}
+
+TEST_F(CourseTest, TheRunIsDoneAfterItsMainRounds) {
+  EXPECT_FALSE(Decide().run_done);
+  rule_.next.main_round = false;
+  EXPECT_FALSE(Decide().run_done);
+  rule_.next.main_round = true;
+  EXPECT_FALSE(Decide().run_done);
+  EXPECT_FALSE(course().run_done());
+  EXPECT_TRUE(Decide().run_done);
+  EXPECT_TRUE(course().run_done());
+}
+
+TEST_F(CourseTest, ARewindTakesNoMainRoundAndNoPayloadAndGoesWhereTheRuleWants) {
+  Decide();
+  rule_.next = {
+      .kind = CommitKind::kRewind, .gamma = 0.25f, .rho = 0.5f, .next_data_step = DataStep(0)};
+  const CommitRound commit = Decide();
+  EXPECT_EQ(commit.kind, CommitKind::kRewind);
+  EXPECT_EQ(commit.data_step, DataStep(1));
+  EXPECT_EQ(commit.next_data_step, DataStep(0));
+  EXPECT_FALSE(commit.main_round);
+  EXPECT_EQ(commit.main_rounds, 1u);
+  EXPECT_EQ(commit.rho, 0.5f);
+  EXPECT_TRUE(commit.chunks.empty());
+}
+
+TEST_F(CourseTest, WithoutBallotsTheMinibatchGoesOnAndTheStepsizeStays) {
+  Decide();
+  const CommitRound commit = Decide(CourseEnd::kWithoutBallots);
+  EXPECT_EQ(commit.kind, CommitKind::kNone);
+  EXPECT_EQ(commit.gamma, 0.5f);
+  EXPECT_EQ(commit.next_data_step, DataStep(2));
+  EXPECT_FALSE(commit.main_round);
+  EXPECT_TRUE(commit.chunks.empty());
+  EXPECT_EQ(commit.reason, "no ballot");
+  EXPECT_EQ(rule_.ahead.back().main_rounds, 1u);
+  EXPECT_EQ(rule_.ahead.back().data_step, DataStep(1));
+}
+
+TEST_F(CourseTest, ARoundWithoutBallotsNeverRepeatsItsMinibatch) {
+  rule_.without_ballot = StepsizeDecision{.kind = CommitKind::kNone, .next_data_step = DataStep(0)};
+  EXPECT_EQ(Decide(CourseEnd::kNonFiniteLoss).next_data_step, DataStep(1));
+  rule_.without_ballot->next_data_step = DataStep(7);
+  EXPECT_EQ(Decide(CourseEnd::kNonFiniteLoss).next_data_step, DataStep(7));
+}
+
+TEST_F(CourseTest, ARuleMayRewindWithoutBallots) {
+  Decide();
+  rule_.without_ballot =
+      StepsizeDecision{.kind = CommitKind::kRewind, .gamma = 0.1f, .next_data_step = DataStep(0)};
+  const CommitRound commit = Decide(CourseEnd::kNonFiniteLoss);
+  EXPECT_EQ(commit.kind, CommitKind::kRewind);
+  EXPECT_EQ(commit.gamma, 0.1f);
+  EXPECT_EQ(commit.next_data_step, DataStep(0));
+}
+
+TEST_F(CourseTest, DivergesAfterSoManyRoundsInARowWithoutAFiniteLoss) {
+  for (int i = 0; i < 2; ++i) Decide(CourseEnd::kNonFiniteLoss);
+  Decide(CourseEnd::kWithoutBallots);
+  for (int i = 0; i < 2; ++i) Decide(CourseEnd::kNonFiniteLoss);
+  Decide();
+  for (int i = 0; i < 2; ++i) Decide(CourseEnd::kNonFiniteLoss);
+  EXPECT_FALSE(course().diverged());
+  EXPECT_EQ(course().BackOff(), Duration(0));
+  Decide(CourseEnd::kNonFiniteLoss);
+  EXPECT_TRUE(course().diverged());
+}
+
+TEST_F(CourseTest, TheBackOffDoublesAndIsForgottenByAVerdictOrANonFiniteLoss) {
+  EXPECT_EQ(course().BackOff(), Duration(0));
+  for (const int s : {1, 2, 4, 8, 16, 30, 30, 30}) {
+    Decide(CourseEnd::kWithoutBallots);
+    EXPECT_EQ(course().BackOff(), Duration(std::chrono::seconds(s)));
+  }
+  Decide(CourseEnd::kNonFiniteLoss);
+  EXPECT_EQ(course().BackOff(), Duration(0));
+  Decide(CourseEnd::kWithoutBallots);
+  Decide();
+  EXPECT_EQ(course().BackOff(), Duration(0));
+}
+
+TEST_F(CourseTest, TheRuleSeesTheRunAsItStands) {
+  config_.x0_max_abs = 3;
+  Decide();
+  Decide();
+  EXPECT_EQ(rule_.gammas, (std::vector<float>{0, 0.5f}));
+  EXPECT_EQ(rule_.ahead[1].round, Round(1));
+  EXPECT_EQ(rule_.ahead[1].data_step, DataStep(1));
+  EXPECT_EQ(rule_.ahead[1].main_rounds, 1u);
+  EXPECT_TRUE(course().Wanted(Round(2)).empty());
+}
+
+TEST_F(CourseTest, GoesOnFromItsState) {
+  Decide();
+  Decide(CourseEnd::kWithoutBallots);
+  const CourseState state = course().State();
+  EXPECT_EQ(state.rule, "spy2");
+  Make(state);
+  EXPECT_EQ(course().State(), state);
+  EXPECT_EQ(course().BackOff(), Duration(std::chrono::seconds(1)));
+  EXPECT_EQ(Decide().rule_state[0].second, 3.0);
+}
+
+TEST_F(CourseTest, AStepWithoutBallotsIsABugOfTheRule) {
+  rule_.without_ballot = StepsizeDecision{.kind = CommitKind::kStep};
+  EXPECT_DEATH(Decide(CourseEnd::kNonFiniteLoss), "kStep");
+}
+
+TEST_F(CourseTest, AStepsizeThatIsNoNumberIsABugOfTheRule) {
+  rule_.next.gamma = -1;
+  EXPECT_DEATH(Decide(), "gamma");
+  rule_.next = {.gamma = 1, .rho = 0};
+  EXPECT_DEATH(Decide(), "rho");
+}
+
+}  // namespace
+}  // namespace signvote::round
