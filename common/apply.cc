@@ -70,32 +70,38 @@ const apply_kernels::Table& ActiveTable() {
 
 }  // namespace
 
-TensorStep MakeTensorStep(float gamma, const TensorSpec& tensor) {
+TensorStep MakeTensorStep(const StepArguments& arguments, const TensorSpec& tensor, size_t k) {
+  const float decay = arguments.decay_step.value_or(arguments.gamma) * tensor.step_scale;
   TensorStep step;
-  step.a = gamma * tensor.step_scale;
-  step.c = std::fma(-step.a, tensor.weight_decay, 1.0f);
+  step.a = arguments.gamma * tensor.step_scale;
+  if (!arguments.scales.empty()) step.a *= arguments.scales[k];
+  step.c = std::fma(-decay, tensor.weight_decay, 1.0f);
   return step;
 }
 
-void ApplyStep(const Layout& layout, float gamma, uint64_t first, uint64_t count,
-               const uint8_t* bits, uint64_t bits_first, float* x) {
+void ApplyStep(const Layout& layout, const StepArguments& arguments, uint64_t first, uint64_t count,
+               const uint8_t* bits, uint64_t bits_first, const float* x0, float* x) {
   SIGNVOTE_CHECK(bits_first <= first);
-  const apply_kernels::StepFn kernel = ActiveTable().step;
+  const auto tensors = layout.tensors();
+  SIGNVOTE_CHECK(arguments.scales.empty() || arguments.scales.size() == tensors.size());
+  const float rho = arguments.rho;
+  SIGNVOTE_CHECK(rho == 1.0f || x0 != nullptr || count == 0);
+  const apply_kernels::Table& table = ActiveTable();
   ForEachTensor(layout, first, count, [&](const TensorSpec& tensor, uint64_t from, uint64_t to) {
-    const TensorStep step = MakeTensorStep(gamma, tensor);
-    kernel(x + (from - first), to - from, bits, from - bits_first, step.a, step.c);
+    const auto k = static_cast<size_t>(&tensor - tensors.data());
+    const TensorStep step = MakeTensorStep(arguments, tensor, k);
+    float* out = x + (from - first);
+    if (rho == 1.0f) {
+      table.step(out, to - from, bits, from - bits_first, step.a, step.c);
+    } else {
+      table.rescaled_step(out, x0 + (from - first), to - from, bits, from - bits_first, step.a,
+                          step.c, rho);
+    }
   });
 }
 
-void ApplyRescaledStep(const Layout& layout, float gamma, float rho, uint64_t first, uint64_t count,
-                       const uint8_t* bits, uint64_t bits_first, const float* x0, float* x) {
-  SIGNVOTE_CHECK(bits_first <= first);
-  const apply_kernels::RescaledStepFn kernel = ActiveTable().rescaled_step;
-  ForEachTensor(layout, first, count, [&](const TensorSpec& tensor, uint64_t from, uint64_t to) {
-    const TensorStep step = MakeTensorStep(gamma, tensor);
-    kernel(x + (from - first), x0 + (from - first), to - from, bits, from - bits_first, step.a,
-           step.c, rho);
-  });
+void ApplyRewind(uint64_t count, const float* x0, float* x) {
+  if (count != 0) std::memcpy(x, x0, count * sizeof(float));
 }
 
 float MaxAbs(std::span<const float> x) {

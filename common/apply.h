@@ -4,12 +4,16 @@
 //
 // fp32, each line one rounding, explicit fma, no contraction by a compiler (docs/algorithms.md,
 // "One round"):
-//   per tensor k, once:  a = γ·scale_k ;  c = fma(−a, wd_k, 1)
+//   per tensor k, once:  a = γ·scale_k ;  when the commit has scales:  a = a·s_k
+//                        e = γ_wd·scale_k, γ_wd = decay_step, or γ without one
+//                        c = fma(−e, wd_k, 1)
 //   rescale, only when ρ ≠ 1:  δ = x − x0 ;  x = fma(ρ, δ, x0)
-//   step:  x = fma(x, c, −a·b),  b = +1 for bit 1, −1 for bit 0  (−a·b is exact)
+//   step:    x = fma(x, c, −a·b),  b = +1 for bit 1, −1 for bit 0  (−a·b is exact)
+//   rewind:  x = x0, bit for bit
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "common/cpu.h"
@@ -17,21 +21,38 @@
 
 namespace signvote {
 
-struct TensorStep {
-  float a;  // γ·scale_k
-  float c;  // fma(−a, wd_k, 1)
+// What of a commit says how far a step goes.
+struct StepArguments {
+  float gamma = 0;
+  float rho = 1;                    // rescaling about x0 before the step; 1: none
+  std::optional<float> decay_step;  // stepsize of the weight decay; absent: gamma
+  std::span<const float> scales;    // s_k per tensor of the layout; empty: none
 };
-TensorStep MakeTensorStep(float gamma, const TensorSpec& tensor);
+
+struct TensorStep {
+  float a;
+  float c;
+};
+// REQUIRES: k < the number of tensors; scales, if any, has one for each.
+TensorStep MakeTensorStep(const StepArguments& arguments, const TensorSpec& tensor, size_t k);
+// Of a commit with nothing but γ.
+inline TensorStep MakeTensorStep(float gamma, const TensorSpec& tensor) {
+  return MakeTensorStep({.gamma = gamma}, tensor, 0);
+}
 
 // Applies the step to coordinates [first, first + count) of the model. x points to coordinate
 // `first`. `bits` is a packed buffer whose bit 0 is coordinate `bits_first` (≤ first); any
-// alignment. ρ = 1.
-void ApplyStep(const Layout& layout, float gamma, uint64_t first, uint64_t count,
-               const uint8_t* bits, uint64_t bits_first, float* x);
+// alignment. x0 points to coordinate `first` of the run's starting point; looked at only when ρ ≠ 1.
+void ApplyStep(const Layout& layout, const StepArguments& arguments, uint64_t first, uint64_t count,
+               const uint8_t* bits, uint64_t bits_first, const float* x0, float* x);
+// A commit with nothing but γ.
+inline void ApplyStep(const Layout& layout, float gamma, uint64_t first, uint64_t count,
+                      const uint8_t* bits, uint64_t bits_first, float* x) {
+  ApplyStep(layout, {.gamma = gamma}, first, count, bits, bits_first, nullptr, x);
+}
 
-// The same with ρ ≠ 1; x0 points to coordinate `first` of the run's starting point.
-void ApplyRescaledStep(const Layout& layout, float gamma, float rho, uint64_t first, uint64_t count,
-                       const uint8_t* bits, uint64_t bits_first, const float* x0, float* x);
+// A rewind of `count` coordinates.
+void ApplyRewind(uint64_t count, const float* x0, float* x);
 
 // max_i |x_i| over x; NaN anywhere gives NaN. Decides the first stepsize (docs/algorithms.md,
 // "Stepsize").

@@ -2,7 +2,9 @@
 
 #include <utility>
 
+#include "common/check.h"
 #include "common/process.h"
+#include "common/status.h"
 
 namespace signvote {
 namespace {
@@ -12,30 +14,66 @@ constexpr Duration kLookAgain = std::chrono::seconds(1);
 
 }  // namespace
 
-Applier::Applier(MasterReplica* replica, Clock* clock, Options options)
-    : replica_(replica), clock_(clock), options_(std::move(options)), thread_([this] { Run(); }) {}
+Applier::Applier(MasterReplica* replica, Clock* clock, size_t backlog_max)
+    : replica_(replica), clock_(clock), backlog_max_(backlog_max) {
+  SIGNVOTE_CHECK(backlog_max > 0);
+}
 
-Applier::~Applier() { Stop(); }
-
-bool Applier::TryPush(std::shared_ptr<const CommitRecord> record) {
+bool Applier::TryPush(const std::shared_ptr<const CommitRecord>& record) {
   {
     MutexLock lock(&mu_);
-    if (queue_.size() >= options_.backlog_max) return false;
-    queue_.push_back(std::move(record));
+    if (queue_.size() >= backlog_max_) return false;
+    queue_.push_back(record);
   }
-  work_.NotifyOne();
+  changed_.NotifyAll();
   return true;
 }
 
-bool Applier::WaitForRoom(Duration timeout) {
+std::optional<Applied> Applier::ApplyNext() {
+  std::shared_ptr<const CommitRecord> record;
+  bool drop_x0 = false;
+  {
+    MutexLock lock(&mu_);
+    if (busy_ || queue_.empty()) return std::nullopt;
+    busy_ = true;
+    record = queue_.front();
+    if (drop_x0_from_.has_value() && record->round >= *drop_x0_from_) {
+      drop_x0 = true;
+      drop_x0_from_.reset();
+    }
+  }
+  Applied applied{.next_round = record->round.next()};
+  const Time begin = clock_->Now();
+  if (drop_x0) replica_->DropX0();
+  const uint64_t digest = replica_->Apply(*record);
+  applied.took = clock_->Now() - begin;
+  if (record->digest_due) applied.digest = digest;
+  {
+    MutexLock lock(&mu_);
+    queue_.pop_front();
+    busy_ = false;
+  }
+  changed_.NotifyAll();
+  return applied;
+}
+
+bool Applier::WaitForWork(Duration timeout) {
   const Time until = clock_->Now() + timeout;
   MutexLock lock(&mu_);
-  while (queue_.size() >= options_.backlog_max) {
+  while (!woken_ && (busy_ || queue_.empty())) {
     const Duration left = until - clock_->Now();
     if (left <= Duration::zero()) return false;
-    (void)room_.WaitFor(&mu_, left);  // the loop looks at the condition itself
+    (void)changed_.WaitFor(&mu_, left);  // the loop looks at the condition itself
   }
-  return true;
+  return !woken_;
+}
+
+void Applier::Wake() {
+  {
+    MutexLock lock(&mu_);
+    woken_ = true;
+  }
+  changed_.NotifyAll();
 }
 
 bool Applier::WaitUntilIdle(Duration timeout) {
@@ -44,7 +82,7 @@ bool Applier::WaitUntilIdle(Duration timeout) {
   while (!queue_.empty()) {
     const Duration left = until - clock_->Now();
     if (left <= Duration::zero()) return false;
-    (void)room_.WaitFor(&mu_, left);  // likewise
+    (void)changed_.WaitFor(&mu_, left);  // likewise
   }
   return true;
 }
@@ -54,52 +92,94 @@ size_t Applier::backlog() const {
   return queue_.size();
 }
 
-Round Applier::Snapshot(std::vector<float>* out) const {
-  out->resize(replica_->coordinates());
-  MutexLock lock(&replica_mu_);
-  Round round;
-  for (uint64_t p = 0; p < replica_->pieces(); ++p)
-    round = replica_->CopyPiece(p, out->data() + replica_->First(p));
-  return round;
+void Applier::DropX0From(Round round) {
+  MutexLock lock(&mu_);
+  drop_x0_from_ = round;
 }
 
-void Applier::Stop() {
+absl::StatusOr<Applier::Snapshot> Applier::TakeSnapshot(WithX0 with_x0, Duration timeout) {
+  const Time until = clock_->Now() + timeout;
+  Snapshot snapshot;
+  // Fresh memory is slow to touch: before commits wait for it.
+  snapshot.x.resize(replica_->coordinates());
+  if (with_x0 == WithX0::kYes && replica_->has_x0()) snapshot.x0.resize(replica_->coordinates());
+  {
+    MutexLock lock(&mu_);
+    while (busy_) {
+      const Duration left = until - clock_->Now();
+      if (left <= Duration::zero()) {
+        return absl::DeadlineExceededError(
+            "the master replica was busy with one commit all the time: no copy of it was made");
+      }
+      (void)changed_.WaitFor(&mu_, left);  // likewise
+    }
+    busy_ = true;
+  }
+  const absl::Status status = Copy(&snapshot);
+  {
+    MutexLock lock(&mu_);
+    busy_ = false;
+  }
+  changed_.NotifyAll();
+  if (!status.ok()) return status;
+  return snapshot;
+}
+
+absl::Status Applier::Copy(Snapshot* out) const {
+  // It may have been dropped since.
+  if (!replica_->has_x0()) out->x0.clear();
+  for (uint64_t p = 0; p < replica_->pieces(); ++p) {
+    const uint64_t first = replica_->First(p);
+    SIGNVOTE_ASSIGN_OR_RETURN(out->round, replica_->CopyPiece(Plane::kX, p, out->x.data() + first));
+    if (out->x0.empty()) continue;
+    SIGNVOTE_RETURN_IF_ERROR(replica_->CopyPiece(Plane::kX0, p, out->x0.data() + first).status());
+  }
+  return absl::OkStatus();
+}
+
+ApplierThread::ApplierThread(Applier* applier, Clock* clock, Options options)
+    : applier_(applier), clock_(clock), options_(std::move(options)), thread_([this] { Run(); }) {}
+
+ApplierThread::~ApplierThread() { Stop(); }
+
+void ApplierThread::Stop() {
   {
     MutexLock lock(&mu_);
     stopping_ = true;
   }
-  work_.NotifyAll();
+  stopped_.NotifyAll();
+  applier_->Wake();
   if (thread_.joinable()) thread_.join();
 }
 
-void Applier::Run() {
+bool ApplierThread::WaitBefore() {
+  const Time until = clock_->Now() + options_.delay;
+  MutexLock lock(&mu_);
+  while (!stopping_) {
+    const Duration left = until - clock_->Now();
+    if (left <= Duration::zero()) return true;
+    (void)stopped_.WaitFor(&mu_, left);
+  }
+  return false;
+}
+
+bool ApplierThread::stopping() {
+  MutexLock lock(&mu_);
+  return stopping_;
+}
+
+void ApplierThread::Run() {
   // Verdicts and commit are still being sent, and workers wait for those.
   YieldToOtherThreads();
-  while (true) {
-    std::shared_ptr<const CommitRecord> record;
-    {
-      MutexLock lock(&mu_);
-      while (queue_.empty() && !stopping_) (void)work_.WaitFor(&mu_, kLookAgain);
-      if (stopping_) return;
-      record = queue_.front();
-      const Time until = clock_->Now() + options_.delay;
-      while (!stopping_ && clock_->Now() < until) (void)work_.WaitFor(&mu_, until - clock_->Now());
+  uint64_t delayed = 0;
+  while (!stopping()) {
+    if (!applier_->WaitForWork(kLookAgain)) continue;
+    if (options_.delay > Duration::zero() && delayed < options_.delayed) {
+      ++delayed;
+      if (!WaitBefore()) return;
     }
-    Applied applied{.next_round = record->round.next()};
-    {
-      MutexLock lock(&replica_mu_);
-      const Time begin = clock_->Now();
-      const uint64_t digest = replica_->Apply(*record);
-      applied.took = clock_->Now() - begin;
-      if (record->digest_due) applied.digest = digest;
-    }
-    record.reset();
-    {
-      MutexLock lock(&mu_);
-      queue_.pop_front();
-    }
-    room_.NotifyAll();
-    if (options_.on_applied) options_.on_applied(applied);
+    const std::optional<Applied> applied = applier_->ApplyNext();
+    if (applied.has_value() && options_.on_applied) options_.on_applied(*applied);
   }
 }
 

@@ -1,5 +1,6 @@
 #pragma once
-// Moves the master replica off the critical path: a thread that applies committed rounds in order.
+// Moves the master replica off the critical path: what waits to be applied, and the thread that
+// does it.
 
 #include <cstdint>
 #include <deque>
@@ -9,59 +10,104 @@
 #include <thread>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "common/clock.h"
 #include "common/mutex.h"
+#include "server/commit/commit_consumer.h"
 #include "server/replica/master_replica.h"
 
 namespace signvote {
 
+// The commits that wait for the master replica, without a thread: whoever calls ApplyNext() applies
+// them.
+//
 // Ownership:  does not own the replica, which must outlive it.
-// Threads:    one internal thread; methods are thread-safe. on_applied runs on the internal thread.
-// Invariants: at most backlog_max commits are waiting, so that those who wait for room are slowed,
-//             never memory filled.
-class Applier {
+// Threads:    thread-safe. TryPush() and backlog() take a lock for a moment only, however long a
+//             commit takes or hangs.
+// Invariants: at most backlog_max commits wait, the one that is being applied included.
+class Applier final : public CommitConsumer {
  public:
-  struct Applied {
-    Round next_round;                // the replica holds all commits before it
-    std::optional<uint64_t> digest;  // when the commit asked for it
-    Duration took{};                 // apply and digest
+  // REQUIRES: backlog_max > 0.
+  Applier(MasterReplica* replica, Clock* clock, size_t backlog_max);
+
+  bool TryPush(const std::shared_ptr<const CommitRecord>& record) override;
+  // Applies the oldest commit that waits. nullopt: none does, or another call or a copy has the
+  // replica.
+  std::optional<Applied> ApplyNext();
+  // Waits until a commit waits and the replica is free; false after `timeout`, or when woken.
+  bool WaitForWork(Duration timeout);
+  // Ends every WaitForWork(), now and later.
+  void Wake();
+  // Waits until everything pushed is applied; false after `timeout`.
+  bool WaitUntilIdle(Duration timeout);
+  // Commits not yet applied.
+  size_t backlog() const;
+
+  // No commit from `round` on needs x0: its memory is given back by the ApplyNext() that comes to
+  // that round.
+  void DropX0From(Round round);
+
+  // A copy of the whole replica at one round. While it is made commits wait here, not their
+  // proposers. For a thread of its own, such as an export's: it waits for the commit at hand.
+  struct Snapshot {
+    Round round;
+    std::vector<float> x;
+    std::vector<float> x0;  // empty: not kept
   };
+  enum class WithX0 { kNo, kYes };
+  // DEADLINE_EXCEEDED: the applier was busy with one commit for all of `timeout`.
+  absl::StatusOr<Snapshot> TakeSnapshot(WithX0 with_x0, Duration timeout);
+
+ private:
+  // REQUIRES: busy_ is this caller's.
+  absl::Status Copy(Snapshot* out) const;
+
+  // Constant after construction.
+  MasterReplica* const replica_;
+  Clock* const clock_;
+  const size_t backlog_max_;
+
+  mutable Mutex mu_;
+  CondVar changed_;
+  std::deque<std::shared_ptr<const CommitRecord>> queue_
+      ABSL_GUARDED_BY(mu_);                 // front: the next, or being applied
+  bool busy_ ABSL_GUARDED_BY(mu_) = false;  // somebody has the replica
+  bool woken_ ABSL_GUARDED_BY(mu_) = false;
+  std::optional<Round> drop_x0_from_ ABSL_GUARDED_BY(mu_);
+};
+
+// Calls ApplyNext() whenever there is something to apply, behind the threads on whose work others
+// wait.
+//
+// Ownership: does not own the applier, which must outlive it.
+// Threads:   one internal thread; methods are thread-safe. on_applied runs on the internal thread.
+class ApplierThread {
+ public:
   struct Options {
-    size_t backlog_max = 4;
-    Duration delay{};  // before each commit; for tests that show who waits for the applier
+    // For tests that show who waits for the applier: before each of the first `delayed` commits.
+    Duration delay{};
+    uint64_t delayed = UINT64_MAX;
     std::function<void(const Applied&)> on_applied;
   };
 
-  Applier(MasterReplica* replica, Clock* clock, Options options);
-  ~Applier();
+  ApplierThread(Applier* applier, Clock* clock, Options options);
+  ~ApplierThread();
 
-  // False while backlog_max commits wait; `record` is then untouched.
-  [[nodiscard]] bool TryPush(std::shared_ptr<const CommitRecord> record);
-  // Waits until TryPush() can succeed; false after `timeout`.
-  bool WaitForRoom(Duration timeout);
-  // Waits until everything pushed is applied; false after `timeout`.
-  bool WaitUntilIdle(Duration timeout);
-  size_t backlog() const;  // commits not yet applied
-  // A copy of the whole replica at one round, which is returned; holds the applier for as long as
-  // the copy takes.
-  Round Snapshot(std::vector<float>* out) const;
   // Ends the thread after the commit it is working on. Idempotent.
   void Stop();
 
  private:
   void Run();
+  bool WaitBefore();  // false when stopped meanwhile
+  bool stopping();
 
   // Constant after construction.
-  MasterReplica* const replica_;
+  Applier* const applier_;
   Clock* const clock_;
   const Options options_;
 
-  mutable Mutex replica_mu_ ABSL_ACQUIRED_BEFORE(mu_);  // held while one commit is applied
-
-  mutable Mutex mu_;
-  CondVar work_, room_;
-  std::deque<std::shared_ptr<const CommitRecord>> queue_
-      ABSL_GUARDED_BY(mu_);  // front: being applied
+  Mutex mu_;
+  CondVar stopped_;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
 
   std::thread thread_;

@@ -1,9 +1,12 @@
 #include "server/replica/master_replica.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/apply.h"
 #include "common/check.h"
 #include "common/checksum.h"
@@ -16,7 +19,22 @@ namespace {
 static_assert(MasterReplica::kPieceCoordinates % kReplicaDigestBlock == 0);
 static_assert(MasterReplica::kPieceCoordinates % kChunkCoordinatesMultiple == 0);
 
-constexpr size_t kAlignment = 64;
+constexpr uint64_t kPieceBytes = MasterReplica::kPieceCoordinates * sizeof(float);
+
+// Address space of whole pieces, so that each piece begins a page. Null when there is none.
+float* MapPlane(uint64_t pieces) {
+  void* memory = ::mmap(nullptr, pieces * kPieceBytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return memory == MAP_FAILED ? nullptr : static_cast<float*>(memory);
+}
+
+void UnmapPlane(float* plane, uint64_t pieces) {
+  if (plane != nullptr) SIGNVOTE_CHECK(::munmap(plane, pieces * kPieceBytes) == 0);
+}
+
+uint64_t PiecesOf(uint64_t coordinates) {
+  return (coordinates + MasterReplica::kPieceCoordinates - 1) / MasterReplica::kPieceCoordinates;
+}
 
 std::string FolderOf(const std::string& path) {
   const size_t slash = path.find_last_of('/');
@@ -25,52 +43,126 @@ std::string FolderOf(const std::string& path) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<MasterReplica>> MasterReplica::Create(Layout layout) {
+absl::StatusOr<std::unique_ptr<MasterReplica>> MasterReplica::Create(Layout layout,
+                                                                     const Options& options) {
   SIGNVOTE_CHECK(layout.coordinates() > 0);
-  const size_t bytes =
-      (layout.coordinates() * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
-  void* memory = std::aligned_alloc(kAlignment, bytes);
-  if (memory == nullptr) {
-    return absl::ResourceExhaustedError("no memory for a replica of " +
-                                        std::to_string(layout.coordinates()) + " coordinates (" +
-                                        std::to_string(bytes) + " bytes)");
+  const uint64_t pieces = PiecesOf(layout.coordinates());
+  float* const x = MapPlane(pieces);
+  float* const x0 = x != nullptr && options.needs_x0 ? MapPlane(pieces) : nullptr;
+  if (x == nullptr || (options.needs_x0 && x0 == nullptr)) {
+    UnmapPlane(x, pieces);
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no memory for a replica of ", layout.coordinates(), " coordinates (",
+                     BytesFor(layout.coordinates(), options.needs_x0), " bytes)"));
   }
-  std::memset(memory, 0, bytes);
-  return std::unique_ptr<MasterReplica>(
-      new MasterReplica(std::move(layout), static_cast<float*>(memory)));
+  return std::unique_ptr<MasterReplica>(new MasterReplica(std::move(layout), options, x, x0));
 }
 
-MasterReplica::MasterReplica(Layout layout, float* x)
-    : layout_(std::move(layout)),
-      x_(x),
-      locks_((layout_.coordinates() + kPieceCoordinates - 1) / kPieceCoordinates),
-      rounds_(locks_.size()) {}
+MasterReplica::MasterReplica(Layout layout, const Options& options, float* x, float* x0)
+    : layout_(std::move(layout)), x_(x), x0_(x0), pieces_(PiecesOf(layout_.coordinates())) {
+  for (Piece& piece : pieces_) {
+    MutexLock lock(&piece.mu);
+    piece.round = options.start;
+    piece.x0_kept = x0 != nullptr;
+  }
+}
+
+MasterReplica::~MasterReplica() {
+  UnmapPlane(x_, pieces());
+  UnmapPlane(x0_, pieces());
+}
 
 uint64_t MasterReplica::Count(uint64_t piece) const {
   return std::min(kPieceCoordinates, coordinates() - First(piece));
 }
 
+uint64_t MasterReplica::BytesFor(uint64_t coordinates, bool needs_x0) {
+  return coordinates * sizeof(float) * (needs_x0 ? 2 : 1);
+}
+
+std::span<float> MasterReplica::RestoreX0() {
+  SIGNVOTE_CHECK(x0_ != nullptr);
+  for (Piece& piece : pieces_) {
+    MutexLock lock(&piece.mu);
+    SIGNVOTE_CHECK(piece.x0_kept);
+    piece.x0_apart = true;
+  }
+  return {x0_, coordinates()};
+}
+
 uint64_t MasterReplica::Apply(const CommitRecord& record) {
-  SIGNVOTE_CHECK(record.rho == 1.0f);
   uint64_t digest = 0;
   for (uint64_t p = 0; p < pieces(); ++p) {
-    float* x = x_.get() + First(p);
-    MutexLock lock(&locks_[p]);
-    SIGNVOTE_CHECK(rounds_[p] == record.round);
-    ApplyStep(layout_, record.gamma, First(p), Count(p), record.verdict.get(), 0, x);
-    rounds_[p] = record.round.next();
-    if (record.digest_due) digest += ReplicaDigest(x, First(p), Count(p));
+    Piece& piece = pieces_[p];
+    MutexLock lock(&piece.mu);
+    SIGNVOTE_CHECK(piece.round == record.round);
+    if (record.kind != CommitKind::kNone) MovePiece(record, p, &piece);
+    piece.round = record.round.next();
+    if (record.digest_due) digest += ReplicaDigest(x_ + First(p), First(p), Count(p));
   }
   return digest;
 }
 
-Round MasterReplica::CopyPiece(uint64_t p, float* out) const {
-  MutexLock lock(&locks_[p]);
-  std::memcpy(out, x_.get() + First(p), Count(p) * sizeof(float));
-  return rounds_[p];
+void MasterReplica::MovePiece(const CommitRecord& record, uint64_t p, Piece* piece) {
+  const uint64_t first = First(p), count = Count(p);
+  float* const x = x_ + first;
+  float* const x0 = x0_ == nullptr ? nullptr : x0_ + first;
+  const bool rewind = record.kind == CommitKind::kRewind;
+  SIGNVOTE_CHECK(piece->x0_kept || (!rewind && record.rho == 1.0f));
+  if (piece->x0_kept && !piece->x0_apart) {
+    if (rewind) return;  // x has not moved
+    std::memcpy(x0, x, count * sizeof(float));
+    piece->x0_apart = true;
+  }
+  if (rewind) {
+    ApplyRewind(count, x0, x);
+    return;
+  }
+  const StepArguments arguments{.gamma = record.gamma,
+                                .rho = record.rho,
+                                .decay_step = record.decay_step,
+                                .scales = record.scales};
+  for (const PayloadPart& part : record.payload) {
+    const uint64_t from = std::max(first, part.first_coordinate);
+    const uint64_t to = std::min(first + count, part.first_coordinate + part.coordinates);
+    if (from >= to) continue;
+    ApplyStep(layout_, arguments, from, to - from, part.bytes.get(), part.first_coordinate,
+              piece->x0_kept ? x0 + (from - first) : nullptr, x + (from - first));
+  }
 }
 
-uint64_t MasterReplica::Digest() const { return ReplicaDigest(x_.get(), 0, coordinates()); }
+absl::StatusOr<Round> MasterReplica::CopyPiece(Plane plane, uint64_t p, float* out) const {
+  const Piece& piece = pieces_[p];
+  MutexLock lock(&piece.mu);
+  const float* from = x_;
+  if (plane == Plane::kX0) {
+    if (!piece.x0_kept) {
+      return absl::FailedPreconditionError(
+          "the run's starting point is not kept, or no longer: the stepsize rule does without");
+    }
+    if (piece.x0_apart) from = x0_;
+  }
+  std::memcpy(out, from + First(p), Count(p) * sizeof(float));
+  return piece.round;
+}
+
+void MasterReplica::DropX0() {
+  for (uint64_t p = 0; p < pieces(); ++p) {
+    Piece& piece = pieces_[p];
+    MutexLock lock(&piece.mu);
+    if (!piece.x0_kept) return;
+    piece.x0_kept = false;
+    SIGNVOTE_CHECK(::madvise(x0_ + First(p), kPieceBytes, MADV_DONTNEED) == 0);
+  }
+}
+
+bool MasterReplica::has_x0() const {
+  const Piece& last = pieces_.back();
+  MutexLock lock(&last.mu);
+  return last.x0_kept;
+}
+
+uint64_t MasterReplica::Digest() const { return ReplicaDigest(x_, 0, coordinates()); }
 
 absl::Status ExportReplica(FileSystem* fs, const std::string& path, const Layout& layout,
                            std::span<const float> x,

@@ -15,7 +15,7 @@ namespace {
 
 int Main(int argc, char** argv) {
   const bench::Options options = bench::ParseOptions(
-      argc, argv, "ApplyStep and ApplyRescaledStep against one core's stream bandwidth.");
+      argc, argv, "ApplyStep with and without rescaling against one core's stream bandwidth.");
   bench::Report report(options);
   const size_t d = options.quick ? size_t{1} << 18 : size_t{1} << 25;
   std::vector<TensorSpec> tensors = {{.name = "x",
@@ -40,8 +40,8 @@ int Main(int argc, char** argv) {
   seconds =
       bench::RunPaired(options, {[&] { bench::StreamAdd(x.as<float>(), x0.as<float>(), d, 1.0f); },
                                  [&] {
-                                   ApplyRescaledStep(*layout, 1e-3f, 0.99f, 0, d, bits.data(), 0,
-                                                     x0.as<float>(), x.as<float>());
+                                   ApplyStep(*layout, {.gamma = 1e-3f, .rho = 0.99f}, 0, d,
+                                             bits.data(), 0, x0.as<float>(), x.as<float>());
                                  }});
   report.AddRatio("apply_rescaled_step", "GB/s", bench::Rates(3 * floats, seconds[0]),
                   bench::Rates(3 * floats + packed, seconds[1]), options.quick ? 0 : 0.9);

@@ -2,13 +2,23 @@
 // verdict out. Ballots come from a network, so they are read from memory: limit and tally walk
 // through sets of ballots that together are far larger than any cache, each through another set
 // than the other. The _cached figures take one set again and again.
+//
+// Then what surrounds the count, on 134M coordinates cut as the server cuts them: statistics_nN is
+// the time of a whole model's sample beside the time of its tally, sink_nN_tT the time from the
+// first chunk's submission to the last one's result with T tally threads beside that of the
+// caller's thread. Ballots are read from memory here too.
 
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/bits.h"
+#include "common/mutex.h"
 #include "common/rng.h"
 #include "server/tally/tally.h"
+#include "server/vote/tally_sink.h"
+#include "server/vote/vote_statistics.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/stream.h"
 
@@ -17,6 +27,132 @@ namespace {
 
 constexpr size_t kMemoryBytes = size_t{512} << 20;  // 16 times this kind of machine's largest cache
 constexpr size_t kQuickMemoryBytes = size_t{32} << 20;
+
+// Ballots of a large model, as an attempt's tallies share them.
+class Votes {
+ public:
+  Votes(const bench::Options& options, size_t n)
+      : plan_(Cut(options)), stride_(StaggeredStride(plan_.TotalBytes())), memory_(stride_ * n) {
+    Rng rng(2, 0);
+    for (size_t i = 0; i + 8 <= memory_.bytes(); i += 8) StoreWord(memory_.data() + i, rng.Next());
+    std::vector<std::shared_ptr<const uint8_t>> ballots;
+    for (size_t j = 0; j < n; ++j) {
+      places_.push_back(static_cast<uint32_t>(j));
+      ballots.emplace_back(std::shared_ptr<void>(), memory_.data() + j * stride_);
+    }
+    std::shared_ptr<uint8_t> verdict(new uint8_t[plan_.TotalBytes()](),
+                                     std::default_delete<uint8_t[]>());
+    share_ = std::make_shared<TallyShare>(std::move(ballots), std::move(verdict));
+  }
+
+  const ChunkPlan& plan() const { return plan_; }
+  // Submits every chunk of round `round`.
+  void SubmitAll(TallySink* sink, uint64_t round) const {
+    for (uint32_t k = 0; k < plan_.chunks(); ++k) {
+      sink->Submit({.round = Round(round),
+                    .chunk = ChunkIndex(k),
+                    .share = share_,
+                    .places = places_,
+                    .plan = plan_,
+                    .seed = 1});
+    }
+  }
+  // The sample of a round, or its tally, on this thread.
+  void Look(uint64_t round) const {
+    VoteStatistics statistics;
+    statistics.ballots.resize(places_.size());
+    ForEachChunk(round, [&](const TallyInput& input, ChunkIndex k, uint8_t* verdict) {
+      AddStatistics(input, places_, verdict, SampleOf(plan_, Round(round), k), &statistics);
+    });
+  }
+  void Count(uint64_t round) const {
+    ForEachChunk(round, [](const TallyInput& input, ChunkIndex, uint8_t* verdict) {
+      Tally(input, verdict);
+    });
+  }
+
+ private:
+  static ChunkPlan Cut(const bench::Options& options) {
+    const uint64_t d = options.quick ? 1'340'000 : 134'000'000;
+    return {d, ChunkPlan::DefaultChunkCoordinates(d)};
+  }
+  template <typename F>
+  void ForEachChunk(uint64_t round, F f) const {
+    for (uint32_t i = 0; i < plan_.chunks(); ++i) {
+      const ChunkIndex k(i);
+      std::vector<const uint8_t*> ballots;
+      for (const uint32_t place : places_)
+        ballots.push_back(share_->ballot(place).get() + plan_.ByteOffset(k));
+      f({.ballots = ballots,
+         .coordinates = plan_.Count(k),
+         .first_coordinate = plan_.First(k),
+         .seed = 1,
+         .round = Round(round)},
+        k, share_->verdict().get() + plan_.ByteOffset(k));
+    }
+  }
+
+  const ChunkPlan plan_;
+  const size_t stride_;
+  bench::Buffer memory_;
+  std::vector<uint32_t> places_;
+  std::shared_ptr<TallyShare> share_;
+};
+
+// How many results have come.
+class Arrivals {
+ public:
+  void Add() {
+    MutexLock lock(&mu_);
+    ++count_;
+    came_.NotifyAll();
+  }
+  void WaitFor(uint64_t count) {
+    MutexLock lock(&mu_);
+    while (count_ < count) (void)came_.WaitFor(&mu_, std::chrono::seconds(1));
+  }
+
+ private:
+  Mutex mu_;
+  CondVar came_;
+  uint64_t count_ ABSL_GUARDED_BY(mu_) = 0;
+};
+
+std::vector<double> Milliseconds(std::vector<double> seconds) {
+  for (double& s : seconds) s *= 1e3;
+  return seconds;
+}
+
+void SinkFigures(const bench::Options& options, bench::Report* report) {
+  for (const size_t n : {size_t{4}, size_t{32}}) {
+    const Votes votes(options, n);
+    const std::string suffix = "_n" + std::to_string(n);
+    uint64_t round = 0;
+    auto seconds =
+        bench::RunPaired(options, {[&] { votes.Count(round); }, [&] { votes.Look(round++); }});
+    report->Add("tally" + suffix + "_134M", "ms", Milliseconds(seconds[0]));
+    report->Add("statistics" + suffix + "_134M", "ms", Milliseconds(seconds[1]));
+    std::vector<double> shares;
+    for (size_t r = 0; r < seconds[0].size(); ++r) shares.push_back(seconds[1][r] / seconds[0][r]);
+    report->Add("statistics" + suffix + "_share", "", shares);
+
+    InlineTallySink here(Clock::System(), [](const ChunkTallied&) {});
+    for (const size_t threads : {size_t{1}, size_t{2}, size_t{3}, size_t{4}}) {
+      Arrivals arrivals;
+      TallyThreads sink(threads, Clock::System(), [&](const ChunkTallied&) { arrivals.Add(); });
+      uint64_t expected = 0;
+      seconds = bench::RunPaired(options, {[&] { votes.SubmitAll(&here, round); },
+                                           [&] {
+                                             expected += votes.plan().chunks();
+                                             votes.SubmitAll(&sink, round++);
+                                             arrivals.WaitFor(expected);
+                                           }});
+      sink.Stop();
+      if (threads == 1) report->Add("sink" + suffix + "_caller", "ms", Milliseconds(seconds[0]));
+      report->Add("sink" + suffix + "_t" + std::to_string(threads), "ms", Milliseconds(seconds[1]));
+    }
+  }
+}
 
 int Main(int argc, char** argv) {
   const bench::Options options = bench::ParseOptions(
@@ -74,6 +210,7 @@ int Main(int argc, char** argv) {
                       bench::Rates(input_bytes, others[3]), 0);
     }
   }
+  SinkFigures(options, &report);
   // A result that somebody looks at keeps the reads from being optimised away.
   if (sink == 42) std::fprintf(stderr, "%llu\n", static_cast<unsigned long long>(sink));
   return report.Finish();

@@ -21,7 +21,8 @@ LINES_MAX = 800
 _PROTO = ["common", "proto/signvote", "proto/wire"]
 _TALLY = _PROTO + ["server/tally", "server/stepsize"]
 _ROUND = _TALLY + ["server/round"]
-_REPLICA = _ROUND + ["server/replica"]
+_COMMIT = _ROUND + ["server/vote", "server/commit"]
+_REPLICA = _COMMIT + ["server/replica"]
 _SERVER = _REPLICA + ["server/http", "server/rpc"]
 _DIRECTION = _PROTO + ["worker/codec"]
 _SESSION = _DIRECTION + ["worker/direction"]
@@ -35,7 +36,9 @@ MAY_INCLUDE = {
     "server/tally": _PROTO,
     "server/stepsize": _PROTO,
     "server/round": _TALLY,
-    "server/replica": _ROUND,
+    "server/vote": _ROUND,
+    "server/commit": _TALLY,
+    "server/replica": _COMMIT,
     "server/http": _REPLICA,
     "server/rpc": _REPLICA,
     "server": _SERVER,

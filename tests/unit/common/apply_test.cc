@@ -13,6 +13,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "common/apply_kernels.h"
@@ -285,8 +286,8 @@ TEST(Apply, EveryCutOfTheModelGivesTheSameReplica) {
       const uint64_t bits_first = first / 8 * 8;
       ApplyStep(layout, 0.013f, first, count, bits.data() + first / 8, bits_first,
                 own_bits.data() + first);
-      ApplyRescaledStep(layout, 0.013f, 0.9f, first, count, bits.data(), 0, x0.data() + first,
-                        rescaled.data() + first);
+      ApplyStep(layout, {.gamma = 0.013f, .rho = 0.9f}, first, count, bits.data(), 0,
+                x0.data() + first, rescaled.data() + first);
     }
     ExpectSameBits(whole_bits, want, "bits of the whole model");
     ExpectSameBits(own_bits, want, "bits of the range");
@@ -309,12 +310,98 @@ TEST(ApplyDeathTest, RangeOutsideTheModelIsABug) {
   EXPECT_DEATH(ApplyStep(layout, 0.1f, 0, 8, bits.data(), 8, x.data()), "check failed");
 }
 
+TEST(ApplyDeathTest, ArgumentsThatDoNotFitAreBugs) {
+  const Layout layout = ThreeTensors();
+  std::vector<float> x(layout.coordinates());
+  const std::vector<uint8_t> bits(BytesForBits(x.size()));
+  const std::vector<float> scales(2, 1.0f);
+  EXPECT_DEATH(
+      ApplyStep(layout, {.gamma = 0.1f, .scales = scales}, 0, 8, bits.data(), 0, nullptr, x.data()),
+      "check failed");
+  EXPECT_DEATH(
+      ApplyStep(layout, {.gamma = 0.1f, .rho = 0.5f}, 0, 8, bits.data(), 0, nullptr, x.data()),
+      "check failed");
+}
+
 TEST(Apply, TensorStepRoundsOncePerLine) {
   const TensorSpec t{
       .name = "t", .shape = {1}, .first = 0, .count = 1, .step_scale = 1.7f, .weight_decay = 0.3f};
   const TensorStep step = MakeTensorStep(0.1f, t);
   EXPECT_EQ(step.a, 0.1f * 1.7f);
   EXPECT_EQ(step.c, FmaByDoubles(-step.a, 0.3f, 1.0f));
+}
+
+TEST(Apply, TheDecayMayHaveAStepsizeOfItsOwn) {
+  const TensorSpec t{
+      .name = "t", .shape = {1}, .count = 1, .step_scale = 1.7f, .weight_decay = 0.3f};
+  const TensorStep plain = MakeTensorStep(0.1f, t);
+  const TensorStep same = MakeTensorStep({.gamma = 0.1f, .decay_step = 0.1f}, t, 0);
+  EXPECT_EQ(Pattern(same.a), Pattern(plain.a));
+  EXPECT_EQ(Pattern(same.c), Pattern(plain.c));
+  const TensorStep own = MakeTensorStep({.gamma = 0.1f, .decay_step = 0.02f}, t, 0);
+  EXPECT_EQ(own.a, 0.1f * 1.7f);
+  EXPECT_EQ(own.c, FmaByDoubles(-(0.02f * 1.7f), 0.3f, 1.0f));
+  EXPECT_NE(own.c, plain.c);
+  const TensorStep none = MakeTensorStep({.gamma = 0.1f, .decay_step = 0.0f}, t, 0);
+  EXPECT_EQ(none.c, 1.0f);
+}
+
+TEST(Apply, ACommitsScalesStretchTheStepAndNotTheDecay) {
+  const TensorSpec t{
+      .name = "t", .shape = {1}, .count = 1, .step_scale = 1.7f, .weight_decay = 0.3f};
+  const std::vector<float> scales = {5.0f, 0.37f};
+  const TensorStep step = MakeTensorStep({.gamma = 0.1f, .scales = scales}, t, 1);
+  EXPECT_EQ(step.a, (0.1f * 1.7f) * 0.37f);
+  EXPECT_EQ(step.c, MakeTensorStep(0.1f, t).c);
+  const std::vector<float> ones = {1.0f, 1.0f};
+  EXPECT_EQ(Pattern(MakeTensorStep({.gamma = 0.1f, .scales = ones}, t, 1).a),
+            Pattern(MakeTensorStep(0.1f, t).a));
+}
+
+TEST(Apply, EachTensorGetsItsOwnScaleAndDecay) {
+  const Layout layout = ThreeTensors();
+  const uint64_t d = layout.coordinates();
+  Rng rng(kSeed, 6);
+  std::vector<uint8_t> bits(BytesForBits(d));
+  for (uint8_t& b : bits) b = static_cast<uint8_t>(rng.Next());
+  std::vector<float> x(d), x0(d);
+  for (uint64_t i = 0; i < d; ++i) {
+    x[i] = static_cast<float>(rng.Uniform());
+    x0[i] = static_cast<float>(rng.Uniform());
+  }
+  const std::vector<float> scales = {0.5f, 3.0f, 1.25f};
+  for (const float rho : {1.0f, 1.1f}) {
+    std::vector<float> want = x;
+    for (size_t k = 0; k < 3; ++k) {
+      const TensorSpec& t = layout.tensors()[k];
+      const float a = 0.013f * t.step_scale * scales[k];
+      const float c = std::fma(-(0.5f * t.step_scale), t.weight_decay, 1.0f);
+      for (uint64_t i = t.first; i < t.first + t.count; ++i) {
+        if (rho != 1.0f) want[i] = std::fma(rho, want[i] - x0[i], x0[i]);
+        want[i] = std::fma(want[i], c, GetBit(bits.data(), i) ? -a : a);
+      }
+    }
+    std::vector<float> got = x;
+    const StepArguments arguments{
+        .gamma = 0.013f, .rho = rho, .decay_step = 0.5f, .scales = scales};
+    for (const auto& [first, count] :
+         {std::pair<uint64_t, uint64_t>{0, 50}, {50, 28}, {78, d - 78}}) {
+      ApplyStep(layout, arguments, first, count, bits.data(), 0, x0.data() + first,
+                got.data() + first);
+    }
+    ExpectSameBits(got, want, "scales and decay");
+  }
+}
+
+TEST(Apply, ARewindIsACopyBitForBit) {
+  Rng rng(kSeed, 7);
+  const std::vector<float> x0 = RandomFloats(100, &rng);
+  std::vector<float> x = RandomFloats(102, &rng);
+  std::vector<float> want = x;
+  std::copy(x0.begin(), x0.end(), want.begin() + 1);
+  ApplyRewind(100, x0.data(), x.data() + 1);
+  ExpectSameBits(x, want, "rewind");
+  ApplyRewind(0, nullptr, nullptr);
 }
 
 TEST(Apply, GoldenVectorsOfTheVotedStep) {

@@ -99,11 +99,7 @@ std::string Applied(std::map<std::string, std::string> args) {
   float x = value("x");
   const float x0 = value("x0");
   const uint8_t bit = args.at("bit") == "1" ? 1 : 0;
-  if (value("rho") == 1.0f) {
-    ApplyStep(*layout, value("gamma"), 0, 1, &bit, 0, &x);
-  } else {
-    ApplyRescaledStep(*layout, value("gamma"), value("rho"), 0, 1, &bit, 0, &x0, &x);
-  }
+  ApplyStep(*layout, {.gamma = value("gamma"), .rho = value("rho")}, 0, 1, &bit, 0, &x0, &x);
   return HexFloat(x);
 }
 

@@ -1,4 +1,4 @@
-#include "server/replica/buffer_pool.h"
+#include "server/vote/buffer_pool.h"
 
 #include <cstdlib>
 #include <vector>

@@ -1,11 +1,11 @@
-#include "server/rpc/ballot_slots.h"
+#include "server/vote/ballot_slots.h"
 
 #include <algorithm>
 #include <utility>
 
 #include "common/check.h"
 
-namespace signvote::rpc {
+namespace signvote {
 
 BallotSlots::BallotSlots(ChunkPlan plan, std::shared_ptr<uint8_t> buffer)
     : plan_(plan), buffer_(std::move(buffer)), slots_(plan.chunks(), Slot::kClosed) {}
@@ -19,12 +19,14 @@ BallotSlots::Place BallotSlots::Begin(Round round, Attempt attempt, ChunkIndex c
   Slot& slot = slots_[chunk.value()];
   if (slot != Slot::kFree) return Place::kNotNeeded;
   slot = Slot::kWriting;
-  *out = {buffer_.get() + plan_.ByteOffset(chunk), plan_.Bytes(chunk)};
+  written_ = buffer_;
+  *out = {written_.get() + plan_.ByteOffset(chunk), plan_.Bytes(chunk)};
   return Place::kWrite;
 }
 
 bool BallotSlots::End(Round round, Attempt attempt, ChunkIndex chunk, bool good) {
   MutexLock lock(&mu_);
+  written_.reset();
   if (round != round_ || attempt != attempt_) return false;
   Slot& slot = slots_[chunk.value()];
   if (slot != Slot::kWriting) return false;
@@ -34,15 +36,32 @@ bool BallotSlots::End(Round round, Attempt attempt, ChunkIndex chunk, bool good)
 
 void BallotSlots::Open(Round round, Attempt attempt) {
   MutexLock lock(&mu_);
+  OpenLocked(round, attempt);
+}
+
+void BallotSlots::OpenIn(std::shared_ptr<uint8_t> buffer, Round round, Attempt attempt) {
+  // Destroyed after the lock is released: it may be the last share.
+  std::shared_ptr<uint8_t> old = std::move(buffer);
+  MutexLock lock(&mu_);
+  old.swap(buffer_);
+  OpenLocked(round, attempt);
+}
+
+void BallotSlots::OpenLocked(Round round, Attempt attempt) {
   opened_ = true;
   round_ = round;
   attempt_ = attempt;
   std::fill(slots_.begin(), slots_.end(), Slot::kFree);
 }
 
-void BallotSlots::Close(ChunkIndex chunk) {
+bool BallotSlots::Close(ChunkIndex chunk) {
   MutexLock lock(&mu_);
-  slots_[chunk.value()] = Slot::kClosed;
+  return std::exchange(slots_[chunk.value()], Slot::kClosed) == Slot::kFull;
 }
 
-}  // namespace signvote::rpc
+std::shared_ptr<const uint8_t> BallotSlots::buffer() const {
+  MutexLock lock(&mu_);
+  return buffer_;
+}
+
+}  // namespace signvote

@@ -1,6 +1,6 @@
 #pragma once
 // Where one session's ballot lies while a round is open. Receiving threads copy chunks in; the
-// engine's thread opens attempts and reads what is complete.
+// run's thread opens attempts and lends what is complete to a tally.
 
 #include <cstdint>
 #include <memory>
@@ -11,7 +11,7 @@
 #include "common/layout.h"
 #include "common/mutex.h"
 
-namespace signvote::rpc {
+namespace signvote {
 
 // A chunk's slot:
 //   free ──Begin──▶ writing ──End(good)──▶ full
@@ -21,7 +21,9 @@ namespace signvote::rpc {
 // into memory that nobody reads: a session has one receiving call at a time, so no other chunk can
 // be there, and End() then does not mark it full.
 //
-// Threads: Begin and End: the session's receiving callback. The rest: the engine's thread.
+// Ownership: shares its buffer with the tallies that read it and with the chunk that is being
+//            written: one that is replaced under them lives until they are done.
+// Threads:   Begin and End: the session's receiving callback. The rest: the run's thread.
 class BallotSlots {
  public:
   // `buffer` holds plan.TotalBytes() bytes.
@@ -34,30 +36,37 @@ class BallotSlots {
     kNotNeeded,  // repeated, or late: nothing to copy; the engine counts it
     kNotOpen,    // a round or attempt that was never opened to this session
   };
-  // REQUIRES: chunk < plan().chunks().
+  // *out stays valid until End(). REQUIRES: chunk < plan().chunks(); no Begin() before the End() of
+  // the last kWrite.
   Place Begin(Round round, Attempt attempt, ChunkIndex chunk, std::span<uint8_t>* out);
   // `good`: the chunk lies whole and checked in its place. False: it came too late to be counted.
   bool End(Round round, Attempt attempt, ChunkIndex chunk, bool good);
 
-  // Every slot is free, for this attempt only.
+  // Every slot is free, for this attempt only. REQUIRES: no tally reads the buffer any more.
   void Open(Round round, Attempt attempt);
-  // Nothing is written any more into this chunk in this attempt.
-  void Close(ChunkIndex chunk);
-  // The chunk's bits. Valid for reading when End() returned true for it in the open attempt.
-  const uint8_t* chunk(ChunkIndex k) const { return buffer_.get() + plan_.ByteOffset(k); }
+  // The same with another buffer, while tallies may still read the old one.
+  void OpenIn(std::shared_ptr<uint8_t> buffer, Round round, Attempt attempt);
+  // Nothing is written any more into this chunk in this attempt. Whether it was full.
+  bool Close(ChunkIndex chunk);
+  // The buffer that holds chunk k's bits from plan().ByteOffset(k) on; the caller's share keeps it
+  // alive. A chunk is valid for reading when End() returned true for it in the open attempt.
+  std::shared_ptr<const uint8_t> buffer() const;
 
  private:
   enum class Slot : uint8_t { kFree, kWriting, kFull, kClosed };
+  void OpenLocked(Round round, Attempt attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Constant after construction.
   const ChunkPlan plan_;
-  const std::shared_ptr<uint8_t> buffer_;  // contents ordered by mu_ and the engine's queue
 
-  Mutex mu_;
+  mutable Mutex mu_;
+  // Contents ordered by mu_ and the run's queue.
+  std::shared_ptr<uint8_t> buffer_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<uint8_t> written_ ABSL_GUARDED_BY(mu_);  // from Begin() to End()
   bool opened_ ABSL_GUARDED_BY(mu_) = false;
   Round round_ ABSL_GUARDED_BY(mu_);
   Attempt attempt_ ABSL_GUARDED_BY(mu_);
   std::vector<Slot> slots_ ABSL_GUARDED_BY(mu_);
 };
 
-}  // namespace signvote::rpc
+}  // namespace signvote

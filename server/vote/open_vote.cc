@@ -1,0 +1,123 @@
+#include "server/vote/open_vote.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/check.h"
+
+namespace signvote {
+
+OpenVote::OpenVote(Options options, TallySink* sink, BufferPool* verdicts, BufferPool* ballots)
+    : options_(std::move(options)),
+      sink_(sink),
+      verdicts_(verdicts),
+      ballots_(ballots),
+      chunks_(plan().chunks()) {
+  SIGNVOTE_CHECK(verdicts_->bytes() >= plan().TotalBytes());
+  SIGNVOTE_CHECK(ballots_->bytes() >= plan().chunk_plan().TotalBytes());
+}
+
+void OpenVote::Open(Round round, Attempt attempt, std::vector<Voter> voters) {
+  Abandon();
+  if (share_ != nullptr) old_shares_.push_back(std::move(share_));
+  std::erase_if(old_shares_, [](const auto& share) { return share->idle(); });
+  open_ = true;
+  round_ = round;
+  attempt_ = attempt;
+  voters_ = std::move(voters);
+  counted_of_.assign(voters_.size(), 0);
+  chunks_.assign(plan().chunks(), Chunk{});
+  closed_chunks_ = tallied_chunks_ = 0;
+  tally_time_ = Duration::zero();
+  place_of_.clear();
+  std::vector<std::shared_ptr<const uint8_t>> ballots;
+  for (const Voter& voter : voters_) {
+    const auto place = static_cast<uint32_t>(ballots.size());
+    SIGNVOTE_CHECK(place_of_.emplace(voter.worker, place).second);
+    OpenSlots(voter);
+    ballots.push_back(voter.slots->buffer());
+  }
+  share_ = std::make_shared<TallyShare>(std::move(ballots), verdicts_->Acquire());
+}
+
+void OpenVote::OpenSlots(const Voter& voter) {
+  const std::shared_ptr<const uint8_t> buffer = voter.slots->buffer();
+  const bool read = std::any_of(old_shares_.begin(), old_shares_.end(),
+                                [&](const auto& share) { return share->Holds(buffer.get()); });
+  if (read) {
+    voter.slots->OpenIn(ballots_->Acquire(), round_, attempt_);
+  } else {
+    voter.slots->Open(round_, attempt_);
+  }
+}
+
+void OpenVote::Close(ChunkIndex k, std::span<const round::WorkerId> voters) {
+  SIGNVOTE_CHECK(open_ && k.value() < chunks_.size());
+  Chunk& chunk = chunks_[k.value()];
+  SIGNVOTE_CHECK(!chunk.closed);
+  chunk.closed = true;
+  ++closed_chunks_;
+  std::vector<bool> full;
+  full.reserve(voters_.size());
+  for (const Voter& voter : voters_) full.push_back(voter.slots->Close(k));
+  std::vector<uint32_t> places;
+  places.reserve(voters.size());
+  for (const round::WorkerId worker : voters) {
+    const auto it = place_of_.find(worker);
+    SIGNVOTE_CHECK(it != place_of_.end() && full[it->second]);
+    ++counted_of_[it->second];
+    places.push_back(it->second);
+  }
+  sink_->Submit({.round = round_,
+                 .attempt = attempt_,
+                 .chunk = k,
+                 .share = share_,
+                 .places = std::move(places),
+                 .plan = plan().chunk_plan(),
+                 .seed = options_.seed});
+}
+
+bool OpenVote::Take(const ChunkTallied& tallied) {
+  if (!open_ || tallied.round != round_ || tallied.attempt != attempt_) return false;
+  Chunk& chunk = chunks_.at(tallied.chunk.value());
+  if (!chunk.closed || chunk.tallied) return false;
+  chunk.tallied = true;
+  chunk.sum = {.counted = tallied.counted, .checksum = tallied.checksum};
+  ++tallied_chunks_;
+  tally_time_ += tallied.took;
+  return true;
+}
+
+OpenVote::Result OpenVote::Finish() {
+  SIGNVOTE_CHECK(complete());
+  open_ = false;
+  Result result{.round = round_, .attempt = attempt_, .tally_time = tally_time_};
+  result.chunks.reserve(chunks_.size());
+  for (const Chunk& chunk : chunks_) result.chunks.push_back(chunk.sum);
+  result.payload = share_->verdict();
+  return result;
+}
+
+void OpenVote::Abandon() {
+  if (!open_) return;
+  open_ = false;
+  sink_->DropWaiting();
+}
+
+OpenVote::Statistics OpenVote::statistics() const {
+  Statistics statistics;
+  if (share_ == nullptr) return statistics;
+  const VoteStatistics sampled = share_->sampled();
+  statistics.coordinates = sampled.coordinates;
+  statistics.ties = sampled.ties;
+  for (size_t place = 0; place < voters_.size(); ++place) {
+    if (counted_of_[place] == 0) continue;
+    statistics.workers.push_back({.worker = voters_[place].worker,
+                                  .coordinates = sampled.ballots[place].coordinates,
+                                  .agreeing = sampled.ballots[place].agreeing,
+                                  .chunks = counted_of_[place]});
+  }
+  return statistics;
+}
+
+}  // namespace signvote

@@ -1,0 +1,174 @@
+#include "server/vote/tally_sink.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/check.h"
+#include "common/checksum.h"
+
+namespace signvote {
+namespace {
+
+// Nothing waits without a bound; these waits are woken by notifications and merely look again.
+constexpr Duration kLookAgain = std::chrono::seconds(1);
+
+constexpr size_t kDefaultThreadsMax = 4;
+
+// The ballots of a job, and where its verdict goes.
+struct Chunk {
+  explicit Chunk(const TallyJob& job)
+      : offset(job.plan.ByteOffset(job.chunk)), verdict(job.share->verdict().get() + offset) {
+    ballots.reserve(job.places.size());
+    for (const uint32_t place : job.places)
+      ballots.push_back(job.share->ballot(place).get() + offset);
+  }
+  TallyInput Input(const TallyJob& job) const {
+    return {.ballots = ballots,
+            .coordinates = job.plan.Count(job.chunk),
+            .first_coordinate = job.plan.First(job.chunk),
+            .seed = job.seed,
+            .round = job.round};
+  }
+
+  const size_t offset;
+  uint8_t* const verdict;
+  std::vector<const uint8_t*> ballots;
+};
+
+// Counts the job's chunk, says so, then looks at its sample and leaves the share.
+void Count(const TallyJob& job, Clock* clock, const TallySink::Done& done) {
+  const Time begin = clock->Now();
+  const Chunk chunk(job);
+  const TallyInput input = chunk.Input(job);
+  Tally(input, chunk.verdict);
+  ChunkTallied tallied{.round = job.round,
+                       .attempt = job.attempt,
+                       .chunk = job.chunk,
+                       .counted = static_cast<uint32_t>(job.places.size()),
+                       .checksum = Xxh3(chunk.verdict, job.plan.Bytes(job.chunk)),
+                       .payload = {job.share->verdict(), chunk.verdict}};
+  tallied.took = clock->Now() - begin;
+  done(std::move(tallied));
+  const SampleRange sample = SampleOf(job.plan, job.round, job.chunk);
+  if (sample.count != 0) {
+    VoteStatistics statistics;
+    statistics.ballots.resize(job.share->ballots());
+    AddStatistics(input, job.places, chunk.verdict, sample, &statistics);
+    job.share->Add(statistics);
+  }
+  job.share->Leave();
+}
+
+}  // namespace
+
+TallyShare::TallyShare(std::vector<std::shared_ptr<const uint8_t>> ballots,
+                       std::shared_ptr<uint8_t> verdict)
+    : ballots_(std::move(ballots)), verdict_(std::move(verdict)) {
+  sampled_.ballots.resize(ballots_.size());
+}
+
+bool TallyShare::Holds(const uint8_t* ballot) const {
+  return std::any_of(ballots_.begin(), ballots_.end(),
+                     [ballot](const auto& held) { return held.get() == ballot; });
+}
+
+void TallyShare::Enter() {
+  MutexLock lock(&mu_);
+  ++readers_;
+}
+
+void TallyShare::Leave() {
+  MutexLock lock(&mu_);
+  SIGNVOTE_CHECK(readers_ > 0);
+  --readers_;
+}
+
+bool TallyShare::idle() const {
+  MutexLock lock(&mu_);
+  return readers_ == 0;
+}
+
+void TallyShare::Add(const VoteStatistics& sample) {
+  MutexLock lock(&mu_);
+  sampled_.coordinates += sample.coordinates;
+  sampled_.ties += sample.ties;
+  for (size_t place = 0; place < sample.ballots.size(); ++place) {
+    sampled_.ballots[place].coordinates += sample.ballots[place].coordinates;
+    sampled_.ballots[place].agreeing += sample.ballots[place].agreeing;
+  }
+}
+
+VoteStatistics TallyShare::sampled() const {
+  MutexLock lock(&mu_);
+  return sampled_;
+}
+
+void InlineTallySink::Submit(TallyJob job) {
+  job.share->Enter();
+  Count(job, clock_, done_);
+}
+
+size_t TallyThreads::DefaultThreads(size_t cores) {
+  return std::clamp(cores, size_t{1}, kDefaultThreadsMax);
+}
+
+TallyThreads::TallyThreads(size_t threads, Clock* clock, Done done)
+    : clock_(clock), done_(std::move(done)) {
+  SIGNVOTE_CHECK(threads > 0);
+  threads_.reserve(threads);
+  for (size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
+}
+
+TallyThreads::~TallyThreads() { Stop(); }
+
+void TallyThreads::Submit(TallyJob job) {
+  {
+    MutexLock lock(&mu_);
+    if (stopping_) return;
+    job.share->Enter();
+    queue_.push_back(std::move(job));
+  }
+  work_.NotifyOne();
+}
+
+void TallyThreads::DropWaiting() {
+  std::deque<TallyJob> dropped;
+  {
+    MutexLock lock(&mu_);
+    dropped.swap(queue_);
+  }
+  for (const TallyJob& job : dropped) job.share->Leave();
+}
+
+void TallyThreads::Stop() {
+  {
+    MutexLock lock(&mu_);
+    stopping_ = true;
+  }
+  DropWaiting();
+  work_.NotifyAll();
+  for (std::thread& thread : threads_) {
+    if (thread.joinable()) thread.join();
+  }
+}
+
+size_t TallyThreads::waiting() const {
+  MutexLock lock(&mu_);
+  return queue_.size();
+}
+
+void TallyThreads::Work() {
+  while (true) {
+    TallyJob job;
+    {
+      MutexLock lock(&mu_);
+      while (queue_.empty() && !stopping_) (void)work_.WaitFor(&mu_, kLookAgain);
+      if (stopping_) return;
+      job = std::move(queue_.front());
+      queue_.pop_front();
+    }
+    Count(job, clock_, done_);
+  }
+}
+
+}  // namespace signvote
