@@ -2,6 +2,8 @@
 
 #include <thread>
 
+#include "common/may_wait.h"
+
 namespace signvote {
 namespace {
 
@@ -18,6 +20,7 @@ class SystemClock final : public Clock {
         .count();
   }
   void SleepFor(Duration d) override {
+    CheckMayWait("a sleep");
     if (d > Duration::zero()) std::this_thread::sleep_for(d);
   }
 };

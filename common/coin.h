@@ -9,6 +9,13 @@
 //   own_coin(s,round,i) bit i mod 64 of fin(mix(seed, round, ⌊i/64⌋) ^ (s + 1))
 //                       decides a ballot bit where u_i = 0
 //
+//   uniform(s,round,i)  bits [16·(i mod 4), 16·(i mod 4) + 16) of
+//                       fin(mix(fin(seed ^ D), round, ⌊i/4⌋) ^ (s + 1)), an integer in [0, 65536);
+//                       D = 0x316d726f66696e75, the ASCII bytes "uniform1" read as a little-endian
+//                       number
+//                       what a direction that signs a noisy value compares with, independent of
+//                       every coin
+//
 // An own coin per worker keeps coordinates whose gradient is exactly zero (unused embedding rows,
 // dead units) from drifting by γ each round: their votes are fair and independent. s is the
 // worker's share.
@@ -29,6 +36,15 @@ constexpr uint64_t TieCoinWord(uint64_t seed, Round round, uint64_t word) {
 // 64 own coins of the worker that holds `share`: bit k decides coordinate 64·word + k.
 constexpr uint64_t OwnCoinWord(uint64_t seed, Round round, Share share, uint64_t word) {
   return OwnCoinBits(seed, round.value(), share.value(), word);
+}
+
+// The uniforms of four neighbouring coordinates: bits [16·k, 16·k + 16) are that of 4·word + k.
+constexpr uint64_t UniformWord(uint64_t seed, Round round, Share share, uint64_t word) {
+  return UniformBits(seed, round.value(), share.value(), word);
+}
+constexpr uint16_t Uniform16(uint64_t seed, Round round, Share share, uint64_t coordinate) {
+  return static_cast<uint16_t>(UniformWord(seed, round, share, coordinate / 4) >>
+                               (16 * (coordinate % 4)));
 }
 
 // Fills out[k] = TieCoinWord(seed, round, first_word + k); the fast implementation that the tally

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "common/exit_codes.h"
+#include "common/may_wait.h"
 #include "common/status.h"
 
 namespace signvote {
@@ -82,6 +83,7 @@ class PosixAtomicFile final : public AtomicFile {
   }
 
   absl::Status Append(std::span<const std::byte> data) override {
+    CheckMayWait("a write to a file");
     if (!poison_.ok()) return poison_;
     if (renamed_) return Poison(absl::FailedPreconditionError(path_ + ": already committed"));
     while (!data.empty()) {
@@ -98,6 +100,7 @@ class PosixAtomicFile final : public AtomicFile {
   }
 
   absl::Status Commit() override {
+    CheckMayWait("a file's sync");
     if (!poison_.ok()) return poison_;
     if (renamed_) return Poison(absl::FailedPreconditionError(path_ + ": already committed"));
     if (::fsync(fd_.get()) != 0) return Poison(ErrnoStatus(errno, temporary_, "cannot sync"));
@@ -129,6 +132,7 @@ class PosixLogFile final : public LogFile {
   PosixLogFile(std::string path, Fd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
 
   absl::Status Append(std::string_view text) override {
+    CheckMayWait("a write to a log");
     while (poison_.ok() && !text.empty()) {
       const ssize_t written = ::write(fd_.get(), text.data(), text.size());
       if (written < 0) {
@@ -166,6 +170,8 @@ class PosixMappedFile final : public MappedFile {
 class PosixFileSystem final : public FileSystem {
  public:
   absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t bytes_max) override {
+    // What the kernel makes up at once waits for no disk.
+    if (!path.starts_with("/proc/") && !path.starts_with("/sys/")) CheckMayWait("a file's reading");
     SIGNVOTE_ASSIGN_OR_RETURN(const Fd fd, OpenRegular(path));
     std::string text;
     // Grows with what is read, not with the announced size: /proc files say 0, and a file may still
@@ -188,6 +194,7 @@ class PosixFileSystem final : public FileSystem {
   }
 
   absl::StatusOr<std::unique_ptr<MappedFile>> Map(const std::string& path) override {
+    CheckMayWait("a file's map");
     SIGNVOTE_ASSIGN_OR_RETURN(const Fd fd, OpenRegular(path));
     struct stat st;
     if (::fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, path, "cannot stat");
@@ -202,6 +209,7 @@ class PosixFileSystem final : public FileSystem {
 
   absl::StatusOr<std::unique_ptr<AtomicFile>> CreateAtomic(const std::string& path,
                                                            uint32_t mode) override {
+    CheckMayWait("a new file");
     std::string temporary = path + ".tmp";
     // A leftover of a crash may have another owner's mode or still be open elsewhere: never write
     // into it.
@@ -216,6 +224,7 @@ class PosixFileSystem final : public FileSystem {
 
   absl::StatusOr<std::unique_ptr<LogFile>> OpenLog(const std::string& path,
                                                    uint32_t mode) override {
+    CheckMayWait("the opening of a log");
     Fd fd = OpenRetry(path, O_WRONLY | O_APPEND | O_CREAT, mode);
     if (!fd.ok()) return ErrnoStatus(errno, path, "cannot open for appending");
     return std::unique_ptr<LogFile>(std::make_unique<PosixLogFile>(path, std::move(fd)));

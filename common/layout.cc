@@ -11,6 +11,7 @@
 #include "common/bits.h"
 #include "common/check.h"
 #include "common/checksum.h"
+#include "common/text.h"
 
 namespace signvote {
 namespace {
@@ -20,7 +21,7 @@ constexpr size_t kNameBytesMax = 1024;
 // A layout comes from a worker: what no model has is not worth the memory.
 constexpr size_t kTensorsMax = size_t{1} << 16;
 constexpr size_t kDimensionsMax = 64;
-constexpr char kDigestMagic[] = "signvote-layout-1";
+constexpr char kDigestMagic[] = "signvote-layout-2";
 
 constexpr uint64_t kChunkCoordinatesMin = uint64_t{1} << 15;
 constexpr uint64_t kChunkCoordinatesMax = uint64_t{1} << 21;
@@ -37,35 +38,12 @@ void HashInteger(Xxh3Stream& hash, T value) {
   hash.Update(&value, sizeof(value));
 }
 
-// True for well-formed UTF-8 without control characters: names travel through JSON and logs.
-bool IsCleanUtf8(std::string_view s) {
-  for (size_t i = 0; i < s.size();) {
-    const auto lead = static_cast<unsigned char>(s[i]);
-    if (lead < 0x20 || lead == 0x7F) return false;
-    size_t more = 0;
-    uint32_t point = lead;
-    if (lead >= 0xF0 && lead < 0xF5) {
-      more = 3;
-      point = lead & 0x07u;
-    } else if (lead >= 0xE0 && lead < 0xF0) {
-      more = 2;
-      point = lead & 0x0Fu;
-    } else if (lead >= 0xC2 && lead < 0xE0) {
-      more = 1;
-      point = lead & 0x1Fu;
-    } else if (lead >= 0x80) {
-      return false;
-    }
-    if (more > s.size() - i - 1) return false;
-    for (size_t k = 1; k <= more; ++k) {
-      const auto next = static_cast<unsigned char>(s[i + k]);
-      if ((next & 0xC0u) != 0x80u) return false;
-      point = (point << 6) | (next & 0x3Fu);
-    }
-    const bool overlong = (more == 2 && point < 0x800) || (more == 3 && point < 0x10000);
-    const bool surrogate = point >= 0xD800 && point < 0xE000;
-    if (overlong || surrogate || point > 0x10FFFF) return false;
-    i += 1 + more;
+// Names travel through JSON and logs.
+bool IsFitForPeople(std::string_view text) {
+  while (!text.empty()) {
+    const CodePoint next = FirstCodePoint(text);
+    if (!next.fits) return false;
+    text.remove_prefix(next.bytes);
   }
   return true;
 }
@@ -85,9 +63,27 @@ std::string FloatText(float value) {
   return text;
 }
 
-std::string TensorText(const TensorSpec& t) {
-  return t.name + " " + ShapeText(t.shape) + " step_scale " + FloatText(t.step_scale) +
-         " weight_decay " + FloatText(t.weight_decay);
+// Tensors in ascending order of the bytes of their names.
+std::vector<const TensorSpec*> ByName(std::span<const TensorSpec> tensors) {
+  std::vector<const TensorSpec*> out;
+  out.reserve(tensors.size());
+  for (const TensorSpec& t : tensors) out.push_back(&t);
+  std::sort(out.begin(), out.end(),
+            [](const TensorSpec* a, const TensorSpec* b) { return a->name < b->name; });
+  return out;
+}
+
+uint64_t DigestOf(std::span<const TensorSpec> tensors) {
+  Xxh3Stream hash;
+  hash.Update(kDigestMagic, sizeof(kDigestMagic) - 1);
+  HashInteger(hash, static_cast<uint32_t>(tensors.size()));
+  for (const TensorSpec* t : ByName(tensors)) {
+    HashInteger(hash, static_cast<uint32_t>(t->name.size()));
+    hash.Update(t->name.data(), t->name.size());
+    HashInteger(hash, static_cast<uint32_t>(t->shape.size()));
+    for (const uint64_t dimension : t->shape) HashInteger(hash, dimension);
+  }
+  return hash.Digest();
 }
 
 }  // namespace
@@ -112,7 +108,7 @@ absl::StatusOr<Layout> Layout::Make(std::vector<TensorSpec> tensors) {
           "tensor " + std::to_string(k) + " of the layout has a name of " +
           std::to_string(t.name.size()) + " bytes; at most 1024 are allowed");
     }
-    if (!IsCleanUtf8(t.name)) {
+    if (!IsFitForPeople(t.name)) {
       return absl::InvalidArgumentError("the name of tensor " + std::to_string(k) +
                                         " of the layout is not UTF-8 or has control characters");
     }
@@ -137,7 +133,7 @@ absl::StatusOr<Layout> Layout::Make(std::vector<TensorSpec> tensors) {
                                         FloatText(t.weight_decay) +
                                         " must be finite and not below 0");
     }
-    // −0 would be another digest for the same layout.
+    // One zero: −0 would travel as other bytes.
     if (t.weight_decay == 0.0f) t.weight_decay = 0.0f;
     uint64_t count = 1;
     for (const uint64_t dimension : t.shape) {
@@ -160,36 +156,30 @@ absl::StatusOr<Layout> Layout::Make(std::vector<TensorSpec> tensors) {
     total += count;
     layout.step_scale_max_ = std::max(layout.step_scale_max_, t.step_scale);
   }
-  Xxh3Stream hash;
-  hash.Update(kDigestMagic, sizeof(kDigestMagic) - 1);
-  for (const TensorSpec& t : tensors) {
-    HashInteger(hash, static_cast<uint32_t>(t.name.size()));
-    hash.Update(t.name.data(), t.name.size());
-    HashInteger(hash, static_cast<uint32_t>(t.shape.size()));
-    for (const uint64_t dimension : t.shape) HashInteger(hash, dimension);
-    HashInteger(hash, std::bit_cast<uint32_t>(t.step_scale));
-    HashInteger(hash, std::bit_cast<uint32_t>(t.weight_decay));
-  }
-  layout.digest_ = hash.Digest();
+  layout.digest_ = DigestOf(tensors);
   layout.coordinates_ = total;
   layout.tensors_ = std::move(tensors);
   return layout;
 }
 
 std::string Layout::FirstDifference(const Layout& other) const {
-  const size_t both = std::min(tensors_.size(), other.tensors_.size());
-  for (size_t k = 0; k < both; ++k) {
-    if (tensors_[k] == other.tensors_[k]) continue;
-    return "tensor " + std::to_string(k) + " is " + TensorText(tensors_[k]) + " here, " +
-           TensorText(other.tensors_[k]) + " there";
+  const std::vector<const TensorSpec*> here = ByName(tensors_), there = ByName(other.tensors_);
+  const auto missing = [&](const TensorSpec& t, std::string_view where) {
+    return "tensor " + t.name + " " + ShapeText(t.shape) + " is missing " + std::string(where) +
+           " (" + std::to_string(here.size()) + " tensors here, " + std::to_string(there.size()) +
+           " there)";
+  };
+  for (size_t k = 0; k < std::max(here.size(), there.size()); ++k) {
+    if (k == here.size() || (k < there.size() && there[k]->name < here[k]->name)) {
+      return missing(*there[k], "here");
+    }
+    if (k == there.size() || here[k]->name < there[k]->name) return missing(*here[k], "there");
+    if (here[k]->shape != there[k]->shape) {
+      return "tensor " + here[k]->name + " is " + ShapeText(here[k]->shape) + " here, " +
+             ShapeText(there[k]->shape) + " there";
+    }
   }
-  if (tensors_.size() == other.tensors_.size()) return "";
-  const bool here = tensors_.size() > both;
-  return "tensor " + std::to_string(both) + " is " +
-         TensorText(here ? tensors_[both] : other.tensors_[both]) +
-         (here ? " here, missing there" : " there, missing here") + " (" +
-         std::to_string(tensors_.size()) + " tensors here, " +
-         std::to_string(other.tensors_.size()) + " there)";
+  return "";
 }
 
 ChunkPlan::ChunkPlan(uint64_t coordinates, uint64_t chunk_coordinates)

@@ -1,6 +1,18 @@
 #pragma once
-// The layout: the ordered list of trained tensors. Its digest identifies the model; the server
-// refuses any other.
+// The layout: the ordered list of trained tensors. Its digest says which tensors they are, whatever
+// their order; the server refuses any others.
+//
+// The digest is XXH3-64 (seed 0) of these bytes, integers little-endian:
+//   magic      17 bytes  "signvote-layout-2" in ASCII
+//   tensors    u32       their number
+//   then for each tensor, in ascending order of the bytes of its name:
+//   name_bytes u32       length of the name
+//   name                 UTF-8
+//   rank       u32       number of dimensions; 0 for a scalar
+//   dims       rank×u64  outermost first
+// Order in the flat buffer, step_scale and weight_decay are the run's and not part of it. The tensors
+// w [2, 3] and b [], in either order, have the digest of the golden vector in layout_test.cc; page:
+// docs/wire_format.md, "Layout digest".
 
 #include <cstddef>
 #include <cstdint>
@@ -41,12 +53,15 @@ class Layout {
 
   std::span<const TensorSpec> tensors() const { return tensors_; }
   uint64_t coordinates() const { return coordinates_; }  // d
-  // XXH3-64 of the canonical bytes (docs/wire_format.md, "Layout digest"). Equal digests ⇔ equal
-  // layouts.
+  // Of names and shapes, as above. Equal digests: the same tensors, perhaps in another order and with
+  // other scales; operator== compares those too.
   uint64_t digest() const { return digest_; }
   float step_scale_max() const { return step_scale_max_; }  // max_k scale_k: ‖x_t − x_{t−1}‖_∞ / γ
 
-  // "" when equal; else one sentence that names the first tensor that differs, with both sides.
+  bool operator==(const Layout& other) const { return tensors_ == other.tensors_; }
+
+  // "" when names and shapes are the same, whatever their order; else one sentence that names the first
+  // tensor, in order of the names, that is missing on a side or has another shape.
   std::string FirstDifference(const Layout& other) const;
 
  private:

@@ -1,19 +1,32 @@
 #include "common/log.h"
 
+#include <poll.h>
+#include <pthread.h>
 #include <spdlog/pattern_formatter.h>
-#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "common/clock.h"
+#include "common/line_writer.h"
+#include "common/may_wait.h"
+#include "common/text.h"
 
 namespace signvote {
 namespace {
+
+// What a program that ends waits for its last lines.
+constexpr Duration kLastWords = std::chrono::seconds(1);
+constexpr int kWriteAgainMs = 1000;  // a descriptor that does not block is asked again
 
 constexpr char kTextPattern[] = "%Y-%m-%dT%H:%M:%S.%eZ %l %v";
 
@@ -45,16 +58,63 @@ const char* LevelName(LogLevel level) {
   return "error";
 }
 
+// Waits for as long as the reader takes. Nothing is left to tell an error to.
+void WriteToStderr(std::string_view text) {
+  CheckMayWait("a write to standard error");
+  while (!text.empty()) {
+    const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
+    if (written >= 0) {
+      text.remove_prefix(static_cast<size_t>(written));
+    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      pollfd event{STDERR_FILENO, POLLOUT, 0};
+      (void)::poll(&event, 1, kWriteAgainMs);  // the next write tells
+    } else if (errno != EINTR) {
+      return;
+    }
+  }
+}
+
+// A forked child has no thread that writes: it writes by itself.
+std::atomic<bool> g_forked{false};  // set in the child before it has a second thread
+
+// Hands formatted lines to the writer's queue. base_sink's lock keeps their order.
+class QueueSink final : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  explicit QueueSink(LineWriter* writer) : writer_(writer) {}
+
+ private:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    if (g_forked.load(std::memory_order_relaxed)) {
+      WriteToStderr({line.data(), line.size()});
+    } else {
+      writer_->Write({line.data(), line.size()});
+    }
+  }
+  void flush_() override {}
+
+  LineWriter* const writer_;
+};
+
+std::string DroppedLine(uint64_t count);
+
 struct Logger {
-  Logger() : spd("signvote", std::make_shared<spdlog::sinks::stderr_sink_mt>()) { Configure({}); }
+  Logger()
+      : writer(WriteToStderr, DroppedLine, {}),
+        spd("signvote", std::make_shared<QueueSink>(&writer)) {
+    Configure({});
+    (void)::pthread_atfork(nullptr, nullptr, [] { g_forked.store(true); });
+    (void)std::atexit([] { (void)FlushLog(kLastWords); });
+  }
   void Configure(const LogOptions& options) {
     spd.set_level(ToSpdlog(options.level));
-    spd.flush_on(spdlog::level::debug);
     // In JSON the line is ours from end to end; in text spdlog puts time and level before it.
     spd.set_formatter(std::make_unique<spdlog::pattern_formatter>(
         options.format == LogFormat::kJson ? "%v" : kTextPattern, spdlog::pattern_time_type::utc));
     format.store(options.format, std::memory_order_relaxed);
   }
+  LineWriter writer;
   spdlog::logger spd;
   std::atomic<LogFormat> format{
       LogFormat::kText};  // set before threads start; atomic for those who log earlier
@@ -68,27 +128,24 @@ Logger& GetLogger() {
 
 // A line stays one line, whatever a peer put into a value.
 void AppendEscaped(std::string_view in, std::string* out) {
-  for (const char c : in) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
+  while (!in.empty()) {
+    const CodePoint next = FirstCodePoint(in);
+    if (in[0] == '"' || in[0] == '\\') {
       *out += '\\';
-      *out += c;
-    } else if (c == '\n') {
+      *out += in[0];
+    } else if (in[0] == '\n') {
       *out += "\\n";
-    } else if (byte < 0x20 || byte == 0x7F) {
-      char hex[8];
-      std::snprintf(hex, sizeof(hex), "\\x%02x", byte);
-      *out += hex;
+    } else if (next.fits) {
+      *out += in.substr(0, next.bytes);
     } else {
-      *out += c;
+      for (const char c : in.substr(0, next.bytes)) {
+        char hex[8];
+        std::snprintf(hex, sizeof(hex), "\\x%02x",
+                      static_cast<unsigned>(static_cast<unsigned char>(c)));
+        *out += hex;
+      }
     }
-  }
-}
-
-void AppendMessage(std::string_view in, std::string* out) {
-  for (const char c : in) {
-    const auto byte = static_cast<unsigned char>(c);
-    *out += byte < 0x20 || byte == 0x7F ? ' ' : c;
+    in.remove_prefix(next.bytes);
   }
 }
 
@@ -114,8 +171,7 @@ void AppendValue(const LogField& field, std::string* out) {
 }
 
 std::string TextLine(std::string_view message, std::initializer_list<LogField> fields) {
-  std::string line;
-  AppendMessage(message, &line);
+  std::string line = ForPeople(message, message.size());
   for (const LogField& field : fields) {
     line += ' ';
     line += field.key;
@@ -143,7 +199,27 @@ std::string JsonLine(LogLevel level, std::string_view message,
     std::visit([&](const auto& value) { line[std::string(field.key)] = value; }, field.value);
   }
   // A peer's bytes need not be UTF-8: replace, never throw.
-  return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  // ASCII only, so that no terminal obeys what a peer sent.
+  return line.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+std::string LineFor(LogFormat format, LogLevel level, std::string_view message,
+                    std::initializer_list<LogField> fields) {
+  return format == LogFormat::kJson ? JsonLine(level, message, fields) : TextLine(message, fields);
+}
+
+// Made on the writer's thread, past the queue.
+std::string DroppedLine(uint64_t count) {
+  const Logger& logger = GetLogger();
+  const LogFormat format = logger.format.load(std::memory_order_relaxed);
+  const std::string line =
+      LineFor(format, LogLevel::kWarning, "log lines are lost: standard error was not read in time",
+              {{"lines", count}});
+  spdlog::memory_buf_t out;
+  spdlog::pattern_formatter(format == LogFormat::kJson ? "%v" : kTextPattern,
+                            spdlog::pattern_time_type::utc)
+      .format({"signvote", ToSpdlog(LogLevel::kWarning), spdlog::string_view_t(line)}, out);
+  return {out.data(), out.size()};
 }
 
 }  // namespace
@@ -178,10 +254,13 @@ void Log(LogLevel level, std::string_view message, std::initializer_list<LogFiel
   Logger& logger = GetLogger();
   const spdlog::level::level_enum spd_level = ToSpdlog(level);
   if (!logger.spd.should_log(spd_level)) return;
-  const std::string line = logger.format.load(std::memory_order_relaxed) == LogFormat::kJson
-                               ? JsonLine(level, message, fields)
-                               : TextLine(message, fields);
+  const std::string line =
+      LineFor(logger.format.load(std::memory_order_relaxed), level, message, fields);
   logger.spd.log(spd_level, spdlog::string_view_t(line.data(), line.size()));
 }
+
+bool FlushLog(Duration timeout) { return GetLogger().writer.Flush(timeout); }
+
+uint64_t DroppedLogLines() { return GetLogger().writer.dropped(); }
 
 }  // namespace signvote

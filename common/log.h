@@ -1,6 +1,9 @@
 #pragma once
 // Logging: spdlog behind one file. Text for people, JSON (one object a line) for machines, both on
 // stderr. A state change is logged once, with its ids. ERROR means that a person must act.
+//
+// Lines go through a bounded queue to a thread of their own: whoever logs never waits for whoever
+// reads. What cannot be written in time is dropped, counted and told of.
 
 #include <initializer_list>
 #include <string>
@@ -8,6 +11,7 @@
 #include <variant>
 
 #include "absl/status/status.h"
+#include "common/clock.h"
 
 namespace signvote {
 
@@ -32,9 +36,15 @@ struct LogField {
   std::variant<int64_t, uint64_t, double, std::string> value;
 };
 
-// Writes `message key=value …` (text) or {"time","level","message",key:value…} (JSON). Threads:
+// Queues `message key=value …` (text) or {"time","level","message",key:value…} (JSON). Threads:
 // thread-safe.
 void Log(LogLevel level, std::string_view message, std::initializer_list<LogField> fields = {});
+
+// Waits until every line so far is written; false after `timeout`. Programs need not call it: what
+// is queued when exit() runs is waited for, at most a second.
+bool FlushLog(Duration timeout);
+// Lines that nobody will ever read.
+uint64_t DroppedLogLines();
 
 inline void LogInfo(std::string_view m, std::initializer_list<LogField> f = {}) {
   Log(LogLevel::kInfo, m, f);

@@ -10,6 +10,7 @@
 #include <mutex>
 
 #include "absl/base/thread_annotations.h"
+#include "common/may_wait.h"
 
 namespace signvote {
 
@@ -40,6 +41,7 @@ class CondVar {
  public:
   // Returns false when `timeout` passed without a notification. May return true spuriously.
   bool WaitFor(Mutex* mu, std::chrono::nanoseconds timeout) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+    CheckMayWait("a wait for a condition");
     std::unique_lock<std::mutex> lock(mu->mu_, std::adopt_lock);
     const bool notified = cv_.wait_for(lock, timeout) == std::cv_status::no_timeout;
     lock.release();

@@ -5,9 +5,11 @@
 #include <grpcpp/support/proto_buffer_reader.h>
 
 #include "absl/strings/str_cat.h"
+#include "common/check.h"
 #include "common/checksum.h"
 #include "common/status.h"
 #include "proto/wire/wire.h"
+#include "signvote/v1/training.pb.h"
 
 namespace signvote::wire {
 namespace {
@@ -22,19 +24,63 @@ enum WireType : uint32_t {
   kFixed32 = 5
 };
 
-// Field numbers of training.proto. The bulk message is field 1 of WorkerMessage and ServerMessage,
-// 2 of UploadStateRequest; a StateChunk of FetchState has no envelope.
-constexpr uint32_t kEnvelopeVote = 1;
-constexpr uint32_t kEnvelopeUpload = 2;
-constexpr uint32_t kEnvelopeUploadTicket = 1;
-constexpr uint32_t kPayload = 15;
+// Field numbers, as the generated code knows them. Ballot and verdict chunks share all of theirs.
+namespace vote_field {
+constexpr uint32_t kRunId = v1::BallotChunk::kRunIdFieldNumber;
+constexpr uint32_t kEpoch = v1::BallotChunk::kEpochFieldNumber;
+constexpr uint32_t kRound = v1::BallotChunk::kRoundFieldNumber;
+constexpr uint32_t kAttempt = v1::BallotChunk::kAttemptFieldNumber;
+constexpr uint32_t kChunk = v1::BallotChunk::kChunkFieldNumber;
+constexpr uint32_t kChecksum = v1::BallotChunk::kChecksumFieldNumber;
+static_assert(v1::VerdictChunk::kRunIdFieldNumber == kRunId);
+static_assert(v1::VerdictChunk::kEpochFieldNumber == kEpoch);
+static_assert(v1::VerdictChunk::kRoundFieldNumber == kRound);
+static_assert(v1::VerdictChunk::kAttemptFieldNumber == kAttempt);
+static_assert(v1::VerdictChunk::kChunkFieldNumber == kChunk);
+static_assert(v1::VerdictChunk::kChecksumFieldNumber == kChecksum);
+}  // namespace vote_field
+namespace state_field {
+constexpr uint32_t kRound = v1::StateChunk::kRoundFieldNumber;
+constexpr uint32_t kFirst = v1::StateChunk::kFirstFieldNumber;
+constexpr uint32_t kCount = v1::StateChunk::kCountFieldNumber;
+constexpr uint32_t kChecksum = v1::StateChunk::kChecksumFieldNumber;
+constexpr uint32_t kPlane = v1::StateChunk::kPlaneFieldNumber;
+}  // namespace state_field
+constexpr uint32_t kPayload = v1::BallotChunk::kPayloadFieldNumber;
+static_assert(v1::VerdictChunk::kPayloadFieldNumber == kPayload);
+static_assert(v1::StateChunk::kPayloadFieldNumber == kPayload);
 // Highest number of WorkerMessage's and ServerMessage's oneof fields.
-constexpr uint32_t kEnvelopeVoteLast = 16;
+constexpr uint32_t kStreamMessageLast = v1::WorkerMessage::kJoinFieldNumber;
+static_assert(v1::ServerMessage::kWelcomeFieldNumber == kStreamMessageLast);
+// The longest header: the envelope's tag and length, then a run id, four numbers, a checksum, and
+// the payload's tag and length. A tag below field 16 is one byte, a varint at most ten.
+constexpr size_t kTagBytes = 1;
+constexpr size_t kVarintBytesMax = 10;
+constexpr size_t kInnerBytesMax = (kTagBytes + 1 + RunId::kBytes) +
+                                  4 * (kTagBytes + kVarintBytesMax) + (kTagBytes + 8) +
+                                  (kTagBytes + kVarintBytesMax);
+constexpr size_t kHeaderBytesMax = kTagBytes + kVarintBytesMax + kInnerBytesMax;
+static_assert(kPayload < 16, "tags are one byte");
 // Deeper unknown groups are taken for an attack on the stack.
 constexpr int kGroupDepthMax = 16;
 
 bool IsVote(BulkKind kind) {
   return kind == BulkKind::kBallotChunk || kind == BulkKind::kVerdictChunk;
+}
+
+// The field of its envelope that a bulk message is; 0: it travels without one.
+uint32_t EnvelopeField(BulkKind kind) {
+  switch (kind) {
+    case BulkKind::kBallotChunk:
+      return v1::WorkerMessage::kBallotChunkFieldNumber;
+    case BulkKind::kVerdictChunk:
+      return v1::ServerMessage::kVerdictChunkFieldNumber;
+    case BulkKind::kUploadChunk:
+      return v1::UploadStateRequest::kChunkFieldNumber;
+    case BulkKind::kStateChunk:
+      break;
+  }
+  return 0;
 }
 
 const char* KindName(BulkKind kind) {
@@ -53,8 +99,7 @@ const char* KindName(BulkKind kind) {
 
 // ---- writing ------------------------------------------------------------------------------------
 
-// Large enough for every header field at its longest: 2 x (tag + varint) + run id + 6 fields of at
-// most 11 bytes.
+// Never runs out: what is written into one is bounded by kHeaderBytesMax.
 class HeaderWriter {
  public:
   void Varint(uint64_t value) {
@@ -91,7 +136,7 @@ class HeaderWriter {
   size_t size() const { return size_; }
 
  private:
-  uint8_t bytes_[128];
+  uint8_t bytes_[kHeaderBytesMax];
   size_t size_ = 0;
 };
 
@@ -113,6 +158,8 @@ grpc::ByteBuffer Assemble(uint32_t envelope_field, const HeaderWriter& inner,
                   new std::shared_ptr<const void>(std::move(owner)))};
   return grpc::ByteBuffer(slices, 2);
 }
+
+static_assert(sizeof(VoteHeader::checksum) == 8 && sizeof(StateHeader::checksum) == 8);
 
 // ---- reading ------------------------------------------------------------------------------------
 
@@ -255,14 +302,14 @@ struct Envelope {
 
 // Whether `field` is one of the envelope's other messages.
 bool IsOtherMessage(BulkKind kind, uint32_t field) {
-  return IsVote(kind) ? field != kEnvelopeVote && field <= kEnvelopeVoteLast
-                      : field == kEnvelopeUploadTicket;
+  return IsVote(kind) ? field != EnvelopeField(kind) && field <= kStreamMessageLast
+                      : field == v1::UploadStateRequest::kTicketFieldNumber;
 }
 
 absl::StatusOr<Envelope> FindEnvelope(BulkKind kind, const grpc::ByteBuffer& buffer) {
   Cursor in(buffer);
   if (kind == BulkKind::kStateChunk) return Envelope{true, 0, in.length()};
-  const uint32_t wanted = IsVote(kind) ? kEnvelopeVote : kEnvelopeUpload;
+  const uint32_t wanted = EnvelopeField(kind);
   Envelope envelope;
   while (in.position() < in.length()) {
     uint32_t field, type;
@@ -320,31 +367,31 @@ absl::Status ReadFields(BulkKind kind, const grpc::ByteBuffer& buffer, const Env
 
 grpc::ByteBuffer EncodeVote(BulkKind kind, const VoteHeader& header,
                             std::span<const uint8_t> payload, std::shared_ptr<const void> owner) {
-  static_cast<void>(kind);  // ballot and verdict chunks share numbers, and the envelope's field too
+  SIGNVOTE_CHECK(IsVote(kind));
   HeaderWriter inner;
-  inner.BytesField(1, header.run_id.bytes());
-  inner.VarintField(2, header.epoch.value());
-  inner.VarintField(3, header.round.value());
-  inner.VarintField(4, header.attempt.value());
-  inner.VarintField(5, header.chunk.value());
-  inner.Fixed64Field(6, header.checksum);
+  inner.BytesField(vote_field::kRunId, header.run_id.bytes());
+  inner.VarintField(vote_field::kEpoch, header.epoch.value());
+  inner.VarintField(vote_field::kRound, header.round.value());
+  inner.VarintField(vote_field::kAttempt, header.attempt.value());
+  inner.VarintField(vote_field::kChunk, header.chunk.value());
+  inner.Fixed64Field(vote_field::kChecksum, header.checksum);
   inner.Tag(kPayload, kBytes);
   inner.Varint(payload.size());
-  return Assemble(kEnvelopeVote, inner, payload, std::move(owner));
+  return Assemble(EnvelopeField(kind), inner, payload, std::move(owner));
 }
 
 grpc::ByteBuffer EncodeState(BulkKind kind, const StateHeader& header,
                              std::span<const uint8_t> payload, std::shared_ptr<const void> owner) {
+  SIGNVOTE_CHECK(!IsVote(kind));
   HeaderWriter inner;
-  inner.VarintField(1, header.round.value());
-  inner.VarintField(2, header.first);
-  inner.VarintField(3, header.count);
-  inner.Fixed64Field(4, header.checksum);
-  inner.VarintField(5, header.plane);
+  inner.VarintField(state_field::kRound, header.round.value());
+  inner.VarintField(state_field::kFirst, header.first);
+  inner.VarintField(state_field::kCount, header.count);
+  inner.Fixed64Field(state_field::kChecksum, header.checksum);
+  inner.VarintField(state_field::kPlane, header.plane);
   inner.Tag(kPayload, kBytes);
   inner.Varint(payload.size());
-  return Assemble(kind == BulkKind::kUploadChunk ? kEnvelopeUpload : 0, inner, payload,
-                  std::move(owner));
+  return Assemble(EnvelopeField(kind), inner, payload, std::move(owner));
 }
 
 absl::StatusOr<std::optional<VoteView>> DecodeVote(BulkKind kind, const grpc::ByteBuffer& buffer) {
@@ -354,7 +401,7 @@ absl::StatusOr<std::optional<VoteView>> DecodeVote(BulkKind kind, const grpc::By
   bool has_run_id = false;
   auto on_field = [&](uint32_t field, uint32_t type, Cursor* in) -> absl::StatusOr<bool> {
     uint64_t value;
-    if (field == 1 && type == kBytes) {
+    if (field == vote_field::kRunId && type == kBytes) {
       char bytes[RunId::kBytes];
       if (!in->Varint(&value)) return Malformed(kind, "truncated run_id");
       if (value != RunId::kBytes) return Malformed(kind, "run_id has not 16 bytes");
@@ -363,22 +410,22 @@ absl::StatusOr<std::optional<VoteView>> DecodeVote(BulkKind kind, const grpc::By
       has_run_id = true;
       return true;
     }
-    if (field >= 2 && field <= 5 && type == kVarint) {
-      if (!in->Varint(&value)) return Malformed(kind, "truncated number");
-      if (field >= 4 && value > std::numeric_limits<uint32_t>::max()) {
-        return Malformed(kind, "attempt or chunk exceeds 32 bits");
-      }
-      if (field == 2) view.header.epoch = Epoch(value);
-      if (field == 3) view.header.round = Round(value);
-      if (field == 4) view.header.attempt = Attempt(static_cast<uint32_t>(value));
-      if (field == 5) view.header.chunk = ChunkIndex(static_cast<uint32_t>(value));
+    if (field == vote_field::kChecksum && type == kFixed64) {
+      if (!in->Copy(&view.header.checksum, sizeof(view.header.checksum)))
+        return Malformed(kind, "truncated checksum");
       return true;
     }
-    if (field == 6 && type == kFixed64) {
-      if (!in->Copy(&view.header.checksum, 8)) return Malformed(kind, "truncated checksum");
-      return true;
-    }
-    return false;
+    const bool narrow = field == vote_field::kAttempt || field == vote_field::kChunk;
+    const bool number = narrow || field == vote_field::kEpoch || field == vote_field::kRound;
+    if (!number || type != kVarint) return false;
+    if (!in->Varint(&value)) return Malformed(kind, "truncated number");
+    if (narrow && value > std::numeric_limits<uint32_t>::max())
+      return Malformed(kind, "attempt or chunk exceeds 32 bits");
+    if (field == vote_field::kEpoch) view.header.epoch = Epoch(value);
+    if (field == vote_field::kRound) view.header.round = Round(value);
+    if (field == vote_field::kAttempt) view.header.attempt = Attempt(static_cast<uint32_t>(value));
+    if (field == vote_field::kChunk) view.header.chunk = ChunkIndex(static_cast<uint32_t>(value));
+    return true;
   };
   SIGNVOTE_RETURN_IF_ERROR(
       ReadFields(kind, buffer, envelope, &view.payload_offset, &view.payload_bytes, on_field));
@@ -393,23 +440,24 @@ absl::StatusOr<std::optional<StateView>> DecodeState(BulkKind kind,
   StateView view;
   auto on_field = [&](uint32_t field, uint32_t type, Cursor* in) -> absl::StatusOr<bool> {
     uint64_t value;
-    if (((field >= 1 && field <= 3) || field == 5) && type == kVarint) {
-      if (!in->Varint(&value)) return Malformed(kind, "truncated number");
-      if (field == 5) {
-        if (value > std::numeric_limits<uint32_t>::max())
-          return Malformed(kind, "plane exceeds 32 bits");
-        view.header.plane = static_cast<uint32_t>(value);
-      }
-      if (field == 1) view.header.round = Round(value);
-      if (field == 2) view.header.first = value;
-      if (field == 3) view.header.count = value;
+    if (field == state_field::kChecksum && type == kFixed64) {
+      if (!in->Copy(&view.header.checksum, sizeof(view.header.checksum)))
+        return Malformed(kind, "truncated checksum");
       return true;
     }
-    if (field == 4 && type == kFixed64) {
-      if (!in->Copy(&view.header.checksum, 8)) return Malformed(kind, "truncated checksum");
-      return true;
+    const bool number = field == state_field::kRound || field == state_field::kFirst ||
+                        field == state_field::kCount || field == state_field::kPlane;
+    if (!number || type != kVarint) return false;
+    if (!in->Varint(&value)) return Malformed(kind, "truncated number");
+    if (field == state_field::kRound) view.header.round = Round(value);
+    if (field == state_field::kFirst) view.header.first = value;
+    if (field == state_field::kCount) view.header.count = value;
+    if (field == state_field::kPlane) {
+      if (value > std::numeric_limits<uint32_t>::max())
+        return Malformed(kind, "plane exceeds 32 bits");
+      view.header.plane = static_cast<uint32_t>(value);
     }
-    return false;
+    return true;
   };
   SIGNVOTE_RETURN_IF_ERROR(
       ReadFields(kind, buffer, envelope, &view.payload_offset, &view.payload_bytes, on_field));

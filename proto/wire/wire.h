@@ -52,6 +52,7 @@ struct StateHeader {
 };
 
 // The payload is referenced, not copied: `owner` is kept alive until gRPC has let go of the bytes.
+// REQUIRES: EncodeVote: a ballot or verdict chunk; EncodeState: a state chunk, fetched or uploaded.
 grpc::ByteBuffer EncodeVote(BulkKind kind, const VoteHeader& header,
                             std::span<const uint8_t> payload, std::shared_ptr<const void> owner);
 grpc::ByteBuffer EncodeState(BulkKind kind, const StateHeader& header,
@@ -59,10 +60,12 @@ grpc::ByteBuffer EncodeState(BulkKind kind, const StateHeader& header,
 
 // Looks at the start of a received message. nullopt: not a bulk message of `kind`; parse it with
 // ParseMessage.
-// INVALID_ARGUMENT: it is one, but malformed (wrong field order is legal protobuf and accepted;
-// unknown fields are skipped; truncation, a wrong run_id length or a payload_bytes over the limit
-// are errors). The payload's place inside the buffer is remembered in the view, nothing is copied
-// yet.
+// INVALID_ARGUMENT: it is one, but malformed: truncated, a length beyond the message, a number beyond
+// its field, a run_id of another length, or two messages in one envelope. Fields in any order are
+// legal protobuf and accepted; unknown ones are skipped.
+// The payload's place inside the buffer is remembered in the view, nothing is copied yet. It lies
+// within the message, whose size gRPC has bounded; whether it is as long as its chunk, and which
+// plane or chunk exists, only the caller knows and checks before it copies.
 struct VoteView {
   VoteHeader header;
   uint64_t payload_offset = 0;  // in the message
@@ -73,6 +76,7 @@ struct StateView {
   uint64_t payload_offset = 0;
   uint64_t payload_bytes = 0;
 };
+// REQUIRES: `kind` as for EncodeVote and EncodeState.
 absl::StatusOr<std::optional<VoteView>> DecodeVote(BulkKind kind, const grpc::ByteBuffer& buffer);
 absl::StatusOr<std::optional<StateView>> DecodeState(BulkKind kind, const grpc::ByteBuffer& buffer);
 

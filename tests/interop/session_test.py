@@ -4,13 +4,19 @@ docs/wire_format.md, "What may be applied", "Attempts" and the right column of "
 """
 
 import concurrent.futures
+import math
+import os
+import pathlib
+import random
+import subprocess
 import unittest
 
 import grpc
 import numpy as np
 
 from pyworker import apply, bits, data, mlp
-from pyworker.checksums import replica_digest, xxh3
+from pyworker.checksums import payload_hash, replica_digest, xxh3
+from pyworker.layout import Layout, Tensor
 from pyworker.messages import services, training
 from pyworker.session import Broken, Options, Session
 from pyworker.trainer import Trainer
@@ -19,17 +25,31 @@ RUN, EPOCH = bytes(range(16)), 3
 SMALL = {"features": 40, "hidden_size": 20, "classes": 5, "num_hidden_layers": 1}  # 925 coordinates: two chunks of 512
 CHUNK = 512
 GAMMA = 0.125
+APPLY_COMMITS = pathlib.Path(os.environ["SIGNVOTE_BIN"]) / "apply_commits"
+
+
+def hex32(value):
+    return f"{np.float32(value).view(np.uint32):08x}"
+
+
+def run_layout(model):
+    """The run's: the model's tensors backwards, with scales and decays that the model knows nothing of."""
+    return Layout([Tensor(t.name, t.shape, *((0.5, np.float32(0.1)) if len(t.shape) == 2 else (1.0, 0.0)))
+                   for t in reversed(model.tensors)])
 
 
 class Script(services.TrainingServicer):
     """One server; conversation(stream) is called with the number of each Session call, from 0, and yields what it says."""
 
     def __init__(self, model):
-        self.model = model
-        self.x = model.initial()
-        self.joins, self.readies, self.pongs, self.ballots, self.digests = [], [], [], [], []
+        self.layout = run_layout(model)
+        # Of each coordinate, how far from 0 no matter: what is voted is not what is looked at.
+        self.x = np.random.default_rng(3).normal(0, 0.3, self.layout.coordinates).astype(np.float32)
+        self.x0 = self.x + np.float32(0.25)
+        self.joins, self.readies, self.pongs, self.ballots, self.digests, self.scalars = [], [], [], [], [], []
         self.fetches = 0
         self.conversation = None
+        self.welcome = {}  # fields of Welcome beyond the usual ones
         self.damage_state = lambda chunk: chunk
 
     # ---- what a conversation is made of -----------------------------------------------------------------------------
@@ -40,7 +60,8 @@ class Script(services.TrainingServicer):
             got = message.WhichOneof("message")
             if got == "ballot_chunk":
                 self.ballots.append(message.ballot_chunk)
-            kept = {"ready": self.readies, "pong": self.pongs, "replica_digest": self.digests}.get(got)
+            kept = {"ready": self.readies, "pong": self.pongs, "replica_digest": self.digests,
+                    "scalars": self.scalars}.get(got)
             if kept is not None:
                 kept.append(getattr(message, got))
             if got == kind:
@@ -48,8 +69,9 @@ class Script(services.TrainingServicer):
         raise AssertionError(f"the worker hung up before it sent {kind}")
 
     @staticmethod
-    def open(round_, attempt=0):
-        return training.ServerMessage(round_open=training.RoundOpen(round=round_, attempt=attempt, members=1))
+    def open(round_, attempt=0, **changes):
+        return training.ServerMessage(round_open=training.RoundOpen(
+            round=round_, attempt=attempt, members=1, role=training.RoundOpen.ROLE_MEMBER, **changes))
 
     def verdict(self, plus, round_, attempt=0, **changes):
         """A round's chunks."""
@@ -62,28 +84,44 @@ class Script(services.TrainingServicer):
 
     @staticmethod
     def commit(plus, round_, attempt=0, **changes):
+        packed = bits.pack(plus)
+        chunks = [packed[first:first + CHUNK // 8] for first in range(0, len(packed), CHUNK // 8)]
         fields = dict(run_id=RUN, epoch=EPOCH, round=round_, attempt=attempt, kind=training.Commit.KIND_STEP, stepsize=GAMMA,
-                      rho=1, verdict_hash=xxh3(bits.pack(plus)))
+                      rho=1, counted=[1] * len(chunks), payload_hash=payload_hash([1] * len(chunks), map(xxh3, chunks)),
+                      data_step=round_, next_data_step=round_ + 1)
         return training.ServerMessage(commit=training.Commit(**dict(fields, **changes)))
+
+    @staticmethod
+    def still(kind, round_, **changes):
+        """A commit without a payload."""
+        return training.ServerMessage(commit=training.Commit(
+            run_id=RUN, epoch=EPOCH, round=round_, kind=kind, stepsize=GAMMA, rho=1, data_step=round_,
+            next_data_step=round_ + 1, reason="for the test", **changes))
 
     # ---- the service ------------------------------------------------------------------------------------------------
 
     def Session(self, requests, context):  # noqa: N802: gRPC's name
-        join = next(requests).join
+        self.join = join = next(requests).join
         self.joins.append(join.round if join.HasField("round") else None)
         keep = join.HasField("round")
-        yield training.ServerMessage(welcome=training.Welcome(
-            protocol=1, run_id=RUN, epoch=EPOCH, incarnation=len(self.joins), ticket=b"t" * 16, chunk_coordinates=CHUNK,
-            state=training.Welcome.STATE_KEEP if keep else training.Welcome.STATE_FETCH,
-            direction=training.Direction(kind=training.Direction.KIND_SIGNSGD)))
+        fields = dict(
+            protocol=2, run_id=RUN, epoch=EPOCH, incarnation=len(self.joins), ticket=b"t" * 16, chunk_coordinates=CHUNK,
+            state=training.Welcome.STATE_KEEP if keep else training.Welcome.STATE_FETCH, needs_x0=True,
+            layout=training.Layout(digest=self.layout.digest(), tensors=[training.Tensor(
+                name=t.name, shape=t.shape, step_scale=t.step_scale, weight_decay=t.weight_decay)
+                for t in self.layout.tensors]),
+            direction=training.Direction(kind=training.Direction.KIND_SIGNUM, beta=0.5))
+        yield training.ServerMessage(welcome=training.Welcome(**dict(fields, **self.welcome)))
         self.until(requests, "ready")
         yield from self.conversation(len(self.joins) - 1, requests)
 
     def FetchState(self, request, context):  # noqa: N802
         self.fetches += 1
-        payload = self.x.astype("<f4").tobytes()
-        yield self.damage_state(training.StateChunk(
-            round=0, first=0, count=len(self.x), checksum=xxh3(payload), payload=payload))
+        for plane, values in enumerate((self.x, self.x0)):
+            for first in range(0, len(values), 600):  # a border that is none of chunks or tensors
+                payload = values[first:first + 600].astype("<f4").tobytes()
+                yield self.damage_state(training.StateChunk(
+                    plane=plane, round=0, first=first, count=len(payload) // 4, checksum=xxh3(payload), payload=payload))
 
 
 class SessionTest(unittest.TestCase):
@@ -100,13 +138,16 @@ class SessionTest(unittest.TestCase):
         options = Options(f"127.0.0.1:{port}", "a", "", server_timeout=60, message_timeout=60)
         self.session = Session(options, trainer, self.model.initial, lambda text: None)
 
-    def finish(self, requests):
-        yield training.ServerMessage(finish=training.Finish(rounds=1))
+    def finish(self, requests, rounds=1):
+        yield training.ServerMessage(finish=training.Finish(rounds=rounds))
         self.script.until(requests, "replica_digest")
 
     def moved(self):
         """The digest after one commit of self.plus."""
-        return replica_digest(apply.apply_step(self.script.x, self.plus, GAMMA, 1, 0))
+        layout = self.script.layout
+        return replica_digest(np.concatenate([
+            apply.apply_step(self.script.x[where], self.plus[where], GAMMA, t.step_scale, t.weight_decay)
+            for t, where in zip(layout.tensors, layout.ranges)]))
 
     def test_a_verdict_that_does_not_match_its_commit_is_never_applied(self):
         """Once: the worker joins again with its replica. Twice in a row: without, and fetches the state."""
@@ -198,8 +239,10 @@ class SessionTest(unittest.TestCase):
         self.assertEqual({(d.round, d.digest) for d in self.script.digests}, {(1, self.moved())})
 
     def test_what_it_cannot_apply_ends_the_session(self):
-        changes = {"upgrade": {"rho": 0.5}, "of a kind": {"kind": 2}, "stepsize -": {"stepsize": -1},
-                   "stepsize nan": {"stepsize": float("nan")}, "another run": {"run_id": b"x" * 16}}
+        nan = float("nan")
+        changes = {"upgrade": {"kind": 77}, "payload": {"payload": training.PAYLOAD_COUNTS}, "stepsize -": {"stepsize": -1},
+                   "stepsize nan": {"stepsize": nan}, "decay_step nan": {"decay_step": nan}, "rho nan": {"rho": nan},
+                   "another run": {"run_id": b"x" * 16}}
         for text, change in changes.items():
             with self.subTest(text):
                 def conversation(_, requests, change=change):
@@ -213,6 +256,161 @@ class SessionTest(unittest.TestCase):
                 with self.assertRaisesRegex(Broken, text):
                     self.session.run()
                 self.assertEqual(self.session.replica.digest(), replica_digest(self.script.x), "nothing was applied")
+
+    def test_x0_that_was_not_announced_is_not_made_up(self):
+        self.script.welcome = {"needs_x0": False}
+        fetch = self.script.FetchState
+        self.script.FetchState = lambda *given: (chunk for chunk in fetch(*given) if chunk.plane == 0)
+        for text, commit in (("rescales", self.script.commit(self.plus, 0, rho=0.5)),
+                             ("rewinds", self.script.still(training.Commit.KIND_REWIND, 0))):
+            with self.subTest(text):
+                def conversation(_, requests, commit=commit):
+                    yield from self.script.verdict(self.plus, 0)
+                    yield commit
+                    yield from (self.script.open(9) for _ in requests)
+
+                self.script.conversation = conversation
+                with self.assertRaisesRegex(Broken, f"{text}.*x0"):
+                    self.session.run()
+                self.assertEqual(self.session.replica.digest(), replica_digest(self.script.x), "nothing was applied")
+
+    def test_another_layout_than_the_models_is_refused(self):
+        tensors = list(self.script.layout.tensors)
+        for text, layout in (("another layout", Layout([Tensor("other", tensors[0].shape), *tensors[1:]])),
+                             ("cannot be", Layout([Tensor(tensors[0].name, tensors[0].shape, -1.0), *tensors[1:]]))):
+            with self.subTest(text):
+                self.script.layout = layout
+                with self.assertRaisesRegex(Broken, text):
+                    self.session.run()
+
+    def test_what_the_run_needs_and_this_worker_cannot_do_is_said_at_the_welcome(self):
+        for text, fields in (("payloads", {"payloads": [training.PayloadRange(chunks=2, down=training.PAYLOAD_FP32)]}),
+                             ("endpoints", {"endpoints": [training.DataEndpoint(chunks=2, address="a:1", ticket=b"t" * 16)]}),
+                             ("clipping", {"clip": training.Clip(kind=9)}),
+                             ("protocol 3", {"protocol": 3})):
+            with self.subTest(text):
+                self.script.welcome = fields
+                with self.assertRaisesRegex(Broken, text):
+                    self.session.run()
+        self.assertEqual(self.script.readies, [])
+
+    def test_a_join_tells_names_and_shapes_in_the_models_own_order(self):
+        def conversation(_, requests):
+            yield from self.finish(requests, rounds=0)
+
+        self.script.conversation = conversation
+        self.assertEqual(self.session.run(), "finished")
+        self.assertEqual([(t.name, tuple(t.shape)) for t in self.script.join.tensors],
+                         [(t.name, t.shape) for t in self.model.tensors])
+        self.assertEqual(self.session.layout.tensors, self.script.layout.tensors)
+        self.assertEqual(self.script.digests[-1].digest, replica_digest(self.script.x))
+
+    def test_wanted_scalars_come_in_order_and_what_it_cannot_tell_is_nan(self):
+        wanted = [training.SCALAR_X0_DISTANCE, training.SCALAR_LOCAL_INNER, training.SCALAR_PROBE_L1,
+                  training.SCALAR_PREV_INNER, training.SCALAR_X0_INNER]
+
+        def conversation(_, requests):
+            for round_ in range(2):
+                yield self.script.open(round_, wanted=wanted, data_step=round_)
+                self.script.until(requests, "scalars")
+                yield from self.script.verdict(self.plus, round_)
+                yield self.script.commit(self.plus, round_)
+            yield from self.finish(requests, rounds=2)
+
+        self.script.conversation = conversation
+        self.assertEqual(self.session.run(), "finished")
+        first, second = [dict(zip(wanted, s.wanted, strict=True)) for s in self.script.scalars]
+        self.assertAlmostEqual(first[training.SCALAR_X0_DISTANCE], 0.25 * math.sqrt(len(self.script.x)), places=4)
+        self.assertTrue(all(math.isnan(first[k]) for k in (wanted[1], wanted[2], wanted[3])))
+        self.assertGreater(second[training.SCALAR_PROBE_L1], 0)
+        self.assertTrue(math.isfinite(second[training.SCALAR_PREV_INNER]))
+        self.assertTrue(math.isnan(second[training.SCALAR_LOCAL_INNER]))
+        # Of the same minibatch, at the replica that the server's own arithmetic gives.
+        batch = self.session.trainer.data.train(0, 0, 0)
+        _, gradient = self.model.loss_and_gradient(self.script.x, batch)
+        self.assertAlmostEqual(first[training.SCALAR_X0_INNER], 0.25 * float(gradient.sum()), places=4)
+
+    def test_local_steps_are_refused_by_name(self):
+        for changes in ({"local_steps": 4}, {"start": training.RoundOpen.START_X0}):
+            with self.subTest(**changes):
+                self.script.conversation = lambda _, requests, c=changes: iter([self.script.open(0, **c)])
+                with self.assertRaisesRegex(Broken, "local steps"):
+                    self.session.run()
+
+    def test_a_none_keeps_everything_and_a_rewind_forgets_the_direction(self):
+        momenta = []
+
+        class Watched(Trainer):
+            def vote(self, *arguments):
+                momenta.append(self.direction.momentum.copy())
+                return super().vote(*arguments)
+
+        self.session.trainer = Watched(self.model, self.session.trainer.data)
+
+        def conversation(_, requests):
+            for round_, commit in enumerate((self.script.still(training.Commit.KIND_NONE, 0, digest_due=True),
+                                             self.script.still(training.Commit.KIND_REWIND, 1, digest_due=True))):
+                yield self.script.open(round_, data_step=round_)
+                self.script.until(requests, "scalars")
+                yield from list(self.script.verdict(self.plus, round_))[:1]  # what was counted before does not matter
+                yield commit
+                self.script.until(requests, "replica_digest")
+            yield self.script.open(2, data_step=2)
+            self.script.until(requests, "scalars")
+            yield from self.finish(requests, rounds=2)
+
+        self.script.conversation = conversation
+        self.assertEqual(self.session.run(), "finished")
+        self.assertEqual([d.digest for d in self.script.digests], [
+            replica_digest(self.script.x), replica_digest(self.script.x0), replica_digest(self.script.x0)])
+        self.assertFalse(momenta[0].any())
+        self.assertTrue(momenta[1].any(), "a none keeps the direction's state")
+        self.assertFalse(momenta[2].any(), "a rewind does not")
+        self.assertEqual(self.session.commits, {"step": 0, "rewind": 1, "none": 1})
+
+    def test_commits_of_every_kind_move_the_replica_as_cpp_does(self):
+        """300 rounds, each kind with everything it may carry, drawn at random; then the C++ apply does the same."""
+        draw = random.Random(11)
+        kinds = training.Commit
+        orders, commits = [], []
+        for round_ in range(300):
+            kind = draw.choices((kinds.KIND_STEP, kinds.KIND_NONE, kinds.KIND_REWIND), (20, 2, 1))[0]
+            done = {"run_done": round_ == 299}
+            if kind != kinds.KIND_STEP:
+                commits.append((None, self.script.still(kind, round_, **done)))
+                orders.append("rewind" if kind == kinds.KIND_REWIND else "none")
+                continue
+            plus = np.array([draw.random() < 0.5 for _ in self.plus])
+            gamma = np.float32(2.0 ** draw.uniform(-12, -2))
+            rho = np.float32(draw.choice((1, draw.uniform(0.5, 1.5), 0)))
+            decay = np.float32(draw.choice((gamma, draw.uniform(0, 0.5), 0)))
+            changes = {} if decay == gamma and draw.random() < 0.5 else {"decay_step": decay}
+            commits.append((plus, self.script.commit(plus, round_, stepsize=gamma, rho=rho, **changes, **done)))
+            orders.append(f"step {hex32(gamma)} {hex32(rho)} {hex32(decay)} {bits.pack(plus).hex()}")
+        self.assertEqual({o.split()[0] for o in orders}, {"step", "rewind", "none"})
+
+        def conversation(_, requests):
+            for round_, (plus, commit) in enumerate(commits):
+                if plus is not None:
+                    yield from self.script.verdict(plus, round_)
+                yield commit
+            yield from self.finish(requests, rounds=len(commits))
+
+        self.script.conversation = conversation
+        self.assertEqual(self.session.run(), "finished")
+        self.assertTrue(self.session.run_done)
+        layout = " ".join(f"{t.count}:{hex32(t.step_scale)}:{hex32(t.weight_decay)}" for t in self.script.layout.tensors)
+        told = "\n".join([f"layout {layout}", f"x {self.script.x.tobytes().hex()}", f"x0 {self.script.x0.tobytes().hex()}",
+                          *orders]) + "\n"
+        done = subprocess.run([APPLY_COMMITS], input=told, capture_output=True, text=True, timeout=60, check=True)
+        self.assertEqual(f"{self.script.digests[-1].digest:016x}", done.stdout.strip())
+
+    def test_planes_of_a_state_in_another_order_are_not_taken(self):
+        fetch = self.script.FetchState
+        self.script.FetchState = lambda *given: sorted(fetch(*given), key=lambda chunk: -chunk.plane)
+        self.script.conversation = lambda number, requests: iter(())
+        with self.assertRaisesRegex(Broken, "plane 1 is not the one that is due"):
+            self.session.run()
 
     def test_a_damaged_state_is_asked_for_five_times(self):
         self.script.conversation = lambda number, requests: iter(())

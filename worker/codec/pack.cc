@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <iterator>
 
 #include "common/bits.h"
@@ -47,10 +48,45 @@ struct LaneSums {
 };
 
 void CheckSegment(const PackContext& context, const PackSegment& s) {
-  SIGNVOTE_CHECK(s.m != nullptr ||
+  SIGNVOTE_CHECK(s.u != nullptr || s.g == nullptr || s.state[0] != nullptr ||
                  (context.coefficients.a == 0.0f && context.coefficients.c == 0.0f));
   SIGNVOTE_CHECK(s.bits_first % kBitsPerWord == 0 && s.bits_first <= s.first);
   SIGNVOTE_CHECK(s.prev_bits == nullptr || s.prev_first <= s.first);
+}
+
+// Every bit of the segment ← its own coin.
+void CastCoins(const PackContext& context, const PackSegment& s) {
+  for (uint64_t i = 0; i < s.count;) {
+    const uint64_t at = s.first + i;
+    const uint64_t in_chunk = at - s.bits_first;
+    const uint64_t coins =
+        OwnCoinWord(context.seed, context.round, context.share, at / kBitsPerWord);
+    const uint64_t offset = at % kBitsPerWord;
+    const uint64_t count = std::min<uint64_t>(kBitsPerWord - offset, s.count - i);
+    if (count == kBitsPerWord) {
+      std::memcpy(s.bits + in_chunk / 8, &coins, sizeof(coins));
+    } else {
+      for (uint64_t k = 0; k < count; ++k) {
+        SetBit(s.bits, in_chunk + k, ((coins >> (offset + k)) & 1u) != 0);
+      }
+    }
+    i += count;
+  }
+}
+
+// A segment without g by kernels that read one. As g is zero, Σ|g − h| is Σ|h|, which is the first
+// sum of a gradient h; without h, u stands in and its sums are dropped.
+PackScalars PackWithoutGradient(const PackContext& context, const PackSegment& s,
+                                pack_kernels::PackFn pack) {
+  PackSegment stand_in = s;
+  stand_in.g = s.h != nullptr ? s.h : s.u;
+  stand_in.h = nullptr;
+  stand_in.prev_bits = nullptr;
+  std::fill(std::begin(stand_in.state), std::end(stand_in.state), nullptr);
+  PackScalars sums;
+  if (stand_in.g != nullptr) pack(context, stand_in, &sums);
+  if (s.u == nullptr) CastCoins(context, s);
+  return {.probe_l1 = s.h != nullptr ? sums.g_l1 : 0.0, .nonfinite = sums.nonfinite};
 }
 
 }  // namespace
@@ -78,19 +114,23 @@ PackScalars PackReference(const PackContext& context, const PackSegment& s) {
         (OwnCoinWord(context.seed, context.round, context.share, at / kBitsPerWord) >>
          (at % kBitsPerWord)) &
         1u;
-    const float g = s.g[i];
+    const float g = s.g != nullptr ? s.g[i] : 0.0f;
     bool bit = own_coin;
-    if (!std::isfinite(g) || (s.h != nullptr && !std::isfinite(s.h[i]))) {
+    if (!std::isfinite(g) || (s.h != nullptr && !std::isfinite(s.h[i])) ||
+        (s.u != nullptr && !std::isfinite(s.u[i]))) {
       ++sums.nonfinite;
     } else {
-      float u = g;
-      if (s.m != nullptr) {
-        const float m = s.m[i];
-        u = std::fma(a, m, one_minus_a * g);
-        s.m[i] = std::fma(c, m, one_minus_c * g);
+      if (s.u != nullptr) {
+        bit = BallotBit(s.u[i], own_coin);
+      } else if (s.g != nullptr) {
+        float u = g;
+        if (float* const m = s.state[0]; m != nullptr) {
+          u = std::fma(a, m[i], one_minus_a * g);
+          m[i] = std::fma(c, m[i], one_minus_c * g);
+        }
+        // Only a state that was NaN before makes u one; it has no direction either.
+        bit = std::isnan(u) ? own_coin : BallotBit(u, own_coin);
       }
-      // Only a state that was NaN before makes u one; it has no direction either.
-      bit = std::isnan(u) ? own_coin : BallotBit(u, own_coin);
 
       const size_t l = in_chunk % kSumLanes;
       sums.g_l1[l] += std::fabs(static_cast<double>(g));
@@ -112,8 +152,9 @@ PackScalars Pack(const PackContext& context, const PackSegment& segment, Isa isa
   if (isa == Isa::kScalar) return PackReference(context, segment);
   CheckSegment(context, segment);
   if (segment.count == 0) return {};
-  PackScalars sums;
   const auto pack = isa == Isa::kAvx512 ? pack_kernels::PackAvx512 : pack_kernels::PackAvx2;
+  if (segment.g == nullptr) return PackWithoutGradient(context, segment, pack);
+  PackScalars sums;
   pack(context, segment, &sums);
   return sums;
 }

@@ -5,6 +5,8 @@
 //   u = fma(a, m, (1−a)·g) ;   m ← fma(c, m, (1−c)·g)        docs/algorithms.md, "Directions"
 //   bit = BallotBit(u, own coin)                              common/coin.h
 //
+// or, where u is given: bit = BallotBit(u, own coin), and no state is touched.
+//
 // Every scalar is added up in the order of pack_sums.h. Raw pointers only: no torch, no gRPC.
 
 #include <cstddef>
@@ -24,11 +26,20 @@ struct DirectionCoefficients {
   float c = 0.0f;
 };
 
+// Planes of state that a direction may keep (common/direction_config.h, PlanesOf).
+inline constexpr size_t kStatePlanesMax = 4;
+
 // One segment: `count` coordinates of one tensor inside one chunk.
 struct PackSegment {
-  const float* g = nullptr;  // [count] gradient of the mean loss
-  // [count] direction state, updated in place; may be null when a = c = 0
-  float* m = nullptr;
+  // [count] gradient of the mean loss. Null: the tensor has none. It then counts as zero in every
+  // sum; where u is not given either, every coordinate casts its own coin and leaves its state
+  // alone.
+  const float* g = nullptr;
+  // [count] what is signed. Null: computed from g and the state.
+  const float* u = nullptr;
+  // [count] each: the direction's state, updated in place, in order of PlanesOf(). Plane 0 is m and
+  // may be null when a = c = 0; the linear directions use no other.
+  float* state[kStatePlanesMax] = {};
   // [count] gradient of the same minibatch at the previous replica, or null
   const float* h = nullptr;
   // previous verdict, bit `first − prev_first` is coordinate `first`, or null
@@ -48,6 +59,9 @@ struct PackContext {
   uint64_t seed = 0;  // the run's
   Round round{};
   Share share{};
+  // Of the last commit, for directions that correct what the vote did with their last ballot; the
+  // linear ones do not read it.
+  float stepsize = 0.0f;
 };
 
 PackScalars PackReference(const PackContext& context, const PackSegment& segment);

@@ -88,10 +88,11 @@ inline __attribute__((always_inline)) uint64_t Bits(__m256 mask) {
   return static_cast<uint64_t>(static_cast<unsigned>(_mm256_movemask_ps(mask)));
 }
 
-template <size_t kFirstLane, bool kState, bool kProbe, bool kPrevious>
+template <size_t kFirstLane, bool kState, bool kGiven, bool kProbe, bool kPrevious>
 inline __attribute__((always_inline)) void HalfBlock(const Coefficients& k, const float* g_in,
-                                                     float* m_in, const float* h_in, uint64_t prev,
-                                                     Half& half, BlockBits& bits) {
+                                                     float* m_in, const float* u_in,
+                                                     const float* h_in, uint64_t prev, Half& half,
+                                                     BlockBits& bits) {
   const __m256 zeros = _mm256_setzero_ps();
   for (size_t i = kFirstLane; i < 64; i += kSumLanes) {
     __m256 g = _mm256_loadu_ps(g_in + i);
@@ -101,8 +102,14 @@ inline __attribute__((always_inline)) void HalfBlock(const Coefficients& k, cons
       h = _mm256_loadu_ps(h_in + i);
       good = _mm256_and_ps(good, Finite(h));
     }
+    __m256 u = zeros;
+    if constexpr (kGiven) {
+      u = _mm256_loadu_ps(u_in + i);
+      good = _mm256_and_ps(good, Finite(u));
+      u = _mm256_and_ps(good, u);  // zero where something is bad: the own coin decides
+    }
     g = _mm256_and_ps(good, g);  // a zero adds nothing to any sum
-    __m256 u = g;
+    if constexpr (!kGiven) u = g;
     if constexpr (kState) {
       const __m256 m = _mm256_loadu_ps(m_in + i);
       u = _mm256_fmadd_ps(k.a, m, _mm256_mul_ps(k.one_minus_a, g));
@@ -130,13 +137,13 @@ inline __attribute__((always_inline)) void HalfBlock(const Coefficients& k, cons
   }
 }
 
-template <bool kState, bool kProbe, bool kPrevious>
+template <bool kState, bool kGiven, bool kProbe, bool kPrevious>
 inline __attribute__((always_inline)) BlockBits Block(const Coefficients& k, const float* g,
-                                                      float* m, const float* h, uint64_t prev,
-                                                      Accumulators& acc) {
+                                                      float* m, const float* u, const float* h,
+                                                      uint64_t prev, Accumulators& acc) {
   BlockBits bits;
-  HalfBlock<0, kState, kProbe, kPrevious>(k, g, m, h, prev, acc.lower, bits);
-  HalfBlock<8, kState, kProbe, kPrevious>(k, g, m, h, prev, acc.upper, bits);
+  HalfBlock<0, kState, kGiven, kProbe, kPrevious>(k, g, m, u, h, prev, acc.lower, bits);
+  HalfBlock<8, kState, kGiven, kProbe, kPrevious>(k, g, m, u, h, prev, acc.upper, bits);
   return bits;
 }
 

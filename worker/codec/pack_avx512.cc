@@ -86,10 +86,11 @@ inline __attribute__((always_inline)) uint64_t Join(__mmask16 b0, __mmask16 b1, 
 }
 
 // Sixteen coordinates; bit 0 of `prev` is the first one's.
-template <bool kState, bool kProbe, bool kPrevious>
+template <bool kState, bool kGiven, bool kProbe, bool kPrevious>
 inline __attribute__((always_inline)) QuarterBits Quarter(const Coefficients& k, const float* g_in,
-                                                          float* m_in, const float* h_in,
-                                                          uint64_t prev, Accumulators& acc) {
+                                                          float* m_in, const float* u_in,
+                                                          const float* h_in, uint64_t prev,
+                                                          Accumulators& acc) {
   __m512 g = _mm512_loadu_ps(g_in);
   __m512 h = _mm512_setzero_ps();
   __mmask16 bad = _mm512_fpclass_ps_mask(g, kNonfiniteClasses);
@@ -97,9 +98,18 @@ inline __attribute__((always_inline)) QuarterBits Quarter(const Coefficients& k,
     h = _mm512_loadu_ps(h_in);
     bad = _kor_mask16(bad, _mm512_fpclass_ps_mask(h, kNonfiniteClasses));
   }
+  __m512 u = _mm512_setzero_ps();
+  if constexpr (kGiven) {
+    u = _mm512_loadu_ps(u_in);
+    bad = _kor_mask16(bad, _mm512_fpclass_ps_mask(u, kNonfiniteClasses));
+  }
   const __mmask16 good = _knot_mask16(bad);
   g = _mm512_maskz_mov_ps(good, g);  // a zero adds nothing to any sum
-  __m512 u = g;
+  if constexpr (kGiven) {
+    u = _mm512_maskz_mov_ps(good, u);  // zero where something is bad: the own coin decides
+  } else {
+    u = g;
+  }
   if constexpr (kState) {
     const __m512 m = _mm512_loadu_ps(m_in);
     // Zero where g is bad, which leaves the bit to the own coin.
@@ -130,13 +140,14 @@ inline __attribute__((always_inline)) QuarterBits Quarter(const Coefficients& k,
 }
 
 // Four quarters written out: in a loop that is not unrolled the masks would go through memory.
-template <bool kState, bool kProbe, bool kPrevious>
+template <bool kState, bool kGiven, bool kProbe, bool kPrevious>
 inline __attribute__((always_inline)) BlockBits Block(const Coefficients& k, const float* g,
-                                                      float* m, const float* h, uint64_t prev,
-                                                      Accumulators& acc) {
+                                                      float* m, const float* u, const float* h,
+                                                      uint64_t prev, Accumulators& acc) {
   const auto quarter = [&](size_t i) __attribute__((always_inline)) {
-    return Quarter<kState, kProbe, kPrevious>(k, g + i, kState ? m + i : nullptr,
-                                              kProbe ? h + i : nullptr, prev >> i, acc);
+    return Quarter<kState, kGiven, kProbe, kPrevious>(
+        k, g + i, kState ? m + i : nullptr, kGiven ? u + i : nullptr, kProbe ? h + i : nullptr,
+        prev >> i, acc);
   };
   const QuarterBits q0 = quarter(0), q1 = quarter(16), q2 = quarter(32), q3 = quarter(48);
   return {.ones = Join(q0.ones, q1.ones, q2.ones, q3.ones),

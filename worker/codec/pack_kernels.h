@@ -13,7 +13,7 @@ namespace signvote::pack_kernels {
 // flags.
 uint64_t OwnCoins(const PackContext& context, uint64_t first);
 
-// Packs a segment that is not empty and sets *sums.
+// Packs a segment that is not empty and whose g is there, and sets *sums.
 using PackFn = void (*)(const PackContext& context, const PackSegment& segment, PackScalars* sums);
 
 void PackAvx2(const PackContext& context, const PackSegment& segment, PackScalars* sums);

@@ -33,7 +33,8 @@ struct PackScalars {
   double probe_l1 = 0;      // Σ|g_i − h_i|, each difference rounded to fp32; 0 without h
   // Σ g_i·b_i with b_i = ±1 from prev_bits; 0 without prev_bits; step_scale not included
   double prev_inner = 0;
-  // coordinates whose g_i (or h_i) is NaN or infinite: state untouched, own coin cast, in no sum
+  // coordinates whose g_i, h_i or given u_i is NaN or infinite: state untouched, own coin cast, in
+  // no sum
   uint64_t nonfinite = 0;
 
   // One step of the two upper levels: *this += part, field by field.

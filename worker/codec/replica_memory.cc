@@ -1,34 +1,182 @@
 #include "worker/codec/replica_memory.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "common/apply.h"
 #include "common/check.h"
 #include "common/checksum.h"
 
 namespace signvote {
+namespace {
+
+absl::Status NoX0() {
+  return absl::UnimplementedError(
+      "this replica's memory keeps no starting point; runs whose stepsize rule needs x0 need "
+      "another");
+}
+
+}  // namespace
+
+absl::Status ReplicaMemory::KeepX0() { return NoX0(); }
+absl::Status ReplicaMemory::WriteX0(uint64_t, std::span<const float>) { return NoX0(); }
+absl::Status ReplicaMemory::ReadX0(uint64_t, std::span<float>) { return NoX0(); }
+absl::Status ReplicaMemory::ApplyRescaledStep(const Layout&, float, float, uint64_t, uint64_t,
+                                              const uint8_t*) {
+  return NoX0();
+}
+absl::Status ReplicaMemory::Rewind(uint64_t, uint64_t) { return NoX0(); }
+absl::StatusOr<X0Sums> ReplicaMemory::SumsAboutX0(const Layout&, ConstTensorPointers) {
+  return NoX0();
+}
+
+void AddX0Block(const float* g, const float* x, const float* x0, uint64_t count, X0Sums* block) {
+  for (uint64_t i = 0; i < count; ++i) {
+    const double moved = static_cast<double>(x[i] - x0[i]);
+    block->distance_squared += moved * moved;
+    if (g != nullptr && std::isfinite(g[i])) block->inner -= static_cast<double>(g[i]) * moved;
+  }
+}
+
+HostReplicaMemory::HostReplicaMemory(std::span<float> x) : coordinates_(x.size()) {
+  pieces_.push_back({.x = x.data(), .first = 0, .count = x.size()});
+}
+
+HostReplicaMemory::HostReplicaMemory(const Layout& layout, TensorPointers x)
+    : coordinates_(layout.coordinates()) {
+  SIGNVOTE_CHECK(x.size() == layout.tensors().size());
+  for (size_t k = 0; k < x.size(); ++k) {
+    const TensorSpec& tensor = layout.tensors()[k];
+    // Tensors that are neighbours in memory too are one piece: less to walk.
+    if (!pieces_.empty() && pieces_.back().x + pieces_.back().count == x[k]) {
+      pieces_.back().count += tensor.count;
+    } else {
+      pieces_.push_back({.x = x[k], .first = tensor.first, .count = tensor.count});
+    }
+  }
+}
+
+void HostReplicaMemory::CheckRange(uint64_t first, uint64_t count) const {
+  SIGNVOTE_CHECK(first <= coordinates_ && count <= coordinates_ - first);
+}
+
+template <typename Visit>
+void HostReplicaMemory::ForEachPart(uint64_t first, uint64_t count, const Visit& visit) const {
+  const uint64_t end = first + count;
+  auto piece = std::partition_point(pieces_.begin(), pieces_.end(), [first](const Piece& p) {
+    return p.first + p.count <= first;
+  });
+  for (; first < end; ++piece) {
+    const uint64_t stop = std::min(end, piece->first + piece->count);
+    visit(piece->x + (first - piece->first), first, stop - first);
+    first = stop;
+  }
+}
 
 absl::Status HostReplicaMemory::Write(uint64_t first, std::span<const float> values) {
-  SIGNVOTE_CHECK(first <= x_.size() && values.size() <= x_.size() - first);
-  std::copy(values.begin(), values.end(), x_.begin() + static_cast<ptrdiff_t>(first));
+  CheckRange(first, values.size());
+  ForEachPart(first, values.size(), [&](float* x, uint64_t at, uint64_t count) {
+    std::copy_n(values.data() + (at - first), count, x);
+  });
   return absl::OkStatus();
 }
 
 absl::Status HostReplicaMemory::Read(uint64_t first, std::span<float> values) {
-  SIGNVOTE_CHECK(first <= x_.size() && values.size() <= x_.size() - first);
-  std::copy_n(x_.begin() + static_cast<ptrdiff_t>(first), values.size(), values.begin());
+  CheckRange(first, values.size());
+  ForEachPart(first, values.size(), [&](const float* x, uint64_t at, uint64_t count) {
+    std::copy_n(x, count, values.data() + (at - first));
+  });
   return absl::OkStatus();
 }
 
 absl::Status HostReplicaMemory::ApplyStep(const Layout& layout, float gamma, uint64_t first,
                                           uint64_t count, const uint8_t* verdict) {
-  SIGNVOTE_CHECK(first <= x_.size() && count <= x_.size() - first);
-  signvote::ApplyStep(layout, gamma, first, count, verdict, 0, x_.data() + first);
+  CheckRange(first, count);
+  ForEachPart(first, count, [&](float* x, uint64_t at, uint64_t part) {
+    signvote::ApplyStep(layout, gamma, at, part, verdict, 0, x);
+  });
   return absl::OkStatus();
 }
 
 absl::StatusOr<uint64_t> HostReplicaMemory::Digest() {
-  return ReplicaDigest(x_.data(), 0, x_.size());
+  uint64_t digest = 0;
+  std::vector<float> across;  // a block that lies in several pieces
+  for (uint64_t first = 0; first < coordinates_;) {
+    // Whole blocks where they lie; a block that no piece holds alone, as a copy.
+    const auto piece = std::partition_point(
+        pieces_.begin(), pieces_.end(),
+        [first](const Piece& p) { return p.first + p.count <= first; });
+    const uint64_t in_piece = piece->first + piece->count - first;
+    uint64_t count = piece->first + piece->count == coordinates_
+                         ? in_piece
+                         : in_piece / kReplicaDigestBlock * kReplicaDigestBlock;
+    if (count > 0) {
+      digest += ReplicaDigest(piece->x + (first - piece->first), first, count);
+    } else {
+      count = std::min(kReplicaDigestBlock, coordinates_ - first);
+      across.resize(count);
+      (void)Read(first, across);  // host memory never fails
+      digest += ReplicaDigest(across.data(), first, count);
+    }
+    first += count;
+  }
+  return digest;
+}
+
+absl::Status HostReplicaMemory::KeepX0() {
+  x0_.assign(coordinates_, 0.0f);
+  return absl::OkStatus();
+}
+
+absl::Status HostReplicaMemory::WriteX0(uint64_t first, std::span<const float> values) {
+  SIGNVOTE_CHECK(keeps_x0());
+  CheckRange(first, values.size());
+  std::copy(values.begin(), values.end(), x0_.begin() + static_cast<ptrdiff_t>(first));
+  return absl::OkStatus();
+}
+
+absl::Status HostReplicaMemory::ReadX0(uint64_t first, std::span<float> values) {
+  SIGNVOTE_CHECK(keeps_x0());
+  CheckRange(first, values.size());
+  std::copy_n(x0_.begin() + static_cast<ptrdiff_t>(first), values.size(), values.begin());
+  return absl::OkStatus();
+}
+
+absl::Status HostReplicaMemory::ApplyRescaledStep(const Layout& layout, float gamma, float rho,
+                                                  uint64_t first, uint64_t count,
+                                                  const uint8_t* verdict) {
+  SIGNVOTE_CHECK(keeps_x0());
+  CheckRange(first, count);
+  ForEachPart(first, count, [&](float* x, uint64_t at, uint64_t part) {
+    signvote::ApplyRescaledStep(layout, gamma, rho, at, part, verdict, 0, x0_.data() + at, x);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status HostReplicaMemory::Rewind(uint64_t first, uint64_t count) {
+  SIGNVOTE_CHECK(keeps_x0());
+  CheckRange(first, count);
+  return Write(first, std::span(x0_).subspan(first, count));
+}
+
+absl::StatusOr<X0Sums> HostReplicaMemory::SumsAboutX0(const Layout& layout, ConstTensorPointers g) {
+  SIGNVOTE_CHECK(keeps_x0() && g.size() == layout.tensors().size());
+  X0Sums sums;
+  for (uint64_t first = 0; first < coordinates_; first += kReplicaDigestBlock) {
+    X0Sums block;
+    const uint64_t count = std::min(kReplicaDigestBlock, coordinates_ - first);
+    ForEachTensorRange(layout, first, count, [&](const TensorRange& range) {
+      const float* const of_tensor = g[range.tensor];
+      ForEachPart(range.first, range.count, [&](const float* x, uint64_t at, uint64_t part) {
+        AddX0Block(
+            of_tensor == nullptr ? nullptr : of_tensor + range.offset + (at - range.first), x,
+            x0_.data() + at, part, &block);
+      });
+    });
+    sums.inner += block.inner;
+    sums.distance_squared += block.distance_squared;
+  }
+  return sums;
 }
 
 }  // namespace signvote

@@ -1,21 +1,33 @@
 #pragma once
-// Where a worker's replica lies, and the few things that are done to it there. The session moves a
-// replica only through this interface, so that it need not know whether the parameters are in host
-// memory or on a GPU.
+// Where a worker's replica lies and how it is moved: host memory here, a GPU in cuda_replica.h.
 //
-// Threads: not thread-safe.
-// Failure: host memory never fails. On a device, INTERNAL names the CUDA call and its error, and
-// every later call
-//          returns that same status: what the memory holds is unknown from then on.
+// The replica may be the model's own parameters, or other memory that a model's are copied from
+// (worker/vote): local steps, bf16 models and several virtual workers on one replica need the
+// latter.
+//
+// Threads: calls may come from different threads, one at a time; on a GPU each is queued behind the
+//          work on the calling thread's current stream and waits for its own end.
+// Failure: host memory never fails. A device that failed stays failed: every later call returns the
+//          first status.
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/layout.h"
+#include "worker/codec/tensor_pointers.h"
 
 namespace signvote {
+
+// Sums over the whole model, d = x − x0 rounded to fp32. In fp64, block by block of
+// kReplicaDigestBlock coordinates: ascending within a block, then the blocks ascending; so they are
+// the same on every device.
+struct X0Sums {
+  double inner = 0;             // Σ g_i·(x0_i − x_i); a coordinate whose g_i is not finite adds none
+  double distance_squared = 0;  // Σ (x_i − x0_i)²
+};
 
 class ReplicaMemory {
  public:
@@ -32,22 +44,68 @@ class ReplicaMemory {
                                  const uint8_t* verdict) = 0;
   // docs/wire_format.md, "Replica digest".
   virtual absl::StatusOr<uint64_t> Digest() = 0;
+
+  // ---- x0, the run's starting point, as a second plane. Not every memory can keep one.
+
+  // Makes room for x0, all zero; 4 d bytes. RESOURCE_EXHAUSTED: there is none. UNIMPLEMENTED: this
+  // memory keeps no x0.
+  virtual absl::Status KeepX0();
+  virtual bool keeps_x0() const { return false; }
+  // As Write and Read, of x0. REQUIRES here and below: keeps_x0().
+  virtual absl::Status WriteX0(uint64_t first, std::span<const float> values);
+  virtual absl::Status ReadX0(uint64_t first, std::span<float> values);
+  // As ApplyStep, behind a rescaling by rho about x0.
+  virtual absl::Status ApplyRescaledStep(const Layout& layout, float gamma, float rho,
+                                         uint64_t first, uint64_t count, const uint8_t* verdict);
+  // x ← x0 on coordinates [first, first + count).
+  virtual absl::Status Rewind(uint64_t first, uint64_t count);
+  // `g` is the gradient in memory of the replica's device, by tensor of `layout`; null entries are
+  // zero.
+  virtual absl::StatusOr<X0Sums> SumsAboutX0(const Layout& layout, ConstTensorPointers g);
 };
 
-// Ownership: refers to x, which must outlive it.
+// Ownership: refers to the replica's memory, which must outlive it; owns x0.
 class HostReplicaMemory : public ReplicaMemory {
  public:
-  explicit HostReplicaMemory(std::span<float> x) : x_(x) {}
+  explicit HostReplicaMemory(std::span<float> x);
+  // By tensor; the pointers are copied. The layout need not outlive the call.
+  HostReplicaMemory(const Layout& layout, TensorPointers x);
 
-  uint64_t coordinates() const override { return x_.size(); }
+  uint64_t coordinates() const override { return coordinates_; }
   absl::Status Write(uint64_t first, std::span<const float> values) override;
   absl::Status Read(uint64_t first, std::span<float> values) override;
   absl::Status ApplyStep(const Layout& layout, float gamma, uint64_t first, uint64_t count,
                          const uint8_t* verdict) override;
   absl::StatusOr<uint64_t> Digest() override;
+  absl::Status KeepX0() override;
+  bool keeps_x0() const override { return !x0_.empty(); }
+  absl::Status WriteX0(uint64_t first, std::span<const float> values) override;
+  absl::Status ReadX0(uint64_t first, std::span<float> values) override;
+  absl::Status ApplyRescaledStep(const Layout& layout, float gamma, float rho, uint64_t first,
+                                 uint64_t count, const uint8_t* verdict) override;
+  absl::Status Rewind(uint64_t first, uint64_t count) override;
+  absl::StatusOr<X0Sums> SumsAboutX0(const Layout& layout, ConstTensorPointers g) override;
 
  private:
-  const std::span<float> x_;
+  // A run of coordinates that lie behind each other.
+  struct Piece {
+    float* x;
+    uint64_t first;
+    uint64_t count;
+  };
+  // visit(x of the part's first coordinate, that coordinate, how many) for the parts of
+  // [first, first + count) that lie behind each other, in order.
+  template <typename Visit>
+  void ForEachPart(uint64_t first, uint64_t count, const Visit& visit) const;
+  // The bounds of a call's range. Always on: a wrong one would write beyond the caller's memory.
+  void CheckRange(uint64_t first, uint64_t count) const;
+
+  uint64_t coordinates_ = 0;
+  std::vector<Piece> pieces_;  // in order of coordinate, without gaps
+  std::vector<float> x0_;      // [d], or empty
 };
+
+// One block of X0Sums, whose values are `count` neighbours; g may be null.
+void AddX0Block(const float* g, const float* x, const float* x0, uint64_t count, X0Sums* block);
 
 }  // namespace signvote

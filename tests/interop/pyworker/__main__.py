@@ -105,6 +105,8 @@ def main(arguments):
             "reconnects": session.streams - 1,
             "welcomes": session.states,
             "fetches": session.fetched,
+            "commits": session.commits,
+            "run_done": session.run_done,
             "losses": trainer.losses,
         }) + "\n")
     return status

@@ -1,4 +1,6 @@
-"""XXH3-64 of bytes, and the digest of a replica that is made of it."""
+"""XXH3-64 of bytes, and what is made of it: a replica's digest and the hash of a commit's payload."""
+
+import struct
 
 import numpy as np
 import xxhash
@@ -15,3 +17,8 @@ def replica_digest(values):
     data = np.ascontiguousarray(values, dtype="<f4")
     blocks = range(0, len(data), DIGEST_BLOCK)
     return sum(xxh3(data[first:first + DIGEST_BLOCK].tobytes(), seed=j) for j, first in enumerate(blocks)) % 2**64
+
+
+def payload_hash(counted, checksums):
+    """Of a commit's payload: of each chunk, in order, how many ballots it counts and its checksum."""
+    return xxh3(b"".join(struct.pack("<QQ", *pair) for pair in zip(counted, checksums, strict=True)))

@@ -1,6 +1,12 @@
-"""Coins: seeded bits that decide ties and zeros, 64 at a time. All arithmetic is modulo 2^64."""
+"""Coins: seeded bits that decide ties and zeros, 64 at a time; and the domains that keep numbers for other purposes apart
+from them. All arithmetic is modulo 2^64.
+"""
 
 import numpy as np
+
+
+# Names of domains: eight ASCII bytes, read as a little-endian number.
+UNIFORM, INITIAL = (int.from_bytes(name, "little") for name in (b"uniform1", b"xparams1"))
 
 
 def _words(value):
@@ -27,6 +33,16 @@ def tie_words(seed, round_, words):
 def own_words(seed, round_, share, words):
     """A worker's own coins of the same coordinates."""
     return fin(mix(seed, round_, words) ^ _words(share + 1))
+
+
+def domain_seed(domain, seed):
+    """The seed of another domain than that of the coins, of the same seed."""
+    return int(fin(seed ^ domain)[0])
+
+
+def uniform_words(seed, round_, share, words):
+    """A worker's 16-bit uniforms of coordinates 4*word .. 4*word + 3, the first in the low bits."""
+    return own_words(domain_seed(UNIFORM, seed), round_, share, words)
 
 
 def own_coins(seed, round_, share, count):

@@ -28,6 +28,10 @@ class Direction:
     def __init__(self, coordinates):
         self.momentum = np.zeros(coordinates, dtype=np.float32)
 
+    def reset(self):
+        """Its state as at the start: what a rewind does."""
+        self.momentum[:] = 0
+
     def signs(self, factors_, gradient, coins):
         """The ballot's bits: u > 0, the coin where u is zero; the momentum moves on. All of gradient must be finite."""
         a, c = factors_

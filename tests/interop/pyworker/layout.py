@@ -1,4 +1,6 @@
-"""The ordered list of trained tensors, and the digest by which a server knows that two workers train the same model."""
+"""The list of trained tensors in the run's order, and the digest by which a server knows that two workers train the same
+model, in whichever order each of them has its tensors.
+"""
 
 import dataclasses
 import math
@@ -22,8 +24,13 @@ class Tensor:
 
 
 class Layout:
+    """ValueError: a tensor without a name, or two of one name."""
+
     def __init__(self, tensors):
         self.tensors = list(tensors)
+        names = {t.name for t in self.tensors}
+        if len(names) != len(self.tensors) or "" in names:
+            raise ValueError("the layout has a tensor without a name, or two of one")
         self.ranges = []  # of coordinates, one slice a tensor
         first = 0
         for tensor in self.tensors:
@@ -32,13 +39,13 @@ class Layout:
         self.coordinates = first
 
     def bytes(self):
-        """What the digest is taken of."""
-        out = [b"signvote-layout-1"]
-        for tensor in self.tensors:
-            name = tensor.name.encode()
+        """What the digest is taken of: names and shapes, in order of the names, so that the order of coordinates and what
+        the run says of scales and decays do not matter.
+        """
+        out = [b"signvote-layout-2"]
+        for name, shape in sorted((t.name.encode(), t.shape) for t in self.tensors):
             out.append(struct.pack("<I", len(name)) + name)
-            out.append(struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape))
-            out.append(struct.pack("<ff", tensor.step_scale, tensor.weight_decay))
+            out.append(struct.pack(f"<I{len(shape)}Q", len(shape), *shape))
         return b"".join(out)
 
     def digest(self):

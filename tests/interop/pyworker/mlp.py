@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 
+from . import coins
 from .data import bell, draws
 from .layout import Layout, Tensor
-
 
 BUILTIN = {"model_type": "mlp", "features": 64, "hidden_size": 128, "num_hidden_layers": 2, "classes": 10}
 
@@ -15,7 +15,7 @@ BUILTIN = {"model_type": "mlp", "features": 64, "hidden_size": 128, "num_hidden_
 class Mlp:
     """config: as in its config.json."""
 
-    def __init__(self, config=None, weight_decay=0.0):
+    def __init__(self, config=None):
         config = dict(BUILTIN, **(config or {}))
         if config["model_type"] != "mlp":
             raise ValueError(f"model_type {config['model_type']} is not mlp")
@@ -23,17 +23,25 @@ class Mlp:
         self.sizes = [self.features] + [config["hidden_size"]] * config["num_hidden_layers"] + [self.classes]
         tensors = []
         for k, (inputs, outputs) in enumerate(zip(self.sizes, self.sizes[1:])):
-            tensors.append(Tensor(f"layers.{k}.weight", (outputs, inputs), weight_decay=weight_decay))
+            tensors.append(Tensor(f"layers.{k}.weight", (outputs, inputs)))
             tensors.append(Tensor(f"layers.{k}.bias", (outputs,)))
-        self.layout = Layout(tensors)
+        self.tensors = tensors        # in this model's own order
+        self.layout = Layout(tensors)  # in the order of the coordinates: the run's, once it is known
         self.config_json = json.dumps(config)
+
+    def adopt(self, layout):
+        """From here on coordinates are numbered as the run numbers them. REQUIRES: the same names and shapes."""
+        self.layout = layout
 
     def initial(self, init_seed=1):
         """The initial parameters, the same bits as the C++ worker's of the same seed."""
         values = np.zeros(self.layout.coordinates, dtype=np.float32)
-        for k, (tensor, where) in enumerate(zip(self.layout.tensors, self.layout.ranges)):
+        views = self.layout.views(values)
+        seed = coins.domain_seed(coins.INITIAL, init_seed)
+        for k, tensor in enumerate(self.tensors):  # its own order, whatever the run's is
             if len(tensor.shape) == 2:
-                values[where] = bell(draws(init_seed, k, tensor.count)) * math.sqrt(2.0 / tensor.shape[1])
+                drawn = bell(draws(seed, k, tensor.count)) * math.sqrt(2.0 / tensor.shape[1])
+                views[tensor.name][:] = drawn.reshape(tensor.shape)
         return values
 
     def loss_and_gradient(self, values, batch):

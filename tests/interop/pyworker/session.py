@@ -13,16 +13,19 @@ import grpc
 import numpy as np
 
 from . import bits, direction, security
-from .checksums import xxh3
+from .checksums import payload_hash, xxh3
+from .layout import Layout, Tensor
 from .messages import services, training
 from .replica import Replica
 from .stream import DRAIN, Ended, Silent, Stream
 
-PROTOCOL = 1
+PROTOCOL = 2
 SOFTWARE_VERSION = "python-interop"
 STATE_CHUNK = 1 << 18  # coordinates
 BACKOFF_SECONDS, BACKOFF_SECONDS_MAX = 0.05, 2.0
+SIGNS = {training.PAYLOAD_UNSPECIFIED, training.PAYLOAD_SIGNS}
 FETCHES_MAX = 5
+PLANE_REPLICA, PLANE_X0 = 0, 1
 
 _Code = grpc.StatusCode
 _NOT_AGAIN = {_Code.UNAUTHENTICATED, _Code.PERMISSION_DENIED, _Code.FAILED_PRECONDITION, _Code.ALREADY_EXISTS,
@@ -56,7 +59,7 @@ class Session:
 
     def __init__(self, options, trainer, initial, log):
         self.options, self.trainer, self.log = options, trainer, log
-        self.layout = trainer.model.layout
+        self.layout = trainer.model.layout  # the model's own; from the first welcome on the run's
         self._initial = initial  # function: the parameters to upload when this worker is the first
         # Of the run; kept from stream to stream.
         self.replica = None
@@ -68,6 +71,8 @@ class Session:
         self._fetches_failed = 0
         # For the report.
         self.streams = self.voted = self.fetched = 0
+        self.commits = dict.fromkeys(("step", "rewind", "none"), 0)  # applied, by kind
+        self.run_done = False  # a commit said that it is the last
         self.states = []  # of each welcome
 
     def drain(self):
@@ -129,11 +134,8 @@ class Session:
     def join_message(self):
         join = training.Join(
             protocol_min=PROTOCOL, protocol_max=PROTOCOL, software_version=SOFTWARE_VERSION, name=self.options.name,
-            token=self.options.token, run_id=self.run_id, model_config_json=self.trainer.model.config_json)
-        for tensor in self.layout.tensors:
-            join.layout.tensors.add(name=tensor.name, shape=tensor.shape, step_scale=tensor.step_scale,
-                                    weight_decay=tensor.weight_decay)
-        join.layout.digest = self.layout.digest()
+            token=self.options.token, run_id=self.run_id, model_config_json=self.trainer.model.config_json, can_probe=True,
+            tensors=[training.TensorShape(name=t.name, shape=t.shape) for t in self.trainer.model.tensors])
         # Pieces that stand at different rounds have no one round to name: such a replica is fetched again.
         if self.replica is not None and self.replica.level:
             join.round, join.epoch = self.replica.round, self.epoch
@@ -170,8 +172,17 @@ class Session:
             raise Broken("Welcome names no run or no chunks")
         try:
             self._factors = direction.factors(welcome.direction)
+            self._adopt(welcome.layout)
         except ValueError as error:
             raise Broken(str(error)) from None
+        for range_ in welcome.payloads:
+            if not {range_.up, range_.down} <= SIGNS:
+                raise Broken("the run's payloads are of a kind that this worker cannot make or apply: upgrade")
+        if welcome.endpoints:
+            raise Broken("the run's ballots go to other endpoints than this stream: upgrade")
+        if welcome.clip.kind not in (training.Clip.KIND_UNSPECIFIED, training.Clip.KIND_NORM):
+            raise Broken(f"clipping {welcome.clip.kind} is unknown: upgrade")
+        self.trainer.norm_max = welcome.clip.max_norm if welcome.clip.kind == training.Clip.KIND_NORM else None
         self._welcome = welcome
         self._progressed = True
         self.run_id = welcome.run_id
@@ -179,7 +190,8 @@ class Session:
         self.states.append(state.Name(welcome.state))
         self.log(f"welcome: incarnation {welcome.incarnation}, {state.Name(welcome.state)}, round {welcome.round}")
         if welcome.state == state.STATE_KEEP and self.replica is not None:
-            pass
+            if welcome.needs_x0 and self.replica.x0 is None:
+                raise Broken("Welcome says STATE_KEEP, and that x0 is needed, which this replica lacks")
         elif welcome.state == state.STATE_FETCH:
             self._fetch()
         elif welcome.state == state.STATE_UPLOAD:
@@ -188,6 +200,21 @@ class Session:
             raise Broken(f"Welcome says {state.Name(welcome.state)}")
         self.epoch = welcome.epoch
         self.stream.send(ready=training.Ready(round=self.replica.round))
+
+    def _adopt(self, layout):
+        """The run's order of tensors, with its scales and decays. ValueError: it is not this worker's model."""
+        run = Layout([Tensor(t.name, tuple(t.shape), t.step_scale, t.weight_decay) for t in layout.tensors])
+        if run.digest() != layout.digest:
+            raise ValueError("Welcome's layout has another digest than it says")
+        if run.digest() != Layout(self.trainer.model.tensors).digest():
+            raise ValueError("the run trains another layout than this worker's model")
+        if any(not math.isfinite(t.step_scale) or t.step_scale <= 0 or not math.isfinite(t.weight_decay) or t.weight_decay < 0
+               for t in run.tensors):
+            raise ValueError("Welcome's layout has a scale or a decay that cannot be")
+        if self.replica is not None and run.tensors != self.layout.tensors:
+            raise ValueError("the run's layout is another one than before")
+        self.layout = run
+        self.trainer.adopt(run)
 
     def _on_resync(self, resync):
         self.log(f"resync in round {resync.round}: {resync.reason}")
@@ -201,6 +228,8 @@ class Session:
             return
         if open_.round != self.replica.round or not self.replica.level:
             raise Rejoin(f"round {open_.round} opens, the replica stands at {self.replica.round}")
+        if open_.local_steps > 1 or open_.start not in (training.RoundOpen.START_UNSPECIFIED, training.RoundOpen.START_REPLICA):
+            raise Broken(f"round {open_.round} asks for local steps, which this worker cannot take: upgrade")
         self._open = open_
         # Verdicts of earlier attempts are void.
         now = (self._welcome.epoch, open_.round, open_.attempt)
@@ -229,7 +258,8 @@ class Session:
             raise Broken(f"verdict chunk {verdict.chunk} of {len(verdict.payload)} bytes does not exist")
         if xxh3(verdict.payload) != verdict.checksum:
             raise Rejoin(f"verdict chunk {verdict.chunk}: its checksum differs")
-        self._verdicts.setdefault((verdict.epoch, verdict.round, verdict.attempt), {})[verdict.chunk] = verdict.payload
+        at = (verdict.epoch, verdict.round, verdict.attempt)
+        self._verdicts.setdefault(at, {})[verdict.chunk] = (verdict.checksum, verdict.payload)
 
     def _on_commit(self, commit):
         if commit.run_id != self.run_id:
@@ -238,20 +268,20 @@ class Session:
             return
         if commit.round > self.replica.round:
             raise Rejoin(f"commit {commit.round} came, the replica stands at {self.replica.round}")
-        if commit.kind != training.Commit.KIND_STEP or commit.rho != 1:
+        kind = training.Commit
+        if commit.kind == kind.KIND_STEP:
+            self._step(commit)
+        elif commit.kind == kind.KIND_REWIND:
+            if self.replica.x0 is None:
+                raise Broken(f"commit {commit.round} rewinds to x0, which Welcome did not say is needed")
+            self.replica.rewind(commit.round)
+            self.trainer.rewound()
+        elif commit.kind == kind.KIND_NONE:
+            self.replica.none(commit.round)
+        else:
             raise Broken(f"commit {commit.round} is of a kind that this worker cannot apply: upgrade")
-        if not math.isfinite(commit.stepsize) or commit.stepsize < 0:
-            raise Broken(f"commit {commit.round} has stepsize {commit.stepsize}")
-        chunks = self._verdicts.get((commit.epoch, commit.round, commit.attempt), {})
-        whole = b"".join(chunks[k] for k in sorted(chunks))
-        if len(chunks) != len(self._chunks()) or xxh3(whole) != commit.verdict_hash:
-            self._mismatches += 1
-            raise Rejoin(f"round {commit.round}: verdict and commit do not match", keep=self._mismatches < 2)
-        try:
-            verdict = bits.unpack(whole, self.layout.coordinates)
-        except ValueError as error:
-            raise Broken(f"round {commit.round}: {error}") from None
-        self.replica.apply(commit.round, verdict, commit.stepsize)
+        self.commits[kind.Kind.Name(commit.kind).removeprefix("KIND_").lower()] += 1
+        self.run_done |= commit.run_done
         self._mismatches = 0
         self._verdicts.clear()
         self._open = None
@@ -259,6 +289,30 @@ class Session:
             self._send_digest(commit.round + 1)
         if self.draining:
             self._leave()
+
+    def _step(self, commit):
+        """Moves the replica, if the verdict is the one that the commit means and can be applied."""
+        decay_step = commit.decay_step if commit.HasField("decay_step") else commit.stepsize
+        if commit.payload not in SIGNS or commit.scales:
+            raise Broken(f"commit {commit.round} has a payload that this worker cannot apply: upgrade")
+        for name, value in ("stepsize", commit.stepsize), ("decay_step", decay_step):
+            if not math.isfinite(value) or value < 0:
+                raise Broken(f"commit {commit.round} has {name} {value}")
+        if not math.isfinite(commit.rho):
+            raise Broken(f"commit {commit.round} has rho {commit.rho}")
+        if commit.rho != 1 and self.replica.x0 is None:
+            raise Broken(f"commit {commit.round} rescales about x0, which Welcome did not say is needed")
+        chunks = self._verdicts.get((commit.epoch, commit.round, commit.attempt), {})
+        due = len(self._chunks())
+        if len(chunks) != due or len(commit.counted) != due or commit.payload_hash != payload_hash(
+                commit.counted, [chunks[k][0] for k in range(due)]):
+            self._mismatches += 1
+            raise Rejoin(f"round {commit.round}: verdict and commit do not match", keep=self._mismatches < 2)
+        try:
+            verdict = bits.unpack(b"".join(chunks[k][1] for k in range(due)), self.layout.coordinates)
+        except ValueError as error:
+            raise Broken(f"round {commit.round}: {error}") from None
+        self.replica.step(commit.round, verdict, commit.stepsize, commit.rho, decay_step)
 
     def _on_finish(self, finish):
         if self.replica is not None and self.replica.level and self.replica.round == finish.rounds:
@@ -287,19 +341,26 @@ class Session:
         return [slice(first // 8, (min(first + c, d) + 7) // 8) for first in range(0, d, c)]
 
     def _fetch(self):
-        pieces, expected = [], 0
+        """The replica, plane by plane, each in ascending order."""
+        pieces = {plane: [] for plane in ((PLANE_REPLICA, PLANE_X0) if self._welcome.needs_x0 else (PLANE_REPLICA,))}
+        due = [(plane, 0) for plane in pieces]
         try:
             for chunk in self._stub.FetchState(training.FetchStateRequest(ticket=self._welcome.ticket),
                                                 timeout=self.options.message_timeout):
                 values = np.frombuffer(chunk.payload, dtype="<f4")
-                if chunk.first != expected or chunk.count != len(values):
-                    raise Rejoin(f"state chunk at {chunk.first} came, {expected} was due", keep=False)
+                if not due or (chunk.plane, chunk.first) != due[0] or chunk.count != len(values) or not len(values):
+                    raise Rejoin(f"state chunk at {chunk.first} of plane {chunk.plane} is not the one that is due", keep=False)
                 if xxh3(chunk.payload) != chunk.checksum:
                     raise Rejoin(f"state chunk at {chunk.first}: its checksum differs", keep=False)
-                pieces.append((chunk.round, chunk.first, values))
-                expected += len(values)
-            if expected != self.layout.coordinates:
-                raise Rejoin(f"the state has {expected} coordinates, {self.layout.coordinates} are due", keep=False)
+                pieces[chunk.plane].append((chunk.round, chunk.first, values))
+                end = chunk.first + len(values)
+                if end > self.layout.coordinates:
+                    raise Rejoin(f"the state has more than {self.layout.coordinates} coordinates", keep=False)
+                due[0] = (chunk.plane, end)
+                if end == self.layout.coordinates:
+                    due.pop(0)
+            if due:
+                raise Rejoin(f"the state ended at coordinate {due[0][1]} of plane {due[0][0]}", keep=False)
         except (grpc.RpcError, Rejoin) as error:
             self._fetches_failed += 1
             if self._fetches_failed >= FETCHES_MAX:
@@ -308,7 +369,8 @@ class Session:
                 raise Rejoin(f"FetchState: {error.code().name}: {error.details()}", keep=False) from None
             raise
         self._fetches_failed = 0
-        self.replica = Replica.fetched(self.layout, pieces)
+        x0 = np.concatenate([values for _, _, values in pieces[PLANE_X0]]) if PLANE_X0 in pieces else None
+        self.replica = Replica.fetched(self.layout, pieces[PLANE_REPLICA], x0)
         self.ballot = None  # was computed at another replica
         self.fetched += 1
 
@@ -328,4 +390,4 @@ class Session:
             raise Rejoin(f"UploadState: {error.code().name}: {error.details()}") from None
         if reply.coordinates != len(values):
             raise Broken(f"the server took {reply.coordinates} of {len(values)} coordinates")
-        self.replica = Replica(self.layout, values)
+        self.replica = Replica(self.layout, values, x0=values if self._welcome.needs_x0 else None)

@@ -22,7 +22,16 @@ class Trainer:
     def __init__(self, model, data):
         self.model, self.data = model, data
         self.direction = Direction(model.layout.coordinates)
+        self.norm_max = None  # of the gradient that the direction sees; None: the run does not clip
         self.losses = []
+
+    def adopt(self, layout):
+        """The run's order of coordinates. Called before the first vote, and with the same order after that."""
+        self.model.adopt(layout)
+
+    def rewound(self):
+        """The replica went back to x0: so does what the direction remembers."""
+        self.direction.reset()
 
     def vote(self, open_, seed, factors, replica):
         """The ballot for a RoundOpen, at a replica that stands at its round."""
@@ -35,15 +44,22 @@ class Trainer:
         if not np.isfinite(gradient).all():
             return Ballot(open_.round, None, {}, training.Abstain.REASON_NONFINITE_GRADIENT)
         own = coins.own_coins(seed, open_.round, open_.share, len(gradient))
-        signs = self.direction.signs(factors, gradient, own)
         g = gradient.astype(np.float64)
-        scalars = {
+        norm = float(np.sqrt((g * g).sum()))
+        clip = self.norm_max / norm if self.norm_max is not None and norm > self.norm_max else 1.0
+        signs = self.direction.signs(factors, gradient * np.float32(clip), own)
+        return Ballot(open_.round, bits.pack(signs), {
             "loss": loss, "g_l1": float(np.abs(g).sum()), "g_l2_squared": float((g * g).sum()),
-            "samples": len(batch.labels)}
-        if open_.probe and replica.previous is not None:
+            "wanted": [self._scalar(kind, g, batch, replica) for kind in open_.wanted], "samples": len(batch.labels)})
+
+    def _scalar(self, kind, g, batch, replica):
+        """One that the round wants; NaN where this worker cannot tell."""
+        if kind == training.SCALAR_PROBE_L1 and replica.previous is not None:
             _, probe = self.model.loss_and_gradient(replica.previous, batch)
-            scalars["probe_l1"] = float(np.abs(g - probe).sum())
-        if replica.verdict is not None:
-            b = np.where(replica.verdict, 1.0, -1.0)
-            scalars["prev_inner"] = float((self.model.layout.step_scales() * g * b).sum())
-        return Ballot(open_.round, bits.pack(signs), scalars)
+            return float(np.abs(g - probe).sum())
+        if kind == training.SCALAR_PREV_INNER and replica.verdict is not None:
+            return float((replica.layout.step_scales() * g * np.where(replica.verdict, 1.0, -1.0)).sum())
+        if kind in (training.SCALAR_X0_INNER, training.SCALAR_X0_DISTANCE) and replica.x0 is not None:
+            way = replica.x0.astype(np.float64) - replica.values
+            return float((g * way).sum()) if kind == training.SCALAR_X0_INNER else float(np.sqrt((way * way).sum()))
+        return math.nan

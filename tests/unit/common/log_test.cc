@@ -22,6 +22,7 @@ class LogTest : public ::testing::Test {
   static std::string Captured(F f) {
     ::testing::internal::CaptureStderr();
     f();
+    EXPECT_TRUE(FlushLog(std::chrono::seconds(60)));
     return ::testing::internal::GetCapturedStderr();
   }
 };
@@ -44,6 +45,14 @@ TEST_F(LogTest, AValueCannotForgeASecondLine) {
   });
   EXPECT_EQ(std::count(line.begin(), line.end(), '\n'), 1);
   EXPECT_THAT(line, HasSubstr("error bad name name=\"x\\n2024 info forged\\x1b[31m \\\"q\\\"\""));
+}
+
+TEST_F(LogTest, TextCannotBeTurnedAroundNorSteerATerminal) {
+  InitLogging({});
+  const std::string line = Captured([] {
+    LogError("a\xC2\x9B b\xE2\x80\xAE c", {{"x", std::string("\xC2\x9B\xE2\x80\xAE\x9B é")}});
+  });
+  EXPECT_THAT(line, HasSubstr("error a  b  c x=\"\\xc2\\x9b\\xe2\\x80\\xae\\x9b é\"\n"));
 }
 
 TEST_F(LogTest, JsonIsOneObjectALineWithNumbersAsNumbers) {

@@ -19,5 +19,25 @@ TEST(ForPeople, ControlCharactersBecomeSpaces) {
   EXPECT_EQ(ForPeople("a\nb\x1b[2Jc\x7f", 100), "a b [2Jc ");
 }
 
+TEST(ForPeople, WhatSteersTerminalsOrTurnsTextAroundBecomesASpace) {
+  EXPECT_EQ(ForPeople("a\xC2\x9B"
+                      "31mb",
+                      100),
+            "a 31mb");                                         // CSI as one character
+  EXPECT_EQ(ForPeople("exe\xE2\x80\xAEgpj", 100), "exe gpj");  // override
+  EXPECT_EQ(ForPeople("a\xE2\x81\xA6z", 100), "a z");          // isolate
+  EXPECT_EQ(ForPeople("a\xE2\x80\xA8z", 100), "a z");          // line separator
+  EXPECT_EQ(ForPeople("a\xC2\xA0z", 100), "a\xC2\xA0z");       // a space is no control
+}
+
+TEST(ForPeople, WhatIsNotUtf8BecomesAQuestionMark) {
+  EXPECT_EQ(ForPeople("a\x9Bz", 100), "a?z");
+  EXPECT_EQ(ForPeople("\xC0\x80", 100), "??");            // overlong
+  EXPECT_EQ(ForPeople("\xED\xA0\x80", 100), "???");       // surrogate
+  EXPECT_EQ(ForPeople("\xF4\x90\x80\x80", 100), "????");  // beyond Unicode
+  EXPECT_EQ(ForPeople("\xE2\x82", 100), "??");            // truncated
+  EXPECT_EQ(ForPeople("\xF0\x9F\x98\x80", 4), "\xF0\x9F\x98\x80");
+}
+
 }  // namespace
 }  // namespace signvote

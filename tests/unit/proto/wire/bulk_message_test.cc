@@ -339,6 +339,67 @@ TEST(BulkMessageTest, StateChunksAgreeWithTheGeneratedCodeBothWays) {
   }
 }
 
+TEST(BulkMessageTest, ThePlaneOfAStateChunkSurvivesBothWays) {
+  const Bytes payload = RandomPayload(64, 6);
+  for (const uint32_t plane : {kPlaneReplica, kPlaneX0, 7u, 0xffffffffu}) {
+    const StateHeader header{.round = Round(3), .first = 512, .count = 16, .plane = plane};
+    v1::StateChunk generated;
+    ASSERT_TRUE(generated.ParseFromString(
+        Flatten(EncodeState(BulkKind::kStateChunk, header, payload, nullptr))));
+    EXPECT_EQ(generated.plane(), plane);
+    v1::UploadStateRequest upload;
+    *upload.mutable_chunk() = generated;
+    const auto view = DecodeState(BulkKind::kUploadChunk, InPieces(upload.SerializeAsString(), 5));
+    ASSERT_TRUE(view.ok() && view->has_value()) << view.status();
+    EXPECT_EQ((*view)->header.plane, plane);
+    EXPECT_EQ((*view)->payload_bytes, payload.size());
+  }
+}
+
+TEST(BulkMessageTest, NumbersBeyondTheirFieldAreRefused) {
+  const std::string beyond("\x80\x80\x80\x80\x10", 5);  // 2^32
+  EXPECT_EQ(DecodeState(BulkKind::kStateChunk, InPieces(Field(5, 0, beyond), 3)).status().message(),
+            "malformed state chunk: plane exceeds 32 bits");
+  const std::string run_id = Field(1, 2, Sized(std::string(16, 'r')));
+  for (const uint32_t field : {4u, 5u}) {
+    EXPECT_EQ(DecodeVote(BulkKind::kVerdictChunk,
+                         InPieces(Field(1, 2, Sized(run_id + Field(field, 0, beyond))), 3))
+                  .status()
+                  .message(),
+              "malformed verdict chunk: attempt or chunk exceeds 32 bits");
+  }
+}
+
+TEST(BulkMessageTest, TheLongestHeadersAreReadBack) {
+  const Bytes payload = RandomPayload(300, 2);
+  VoteHeader vote = SomeHeader(payload);
+  vote.epoch = Epoch(~uint64_t{0});
+  vote.round = Round(~uint64_t{0});
+  vote.attempt = Attempt(0xffffffff);
+  vote.chunk = ChunkIndex(0xffffffff);
+  const auto read = DecodeVote(BulkKind::kBallotChunk,
+                               EncodeVote(BulkKind::kBallotChunk, vote, payload, nullptr));
+  ASSERT_TRUE(read.ok() && read->has_value()) << read.status();
+  ExpectEqual((*read)->header, vote);
+  const StateHeader state{.round = Round(~uint64_t{0}),
+                          .first = ~uint64_t{0},
+                          .count = ~uint64_t{0},
+                          .checksum = ~uint64_t{0},
+                          .plane = 0xffffffff};
+  const auto got = DecodeState(BulkKind::kUploadChunk,
+                               EncodeState(BulkKind::kUploadChunk, state, payload, nullptr));
+  ASSERT_TRUE(got.ok() && got->has_value()) << got.status();
+  EXPECT_EQ((*got)->header.first, state.first);
+  EXPECT_EQ((*got)->header.count, state.count);
+  EXPECT_EQ((*got)->header.plane, state.plane);
+}
+
+TEST(BulkMessageDeathTest, AKindOfTheOtherFamilyIsABug) {
+  const Bytes payload = {1};
+  EXPECT_DEATH(EncodeVote(BulkKind::kUploadChunk, SomeHeader(payload), payload, nullptr), "IsVote");
+  EXPECT_DEATH(EncodeState(BulkKind::kBallotChunk, {}, payload, nullptr), "IsVote");
+}
+
 TEST(BulkMessageTest, ThePayloadIsReferencedAndItsOwnerReleasedWithTheLastBuffer) {
   auto payload = std::make_shared<Bytes>(RandomPayload(1 << 16, 8));
   std::weak_ptr<Bytes> watch = payload;

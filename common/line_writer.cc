@@ -1,0 +1,127 @@
+#include "common/line_writer.h"
+
+#include <deque>
+#include <utility>
+
+#include "common/mutex.h"
+
+namespace signvote {
+namespace {
+
+// Nothing waits without a bound; this wait is woken by notifications and merely looks again.
+constexpr Duration kLookAgain = std::chrono::seconds(10);
+// Lines that are queued leave in one call up to this size.
+constexpr size_t kBatchBytes = size_t{64} << 10;
+
+}  // namespace
+
+struct LineWriter::Shared {
+  Shared(Sink sink_in, DroppedLine dropped_line_in, Options options_in)
+      : sink(std::move(sink_in)), dropped_line(std::move(dropped_line_in)), options(options_in) {}
+
+  // Constant after construction.
+  const Sink sink;
+  const DroppedLine dropped_line;
+  const Options options;
+
+  mutable Mutex mu;
+  CondVar work, progress;
+  std::deque<std::string> queue ABSL_GUARDED_BY(mu);
+  size_t queued_bytes ABSL_GUARDED_BY(mu) = 0;
+  uint64_t accepted ABSL_GUARDED_BY(mu) = 0;  // lines
+  uint64_t written ABSL_GUARDED_BY(mu) = 0;   // Invariant: written <= accepted
+  uint64_t dropped ABSL_GUARDED_BY(mu) = 0;
+  uint64_t dropped_told ABSL_GUARDED_BY(mu) = 0;
+  bool stopping ABSL_GUARDED_BY(mu) = false;
+  bool stopped ABSL_GUARDED_BY(mu) = false;
+};
+
+LineWriter::LineWriter(Sink sink, DroppedLine dropped_line, Options options)
+    : shared_(std::make_shared<Shared>(std::move(sink), std::move(dropped_line), options)),
+      thread_([shared = shared_] { Run(shared); }) {}
+
+LineWriter::~LineWriter() {
+  Clock* const clock = Clock::System();
+  const Time until = clock->Now() + shared_->options.patience;
+  bool stopped = false;
+  {
+    MutexLock lock(&shared_->mu);
+    shared_->stopping = true;
+    shared_->work.NotifyAll();
+    while (!shared_->stopped) {
+      const Duration left = until - clock->Now();
+      if (left <= Duration::zero()) break;
+      (void)shared_->progress.WaitFor(&shared_->mu, left);  // the loop looks at the condition
+    }
+    stopped = shared_->stopped;
+  }
+  if (stopped) {
+    thread_.join();
+  } else {
+    thread_.detach();
+  }
+}
+
+void LineWriter::Write(std::string line) {
+  MutexLock lock(&shared_->mu);
+  Shared& s = *shared_;
+  if (s.queue.size() >= s.options.lines_max || s.queued_bytes + line.size() > s.options.bytes_max) {
+    ++s.dropped;
+    return;
+  }
+  s.queued_bytes += line.size();
+  s.queue.push_back(std::move(line));
+  ++s.accepted;
+  s.work.NotifyOne();
+}
+
+bool LineWriter::Flush(Duration timeout) {
+  Clock* const clock = Clock::System();
+  const Time until = clock->Now() + timeout;
+  MutexLock lock(&shared_->mu);
+  const uint64_t wanted = shared_->accepted;
+  while (shared_->written < wanted) {
+    const Duration left = until - clock->Now();
+    if (left <= Duration::zero()) return false;
+    (void)shared_->progress.WaitFor(&shared_->mu, left);  // likewise
+  }
+  return true;
+}
+
+uint64_t LineWriter::dropped() const {
+  MutexLock lock(&shared_->mu);
+  return shared_->dropped;
+}
+
+void LineWriter::Run(const std::shared_ptr<Shared>& shared) {
+  Shared& s = *shared;
+  while (true) {
+    std::string batch;
+    uint64_t lines = 0;
+    {
+      MutexLock lock(&s.mu);
+      while (s.queue.empty() && !s.stopping) (void)s.work.WaitFor(&s.mu, kLookAgain);
+      if (s.queue.empty()) {
+        s.stopped = true;
+        s.progress.NotifyAll();
+        return;
+      }
+      if (s.dropped > s.dropped_told) {
+        batch = s.dropped_line(s.dropped - s.dropped_told);
+        s.dropped_told = s.dropped;
+      }
+      do {
+        s.queued_bytes -= s.queue.front().size();
+        batch += s.queue.front();
+        s.queue.pop_front();
+        ++lines;
+      } while (!s.queue.empty() && batch.size() + s.queue.front().size() <= kBatchBytes);
+    }
+    s.sink(batch);
+    MutexLock lock(&s.mu);
+    s.written += lines;
+    s.progress.NotifyAll();
+  }
+}
+
+}  // namespace signvote

@@ -1,0 +1,338 @@
+#pragma once
+// A run: everything that is decided about it is decided here, one input after the other. What the
+// engine decides becomes tallies, messages and commits; what streams bring becomes events.
+//
+// How commits reach workers. Each stream has a cursor, the next commit to send to it:
+//   - A worker that was ready when the round opened, and whose queue had room, is told live: chunks
+//     of the verdict as they are counted, then the commit.
+//   - Any other is fed whole rounds from the ring, as far ahead as its queue takes them. This holds
+//     for one that catches up, one that has fallen behind, and, from the moment its FetchState
+//     begins, one that fetches: the commits from the lowest round that a piece can stand at follow
+//     on the stream while the pieces come, so that the fetch may last as long as it likes.
+//   - Who fetches, catches up or keeps its replica pins the ring. One that the rounds outrun all the
+//     same is told so, with the budget that would have sufficed.
+//   - A worker that has caught up is made ready once it has acknowledged all but the last commit:
+//     its Ready said so, or it has answered a Ping that was sent behind them. One that answers every
+//     ping in time, and whom rounds outrun only because they are shorter than its distance, is let
+//     in after kAdmitTries of them.
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/clock.h"
+#include "common/direction_config.h"
+#include "common/ids.h"
+#include "common/rng.h"
+#include "server/commit/commit_pipeline.h"
+#include "server/commit/commit_ring.h"
+#include "server/round/engine.h"
+#include "server/run/admission.h"
+#include "server/run/inputs.h"
+#include "server/run/messages.h"
+#include "server/run/peer.h"
+#include "server/run/roster.h"
+#include "server/run/run_books.h"
+#include "server/run/run_model.h"
+#include "server/run/run_state.h"
+#include "server/run/tokens.h"
+#include "server/stepsize/rule_flags.h"
+#include "server/vote/open_vote.h"
+
+namespace signvote::run {
+
+struct RunOptions {
+  uint64_t seed = 0;             // of coins and minibatches
+  uint64_t main_rounds_max = 0;  // 0: unknown; the rule ends the run
+  uint32_t workers_min = 1;
+  uint32_t quorum = 0;
+  round::DeadlineConfig deadline;
+  uint32_t observer_after = 5;
+  uint32_t nonfinite_rounds = 5;
+  uint64_t share_hold_rounds = 100;
+  uint64_t digest_every = 50;
+  Duration wait_timeout = std::chrono::hours(1);
+  Duration stop_wait = std::chrono::seconds(10);
+  Duration linger = std::chrono::seconds(30);
+  RunModel::Options model;
+  Roster::Options roster;
+  DirectionConfig direction;
+  RuleFlags rule;
+  bool tls = false;  // peers must show a worker's certificate of their name
+};
+
+// What a run leaves to others, who are given to it.
+class RunHost {
+ public:
+  virtual ~RunHost() = default;
+  // The parameters are complete: from now on `replica` moves by the commits that the result is
+  // given; each is answered with an Applied input. At most `backlog_max` wait there. Said once; the
+  // result lives at least as long as the run.
+  virtual CommitConsumer* StartApplier(const std::shared_ptr<MasterReplica>& replica,
+                                       size_t backlog_max) = 0;
+};
+
+struct RunParts {
+  Clock* clock = nullptr;  // wall time, and how long own work took
+  RunHost* host = nullptr;
+  TallySink* tally = nullptr;  // its results come back as ChunkTallied inputs, never inside a call
+  // Null: durability `none`, commits are released as they are proposed. Else its answers come back
+  // as DurableIn inputs.
+  Durability* durability = nullptr;
+  LineSink* round_log = nullptr;  // null: none is wanted, here and below
+  LineSink* event_log = nullptr;
+  CommitObserver* observer = nullptr;
+  Rng rng{0, 0};                     // for numbers that a peer should not guess
+  std::optional<TokenTable> tokens;  // nullopt: no token is asked for
+  RunModel::MemoryProbe memory;
+  std::unique_ptr<InitialParameters> init;  // null: the parameters come from a worker
+  std::unique_ptr<StepsizeRule> rule;       // null: the one that RunOptions::rule names
+};
+
+// Ownership:  owns its books, its engine, the ring and the model's memory. What RunParts points to
+//             must outlive it.
+// Threads:    thread-compatible; one thread drives it. Nothing here waits.
+// Failure:    what workers do wrong ends their stream; what makes the run impossible ends the run.
+// Invariants: those of its parts. Streams are told in the order of their numbers, so that the same
+//             inputs at the same times have the same effects.
+class Run {
+ public:
+  // Makes the run that `state` says: a fresh one, or one that goes on where it was left, in which
+  // case nobody is here and every stream is told to fetch or keep as usual. INVALID_ARGUMENT: an
+  // option that cannot work. FAILED_PRECONDITION: `state` does not fit the options.
+  static absl::StatusOr<std::unique_ptr<Run>> Create(RunOptions options, RunParts parts,
+                                                     RunState state, Time now);
+  ~Run();
+
+  // The next thing that happened, at a time that never goes back.
+  void Handle(Time now, Input input);
+  // When a TickIn is due; nullopt: only another input can change something.
+  std::optional<Time> NextTick() const;
+
+  // ---- operator ----
+
+  absl::Status Pause(Time now);
+  absl::Status Resume(Time now);
+  // NOT_FOUND: no such worker is connected.
+  absl::Status Drain(Time now, std::string_view worker);
+  // NOT_FOUND: never seen.
+  absl::Status Evict(Time now, std::string_view worker);
+  // No further round opens; the open one may complete.
+  void RequestStop(Time now);
+  // From now on joins are checked against these. Streams go on, whatever became of their tokens.
+  void ReplaceTokens(TokenTable tokens);
+  // Every stream is closed, after what is queued for it when all is well, and nobody joins any more.
+  void CloseStreams(Time now);
+
+  // ---- views ----
+
+  bool ended() const { return stop_.ended; }
+  // OK: finished, or stopped by the operator. With the exit code of the program. REQUIRES: ended().
+  const absl::Status& end_status() const { return stop_.status; }
+  Health HealthNow(Time now) const;
+  StatusPage Snapshot(Time now) const;
+  // `done` is called after `wait` (at most a minute), when the run ends, or at once when too many
+  // wait already.
+  void Watch(Time now, uint64_t events_after, Duration wait, WatchDone done);
+  // Everybody who watches is told why there is no answer.
+  void RefuseWatchers(const absl::Status& status) { books_.RefuseWatchers(status); }
+  // The run as another process could take it up. FAILED_PRECONDITION: a commit is on its way, or the
+  // replica has not applied all commits. What is open of a round is not part of it.
+  absl::StatusOr<RunState> State() const;
+
+  const RunId& run_id() const { return facts_.run_id; }
+  Epoch epoch() const { return facts_.epoch; }
+  const RunModel& model() const { return *model_; }
+  size_t streams() const { return streams_.size(); }  // those that are closing included
+  Round committed() const;                            // rounds that were published
+
+  // Acknowledged pings after which a worker that is never within one commit is ready all the same.
+  static constexpr uint32_t kAdmitTries = 8;
+  static constexpr Duration kAdmitPong = std::chrono::seconds(1);
+  // A stream is fed whole rounds while less than this is queued.
+  static constexpr size_t kFeedBytes = size_t{1} << 20;
+  // FetchState calls of one stream in a window of that length.
+  static constexpr uint32_t kFetchesMax = 8;
+  static constexpr Duration kFetchWindow = std::chrono::minutes(10);
+
+ private:
+  // What the run keeps of one stream, beside the roster's Link.
+  struct Stream {
+    PeerId id;
+    std::shared_ptr<Peer> peer;
+    std::optional<CheckedJoin> join;  // until it is welcomed
+    std::shared_ptr<BallotSlots> slots;
+    std::shared_ptr<StateCall> call;
+    CallKind call_kind = CallKind::kFetch;
+    std::deque<Time> fetches;  // begun within kFetchWindow
+    // The cursor. Meaningless unless `following`.
+    bool following = false;
+    Round next_send;         // Invariant: <= published
+    CommitRing::Pin pin;     // while it is not ready
+    Round acknowledged;      // it has read all commits before
+    bool live = false;       // is told of the open attempt as it happens
+    bool owed_open = false;  // RoundOpen follows once it has everything before
+    // What it is asked.
+    uint64_t fence_nonce = 0;  // is it there?
+    uint64_t admit_nonce = 0;  // has it read everything before admit_round?
+    Round admit_round;
+    Time admit_sent;
+    uint32_t admit_tries = 0;
+    // What it was or said.
+    bool in_engine = false;  // WorkerReady was said
+    bool left = false;       // said Leave
+    bool seated = false;     // has had a seat as member
+    bool finish_sent = false;
+    Round digest_logged;  // the latest round whose digest is in the event log
+  };
+
+  // The parts that exist once the parameters are complete.
+  struct Course {
+    Course(CommitRing::Options ring_options, OpenVote::Options vote_options, TallySink* tally,
+           RunModel* model)
+        : ring(ring_options),
+          vote(std::move(vote_options), tally, &model->verdicts(), &model->ballots()) {}
+    CommitRing ring;
+    OpenVote vote;
+    std::unique_ptr<Durability> none;  // unless the host has one
+    std::unique_ptr<CommitPipeline> pipeline;
+    std::unique_ptr<round::Engine> engine;
+    bool room = true;  // as the engine knows it
+    std::optional<round::OpenRound> open;
+    Time opened_at;
+    std::map<WorkerId, VoterTimes> times;  // of the open attempt
+    // Proposed, and not published yet.
+    struct Proposed {
+      round::CommitRound commit;
+      std::vector<round::Seat> seats;
+      std::vector<std::pair<WorkerId, VoterTimes>> times;
+      Duration tally_time{};
+      Time decided;
+      uint64_t payload_hash = 0;
+    };
+    std::optional<Proposed> proposed;
+  };
+
+  struct Stop {
+    bool requested = false, refuse_all = false, paused = false, ended = false;
+    Time waiting_since;             // without an engine
+    absl::Status status;            // once ended
+    absl::Status closing_status;    // what streams are told when they are closed for good
+    std::optional<Round> finished;  // rounds of a run that came to its end
+  };
+
+  Run(RunOptions options, RunParts parts, WelcomeFacts facts, std::unique_ptr<StepsizeRule> rule,
+      std::unique_ptr<RunModel> model, const RunState& state, Time now);
+
+  Moment At(Time now) const;
+  Stream* Find(PeerId peer);
+  // The ready or joining stream of a worker in the engine's eyes.
+  Stream* FindLive(WorkerId worker, Incarnation incarnation);
+  const Roster::Link& LinkOf(const Stream& stream) const;
+  Stage StageOf(const Stream& stream) const { return LinkOf(stream).stage; }
+  const Roster::Worker& WorkerOf(const Stream& stream) const;
+
+  // ---- run_join.cc: who comes and goes ----
+  void On(Time now, Stream& s, JoinIn& in);
+  void On(Time now, Stream& s, ReadyIn& in);
+  void On(Time now, Stream& s, PongIn& in);
+  void On(Time now, Stream& s, LeaveIn& in);
+  void On(Time now, Stream& s, GoneIn& in);
+  void On(Time now, Stream& s, CallAsked& in);
+  void On(Time now, Stream& s, CallProgress& in);
+  void On(Time now, Stream& s, CallEnded& in);
+  void Accept(Time now, const Roster::Accepted& accepted);
+  void Welcome(Time now, Stream& s);
+  void SendWelcome(Stream& s, v1::Welcome::State state);
+  // One worker uploads the initial parameters; the others are told whom they wait for.
+  void NameUploader(Time now);
+  void Uploaded(Time now, Stream& s);
+  absl::Status StartCourse(Time now, const round::EngineState& state);
+  absl::Status CheckFetch(Time now, Stream& s) const;
+  void Refuse(Time now, Stream& s, const absl::Status& status);
+  void CloseStream(Time now, Stream& s, absl::Status status);
+  // The stream no longer stands for its worker. Idempotent.
+  void Detach(Time now, Stream& s);
+  void ForgetNames();
+  void CountBytes(Stream& s);
+  // Whoever waits for workers waits on.
+  void Arriving(Time now, const Stream& s);
+
+  // ---- run_feed.cc: how commits reach workers ----
+  void Follow(Stream& s, Round from);
+  void Feed(Time now, Stream& s);
+  // What becomes of one that has everything.
+  void CaughtUp(Time now, Stream& s);
+  void Admit(Time now, Stream& s);
+  // The ring no longer holds what the stream needs.
+  void FellBehind(Time now, Stream& s);
+  void SendRound(Stream& s, const CommitRecord& record,
+                 const std::shared_ptr<const CommitRecord>& owner);
+  void SendCommit(Stream& s, v1::ServerMessage* message);
+  void SendRoundOpen(Time now, Stream& s);
+  void SendResync(Time now, Stream& s, const std::string& reason);
+  void SendFinish(Stream& s);
+
+  // ---- run_vote.cc: rounds ----
+  void On(Time now, Stream& s, BallotIn& in);
+  void On(Time now, Stream& s, ScalarsIn& in);
+  void On(Time now, Stream& s, AbstainIn& in);
+  void On(Time now, Stream& s, DigestIn& in);
+  void On(Time now, const ChunkTallied& tallied);
+  void On(Time now, const Applied& applied);
+  // Gives the engine an event and carries its actions out in order. An action may end streams, which
+  // makes further events: those wait their turn.
+  void Drive(Time now, round::Event event);
+  void Execute(Time now, const round::OpenRound& open);
+  void Execute(Time now, const round::CloseChunk& close);
+  void Execute(Time now, const round::CommitRound& commit);
+  void Execute(Time now, const round::Disconnect& disconnect);
+  void Execute(Time now, const round::AskToDrain& ask);
+  void Execute(Time now, const round::Resync& resync);
+  void Execute(Time now, const round::RoleChanged& change);
+  void Execute(Time now, const round::PauseSet& pause);
+  void Execute(Time now, const round::FinishRun& finish);
+  void Execute(Time now, const round::EndRun& end);
+  void Execute(Time now, const round::Notice& notice);
+  void Execute(Time, const round::ShareGiven&) {}  // EngineState has it, here and below
+  void Execute(Time, const round::ShareFreed&) {}
+  void Execute(Time, const round::EvictionMade&) {}
+  // A commit is the law: everybody is told.
+  void Publish(const std::shared_ptr<const CommitRecord>& record);
+  void TellRoom(Time now);
+  void NoteStatistics();
+
+  // ---- run.cc: time and the end ----
+  void Tick(Time now);
+  void End(Time now, absl::Status status);
+  bool Event(Time now, EventKind kind, const RunBooks::About& about);
+  LiveFacts Facts(const round::EngineView* view) const;
+
+  // Constant after construction.
+  const RunOptions options_;
+  Clock* const clock_;
+  const RunParts parts_;  // without what is moved into the members below
+  const WelcomeFacts facts_;
+
+  Rng rng_;
+  std::optional<TokenTable> tokens_;
+  std::unique_ptr<StepsizeRule> rule_;  // until the engine takes it
+  std::unique_ptr<RunModel> model_;
+  Roster roster_;
+  RunBooks books_;
+  std::map<PeerId, Stream> streams_;
+  std::unique_ptr<Course> course_;  // null: no parameters yet
+  std::deque<round::Event> events_;
+  bool driving_ = false;
+  Time now_;  // of the input at hand
+  Stop stop_;
+};
+
+}  // namespace signvote::run

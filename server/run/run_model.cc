@@ -1,0 +1,266 @@
+#include "server/run/run_model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/apply.h"
+#include "common/bits.h"
+#include "common/check.h"
+#include "common/exit_codes.h"
+#include "common/status.h"
+
+namespace signvote::run {
+namespace {
+
+// Verdicts in use at a time: the open round's, and those that the network and the applier still hold.
+constexpr size_t kVerdictsKept = 8;
+constexpr uint64_t kBaseBytes = uint64_t{200} * 1000 * 1000;
+// Around a payload in its message, generously.
+constexpr uint64_t kHeaderBytes = 1024;
+// Of a commit for one chunk (`counted`), of a layout for one tensor beside its name and dimensions.
+constexpr uint64_t kCommitBytesPerChunk = 5;
+constexpr uint64_t kCommitBytesPerTensor = 4;
+constexpr uint64_t kLayoutBytesPerTensor = 32;
+constexpr uint64_t kLayoutBytesPerDimension = 10;
+
+struct Message {
+  std::string_view what;
+  uint64_t bytes;
+};
+
+// The messages whose size the model decides, each at its largest.
+std::vector<Message> MessagesOf(const Layout& layout, const ChunkPlan& plan) {
+  uint64_t welcome = kHeaderBytes;
+  for (const TensorSpec& t : layout.tensors()) {
+    welcome += t.name.size() + kLayoutBytesPerTensor + kLayoutBytesPerDimension * t.shape.size();
+  }
+  return {{"a chunk of a verdict", plan.Bytes(ChunkIndex(0)) + kHeaderBytes},
+          {"a Welcome with this layout", welcome},
+          {"a Commit", kHeaderBytes + kCommitBytesPerChunk * plan.chunks() +
+                           kCommitBytesPerTensor * layout.tensors().size()}};
+}
+
+}  // namespace
+
+uint64_t DefaultCatchUpBytes(uint64_t coordinates) {
+  return CommitRing::DefaultBudget(BytesForBits(coordinates));
+}
+
+absl::StatusOr<ChunkPlan> PlanChunks(const Layout& layout, const ModelSizes& sizes) {
+  const uint64_t d = layout.coordinates();
+  if (sizes.chunk_coordinates % kChunkCoordinatesMultiple != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--chunk-coordinates ", sizes.chunk_coordinates,
+                                                   " is not a multiple of ",
+                                                   kChunkCoordinatesMultiple));
+  }
+  const uint64_t size = sizes.chunk_coordinates != 0 ? sizes.chunk_coordinates
+                                                     : ChunkPlan::DefaultChunkCoordinates(d);
+  const uint64_t chunks = (d - 1) / size + 1;
+  if (chunks > kChunksMax) {
+    const uint64_t least = ((d - 1) / kChunksMax + 1 + kChunkCoordinatesMultiple - 1) /
+                           kChunkCoordinatesMultiple * kChunkCoordinatesMultiple;
+    return absl::InvalidArgumentError(
+        absl::StrCat("--chunk-coordinates ", size, " cuts a model of ", d, " coordinates into ",
+                     chunks, " chunks, and a round of more than ", kChunksMax,
+                     " cannot keep up; give at least --chunk-coordinates ", least));
+  }
+  const ChunkPlan plan(d, size);
+  for (const Message& message : MessagesOf(layout, plan)) {
+    const bool of_chunk = message.what == "a chunk of a verdict";
+    const std::string remedy =
+        of_chunk ? absl::StrCat(", or a smaller --chunk-coordinates than ", size) : "";
+    if (message.bytes > sizes.session_buffer_bytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--session-buffer-bytes ", sizes.session_buffer_bytes, " is less than ",
+                       std::string(message.what), " of a model of ", d, " coordinates (up to ",
+                       message.bytes, " bytes); give more", remedy));
+    }
+    if (message.bytes > sizes.message_bytes_max) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--message-bytes-max ", sizes.message_bytes_max, " is less than ",
+                       std::string(message.what), " of a model of ", d, " coordinates (up to ",
+                       message.bytes, " bytes); give more", remedy));
+    }
+  }
+  return plan;
+}
+
+std::vector<MemoryPart> ServerMemory(uint64_t coordinates, const ModelSizes& sizes) {
+  const uint64_t packed = BytesForBits(coordinates);
+  const uint64_t workers = sizes.workers_max;
+  std::vector<MemoryPart> parts;
+  parts.push_back({.what = "the master replica", .bytes = 4 * coordinates, .remedy = ""});
+  if (sizes.needs_x0) {
+    parts.push_back({.what = "the starting parameters",
+                     .bytes = 4 * coordinates,
+                     .remedy = "a --rule that does not need them"});
+  }
+  parts.push_back({.what = absl::StrCat("ballots of ", workers, " workers"),
+                   .bytes = 3 * workers * packed,
+                   .remedy = absl::StrCat("--workers-max below ", workers)});
+  parts.push_back({.what = "commits kept for catching up",
+                   .bytes = sizes.catch_up_bytes.value_or(DefaultCatchUpBytes(coordinates)),
+                   .remedy = "a smaller --catch-up-bytes"});
+  parts.push_back({.what = "the copy of an export", .bytes = 4 * coordinates, .remedy = ""});
+  parts.push_back({.what = "everything else", .bytes = kBaseBytes, .remedy = ""});
+  return parts;
+}
+
+RunModel::RunModel(Options options, MemoryProbe memory, std::unique_ptr<InitialParameters> init)
+    : options_(std::move(options)),
+      memory_(std::move(memory)),
+      init_(std::move(init)),
+      lease_(options_.upload) {}
+
+absl::StatusOr<std::unique_ptr<RunModel>> RunModel::Create(
+    Options options, MemoryProbe memory, std::unique_ptr<InitialParameters> init) {
+  if (!std::isfinite(options.weight_decay) || options.weight_decay < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--weight-decay ", options.weight_decay,
+                                                   " is out of range; use a number from 0 on"));
+  }
+  std::unique_ptr<RunModel> model(
+      new RunModel(std::move(options), std::move(memory), std::move(init)));
+  if (model->init_ != nullptr && !model->init_->config_json().empty()) {
+    absl::StatusOr<ModelIdentity> identity = ModelIdentity::FromConfig(model->init_->config_json());
+    if (!identity.ok()) {
+      return WithExitCode(WithContext(identity.status(),
+                                      absl::StrCat("beside ", model->init_->path(), " (--init)")),
+                          ExitCode::kBadInput);
+    }
+    model->init_identity_ = *std::move(identity);
+    model->config_json_ = model->init_->config_json();
+  }
+  return model;
+}
+
+absl::StatusOr<Layout> RunModel::WithDecay(const Layout& joined) const {
+  std::vector<TensorSpec> tensors(joined.tensors().begin(), joined.tensors().end());
+  for (TensorSpec& t : tensors) {
+    t.step_scale = 1.0f;
+    t.weight_decay = t.shape.size() >= 2 ? options_.weight_decay : 0.0f;
+  }
+  return Layout::Make(std::move(tensors));
+}
+
+absl::Status RunModel::Adopt(Layout layout, Round start) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const ChunkPlan plan, PlanChunks(layout, options_.sizes));
+  SIGNVOTE_RETURN_IF_ERROR(
+      CheckMemory(absl::StrCat("a server of a model of ", layout.coordinates(), " coordinates"),
+                  ServerMemory(layout.coordinates(), options_.sizes), memory_()));
+  SIGNVOTE_ASSIGN_OR_RETURN(
+      std::unique_ptr<MasterReplica> replica,
+      MasterReplica::Create(std::move(layout),
+                            {.start = start, .needs_x0 = options_.sizes.needs_x0}));
+  replica_ = std::move(replica);
+  plan_ = plan;
+  verdict_pool_ = std::make_unique<BufferPool>(plan_.TotalBytes(), kVerdictsKept);
+  ballot_pool_ = std::make_unique<BufferPool>(plan_.TotalBytes(), options_.sizes.workers_max);
+  state_ = State::kLayoutKnown;
+  return absl::OkStatus();
+}
+
+absl::Status RunModel::FixLayout(const CheckedJoin& join) {
+  SIGNVOTE_CHECK(state_ == State::kUnknown);
+  if (init_ != nullptr && !init_identity_.empty() && init_identity_ != join.identity) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("worker '", join.name, "' trains another model than ", init_->path(),
+                     " (--init): in config.json ", FirstDifference(init_identity_, join.identity),
+                     " (here: beside the file, there: the worker's)"));
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(Layout layout, WithDecay(join.layout));
+  SIGNVOTE_RETURN_IF_ERROR(Adopt(std::move(layout), Round(0)));
+  if (init_ == nullptr) {
+    identity_ = join.identity;
+    identity_text_ = join.identity_text;
+    return absl::OkStatus();
+  }
+  const absl::Status status = init_->CopyInto(replica_->layout(), replica_->x());
+  if (!status.ok()) {
+    const std::string path = init_->path();
+    Forget();
+    return absl::FailedPreconditionError(absl::StrCat(
+        path, " (--init) does not fit the worker's model: ", std::string(ToStd(status.message()))));
+  }
+  // A file without a config.json binds whoever comes later to the first worker's, and is exported
+  // without one.
+  identity_ = join.identity;
+  identity_text_ = join.identity_text;
+  if (const absl::Status finite = Complete(); !finite.ok()) {
+    Forget();
+    return WithExitCode(WithContext(finite, init_->path()), ExitCode::kBadInput);
+  }
+  init_.reset();
+  return absl::OkStatus();
+}
+
+absl::Status RunModel::GrantUpload(PeerId uploader, const CheckedJoin& join, Time now) {
+  SIGNVOTE_CHECK(state_ == State::kLayoutKnown);
+  SIGNVOTE_CHECK(join.layout.digest() == layout().digest());
+  SIGNVOTE_ASSIGN_OR_RETURN(Layout layout, WithDecay(join.layout));
+  // A fresh replica also when the order stays: what an uploader before this one left behind is no
+  // part of this one's model, and its transfer may still be writing.
+  SIGNVOTE_ASSIGN_OR_RETURN(
+      std::unique_ptr<MasterReplica> replica,
+      MasterReplica::Create(std::move(layout),
+                            {.start = Round(0), .needs_x0 = options_.sizes.needs_x0}));
+  replica_ = std::move(replica);
+  identity_ = join.identity;
+  identity_text_ = join.identity_text;
+  config_json_ = join.config_json;
+  lease_.Grant(uploader, replica_->coordinates() * sizeof(float), now);
+  return absl::OkStatus();
+}
+
+absl::Status RunModel::Complete() {
+  SIGNVOTE_CHECK(state_ == State::kLayoutKnown);
+  lease_.Revoke();
+  const float max_abs = MaxAbs(std::as_const(*replica_).x());
+  if (!std::isfinite(max_abs)) {
+    return absl::InvalidArgumentError("the initial parameters are not finite");
+  }
+  x0_max_abs_ = static_cast<double>(max_abs);
+  state_ = State::kComplete;
+  return absl::OkStatus();
+}
+
+absl::Status RunModel::Restore(const Known& known) {
+  SIGNVOTE_CHECK(state_ == State::kUnknown);
+  const uint64_t d = known.layout.coordinates();
+  SIGNVOTE_CHECK(known.x.size() == d);
+  SIGNVOTE_CHECK(known.x0.size() == (options_.sizes.needs_x0 ? d : 0));
+  SIGNVOTE_ASSIGN_OR_RETURN(ModelIdentity identity, ModelIdentity::FromConfig(known.config_json));
+  SIGNVOTE_RETURN_IF_ERROR(Adopt(known.layout, known.round));
+  std::copy(known.x.begin(), known.x.end(), replica_->x().begin());
+  if (options_.sizes.needs_x0) {
+    std::copy(known.x0.begin(), known.x0.end(), replica_->RestoreX0().begin());
+  }
+  identity_ = std::move(identity);
+  identity_text_ = known.identity_text;
+  config_json_ = known.config_json;
+  x0_max_abs_ = known.x0_max_abs;
+  init_.reset();
+  state_ = State::kComplete;
+  return absl::OkStatus();
+}
+
+void RunModel::Forget() {
+  SIGNVOTE_CHECK(state_ != State::kComplete);
+  lease_.Revoke();
+  state_ = State::kUnknown;
+  replica_.reset();
+  verdict_pool_.reset();
+  ballot_pool_.reset();
+  plan_ = ChunkPlan();
+  identity_ = ModelIdentity();
+  identity_text_.clear();
+  config_json_ = init_ == nullptr ? "" : init_->config_json();
+}
+
+uint64_t RunModel::catch_up_bytes() const {
+  return options_.sizes.catch_up_bytes.value_or(DefaultCatchUpBytes(layout().coordinates()));
+}
+
+}  // namespace signvote::run

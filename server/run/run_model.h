@@ -1,0 +1,169 @@
+#pragma once
+// The model of a run: what its coordinates are, where they lie at the server, and where they came from.
+//
+//   kUnknown ──FixLayout──▶ kLayoutKnown ──Complete──▶ kComplete
+//       ▲                        │
+//       └────────Forget──────────┘
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/ids.h"
+#include "common/layout.h"
+#include "common/memory_budget.h"
+#include "common/model_identity.h"
+#include "server/commit/commit_ring.h"
+#include "server/replica/master_replica.h"
+#include "server/run/admission.h"
+#include "server/run/upload_lease.h"
+#include "server/vote/buffer_pool.h"
+
+namespace signvote::run {
+
+// Parameters that the operator brought (--init), behind an interface so that the run touches no file.
+class InitialParameters {
+ public:
+  virtual ~InitialParameters() = default;
+  // x ← the file's values, whatever the order of its tensors. FAILED_PRECONDITION names the first tensor
+  // that is missing or has another shape.
+  virtual absl::Status CopyInto(const Layout& layout, std::span<float> x) = 0;
+  // config.json beside the file; "" when there is none.
+  virtual const std::string& config_json() const = 0;
+  // For messages.
+  virtual const std::string& path() const = 0;
+};
+
+// More chunks than this and the headers of a round outweigh its bits: 2^13 chunks of the default's
+// largest size are 1.7e10 coordinates.
+inline constexpr uint32_t kChunksMax = 1u << 13;
+
+// What has to fit, whoever comes.
+struct ModelSizes {
+  uint64_t chunk_coordinates = 0;  // --chunk-coordinates; 0: ChunkPlan's default
+  uint64_t session_buffer_bytes = uint64_t{64} << 20;
+  uint64_t message_bytes_max = uint64_t{64} << 20;
+  std::optional<uint64_t> catch_up_bytes;  // --catch-up-bytes; nullopt: DefaultCatchUpBytes()
+  uint32_t workers_max = 64;
+  bool needs_x0 = false;  // the rule keeps the starting parameters
+};
+
+// max(64 MiB, 8 ⌈d/8⌉): eight rounds, so that a worker that fetches the state of a large model is not
+// outrun by the rounds of the meantime.
+uint64_t DefaultCatchUpBytes(uint64_t coordinates);
+
+// INVALID_ARGUMENT names flag and value of a size that cannot work with this layout, whatever the
+// machine: --chunk-coordinates (not a multiple of 512, more than kChunksMax chunks, a chunk larger than
+// a message or than the session's buffer), --session-buffer-bytes and --message-bytes-max (too small
+// for a Welcome with this layout or for a Commit).
+absl::StatusOr<ChunkPlan> PlanChunks(const Layout& layout, const ModelSizes& sizes);
+
+// What a server of this model takes (docs/performance.md, "Server memory"): 4 B a coordinate for the
+// master replica, 8 with x0; 3 ⌈d/8⌉ for each of workers_max workers; the catch-up budget; an export's
+// copy of 4 B a coordinate; 200 MB.
+std::vector<MemoryPart> ServerMemory(uint64_t coordinates, const ModelSizes& sizes);
+
+// Ownership:  owns pools and lease; shares the replica with applier and transfers.
+// Threads:    thread-compatible; the run's thread. What replica() and the pools point to is thread-safe
+//             as their headers say.
+// Failure:    a layout that does not fit leaves the state as it was.
+// Invariants: the order of coordinates is the uploader's (with --init, the first joiner's) and fixed
+//             once kComplete. config_json() is the uploader's, or lies beside --init; never of
+//             whoever came first.
+class RunModel {
+ public:
+  enum class State { kUnknown, kLayoutKnown, kComplete };
+
+  struct Options {
+    ModelSizes sizes;
+    float weight_decay = 0;  // --weight-decay: of the tensors with two dimensions and more; >= 0
+    UploadLease::Options upload;
+  };
+  // Memory that is left, asked once for each layout; nullopt: unknown.
+  using MemoryProbe = std::function<std::optional<MemoryLimit>()>;
+
+  // `init` may be null: the parameters come from a worker. INVALID_ARGUMENT: weight_decay is negative or
+  // not finite, or the config.json beside --init is not one.
+  static absl::StatusOr<std::unique_ptr<RunModel>> Create(Options options, MemoryProbe memory,
+                                                          std::unique_ptr<InitialParameters> init);
+
+  // The first worker's layout becomes the run's: scales 1, decay by rank. With --init the parameters
+  // are read and the model is complete. INVALID_ARGUMENT: PlanChunks(). RESOURCE_EXHAUSTED: the memory
+  // rule, with the bytes of each part and the flags that help. FAILED_PRECONDITION: --init, or the
+  // config.json beside it, is of another model.
+  // REQUIRES: kUnknown.
+  absl::Status FixLayout(const CheckedJoin& join);
+
+  // This worker brings the parameters: order of coordinates, identity and config.json become its own.
+  // RESOURCE_EXHAUSTED: no memory for a replica of its order. REQUIRES: kLayoutKnown, nobody has the
+  // lease, its layout has the digest of layout().
+  absl::Status GrantUpload(PeerId uploader, const CheckedJoin& join, Time now);
+  UploadLease& lease() { return lease_; }
+  const UploadLease& lease() const { return lease_; }
+
+  // Every coordinate is there. INVALID_ARGUMENT (and nothing changes but the lease, which is over): they
+  // are not all finite. REQUIRES: kLayoutKnown, nobody writes to the replica any more.
+  absl::Status Complete();
+
+  // A model whose parameters are known from before: as FixLayout() and Complete() would have left it.
+  // `x0` is empty unless sizes.needs_x0. REQUIRES: kUnknown.
+  struct Known {
+    Layout layout;  // scales and decays are kept as they are
+    std::string config_json, identity_text;
+    std::span<const float> x, x0;
+    double x0_max_abs = 0;
+    Round round;  // at which x stands
+  };
+  absl::Status Restore(const Known& known);
+
+  // A layout without parameters and without anybody who could bring them binds nobody.
+  // REQUIRES: not kComplete.
+  void Forget();
+
+  State state() const { return state_; }
+  // ---- from kLayoutKnown on ----
+  const Layout& layout() const { return replica_->layout(); }
+  const ChunkPlan& plan() const { return plan_; }
+  const std::shared_ptr<MasterReplica>& replica() const { return replica_; }
+  BufferPool& verdicts() { return *verdict_pool_; }
+  BufferPool& ballots() { return *ballot_pool_; }
+  uint64_t catch_up_bytes() const;
+  // What joiners are held to; null while any is welcome.
+  const Layout* wanted_layout() const { return state_ == State::kUnknown ? nullptr : &layout(); }
+  const ModelIdentity* wanted_identity() const {
+    return state_ == State::kUnknown ? nullptr : &identity_;
+  }
+  const std::string& identity_text() const { return identity_text_; }
+  // Exported beside the model; "" when the uploader had none.
+  const std::string& config_json() const { return config_json_; }
+  // max |x_0,i|. REQUIRES: kComplete.
+  double x0_max_abs() const { return x0_max_abs_; }
+
+ private:
+  RunModel(Options options, MemoryProbe memory, std::unique_ptr<InitialParameters> init);
+  absl::Status Adopt(Layout layout, Round start);
+  absl::StatusOr<Layout> WithDecay(const Layout& joined) const;
+
+  // Constant after construction.
+  const Options options_;
+  const MemoryProbe memory_;
+  ModelIdentity init_identity_;
+
+  std::unique_ptr<InitialParameters> init_;  // null once read
+  State state_ = State::kUnknown;
+  ChunkPlan plan_;
+  std::shared_ptr<MasterReplica> replica_;
+  std::unique_ptr<BufferPool> verdict_pool_, ballot_pool_;
+  UploadLease lease_;
+  ModelIdentity identity_;
+  std::string identity_text_, config_json_;
+  double x0_max_abs_ = 0;
+};
+
+}  // namespace signvote::run

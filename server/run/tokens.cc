@@ -1,0 +1,86 @@
+#include "server/run/tokens.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <sstream>
+
+#include "absl/strings/ascii.h"
+#include "common/exit_codes.h"
+#include "common/ids.h"
+#include "common/status.h"
+
+namespace signvote::run {
+namespace {
+
+constexpr uint64_t kFileBytesMax = 4 << 20;
+
+bool EqualInConstantTime(const std::string& given, const std::string& wanted) {
+  // The loop's length depends on the caller's own input only.
+  volatile uint8_t difference = given.size() == wanted.size() ? 0 : 1;
+  for (size_t i = 0; i < given.size(); ++i) {
+    const char other = wanted.empty() ? '\0' : wanted[i % wanted.size()];
+    difference = static_cast<uint8_t>(difference | static_cast<uint8_t>(given[i] ^ other));
+  }
+  return difference == 0;
+}
+
+}  // namespace
+
+absl::StatusOr<TokenTable> TokenTable::Load(FileSystem* fs, const std::string& path) {
+  SIGNVOTE_RETURN_IF_ERROR(fs->RequirePrivate(path));
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::string text, fs->ReadFile(path, kFileBytesMax));
+  TokenTable table;
+  std::istringstream lines(text);
+  std::string line;
+  std::map<std::string, std::string> owners;  // by token
+  for (int number = 1; std::getline(lines, line); ++number) {
+    std::istringstream words(line.substr(0, line.find('#')));
+    std::string name, token, rest;
+    if (!(words >> name)) continue;
+    const auto bad = [&](const std::string& what) {
+      return WithExitCode(
+          absl::InvalidArgumentError(path + ":" + std::to_string(number) + ": " + what),
+          ExitCode::kBadInput);
+    };
+    if (!(words >> token) || (words >> rest))
+      return bad("expected one line \"NAME TOKEN\" per worker");
+    if (const absl::Status s = ValidateWorkerName(name); !s.ok())
+      return bad(std::string(ToStd(s.message())));
+    if (!std::all_of(token.begin(), token.end(), absl::ascii_isgraph))
+      return bad("the token of '" + name + "' has characters that are not printable ASCII");
+    if (!table.tokens_.emplace(name, token).second)
+      return bad("the worker '" + name + "' has a token already");
+    if (const auto [other, is_new] = owners.emplace(token, name); !is_new) {
+      return bad("the workers '" + other->second + "' and '" + name +
+                 "' share a token; give each its own");
+    }
+  }
+  if (table.tokens_.empty()) {
+    return WithExitCode(absl::InvalidArgumentError(
+                            path + ": holds no token; add one line \"NAME TOKEN\" per worker"),
+                        ExitCode::kBadInput);
+  }
+  return table;
+}
+
+absl::Status TokenTable::Check(const std::string& name, const std::string& token) const {
+  const auto it = tokens_.find(name);
+  const bool known = it != tokens_.end();
+  const bool equal = EqualInConstantTime(token, known ? it->second : std::string());
+  if (known && equal && !token.empty()) return absl::OkStatus();
+  return absl::UnauthenticatedError(
+      "wrong or missing join token for worker '" + name +
+      "'; the server's token file has one line \"NAME TOKEN\" per worker");
+}
+
+std::vector<std::string> TokenTable::WithdrawnFrom(const TokenTable& other) const {
+  std::vector<std::string> names;
+  for (const auto& [name, token] : other.tokens_) {
+    const auto it = tokens_.find(name);
+    if (it == tokens_.end() || it->second != token) names.push_back(name);
+  }
+  return names;
+}
+
+}  // namespace signvote::run

@@ -1,0 +1,106 @@
+#include "common/model_identity.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "common/status.h"
+
+namespace signvote {
+namespace {
+
+using ::testing::HasSubstr;
+
+ModelIdentity Of(std::string_view json) {
+  const auto identity = ModelIdentity::FromConfig(json);
+  EXPECT_TRUE(identity.ok()) << Describe(identity.status());
+  return identity.value_or(ModelIdentity());
+}
+
+TEST(ModelIdentity, KeysAreSortedNullsLeftOutAndNumbersTakenByValue) {
+  EXPECT_EQ(
+      Of(R"({ "b": [1.0, -0.0, null], "a": {"d": null, "c": 1e4}, "e": 1e-06, "f": "x" })").json(),
+      R"({"a":{"c":10000},"b":[1,0,null],"e":1e-06,"f":"x"})");
+  EXPECT_EQ(Of(R"({"a": 10000})"), Of(R"({"a": 1e4})"));
+  EXPECT_EQ(Of(R"({"a": 0.000001})"), Of(R"({"a": 1e-6})"));
+  EXPECT_NE(Of(R"({"a": 1})"), Of(R"({"a": true})"));
+  EXPECT_NE(Of(R"({"a": 1})"), Of(R"({"a": "1"})"));
+  EXPECT_NE(Of(R"({"a": 0.5})"), Of(R"({"a": 0.25})"));
+  EXPECT_EQ(Of(R"({"a": 9007199254740992.0})").json(), R"({"a":9007199254740992})");
+}
+
+TEST(ModelIdentity, WhatDoesNotChangeTheFunctionIsLeftOutAtTheOutermostLevelOnly) {
+  for (const char* key :
+       {"_name_or_path", "name_or_path", "name", "_commit_hash", "architectures", "auto_map",
+        "transformers_version", "dtype", "torch_dtype", "_attn_implementation",
+        "attn_implementation", "use_cache", "return_dict", "output_attentions",
+        "output_hidden_states", "torchscript", "initializer_range"}) {
+    EXPECT_EQ(Of("{\"" + std::string(key) + "\": \"x\", \"z\": 1}").json(), "{\"z\":1}") << key;
+    EXPECT_NE(Of("{\"q\": {\"" + std::string(key) + "\": 1}}").json(), "{\"q\":{}}") << key;
+  }
+  for (const char* key :
+       {"rope_theta", "rms_norm_eps", "model_type", "pad_token_id", "tie_word_embeddings"}) {
+    EXPECT_NE(Of("{\"" + std::string(key) + "\": 1}").json(), "{}") << key;
+  }
+}
+
+TEST(ModelIdentity, NothingSaidIsEqualToNothingSaidOnly) {
+  EXPECT_TRUE(Of("").empty());
+  EXPECT_FALSE(Of("{}").empty());
+  EXPECT_NE(Of(""), Of("{}"));
+  EXPECT_EQ(FirstDifference(Of(""), Of("")), "");
+  EXPECT_EQ(FirstDifference(Of("{}"), Of("")), "a config.json here, none there");
+  EXPECT_EQ(FirstDifference(Of(""), Of("{}")), "no config.json here, one there");
+}
+
+TEST(ModelIdentity, WhatIsNoJsonObjectIsRefused) {
+  for (const char* bad : {"[1]", "1", "null", "\"x\"", "{", "{}x", "{\"a\": nan}", "{\"a\": 1e999}",
+                          "{\"a\": \"\xff\"}", "  "}) {
+    const absl::Status status = ModelIdentity::FromConfig(bad).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bad;
+    EXPECT_EQ(status.message(), "config.json is not a JSON object") << bad;
+  }
+}
+
+TEST(ModelIdentity, SizeAndDepthAreBounded) {
+  const auto of_size = [](size_t bytes) {
+    return "{\"a\":\"" + std::string(bytes - 8, 'x') + "\"}";
+  };
+  ASSERT_EQ(of_size(100).size(), 100u);
+  EXPECT_TRUE(ModelIdentity::FromConfig(of_size(1 << 20)).ok());
+  EXPECT_THAT(
+      std::string(ToStd(ModelIdentity::FromConfig(of_size((1 << 20) + 1)).status().message())),
+      HasSubstr("1048577 bytes"));
+  const auto nested = [](size_t depth) {
+    std::string text;
+    for (size_t i = 0; i < depth; ++i) text += "{\"a\":";
+    return text + "1" + std::string(depth, '}');
+  };
+  EXPECT_TRUE(ModelIdentity::FromConfig(nested(ModelIdentity::kDepthMax)).ok());
+  EXPECT_THAT(
+      std::string(ToStd(
+          ModelIdentity::FromConfig(nested(ModelIdentity::kDepthMax + 1)).status().message())),
+      HasSubstr("deeper than 32 levels"));
+  EXPECT_FALSE(ModelIdentity::FromConfig(std::string(1 << 20, '[')).ok());
+}
+
+TEST(ModelIdentity, TheFirstKeyThatDiffersIsNamedWithBothValues) {
+  const auto differ = [](std::string_view a, std::string_view b) {
+    return FirstDifference(Of(a), Of(b));
+  };
+  EXPECT_EQ(
+      differ(R"({"a": 1, "rope_theta": 10000, "z": 1})", R"({"z": 2, "rope_theta": 5e5, "a": 1})"),
+      "\"rope_theta\" is 10000 here, 500000 there");
+  EXPECT_EQ(differ(R"({"r": {"x": 1, "y": [1, 2]}})", R"({"r": {"x": 1, "y": [1, 3]}})"),
+            "\"r.y\" is [1,2] here, [1,3] there");
+  EXPECT_EQ(differ(R"({"b": 1})", R"({"a": "q", "b": 1})"),
+            "\"a\" is missing here and \"q\" there");
+  EXPECT_EQ(differ(R"({"b": 1, "c": 2})", R"({"b": 1})"), "\"c\" is 2 here and missing there");
+  EXPECT_EQ(differ(R"({"b": 1})", R"({"b": {"a": 1}})"), "\"b\" is 1 here, {\"a\":1} there");
+  EXPECT_EQ(differ("{\"b\": \"" + std::string(200, 'x') + "\"}", R"({"b": 1})"),
+            "\"b\" is \"" + std::string(63, 'x') + "… here, 1 there");
+}
+
+}  // namespace
+}  // namespace signvote

@@ -1,0 +1,62 @@
+#include "server/run/rate_limit.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <string>
+
+namespace signvote::run {
+namespace {
+
+using std::chrono::seconds;
+
+constexpr Time At(Duration d) { return Time{} + d; }
+
+TEST(RateLimit, AFullBudgetIsToldAndWhatFollowsIsCounted) {
+  RateLimit limit({.each = {.burst = 2, .refill = seconds(10)}, .all = {.burst = 100}});
+  EXPECT_EQ(limit.Take("a", At(seconds(0))), 0u);
+  EXPECT_EQ(limit.Take("a", At(seconds(0))), 0u);
+  for (int i = 0; i < 1'500; ++i) EXPECT_FALSE(limit.Take("a", At(seconds(9))).has_value());
+  EXPECT_EQ(limit.held_back(), 1'500u);
+  EXPECT_EQ(limit.Take("b", At(seconds(9))), 0u);
+  EXPECT_EQ(limit.Take("a", At(seconds(10))), 1'500u);
+  EXPECT_FALSE(limit.Take("a", At(seconds(19))).has_value());
+  EXPECT_EQ(limit.Take("a", At(seconds(20))), 1u);
+}
+
+TEST(RateLimit, ABudgetFillsUpToItsBurst) {
+  RateLimit limit({.each = {.burst = 2, .refill = seconds(10)}, .all = {.burst = 100}});
+  (void)limit.Take("a", At(seconds(0)));
+  (void)limit.Take("a", At(seconds(0)));
+  EXPECT_TRUE(limit.Take("a", At(seconds(1'000))).has_value());
+  EXPECT_TRUE(limit.Take("a", At(seconds(1'000))).has_value());
+  EXPECT_FALSE(limit.Take("a", At(seconds(1'000))).has_value());
+}
+
+TEST(RateLimit, ManyKeysTogetherHaveABudgetToo) {
+  RateLimit limit(
+      {.each = {.burst = 8, .refill = seconds(10)}, .all = {.burst = 3, .refill = seconds(1)}});
+  int told = 0;
+  for (int i = 0; i < 100; ++i) {
+    told += limit.Take("k" + std::to_string(i), At(seconds(0))).has_value() ? 1 : 0;
+  }
+  EXPECT_EQ(told, 3);
+  EXPECT_EQ(limit.Take("k99", At(seconds(1))), 1u);
+  EXPECT_FALSE(limit.Take("k98", At(seconds(1))).has_value());
+}
+
+TEST(RateLimit, TheKeyAskedAboutLongestAgoMakesRoom) {
+  RateLimit limit({.each = {.burst = 1, .refill = seconds(1'000'000)},
+                   .all = {.burst = 1'000'000, .refill = seconds(1)}});
+  for (size_t i = 0; i < RateLimit::kKeysMax; ++i) {
+    EXPECT_TRUE(limit.Take("k" + std::to_string(i), At(seconds(i))).has_value());
+  }
+  EXPECT_FALSE(limit.Take("k0", At(seconds(5'000))).has_value());
+  EXPECT_TRUE(limit.Take("new", At(seconds(5'001))).has_value());
+  // k1 was the oldest and is unknown again; k0, asked about since, is not.
+  EXPECT_FALSE(limit.Take("k0", At(seconds(5'002))).has_value());
+  EXPECT_TRUE(limit.Take("k1", At(seconds(5'003))).has_value());
+}
+
+}  // namespace
+}  // namespace signvote::run

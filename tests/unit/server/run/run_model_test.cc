@@ -1,0 +1,269 @@
+#include "server/run/run_model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <limits>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/bits.h"
+#include "common/exit_codes.h"
+#include "common/status.h"
+
+namespace signvote::run {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+
+Layout Flat(uint64_t d) { return *Layout::Make({{.name = "w", .shape = {d}}}); }
+
+CheckedJoin JoinOf(std::vector<TensorSpec> tensors, const std::string& config = "") {
+  CheckedJoin join;
+  join.name = "w0";
+  join.layout = *Layout::Make(std::move(tensors));
+  join.config_json = config;
+  join.identity = *ModelIdentity::FromConfig(config);
+  join.identity_text = "loss: x";
+  return join;
+}
+std::vector<TensorSpec> Small() {
+  return {{.name = "w", .shape = {2, 3}}, {.name = "b", .shape = {4}}, {.name = "s"}};
+}
+
+std::string Message(const absl::Status& status) { return std::string(ToStd(status.message())); }
+
+class FakeInit final : public InitialParameters {
+ public:
+  FakeInit(float value, std::string config) : value_(value), config_(std::move(config)) {}
+  absl::Status CopyInto(const Layout& layout, std::span<float> x) override {
+    if (layout.coordinates() != 11) return absl::FailedPreconditionError("tensor w is missing");
+    std::fill(x.begin(), x.end(), value_);
+    return absl::OkStatus();
+  }
+  const std::string& config_json() const override { return config_; }
+  const std::string& path() const override { return path_; }
+
+ private:
+  const float value_;
+  const std::string config_, path_ = "init.safetensors";
+};
+
+RunModel::MemoryProbe Left(std::optional<uint64_t> bytes) {
+  return [bytes]() -> std::optional<MemoryLimit> {
+    if (!bytes.has_value()) return std::nullopt;
+    return MemoryLimit{.bytes = *bytes, .source = "the machine"};
+  };
+}
+
+std::unique_ptr<RunModel> Make(RunModel::Options options = {},
+                               std::unique_ptr<InitialParameters> init = nullptr) {
+  auto model = RunModel::Create(std::move(options), Left(std::nullopt), std::move(init));
+  EXPECT_TRUE(model.ok()) << Describe(model.status());
+  return *std::move(model);
+}
+
+TEST(ServerMemory, FollowsTheRule) {
+  const uint64_t d = 1'000'000'001;
+  const uint64_t packed = BytesForBits(d);
+  const ModelSizes sizes{.workers_max = 4};
+  EXPECT_EQ(TotalBytes(ServerMemory(d, sizes)),
+            4 * d + 3 * 4 * packed + 8 * packed + 4 * d + 200'000'000);
+  EXPECT_EQ(TotalBytes(ServerMemory(d, {.catch_up_bytes = 5, .workers_max = 4, .needs_x0 = true})),
+            8 * d + 3 * 4 * packed + 5 + 4 * d + 200'000'000);
+  EXPECT_EQ(DefaultCatchUpBytes(1'000'000), 64 * kMiB);
+  EXPECT_EQ(DefaultCatchUpBytes(d), 8 * packed);
+}
+
+TEST(PlanChunks, SizesThatCannotWorkAreRefusedWithFlagAndValue) {
+  const auto refused = [](uint64_t d, ModelSizes sizes) {
+    const absl::Status status = PlanChunks(Flat(d), sizes).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    return Message(status);
+  };
+  EXPECT_THAT(refused(4096, {.chunk_coordinates = 100}), HasSubstr("--chunk-coordinates 100"));
+  EXPECT_THAT(refused(25'000'000, {.chunk_coordinates = 512}),
+              HasSubstr("--chunk-coordinates 512 cuts a model of 25000000 coordinates into 48829"));
+  EXPECT_THAT(refused(25'000'000, {.chunk_coordinates = 512}),
+              HasSubstr("at least --chunk-coordinates 3072"));
+  EXPECT_TRUE(PlanChunks(Flat(25'000'000), {.chunk_coordinates = 3072}).ok());
+  EXPECT_TRUE(PlanChunks(Flat(2048), {.chunk_coordinates = 512}).ok());
+  EXPECT_TRUE(PlanChunks(Flat(uint64_t{512} << 13), {.chunk_coordinates = 512}).ok());
+  EXPECT_FALSE(PlanChunks(Flat((uint64_t{512} << 13) + 1), {.chunk_coordinates = 512}).ok());
+  const uint64_t large = uint64_t{1} << 30;
+  EXPECT_THAT(refused(large, {.chunk_coordinates = large}),
+              HasSubstr("--session-buffer-bytes 67108864 is less than a chunk of a verdict"));
+  EXPECT_THAT(refused(large, {.chunk_coordinates = large, .session_buffer_bytes = large}),
+              HasSubstr("--message-bytes-max 67108864 is less than a chunk of a verdict"));
+  EXPECT_TRUE(PlanChunks(Flat(large), {.chunk_coordinates = large,
+                                       .session_buffer_bytes = large,
+                                       .message_bytes_max = large})
+                  .ok());
+}
+
+TEST(PlanChunks, AVerdictLargerThanTheBufferIsFineInPieces) {
+  const auto plan = PlanChunks(Flat(600'000'000), {.session_buffer_bytes = kMiB});
+  ASSERT_TRUE(plan.ok());
+  EXPECT_GT(plan->TotalBytes(), kMiB);
+}
+
+TEST(PlanChunks, AWelcomeThatDoesNotFitIsRefused) {
+  std::vector<TensorSpec> tensors(2'000);
+  for (size_t i = 0; i < tensors.size(); ++i)
+    tensors[i].name = std::string(900, 'n') + std::to_string(i);
+  const Layout layout = *Layout::Make(std::move(tensors));
+  const absl::Status status = PlanChunks(layout, {.session_buffer_bytes = kMiB}).status();
+  EXPECT_THAT(Message(status), HasSubstr("--session-buffer-bytes 1048576 is less than a Welcome"));
+  EXPECT_TRUE(PlanChunks(layout, {.session_buffer_bytes = 4 * kMiB}).ok());
+}
+
+TEST(RunModel, WeightDecayIsThatOfMatricesAndScalesAreOne) {
+  const auto model = Make({.weight_decay = 0.1f});
+  EXPECT_EQ(model->wanted_layout(), nullptr);
+  EXPECT_EQ(model->wanted_identity(), nullptr);
+  ASSERT_TRUE(model->FixLayout(JoinOf(Small(), R"({"a": 1})")).ok());
+  EXPECT_EQ(model->state(), RunModel::State::kLayoutKnown);
+  const auto tensors = model->layout().tensors();
+  EXPECT_EQ(tensors[0].weight_decay, 0.1f);
+  EXPECT_EQ(tensors[1].weight_decay, 0.0f);
+  EXPECT_EQ(tensors[2].weight_decay, 0.0f);
+  EXPECT_EQ(tensors[0].step_scale, 1.0f);
+  EXPECT_EQ(model->plan().coordinates(), 11u);
+  EXPECT_EQ(model->wanted_identity()->json(), R"({"a":1})");
+  EXPECT_EQ(model->identity_text(), "loss: x");
+  EXPECT_EQ(model->ballots().bytes(), 2u);
+  for (const float bad :
+       {-1.0f, std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    const auto refused = RunModel::Create({.weight_decay = bad}, Left(std::nullopt), nullptr);
+    EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST(RunModel, OrderConfigAndIdentityAreTheUploadersNotWhoeverCameFirst) {
+  const auto model = Make();
+  ASSERT_TRUE(model->FixLayout(JoinOf(Small(), R"({"a": 1, "name": "first"})")).ok());
+  EXPECT_EQ(model->config_json(), "");
+  std::vector<TensorSpec> turned = Small();
+  std::swap(turned[0], turned[2]);
+  const CheckedJoin uploader = JoinOf(turned, R"({"a": 1, "name": "uploader"})");
+  const std::shared_ptr<MasterReplica> before = model->replica();
+  ASSERT_TRUE(model->GrantUpload(PeerId(5), uploader, Time{}).ok());
+  EXPECT_NE(model->replica(), before);
+  EXPECT_EQ(model->layout().tensors()[0].name, "s");
+  EXPECT_EQ(model->config_json(), R"({"a": 1, "name": "uploader"})");
+  EXPECT_EQ(model->lease().holder(), PeerId(5));
+  std::fill(model->replica()->x().begin(), model->replica()->x().end(), -2.5f);
+  ASSERT_TRUE(model->Complete().ok());
+  EXPECT_EQ(model->state(), RunModel::State::kComplete);
+  EXPECT_EQ(model->x0_max_abs(), 2.5);
+  EXPECT_FALSE(model->lease().holder().has_value());
+}
+
+TEST(RunModel, ParametersThatAreNotFiniteEndTheLeaseAndTheNextOneMayUpload) {
+  const auto model = Make();
+  ASSERT_TRUE(model->FixLayout(JoinOf(Small())).ok());
+  ASSERT_TRUE(model->GrantUpload(PeerId(5), JoinOf(Small(), R"({"b": 1})"), Time{}).ok());
+  model->replica()->x()[10] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_EQ(model->Complete().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(model->state(), RunModel::State::kLayoutKnown);
+  EXPECT_FALSE(model->lease().holder().has_value());
+  ASSERT_TRUE(model->GrantUpload(PeerId(6), JoinOf(Small()), Time{}).ok());
+  // Nothing of the one before is left.
+  EXPECT_EQ(model->replica()->x()[10], 0.0f);
+  EXPECT_EQ(model->config_json(), "");
+  EXPECT_TRUE(model->Complete().ok());
+}
+
+TEST(RunModel, TheMemoryRuleNamesEachPartAndTheFlagsThatHelp) {
+  auto model = RunModel::Create({.sizes = {.workers_max = 64}}, Left(300 * kMiB), nullptr);
+  ASSERT_TRUE(model.ok());
+  CheckedJoin join = JoinOf({{.name = "w", .shape = {25'000'000}}});
+  const absl::Status status = (*model)->FixLayout(join);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  for (const char* words :
+       {"a model of 25000000 coordinates", "300 MiB are left (the machine)", "the master replica",
+        "(100000000 bytes)", "ballots of 64 workers", "(600000000 bytes)", "--workers-max below 64",
+        "commits kept for catching up", "--catch-up-bytes", "the copy of an export"}) {
+    EXPECT_THAT(Message(status), HasSubstr(words));
+  }
+  EXPECT_EQ((*model)->state(), RunModel::State::kUnknown);
+  EXPECT_TRUE((*model)->FixLayout(JoinOf(Small())).ok());
+}
+
+TEST(RunModel, ForgottenLayoutsBindNobody) {
+  const auto model = Make();
+  ASSERT_TRUE(model->FixLayout(JoinOf(Small())).ok());
+  ASSERT_TRUE(model->GrantUpload(PeerId(5), JoinOf(Small(), R"({"b": 1})"), Time{}).ok());
+  model->Forget();
+  EXPECT_EQ(model->state(), RunModel::State::kUnknown);
+  EXPECT_EQ(model->wanted_layout(), nullptr);
+  EXPECT_EQ(model->config_json(), "");
+  EXPECT_FALSE(model->lease().holder().has_value());
+  EXPECT_TRUE(model->FixLayout(JoinOf({{.name = "other"}})).ok());
+}
+
+TEST(RunModel, ParametersFromAFileCompleteTheModelAtOnce) {
+  const auto model = Make({}, std::make_unique<FakeInit>(3.0f, R"({"a": 1, "name": "file"})"));
+  EXPECT_EQ(model->FixLayout(JoinOf(Small(), R"({"a": 2})")).code(),
+            absl::StatusCode::kFailedPrecondition);
+  const absl::Status other = model->FixLayout(JoinOf({{.name = "w"}}, R"({"a": 1})"));
+  EXPECT_EQ(other.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Message(other), HasSubstr("init.safetensors (--init) does not fit"));
+  EXPECT_EQ(model->state(), RunModel::State::kUnknown);
+  ASSERT_TRUE(model->FixLayout(JoinOf(Small(), R"({"a": 1, "name": "worker"})")).ok());
+  EXPECT_EQ(model->state(), RunModel::State::kComplete);
+  EXPECT_EQ(model->replica()->x()[7], 3.0f);
+  EXPECT_EQ(model->x0_max_abs(), 3.0);
+  EXPECT_EQ(model->config_json(), R"({"a": 1, "name": "file"})");
+}
+
+TEST(RunModel, AFileWithoutAConfigIsExportedWithoutOne) {
+  const auto model = Make({}, std::make_unique<FakeInit>(3.0f, ""));
+  ASSERT_TRUE(model->FixLayout(JoinOf(Small(), R"({"a": 1})")).ok());
+  EXPECT_EQ(model->config_json(), "");
+  EXPECT_EQ(model->wanted_identity()->json(), R"({"a":1})");
+}
+
+TEST(RunModel, ABadConfigBesideTheFileIsToldAtTheStart) {
+  const auto model =
+      RunModel::Create({}, Left(std::nullopt), std::make_unique<FakeInit>(1.0f, "[]"));
+  EXPECT_EQ(ExitCodeFor(model.status()), ExitCode::kBadInput);
+  EXPECT_THAT(Message(model.status()), HasSubstr("beside init.safetensors"));
+  const auto nan = Make({}, std::make_unique<FakeInit>(std::numeric_limits<float>::infinity(), ""));
+  EXPECT_EQ(ExitCodeFor(nan->FixLayout(JoinOf(Small()))), ExitCode::kBadInput);
+  EXPECT_EQ(nan->state(), RunModel::State::kUnknown);
+}
+
+TEST(RunModel, AKnownModelIsRestoredAsItWas) {
+  const auto model = Make({.sizes = {.needs_x0 = true}, .weight_decay = 0.5f});
+  RunModel::Known known;
+  known.layout =
+      *Layout::Make({{.name = "w", .shape = {2, 2}, .step_scale = 2.0f, .weight_decay = 0.25f}});
+  known.config_json = R"({"a": 1})";
+  known.identity_text = "t";
+  const std::vector<float> x = {1, 2, 3, 4}, x0 = {5, 6, 7, 8};
+  known.x = x;
+  known.x0 = x0;
+  known.x0_max_abs = 8;
+  known.round = Round(12);
+  ASSERT_TRUE(model->Restore(known).ok());
+  EXPECT_EQ(model->state(), RunModel::State::kComplete);
+  EXPECT_TRUE(model->layout() == known.layout);
+  EXPECT_EQ(model->x0_max_abs(), 8);
+  EXPECT_EQ(model->config_json(), known.config_json);
+  EXPECT_EQ(model->identity_text(), "t");
+  EXPECT_EQ(model->wanted_identity()->json(), R"({"a":1})");
+  std::vector<float> out(4);
+  EXPECT_EQ(model->replica()->CopyPiece(Plane::kX, 0, out.data()).value(), Round(12));
+  EXPECT_EQ(out, x);
+  ASSERT_TRUE(model->replica()->CopyPiece(Plane::kX0, 0, out.data()).ok());
+  EXPECT_EQ(out, x0);
+}
+
+}  // namespace
+}  // namespace signvote::run
