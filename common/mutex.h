@@ -5,11 +5,13 @@
 // understood by tsan, and the annotations are understood by clang's -Wthread-safety (preset
 // `analyze`).
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
 
 #include "absl/base/thread_annotations.h"
+#include "common/clock.h"
 #include "common/may_wait.h"
 
 namespace signvote {
@@ -35,10 +37,22 @@ class ABSL_SCOPED_LOCKABLE MutexLock {
   Mutex* const mu_;
 };
 
-// Waits are always in a loop over the caller's condition; each takes a bound, because nothing here
-// may hang.
+// Each wait takes a bound, because nothing here may hang.
 class CondVar {
  public:
+  // Waits until `predicate()` holds or `deadline` has passed on `clock`; returns whether it holds.
+  // `predicate` is called under `mu`, and again after each notification. Who makes it true notifies:
+  // a clock that is not the system's is only looked at again once a second.
+  template <typename Predicate>
+  bool WaitUntil(Mutex* mu, const Clock* clock, Time deadline, const Predicate& predicate)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    while (!predicate()) {
+      const Duration left = deadline - clock->Now();
+      if (left <= Duration::zero()) return false;
+      WaitFor(mu, std::min<Duration>(left, std::chrono::seconds(1)));
+    }
+    return true;
+  }
   // Returns false when `timeout` passed without a notification. May return true spuriously.
   bool WaitFor(Mutex* mu, std::chrono::nanoseconds timeout) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
     CheckMayWait("a wait for a condition");

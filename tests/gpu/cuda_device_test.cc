@@ -99,13 +99,15 @@ class CudaDeviceTest : public testing::Test {
     SIGNVOTE_ASSIGN_OR_RETURN(g_, memory_->Allocate(kD));
     SIGNVOTE_ASSIGN_OR_RETURN(x_, memory_->Allocate(kD));
     SIGNVOTE_RETURN_IF_ERROR(memory_->Write(g_.data(), std::vector<float>(kD, 0.5f)));
-    SIGNVOTE_ASSIGN_OR_RETURN(replica_, device_->MakeReplica(&layout_, x_));
+    SIGNVOTE_ASSIGN_OR_RETURN(replica_,
+                              device_->MakeReplica(&layout_, PointersInto(layout_, x_.data())));
     SIGNVOTE_ASSIGN_OR_RETURN(packer_, device_->MakePacker(&layout_, plan_, {}));
     ballot_ = std::pmr::vector<uint8_t>(plan_.TotalBytes(), 0, device_->host_memory());
     return absl::OkStatus();
   }
   absl::Status Start(uint32_t k = 0) {
-    return packer_->Start(ChunkIndex(k), {.g = g_.data()},
+    const float* const gradient[] = {g_.data()};
+    return packer_->Start(ChunkIndex(k), {.g = gradient},
                           ballot_.data() + plan_.ByteOffset(ChunkIndex(k)));
   }
   // Whatever an order or a copy did: a later call that waits for all of it.
@@ -137,8 +139,10 @@ TEST_F(CudaDeviceTest, CallsMayComeFromAnyThread) {
   }).join();
   std::thread([this] { EXPECT_TRUE(replica_->Digest().ok()); }).join();
   std::thread([this] {
-    std::vector<float> state(kD);
-    EXPECT_TRUE(packer_->ReadState(state).ok());
+    std::vector<std::byte> state(4 * kD);
+    EXPECT_TRUE(packer_->SaveState(0, 0, state).ok());
+    EXPECT_TRUE(packer_->RestoreState(0, 0, state).ok());
+    EXPECT_TRUE(packer_->Reset().ok());
   }).join();
 }
 
@@ -155,6 +159,25 @@ TEST_F(CudaDeviceTest, AChunkGetsReadyWithoutAnybodyWaiting) {
   }
   ASSERT_TRUE(packer_->Finish(ChunkIndex(0)).ok());
   EXPECT_EQ(ballot_[0], 0xFF);
+}
+
+// A framework may put a gradient elsewhere in every round, or have none.
+TEST_F(CudaDeviceTest, TheGradientOfEachRoundIsReadWhereItLies) {
+  ASSERT_TRUE(MakeAll().ok());
+  const auto other = memory_->Allocate(kD);
+  ASSERT_TRUE(other.ok());
+  ASSERT_TRUE(memory_->Write(other->data(), std::vector<float>(kD, -3.0f)).ok());
+  const auto pack = [&](const float* gradient) -> double {
+    const float* const pointers[] = {gradient};
+    EXPECT_TRUE(packer_->Start(ChunkIndex(0), {.g = pointers}, ballot_.data()).ok());
+    return packer_->Finish(ChunkIndex(0))->g_l1;
+  };
+  EXPECT_EQ(pack(g_.data()), 2048 * 0.5);
+  EXPECT_EQ(ballot_[0], 0xFF);
+  EXPECT_EQ(pack(other->data()), 2048 * 3.0);
+  EXPECT_EQ(ballot_[0], 0x00);
+  EXPECT_EQ(pack(nullptr), 0.0);
+  EXPECT_EQ(pack(g_.data()), 2048 * 0.5);
 }
 
 TEST_F(CudaDeviceTest, TheBallotIsLeftAloneOnceThePackerIsGone) {
@@ -232,8 +255,10 @@ TEST_F(CudaDeviceTest, APackerThatFailedStaysFailed) {
       EXPECT_NE(status.message().find("an illegal memory access"), absl::string_view::npos);
       EXPECT_EQ(packer_->Finish(ChunkIndex(0)).status(), status);
       EXPECT_EQ(packer_->Ready(ChunkIndex(0)).status(), status);
-      std::vector<float> state(kD);
-      EXPECT_EQ(packer_->ReadState(state), status);
+      std::vector<std::byte> state(4 * kD);
+      EXPECT_EQ(packer_->SaveState(0, 0, state), status);
+      EXPECT_EQ(packer_->RestoreState(0, 0, state), status);
+      EXPECT_EQ(packer_->Reset(), status);
     }
   }
 }
@@ -243,7 +268,13 @@ TEST_F(CudaDeviceTest, AReplicaThatFailedStaysFailed) {
     std::vector<float> values(kD, 1.0f);
     SIGNVOTE_RETURN_IF_ERROR(replica_->Write(0, values));
     SIGNVOTE_RETURN_IF_ERROR(replica_->ApplyStep(layout_, 0.1f, 0, kD, ballot_.data()));
+    SIGNVOTE_RETURN_IF_ERROR(replica_->KeepX0());
+    SIGNVOTE_RETURN_IF_ERROR(replica_->WriteX0(0, values));
+    SIGNVOTE_RETURN_IF_ERROR(replica_->Rewind(0, kD));
+    const float* const gradient[] = {g_.data()};
+    SIGNVOTE_RETURN_IF_ERROR(replica_->SumsAboutX0(layout_, gradient).status());
     SIGNVOTE_RETURN_IF_ERROR(replica_->Digest().status());
+    SIGNVOTE_RETURN_IF_ERROR(replica_->ReadX0(0, values));
     return replica_->Read(0, values);
   };
   int failures = 0;

@@ -17,6 +17,7 @@
 #include "common/rng.h"
 #include "worker/codec/cuda_kernels.h"
 #include "worker/codec/cuda_memory.h"
+#include "worker/codec/tensor_pointers.h"
 
 namespace signvote::cuda {
 namespace {
@@ -84,9 +85,14 @@ TEST(ApplyKernelTest, EveryRangeAlignmentAndRescalingEqualsTheDefinition) {
                                   cudaMemcpyHostToDevice, nullptr),
                   cudaSuccess);
         const auto table = *MakeTensorTable(layout, nullptr);
+        const std::vector<float*> pointers = PointersInto(layout, device_x.data());
+        auto x_table = *DeviceBuffer<float*>::Make(pointers.size());
+        ASSERT_EQ(cudaMemcpyAsync(x_table.data(), pointers.data(), x_table.bytes(),
+                                  cudaMemcpyHostToDevice, nullptr),
+                  cudaSuccess);
         const uint64_t first = rng.Below(n);
         const uint64_t count = 1 + rng.Below(n - first);
-        ASSERT_EQ(LaunchApply({.x = device_x.data(),
+        ASSERT_EQ(LaunchApply({.x = x_table.data(),
                                .x0 = device_x0.data(),
                                .verdict = reinterpret_cast<const uint32_t*>(bits.data()),
                                .tensors = table.data(),
@@ -94,7 +100,9 @@ TEST(ApplyKernelTest, EveryRangeAlignmentAndRescalingEqualsTheDefinition) {
                                .first = first,
                                .count = count,
                                .gamma = 0.01f,
-                               .rho = rho},
+                               .rho = rho,
+                               .decay_step = 0.01f,
+                               .scales = nullptr},
                               nullptr),
                   cudaSuccess);
         const std::vector<float> got = device_x.Read();

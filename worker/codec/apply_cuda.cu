@@ -26,17 +26,21 @@ __global__ void __launch_bounds__(kThreads) ApplyKernel(ApplyArguments p) {
   const uint64_t tile_end = tile_first + kTileCoordinates;
   uint64_t begin = tile_first > p.first ? tile_first : p.first;
   const uint64_t stop = tile_end < end ? tile_end : end;
-  const bool aligned = reinterpret_cast<uintptr_t>(p.x) % sizeof(float4) == 0 &&
-                       (!kRescale || reinterpret_cast<uintptr_t>(p.x0) % sizeof(float4) == 0);
   for (uint32_t k = FindTensor(p.tensors, p.tensor_count, begin); begin < stop; ++k) {
     const TensorRow tensor = p.tensors[k];
     const uint64_t tensor_end = p.tensors[k + 1].first;
     const uint64_t to = tensor_end < stop ? tensor_end : stop;
-    const float a = __fmul_rn(p.gamma, tensor.step_scale);
-    const float c = fmaf(-a, tensor.weight_decay, 1.0f);
+    float a = __fmul_rn(p.gamma, tensor.step_scale);
+    if (p.scales != nullptr) a = __fmul_rn(a, p.scales[k]);
+    const float e = __fmul_rn(p.decay_step, tensor.step_scale);
+    const float c = fmaf(-e, tensor.weight_decay, 1.0f);
+    float* const of_tensor = p.x[k];
+    float* const of_tile = of_tensor + (begin - tensor.first);
+    const bool aligned = reinterpret_cast<uintptr_t>(of_tile) % sizeof(float4) == 0 &&
+                         (!kRescale || reinterpret_cast<uintptr_t>(p.x0) % sizeof(float4) == 0);
     if (aligned && begin == tile_first && to == tile_end) {
       // A whole tile of one tensor: 16 bytes a load, all of them before the first store.
-      float4* const x = reinterpret_cast<float4*>(p.x + tile_first);
+      float4* const x = reinterpret_cast<float4*>(of_tile);
       float4 v[kVectors], v0[kVectors];
       uint32_t bits[kVectors];
 #pragma unroll
@@ -60,7 +64,8 @@ __global__ void __launch_bounds__(kThreads) ApplyKernel(ApplyArguments p) {
       for (uint64_t i = begin + threadIdx.x; i < to; i += kThreads) {
         const bool bit = ((p.verdict[i / 32] >> (i % 32)) & 1u) != 0;
         const float x0 = kRescale ? p.x0[i] : 0.0f;
-        p.x[i] = Moved<kRescale>(p.x[i], x0, bit, a, c, p.rho);
+        float* const x = of_tensor + (i - tensor.first);
+        *x = Moved<kRescale>(*x, x0, bit, a, c, p.rho);
       }
     }
     begin = to;

@@ -24,11 +24,23 @@ struct TensorRow {
 };
 static_assert(sizeof(TensorRow) == 16);
 
+// What is packed of one tensor: pointers to its first coordinate. Null: there is none, see
+// PackSegment in worker/codec/pack.h.
+struct TensorInputs {
+  const float* g;
+  const float* u;
+  const float* h;
+};
+static_assert(sizeof(TensorInputs) == 24);
+
+inline constexpr uint32_t kStatePlanes = 4;  // kStatePlanesMax of worker/codec/pack.h
+
 // One chunk: direction, ballot and sums in one pass.
 struct PackArguments {
-  const float* g;  // [d]
-  float* m;        // [d] direction state, or null
-  const float* h;  // [d] probe gradient, or null
+  const TensorInputs* inputs;  // [tensor_count] of the chunk's tensors
+  bool given;                  // u is, of every tensor; the state is then not touched
+  bool probe;                  // a tensor without h has a probe gradient of zero
+  float* state[kStatePlanes];  // [d] each: the direction's planes; null beyond them
   const uint32_t*
       prev_verdict;  // [⌈d/256⌉·8] packed verdict of the whole model, 16-byte aligned, or null
   uint16_t* bits;    // [⌈count/16⌉] the ballot; padding bits become zero
@@ -38,6 +50,7 @@ struct PackArguments {
   uint64_t first;            // the chunk's first coordinate; a multiple of 512
   uint64_t count;            // > 0
   float a, one_minus_a, c, one_minus_c;
+  float stepsize;  // of the last commit; the linear directions do not read it
   uint64_t seed;
   uint64_t round;
   uint32_t share;
@@ -57,7 +70,7 @@ constexpr uint64_t PieceSlots(uint64_t count, uint64_t tensor_count) {
 
 // x ← apply(x, step) on coordinates [first, first + count).
 struct ApplyArguments {
-  float* x;                  // [d]
+  float* const* x;           // [tensor_count] the first coordinate of each tensor
   const float* x0;           // [d] the starting point when rho ≠ 1, else unused
   const uint32_t* verdict;   // packed verdict of the whole model
   const TensorRow* tensors;  // the whole table
@@ -66,6 +79,8 @@ struct ApplyArguments {
   uint64_t count;  // > 0
   float gamma;
   float rho;
+  float decay_step;     // stepsize of the weight decay
+  const float* scales;  // [tensor_count] of the commit, or null
 };
 cudaError_t LaunchApply(const ApplyArguments& arguments, cudaStream_t stream);
 

@@ -1,6 +1,8 @@
 #include "worker/codec/cuda_replica.h"
 
 #include <algorithm>
+#include <limits>
+#include <utility>
 
 #include "common/bits.h"
 #include "common/check.h"
@@ -15,20 +17,26 @@ constexpr uint64_t kDigestPiece = 64 * kReplicaDigestBlock;  // coordinates: 1 M
 
 absl::StatusOr<std::unique_ptr<CudaReplicaMemory>> CudaReplicaMemory::Make(const Device* device,
                                                                            const Layout* layout,
-                                                                           std::span<float> x) {
-  SIGNVOTE_CHECK(x.size() == layout->coordinates());
+                                                                           TensorPointers x) {
+  SIGNVOTE_CHECK(x.size() == layout->tensors().size());
   SIGNVOTE_RETURN_IF_ERROR(device->Use());
   auto replica = std::unique_ptr<CudaReplicaMemory>(new CudaReplicaMemory(device, layout, x));
   const cudaStream_t stream = device->stream();
+  const uint64_t d = layout->coordinates();
   SIGNVOTE_ASSIGN_OR_RETURN(replica->tensors_, MakeTensorTable(*layout, stream));
+  SIGNVOTE_ASSIGN_OR_RETURN(replica->scales_, DeviceBuffer<float>::Make(x.size()));
+  SIGNVOTE_ASSIGN_OR_RETURN(replica->x_table_, DeviceBuffer<float*>::Make(x.size()));
   SIGNVOTE_ASSIGN_OR_RETURN(replica->verdict_, DeviceBuffer<uint32_t>::Make(
-                                                   (x.size() + kGroupCoordinates - 1) /
-                                                   kGroupCoordinates * (kGroupCoordinates / 32)));
+                                                   (d + kGroupCoordinates - 1) / kGroupCoordinates *
+                                                   (kGroupCoordinates / 32)));
   for (int i = 0; i < 2; ++i) {
-    SIGNVOTE_ASSIGN_OR_RETURN(
-        replica->pieces_[i], PinnedBuffer<float>::Make(std::min<uint64_t>(kDigestPiece, x.size())));
+    SIGNVOTE_ASSIGN_OR_RETURN(replica->pieces_[i],
+                              PinnedBuffer<float>::Make(std::min<uint64_t>(kDigestPiece, d)));
     SIGNVOTE_ASSIGN_OR_RETURN(replica->copied_[i], Event::Make());
   }
+  SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, replica->x_table_.data(),
+                                         replica->x_.data(), replica->x_table_.bytes(),
+                                         cudaMemcpyHostToDevice, stream));
   SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemsetAsync, replica->verdict_.data(), 0,
                                          replica->verdict_.bytes(), stream));
   SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaStreamSynchronize, stream));
@@ -42,30 +50,53 @@ absl::Status CudaReplicaMemory::Guarded(const Function& function) {
   return poison_;
 }
 
+void CudaReplicaMemory::CheckRange(uint64_t first, uint64_t count) const {
+  SIGNVOTE_CHECK(first <= coordinates() && count <= coordinates() - first);
+}
+
+absl::Status CudaReplicaMemory::QueueRead(uint64_t first, uint64_t count, float* to,
+                                          cudaStream_t stream) const {
+  absl::Status status;
+  ForEachTensorRange(*layout_, first, count, [&](const TensorRange& range) {
+    if (!status.ok()) return;
+    status =
+        SIGNVOTE_CUDA(cudaMemcpyAsync, to + (range.first - first), x_[range.tensor] + range.offset,
+                      range.count * sizeof(float), cudaMemcpyDeviceToHost, stream);
+  });
+  return status;
+}
+
 absl::Status CudaReplicaMemory::Write(uint64_t first, std::span<const float> values) {
-  SIGNVOTE_CHECK(first <= x_.size() && values.size() <= x_.size() - first);
+  CheckRange(first, values.size());
   if (values.empty()) return poison_;
   return Guarded([&](cudaStream_t stream) {
-    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, x_.data() + first, values.data(),
-                                           values.size_bytes(), cudaMemcpyHostToDevice, stream));
+    absl::Status status;
+    ForEachTensorRange(*layout_, first, values.size(), [&](const TensorRange& range) {
+      if (!status.ok()) return;
+      status = SIGNVOTE_CUDA(cudaMemcpyAsync, x_[range.tensor] + range.offset,
+                             values.data() + (range.first - first), range.count * sizeof(float),
+                             cudaMemcpyHostToDevice, stream);
+    });
+    SIGNVOTE_RETURN_IF_ERROR(status);
     return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
   });
 }
 
 absl::Status CudaReplicaMemory::Read(uint64_t first, std::span<float> values) {
-  SIGNVOTE_CHECK(first <= x_.size() && values.size() <= x_.size() - first);
+  CheckRange(first, values.size());
   if (values.empty()) return poison_;
   return Guarded([&](cudaStream_t stream) {
-    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, values.data(), x_.data() + first,
-                                           values.size_bytes(), cudaMemcpyDeviceToHost, stream));
+    SIGNVOTE_RETURN_IF_ERROR(QueueRead(first, values.size(), values.data(), stream));
     return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
   });
 }
 
-absl::Status CudaReplicaMemory::ApplyStep(const Layout& layout, float gamma, uint64_t first,
-                                          uint64_t count, const uint8_t* verdict) {
+absl::Status CudaReplicaMemory::Apply(const Layout& layout, const StepArguments& step,
+                                      uint64_t first, uint64_t count, const uint8_t* verdict) {
   SIGNVOTE_CHECK(&layout == layout_ || layout.digest() == layout_->digest());
-  SIGNVOTE_CHECK(first <= x_.size() && count <= x_.size() - first);
+  SIGNVOTE_CHECK(step.rho == 1.0f || keeps_x0());
+  SIGNVOTE_CHECK(step.scales.empty() || step.scales.size() == x_.size());
+  CheckRange(first, count);
   if (count == 0) return poison_;
   return Guarded([&](cudaStream_t stream) {
     // Whole bytes: bits of a neighbour that come along are of the same verdict, and the neighbour's
@@ -75,41 +106,139 @@ absl::Status CudaReplicaMemory::ApplyStep(const Layout& layout, float gamma, uin
     SIGNVOTE_RETURN_IF_ERROR(
         SIGNVOTE_CUDA(cudaMemcpyAsync, reinterpret_cast<uint8_t*>(verdict_.data()) + begin,
                       verdict + begin, end - begin, cudaMemcpyHostToDevice, stream));
+    if (!step.scales.empty()) {
+      SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, scales_.data(), step.scales.data(),
+                                             scales_.bytes(), cudaMemcpyHostToDevice, stream));
+    }
     SIGNVOTE_RETURN_IF_ERROR(
         SIGNVOTE_CUDA(LaunchApply,
-                      ApplyArguments{.x = x_.data(),
-                                     .x0 = nullptr,
+                      ApplyArguments{.x = x_table_.data(),
+                                     .x0 = x0_.data(),
                                      .verdict = verdict_.data(),
                                      .tensors = tensors_.data(),
                                      .tensor_count = static_cast<uint32_t>(tensors_.size() - 1),
                                      .first = first,
                                      .count = count,
-                                     .gamma = gamma,
-                                     .rho = 1.0f},
+                                     .gamma = step.gamma,
+                                     .rho = step.rho,
+                                     .decay_step = step.decay_step.value_or(step.gamma),
+                                     .scales = step.scales.empty() ? nullptr : scales_.data()},
                       stream));
     return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
   });
 }
 
+absl::Status CudaReplicaMemory::KeepX0() {
+  return Guarded([&](cudaStream_t stream) -> absl::Status {
+    SIGNVOTE_ASSIGN_OR_RETURN(auto x0, DeviceBuffer<float>::Make(coordinates()));
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemsetAsync, x0.data(), 0, x0.bytes(), stream));
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaStreamSynchronize, stream));
+    x0_ = std::move(x0);
+    return absl::OkStatus();
+  });
+}
+
+absl::Status CudaReplicaMemory::WriteX0(uint64_t first, std::span<const float> values) {
+  SIGNVOTE_CHECK(keeps_x0());
+  CheckRange(first, values.size());
+  if (values.empty()) return poison_;
+  return Guarded([&](cudaStream_t stream) {
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, x0_.data() + first, values.data(),
+                                           values.size_bytes(), cudaMemcpyHostToDevice, stream));
+    return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
+  });
+}
+
+absl::Status CudaReplicaMemory::ReadX0(uint64_t first, std::span<float> values) {
+  SIGNVOTE_CHECK(keeps_x0());
+  CheckRange(first, values.size());
+  if (values.empty()) return poison_;
+  return Guarded([&](cudaStream_t stream) {
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, values.data(), x0_.data() + first,
+                                           values.size_bytes(), cudaMemcpyDeviceToHost, stream));
+    return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
+  });
+}
+
+absl::Status CudaReplicaMemory::Rewind(uint64_t first, uint64_t count) {
+  SIGNVOTE_CHECK(keeps_x0());
+  CheckRange(first, count);
+  if (count == 0) return poison_;
+  return Guarded([&](cudaStream_t stream) {
+    absl::Status status;
+    ForEachTensorRange(*layout_, first, count, [&](const TensorRange& range) {
+      if (!status.ok()) return;
+      status =
+          SIGNVOTE_CUDA(cudaMemcpyAsync, x_[range.tensor] + range.offset, x0_.data() + range.first,
+                        range.count * sizeof(float), cudaMemcpyDeviceToDevice, stream);
+    });
+    SIGNVOTE_RETURN_IF_ERROR(status);
+    return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
+  });
+}
+
+absl::StatusOr<X0Sums> CudaReplicaMemory::SumsAboutX0(const Layout& layout, ConstTensorPointers g) {
+  SIGNVOTE_CHECK(&layout == layout_ || layout.digest() == layout_->digest());
+  SIGNVOTE_CHECK(keeps_x0() && g.size() == x_.size());
+  X0Sums sums;
+  const uint64_t d = coordinates();
+  // Large enough that the waits do not count, small beside a replica.
+  constexpr uint64_t kPiece = 256 * kReplicaDigestBlock;
+  const uint64_t most = std::min(kPiece, d);
+  std::vector<float> host_g(most), host_x(most), host_x0(most);
+  const absl::Status done = Guarded([&](cudaStream_t stream) {
+    for (uint64_t first = 0; first < d; first += kPiece) {
+      const uint64_t count = std::min(kPiece, d - first);
+      absl::Status status = QueueRead(first, count, host_x.data(), stream);
+      if (status.ok()) {
+        status = SIGNVOTE_CUDA(cudaMemcpyAsync, host_x0.data(), x0_.data() + first,
+                               count * sizeof(float), cudaMemcpyDeviceToHost, stream);
+      }
+      ForEachTensorRange(*layout_, first, count, [&](const TensorRange& range) {
+        if (!status.ok()) return;
+        float* const to = host_g.data() + (range.first - first);
+        if (g[range.tensor] == nullptr) {
+          // As on the CPU no gradient adds nothing, also where x − x0 is not finite.
+          std::fill_n(to, range.count, std::numeric_limits<float>::quiet_NaN());
+        } else {
+          status = SIGNVOTE_CUDA(cudaMemcpyAsync, to, g[range.tensor] + range.offset,
+                                 range.count * sizeof(float), cudaMemcpyDeviceToHost, stream);
+        }
+      });
+      SIGNVOTE_RETURN_IF_ERROR(status);
+      SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaStreamSynchronize, stream));
+      for (uint64_t at = 0; at < count; at += kReplicaDigestBlock) {
+        X0Sums block;
+        AddX0Block(host_g.data() + at, host_x.data() + at, host_x0.data() + at,
+                   std::min(kReplicaDigestBlock, count - at), &block);
+        sums.inner += block.inner;
+        sums.distance_squared += block.distance_squared;
+      }
+    }
+    return absl::OkStatus();
+  });
+  if (!done.ok()) return done;
+  return sums;
+}
+
 absl::StatusOr<uint64_t> CudaReplicaMemory::Digest() {
   uint64_t digest = 0;
-  const uint64_t pieces = (x_.size() + kDigestPiece - 1) / kDigestPiece;
+  const uint64_t d = coordinates();
+  const uint64_t pieces = (d + kDigestPiece - 1) / kDigestPiece;
   const absl::Status done = Guarded([&](cudaStream_t stream) {
     // Piece k travels while piece k − 1 is hashed.
     for (uint64_t k = 0; k <= pieces; ++k) {
       if (k < pieces) {
         const uint64_t first = k * kDigestPiece;
-        const uint64_t count = std::min(kDigestPiece, x_.size() - first);
-        SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, pieces_[k % 2].data(),
-                                               x_.data() + first, count * sizeof(float),
-                                               cudaMemcpyDeviceToHost, stream));
+        const uint64_t count = std::min(kDigestPiece, d - first);
+        SIGNVOTE_RETURN_IF_ERROR(QueueRead(first, count, pieces_[k % 2].data(), stream));
         SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaEventRecord, copied_[k % 2].get(), stream));
       }
       if (k > 0) {
         const uint64_t first = (k - 1) * kDigestPiece;
         SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaEventSynchronize, copied_[(k - 1) % 2].get()));
-        digest += ReplicaDigest(pieces_[(k - 1) % 2].data(), first,
-                                std::min(kDigestPiece, x_.size() - first));
+        digest +=
+            ReplicaDigest(pieces_[(k - 1) % 2].data(), first, std::min(kDigestPiece, d - first));
       }
     }
     return absl::OkStatus();

@@ -145,9 +145,9 @@ inline __attribute__((always_inline)) BlockBits Block(const Coefficients& k, con
                                                       float* m, const float* u, const float* h,
                                                       uint64_t prev, Accumulators& acc) {
   const auto quarter = [&](size_t i) __attribute__((always_inline)) {
-    return Quarter<kState, kGiven, kProbe, kPrevious>(
-        k, g + i, kState ? m + i : nullptr, kGiven ? u + i : nullptr, kProbe ? h + i : nullptr,
-        prev >> i, acc);
+    return Quarter<kState, kGiven, kProbe, kPrevious>(k, g + i, kState ? m + i : nullptr,
+                                                      kGiven ? u + i : nullptr,
+                                                      kProbe ? h + i : nullptr, prev >> i, acc);
   };
   const QuarterBits q0 = quarter(0), q1 = quarter(16), q2 = quarter(32), q3 = quarter(48);
   return {.ones = Join(q0.ones, q1.ones, q2.ones, q3.ones),

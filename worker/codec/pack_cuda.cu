@@ -33,7 +33,7 @@ __device__ inline uint32_t AddUpLanes(uint32_t v) {
   return v;
 }
 
-template <bool kState, bool kProbe, bool kPrevious>
+template <bool kState, bool kGiven, bool kProbe, bool kPrevious>
 __global__ void __launch_bounds__(kThreads) PackKernel(PackArguments p) {
   // Two of each: while one thread adds up a piece's groups the others go on to the next piece.
   __shared__ double group_l1[2][kGroups], group_l2[2][kGroups];
@@ -55,13 +55,40 @@ __global__ void __launch_bounds__(kThreads) PackKernel(PackArguments p) {
   const uint64_t thread_first = model_first + lane;
   const auto in_chunk = [rest](uint32_t k) { return static_cast<int32_t>(k * kSumLanes) < rest; };
 
+  // The tensor of the thread's first coordinate; nearly always that of all of them.
+  const uint64_t block_first = p.first + tile_first;
+  const uint32_t first_tensor = FindTensor(p.tensors, p.tensor_count, block_first);
+  uint32_t tensor = first_tensor;
+  TensorInputs inputs = p.inputs[tensor];
+  uint64_t tensor_first = p.tensors[tensor].first, tensor_end = p.tensors[tensor + 1].first;
+
   // All loads before the first use.
-  float g[kRows], m[kRows], h[kRows];
+  float g[kRows], m[kRows], u[kRows], h[kRows];
+  uint32_t coins = 0;  // bit k: coordinate k has nothing to sign
 #pragma unroll
   for (uint32_t k = 0; k < kRows; ++k) {
-    g[k] = in_chunk(k) ? (p.g + thread_first)[k * kSumLanes] : 0.0f;
-    if constexpr (kState) m[k] = in_chunk(k) ? (p.m + thread_first)[k * kSumLanes] : 0.0f;
-    if constexpr (kProbe) h[k] = in_chunk(k) ? (p.h + thread_first)[k * kSumLanes] : 0.0f;
+    g[k] = 0.0f;
+    if constexpr (kState) m[k] = 0.0f;
+    if constexpr (kGiven) u[k] = 0.0f;
+    if constexpr (kProbe) h[k] = 0.0f;
+    if (!in_chunk(k)) continue;
+    const uint64_t at = thread_first + k * kSumLanes;
+    if (at >= tensor_end) {
+      do tensor_end = p.tensors[++tensor + 1].first;
+      while (at >= tensor_end);
+      tensor_first = p.tensors[tensor].first;
+      inputs = p.inputs[tensor];
+    }
+    if (inputs.g != nullptr) {
+      g[k] = inputs.g[at - tensor_first];
+    } else if constexpr (!kGiven) {
+      coins |= 1u << k;
+    }
+    if constexpr (kState) m[k] = p.state[0][at];
+    if constexpr (kGiven) u[k] = inputs.u[at - tensor_first];
+    if constexpr (kProbe) {
+      if (inputs.h != nullptr) h[k] = inputs.h[at - tensor_first];
+    }
   }
   uint32_t plus = 0;  // bit k: the previous verdict on coordinate k of this thread
   if constexpr (kPrevious) {
@@ -82,17 +109,20 @@ __global__ void __launch_bounds__(kThreads) PackKernel(PackArguments p) {
   for (uint32_t k = 0; k < kRows; ++k) {
     bool finite = Finite(g[k]);
     if constexpr (kProbe) finite = finite && Finite(h[k]);
-    float u = g[k];
+    if constexpr (kGiven) finite = finite && Finite(u[k]);
+    const bool no_gradient = ((coins >> k) & 1u) != 0;
+    float what = g[k];
+    if constexpr (kGiven) what = u[k];
     if constexpr (kState) {
-      u = fmaf(p.a, m[k], __fmul_rn(p.one_minus_a, g[k]));
-      if (in_chunk(k) && finite) {
-        (p.m + thread_first)[k * kSumLanes] = fmaf(p.c, m[k], __fmul_rn(p.one_minus_c, g[k]));
+      what = fmaf(p.a, m[k], __fmul_rn(p.one_minus_a, g[k]));
+      if (in_chunk(k) && finite && !no_gradient) {
+        p.state[0][thread_first + k * kSumLanes] = fmaf(p.c, m[k], __fmul_rn(p.one_minus_c, g[k]));
       }
     }
-    bool one = u > 0.0f;
+    bool one = what > 0.0f;
     // Rare but where whole rows have no gradient; also a u that is NaN, which only a bad state
     // makes.
-    if (in_chunk(k) && (!finite || !(one || u < 0.0f))) {
+    if (in_chunk(k) && (!finite || no_gradient || !(one || what < 0.0f))) {
       const uint64_t at = thread_first + k * kSumLanes;
       one = ((OwnCoinBits(p.seed, p.round, p.share, at / 64) >> (at % 64)) & 1u) != 0;
     }
@@ -111,12 +141,10 @@ __global__ void __launch_bounds__(kThreads) PackKernel(PackArguments p) {
   }
 
   // The sums of each tensor in this tile; nearly always there is one.
-  const uint64_t block_first = p.first + tile_first;
-  uint32_t tensor = FindTensor(p.tensors, p.tensor_count, block_first);
   uint32_t begin = 0;
-  for (uint32_t piece = 0; begin < tile_count; ++piece, ++tensor) {
-    const uint64_t tensor_end = p.tensors[tensor + 1].first - block_first;
-    const uint32_t end = tensor_end < tile_count ? static_cast<uint32_t>(tensor_end) : tile_count;
+  for (uint32_t piece = 0; begin < tile_count; ++piece) {
+    const uint64_t stop = p.tensors[first_tensor + piece + 1].first - block_first;
+    const uint32_t end = stop < tile_count ? static_cast<uint32_t>(stop) : tile_count;
     double l1 = 0, l2 = 0, probe = 0, prev = 0;
     uint32_t bad = 0;
 #pragma unroll
@@ -154,7 +182,7 @@ __global__ void __launch_bounds__(kThreads) PackKernel(PackArguments p) {
         sum.Add({group_l1[which][k], group_l2[which][k], group_probe[which][k],
                  group_prev[which][k], group_nonfinite[which][k]});
       }
-      p.pieces[blockIdx.x + tensor] = sum;
+      p.pieces[blockIdx.x + first_tensor + piece] = sum;
     }
     begin = end;
   }
@@ -164,13 +192,19 @@ __global__ void __launch_bounds__(kThreads) PackKernel(PackArguments p) {
 
 cudaError_t LaunchPack(const PackArguments& p, cudaStream_t stream) {
   using Kernel = void (*)(PackArguments);
-  constexpr Kernel kKernels[8] = {PackKernel<false, false, false>, PackKernel<false, false, true>,
-                                  PackKernel<false, true, false>,  PackKernel<false, true, true>,
-                                  PackKernel<true, false, false>,  PackKernel<true, false, true>,
-                                  PackKernel<true, true, false>,   PackKernel<true, true, true>};
-  const unsigned which = (p.m != nullptr ? 4u : 0u) | (p.h != nullptr ? 2u : 0u) |
-                         (p.prev_verdict != nullptr ? 1u : 0u);
-  return LaunchKernel(kKernels[which], Tiles(p.count), p, stream);
+  // By where u comes from: g itself, g and the state, or the caller.
+  constexpr Kernel kKernels[3][4] = {
+      {PackKernel<false, false, false, false>, PackKernel<false, false, false, true>,
+       PackKernel<false, false, true, false>, PackKernel<false, false, true, true>},
+      {PackKernel<true, false, false, false>, PackKernel<true, false, false, true>,
+       PackKernel<true, false, true, false>, PackKernel<true, false, true, true>},
+      {PackKernel<false, true, false, false>, PackKernel<false, true, false, true>,
+       PackKernel<false, true, true, false>, PackKernel<false, true, true, true>}};
+  const unsigned which = (p.probe ? 2u : 0u) | (p.prev_verdict != nullptr ? 1u : 0u);
+  return LaunchKernel(kKernels[p.given                 ? 2
+                               : p.state[0] != nullptr ? 1
+                                                       : 0][which],
+                      Tiles(p.count), p, stream);
 }
 
 }  // namespace signvote::cuda

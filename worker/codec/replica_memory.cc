@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "common/apply.h"
 #include "common/check.h"
 #include "common/checksum.h"
 
@@ -21,10 +20,6 @@ absl::Status NoX0() {
 absl::Status ReplicaMemory::KeepX0() { return NoX0(); }
 absl::Status ReplicaMemory::WriteX0(uint64_t, std::span<const float>) { return NoX0(); }
 absl::Status ReplicaMemory::ReadX0(uint64_t, std::span<float>) { return NoX0(); }
-absl::Status ReplicaMemory::ApplyRescaledStep(const Layout&, float, float, uint64_t, uint64_t,
-                                              const uint8_t*) {
-  return NoX0();
-}
 absl::Status ReplicaMemory::Rewind(uint64_t, uint64_t) { return NoX0(); }
 absl::StatusOr<X0Sums> ReplicaMemory::SumsAboutX0(const Layout&, ConstTensorPointers) {
   return NoX0();
@@ -63,9 +58,8 @@ void HostReplicaMemory::CheckRange(uint64_t first, uint64_t count) const {
 template <typename Visit>
 void HostReplicaMemory::ForEachPart(uint64_t first, uint64_t count, const Visit& visit) const {
   const uint64_t end = first + count;
-  auto piece = std::partition_point(pieces_.begin(), pieces_.end(), [first](const Piece& p) {
-    return p.first + p.count <= first;
-  });
+  auto piece = std::partition_point(pieces_.begin(), pieces_.end(),
+                                    [first](const Piece& p) { return p.first + p.count <= first; });
   for (; first < end; ++piece) {
     const uint64_t stop = std::min(end, piece->first + piece->count);
     visit(piece->x + (first - piece->first), first, stop - first);
@@ -89,11 +83,13 @@ absl::Status HostReplicaMemory::Read(uint64_t first, std::span<float> values) {
   return absl::OkStatus();
 }
 
-absl::Status HostReplicaMemory::ApplyStep(const Layout& layout, float gamma, uint64_t first,
-                                          uint64_t count, const uint8_t* verdict) {
+absl::Status HostReplicaMemory::Apply(const Layout& layout, const StepArguments& step,
+                                      uint64_t first, uint64_t count, const uint8_t* verdict) {
+  SIGNVOTE_CHECK(step.rho == 1.0f || keeps_x0());
   CheckRange(first, count);
   ForEachPart(first, count, [&](float* x, uint64_t at, uint64_t part) {
-    signvote::ApplyStep(layout, gamma, at, part, verdict, 0, x);
+    const float* const x0 = step.rho == 1.0f ? nullptr : x0_.data() + at;
+    signvote::ApplyStep(layout, step, at, part, verdict, 0, x0, x);
   });
   return absl::OkStatus();
 }
@@ -103,9 +99,9 @@ absl::StatusOr<uint64_t> HostReplicaMemory::Digest() {
   std::vector<float> across;  // a block that lies in several pieces
   for (uint64_t first = 0; first < coordinates_;) {
     // Whole blocks where they lie; a block that no piece holds alone, as a copy.
-    const auto piece = std::partition_point(
-        pieces_.begin(), pieces_.end(),
-        [first](const Piece& p) { return p.first + p.count <= first; });
+    const auto piece =
+        std::partition_point(pieces_.begin(), pieces_.end(),
+                             [first](const Piece& p) { return p.first + p.count <= first; });
     const uint64_t in_piece = piece->first + piece->count - first;
     uint64_t count = piece->first + piece->count == coordinates_
                          ? in_piece
@@ -142,17 +138,6 @@ absl::Status HostReplicaMemory::ReadX0(uint64_t first, std::span<float> values) 
   return absl::OkStatus();
 }
 
-absl::Status HostReplicaMemory::ApplyRescaledStep(const Layout& layout, float gamma, float rho,
-                                                  uint64_t first, uint64_t count,
-                                                  const uint8_t* verdict) {
-  SIGNVOTE_CHECK(keeps_x0());
-  CheckRange(first, count);
-  ForEachPart(first, count, [&](float* x, uint64_t at, uint64_t part) {
-    signvote::ApplyRescaledStep(layout, gamma, rho, at, part, verdict, 0, x0_.data() + at, x);
-  });
-  return absl::OkStatus();
-}
-
 absl::Status HostReplicaMemory::Rewind(uint64_t first, uint64_t count) {
   SIGNVOTE_CHECK(keeps_x0());
   CheckRange(first, count);
@@ -168,9 +153,8 @@ absl::StatusOr<X0Sums> HostReplicaMemory::SumsAboutX0(const Layout& layout, Cons
     ForEachTensorRange(layout, first, count, [&](const TensorRange& range) {
       const float* const of_tensor = g[range.tensor];
       ForEachPart(range.first, range.count, [&](const float* x, uint64_t at, uint64_t part) {
-        AddX0Block(
-            of_tensor == nullptr ? nullptr : of_tensor + range.offset + (at - range.first), x,
-            x0_.data() + at, part, &block);
+        AddX0Block(of_tensor == nullptr ? nullptr : of_tensor + range.offset + (at - range.first),
+                   x, x0_.data() + at, part, &block);
       });
     });
     sums.inner += block.inner;

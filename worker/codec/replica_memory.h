@@ -16,6 +16,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/apply.h"
 #include "common/layout.h"
 #include "worker/codec/tensor_pointers.h"
 
@@ -25,7 +26,7 @@ namespace signvote {
 // kReplicaDigestBlock coordinates: ascending within a block, then the blocks ascending; so they are
 // the same on every device.
 struct X0Sums {
-  double inner = 0;             // Σ g_i·(x0_i − x_i); a coordinate whose g_i is not finite adds none
+  double inner = 0;  // Σ g_i·(x0_i − x_i); a coordinate whose g_i is not finite adds none
   double distance_squared = 0;  // Σ (x_i − x0_i)²
 };
 
@@ -38,10 +39,19 @@ class ReplicaMemory {
   virtual absl::Status Write(uint64_t first, std::span<const float> values) = 0;
   virtual absl::Status Read(uint64_t first, std::span<float> values) = 0;
   // Applies a step (common/apply.h) to coordinates [first, first + count) of `layout`, the
-  // replica's. `verdict` is host memory and holds the whole model's packed bits; it may be reused
-  // on return.
-  virtual absl::Status ApplyStep(const Layout& layout, float gamma, uint64_t first, uint64_t count,
-                                 const uint8_t* verdict) = 0;
+  // replica's. `verdict` is host memory and holds the whole model's packed bits; it and the step's
+  // scales may be reused on return. REQUIRES: keeps_x0() unless step.rho is 1.
+  virtual absl::Status Apply(const Layout& layout, const StepArguments& step, uint64_t first,
+                             uint64_t count, const uint8_t* verdict) = 0;
+  // Of a commit with nothing but γ; and with ρ too.
+  absl::Status ApplyStep(const Layout& layout, float gamma, uint64_t first, uint64_t count,
+                         const uint8_t* verdict) {
+    return Apply(layout, {.gamma = gamma}, first, count, verdict);
+  }
+  absl::Status ApplyRescaledStep(const Layout& layout, float gamma, float rho, uint64_t first,
+                                 uint64_t count, const uint8_t* verdict) {
+    return Apply(layout, {.gamma = gamma, .rho = rho}, first, count, verdict);
+  }
   // docs/wire_format.md, "Replica digest".
   virtual absl::StatusOr<uint64_t> Digest() = 0;
 
@@ -54,9 +64,6 @@ class ReplicaMemory {
   // As Write and Read, of x0. REQUIRES here and below: keeps_x0().
   virtual absl::Status WriteX0(uint64_t first, std::span<const float> values);
   virtual absl::Status ReadX0(uint64_t first, std::span<float> values);
-  // As ApplyStep, behind a rescaling by rho about x0.
-  virtual absl::Status ApplyRescaledStep(const Layout& layout, float gamma, float rho,
-                                         uint64_t first, uint64_t count, const uint8_t* verdict);
   // x ← x0 on coordinates [first, first + count).
   virtual absl::Status Rewind(uint64_t first, uint64_t count);
   // `g` is the gradient in memory of the replica's device, by tensor of `layout`; null entries are
@@ -74,15 +81,13 @@ class HostReplicaMemory : public ReplicaMemory {
   uint64_t coordinates() const override { return coordinates_; }
   absl::Status Write(uint64_t first, std::span<const float> values) override;
   absl::Status Read(uint64_t first, std::span<float> values) override;
-  absl::Status ApplyStep(const Layout& layout, float gamma, uint64_t first, uint64_t count,
-                         const uint8_t* verdict) override;
+  absl::Status Apply(const Layout& layout, const StepArguments& step, uint64_t first,
+                     uint64_t count, const uint8_t* verdict) override;
   absl::StatusOr<uint64_t> Digest() override;
   absl::Status KeepX0() override;
   bool keeps_x0() const override { return !x0_.empty(); }
   absl::Status WriteX0(uint64_t first, std::span<const float> values) override;
   absl::Status ReadX0(uint64_t first, std::span<float> values) override;
-  absl::Status ApplyRescaledStep(const Layout& layout, float gamma, float rho, uint64_t first,
-                                 uint64_t count, const uint8_t* verdict) override;
   absl::Status Rewind(uint64_t first, uint64_t count) override;
   absl::StatusOr<X0Sums> SumsAboutX0(const Layout& layout, ConstTensorPointers g) override;
 

@@ -5,6 +5,7 @@
 // it. So on a GPU the bits of one chunk travel while the gradients of the next are being computed;
 // in host memory Start() does it all.
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -15,7 +16,9 @@
 
 namespace signvote {
 
-// Ownership: owns the direction's state. The layout that it was made for must outlive it.
+// Ownership: owns the direction's state. The layout that it was made for must outlive it. The
+//            arrays of pointers in ChunkInput are read in Start() only; what they point to, until
+//            Finish() of the chunk.
 // Threads:   calls must not overlap; Start() may come from another thread than Finish(). On CUDA,
 //            Start() queues on the calling thread's current stream.
 // Failure:   as ReplicaMemory.
@@ -23,7 +26,7 @@ class BallotPacker {
  public:
   virtual ~BallotPacker() = default;
 
-  // Packs chunk k into ballot[0, plan.Bytes(k)), padding bits zero. `input.g` and `input.h` are
+  // Packs chunk k into ballot[0, plan.Bytes(k)), padding bits zero. `input.g`, `u` and `h` point to
   // memory of the device. `input.prev_verdict`, if given, is the verdict that was last applied to
   // the replica of the same WorkerDevice. `ballot` is memory of WorkerDevice::host_memory() and is
   // written until Finish(k) returned.
@@ -34,13 +37,15 @@ class BallotPacker {
   // Waits until the ballot of chunk k is there and returns the chunk's scalars; it is no longer in
   // flight.
   virtual absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) = 0;
-  // The direction's state, [d], into host memory; nothing for a direction that has none. For
-  // comparisons of devices.
-  // UNIMPLEMENTED: this packer does not show it. REQUIRES: no chunk is in flight.
-  virtual absl::Status ReadState(std::span<float> state) {
-    (void)state;  // nothing to put there
-    return absl::UnimplementedError("this packer does not show its state");
-  }
+
+  // The direction's state as planes of bytes, as in Direction: what a checkpoint holds, the same on
+  // every device. REQUIRES: no chunk is in flight; `planes` of the direction has the plane, and it
+  // the elements from coordinate `first` on.
+  virtual absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) = 0;
+  virtual absl::Status RestoreState(size_t plane, uint64_t first,
+                                    std::span<const std::byte> bytes) = 0;
+  // Zero state, as a rewind commit asks for. REQUIRES: no chunk is in flight.
+  virtual absl::Status Reset() = 0;
 };
 
 }  // namespace signvote

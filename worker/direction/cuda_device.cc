@@ -45,7 +45,7 @@ class CudaDevice : public WorkerDevice {
   std::pmr::memory_resource* host_memory() override { return &pinned_; }
 
   absl::StatusOr<std::unique_ptr<ReplicaMemory>> MakeReplica(const Layout* layout,
-                                                             std::span<float> x) override {
+                                                             TensorPointers x) override {
     SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<CudaReplicaMemory> replica,
                               CudaReplicaMemory::Make(&device_, layout, x));
     verdict_ = replica->verdict();
@@ -97,11 +97,21 @@ class CudaSelftestMemory : public SelftestMemory {
                               Allocate<PackScalars>(cuda::PieceSlots(d, 1)));
     SIGNVOTE_RETURN_IF_ERROR(
         SIGNVOTE_CUDA(cudaMemcpyAsync, table, rows, sizeof(rows), cudaMemcpyHostToDevice, nullptr));
+    const cuda::TensorInputs inputs{.g = g.data(), .u = nullptr, .h = nullptr};
+    float* const x_of_tensor = x.data();
+    SIGNVOTE_ASSIGN_OR_RETURN(cuda::TensorInputs* const input_table,
+                              Allocate<cuda::TensorInputs>(1));
+    SIGNVOTE_ASSIGN_OR_RETURN(float** const x_table, Allocate<float*>(1));
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, input_table, &inputs, sizeof(inputs),
+                                           cudaMemcpyHostToDevice, nullptr));
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, x_table, &x_of_tensor,
+                                           sizeof(x_of_tensor), cudaMemcpyHostToDevice, nullptr));
     SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemsetAsync, m, 0, d * sizeof(float), nullptr));
     SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaStreamSynchronize, nullptr));
-    const cuda::PackArguments pack{.g = g.data(),
-                                   .m = m,
-                                   .h = nullptr,
+    const cuda::PackArguments pack{.inputs = input_table,
+                                   .given = false,
+                                   .probe = false,
+                                   .state = {m},
                                    .prev_verdict = nullptr,
                                    .bits = reinterpret_cast<uint16_t*>(bits),
                                    .pieces = pieces,
@@ -113,10 +123,11 @@ class CudaSelftestMemory : public SelftestMemory {
                                    .one_minus_a = 1.0f - 0.9f,
                                    .c = 0.9f,
                                    .one_minus_c = 1.0f - 0.9f,
+                                   .stepsize = 0.0f,
                                    .seed = 1,
                                    .round = 1,
                                    .share = 0};
-    const cuda::ApplyArguments apply{.x = x.data(),
+    const cuda::ApplyArguments apply{.x = x_table,
                                      .x0 = nullptr,
                                      .verdict = bits,
                                      .tensors = table,
@@ -124,7 +135,9 @@ class CudaSelftestMemory : public SelftestMemory {
                                      .first = 0,
                                      .count = d,
                                      .gamma = 1e-6f,
-                                     .rho = 1.0f};
+                                     .rho = 1.0f,
+                                     .decay_step = 1e-6f,
+                                     .scales = nullptr};
     return std::optional<Kernels>(
         Kernels{.pack = [this, pack]() -> absl::Status {
                   SIGNVOTE_RETURN_IF_ERROR(device_.Use());

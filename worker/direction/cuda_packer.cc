@@ -16,13 +16,16 @@ absl::StatusOr<std::unique_ptr<CudaPacker>> CudaPacker::Make(const Device* devic
   const cudaStream_t stream = device->stream();
   SIGNVOTE_ASSIGN_OR_RETURN(packer->tensors_, MakeTensorTable(*layout, stream));
   const uint64_t d = layout->coordinates();
-  if (config.kind != DirectionKind::kSignSgd) {
-    SIGNVOTE_ASSIGN_OR_RETURN(packer->m_, DeviceBuffer<float>::Make(d));
+  static_assert(kStatePlanes == kStatePlanesMax);
+  for (const StatePlane& plane : PlanesOf(config.kind)) {
+    SIGNVOTE_CHECK(plane.element_bytes == sizeof(float) && packer->state_.size() < kStatePlanes);
+    SIGNVOTE_ASSIGN_OR_RETURN(auto memory, DeviceBuffer<float>::Make(d));
+    packer->state_.push_back(std::move(memory));
   }
   SIGNVOTE_ASSIGN_OR_RETURN(packer->bits_, DeviceBuffer<uint16_t>::Make((d + 15) / 16));
 
   const auto tensors = layout->tensors();
-  uint64_t pieces = 0;
+  uint64_t pieces = 0, inputs = 0;
   for (uint32_t k = 0; k < plan.chunks(); ++k) {
     Chunk chunk;
     const uint64_t first = plan.First(ChunkIndex(k));
@@ -37,20 +40,27 @@ absl::StatusOr<std::unique_ptr<CudaPacker>> CudaPacker::Make(const Device* devic
     chunk.first_piece = pieces;
     chunk.pieces = PieceSlots(count, chunk.tensors);
     pieces += chunk.pieces;
+    chunk.first_input = inputs;
+    inputs += chunk.tensors;
     SIGNVOTE_ASSIGN_OR_RETURN(chunk.packed, Event::Make());
     SIGNVOTE_ASSIGN_OR_RETURN(chunk.copied, Event::Make());
     packer->chunks_.push_back(std::move(chunk));
   }
   SIGNVOTE_ASSIGN_OR_RETURN(packer->pieces_, DeviceBuffer<PackScalars>::Make(pieces));
   SIGNVOTE_ASSIGN_OR_RETURN(packer->host_pieces_, PinnedBuffer<PackScalars>::Make(pieces));
+  SIGNVOTE_ASSIGN_OR_RETURN(packer->inputs_, DeviceBuffer<TensorInputs>::Make(inputs));
+  SIGNVOTE_ASSIGN_OR_RETURN(packer->host_inputs_, PinnedBuffer<TensorInputs>::Make(inputs));
+  std::fill_n(packer->host_inputs_.data(), inputs, TensorInputs{});
   SIGNVOTE_ASSIGN_OR_RETURN(packer->copies_, Stream::Make());
   // Queued once everything is allocated: nothing that fails afterwards may free what is being
   // written.
   SIGNVOTE_RETURN_IF_ERROR(
       SIGNVOTE_CUDA(cudaMemsetAsync, packer->pieces_.data(), 0, packer->pieces_.bytes(), stream));
-  if (packer->m_.size() > 0) {
+  SIGNVOTE_RETURN_IF_ERROR(
+      SIGNVOTE_CUDA(cudaMemsetAsync, packer->inputs_.data(), 0, packer->inputs_.bytes(), stream));
+  for (DeviceBuffer<float>& plane : packer->state_) {
     SIGNVOTE_RETURN_IF_ERROR(
-        SIGNVOTE_CUDA(cudaMemsetAsync, packer->m_.data(), 0, packer->m_.bytes(), stream));
+        SIGNVOTE_CUDA(cudaMemsetAsync, plane.data(), 0, plane.bytes(), stream));
   }
   // Start() may come from a thread whose current stream is another.
   SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaStreamSynchronize, stream));
@@ -72,18 +82,41 @@ absl::Status CudaPacker::Start(ChunkIndex k, const Direction::ChunkInput& input,
   return poison_;
 }
 
+absl::Status CudaPacker::SendInputs(const Chunk& chunk, const Direction::ChunkInput& input,
+                                    cudaStream_t stream) {
+  TensorInputs* const sent = host_inputs_.data() + chunk.first_input;
+  bool changed = false;
+  for (uint32_t t = 0; t < chunk.tensors; ++t) {
+    const auto of = [&](ConstTensorPointers values) -> const float* {
+      return values.empty() ? nullptr : values[chunk.first_tensor + t];
+    };
+    const TensorInputs now{.g = of(input.g), .u = of(input.u), .h = of(input.h)};
+    SIGNVOTE_CHECK(input.u.empty() || now.u != nullptr);
+    changed = changed || now.g != sent[t].g || now.u != sent[t].u || now.h != sent[t].h;
+    sent[t] = now;
+  }
+  if (!changed) return absl::OkStatus();
+  return SIGNVOTE_CUDA(cudaMemcpyAsync, inputs_.data() + chunk.first_input, sent,
+                       chunk.tensors * sizeof(TensorInputs), cudaMemcpyHostToDevice, stream);
+}
+
 absl::Status CudaPacker::Queue(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) {
+  SIGNVOTE_CHECK(input.g.size() == layout_->tensors().size());
   SIGNVOTE_RETURN_IF_ERROR(device_->Use());
   const cudaStream_t stream = device_->stream();
   const Chunk& chunk = chunks_[k.value()];
   const uint64_t first = plan_.First(k);
   uint16_t* const bits = bits_.data() + first / 16;
   PackScalars* const pieces = pieces_.data() + chunk.first_piece;
+  SIGNVOTE_RETURN_IF_ERROR(SendInputs(chunk, input, stream));
+  float* state[kStatePlanes] = {};
+  for (size_t plane = 0; plane < state_.size(); ++plane) state[plane] = state_[plane].data();
   SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(
       LaunchPack,
-      PackArguments{.g = input.g,
-                    .m = m_.data(),
-                    .h = input.h,
+      PackArguments{.inputs = inputs_.data() + chunk.first_input,
+                    .given = !input.u.empty(),
+                    .probe = !input.h.empty(),
+                    .state = {state[0], state[1], state[2], state[3]},
                     .prev_verdict = input.prev_verdict == nullptr ? nullptr : *verdict_,
                     .bits = bits,
                     .pieces = pieces,
@@ -95,6 +128,7 @@ absl::Status CudaPacker::Queue(ChunkIndex k, const Direction::ChunkInput& input,
                     .one_minus_a = 1.0f - coefficients_.a,
                     .c = coefficients_.c,
                     .one_minus_c = 1.0f - coefficients_.c,
+                    .stepsize = input.stepsize,
                     .seed = input.seed,
                     .round = input.round.value(),
                     .share = input.share.value()},
@@ -156,16 +190,47 @@ ChunkScalars CudaPacker::AddUp(ChunkIndex k) const {
   return total;
 }
 
-absl::Status CudaPacker::ReadState(std::span<float> state) {
-  if (!poison_.ok() || m_.size() == 0) return poison_;
-  SIGNVOTE_CHECK(state.size() == m_.size());
-  poison_ = device_->Use();
-  if (!poison_.ok()) return poison_;
-  const cudaStream_t stream = device_->stream();
-  poison_ = SIGNVOTE_CUDA(cudaMemcpyAsync, state.data(), m_.data(), m_.bytes(),
-                          cudaMemcpyDeviceToHost, stream);
-  if (poison_.ok()) poison_ = SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
+template <typename Function>
+absl::Status CudaPacker::Guarded(const Function& function) {
+  if (poison_.ok()) poison_ = device_->Use();
+  if (poison_.ok()) poison_ = function(device_->stream());
   return poison_;
+}
+
+float* CudaPacker::StateAt(size_t plane, uint64_t first, size_t bytes) const {
+  SIGNVOTE_CHECK(plane < state_.size() && bytes % sizeof(float) == 0);
+  const uint64_t d = layout_->coordinates();
+  SIGNVOTE_CHECK(first <= d && bytes / sizeof(float) <= d - first);
+  return state_[plane].data() + first;
+}
+
+absl::Status CudaPacker::SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) {
+  const float* const from = StateAt(plane, first, bytes.size());
+  return Guarded([&](cudaStream_t stream) {
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, bytes.data(), from, bytes.size(),
+                                           cudaMemcpyDeviceToHost, stream));
+    return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
+  });
+}
+
+absl::Status CudaPacker::RestoreState(size_t plane, uint64_t first,
+                                      std::span<const std::byte> bytes) {
+  float* const to = StateAt(plane, first, bytes.size());
+  return Guarded([&](cudaStream_t stream) {
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, to, bytes.data(), bytes.size(),
+                                           cudaMemcpyHostToDevice, stream));
+    return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
+  });
+}
+
+absl::Status CudaPacker::Reset() {
+  return Guarded([&](cudaStream_t stream) {
+    for (const DeviceBuffer<float>& plane : state_) {
+      SIGNVOTE_RETURN_IF_ERROR(
+          SIGNVOTE_CUDA(cudaMemsetAsync, plane.data(), 0, plane.bytes(), stream));
+    }
+    return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
+  });
 }
 
 }  // namespace signvote::cuda

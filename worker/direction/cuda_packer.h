@@ -4,7 +4,8 @@
 // Start() queues three things: the pack kernel on the calling thread's current stream, behind the
 // work that computes the gradient, and on a stream of the packer's own, once the kernel is done,
 // the copies of bits and sums to the host. So the copies of one chunk overlap with whatever the GPU
-// computes next. Device memory: m and the ballot's bits.
+// computes next. Device memory: the state's planes, the ballot's bits, and of each tensor of a chunk
+// where its values lie, which is sent again when a framework has moved them.
 
 #include <cstdint>
 #include <memory>
@@ -34,7 +35,10 @@ class CudaPacker : public BallotPacker {
   absl::Status Start(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) override;
   absl::StatusOr<bool> Ready(ChunkIndex k) override;
   absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) override;
-  absl::Status ReadState(std::span<float> state) override;
+  absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) override;
+  absl::Status RestoreState(size_t plane, uint64_t first,
+                            std::span<const std::byte> bytes) override;
+  absl::Status Reset() override;
 
  private:
   struct Chunk {
@@ -42,6 +46,7 @@ class CudaPacker : public BallotPacker {
     uint32_t tensors = 0;       // with a coordinate in it
     uint64_t first_piece = 0;   // in pieces_
     uint64_t pieces = 0;
+    uint64_t first_input = 0;  // in inputs_; one per tensor
     Event packed, copied;
     bool in_flight = false;
   };
@@ -53,6 +58,13 @@ class CudaPacker : public BallotPacker {
         plan_(plan),
         coefficients_(CoefficientsOf(config)),
         verdict_(verdict) {}
+  // Brings the chunk's part of inputs_ up to date. REQUIRES: the chunk is not in flight.
+  absl::Status SendInputs(const Chunk& chunk, const Direction::ChunkInput& input,
+                          cudaStream_t stream);
+  // The place of element `first` of a plane, once the range has been checked.
+  float* StateAt(size_t plane, uint64_t first, size_t bytes) const;
+  template <typename Function>
+  absl::Status Guarded(const Function& function);
   absl::Status Queue(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot);
   ChunkScalars AddUp(ChunkIndex k) const;
 
@@ -62,9 +74,11 @@ class CudaPacker : public BallotPacker {
   const DirectionCoefficients coefficients_;
   const uint32_t* const* const verdict_;
   DeviceBuffer<TensorRow> tensors_;
-  DeviceBuffer<float> m_;             // [d], or nothing for signSGD
-  DeviceBuffer<uint16_t> bits_;       // [⌈d/16⌉]
-  DeviceBuffer<PackScalars> pieces_;  // of all chunks
+  std::vector<DeviceBuffer<float>> state_;  // by plane, [d] each
+  DeviceBuffer<TensorInputs> inputs_;       // of all chunks
+  PinnedBuffer<TensorInputs> host_inputs_;  // what was sent there last
+  DeviceBuffer<uint16_t> bits_;             // [⌈d/16⌉]
+  DeviceBuffer<PackScalars> pieces_;        // of all chunks
   PinnedBuffer<PackScalars> host_pieces_;
   Stream copies_;
   std::vector<Chunk> chunks_;

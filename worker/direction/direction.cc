@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "common/bits.h"
 #include "common/check.h"
@@ -33,41 +34,71 @@ void ChunkScalars::AddSegment(const PackScalars& segment, const TensorSpec& tens
 Direction::Direction(const Layout* layout, ChunkPlan plan, DirectionConfig config)
     : layout_(layout), plan_(plan), config_(config), coefficients_(CoefficientsOf(config)) {
   SIGNVOTE_CHECK(plan_.coordinates() == layout_->coordinates());
-  if (config_.kind != DirectionKind::kSignSgd) m_.resize(layout_->coordinates());
+  SIGNVOTE_CHECK(planes().size() <= kStatePlanesMax);
+  for (const StatePlane& plane : planes()) {
+    SIGNVOTE_CHECK(plane.element_bytes == sizeof(float));
+    state_.emplace_back(layout_->coordinates(), 0.0f);
+  }
 }
 
 ChunkScalars Direction::PackChunk(ChunkIndex k, const ChunkInput& input, uint8_t* ballot) {
-  const uint64_t begin = plan_.First(k);
-  const uint64_t end = begin + plan_.Count(k);
+  const size_t tensors = layout_->tensors().size();
+  SIGNVOTE_CHECK(input.g.size() == tensors);
+  SIGNVOTE_CHECK(input.u.empty() || input.u.size() == tensors);
+  SIGNVOTE_CHECK(input.h.empty() || input.h.size() == tensors);
   const PackContext context{.coefficients = coefficients_,
                             .seed = input.seed,
                             .round = input.round,
-                            .share = input.share};
-  ballot[plan_.Bytes(k) - 1] =
-      0;  // padding: the kernel keeps the bits that belong to no coordinate
+                            .share = input.share,
+                            .stepsize = input.stepsize};
+  // Padding: the kernel keeps the bits that belong to no coordinate.
+  ballot[plan_.Bytes(k) - 1] = 0;
 
   ChunkScalars total;
-  const auto tensors = layout_->tensors();
-  auto tensor = std::partition_point(tensors.begin(), tensors.end(), [begin](const TensorSpec& t) {
-    return t.first + t.count <= begin;
+  ForEachTensorRange(*layout_, plan_.First(k), plan_.Count(k), [&](const TensorRange& range) {
+    const auto at = [&](ConstTensorPointers values) -> const float* {
+      if (values.empty() || values[range.tensor] == nullptr) return nullptr;
+      return values[range.tensor] + range.offset;
+    };
+    PackSegment segment{.g = at(input.g),
+                        .u = at(input.u),
+                        .h = at(input.h),
+                        .prev_bits = input.prev_verdict,
+                        .prev_first = 0,
+                        .bits = ballot,
+                        .bits_first = plan_.First(k),
+                        .first = range.first,
+                        .count = range.count};
+    SIGNVOTE_CHECK(input.u.empty() || segment.u != nullptr);
+    for (size_t plane = 0; plane < state_.size(); ++plane)
+      segment.state[plane] = state_[plane].data() + range.first;
+    PackScalars scalars = Pack(context, segment);
+    // A probe gradient of zero: |g − 0| is |g|, in the same order.
+    if (!input.h.empty() && segment.h == nullptr) scalars.probe_l1 = scalars.g_l1;
+    total.AddSegment(scalars, layout_->tensors()[range.tensor]);
   });
-  for (; tensor != tensors.end() && tensor->first < end; ++tensor) {
-    const uint64_t first = std::max(begin, tensor->first);
-    const uint64_t count = std::min(end, tensor->first + tensor->count) - first;
-    const PackScalars scalars = Pack(context, {.g = input.g + first,
-                                               .m = m_.empty() ? nullptr : m_.data() + first,
-                                               .h = input.h == nullptr ? nullptr : input.h + first,
-                                               .prev_bits = input.prev_verdict,
-                                               .prev_first = 0,
-                                               .bits = ballot,
-                                               .bits_first = begin,
-                                               .first = first,
-                                               .count = count});
-    total.AddSegment(scalars, *tensor);
-  }
   return total;
 }
 
-void Direction::Reset() { std::fill(m_.begin(), m_.end(), 0.0f); }
+void Direction::Reset() {
+  for (std::vector<float>& plane : state_) std::fill(plane.begin(), plane.end(), 0.0f);
+}
+
+size_t Direction::StateOffset(size_t plane, uint64_t first, size_t bytes) const {
+  SIGNVOTE_CHECK(plane < state_.size() && bytes % sizeof(float) == 0);
+  const uint64_t d = layout_->coordinates();
+  SIGNVOTE_CHECK(first <= d && bytes / sizeof(float) <= d - first);
+  return first;
+}
+
+void Direction::SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) const {
+  const size_t offset = StateOffset(plane, first, bytes.size());
+  std::memcpy(bytes.data(), state_[plane].data() + offset, bytes.size());
+}
+
+void Direction::RestoreState(size_t plane, uint64_t first, std::span<const std::byte> bytes) {
+  const size_t offset = StateOffset(plane, first, bytes.size());
+  std::memcpy(state_[plane].data() + offset, bytes.data(), bytes.size());
+}
 
 }  // namespace signvote

@@ -1,6 +1,7 @@
 #pragma once
 // What a worker signs: a direction by name, its coefficients and its state over the whole model.
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "common/direction_config.h"
 #include "common/layout.h"
 #include "worker/codec/pack.h"
+#include "worker/codec/tensor_pointers.h"
 
 namespace signvote {
 
@@ -26,7 +28,9 @@ struct ChunkScalars {
   void AddSegment(const PackScalars& segment, const TensorSpec& tensor);
 };
 
-// Direction state of one worker and the packing of its ballots chunk by chunk.
+// Direction state of one worker and the packing of its ballots chunk by chunk. The state is planes,
+// one element per coordinate each (common/direction_config.h, PlanesOf), and goes in and out as
+// bytes, so that whoever keeps checkpoints need not know what a direction is.
 // Ownership: owns the state; the layout must outlive it.
 // Threads:   PackChunk of different chunks may run at the same time; nothing else may overlap.
 class Direction {
@@ -34,27 +38,41 @@ class Direction {
   Direction(const Layout* layout, ChunkPlan plan, DirectionConfig config);
 
   struct ChunkInput {
-    const float* g = nullptr;  // [d] flat gradient of the whole model
-    const float* h = nullptr;  // [d] probe gradient, or null
+    // Gradient by tensor of the layout. A null entry: the tensor has no gradient; it casts coins.
+    ConstTensorPointers g;
+    // What is signed, by tensor, none null. Empty: computed from g and the state.
+    ConstTensorPointers u;
+    // Probe gradient by tensor; a null entry is zero. Empty: no probe.
+    ConstTensorPointers h;
     // packed verdict of the previous round for the whole model, or null
     const uint8_t* prev_verdict = nullptr;
     uint64_t seed = 0;
     Round round{};
     Share share{};
+    float stepsize = 0.0f;  // of the last commit
   };
   // Packs chunk k into ballot[0, plan.Bytes(k)); padding bits are zero.
   ChunkScalars PackChunk(ChunkIndex k, const ChunkInput& input, uint8_t* ballot);
 
   // Zero state, as after a rewind.
   void Reset();
-  std::span<float> state() { return m_; }  // [d], empty for signSGD
+  // The state, in the order in which it is saved.
+  std::span<const StatePlane> planes() const { return PlanesOf(config_.kind); }
+  // Elements [first, first + bytes.size() / element_bytes) of a plane, as they lie in memory
+  // (little-endian fp32), out and in. REQUIRES: planes()[plane] exists and holds the range; whole
+  // elements.
+  void SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) const;
+  void RestoreState(size_t plane, uint64_t first, std::span<const std::byte> bytes);
 
  private:
+  // The place of element `first`, once the range has been checked.
+  size_t StateOffset(size_t plane, uint64_t first, size_t bytes) const;
+
   const Layout* layout_;
   ChunkPlan plan_;
   DirectionConfig config_;
   DirectionCoefficients coefficients_;
-  std::vector<float> m_;
+  std::vector<std::vector<float>> state_;  // by plane, [d] each
 };
 
 }  // namespace signvote

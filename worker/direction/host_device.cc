@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/cpu.h"
@@ -21,8 +19,17 @@ class HostPacker : public BallotPacker {
   }
   absl::StatusOr<bool> Ready(ChunkIndex) override { return true; }
   absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) override { return scalars_[k.value()]; }
-  absl::Status ReadState(std::span<float> state) override {
-    std::copy(direction_.state().begin(), direction_.state().end(), state.begin());
+  absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) override {
+    direction_.SaveState(plane, first, bytes);
+    return absl::OkStatus();
+  }
+  absl::Status RestoreState(size_t plane, uint64_t first,
+                            std::span<const std::byte> bytes) override {
+    direction_.RestoreState(plane, first, bytes);
+    return absl::OkStatus();
+  }
+  absl::Status Reset() override {
+    direction_.Reset();
     return absl::OkStatus();
   }
 
@@ -66,9 +73,9 @@ std::string HostDevice::name() const {
 }
 
 absl::StatusOr<std::unique_ptr<ReplicaMemory>> HostDevice::MakeReplica(const Layout* layout,
-                                                                       std::span<float> x) {
-  SIGNVOTE_CHECK(x.size() == layout->coordinates());
-  return std::make_unique<HostReplicaMemory>(x);
+                                                                       TensorPointers x) {
+  SIGNVOTE_CHECK(x.size() == layout->tensors().size());
+  return std::make_unique<HostReplicaMemory>(*layout, x);
 }
 
 absl::StatusOr<std::unique_ptr<BallotPacker>> HostDevice::MakePacker(

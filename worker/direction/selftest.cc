@@ -29,15 +29,18 @@ struct Case {
   uint64_t chunk = kChunkCoordinatesMultiple;
   DirectionConfig direction;
   bool probe = false;
+  bool given = false;    // u is
+  bool missing = false;  // some tensors have no gradient, some no probe gradient
   bool special = false;  // NaN, infinities, zeros, denormals among the values
 };
 
 std::string Describe(const Case& c) {
   uint64_t d = 0;
   for (const uint64_t count : c.tensors) d += count;
-  return absl::StrCat(DirectionName(c.direction.kind), ", ", d, " coordinates in ",
+  return absl::StrCat(std::string(DirectionName(c.direction.kind)), ", ", d, " coordinates in ",
                       c.tensors.size(), " tensors (the first has ", c.tensors[0], "), chunks of ",
-                      c.chunk, c.probe ? ", with probe" : "", c.special ? ", special values" : "");
+                      c.chunk, c.probe ? ", with probe" : "", c.given ? ", u given" : "",
+                      c.missing ? ", gradients missing" : "", c.special ? ", special values" : "");
 }
 
 // Every length around the sizes at which kernels change course, tiny tensors, tensors across tiles
@@ -71,6 +74,8 @@ std::vector<Case> Cases(Rng rng) {
                      .chunk = kChunks[rng.Below(std::size(kChunks))],
                      .direction = {.kind = kKinds[k % 3]},
                      .probe = rng.Below(2) == 1,
+                     .given = rng.Below(4) == 0,
+                     .missing = rng.Below(4) == 0,
                      .special = rng.Below(2) == 1});
   }
   return cases;
@@ -147,6 +152,43 @@ absl::StatusOr<Layout> LayoutOf(const std::vector<uint64_t>& tensors, Rng* rng) 
   return Layout::Make(std::move(specs));
 }
 
+// Values of a model by tensor in a device's memory, a few values apart, so that no tensor is the
+// other's neighbour and every alignment occurs.
+class Scattered {
+ public:
+  static absl::StatusOr<Scattered> Make(const Layout* layout, SelftestMemory* memory, Rng* rng) {
+    constexpr uint64_t kGapMax = 4;
+    Scattered scattered(layout, memory);
+    SIGNVOTE_ASSIGN_OR_RETURN(
+        const std::span<float> all,
+        memory->Allocate(layout->coordinates() + kGapMax * layout->tensors().size()));
+    uint64_t at = 0;
+    for (const TensorSpec& tensor : layout->tensors()) {
+      at += rng->Below(kGapMax + 1);
+      scattered.pointers_.push_back(all.data() + at);
+      at += tensor.count;
+    }
+    return scattered;
+  }
+  TensorPointers pointers() { return pointers_; }
+  // `values` are the whole model's.
+  absl::Status Write(std::span<const float> values) {
+    for (size_t k = 0; k < pointers_.size(); ++k) {
+      const TensorSpec& tensor = layout_->tensors()[k];
+      SIGNVOTE_RETURN_IF_ERROR(
+          memory_->Write(pointers_[k], values.subspan(tensor.first, tensor.count)));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  Scattered(const Layout* layout, SelftestMemory* memory) : layout_(layout), memory_(memory) {}
+
+  const Layout* layout_;
+  SelftestMemory* memory_;
+  std::vector<float*> pointers_;
+};
+
 // One case on a device, and the same by the definitions.
 class Comparison {
  public:
@@ -157,38 +199,51 @@ class Comparison {
     SIGNVOTE_ASSIGN_OR_RETURN(layout_, LayoutOf(case_.tensors, &rng_));
     const uint64_t d = layout_.coordinates();
     plan_ = ChunkPlan(d, case_.chunk);
-    SIGNVOTE_ASSIGN_OR_RETURN(const std::span<float> g, memory_->Allocate(d));
-    SIGNVOTE_ASSIGN_OR_RETURN(const std::span<float> h, memory_->Allocate(d));
-    SIGNVOTE_ASSIGN_OR_RETURN(const std::span<float> x, memory_->Allocate(d));
+    SIGNVOTE_ASSIGN_OR_RETURN(Scattered g, Scattered::Make(&layout_, memory_, &rng_));
+    SIGNVOTE_ASSIGN_OR_RETURN(Scattered u, Scattered::Make(&layout_, memory_, &rng_));
+    SIGNVOTE_ASSIGN_OR_RETURN(Scattered h, Scattered::Make(&layout_, memory_, &rng_));
+    SIGNVOTE_ASSIGN_OR_RETURN(Scattered x, Scattered::Make(&layout_, memory_, &rng_));
     SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<ReplicaMemory> replica,
-                              device_->MakeReplica(&layout_, x));
+                              device_->MakeReplica(&layout_, x.pointers()));
     SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<BallotPacker> packer,
                               device_->MakePacker(&layout_, plan_, case_.direction));
     if (case_.direction.kind != DirectionKind::kSignSgd) m_.assign(d, 0.0f);
     Fill(&x_, case_.special);
     SIGNVOTE_RETURN_IF_ERROR(replica->Write(0, x_));
+    Fill(&x0_, case_.special);
+    SIGNVOTE_RETURN_IF_ERROR(replica->KeepX0());
+    SIGNVOTE_RETURN_IF_ERROR(replica->WriteX0(0, x0_));
     for (int r = 0; r < rounds; ++r) {
       Fill(&g_, case_.special);
+      Fill(&u_, case_.special);
       Fill(&h_, case_.special);
       for (size_t i = 0; i < d; ++i) {
         if (rng_.Below(2) == 0) h_[i] = g_[i];  // often close to g, as a probe's gradient is
       }
-      SIGNVOTE_RETURN_IF_ERROR(memory_->Write(g.data(), g_));
-      SIGNVOTE_RETURN_IF_ERROR(memory_->Write(h.data(), h_));
-      const Direction::ChunkInput input{.g = g.data(),
-                                        .h = case_.probe ? h.data() : nullptr,
-                                        .prev_verdict = r == 0 ? nullptr : verdict_.data(),
-                                        .seed = rng_.Next(),
-                                        .round = Round(rng_.Below(1000)),
-                                        .share = Share(static_cast<uint32_t>(rng_.Below(100)))};
+      SIGNVOTE_RETURN_IF_ERROR(g.Write(g_));
+      SIGNVOTE_RETURN_IF_ERROR(u.Write(u_));
+      SIGNVOTE_RETURN_IF_ERROR(h.Write(h_));
+      const std::vector<const float*> g_pointers = WithGaps(g.pointers());
+      const std::vector<const float*> h_pointers = WithGaps(h.pointers());
+      const std::vector<const float*> u_pointers(u.pointers().begin(), u.pointers().end());
+      Direction::ChunkInput input{.g = g_pointers,
+                                  .prev_verdict = r == 0 ? nullptr : verdict_.data(),
+                                  .seed = rng_.Next(),
+                                  .round = Round(rng_.Below(1000)),
+                                  .share = Share(static_cast<uint32_t>(rng_.Below(100))),
+                                  .stepsize = 0.25f};
+      if (case_.given) input.u = u_pointers;
+      if (case_.probe) input.h = h_pointers;
       SIGNVOTE_RETURN_IF_ERROR(PackAndCompare(packer.get(), input));
+      SIGNVOTE_RETURN_IF_ERROR(SumAndCompare(replica.get(), g_pointers));
       SIGNVOTE_RETURN_IF_ERROR(ApplyAndCompare(replica.get()));
     }
     SIGNVOTE_ASSIGN_OR_RETURN(const uint64_t digest, replica->Digest());
     std::vector<float> got(d);
     SIGNVOTE_RETURN_IF_ERROR(replica->Read(0, got));
     if (digest != ReplicaDigest(got.data(), 0, d)) return Differs("the replica's digest differs");
-    return absl::OkStatus();
+    SIGNVOTE_RETURN_IF_ERROR(MoveStateAndCompare(packer.get()));
+    return RewindAndCompare(replica.get());
   }
 
  private:
@@ -197,26 +252,45 @@ class Comparison {
     for (float& v : *values) v = Draw(&rng_, special);
   }
 
+  // The pointers of a gradient of which some tensors may have none.
+  std::vector<const float*> WithGaps(TensorPointers all) {
+    std::vector<const float*> pointers(all.begin(), all.end());
+    if (!case_.missing) return pointers;
+    for (const float*& pointer : pointers) {
+      if (rng_.Below(3) == 0) pointer = nullptr;
+    }
+    return pointers;
+  }
+
   // By the definition, as Direction::PackChunk() does it, from the host's copies.
   ChunkScalars Expected(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) {
     const uint64_t begin = plan_.First(k), end = begin + plan_.Count(k);
     ChunkScalars total;
-    for (const TensorSpec& t : layout_.tensors()) {
+    for (size_t n = 0; n < layout_.tensors().size(); ++n) {
+      const TensorSpec& t = layout_.tensors()[n];
       const uint64_t first = std::max(begin, t.first), stop = std::min(end, t.first + t.count);
       if (first >= stop) continue;
-      total.AddSegment(PackReference({.coefficients = CoefficientsOf(case_.direction),
-                                      .seed = input.seed,
-                                      .round = input.round,
-                                      .share = input.share},
-                                     {.g = g_.data() + first,
-                                      .m = m_.empty() ? nullptr : m_.data() + first,
-                                      .h = input.h == nullptr ? nullptr : h_.data() + first,
-                                      .prev_bits = input.prev_verdict,
-                                      .bits = ballot,
-                                      .bits_first = begin,
-                                      .first = first,
-                                      .count = stop - first}),
-                       t);
+      // A probe gradient that is missing is zero.
+      const bool probe = !input.h.empty();
+      const bool no_h = probe && input.h[n] == nullptr;
+      const PackScalars sums =
+          PackReference({.coefficients = CoefficientsOf(case_.direction),
+                         .seed = input.seed,
+                         .round = input.round,
+                         .share = input.share,
+                         .stepsize = input.stepsize},
+                        {.g = input.g[n] == nullptr ? nullptr : g_.data() + first,
+                         .u = input.u.empty() ? nullptr : u_.data() + first,
+                         .state = {m_.empty() ? nullptr : m_.data() + first},
+                         .h = !probe ? nullptr
+                              : no_h ? Zeros(stop - first)
+                                     : h_.data() + first,
+                         .prev_bits = input.prev_verdict,
+                         .bits = ballot,
+                         .bits_first = begin,
+                         .first = first,
+                         .count = stop - first});
+      total.AddSegment(sums, t);
     }
     return total;
   }
@@ -249,9 +323,78 @@ class Comparison {
       }
       SIGNVOTE_RETURN_IF_ERROR(CompareScalars(scalars, sums, k));
     }
+    return CompareState(packer);
+  }
+
+  absl::Status CompareState(BallotPacker* packer) {
     std::vector<float> state(m_.size());
-    SIGNVOTE_RETURN_IF_ERROR(packer->ReadState(state));
+    if (!m_.empty()) {
+      SIGNVOTE_RETURN_IF_ERROR(packer->SaveState(0, 0, std::as_writable_bytes(std::span(state))));
+    }
     return CompareArrays(state, m_, "the direction's state");
+  }
+
+  // A part out and in again, and zero.
+  absl::Status MoveStateAndCompare(BallotPacker* packer) {
+    if (m_.empty()) return packer->Reset();
+    const uint64_t first = rng_.Below(m_.size());
+    std::vector<float> part(1 + rng_.Below(m_.size() - first));
+    for (float& v : part) v = Draw(&rng_, false);
+    std::copy(part.begin(), part.end(), m_.begin() + static_cast<ptrdiff_t>(first));
+    SIGNVOTE_RETURN_IF_ERROR(packer->RestoreState(0, first, std::as_bytes(std::span(part))));
+    SIGNVOTE_RETURN_IF_ERROR(CompareState(packer));
+    std::fill(part.begin(), part.end(), 0.0f);
+    SIGNVOTE_RETURN_IF_ERROR(packer->SaveState(0, first, std::as_writable_bytes(std::span(part))));
+    SIGNVOTE_RETURN_IF_ERROR(CompareArrays(part, std::span(m_).subspan(first, part.size()),
+                                           "a part of the direction's state"));
+    std::fill(m_.begin(), m_.end(), 0.0f);
+    SIGNVOTE_RETURN_IF_ERROR(packer->Reset());
+    return CompareState(packer);
+  }
+
+  // Σ g·(x0 − x) and Σ (x − x0)² in the stated order.
+  absl::Status SumAndCompare(ReplicaMemory* replica, ConstTensorPointers g) {
+    SIGNVOTE_ASSIGN_OR_RETURN(const X0Sums got, replica->SumsAboutX0(layout_, g));
+    X0Sums want, block;
+    for (size_t n = 0; n < layout_.tensors().size(); ++n) {
+      const TensorSpec& t = layout_.tensors()[n];
+      for (uint64_t i = t.first; i < t.first + t.count; ++i) {
+        const double moved = static_cast<double>(x_[i] - x0_[i]);
+        block.distance_squared += moved * moved;
+        if (g[n] != nullptr && std::isfinite(g_[i]))
+          block.inner -= static_cast<double>(g_[i]) * moved;
+        if ((i + 1) % kReplicaDigestBlock != 0 && i + 1 != x_.size()) continue;
+        want.inner += block.inner;
+        want.distance_squared += block.distance_squared;
+        block = {};
+      }
+    }
+    const auto same = [](double a, double b) {
+      return Same(a, b) || (std::isnan(a) && std::isnan(b));
+    };
+    if (same(got.inner, want.inner) && same(got.distance_squared, want.distance_squared))
+      return absl::OkStatus();
+    return Differs(
+        absl::StrFormat("the sums about x0 differ: %a, %a where the definition has %a, %a",
+                        got.inner, got.distance_squared, want.inner, want.distance_squared));
+  }
+
+  absl::Status RewindAndCompare(ReplicaMemory* replica) {
+    const uint64_t first = rng_.Below(x_.size());
+    const uint64_t count = 1 + rng_.Below(x_.size() - first);
+    SIGNVOTE_RETURN_IF_ERROR(replica->Rewind(first, count));
+    std::copy_n(x0_.begin() + static_cast<ptrdiff_t>(first), count,
+                x_.begin() + static_cast<ptrdiff_t>(first));
+    std::vector<float> got(x_.size());
+    SIGNVOTE_RETURN_IF_ERROR(replica->Read(0, got));
+    SIGNVOTE_RETURN_IF_ERROR(CompareArrays(got, x_, "the rewound replica"));
+    SIGNVOTE_RETURN_IF_ERROR(replica->ReadX0(0, got));
+    return CompareArrays(got, x0_, "x0");
+  }
+
+  const float* Zeros(uint64_t count) {
+    if (zeros_.size() < count) zeros_.assign(count, 0.0f);
+    return zeros_.data();
   }
 
   // Whole or in two parts, as after a state transfer.
@@ -261,12 +404,32 @@ class Comparison {
     for (uint8_t& byte : verdict_) byte = static_cast<uint8_t>(rng_.Next());
     const float gamma = static_cast<float>(rng_.Uniform() * 0.1);
     const uint64_t cut = rng_.Below(2) == 0 ? 0 : rng_.Below(d);
-    SIGNVOTE_RETURN_IF_ERROR(replica->ApplyStep(layout_, gamma, 0, cut, verdict_.data()));
-    SIGNVOTE_RETURN_IF_ERROR(replica->ApplyStep(layout_, gamma, cut, d - cut, verdict_.data()));
-    for (const TensorSpec& t : layout_.tensors()) {
-      const TensorStep step = MakeTensorStep(gamma, t);
-      apply_kernels::kScalar.step(x_.data() + t.first, t.count, verdict_.data(), t.first, step.a,
-                                  step.c);
+    // Commits with and without each of what a step may have.
+    std::vector<float> scales;
+    StepArguments step{.gamma = gamma};
+    if (rng_.Below(2) == 0) step.rho = 0.75f;
+    if (rng_.Below(2) == 0) step.decay_step = static_cast<float>(rng_.Uniform());
+    if (rng_.Below(2) == 0) {
+      for (size_t n = 0; n < layout_.tensors().size(); ++n)
+        scales.push_back(static_cast<float>(rng_.Uniform() * 2));
+      step.scales = scales;
+    }
+    const auto apply = [&](uint64_t first, uint64_t count) {
+      return replica->Apply(layout_, step, first, count, verdict_.data());
+    };
+    SIGNVOTE_RETURN_IF_ERROR(apply(0, cut));
+    SIGNVOTE_RETURN_IF_ERROR(apply(cut, d - cut));
+    for (size_t n = 0; n < layout_.tensors().size(); ++n) {
+      const TensorSpec& t = layout_.tensors()[n];
+      const TensorStep of_tensor = MakeTensorStep(step, t, n);
+      if (step.rho == 1.0f) {
+        apply_kernels::kScalar.step(x_.data() + t.first, t.count, verdict_.data(), t.first,
+                                    of_tensor.a, of_tensor.c);
+      } else {
+        apply_kernels::kScalar.rescaled_step(x_.data() + t.first, x0_.data() + t.first, t.count,
+                                             verdict_.data(), t.first, of_tensor.a, of_tensor.c,
+                                             step.rho);
+      }
     }
     std::vector<float> got(d);
     SIGNVOTE_RETURN_IF_ERROR(replica->Read(0, got));
@@ -286,7 +449,8 @@ class Comparison {
   Rng rng_;
   Layout layout_;
   ChunkPlan plan_;
-  std::vector<float> g_, h_, m_, x_;
+  std::vector<float> g_, u_, h_, m_, x_, x0_;
+  std::vector<float> zeros_;
   std::vector<uint8_t> verdict_;
   std::vector<std::pmr::vector<uint8_t>>
       ballots_;  // outlive the packer, which may have some in flight
@@ -310,14 +474,15 @@ absl::Status MeasureRates(WorkerDevice* device, SelftestMemory* memory, Clock* c
   SIGNVOTE_RETURN_IF_ERROR(memory->Write(g.data(), values));
   SIGNVOTE_RETURN_IF_ERROR(memory->Write(x.data(), values));
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<ReplicaMemory> replica,
-                            device->MakeReplica(&layout, x));
+                            device->MakeReplica(&layout, PointersInto(layout, x.data())));
+  const std::vector<const float*> gradient = PointersInto<const float>(layout, g.data());
   std::pmr::vector<uint8_t> bits(plan.TotalBytes(), 0x5A, device->host_memory());
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<BallotPacker> packer,
                             device->MakePacker(&layout, plan, {.kind = DirectionKind::kSignum}));
 
   const auto pack = [&]() -> absl::Status {
     for (uint32_t k = 0; k < plan.chunks(); ++k) {
-      SIGNVOTE_RETURN_IF_ERROR(packer->Start(ChunkIndex(k), {.g = g.data()},
+      SIGNVOTE_RETURN_IF_ERROR(packer->Start(ChunkIndex(k), {.g = gradient},
                                              bits.data() + plan.ByteOffset(ChunkIndex(k))));
     }
     for (uint32_t k = 0; k < plan.chunks(); ++k) {

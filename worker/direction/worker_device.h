@@ -28,10 +28,10 @@ class WorkerDevice {
   // Memory of the host from which and to which packed bits travel: page-locked where that speeds up
   // their copies.
   virtual std::pmr::memory_resource* host_memory() = 0;
-  // The replica that lies in x, memory of this device, [d] in layout order. RESOURCE_EXHAUSTED: no
-  // memory for buffers.
+  // The replica that lies in x, memory of this device by tensor of the layout. RESOURCE_EXHAUSTED:
+  // no memory for buffers.
   virtual absl::StatusOr<std::unique_ptr<ReplicaMemory>> MakeReplica(const Layout* layout,
-                                                                     std::span<float> x) = 0;
+                                                                     TensorPointers x) = 0;
   // A packer with zero state. RESOURCE_EXHAUSTED: no memory for the state.
   virtual absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(
       const Layout* layout, ChunkPlan plan, const DirectionConfig& config) = 0;
@@ -42,7 +42,7 @@ class HostDevice : public WorkerDevice {
   std::string name() const override;
   std::pmr::memory_resource* host_memory() override { return std::pmr::new_delete_resource(); }
   absl::StatusOr<std::unique_ptr<ReplicaMemory>> MakeReplica(const Layout* layout,
-                                                             std::span<float> x) override;
+                                                             TensorPointers x) override;
   absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(const Layout* layout, ChunkPlan plan,
                                                            const DirectionConfig& config) override;
 };

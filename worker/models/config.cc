@@ -253,13 +253,12 @@ std::string ModelConfigJson(const ModelConfig& config) {
   return json.dump(2) + "\n";
 }
 
-absl::StatusOr<Layout> MakeLayout(const ModelConfig& config, float weight_decay) {
+absl::StatusOr<Layout> MakeLayout(const ModelConfig& config) {
   std::vector<TensorSpec> tensors;
   const auto add = [&](std::string name, std::vector<uint64_t> shape) {
     TensorSpec tensor;
     tensor.name = std::move(name);
     tensor.shape = std::move(shape);
-    tensor.weight_decay = IsMatrix(tensor) ? weight_decay : 0.0f;
     tensors.push_back(std::move(tensor));
   };
   if (config.kind == ModelKind::kMlp) {
@@ -308,7 +307,7 @@ void InitializeParameters(const ModelConfig& config, const Layout& layout, uint6
     const double deviation = config.kind == ModelKind::kMlp
                                  ? std::sqrt(2.0 / static_cast<double>(tensor.shape.back()))
                                  : config.init_std;
-    Rng rng(init_seed, k);
+    Rng rng(DomainSeed(kInitDomain, init_seed), k);
     for (float& value : values) value = static_cast<float>(rng.Bell() * deviation * divisor);
   }
 }

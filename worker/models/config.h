@@ -60,11 +60,12 @@ std::string ModelConfigJson(const ModelConfig& config);
 
 // The order of coordinates is the order of the forward pass: embedding first, lm_head last.
 // Backward therefore finishes the highest chunks first and ballots can leave while it goes on.
-// Decay applies to matrices, not to norms and biases.
-absl::StatusOr<Layout> MakeLayout(const ModelConfig& config, float weight_decay);
+// Scales and decays are left at their defaults: the server says them.
+absl::StatusOr<Layout> MakeLayout(const ModelConfig& config);
 
 // x ← x_0, a pure function of (config, init_seed), the same bits on every machine: no libm function
-// is involved. Matrices are bell-shaped (the sum of four 16-bit uniforms) with the configured
+// is involved, and the stream is of a domain of its own (kInitDomain): a run of the same seed casts
+// other coins. Matrices are bell-shaped (the sum of four 16-bit uniforms) with the configured
 // deviation, norms 1, biases 0.
 void InitializeParameters(const ModelConfig& config, const Layout& layout, uint64_t init_seed,
                           std::span<float> x);

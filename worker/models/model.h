@@ -1,6 +1,6 @@
 #pragma once
-// A model as the trainer sees it: one flat buffer of parameters, one of gradients, and a backward
-// pass that says which coordinates are final while it is still running. Torch-free;
+// A model as the trainer sees it: parameters and gradients tensor by tensor, and a backward pass that
+// says which coordinates are final while it is still running. Torch-free;
 // worker/models/torch_model.cc implements it.
 
 #include <cstdint>
@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/layout.h"
+#include "worker/codec/tensor_pointers.h"
 #include "worker/models/config.h"
 
 namespace signvote {
@@ -29,8 +30,9 @@ struct BatchView {
 // evaluated.
 enum class ReplicaSlot { kCurrent, kPrevious, kSnapshot };
 
-// Memory:    parameters and gradients are memory of the model's device, flat fp32 in layout order:
-//            host memory on the CPU; on CUDA they must not be read or written by the host.
+// Memory:    parameters and gradients are memory of the model's device, fp32, a pointer per tensor
+//            in the order of layout(), which is the model's own and not the run's: host memory on
+//            the CPU; on CUDA they must not be read or written by the host.
 // Ownership: owns all buffers; their addresses never change.
 // Threads:   one thread at a time. `ready` callbacks come on the calling thread (CPU) or on the
 //            device's thread while the caller waits (CUDA), never two at once.
@@ -42,6 +44,7 @@ class Model {
  public:
   virtual ~Model() = default;
 
+  // Names, shapes and order of the tensors; scales and decays are the run's to say.
   virtual const Layout& layout() const = 0;
   virtual const ModelConfig& config() const = 0;
   virtual std::string device() const = 0;  // "cpu", "cuda:0"
@@ -50,15 +53,15 @@ class Model {
   // default stream.
   virtual void* current_stream() const = 0;
 
-  // [d], 64-byte aligned. Commits move parameters() between two steps.
-  virtual std::span<float> parameters() = 0;
-  virtual std::span<const float> gradient() const = 0;
+  // Commits move parameters() between two steps.
+  virtual TensorPointers parameters() = 0;
+  virtual ConstTensorPointers gradient() const = 0;
 
   // Copies x_t to a slot, which its first call allocates: kPrevious takes another 8 bytes per
   // coordinate, kSnapshot, which has no gradient and can only be evaluated, another 4.
   virtual absl::Status Keep(ReplicaSlot slot) = 0;
-  virtual std::span<const float> previous_parameters() const = 0;  // empty before Keep(kPrevious)
-  virtual std::span<const float> previous_gradient() const = 0;    // likewise
+  virtual ConstTensorPointers previous_parameters() const = 0;  // empty before Keep(kPrevious)
+  virtual ConstTensorPointers previous_gradient() const = 0;    // likewise
 
   // Zeroes the slot's gradient.
   virtual absl::Status BeginStep(ReplicaSlot slot) = 0;
@@ -66,11 +69,11 @@ class Model {
   // The mean loss of the batch in nats per target; keeps the graph for one Backward. A non-finite
   // loss is a value.
   virtual absl::StatusOr<double> Forward(ReplicaSlot slot, const BatchView& batch) = 0;
-  // Coordinates [first, first + count) of the slot's gradient are final.
+  // Coordinates [first, first + count) of layout() are final in the slot's gradient; whole tensors.
   using GradientReady = std::function<void(uint64_t first, uint64_t count)>;
   // Adds weight · ∇loss of the last Forward to the slot's gradient. `ready`, when given, is called
-  // once for every range of coordinates, together the whole model, each as soon as its gradient is
-  // final: computed, or on CUDA queued before whatever `ready` queues on its thread's current
+  // once for every tensor that the loss depends on, alone or with its neighbours, as soon as its
+  // gradient is final: computed, or on CUDA queued before whatever `ready` queues on its thread's current
   // stream.
   virtual absl::Status Backward(float weight, const GradientReady& ready) = 0;
   // Whether the device still works on the last Backward, which has returned. Never on the CPU.
@@ -83,7 +86,6 @@ class Model {
 struct ModelOptions {
   std::string device = "cpu";  // "cpu", "cuda" or "cuda:N"
   uint32_t threads = 1;        // of LibTorch's CPU kernels; process-wide
-  float weight_decay = 0.0f;
   uint64_t init_seed = 1;
 };
 

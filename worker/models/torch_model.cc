@@ -98,6 +98,7 @@ class TorchModel : public Model {
     Slot& slot = SlotOf(which);
     const int64_t d = static_cast<int64_t>(layout_.coordinates());
     const bool differentiated = which != ReplicaSlot::kSnapshot;
+    // One buffer each, whose views are the leaves: neighbouring tensors of one leaf are one matrix.
     slot.x = at::zeros({d}, at::TensorOptions().dtype(at::kFloat).device(device_));
     if (differentiated) slot.g = at::zeros_like(slot.x);
     for (size_t k = 0; k < network_->leaves().size(); ++k) {
@@ -116,6 +117,9 @@ class TorchModel : public Model {
       }
       slot.leaves.push_back(std::move(leaf));
     }
+    slot.parameters = PointersInto(layout_, slot.x.data_ptr<float>());
+    if (differentiated)
+      slot.gradient = PointersInto<const float>(layout_, slot.g.data_ptr<float>());
   }
 
   void Initialize(uint64_t seed) {
@@ -132,10 +136,10 @@ class TorchModel : public Model {
     if (device_.is_cpu()) return nullptr;
     return c10::impl::VirtualGuardImpl(device_.type()).getStream(device_).native_handle();
   }
-  std::span<float> parameters() override { return SpanOf(current_.x); }
-  std::span<const float> gradient() const override { return SpanOf(current_.g); }
-  std::span<const float> previous_parameters() const override { return SpanOf(previous_.x); }
-  std::span<const float> previous_gradient() const override { return SpanOf(previous_.g); }
+  TensorPointers parameters() override { return current_.parameters; }
+  ConstTensorPointers gradient() const override { return current_.gradient; }
+  ConstTensorPointers previous_parameters() const override { return previous_.parameters; }
+  ConstTensorPointers previous_gradient() const override { return previous_.gradient; }
 
   absl::Status Keep(ReplicaSlot which) override {
     SIGNVOTE_CHECK(which != ReplicaSlot::kCurrent);
@@ -172,11 +176,9 @@ class TorchModel : public Model {
   absl::Status Backward(float weight, const GradientReady& ready) override {
     SIGNVOTE_CHECK(loss_.defined());
     Slot& slot = SlotOf(loss_slot_);
-    size_t finished = 0;
     if (ready) {
       slot.on_leaf = [&](size_t k) {
         const LeafSpec& leaf = network_->leaves()[k];
-        ++finished;
         ready(leaf.first, leaf.count);
       };
     }
@@ -188,12 +190,7 @@ class TorchModel : public Model {
     });
     slot.on_leaf = nullptr;
     loss_ = at::Tensor();  // frees the graph
-    if (!status.ok()) return status;
-    if (ready && finished != slot.leaves.size()) {
-      return absl::InternalError(absl::StrCat("backward pass: ", slot.leaves.size() - finished,
-                                              " parameters got no gradient"));
-    }
-    return absl::OkStatus();
+    return status;
   }
 
   absl::StatusOr<bool> BackwardRunning() override {
@@ -218,9 +215,11 @@ class TorchModel : public Model {
 
  private:
   struct Slot {
-    at::Tensor x, g;                 // [d] on the device; the snapshot has no g
-    std::vector<at::Tensor> leaves;  // views into x, their .grad views into g
-    LeafHook::Callback on_leaf;      // what the leaves' hooks call; its address is constant
+    at::Tensor x, g;                     // [d] on the device; the snapshot has no g
+    std::vector<at::Tensor> leaves;      // views into x, their .grad views into g
+    std::vector<float*> parameters;      // by tensor, into x
+    std::vector<const float*> gradient;  // likewise, into g
+    LeafHook::Callback on_leaf;          // what the leaves' hooks call; its address is constant
   };
 
   Slot& SlotOf(ReplicaSlot slot) {
@@ -255,7 +254,7 @@ class TorchModel : public Model {
 absl::StatusOr<std::unique_ptr<Model>> MakeTorchModel(const ModelConfig& config,
                                                       const ModelOptions& options) {
   SIGNVOTE_CHECK(options.threads > 0);
-  absl::StatusOr<Layout> layout = MakeLayout(config, options.weight_decay);
+  absl::StatusOr<Layout> layout = MakeLayout(config);
   if (!layout.ok()) return layout.status();
   const absl::StatusOr<at::Device> device = OpenDevice(options.device);
   if (!device.ok()) return device.status();

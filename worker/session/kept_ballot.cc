@@ -19,10 +19,9 @@ void KeptBallot::Open(Round round, Time opened, const ChunkPlan& plan) {
   round_ = round;
   opened_ = opened;
   chunks_.resize(plan.chunks());
-  released_ = std::make_shared<std::atomic<bool>>(false);
-  lease_ = std::shared_ptr<const void>(released_.get(), [released = released_](const void*) {
-    released->store(true, std::memory_order_release);  // after the last read of the bits
-  });
+  bits_ = std::make_shared<BallotBits>();
+  lease_ =
+      std::shared_ptr<const void>(bits_.get(), [bits = bits_](const void*) { bits->Release(); });
 }
 
 absl::Status KeptBallot::AddChunk(ChunkIndex k, const uint8_t* bits, uint64_t checksum, Time now) {
@@ -94,10 +93,10 @@ std::vector<OutgoingMessage> KeptBallot::AllMessages(const VoteId& vote) const {
   return out;
 }
 
-std::shared_ptr<const std::atomic<bool>> KeptBallot::Close() {
-  std::shared_ptr<const std::atomic<bool>> released = std::move(released_);
+std::shared_ptr<BallotBits> KeptBallot::Close() {
+  std::shared_ptr<BallotBits> bits = std::move(bits_);
   *this = KeptBallot();
-  return released;
+  return bits;
 }
 
 }  // namespace signvote

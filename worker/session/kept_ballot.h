@@ -3,9 +3,8 @@
 // attempt, or over another connection.
 //
 // Ownership: refers to the caller's packed bits until Close().
-// Threads:   not thread-safe (the link guards it).
+// Threads:   not thread-safe (the ballot's sender guards it), but for BallotBits.
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -15,16 +14,32 @@
 #include "common/clock.h"
 #include "common/ids.h"
 #include "common/layout.h"
+#include "common/mutex.h"
 #include "signvote/v1/training.pb.h"
+#include "worker/session/follower.h"
 #include "worker/session/stream.h"
 
 namespace signvote {
 
-// Under which vote a ballot is sent.
-struct VoteId {
-  RunId run_id;
-  Epoch epoch;
-  Attempt attempt;
+// Whether any message still refers to the caller's bits. Threads: thread-safe.
+class BallotBits {
+ public:
+  void Release() ABSL_LOCKS_EXCLUDED(mu_) {
+    MutexLock lock(&mu_);
+    released_ = true;
+    changed_.NotifyAll();  // under the lock: whoever waits may be the last owner
+  }
+  // False: a message still refers to them at `deadline`.
+  bool AwaitRelease(const Clock* clock, Time deadline) ABSL_LOCKS_EXCLUDED(mu_) {
+    MutexLock lock(&mu_);
+    return changed_.WaitUntil(&mu_, clock, deadline,
+                              [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return released_; });
+  }
+
+ private:
+  Mutex mu_;
+  CondVar changed_;
+  bool released_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 class KeptBallot {
@@ -36,6 +51,7 @@ class KeptBallot {
 
   void Open(Round round, Time opened, const ChunkPlan& plan);
   // FAILED_PRECONDITION: no round is open, or the chunk was handed over already.
+  // REQUIRES: k < plan.chunks().
   absl::Status AddChunk(ChunkIndex k, const uint8_t* bits, uint64_t checksum, Time now);
   // Fills in round and compute_us. True: the ballot is whole with this.
   absl::StatusOr<bool> AddScalars(v1::Scalars scalars, Time now);
@@ -47,9 +63,9 @@ class KeptBallot {
   // Everything that was handed over, in order.
   std::vector<OutgoingMessage> AllMessages(const VoteId& vote) const;
 
-  // Forgets the ballot. The returned flag is set once no message refers to the caller's bits any
-  // more. nullptr: none was open.
-  std::shared_ptr<const std::atomic<bool>> Close();
+  // Forgets the ballot. The returned bits are released once no message refers to them any more.
+  // nullptr: none was open.
+  std::shared_ptr<BallotBits> Close();
 
  private:
   ChunkPlan plan_;
@@ -63,8 +79,8 @@ class KeptBallot {
   uint32_t handed_ = 0;
   std::optional<v1::Scalars> scalars_;
   std::optional<v1::Abstain> abstain_;
-  std::shared_ptr<std::atomic<bool>> released_;
-  std::shared_ptr<const void> lease_;  // shared with every message; its end sets *released_
+  std::shared_ptr<BallotBits> bits_;
+  std::shared_ptr<const void> lease_;  // shared with every message; its end releases *bits_
 };
 
 }  // namespace signvote

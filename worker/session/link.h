@@ -1,22 +1,26 @@
 #pragma once
-// A session's connection and the thread that owns it: it dials, joins, receives, checks, hands
-// whole commits over to the caller, answers pings, resends the ballot, and dials again when the
-// connection is lost.
+// A session's link to its server: the thread that receives, checks and hands whole commits over to
+// the caller, and the lock under which both sides meet. It joins what the parts beside it do:
+//
+//   Connection        dials, and dials again
+//   Follower          decides what each message means and what is said to it
+//   VerdictAssembler  puts verdicts together
+//   BallotSender      keeps the ballot and sends it under the vote that is open
+//   WireMeter         counts bytes
 //
 // Ownership: owns verdict slots; a CommitEvent's slot belongs to the caller until ReleaseSlot().
-// Threads:   the link's own thread, and any other for the public methods, unless they say
-//            otherwise.
+// Threads:   the link's own thread, and any other for the public methods. Nothing is polled: whoever
+//            changes what another waits for says so.
 // Failure:   a lost connection is mended; what cannot be mended ends the link, and Next() returns
 //            why.
 
-#include <atomic>
+#include <cstdint>
 #include <deque>
 #include <memory>
 #include <optional>
 #include <string>
 #include <thread>
 #include <variant>
-#include <vector>
 
 #include <grpcpp/security/credentials.h>
 
@@ -24,38 +28,34 @@
 #include "absl/status/statusor.h"
 #include "common/clock.h"
 #include "common/ids.h"
-#include "common/layout.h"
 #include "common/mutex.h"
-#include "proto/wire/socket_bytes.h"
 #include "proto/wire/wire.h"
 #include "signvote/v1/training.pb.h"
-#include "worker/session/backoff.h"
-#include "worker/session/kept_ballot.h"
+#include "worker/session/ballot_sender.h"
+#include "worker/session/connection.h"
+#include "worker/session/follower.h"
+#include "worker/session/retry_policy.h"
 #include "worker/session/session.h"
+#include "worker/session/state_transfer.h"
 #include "worker/session/stream.h"
+#include "worker/session/verdict_assembler.h"
 #include "worker/session/verdict_store.h"
+#include "worker/session/wire_meter.h"
 
 namespace signvote {
 
-// A commit whose verdict is here, whole and with the commit's hash. They come in order of round,
-// without gaps, from the round that the caller's replica was last said to stand at.
-struct CommitEvent {
-  Round round;
-  float stepsize = 0;
-  double loss = 0;
-  uint32_t voters = 0;
-  bool digest_due = false;
-  VerdictStore::Slot* slot = nullptr;
-  RoundTimes times;
+// The server has let this worker in for the first time.
+struct JoinedEvent {
+  RunInfo run;
 };
 struct OpenEvent {
   RoundTicket ticket;
   Time at;
 };
 // The server wants the state fetched or uploaded, over this connection; the caller answers with
-// ReplicaStandsAt().
+// ReplicaStandsAt() or AbandonConnection().
 struct StateEvent {
-  enum class Kind { kFetch, kUpload } kind = Kind::kFetch;
+  TransferAction::Kind kind = TransferAction::Kind::kFetch;
   uint64_t connection = 0;
   std::string ticket;
 };
@@ -65,156 +65,127 @@ struct FinishEvent {
 struct DrainEvent {
   std::string reason;
 };
-using LinkEvent = std::variant<CommitEvent, OpenEvent, StateEvent, FinishEvent, DrainEvent>;
+// CommitEvents come in order of round, without gaps, from the round that the caller's replica was
+// last said to stand at; while a state transfer runs, with gaps.
+using LinkEvent =
+    std::variant<JoinedEvent, CommitEvent, OpenEvent, StateEvent, FinishEvent, DrainEvent>;
 
-class Link {
+class Link : private ConnectionUser {
  public:
-  Link(const SessionOptions& options, Clock* clock, std::string name, std::string token,
-       std::shared_ptr<grpc::ChannelCredentials> credentials, uint64_t jitter_seed);
-  ~Link() { Stop(); }
+  // `log` must outlive the link.
+  Link(const SessionOptions& options, Clock* clock, const SessionLog* log,
+       std::shared_ptr<grpc::ChannelCredentials> credentials);
+  ~Link() override { Stop(); }
   Link(const Link&) = delete;
   Link& operator=(const Link&) = delete;
 
-  // Starts the thread. `layout` must outlive the link. Call once.
-  void Start(const Layout* layout);
+  // Starts the thread. Call once.
+  void Start(FollowerOptions who, uint64_t jitter_seed) ABSL_LOCKS_EXCLUDED(mu_);
   // Cuts the connection and ends the thread.
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
 
-  // The next event, waiting for it until `deadline`. The status that ended the link, once all
-  // events before it were taken; CANCELLED after a goodbye; DEADLINE_EXCEEDED otherwise, naming
-  // `what` and the server's last notice.
+  // ---- events
+  // The next one, waiting for it until `deadline`. The status that ended the link, once all events
+  // before it were taken; OUT_OF_RANGE after a goodbye: none follows; CANCELLED: interrupted;
+  // DEADLINE_EXCEEDED otherwise, naming `what` and the server's last notice.
   absl::StatusOr<LinkEvent> Next(Time deadline, const std::string& what) ABSL_LOCKS_EXCLUDED(mu_);
   // Without waiting.
   std::optional<LinkEvent> TryNext() ABSL_LOCKS_EXCLUDED(mu_);
-  // An event of this side's own. False when too many wait.
-  bool Push(LinkEvent event) ABSL_LOCKS_EXCLUDED(mu_);
-  void ReleaseSlot(VerdictStore::Slot* slot);
+  // A wish of this side or the operator: an event for the caller, and the end of a state transfer
+  // that runs.
+  void RequestDrain(std::string reason) ABSL_LOCKS_EXCLUDED(mu_);
+  bool drain_requested() const ABSL_LOCKS_EXCLUDED(mu_);
+  void ReleaseSlot(VerdictStore::Slot* slot) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status status() const ABSL_LOCKS_EXCLUDED(mu_);  // OK while the link lives
-  // What the server said. REQUIRES: an event was taken.
-  const RunInfo& run() const { return run_; }
+  bool connected() const ABSL_LOCKS_EXCLUDED(mu_);       // and welcomed
 
   // ---- state transfer (the caller's thread)
-  // A channel of its own for a transfer; nullptr when this connection is over.
-  std::shared_ptr<grpc::Channel> DialForTransfer(uint64_t connection) ABSL_LOCKS_EXCLUDED(mu_);
-  // The transfer over this connection succeeded: tells the server, and follows from this round on.
+  struct Transfer {
+    std::shared_ptr<grpc::Channel> channel;
+    std::shared_ptr<TransferStop> stop;  // stopped by a drain, and by the end of the connection
+  };
+  // nullopt: this connection is over, or a drain was requested.
+  std::optional<Transfer> BeginTransfer(uint64_t connection) ABSL_LOCKS_EXCLUDED(mu_);
+  // Waits, unless this connection ends or a drain is requested before. CANCELLED: interrupted.
+  absl::Status PauseBeforeTransfer(uint64_t connection, Duration pause) ABSL_LOCKS_EXCLUDED(mu_);
+  // The transfer over this connection succeeded and all events were taken: tells the server, and
+  // follows from this round on.
   void ReplicaStandsAt(uint64_t connection, Round round) ABSL_LOCKS_EXCLUDED(mu_);
   // It failed: a new session, and with it a new ticket, is tried.
   void AbandonConnection(uint64_t connection, absl::Status why) ABSL_LOCKS_EXCLUDED(mu_);
   void CountTransfer(const wire::SocketBytes& moved, bool succeeded) ABSL_LOCKS_EXCLUDED(stats_mu_);
 
-  // ---- the ballot
-  void OpenBallot(Round round, Time opened) ABSL_LOCKS_EXCLUDED(mu_);
-  // Any thread, also several at a time. `bits` stay unchanged until CloseBallot() returned.
-  absl::Status SendChunk(ChunkIndex k, const uint8_t* bits) ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status SendScalars(v1::Scalars scalars) ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status SendAbstain(v1::Abstain::Reason reason) ABSL_LOCKS_EXCLUDED(mu_);
-  // The caller may change or free the bits when this has returned. `opened`, `first_chunk` and
-  // `ballot_written`.
-  RoundTimes CloseBallot() ABSL_LOCKS_EXCLUDED(mu_);
-
-  // ---- towards the server
+  // ---- the ballot, and what is said to the server
+  BallotSender& ballot() { return ballot_; }
+  absl::Status SendScalars(v1::Scalars scalars) ABSL_LOCKS_EXCLUDED(stats_mu_);
   // Dropped without a connection.
-  void Send(const v1::WorkerMessage& message) ABSL_LOCKS_EXCLUDED(mu_);
+  void SendDigest(Round round, uint64_t digest) ABSL_LOCKS_EXCLUDED(mu_);
   // The live connection has said that the run is finished.
   bool finish_current() const ABSL_LOCKS_EXCLUDED(mu_);
   // Nothing follows after `last`: when the connection ends, the link ends. True: it ended within
-  // `timeout`.
+  // `timeout`. kAwaitServer: a drain ends the wait.
   enum class Goodbye { kAwaitServer, kHalfClose };
   bool SayGoodbye(const std::optional<v1::WorkerMessage>& last, Goodbye goodbye, Duration timeout)
       ABSL_LOCKS_EXCLUDED(mu_);
 
-  SessionStats Stats() const ABSL_LOCKS_EXCLUDED(mu_, stats_mu_);
+  SessionStats Stats() ABSL_LOCKS_EXCLUDED(mu_, stats_mu_);
   void CountApplied(Duration took) ABSL_LOCKS_EXCLUDED(stats_mu_);
 
  private:
-  struct OpenAttempt {
-    Round round;
-    Attempt attempt;
-  };
+  // ConnectionUser.
+  std::optional<grpc::ByteBuffer> OnDialed(const std::shared_ptr<Stream>& stream) override;
+  Stream::Taken OnMessage(Stream* stream, const grpc::ByteBuffer& message) override;
+  std::optional<ConnectionEnd> OnEnded(absl::Status status) override;
+  void OnReconnect(const absl::Status& why) override;
 
-  void Main();
-  // Decides about the ended connection: OK: dial again.
-  absl::Status AfterConnection(absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
-  v1::WorkerMessage JoinMessage() ABSL_LOCKS_EXCLUDED(mu_);
-  std::shared_ptr<Stream> stream() const ABSL_LOCKS_EXCLUDED(mu_);
-
-  void OnMessage(grpc::ByteBuffer& buffer);
-  absl::Status Receive(const grpc::ByteBuffer& buffer);
-  absl::Status OnWelcome(const v1::Welcome& welcome);
-  absl::Status OnVerdictChunk(const wire::VoteView& view, const grpc::ByteBuffer& buffer);
-  absl::Status OnCommit(const v1::Commit& commit);
-  absl::Status OnRoundOpen(const v1::RoundOpen& open);
-  absl::Status OnResync(const v1::Resync& resync);
+  void Main(uint64_t jitter_seed);
+  absl::StatusOr<Stream::Taken> Receive(Stream* stream, const grpc::ByteBuffer& buffer);
+  absl::StatusOr<Stream::Taken> OnVerdictChunk(const wire::VoteView& view,
+                                               const grpc::ByteBuffer& buffer);
+  absl::Status Do(Stream* stream, FollowerAction action, const v1::ServerMessage& message);
+  absl::Status TakeCommit(const v1::Commit& commit);
   absl::Status OnMismatch(Round round, const std::string& why);
-  // The slot in which the round's verdict is put together; nullptr when the link stops.
-  VerdictStore::Slot* SlotFor(Round round);
-  // Takes the round's slot out of those being put together and frees those before it.
-  VerdictStore::Slot* TakeSlot(Round round);
-  void DropAssembled();
-
-  // The attempt that the kept ballot is to be sent under; nullopt: it waits.
-  std::optional<VoteId> VoteLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void ReadCounterLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(stats_mu_);
-  void CloseCounter() ABSL_LOCKS_EXCLUDED(stats_mu_);
+  absl::Status Push(LinkEvent event) ABSL_LOCKS_EXCLUDED(mu_);
+  bool PushLocked(LinkEvent event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::shared_ptr<Stream> StreamOf(uint64_t connection) const ABSL_LOCKS_EXCLUDED(mu_);
+  // Waits for `predicate` under mu_. CANCELLED: interrupted. DEADLINE_EXCEEDED.
+  template <typename Predicate>
+  absl::Status Await(Time deadline, const Predicate& predicate) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Constant after construction.
   const SessionOptions options_;
   Clock* const clock_;
-  const std::string name_;
-  const std::string token_;
-  const std::shared_ptr<grpc::ChannelCredentials> credentials_;
+  const SessionLog* const log_;
 
-  // Set by Start().
-  const Layout* layout_ = nullptr;
+  // Own synchronisation.
+  Connection connection_;
+  BallotSender ballot_;
+  WireMeter meter_;
+
+  // Of the link's thread; the store's place is constant from the first JoinedEvent on.
+  std::unique_ptr<VerdictStore> verdicts_;
+  std::unique_ptr<VerdictAssembler> assembler_;
+  RetryPolicy* retry_ = nullptr;  // lives in Main()
+  absl::Status receive_error_;    // why this side ended the connection; OK: it did not
   Time started_;
 
-  // Set by the link's thread with the first welcome, before the first event that needs them;
-  // constant then.
-  RunInfo run_;
-  std::unique_ptr<VerdictStore> verdicts_;
-
-  // Of the link's thread.
-  Backoff backoff_;
-  std::vector<VerdictStore::Slot*> assembled_;
-  bool welcomed_ = false;  // on this connection
-  bool ever_welcomed_ = false;
-  std::string transfer_ticket_;  // of this connection's welcome
-  absl::Status receive_error_;   // why this side ended the connection; OK: it did not
-  Time lost_since_;
-  int hang_ups_in_a_row_ = 0;
-  int mismatches_in_a_row_ = 0;
+  std::thread thread_;  // of whoever starts and stops the link
 
   mutable Mutex mu_;
-  CondVar changed_;  // an event, a freed slot, or an end
-  std::thread thread_;
+  CondVar changed_;
+  std::optional<Follower> follower_ ABSL_GUARDED_BY(mu_);  // set by Start()
   std::shared_ptr<Stream> stream_ ABSL_GUARDED_BY(mu_);
-  uint64_t connection_ ABSL_GUARDED_BY(mu_) = 0;  // number of the connection
-  Epoch epoch_ ABSL_GUARDED_BY(mu_);
-  std::optional<Round> received_
-      ABSL_GUARDED_BY(mu_);  // next commit expected; nullopt: no replica to follow with
-  Epoch last_commit_epoch_ ABSL_GUARDED_BY(mu_);
-  std::optional<OpenAttempt> open_ ABSL_GUARDED_BY(mu_);  // as this connection was told
-  KeptBallot ballot_ ABSL_GUARDED_BY(mu_);
+  uint64_t connection_number_ ABSL_GUARDED_BY(mu_) = 0;
   std::deque<LinkEvent> events_ ABSL_GUARDED_BY(mu_);
-  absl::Status fatal_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<TransferStop> transfer_ ABSL_GUARDED_BY(mu_);  // the one that runs, or ran last
   std::string notice_ ABSL_GUARDED_BY(mu_);
-  bool run_known_ ABSL_GUARDED_BY(mu_) = false;
-  bool goodbye_ ABSL_GUARDED_BY(mu_) = false;
-  bool finish_seen_ ABSL_GUARDED_BY(mu_) = false;
-  uint64_t finish_connection_ ABSL_GUARDED_BY(mu_) = 0;  // on which it was seen last
+  bool drain_requested_ ABSL_GUARDED_BY(mu_) = false;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
-  Round finish_round_ ABSL_GUARDED_BY(mu_);  // … and the rounds it named
-  uint64_t digest_connection_ ABSL_GUARDED_BY(mu_) =
-      0;                                     // connection of the last digest that was sent
-  Round digest_round_ ABSL_GUARDED_BY(mu_);  // … and its round
   bool ended_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Status fatal_ ABSL_GUARDED_BY(mu_);
 
   mutable Mutex stats_mu_;
-  mutable SessionStats stats_ ABSL_GUARDED_BY(stats_mu_);
-  mutable std::optional<wire::SocketByteCounter> counter_ ABSL_GUARDED_BY(stats_mu_);
-  mutable wire::SocketBytes counted_ ABSL_GUARDED_BY(stats_mu_);  // last reading of counter_
-  bool joined_rounds_ ABSL_GUARDED_BY(stats_mu_) =
-      false;  // this connection's bytes are the rounds' by now
+  SessionStats stats_ ABSL_GUARDED_BY(stats_mu_);  // but for bytes and `connected`
 };
 
 }  // namespace signvote

@@ -1,23 +1,49 @@
 #include "worker/session/replica.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "common/check.h"
 #include "common/status.h"
 
 namespace signvote {
+namespace {
 
-void Replica::SetWhole(Round round) { parts_ = {{memory_->coordinates(), round}}; }
+constexpr uint64_t kCopyCoordinates = uint64_t{1} << 18;
+
+absl::Status NotDue(uint64_t count, uint64_t first, uint64_t left, uint64_t end) {
+  return absl::InvalidArgumentError(absl::StrCat("state transfer sent ", count,
+                                                 " coordinates from ", first, " where ", left,
+                                                 " from ", end, " were due"));
+}
+
+}  // namespace
+
+absl::Status Replica::BeginHere() {
+  Clear();
+  const uint64_t d = memory_->coordinates();
+  if (needs_x0()) {
+    std::vector<float> piece;
+    for (uint64_t first = 0; first < d; first += piece.size()) {
+      piece.resize(std::min(kCopyCoordinates, d - first));
+      SIGNVOTE_RETURN_IF_ERROR(memory_->Read(first, piece));
+      SIGNVOTE_RETURN_IF_ERROR(memory_->WriteX0(first, piece));
+    }
+    x0_end_ = d;
+  }
+  parts_ = {{d, Round(0)}};
+  return absl::OkStatus();
+}
+
+void Replica::Clear() {
+  parts_.clear();
+  x0_end_ = 0;
+}
 
 absl::Status Replica::AddPart(Round round, uint64_t first, uint64_t count) {
-  const uint64_t end = parts_.empty() ? 0 : parts_.back().end;
+  const uint64_t end = received();
   const uint64_t left = memory_->coordinates() - end;
-  if (first != end || count == 0 || count > left) {
-    return absl::InvalidArgumentError(absl::StrCat("state transfer sent ", count,
-                                                   " coordinates from ", first, " where ", left,
-                                                   " from ", end, " were due"));
-  }
+  if (first != end || count == 0 || count > left) return NotDue(count, first, left, end);
   if (!parts_.empty() && parts_.back().round == round) {
     parts_.back().end += count;
   } else {
@@ -26,23 +52,52 @@ absl::Status Replica::AddPart(Round round, uint64_t first, uint64_t count) {
   return absl::OkStatus();
 }
 
+absl::Status Replica::AddX0Part(uint64_t first, uint64_t count) {
+  const uint64_t left = needs_x0() ? memory_->coordinates() - x0_end_ : 0;
+  if (first != x0_end_ || count == 0 || count > left) return NotDue(count, first, left, x0_end_);
+  x0_end_ += count;
+  return absl::OkStatus();
+}
+
 Round Replica::round() const {
-  SIGNVOTE_CHECK(complete());
+  if (parts_.empty()) return Round(0);
   return std::min_element(parts_.begin(), parts_.end(),
                           [](const Part& a, const Part& b) { return a.round < b.round; })
       ->round;
 }
 
-absl::Status Replica::Apply(Round round, float stepsize, const uint8_t* verdict) {
-  if (!complete() || this->round() < round) {
+absl::Status Replica::ApplyTo(const CommitEvent& commit, uint64_t first, uint64_t count) {
+  switch (commit.kind) {
+    case CommitKind::kNone:
+      return absl::OkStatus();
+    case CommitKind::kRewind:
+      return memory_->Rewind(first, count);
+    case CommitKind::kStep:
+      break;
+  }
+  return memory_->Apply(*layout_,
+                        {.gamma = commit.stepsize,
+                         .rho = commit.rho,
+                         .decay_step = commit.decay_step,
+                         .scales = commit.scales},
+                        first, count, commit.slot->bits.data());
+}
+
+absl::Status Replica::Apply(const CommitEvent& commit) {
+  if (parts_.empty() || round() < commit.round) {
     return absl::FailedPreconditionError(
-        absl::StrCat("the replica lacks commits before round ", round.value()));
+        absl::StrCat("the replica lacks commits before round ", commit.round.value()));
+  }
+  const bool wants_x0 = commit.kind == CommitKind::kRewind ||
+                        (commit.kind == CommitKind::kStep && commit.rho != 1.0f);
+  if (wants_x0 && (!needs_x0() || !x0_complete())) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the commit of round ", commit.round.value(), " wants x0, which is not here"));
   }
   uint64_t first = 0;
   for (Part& part : parts_) {
-    if (part.round == round) {
-      SIGNVOTE_RETURN_IF_ERROR(
-          memory_->ApplyStep(*layout_, stepsize, first, part.end - first, verdict));
+    if (part.round == commit.round) {
+      SIGNVOTE_RETURN_IF_ERROR(ApplyTo(commit, first, part.end - first));
       ++part.round;
     }
     first = part.end;
@@ -61,7 +116,7 @@ absl::Status Replica::Apply(Round round, float stepsize, const uint8_t* verdict)
 }
 
 absl::StatusOr<uint64_t> Replica::Digest() const {
-  SIGNVOTE_CHECK(level());
+  if (!level()) return absl::FailedPreconditionError("the replica is not whole at one round");
   return memory_->Digest();
 }
 

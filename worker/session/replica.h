@@ -3,7 +3,8 @@
 //
 // After a state transfer the parts stand at different rounds, because the server's replica moves on
 // while it is sent. A commit is applied to the parts that stand at its round and to no others; once
-// all parts are level they are one.
+// all parts are level they are one. It may be applied while the transfer still runs: to the parts
+// that are there. Where the run needs x0, that is a second plane, the same at every round.
 //
 // Ownership: refers to the caller's memory and layout, which must outlive it.
 // Threads:   not thread-safe.
@@ -17,32 +18,42 @@
 #include "common/ids.h"
 #include "common/layout.h"
 #include "worker/codec/replica_memory.h"
+#include "worker/session/verdict_assembler.h"
 
 namespace signvote {
 
 class Replica {
  public:
-  Replica(const Layout* layout, ReplicaMemory* memory) : layout_(layout), memory_(memory) {}
+  enum class X0 { kUnused, kNeeded };
 
-  // The whole of it holds all commits before `round`.
-  void SetWhole(Round round);
-  // Forgets everything; AddPart then covers the model from coordinate 0 on.
-  void Clear() { parts_.clear(); }
-  // Coordinates [first, first + count) hold all commits before `round`. INVALID_ARGUMENT unless it
-  // follows the last part.
+  // REQUIRES: memory->keeps_x0() with kNeeded.
+  Replica(const Layout* layout, ReplicaMemory* memory, X0 x0)
+      : layout_(layout), memory_(memory), x0_(x0) {}
+
+  // The whole of it stands at round 0, the run's start; x0 becomes a copy of it.
+  absl::Status BeginHere();
+  // Forgets everything; AddPart then covers each plane from coordinate 0 on.
+  void Clear();
+  // Coordinates [first, first + count) are there and hold all commits before `round`.
+  // INVALID_ARGUMENT unless they follow the last part.
   absl::Status AddPart(Round round, uint64_t first, uint64_t count);
+  // The same of x0. INVALID_ARGUMENT also where it is not needed.
+  absl::Status AddX0Part(uint64_t first, uint64_t count);
 
-  // Every coordinate is there / stands at the same round.
-  bool complete() const { return !parts_.empty() && parts_.back().end == memory_->coordinates(); }
+  // Coordinates from 0 on that are there, of either plane.
+  uint64_t received() const { return parts_.empty() ? 0 : parts_.back().end; }
+  uint64_t received_x0() const { return x0_end_; }
+  bool needs_x0() const { return x0_ == X0::kNeeded; }
+  // Every coordinate of every plane is there / and stands at the same round.
+  bool complete() const { return received() == memory_->coordinates() && x0_complete(); }
   bool level() const { return complete() && parts_.size() == 1; }
-  // Next commit that some part needs. REQUIRES: complete().
+  // Next commit that some part which is there needs; round 0 when none is.
   Round round() const;
 
-  // Applies the commit of `round` to the parts that stand at it. `verdict` holds the whole model's
-  // bits.
-  // FAILED_PRECONDITION: some part lacks an earlier commit; nothing was changed.
-  absl::Status Apply(Round round, float stepsize, const uint8_t* verdict);
-  // docs/wire_format.md, "Replica digest". REQUIRES: level().
+  // Applies a commit to the parts that stand at its round. FAILED_PRECONDITION, and nothing was
+  // changed: some part lacks an earlier commit, no part is there, or x0 is wanted and is not there.
+  absl::Status Apply(const CommitEvent& commit);
+  // docs/wire_format.md, "Replica digest". FAILED_PRECONDITION unless level().
   absl::StatusOr<uint64_t> Digest() const;
 
  private:
@@ -51,10 +62,15 @@ class Replica {
     Round round;
   };
 
+  bool x0_complete() const { return x0_ == X0::kUnused || x0_end_ == memory_->coordinates(); }
+  absl::Status ApplyTo(const CommitEvent& commit, uint64_t first, uint64_t count);
+
   const Layout* const layout_;
   ReplicaMemory* const memory_;
-  std::vector<Part>
-      parts_;  // in order of coordinate, without gaps; neighbours stand at different rounds
+  const X0 x0_;
+  // In order of coordinate, without gaps; neighbours stand at different rounds.
+  std::vector<Part> parts_;
+  uint64_t x0_end_ = 0;
 };
 
 }  // namespace signvote

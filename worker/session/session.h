@@ -59,6 +59,9 @@ struct SessionOptions {
   Duration wait_timeout = std::chrono::hours(1);
   // Longest wait for the server's goodbye after the last round.
   Duration finish_timeout = std::chrono::seconds(45);
+  // Pause before the state is fetched again because the last transfer came to nothing; doubles, up to
+  // 30 s.
+  Duration transfer_backoff = std::chrono::seconds(1);
   std::string metrics_address;  // host:port of the worker's own HTTP port, for people
   uint64_t message_bytes_max = 64ull << 20;
   // Where verdicts' bits are kept; thread-safe, and must outlive the session.
@@ -134,7 +137,7 @@ class Session {
   virtual std::optional<Round> replica_round() const = 0;
   virtual bool finished() const = 0;
   virtual bool drained() const = 0;
-  virtual SessionStats Stats() const = 0;
+  virtual SessionStats Stats() const = 0;  // any thread
 };
 
 }  // namespace signvote

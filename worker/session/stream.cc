@@ -12,7 +12,7 @@
 namespace signvote {
 namespace {
 
-enum Tag : intptr_t { kStarted = 1, kRead, kWritten, kHalfClosed, kFinished };
+enum Tag : intptr_t { kStarted = 1, kRead, kWritten, kHalfClosed, kResumed, kFinished };
 void* ToTag(Tag tag) { return reinterpret_cast<void*>(tag); }
 
 }  // namespace
@@ -50,7 +50,7 @@ Stream::Stream(std::shared_ptr<grpc::Channel> channel, Clock* clock)
     : channel_(std::move(channel)), clock_(clock), stub_(channel_) {}
 
 absl::Status Stream::Run(const grpc::ByteBuffer& first, Duration first_timeout,
-                         const std::function<void(grpc::ByteBuffer&)>& on_message) {
+                         const std::function<Taken(const grpc::ByteBuffer&)>& on_message) {
   deadline_ = clock_->Now() + first_timeout;
   call_ = stub_.PrepareCall(&context_, "/signvote.v1.Training/Session", &cq_);
   {
@@ -60,7 +60,6 @@ absl::Status Stream::Run(const grpc::ByteBuffer& first, Duration first_timeout,
   }
   call_->StartCall(ToTag(kStarted));
 
-  grpc::ByteBuffer message;
   bool finished = false;
   for (;;) {
     {
@@ -89,7 +88,7 @@ absl::Status Stream::Run(const grpc::ByteBuffer& first, Duration first_timeout,
           }
         }
         if (open) {
-          call_->Read(&message, ToTag(kRead));
+          call_->Read(&message_, ToTag(kRead));
           Pump();
         } else {
           StartFinish();
@@ -97,19 +96,23 @@ absl::Status Stream::Run(const grpc::ByteBuffer& first, Duration first_timeout,
         break;
       }
       case kRead: {
-        if (ok) on_message(message);
-        bool again = false;
         {
           MutexLock lock(&mu_);
           --operations_;
-          again = ok && !ended_;
-          if (again) ++operations_;
         }
-        if (again) {
-          call_->Read(&message, ToTag(kRead));
+        if (ok) {
+          HandOver(message_, on_message);
         } else {
           StartFinish();
         }
+        break;
+      }
+      case kResumed: {
+        {
+          MutexLock lock(&mu_);
+          --operations_;
+        }
+        HandOver(message_, on_message);
         break;
       }
       case kWritten: {
@@ -150,6 +153,43 @@ absl::Status Stream::Run(const grpc::ByteBuffer& first, Duration first_timeout,
   MutexLock lock(&mu_);
   if (!cancelled_because_.ok()) return cancelled_because_;
   return wire::FromGrpc(final_status_);
+}
+
+void Stream::HandOver(const grpc::ByteBuffer& message,
+                      const std::function<Taken(const grpc::ByteBuffer&)>& on_message) {
+  for (;;) {
+    {
+      MutexLock lock(&mu_);
+      resumed_ = false;
+    }
+    if (on_message(message) == Taken::kYes) break;
+    MutexLock lock(&mu_);
+    if (ended_ || !cancelled_because_.ok()) break;
+    if (resumed_) continue;
+    held_ = true;
+    return;
+  }
+  message_.Clear();
+  ReadNext();
+}
+
+void Stream::ReadNext() {
+  bool again = false;
+  {
+    MutexLock lock(&mu_);
+    again = !ended_;
+    if (again) ++operations_;
+  }
+  if (again) call_->Read(&message_, ToTag(kRead));
+}
+
+void Stream::Resume() {
+  MutexLock lock(&mu_);
+  resumed_ = true;
+  if (!held_) return;
+  held_ = false;
+  ++operations_;
+  resume_.Set(&cq_, gpr_now(GPR_CLOCK_MONOTONIC), ToTag(kResumed));
 }
 
 void Stream::SetTimeout(std::optional<Duration> timeout) {
@@ -250,6 +290,7 @@ void Stream::Cancel(absl::Status why) {
     if (!ended_ && cancelled_because_.ok()) cancelled_because_ = std::move(why);
   }
   context_.TryCancel();
+  Resume();  // a message that waits must not keep the call's end from being read
 }
 
 }  // namespace signvote

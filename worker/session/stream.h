@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <grpc/support/time.h>
+#include <grpcpp/alarm.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/completion_queue.h>
 #include <grpcpp/generic/generic_stub.h>
@@ -47,11 +48,16 @@ class Stream {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
+  // What becomes of a message that was handed over: it is done with, or it shall be handed over again
+  // after Resume(), and nothing is read before.
+  enum class Taken { kYes, kLater };
   // Opens the call, sends `first`, hands every message to `on_message` and returns how the call
   // ended. The call is cancelled with DEADLINE_EXCEEDED when `first_timeout` passes without a
   // message (see SetTimeout).
   absl::Status Run(const grpc::ByteBuffer& first, Duration first_timeout,
-                   const std::function<void(grpc::ByteBuffer&)>& on_message);
+                   const std::function<Taken(const grpc::ByteBuffer&)>& on_message);
+  // A message that was left for later is handed over again; without one, the next that would be.
+  void Resume() ABSL_LOCKS_EXCLUDED(mu_);
   // From now on the call is cancelled when it lasts longer than `timeout`; nullopt: no limit.
   // Called from on_message.
   void SetTimeout(std::optional<Duration> timeout);
@@ -81,6 +87,11 @@ class Stream {
   // Starts the next write, if there is one and none is in flight.
   void Pump() ABSL_LOCKS_EXCLUDED(mu_);
   void StartFinish() ABSL_LOCKS_EXCLUDED(mu_);
+  // Hands the message over, as often as a Resume() came meanwhile, and reads on or waits.
+  void HandOver(const grpc::ByteBuffer& message,
+                const std::function<Taken(const grpc::ByteBuffer&)>& on_message)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  void ReadNext() ABSL_LOCKS_EXCLUDED(mu_);
 
   const std::shared_ptr<grpc::Channel> channel_;
   Clock* const clock_;
@@ -92,6 +103,7 @@ class Stream {
   // Of the thread in Run.
   std::optional<Time> deadline_;
   grpc::Status final_status_;
+  grpc::ByteBuffer message_;  // the last one read
 
   mutable Mutex mu_;
   bool started_ ABSL_GUARDED_BY(mu_) = false;  // the call is open: writes may start
@@ -99,7 +111,10 @@ class Stream {
   bool write_in_flight_ ABSL_GUARDED_BY(mu_) = false;
   MessageKind in_flight_kind_ ABSL_GUARDED_BY(mu_) = MessageKind::kControl;
   bool half_close_wanted_ ABSL_GUARDED_BY(mu_) = false;
-  int operations_ ABSL_GUARDED_BY(mu_) = 0;  // tags that the completion queue still owes
+  int operations_ ABSL_GUARDED_BY(mu_) = 0;    // tags that the completion queue still owes
+  bool held_ ABSL_GUARDED_BY(mu_) = false;     // message_ waits for Resume()
+  bool resumed_ ABSL_GUARDED_BY(mu_) = false;  // Resume() was called since message_ was last tried
+  grpc::Alarm resume_ ABSL_GUARDED_BY(mu_);    // brings Resume() to the thread in Run
   std::deque<OutgoingMessage> queue_ ABSL_GUARDED_BY(mu_);
   Time ballots_written_ ABSL_GUARDED_BY(mu_);
   absl::Status cancelled_because_ ABSL_GUARDED_BY(mu_);

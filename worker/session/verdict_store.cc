@@ -3,15 +3,13 @@
 #include <algorithm>
 
 #include "common/check.h"
-#include "common/checksum.h"
 
 namespace signvote {
 
-bool VerdictStore::Slot::Holds(Epoch epoch, Attempt attempt, uint64_t verdict_hash) const {
-  const bool whole = std::all_of(chunks.begin(), chunks.end(), [&](const Origin& origin) {
+bool VerdictStore::Slot::IsWhole(Epoch epoch, Attempt attempt) const {
+  return std::all_of(chunks.begin(), chunks.end(), [&](const Origin& origin) {
     return origin.present && origin.epoch == epoch && origin.attempt == attempt;
   });
-  return whole && Xxh3(bits.data(), bits.size()) == verdict_hash;
 }
 
 VerdictStore::VerdictStore(ChunkPlan plan, size_t slots_max, std::pmr::memory_resource* memory)

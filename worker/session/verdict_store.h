@@ -28,20 +28,23 @@ class VerdictStore {
       bool present = false;
       Epoch epoch;
       Attempt attempt;
+      uint64_t checksum = 0;  // of the chunk's bits
     };
     std::vector<Origin> chunks;
     Time first_chunk;  // when the first chunk arrived
 
-    // Every chunk is there, is of this vote, and the whole has this XXH3-64.
-    bool Holds(Epoch epoch, Attempt attempt, uint64_t verdict_hash) const;
+    // Every chunk is there and is of this vote.
+    bool IsWhole(Epoch epoch, Attempt attempt) const;
   };
 
-  // At most `slots_max` are ever allocated, each when it is first needed; their bits from `memory`,
-  // which must outlive the store and be thread-safe.
+  // At most `slots_max` (at least 1) are ever allocated, each when it is first needed; their bits
+  // from `memory`, which must outlive the store and be thread-safe.
   VerdictStore(ChunkPlan plan, size_t slots_max, std::pmr::memory_resource* memory);
   // An empty slot for `round`; nullptr when all are in use.
   Slot* Acquire(Round round) ABSL_LOCKS_EXCLUDED(mu_);
   void Release(Slot* slot) ABSL_LOCKS_EXCLUDED(mu_);
+
+  const ChunkPlan& plan() const { return plan_; }
 
  private:
   const ChunkPlan plan_;

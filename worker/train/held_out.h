@@ -18,6 +18,8 @@ namespace signvote {
 struct HeldOutLoss {
   Round round;      // of the replica that holds all commits before this round
   double loss = 0;  // nats per target
+  // Standard error of the mean over the micro-batches; 0 where there is only one.
+  double error = 0;
 };
 
 // Ownership: owns neither model nor data set.
@@ -42,12 +44,18 @@ class HeldOutEvaluation {
   // Measures x_t itself, in one go and without a copy.
   absl::StatusOr<double> Now();
 
+  // Hash of the windows that are measured, XXH3-64 over their inputs and targets: losses of equal
+  // hashes may be compared. Reads them all the first time.
+  absl::StatusOr<uint64_t> WindowsHash();
+  uint64_t windows_hash() const { return windows_hash_; }  // 0 before
+
   double seconds() const { return seconds_; }  // spent so far
 
  private:
   // Up to `rows` further rows at a slot.
   absl::Status Measure(ReplicaSlot slot, uint64_t rows);
   void Reset();
+  double StandardError() const;
   bool done() const { return batch_index_ == batches_; }
 
   Model* const model_;
@@ -61,7 +69,10 @@ class HeldOutEvaluation {
   Batch batch_;
   uint32_t batch_index_ = 0;
   uint64_t row_ = 0;
-  double sum_ = 0;  // of the means of micro-batches
+  double sum_ = 0;         // of the means of micro-batches
+  double squares_ = 0;     // of their squares
+  double batch_mean_ = 0;  // of the rows of batch_ that are measured
+  uint64_t windows_hash_ = 0;
   double seconds_ = 0;
 };
 

@@ -53,13 +53,14 @@ Progress::Progress(ProgressStyle style, std::FILE* out, Clock* clock, Duration i
                    std::string name)
     : style_(style), out_(out), clock_(clock), interval_(interval), name_(std::move(name)) {}
 
-void Progress::OnJoined(const RunInfo& run, uint64_t coordinates) {
-  rounds_max_ = run.rounds_max;
-  coordinates_ = coordinates;
+void Progress::OnJoined(const RunInfo& run) {
+  main_rounds_ = run.main_rounds;
+  coordinates_ = run.layout.coordinates();
 }
 
 std::string Progress::Line(const RoundReport& round, const SessionStats& stats) const {
-  std::string line = absl::StrFormat("%s round %d/%d", name_, round.round.value() + 1, rounds_max_);
+  std::string line = absl::StrFormat("%s round %d", name_, round.main_round);
+  if (main_rounds_.has_value()) absl::StrAppend(&line, "/", *main_rounds_);
   if (round.abstained.has_value()) {
     absl::StrAppend(&line, " abstained");
   } else {
@@ -79,11 +80,12 @@ std::string Progress::Line(const RoundReport& round, const SessionStats& stats) 
     absl::StrAppend(&line,
                     absl::StrFormat(" saved %.0fx (%s)", fp32 / wire, ShortBytes(fp32 - wire)));
   }
-  const uint64_t done = round.round.value() + 1;
-  if (seconds_per_round_ > 0 && rounds_max_ > done) {
-    absl::StrAppend(&line, " ETA ",
-                    ShortSeconds(static_cast<double>(rounds_max_ - done) * seconds_per_round_));
-  }
+  const uint64_t left =
+      main_rounds_.has_value() && !round.run_done && *main_rounds_ > round.main_round
+          ? *main_rounds_ - round.main_round
+          : 0;
+  if (seconds_per_round_ > 0 && left > 0)
+    absl::StrAppend(&line, " ETA ", ShortSeconds(static_cast<double>(left) * seconds_per_round_));
   return line;
 }
 
@@ -99,8 +101,7 @@ void Progress::OnRound(const RoundReport& round, const SessionStats& stats) {
   last_round_ = now;
   if (style_ == ProgressStyle::kOff) return;
   const Duration interval = style_ == ProgressStyle::kTerminal ? kTerminalInterval : interval_;
-  const bool last = round.round.value() + 1 == rounds_max_;
-  if (last_print_.has_value() && now - *last_print_ < interval && !last) return;
+  if (last_print_.has_value() && now - *last_print_ < interval && !round.run_done) return;
   last_print_ = now;
   std::string line = Line(round, stats);
   if (style_ == ProgressStyle::kTerminal) {

@@ -21,11 +21,12 @@ class Progress {
   // Writes to `out`. kLines prints every `interval`; kTerminal rewrites its line at most ten
   // times a second and cuts it to the terminal's width.
   Progress(ProgressStyle style, std::FILE* out, Clock* clock, Duration interval, std::string name);
-  void OnJoined(const RunInfo& run, uint64_t coordinates);
+  void OnJoined(const RunInfo& run);
   void OnRound(const RoundReport& round, const SessionStats& stats);
   void Finish();  // ends the terminal's line
 
-  // The line without control characters, e.g.
+  // The line without control characters; the number behind the stroke is that of the planned main
+  // rounds, where it is known. E.g.
   // "w0 round 120/300 loss 2.713 held-out 3.008 stepsize 4.6e-04 8.5k targets/s 3 members saved 31x
   // (1.2 GB) ETA 1:05"
   std::string Line(const RoundReport& round, const SessionStats& stats) const;
@@ -37,7 +38,7 @@ class Progress {
   const Duration interval_;
   const std::string name_;
 
-  uint64_t rounds_max_ = 0;
+  std::optional<uint64_t> main_rounds_;
   uint64_t coordinates_ = 0;
   std::optional<double> held_out_loss_;
   std::optional<Time> last_round_;

@@ -87,11 +87,13 @@ std::string RoundLogLine(const RoundReport& round) {
   json["run_loss"] = Number(round.run_loss);
   json["held_out_loss"] = round.held_out ? Number(round.held_out->loss) : Json(nullptr);
   json["held_out_round"] = round.held_out ? Json(round.held_out->round.value()) : Json(nullptr);
+  json["commit"] = std::string(Words(round.kind));
+  json["main_round"] = round.main_round;
   json["stepsize"] = Number(static_cast<double>(round.stepsize));
   json["g_l1"] = voted ? Number(round.scalars.g_l1) : Json(nullptr);
   json["g_l2_squared"] = voted ? Number(round.scalars.g_l2_squared) : Json(nullptr);
-  json["probe_l1"] = Number(round.scalars.probe_l1);
-  json["prev_inner"] = Number(round.scalars.prev_inner);
+  json["probe_l1"] = Number(round.probe_l1);
+  json["prev_inner"] = Number(round.prev_inner);
   json["targets"] = round.targets;
   json["first_chunk_ms"] = voted ? Number(round.first_chunk_seconds * 1e3) : Json(nullptr);
   json["backward_end_ms"] = voted ? Number(round.backward_end_seconds * 1e3) : Json(nullptr);

@@ -35,7 +35,7 @@ std::string ReportJson(const ReportContext& context, const TrainerReport& report
 
 // Keys: round, data_step, share, members, voters, observer, abstained, loss, run_loss,
 // held_out_loss, held_out_round (the loss is that of the replica that held all commits before it;
-// it became known in this round), stepsize, g_l1, g_l2_squared, probe_l1, prev_inner, targets,
+// it became known in this round), commit (step, rewind, none), main_round, stepsize, g_l1, g_l2_squared, probe_l1, prev_inner, targets,
 // first_chunk_ms, backward_end_ms, compute_ms, pack_ms, wait_ms, apply_ms, round_ms,
 // first_chunk_overlapped. No line break inside or at the end. What has no value is null.
 std::string RoundLogLine(const RoundReport& round);

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/log.h"
 #include "common/status.h"
@@ -13,64 +16,184 @@
 namespace signvote {
 namespace {
 
-// Without a probe in this many rounds the rule is taken for one that wants none, and x_{t−1} is no
-// longer kept.
-constexpr uint64_t kProbeWatchRounds = 64;
+// Pointers by tensor of the model, in another order.
+template <typename Pointer>
+std::vector<Pointer> InOrder(std::span<const size_t> order, std::span<const Pointer> all) {
+  std::vector<Pointer> pointers;
+  pointers.reserve(order.size());
+  for (const size_t k : order) pointers.push_back(all[k]);
+  return pointers;
+}
+
+ModelDescription Describe(const Model& model, std::optional<uint64_t> held_out_hash) {
+  ModelDescription description;
+  const std::span<const TensorSpec> tensors = model.layout().tensors();
+  description.tensors.assign(tensors.begin(), tensors.end());
+  description.config_json = ModelConfigJson(model.config());
+  description.can_probe = true;
+  description.held_out_hash = held_out_hash;
+  return description;
+}
 
 }  // namespace
 
-Trainer::Trainer(Session* session, Model* model, WorkerDevice* device, ReplicaMemory* replica,
-                 const Dataset* dataset, Clock* clock, const TrainerOptions& options)
+Trainer::Trainer(Session* session, Model* model, WorkerDevice* device, const Dataset* dataset,
+                 Clock* clock, const TrainerOptions& options)
     : session_(session),
       model_(model),
       device_(device),
-      replica_(replica),
       dataset_(dataset),
       clock_(clock),
-      options_(options),
-      ballot_(device->host_memory()) {
+      options_(options) {
   SIGNVOTE_CHECK(options_.accumulate > 0);
   if (options_.eval_batches > 0) held_out_.emplace(model, dataset, clock, options_.eval_batches);
 }
 
 Trainer::~Trainer() = default;
 
-bool Trainer::KeepsPrevious() const {
-  return probe_seen_ || report_.rounds_voted < kProbeWatchRounds;
-}
-
 absl::Status Trainer::Run() {
   const absl::Status status = JoinAndTrain();
   // The session sends the ballot again when it must, until it is told that there will be none.
-  if (!status.ok()) (void)session_->Leave(Describe(status));  // `status` says more
+  if (!status.ok()) (void)session_->Leave(signvote::Describe(status));  // `status` says more
   return status;
 }
 
 absl::Status Trainer::JoinAndTrain() {
-  absl::StatusOr<RunInfo> joined = session_->Join(model_->layout(), replica_);
-  if (!joined.ok()) {
-    if (!session_->drained()) return joined.status();
+  std::optional<uint64_t> windows;
+  if (held_out_) {
+    SIGNVOTE_ASSIGN_OR_RETURN(windows, held_out_->WindowsHash());
+  }
+  absl::StatusOr<RunInfo> joined = session_->Join(Describe(*model_, windows));
+  absl::Status entered = joined.status();
+  if (joined.ok()) entered = Enter(*joined);
+  if (!entered.ok()) {
+    if (!session_->drained()) return entered;
     return session_->Leave("drained before it had joined");
   }
-  run_ = *std::move(joined);
-  report_.run = run_;
   if (!session_->replica_round().has_value()) {
     LogWarning("the run ended before this worker had its replica", {{"run", run_.run_id.ToText()}});
     SIGNVOTE_RETURN_IF_ERROR(session_->NextRound().status());
     return session_->Leave("finished");
   }
-  SIGNVOTE_CHECK(run_.plan.coordinates() == model_->layout().coordinates());
-  SIGNVOTE_ASSIGN_OR_RETURN(packer_,
-                            device_->MakePacker(&model_->layout(), run_.plan, run_.direction));
-  ballot_.assign(run_.plan.TotalBytes(), 0);
-  chunk_missing_.resize(run_.plan.chunks());
-  chunk_scalars_.resize(run_.plan.chunks());
+  SIGNVOTE_ASSIGN_OR_RETURN(
+      voter_, Voter::Make(run_, session_, replica_.get(), device_, &source_, clock_,
+                          {.can_probe = true, .gradient_runs = [this]() -> absl::StatusOr<bool> {
+                             if (backward_called_) return true;
+                             return model_->BackwardRunning();
+                           }}));
   if (held_out_) SIGNVOTE_RETURN_IF_ERROR(held_out_->Begin(*session_->replica_round()));
   if (on_joined_) on_joined_(run_);
 
   SIGNVOTE_RETURN_IF_ERROR(Train());
+  SIGNVOTE_RETURN_IF_ERROR(FinishReport());
+  return session_->Leave(session_->finished() ? "finished" : "drained");
+}
 
-  // Nobody waits for this worker any more.
+// Puts the model's tensors in the run's order and hands the replica over.
+absl::Status Trainer::Enter(const RunInfo& run) {
+  run_ = run;
+  report_.run = run;
+  std::map<std::string, size_t> by_name;
+  for (size_t k = 0; k < model_->layout().tensors().size(); ++k)
+    by_name[model_->layout().tensors()[k].name] = k;
+  run_tensor_.assign(by_name.size(), 0);
+  for (const TensorSpec& tensor : run_.layout.tensors()) {
+    const auto found = by_name.find(tensor.name);
+    if (found == by_name.end() || run_.layout.tensors().size() != by_name.size() ||
+        model_->layout().tensors()[found->second].shape != tensor.shape) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "the run trains tensor \"", tensor.name,
+          "\", which this model has not in that shape; give the --model that the run has"));
+    }
+    run_tensor_[found->second] = model_tensor_.size();
+    model_tensor_.push_back(found->second);
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(
+      replica_,
+      device_->MakeReplica(&run_.layout, InOrder<float*>(model_tensor_, model_->parameters())));
+  if (run_.needs_x0) SIGNVOTE_RETURN_IF_ERROR(replica_->KeepX0());
+  return session_->Attach(replica_.get());
+}
+
+absl::Status Trainer::Train() {
+  bool started = false;
+  Time run_start;
+  while (true) {
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<RoundTicket> ticket, session_->NextRound());
+    if (!ticket.has_value()) return absl::OkStatus();
+    round_start_ = clock_->Now();
+    if (!started) run_start = round_start_;
+    started = true;
+    // The server names one worker to measure what the run is to know.
+    if (held_out_ && ticket->evaluate) SIGNVOTE_RETURN_IF_ERROR(held_out_->Begin(ticket->round));
+
+    RoundReport round;
+    round.round = ticket->round;
+    round.data_step = ticket->data_step;
+    round.share = ticket->share;
+    round.members = ticket->members;
+    round.observer = ticket->observer;
+    SIGNVOTE_RETURN_IF_ERROR(Vote(*ticket, &round));
+    if (voter_->keeps_previous()) {
+      SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kPrevious));
+      SIGNVOTE_RETURN_IF_ERROR(voter_->PreviousKept());
+    }
+    // Here, while the others vote: the slowest worker is the only one that a slice delays.
+    if (held_out_ && held_out_->running()) {
+      SIGNVOTE_ASSIGN_OR_RETURN(round.held_out, held_out_->Slice(SlicesOfAnEvaluation()));
+      if (round.held_out) {
+        if (!report_.held_out_first) report_.held_out_first = round.held_out->loss;
+        held_out_unsent_ = HeldOutReport{.loss = round.held_out->loss,
+                                         .error = round.held_out->error,
+                                         .round = round.held_out->round,
+                                         .windows = held_out_->windows_hash()};
+      }
+    }
+
+    const double wait_start = Elapsed();
+    SIGNVOTE_ASSIGN_OR_RETURN(const CommitOutcome outcome, voter_->Wait());
+    // The run or this worker's part in it has ended, or the state was fetched: NextRound() knows.
+    if (outcome.commits == 0) continue;
+    report_.seconds = ToSeconds(clock_->Now() - run_start);
+    SIGNVOTE_RETURN_IF_ERROR(AddUp(outcome, wait_start, &round));
+    if (on_round_) on_round_(round);
+  }
+}
+
+absl::Status Trainer::AddUp(const CommitOutcome& outcome, double wait_start, RoundReport* round) {
+  round->apply_took_seconds = ToSeconds(outcome.times.apply);
+  round->round_took_seconds = Elapsed();
+  round->wait_took_seconds =
+      std::max(0.0, round->round_took_seconds - wait_start - round->apply_took_seconds);
+  round->kind = outcome.kind;
+  round->main_round = outcome.main_round;
+  round->run_done = outcome.run_done;
+  round->stepsize = outcome.stepsize;
+  round->run_loss = outcome.loss;
+  round->voters = outcome.voters;
+
+  report_.next_round = outcome.next_round;
+  report_.compute_seconds += round->compute_took_seconds;
+  report_.pack_seconds += round->pack_took_seconds;
+  report_.wait_seconds += round->wait_took_seconds;
+  report_.apply_seconds += round->apply_took_seconds;
+  report_.targets += round->targets;
+  if (round->abstained.has_value()) {
+    ++report_.rounds_abstained;
+  } else {
+    ++report_.rounds_voted;
+    report_.rounds_overlapped += round->first_chunk_overlapped ? 1 : 0;
+    if (!report_.loss_first.has_value()) report_.loss_first = round->scalars.loss;
+    report_.loss_last = round->scalars.loss;
+  }
+  if (!held_out_) return absl::OkStatus();
+  report_.eval_seconds = held_out_->seconds();
+  if (!EvaluationIsDue(outcome) || held_out_->running()) return absl::OkStatus();
+  return held_out_->Begin(outcome.next_round);
+}
+
+// When nobody waits for this worker any more.
+absl::Status Trainer::FinishReport() {
   if (held_out_ && held_out_->running() && !report_.held_out_first.has_value()) {
     SIGNVOTE_ASSIGN_OR_RETURN(const HeldOutLoss first, held_out_->Finish());
     report_.held_out_first = first.loss;
@@ -86,85 +209,7 @@ absl::Status Trainer::JoinAndTrain() {
                {{"run", run_.run_id.ToText()}});
   }
   if (held_out_) report_.eval_seconds = held_out_->seconds();
-  return session_->Leave(session_->finished() ? "finished" : "drained");
-}
-
-absl::Status Trainer::Train() {
-  bool started = false;
-  Time run_start;
-  bool contiguous = false;  // the last commit applied was that of the round voted on
-  while (true) {
-    SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<RoundTicket> ticket, session_->NextRound());
-    if (!ticket.has_value()) return absl::OkStatus();
-    round_start_ = clock_->Now();
-    if (!started) run_start = round_start_;
-    started = true;
-    // A round that does not follow the last commit here means that NextRound() moved the replica.
-    if (!contiguous || ticket->round != previous_round_.next()) {
-      previous_valid_ = false;
-      prev_verdict_ = nullptr;
-    }
-
-    RoundReport round;
-    round.round = ticket->round;
-    round.data_step = ticket->data_step;
-    round.share = ticket->share;
-    round.members = ticket->members;
-    round.observer = ticket->observer;
-    SIGNVOTE_RETURN_IF_ERROR(Vote(*ticket, &round));
-
-    previous_valid_ = false;
-    if (KeepsPrevious()) {
-      SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kPrevious));
-      previous_valid_ = true;
-    }
-    previous_round_ = ticket->round;
-
-    // Here, while the others vote: the slowest worker is the only one that a slice delays.
-    if (held_out_ && held_out_->running()) {
-      SIGNVOTE_ASSIGN_OR_RETURN(round.held_out, held_out_->Slice(SlicesOfAnEvaluation()));
-      if (round.held_out && !report_.held_out_first) report_.held_out_first = round.held_out->loss;
-    }
-
-    const double wait_start = Elapsed();
-    SIGNVOTE_ASSIGN_OR_RETURN(const CommitOutcome outcome, session_->WaitCommit());
-    // The run or this worker's part in it has ended, or the state was fetched: NextRound() knows.
-    if (outcome.commits == 0) {
-      contiguous = false;
-      continue;
-    }
-    contiguous = outcome.contiguous && outcome.commits == 1;
-    prev_verdict_ = contiguous ? outcome.verdict : nullptr;
-    round.apply_took_seconds = session_->Stats().last_apply_seconds;
-    round.round_took_seconds = Elapsed();
-    round.wait_took_seconds =
-        std::max(0.0, round.round_took_seconds - wait_start - round.apply_took_seconds);
-    round.stepsize = outcome.stepsize;
-    round.run_loss = outcome.loss;
-    round.voters = outcome.voters;
-
-    report_.next_round = outcome.next_round;
-    report_.seconds = ToSeconds(clock_->Now() - run_start);
-    report_.compute_seconds += round.compute_took_seconds;
-    report_.pack_seconds += round.pack_took_seconds;
-    report_.wait_seconds += round.wait_took_seconds;
-    report_.apply_seconds += round.apply_took_seconds;
-    report_.targets += round.targets;
-    if (round.abstained.has_value()) {
-      ++report_.rounds_abstained;
-    } else {
-      ++report_.rounds_voted;
-      report_.rounds_overlapped += round.first_chunk_overlapped ? 1 : 0;
-      if (!report_.loss_first.has_value()) report_.loss_first = round.scalars.loss;
-      report_.loss_last = round.scalars.loss;
-    }
-    if (held_out_) {
-      report_.eval_seconds = held_out_->seconds();
-      if (EvaluationIsDue(outcome.next_round) && !held_out_->running())
-        SIGNVOTE_RETURN_IF_ERROR(held_out_->Begin(outcome.next_round));
-    }
-    if (on_round_) on_round_(round);
-  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<bool> Trainer::ProbePass(const RoundTicket& ticket) {
@@ -183,20 +228,20 @@ absl::StatusOr<bool> Trainer::ProbePass(const RoundTicket& ticket) {
 }
 
 absl::Status Trainer::Vote(const RoundTicket& ticket, RoundReport* round) {
-  for (uint32_t k = 0; k < run_.plan.chunks(); ++k)
-    chunk_missing_[k] = run_.plan.Count(ChunkIndex(k));
-  pack_status_ = absl::OkStatus();
-  withdrawn_ = false;
-  pack_seconds_ = 0;
-  first_chunk_seconds_.reset();
-  first_chunk_overlapped_ = false;
-  probed_ = false;
-  probe_seen_ = probe_seen_ || ticket.probe;
-  if (ticket.probe && previous_valid_) {
-    SIGNVOTE_ASSIGN_OR_RETURN(probed_, ProbePass(ticket));
+  SIGNVOTE_RETURN_IF_ERROR(voter_->Begin(ticket));
+  if (voter_->wants_probe()) {
+    SIGNVOTE_ASSIGN_OR_RETURN(round->probed, ProbePass(ticket));
+    if (round->probed) {
+      SIGNVOTE_RETURN_IF_ERROR(
+          voter_->SetProbe(InOrder<const float*>(model_tensor_, model_->previous_gradient())));
+    }
   }
-  round->probed = probed_;
+  SIGNVOTE_RETURN_IF_ERROR(
+      voter_->SetGradient(InOrder<const float*>(model_tensor_, model_->gradient())));
+  return MainPass(ticket, round);
+}
 
+absl::Status Trainer::MainPass(const RoundTicket& ticket, RoundReport* round) {
   SIGNVOTE_RETURN_IF_ERROR(model_->BeginStep(ReplicaSlot::kCurrent));
   const float weight = 1.0f / static_cast<float>(options_.accumulate);
   double loss = 0;
@@ -214,112 +259,59 @@ absl::Status Trainer::Vote(const RoundTicket& ticket, RoundReport* round) {
       LogWarning("abstained: loss is not finite",
                  {{"round", ticket.round.value()}, {"loss", loss}});
       round->compute_took_seconds = Elapsed();
-      return session_->Abstain(AbstainReason::kNonFiniteLoss);
+      return voter_->Abstain(AbstainReason::kNonFiniteLoss).status();
     }
     const bool last = micro + 1 == options_.accumulate;
+    absl::Status packed;  // first failure of packing or sending a chunk
     Model::GradientReady ready;
-    if (last)
-      ready = [&](uint64_t first, uint64_t count) { OnGradientReady(ticket, first, count); };
+    if (last) {
+      ready = [&](uint64_t first, uint64_t count) {
+        if (packed.ok()) packed = OnGradientReady(first, count);
+      };
+    }
     backward_called_ = last;
     const absl::Status status = model_->Backward(weight, ready);
     backward_called_ = false;
     SIGNVOTE_RETURN_IF_ERROR(status);
+    SIGNVOTE_RETURN_IF_ERROR(packed);
   }
-  round->backward_end_seconds = Elapsed();
-  const double packed_in_backward = pack_seconds_;
+  const double backward_returned = Elapsed();
   // What a GPU has queued is sent as it gets done; the last chunk is packed right behind the end of
   // the backward pass.
-  if (pack_status_.ok() && !packing_.empty()) {
-    pack_status_ = SendChunks(Until::kAllAreSent);
-    round->backward_end_seconds = Elapsed();
-  }
-  round->first_chunk_seconds = first_chunk_seconds_.value_or(0);
-  round->first_chunk_overlapped = first_chunk_overlapped_;
-  round->pack_took_seconds = packed_in_backward;
-  round->compute_took_seconds = round->backward_end_seconds - packed_in_backward;
-  SIGNVOTE_RETURN_IF_ERROR(pack_status_);
-
-  // In order of chunk, whatever the order they were finished in: the sums are the same on every
-  // worker and device.
-  ChunkScalars sum;
-  for (const ChunkScalars& chunk : chunk_scalars_) {
-    sum.g_l1 += chunk.g_l1;
-    sum.g_l2_squared += chunk.g_l2_squared;
-    sum.probe_l1 += chunk.probe_l1;
-    sum.prev_inner += chunk.prev_inner;
-    sum.nonfinite += chunk.nonfinite;
-  }
-  BallotScalars& scalars = round->scalars;
-  scalars.loss = loss;
-  scalars.g_l1 = sum.g_l1;
-  scalars.g_l2_squared = sum.g_l2_squared;
-  if (probed_) scalars.probe_l1 = sum.probe_l1;
-  if (prev_verdict_ != nullptr) scalars.prev_inner = sum.prev_inner;
-  scalars.nonfinite_coordinates = sum.nonfinite;
-  scalars.samples = round->targets;
-  if (withdrawn_) {
-    round->abstained = AbstainReason::kNonFiniteGradient;
-    LogWarning("abstained: gradient is not finite",
-               {{"round", ticket.round.value()}, {"coordinates", sum.nonfinite}});
-    return session_->Abstain(AbstainReason::kNonFiniteGradient);
-  }
-  return session_->SendScalars(scalars);
-}
-
-void Trainer::OnGradientReady(const RoundTicket& ticket, uint64_t first, uint64_t count) {
-  const uint64_t size = run_.plan.chunk_coordinates();
-  const uint64_t end = first + count;
-  // High chunks first: that is the order in which backward finishes them.
-  for (uint64_t k = (end - 1) / size + 1; k-- > first / size;) {
-    const ChunkIndex chunk(static_cast<uint32_t>(k));
-    const uint64_t begin = run_.plan.First(chunk);
-    const uint64_t overlap = std::min(end, begin + run_.plan.Count(chunk)) - std::max(first, begin);
-    SIGNVOTE_CHECK(overlap <= chunk_missing_[k]);
-    chunk_missing_[k] -= overlap;
-    if (chunk_missing_[k] == 0 && pack_status_.ok()) pack_status_ = PackChunk(ticket, chunk);
-  }
-}
-
-absl::Status Trainer::PackChunk(const RoundTicket& ticket, ChunkIndex k) {
-  const Time start = clock_->Now();
-  Direction::ChunkInput input;
-  input.g = model_->gradient().data();
-  input.h = probed_ ? model_->previous_gradient().data() : nullptr;
-  input.prev_verdict = prev_verdict_;
-  input.seed = run_.seed;
-  input.round = ticket.round;
-  input.share = ticket.share;
-  // Packed even when it will not be sent: the direction's state follows every finite coordinate.
-  SIGNVOTE_RETURN_IF_ERROR(packer_->Start(k, input, ballot_.data() + run_.plan.ByteOffset(k)));
-  packing_.push_back(k);
-  const absl::Status status = SendChunks(Until::kAnyIsUnfinished);
-  pack_seconds_ += ToSeconds(clock_->Now() - start);
-  return status;
-}
-
-absl::Status Trainer::SendChunks(Until until) {
-  while (!packing_.empty()) {
-    const ChunkIndex k = packing_.front();
-    if (until == Until::kAnyIsUnfinished) {
-      SIGNVOTE_ASSIGN_OR_RETURN(const bool ready, packer_->Ready(k));
-      if (!ready) return absl::OkStatus();
-    }
-    SIGNVOTE_ASSIGN_OR_RETURN(chunk_scalars_[k.value()], packer_->Finish(k));
-    packing_.pop_front();
-    if (chunk_scalars_[k.value()].nonfinite > 0) withdrawn_ = true;
-    if (withdrawn_) continue;
-    SIGNVOTE_RETURN_IF_ERROR(session_->SendChunk(k, ballot_.data() + run_.plan.ByteOffset(k)));
-    if (!first_chunk_seconds_.has_value()) {
-      first_chunk_seconds_ = Elapsed();
-      SIGNVOTE_ASSIGN_OR_RETURN(first_chunk_overlapped_, BackwardRuns());
-    }
+  SIGNVOTE_ASSIGN_OR_RETURN(
+      const SentBallot sent,
+      voter_->Finish(loss, round->targets, std::exchange(held_out_unsent_, std::nullopt)));
+  round->backward_end_seconds =
+      sent.queue_done.has_value() ? ToSeconds(*sent.queue_done - round_start_) : backward_returned;
+  round->pack_took_seconds = ToSeconds(sent.packing);
+  round->compute_took_seconds =
+      std::max(0.0, round->backward_end_seconds - round->pack_took_seconds);
+  if (sent.first_chunk) round->first_chunk_seconds = ToSeconds(*sent.first_chunk - round_start_);
+  round->first_chunk_overlapped = sent.first_chunk_overlapped;
+  round->scalars = sent.scalars;
+  round->probe_l1 = sent.probe_l1;
+  round->prev_inner = sent.prev_inner;
+  round->abstained = sent.abstained;
+  if (sent.abstained == AbstainReason::kNonFiniteGradient) {
+    LogWarning(
+        "abstained: gradient is not finite",
+        {{"round", ticket.round.value()}, {"coordinates", sent.scalars.nonfinite_coordinates}});
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> Trainer::BackwardRuns() {
-  if (backward_called_) return true;
-  return model_->BackwardRunning();
+// The model's coordinates are not the run's: each tensor has its own place there.
+absl::Status Trainer::OnGradientReady(uint64_t first, uint64_t count) {
+  absl::Status status;
+  std::vector<TensorRange> ranges;
+  ForEachTensorRange(model_->layout(), first, count,
+                     [&](const TensorRange& range) { ranges.push_back(range); });
+  // From the back: where the orders are the same, that of the backward pass.
+  for (size_t k = ranges.size(); k-- > 0 && status.ok();) {
+    const TensorSpec& tensor = run_.layout.tensors()[run_tensor_[ranges[k].tensor]];
+    status = voter_->GradientReady(tensor.first + ranges[k].offset, ranges[k].count);
+  }
+  return status;
 }
 
 uint64_t Trainer::SlicesOfAnEvaluation() const {
@@ -327,11 +319,11 @@ uint64_t Trainer::SlicesOfAnEvaluation() const {
   return options_.eval_every > 0 ? options_.eval_every : std::numeric_limits<uint64_t>::max();
 }
 
-bool Trainer::EvaluationIsDue(Round next_round) const {
+bool Trainer::EvaluationIsDue(const CommitOutcome& outcome) const {
   const uint64_t every = options_.eval_every;
   // Not only at the multiples: catching up goes past them.
-  return every > 0 && next_round.value() < run_.rounds_max &&
-         next_round.value() / every > held_out_->round().value() / every;
+  return every > 0 && !outcome.run_done &&
+         outcome.next_round.value() / every > held_out_->round().value() / every;
 }
 
 }  // namespace signvote

@@ -1,7 +1,7 @@
 #pragma once
 // The training loop of one worker: takes rounds from a Session, computes gradients with a Model on
-// minibatches of a Dataset, packs them on a WorkerDevice and sends each chunk of the ballot while
-// the backward pass still runs.
+// minibatches of a Dataset, and hands them to a Voter (worker/vote), which packs and sends each
+// chunk of the ballot while the backward pass still runs.
 //
 //   per round:  [probe: h = ∇f(x_{t−1}) on the same minibatch]  →  forward  →  backward, chunk by
 //   chunk  →  scalars
@@ -10,10 +10,8 @@
 // The probe runs first so that the main pass streams. docs/architecture.md, "One ballot".
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
-#include <memory_resource>
 #include <optional>
 #include <vector>
 
@@ -25,13 +23,14 @@
 #include "worker/models/model.h"
 #include "worker/session/session.h"
 #include "worker/train/held_out.h"
+#include "worker/vote/voter.h"
 
 namespace signvote {
 
 struct TrainerOptions {
   uint32_t accumulate = 1;  // micro-batches per ballot; the gradient is that of their mean
-  // Rounds between held-out losses, over which each is measured; 0: only before the first round and
-  // after the last.
+  // Rounds between held-out losses, over which each is measured; 0: only before the first round,
+  // after the last, and when the server asks.
   uint64_t eval_every = 50;
   uint32_t eval_batches = 8;  // micro-batches per held-out loss; 0: none is measured
 };
@@ -48,10 +47,14 @@ struct RoundReport {
   bool probed = false;
   std::optional<AbstainReason> abstained;
   BallotScalars scalars;  // what was sent; only loss is set when the loss was not finite
-  uint64_t targets = 0;   // tokens or samples behind the gradient
-  float stepsize = 0;     // committed
-  double run_loss = 0;    // committed robust mean over voters; NaN: none
-  std::optional<HeldOutLoss> held_out;  // whose last slice was measured in this round
+  std::optional<double> probe_l1, prev_inner;  // where they could be told
+  uint64_t targets = 0;                        // tokens or samples behind the gradient
+  CommitKind kind = CommitKind::kStep;         // what the commit did
+  uint64_t main_round = 0;                     // main rounds committed so far
+  bool run_done = false;                       // it was the run's last
+  float stepsize = 0;                          // committed
+  double run_loss = 0;                         // committed robust mean over voters; NaN: none
+  std::optional<HeldOutLoss> held_out;         // whose last slice was measured in this round
   double first_chunk_seconds = 0;   // when the first chunk was handed to the session; 0: none was
   double backward_end_seconds = 0;  // when the backward pass ended, on its device
   double compute_took_seconds = 0;  // probe, forward, backward, without packing
@@ -78,7 +81,7 @@ struct TrainerReport {
   RunInfo run;
 };
 
-// Ownership: owns none of its collaborators; they must outlive it.
+// Ownership: owns none of its collaborators, which must outlive it; owns replica and voter.
 // Threads:   Run() on one thread; nothing else may be called during it.
 // Failure:   what the session, the data or the model refuse ends Run() with that status; report()
 //            stays valid.
@@ -87,9 +90,9 @@ class Trainer {
   using OnJoined = std::function<void(const RunInfo& run)>;
   using OnRound = std::function<void(const RoundReport& round)>;
 
-  // `device` is the model's, and `replica` what it made of model->parameters().
-  Trainer(Session* session, Model* model, WorkerDevice* device, ReplicaMemory* replica,
-          const Dataset* dataset, Clock* clock, const TrainerOptions& options);
+  // `device` is the model's.
+  Trainer(Session* session, Model* model, WorkerDevice* device, const Dataset* dataset,
+          Clock* clock, const TrainerOptions& options);
   ~Trainer();
   void set_on_joined(OnJoined callback) { on_joined_ = std::move(callback); }
   void set_on_round(OnRound callback) { on_round_ = std::move(callback); }
@@ -97,61 +100,50 @@ class Trainer {
   // Joins, trains until the run is finished or this worker is drained, leaves.
   absl::Status Run();
   const TrainerReport& report() const { return report_; }
+  // The model's parameters in the order of the run, report().run.layout; null before it joined.
+  ReplicaMemory* replica() { return replica_.get(); }
 
  private:
   absl::Status JoinAndTrain();
+  absl::Status Enter(const RunInfo& run);
   absl::Status Train();
   absl::Status Vote(const RoundTicket& ticket, RoundReport* round);
+  absl::Status MainPass(const RoundTicket& ticket, RoundReport* round);
   absl::StatusOr<bool> ProbePass(const RoundTicket& ticket);
-  void OnGradientReady(const RoundTicket& ticket, uint64_t first, uint64_t count);
-  absl::Status PackChunk(const RoundTicket& ticket, ChunkIndex k);
-  enum class Until { kAnyIsUnfinished, kAllAreSent };
-  absl::Status SendChunks(Until until);
-  absl::StatusOr<bool> BackwardRuns();
+  absl::Status OnGradientReady(uint64_t first, uint64_t count);
+  absl::Status AddUp(const CommitOutcome& outcome, double wait_start, RoundReport* round);
+  absl::Status FinishReport();
   uint64_t SlicesOfAnEvaluation() const;
-  bool EvaluationIsDue(Round next_round) const;
-  bool KeepsPrevious() const;
+  bool EvaluationIsDue(const CommitOutcome& outcome) const;
   double Elapsed() const { return ToSeconds(clock_->Now() - round_start_); }
 
   // Constant after construction.
   Session* const session_;
   Model* const model_;
   WorkerDevice* const device_;
-  ReplicaMemory* const replica_;
   const Dataset* const dataset_;
   Clock* const clock_;
   const TrainerOptions options_;
   OnJoined on_joined_;
   OnRound on_round_;
 
+  // Constant once Run() has joined.
   RunInfo run_;
-  // [⌈d/8⌉], unchanged from the first SendChunk until the commit
-  std::pmr::vector<uint8_t> ballot_;
-  // after ballot_, which it may still write to when a run fails
-  std::unique_ptr<BallotPacker> packer_;
-  Batch batch_;
-  std::optional<HeldOutEvaluation> held_out_;  // nullopt: none is wanted
-  TrainerReport report_;
+  std::vector<size_t> model_tensor_;  // of each tensor of the run's layout, in the model's
+  std::vector<size_t> run_tensor_;    // the reverse
+  std::unique_ptr<ReplicaMemory> replica_;
+  GradientSource source_;
+  std::unique_ptr<Voter> voter_;
 
-  // What the previous round left behind.
-  bool probe_seen_ = false;      // some round asked for a probe
-  bool previous_valid_ = false;  // the model's previous slot holds x_{previous_round_}
-  Round previous_round_;
-  const uint8_t* prev_verdict_ = nullptr;  // of round previous_round_, or null
+  Batch batch_;
+  std::optional<HeldOutEvaluation> held_out_;     // nullopt: none is wanted
+  std::optional<HeldOutReport> held_out_unsent_;  // measured since the last ballot
+  TrainerReport report_;
 
   // The round in progress.
   Time round_start_;
-  bool probed_ = false;
-  std::vector<uint64_t> chunk_missing_;  // coordinates of the chunk whose gradient is not final yet
-  std::deque<ChunkIndex> packing_;       // chunks in flight at the packer, in order of Start()
-  std::vector<ChunkScalars> chunk_scalars_;
-  absl::Status pack_status_;  // first failure of packing or sending a chunk
-  bool withdrawn_ = false;    // a non-finite gradient was met; no further chunk is sent
   // Model::Backward has been called for the last micro-batch and has not returned
   bool backward_called_ = false;
-  double pack_seconds_ = 0;
-  std::optional<double> first_chunk_seconds_;
-  bool first_chunk_overlapped_ = false;
 };
 
 }  // namespace signvote

@@ -81,6 +81,8 @@ struct Case {
   size_t bits_shift;   // bytes
   bool state, probe, previous;
   Values values;
+  bool given = false;    // u is
+  bool gradient = true;  // g is
 };
 
 class Problem {
@@ -88,6 +90,7 @@ class Problem {
   Problem(const Case& c, Rng rng)
       : c_(c),
         g_(c.count, c.float_shift),
+        u_(c.count, c.float_shift),
         m_(c.count, c.float_shift),
         h_(c.count, c.float_shift),
         prev_(BytesForBits(c.first - c.prev_first + c.count), c.bits_shift),
@@ -98,6 +101,7 @@ class Problem {
       m_.data()[i] = std::isfinite(m) ? m : 0.0f;
       // Often close to g, as a probe gradient is.
       h_.data()[i] = rng.Below(2) == 0 ? g_.data()[i] : Draw(rng, c.values);
+      u_.data()[i] = Draw(rng, c.values);
     }
     for (size_t i = 0; i < prev_.bytes(); ++i) prev_.data()[i] = static_cast<uint8_t>(rng.Next());
     for (size_t i = 0; i < bits_.bytes(); ++i) bits_.data()[i] = static_cast<uint8_t>(rng.Next());
@@ -108,8 +112,9 @@ class Problem {
     Exact<uint8_t> bits;
   };
   PackSegment Segment(const Exact<float>& m, const Exact<uint8_t>& bits) const {
-    return {.g = g_.data(),
-            .m = c_.state ? m.data() : nullptr,
+    return {.g = c_.gradient ? g_.data() : nullptr,
+            .u = c_.given ? u_.data() : nullptr,
+            .state = {c_.state ? m.data() : nullptr},
             .h = c_.probe ? h_.data() : nullptr,
             .prev_bits = c_.previous ? prev_.data() : nullptr,
             .prev_first = c_.prev_first,
@@ -131,7 +136,7 @@ class Problem {
 
  private:
   Case c_;
-  Exact<float> g_, m_, h_;
+  Exact<float> g_, u_, m_, h_;
   Exact<uint8_t> prev_, bits_;
 };
 
@@ -141,7 +146,8 @@ std::string Describe(const Case& c, Isa isa) {
          ", prev_first " + std::to_string(c.prev_first) + ", shifts " +
          std::to_string(c.float_shift) + "/" + std::to_string(c.bits_shift) +
          ", state/probe/previous " + std::to_string(c.state) + std::to_string(c.probe) +
-         std::to_string(c.previous);
+         std::to_string(c.previous) + ", given/gradient " + std::to_string(c.given) +
+         std::to_string(c.gradient);
 }
 
 void ExpectEqualToReference(const Case& c, uint64_t stream) {
@@ -169,7 +175,7 @@ void ExpectEqualToReference(const Case& c, uint64_t stream) {
 TEST(PackTest, EveryLengthEqualsTheReferenceBitForBit) {
   for (size_t count = 0; count <= 4 * 64 + 3; ++count) {
     for (const Values values : {Values::kPlain, Values::kSpecial}) {
-      for (unsigned which = 0; which < 8; ++which) {
+      for (unsigned which = 0; which < 32; ++which) {
         ExpectEqualToReference({.count = count,
                                 .first = 128,
                                 .bits_first = 128,
@@ -179,8 +185,10 @@ TEST(PackTest, EveryLengthEqualsTheReferenceBitForBit) {
                                 .state = (which & 4) != 0,
                                 .probe = (which & 2) != 0,
                                 .previous = (which & 1) != 0,
-                                .values = values},
-                               count * 16 + which);
+                                .values = values,
+                                .given = (which & 8) != 0,
+                                .gradient = (which & 16) == 0},
+                               count * 32 + which);
       }
     }
   }
@@ -198,7 +206,9 @@ TEST(PackTest, EveryOffsetWithinAWordEqualsTheReferenceBitForBit) {
                               .state = true,
                               .probe = true,
                               .previous = true,
-                              .values = Values::kSpecial},
+                              .values = Values::kSpecial,
+                              .given = offset % 3 == 1,
+                              .gradient = offset % 4 != 3},
                              offset * 1000 + count);
     }
   }
@@ -294,7 +304,7 @@ TEST(PackTest, NonfiniteCoordinatesCastTheOwnCoinAndTouchNothingElse) {
         const PackContext context = Context({.a = 0.5f, .c = 0.5f});
         const PackScalars scalars = Pack(context,
                                          {.g = g.data(),
-                                          .m = m.data(),
+                                          .state = {m.data()},
                                           .h = h.data(),
                                           .prev_bits = previous.data(),
                                           .bits = bits.data(),
@@ -347,9 +357,9 @@ TEST(PackTest, ScalingGradientsByAPowerOfTwoLeavesTheBallotsUnchanged) {
       std::vector<uint8_t> bits(BytesForBits(kCount), 0), bits_scaled(BytesForBits(kCount), 0);
       const PackScalars one =
           Pack(Context(coefficients),
-               {.g = g.data(), .m = m.data(), .bits = bits.data(), .count = kCount});
+               {.g = g.data(), .state = {m.data()}, .bits = bits.data(), .count = kCount});
       const PackScalars scaled = Pack(Context(coefficients), {.g = g_scaled.data(),
-                                                              .m = m_scaled.data(),
+                                                              .state = {m_scaled.data()},
                                                               .bits = bits_scaled.data(),
                                                               .count = kCount});
       ASSERT_EQ(bits, bits_scaled) << "round " << round;
@@ -423,9 +433,62 @@ TEST(PackTest, EveryEdgeOfGroupsAndTilesEqualsTheReferenceBitForBit) {
                               .state = count % 3 != 0,
                               .probe = true,
                               .previous = true,
-                              .values = Values::kSpecial},
+                              .values = Values::kSpecial,
+                              .given = count % 5 == 0,
+                              .gradient = count % 7 != 1},
                              begin * 10000 + count);
     }
+  }
+}
+
+TEST(PackTest, WhatIsGivenIsSignedAndTheStateIsLeftAlone) {
+  for (const Isa isa : {Isa::kScalar, ActiveIsa()}) {
+    std::vector<float> g(100, 2.0f), u(100, -0.25f), m(100, 1.0f);
+    u[3] = 0.5f;
+    u[70] = kInf;
+    u[71] = -0.0f;
+    std::vector<uint8_t> bits(13, 0);
+    const PackContext context = Context({.a = 0.5f, .c = 0.5f});
+    const PackScalars scalars =
+        Pack(context,
+             {.g = g.data(), .u = u.data(), .state = {m.data()}, .bits = bits.data(), .count = 100},
+             isa);
+    for (size_t i = 0; i < 70; ++i) ASSERT_EQ(GetBit(bits.data(), i), i == 3) << i;
+    const uint64_t coins = OwnCoinWord(context.seed, context.round, context.share, 1);
+    EXPECT_EQ(GetBit(bits.data(), 70), ((coins >> 6) & 1u) != 0);
+    EXPECT_EQ(GetBit(bits.data(), 71), ((coins >> 7) & 1u) != 0);
+    EXPECT_EQ(scalars.nonfinite, 1u);
+    EXPECT_EQ(scalars.g_l1, 99 * 2.0);  // the sums are those of g
+    EXPECT_EQ(m, std::vector<float>(100, 1.0f));
+  }
+}
+
+TEST(PackTest, ATensorWithoutGradientCastsCoinsAndKeepsItsState) {
+  for (const Isa isa : {Isa::kScalar, ActiveIsa()}) {
+    std::vector<float> h(300, -0.5f), m(300, 1.0f);
+    h[299] = kNan;
+    const std::vector<uint8_t> previous(38, 0xFF);
+    std::vector<uint8_t> bits(38, 0xFF);
+    const PackContext context = Context({.a = 0.5f, .c = 0.5f});
+    const PackScalars scalars = Pack(context,
+                                     {.state = {m.data()},
+                                      .h = h.data(),
+                                      .prev_bits = previous.data(),
+                                      .bits = bits.data(),
+                                      .first = 1,
+                                      .count = 300},
+                                     isa);
+    for (size_t i = 1; i <= 300; ++i) {
+      const uint64_t coins = OwnCoinWord(context.seed, context.round, context.share, i / 64);
+      ASSERT_EQ(GetBit(bits.data(), i), ((coins >> (i % 64)) & 1u) != 0) << i;
+    }
+    EXPECT_TRUE(GetBit(bits.data(), 0) && GetBit(bits.data(), 301)) << "not of the segment";
+    EXPECT_EQ(m, std::vector<float>(300, 1.0f));
+    EXPECT_EQ(scalars.g_l1, 0.0);
+    EXPECT_EQ(scalars.g_l2_squared, 0.0);
+    EXPECT_EQ(scalars.prev_inner, 0.0);
+    EXPECT_EQ(scalars.probe_l1, 299 * 0.5);  // ‖0 − h‖₁
+    EXPECT_EQ(scalars.nonfinite, 1u);
   }
 }
 
@@ -433,7 +496,7 @@ TEST(PackDeathTest, ADirectionWithMomentumNeedsItsState) {
   const float g = 1.0f;
   uint8_t bits = 0;
   EXPECT_DEATH(Pack(Context({.a = 0.9f, .c = 0.9f}), {.g = &g, .bits = &bits, .count = 1}),
-               "s.m != nullptr");
+               "s.state");
 }
 
 }  // namespace

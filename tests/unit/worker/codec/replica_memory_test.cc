@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "common/apply.h"
@@ -64,6 +65,74 @@ TEST(HostReplicaMemoryTest, TheDigestIsThatOfTheReplica) {
   const uint64_t before = *memory.Digest();
   x[4096] = -x[4096];
   EXPECT_NE(*memory.Digest(), before);
+}
+
+// The same replica in one array and in as many blocks as there are tensors.
+TEST(HostReplicaMemoryTest, WhereItsTensorsLieMakesNoDifference) {
+  const Layout layout = *Layout::Make({{.name = "a", .shape = {4096}},
+                                       {.name = "b", .shape = {5000}, .weight_decay = 0.1f},
+                                       {.name = "c", .shape = {1}},
+                                       {.name = "d", .shape = {kD - 9097}, .step_scale = 3.0f}});
+  std::vector<float> flat = Values(1), x0 = Values(2), g = Values(3);
+  g[17] = std::numeric_limits<float>::infinity();
+  std::vector<std::vector<float>> blocks, gradients;
+  std::vector<float*> pointers;
+  std::vector<const float*> g_pointers;
+  for (const TensorSpec& t : layout.tensors()) {
+    const auto cut = [&](const std::vector<float>& from) {
+      return std::vector<float>(from.begin() + static_cast<ptrdiff_t>(t.first),
+                                from.begin() + static_cast<ptrdiff_t>(t.first + t.count));
+    };
+    blocks.push_back(cut(flat));
+    gradients.push_back(cut(g));
+  }
+  for (std::vector<float>& block : blocks) pointers.push_back(block.data());
+  for (std::vector<float>& block : gradients) g_pointers.push_back(block.data());
+  g_pointers[1] = nullptr;  // a tensor without a gradient: zeros
+  std::fill(g.begin() + 4096, g.begin() + 9096, 0.0f);
+  HostReplicaMemory whole(flat), pieces(layout, pointers);
+  std::vector<uint8_t> verdict((kD + 7) / 8, 0x35);
+  const auto expect_equal = [&](const char* after) {
+    std::vector<float> read(kD);
+    ASSERT_TRUE(pieces.Read(0, read).ok());
+    EXPECT_EQ(read, flat) << after;
+    EXPECT_EQ(*pieces.Digest(), ReplicaDigest(flat.data(), 0, kD)) << after;
+  };
+  for (HostReplicaMemory* memory : {&whole, &pieces}) {
+    ASSERT_TRUE(memory->ApplyStep(layout, 0.01f, 100, kD - 100, verdict.data()).ok());
+  }
+  expect_equal("a step");
+  for (HostReplicaMemory* memory : {&whole, &pieces}) {
+    EXPECT_FALSE(memory->keeps_x0());
+    ASSERT_TRUE(memory->KeepX0().ok());
+    ASSERT_TRUE(memory->WriteX0(0, x0).ok());
+    ASSERT_TRUE(memory->ApplyRescaledStep(layout, 0.01f, 0.5f, 0, kD, verdict.data()).ok());
+  }
+  expect_equal("a rescaled step");
+  const X0Sums of_whole = *whole.SumsAboutX0(layout, PointersInto<const float>(layout, g.data()));
+  const X0Sums of_pieces = *pieces.SumsAboutX0(layout, g_pointers);
+  EXPECT_EQ(of_whole.inner, of_pieces.inner);
+  EXPECT_EQ(of_whole.distance_squared, of_pieces.distance_squared);
+  EXPECT_GT(of_whole.distance_squared, 0);
+  ASSERT_TRUE(pieces.Rewind(4000, 200).ok());
+  ASSERT_TRUE(whole.Rewind(4000, 200).ok());
+  expect_equal("a rewind of a part");
+  EXPECT_TRUE(std::equal(x0.begin() + 4000, x0.begin() + 4200, flat.begin() + 4000));
+  EXPECT_NE(flat[3999], x0[3999]);
+  EXPECT_NE(flat[4200], x0[4200]);
+}
+
+TEST(HostReplicaMemoryTest, TheSumsAboutX0AreTheirDefinition) {
+  const Layout layout = *Layout::Make({{.name = "a", .shape = {4}}});
+  std::vector<float> x = {1.0f, 2.0f, 3.0f, 4.0f};
+  HostReplicaMemory memory(x);
+  ASSERT_TRUE(memory.KeepX0().ok());
+  ASSERT_TRUE(memory.WriteX0(0, std::vector<float>{0.0f, 0.0f, 1.0f, 6.0f}).ok());
+  const float g[] = {10.0f, std::numeric_limits<float>::quiet_NaN(), 1.0f, 100.0f};
+  const float* const pointers[] = {g};
+  const X0Sums sums = *memory.SumsAboutX0(layout, pointers);
+  EXPECT_EQ(sums.inner, 10.0 * -1.0 + 1.0 * -2.0 + 100.0 * 2.0);  // Σ g·(x0 − x)
+  EXPECT_EQ(sums.distance_squared, 1.0 + 4.0 + 4.0 + 4.0);
 }
 
 }  // namespace

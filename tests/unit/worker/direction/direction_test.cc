@@ -47,6 +47,12 @@ Packed PackAll(Direction& direction, const ChunkPlan& plan, const Direction::Chu
   return packed;
 }
 
+std::vector<float> StateOf(const Direction& direction, uint64_t count) {
+  std::vector<float> state(count);
+  direction.SaveState(0, 0, std::as_writable_bytes(std::span(state)));
+  return state;
+}
+
 DirectionConfig Config(std::string_view name, double beta = 0.9, double beta2 = 0.99) {
   return *ParseDirection(name, beta, beta2);
 }
@@ -61,15 +67,18 @@ TEST(DirectionTest, ChunksAndTensorsDoNotShowInTheBallot) {
     std::vector<float> m(layout.coordinates(), 0.0f);
     for (uint64_t round = 0; round < 4; ++round) {
       const std::vector<float> g = Gradient(layout.coordinates(), round);
+      const auto pointers = PointersInto(layout, g.data());
       const Packed packed = PackAll(
-          direction, plan, {.g = g.data(), .seed = 3, .round = Round(round), .share = Share(1)});
+          direction, plan, {.g = pointers, .seed = 3, .round = Round(round), .share = Share(1)});
       std::vector<uint8_t> whole(plan.TotalBytes(), 0);
-      PackReference(
-          {.coefficients = CoefficientsOf(Config(name)),
-           .seed = 3,
-           .round = Round(round),
-           .share = Share(1)},
-          {.g = g.data(), .m = m.data(), .bits = whole.data(), .count = layout.coordinates()});
+      PackReference({.coefficients = CoefficientsOf(Config(name)),
+                     .seed = 3,
+                     .round = Round(round),
+                     .share = Share(1)},
+                    {.g = g.data(),
+                     .state = {m.data()},
+                     .bits = whole.data(),
+                     .count = layout.coordinates()});
       ASSERT_EQ(packed.ballot, whole) << name << ", round " << round;
       ASSERT_TRUE(PaddingIsZero(packed.ballot.data(), layout.coordinates()));
     }
@@ -86,8 +95,10 @@ TEST(DirectionTest, ScalarsAreSumsOverTheChunkWithScaledInnerProducts) {
   h[600] = std::numeric_limits<float>::infinity();
   std::vector<uint8_t> verdict(plan.TotalBytes(), 0x5A);
   verdict.back() &= static_cast<uint8_t>((1u << (layout.coordinates() % 8)) - 1);
-  const Packed packed =
-      PackAll(direction, plan, {.g = g.data(), .h = h.data(), .prev_verdict = verdict.data()});
+  const Packed packed = PackAll(direction, plan,
+                                {.g = PointersInto(layout, std::as_const(g).data()),
+                                 .h = PointersInto(layout, std::as_const(h).data()),
+                                 .prev_verdict = verdict.data()});
   for (uint32_t k = 0; k < plan.chunks(); ++k) {
     ChunkScalars expected;
     for (uint64_t i = plan.First(ChunkIndex(k));
@@ -123,14 +134,15 @@ TEST(DirectionTest, NesterovSignumIsLionWithItsCoefficients) {
     bool signum_differs = false;
     for (uint64_t round = 0; round < 20; ++round) {
       const std::vector<float> g = Gradient(2000, round);
-      const Direction::ChunkInput input{.g = g.data(), .seed = 1, .round = Round(round)};
+      const float* const pointers[] = {g.data()};
+      const Direction::ChunkInput input{.g = pointers, .seed = 1, .round = Round(round)};
       const Packed of_nesterov = PackAll(nesterov, plan, input);
       ASSERT_EQ(of_nesterov.ballot, PackAll(lion, plan, input).ballot)
           << beta << ", round " << round;
       signum_differs = signum_differs || of_nesterov.ballot != PackAll(signum, plan, input).ballot;
     }
     EXPECT_TRUE(signum_differs) << "the comparison would not notice two equal directions";
-    EXPECT_TRUE(std::equal(nesterov.state().begin(), nesterov.state().end(), lion.state().begin()));
+    EXPECT_EQ(StateOf(nesterov, 2000), StateOf(lion, 2000));
   }
 }
 
@@ -139,16 +151,75 @@ TEST(DirectionTest, ResetForgetsEveryGradient) {
   const ChunkPlan plan(600, 512);
   Direction used(&layout, plan, Config("lion")), fresh(&layout, plan, Config("lion"));
   const std::vector<float> first = Gradient(600, 1), second = Gradient(600, 2);
-  PackAll(used, plan, {.g = first.data()});
+  const float* const one[] = {first.data()};
+  const float* const two[] = {second.data()};
+  PackAll(used, plan, {.g = one});
+  EXPECT_NE(StateOf(used, 600), StateOf(fresh, 600));
   used.Reset();
-  EXPECT_EQ(PackAll(used, plan, {.g = second.data()}).ballot,
-            PackAll(fresh, plan, {.g = second.data()}).ballot);
+  EXPECT_EQ(StateOf(used, 600), StateOf(fresh, 600));
+  EXPECT_EQ(PackAll(used, plan, {.g = two}).ballot, PackAll(fresh, plan, {.g = two}).ballot);
 }
 
 TEST(DirectionTest, SignSgdKeepsNoState) {
   const Layout layout = MakeLayout({600});
-  EXPECT_TRUE(Direction(&layout, ChunkPlan(600, 512), Config("signsgd")).state().empty());
-  EXPECT_EQ(Direction(&layout, ChunkPlan(600, 512), Config("signum")).state().size(), 600u);
+  EXPECT_TRUE(Direction(&layout, ChunkPlan(600, 512), Config("signsgd")).planes().empty());
+  const Direction signum(&layout, ChunkPlan(600, 512), Config("signum"));
+  ASSERT_EQ(signum.planes().size(), 1u);
+  EXPECT_EQ(signum.planes()[0].name, "m");
+  EXPECT_EQ(signum.planes()[0].element_bytes, sizeof(float));
+}
+
+// A run that stops, saves in pieces and goes on elsewhere casts the ballots of one that does not.
+TEST(DirectionTest, WhatIsSavedAndRestoredGoesOnAsIfNothingHadHappened) {
+  const Layout layout = MakeLayout({600, 400});
+  const ChunkPlan plan(1000, 512);
+  for (const char* name : {"signsgd", "signum", "nesterov", "lion"}) {
+    Direction before(&layout, plan, Config(name)), after(&layout, plan, Config(name));
+    const std::vector<float> first = Gradient(1000, 1), second = Gradient(1000, 2);
+    PackAll(before, plan, {.g = PointersInto(layout, first.data())});
+    for (size_t plane = 0; plane < before.planes().size(); ++plane) {
+      for (const auto& [from, count] :
+           {std::pair<uint64_t, uint64_t>(0, 333), std::pair<uint64_t, uint64_t>(333, 667)}) {
+        std::vector<std::byte> bytes(count * before.planes()[plane].element_bytes);
+        before.SaveState(plane, from, bytes);
+        after.RestoreState(plane, from, bytes);
+      }
+    }
+    const auto pointers = PointersInto(layout, second.data());
+    EXPECT_EQ(PackAll(before, plan, {.g = pointers}).ballot,
+              PackAll(after, plan, {.g = pointers}).ballot)
+        << name;
+  }
+}
+
+TEST(DirectionTest, ATensorWithoutGradientCastsCoinsAndOneWithoutProbeGradientCountsAsZero) {
+  const Layout layout = MakeLayout({100, 300, 50});
+  const ChunkPlan plan(450, 512);
+  Direction direction(&layout, plan, Config("signsgd"));
+  const std::vector<float> g(450, 1.0f), h(450, 0.75f);
+  const float* const gradients[] = {g.data(), nullptr, g.data()};
+  const float* const probes[] = {nullptr, h.data(), h.data()};
+  const Packed packed =
+      PackAll(direction, plan, {.g = gradients, .h = probes, .seed = 9, .share = Share(4)});
+  for (uint64_t i = 0; i < 450; ++i) {
+    const bool coin = ((OwnCoinWord(9, Round(0), Share(4), i / 64) >> (i % 64)) & 1u) != 0;
+    EXPECT_EQ(GetBit(packed.ballot.data(), i), i < 100 || i >= 400 || coin) << i;
+  }
+  EXPECT_EQ(packed.scalars[0].g_l1, 150.0);
+  EXPECT_EQ(packed.scalars[0].probe_l1, 100 * 1.0 + 300 * 0.75 + 50 * 0.25);
+}
+
+TEST(DirectionTest, WhatIsGivenIsSignedInPlaceOfTheGradient) {
+  const Layout layout = MakeLayout({300, 300});
+  const ChunkPlan plan(600, 512);
+  Direction direction(&layout, plan, Config("signum"));
+  const std::vector<float> g(300, 1.0f), u(300, -1.0f);
+  const float* const gradients[] = {g.data(), nullptr};
+  const float* const given[] = {u.data(), g.data()};
+  const Packed packed = PackAll(direction, plan, {.g = gradients, .u = given});
+  for (uint64_t i = 0; i < 600; ++i) EXPECT_EQ(GetBit(packed.ballot.data(), i), i >= 300) << i;
+  EXPECT_EQ(packed.scalars[0].g_l1, 300.0);
+  EXPECT_EQ(StateOf(direction, 600), std::vector<float>(600, 0.0f));
 }
 
 TEST(DirectionTest, NamesAreReadAndWrittenAlike) {

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <cmath>
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <utility>
@@ -16,12 +18,29 @@ namespace {
 // The CPU in everything but one thing that it gets wrong.
 class WrongDevice : public HostDevice {
  public:
-  enum class Wrong { kNothing, kBit, kPadding, kMargin, kSum, kCount, kState, kReplica, kDigest };
+  enum class Wrong {
+    kNothing,
+    kBit,
+    kPadding,
+    kMargin,
+    kSum,
+    kCount,
+    kState,
+    kRestore,
+    kReset,
+    kReplica,
+    kRescale,
+    kScales,
+    kDecay,
+    kRewind,
+    kX0Sums,
+    kDigest
+  };
   explicit WrongDevice(Wrong wrong) : wrong_(wrong) {}
 
   absl::StatusOr<std::unique_ptr<ReplicaMemory>> MakeReplica(const Layout* layout,
-                                                             std::span<float> x) override {
-    return std::make_unique<Replica>(wrong_, *HostDevice::MakeReplica(layout, x), x);
+                                                             TensorPointers x) override {
+    return std::make_unique<Replica>(wrong_, *HostDevice::MakeReplica(layout, x));
   }
   absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(const Layout* layout, ChunkPlan plan,
                                                            const DirectionConfig& config) override {
@@ -37,8 +56,8 @@ class WrongDevice : public HostDevice {
 
   class Replica : public ReplicaMemory {
    public:
-    Replica(Wrong wrong, std::unique_ptr<ReplicaMemory> right, std::span<float> x)
-        : wrong_(wrong), right_(std::move(right)), x_(x) {}
+    Replica(Wrong wrong, std::unique_ptr<ReplicaMemory> right)
+        : wrong_(wrong), right_(std::move(right)) {}
     uint64_t coordinates() const override { return right_->coordinates(); }
     absl::Status Write(uint64_t first, std::span<const float> values) override {
       return right_->Write(first, values);
@@ -46,15 +65,30 @@ class WrongDevice : public HostDevice {
     absl::Status Read(uint64_t first, std::span<float> values) override {
       return right_->Read(first, values);
     }
-    absl::Status ApplyStep(const Layout& layout, float gamma, uint64_t first, uint64_t count,
-                           const uint8_t* verdict) override {
-      SIGNVOTE_RETURN_IF_ERROR(right_->ApplyStep(layout, gamma, first, count, verdict));
-      // Not in a NaN, whose bits are free.
-      if (wrong_ == Wrong::kReplica && count > 0) {
-        float* const last = &x_[first + count - 1];
-        *last == *last ? Nudge<float, uint32_t>(last) : void();
-      }
-      return absl::OkStatus();
+    absl::Status Apply(const Layout& layout, const StepArguments& step, uint64_t first,
+                       uint64_t count, const uint8_t* verdict) override {
+      StepArguments wrong = step;
+      if (wrong_ == Wrong::kRescale) wrong.rho = step.rho * 0.5f;
+      if (wrong_ == Wrong::kScales) wrong.scales = {};
+      if (wrong_ == Wrong::kDecay) wrong.decay_step.reset();
+      SIGNVOTE_RETURN_IF_ERROR(right_->Apply(layout, wrong, first, count, verdict));
+      return wrong_ == Wrong::kReplica ? NudgeLast(first, count) : absl::OkStatus();
+    }
+    absl::Status KeepX0() override { return right_->KeepX0(); }
+    bool keeps_x0() const override { return right_->keeps_x0(); }
+    absl::Status WriteX0(uint64_t first, std::span<const float> values) override {
+      return right_->WriteX0(first, values);
+    }
+    absl::Status ReadX0(uint64_t first, std::span<float> values) override {
+      return right_->ReadX0(first, values);
+    }
+    absl::Status Rewind(uint64_t first, uint64_t count) override {
+      return right_->Rewind(first, wrong_ == Wrong::kRewind ? count - 1 : count);
+    }
+    absl::StatusOr<X0Sums> SumsAboutX0(const Layout& layout, ConstTensorPointers g) override {
+      SIGNVOTE_ASSIGN_OR_RETURN(X0Sums sums, right_->SumsAboutX0(layout, g));
+      if (wrong_ == Wrong::kX0Sums) Nudge<double, uint64_t>(&sums.inner);
+      return sums;
     }
     absl::StatusOr<uint64_t> Digest() override {
       SIGNVOTE_ASSIGN_OR_RETURN(const uint64_t digest, right_->Digest());
@@ -62,9 +96,17 @@ class WrongDevice : public HostDevice {
     }
 
    private:
+    absl::Status NudgeLast(uint64_t first, uint64_t count) {
+      if (count == 0) return absl::OkStatus();
+      float last = 0;
+      SIGNVOTE_RETURN_IF_ERROR(right_->Read(first + count - 1, std::span(&last, 1)));
+      if (last != last) return absl::OkStatus();  // of a NaN the bits are free
+      Nudge<float, uint32_t>(&last);
+      return right_->Write(first + count - 1, std::span(&last, 1));
+    }
+
     const Wrong wrong_;
     const std::unique_ptr<ReplicaMemory> right_;
-    const std::span<float> x_;
   };
 
   class Packer : public BallotPacker {
@@ -86,10 +128,18 @@ class WrongDevice : public HostDevice {
       if (wrong_ == Wrong::kCount) ++scalars.nonfinite;
       return scalars;
     }
-    absl::Status ReadState(std::span<float> state) override {
-      SIGNVOTE_RETURN_IF_ERROR(right_->ReadState(state));
-      if (wrong_ == Wrong::kState && !state.empty()) Nudge<float, uint32_t>(&state.back());
+    absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) override {
+      SIGNVOTE_RETURN_IF_ERROR(right_->SaveState(plane, first, bytes));
+      if (wrong_ == Wrong::kState && !bytes.empty()) bytes.back() ^= std::byte{1};
       return absl::OkStatus();
+    }
+    absl::Status RestoreState(size_t plane, uint64_t first,
+                              std::span<const std::byte> bytes) override {
+      return right_->RestoreState(
+          plane, first, wrong_ == Wrong::kRestore ? bytes.first(bytes.size() - 4) : bytes);
+    }
+    absl::Status Reset() override {
+      return wrong_ == Wrong::kReset ? absl::OkStatus() : right_->Reset();
     }
 
    private:
@@ -134,6 +184,13 @@ TEST(SelftestTest, OneWrongBitAnywhereIsFound) {
       {Wrong::kSum, "prev_inner of chunk"},
       {Wrong::kCount, "nonfinite of chunk"},
       {Wrong::kState, "the direction's state differs at"},
+      {Wrong::kRestore, "the direction's state differs at"},
+      {Wrong::kReset, "the direction's state differs at"},
+      {Wrong::kRescale, "the replica differs at coordinate"},
+      {Wrong::kScales, "the replica differs at coordinate"},
+      {Wrong::kDecay, "the replica differs at coordinate"},
+      {Wrong::kRewind, "the rewound replica differs at"},
+      {Wrong::kX0Sums, "the sums about x0 differ"},
       {Wrong::kReplica, "the replica differs at coordinate"},
       {Wrong::kDigest, "the replica's digest differs"}};
   for (const auto& [wrong, text] : kExpected) {

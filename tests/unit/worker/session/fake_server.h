@@ -23,6 +23,41 @@
 namespace signvote::testing {
 
 inline constexpr uint64_t kFakeMessageBytesMax = 64 << 20;
+inline constexpr uint64_t kD = 5000;  // several chunks, the last one odd
+
+inline Layout TestLayout(uint64_t d = kD) {
+  std::vector<TensorSpec> tensors(2);
+  tensors[0].name = "a";
+  tensors[0].shape = {d - 1000};
+  tensors[1].name = "b";
+  tensors[1].shape = {10, 100};
+  tensors[1].step_scale = 0.5f;
+  tensors[1].weight_decay = 0.1f;
+  return *Layout::Make(tensors);
+}
+
+inline void FillLayout(const Layout& layout, v1::Layout* out) {
+  for (const TensorSpec& tensor : layout.tensors()) {
+    v1::Tensor* const to = out->add_tensors();
+    to->set_name(tensor.name);
+    for (const uint64_t dimension : tensor.shape) to->add_shape(dimension);
+    to->set_step_scale(tensor.step_scale);
+    to->set_weight_decay(tensor.weight_decay);
+  }
+  out->set_digest(layout.digest());
+}
+
+// docs/wire_format.md, "Hash of a commit's payload", of `ballots` counted for each chunk: written
+// out here, as a second opinion.
+inline uint64_t HashOfVerdict(const ChunkPlan& plan, const std::vector<uint8_t>& bits,
+                              uint64_t ballots) {
+  std::vector<uint64_t> words;
+  for (uint32_t k = 0; k < plan.chunks(); ++k) {
+    words.push_back(ballots);
+    words.push_back(Xxh3(bits.data() + plan.ByteOffset(ChunkIndex(k)), plan.Bytes(ChunkIndex(k))));
+  }
+  return Xxh3(words.data(), words.size() * sizeof(uint64_t));
+}
 
 // The server's end of one Session call.
 class FakeSession {
@@ -54,7 +89,7 @@ class FakeSession {
   v1::ServerMessage Welcome(v1::Welcome::State state) {
     v1::ServerMessage message;
     v1::Welcome* const welcome = message.mutable_welcome();
-    welcome->set_protocol(1);
+    welcome->set_protocol(2);
     welcome->set_software_version("fake");
     welcome->set_run_id(std::string(run_id_.bytes()));
     welcome->set_epoch(epoch);
@@ -63,7 +98,10 @@ class FakeSession {
     welcome->set_state(state);
     welcome->set_chunk_coordinates(plan_.chunk_coordinates());
     welcome->set_seed(7);
-    welcome->set_rounds_max(100);
+    welcome->set_main_rounds(100);
+    FillLayout(TestLayout(), welcome->mutable_layout());
+    welcome->set_needs_x0(needs_x0);
+    welcome->set_rule("alias");
     welcome->mutable_direction()->set_kind(v1::Direction::KIND_SIGNUM);
     welcome->mutable_direction()->set_beta(0.9);
     welcome->set_digest_every(50);
@@ -90,7 +128,8 @@ class FakeSession {
     open->set_data_step(round + 1000);
     open->set_share(3);
     open->set_role(role);
-    open->set_probe(round % 2 == 1);
+    if (round % 2 == 1) open->add_wanted(v1::SCALAR_PROBE_L1);
+    open->add_wanted(v1::SCALAR_PREV_INNER);
     open->set_members(1);
     Send(message);
   }
@@ -141,10 +180,25 @@ class FakeSession {
     commit->set_kind(v1::Commit::KIND_STEP);
     commit->set_stepsize(stepsize);
     commit->set_rho(1.0f);
-    commit->set_verdict_hash(Xxh3(bits.data(), bits.size()));
+    for (uint32_t k = 0; k < plan_.chunks(); ++k) commit->add_counted(1);
+    commit->set_payload_hash(HashOfVerdict(plan_, bits, 1));
     commit->set_data_step(round + 1000);
+    commit->set_next_data_step(round + 1001);
+    commit->set_main_round(round + 1);
     commit->set_loss(2.5);
     commit->set_voters(1);
+    return message;
+  }
+  // A commit without a payload.
+  v1::ServerMessage CommitOf(uint64_t round, v1::Commit::Kind kind) {
+    v1::ServerMessage message;
+    v1::Commit* const commit = message.mutable_commit();
+    commit->set_run_id(std::string(run_id_.bytes()));
+    commit->set_epoch(epoch);
+    commit->set_round(round);
+    commit->set_kind(kind);
+    commit->set_reason("because of this");
+    commit->set_next_data_step(round + 1001);
     return message;
   }
   // Verdict and commit of a whole round.
@@ -179,6 +233,7 @@ class FakeSession {
   grpc::ServerContext* context() { return context_; }
 
   uint64_t epoch = 1;
+  bool needs_x0 = false;
   std::optional<uint64_t> ready_round;
   std::vector<v1::WorkerMessage::MessageCase> order;  // every message received
 
@@ -236,6 +291,12 @@ class FakeServer : public v1::Training::Service {
     fetch_ = std::move(fetch);
   }
 
+  // Called when an upload has begun; it goes on when that returns.
+  void SetUpload(std::function<void()> upload) {
+    MutexLock lock(&mu_);
+    upload_ = std::move(upload);
+  }
+
   grpc::Status Session(grpc::ServerContext* context, FakeSession::Stream* stream) override {
     Script script;
     {
@@ -262,8 +323,15 @@ class FakeServer : public v1::Training::Service {
     return fetch ? fetch(writer)
                  : grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "nothing to fetch");
   }
-  grpc::Status UploadState(grpc::ServerContext*, grpc::ServerReader<v1::UploadStateRequest>* reader,
+  grpc::Status UploadState(grpc::ServerContext* context,
+                           grpc::ServerReader<v1::UploadStateRequest>* reader,
                            v1::UploadStateReply* reply) override {
+    std::function<void()> upload;
+    {
+      MutexLock lock(&mu_);
+      upload = upload_;
+    }
+    if (upload) upload();
     v1::UploadStateRequest request;
     std::vector<float> values;
     std::string ticket;
@@ -280,6 +348,7 @@ class FakeServer : public v1::Training::Service {
         ticket = request.ticket();
       }
     }
+    if (context->IsCancelled()) return grpc::Status::CANCELLED;
     EXPECT_EQ(ticket, "0123456789abcdef");
     reply->set_coordinates(values.size());
     MutexLock lock(&mu_);
@@ -297,6 +366,7 @@ class FakeServer : public v1::Training::Service {
   const std::vector<Script> scripts_;
   int connections_ ABSL_GUARDED_BY(mu_) = 0;
   FetchScript fetch_ ABSL_GUARDED_BY(mu_);
+  std::function<void()> upload_ ABSL_GUARDED_BY(mu_);
   std::vector<float> uploaded_ ABSL_GUARDED_BY(mu_);
 };
 

@@ -119,14 +119,16 @@ TEST_F(KeptBallotTest, TheBitsAreReleasedWhenTheLastMessageIsGone) {
   ASSERT_TRUE(Add(0, 1, kOpened).ok());
   std::optional<OutgoingMessage> first = ballot_.ChunkMessage(ChunkIndex(0), Vote(1, 0));
   std::optional<OutgoingMessage> second = ballot_.ChunkMessage(ChunkIndex(0), Vote(1, 1));
-  const auto released = ballot_.Close();
-  ASSERT_NE(released, nullptr);
+  const auto bits = ballot_.Close();
+  ASSERT_NE(bits, nullptr);
   EXPECT_FALSE(ballot_.open());
-  EXPECT_FALSE(released->load());
+  FakeClock clock;
+  const auto released = [&] { return bits->AwaitRelease(&clock, clock.Now()); };
+  EXPECT_FALSE(released());
   first.reset();
-  EXPECT_FALSE(released->load());
+  EXPECT_FALSE(released());
   second.reset();
-  EXPECT_TRUE(released->load());
+  EXPECT_TRUE(released());
 }
 
 }  // namespace

@@ -28,6 +28,32 @@ std::vector<uint8_t> Bits(uint64_t seed) {
   return bits;
 }
 
+// A step of `round` with the verdict of Bits(round).
+class Step {
+ public:
+  Step(uint64_t round, float stepsize, float rho = 1) {
+    slot_.bits.assign(kD / 8, 0);
+    const std::vector<uint8_t> bits = Bits(round);
+    std::copy(bits.begin(), bits.end(), slot_.bits.begin());
+    event_.round = Round(round);
+    event_.stepsize = event_.decay_step = stepsize;
+    event_.rho = rho;
+    event_.slot = &slot_;
+  }
+  const CommitEvent& event() const { return event_; }
+
+ private:
+  VerdictStore::Slot slot_;
+  CommitEvent event_;
+};
+
+CommitEvent Of(CommitKind kind, uint64_t round) {
+  CommitEvent event;
+  event.kind = kind;
+  event.round = Round(round);
+  return event;
+}
+
 TEST(ReplicaTest, PartsAtDifferentRoundsEndUpAsIfTheyHadAlwaysBeenOne) {
   const Layout layout = TestLayout();
   for (uint64_t seed = 0; seed < 50; ++seed) {
@@ -40,7 +66,7 @@ TEST(ReplicaTest, PartsAtDifferentRoundsEndUpAsIfTheyHadAlwaysBeenOne) {
     }
     std::vector<float> x(kD, 99.0f);
     HostReplicaMemory memory(x);
-    Replica replica(&layout, &memory);
+    Replica replica(&layout, &memory, Replica::X0::kUnused);
     uint64_t lowest = 6;
     for (uint64_t first = 0; first < kD;) {
       const uint64_t count = std::min<uint64_t>(1 + rng.Below(900), kD - first);
@@ -54,8 +80,7 @@ TEST(ReplicaTest, PartsAtDifferentRoundsEndUpAsIfTheyHadAlwaysBeenOne) {
     }
     ASSERT_TRUE(replica.complete());
     EXPECT_EQ(replica.round().value(), lowest);
-    for (uint64_t r = lowest; r < 6; ++r)
-      ASSERT_TRUE(replica.Apply(Round(r), 0.125f, Bits(r).data()).ok());
+    for (uint64_t r = lowest; r < 6; ++r) ASSERT_TRUE(replica.Apply(Step(r, 0.125f).event()).ok());
     EXPECT_TRUE(replica.level());
     EXPECT_EQ(replica.round().value(), 6u);
     EXPECT_EQ(x, history[6]) << seed;
@@ -67,24 +92,86 @@ TEST(ReplicaTest, ACommitBeyondTheNextIsRefusedAndChangesNothing) {
   const Layout layout = TestLayout();
   std::vector<float> x(kD, 1.0f);
   HostReplicaMemory memory(x);
-  Replica replica(&layout, &memory);
-  EXPECT_EQ(replica.Apply(Round(0), 0.5f, Bits(1).data()).code(),
-            absl::StatusCode::kFailedPrecondition);
-  replica.SetWhole(Round(4));
-  EXPECT_EQ(replica.Apply(Round(5), 0.5f, Bits(1).data()).code(),
-            absl::StatusCode::kFailedPrecondition);
+  Replica replica(&layout, &memory, Replica::X0::kUnused);
+  EXPECT_EQ(replica.round(), Round(0));
+  EXPECT_FALSE(replica.complete());
+  EXPECT_FALSE(replica.Digest().ok());
+  EXPECT_EQ(replica.Apply(Step(0, 0.5f).event()).code(), absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(replica.AddPart(Round(4), 0, kD).ok());
+  EXPECT_EQ(replica.Apply(Step(5, 0.5f).event()).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(x, std::vector<float>(kD, 1.0f));
-  EXPECT_TRUE(replica.Apply(Round(3), 0.5f, Bits(1).data()).ok())
-      << "an old commit has no part left to move";
+  EXPECT_TRUE(replica.Apply(Step(3, 0.5f).event()).ok()) << "no part is left that it moves";
   EXPECT_EQ(x, std::vector<float>(kD, 1.0f));
   EXPECT_EQ(replica.round().value(), 4u);
+}
+
+TEST(ReplicaTest, CommitsOfEveryKindMoveWhatIsThere) {
+  const Layout layout = TestLayout();
+  std::vector<float> x(kD);
+  for (size_t i = 0; i < kD; ++i) x[i] = static_cast<float>(i % 13) - 6.0f;
+  const std::vector<float> x0 = x;
+  HostReplicaMemory memory(x);
+  ASSERT_TRUE(memory.KeepX0().ok());
+  Replica replica(&layout, &memory, Replica::X0::kNeeded);
+  ASSERT_TRUE(replica.BeginHere().ok());
+  EXPECT_TRUE(replica.level());
+  ASSERT_TRUE(replica.Apply(Step(0, 0.5f).event()).ok());
+  std::vector<float> expected = x0;
+  ApplyStep(layout, 0.5f, 0, kD, Bits(0).data(), 0, expected.data());
+  EXPECT_EQ(x, expected);
+  ASSERT_TRUE(replica.Apply(Of(CommitKind::kNone, 1)).ok());
+  EXPECT_EQ(x, expected);
+  ASSERT_TRUE(replica.Apply(Step(2, 0.5f, 0.25f).event()).ok());
+  ApplyStep(layout, {.gamma = 0.5f, .rho = 0.25f}, 0, kD, Bits(2).data(), 0, x0.data(),
+            expected.data());
+  EXPECT_EQ(x, expected);
+  Step decayed(3, 0.5f);
+  CommitEvent event = decayed.event();
+  event.decay_step = 0.125f;
+  event.scales = {2.0f, 0.5f};
+  ASSERT_TRUE(replica.Apply(event).ok());
+  ApplyStep(layout, {.gamma = 0.5f, .decay_step = 0.125f, .scales = event.scales}, 0, kD,
+            Bits(3).data(), 0, nullptr, expected.data());
+  EXPECT_EQ(x, expected);
+  ASSERT_TRUE(replica.Apply(Of(CommitKind::kRewind, 4)).ok());
+  EXPECT_EQ(x, x0);
+  EXPECT_EQ(replica.round(), Round(5));
+}
+
+TEST(ReplicaTest, WhatWantsX0WaitsForAllOfIt) {
+  const Layout layout = TestLayout();
+  std::vector<float> x(kD, 2.0f);
+  HostReplicaMemory memory(x);
+  ASSERT_TRUE(memory.KeepX0().ok());
+  Replica replica(&layout, &memory, Replica::X0::kNeeded);
+  ASSERT_TRUE(replica.AddPart(Round(1), 0, kD).ok());
+  EXPECT_FALSE(replica.complete());
+  ASSERT_TRUE(replica.AddX0Part(0, kD - 1).ok());
+  EXPECT_EQ(replica.Apply(Of(CommitKind::kRewind, 1)).code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(replica.Apply(Step(1, 0.5f, 0.5f).event()).code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(replica.round(), Round(1));
+  ASSERT_TRUE(replica.Apply(Step(1, 0.0f).event()).ok()) << "an ordinary step wants none";
+  EXPECT_EQ(replica.AddX0Part(kD - 1, 2).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(replica.AddX0Part(0, 1).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(replica.AddX0Part(kD - 1, 0).code(), absl::StatusCode::kInvalidArgument);
+  ASSERT_TRUE(replica.AddX0Part(kD - 1, 1).ok());
+  EXPECT_TRUE(replica.level());
+  ASSERT_TRUE(replica.Apply(Of(CommitKind::kRewind, 2)).ok());
+  EXPECT_EQ(x, std::vector<float>(kD, 0.0f));
+  Replica without(&layout, &memory, Replica::X0::kUnused);
+  EXPECT_EQ(without.AddX0Part(0, 1).code(), absl::StatusCode::kInvalidArgument);
+  ASSERT_TRUE(without.AddPart(Round(1), 0, kD).ok());
+  EXPECT_EQ(without.Apply(Of(CommitKind::kRewind, 1)).code(),
+            absl::StatusCode::kFailedPrecondition);
 }
 
 TEST(ReplicaTest, PartsMustFollowEachOtherAndFit) {
   const Layout layout = TestLayout();
   std::vector<float> x(kD);
   HostReplicaMemory memory(x);
-  Replica replica(&layout, &memory);
+  Replica replica(&layout, &memory, Replica::X0::kUnused);
   EXPECT_EQ(replica.AddPart(Round(1), 1, 10).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(replica.AddPart(Round(1), 0, 0).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(replica.AddPart(Round(1), 0, kD + 1).code(), absl::StatusCode::kInvalidArgument);

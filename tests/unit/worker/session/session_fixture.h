@@ -3,7 +3,6 @@
 
 #include <unistd.h>
 
-#include <atomic>
 #include <memory>
 #include <string>
 #include <utility>
@@ -13,24 +12,13 @@
 
 #include "common/apply.h"
 #include "common/checksum.h"
+#include "common/mutex.h"
 #include "common/rng.h"
 #include "tests/unit/worker/session/fake_server.h"
 #include "worker/session/session.h"
 
 namespace signvote::testing {
 
-inline constexpr uint64_t kD = 5000;  // several chunks, the last one odd
-
-inline Layout TestLayout(uint64_t d = kD) {
-  std::vector<TensorSpec> tensors(2);
-  tensors[0].name = "a";
-  tensors[0].shape = {d - 1000};
-  tensors[1].name = "b";
-  tensors[1].shape = {10, 100};
-  tensors[1].step_scale = 0.5f;
-  tensors[1].weight_decay = 0.1f;
-  return *Layout::Make(tensors);
-}
 inline const ChunkPlan kPlan(kD, 512);
 inline const uint32_t kChunks = kPlan.chunks();
 inline constexpr Duration kLong = std::chrono::seconds(60);
@@ -56,6 +44,7 @@ inline SessionOptions Options(const std::string& server) {
   // Longer than a busy machine takes; who waits for one of them to pass sets it.
   options.connect_timeout = options.server_timeout = kLong;
   options.wait_timeout = options.finish_timeout = kLong;
+  options.transfer_backoff = std::chrono::milliseconds(1);
   return options;
 }
 
@@ -65,12 +54,71 @@ inline std::unique_ptr<Session> MustCreate(const SessionOptions& options) {
   return session.ok() ? *std::move(session) : nullptr;
 }
 
-// Waits until the server's side gets there; false when it does not.
-inline bool Becomes(const std::atomic<bool>& flag) {
-  const Time deadline = Clock::System()->Now() + kLong;
-  while (!flag && Clock::System()->Now() < deadline) usleep(1000);
-  return flag;
+inline ModelDescription ModelOf(const Layout& layout) {
+  ModelDescription model;
+  model.tensors.assign(layout.tensors().begin(), layout.tensors().end());
+  return model;
 }
+
+// Join and Attach in one.
+inline absl::StatusOr<RunInfo> JoinRun(Session* session, ReplicaMemory* memory) {
+  absl::StatusOr<RunInfo> run = session->Join(ModelOf(TestLayout()));
+  if (!run.ok()) return run;
+  const absl::Status attached = session->Attach(memory);
+  if (!attached.ok()) return attached;
+  return run;
+}
+
+// Something that the other side says once.
+class Signal {
+ public:
+  void Set() {
+    {
+      MutexLock lock(&mu_);
+      set_ = true;
+    }
+    changed_.NotifyAll();
+  }
+  // False when it is not said.
+  bool Await() {
+    MutexLock lock(&mu_);
+    return changed_.WaitUntil(&mu_, Clock::System(), Clock::System()->Now() + kLong,
+                              [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return set_; });
+  }
+
+ private:
+  Mutex mu_;
+  CondVar changed_;
+  bool set_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+// The lines that a session logs.
+class LogLines {
+ public:
+  SessionLog Sink() {
+    return [this](LogLevel, std::string_view message, std::initializer_list<LogField> fields) {
+      MutexLock lock(&mu_);
+      std::string line(message);
+      for (const LogField& field : fields) line += " " + std::string(field.key);
+      lines_.push_back(std::move(line));
+      changed_.NotifyAll();
+    };
+  }
+  bool Await(const std::string& part) {
+    MutexLock lock(&mu_);
+    return changed_.WaitUntil(&mu_, Clock::System(), Clock::System()->Now() + kLong,
+                              [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+                                for (const std::string& line : lines_)
+                                  if (line.find(part) != std::string::npos) return true;
+                                return false;
+                              });
+  }
+
+ private:
+  Mutex mu_;
+  CondVar changed_;
+  std::vector<std::string> lines_ ABSL_GUARDED_BY(mu_);
+};
 
 inline void SendBallot(Session* session, const std::vector<uint8_t>& bits, uint32_t from = 0,
                        uint32_t to = kChunks) {
@@ -105,8 +153,9 @@ class SessionTest : public ::testing::Test {
 };
 
 inline v1::StateChunk StatePart(const std::vector<float>& values, uint64_t round, uint64_t first,
-                                uint64_t count) {
+                                uint64_t count, uint32_t plane = 0) {
   v1::StateChunk chunk;
+  chunk.set_plane(plane);
   chunk.set_round(round);
   chunk.set_first(first);
   chunk.set_count(count);

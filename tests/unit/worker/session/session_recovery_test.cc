@@ -2,6 +2,7 @@
 
 #include "worker/session/session.h"
 
+#include <atomic>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -41,7 +42,7 @@ TEST_F(SessionTest, ALostConnectionIsRemadeAndTheBallotSentAgainUnderTheNewEpoch
                               return grpc::Status::OK;
                             }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   std::vector<float> expected = x_;
   Vote(session.get(), 0, ballot);
   ASSERT_TRUE(session->WaitCommit().ok());
@@ -60,7 +61,7 @@ TEST_F(SessionTest, ALostConnectionIsRemadeAndTheBallotSentAgainUnderTheNewEpoch
 
 TEST_F(SessionTest, TheConnectionIsRemadeWhileTheCallerComputes) {
   const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);
-  std::atomic<bool> back{false};
+  Signal back;
   FakeServer server(kPlan, {[&](FakeSession& s) {
                               s.LetIn(v1::Welcome::STATE_UPLOAD);
                               s.OpenRound(0);
@@ -71,7 +72,7 @@ TEST_F(SessionTest, TheConnectionIsRemadeWhileTheCallerComputes) {
                               s.LetIn(v1::Welcome::STATE_KEEP);
                               s.OpenRound(0);
                               s.AwaitChunks(0, 0, 3);
-                              back = true;
+                              back.Set();
                               s.AwaitChunks(0, 0, kChunks - 3);
                               s.Await(v1::WorkerMessage::kScalars);
                               s.Decide(0, 0, verdict, 0.25f);
@@ -79,10 +80,10 @@ TEST_F(SessionTest, TheConnectionIsRemadeWhileTheCallerComputes) {
                               return grpc::Status::OK;
                             }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   ASSERT_TRUE(session->NextRound().ok());
   SendBallot(session.get(), ballot, 0, 3);
-  ASSERT_TRUE(Becomes(back)) << "no call is needed for that";
+  ASSERT_TRUE(back.Await()) << "no call is needed for that";
   SendBallot(session.get(), ballot, 3, kChunks);
   ASSERT_TRUE(session->SendScalars({}).ok());
   const auto outcome = session->WaitCommit();
@@ -109,7 +110,7 @@ TEST_F(SessionTest, CommitsMissedWhileAwayAreAppliedInOrder) {
                               return grpc::Status::OK;
                             }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   std::vector<float> expected = x_;
   Vote(session.get(), 0, ballot);
   uint64_t commits = 0;
@@ -132,7 +133,7 @@ TEST_F(SessionTest, CommitsMissedWhileAwayAreAppliedInOrder) {
 TEST_F(SessionTest, ACommitThatFoundNoRoomIsSentAgainByTheNextConnection) {
   constexpr uint32_t kMoreThanIsKept = 4096;
   const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);
-  std::atomic<bool> back{false};
+  Signal back;
   std::vector<FakeServer::Script> scripts = {[&](FakeSession& s) {
     s.LetIn(v1::Welcome::STATE_UPLOAD);
     s.OpenRound(0);
@@ -145,7 +146,7 @@ TEST_F(SessionTest, ACommitThatFoundNoRoomIsSentAgainByTheNextConnection) {
   for (int i = 0; i < 20; ++i) {
     scripts.push_back([&](FakeSession& s) {
       EXPECT_EQ(s.LetIn(v1::Welcome::STATE_KEEP).round(), 0u);
-      back = true;
+      back.Set();
       s.Decide(0, 0, verdict, 0.25f);
       s.OpenRound(1);
       s.AwaitEnd();
@@ -154,11 +155,11 @@ TEST_F(SessionTest, ACommitThatFoundNoRoomIsSentAgainByTheNextConnection) {
   }
   FakeServer server(kPlan, std::move(scripts));
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   const std::vector<float> start = x_;
   ASSERT_TRUE(session->NextRound().ok());
   SendBallot(session.get(), ballot, 0, 1);
-  ASSERT_TRUE(Becomes(back));
+  ASSERT_TRUE(back.Await());
   const auto outcome = session->WaitCommit();
   ASSERT_TRUE(outcome.ok()) << outcome.status();
   EXPECT_EQ(outcome->commits, 1u);
@@ -184,7 +185,7 @@ TEST_F(SessionTest, AVerdictThatDoesNotMatchItsCommitIsCountedAndFetchedAgain) {
                               return grpc::Status::OK;
                             }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   const std::vector<float> start = x_;
   Vote(session.get(), 0, ballot);
   const auto outcome = session->WaitCommit();
@@ -222,7 +223,7 @@ TEST_F(SessionTest, ASecondMismatchFetchesTheWholeState) {
     return grpc::Status::OK;
   });
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   ASSERT_TRUE(session->NextRound().ok());
   const auto outcome = session->WaitCommit();
   ASSERT_TRUE(outcome.ok()) << outcome.status();
@@ -265,7 +266,7 @@ TEST_F(SessionTest, AFetchedReplicaIsLevelledPartByPart) {
     return grpc::Status::OK;
   });
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   EXPECT_EQ(x_, history[3]) << "Join returns a level replica";
   const auto ticket = session->NextRound();
   ASSERT_TRUE(ticket.ok() && ticket->has_value());
@@ -295,7 +296,7 @@ TEST_F(SessionTest, AResyncFetchesTheStateOverTheSameSession) {
     return grpc::Status::OK;
   });
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   std::optional<RoundTicket> ticket;
   for (int i = 0; i < 3 && !(ticket && ticket->round.value() == 5); ++i) {
     const auto next = session->NextRound();
@@ -337,7 +338,7 @@ TEST_F(SessionTest, ABrokenStateTransferIsTriedAgainByANewSession) {
     return grpc::Status::OK;
   });
   const auto session = MustCreate(Options(server.address()));
-  const auto run = session->Join(layout_, &memory_);
+  const auto run = JoinRun(session.get(), &memory_);
   ASSERT_TRUE(run.ok()) << run.status();
   EXPECT_EQ(x_, state);
   EXPECT_EQ(fetch, 4);
@@ -353,9 +354,209 @@ TEST_F(SessionTest, AStateTransferThatAlwaysFailsEndsTheSessionWithItsReason) {
   };
   FakeServer server(kPlan, std::vector<FakeServer::Script>(10, let_in));
   const auto session = MustCreate(Options(server.address()));
-  const absl::Status status = session->Join(layout_, &memory_).status();
+  const absl::Status status = JoinRun(session.get(), &memory_).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("5 times in a row: nothing to fetch"));
+}
+
+// Goal: one transfer is enough however many rounds it takes, when commits come while it runs.
+// Method: the state comes in parts, each followed by more rounds than a worker keeps verdicts for;
+// the server says nothing of them again afterwards.
+TEST_F(SessionTest, CommitsThatComeDuringATransferMoveThePartsThatAreThere) {
+  constexpr uint64_t kParts = 10, kRoundsPerPart = 10;
+  std::vector<std::vector<float>> history = {StartValues(2.0f)};
+  for (uint64_t r = 0; r < kParts * kRoundsPerPart; ++r) {
+    history.push_back(history.back());
+    ApplyStep(layout_, 0.5f, 0, kD, RandomBits(r).data(), 0, history.back().data());
+  }
+  constexpr uint64_t kLast = (kParts - 1) * kRoundsPerPart;
+  Signal parts[kParts], commits[kParts];
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                      s.AwaitJoin();
+                      s.Send(s.Welcome(v1::Welcome::STATE_FETCH));
+                      for (uint64_t part = 0; part < kParts; ++part) {
+                        EXPECT_TRUE(parts[part].Await());
+                        if (part + 1 == kParts) break;
+                        for (uint64_t r = part * kRoundsPerPart; r < (part + 1) * kRoundsPerPart;
+                             ++r)
+                          s.Decide(r, 0, RandomBits(r), 0.5f);
+                        s.AwaitRead();
+                        commits[part].Set();
+                      }
+                      s.ready_round = s.Await(v1::WorkerMessage::kReady).ready().round();
+                      EXPECT_EQ(s.ready_round, kLast);
+                      s.OpenRound(kLast);
+                      s.AwaitEnd();
+                      return grpc::Status::OK;
+                    }});
+  server.SetFetch([&](grpc::ServerWriter<v1::StateChunk>* out) {
+    for (uint64_t part = 0; part < kParts; ++part) {
+      const uint64_t first = part * (kD / kParts);
+      out->Write(
+          StatePart(history[part * kRoundsPerPart], part * kRoundsPerPart, first, kD / kParts));
+      parts[part].Set();
+      if (part + 1 < kParts && !commits[part].Await()) return grpc::Status::CANCELLED;
+    }
+    return grpc::Status::OK;
+  });
+  const auto session = MustCreate(Options(server.address()));
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
+  const auto ticket = session->NextRound();
+  ASSERT_TRUE(ticket.ok() && ticket->has_value()) << ticket.status();
+  EXPECT_EQ((*ticket)->round.value(), kLast);
+  EXPECT_EQ(x_, history[kLast]);
+  EXPECT_EQ(session->Stats().state_transfers, 1u);
+  EXPECT_EQ(session->Stats().verdict_mismatches, 0u);
+}
+
+TEST_F(SessionTest, AFetchedStateBringsX0WhereTheRunNeedsIt) {
+  const std::vector<float> state = StartValues(2.0f), x0 = StartValues(3.0f);
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                      s.needs_x0 = true;
+                      s.LetIn(v1::Welcome::STATE_FETCH);
+                      s.Send(s.CommitOf(4, v1::Commit::KIND_REWIND));
+                      s.OpenRound(5);
+                      s.AwaitEnd();
+                      return grpc::Status::OK;
+                    }});
+  server.SetFetch([&](grpc::ServerWriter<v1::StateChunk>* out) {
+    out->Write(StatePart(state, 4, 0, kD));
+    out->Write(StatePart(x0, 0, 0, 2000, 1));
+    out->Write(StatePart(x0, 0, 2000, kD - 2000, 1));
+    return grpc::Status::OK;
+  });
+  const auto session = MustCreate(Options(server.address()));
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
+  EXPECT_EQ(x_, state);
+  const auto ticket = session->NextRound();
+  ASSERT_TRUE(ticket.ok() && ticket->has_value()) << ticket.status();
+  EXPECT_EQ(x_, x0);
+}
+
+TEST_F(SessionTest, AStateThatAlwaysFallsBehindEndsTheSessionWithTheNumberThatWouldHelp) {
+  const std::vector<float> state = StartValues(2.0f);
+  LogLines lines;
+  auto in_vain = [&](FakeSession& s) {
+    s.LetIn(v1::Welcome::STATE_FETCH);
+    return grpc::Status(grpc::StatusCode::ABORTED, "fetch the state again");
+  };
+  FakeServer server(kPlan, std::vector<FakeServer::Script>(10, in_vain));
+  server.SetFetch([&](grpc::ServerWriter<v1::StateChunk>* out) {
+    out->Write(StatePart(state, 4, 0, 1000));
+    out->Write(StatePart(state, 11, 1000, kD - 1000));
+    return grpc::Status::OK;
+  });
+  SessionOptions options = Options(server.address());
+  options.log = lines.Sink();
+  const auto session = MustCreate(options);
+  const absl::Status status = JoinRun(session.get(), &memory_).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("for 7 rounds); start the server with --catch-up-bytes of at least " +
+                        std::to_string(8 * kPlan.TotalBytes())));
+  EXPECT_TRUE(lines.Await("fell behind the commits that the server keeps"));
+  EXPECT_EQ(session->Stats().state_transfers, 5u);
+}
+
+// Goal: neither side of a transfer that hangs keeps a worker that was asked to leave.
+TEST_F(SessionTest, ADrainBreaksOffAStateTransfer) {
+  for (const bool upload : {false, true}) {
+    Signal begun, over;
+    FakeServer server(
+        kPlan, {[&](FakeSession& s) {
+          s.AwaitJoin();
+          s.Send(s.Welcome(upload ? v1::Welcome::STATE_UPLOAD : v1::Welcome::STATE_FETCH));
+          EXPECT_EQ(s.Await(v1::WorkerMessage::kLeave).leave().reason(), "SIGTERM");
+          over.Set();
+          return grpc::Status::OK;
+        }});
+    server.SetFetch([&](grpc::ServerWriter<v1::StateChunk>* out) {
+      out->Write(StatePart(StartValues(), 4, 0, 1000));
+      begun.Set();
+      EXPECT_TRUE(over.Await());
+      return grpc::Status::OK;
+    });
+    server.SetUpload([&] {
+      begun.Set();
+      EXPECT_TRUE(over.Await());
+    });
+    const auto session = MustCreate(Options(server.address()));
+    std::thread signal([&] {
+      EXPECT_TRUE(begun.Await());
+      session->RequestDrain("SIGTERM");
+    });
+    const absl::Status status = JoinRun(session.get(), &memory_).status();
+    signal.join();
+    over.Set();
+    EXPECT_EQ(status.code(), absl::StatusCode::kCancelled) << status;
+    EXPECT_TRUE(session->drained());
+    EXPECT_EQ(session->replica_round(), std::nullopt);
+    EXPECT_TRUE(session->Leave("drained").ok());
+  }
+}
+
+TEST_F(SessionTest, AnInterruptionBreaksOffAStateTransferAndALaterCallBeginsItAnew) {
+  const std::vector<float> state = StartValues(2.0f);
+  Signal over;
+  std::atomic<bool> interrupt{false};
+  std::atomic<int> fetches{0};
+  auto let_in = [&](FakeSession& s) {
+    s.LetIn(v1::Welcome::STATE_FETCH);
+    s.AwaitEnd();
+    return grpc::Status::OK;
+  };
+  FakeServer server(kPlan, {let_in, let_in});
+  server.SetFetch([&](grpc::ServerWriter<v1::StateChunk>* out) {
+    out->Write(StatePart(state, 4, 0, 1000));
+    if (fetches++ == 0) {
+      interrupt = true;
+      EXPECT_TRUE(over.Await());
+    }
+    out->Write(StatePart(state, 4, 1000, kD - 1000));
+    return grpc::Status::OK;
+  });
+  SessionOptions options = Options(server.address());
+  options.interrupted = [&] { return interrupt.load(); };
+  const auto session = MustCreate(options);
+  ASSERT_TRUE(session->Join(ModelOf(layout_)).ok());
+  EXPECT_EQ(session->Attach(&memory_).code(), absl::StatusCode::kCancelled);
+  EXPECT_FALSE(session->drained());
+  interrupt = false;
+  over.Set();
+  ASSERT_TRUE(session->Attach(&memory_).ok());
+  EXPECT_EQ(session->replica_round(), Round(4));
+  EXPECT_EQ(x_, state);
+  EXPECT_EQ(fetches, 2);
+}
+
+// Ten seconds are for a round that may yet be decided; without a server there is none.
+TEST_F(SessionTest, AWorkerWhoseServerIsGoneLeavesSoonAfterItIsAskedTo) {
+  const std::vector<uint8_t> ballot = RandomBits(1);
+  const HeldPort port;
+  LogLines lines;
+  auto server =
+      std::make_unique<FakeServer>(kPlan, std::vector<FakeServer::Script>{[&](FakeSession& s) {
+                                     s.LetIn(v1::Welcome::STATE_UPLOAD);
+                                     s.OpenRound(0);
+                                     s.AwaitEnd();
+                                     return grpc::Status::OK;
+                                   }},
+                                   grpc::InsecureServerCredentials(), port.port());
+  SessionOptions options = Options(server->address());
+  options.log = lines.Sink();
+  const auto session = MustCreate(options);
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
+  Vote(session.get(), 0, ballot);
+  server.reset();
+  ASSERT_TRUE(lines.Await("lost the server"));
+  const Time start = Clock::System()->Now();
+  session->RequestDrain("SIGTERM");
+  const auto outcome = session->WaitCommit();
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(outcome->commits, 0u);
+  EXPECT_TRUE(session->drained());
+  EXPECT_TRUE(session->Leave("drained").ok());
+  EXPECT_LT(Clock::System()->Now() - start, std::chrono::seconds(6)) << "2 s, on a busy machine";
 }
 
 // The system's clock, on which two hours pass from one look to the next once somebody says so.
@@ -375,13 +576,13 @@ class LeapingClock : public Clock {
 };
 
 TEST_F(SessionTest, AWaitThatLastsTooLongNamesWhomTheServerWaitsFor) {
-  std::atomic<bool> noticed{false};
+  Signal noticed;
   FakeServer server(kPlan, {[&](FakeSession& s) {
                       s.LetIn(v1::Welcome::STATE_UPLOAD);
                       s.OpenRound(0);
                       s.Notice("round 0 waits for w7");
                       s.AwaitRead();
-                      noticed = true;
+                      noticed.Set();
                       s.AwaitEnd();
                       return grpc::Status::OK;
                     }});
@@ -389,9 +590,9 @@ TEST_F(SessionTest, AWaitThatLastsTooLongNamesWhomTheServerWaitsFor) {
   options.wait_timeout = std::chrono::hours(1);
   LeapingClock clock;
   const auto session = *Session::Create(options, &clock);
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   ASSERT_TRUE(session->NextRound().ok());
-  ASSERT_TRUE(Becomes(noticed));
+  ASSERT_TRUE(noticed.Await());
   clock.leaping = true;
   const absl::Status status = session->WaitCommit().status();
   clock.leaping = false;
@@ -407,7 +608,7 @@ TEST_F(SessionTest, AServerThatIsNotThereIsGivenUpAfterTheConnectTimeout) {
   options.connect_timeout = std::chrono::seconds(1);
   const auto session = MustCreate(options);
   const Time start = Clock::System()->Now();
-  const absl::Status status = session->Join(layout_, &memory_).status();
+  const absl::Status status = JoinRun(session.get(), &memory_).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(status.message()), HasSubstr("could not reach server 127.0.0.1:"));
   EXPECT_THAT(std::string(status.message()), HasSubstr("Connection refused"));
@@ -424,7 +625,7 @@ TEST_F(SessionTest, AServerThatNeverAnswersIsGivenUpAfterTheConnectTimeout) {
   SessionOptions options = Options(server.address());
   options.connect_timeout = std::chrono::milliseconds(300);
   const auto session = MustCreate(options);
-  const absl::Status status = session->Join(layout_, &memory_).status();
+  const absl::Status status = JoinRun(session.get(), &memory_).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(status.message()), HasSubstr("no answer"));
 }
@@ -443,7 +644,7 @@ TEST_F(SessionTest, AServerThatGoesWithTheLastCommitsIsNamed) {
                                                   "another run");
                             }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   Vote(session.get(), 0, ballot);
   const auto outcome = session->WaitCommit();
   ASSERT_TRUE(outcome.ok()) << outcome.status();
@@ -468,7 +669,7 @@ TEST_F(SessionTest, ALostServerIsGivenUpAfterTheServerTimeout) {
   SessionOptions options = Options(server->address());
   options.server_timeout = std::chrono::milliseconds(600);
   const auto session = MustCreate(options);
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   ASSERT_TRUE(session->NextRound().ok());
   server.reset();
   const absl::Status status = session->WaitCommit().status();
@@ -488,12 +689,15 @@ TEST_F(SessionTest, AServerThatComesBackOnItsPortIsFoundAgain) {
                                      return grpc::Status::OK;
                                    }},
                                    grpc::InsecureServerCredentials(), port.port());
-  const auto session = MustCreate(Options(server->address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  LogLines lines;
+  SessionOptions options = Options(server->address());
+  options.log = lines.Sink();
+  const auto session = MustCreate(options);
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   Vote(session.get(), 0, ballot);
   server.reset();
   std::thread later([&] {
-    usleep(300000);
+    EXPECT_TRUE(lines.Await("lost the server, reconnecting"));
     server =
         std::make_unique<FakeServer>(kPlan, std::vector<FakeServer::Script>{[&](FakeSession& s) {
                                        s.epoch = 2;

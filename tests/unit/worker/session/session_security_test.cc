@@ -53,7 +53,7 @@ class SecureSessionTest : public SessionTest {
     const Time start = Clock::System()->Now();
     const auto session = Session::Create(options, Clock::System());
     if (!session.ok()) return session.status();
-    const absl::Status status = (*session)->Join(layout_, &memory_).status();
+    const absl::Status status = JoinRun(session->get(), &memory_).status();
     EXPECT_LT(Clock::System()->Now() - start, kLong / 2) << "well within the connect timeout";
     return status;
   }
@@ -75,7 +75,7 @@ TEST_F(SecureSessionTest, JoinsOverMutualTlsUnderTheCertificatesNameWithItsToken
   const SessionOptions options =
       SecureOptions(server.address(), &authority_, WorkerCertificate(&authority_));
   const auto session = MustCreate(options);
-  const auto run = session->Join(layout_, &memory_);
+  const auto run = JoinRun(session.get(), &memory_);
   ASSERT_TRUE(run.ok()) << run.status();
   EXPECT_EQ(server.uploaded(), x_);
   EXPECT_EQ(session->name(), "gpu-7");

@@ -1,5 +1,6 @@
 #include "worker/session/session.h"
 
+#include <atomic>
 #include <limits>
 #include <thread>
 
@@ -33,11 +34,14 @@ TEST_F(SessionTest, UploadsVotesAppliesAndFinishes) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  const auto run = session->Join(layout_, &memory_);
+  const auto run = JoinRun(session.get(), &memory_);
   ASSERT_TRUE(run.ok()) << run.status();
   EXPECT_EQ(run->run_id, server.run_id());
   EXPECT_EQ(run->seed, 7u);
-  EXPECT_EQ(run->rounds_max, 100u);
+  EXPECT_EQ(run->main_rounds, 100u);
+  EXPECT_EQ(run->layout.digest(), layout_.digest());
+  EXPECT_EQ(run->rule, "alias");
+  EXPECT_FALSE(run->needs_x0);
   EXPECT_EQ(run->plan.chunks(), kChunks);
   EXPECT_EQ(run->direction.kind, DirectionKind::kSignum);
   EXPECT_EQ(server.uploaded(), start);
@@ -46,11 +50,12 @@ TEST_F(SessionTest, UploadsVotesAppliesAndFinishes) {
   ASSERT_TRUE(ticket.ok() && ticket->has_value());
   EXPECT_EQ((*ticket)->data_step.value(), 1000u);
   EXPECT_EQ((*ticket)->share.value(), 3u);
+  EXPECT_EQ((*ticket)->wanted, std::vector<ScalarKind>{ScalarKind::kPrevInner});
   EXPECT_FALSE((*ticket)->observer);
+  EXPECT_TRUE((*ticket)->replica_moved) << "there is none before it";
   SendBallot(session.get(), ballot);
   ASSERT_TRUE(
-      session
-          ->SendScalars({.loss = 1.5, .g_l1 = 2, .g_l2_squared = 3, .prev_inner = 4, .samples = 8})
+      session->SendScalars({.loss = 1.5, .g_l1 = 2, .g_l2_squared = 3, .wanted = {4}, .samples = 8})
           .ok());
   const auto outcome = session->WaitCommit();
   ASSERT_TRUE(outcome.ok()) << outcome.status();
@@ -75,12 +80,12 @@ TEST_F(SessionTest, UploadsVotesAppliesAndFinishes) {
   server.Stop();
 
   EXPECT_EQ(join.name(), "w1");
-  EXPECT_EQ(join.layout().digest(), layout_.digest());
-  EXPECT_EQ(join.layout().tensors_size(), 2);
+  ASSERT_EQ(join.tensors_size(), 2);
+  EXPECT_EQ(join.tensors(1).name(), "b");
   EXPECT_FALSE(join.has_round());
   EXPECT_EQ(scalars.loss(), 1.5);
-  EXPECT_EQ(scalars.prev_inner(), 4);
-  EXPECT_FALSE(scalars.has_probe_l1());
+  ASSERT_EQ(scalars.wanted_size(), 1);
+  EXPECT_EQ(scalars.wanted(0), 4);
   EXPECT_EQ(digest.round(), 1u);
   EXPECT_EQ(digest.digest(), ReplicaDigest(x_.data(), 0, kD));
   // Join, Ready, the chunks, then the scalars.
@@ -112,7 +117,7 @@ TEST_F(SessionTest, BytesOfRoundsAndOfSetUpAreToldApart) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   for (uint64_t round = 0; round < kRounds; ++round) {
     Vote(session.get(), round, ballot);
     const auto outcome = session->WaitCommit();
@@ -133,14 +138,14 @@ TEST_F(SessionTest, BytesOfRoundsAndOfSetUpAreToldApart) {
 
 TEST_F(SessionTest, ANewAttemptGetsTheSameBallotAlsoWhileTheCallerComputes) {
   const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);
-  std::atomic<bool> resent{false};
+  Signal resent;
   FakeServer server(kPlan, {[&](FakeSession& s) {
                       s.LetIn(v1::Welcome::STATE_UPLOAD);
                       s.OpenRound(0, 0);
                       s.AwaitChunks(0, 0, 4);
                       s.OpenRound(0, 1);
                       s.AwaitChunks(0, 1, 4);  // again, before the caller has sent anything more
-                      resent = true;
+                      resent.Set();
                       EXPECT_EQ(s.AwaitChunks(0, 1, kChunks - 4).size(), ballot.size());
                       EXPECT_EQ(s.Await(v1::WorkerMessage::kScalars).scalars().attempt(), 1u);
                       s.OpenRound(0, 2);
@@ -151,11 +156,11 @@ TEST_F(SessionTest, ANewAttemptGetsTheSameBallotAlsoWhileTheCallerComputes) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   const std::vector<float> start = x_;
   ASSERT_TRUE(session->NextRound().ok());
   SendBallot(session.get(), ballot, 0, 4);
-  ASSERT_TRUE(Becomes(resent));
+  ASSERT_TRUE(resent.Await());
   SendBallot(session.get(), ballot, 4, kChunks);
   ASSERT_TRUE(session->SendScalars({.loss = 1}).ok());
   const auto outcome = session->WaitCommit();
@@ -196,7 +201,7 @@ TEST_F(SessionTest, NoChunkIsLostWhileANewAttemptOpens) {
   SessionOptions options = Options(server.address());
   options.wait_timeout = std::chrono::seconds(5);
   const auto session = MustCreate(options);
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   // Whoever looks at the session makes its threads wait for one another.
   const std::jthread onlooker([&](std::stop_token stop) {
     while (!stop.stop_requested()) (void)session->Stats();
@@ -229,7 +234,7 @@ TEST_F(SessionTest, AVerdictOfAnEarlierAttemptIsNotApplied) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   const std::vector<float> start = x_;
   Vote(session.get(), 0, ballot);
   ASSERT_TRUE(session->WaitCommit().ok());
@@ -238,19 +243,19 @@ TEST_F(SessionTest, AVerdictOfAnEarlierAttemptIsNotApplied) {
 }
 
 TEST_F(SessionTest, PingsAreAnsweredWhileTheCallerComputes) {
-  std::atomic<bool> answered{false};
+  Signal answered;
   FakeServer server(kPlan, {[&](FakeSession& s) {
                       s.LetIn(v1::Welcome::STATE_UPLOAD);
                       v1::ServerMessage ping;
                       ping.mutable_ping()->set_nonce(4711);
                       s.Send(ping);
-                      answered = s.Await(v1::WorkerMessage::kPong).pong().nonce() == 4711;
+                      if (s.Await(v1::WorkerMessage::kPong).pong().nonce() == 4711) answered.Set();
                       s.AwaitEnd();
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
-  EXPECT_TRUE(Becomes(answered));
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
+  EXPECT_TRUE(answered.Await());
 }
 
 TEST_F(SessionTest, ADigestIsSentWhenTheCommitAsksForIt) {
@@ -270,7 +275,7 @@ TEST_F(SessionTest, ADigestIsSentWhenTheCommitAsksForIt) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   Vote(session.get(), 0, ballot);
   ASSERT_TRUE(session->WaitCommit().ok());
   ASSERT_TRUE(session->NextRound().ok());
@@ -291,7 +296,7 @@ TEST_F(SessionTest, AnAbstentionIsSentInPlaceOfTheRest) {
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   ASSERT_TRUE(session->NextRound().ok());
   ASSERT_TRUE(session->Abstain(AbstainReason::kNonFiniteLoss).ok());
   ASSERT_TRUE(session->WaitCommit().ok());
@@ -306,7 +311,7 @@ TEST_F(SessionTest, AnAbstentionIsSentInPlaceOfTheRest) {
 TEST_F(SessionTest, ASlowWorkerSkipsTheRoundsItMissed) {
   std::vector<std::vector<uint8_t>> verdicts;
   for (uint64_t r = 0; r < 8; ++r) verdicts.push_back(RandomBits(20 + r));
-  std::atomic<bool> missed{false};
+  Signal missed;
   FakeServer server(kPlan, {[&](FakeSession& s) {
                       s.LetIn(v1::Welcome::STATE_UPLOAD);
                       s.OpenRound(0, 0, v1::RoundOpen::ROLE_OBSERVER);
@@ -317,19 +322,19 @@ TEST_F(SessionTest, ASlowWorkerSkipsTheRoundsItMissed) {
                       }
                       s.OpenRound(8, 0, v1::RoundOpen::ROLE_OBSERVER);
                       s.AwaitRead();
-                      missed = true;
+                      missed.Set();
                       s.AwaitEnd();
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   std::vector<float> expected = x_;
   const auto first = session->NextRound();
   ASSERT_TRUE(first.ok() && first->has_value());
   EXPECT_TRUE((*first)->observer);
   const std::vector<uint8_t> ballot = RandomBits(1);
   SendBallot(session.get(), ballot, 0, 1);
-  ASSERT_TRUE(Becomes(missed));
+  ASSERT_TRUE(missed.Await());
   ASSERT_TRUE(session->WaitCommit().ok());
   const auto next = session->NextRound();
   ASSERT_TRUE(next.ok() && next->has_value());
@@ -339,9 +344,30 @@ TEST_F(SessionTest, ASlowWorkerSkipsTheRoundsItMissed) {
   EXPECT_EQ(x_, expected);
 }
 
+// Memory that says when so many blocks of it are in use.
+class CountedMemory : public std::pmr::memory_resource {
+ public:
+  explicit CountedMemory(int blocks) : left_(blocks) {}
+  Signal in_use;
+
+ private:
+  void* do_allocate(size_t bytes, size_t alignment) override {
+    if (--left_ == 0) in_use.Set();
+    return std::pmr::new_delete_resource()->allocate(bytes, alignment);
+  }
+  void do_deallocate(void* p, size_t bytes, size_t alignment) override {
+    std::pmr::new_delete_resource()->deallocate(p, bytes, alignment);
+  }
+  bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override {
+    return this == &other;
+  }
+  std::atomic<int> left_;
+};
+
 // More rounds than the session keeps verdicts for: it stops reading, and goes on where it stopped.
 TEST_F(SessionTest, AVerySlowWorkerHoldsTheStreamBackAndLosesNothing) {
   constexpr uint64_t kRoundsKept = 16, kRounds = 60;
+  CountedMemory memory(kRoundsKept);
   FakeServer server(kPlan, {[&](FakeSession& s) {
                       s.LetIn(v1::Welcome::STATE_UPLOAD);
                       s.OpenRound(0);
@@ -351,17 +377,16 @@ TEST_F(SessionTest, AVerySlowWorkerHoldsTheStreamBackAndLosesNothing) {
                       s.AwaitEnd();
                       return grpc::Status::OK;
                     }});
-  const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  SessionOptions options = Options(server.address());
+  options.bits_memory = &memory;
+  const auto session = MustCreate(options);
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   std::vector<float> expected = x_;
   const std::vector<uint8_t> ballot = RandomBits(1);
   ASSERT_TRUE(session->NextRound().ok());
   SendBallot(session.get(), ballot, 0, 1);
-  const Time deadline = Clock::System()->Now() + kLong;
-  while (session->Stats().rounds_received < kRoundsKept && Clock::System()->Now() < deadline) {
-    usleep(1000);
-  }
-  ASSERT_EQ(session->Stats().rounds_received, kRoundsKept);
+  ASSERT_TRUE(memory.in_use.Await());
+  EXPECT_LE(session->Stats().rounds_received, kRoundsKept);
   ASSERT_TRUE(session->WaitCommit().ok());
   const auto next = session->NextRound();
   ASSERT_TRUE(next.ok()) << next.status();
@@ -369,22 +394,24 @@ TEST_F(SessionTest, AVerySlowWorkerHoldsTheStreamBackAndLosesNothing) {
   for (uint64_t r = 0; r < kRounds; ++r)
     ApplyStep(layout_, 0.5f, 0, kD, RandomBits(r).data(), 0, expected.data());
   EXPECT_EQ(x_, expected);
+  EXPECT_EQ(session->Stats().rounds_received, kRounds);
 }
 
 TEST_F(SessionTest, ARequestedDrainLeavesAfterTheRound) {
   const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);
-  std::atomic<bool> left{false};
+  Signal left;
   FakeServer server(kPlan, {[&](FakeSession& s) {
                       s.LetIn(v1::Welcome::STATE_UPLOAD);
                       s.OpenRound(0);
                       s.AwaitChunks(0, 0, kChunks);
                       s.Decide(0, 0, verdict, 0.5f);
                       s.OpenRound(1);
-                      left = s.Await(v1::WorkerMessage::kLeave).leave().reason() == "maintenance";
+                      if (s.Await(v1::WorkerMessage::kLeave).leave().reason() == "maintenance")
+                        left.Set();
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   const auto ticket = session->NextRound();
   ASSERT_TRUE(ticket.ok());
   session->RequestDrain("maintenance");
@@ -397,29 +424,31 @@ TEST_F(SessionTest, ARequestedDrainLeavesAfterTheRound) {
   EXPECT_FALSE(end->has_value());
   EXPECT_TRUE(session->drained());
   EXPECT_FALSE(session->finished());
-  EXPECT_TRUE(Becomes(left));
+  EXPECT_TRUE(left.Await());
 }
 
 TEST_F(SessionTest, TheServersDrainIsObeyedWhileWaitingForARound) {
-  std::atomic<bool> left{false};
+  Signal left;
   FakeServer server(kPlan, {[&](FakeSession& s) {
                       s.LetIn(v1::Welcome::STATE_UPLOAD);
                       v1::ServerMessage drain;
                       drain.mutable_drain()->set_reason("operator");
                       s.Send(drain);
-                      left = s.Await(v1::WorkerMessage::kLeave).leave().reason() == "operator";
+                      if (s.Await(v1::WorkerMessage::kLeave).leave().reason() == "operator")
+                        left.Set();
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   const auto end = session->NextRound();
   ASSERT_TRUE(end.ok()) << end.status();
   EXPECT_FALSE(end->has_value());
   EXPECT_TRUE(session->drained());
-  EXPECT_TRUE(Becomes(left));
+  EXPECT_TRUE(left.Await());
 }
 
 TEST_F(SessionTest, AServerThatHasTheLastDigestMayGoBeforeTheCallerAsksForTheNextRound) {
+  Signal said;
   const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);
   FakeServer server(kPlan, {[&](FakeSession& s) {
                       s.LetIn(v1::Welcome::STATE_UPLOAD);
@@ -431,18 +460,14 @@ TEST_F(SessionTest, AServerThatHasTheLastDigestMayGoBeforeTheCallerAsksForTheNex
                       s.Send(commit);
                       s.Finish(1);
                       s.Await(v1::WorkerMessage::kReplicaDigest);
+                      said.Set();
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   Vote(session.get(), 0, ballot);
   ASSERT_TRUE(session->WaitCommit().ok());
-  // As an evaluation after the last round would: the server ends meanwhile.
-  const Time deadline = Clock::System()->Now() + kLong;
-  while (session->Stats().connected && Clock::System()->Now() < deadline) {
-    Clock::System()->SleepFor(std::chrono::milliseconds(5));
-  }
-  ASSERT_FALSE(session->Stats().connected);
+  ASSERT_TRUE(said.Await());
   server.Stop();
   const Time start = Clock::System()->Now();
   const auto end = session->NextRound();
@@ -468,7 +493,7 @@ TEST_F(SessionTest, AFinishedRunEndsAtOnceForAWorkerThatComesLate) {
     return grpc::Status::OK;
   });
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
   const auto end = session->NextRound();
   ASSERT_TRUE(end.ok()) << end.status();
   EXPECT_FALSE(end->has_value());
@@ -486,7 +511,7 @@ TEST_F(SessionTest, WhatTheServerRefusesEndsTheSessionWithItsStatusAndIsNotRetri
                         return grpc::Status(code, "because of this");
                       }});
     const auto session = MustCreate(Options(server.address()));
-    const absl::Status status = session->Join(layout_, &memory_).status();
+    const absl::Status status = JoinRun(session.get(), &memory_).status();
     EXPECT_EQ(static_cast<int>(status.code()), static_cast<int>(code));
     EXPECT_EQ(std::string(status.message()),
               "server " + server.address() + " refused worker w1: because of this");
@@ -499,16 +524,16 @@ TEST_F(SessionTest, AnotherProtocolVersionIsRefusedWithBothVersions) {
   FakeServer server(kPlan, {[&](FakeSession& s) {
                       s.AwaitJoin();
                       v1::ServerMessage welcome = s.Welcome(v1::Welcome::STATE_UPLOAD);
-                      welcome.mutable_welcome()->set_protocol(2);
+                      welcome.mutable_welcome()->set_protocol(3);
                       s.Send(welcome);
                       s.AwaitEnd();
                       return grpc::Status::OK;
                     }});
   const auto session = MustCreate(Options(server.address()));
-  const absl::Status status = session->Join(layout_, &memory_).status();
+  const absl::Status status = JoinRun(session.get(), &memory_).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()),
-              HasSubstr("the server speaks protocol 2, this worker 1"));
+              HasSubstr("the server speaks protocol 3, this worker 2"));
 }
 
 TEST_F(SessionTest, MalformedMessagesOfTheServerEndTheSession) {
@@ -554,7 +579,7 @@ TEST_F(SessionTest, MalformedMessagesOfTheServerEndTheSession) {
           return grpc::Status::OK;
         }});
     const auto session = MustCreate(Options(server.address()));
-    absl::Status status = session->Join(layout_, &memory_).status();
+    absl::Status status = JoinRun(session.get(), &memory_).status();
     if (status.ok()) status = session->NextRound().status();
     if (status.ok()) status = session->WaitCommit().status();
     EXPECT_THAT(std::string(status.message()), HasSubstr("worker w1 cannot work with server"))
@@ -568,7 +593,8 @@ TEST_F(SessionTest, MalformedMessagesOfTheServerEndTheSession) {
 TEST_F(SessionTest, WhatTheReplicasMemoryFailsWithIsReturned) {
   struct LostMemory : HostReplicaMemory {
     using HostReplicaMemory::HostReplicaMemory;
-    absl::Status ApplyStep(const Layout&, float, uint64_t, uint64_t, const uint8_t*) override {
+    absl::Status Apply(const Layout&, const StepArguments&, uint64_t, uint64_t,
+                       const uint8_t*) override {
       return absl::InternalError("cudaMemcpyAsync: unspecified launch failure");
     }
   };
@@ -583,7 +609,7 @@ TEST_F(SessionTest, WhatTheReplicasMemoryFailsWithIsReturned) {
                     }});
   LostMemory lost(x_);
   const auto session = MustCreate(Options(server.address()));
-  ASSERT_TRUE(session->Join(layout_, &lost).ok());
+  ASSERT_TRUE(JoinRun(session.get(), &lost).ok());
   Vote(session.get(), 0, bits);
   EXPECT_EQ(session->WaitCommit().status(),
             absl::InternalError("cudaMemcpyAsync: unspecified launch failure"));
@@ -602,15 +628,24 @@ TEST_F(SessionTest, CallsOutOfOrderAreRefused) {
   EXPECT_EQ(session->NextRound().status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(session->SendChunk(ChunkIndex(0), bits.data()).code(),
             absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(session->Attach(&memory_).code(), absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(session->Join(ModelOf(layout_)).ok());
+  EXPECT_EQ(session->Join(ModelOf(layout_)).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(session->NextRound().status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(session->Abstain(AbstainReason::kOther).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(session->Attach(nullptr).code(), absl::StatusCode::kInvalidArgument);
   std::vector<float> more(kD + 1);
   HostReplicaMemory wrong(more);
-  EXPECT_EQ(session->Join(layout_, &wrong).status().code(), absl::StatusCode::kInvalidArgument);
-  ASSERT_TRUE(session->Join(layout_, &memory_).ok());
-  EXPECT_EQ(session->Join(layout_, &memory_).status().code(),
-            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(session->Attach(&wrong).code(), absl::StatusCode::kInvalidArgument);
+  ASSERT_TRUE(session->Attach(&memory_).ok());
+  EXPECT_EQ(session->Attach(&wrong).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(session->WaitCommit().status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(session->SendScalars({}).code(), absl::StatusCode::kFailedPrecondition);
   ASSERT_TRUE(session->NextRound().ok());
+  EXPECT_EQ(session->SendScalars({.wanted = {1, 2}}).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(session->SendScalars({.displacement_mean = {1}}).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(session->SendChunk(ChunkIndex(0), nullptr).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(session->SendChunk(ChunkIndex(kChunks), bits.data()).code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(session->SendChunk(ChunkIndex(0), bits.data()).ok());

@@ -2,33 +2,29 @@
 
 #include <gtest/gtest.h>
 
-#include "common/checksum.h"
-
 namespace signvote {
 namespace {
 
 const ChunkPlan kPlan(1500, 512);  // chunks of 64, 64 and 60 bytes
 
 void Fill(VerdictStore::Slot* slot, Epoch epoch, Attempt attempt) {
-  for (size_t i = 0; i < slot->bits.size(); ++i) slot->bits[i] = static_cast<uint8_t>(i);
   for (auto& origin : slot->chunks) origin = {.present = true, .epoch = epoch, .attempt = attempt};
 }
 
-TEST(VerdictStoreTest, AVerdictCountsOnlyWholeAndOfTheCommitsVoteWithItsHash) {
+TEST(VerdictStoreTest, AVerdictIsWholeWhenEachChunkIsThereAndOfTheVote) {
   VerdictStore store(kPlan, 1, std::pmr::new_delete_resource());
   VerdictStore::Slot* const slot = store.Acquire(Round(3));
   ASSERT_NE(slot, nullptr);
   ASSERT_EQ(slot->chunks.size(), 3u);
+  EXPECT_EQ(slot->bits.size(), kPlan.TotalBytes());
   Fill(slot, Epoch(2), Attempt(1));
-  const uint64_t hash = Xxh3(slot->bits.data(), slot->bits.size());
-  EXPECT_TRUE(slot->Holds(Epoch(2), Attempt(1), hash));
-  EXPECT_FALSE(slot->Holds(Epoch(2), Attempt(0), hash));
-  EXPECT_FALSE(slot->Holds(Epoch(1), Attempt(1), hash));
-  EXPECT_FALSE(slot->Holds(Epoch(2), Attempt(1), hash + 1));
+  EXPECT_TRUE(slot->IsWhole(Epoch(2), Attempt(1)));
+  EXPECT_FALSE(slot->IsWhole(Epoch(2), Attempt(0)));
+  EXPECT_FALSE(slot->IsWhole(Epoch(1), Attempt(1)));
   slot->chunks[2].attempt = Attempt(0);
-  EXPECT_FALSE(slot->Holds(Epoch(2), Attempt(1), hash)) << "one chunk of an earlier attempt";
+  EXPECT_FALSE(slot->IsWhole(Epoch(2), Attempt(1))) << "one chunk of an earlier attempt";
   slot->chunks[2] = {};
-  EXPECT_FALSE(slot->Holds(Epoch(2), Attempt(1), hash)) << "one chunk missing";
+  EXPECT_FALSE(slot->IsWhole(Epoch(2), Attempt(1))) << "one chunk missing";
 }
 
 TEST(VerdictStoreTest, SlotsAreBoundedAndComeBackEmpty) {

@@ -4,13 +4,12 @@
 
 #include <array>
 #include <cstddef>
-#include <memory>
+#include <optional>
 #include <string>
 
-#include "common/clock.h"
+#include "common/ids.h"
 #include "common/mutex.h"
-#include "worker/session/session.h"
-#include "worker/train/trainer.h"
+#include "worker/session/types.h"
 
 namespace signvote {
 
@@ -47,7 +46,9 @@ namespace signvote {
   X(kIncarnation, kGauge, "signvote_worker_incarnation", "Grows each time this worker's name joins.")                  \
   X(kCoordinates, kGauge, "signvote_worker_coordinates", "Coordinates of the model (d).")                              \
   X(kRound, kGauge, "signvote_worker_round", "The replica holds all commits before this round.")                       \
-  X(kRoundsMax, kGauge, "signvote_worker_rounds_max", "Rounds at which the run ends.")                                 \
+  X(kMainRound, kGauge, "signvote_worker_main_round", "Main rounds committed so far.")                                 \
+  X(kMainRounds, kGauge, "signvote_worker_main_rounds", "Planned main rounds; NaN: unknown.")                          \
+  X(kRunDone, kGauge, "signvote_worker_run_done", "1 once the run's last round is committed.")                         \
   X(kMembers, kGauge, "signvote_worker_members", "Members of the last round.")                                         \
   X(kVoters, kGauge, "signvote_worker_voters", "Workers counted in the last commit.")                                  \
   X(kLoss, kGauge, "signvote_worker_loss", "This worker's training loss in the last round, nats per target.")          \
@@ -76,13 +77,31 @@ inline constexpr size_t kWorkerMetrics = 0
     SIGNVOTE_WORKER_METRICS(SIGNVOTE_X);
 #undef SIGNVOTE_X
 
+// What one round adds, from whoever drives the worker. Times are seconds.
+struct WorkerRound {
+  Round round;
+  bool voted = false;       // a whole ballot was cast
+  bool overlapped = false;  // its first chunk left before the backward pass ended
+  uint64_t targets = 0;     // tokens or samples trained on
+  uint64_t nonfinite = 0;   // coordinates that cast a coin because their gradient was not finite
+  uint32_t members = 0, voters = 0;
+  uint64_t main_round = 0;
+  bool run_done = false;
+  double loss = 0, run_loss = 0, stepsize = 0;
+  std::optional<double> held_out_loss;
+  double g_l1 = 0, g_l2_squared = 0;  // of a voted round, as the two below
+  double first_chunk_seconds = 0, backward_end_seconds = 0;
+  double compute_seconds = 0, pack_seconds = 0, wait_seconds = 0, apply_seconds = 0;
+  double round_seconds = 0;
+};
+
 // The current value of every metric; what has no value yet is NaN (a gauge) or 0 (a counter).
 // Threads: thread-safe.
-class WorkerProbe {
+class WorkerMetrics {
  public:
-  WorkerProbe();
-  void OnJoined(const RunInfo& run, uint64_t coordinates) ABSL_LOCKS_EXCLUDED(mu_);
-  void OnRound(const RoundReport& round) ABSL_LOCKS_EXCLUDED(mu_);
+  WorkerMetrics();
+  void OnJoined(const RunInfo& run) ABSL_LOCKS_EXCLUDED(mu_);
+  void OnRound(const WorkerRound& round) ABSL_LOCKS_EXCLUDED(mu_);
   void OnSession(const SessionStats& stats) ABSL_LOCKS_EXCLUDED(mu_);
   bool joined() const ABSL_LOCKS_EXCLUDED(mu_);
   double value(WorkerMetric metric) const ABSL_LOCKS_EXCLUDED(mu_);

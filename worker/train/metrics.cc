@@ -1,4 +1,4 @@
-#include "worker/train/probe.h"
+#include "worker/train/metrics.h"
 
 #include <limits>
 #include <sstream>
@@ -29,50 +29,55 @@ static_assert(std::size(kDescriptions) == kWorkerMetrics);
 
 }  // namespace
 
-WorkerProbe::WorkerProbe() {
+WorkerMetrics::WorkerMetrics() {
   for (size_t k = 0; k < kWorkerMetrics; ++k) {
     values_[k] = kDescriptions[k].type == kCounter ? 0.0 : std::numeric_limits<double>::quiet_NaN();
   }
   values_[static_cast<size_t>(WorkerMetric::kConnected)] = 0.0;
 }
 
-void WorkerProbe::OnJoined(const RunInfo& run, uint64_t coordinates) {
+void WorkerMetrics::OnJoined(const RunInfo& run) {
   MutexLock lock(&mu_);
   joined_ = true;
-  At(WorkerMetric::kCoordinates) = static_cast<double>(coordinates);
-  At(WorkerMetric::kRoundsMax) = static_cast<double>(run.rounds_max);
+  At(WorkerMetric::kCoordinates) = static_cast<double>(run.layout.coordinates());
+  At(WorkerMetric::kMainRound) = static_cast<double>(run.main_round);
+  if (run.main_rounds.has_value())
+    At(WorkerMetric::kMainRounds) = static_cast<double>(*run.main_rounds);
+  At(WorkerMetric::kRunDone) = 0;
 }
 
-void WorkerProbe::OnRound(const RoundReport& round) {
+void WorkerMetrics::OnRound(const WorkerRound& round) {
   MutexLock lock(&mu_);
-  At(WorkerMetric::kRoundsVoted) += round.abstained.has_value() ? 0 : 1;
-  At(WorkerMetric::kRoundsAbstained) += round.abstained.has_value() ? 1 : 0;
-  At(WorkerMetric::kRoundsOverlapped) += round.first_chunk_overlapped ? 1 : 0;
+  At(WorkerMetric::kRoundsVoted) += round.voted ? 1 : 0;
+  At(WorkerMetric::kRoundsAbstained) += round.voted ? 0 : 1;
+  At(WorkerMetric::kRoundsOverlapped) += round.overlapped ? 1 : 0;
   At(WorkerMetric::kTargets) += static_cast<double>(round.targets);
-  At(WorkerMetric::kNonfinite) += static_cast<double>(round.scalars.nonfinite_coordinates);
-  At(WorkerMetric::kComputeSeconds) += round.compute_took_seconds;
-  At(WorkerMetric::kPackSeconds) += round.pack_took_seconds;
-  At(WorkerMetric::kWaitSeconds) += round.wait_took_seconds;
-  At(WorkerMetric::kApplySeconds) += round.apply_took_seconds;
+  At(WorkerMetric::kNonfinite) += static_cast<double>(round.nonfinite);
+  At(WorkerMetric::kComputeSeconds) += round.compute_seconds;
+  At(WorkerMetric::kPackSeconds) += round.pack_seconds;
+  At(WorkerMetric::kWaitSeconds) += round.wait_seconds;
+  At(WorkerMetric::kApplySeconds) += round.apply_seconds;
   At(WorkerMetric::kRound) = static_cast<double>(round.round.value() + 1);
+  At(WorkerMetric::kMainRound) = static_cast<double>(round.main_round);
+  At(WorkerMetric::kRunDone) = round.run_done ? 1 : 0;
   At(WorkerMetric::kMembers) = round.members;
   At(WorkerMetric::kVoters) = round.voters;
-  At(WorkerMetric::kLoss) = round.scalars.loss;
+  At(WorkerMetric::kLoss) = round.loss;
   At(WorkerMetric::kRunLoss) = round.run_loss;
-  if (round.held_out.has_value()) At(WorkerMetric::kHeldOutLoss) = round.held_out->loss;
-  At(WorkerMetric::kStepsize) = static_cast<double>(round.stepsize);
-  if (!round.abstained.has_value()) {
-    At(WorkerMetric::kGradientL1) = round.scalars.g_l1;
-    At(WorkerMetric::kDensity) = round.scalars.g_l1 * round.scalars.g_l1 /
-                                 (At(WorkerMetric::kCoordinates) * round.scalars.g_l2_squared);
+  if (round.held_out_loss.has_value()) At(WorkerMetric::kHeldOutLoss) = *round.held_out_loss;
+  At(WorkerMetric::kStepsize) = round.stepsize;
+  if (round.voted) {
+    At(WorkerMetric::kGradientL1) = round.g_l1;
+    At(WorkerMetric::kDensity) =
+        round.g_l1 * round.g_l1 / (At(WorkerMetric::kCoordinates) * round.g_l2_squared);
     At(WorkerMetric::kFirstChunk) = round.first_chunk_seconds;
     At(WorkerMetric::kBackwardEnd) = round.backward_end_seconds;
   }
-  At(WorkerMetric::kRoundSeconds) = round.round_took_seconds;
-  At(WorkerMetric::kApplyLast) = round.apply_took_seconds;
+  At(WorkerMetric::kRoundSeconds) = round.round_seconds;
+  At(WorkerMetric::kApplyLast) = round.apply_seconds;
 }
 
-void WorkerProbe::OnSession(const SessionStats& stats) {
+void WorkerMetrics::OnSession(const SessionStats& stats) {
   MutexLock lock(&mu_);
   At(WorkerMetric::kSentBytes) = static_cast<double>(stats.wire_sent_bytes);
   At(WorkerMetric::kReceivedBytes) = static_cast<double>(stats.wire_received_bytes);
@@ -89,17 +94,17 @@ void WorkerProbe::OnSession(const SessionStats& stats) {
   At(WorkerMetric::kIncarnation) = static_cast<double>(stats.incarnation);
 }
 
-bool WorkerProbe::joined() const {
+bool WorkerMetrics::joined() const {
   MutexLock lock(&mu_);
   return joined_;
 }
 
-double WorkerProbe::value(WorkerMetric metric) const {
+double WorkerMetrics::value(WorkerMetric metric) const {
   MutexLock lock(&mu_);
   return values_[static_cast<size_t>(metric)];
 }
 
-std::string WorkerProbe::Text() const {
+std::string WorkerMetrics::Text() const {
   std::vector<prometheus::MetricFamily> families;
   {
     MutexLock lock(&mu_);

@@ -1,0 +1,133 @@
+#include "worker/session/ballot_sender.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/checksum.h"
+#include "common/status.h"
+
+namespace signvote {
+namespace {
+
+// How long a late ballot is waited for before the connection is cut, and what a cut one takes to let
+// go of the bits.
+constexpr Duration kReleasePatience = std::chrono::seconds(1);
+constexpr Duration kCutPatience = std::chrono::seconds(5);
+
+}  // namespace
+
+const BallotSender::OpenVote* BallotSender::VoteLocked() const {
+  return vote_ && ballot_.open() && vote_->round == ballot_.round() ? &*vote_ : nullptr;
+}
+
+void BallotSender::VoteOpens(std::shared_ptr<Stream> stream, Round round, const VoteId& vote) {
+  {
+    MutexLock lock(&mu_);
+    vote_ = OpenVote{stream, round, vote};
+    // Under the lock, because what the caller hands over from now on is sent under this vote and
+    // must not be withdrawn with the rest.
+    if (const OpenVote* const now = VoteLocked()) {
+      stream->ReplaceBallots(ballot_.AllMessages(now->id));
+    }
+  }
+  stream->Flush();
+}
+
+void BallotSender::VoteEnds() {
+  std::shared_ptr<Stream> last;  // destroyed outside the lock
+  MutexLock lock(&mu_);
+  if (vote_) last = std::move(vote_->stream);
+  vote_.reset();
+}
+
+void BallotSender::Open(Round round, Time opened, const ChunkPlan& plan) {
+  MutexLock lock(&mu_);
+  plan_ = plan;
+  ballot_.Open(round, opened, plan);
+}
+
+absl::Status BallotSender::SendChunk(ChunkIndex k, const uint8_t* bits) {
+  size_t bytes = 0;
+  {
+    MutexLock lock(&mu_);
+    if (!ballot_.open()) return absl::FailedPreconditionError("no round is open");
+    if (k.value() >= plan_.chunks())
+      return absl::InvalidArgumentError(absl::StrCat("chunk ", k.value(), " of ", plan_.chunks()));
+    bytes = plan_.Bytes(k);
+  }
+  if (bits == nullptr)
+    return absl::InvalidArgumentError(absl::StrCat("chunk ", k.value(), " has no bits"));
+  const uint64_t checksum = Xxh3(bits, bytes);
+  std::shared_ptr<Stream> stream;
+  OutgoingMessage outgoing;
+  {
+    MutexLock lock(&mu_);
+    SIGNVOTE_RETURN_IF_ERROR(ballot_.AddChunk(k, bits, checksum, clock_->Now()));
+    // Without a vote the chunk waits for the round's next opening.
+    const OpenVote* const vote = VoteLocked();
+    if (vote == nullptr) return absl::OkStatus();
+    outgoing = ballot_.ChunkMessage(k, vote->id);
+    stream = vote->stream;
+  }
+  stream->Write(std::move(outgoing));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> BallotSender::SendScalars(v1::Scalars scalars) {
+  std::shared_ptr<Stream> stream;
+  OutgoingMessage outgoing;
+  bool whole = false;
+  {
+    MutexLock lock(&mu_);
+    SIGNVOTE_ASSIGN_OR_RETURN(whole, ballot_.AddScalars(std::move(scalars), clock_->Now()));
+    const OpenVote* const vote = VoteLocked();
+    if (vote == nullptr) return whole;
+    outgoing = ballot_.ScalarsMessage(vote->id);
+    stream = vote->stream;
+  }
+  stream->Write(std::move(outgoing));
+  return whole;
+}
+
+absl::Status BallotSender::SendAbstain(v1::Abstain::Reason reason) {
+  std::shared_ptr<Stream> stream;
+  {
+    MutexLock lock(&mu_);
+    SIGNVOTE_RETURN_IF_ERROR(ballot_.AddAbstain(reason));
+    const OpenVote* const vote = VoteLocked();
+    if (vote == nullptr) return absl::OkStatus();
+    stream = vote->stream;
+    std::vector<OutgoingMessage> instead;
+    instead.push_back(ballot_.AbstainMessage(vote->id));
+    stream->ReplaceBallots(std::move(instead));
+  }
+  stream->Flush();
+  return absl::OkStatus();
+}
+
+// What waits is withdrawn, and what gRPC still reads is waited for. That is nothing after an
+// ordinary round; a late ballot on a choked connection costs the connection.
+RoundTimes BallotSender::Close() {
+  RoundTimes times;
+  std::shared_ptr<Stream> stream;
+  std::shared_ptr<BallotBits> bits;
+  {
+    MutexLock lock(&mu_);
+    times.opened = ballot_.opened();
+    times.first_chunk = ballot_.first_chunk();
+    bits = ballot_.Close();
+    if (vote_) stream = vote_->stream;
+  }
+  if (bits == nullptr) return times;
+  if (stream != nullptr) {
+    times.ballot_written = stream->ballots_written();
+    stream->WithdrawBallots();
+  }
+  if (bits->AwaitRelease(clock_, clock_->Now() + kReleasePatience)) return times;
+  if (stream != nullptr) stream->Cancel(absl::AbortedError("a late ballot did not get through"));
+  (void)bits->AwaitRelease(clock_, clock_->Now() + kCutPatience);  // a cancelled call lets go
+  return times;
+}
+
+}  // namespace signvote

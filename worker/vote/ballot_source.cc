@@ -1,0 +1,31 @@
+#include "worker/vote/ballot_source.h"
+
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+
+namespace signvote {
+
+double BallotSource::Scalar(ScalarKind) const { return std::numeric_limits<double>::quiet_NaN(); }
+
+absl::Status GradientSource::Begin(const RoundTicket& ticket) {
+  if (ticket.local_steps == 1 && ticket.start == BallotStart::kReplica) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat("round ", ticket.round.value(), " asks for ", ticket.local_steps,
+                   " local steps, but this worker signs one gradient per ballot; use a worker that "
+                   "takes local steps, or a server without --local-steps"));
+}
+
+absl::Status GradientSource::TakeGradient(uint32_t, ConstTensorPointers) {
+  SIGNVOTE_CHECK(false && "a ballot of one gradient has no other than the last");
+  return absl::OkStatus();
+}
+
+absl::Status GradientSource::MakeChunk(uint64_t, uint64_t, ConstTensorPointers) {
+  return absl::OkStatus();
+}
+
+absl::Status GradientSource::Reset() { return absl::OkStatus(); }
+
+}  // namespace signvote

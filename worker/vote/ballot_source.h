@@ -1,0 +1,60 @@
+#pragma once
+// Where the bits of a ballot come from: the gradient, by the run's direction; the displacement of
+// several local steps; an optimizer's update, converted.
+
+#include <cstdint>
+#include <span>
+
+#include "absl/status/status.h"
+#include "common/vote_terms.h"
+#include "worker/codec/tensor_pointers.h"
+#include "worker/session/types.h"
+
+namespace signvote {
+
+// What a Voter asks while it makes a ballot. A source is given each gradient of the ballot but the
+// last whole, and of the last one chunk by chunk, as its coordinates become final.
+//
+//   Begin(ticket) → { TakeGradient }… → { MakeChunk }…, every chunk once, in any order
+//
+// Ownership: what u() and displacement_mean() return stays valid until the next Begin().
+// Threads:   as Voter::GradientReady: one call at a time, MakeChunk on the thread that says a
+//            gradient is final.
+// Failure:   a failure ends the ballot; the worker reports it as its own.
+class BallotSource {
+ public:
+  virtual ~BallotSource() = default;
+
+  // Gradients that a ballot of this round takes, ≥ 1.
+  virtual uint32_t Gradients(const RoundTicket& ticket) const = 0;
+  // A ballot begins. UNIMPLEMENTED: the ticket asks for what this source cannot do.
+  virtual absl::Status Begin(const RoundTicket& ticket) = 0;
+  // Gradient number `index`, from 0, is whole; null entries are tensors without one. Not called for
+  // the last.
+  virtual absl::Status TakeGradient(uint32_t index, ConstTensorPointers g) = 0;
+  // The last gradient is final on coordinates [first, first + count) of the layout: what is signed
+  // there is to be in u().
+  virtual absl::Status MakeChunk(uint64_t first, uint64_t count, ConstTensorPointers g) = 0;
+  // What is signed, by tensor, none null, in memory of the device. Empty: the packer computes it
+  // from the last gradient and the direction's state.
+  virtual ConstTensorPointers u() const { return {}; }
+  // Forgets what it carries from round to round, as a rewind asks for.
+  virtual absl::Status Reset() = 0;
+
+  // A wanted scalar that only the source knows; NaN: it does not. Asked once every chunk is made.
+  virtual double Scalar(ScalarKind kind) const;
+  // Mean |displacement| per tensor, in order of the layout; empty for a ballot of one gradient.
+  virtual std::span<const float> displacement_mean() const { return {}; }
+};
+
+// One gradient per ballot, signed by the run's direction. Keeps nothing: the state is the packer's.
+class GradientSource : public BallotSource {
+ public:
+  uint32_t Gradients(const RoundTicket&) const override { return 1; }
+  absl::Status Begin(const RoundTicket& ticket) override;
+  absl::Status TakeGradient(uint32_t index, ConstTensorPointers g) override;
+  absl::Status MakeChunk(uint64_t first, uint64_t count, ConstTensorPointers g) override;
+  absl::Status Reset() override;
+};
+
+}  // namespace signvote

@@ -1,0 +1,362 @@
+#include "worker/vote/voter.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+#include "common/status.h"
+
+namespace signvote {
+namespace {
+
+constexpr double kCannotTell = std::numeric_limits<double>::quiet_NaN();
+
+// What a run may ask for that no ballot here can be.
+absl::Status CheckRun(const RunInfo& run) {
+  if (run.plan.coordinates() != run.layout.coordinates()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the run's chunks cover ", run.plan.coordinates(), " coordinates and its ",
+                     "tensors ", run.layout.coordinates(), "; the server is at fault"));
+  }
+  for (const PayloadKinds& range : run.payloads) {
+    if (range.up == PayloadKind::kSigns) continue;
+    return absl::UnimplementedError(absl::StrCat("the run wants ballots of ",
+                                                 std::string(Words(range.up)), " for the ",
+                                                 range.chunks, " chunks from ", range.first.value(),
+                                                 " on, but this worker sends signs; use a worker "
+                                                 "that knows them, or another server setting"));
+  }
+  if (run.clip_norm.has_value()) {
+    return absl::UnimplementedError(
+        absl::StrCat("the run clips gradients to the norm ", *run.clip_norm,
+                     ", which this worker does not; start the server without --clip"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Voter>> Voter::Make(const RunInfo& run, Session* session,
+                                                   ReplicaMemory* replica, WorkerDevice* device,
+                                                   BallotSource* source, Clock* clock,
+                                                   VoterOptions options) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckRun(run));
+  if (replica->coordinates() != run.layout.coordinates()) {
+    return absl::InvalidArgumentError(absl::StrCat("the replica has ", replica->coordinates(),
+                                                   " coordinates and the run's model ",
+                                                   run.layout.coordinates()));
+  }
+  auto voter = std::unique_ptr<Voter>(
+      new Voter(run, session, replica, device, source, clock, std::move(options)));
+  SIGNVOTE_ASSIGN_OR_RETURN(voter->packer_,
+                            device->MakePacker(&voter->run_.layout, run.plan, run.direction));
+  return voter;
+}
+
+Voter::Voter(const RunInfo& run, Session* session, ReplicaMemory* replica, WorkerDevice* device,
+             BallotSource* source, Clock* clock, VoterOptions options)
+    : run_(run),
+      session_(session),
+      replica_(replica),
+      source_(source),
+      clock_(clock),
+      options_(std::move(options)),
+      ballot_(run.plan.TotalBytes(), 0, device->host_memory()) {}
+
+Voter::~Voter() = default;
+
+absl::Status Voter::Expect(bool in_order, const char* call) const {
+  if (!in_order) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(call, " is out of order; worker/vote/voter.h has the order of the calls"));
+  }
+  return stage_ == Stage::kOpen || stage_ == Stage::kGradient ? now_.status : absl::OkStatus();
+}
+
+absl::Status Voter::Begin(const RoundTicket& ticket) {
+  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kIdle, "Begin"));
+  if (ticket.replica_moved || ticket.rewound) {
+    previous_valid_ = false;
+    prev_verdict_ = nullptr;
+  }
+  if (ticket.rewound) SIGNVOTE_RETURN_IF_ERROR(Forget());
+  if (ticket.replica_moved) SIGNVOTE_RETURN_IF_ERROR(RefreshCopies());
+  SIGNVOTE_RETURN_IF_ERROR(source_->Begin(ticket));
+
+  ticket_ = ticket;
+  gradients_ = source_->Gradients(ticket);
+  SIGNVOTE_CHECK(gradients_ > 0);
+  gradient_ = 0;
+  wants_probe_ = options_.can_probe && previous_valid_ && ticket.Wants(ScalarKind::kProbeL1);
+  x0_sums_.reset();
+  now_ = Ballot();
+  now_.chunk_scalars.resize(run_.plan.chunks());
+  stage_ = Stage::kOpen;
+  return absl::OkStatus();
+}
+
+absl::Status Voter::SetProbe(ConstTensorPointers h) {
+  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kOpen && wants_probe_, "SetProbe"));
+  if (h.size() != run_.layout.tensors().size()) {
+    return absl::InvalidArgumentError(absl::StrCat("the probe gradient has ", h.size(),
+                                                   " tensors and the run's model ",
+                                                   run_.layout.tensors().size()));
+  }
+  now_.h.assign(h.begin(), h.end());
+  return absl::OkStatus();
+}
+
+absl::Status Voter::SetGradient(ConstTensorPointers g) {
+  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kOpen, "SetGradient"));
+  if (g.size() != run_.layout.tensors().size()) {
+    return absl::InvalidArgumentError(absl::StrCat("the gradient has ", g.size(),
+                                                   " tensors and the run's model ",
+                                                   run_.layout.tensors().size()));
+  }
+  now_.g.assign(g.begin(), g.end());
+  now_.tensor_missing.clear();
+  for (const TensorSpec& tensor : run_.layout.tensors())
+    now_.tensor_missing.push_back(tensor.count);
+  now_.chunk_missing.clear();
+  for (uint32_t k = 0; k < run_.plan.chunks(); ++k)
+    now_.chunk_missing.push_back(run_.plan.Count(ChunkIndex(k)));
+  stage_ = Stage::kGradient;
+  return absl::OkStatus();
+}
+
+absl::Status Voter::GradientReady(uint64_t first, uint64_t count) {
+  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kGradient, "GradientReady"));
+  const uint64_t d = run_.layout.coordinates();
+  if (first > d || count > d - first) {
+    return absl::InvalidArgumentError(absl::StrCat("coordinates [", first, ", ", first, " + ",
+                                                   count, ") are beyond the model's ", d));
+  }
+  // Checked before anything is counted, so that a refused call changes nothing.
+  absl::Status status;
+  ForEachTensorRange(run_.layout, first, count, [&](const TensorRange& range) {
+    if (range.count <= now_.tensor_missing[range.tensor]) return;
+    status = absl::InvalidArgumentError(
+        absl::StrCat("coordinates of tensor \"", run_.layout.tensors()[range.tensor].name,
+                     "\" became ready twice in round ", ticket_.round.value()));
+  });
+  SIGNVOTE_RETURN_IF_ERROR(status);
+  return MarkReady(first, count);
+}
+
+absl::Status Voter::MarkReady(uint64_t first, uint64_t count) {
+  if (count == 0) return absl::OkStatus();
+  ForEachTensorRange(run_.layout, first, count, [&](const TensorRange& range) {
+    now_.tensor_missing[range.tensor] -= range.count;
+  });
+  const uint64_t size = run_.plan.chunk_coordinates();
+  const uint64_t end = first + count;
+  // High chunks first: that is the order in which backward passes finish them.
+  for (uint64_t k = (end - 1) / size + 1; k-- > first / size;) {
+    const ChunkIndex chunk(static_cast<uint32_t>(k));
+    const uint64_t begin = run_.plan.First(chunk);
+    const uint64_t overlap = std::min(end, begin + run_.plan.Count(chunk)) - std::max(first, begin);
+    now_.chunk_missing[k] -= overlap;
+    if (now_.chunk_missing[k] > 0 || !last_gradient()) continue;
+    now_.status = PackChunk(chunk);
+    if (!now_.status.ok()) return now_.status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Voter::CloseGradient() {
+  const std::span<const TensorSpec> tensors = run_.layout.tensors();
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    const uint64_t missing = now_.tensor_missing[t];
+    if (missing == 0 || missing == tensors[t].count) continue;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the gradient of tensor \"", tensors[t].name, "\" is final on ", tensors[t].count - missing,
+        " of its ", tensors[t].count, " coordinates; all or none of them must become ready"));
+  }
+  for (size_t t = tensors.size(); t-- > 0;) {
+    if (now_.tensor_missing[t] == 0) continue;
+    now_.g[t] = nullptr;
+    SIGNVOTE_RETURN_IF_ERROR(MarkReady(tensors[t].first, tensors[t].count));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Voter::EndGradient(double loss, uint64_t samples) {
+  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kGradient && !last_gradient(), "EndGradient"));
+  if (!std::isfinite(loss)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the loss of gradient ", gradient_, " is ", loss, "; call Abstain"));
+  }
+  SIGNVOTE_RETURN_IF_ERROR(CloseGradient());
+  now_.status = source_->TakeGradient(gradient_, now_.g);
+  SIGNVOTE_RETURN_IF_ERROR(now_.status);
+  now_.loss += loss;
+  now_.sent.scalars.samples += samples;
+  ++gradient_;
+  stage_ = Stage::kOpen;
+  return absl::OkStatus();
+}
+
+absl::Status Voter::PackChunk(ChunkIndex k) {
+  const Time start = clock_->Now();
+  SIGNVOTE_RETURN_IF_ERROR(source_->MakeChunk(run_.plan.First(k), run_.plan.Count(k), now_.g));
+  const Direction::ChunkInput input{.g = now_.g,
+                                    .u = source_->u(),
+                                    .h = now_.h,
+                                    .prev_verdict = prev_verdict_,
+                                    .seed = run_.seed,
+                                    .round = ticket_.round,
+                                    .share = ticket_.share,
+                                    .stepsize = stepsize_};
+  // Packed even when it will not be sent: the direction's state follows every finite coordinate.
+  SIGNVOTE_RETURN_IF_ERROR(packer_->Start(k, input, ballot_.data() + run_.plan.ByteOffset(k)));
+  now_.packing.push_back(k);
+  const absl::Status status = SendChunks(Until::kAnyIsUnfinished);
+  now_.sent.packing += clock_->Now() - start;
+  return status;
+}
+
+absl::Status Voter::SendChunks(Until until) {
+  while (!now_.packing.empty()) {
+    const ChunkIndex k = now_.packing.front();
+    if (until == Until::kAnyIsUnfinished) {
+      SIGNVOTE_ASSIGN_OR_RETURN(const bool ready, packer_->Ready(k));
+      if (!ready) return absl::OkStatus();
+    }
+    SIGNVOTE_ASSIGN_OR_RETURN(now_.chunk_scalars[k.value()], packer_->Finish(k));
+    now_.packing.pop_front();
+    if (now_.chunk_scalars[k.value()].nonfinite > 0) now_.withdrawn = true;
+    if (now_.withdrawn) continue;
+    SIGNVOTE_RETURN_IF_ERROR(session_->SendChunk(k, ballot_.data() + run_.plan.ByteOffset(k)));
+    if (now_.sent.first_chunk.has_value()) continue;
+    now_.sent.first_chunk = clock_->Now();
+    if (options_.gradient_runs) {
+      SIGNVOTE_ASSIGN_OR_RETURN(now_.sent.first_chunk_overlapped, options_.gradient_runs());
+    } else {
+      now_.sent.first_chunk_overlapped = until == Until::kAnyIsUnfinished;
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<double> Voter::Wanted(ScalarKind kind, const ChunkScalars& sum) {
+  switch (kind) {
+    case ScalarKind::kProbeL1:
+      return now_.h.empty() ? kCannotTell : sum.probe_l1;
+    case ScalarKind::kPrevInner:
+      return prev_verdict_ == nullptr ? kCannotTell : sum.prev_inner;
+    case ScalarKind::kX0Inner:
+    case ScalarKind::kX0Distance:
+      if (!replica_->keeps_x0()) return kCannotTell;
+      if (!x0_sums_.has_value()) {
+        SIGNVOTE_ASSIGN_OR_RETURN(x0_sums_, replica_->SumsAboutX0(run_.layout, now_.g));
+      }
+      return kind == ScalarKind::kX0Inner ? x0_sums_->inner : std::sqrt(x0_sums_->distance_squared);
+    case ScalarKind::kLocalInner:
+    case ScalarKind::kLocalProduct:
+      break;
+  }
+  return source_->Scalar(kind);
+}
+
+absl::StatusOr<SentBallot> Voter::Finish(double loss, uint64_t samples,
+                                         std::optional<HeldOutReport> held_out) {
+  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kGradient && last_gradient(), "Finish"));
+  SIGNVOTE_RETURN_IF_ERROR(CloseGradient());
+  // What a GPU has queued is sent as it gets done.
+  if (!now_.packing.empty()) {
+    now_.status = SendChunks(Until::kAllAreSent);
+    SIGNVOTE_RETURN_IF_ERROR(now_.status);
+    now_.sent.queue_done = clock_->Now();
+  }
+
+  // In order of chunk, whatever the order they were finished in: the sums are the same on every
+  // worker and device.
+  ChunkScalars sum;
+  for (const ChunkScalars& chunk : now_.chunk_scalars) {
+    sum.g_l1 += chunk.g_l1;
+    sum.g_l2_squared += chunk.g_l2_squared;
+    sum.probe_l1 += chunk.probe_l1;
+    sum.prev_inner += chunk.prev_inner;
+    sum.nonfinite += chunk.nonfinite;
+  }
+  BallotScalars& scalars = now_.sent.scalars;
+  scalars.loss = (now_.loss + loss) / gradients_;
+  scalars.g_l1 = sum.g_l1;
+  scalars.g_l2_squared = sum.g_l2_squared;
+  scalars.nonfinite_coordinates = sum.nonfinite;
+  scalars.samples += samples;
+  scalars.held_out = std::move(held_out);
+  if (!now_.h.empty()) now_.sent.probe_l1 = sum.probe_l1;
+  if (prev_verdict_ != nullptr) now_.sent.prev_inner = sum.prev_inner;
+  if (!std::isfinite(scalars.loss)) return Withdraw(AbstainReason::kNonFiniteLoss);
+  if (now_.withdrawn) return Withdraw(AbstainReason::kNonFiniteGradient);
+  for (const ScalarKind kind : ticket_.wanted) {
+    absl::StatusOr<double> value = Wanted(kind, sum);
+    if (!value.ok()) return now_.status = value.status();
+    scalars.wanted.push_back(*value);
+  }
+  const std::span<const float> means = source_->displacement_mean();
+  scalars.displacement_mean.assign(means.begin(), means.end());
+  now_.status = session_->SendScalars(scalars);
+  SIGNVOTE_RETURN_IF_ERROR(now_.status);
+  stage_ = Stage::kSent;
+  return now_.sent;
+}
+
+absl::StatusOr<SentBallot> Voter::Abstain(AbstainReason reason) {
+  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kOpen || stage_ == Stage::kGradient, "Abstain"));
+  // Chunks in flight write to the ballot, and the next one must find none.
+  now_.status = SendChunks(Until::kAllAreSent);
+  SIGNVOTE_RETURN_IF_ERROR(now_.status);
+  return Withdraw(reason);
+}
+
+absl::StatusOr<SentBallot> Voter::Withdraw(AbstainReason reason) {
+  now_.sent.abstained = reason;
+  now_.status = session_->Abstain(reason);
+  SIGNVOTE_RETURN_IF_ERROR(now_.status);
+  stage_ = Stage::kSent;
+  return now_.sent;
+}
+
+absl::Status Voter::PreviousKept() {
+  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kSent && keeps_previous(), "PreviousKept"));
+  now_.kept = true;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<CommitOutcome> Voter::Wait() {
+  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kSent, "Wait"));
+  // What lay in the session's memory is gone with the wait, and the caller's copy of x_t takes the
+  // place of an older one, whatever comes of the round.
+  previous_valid_ = false;
+  prev_verdict_ = nullptr;
+  stage_ = Stage::kIdle;
+  SIGNVOTE_ASSIGN_OR_RETURN(CommitOutcome outcome, session_->WaitCommit());
+  if (outcome.rewound) SIGNVOTE_RETURN_IF_ERROR(Forget());
+  const bool alone = outcome.contiguous && outcome.commits == 1 && !outcome.rewound;
+  if (outcome.commits > 0 && outcome.kind == CommitKind::kStep) stepsize_ = outcome.stepsize;
+  if (alone && outcome.kind == CommitKind::kStep) {
+    previous_valid_ = now_.kept;
+    prev_verdict_ = outcome.verdict;
+  }
+  if (!alone || outcome.kind != CommitKind::kNone) SIGNVOTE_RETURN_IF_ERROR(RefreshCopies());
+  return outcome;
+}
+
+absl::Status Voter::Forget() {
+  SIGNVOTE_RETURN_IF_ERROR(packer_->Reset());
+  return source_->Reset();
+}
+
+absl::Status Voter::RefreshCopies() {
+  for (ReplicaCopy* const copy : options_.copies)
+    SIGNVOTE_RETURN_IF_ERROR(copy->Refresh(replica_, 0, run_.layout.coordinates()));
+  return absl::OkStatus();
+}
+
+}  // namespace signvote

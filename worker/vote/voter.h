@@ -1,0 +1,178 @@
+#pragma once
+// One worker's part in the rounds of a run: makes ballots out of gradients, sends each chunk as soon
+// as its gradient is final, answers the scalars that a round wants, and follows what the commits do
+// to the replica and to the direction's state. Torch-free and without gRPC: the C++ trainer and
+// other languages' bindings stand on it.
+//
+//   Voter::Make → { Begin(ticket)
+//                   [ SetProbe ]                       where wants_probe()
+//                   { SetGradient → GradientReady… → EndGradient }…   gradients() − 1 times
+//                   SetGradient → GradientReady… → Finish | Abstain
+//                   [ PreviousKept ]                   where keeps_previous()
+//                   Wait }…
+//
+// What it keeps from round to round, and when it lets go of it:
+//   previous replica   x_{t−1}, which the caller keeps and says so. Usable when exactly one commit, a
+//                      step, has moved the replica since: else a probe would compare gradients of
+//                      one place, or of places that are rounds apart
+//   previous verdict   of that commit
+//   direction's state  zero after a rewind; otherwise each ballot's gradient enters it, also that of
+//                      a ballot which is withdrawn or not counted. A commit of kind none leaves it
+//   γ                  of the last step
+//
+// Ownership: owns the packer, the direction's state in it, and the ballot's bits. The session, the
+//            replica, the device, the source and the copies are the caller's and must outlive it;
+//            so must gradients from SetGradient, and a probe from SetProbe, until Finish or Abstain
+//            returned.
+// Threads:   one thread at a time; GradientReady may come from another thread than the rest, while
+//            the caller does nothing else with the voter.
+// Failure:   a call out of order is FAILED_PRECONDITION, an argument that does not fit is
+//            INVALID_ARGUMENT, and both change nothing. What session, device or source fail with
+//            ends the ballot: the rest of its calls return that status.
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <memory_resource>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/clock.h"
+#include "common/ids.h"
+#include "worker/codec/replica_memory.h"
+#include "worker/direction/worker_device.h"
+#include "worker/session/session.h"
+#include "worker/vote/ballot_source.h"
+#include "worker/vote/replica_copy.h"
+
+namespace signvote {
+
+struct VoterOptions {
+  // The caller can compute a second gradient at the previous replica.
+  bool can_probe = false;
+  // Brought up to date whenever the replica has moved, before Begin or Wait returns.
+  std::vector<ReplicaCopy*> copies;
+  // Whether gradients are still being computed; asked once per ballot, when its first chunk has
+  // left. Empty: they are while GradientReady is called.
+  std::function<absl::StatusOr<bool>()> gradient_runs;
+};
+
+// A ballot as it was sent.
+struct SentBallot {
+  std::optional<AbstainReason> abstained;
+  BallotScalars scalars;  // of an abstention only what is known, and none of it was sent
+  std::optional<double> probe_l1, prev_inner;  // where they could be told, wanted or not
+  Duration packing{};                          // spent on direction, signs, sums and handing over
+  std::optional<Time> first_chunk;             // when the first chunk was handed to the session
+  // When the last of the chunks was done that a GPU still had queued when Finish was called.
+  std::optional<Time> queue_done;
+  bool first_chunk_overlapped = false;  // while gradients were still being computed
+};
+
+class Voter {
+ public:
+  // REQUIRES: session->Join() returned `run`, `replica` lies in its layout.
+  // UNIMPLEMENTED: the run wants ballots or gradients of a kind that this worker does not make.
+  static absl::StatusOr<std::unique_ptr<Voter>> Make(const RunInfo& run, Session* session,
+                                                     ReplicaMemory* replica, WorkerDevice* device,
+                                                     BallotSource* source, Clock* clock,
+                                                     VoterOptions options);
+  Voter(const Voter&) = delete;
+  Voter& operator=(const Voter&) = delete;
+  ~Voter();
+
+  // Opens the ballot of a ticket from session->NextRound().
+  absl::Status Begin(const RoundTicket& ticket);
+  uint32_t gradients() const { return gradients_; }  // that this ballot takes
+  // The round wants ‖g − h‖₁ and the previous replica is there to compute h at.
+  bool wants_probe() const { return wants_probe_; }
+  // h by tensor of the run's layout, of the minibatch of the last gradient, in memory of the device;
+  // a null entry is zero. Before that gradient's first GradientReady.
+  absl::Status SetProbe(ConstTensorPointers h);
+
+  // Where the next gradient will lie: by tensor of the run's layout, in memory of the device. A null
+  // entry, or a tensor of which no coordinate becomes ready: it has no gradient and casts coins.
+  absl::Status SetGradient(ConstTensorPointers g);
+  // Coordinates [first, first + count) of the run's layout are final, each said once: computed, or
+  // on a GPU queued before whatever is queued next on the calling thread's current stream.
+  absl::Status GradientReady(uint64_t first, uint64_t count);
+  // The gradient is whole and not the last. `loss` is its minibatch's mean, finite.
+  absl::Status EndGradient(double loss, uint64_t samples);
+  // The last gradient is whole: packs and sends what is left, then the scalars. Abstains when a
+  // loss or the gradient is not finite. The loss sent is the mean of the gradients'.
+  absl::StatusOr<SentBallot> Finish(double loss, uint64_t samples,
+                                    std::optional<HeldOutReport> held_out = std::nullopt);
+  // In place of the rest of a ballot that has been begun. Chunks that were sent stand.
+  absl::StatusOr<SentBallot> Abstain(AbstainReason reason);
+
+  // The run probes and the caller can: x_t is to be kept now, between Finish and Wait.
+  bool keeps_previous() const { return run_.probes && options_.can_probe; }
+  // It has been.
+  absl::Status PreviousKept();
+
+  // Waits for the commit and follows it.
+  absl::StatusOr<CommitOutcome> Wait();
+
+  // The direction's state, for checkpoints. Between two ballots.
+  BallotPacker* packer() { return packer_.get(); }
+
+ private:
+  enum class Stage : uint8_t { kIdle, kOpen, kGradient, kSent };
+
+  Voter(const RunInfo& run, Session* session, ReplicaMemory* replica, WorkerDevice* device,
+        BallotSource* source, Clock* clock, VoterOptions options);
+  absl::Status Expect(bool in_order, const char* call) const;
+  void OpenGradient();
+  bool last_gradient() const { return gradient_ + 1 == gradients_; }
+  // Tensors of which nothing became ready have no gradient; every other one must be whole.
+  absl::Status CloseGradient();
+  absl::Status MarkReady(uint64_t first, uint64_t count);
+  absl::Status PackChunk(ChunkIndex k);
+  enum class Until { kAnyIsUnfinished, kAllAreSent };
+  absl::Status SendChunks(Until until);
+  absl::StatusOr<double> Wanted(ScalarKind kind, const ChunkScalars& sum);
+  absl::StatusOr<SentBallot> Withdraw(AbstainReason reason);
+  absl::Status Forget();         // the direction's state, and what the source carries
+  absl::Status RefreshCopies();  // the replica has moved
+
+  // Constant after construction.
+  const RunInfo run_;
+  Session* const session_;
+  ReplicaMemory* const replica_;
+  BallotSource* const source_;
+  Clock* const clock_;
+  const VoterOptions options_;
+  // [⌈d/8⌉], unchanged from the first SendChunk until the commit
+  std::pmr::vector<uint8_t> ballot_;
+  // after ballot_, which it may still write to when a run fails
+  std::unique_ptr<BallotPacker> packer_;
+
+  // What earlier rounds left behind.
+  bool previous_valid_ = false;
+  const uint8_t* prev_verdict_ = nullptr;  // null, or of the last commit
+  float stepsize_ = 0.0f;
+
+  // The ballot in progress.
+  struct Ballot {
+    std::vector<const float*> g, h;                       // by tensor; h empty: no probe
+    std::vector<uint64_t> tensor_missing, chunk_missing;  // coordinates that are not final yet
+    std::deque<ChunkIndex> packing;  // in flight at the packer, in order of Start()
+    std::vector<ChunkScalars> chunk_scalars;
+    double loss = 0;         // sum over the gradients that have ended
+    bool withdrawn = false;  // a non-finite gradient was met; no further chunk is sent
+    bool kept = false;       // the caller has kept x_t
+    absl::Status status;     // first failure
+    SentBallot sent;
+  };
+  Stage stage_ = Stage::kIdle;
+  RoundTicket ticket_;
+  uint32_t gradients_ = 1, gradient_ = 0;
+  bool wants_probe_ = false;
+  std::optional<X0Sums> x0_sums_;
+  Ballot now_;
+};
+
+}  // namespace signvote
