@@ -34,6 +34,47 @@ WorkerRound VotedRound() {
 }
 
 RunInfo RunOf100Coordinates() {
+  RunInfo run;
+  run.layout = *Layout::Make({{.name = "w", .shape = {100}}});
+  return run;
+}
+
+std::set<std::string> RegisteredNames() {
+  std::set<std::string> names;
+#define SIGNVOTE_X(id, kind, name, help) names.insert(name);
+  SIGNVOTE_WORKER_METRICS(SIGNVOTE_X)
+#undef SIGNVOTE_X
+  return names;
+}
+
+TEST(WorkerMetricsTest, EveryMetricIsOnTheMetricsPageAndNoOther) {
+  std::ifstream page(SIGNVOTE_SOURCE_DIR "/docs/metrics.md");
+  ASSERT_TRUE(page.good());
+  std::stringstream text;
+  text << page.rdbuf();
+  const std::string page_text = text.str();
+  std::set<std::string> documented;
+  const std::string prefix = "signvote_worker_";
+  for (size_t at = 0; (at = page_text.find(prefix, at)) != std::string::npos;) {
+    const size_t end = page_text.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_", at);
+    documented.insert(page_text.substr(at, end - at));
+    at = end;
+  }
+  EXPECT_EQ(documented, RegisteredNames());
+  EXPECT_EQ(RegisteredNames().size(), kWorkerMetrics);  // no name twice
+}
+
+TEST(WorkerMetricsTest, CountersEndInTotalAndGaugesDoNot) {
+#define SIGNVOTE_X(id, kind, name, help)                                                      \
+  EXPECT_EQ(std::string(#kind) == "kCounter", std::string(name).ends_with("_total")) << name; \
+  EXPECT_TRUE(std::string(help).ends_with(".")) << name;
+  SIGNVOTE_WORKER_METRICS(SIGNVOTE_X)
+#undef SIGNVOTE_X
+}
+
+TEST(WorkerMetricsTest, RoundsAddUpAndGaugesFollowTheLastOne) {
+  WorkerMetrics metrics;
+  EXPECT_FALSE(metrics.joined());
   RunInfo run = RunOf100Coordinates();
   run.main_rounds = 300;
   metrics.OnJoined(run);
