@@ -26,9 +26,10 @@ _REPLICA = _COMMIT + ["server/replica"]
 _SERVER = _REPLICA + ["server/http", "server/rpc"]
 _DIRECTION = _PROTO + ["worker/codec"]
 _SESSION = _DIRECTION + ["worker/direction"]
-_MODELS = _SESSION + ["worker/session"]
+_VOTE = _SESSION + ["worker/session"]
+_MODELS = _VOTE + ["worker/vote"]
 _TRAIN = _MODELS + ["worker/models", "worker/data"]
-_WORKER = _TRAIN + ["worker/train"]
+_WORKER = _TRAIN + ["worker/train", "worker/selftest"]
 MAY_INCLUDE = {
     "common": [],
     "proto/signvote": ["common"],
@@ -44,7 +45,9 @@ MAY_INCLUDE = {
     "server": _SERVER,
     "worker/codec": _PROTO,
     "worker/direction": _DIRECTION,
+    "worker/selftest": _SESSION,
     "worker/session": _SESSION,
+    "worker/vote": _VOTE,
     "worker/models": _MODELS,
     "worker/data": _MODELS,
     "worker/train": _TRAIN,

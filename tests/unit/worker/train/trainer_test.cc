@@ -70,19 +70,24 @@ class QuadraticModel : public Model {
     }
     for (uint64_t i = 0; i < kCoordinates; ++i)
       slots_[0].x[i] = static_cast<float>(i % 7) * 0.1f + 1.0f;
+    parameters_ = PointersInto(layout_, slots_[0].x.data());
+    gradient_ = PointersInto<const float>(layout_, slots_[0].g.data());
+    previous_gradient_ = PointersInto<const float>(layout_, slots_[1].g.data());
   }
   const Layout& layout() const override { return layout_; }
   const ModelConfig& config() const override { return config_; }
   std::string device() const override { return "cpu"; }
-  std::span<float> parameters() override { return slots_[0].x; }
-  std::span<const float> gradient() const override { return slots_[0].g; }
+  TensorPointers parameters() override { return parameters_; }
+  ConstTensorPointers gradient() const override { return gradient_; }
+  const std::vector<float>& x() const { return slots_[0].x; }  // in the model's own order
   void* current_stream() const override { return nullptr; }
   absl::Status Keep(ReplicaSlot slot) override {
     Of(slot).x = slots_[0].x;
+    kept_previous += slot == ReplicaSlot::kPrevious ? 1 : 0;
     return absl::OkStatus();
   }
-  std::span<const float> previous_parameters() const override { return slots_[1].x; }
-  std::span<const float> previous_gradient() const override { return slots_[1].g; }
+  ConstTensorPointers previous_parameters() const override { return {}; }
+  ConstTensorPointers previous_gradient() const override { return previous_gradient_; }
   absl::Status BeginStep(ReplicaSlot slot) override {
     std::fill(Of(slot).g.begin(), Of(slot).g.end(), 0.0f);
     return absl::OkStatus();
@@ -123,6 +128,7 @@ class QuadraticModel : public Model {
     return sum / kCoordinates;
   }
 
+  int kept_previous = 0;
   double next_loss = 0;                                      // instead of the real one
   uint64_t poisoned = std::numeric_limits<uint64_t>::max();  // this coordinate's gradient is NaN
   bool running_after_return = false;  // as a GPU does, on the work that Backward has queued
@@ -136,6 +142,8 @@ class QuadraticModel : public Model {
   const ModelConfig config_;
   std::vector<std::string>* const events_;
   Slot slots_[3];
+  std::vector<float*> parameters_;
+  std::vector<const float*> gradient_, previous_gradient_;
   ReplicaSlot slot_ = ReplicaSlot::kCurrent;
   double target_ = 0;
 };
@@ -147,33 +155,56 @@ class LoopSession : public Session {
       : rounds_(rounds), events_(events) {}
 
   const std::string& name() const override { return name_; }
-  absl::StatusOr<RunInfo> Join(const Layout& layout, ReplicaMemory* replica) override {
+  absl::StatusOr<RunInfo> Join(const ModelDescription& model) override {
     if (drain_) return absl::CancelledError("asked to leave");
-    layout_ = &layout;
-    replica_ = replica;
+    description = model;
+    std::vector<TensorSpec> tensors = model.tensors;
+    for (TensorSpec& tensor : tensors) {
+      if (tensor.name == "b") tensor.step_scale = 2.0f;
+    }
+    if (reversed) std::reverse(tensors.begin(), tensors.end());
+    if (stranger) tensors[0].name = "z";
     RunInfo run;
     run.seed = 5;
-    run.rounds_max = rounds_;
-    run.plan = ChunkPlan(layout.coordinates(), 512);
+    run.main_rounds = rounds_;
+    run.layout = layout_ = *Layout::Make(tensors);
+    run.plan = plan_ = ChunkPlan(run.layout.coordinates(), 512);
     run.direction.kind = DirectionKind::kSignSgd;
-    plan_ = run.plan;
+    run.probes = probe;
+    run.needs_x0 = !kinds.empty();
     return run;
+  }
+  absl::Status Attach(ReplicaMemory* replica) override {
+    replica_ = replica;
+    if (replica->keeps_x0()) {
+      std::vector<float> x0(kCoordinates);
+      EXPECT_TRUE(replica->Read(0, x0).ok());
+      EXPECT_TRUE(replica->WriteX0(0, x0).ok());
+    }
+    return absl::OkStatus();
   }
   absl::StatusOr<std::optional<RoundTicket>> NextRound() override {
     if (round_ >= rounds_ || drain_) return std::optional<RoundTicket>();
-    if (std::exchange(fetched_, false)) ++round_;
+    if (std::exchange(fetched_, false)) {
+      ++round_;
+      moved_ = true;
+    }
     waits_ = 0;
     if (jump_before == round_) {
       const float moved[] = {7.0f};
       EXPECT_TRUE(replica_->Write(0, moved).ok());
       ++round_;
+      moved_ = true;
     }
     ballot_.assign(plan_.TotalBytes(), 0);
     RoundTicket ticket;
     ticket.round = Round(round_);
     ticket.data_step = DataStep(round_);
     ticket.share = Share(3);
-    ticket.probe = probe;
+    ticket.wanted = {ScalarKind::kPrevInner};
+    if (probe) ticket.wanted.push_back(ScalarKind::kProbeL1);
+    ticket.replica_moved = std::exchange(moved_, false);
+    ticket.evaluate = evaluate_at == round_;
     ticket.members = 1;
     return std::optional<RoundTicket>(ticket);
   }
@@ -213,12 +244,21 @@ class LoopSession : public Session {
     verdict_ = ballot_;
     xs.emplace_back(kCoordinates);
     EXPECT_TRUE(replica_->Read(0, xs.back()).ok());
-    EXPECT_TRUE(replica_->ApplyStep(*layout_, gamma, 0, kCoordinates, verdict_.data()).ok());
+    if (const auto other = kinds.find(round_); other != kinds.end()) outcome.kind = other->second;
+    if (outcome.kind == CommitKind::kStep) {
+      EXPECT_TRUE(replica_->ApplyStep(layout_, gamma, 0, kCoordinates, verdict_.data()).ok());
+      outcome.verdict = verdict_.data();
+      ++main_round_;
+    } else if (outcome.kind == CommitKind::kRewind) {
+      EXPECT_TRUE(replica_->Rewind(0, kCoordinates).ok());
+      outcome.rewound = true;
+    }
+    outcome.main_round = main_round_;
     outcome.next_round = Round(++round_);
+    outcome.run_done = round_ >= rounds_;
     outcome.commits = 1;
     outcome.contiguous = round_ != gap_after;
     outcome.stepsize = gamma;
-    outcome.verdict = verdict_.data();
     outcome.finished = round_ >= rounds_;
     return outcome;
   }
@@ -236,6 +276,11 @@ class LoopSession : public Session {
   SessionStats Stats() const override { return {}; }
 
   bool probe = false;
+  bool reversed = false;                 // the run has the tensors in the reverse order
+  bool stranger = false;                 // the run has a tensor that no model has
+  std::map<uint64_t, CommitKind> kinds;  // of rounds that are no step
+  uint64_t evaluate_at = std::numeric_limits<uint64_t>::max();  // the round that asks for it
+  ModelDescription description;                                 // as it was joined with
   float gamma = 0.01f;
   bool too_late = false;         // the run has ended before the state came
   bool lost_at_the_end = false;  // a state transfer was never completed
@@ -256,11 +301,12 @@ class LoopSession : public Session {
   const std::string name_ = "w0";
   const uint64_t rounds_;
   std::vector<std::string>* const events_;
-  const Layout* layout_ = nullptr;
+  Layout layout_;
   ReplicaMemory* replica_ = nullptr;
   ChunkPlan plan_;
   std::vector<uint8_t> ballot_;
-  uint64_t round_ = 0;
+  uint64_t round_ = 0, main_round_ = 0;
+  bool moved_ = true;     // nothing is known before the first round
   bool fetched_ = false;  // the replica is one round ahead of round_
   int waits_ = 0;         // in this round
   bool drain_ = false;
@@ -297,6 +343,17 @@ class QueueingDevice : public HostDevice {
     absl::StatusOr<bool> Ready(ChunkIndex) override {
       return !device_->queues || device_->ready-- > 0;
     }
+    absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) override {
+      return host_->SaveState(plane, first, bytes);
+    }
+    absl::Status RestoreState(size_t plane, uint64_t first,
+                              std::span<const std::byte> bytes) override {
+      return host_->RestoreState(plane, first, bytes);
+    }
+    absl::Status Reset() override {
+      device_->events_->push_back("reset");
+      return host_->Reset();
+    }
     absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) override {
       SIGNVOTE_RETURN_IF_ERROR(device_->finish_status);
       if (const auto queued = queued_.find(k.value()); queued != queued_.end()) {
@@ -314,13 +371,20 @@ class QueueingDevice : public HostDevice {
   std::vector<std::string>* const events_;
 };
 
+// A wanted scalar; nullopt: the worker could not tell.
+std::optional<double> Told(const BallotScalars& scalars, size_t index) {
+  if (index >= scalars.wanted.size() || std::isnan(scalars.wanted[index])) return std::nullopt;
+  return scalars.wanted[index];
+}
+std::optional<double> PrevInner(const BallotScalars& scalars) { return Told(scalars, 0); }
+std::optional<double> ProbeL1(const BallotScalars& scalars) { return Told(scalars, 1); }
+
 struct Bench {
   explicit Bench(uint64_t rounds, TrainerOptions options = {.eval_every = 0, .eval_batches = 0})
       : session(&events, rounds),
         model(&events),
         device(&events),
-        replica(model.parameters()),
-        trainer(&session, &model, &device, &replica, &data, &clock, options) {
+        trainer(&session, &model, &device, &data, &clock, options) {
     trainer.set_on_round([this](const RoundReport& round) { rounds_seen.push_back(round); });
   }
   std::vector<std::string> events;
@@ -328,7 +392,6 @@ struct Bench {
   LoopSession session;
   QuadraticModel model;
   QueueingDevice device;
-  HostReplicaMemory replica;
   KeyDataset data;
   Trainer trainer;
   std::vector<RoundReport> rounds_seen;
@@ -393,8 +456,8 @@ TEST(TrainerTest, TheBallotIsTheSignOfTheGradientOfTheTicketsMinibatch) {
   const BallotScalars& scalars = bench.session.all_scalars[0];
   EXPECT_NEAR(scalars.g_l1, l1, 1e-3);
   EXPECT_EQ(scalars.samples, 1u);
-  EXPECT_FALSE(scalars.probe_l1.has_value());
-  EXPECT_FALSE(scalars.prev_inner.has_value());
+  EXPECT_FALSE(ProbeL1(scalars).has_value());
+  EXPECT_FALSE(PrevInner(scalars).has_value());
 }
 
 TEST(TrainerTest, TheProbeRunsFirstOnTheSameMinibatchAtThePreviousReplica) {
@@ -410,11 +473,11 @@ TEST(TrainerTest, TheProbeRunsFirstOnTheSameMinibatchAtThePreviousReplica) {
   EXPECT_LT(probe, forward);
   const auto& scalars = bench.session.all_scalars;
   ASSERT_EQ(scalars.size(), 3u);
-  EXPECT_FALSE(scalars[0].probe_l1.has_value());
+  EXPECT_FALSE(ProbeL1(scalars[0]).has_value());
   for (size_t t = 1; t < 3; ++t) {
     // g − h = x_t − x_{t−1} for this model: γ per coordinate, twice that in tensor b.
-    ASSERT_TRUE(scalars[t].probe_l1.has_value());
-    EXPECT_NEAR(*scalars[t].probe_l1, 0.01 * 700 + 0.02 * 800, 1e-3);
+    ASSERT_TRUE(ProbeL1(scalars[t]).has_value());
+    EXPECT_NEAR(*ProbeL1(scalars[t]), 0.01 * 700 + 0.02 * 800, 1e-3);
     double inner = 0;
     const double target = static_cast<double>((3000 + 10 * t) % 97) * 0.01;
     for (uint64_t i = 0; i < kCoordinates; ++i) {
@@ -422,8 +485,8 @@ TEST(TrainerTest, TheProbeRunsFirstOnTheSameMinibatchAtThePreviousReplica) {
           bench.session.xs[t][i] < bench.session.xs[t - 1][i] ? 1.0 : -1.0;  // x moved against b
       inner += (i < 700 ? 1.0 : 2.0) * b * (bench.session.xs[t][i] - target);
     }
-    ASSERT_TRUE(scalars[t].prev_inner.has_value());
-    EXPECT_NEAR(*scalars[t].prev_inner, inner, 1e-3);
+    ASSERT_TRUE(PrevInner(scalars[t]).has_value());
+    EXPECT_NEAR(*PrevInner(scalars[t]), inner, 1e-3);
   }
 }
 
@@ -439,8 +502,8 @@ TEST(TrainerTest, AfterAGapOrAStateTransferThereIsNeitherProbeNorPreviousVerdict
     ASSERT_TRUE(bench.trainer.Run().ok());
     std::map<uint64_t, bool> probed;
     for (const RoundReport& round : bench.rounds_seen) {
-      probed[round.round.value()] = round.scalars.probe_l1.has_value();
-      EXPECT_EQ(round.scalars.prev_inner.has_value(), round.scalars.probe_l1.has_value());
+      probed[round.round.value()] = round.probe_l1.has_value();
+      EXPECT_EQ(round.prev_inner.has_value(), round.probe_l1.has_value());
     }
     if (in_next_round) {
       EXPECT_EQ(probed, (std::map<uint64_t, bool>{{0, false}, {1, true}, {3, false}}));
@@ -448,6 +511,123 @@ TEST(TrainerTest, AfterAGapOrAStateTransferThereIsNeitherProbeNorPreviousVerdict
       EXPECT_EQ(probed, (std::map<uint64_t, bool>{{0, false}, {1, true}, {2, false}, {3, true}}));
     }
   }
+}
+
+// The first worker's model gives the run its order; another's may have it otherwise.
+TEST(TrainerTest, TheRunsOrderOfTensorsIsAdopted) {
+  Bench bench(2);
+  bench.session.reversed = true;
+  bench.session.probe = true;
+  const std::vector<float> before = bench.model.x();
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  const RunInfo& run = bench.trainer.report().run;
+  ASSERT_EQ(run.layout.tensors()[0].name, "b");
+  // Coordinate i of the run is i + 700 of the model in b, i − 800 in a.
+  const auto of_model = [](uint64_t i) { return i < 800 ? i + 700 : i - 800; };
+  for (uint64_t i = 0; i < kCoordinates; ++i)
+    ASSERT_EQ(bench.session.xs[0][i], before[of_model(i)]) << i;
+  std::vector<float> x(kCoordinates);
+  ASSERT_TRUE(bench.trainer.replica()->Read(0, x).ok());
+  for (uint64_t i = 0; i < kCoordinates; ++i) ASSERT_EQ(x[i], bench.model.x()[of_model(i)]) << i;
+  const double target = static_cast<double>(3010 % 97) * 0.01;
+  for (uint64_t i = 0; i < kCoordinates; ++i) {
+    const float g = bench.session.xs[1][i] - static_cast<float>(target);
+    ASSERT_EQ(GetBit(bench.session.verdict_.data(), i), g > 0) << i;
+  }
+  EXPECT_NEAR(*ProbeL1(bench.session.all_scalars[1]), 0.01 * 700 + 0.02 * 800, 1e-3);
+  // Chunk 0 is final once all of its coordinates are, though they come last in the model's order.
+  const auto first = std::find(bench.events.begin(), bench.events.end(), "chunk 1");
+  EXPECT_NE(first, bench.events.end());
+}
+
+TEST(TrainerTest, ATensorThatTheModelHasNotEndsTheRunWithItsName) {
+  Bench bench(1);
+  bench.session.stranger = true;
+  const absl::Status status = bench.trainer.Run();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("tensor \"z\""));
+}
+
+TEST(TrainerTest, ItJoinsWithWhatTheModelIsAndCan) {
+  Bench bench(1, {.eval_every = 0, .eval_batches = 2});
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  const ModelDescription& joined = bench.session.description;
+  ASSERT_EQ(joined.tensors.size(), 2u);
+  EXPECT_EQ(joined.tensors[1].name, "b");
+  EXPECT_EQ(joined.config_json, ModelConfigJson(bench.model.config()));
+  EXPECT_TRUE(joined.can_probe);
+  ASSERT_TRUE(joined.held_out_hash.has_value());
+  Bench more(1, {.eval_every = 0, .eval_batches = 3});
+  ASSERT_TRUE(more.trainer.Run().ok());
+  EXPECT_NE(more.session.description.held_out_hash, joined.held_out_hash);
+  Bench none(1);
+  ASSERT_TRUE(none.trainer.Run().ok());
+  EXPECT_FALSE(none.session.description.held_out_hash.has_value());
+}
+
+TEST(TrainerTest, ACommitOfKindNoneMovesNothingAndEndsNoProbeButItsOwn) {
+  Bench bench(5);
+  bench.session.probe = true;
+  bench.session.kinds = {{2, CommitKind::kNone}};
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  EXPECT_EQ(bench.session.xs[2], bench.session.xs[3]);
+  EXPECT_NE(bench.session.xs[3], bench.session.xs[4]);
+  std::map<uint64_t, bool> probed;
+  for (const RoundReport& round : bench.rounds_seen)
+    probed[round.round.value()] = round.probe_l1.has_value();
+  EXPECT_EQ(probed,
+            (std::map<uint64_t, bool>{{0, false}, {1, true}, {2, true}, {3, false}, {4, true}}));
+  EXPECT_EQ(bench.rounds_seen[2].kind, CommitKind::kNone);
+  EXPECT_EQ(bench.rounds_seen[2].main_round, 2u);
+  EXPECT_EQ(bench.rounds_seen[4].main_round, 4u);
+  EXPECT_TRUE(bench.rounds_seen[4].run_done);
+  EXPECT_FALSE(bench.rounds_seen[3].run_done);
+  EXPECT_EQ(std::count(bench.events.begin(), bench.events.end(), "reset"), 0);
+}
+
+TEST(TrainerTest, ARewindGoesBackToTheStartWithoutStateProbeOrPreviousVerdict) {
+  Bench bench(5);
+  bench.session.probe = true;
+  bench.session.kinds = {{2, CommitKind::kRewind}};
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  EXPECT_EQ(bench.session.xs[3], bench.session.xs[0]);
+  EXPECT_EQ(std::count(bench.events.begin(), bench.events.end(), "reset"), 1);
+  EXPECT_FALSE(bench.rounds_seen[3].probe_l1.has_value());
+  EXPECT_FALSE(bench.rounds_seen[3].prev_inner.has_value());
+  EXPECT_TRUE(bench.rounds_seen[4].probe_l1.has_value());
+}
+
+TEST(TrainerTest, WithoutProbesInTheRunNoPreviousReplicaIsKept) {
+  Bench bench(3);
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  EXPECT_EQ(bench.model.kept_previous, 0);
+  Bench probing(3);
+  probing.session.probe = true;
+  ASSERT_TRUE(probing.trainer.Run().ok());
+  EXPECT_EQ(probing.model.kept_previous, 3);
+}
+
+TEST(TrainerTest, AnEvaluationThatTheServerAsksForGoesWithTheScalarsOnceItIsKnown) {
+  Bench bench(8, {.eval_every = 3, .eval_batches = 2});
+  bench.session.evaluate_at = 4;
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  // Six rows in three rounds: known after round 6, sent with round 7's scalars.
+  const std::vector<BallotScalars>& sent = bench.session.all_scalars;
+  ASSERT_EQ(sent.size(), 8u);
+  EXPECT_FALSE(sent[6].held_out.has_value());
+  ASSERT_TRUE(sent[7].held_out.has_value());
+  EXPECT_EQ(sent[7].held_out->round, Round(4));
+  EXPECT_EQ(sent[7].held_out->windows, bench.session.description.held_out_hash);
+  double sum = 0, squares = 0;
+  for (const int batch : {0, 10}) {
+    double loss = 0;
+    for (int row = batch; row < batch + 3; ++row)
+      loss += QuadraticModel::Loss(bench.session.xs[4], row * 0.01) / 3;
+    sum += loss;
+    squares += loss * loss;
+  }
+  EXPECT_NEAR(sent[7].held_out->loss, sum / 2, 1e-12);
+  EXPECT_NEAR(sent[7].held_out->error, std::sqrt((squares - sum * sum / 2) / 2), 1e-7);
 }
 
 TEST(TrainerTest, ANonFiniteLossAbstainsBeforeTheFirstChunk) {
@@ -488,7 +668,7 @@ TEST(TrainerTest, AccumulationAveragesMicroBatchesAndSendsInTheLastOne) {
   EXPECT_NEAR(bench.session.all_scalars[0].g_l1, l1, 1e-3);
   EXPECT_EQ(bench.session.all_scalars[0].samples, 2u);
   // The probe sees the same two.
-  EXPECT_NEAR(*bench.session.all_scalars[1].probe_l1, 0.01 * 700 + 0.02 * 800, 1e-3);
+  EXPECT_NEAR(*ProbeL1(bench.session.all_scalars[1]), 0.01 * 700 + 0.02 * 800, 1e-3);
 }
 
 TEST(TrainerTest, AfterAFetchedStateTheNextRoundIsAskedForAtOnce) {
@@ -499,7 +679,7 @@ TEST(TrainerTest, AfterAFetchedStateTheNextRoundIsAskedForAtOnce) {
   EXPECT_EQ(std::count(bench.events.begin(), bench.events.end(), "wait"), 4);
   std::map<uint64_t, bool> probed;  // of the rounds whose commit came
   for (const RoundReport& round : bench.rounds_seen) {
-    probed[round.round.value()] = round.scalars.probe_l1.has_value();
+    probed[round.round.value()] = round.probe_l1.has_value();
   }
   EXPECT_EQ(probed, (std::map<uint64_t, bool>{{0, false}, {2, false}, {3, true}}));
 }
@@ -539,12 +719,12 @@ TEST(TrainerTest, ADrainEndsAfterTheRoundInProgress) {
 TEST(TrainerTest, ADrainMayEndARoundWithoutACommit) {
   Bench bench(10);
   bench.session.drain_without_commit = true;
-  const std::vector<float> before(bench.model.parameters().begin(), bench.model.parameters().end());
+  const std::vector<float> before = bench.model.x();
   ASSERT_TRUE(bench.trainer.Run().ok());
   EXPECT_EQ(bench.events.back(), "leave drained");
   EXPECT_TRUE(bench.rounds_seen.empty());
   EXPECT_EQ(bench.trainer.report().next_round, Round(0));
-  EXPECT_TRUE(std::equal(before.begin(), before.end(), bench.model.parameters().begin()));
+  EXPECT_EQ(bench.model.x(), before);
 }
 
 TEST(TrainerTest, ADrainBeforeJoiningIsNoError) {
@@ -600,7 +780,7 @@ TEST(TrainerTest, HeldOutLossIsMeasuredAtTheStartAtTheEndAndInBetween) {
   ASSERT_TRUE(report.held_out_first.has_value() && report.held_out_last.has_value());
   EXPECT_EQ(report.held_out_first, bench.rounds_seen[2].held_out->loss);
   EXPECT_LT(*report.held_out_last, *report.held_out_first);
-  const auto x = bench.model.parameters();
+  const std::vector<float>& x = bench.model.x();
   EXPECT_EQ(report.digest, ReplicaDigest(x.data(), 0, x.size()));
 }
 
