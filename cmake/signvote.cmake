@@ -75,6 +75,15 @@ if(SIGNVOTE_SANITIZE)
   target_link_options(signvote_flags INTERFACE -fsanitize=${SIGNVOTE_SANITIZE})
 endif()
 
+if(SIGNVOTE_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    message(FATAL_ERROR "SIGNVOTE_FUZZ needs clang, which has libFuzzer: use the preset fuzz, or leave it OFF")
+  endif()
+  # Everything tells libFuzzer which way it went; only the fuzzers have its main().
+  target_compile_options(signvote_flags INTERFACE -fsanitize=fuzzer-no-link)
+  target_link_options(signvote_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+
 # ISA flags for set_source_files_properties(<kernel>.cc PROPERTIES COMPILE_OPTIONS ...): per file, never globally.
 # g++ 12 takes the intrinsics' deliberately undefined operands for a mistake.
 set(SIGNVOTE_INTRINSICS_OPTIONS "$<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>;$<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>")

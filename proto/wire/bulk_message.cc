@@ -56,6 +56,7 @@ static_assert(v1::ServerMessage::kWelcomeFieldNumber == kStreamMessageLast);
 // the payload's tag and length. A tag below field 16 is one byte, a varint at most ten.
 constexpr size_t kTagBytes = 1;
 constexpr size_t kVarintBytesMax = 10;
+constexpr size_t kVarint32BytesMax = 5;
 constexpr size_t kInnerBytesMax = (kTagBytes + 1 + RunId::kBytes) +
                                   4 * (kTagBytes + kVarintBytesMax) + (kTagBytes + 8) +
                                   (kTagBytes + kVarintBytesMax);
@@ -179,19 +180,10 @@ class Cursor {
     ++position_;
     return true;
   }
-  [[nodiscard]] bool Varint(uint64_t* out) {
-    uint64_t value = 0;
-    for (int shift = 0; shift < 70; shift += 7) {
-      uint8_t byte;
-      if (!Byte(&byte)) return false;
-      if (shift == 63 && byte > 1) return false;  // more than 64 bits
-      value |= static_cast<uint64_t>(byte & 0x7f) << shift;
-      if (byte < 0x80) {
-        *out = value;
-        return true;
-      }
-    }
-    return false;
+  [[nodiscard]] bool Varint(uint64_t* out) { return Varint(out, kVarintBytesMax); }
+  // A tag or a length: 32 bits, for which generated readers take five bytes and no more.
+  [[nodiscard]] bool Varint32(uint64_t* out) {
+    return Varint(out, kVarint32BytesMax) && *out <= std::numeric_limits<uint32_t>::max();
   }
   [[nodiscard]] bool Copy(void* out, uint64_t bytes) {
     auto* to = static_cast<uint8_t*>(out);
@@ -225,6 +217,20 @@ class Cursor {
   }
 
  private:
+  bool Varint(uint64_t* out, size_t bytes_max) {
+    uint64_t value = 0;
+    for (size_t i = 0; i < bytes_max; ++i) {
+      uint8_t byte;
+      if (!Byte(&byte)) return false;
+      if (i == kVarintBytesMax - 1 && byte > 1) return false;  // more than 64 bits
+      value |= static_cast<uint64_t>(byte & 0x7f) << (7 * i);
+      if (byte < 0x80) {
+        *out = value;
+        return true;
+      }
+    }
+    return false;
+  }
   void Consume(size_t n) {
     piece_ += n;
     piece_left_ -= n;
@@ -253,8 +259,7 @@ class Cursor {
 
 [[nodiscard]] bool ReadTag(Cursor* in, uint32_t* field, uint32_t* type) {
   uint64_t tag;
-  if (!in->Varint(&tag) || tag > std::numeric_limits<uint32_t>::max() || (tag >> 3) == 0)
-    return false;
+  if (!in->Varint32(&tag) || (tag >> 3) == 0) return false;
   *field = static_cast<uint32_t>(tag >> 3);
   *type = static_cast<uint32_t>(tag & 7);
   return true;
@@ -272,7 +277,7 @@ class Cursor {
     case kFixed32:
       return end - in->position() >= 4 && in->Skip(4);
     case kBytes:
-      return in->Varint(&value) && in->position() <= end && value <= end - in->position() &&
+      return in->Varint32(&value) && in->position() <= end && value <= end - in->position() &&
              in->Skip(value);
     case kGroup: {
       if (depth >= kGroupDepthMax) return false;
@@ -317,7 +322,7 @@ absl::StatusOr<Envelope> FindEnvelope(BulkKind kind, const grpc::ByteBuffer& buf
     if (field == wanted && type == kBytes) {
       if (envelope.found) return Malformed(kind, "more than one message in the envelope");
       uint64_t bytes;
-      if (!in.Varint(&bytes) || bytes > in.length() - in.position())
+      if (!in.Varint32(&bytes) || bytes > in.length() - in.position())
         return Malformed(kind, "truncated");
       envelope = {true, in.position(), in.position() + bytes};
       if (!in.Skip(bytes)) return Malformed(kind, "truncated");
@@ -345,7 +350,7 @@ absl::Status ReadFields(BulkKind kind, const grpc::ByteBuffer& buffer, const Env
       return Malformed(kind, "bad field tag");
     if (field == kPayload && type == kBytes) {
       uint64_t bytes;
-      if (!in.Varint(&bytes) || in.position() > envelope.end ||
+      if (!in.Varint32(&bytes) || in.position() > envelope.end ||
           bytes > envelope.end - in.position()) {
         return Malformed(kind, "payload is longer than the message");
       }
@@ -403,7 +408,7 @@ absl::StatusOr<std::optional<VoteView>> DecodeVote(BulkKind kind, const grpc::By
     uint64_t value;
     if (field == vote_field::kRunId && type == kBytes) {
       char bytes[RunId::kBytes];
-      if (!in->Varint(&value)) return Malformed(kind, "truncated run_id");
+      if (!in->Varint32(&value)) return Malformed(kind, "truncated run_id");
       if (value != RunId::kBytes) return Malformed(kind, "run_id has not 16 bytes");
       if (!in->Copy(bytes, sizeof(bytes))) return Malformed(kind, "truncated run_id");
       SIGNVOTE_ASSIGN_OR_RETURN(view.header.run_id, RunId::FromBytes({bytes, sizeof(bytes)}));

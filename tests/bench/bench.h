@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -36,8 +37,9 @@ struct Options {
 };
 
 // The harness's own flags; anything else ends the program with status 2 and this text.
-inline Options ParseOptions(int argc, char** argv, const char* what) {
+inline Options ParseOptions(int argc, char** argv, const char* what, int repetitions = 15) {
   Options options;
+  options.repetitions = repetitions;
   bool repetitions_given = false;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
@@ -60,8 +62,8 @@ inline Options ParseOptions(int argc, char** argv, const char* what) {
                    "  --quick        small inputs, few repetitions: shows that the bench runs, not "
                    "how fast\n"
                    "  --check        exit with 1 when a gate is missed\n"
-                   "  --repetitions  samples per figure, > 0 (default 15)\n",
-                   what, argv[0]);
+                   "  --repetitions  samples per figure, > 0 (default %d)\n",
+                   what, argv[0], repetitions);
       std::exit(help ? 0 : 2);
     }
   }
@@ -82,6 +84,29 @@ inline Summary Summarise(std::vector<double> samples) {
           .min = samples.front(),
           .max = samples.back(),
           .n = n};
+}
+
+// An interval that holds the median of what the samples are drawn from with a probability of at
+// least 95 %, whatever its distribution: two order statistics, by the binomial distribution of how
+// many samples lie below the median. Below 6 samples none is wide enough: the extremes.
+struct Interval {
+  double low = 0, high = 0;
+};
+inline Interval MedianInterval(std::vector<double> samples) {
+  SIGNVOTE_CHECK(!samples.empty());
+  std::sort(samples.begin(), samples.end());
+  const size_t n = samples.size();
+  double probability = std::pow(0.5, static_cast<double>(n));  // that exactly `left_out` lie below
+  double below = probability;                                  // that at most `left_out` do
+  size_t left_out = 0;                                         // samples on each side
+  while (below <= 0.025 && 2 * (left_out + 1) < n) {
+    ++left_out;
+    probability *= static_cast<double>(n - left_out + 1) / static_cast<double>(left_out);
+    below += probability;
+  }
+  // `left_out` is the first count too many, or 0.
+  const size_t skip = left_out == 0 ? 0 : left_out - 1;
+  return {samples[skip], samples[n - 1 - skip]};
 }
 
 // Seconds of one call of each function in each repetition: [function][repetition]. One call of each
@@ -134,6 +159,21 @@ class Report {
     } else {
       std::printf("%-34s %10.4g %-6s [%.4g .. %.4g]\n", name.c_str(), s.median, unit.c_str(), s.min,
                   s.max);
+    }
+    std::fflush(stdout);
+  }
+
+  // A ratio with the interval that holds its median.
+  void AddWithInterval(const std::string& name, const std::vector<double>& ratios) {
+    const Summary s = Summarise(ratios);
+    const Interval i = MedianInterval(ratios);
+    if (options_.json) {
+      Json(name, "ratio", s);
+      Json(name + "_low", "ratio", {.median = i.low, .min = i.low, .max = i.low, .n = s.n});
+      Json(name + "_high", "ratio", {.median = i.high, .min = i.high, .max = i.high, .n = s.n});
+    } else {
+      std::printf("%-34s %10.4g ratio  [%.4g .. %.4g]  95 %% interval [%.4g .. %.4g] of %zu\n",
+                  name.c_str(), s.median, s.min, s.max, i.low, i.high, s.n);
     }
     std::fflush(stdout);
   }

@@ -38,9 +38,10 @@ struct Flags {
   bool insecure = false;
   uint64_t coordinates = 100'000;
   uint64_t bytes = 1 << 20;
-  uint32_t version = 1;
+  uint32_t version = wire::kProtocolVersion;
   uint64_t rounds = 3;
   double timeout_seconds = 20;
+  std::string config_json, identity_text;
   std::string certs_directory, worker;
   int64_t certs_now = 0;
 };
@@ -70,9 +71,6 @@ class RawClient {
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
     if (!flags.target_name.empty()) arguments.SetSslTargetNameOverride(flags.target_name);
     channel_ = grpc::CreateCustomChannel(flags.server, credentials, arguments);
-    const auto layout =
-        Layout::Make({TensorSpec{.name = flags.tensor, .shape = {flags.coordinates}}});
-    layout_digest_ = layout.ok() ? layout->digest() : 0;
   }
 
   void Arm(grpc::ClientContext* context) const {
@@ -123,11 +121,11 @@ class RawClient {
     std::string token = ReadText(flags_.token_file);
     while (!token.empty() && token.back() == '\n') token.pop_back();
     join->set_token(token);
-    v1::Tensor* tensor = join->mutable_layout()->add_tensors();
+    v1::TensorShape* tensor = join->add_tensors();
     tensor->set_name(flags_.tensor);
     tensor->add_shape(flags_.coordinates);
-    tensor->set_step_scale(1);
-    join->mutable_layout()->set_digest(layout_digest_);
+    join->set_model_config_json(flags_.config_json);
+    join->set_identity_text(flags_.identity_text);
     return message;
   }
 
@@ -172,6 +170,7 @@ class RawClient {
       v1::StateChunk chunk;
       bool first = true;
       while (reader->Read(&chunk)) {
+        if (chunk.plane() != wire::kPlaneReplica) continue;  // x0 stands at round 0 for ever
         round = first ? chunk.round() : std::min(round, chunk.round());
         first = false;
       }
@@ -264,7 +263,6 @@ class RawClient {
  private:
   const Flags flags_;
   std::shared_ptr<grpc::Channel> channel_;
-  uint64_t layout_digest_ = 0;
   v1::Welcome welcome_;
   v1::RoundOpen open_;
 };
@@ -475,6 +473,80 @@ grpc::Status TwoSessions(RawClient* client, bool answer) {
 grpc::Status SecondSession(RawClient* client) { return TwoSessions(client, true); }
 grpc::Status Takeover(RawClient* client) { return TwoSessions(client, false); }
 
+// Joins, begins to fetch the state, reads one chunk of it and leaves, --rounds times over one
+// connection; no fetch is read on or given up. Prints one line per repetition.
+grpc::Status LeaveWhileFetching(RawClient* client) {
+  struct Fetch {
+    grpc::ClientContext context;
+    std::unique_ptr<grpc::ClientReader<v1::StateChunk>> reader;
+  };
+  const auto stub = v1::Training::NewStub(client->channel());
+  std::vector<std::unique_ptr<Fetch>> fetches;
+  grpc::Status status;
+  for (uint64_t repetition = 0; repetition < client->flags().rounds && status.ok(); ++repetition) {
+    grpc::ClientContext context;
+    const auto stream = client->Open(&context);
+    v1::ServerMessage message;
+    if (!client->Send(stream.get(), client->Join()) ||
+        !client->ReadUntil(stream.get(), &message,
+                           [](const v1::ServerMessage& m) { return m.has_welcome(); })) {
+      status = stream->Finish();
+      break;
+    }
+    Fetch& fetch = *fetches.emplace_back(std::make_unique<Fetch>());
+    v1::FetchStateRequest request;
+    request.set_ticket(message.welcome().ticket());
+    fetch.reader = stub->FetchState(&fetch.context, request);
+    v1::StateChunk chunk;
+    const bool got = fetch.reader->Read(&chunk);
+    v1::WorkerMessage leave;
+    leave.mutable_leave()->set_reason("seen enough");
+    client->Send(stream.get(), leave);
+    status = client->Drain(stream.get());
+    std::printf("LEFT %llu %s\n", static_cast<unsigned long long>(repetition),
+                got ? "with a fetch under way" : "without a chunk");
+    std::fflush(stdout);
+  }
+  for (const std::unique_ptr<Fetch>& fetch : fetches) {
+    fetch->context.TryCancel();
+    (void)fetch->reader->Finish();  // ours: cancelled, unless the server ended it with the session
+  }
+  return status;
+}
+
+// Ready again and again, --rounds times, instead of once.
+grpc::Status ReadyLoop(RawClient* client) {
+  grpc::ClientContext context;
+  const auto stream = client->Open(&context);
+  if (!client->BecomeReady(stream.get())) return stream->Finish();
+  v1::WorkerMessage ready;
+  ready.mutable_ready()->set_round(0);
+  for (uint64_t i = 0; i < client->flags().rounds; ++i) {
+    if (!client->Send(stream.get(), ready)) break;
+  }
+  return client->Drain(stream.get());
+}
+
+// Votes as is right, and says that computing and applying took as long as 64 bits can say.
+grpc::Status HugeTimes(RawClient* client) {
+  grpc::ClientContext context;
+  const auto stream = client->Open(&context);
+  if (!client->BecomeReady(stream.get())) return stream->Finish();
+  for (uint64_t voted = 0; voted < client->flags().rounds && client->NextRound(stream.get());
+       ++voted) {
+    for (uint32_t k = 0; k < client->Plan().chunks(); ++k)
+      client->Send(stream.get(), client->Chunk(k));
+    v1::WorkerMessage scalars = client->Scalars();
+    scalars.mutable_scalars()->set_compute_us(~uint64_t{0});
+    scalars.mutable_scalars()->set_apply_us(~uint64_t{0});
+    client->Send(stream.get(), scalars);
+  }
+  v1::WorkerMessage leave;
+  leave.mutable_leave()->set_reason("lied enough");
+  client->Send(stream.get(), leave);
+  return client->Drain(stream.get());
+}
+
 grpc::Status NoJoin(RawClient* client) {
   grpc::ClientContext context;
   const auto stream = client->Open(&context);
@@ -532,6 +604,9 @@ const std::map<std::string, Scenario> kScenarios = {
     {"fetch-without-ticket", FetchWithoutTicket},
     {"second-session", SecondSession},
     {"takeover", Takeover},
+    {"leave-while-fetching", LeaveWhileFetching},
+    {"ready-loop", ReadyLoop},
+    {"huge-times", HugeTimes},
     {"no-join", NoJoin},
     {"health", Health},
     {"reflection", Reflection},
@@ -561,9 +636,11 @@ int Main(int argc, char** argv) {
   app.add_flag("--insecure", flags.insecure);
   app.add_option("--coordinates", flags.coordinates);
   app.add_option("--tensor", flags.tensor);
+  app.add_option("--config", flags.config_json, "text of the Join's config.json");
+  app.add_option("--identity-text", flags.identity_text);
   app.add_option("--bytes", flags.bytes, "payload of an oversized chunk");
   app.add_option("--protocol", flags.version, "protocol version to offer");
-  app.add_option("--rounds", flags.rounds, "rounds to vote in before leaving");
+  app.add_option("--rounds", flags.rounds, "rounds to vote in before leaving, or repetitions");
   app.add_option("--timeout", flags.timeout_seconds, "seconds, of each call");
   app.add_option("--make-certs", flags.certs_directory, "make certificates in this folder instead");
   app.add_option("--certs-now", flags.certs_now,

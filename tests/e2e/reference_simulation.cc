@@ -27,7 +27,7 @@ absl::Status Simulate(const SimulationOptions& options, const std::string& save)
   SIGNVOTE_RETURN_IF_ERROR(simulation->Run());
   const double seconds = ToSeconds(Clock::System()->Now() - start);
   SIGNVOTE_ASSIGN_OR_RETURN(const double held_out_last, simulation->HeldOutLoss(kEvalBatches));
-  const std::span<const float> x = simulation->model()->parameters();
+  const std::vector<float> x = simulation->Parameters();
   json["rounds"] = options.rounds;
   json["coordinates"] = x.size();
   json["digest"] = absl::StrFormat("%016x", ReplicaDigest(x.data(), 0, x.size()));
@@ -40,8 +40,8 @@ absl::Status Simulate(const SimulationOptions& options, const std::string& save)
   }
   json["seconds"] = seconds;
   if (!save.empty()) {
-    SIGNVOTE_RETURN_IF_ERROR(WriteSafetensors(
-        FileSystem::Posix(), save, simulation->model()->layout(), x, {{"format", "pt"}}));
+    SIGNVOTE_RETURN_IF_ERROR(
+        WriteSafetensors(FileSystem::Posix(), save, simulation->layout(), x, {{"format", "pt"}}));
   }
   std::printf("%s\n", json.dump().c_str());
   return absl::OkStatus();
@@ -55,7 +55,7 @@ int Main(int argc, char** argv) {
   app.add_option("--model", options.model);
   app.add_option("--parameter-divisor", options.parameter_divisor);
   app.add_option("--init-seed", options.model_options.init_seed);
-  app.add_option("--weight-decay", options.model_options.weight_decay);
+  app.add_option("--weight-decay", options.weight_decay);
   app.add_option("--threads", options.model_options.threads);
   app.add_option("--data", options.data.path);
   app.add_option("--data-format", format);

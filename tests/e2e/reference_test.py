@@ -63,8 +63,8 @@ class Reference(harness.ProcessTest):
 
     def test_lion_with_decay_accumulation_and_a_fixed_stepsize_is_equal_too(self):
         chosen = ["--direction", "lion", "--beta", 0.9, "--beta2", 0.99, "--rule", "fixed", "--stepsize", 0.001,
-                  "--schedule", "cosine"]
-        self.compare(chosen, ["--accumulate", 2, "--weight-decay", 0.1], chosen)
+                  "--schedule", "cosine", "--weight-decay", 0.1]
+        self.compare(chosen, ["--accumulate", 2], chosen)
 
 
 if __name__ == "__main__":

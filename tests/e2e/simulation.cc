@@ -1,6 +1,8 @@
 #include "tests/e2e/simulation.h"
 
 #include <algorithm>
+#include <limits>
+#include <utility>
 
 #include "common/apply.h"
 #include "common/bits.h"
@@ -9,6 +11,17 @@
 #include "worker/train/batch_view.h"
 
 namespace signvote {
+namespace {
+
+// What the server makes of the model's tensors.
+absl::StatusOr<Layout> RunLayout(const Layout& model, float weight_decay) {
+  std::vector<TensorSpec> tensors(model.tensors().begin(), model.tensors().end());
+  for (TensorSpec& tensor : tensors)
+    tensor.weight_decay = tensor.shape.size() >= 2 ? weight_decay : 0.0f;
+  return Layout::Make(std::move(tensors));
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Simulation>> Simulation::Create(const SimulationOptions& options) {
   auto simulation = std::make_unique<Simulation>();
@@ -24,7 +37,9 @@ absl::StatusOr<std::unique_ptr<Simulation>> Simulation::Create(const SimulationO
   SIGNVOTE_ASSIGN_OR_RETURN(simulation->data_, OpenDataset(FileSystem::Posix(), data));
   SIGNVOTE_ASSIGN_OR_RETURN(simulation->model_, MakeTorchModel(config, options.model_options));
   SIGNVOTE_ASSIGN_OR_RETURN(simulation->rule_, MakeRule(options.rule));
-  const Layout& layout = simulation->model_->layout();
+  SIGNVOTE_ASSIGN_OR_RETURN(simulation->layout_,
+                            RunLayout(simulation->model_->layout(), options.weight_decay));
+  const Layout& layout = simulation->layout_;
   const uint64_t chunk = options.chunk_coordinates != 0
                              ? options.chunk_coordinates
                              : ChunkPlan::DefaultChunkCoordinates(layout.coordinates());
@@ -53,9 +68,13 @@ absl::StatusOr<double> Simulation::Gradient(ReplicaSlot slot, Round round, Share
   return loss;
 }
 
-absl::StatusOr<WorkerScalars> Simulation::Ballot(Round round, Share share, bool probe,
+absl::StatusOr<WorkerScalars> Simulation::Ballot(Round round, Share share,
+                                                 std::span<const ScalarKind> asked,
                                                  const std::vector<uint8_t>& prev_verdict,
                                                  std::vector<uint8_t>* ballot) {
+  // No replica lies before the first one.
+  const bool probe = !prev_verdict.empty() &&
+                     std::find(asked.begin(), asked.end(), ScalarKind::kProbeL1) != asked.end();
   WorkerScalars scalars;
   if (probe) {
     SIGNVOTE_RETURN_IF_ERROR(
@@ -68,8 +87,8 @@ absl::StatusOr<WorkerScalars> Simulation::Ballot(Round round, Share share, bool 
     const ChunkIndex chunk(k);
     const ChunkScalars part = directions_[share.value()].PackChunk(
         chunk,
-        {.g = model_->gradient().data(),
-         .h = probe ? model_->previous_gradient().data() : nullptr,
+        {.g = model_->gradient(),
+         .h = probe ? model_->previous_gradient() : ConstTensorPointers{},
          .prev_verdict = prev_verdict.empty() ? nullptr : prev_verdict.data(),
          .seed = options_.seed,
          .round = round,
@@ -84,33 +103,42 @@ absl::StatusOr<WorkerScalars> Simulation::Ballot(Round round, Share share, bool 
   if (sum.nonfinite > 0) return absl::InternalError("the simulated gradient is not finite");
   scalars.g_l1 = sum.g_l1;
   scalars.g_l2_squared = sum.g_l2_squared;
-  if (probe) scalars.probe_l1 = sum.probe_l1;
-  if (!prev_verdict.empty()) scalars.prev_inner = sum.prev_inner;
+  for (const ScalarKind kind : asked) {
+    double value = std::numeric_limits<double>::quiet_NaN();
+    if (kind == ScalarKind::kProbeL1 && probe) value = sum.probe_l1;
+    if (kind == ScalarKind::kPrevInner && !prev_verdict.empty()) value = sum.prev_inner;
+    scalars.wanted.push_back(value);
+  }
   return scalars;
 }
 
 absl::Status Simulation::Run() {
-  const std::span<float> x = model_->parameters();
-  const double x0_max_abs = MaxAbs(x);
+  const std::vector<float> x0 = Parameters();
+  const double x0_max_abs = MaxAbs(x0);
   std::vector<std::vector<uint8_t>> ballots(options_.shares,
                                             std::vector<uint8_t>(plan_.TotalBytes()));
   std::vector<uint8_t> verdict;
+  float gamma = 0;
   for (uint64_t t = 0; t < options_.rounds; ++t) {
     const Round round(t);
+    const RoundAhead ahead{.round = round, .data_step = DataStep(t), .main_rounds = t};
     SimulatedRound& record = rounds_.emplace_back();
+    record.asked = rule_->Wanted(ahead);
     for (uint32_t share = 0; share < options_.shares; ++share) {
-      SIGNVOTE_ASSIGN_OR_RETURN(
-          const WorkerScalars scalars,
-          Ballot(round, Share(share), t > 0 && rule_->WantsProbe(round), verdict, &ballots[share]));
-      record.scalars.push_back(scalars);
+      SIGNVOTE_ASSIGN_OR_RETURN(WorkerScalars scalars, Ballot(round, Share(share), record.asked,
+                                                              verdict, &ballots[share]));
+      record.scalars.push_back(std::move(scalars));
     }
-    record.stepsize = rule_
-                          ->Decide({.round = round,
-                                    .rounds_max = options_.rounds,
-                                    .x0_max_abs = x0_max_abs,
-                                    .step_scale_max = model_->layout().step_scale_max(),
-                                    .workers = record.scalars})
-                          .gamma;
+    const StepsizeDecision decision = rule_->Decide({.ahead = ahead,
+                                                     .main_rounds_max = options_.rounds,
+                                                     .gamma = gamma,
+                                                     .x0_max_abs = x0_max_abs,
+                                                     .step_scale_max = layout_.step_scale_max(),
+                                                     .asked = record.asked,
+                                                     .workers = record.scalars});
+    if (decision.kind != CommitKind::kStep || decision.rho != 1)
+      return absl::UnimplementedError("the simulation knows only steps without rescaling");
+    record.stepsize = gamma = decision.gamma;
     SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kPrevious));
     // The whole model as one vote: chunks are a matter of transport.
     verdict.assign(plan_.TotalBytes(), 0);
@@ -122,9 +150,23 @@ absl::Status Simulation::Run() {
            .seed = options_.seed,
            .round = round},
           verdict.data());
-    ApplyStep(model_->layout(), record.stepsize, 0, x.size(), verdict.data(), 0, x.data());
+    const TensorPointers x = model_->parameters();
+    for (size_t k = 0; k < x.size(); ++k) {
+      const TensorSpec& tensor = layout_.tensors()[k];
+      ApplyStep(layout_, gamma, tensor.first, tensor.count, verdict.data(), 0, x[k]);
+    }
   }
   return absl::OkStatus();
+}
+
+std::vector<float> Simulation::Parameters() {
+  std::vector<float> flat(layout_.coordinates());
+  const TensorPointers x = model_->parameters();
+  for (size_t k = 0; k < x.size(); ++k) {
+    const TensorSpec& tensor = layout_.tensors()[k];
+    std::copy_n(x[k], tensor.count, flat.begin() + static_cast<std::ptrdiff_t>(tensor.first));
+  }
+  return flat;
 }
 
 absl::StatusOr<double> Simulation::HeldOutLoss(uint32_t count) {

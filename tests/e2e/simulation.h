@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/stepsize/rule_flags.h"
 #include "server/stepsize/stepsize_rule.h"
 #include "worker/data/dataset.h"
 #include "worker/direction/direction.h"
@@ -21,6 +23,7 @@ struct SimulationOptions {
   std::string model = "micro";
   float parameter_divisor = 1.0f;
   ModelOptions model_options;
+  float weight_decay = 0.0f;  // of tensors of rank ≥ 2, as the server's --weight-decay
   DatasetOptions data;
   uint32_t accumulate = 1;
   uint32_t shares = 3;
@@ -33,6 +36,7 @@ struct SimulationOptions {
 
 struct SimulatedRound {
   float stepsize = 0;
+  std::vector<ScalarKind> asked;       // scalars that the rule wanted
   std::vector<WorkerScalars> scalars;  // by share
 };
 
@@ -44,18 +48,21 @@ class Simulation {
   absl::Status Run();
 
   const std::vector<SimulatedRound>& rounds() const { return rounds_; }
-  Model* model() { return model_.get(); }
+  // The run's: the model's tensors in the model's order, with scale and decay.
+  const Layout& layout() const { return layout_; }
+  std::vector<float> Parameters();  // [d], a copy in the layout's order
   // Mean loss over held-out micro-batches 0 … count − 1.
   absl::StatusOr<double> HeldOutLoss(uint32_t count);
 
  private:
-  absl::StatusOr<WorkerScalars> Ballot(Round round, Share share, bool probe,
+  absl::StatusOr<WorkerScalars> Ballot(Round round, Share share, std::span<const ScalarKind> asked,
                                        const std::vector<uint8_t>& prev_verdict,
                                        std::vector<uint8_t>* ballot);
   absl::StatusOr<double> Gradient(ReplicaSlot slot, Round round, Share share, uint64_t* targets);
 
   SimulationOptions options_;
   std::unique_ptr<Model> model_;
+  Layout layout_;
   std::unique_ptr<Dataset> data_;
   std::unique_ptr<StepsizeRule> rule_;
   ChunkPlan plan_;

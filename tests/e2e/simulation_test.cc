@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "common/checksum.h"
+#include "server/stepsize/robust_mean.h"
 
 namespace signvote {
 namespace {
@@ -51,7 +52,7 @@ class SimulationTest : public testing::Test {
 };
 
 uint64_t DigestOf(Simulation* simulation) {
-  const auto x = simulation->model()->parameters();
+  const std::vector<float> x = simulation->Parameters();
   return ReplicaDigest(x.data(), 0, x.size());
 }
 
@@ -77,8 +78,8 @@ TEST_F(SimulationTest, TrainingInOtherUnitsMultipliesEveryStepsizeExactly) {
           << "option " << option << " round " << t;
       EXPECT_EQ(scaled->rounds()[t].scalars[0].loss, plain->rounds()[t].scalars[0].loss);
     }
-    const auto x = plain->model()->parameters();
-    const auto y = scaled->model()->parameters();
+    const std::vector<float> x = plain->Parameters();
+    const std::vector<float> y = scaled->Parameters();
     for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(y[i], 128.0f * x[i]) << i;
   }
 }
@@ -91,7 +92,8 @@ TEST_F(SimulationTest, EveryStepsizeFollowsFromTheScalarsByThePublishedFormula) 
     std::vector<double> losses, probes;
     for (const WorkerScalars& worker : round.scalars) {
       losses.push_back(worker.loss);
-      if (worker.probe_l1.has_value()) probes.push_back(*worker.probe_l1);
+      const auto probe = ScalarOf(worker, round.asked, ScalarKind::kProbeL1);
+      if (probe.has_value()) probes.push_back(*probe);
     }
     if (t == 0) {
       f0 = *RobustMean(losses);

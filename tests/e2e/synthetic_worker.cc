@@ -1,4 +1,4 @@
-// A worker without LibTorch: worker/session, worker/direction and a quadratic objective, so that
+// A worker without LibTorch: worker/session, worker/vote and a quadratic objective, so that
 // process tests also run in builds that have no LibTorch. Everything but the gradient is the code
 // of signvote-worker.
 //
@@ -13,8 +13,10 @@
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
-#include <limits>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_format.h"
@@ -26,8 +28,9 @@
 #include "common/process.h"
 #include "common/rng.h"
 #include "common/status.h"
-#include "worker/direction/direction.h"
+#include "worker/direction/worker_device.h"
 #include "worker/session/session.h"
+#include "worker/vote/voter.h"
 
 namespace signvote {
 namespace {
@@ -42,6 +45,7 @@ struct Flags {
   uint64_t compute_ms = 0;
   bool random_ballots = false;
   int64_t nonfinite_from = -1;
+  std::string config_json, identity_text;
   std::string report, round_log;
 };
 
@@ -82,15 +86,14 @@ class Problem {
   std::vector<float> c_;
 };
 
-absl::Status WriteReport(const Flags& flags, const Session& session, const std::vector<float>& x,
-                         uint64_t rounds) {
+absl::Status WriteReport(const Flags& flags, const Session& session, const std::vector<float>& x) {
   if (flags.report.empty()) return absl::OkStatus();
   const SessionStats stats = session.Stats();
   // The keys of signvote-worker's report, as far as they apply (worker/train/report.h).
   const nlohmann::ordered_json report = {
       {"name", flags.session.name},
       {"outcome", session.drained() ? "drained" : "finished"},
-      {"next_round", rounds},
+      {"next_round", session.replica_round().value_or(Round(0)).value()},
       {"rounds_voted", stats.rounds_voted},
       {"rounds_applied", stats.rounds_applied},
       {"x0_max_abs", MaxAbs(Problem(flags).Start())},
@@ -109,117 +112,151 @@ absl::Status WriteReport(const Flags& flags, const Session& session, const std::
   return WriteFileAtomically(FileSystem::Posix(), flags.report, report.dump(2) + "\n", 0644);
 }
 
-absl::Status Work(const Flags& flags, Session* session, const Layout& layout, std::vector<float>* x,
-                  uint64_t* rounds) {
-  Problem problem(flags);
-  *x = problem.Start();
-  HostReplicaMemory replica(*x);
-  SIGNVOTE_ASSIGN_OR_RETURN(const RunInfo run, session->Join(layout, &replica));
-  LogInfo("joined", {{"worker", flags.session.name}});
-
-  Direction direction(&layout, run.plan, run.direction);
-  std::vector<uint8_t> ballot(run.plan.TotalBytes()), previous_verdict;
-  std::vector<float> g, h, previous_x;
-  bool previous_known = false;
-  if (flags.random_ballots) {
-    Rng bits(Xxh3(flags.session.name.data(), flags.session.name.size()), kBallotStream);
-    for (uint8_t& byte : ballot) byte = static_cast<uint8_t>(bits.Next());
-    if (flags.coordinates % 8 != 0)
-      ballot.back() &= static_cast<uint8_t>((1u << (flags.coordinates % 8)) - 1);
-  }
-  std::unique_ptr<LogFile> log;
-  if (!flags.round_log.empty()) {
-    SIGNVOTE_ASSIGN_OR_RETURN(log, FileSystem::Posix()->OpenLog(flags.round_log, 0644));
-  }
-  while (true) {
-    if (StopRequested()) session->RequestDrain("SIGTERM");
-    SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<RoundTicket> ticket, session->NextRound());
-    if (!ticket) break;
-    const bool abstain = flags.nonfinite_from >= 0 &&
-                         ticket->round.value() >= static_cast<uint64_t>(flags.nonfinite_from);
-    const double loss = flags.random_ballots
-                            ? 1
-                            : problem.Gradient(run.seed, ticket->share, ticket->data_step, *x, &g);
-    const bool probe = ticket->probe && previous_known && !flags.random_ballots;
-    if (probe) (void)problem.Gradient(run.seed, ticket->share, ticket->data_step, previous_x, &h);
-    if (abstain) {
-      SIGNVOTE_RETURN_IF_ERROR(session->Abstain(AbstainReason::kNonFiniteLoss));
-    } else if (flags.random_ballots) {
-      for (uint32_t k = 0; k < run.plan.chunks(); ++k) {
-        SIGNVOTE_RETURN_IF_ERROR(
-            session->SendChunk(ChunkIndex(k), ballot.data() + run.plan.ByteOffset(ChunkIndex(k))));
-      }
-      SIGNVOTE_RETURN_IF_ERROR(session->SendScalars({.loss = loss, .g_l1 = 1, .g_l2_squared = 1}));
-    } else {
-      BallotScalars scalars{.loss = loss};
-      double probe_l1 = 0, prev_inner = 0;
-      for (uint32_t k = 0; k < run.plan.chunks(); ++k) {
-        if (flags.compute_ms > 0) {
-          Clock::System()->SleepFor(
-              std::chrono::microseconds(flags.compute_ms * 1000 / run.plan.chunks()));
-        }
-        uint8_t* const bits = ballot.data() + run.plan.ByteOffset(ChunkIndex(k));
-        const ChunkScalars chunk =
-            direction.PackChunk(ChunkIndex(k),
-                                {.g = g.data(),
-                                 .h = probe ? h.data() : nullptr,
-                                 .prev_verdict = previous_known ? previous_verdict.data() : nullptr,
-                                 .seed = run.seed,
-                                 .round = ticket->round,
-                                 .share = ticket->share},
-                                bits);
-        SIGNVOTE_RETURN_IF_ERROR(session->SendChunk(ChunkIndex(k), bits));
-        scalars.g_l1 += chunk.g_l1;
-        scalars.g_l2_squared += chunk.g_l2_squared;
-        probe_l1 += chunk.probe_l1;
-        prev_inner += chunk.prev_inner;
-        scalars.nonfinite_coordinates += chunk.nonfinite;
-      }
-      if (probe) scalars.probe_l1 = probe_l1;
-      if (previous_known) scalars.prev_inner = prev_inner;
-      scalars.samples = 1;
-      SIGNVOTE_RETURN_IF_ERROR(session->SendScalars(scalars));
-    }
-    if (!flags.random_ballots) previous_x = *x;
-    SIGNVOTE_ASSIGN_OR_RETURN(const CommitOutcome outcome, session->WaitCommit());
-    previous_known = outcome.commits == 1 && outcome.contiguous && outcome.verdict != nullptr;
-    if (previous_known)
-      previous_verdict.assign(outcome.verdict, outcome.verdict + run.plan.TotalBytes());
-    *rounds = outcome.next_round.value();
-    if (log != nullptr) {
-      const SessionStats stats = session->Stats();
-      // The times are those of one machine's monotonic clock: comparable between processes.
-      const nlohmann::ordered_json line = {{"round", ticket->round.value()},
-                                           {"share", ticket->share.value()},
-                                           {"loss", loss},
-                                           {"stepsize", outcome.stepsize},
-                                           {"observer", ticket->observer},
-                                           {"incarnation", stats.incarnation},
-                                           {"sent_bytes", stats.wire_sent_bytes},
-                                           {"received_bytes", stats.wire_received_bytes},
-                                           {"opened_ns", outcome.times.opened.ns},
-                                           {"first_chunk_ns", outcome.times.first_chunk.ns},
-                                           {"ballot_written_ns", outcome.times.ballot_written.ns},
-                                           {"first_verdict_ns", outcome.times.first_verdict.ns},
-                                           {"committed_ns", outcome.times.committed.ns}};
-      SIGNVOTE_RETURN_IF_ERROR(log->Append(line.dump() + "\n"));
-    }
-  }
-  return session->finished() ? absl::OkStatus() : session->Leave("drained");
+ModelDescription ModelOf(const Flags& flags) {
+  ModelDescription model;
+  model.tensors = {TensorSpec{.name = flags.tensor, .shape = {flags.coordinates}}};
+  model.config_json = flags.config_json;
+  model.identity_text = flags.identity_text;
+  model.can_probe = !flags.random_ballots;
+  return model;
 }
+
+// The same random bits for every ballot of this worker.
+std::vector<uint8_t> RandomBallot(const Flags& flags, const ChunkPlan& plan) {
+  std::vector<uint8_t> ballot(plan.TotalBytes());
+  Rng bits(Xxh3(flags.session.name.data(), flags.session.name.size()), kBallotStream);
+  for (uint8_t& byte : ballot) byte = static_cast<uint8_t>(bits.Next());
+  if (flags.coordinates % 8 != 0)
+    ballot.back() &= static_cast<uint8_t>((1u << (flags.coordinates % 8)) - 1);
+  return ballot;
+}
+
+absl::Status SendRandomBallot(Session* session, const ChunkPlan& plan,
+                              const std::vector<uint8_t>& ballot) {
+  for (uint32_t k = 0; k < plan.chunks(); ++k) {
+    SIGNVOTE_RETURN_IF_ERROR(
+        session->SendChunk(ChunkIndex(k), ballot.data() + plan.ByteOffset(ChunkIndex(k))));
+  }
+  return session->SendScalars({.loss = 1, .g_l1 = 1, .g_l2_squared = 1});
+}
+
+// One worker's rounds: the objective, and what of it lasts from round to round.
+class SyntheticWorker {
+ public:
+  SyntheticWorker(const Flags& flags, Session* session, std::vector<float>* x)
+      : flags_(flags), session_(session), x_(*x), problem_(flags) {}
+
+  absl::Status Join() {
+    SIGNVOTE_ASSIGN_OR_RETURN(run_, session_->Join(ModelOf(flags_)));
+    x_ = problem_.Start();
+    float* const x = x_.data();
+    SIGNVOTE_ASSIGN_OR_RETURN(replica_, device_.MakeReplica(&run_.layout, {&x, 1}));
+    SIGNVOTE_RETURN_IF_ERROR(session_->Attach(replica_.get()));
+    SIGNVOTE_ASSIGN_OR_RETURN(
+        voter_, Voter::Make(run_, session_, replica_.get(), &device_, &source_, Clock::System(),
+                            {.can_probe = !flags_.random_ballots}));
+    if (flags_.random_ballots) random_ballot_ = RandomBallot(flags_, run_.plan);
+    LogInfo("joined", {{"worker", flags_.session.name}});
+    if (!flags_.round_log.empty()) {
+      SIGNVOTE_ASSIGN_OR_RETURN(log_, FileSystem::Posix()->OpenLog(flags_.round_log, 0644));
+    }
+    return absl::OkStatus();
+  }
+
+  // Until the run is over or this worker drained.
+  absl::Status Rounds() {
+    while (true) {
+      if (StopRequested()) session_->RequestDrain("SIGTERM");
+      SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<RoundTicket> ticket, session_->NextRound());
+      if (!ticket) break;
+      double loss = 1;
+      SIGNVOTE_RETURN_IF_ERROR(flags_.random_ballots
+                                   ? SendRandomBallot(session_, run_.plan, random_ballot_)
+                                   : Vote(*ticket, &loss));
+      SIGNVOTE_ASSIGN_OR_RETURN(const CommitOutcome outcome,
+                                flags_.random_ballots ? session_->WaitCommit() : voter_->Wait());
+      SIGNVOTE_RETURN_IF_ERROR(Log(*ticket, outcome, loss));
+    }
+    return session_->finished() ? absl::OkStatus() : session_->Leave("drained");
+  }
+
+ private:
+  absl::Status Vote(const RoundTicket& ticket, double* loss) {
+    SIGNVOTE_RETURN_IF_ERROR(voter_->Begin(ticket));
+    *loss = problem_.Gradient(run_.seed, ticket.share, ticket.data_step, x_, &g_);
+    if (flags_.nonfinite_from >= 0 &&
+        ticket.round.value() >= static_cast<uint64_t>(flags_.nonfinite_from)) {
+      return voter_->Abstain(AbstainReason::kNonFiniteLoss).status();
+    }
+    if (voter_->wants_probe()) {
+      (void)problem_.Gradient(run_.seed, ticket.share, ticket.data_step, previous_x_, &h_);
+      const float* const h = h_.data();
+      SIGNVOTE_RETURN_IF_ERROR(voter_->SetProbe({&h, 1}));
+    }
+    const float* const g = g_.data();
+    SIGNVOTE_RETURN_IF_ERROR(voter_->SetGradient({&g, 1}));
+    for (uint32_t k = 0; k < run_.plan.chunks(); ++k) {
+      if (flags_.compute_ms > 0) {
+        Clock::System()->SleepFor(
+            std::chrono::microseconds(flags_.compute_ms * 1000 / run_.plan.chunks()));
+      }
+      SIGNVOTE_RETURN_IF_ERROR(
+          voter_->GradientReady(run_.plan.First(ChunkIndex(k)), run_.plan.Count(ChunkIndex(k))));
+    }
+    SIGNVOTE_RETURN_IF_ERROR(voter_->Finish(*loss, 1).status());
+    if (!voter_->keeps_previous()) return absl::OkStatus();
+    previous_x_ = x_;
+    return voter_->PreviousKept();
+  }
+
+  absl::Status Log(const RoundTicket& ticket, const CommitOutcome& outcome, double loss) {
+    if (log_ == nullptr) return absl::OkStatus();
+    const SessionStats stats = session_->Stats();
+    // The times are those of one machine's monotonic clock: comparable between processes.
+    const nlohmann::ordered_json line = {{"round", ticket.round.value()},
+                                         {"data_step", ticket.data_step.value()},
+                                         {"share", ticket.share.value()},
+                                         {"loss", loss},
+                                         {"kind", Words(outcome.kind)},
+                                         {"stepsize", outcome.stepsize},
+                                         {"observer", ticket.observer},
+                                         {"incarnation", stats.incarnation},
+                                         {"sent_bytes", stats.wire_sent_bytes},
+                                         {"received_bytes", stats.wire_received_bytes},
+                                         {"opened_ns", outcome.times.opened.ns},
+                                         {"first_chunk_ns", outcome.times.first_chunk.ns},
+                                         {"ballot_written_ns", outcome.times.ballot_written.ns},
+                                         {"first_verdict_ns", outcome.times.first_verdict.ns},
+                                         {"committed_ns", outcome.times.committed.ns}};
+    return log_->Append(line.dump() + "\n");
+  }
+
+  const Flags& flags_;
+  Session* const session_;
+  std::vector<float>& x_;
+  Problem problem_;
+  RunInfo run_;
+  HostDevice device_;
+  std::unique_ptr<ReplicaMemory> replica_;
+  GradientSource source_;
+  std::unique_ptr<Voter> voter_;  // after all that it refers to
+  std::vector<uint8_t> random_ballot_;
+  std::vector<float> g_, h_, previous_x_;
+  std::unique_ptr<LogFile> log_;
+};
 
 absl::Status Run(Flags& flags) {
   flags.session.server_timeout = FromSeconds(flags.server_timeout_seconds);
   flags.session.connect_timeout = FromSeconds(flags.connect_timeout_seconds);
-  SIGNVOTE_ASSIGN_OR_RETURN(
-      const Layout layout,
-      Layout::Make({TensorSpec{.name = flags.tensor, .shape = {flags.coordinates}}}));
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
                             Session::Create(flags.session, Clock::System()));
   std::vector<float> x;
-  uint64_t rounds = 0;
-  SIGNVOTE_RETURN_IF_ERROR(Work(flags, session.get(), layout, &x, &rounds));
-  return WriteReport(flags, *session, x, rounds);
+  {
+    SyntheticWorker worker(flags, session.get(), &x);
+    SIGNVOTE_RETURN_IF_ERROR(worker.Join());
+    SIGNVOTE_RETURN_IF_ERROR(worker.Rounds());
+  }
+  return WriteReport(flags, *session, x);
 }
 
 int Main(int argc, char** argv) {
@@ -240,6 +277,8 @@ int Main(int argc, char** argv) {
   app.add_option("--coordinates", flags.coordinates, "d");
   app.add_option("--tensor", flags.tensor,
                  "name of the one tensor; another name is another layout");
+  app.add_option("--config", flags.config_json, "config.json of the model, as text: its identity");
+  app.add_option("--identity-text", flags.identity_text, "what else makes two models differ");
   app.add_option("--scale", flags.scale, "s; a power of two scales exactly");
   app.add_option("--noise", flags.noise, "amplitude of the minibatch noise");
   app.add_option("--compute-ms", flags.compute_ms,

@@ -43,13 +43,13 @@ class Script(services.TrainingServicer):
 
     def __init__(self, model):
         self.layout = run_layout(model)
-        # Of each coordinate, how far from 0 no matter: what is voted is not what is looked at.
         self.x = np.random.default_rng(3).normal(0, 0.3, self.layout.coordinates).astype(np.float32)
         self.x0 = self.x + np.float32(0.25)
         self.joins, self.readies, self.pongs, self.ballots, self.digests, self.scalars = [], [], [], [], [], []
         self.fetches = 0
         self.conversation = None
         self.welcome = {}  # fields of Welcome beyond the usual ones
+        self.planes = (0, 1)  # sent by FetchState, in this order
         self.damage_state = lambda chunk: chunk
 
     # ---- what a conversation is made of -----------------------------------------------------------------------------
@@ -117,7 +117,8 @@ class Script(services.TrainingServicer):
 
     def FetchState(self, request, context):  # noqa: N802
         self.fetches += 1
-        for plane, values in enumerate((self.x, self.x0)):
+        for plane in self.planes:
+            values = (self.x, self.x0)[plane]
             for first in range(0, len(values), 600):  # a border that is none of chunks or tensors
                 payload = values[first:first + 600].astype("<f4").tobytes()
                 yield self.damage_state(training.StateChunk(
@@ -241,7 +242,8 @@ class SessionTest(unittest.TestCase):
     def test_what_it_cannot_apply_ends_the_session(self):
         nan = float("nan")
         changes = {"upgrade": {"kind": 77}, "payload": {"payload": training.PAYLOAD_COUNTS}, "stepsize -": {"stepsize": -1},
-                   "stepsize nan": {"stepsize": nan}, "decay_step nan": {"decay_step": nan}, "rho nan": {"rho": nan},
+                   "stepsize nan": {"stepsize": nan}, "1 scales for 4": {"scales": [1]}, "scale -": {"scales": [1, 1, -1, 1]},
+                   "decay_step nan": {"decay_step": nan}, "rho nan": {"rho": nan},
                    "another run": {"run_id": b"x" * 16}}
         for text, change in changes.items():
             with self.subTest(text):
@@ -259,8 +261,7 @@ class SessionTest(unittest.TestCase):
 
     def test_x0_that_was_not_announced_is_not_made_up(self):
         self.script.welcome = {"needs_x0": False}
-        fetch = self.script.FetchState
-        self.script.FetchState = lambda *given: (chunk for chunk in fetch(*given) if chunk.plane == 0)
+        self.script.planes = (0,)
         for text, commit in (("rescales", self.script.commit(self.plus, 0, rho=0.5)),
                              ("rewinds", self.script.still(training.Commit.KIND_REWIND, 0))):
             with self.subTest(text):
@@ -385,8 +386,11 @@ class SessionTest(unittest.TestCase):
             rho = np.float32(draw.choice((1, draw.uniform(0.5, 1.5), 0)))
             decay = np.float32(draw.choice((gamma, draw.uniform(0, 0.5), 0)))
             changes = {} if decay == gamma and draw.random() < 0.5 else {"decay_step": decay}
+            if draw.random() < 0.3:
+                changes["scales"] = [np.float32(draw.uniform(0, 2)) for _ in self.script.layout.tensors]
             commits.append((plus, self.script.commit(plus, round_, stepsize=gamma, rho=rho, **changes, **done)))
-            orders.append(f"step {hex32(gamma)} {hex32(rho)} {hex32(decay)} {bits.pack(plus).hex()}")
+            scales = ",".join(map(hex32, changes.get("scales", []))) or "-"
+            orders.append(f"step {hex32(gamma)} {hex32(rho)} {hex32(decay)} {scales} {bits.pack(plus).hex()}")
         self.assertEqual({o.split()[0] for o in orders}, {"step", "rewind", "none"})
 
         def conversation(_, requests):
@@ -406,11 +410,14 @@ class SessionTest(unittest.TestCase):
         self.assertEqual(f"{self.script.digests[-1].digest:016x}", done.stdout.strip())
 
     def test_planes_of_a_state_in_another_order_are_not_taken(self):
-        fetch = self.script.FetchState
-        self.script.FetchState = lambda *given: sorted(fetch(*given), key=lambda chunk: -chunk.plane)
         self.script.conversation = lambda number, requests: iter(())
-        with self.assertRaisesRegex(Broken, "plane 1 is not the one that is due"):
-            self.session.run()
+        for planes, text in (((1, 0), "plane 1 is not the one that is due"), ((0,), "ended at coordinate 0 of plane 1"),
+                             ((0, 0), "plane 0 is not the one that is due")):
+            with self.subTest(planes=planes):
+                self.script.planes = planes
+                with self.assertRaisesRegex(Broken, text):
+                    self.session.run()
+                self.session._fetches_failed = 0
 
     def test_a_damaged_state_is_asked_for_five_times(self):
         self.script.conversation = lambda number, requests: iter(())

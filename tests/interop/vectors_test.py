@@ -40,19 +40,15 @@ def hex64(word):
     return f"{int(np.ravel(word)[0]):016x}"
 
 
-def read_layout(text):
-    """A Layout from the bytes that its digest is taken of."""
-    assert text.startswith(b"signvote-layout-1")
-    at, tensors = 17, []
-    while at < len(text):
-        size, = struct.unpack_from("<I", text, at)
-        name = text[at + 4:at + 4 + size].decode()
-        rank, = struct.unpack_from("<I", text, at + 4 + size)
-        at += 8 + size
-        *shape, scale, decay = struct.unpack_from(f"<{rank}Qff", text, at)
-        at += 8 * rank + 8
-        tensors.append(layout.Tensor(name, tuple(shape), scale, decay))
-    return layout.Layout(tensors)
+def parse_layout(text):
+    """w:2x3,b: as a Layout, in this order of coordinates."""
+    pairs = [tensor.rsplit(":", 1) for tensor in text.split(",")]
+    return layout.Layout([layout.Tensor(name, tuple(int(n) for n in shape.split("x") if n)) for name, shape in pairs])
+
+
+def listed(text):
+    """The words of a comma-separated list; - is the empty one."""
+    return [] if text == "-" else text.split(",")
 
 
 def recomputed(kind, named, words):
@@ -69,15 +65,27 @@ def recomputed(kind, named, words):
     if kind == "own":
         return hex64(coins.own_words(number["seed"], number["round"], number["share"], number["word"]))
     if kind == "layout":
-        parsed = read_layout(bytes.fromhex(words[0]))
-        assert parsed.bytes().hex() == words[0]
+        parsed = parse_layout(named["tensors"])
+        assert parsed.bytes().hex() == named["bytes"]
         return f"{parsed.digest():016x}"
+    if kind == "domain":
+        return f"{coins.domain_seed(int.from_bytes(named['name'].encode(), 'little'), number['seed']):016x}"
+    if kind == "uniform":
+        return hex64(coins.uniform_words(number["seed"], number["round"], number["share"], number["word"]))
+    if kind == "payload":
+        sums = [int(c, 16) for c in listed(named["checksums"])]
+        return f"{checksums.payload_hash([int(n) for n in listed(named['counted'])], sums):016x}"
+    if kind == "rewind":
+        moved = replica.Replica(layout.Layout([layout.Tensor("x", (1,))]), [float32(named["x"])], x0=[float32(named["x0"])])
+        moved.rewind(0)
+        return hex32(moved.values[0])
     if kind == "apply":
         f = {k: float32(v) for k, v in named.items() if k != "bit"}
         x = np.array([f["x"]], np.float32)
         if f["rho"] != 1:
             x = apply.rescale(x, f["x0"], f["rho"])
-        return hex32(apply.apply_step(x, np.array([named["bit"] == "1"]), f["gamma"], f["scale"], f["decay"])[0])
+        bit = np.array([named["bit"] == "1"])
+        return hex32(apply.apply_step(x, bit, f["gamma"], f["scale"], f["decay"], f.get("decay_step"), f.get("factor"))[0])
     if kind == "replica":
         return f"{checksums.replica_digest(np.arange(number['n'], dtype=np.float32) / 4 - 100):016x}"
     if kind == "xxh3":
@@ -107,7 +115,8 @@ class Pages(unittest.TestCase):
         self.assertEqual(seen, set(kinds))
 
     def test_every_vector_of_the_wire_format(self):
-        self.check("wire_format.md", "packed", "fin", "tie", "own", "layout", "apply", "replica", "xxh3")
+        self.check("wire_format.md", "packed", "fin", "tie", "own", "domain", "uniform", "layout", "apply", "rewind", "payload",
+                   "replica", "xxh3")
 
     def test_every_vector_of_the_data_page(self):
         self.check("data.md", "draw", "bell", "below", "minibatch")
@@ -122,7 +131,7 @@ class Pages(unittest.TestCase):
             raw = bytes.fromhex(result)
             payload = bytes.fromhex(named.get("payload", ""))
             run = bytes.fromhex(named.get("run", "").replace("-", ""))
-            place = {k: int(named[k]) for k in ("epoch", "round", "attempt", "chunk", "first", "count") if k in named}
+            place = {k: int(named[k]) for k in ("epoch", "round", "attempt", "chunk", "first", "count", "plane") if k in named}
             bulk = dict(place, checksum=checksums.xxh3(payload), payload=payload)
             with self.subTest(kind=kind):
                 if kind == "ballot":
@@ -136,16 +145,34 @@ class Pages(unittest.TestCase):
                 elif kind == "ready":
                     message = training.WorkerMessage(ready=training.Ready(**place))
                 elif kind == "commit":
-                    commit = training.ServerMessage.FromString(raw).commit
-                    self.assertEqual((commit.run_id, commit.round, commit.stepsize, commit.verdict_hash), (
-                        run, place["round"], float(named["stepsize"]), checksums.xxh3(bytes.fromhex(named["verdict"]))))
-                    message = training.ServerMessage(commit=commit)
+                    message = self.commit(named, dict(place, run_id=run))
+                elif kind == "open":
+                    message = training.ServerMessage(round_open=training.RoundOpen(
+                        wanted=[int(w) for w in named["wanted"].split(",")], role=training.RoundOpen.ROLE_MEMBER,
+                        **place, **{k: int(named[k]) for k in ("data_step", "share", "members", "deadline_ms")}))
+                elif kind == "scalars":
+                    message = training.WorkerMessage(scalars=training.Scalars(
+                        wanted=[float(w) for w in named["wanted"].split(",")], samples=int(named["samples"]), **place,
+                        **{k: float(named[k]) for k in ("loss", "g_l1", "g_l2_squared")}))
                 else:
                     self.fail(f"unknown kind of message: {kind}")
                 self.assertEqual(message.SerializeToString(deterministic=True), raw)
                 self.assertEqual(type(message).FromString(raw), message)
             seen.add(kind)
-        self.assertEqual(seen, {"ballot", "verdict", "state", "upload", "ready", "commit"})
+        self.assertEqual(seen, {"ballot", "verdict", "state", "upload", "ready", "commit", "open", "scalars"})
+
+    @staticmethod
+    def commit(named, fields):
+        kinds = {"step": training.Commit.KIND_STEP, "rewind": training.Commit.KIND_REWIND, "none": training.Commit.KIND_NONE}
+        chunks = [bytes.fromhex(c) for c in named["chunks"].split(",")] if "chunks" in named else []
+        counted = [int(n) for n in named["counted"].split(",")] if chunks else []
+        if chunks:
+            fields["payload_hash"] = checksums.payload_hash(counted, map(checksums.xxh3, chunks))
+        for names, read in ((("stepsize", "rho", "decay_step", "loss"), float), (("reason",), str),
+                            (("data_step", "next_data_step", "main_round", "voters"), int)):
+            fields.update({k: read(named[k]) for k in names if k in named})
+        return training.ServerMessage(commit=training.Commit(
+            kind=kinds[named["kind"]], counted=counted, run_done="run_done" in named, **fields))
 
 
 def exact_fma(x, y, z):
@@ -203,18 +230,53 @@ class Pieces(unittest.TestCase):
 
     def test_pieces_of_a_state_move_only_at_their_round_until_all_are_level(self):
         whole = layout.Layout([layout.Tensor("w", (4,)), layout.Tensor("b", (2,), step_scale=0.5)])
-        ahead = replica.Replica(whole, np.arange(6))
+        ahead = replica.Replica(whole, np.arange(6), x0=np.ones(6))
         pieces = []
         verdicts = [np.arange(6) % 2 == k % 2 for k in range(3)]
         for round_, verdict in enumerate(verdicts):
             pieces.append((round_, 2 * round_, ahead.values[2 * round_:2 * round_ + 2].copy()))
-            ahead.apply(round_, verdict, 0.25)
-        late = replica.Replica.fetched(whole, pieces)
+            ahead.step(round_, verdict, 0.25, rho=0.5)
+        late = replica.Replica.fetched(whole, pieces, x0=np.ones(6))
         self.assertEqual((late.round, late.level), (0, False))
         for round_, verdict in enumerate(verdicts):
-            late.apply(round_, verdict, 0.25)
+            late.step(round_, verdict, 0.25, rho=0.5)
             self.assertEqual(late.previous is None, round_ < 2)
         self.assertEqual((late.round, late.level, late.digest()), (3, True, ahead.digest()))
+
+    def test_a_rewind_and_a_none_also_wait_for_the_pieces_that_stand_at_their_round(self):
+        whole = layout.Layout([layout.Tensor("w", (4,))])
+        pieces = [(0, 0, np.array([1, 2], np.float32)), (2, 2, np.array([3, 4], np.float32))]
+        late = replica.Replica.fetched(whole, pieces, x0=np.full(4, 9))
+        late.rewind(0)
+        self.assertEqual((late.values.tolist(), late.round, late.level), ([9, 9, 3, 4], 1, False))
+        late.none(1)
+        self.assertEqual((late.values.tolist(), late.round, late.level), ([9, 9, 3, 4], 2, True))
+        late.rewind(2)
+        self.assertEqual((late.values.tolist(), late.round), ([9, 9, 9, 9], 3))
+
+    def test_a_layouts_digest_tells_names_and_shapes_and_nothing_else(self):
+        def digest(*tensors):
+            return layout.Layout([layout.Tensor(*t) for t in tensors]).digest()
+
+        one = digest(("a", (2, 3)), ("b", ()))
+        self.assertEqual(one, digest(("b", (), 0.5, 0.25), ("a", (2, 3))))
+        for other in (digest(("a", (3, 2)), ("b", ())), digest(("a", (6,)), ("b", ())), digest(("a", (2, 3))),
+                      digest(("a", (2, 3)), ("c", ())), digest(("b", (2, 3)), ("a", ()))):
+            self.assertNotEqual(one, other)
+        with self.assertRaisesRegex(ValueError, "two of one"):
+            digest(("a", ()), ("a", ()))
+
+    def test_a_model_computes_the_same_in_another_order_of_its_tensors(self):
+        config = {"features": 6, "hidden_size": 5, "classes": 3}
+        own, other = mlp.Mlp(config), mlp.Mlp(config)
+        other.adopt(layout.Layout(reversed(other.tensors)))
+        batch = data.Synthetic(6, 3, rows=4).train(1, 0, 0)
+        x, y = own.initial(3), other.initial(3)
+        (loss, g), (same, h) = own.loss_and_gradient(x, batch), other.loss_and_gradient(y, batch)
+        self.assertEqual(loss, same)
+        for a, b in ((x, y), (g, h)):
+            a, b = own.layout.views(a), other.layout.views(b)
+            self.assertTrue(all((a[name] == b[name]).all() for name in a))
 
     def test_gradients_equal_finite_differences(self):
         model = mlp.Mlp({"features": 6, "hidden_size": 5, "classes": 3})

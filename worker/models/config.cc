@@ -10,9 +10,11 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "common/check.h"
+#include "common/coin_mix.h"
 #include "common/exit_codes.h"
 #include "common/rng.h"
 #include "common/status.h"
+#include "common/text.h"
 
 namespace signvote {
 namespace {
@@ -38,6 +40,24 @@ absl::Status BadConfig(const std::string& path, const std::string& what) {
                       ExitCode::kBadInput);
 }
 
+// A value as it stands in a message: a file may hold a megabyte in one.
+std::string Shown(const Json& value) { return ForPeople(value.dump(), 64); }
+
+// The file's JSON object. Nesting is bounded before anything walks the values: what writes them out
+// does so by recursion.
+absl::StatusOr<Json> ParseObject(const std::string& text, const std::string& path) {
+  constexpr int kDepthMax = 32;
+  bool too_deep = false;
+  const Json::parser_callback_t callback = [&](int depth, Json::parse_event_t, Json&) {
+    too_deep |= depth > kDepthMax;
+    return !too_deep;
+  };
+  Json json = Json::parse(text, callback, /*allow_exceptions=*/false);
+  if (too_deep) return BadConfig(path, absl::StrCat("nests deeper than ", kDepthMax, " levels"));
+  if (json.is_discarded() || !json.is_object()) return BadConfig(path, "not a JSON object");
+  return json;
+}
+
 // Reads an integer key into *out; leaves it alone when absent and not required.
 absl::Status ReadCount(const Json& json, const std::string& path, const char* key, uint32_t max,
                        bool required, uint32_t* out) {
@@ -47,7 +67,7 @@ absl::Status ReadCount(const Json& json, const std::string& path, const char* ke
   }
   if (!it->is_number_integer() || it->get<int64_t>() < 1 || it->get<int64_t>() > int64_t{max}) {
     return BadConfig(path, absl::StrFormat("\"%s\" is %s; it must be a whole number from 1 to %d",
-                                           key, it->dump(), max));
+                                           key, Shown(*it), max));
   }
   *out = it->get<uint32_t>();
   return absl::OkStatus();
@@ -58,7 +78,7 @@ absl::Status ReadPositive(const Json& json, const std::string& path, const char*
   if (it == json.end() || it->is_null()) return absl::OkStatus();
   if (!it->is_number() || !(it->get<double>() > 0) || !std::isfinite(it->get<double>())) {
     return BadConfig(
-        path, absl::StrFormat("\"%s\" is %s; it must be a positive number", key, it->dump()));
+        path, absl::StrFormat("\"%s\" is %s; it must be a positive number", key, Shown(*it)));
   }
   *out = it->get<double>();
   return absl::OkStatus();
@@ -68,7 +88,7 @@ absl::Status RefuseUnlessFalse(const Json& json, const std::string& path, const 
   const auto it = json.find(key);
   if (it == json.end() || it->is_null() || (it->is_boolean() && !it->get<bool>()))
     return absl::OkStatus();
-  return BadConfig(path, absl::StrFormat("\"%s\" is %s; only false is supported", key, it->dump()));
+  return BadConfig(path, absl::StrFormat("\"%s\" is %s; only false is supported", key, Shown(*it)));
 }
 
 // A number that, where given, must have the one value that this program computes with.
@@ -77,7 +97,7 @@ absl::Status RefuseUnless(const Json& json, const std::string& path, const char*
   if (it == json.end() || it->is_null() || (it->is_number() && it->get<double>() == only))
     return absl::OkStatus();
   return BadConfig(path,
-                   absl::StrFormat("\"%s\" is %s; only %g is supported", key, it->dump(), only));
+                   absl::StrFormat("\"%s\" is %s; only %g is supported", key, Shown(*it), only));
 }
 
 // Where transformers 5 has what "rope_theta" and "rope_scaling" say before.
@@ -85,11 +105,11 @@ absl::Status ReadRopeParameters(const Json& json, const std::string& path, doubl
   const auto it = json.find("rope_parameters");
   if (it == json.end() || it->is_null()) return absl::OkStatus();
   if (!it->is_object()) {
-    return BadConfig(path, absl::StrCat("\"rope_parameters\" is ", it->dump(), "; not an object"));
+    return BadConfig(path, absl::StrCat("\"rope_parameters\" is ", Shown(*it), "; not an object"));
   }
   if (const auto type = it->find("rope_type");
       type != it->end() && !type->is_null() && *type != "default") {
-    return BadConfig(path, absl::StrCat("\"rope_type\" of \"rope_parameters\" is ", type->dump(),
+    return BadConfig(path, absl::StrCat("\"rope_type\" of \"rope_parameters\" is ", Shown(*type),
                                         "; only \"default\" is supported"));
   }
   SIGNVOTE_RETURN_IF_ERROR(RefuseUnless(*it, path, "partial_rotary_factor", 1));
@@ -157,8 +177,7 @@ absl::StatusOr<ModelConfig> LoadModelConfig(FileSystem* fs, const std::string& n
 }
 
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& text, const std::string& path) {
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded() || !json.is_object()) return BadConfig(path, "not a JSON object");
+  SIGNVOTE_ASSIGN_OR_RETURN(const Json json, ParseObject(text, path));
   const auto type = json.find("model_type");
   if (type == json.end() || !type->is_string()) return BadConfig(path, "\"model_type\" is missing");
   ModelConfig config;
@@ -174,7 +193,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& text, const std:
     return config;
   }
   if (*type != "llama") {
-    return BadConfig(path, absl::StrCat("\"model_type\" is ", type->dump(),
+    return BadConfig(path, absl::StrCat("\"model_type\" is ", Shown(*type),
                                         "; only \"llama\" and \"mlp\" are known"));
   }
   SIGNVOTE_RETURN_IF_ERROR(ReadCount(json, path, "vocab_size", 1 << 24, true, &config.vocabulary));
@@ -211,7 +230,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& text, const std:
   }
   if (const auto act = json.find("hidden_act"); act != json.end() && *act != "silu") {
     return BadConfig(
-        path, absl::StrCat("\"hidden_act\" is ", act->dump(), "; only \"silu\" is supported"));
+        path, absl::StrCat("\"hidden_act\" is ", Shown(*act), "; only \"silu\" is supported"));
   }
   if (const auto tied = json.find("tie_word_embeddings"); tied != json.end() && !tied->is_null()) {
     if (!tied->is_boolean())

@@ -23,12 +23,17 @@ def fma32(x, y, z):
         return odd.astype(np.float32)
 
 
-def apply_step(x, bits, gamma, step_scale, weight_decay, decay_step=None):
-    """The new values of coordinates of one tensor, after rescale() where rho is not 1. decay_step: None for gamma."""
+def apply_step(x, bits, gamma, step_scale, weight_decay, decay_step=None, scale=None):
+    """The new values of coordinates of one tensor, after rescale() where rho is not 1.
+
+    decay_step: None for gamma. scale: the commit's of this tensor, None when it has none.
+    """
     gamma, step_scale = np.float32(gamma), np.float32(step_scale)
     decay_step = gamma if decay_step is None else np.float32(decay_step)
     with np.errstate(over="ignore", under="ignore"):
         a, decayed = gamma * step_scale, decay_step * step_scale
+        if scale is not None:
+            a = a * np.float32(scale)
     c = fma32(-decayed, weight_decay, 1)[0]
     return fma32(x, c, np.where(bits, -a, a))
 

@@ -6,7 +6,7 @@ import numpy as np
 
 
 # Names of domains: eight ASCII bytes, read as a little-endian number.
-UNIFORM, INITIAL = (int.from_bytes(name, "little") for name in (b"uniform1", b"xparams1"))
+UNIFORM, INITIAL, MINIBATCH = (int.from_bytes(name, "little") for name in (b"uniform1", b"xparams1", b"inbatch1"))
 
 
 def _words(value):

@@ -42,7 +42,8 @@ class Synthetic:
 
     def train(self, seed, share, data_step, micro=0):
         """Minibatch = f(seed, share, data_step)."""
-        return self._draw(seed, int(coins.mix(share + 1, data_step, micro)[0]))
+        stream = int(coins.mix(share + 1, data_step, micro)[0])
+        return self._draw(coins.domain_seed(coins.MINIBATCH, seed), stream)
 
     def held_out(self, index):
         return self._draw(HELD_OUT_SEED, index)

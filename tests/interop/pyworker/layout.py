@@ -42,7 +42,7 @@ class Layout:
         """What the digest is taken of: names and shapes, in order of the names, so that the order of coordinates and what
         the run says of scales and decays do not matter.
         """
-        out = [b"signvote-layout-2"]
+        out = [b"signvote-layout-2", struct.pack("<I", len(self.tensors))]
         for name, shape in sorted((t.name.encode(), t.shape) for t in self.tensors):
             out.append(struct.pack("<I", len(name)) + name)
             out.append(struct.pack(f"<I{len(shape)}Q", len(shape), *shape))

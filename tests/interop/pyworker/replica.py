@@ -40,13 +40,14 @@ class Replica:
     def level(self):
         return bool((self.rounds == self.rounds[0]).all())
 
-    def step(self, round_, bits, gamma, rho=1.0, decay_step=None):
+    def step(self, round_, bits, gamma, rho=1.0, decay_step=None, scales=None):
         """A commit of kind step whose payload is a verdict."""
         was_level = self.level
         before = self.values.copy()
-        for tensor, where in zip(self.layout.tensors, self.layout.ranges):
+        scales = scales or [None] * len(self.layout.tensors)
+        for tensor, where, scale in zip(self.layout.tensors, self.layout.ranges, scales, strict=True):
             moved = before[where] if rho == 1 else rescale(before[where], self.x0[where], rho)
-            moved = apply_step(moved, bits[where], gamma, tensor.step_scale, tensor.weight_decay, decay_step)
+            moved = apply_step(moved, bits[where], gamma, tensor.step_scale, tensor.weight_decay, decay_step, scale)
             due = self.rounds[where] == round_
             self.values[where] = np.where(due, moved, self.values[where])
         self._passed(round_)

@@ -293,9 +293,11 @@ class Session:
     def _step(self, commit):
         """Moves the replica, if the verdict is the one that the commit means and can be applied."""
         decay_step = commit.decay_step if commit.HasField("decay_step") else commit.stepsize
-        if commit.payload not in SIGNS or commit.scales:
+        if commit.payload not in SIGNS:
             raise Broken(f"commit {commit.round} has a payload that this worker cannot apply: upgrade")
-        for name, value in ("stepsize", commit.stepsize), ("decay_step", decay_step):
+        if len(commit.scales) not in (0, len(self.layout.tensors)):
+            raise Broken(f"commit {commit.round} has {len(commit.scales)} scales for {len(self.layout.tensors)} tensors")
+        for name, value in ("stepsize", commit.stepsize), ("decay_step", decay_step), *(("scale", s) for s in commit.scales):
             if not math.isfinite(value) or value < 0:
                 raise Broken(f"commit {commit.round} has {name} {value}")
         if not math.isfinite(commit.rho):
@@ -312,7 +314,7 @@ class Session:
             verdict = bits.unpack(b"".join(chunks[k][1] for k in range(due)), self.layout.coordinates)
         except ValueError as error:
             raise Broken(f"round {commit.round}: {error}") from None
-        self.replica.step(commit.round, verdict, commit.stepsize, commit.rho, decay_step)
+        self.replica.step(commit.round, verdict, commit.stepsize, commit.rho, decay_step, list(commit.scales))
 
     def _on_finish(self, finish):
         if self.replica is not None and self.replica.level and self.replica.round == finish.rounds:

@@ -15,7 +15,9 @@
 #include "common/bits.h"
 #include "common/checksum.h"
 #include "common/coin.h"
+#include "common/coin_mix.h"
 #include "common/layout.h"
+#include "common/payload_plan.h"
 #include "common/status.h"
 #include "tests/support/page_vectors.h"
 
@@ -56,33 +58,56 @@ float FloatFromHex(const std::string& hex) {
   return std::bit_cast<float>(static_cast<uint32_t>(std::stoul(hex, nullptr, 16)));
 }
 
-// Reads the layout's canonical bytes as the page defines them.
-Layout LayoutFromBytes(const std::string& bytes) {
-  const std::string magic = "signvote-layout-1";
-  EXPECT_EQ(bytes.substr(0, magic.size()), magic);
-  size_t at = magic.size();
-  const auto read = [&](auto* value) {
-    ASSERT_LE(sizeof(*value), bytes.size() - at);
-    std::memcpy(value, bytes.data() + at, sizeof(*value));
-    at += sizeof(*value);
-  };
+std::vector<std::string> Split(const std::string& text, char separator) {
+  std::vector<std::string> words;
+  size_t begin = 0;
+  for (size_t end; (end = text.find(separator, begin)) != std::string::npos; begin = end + 1)
+    words.push_back(text.substr(begin, end - begin));
+  words.push_back(text.substr(begin));
+  return words;
+}
+
+// "w:2x3,b:" is a matrix and a scalar. Scales and decays are drawn: the digest must not see them.
+std::string LayoutDigest(const std::string& text, const std::string& bytes) {
   std::vector<TensorSpec> tensors;
-  while (at < bytes.size()) {
-    TensorSpec t;
-    uint32_t name_bytes = 0, rank = 0;
-    read(&name_bytes);
-    t.name = bytes.substr(at, name_bytes);
-    at += name_bytes;
-    read(&rank);
-    t.shape.resize(rank);
-    for (uint64_t& dimension : t.shape) read(&dimension);
-    read(&t.step_scale);
-    read(&t.weight_decay);
-    tensors.push_back(t);
+  for (const std::string& tensor : Split(text, ',')) {
+    const size_t colon = tensor.rfind(':');
+    TensorSpec spec{.name = tensor.substr(0, colon)};
+    for (const std::string& dimension : Split(tensor.substr(colon + 1), 'x')) {
+      if (!dimension.empty()) spec.shape.push_back(std::stoull(dimension));
+    }
+    spec.step_scale = 1.0f + static_cast<float>(tensors.size());
+    spec.weight_decay = 0.25f * static_cast<float>(tensors.size());
+    tensors.push_back(std::move(spec));
   }
-  auto layout = Layout::Make(tensors);
+  const auto layout = Layout::Make(std::move(tensors));
   EXPECT_TRUE(layout.ok()) << Describe(layout.status());
-  return layout.ok() ? *std::move(layout) : Layout();
+  EXPECT_EQ(Hex64(Xxh3(bytes.data(), bytes.size())), Hex64(layout->digest()))
+      << "the page's bytes are not what the digest is taken of";
+  return layout.ok() ? Hex64(layout->digest()) : "";
+}
+
+// "-" is the empty list.
+std::string HashOfPayload(const std::string& counted, const std::string& checksums) {
+  std::vector<ChunkSum> chunks;
+  if (counted != "-") {
+    const std::vector<std::string> hashes = Split(checksums, ',');
+    for (const std::string& ballots : Split(counted, ',')) {
+      chunks.push_back({.counted = static_cast<uint32_t>(std::stoul(ballots)),
+                        .checksum = std::stoull(hashes.at(chunks.size()), nullptr, 16)});
+    }
+    EXPECT_EQ(chunks.size(), hashes.size());
+  }
+  return Hex64(PayloadHash(chunks));
+}
+
+// The name of a domain is its eight bytes, read as a little-endian number.
+std::string Domain(const std::string& name, uint64_t seed) {
+  uint64_t number = 0;
+  EXPECT_EQ(name.size(), sizeof(number));
+  std::memcpy(&number, name.data(), sizeof(number));
+  EXPECT_TRUE(number == kUniformDomain || number == kInitDomain || number == kDataDomain) << name << " is nobody's domain";
+  return Hex64(DomainSeed(number, seed));
 }
 
 std::string Packed(const std::string& signs) {
@@ -99,7 +124,19 @@ std::string Applied(std::map<std::string, std::string> args) {
   float x = value("x");
   const float x0 = value("x0");
   const uint8_t bit = args.at("bit") == "1" ? 1 : 0;
-  ApplyStep(*layout, {.gamma = value("gamma"), .rho = value("rho")}, 0, 1, &bit, 0, &x0, &x);
+  StepArguments step{.gamma = value("gamma"), .rho = value("rho")};
+  if (args.contains("decay_step")) step.decay_step = value("decay_step");
+  const std::vector<float> factors(args.contains("factor") ? 1 : 0,
+                                   args.contains("factor") ? value("factor") : 0);
+  step.scales = factors;
+  ApplyStep(*layout, step, 0, 1, &bit, 0, &x0, &x);
+  return HexFloat(x);
+}
+
+std::string Rewound(const std::string& x_hex, const std::string& x0_hex) {
+  float x = FloatFromHex(x_hex);
+  const float x0 = FloatFromHex(x0_hex);
+  ApplyRewind(1, &x0, &x);
   return HexFloat(x);
 }
 
@@ -119,7 +156,14 @@ std::string Recomputed(const std::string& kind, const std::map<std::string, std:
     return Hex64(OwnCoinWord(number("seed"), Round(number("round")),
                              Share(static_cast<uint32_t>(number("share"))), number("word")));
   }
-  if (kind == "layout") return Hex64(LayoutFromBytes(FromHex(args.at(""))).digest());
+  if (kind == "domain") return Domain(args.at("name"), number("seed"));
+  if (kind == "uniform") {
+    return Hex64(UniformWord(number("seed"), Round(number("round")),
+                             Share(static_cast<uint32_t>(number("share"))), number("word")));
+  }
+  if (kind == "layout") return LayoutDigest(args.at("tensors"), FromHex(args.at("bytes")));
+  if (kind == "payload") return HashOfPayload(args.at("counted"), args.at("checksums"));
+  if (kind == "rewind") return Rewound(args.at("x"), args.at("x0"));
   if (kind == "apply") return Applied(args);
   if (kind == "replica") return Replica(number("n"));
   if (kind == "xxh3") {
@@ -135,7 +179,8 @@ TEST(WireFormat, EveryTestVectorOfThePageIsTrue) {
     EXPECT_EQ(Recomputed(vector.kind, vector.arguments), vector.result) << vector.line;
     ++seen[vector.kind];
   }
-  for (const char* kind : {"packed", "fin", "tie", "own", "layout", "apply", "replica", "xxh3"}) {
+  for (const char* kind : {"packed", "fin", "tie", "own", "domain", "uniform", "layout", "apply",
+                           "rewind", "payload", "replica", "xxh3"}) {
     EXPECT_GT(seen[kind], 0) << "the page has no vector of kind " << kind;
   }
 }

@@ -262,6 +262,18 @@ TEST(BulkMessageTest, HugeLengthsAreRefused) {
   }
 }
 
+TEST(BulkMessageTest, TagsAndLengthsOfMoreThanFiveBytesAreRefusedAsGeneratedReadersDo) {
+  const std::string run_id = Field(1, 2, Sized(std::string(16, 'r')));
+  const std::string long_tag("\x90\x80\x80\x80\x80\x00\x07", 7);      // field 2, then 7
+  const std::string long_length("\x7a\x81\x80\x80\x80\x80\x00z", 8);  // field 15, one byte
+  for (const std::string& inner : {long_tag, long_length}) {
+    const std::string wire = Field(1, 2, Sized(run_id + inner));
+    EXPECT_FALSE(v1::WorkerMessage().ParseFromString(wire));
+    EXPECT_EQ(DecodeVote(BulkKind::kBallotChunk, InPieces(wire, 4)).status().code(),
+              absl::StatusCode::kInvalidArgument);
+  }
+}
+
 TEST(BulkMessageTest, DeeplyNestedUnknownGroupsAreRefused) {
   std::string inner;
   for (int i = 0; i < 1000; ++i) inner += Field(9, 3, "");

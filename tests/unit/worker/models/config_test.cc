@@ -138,6 +138,16 @@ TEST(ModelConfigTest, AConfigThatCannotBeComputedIsRefusedByName) {
   EXPECT_EQ(ExitCodeFor(missing.status()), ExitCode::kBadInput);
 }
 
+TEST(ModelConfigTest, ValuesOfAnyDepthOrLengthAreRefusedInAShortSentence) {
+  const std::string head = R"({"model_type": "mlp", "features": )";
+  const std::string deep = std::string(400'000, '[') + std::string(400'000, ']');
+  const auto nested = ParseModelConfig(head + deep + "}", "c.json");
+  EXPECT_EQ(nested.status().message(), "c.json: nests deeper than 32 levels");
+  const auto longer = ParseModelConfig(head + '"' + std::string(400'000, 'x') + "\"}", "c.json");
+  EXPECT_EQ(longer.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_LT(longer.status().message().size(), 200u);
+}
+
 TEST(ModelConfigTest, InitialParametersAreTheSameOnEveryMachine) {
   const ModelConfig config = Builtin("nano");
   const auto layout = MakeLayout(config);
