@@ -1,23 +1,26 @@
 #include <algorithm>
 #include <functional>
 #include <string_view>
-#include <thread>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "common/export_metadata.h"
 #include "common/mutex.h"
+#include "common/process.h"
 #include "common/safetensors.h"
 #include "common/status.h"
-#include "proto/wire/security.h"
 #include "proto/wire/wire.h"
-#include "server/rpc/probe.h"
+#include "server/rpc/background.h"
+#include "server/rpc/identity.h"
 #include "server/rpc/services.h"
+#include "server/run/books_proto.h"
 #include "signvote/v1/admin.grpc.pb.h"
 
 namespace signvote::rpc {
 namespace {
 
 constexpr size_t kExportChunkBytes = size_t{1} << 20;
+// The applier is at one commit at a time; a copy begins behind it.
+constexpr Duration kCopyPatience = std::chrono::seconds(30);
 
 bool IsLoopback(std::string_view address) {
   return address.starts_with("ipv4:127.") || address.starts_with("ipv6:%5B::1%5D:") ||
@@ -25,9 +28,9 @@ bool IsLoopback(std::string_view address) {
 }
 
 absl::Status CheckCaller(const grpc::CallbackServerContext& context, bool tls) {
-  const wire::Peer peer = wire::PeerOf(context);
+  const run::PeerIdentity peer = IdentityOf(context);
   if (tls) {
-    if (peer.authenticated && peer.HasRole(wire::Role::kAdmin)) return absl::OkStatus();
+    if (peer.authenticated && peer.admin_role) return absl::OkStatus();
     return absl::PermissionDeniedError(
         "admin calls need a certificate of the admin role (signvote:role:admin); see "
         "docs/operations.md");
@@ -39,34 +42,62 @@ absl::Status CheckCaller(const grpc::CallbackServerContext& context, bool tls) {
 
 // Streams a copy of the replica as a safetensors file: the header, then the values as they lie in
 // memory. The copy is made by one thread and sent by others: mu_ hands it over.
-class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportChunk> {
+//
+// Ownership: keeps itself alive until gRPC and whoever makes the copy have let go of it.
+class ExportCall final : public grpc::ServerWriteReactor<v1::ExportChunk>,
+                         public std::enable_shared_from_this<ExportCall> {
  public:
   // `done` runs when gRPC has let go of the call and the copy is freed.
-  explicit ExportReactor(std::function<void()> done) : done_(std::move(done)) {}
+  static std::shared_ptr<ExportCall> Start(std::function<void()> done) {
+    std::shared_ptr<ExportCall> call(new ExportCall(std::move(done)));
+    MutexLock lock(&call->mu_);
+    call->self_ = call;
+    return call;
+  }
   // Once the copy is there. Called once, by any thread.
-  void Begin(absl::StatusOr<Coordinator::Exported> exported, const RunId& run_id) {
-    if (!exported.ok()) return Finish(wire::ToGrpc(exported.status()));
+  void Begin(absl::StatusOr<run::RunThread::Exported> exported, const RunId& run_id) {
+    if (!exported.ok()) return End(exported.status());
     {
       MutexLock lock(&mu_);
+      if (finished_) return;
       exported_ = *std::move(exported);
       header_ = SafetensorsHeader(exported_.layout, ExportMetadata(run_id, exported_.round));
+      begun_ = true;
     }
     WriteNext();
   }
-  void Refuse(const absl::Status& status) { Finish(wire::ToGrpc(status)); }
+  void End(const absl::Status& status) {
+    {
+      MutexLock lock(&mu_);
+      if (std::exchange(finished_, true)) return;
+    }
+    Finish(wire::ToGrpc(status));
+  }
 
   void OnWriteDone(bool ok) override {
-    if (!ok) return Finish(wire::ToGrpc(absl::CancelledError("the connection broke")));
+    if (!ok) return End(absl::CancelledError("the connection broke"));
     WriteNext();
   }
-  void OnCancel() override {}  // the write in progress fails and ends the call
+  void OnCancel() override {
+    {
+      MutexLock lock(&mu_);
+      if (begun_) return;  // the write in progress fails and ends the call
+    }
+    End(absl::CancelledError("the connection broke"));
+  }
   void OnDone() override {
-    const std::function<void()> done = done_;
-    delete this;
-    done();
+    std::shared_ptr<ExportCall> self;
+    {
+      MutexLock lock(&mu_);
+      self = std::move(self_);
+      exported_ = {};
+    }
+    done_();
   }
 
  private:
+  explicit ExportCall(std::function<void()> done) : done_(std::move(done)) {}
+
   void WriteNext() {
     const v1::ExportChunk* chunk = nullptr;
     {
@@ -89,14 +120,16 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportChunk> {
         chunk = &chunk_;
       }
     }
-    if (chunk == nullptr) return Finish(grpc::Status::OK);
+    if (chunk == nullptr) return End(absl::OkStatus());
     StartWrite(chunk);
   }
 
   const std::function<void()> done_;
 
   Mutex mu_;
-  Coordinator::Exported exported_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<ExportCall> self_ ABSL_GUARDED_BY(mu_);  // until OnDone()
+  bool begun_ ABSL_GUARDED_BY(mu_) = false, finished_ ABSL_GUARDED_BY(mu_) = false;
+  run::RunThread::Exported exported_ ABSL_GUARDED_BY(mu_);
   std::string header_ ABSL_GUARDED_BY(mu_);
   uint64_t sent_ ABSL_GUARDED_BY(mu_) = 0;
   v1::ExportChunk chunk_ ABSL_GUARDED_BY(mu_);  // gRPC reads it until OnWriteDone
@@ -104,15 +137,12 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportChunk> {
 
 class AdminService final : public v1::Admin::CallbackService {
  public:
-  AdminService(Coordinator* coordinator, bool tls) : coordinator_(coordinator), tls_(tls) {}
-  ~AdminService() override {
-    if (exporter_.joinable()) exporter_.join();
-  }
+  AdminService(run::RunThread* run, bool tls) : run_(run), tls_(tls) {}
 
   grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context,
                                       const v1::GetStatusRequest*, v1::Status* reply) override {
-    return OnEngineThread(context, [this, reply] {
-      *reply = coordinator_->SnapshotNow().status;
+    return OnRunThread(context, [reply](run::Run& run, Time now) {
+      *reply = Complete(run.Snapshot(now));
       return absl::OkStatus();
     });
   }
@@ -123,86 +153,100 @@ class AdminService final : public v1::Admin::CallbackService {
       reactor->Finish(wire::ToGrpc(status));
       return reactor;
     }
-    const bool posted =
-        coordinator_->Post([this, reactor, reply, events_after = request->events_after(),
-                            wait = Duration(std::chrono::milliseconds(request->wait_ms()))] {
-          coordinator_->Watch(events_after, wait,
-                              [reactor, reply](absl::StatusOr<v1::WatchReply> answer) {
-                                if (answer.ok()) *reply = *std::move(answer);
-                                reactor->Finish(wire::ToGrpc(answer.status()));
-                              });
-        });
+    const bool posted = run_->Call([reactor, reply, events_after = request->events_after(),
+                                    wait = Duration(std::chrono::milliseconds(request->wait_ms()))](
+                                       run::Run& run, Time now) {
+      run.Watch(now, events_after, wait, [reactor, reply](absl::StatusOr<run::WatchView> answer) {
+        if (answer.ok()) {
+          FillIn(&answer->status);
+          *reply = run::ToProto(*answer);
+        }
+        reactor->Finish(wire::ToGrpc(answer.status()));
+      });
+    });
     if (!posted) reactor->Finish(wire::ToGrpc(absl::UnavailableError("the server stops")));
     return reactor;
   }
   grpc::ServerUnaryReactor* Pause(grpc::CallbackServerContext* context, const v1::PauseRequest*,
                                   v1::PauseReply*) override {
-    return OnEngineThread(context, [this] { return coordinator_->Pause(); });
+    return OnRunThread(context, [](run::Run& run, Time now) { return run.Pause(now); });
   }
   grpc::ServerUnaryReactor* Resume(grpc::CallbackServerContext* context, const v1::ResumeRequest*,
                                    v1::ResumeReply*) override {
-    return OnEngineThread(context, [this] { return coordinator_->Resume(); });
+    return OnRunThread(context, [](run::Run& run, Time now) { return run.Resume(now); });
   }
   grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context,
                                   const v1::DrainRequest* request, v1::DrainReply*) override {
-    return OnEngineThread(
-        context, [this, worker = request->worker()] { return coordinator_->Drain(worker); });
+    return OnRunThread(context, [worker = request->worker()](run::Run& run, Time now) {
+      return run.Drain(now, worker);
+    });
   }
   grpc::ServerUnaryReactor* Evict(grpc::CallbackServerContext* context,
                                   const v1::EvictRequest* request, v1::EvictReply*) override {
-    return OnEngineThread(
-        context, [this, worker = request->worker()] { return coordinator_->Evict(worker); });
+    return OnRunThread(context, [worker = request->worker()](run::Run& run, Time now) {
+      return run.Evict(now, worker);
+    });
   }
   grpc::ServerWriteReactor<v1::ExportChunk>* Export(grpc::CallbackServerContext* context,
                                                     const v1::ExportRequest*) override {
     absl::Status status = CheckCaller(*context, tls_);
-    MutexLock lock(&mu_);
-    if (status.ok() && exporting_)
-      status = absl::UnavailableError("another export is not finished yet; try again later");
-    if (!status.ok()) {
-      auto* refused = new ExportReactor([] {});
-      refused->Refuse(status);
-      return refused;
+    {
+      MutexLock lock(&mu_);
+      if (status.ok() && exporting_)
+        status = absl::UnavailableError("another export is not finished yet; try again later");
+      // One at a time: each holds a copy of the whole model for as long as its reader takes.
+      if (status.ok()) exporting_ = true;
     }
-    // One at a time: each holds a copy of the whole model for as long as its reader takes.
-    exporting_ = true;
-    auto* reactor = new ExportReactor([this] {
+    if (!status.ok()) {
+      const auto refused = ExportCall::Start([] {});
+      refused->End(status);
+      return refused.get();
+    }
+    const auto call = ExportCall::Start([this] {
       MutexLock done(&mu_);
       exporting_ = false;
     });
-    if (exporter_.joinable()) exporter_.join();  // its call is over: exporting_ was false
     // The copy takes a while and may wait for the applier: not on gRPC's threads.
-    exporter_ = std::thread(
-        [this, reactor] { reactor->Begin(coordinator_->CopyReplica(), coordinator_->run_id()); });
-    return reactor;
+    copies_.Run(
+        [run = run_, call] { call->Begin(run->CopyReplica(kCopyPatience), run->run_id()); });
+    return call.get();
   }
 
  private:
+  // What only the process knows.
+  static void FillIn(run::StatusPage* page) { page->resident_bytes = ResidentBytes(); }
+  static v1::Status Complete(run::StatusPage page) {
+    FillIn(&page);
+    return run::ToProto(page);
+  }
+
   template <typename Call>
-  grpc::ServerUnaryReactor* OnEngineThread(grpc::CallbackServerContext* context, Call call) {
+  grpc::ServerUnaryReactor* OnRunThread(grpc::CallbackServerContext* context, Call call) {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     if (const absl::Status status = CheckCaller(*context, tls_); !status.ok()) {
       reactor->Finish(wire::ToGrpc(status));
       return reactor;
     }
-    const bool posted = coordinator_->Post(
-        [reactor, call = std::move(call)] { reactor->Finish(wire::ToGrpc(call())); });
+    const bool posted = run_->Call([reactor, call = std::move(call)](run::Run& run, Time now) {
+      reactor->Finish(wire::ToGrpc(call(run, now)));
+    });
     if (!posted) reactor->Finish(wire::ToGrpc(absl::UnavailableError("the server stops")));
     return reactor;
   }
 
-  Coordinator* const coordinator_;
+  run::RunThread* const run_;
   const bool tls_;
+
+  Background copies_;
 
   Mutex mu_;
   bool exporting_ ABSL_GUARDED_BY(mu_) = false;
-  std::thread exporter_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeAdminService(Coordinator* coordinator, bool tls) {
-  return std::make_unique<AdminService>(coordinator, tls);
+std::unique_ptr<grpc::Service> MakeAdminService(run::RunThread* run, bool tls) {
+  return std::make_unique<AdminService>(run, tls);
 }
 
 }  // namespace signvote::rpc

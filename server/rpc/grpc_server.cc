@@ -17,6 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/exit_codes.h"
+#include "proto/wire/security.h"
 #include "server/rpc/services.h"
 
 namespace signvote::rpc {
@@ -29,6 +30,9 @@ constexpr int kKeepaliveEveryMs = 10'000;
 constexpr int kKeepaliveTimeoutMs = 10'000;
 // A reflection call has a thread of its own for as long as it is open.
 constexpr int kSyncThreadsMax = 8;
+// Of one connection. A worker has a session, and at times one transfer; several workers of one
+// process may share a connection.
+constexpr int kStreamsMax = 256;
 // Headers and envelope beside a message's payload.
 constexpr uint64_t kEnvelopeBytes = 1024;
 
@@ -64,15 +68,18 @@ class GrpcServerImpl final : public GrpcServer {
  public:
   ~GrpcServerImpl() override { Shutdown(Duration::zero()); }
 
-  absl::Status Listen(GrpcServerOptions options, Coordinator* coordinator) {
+  GrpcServerImpl(run::RunThread* run, FileSystem* fs, const TransferLimits& limits)
+      : run_(run), fs_(fs), transfers_(run, &table_, limits) {}
+
+  absl::Status Listen(const GrpcServerOptions& options) {
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-    training_ = MakeTrainingService(coordinator);
-    admin_ = MakeAdminService(coordinator, options.tls.has_value());
+    training_ = MakeTrainingService(run_, &table_, &transfers_, fs_);
+    admin_ = MakeAdminService(run_, options.tls != nullptr);
     grpc::ServerBuilder builder;
     builder.AddListeningPort(options.listen,
-                             options.tls.has_value() ? wire::MtlsServerCredentials(*options.tls)
-                                                     : grpc::InsecureServerCredentials(),
+                             options.tls != nullptr ? ReloadingCredentials(options.tls)
+                                                    : grpc::InsecureServerCredentials(),
                              &port_);
     builder.RegisterService(training_.get());
     builder.RegisterService(admin_.get());
@@ -84,6 +91,7 @@ class GrpcServerImpl final : public GrpcServer {
     }
     // A second server on the same port is an error, not a second half of the workers.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kStreamsMax);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveEveryMs);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
@@ -96,6 +104,7 @@ class GrpcServerImpl final : public GrpcServer {
     builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MAX_POLLERS, 1);
     grpc::ResourceQuota quota;
     quota.SetMaxThreads(kSyncThreadsMax);
+    quota.Resize(options.memory_bytes_max);
     builder.SetResourceQuota(quota);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port_ <= 0) {
@@ -121,9 +130,15 @@ class GrpcServerImpl final : public GrpcServer {
     const std::chrono::microseconds now(Clock::System()->UnixMicros());
     server_->Shutdown(std::chrono::system_clock::time_point(
         now + std::chrono::duration_cast<std::chrono::microseconds>(grace)));
+    transfers_.Stop();
   }
+  const Transfers& transfers() const override { return transfers_; }
 
  private:
+  run::RunThread* const run_;
+  FileSystem* const fs_;
+  StreamTable table_;
+  Transfers transfers_;
   std::unique_ptr<grpc::Service> training_, admin_;
   int port_ = 0;
   bool shut_down_ = false;
@@ -133,10 +148,9 @@ class GrpcServerImpl final : public GrpcServer {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(GrpcServerOptions options,
-                                                              Coordinator* coordinator) {
-  auto server = std::make_unique<GrpcServerImpl>();
-  if (absl::Status status = server->Listen(std::move(options), coordinator); !status.ok())
-    return status;
+                                                              run::RunThread* run, FileSystem* fs) {
+  auto server = std::make_unique<GrpcServerImpl>(run, fs, options.transfers);
+  if (absl::Status status = server->Listen(options); !status.ok()) return status;
   return server;
 }
 

@@ -1,5 +1,6 @@
 #include "server/rpc/session.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -7,6 +8,8 @@
 #include "common/check.h"
 #include "common/status.h"
 #include "common/text.h"
+#include "proto/wire/security.h"
+#include "server/rpc/identity.h"
 #include "signvote/v1/training.pb.h"
 
 namespace signvote::rpc {
@@ -17,14 +20,10 @@ namespace {
 constexpr size_t kSmallMessageBytes = 4096;
 // Beyond a whole ballot's chunks: scalars, abstention, digest, pong, leave, and the same again for
 // another attempt.
-constexpr uint32_t kPendingSlack = 64;
-
+constexpr uint32_t kWaitingSlack = 64;
 // A Join holds a layout and a config.json; every other message but a ballot is small.
 constexpr uint64_t kPlainMessageBytesMax = uint64_t{8} << 20;
-// What a worker says for people is kept and shown for as long as it is known.
-constexpr size_t kVersionBytesMax = 64;
-constexpr size_t kAddressBytesMax = 255;
-constexpr size_t kReasonBytesMax = 200;
+constexpr size_t kReasonBytesMax = 200;  // of a Leave, for people
 
 absl::Status Malformed(const std::string& what) { return absl::InvalidArgumentError(what); }
 
@@ -39,53 +38,81 @@ AbstainReason ToReason(v1::Abstain::Reason reason) {
   }
 }
 
+run::ScalarsIn FromProto(const v1::Scalars& in) {
+  run::ScalarsIn out{.round = Round(in.round()), .attempt = Attempt(in.attempt())};
+  out.scalars.loss = in.loss();
+  out.scalars.g_l1 = in.g_l1();
+  out.scalars.g_l2_squared = in.g_l2_squared();
+  out.scalars.nonfinite_coordinates = in.nonfinite_coordinates();
+  out.scalars.samples = in.samples();
+  out.scalars.wanted.assign(in.wanted().begin(), in.wanted().end());
+  out.times = {.compute_us = in.compute_us(), .apply_us = in.apply_us()};
+  return out;
+}
+
 }  // namespace
 
+struct ServerSession::Counter {
+  wire::SocketByteCounter socket;
+  bool found = false;
+  run::PeerBytes last;
+};
+
 std::shared_ptr<ServerSession> ServerSession::Start(grpc::CallbackServerContext* context,
-                                                    Inbox* inbox, Options options) {
-  std::shared_ptr<ServerSession> session(new ServerSession(context, inbox, std::move(options)));
+                                                    run::RunThread* run, StreamTable* table,
+                                                    std::string ticket) {
+  std::shared_ptr<ServerSession> session(new ServerSession(context, run, table, std::move(ticket)));
   {
     MutexLock lock(&session->mu_);
     session->self_ = session;
   }
-  (void)inbox->Push(
-      {session, OpenedIn{}});  // false: the server stops; the call is cancelled with it
+  table->Add(session->ticket_, session);
+  session->Tell(run::StreamOpened{session});
   session->StartRead(&session->incoming_);
   return session;
 }
 
-ServerSession::ServerSession(grpc::CallbackServerContext* context, Inbox* inbox, Options options)
-    : inbox_(inbox),
-      options_(std::move(options)),
-      peer_(wire::PeerOf(*context)),
-      context_(context),
-      pending_max_(options_.pending_max) {}
+ServerSession::ServerSession(grpc::CallbackServerContext* context, run::RunThread* run,
+                             StreamTable* table, std::string ticket)
+    : run_(run),
+      table_(table),
+      id_(table->NextId()),
+      ticket_(std::move(ticket)),
+      identity_(IdentityOf(*context)),
+      waiting_(std::make_shared<std::atomic<uint32_t>>(0)),
+      context_(context) {}
 
-void ServerSession::Admit(std::shared_ptr<BallotSlots> slots) {
-  MutexLock lock(&mu_);
-  pending_max_ = 4 * slots->plan().chunks() + kPendingSlack;
-  slots_ = std::move(slots);
+// ---- the run's side -----------------------------------------------------------------------------
+
+void ServerSession::Send(const v1::ServerMessage& message) { Queue(wire::EncodeMessage(message)); }
+
+void ServerSession::SendVerdict(const run::VerdictHeader& header, std::span<const uint8_t> payload,
+                                std::shared_ptr<const void> owner) {
+  Queue(wire::EncodeVote(wire::BulkKind::kVerdictChunk,
+                         {.run_id = run_->run_id(),
+                          .epoch = run_->epoch(),
+                          .round = header.round,
+                          .attempt = header.attempt,
+                          .chunk = header.chunk,
+                          .checksum = header.checksum},
+                         payload, std::move(owner)));
 }
 
-void ServerSession::Send(const grpc::ByteBuffer& message) {
+void ServerSession::Queue(const grpc::ByteBuffer& message) {
   Todo todo;
   {
     MutexLock lock(&mu_);
     if (state_ != State::kOpen) return;
-    const size_t bytes = message.Length();
-    if (queued_bytes_ + bytes > options_.queue_bytes_max && !queue_.empty()) {
-      CloseLocked(
-          absl::ResourceExhaustedError(absl::StrCat(
-              "the worker reads too slowly: ", queued_bytes_, " bytes wait for it, the limit is ",
-              options_.queue_bytes_max, " (--session-buffer-bytes); join again to catch up")),
-          &todo);
-    } else {
-      queue_.push_back(message);
-      queued_bytes_ += bytes;
-      AdvanceLocked(&todo);
-    }
+    queue_.push_back(message);
+    queued_bytes_ += message.Length();
+    AdvanceLocked(&todo);
   }
   Do(todo);
+}
+
+void ServerSession::Admit(std::shared_ptr<BallotSlots> slots) {
+  MutexLock lock(&mu_);
+  slots_ = std::move(slots);
 }
 
 size_t ServerSession::queued_bytes() const {
@@ -97,9 +124,13 @@ void ServerSession::NotifyWhenBelow(size_t bytes) {
   Todo todo;
   {
     MutexLock lock(&mu_);
-    notify_below_ = bytes;
-    notify_room_ = queued_bytes_ > bytes;
-    todo.room = !notify_room_;
+    if (state_ != State::kOpen) return;
+    if (queued_bytes_ > bytes) {
+      notify_below_ = bytes;
+    } else {
+      notify_below_.reset();
+      todo.room = true;
+    }
   }
   Do(todo);
 }
@@ -114,11 +145,6 @@ void ServerSession::Close(absl::Status status) {
   Do(todo);
 }
 
-bool ServerSession::closing() const {
-  MutexLock lock(&mu_);
-  return state_ != State::kOpen;
-}
-
 void ServerSession::Cancel() {
   // The lock keeps the context alive: OnDone() takes it before gRPC frees the context. TryCancel
   // only posts work to gRPC's queues, so no callback runs inside it.
@@ -126,45 +152,60 @@ void ServerSession::Cancel() {
   if (context_ != nullptr) context_->TryCancel();
 }
 
-void ServerSession::Processed() {
+run::PeerBytes ServerSession::bytes() const {
+  if (counter_ == nullptr) {
+    counter_ =
+        std::make_unique<Counter>(Counter{.socket = wire::SocketByteCounter(identity_.address, 0)});
+    counter_->found = counter_->socket.Read().has_value();
+  }
   MutexLock lock(&mu_);
-  SIGNVOTE_CHECK(pending_ > 0);
-  --pending_;
+  run::PeerBytes now = moved_.messages;
+  if (counter_->found) {
+    const std::optional<wire::SocketBytes> read = counter_->socket.Read();
+    if (!read.has_value()) return counter_->last;  // the connection is gone
+    now = {.received = read->received - std::min(read->received, moved_.transferred.received),
+           .sent = read->sent - std::min(read->sent, moved_.transferred.sent)};
+  }
+  // What is on its way is not acknowledged yet: figures never fall.
+  counter_->last = {.received = std::max(counter_->last.received, now.received),
+                    .sent = std::max(counter_->last.sent, now.sent)};
+  return counter_->last;
 }
 
-bool ServerSession::BeginTransfer() {
+bool ServerSession::closing() const {
   MutexLock lock(&mu_);
-  return !std::exchange(transferring_, true);
+  return state_ != State::kOpen;
 }
 
-void ServerSession::EndTransfer() {
+void ServerSession::AddTransferred(uint64_t received, uint64_t sent) {
   MutexLock lock(&mu_);
-  transferring_ = false;
+  moved_.transferred.received += received;
+  moved_.transferred.sent += sent;
 }
+
+// ---- gRPC's side --------------------------------------------------------------------------------
 
 void ServerSession::OnReadDone(bool ok) {
   Todo todo;
   if (!ok) {
     {
       MutexLock lock(&mu_);
-      // After Leave the engine's thread ends the stream with OK; a broken connection also calls
-      // OnCancel().
+      // After Leave the run ends the stream with OK; a broken connection also calls OnCancel().
       if (state_ == State::kOpen && !left_) {
         CloseLocked(absl::CancelledError("the worker closed its side of the stream"), &todo);
       }
     }
     return Do(todo);
   }
+  const uint64_t bytes = incoming_.Length();
   absl::Status status = Handle(incoming_);
   incoming_.Clear();
   {
     MutexLock lock(&mu_);
+    moved_.messages.received += bytes;
     // A session that is closing reads no further: what comes now would not be answered.
-    if (status.ok() && state_ != State::kOpen) return;
-    if (!status.ok()) {
-      if (state_ != State::kOpen) return;
-      CloseLocked(std::move(status), &todo);
-    }
+    if (state_ != State::kOpen) return;
+    if (!status.ok()) CloseLocked(std::move(status), &todo);
   }
   if (todo.gone) return Do(todo);
   StartRead(&incoming_);
@@ -175,15 +216,18 @@ void ServerSession::OnWriteDone(bool ok) {
   {
     MutexLock lock(&mu_);
     writing_ = false;
-    queued_bytes_ -= queue_.front().Length();
+    const size_t bytes = queue_.front().Length();
+    queued_bytes_ -= bytes;
     queue_.pop_front();
-    if (!ok) {
+    if (ok) {
+      moved_.messages.sent += bytes;
+    } else {
       queue_.clear();
       queued_bytes_ = 0;
       if (state_ == State::kOpen) CloseLocked(absl::CancelledError("the connection broke"), &todo);
     }
-    if (notify_room_ && queued_bytes_ <= notify_below_) {
-      notify_room_ = false;
+    if (notify_below_.has_value() && queued_bytes_ <= *notify_below_) {
+      notify_below_.reset();
       todo.room = true;
     }
     AdvanceLocked(&todo);
@@ -201,6 +245,7 @@ void ServerSession::OnCancel() {
 }
 
 void ServerSession::OnDone() {
+  table_->Remove(ticket_);
   std::shared_ptr<ServerSession> self;
   {
     MutexLock lock(&mu_);
@@ -210,7 +255,7 @@ void ServerSession::OnDone() {
     slots_.reset();
     self = std::move(self_);
   }
-  (void)inbox_->Push({self, DoneIn{}});  // false once nobody keeps books any more
+  Tell(run::StreamDone{});
 }
 
 absl::Status ServerSession::Handle(const grpc::ByteBuffer& message) {
@@ -232,41 +277,25 @@ absl::Status ServerSession::Handle(const grpc::ByteBuffer& message) {
                              : "the first message of a session must be Join");
   }
   switch (parsed.message_case()) {
-    case v1::WorkerMessage::kJoin: {
+    case v1::WorkerMessage::kJoin:
       joined_ = true;
-      auto join = std::make_shared<v1::Join>(std::move(*parsed.mutable_join()));
-      join->set_software_version(ForPeople(join->software_version(), kVersionBytesMax));
-      join->set_metrics_address(ForPeople(join->metrics_address(), kAddressBytesMax));
-      return Post(JoinIn{std::move(join)});
-    }
-    case v1::WorkerMessage::kScalars: {
-      const v1::Scalars& in = parsed.scalars();
-      ScalarsMessageIn out{.round = Round(in.round()), .attempt = Attempt(in.attempt())};
-      out.scalars.loss = in.loss();
-      out.scalars.g_l1 = in.g_l1();
-      out.scalars.g_l2_squared = in.g_l2_squared();
-      if (in.has_probe_l1()) out.scalars.probe_l1 = in.probe_l1();
-      if (in.has_prev_inner()) out.scalars.prev_inner = in.prev_inner();
-      out.scalars.nonfinite_coordinates = in.nonfinite_coordinates();
-      out.scalars.samples = in.samples();
-      out.compute_us = in.compute_us();
-      out.apply_us = in.apply_us();
-      return Post(std::move(out));
-    }
+      return Post(run::JoinIn{std::make_shared<v1::Join>(std::move(*parsed.mutable_join()))});
+    case v1::WorkerMessage::kScalars:
+      return Post(FromProto(parsed.scalars()));
     case v1::WorkerMessage::kAbstain:
-      return Post(AbstainMessageIn{Round(parsed.abstain().round()),
-                                   Attempt(parsed.abstain().attempt()),
-                                   ToReason(parsed.abstain().reason())});
+      return Post(run::AbstainIn{Round(parsed.abstain().round()),
+                                 Attempt(parsed.abstain().attempt()),
+                                 ToReason(parsed.abstain().reason())});
     case v1::WorkerMessage::kReplicaDigest:
-      return Post(DigestMessageIn{Round(parsed.replica_digest().round()),
-                                  parsed.replica_digest().digest()});
+      return Post(
+          run::DigestIn{Round(parsed.replica_digest().round()), parsed.replica_digest().digest()});
     case v1::WorkerMessage::kPong:
-      return Post(PongIn{parsed.pong().nonce()});
+      return Post(run::PongIn{parsed.pong().nonce()});
     case v1::WorkerMessage::kReady:
-      return Post(ReadyIn{Round(parsed.ready().round())});
+      return Post(run::ReadyIn{Round(parsed.ready().round())});
     case v1::WorkerMessage::kLeave:
       left_ = true;
-      return Post(LeaveIn{ForPeople(parsed.leave().reason(), kReasonBytesMax)});
+      return Post(run::LeaveIn{ForPeople(parsed.leave().reason(), kReasonBytesMax)});
     case v1::WorkerMessage::kBallotChunk:  // DecodeVote() has taken every well-formed one
     case v1::WorkerMessage::MESSAGE_NOT_SET:
       break;
@@ -288,13 +317,13 @@ absl::Status ServerSession::HandleBallot(const wire::VoteView& view,
   };
   if (slots == nullptr)
     return Malformed(absl::StrCat(where(), " came before this session was welcomed"));
-  if (header.run_id != options_.run_id) {
+  if (header.run_id != run_->run_id()) {
     return Malformed(absl::StrCat(where(), " is of run ", header.run_id.ToText(), ", this is run ",
-                                  options_.run_id.ToText()));
+                                  run_->run_id().ToText()));
   }
-  if (header.epoch != options_.epoch) {
+  if (header.epoch != run_->epoch()) {
     return Malformed(absl::StrCat(where(), " is of epoch ", header.epoch.value(),
-                                  ", this is epoch ", options_.epoch.value()));
+                                  ", this is epoch ", run_->epoch().value()));
   }
   const ChunkPlan& plan = slots->plan();
   if (header.chunk.value() >= plan.chunks()) {
@@ -323,23 +352,36 @@ absl::Status ServerSession::HandleBallot(const wire::VoteView& view,
       break;
     }
   }
-  return Post(BallotIn{header.round, header.attempt, header.chunk});
+  return Post(run::BallotIn{header.round, header.attempt, header.chunk});
 }
 
+// For what the worker sends, of which only so much may wait.
 template <typename What>
 absl::Status ServerSession::Post(What what) {
+  uint32_t waiting_max = kWaitingMax;
   {
     MutexLock lock(&mu_);
-    if (pending_ >= pending_max_) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("the worker sends faster than the server can follow: ", pending_,
-                       " messages are waiting"));
-    }
-    ++pending_;
+    if (slots_ != nullptr) waiting_max = 4 * slots_->plan().chunks() + kWaitingSlack;
   }
-  if (!inbox_->Push({shared_from_this(), std::move(what)}))
+  // One reader at a time adds: the bound cannot be passed between the look and the step.
+  if (waiting_->load(std::memory_order_relaxed) >= waiting_max) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the worker sends faster than the server can follow: ", waiting_max,
+                     " messages are waiting"));
+  }
+  waiting_->fetch_add(1, std::memory_order_relaxed);
+  if (!run_->Post(run::StreamInput{
+          .peer = id_, .what = std::move(what), .receipt = run::Receipt(waiting_)})) {
     return absl::CancelledError("the server stops");
+  }
   return absl::OkStatus();
+}
+
+// For what happens to the stream: few of each.
+template <typename What>
+void ServerSession::Tell(What what) {
+  // False: the server stops; the call is cancelled with it.
+  (void)run_->Post(run::StreamInput{.peer = id_, .what = std::move(what)});
 }
 
 void ServerSession::CloseLocked(absl::Status status, Todo* todo) {
@@ -379,9 +421,11 @@ void ServerSession::AdvanceLocked(Todo* todo) {
 void ServerSession::Do(const Todo& todo) {
   // The call below may be the last one before OnDone() on another thread.
   const std::shared_ptr<ServerSession> alive = shared_from_this();
-  if (todo.room) (void)inbox_->Push({alive, RoomIn{}});  // false: the server stops
-  if (todo.gone)
-    (void)inbox_->Push({alive, GoneIn{todo.gone_reason, todo.gone_by_us}});  // likewise
+  if (todo.room) Tell(run::RoomIn{});
+  if (todo.gone) {
+    table_->Remove(ticket_);
+    Tell(run::GoneIn{todo.gone_reason, todo.gone_by_us});
+  }
   if (todo.write != nullptr) StartWrite(todo.write, todo.write_options);
   if (todo.finish) Finish(todo.finish_status);
 }

@@ -2,19 +2,32 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/check.h"
 #include "common/checksum.h"
+#include "common/mutex.h"
 #include "common/status.h"
-#include "proto/wire/security.h"
+#include "proto/wire/socket_bytes.h"
+#include "proto/wire/wire.h"
+#include "server/replica/master_replica.h"
+#include "server/rpc/identity.h"
+#include "server/rpc/session.h"
 #include "signvote/v1/training.pb.h"
 
 namespace signvote::rpc {
 namespace {
 
 static_assert(MasterReplica::kPieceCoordinates <= wire::kStateChunkCoordinates);
+
+// A transfer's time is looked at this often.
+constexpr Duration kLookEvery = std::chrono::milliseconds(500);
+// The run hears of a fetch's progress once in this many pieces.
+constexpr uint64_t kTellPieces = 16;
 
 // "parameter 3 of tensor 'w'", for a coordinate of the model.
 std::string NameCoordinate(const Layout& layout, uint64_t coordinate) {
@@ -27,284 +40,473 @@ std::string NameCoordinate(const Layout& layout, uint64_t coordinate) {
   return absl::StrCat("coordinate ", coordinate);
 }
 
-absl::Status NoSession() {
-  return absl::FailedPreconditionError("no live session has this ticket; join first, or again");
-}
-
-// Bytes that a call moved. A connection that the session itself uses is watched by the session's
-// counter; then the messages' own bytes tell how much of it was the transfer's.
-class TransferMeter {
+// Bytes that a call on a connection of its own moved, from the kernel; made once the call has shown
+// a ticket, because finding a socket is a look at all of the process's.
+class ConnectionMeter {
  public:
-  explicit TransferMeter(const grpc::ServerContextBase& context)
-      : peer_(wire::PeerOf(context).address), counter_(peer_, 0) {
+  explicit ConnectionMeter(const std::string& address) : counter_(address, 0) {
     begin_ = counter_.Read().value_or(wire::SocketBytes{});
     last_ = begin_;
   }
-  void AddUp(uint64_t bytes) { messages_.up += bytes; }
-  void AddDown(uint64_t bytes) { messages_.down += bytes; }
-  TransferBytes Finish(const ServerSession& session) {
-    if (session.peer().address == peer_) {
-      messages_.on_session_connection = true;
-      return messages_;
-    }
+  // `messages`: what moved at least. The kernel counts as sent what was acknowledged: when a call
+  // ends its last messages are still on their way, or the worker has closed the connection.
+  run::PeerBytes Finish(const run::PeerBytes& messages) {
     last_ = counter_.Read().value_or(last_);
-    // The kernel counts as sent what was acknowledged. When a call ends its last messages are still
-    // on their way, or the worker has closed the connection: the messages are what moved at least.
-    return {.up = std::max(last_.received - begin_.received, messages_.up),
-            .down = std::max(last_.sent - begin_.sent, messages_.down)};
+    return {.received = std::max(last_.received - begin_.received, messages.received),
+            .sent = std::max(last_.sent - begin_.sent, messages.sent)};
   }
 
  private:
-  const std::string peer_;
   wire::SocketByteCounter counter_;
   wire::SocketBytes begin_, last_;
-  TransferBytes messages_;
 };
 
-class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
+}  // namespace
+
+// What both transfers have in common: the ticket, the run's answer, time, and the end.
+//
+//   kUnclaimed ──ticket──▶ kAsked ──Start()──▶ kMoving ──▶ kEnding ──not busy──▶ kFinished
+//        └────────────────────┴──────────────────────────────▲
+//
+// Busy is whoever starts an operation outside of gRPC's callbacks, or writes: the call is finished
+// behind that, because gRPC frees it once it is finished and nothing is going on.
+//
+// Threads: gRPC's callbacks, the run's thread (Start, End), the watch; mu_ orders them.
+class Transfer : public run::StateCall, public std::enable_shared_from_this<Transfer> {
  public:
-  FetchReactor(StateHub* hub, const grpc::CallbackServerContext& context,
-               const grpc::ByteBuffer& request, TransferDone done)
-      : meter_(context), done_(std::move(done)) {
-    if (const absl::Status status = Open(hub, request); !status.ok()) {
-      End(status);
-    } else {
-      WriteNext();
+  Transfer(Transfers* transfers, grpc::CallbackServerContext* context, run::CallKind kind)
+      : transfers_(transfers),
+        kind_(kind),
+        address_(IdentityOf(*context).address),
+        context_(context) {}
+
+  // ---- the run ----
+  void Start(std::shared_ptr<MasterReplica> replica) override {
+    {
+      MutexLock lock(&mu_);
+      if (state_ != State::kAsked) return;
+      state_ = State::kMoving;
+      busy_ = true;
+      replica_ = std::move(replica);
     }
+    // What follows copies parameters: not on the run's thread.
+    transfers_->background()->Run([self = shared_from_this()] { self->Move(); });
+  }
+  void End(absl::Status status) override {
+    Todo todo;
+    {
+      MutexLock lock(&mu_);
+      EndLocked(std::move(status), &todo);
+    }
+    Do(todo);
   }
 
-  void OnWriteDone(bool ok) override {
-    if (!ok) return End(absl::CancelledError("the connection broke"));
-    WriteNext();
-  }
-  void OnCancel() override {}  // the write in progress fails and ends the call
-  void OnDone() override {
-    if (transferring_) done_(session_, meter_.Finish(*session_));
-    delete this;
+  // The watch.
+  void Look(Time now) {
+    const TransferLimits& limits = transfers_->limits();
+    absl::Status status;
+    {
+      MutexLock lock(&mu_);
+      if (context_ == nullptr) return;
+      if (state_ == State::kUnclaimed && now - opened_ > limits.claim_timeout) {
+        status = absl::DeadlineExceededError(
+            absl::StrCat("no ticket came within ", ToSeconds(limits.claim_timeout), " s"));
+      } else if (state_ == State::kMoving && now - progressed_ > limits.progress_timeout) {
+        status = absl::DeadlineExceededError(absl::StrCat(
+            "the state transfer has not moved for ", ToSeconds(limits.progress_timeout), " s"));
+      } else if (state_ == State::kEnding && now - ended_ > limits.end_timeout) {
+        context_->TryCancel();  // its reader reads nothing: the write will never end by itself
+      }
+    }
+    if (!status.ok()) End(std::move(status));
   }
 
- private:
-  absl::Status Open(StateHub* hub, const grpc::ByteBuffer& request) {
-    v1::FetchStateRequest parsed;
-    SIGNVOTE_RETURN_IF_ERROR(wire::ParseMessage(request, &parsed));
-    session_ = hub->tickets()->Find(parsed.ticket());
-    if (session_ == nullptr) return NoSession();
-    replica_ = hub->published();
-    if (replica_ == nullptr) {
-      return absl::FailedPreconditionError(
-          "the initial parameters are not there yet; wait for Welcome");
+ protected:
+  enum class State { kUnclaimed, kAsked, kMoving, kEnding, kFinished };
+  struct Todo {
+    bool claimed = false;  // it no longer counts as unclaimed
+    bool told = false;     // the run knows it
+    bool finish = false;
+    absl::Status status;
+  };
+
+  // The call began. `self` lives until Gone().
+  absl::Status Open(std::shared_ptr<Transfer> self) {
+    {
+      MutexLock lock(&mu_);
+      self_ = self;
+      opened_ = progressed_ = Clock::System()->Now();
     }
-    if (!session_->BeginTransfer()) {
-      return absl::FailedPreconditionError("this session is transferring its state already");
+    return transfers_->Open(self);
+  }
+
+  // The call shows its ticket and asks the run.
+  absl::Status Claim(const std::string& ticket) {
+    std::shared_ptr<ServerSession> session = transfers_->table()->Find(ticket);
+    if (session == nullptr || session->closing()) {
+      return absl::FailedPreconditionError("no live session has this ticket; join first, or again");
     }
-    transferring_ = true;
+    std::unique_ptr<ConnectionMeter> meter;
+    if (session->identity().address != address_) {
+      meter = std::make_unique<ConnectionMeter>(address_);
+    }
+    {
+      MutexLock lock(&mu_);
+      if (state_ != State::kUnclaimed) return absl::OkStatus();  // it has ended meanwhile
+      state_ = State::kAsked;
+      session_ = std::move(session);
+      meter_ = std::move(meter);
+      progressed_ = Clock::System()->Now();
+    }
+    transfers_->Claimed();
+    if (!Tell(run::CallAsked{.kind = kind_, .call = shared_from_this()})) {
+      return absl::UnavailableError("the server stops");
+    }
     return absl::OkStatus();
   }
 
-  // The worker may fetch again as soon as it hears of the end: before OnDone().
-  void End(const absl::Status& status) {
-    if (transferring_) session_->EndTransfer();
-    Finish(wire::ToGrpc(status));
+  // A message of the call moved. False: it is over, nothing more shall move.
+  bool Moved(uint64_t received, uint64_t sent) {
+    MutexLock lock(&mu_);
+    progressed_ = Clock::System()->Now();
+    messages_.received += received;
+    messages_.sent += sent;
+    if (session_ != nullptr && meter_ == nullptr) session_->AddTransferred(received, sent);
+    return state_ != State::kEnding && state_ != State::kFinished;
+  }
+  template <typename What>
+  bool Tell(What what) {
+    return transfers_->run()->Post(
+        run::StreamInput{.peer = session_->id(), .what = std::move(what)});
   }
 
-  void WriteNext() {
-    if (piece_ == replica_->pieces()) return End(absl::OkStatus());
-    if (session_->closing()) return End(absl::AbortedError("the session of this ticket has ended"));
+  void EndLocked(absl::Status status, Todo* todo) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (state_ == State::kEnding || state_ == State::kFinished) return;
+    todo->claimed = state_ == State::kUnclaimed;
+    todo->told = state_ != State::kUnclaimed;
+    state_ = State::kEnding;
+    end_status_ = std::move(status);
+    ended_ = Clock::System()->Now();
+    FinishLocked(todo);
+  }
+  void FinishLocked(Todo* todo) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (state_ != State::kEnding || busy_) return;
+    state_ = State::kFinished;
+    todo->finish = true;
+    todo->status = end_status_;
+  }
+  void Do(const Todo& todo) {
+    // The call below may be the last one before Gone() on another thread.
+    const std::shared_ptr<Transfer> alive = shared_from_this();
+    if (todo.claimed) transfers_->Claimed();
+    // Said before the worker can hear of the end, behind which it may ask anew at once.
+    if (todo.told) (void)Tell(run::CallEnded{.call = alive});  // false: nobody counts any more
+    if (todo.finish) FinishCall(wire::ToGrpc(todo.status));
+  }
+  bool moving() const {
+    MutexLock lock(&mu_);
+    return state_ == State::kMoving;
+  }
+  // Busy no more.
+  void Rest() {
+    Todo todo;
+    {
+      MutexLock lock(&mu_);
+      busy_ = false;
+      FinishLocked(&todo);
+    }
+    Do(todo);
+  }
+  // gRPC has let go of the call.
+  void Gone() {
+    std::shared_ptr<Transfer> self;
+    run::PeerBytes moved;
+    {
+      MutexLock lock(&mu_);
+      context_ = nullptr;
+      moved = meter_ == nullptr ? messages_ : meter_->Finish(messages_);
+      meter_.reset();
+      replica_.reset();
+      self = std::move(self_);
+    }
+    if (session_ != nullptr) {
+      (void)Tell(run::CallMoved{.up = moved.received, .down = moved.sent});  // false: likewise
+    }
+  }
+
+  // Begins to move parameters, on the background thread, and busy.
+  virtual void Move() = 0;
+  virtual void FinishCall(const grpc::Status& status) = 0;
+
+  // Constant after construction.
+  Transfers* const transfers_;
+  const run::CallKind kind_;
+  const std::string address_;
+
+  // Set once: with kAsked, and with kMoving until Gone(). Whoever gets there reads them.
+  std::shared_ptr<ServerSession> session_;
+  std::shared_ptr<MasterReplica> replica_;
+
+ private:
+  mutable Mutex mu_;
+  State state_ ABSL_GUARDED_BY(mu_) = State::kUnclaimed;
+  bool busy_ ABSL_GUARDED_BY(mu_) = false;
+  grpc::CallbackServerContext* context_ ABSL_GUARDED_BY(mu_);  // until Gone()
+  std::shared_ptr<Transfer> self_ ABSL_GUARDED_BY(mu_);        // likewise
+  absl::Status end_status_ ABSL_GUARDED_BY(mu_);
+  std::unique_ptr<ConnectionMeter> meter_ ABSL_GUARDED_BY(mu_);  // null: the session's connection
+  run::PeerBytes messages_ ABSL_GUARDED_BY(mu_);
+  Time opened_ ABSL_GUARDED_BY(mu_), progressed_ ABSL_GUARDED_BY(mu_), ended_ ABSL_GUARDED_BY(mu_);
+};
+
+namespace {
+
+class FetchCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public Transfer {
+ public:
+  FetchCall(Transfers* transfers, grpc::CallbackServerContext* context)
+      : Transfer(transfers, context, run::CallKind::kFetch) {}
+
+  void Begin(std::shared_ptr<FetchCall> self, const grpc::ByteBuffer& request) {
+    absl::Status status = Open(std::move(self));
+    if (status.ok()) status = Ask(request);
+    if (!status.ok()) End(std::move(status));
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) End(absl::CancelledError("the connection broke"));
+    Move();
+  }
+  void OnCancel() override { End(absl::CancelledError("the connection broke")); }
+  void OnDone() override { Gone(); }
+
+ private:
+  absl::Status Ask(const grpc::ByteBuffer& request) {
+    if (request.Length() > transfers_->limits().first_message_bytes_max) {
+      return absl::InvalidArgumentError("the request is larger than any ticket");
+    }
+    v1::FetchStateRequest parsed;
+    SIGNVOTE_RETURN_IF_ERROR(wire::ParseMessage(request, &parsed));
+    return Claim(parsed.ticket());
+  }
+  // Stays busy from one write to the next.
+  void Move() override {
+    if (!WriteNext()) Rest();
+  }
+  void FinishCall(const grpc::Status& status) override { Finish(status); }
+
+  // False: nothing more is written. Only one write at a time: nobody else is here meanwhile.
+  bool WriteNext() {
+    if (!moving()) return false;
+    if (piece_ == replica_->pieces()) {
+      piece_ = 0;
+      const bool x0_follows = plane_ == Plane::kX && replica_->has_x0();
+      if (!x0_follows) {
+        End(absl::OkStatus());
+        return false;
+      }
+      plane_ = Plane::kX0;
+    }
     const uint64_t first = replica_->First(piece_);
     const uint64_t count = replica_->Count(piece_);
     // Not pooled: a transfer is rare, and gRPC holds at most two of these.
     const auto values = std::make_shared<std::vector<float>>(count);
-    const Round round = replica_->CopyPiece(piece_, values->data());
+    const absl::StatusOr<Round> round = replica_->CopyPiece(plane_, piece_, values->data());
+    if (!round.ok()) {
+      End(round.status());
+      return false;
+    }
     const std::span<const uint8_t> payload(reinterpret_cast<const uint8_t*>(values->data()),
                                            count * sizeof(float));
     message_ = wire::EncodeState(wire::BulkKind::kStateChunk,
-                                 {.round = round,
+                                 {.round = plane_ == Plane::kX ? *round : Round(0),
                                   .first = first,
                                   .count = count,
-                                  .checksum = Xxh3(payload.data(), payload.size())},
+                                  .checksum = Xxh3(payload.data(), payload.size()),
+                                  .plane = static_cast<uint32_t>(plane_)},
                                  payload, values);
     ++piece_;
-    meter_.AddDown(message_.Length());
+    sent_bytes_ += payload.size();
+    if (piece_ % kTellPieces == 0) {
+      // False: the server stops, and ends this call.
+      (void)Tell(run::CallProgress{.call = shared_from_this(), .bytes = sent_bytes_});
+    }
+    if (!Moved(0, message_.Length())) return false;
     StartWrite(&message_);
+    return true;
   }
 
-  TransferMeter meter_;
-  const TransferDone done_;
-  std::shared_ptr<ServerSession> session_;
-  std::shared_ptr<const MasterReplica> replica_;
-  bool transferring_ = false;
-  uint64_t piece_ = 0;
+  // Of whoever writes.
+  Plane plane_ = Plane::kX;
+  uint64_t piece_ = 0, sent_bytes_ = 0;
   grpc::ByteBuffer message_;
 };
 
-class UploadReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
+class UploadCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public Transfer {
  public:
-  UploadReactor(StateHub* hub, const grpc::CallbackServerContext& context,
-                grpc::ByteBuffer* response,
-                std::function<void(std::shared_ptr<ServerSession>)> uploaded, TransferDone done)
-      : hub_(hub),
-        response_(response),
-        meter_(context),
-        uploaded_(std::move(uploaded)),
-        done_(std::move(done)) {
+  UploadCall(Transfers* transfers, grpc::CallbackServerContext* context, grpc::ByteBuffer* response)
+      : Transfer(transfers, context, run::CallKind::kUpload), response_(response) {}
+
+  void Begin(std::shared_ptr<UploadCall> self) {
+    if (absl::Status status = Open(std::move(self)); !status.ok()) return End(std::move(status));
     StartRead(&incoming_);
   }
 
   void OnReadDone(bool ok) override {
     if (!ok) {
-      return End(absl::InvalidArgumentError(session_ == nullptr
-                                                ? "the upload ended before its ticket"
-                                                : "the upload ended before the last coordinate"));
+      return End(absl::InvalidArgumentError(claimed_ ? "the upload ended before the last coordinate"
+                                                     : "the upload ended before its ticket"));
     }
-    bool complete = false;
-    meter_.AddUp(incoming_.Length());
-    const absl::Status status = Handle(&complete);
+    const uint64_t bytes = incoming_.Length();
+    const absl::Status status = claimed_ ? Write() : Ask();
     incoming_.Clear();
+    const bool goes_on = Moved(bytes, 0);
     if (!status.ok()) return End(status);
-    if (!complete) return StartRead(&incoming_);
-    uploaded_(session_);
+    if (!goes_on || !std::exchange(claimed_, true)) return;  // the run says when chunks are wanted
+    if (received_ < replica_->coordinates()) return StartRead(&incoming_);
     v1::UploadStateReply reply;
-    reply.set_coordinates(coordinates_);
+    reply.set_coordinates(received_);
     *response_ = wire::EncodeMessage(reply);
     End(absl::OkStatus());
   }
-  void OnCancel() override {}  // the read in progress fails and ends the call
-  void OnDone() override {
-    if (session_ != nullptr) done_(session_, meter_.Finish(*session_));
-    delete this;
-  }
+  void OnCancel() override { End(absl::CancelledError("the connection broke")); }
+  void OnDone() override { Gone(); }
 
  private:
-  // As FetchReactor's.
-  void End(const absl::Status& status) {
-    if (session_ != nullptr) session_->EndTransfer();
-    Finish(wire::ToGrpc(status));
-  }
-
-  absl::Status Handle(bool* complete) {
+  absl::Status Ask() {
+    if (incoming_.Length() > transfers_->limits().first_message_bytes_max) {
+      return absl::InvalidArgumentError("the first message of an upload must be the ticket");
+    }
     SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<wire::StateView> view,
                               wire::DecodeState(wire::BulkKind::kUploadChunk, incoming_));
-    if (session_ == nullptr) {
-      if (view.has_value())
-        return absl::InvalidArgumentError("the first message of an upload must be the ticket");
-      v1::UploadStateRequest parsed;
-      SIGNVOTE_RETURN_IF_ERROR(wire::ParseMessage(incoming_, &parsed));
-      std::shared_ptr<ServerSession> session = hub_->tickets()->Find(parsed.ticket());
-      if (session == nullptr) return NoSession();
-      SIGNVOTE_RETURN_IF_ERROR(hub_->CheckLease(session.get()));
-      if (!session->BeginTransfer()) {
-        return absl::FailedPreconditionError("this session is transferring its state already");
-      }
-      session_ = std::move(session);
-      return absl::OkStatus();
+    if (view.has_value()) {
+      return absl::InvalidArgumentError("the first message of an upload must be the ticket");
     }
+    v1::UploadStateRequest parsed;
+    SIGNVOTE_RETURN_IF_ERROR(wire::ParseMessage(incoming_, &parsed));
+    return Claim(parsed.ticket());
+  }
+  void Move() override {
+    if (moving()) StartRead(&incoming_);
+    Rest();
+  }
+  void FinishCall(const grpc::Status& status) override { Finish(status); }
+
+  // The next chunk into its place.
+  absl::Status Write() {
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<wire::StateView> view,
+                              wire::DecodeState(wire::BulkKind::kUploadChunk, incoming_));
     if (!view.has_value())
       return absl::InvalidArgumentError("an upload has one ticket, then chunks");
-    SIGNVOTE_RETURN_IF_ERROR(hub_->Write(session_.get(), *view, incoming_, complete));
-    coordinates_ += view->header.count;
+    const wire::StateHeader& header = view->header;
+    const uint64_t left = replica_->coordinates() - received_;
+    if (header.round != Round(0) || header.plane != wire::kPlaneReplica) {
+      return absl::InvalidArgumentError(
+          "initial parameters stand at round 0, and are of plane 0 alone");
+    }
+    if (header.first != received_ || header.count == 0 || header.count > left ||
+        header.count > wire::kStateChunkCoordinates) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "chunk of ", header.count, " coordinates from ", header.first, " on; expected 1 to ",
+          wire::kStateChunkCoordinates, " from ", received_, " on, ", left, " are left"));
+    }
+    if (view->payload_bytes != header.count * sizeof(float)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("chunk of ", header.count, " coordinates has ", view->payload_bytes,
+                       " bytes of payload, it must have ", header.count * sizeof(float)));
+    }
+    float* out = replica_->x().data() + received_;
+    SIGNVOTE_RETURN_IF_ERROR(
+        wire::CopyPayloadChecked(incoming_, view->payload_offset, header.checksum,
+                                 {reinterpret_cast<uint8_t*>(out), view->payload_bytes}));
+    for (uint64_t i = 0; i < header.count; ++i) {
+      if (!std::isfinite(out[i])) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(NameCoordinate(replica_->layout(), received_ + i),
+                         " of the initial model is not finite"));
+      }
+    }
+    received_ += header.count;
+    if (!Tell(run::CallProgress{.call = shared_from_this(), .bytes = received_ * sizeof(float)})) {
+      return absl::UnavailableError("the server stops");
+    }
     return absl::OkStatus();
   }
 
-  StateHub* const hub_;
   grpc::ByteBuffer* const response_;
-  TransferMeter meter_;
-  const std::function<void(std::shared_ptr<ServerSession>)> uploaded_;
-  const TransferDone done_;
-  std::shared_ptr<ServerSession> session_;
+
+  // Of whoever reads.
   grpc::ByteBuffer incoming_;
-  uint64_t coordinates_ = 0;
+  bool claimed_ = false;
+  uint64_t received_ = 0;  // coordinates
 };
 
 }  // namespace
 
-void StateHub::Grant(std::shared_ptr<ServerSession> session,
-                     std::shared_ptr<MasterReplica> replica) {
+Transfers::Transfers(run::RunThread* run, StreamTable* table, TransferLimits limits)
+    : run_(run), table_(table), limits_(limits), watch_([this] { Watch(); }) {}
+
+Transfers::~Transfers() { Stop(); }
+
+absl::Status Transfers::Open(const std::shared_ptr<Transfer>& transfer) {
   MutexLock lock(&mu_);
-  holder_ = std::move(session);
-  target_ = std::move(replica);
-  received_ = 0;
-  last_progress_ = clock_->Now();
+  open_.push_back(transfer);
+  if (++unclaimed_ <= limits_.unclaimed_max) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "more than ", limits_.unclaimed_max, " state transfers have shown no ticket yet; try again"));
 }
 
-void StateHub::Revoke() {
+void Transfers::Claimed() {
   MutexLock lock(&mu_);
-  holder_.reset();
-  target_.reset();
+  SIGNVOTE_CHECK(unclaimed_ > 0);
+  --unclaimed_;
 }
 
-Time StateHub::last_progress() const {
+size_t Transfers::open_calls() const {
   MutexLock lock(&mu_);
-  return last_progress_;
+  return static_cast<size_t>(
+      std::count_if(open_.begin(), open_.end(), [](const auto& call) { return !call.expired(); }));
 }
 
-absl::Status StateHub::CheckLease(const ServerSession* session) const {
-  MutexLock lock(&mu_);
-  if (holder_.get() == session) return absl::OkStatus();
-  return absl::FailedPreconditionError("this worker does not hold the upload lease");
-}
-
-absl::Status StateHub::Write(const ServerSession* session, const wire::StateView& view,
-                             const grpc::ByteBuffer& message, bool* complete) {
-  MutexLock lock(&mu_);
-  if (holder_.get() != session || target_ == nullptr) {
-    return absl::FailedPreconditionError("this worker no longer holds the upload lease");
+void Transfers::Stop() {
+  {
+    MutexLock lock(&mu_);
+    stopping_ = true;
   }
-  const wire::StateHeader& header = view.header;
-  const uint64_t left = target_->coordinates() - received_;
-  if (header.round != Round(0))
-    return absl::InvalidArgumentError("initial parameters stand at round 0");
-  if (header.first != received_ || header.count == 0 || header.count > left ||
-      header.count > wire::kStateChunkCoordinates) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "chunk of ", header.count, " coordinates from ", header.first, " on; expected 1 to ",
-        wire::kStateChunkCoordinates, " from ", received_, " on, ", left, " are left"));
-  }
-  if (view.payload_bytes != header.count * sizeof(float)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("chunk of ", header.count, " coordinates has ", view.payload_bytes,
-                     " bytes of payload, it must have ", header.count * sizeof(float)));
-  }
-  float* out = target_->x().data() + received_;
-  SIGNVOTE_RETURN_IF_ERROR(
-      wire::CopyPayloadChecked(message, view.payload_offset, header.checksum,
-                               {reinterpret_cast<uint8_t*>(out), view.payload_bytes}));
-  for (uint64_t i = 0; i < header.count; ++i) {
-    if (!std::isfinite(out[i])) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          NameCoordinate(target_->layout(), received_ + i), " of the initial model is not finite"));
+  stopped_.NotifyAll();
+  if (watch_.joinable()) watch_.join();
+  background_.Stop();
+}
+
+void Transfers::Watch() {
+  while (true) {
+    std::vector<std::shared_ptr<Transfer>> calls;
+    {
+      MutexLock lock(&mu_);
+      if (!stopping_) (void)stopped_.WaitFor(&mu_, kLookEvery);
+      if (stopping_) return;
+      std::erase_if(open_, [](const auto& call) { return call.expired(); });
+      for (const auto& call : open_) calls.push_back(call.lock());
+    }
+    for (const std::shared_ptr<Transfer>& call : calls) {
+      if (call != nullptr) call->Look(Clock::System()->Now());
     }
   }
-  received_ += header.count;
-  last_progress_ = clock_->Now();
-  if (received_ == target_->coordinates()) {
-    *complete = true;
-    holder_.reset();
-    target_.reset();
-  }
-  return absl::OkStatus();
 }
 
-void StateHub::Publish(std::shared_ptr<const MasterReplica> replica) {
-  MutexLock lock(&mu_);
-  published_ = std::move(replica);
-}
-
-std::shared_ptr<const MasterReplica> StateHub::published() const {
-  MutexLock lock(&mu_);
-  return published_;
-}
-
-grpc::ServerWriteReactor<grpc::ByteBuffer>* StartFetch(StateHub* hub,
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartFetch(Transfers* transfers,
                                                        grpc::CallbackServerContext* context,
-                                                       const grpc::ByteBuffer* request,
-                                                       TransferDone done) {
-  return new FetchReactor(hub, *context, *request, std::move(done));
+                                                       const grpc::ByteBuffer* request) {
+  const auto call = std::make_shared<FetchCall>(transfers, context);
+  call->Begin(call, *request);
+  return call.get();
 }
 
-grpc::ServerReadReactor<grpc::ByteBuffer>* StartUpload(
-    StateHub* hub, grpc::CallbackServerContext* context, grpc::ByteBuffer* response,
-    std::function<void(std::shared_ptr<ServerSession>)> uploaded, TransferDone done) {
-  return new UploadReactor(hub, *context, response, std::move(uploaded), std::move(done));
+grpc::ServerReadReactor<grpc::ByteBuffer>* StartUpload(Transfers* transfers,
+                                                       grpc::CallbackServerContext* context,
+                                                       grpc::ByteBuffer* response) {
+  const auto call = std::make_shared<UploadCall>(transfers, context, response);
+  call->Begin(call);
+  return call.get();
 }
 
 }  // namespace signvote::rpc

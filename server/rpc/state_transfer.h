@@ -1,89 +1,83 @@
 #pragma once
-// Parameters in and out: the upload of the initial ones by one worker under a lease, and the
-// streaming of the master replica to those who join. Both are calls of their own, tied to a session
-// by its ticket.
+// Parameters in and out: the upload of the initial ones, and the streaming of the master replica to
+// those who join. Both are calls of their own, tied to a stream by its ticket; the run says which
+// may go on, and a call ends with its stream.
 
 #include <cstdint>
-#include <functional>
 #include <memory>
-#include <string>
+#include <thread>
+#include <vector>
 
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
-#include "absl/status/status.h"
 #include "common/clock.h"
 #include "common/mutex.h"
-#include "proto/wire/socket_bytes.h"
-#include "proto/wire/wire.h"
-#include "server/replica/master_replica.h"
-#include "server/rpc/session.h"
-#include "server/rpc/tickets.h"
+#include "server/rpc/background.h"
+#include "server/rpc/stream_table.h"
+#include "server/run/run_thread.h"
 
 namespace signvote::rpc {
 
-// What the transfer calls share with the engine's thread.
-// Threads: thread-safe.
-class StateHub {
+// Bounds of these calls.
+struct TransferLimits {
+  uint32_t unclaimed_max = 32;                           // calls that have not shown a ticket
+  Duration claim_timeout = std::chrono::seconds(10);     // from the call's start to its ticket
+  Duration progress_timeout = std::chrono::seconds(60);  // nothing moves
+  Duration end_timeout = std::chrono::seconds(2);  // to take the last message, once it is over
+  uint64_t first_message_bytes_max = uint64_t{64} << 10;  // it holds a ticket
+};
+
+class Transfer;
+
+// What every transfer uses, and the thread that looks at their time.
+// Ownership:  outlives the transfers that gRPC still knows; points to run and table.
+// Threads:    thread-safe. One internal thread.
+class Transfers {
  public:
-  explicit StateHub(Clock* clock) : clock_(clock) {}
+  Transfers(run::RunThread* run, StreamTable* table, TransferLimits limits);
+  ~Transfers();
 
-  TicketTable* tickets() { return &tickets_; }
+  run::RunThread* run() const { return run_; }
+  StreamTable* table() const { return table_; }
+  const TransferLimits& limits() const { return limits_; }
+  Background* background() { return &background_; }
 
-  // ---- upload ----
-  // From now on `session`, and nobody else, may write the initial parameters into `replica`, from
-  // the first coordinate.
-  void Grant(std::shared_ptr<ServerSession> session, std::shared_ptr<MasterReplica> replica);
-  void Revoke();
-  // When the lease's holder last made progress (or got it).
-  Time last_progress() const;
-  // FAILED_PRECONDITION: no lease, or another session's.
-  absl::Status CheckLease(const ServerSession* session) const;
-  // The next chunk. INVALID_ARGUMENT: not the next coordinates, too many of them, or a parameter
-  // that is not finite; DATA_LOSS: checksum. *complete is set once every coordinate is there; the
-  // lease is then over.
-  absl::Status Write(const ServerSession* session, const wire::StateView& view,
-                     const grpc::ByteBuffer& message, bool* complete);
-
-  // ---- fetching ----
-  // Set once the initial parameters are complete.
-  void Publish(std::shared_ptr<const MasterReplica> replica);
-  std::shared_ptr<const MasterReplica> published() const;
+  // RESOURCE_EXHAUSTED: too many calls have shown no ticket. Counted until Claimed().
+  absl::Status Open(const std::shared_ptr<Transfer>& transfer);
+  void Claimed();
+  // Calls that gRPC knows; for tests.
+  size_t open_calls() const;
+  // Ends the threads. Idempotent. REQUIRES: no call begins any more.
+  void Stop();
 
  private:
-  // Constant after construction.
-  Clock* const clock_;
+  void Watch();
 
-  TicketTable tickets_;
+  // Constant after construction.
+  run::RunThread* const run_;
+  StreamTable* const table_;
+  const TransferLimits limits_;
+
+  Background background_;
 
   mutable Mutex mu_;
-  std::shared_ptr<ServerSession> holder_ ABSL_GUARDED_BY(mu_);
-  std::shared_ptr<MasterReplica> target_ ABSL_GUARDED_BY(mu_);
-  uint64_t received_ ABSL_GUARDED_BY(mu_) = 0;  // coordinates
-  Time last_progress_ ABSL_GUARDED_BY(mu_);
-  std::shared_ptr<const MasterReplica> published_ ABSL_GUARDED_BY(mu_);
+  CondVar stopped_;
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  uint32_t unclaimed_ ABSL_GUARDED_BY(mu_) = 0;
+  std::vector<std::weak_ptr<Transfer>> open_ ABSL_GUARDED_BY(mu_);
+
+  std::thread watch_;
 };
 
-// What a finished transfer moved: TCP payload when it had a connection of its own and the kernel
-// has counted all of it, else the bytes of its messages.
-struct TransferBytes {
-  uint64_t up = 0;
-  uint64_t down = 0;
-  bool on_session_connection = false;
-};
-// Runs on a gRPC thread when the call is over.
-using TransferDone = std::function<void(std::shared_ptr<ServerSession>, TransferBytes)>;
-
-// FetchState. Ownership: the reactors delete themselves in OnDone.
-grpc::ServerWriteReactor<grpc::ByteBuffer>* StartFetch(StateHub* hub,
+// FetchState and UploadState. Ownership: the reactors keep themselves alive until gRPC and the run
+// have let go of them.
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartFetch(Transfers* transfers,
                                                        grpc::CallbackServerContext* context,
-                                                       const grpc::ByteBuffer* request,
-                                                       TransferDone done);
-// UploadState. `uploaded` runs on a gRPC thread once every coordinate is there, before the worker
-// is told.
-grpc::ServerReadReactor<grpc::ByteBuffer>* StartUpload(
-    StateHub* hub, grpc::CallbackServerContext* context, grpc::ByteBuffer* response,
-    std::function<void(std::shared_ptr<ServerSession>)> uploaded, TransferDone done);
+                                                       const grpc::ByteBuffer* request);
+grpc::ServerReadReactor<grpc::ByteBuffer>* StartUpload(Transfers* transfers,
+                                                       grpc::CallbackServerContext* context,
+                                                       grpc::ByteBuffer* response);
 
 }  // namespace signvote::rpc

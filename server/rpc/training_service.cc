@@ -1,5 +1,6 @@
 #include <utility>
 
+#include "proto/wire/wire.h"
 #include "server/rpc/services.h"
 #include "server/rpc/session.h"
 #include "server/rpc/state_transfer.h"
@@ -12,47 +13,45 @@ using RawService =
     v1::Training::WithRawCallbackMethod_Session<v1::Training::WithRawCallbackMethod_FetchState<
         v1::Training::WithRawCallbackMethod_UploadState<v1::Training::Service>>>;
 
+// A stream that ends at once.
+class RefusedSession final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  explicit RefusedSession(const absl::Status& status) { Finish(wire::ToGrpc(status)); }
+  void OnDone() override { delete this; }
+};
+
 class TrainingService final : public RawService {
  public:
-  explicit TrainingService(Coordinator* coordinator) : coordinator_(coordinator) {}
+  TrainingService(run::RunThread* run, StreamTable* table, Transfers* transfers, FileSystem* fs)
+      : run_(run), table_(table), transfers_(transfers), fs_(fs) {}
 
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Session(
       grpc::CallbackServerContext* context) override {
-    return ServerSession::Start(context, coordinator_->inbox(),
-                                {.run_id = coordinator_->run_id(),
-                                 .epoch = coordinator_->epoch(),
-                                 .queue_bytes_max = coordinator_->session_buffer_bytes()})
-        .get();
+    absl::StatusOr<std::string> ticket = fs_->RandomBytes(wire::kTicketBytes);
+    if (!ticket.ok()) return new RefusedSession(ticket.status());
+    return ServerSession::Start(context, run_, table_, *std::move(ticket)).get();
   }
   grpc::ServerWriteReactor<grpc::ByteBuffer>* FetchState(grpc::CallbackServerContext* context,
                                                          const grpc::ByteBuffer* request) override {
-    return StartFetch(coordinator_->hub(), context, request, Done());
+    return StartFetch(transfers_, context, request);
   }
   grpc::ServerReadReactor<grpc::ByteBuffer>* UploadState(grpc::CallbackServerContext* context,
                                                          grpc::ByteBuffer* response) override {
-    return StartUpload(
-        coordinator_->hub(), context, response,
-        [coordinator = coordinator_](std::shared_ptr<ServerSession> session) {
-          coordinator->Uploaded(std::move(session));
-        },
-        Done());
+    return StartUpload(transfers_, context, response);
   }
 
  private:
-  TransferDone Done() {
-    return
-        [coordinator = coordinator_](std::shared_ptr<ServerSession> session, TransferBytes bytes) {
-          coordinator->AddTransfer(std::move(session), bytes);
-        };
-  }
-
-  Coordinator* const coordinator_;
+  run::RunThread* const run_;
+  StreamTable* const table_;
+  Transfers* const transfers_;
+  FileSystem* const fs_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeTrainingService(Coordinator* coordinator) {
-  return std::make_unique<TrainingService>(coordinator);
+std::unique_ptr<grpc::Service> MakeTrainingService(run::RunThread* run, StreamTable* table,
+                                                   Transfers* transfers, FileSystem* fs) {
+  return std::make_unique<TrainingService>(run, table, transfers, fs);
 }
 
 }  // namespace signvote::rpc

@@ -1,9 +1,11 @@
 #pragma once
 // What reaches a run from outside, one value after the other. Plain values.
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <variant>
 
 #include "common/clock.h"
@@ -82,18 +84,41 @@ struct CallProgress {
   std::shared_ptr<StateCall> call;
   uint64_t bytes = 0;
 };
-// It is over, however it went. `up` and `down`: everything that it moved.
+// It is over, however it went: another one may follow.
 struct CallEnded {
   std::shared_ptr<StateCall> call;
+};
+// Everything that a call which is over has moved, both ways.
+struct CallMoved {
   uint64_t up = 0, down = 0;
+};
+
+// Held by an input until it was handled: by it a stream's owner knows how many still wait.
+class Receipt {
+ public:
+  Receipt() = default;
+  // `waiting` is counted down when the receipt goes.
+  explicit Receipt(std::shared_ptr<std::atomic<uint32_t>> waiting) : waiting_(std::move(waiting)) {}
+  Receipt(Receipt&& other) noexcept = default;
+  Receipt& operator=(Receipt&& other) noexcept {
+    std::swap(waiting_, other.waiting_);
+    return *this;
+  }
+  ~Receipt() {
+    if (waiting_ != nullptr) waiting_->fetch_sub(1, std::memory_order_relaxed);  // a number only
+  }
+
+ private:
+  std::shared_ptr<std::atomic<uint32_t>> waiting_;
 };
 
 // Of the stream with this number. One whose number is not open any more is dropped.
 struct StreamInput {
   PeerId peer;
   std::variant<StreamOpened, JoinIn, ReadyIn, BallotIn, ScalarsIn, AbstainIn, DigestIn, PongIn,
-               LeaveIn, RoomIn, GoneIn, StreamDone, CallAsked, CallProgress, CallEnded>
+               LeaveIn, RoomIn, GoneIn, StreamDone, CallAsked, CallProgress, CallEnded, CallMoved>
       what;
+  Receipt receipt;
 };
 
 // ---- what the run's own helpers answer ----------------------------------------------------------

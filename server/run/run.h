@@ -137,7 +137,7 @@ class Run {
   // OK: finished, or stopped by the operator. With the exit code of the program. REQUIRES: ended().
   const absl::Status& end_status() const { return stop_.status; }
   Health HealthNow(Time now) const;
-  StatusPage Snapshot(Time now) const;
+  StatusPage Snapshot(Time now);
   // `done` is called after `wait` (at most a minute), when the run ends, or at once when too many
   // wait already.
   void Watch(Time now, uint64_t events_after, Duration wait, WatchDone done);
@@ -191,33 +191,48 @@ class Run {
     bool seated = false;     // has had a seat as member
     bool finish_sent = false;
     Round digest_logged;  // the latest round whose digest is in the event log
+    PeerBytes baseline;   // when it was accepted: setup
+    PeerBytes moved;      // since then, when it was last looked at
+  };
+
+  // A commit on its way.
+  struct Proposed {
+    round::CommitRound commit;
+    std::vector<round::Seat> seats;
+    std::vector<std::pair<WorkerId, VoterTimes>> times;
+    Duration tally_time{};
+    Time decided;
+    uint64_t payload_hash = 0;
+  };
+  struct Published {
+    Proposed proposed;
+    Duration took{};  // from the decision to the hand-over to the network
   };
 
   // The parts that exist once the parameters are complete.
   struct Course {
-    Course(CommitRing::Options ring_options, OpenVote::Options vote_options, TallySink* tally,
-           RunModel* model)
+    Course(const CommitRing::Options& ring_options, OpenVote::Options vote_options,
+           TallySink* tally, RunModel* model)
         : ring(ring_options),
-          vote(std::move(vote_options), tally, &model->verdicts(), &model->ballots()) {}
+          vote(std::move(vote_options), tally, &model->verdicts(), &model->ballots()),
+          told(ring_options.start) {}
+
     CommitRing ring;
     OpenVote vote;
     std::unique_ptr<Durability> none;  // unless the host has one
     std::unique_ptr<CommitPipeline> pipeline;
     std::unique_ptr<round::Engine> engine;
-    bool room = true;  // as the engine knows it
+    std::deque<round::Event> events;  // for the engine, in order
+    bool driving = false;
+    bool room = true;          // as the engine was told
+    Round told;                // workers are told of all commits before
+    uint64_t main_rounds = 0;  // of those
     std::optional<round::OpenRound> open;
     Time opened_at;
     std::map<WorkerId, VoterTimes> times;  // of the open attempt
-    // Proposed, and not published yet.
-    struct Proposed {
-      round::CommitRound commit;
-      std::vector<round::Seat> seats;
-      std::vector<std::pair<WorkerId, VoterTimes>> times;
-      Duration tally_time{};
-      Time decided;
-      uint64_t payload_hash = 0;
-    };
-    std::optional<Proposed> proposed;
+    bool counted = false;  // the last attempt was, and its statistics are not in the books yet
+    std::optional<Proposed> proposed;  // and not published yet
+    std::vector<Published> published;  // and not in the books yet
   };
 
   struct Stop {
@@ -237,7 +252,9 @@ class Run {
   Stream* FindLive(WorkerId worker, Incarnation incarnation);
   const Roster::Link& LinkOf(const Stream& stream) const;
   Stage StageOf(const Stream& stream) const { return LinkOf(stream).stage; }
-  const Roster::Worker& WorkerOf(const Stream& stream) const;
+  // Whose stream it is; null: nobody's.
+  const Roster::Worker* WorkerOf(const Stream& stream) const;
+  std::string WorkerName(const Stream& stream) const;  // "": nobody's
 
   // ---- run_join.cc: who comes and goes ----
   void On(Time now, Stream& s, JoinIn& in);
@@ -248,6 +265,7 @@ class Run {
   void On(Time now, Stream& s, CallAsked& in);
   void On(Time now, Stream& s, CallProgress& in);
   void On(Time now, Stream& s, CallEnded& in);
+  void On(Time now, Stream& s, CallMoved& in);
   void Accept(Time now, const Roster::Accepted& accepted);
   void Welcome(Time now, Stream& s);
   void SendWelcome(Stream& s, v1::Welcome::State state);
@@ -255,17 +273,20 @@ class Run {
   void NameUploader(Time now);
   void Uploaded(Time now, Stream& s);
   absl::Status StartCourse(Time now, const round::EngineState& state);
-  absl::Status CheckFetch(Time now, Stream& s) const;
-  void Refuse(Time now, Stream& s, const absl::Status& status);
+  absl::Status CheckFetch(Time now, Stream& s);
+  void Refuse(Time now, Stream& s, const std::string& name, const absl::Status& status);
   void CloseStream(Time now, Stream& s, absl::Status status);
   // The stream no longer stands for its worker. Idempotent.
-  void Detach(Time now, Stream& s);
+  void Detach(Time now, Stream& s, const std::string& reason);
   void ForgetNames();
   void CountBytes(Stream& s);
+  void CountBytes(Stream& s, WorkerId worker);
   // Whoever waits for workers waits on.
   void Arriving(Time now, const Stream& s);
 
   // ---- run_feed.cc: how commits reach workers ----
+  void On(Time now, Stream& s, RoomIn&) { Feed(now, s); }
+  // The cursor is set; the ring is pinned. REQUIRES: the ring reaches `from`.
   void Follow(Stream& s, Round from);
   void Feed(Time now, Stream& s);
   // What becomes of one that has everything.
@@ -273,8 +294,7 @@ class Run {
   void Admit(Time now, Stream& s);
   // The ring no longer holds what the stream needs.
   void FellBehind(Time now, Stream& s);
-  void SendRound(Stream& s, const CommitRecord& record,
-                 const std::shared_ptr<const CommitRecord>& owner);
+  void SendRound(Stream& s, const std::shared_ptr<const CommitRecord>& record);
   void SendCommit(Stream& s, v1::ServerMessage* message);
   void SendRoundOpen(Time now, Stream& s);
   void SendResync(Time now, Stream& s, const std::string& reason);
@@ -290,6 +310,7 @@ class Run {
   // Gives the engine an event and carries its actions out in order. An action may end streams, which
   // makes further events: those wait their turn.
   void Drive(Time now, round::Event event);
+  void Drive(Time now);
   void Execute(Time now, const round::OpenRound& open);
   void Execute(Time now, const round::CloseChunk& close);
   void Execute(Time now, const round::CommitRound& commit);
@@ -306,19 +327,24 @@ class Run {
   void Execute(Time, const round::EvictionMade&) {}
   // A commit is the law: everybody is told.
   void Publish(const std::shared_ptr<const CommitRecord>& record);
-  void TellRoom(Time now);
+  // Books, logs and whoever is fed: everything about a commit that no worker of the next round waits
+  // for.
+  void AfterCommits(Time now);
+  void TellRoom();
   void NoteStatistics();
+  bool IsOpen(Round round, Attempt attempt) const;
 
   // ---- run.cc: time and the end ----
   void Tick(Time now);
   void End(Time now, absl::Status status);
+  void AnswerWatchers(Time now, Time due);
   bool Event(Time now, EventKind kind, const RunBooks::About& about);
   LiveFacts Facts(const round::EngineView* view) const;
 
   // Constant after construction.
   const RunOptions options_;
   Clock* const clock_;
-  const RunParts parts_;  // without what is moved into the members below
+  const RunParts parts_;  // but for what Create() took out of it
   const WelcomeFacts facts_;
 
   Rng rng_;
@@ -327,11 +353,10 @@ class Run {
   std::unique_ptr<RunModel> model_;
   Roster roster_;
   RunBooks books_;
-  std::map<PeerId, Stream> streams_;
   std::unique_ptr<Course> course_;  // null: no parameters yet
-  std::deque<round::Event> events_;
-  bool driving_ = false;
-  Time now_;  // of the input at hand
+  std::map<PeerId, Stream> streams_;
+  Time now_;     // of the input at hand
+  Time looked_;  // last Tick
   Stop stop_;
 };
 

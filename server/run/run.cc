@@ -1,0 +1,425 @@
+#include "server/run/run.h"
+
+#include <algorithm>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+#include "common/exit_codes.h"
+#include "common/log.h"
+#include "common/status.h"
+
+namespace signvote::run {
+namespace {
+
+constexpr Time kEndOfTime{std::numeric_limits<int64_t>::max()};
+// While somebody uploads, its progress is looked at this often.
+constexpr Duration kLeaseLook = std::chrono::milliseconds(200);
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Run>> Run::Create(RunOptions options, RunParts parts, RunState state,
+                                                 Time now) {
+  std::unique_ptr<StepsizeRule> rule = std::move(parts.rule);
+  if (rule == nullptr) {
+    SIGNVOTE_ASSIGN_OR_RETURN(rule, MakeRule(options.rule));
+  }
+  options.model.sizes.needs_x0 = rule->needs_x0();
+  SIGNVOTE_ASSIGN_OR_RETURN(
+      std::unique_ptr<RunModel> model,
+      RunModel::Create(options.model, std::move(parts.memory), std::move(parts.init)));
+  WelcomeFacts facts{.run_id = state.run_id,
+                     .epoch = state.epoch,
+                     .seed = options.seed,
+                     .main_rounds = options.main_rounds_max,
+                     .direction = options.direction,
+                     .rule = std::string(rule->name()),
+                     .probes = rule->probes(),
+                     .needs_x0 = rule->needs_x0(),
+                     .digest_every = options.digest_every,
+                     .message_bytes_max = options.model.sizes.message_bytes_max};
+  std::unique_ptr<Run> run(new Run(std::move(options), std::move(parts), std::move(facts),
+                                   std::move(rule), std::move(model), state, now));
+  if (state.has_parameters()) {
+    const std::span<const float> no_x0;
+    SIGNVOTE_RETURN_IF_ERROR(
+        run->model_->Restore({.layout = state.layout,
+                              .config_json = state.config_json,
+                              .identity_text = state.identity_text,
+                              .x = *state.x,
+                              .x0 = state.x0 == nullptr ? no_x0 : std::span<const float>(*state.x0),
+                              .x0_max_abs = state.x0_max_abs,
+                              .round = state.engine.round}));
+    SIGNVOTE_RETURN_IF_ERROR(run->StartCourse(now, state.engine));
+  }
+  return run;
+}
+
+Run::Run(RunOptions options, RunParts parts, WelcomeFacts facts, std::unique_ptr<StepsizeRule> rule,
+         std::unique_ptr<RunModel> model, const RunState& state, Time now)
+    : options_(std::move(options)),
+      clock_(parts.clock),
+      parts_(std::move(parts)),
+      facts_(std::move(facts)),
+      rng_(parts_.rng),
+      tokens_(parts_.tokens),
+      rule_(std::move(rule)),
+      model_(std::move(model)),
+      roster_(options_.roster, state.roster, now),
+      books_({.run_id = facts_.run_id.ToText(),
+              .rule = facts_.rule,
+              .direction = std::string(DirectionName(options_.direction.kind)),
+              .epoch = facts_.epoch,
+              .main_rounds = options_.main_rounds_max,
+              .workers_min = options_.workers_min,
+              .round = state.engine.round,
+              .round_log = parts_.round_log,
+              .event_log = parts_.event_log,
+              .observer = parts_.observer},
+             At(now)) {
+  stop_.waiting_since = now;
+  stop_.paused = state.paused;
+}
+
+Run::~Run() = default;
+
+void Run::Handle(Time now, Input input) {
+  if (auto* in = std::get_if<StreamInput>(&input)) {
+    if (auto* opened = std::get_if<StreamOpened>(&in->what)) {
+      Stream& added = streams_[in->peer];
+      added.id = in->peer;
+      added.peer = std::move(opened->peer);
+      for (const auto& [peer, status] : roster_.Open(in->peer, now)) {
+        CloseStream(now, *Find(peer), status);
+      }
+      return;
+    }
+    Stream* s = Find(in->peer);
+    if (s == nullptr) return;
+    if (std::holds_alternative<StreamDone>(in->what)) {
+      Detach(now, *s, "");
+      roster_.Forget(in->peer);
+      streams_.erase(in->peer);
+      return;
+    }
+    const bool closing = StageOf(*s) == Stage::kClosing;
+    std::visit(
+        [&](auto& what) {
+          using What = std::decay_t<decltype(what)>;
+          if constexpr (requires { On(now, *s, what); }) {
+            // Calls are answered and counted whatever became of their stream.
+            constexpr bool kCall =
+                std::is_same_v<What, CallAsked> || std::is_same_v<What, CallEnded>;
+            if (!closing || kCall) On(now, *s, what);
+          }
+        },
+        in->what);
+  } else if (const auto* tallied = std::get_if<ChunkTallied>(&input)) {
+    On(now, *tallied);
+  } else if (const auto* durable = std::get_if<DurableIn>(&input)) {
+    if (course_ != nullptr) {
+      now_ = now;
+      course_->pipeline->OnDurable(durable->round);
+      Drive(now);
+    }
+  } else if (const auto* applied = std::get_if<Applied>(&input)) {
+    On(now, *applied);
+  } else {
+    Tick(now);
+  }
+}
+
+std::optional<Time> Run::NextTick() const {
+  std::optional<Time> next;
+  const auto at = [&next](std::optional<Time> time) {
+    if (time.has_value() && (!next.has_value() || *time < *next)) next = time;
+  };
+  at(roster_.NextFence());
+  at(books_.NextWatcher());
+  if (model_->lease().holder().has_value()) at(looked_ + kLeaseLook);
+  if (course_ != nullptr) {
+    at(course_->engine->NextTick());
+  } else if (!stop_.ended && !stop_.paused) {
+    at(stop_.waiting_since + options_.wait_timeout);
+  }
+  return next;
+}
+
+void Run::Tick(Time now) {
+  looked_ = now;
+  const Roster::Due due = roster_.Fence(now);
+  for (const auto& [peer, status] : due.close) {
+    Stream& s = *Find(peer);
+    if (WorkerOf(s) != nullptr) {
+      LogWarning("an old session is fenced", {{"worker", WorkerName(s)}});
+    }
+    CloseStream(now, s, status);
+  }
+  for (const PeerId peer : due.cancel) Find(peer)->peer->Cancel();
+  const UploadLease& lease = model_->lease();
+  if (lease.Expired(now)) {
+    CloseStream(now, *Find(*lease.holder()),
+                absl::AbortedError(absl::StrCat(
+                    "the upload of the initial parameters is too slow: ", lease.wanted_bytes(),
+                    " bytes were due within ", ToSeconds(lease.options().timeout),
+                    " s (--upload-timeout)")));
+  }
+  if (course_ != nullptr) {
+    const std::optional<Time> tick = course_->engine->NextTick();
+    if (tick.has_value() && now >= *tick) Drive(now, round::Tick{});
+  } else if (!stop_.ended) {
+    if (stop_.paused) stop_.waiting_since = now;
+    if (now - stop_.waiting_since >= options_.wait_timeout) {
+      End(now, absl::DeadlineExceededError(absl::StrCat("waited ", ToSeconds(options_.wait_timeout),
+                                                        " s for a worker (--wait-timeout)")));
+    }
+  }
+  AnswerWatchers(now, now);
+}
+
+// ---- operator -----------------------------------------------------------------------------------
+
+absl::Status Run::Pause(Time now) {
+  if (course_ != nullptr) {
+    Drive(now, round::PauseRequested{});
+  } else {
+    Execute(now, round::PauseSet{.paused = true});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Run::Resume(Time now) {
+  if (course_ != nullptr) {
+    Drive(now, round::ResumeRequested{});
+  } else {
+    stop_.waiting_since = now;
+    Execute(now, round::PauseSet{.paused = false});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Run::Drain(Time now, std::string_view worker) {
+  const Roster::Worker* known = roster_.FindWorker(worker);
+  if (known == nullptr || !known->live.has_value()) {
+    return absl::NotFoundError(absl::StrCat("no worker '", ToAbsl(worker), "' is connected"));
+  }
+  Stream& s = *Find(*known->live);
+  if (s.in_engine) {
+    Drive(now, round::DrainRequested{known->id});
+  } else {
+    s.peer->Send(DrainMessage());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Run::Evict(Time now, std::string_view worker) {
+  const Roster::Worker* known = roster_.FindWorker(worker);
+  if (known != nullptr && known->evicted) return absl::OkStatus();
+  SIGNVOTE_RETURN_IF_ERROR(roster_.Evict(worker));
+  known = roster_.FindWorker(worker);
+  const WorkerId id = known->id;
+  Event(now, EventKind::kEvicted, {.worker = worker, .incarnation = known->incarnation});
+  const absl::Status status = EvictedStatus(worker);
+  // First the newcomer that would take the live stream's place.
+  if (known->held.has_value()) CloseStream(now, *Find(*known->held), status);
+  if (course_ != nullptr) Drive(now, round::EvictRequested{id});
+  known = roster_.FindWorker(id);
+  if (known != nullptr && known->live.has_value()) CloseStream(now, *Find(*known->live), status);
+  return absl::OkStatus();
+}
+
+void Run::RequestStop(Time now) {
+  if (std::exchange(stop_.requested, true)) return;
+  if (course_ != nullptr) {
+    Drive(now, round::StopRequestedEvent{});
+  } else {
+    End(now, absl::CancelledError("stopped by the operator before the first round"));
+  }
+}
+
+void Run::ReplaceTokens(TokenTable tokens) {
+  size_t withdrawn = 0;
+  if (tokens_.has_value()) {
+    for (const std::string& name : tokens.WithdrawnFrom(*tokens_)) {
+      ++withdrawn;
+      const Roster::Worker* known = roster_.FindWorker(name);
+      if (known == nullptr || !known->live.has_value()) continue;
+      LogWarning(
+          "a worker stays until its session ends although its token is withdrawn; to end it now: "
+          "signvote evict",
+          {{"worker", name}});
+    }
+  }
+  LogInfo("tokens read again",
+          {{"workers", uint64_t{tokens.size()}}, {"withdrawn", uint64_t{withdrawn}}});
+  tokens_ = std::move(tokens);
+}
+
+void Run::CloseStreams(Time now) {
+  stop_.refuse_all = true;
+  AnswerWatchers(now, kEndOfTime);
+  for (auto& [peer, s] : streams_) CloseStream(now, s, stop_.closing_status);
+}
+
+// ---- views --------------------------------------------------------------------------------------
+
+Moment Run::At(Time now) const {
+  return {.now = now, .unix_seconds = static_cast<double>(clock_->UnixMicros()) * 1e-6};
+}
+
+Round Run::committed() const { return course_ == nullptr ? Round(0) : course_->told; }
+
+LiveFacts Run::Facts(const round::EngineView* view) const {
+  const bool known = model_->state() != RunModel::State::kUnknown;
+  LiveFacts facts{.engine = view,
+                  .ended = stop_.ended,
+                  .paused = stop_.paused,
+                  .layout_known = known,
+                  .complete = course_ != nullptr};
+  if (known) {
+    facts.coordinates = model_->layout().coordinates();
+    facts.layout_digest = model_->layout().digest();
+  }
+  if (course_ != nullptr) facts.applier_lag = course_->pipeline->backlog();
+  if (view != nullptr && view->phase == round::Phase::kWaitingForRoom) {
+    facts.waits_for = "the server waits for its own applier";
+  }
+  return facts;
+}
+
+Health Run::HealthNow(Time now) const {
+  if (course_ == nullptr) return books_.HealthNow(Facts(nullptr));
+  const round::EngineView view = course_->engine->View(now);
+  return books_.HealthNow(Facts(&view));
+}
+
+StatusPage Run::Snapshot(Time now) {
+  for (auto& [peer, s] : streams_) CountBytes(s);
+  if (course_ == nullptr) return books_.Snapshot(At(now), roster_, Facts(nullptr));
+  const round::EngineView view = course_->engine->View(now);
+  return books_.Snapshot(At(now), roster_, Facts(&view));
+}
+
+void Run::Watch(Time now, uint64_t events_after, Duration wait, WatchDone done) {
+  const bool at_once = stop_.ended || stop_.refuse_all;
+  if (!at_once && books_.Watch(events_after, wait, now, std::move(done))) return;
+  done(books_.View(events_after, Snapshot(now)));
+}
+
+void Run::AnswerWatchers(Time now, Time due) {
+  books_.AnswerWatchers(due, [this, now] { return Snapshot(now); });
+}
+
+absl::StatusOr<RunState> Run::State() const {
+  RunState state{.run_id = facts_.run_id, .epoch = facts_.epoch, .roster = roster_.Remember()};
+  state.paused = stop_.paused;
+  if (course_ == nullptr) return state;
+  const round::Phase phase = course_->engine->View(now_).phase;
+  const CommitPipeline& pipeline = *course_->pipeline;
+  if (phase == round::Phase::kRoundOpen || phase == round::Phase::kCommitting ||
+      pipeline.applied() != pipeline.proposed()) {
+    return absl::FailedPreconditionError(
+        "a round is open, or its commit is not applied yet; pause the run first");
+  }
+  state.engine = course_->engine->State();
+  state.layout = model_->layout();
+  state.config_json = model_->config_json();
+  state.identity_text = model_->identity_text();
+  state.x0_max_abs = model_->x0_max_abs();
+  const MasterReplica& replica = *model_->replica();
+  const auto copy = [&replica](Plane plane) -> absl::StatusOr<std::shared_ptr<std::vector<float>>> {
+    auto out = std::make_shared<std::vector<float>>(replica.coordinates());
+    for (uint64_t p = 0; p < replica.pieces(); ++p) {
+      SIGNVOTE_RETURN_IF_ERROR(
+          replica.CopyPiece(plane, p, out->data() + replica.First(p)).status());
+    }
+    return out;
+  };
+  SIGNVOTE_ASSIGN_OR_RETURN(state.x, copy(Plane::kX));
+  if (facts_.needs_x0) {
+    SIGNVOTE_ASSIGN_OR_RETURN(state.x0, copy(Plane::kX0));
+  }
+  return state;
+}
+
+// ---- the end ------------------------------------------------------------------------------------
+
+void Run::End(Time now, absl::Status status) {
+  if (stop_.ended) return;
+  std::string reason(ToStd(status.message()));  // empty when all went well
+  switch (status.code()) {
+    case absl::StatusCode::kAborted:
+      status = WithExitCode(std::move(status), ExitCode::kDiverged);
+      break;
+    case absl::StatusCode::kDeadlineExceeded:
+      status = WithExitCode(std::move(status), ExitCode::kWaitTimeout);
+      break;
+    case absl::StatusCode::kDataLoss:
+      status = WithExitCode(std::move(status), ExitCode::kReplicaMismatch);
+      break;
+    case absl::StatusCode::kCancelled:
+      if (stop_.requested) {
+        LogInfo(reason);
+        stop_.closing_status = absl::CancelledError("the server stops");
+        reason = "stopped by the operator";
+        status = absl::OkStatus();
+      }
+      break;
+    default:
+      break;
+  }
+  stop_.ended = true;
+  Event(now, EventKind::kEnded, {.reason = reason});
+  AnswerWatchers(now, kEndOfTime);
+  if (absl::IsAborted(status)) {
+    // Nothing resumes a run that diverged: workers must not look for this server again.
+    stop_.closing_status = absl::FailedPreconditionError(status.message());
+  } else if (!status.ok()) {
+    stop_.closing_status = status;
+  }
+  if (stop_.finished.has_value() && stop_.closing_status.ok()) {
+    // Those who were still joining came too late: nothing is left to look for this server for.
+    for (auto& [peer, s] : streams_) {
+      const Stage stage = StageOf(s);
+      if (stage == Stage::kFetching || stage == Stage::kKeeping || stage == Stage::kCatchingUp) {
+        SendFinish(s);
+      }
+    }
+  }
+  stop_.status = std::move(status);
+}
+
+// ---- streams ------------------------------------------------------------------------------------
+
+Run::Stream* Run::Find(PeerId peer) {
+  const auto it = streams_.find(peer);
+  return it == streams_.end() ? nullptr : &it->second;
+}
+
+Run::Stream* Run::FindLive(WorkerId worker, Incarnation incarnation) {
+  const Roster::Link* link = roster_.FindLive(worker, incarnation);
+  return link == nullptr ? nullptr : Find(link->peer);
+}
+
+const Roster::Link& Run::LinkOf(const Stream& s) const {
+  const Roster::Link* link = roster_.FindLink(s.id);
+  SIGNVOTE_CHECK(link != nullptr);
+  return *link;
+}
+
+const Roster::Worker* Run::WorkerOf(const Stream& s) const {
+  const std::optional<WorkerId> worker = LinkOf(s).worker;
+  return worker.has_value() ? roster_.FindWorker(*worker) : nullptr;
+}
+
+std::string Run::WorkerName(const Stream& s) const {
+  const Roster::Worker* worker = WorkerOf(s);
+  return worker == nullptr ? "" : worker->name;
+}
+
+bool Run::Event(Time now, EventKind kind, const RunBooks::About& about) {
+  return books_.OnEvent(At(now), kind, about);
+}
+
+}  // namespace signvote::run

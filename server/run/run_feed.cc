@@ -1,0 +1,149 @@
+// Run: how commits reach workers.
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+#include "common/log.h"
+#include "common/status.h"
+#include "server/run/run.h"
+
+namespace signvote::run {
+
+void Run::Follow(Stream& s, Round from) {
+  s.following = true;
+  s.next_send = from;
+  s.acknowledged = Round(0);
+  s.pin = course_->ring.PinFrom(from);
+}
+
+void Run::Feed(Time now, Stream& s) {
+  if (!s.following) return;
+  while (s.next_send < course_->told) {
+    if (!course_->ring.Reaches(s.next_send)) return FellBehind(now, s);
+    if (s.peer->queued_bytes() > kFeedBytes) return s.peer->NotifyWhenBelow(kFeedBytes / 2);
+    SendRound(s, course_->ring.Find(s.next_send));
+    s.next_send = s.next_send.next();
+    s.pin.Advance(s.next_send);
+  }
+  CaughtUp(now, s);
+}
+
+void Run::CaughtUp(Time now, Stream& s) {
+  switch (StageOf(s)) {
+    case Stage::kCatchingUp: {
+      const uint64_t missing = course_->told.value() - s.acknowledged.value();
+      if (missing <= 1 || s.admit_tries >= kAdmitTries) return Admit(now, s);
+      if (s.admit_nonce != 0) return;
+      s.admit_nonce = rng_.Next() | 1;
+      s.admit_round = s.next_send;
+      s.admit_sent = now;
+      return s.peer->Send(PingMessage(s.admit_nonce));
+    }
+    case Stage::kReady:
+      if (s.owed_open) SendRoundOpen(now, s);
+      if (stop_.finished.has_value()) SendFinish(s);
+      return;
+    default:
+      return;
+  }
+}
+
+void Run::Admit(Time now, Stream& s) {
+  s.pin.Release();
+  s.admit_nonce = 0;
+  roster_.SetStage(s.id, Stage::kReady, now);
+  const Roster::Worker& worker = *WorkerOf(s);
+  if (!std::exchange(s.in_engine, true)) {
+    Drive(now, round::WorkerReady{worker.id, LinkOf(s).incarnation, worker.name});
+  } else {
+    // Back from a resync: the engine never took its seat away.
+    SendRoundOpen(now, s);
+  }
+  if (stop_.finished.has_value()) SendFinish(s);
+}
+
+void Run::FellBehind(Time now, Stream& s) {
+  const std::string name = WorkerName(s);
+  const Stage stage = StageOf(s);
+  absl::Status status = s.pin.status();
+  if (status.ok()) {
+    status = absl::ResourceExhaustedError(
+        absl::StrCat("the worker reads too slowly: the commits that it misses are no longer kept "
+                     "(--catch-up-bytes); join again to catch up"));
+  }
+  if (stage == Stage::kCatchingUp && s.fetches.empty()) {
+    // Its own replica was too old, which one fetch mends.
+    const absl::Status again = roster_.CountResync(s.id, now);
+    if (again.ok()) return SendResync(now, s, "its state is older than the commits that are kept");
+    status = again;
+  }
+  LogWarning("a worker cannot follow", {{"worker", name}, {"reason", Describe(status)}});
+  if (s.call != nullptr) std::exchange(s.call, nullptr)->End(status);
+  CloseStream(now, s, status);
+}
+
+void Run::SendRound(Stream& s, const std::shared_ptr<const CommitRecord>& record) {
+  if (record->kind == CommitKind::kStep) {
+    const PayloadPlan& plan = course_->vote.plan();
+    for (uint32_t i = 0; i < plan.chunks(); ++i) {
+      const ChunkIndex k(i);
+      s.peer->SendVerdict({.round = record->round,
+                           .attempt = record->attempt,
+                           .chunk = k,
+                           .checksum = record->chunks[i].checksum},
+                          record->Chunk(plan, k), record->ChunkOwner(k));
+    }
+  }
+  v1::ServerMessage message = CommitMessage(*record, facts_.run_id, facts_.epoch);
+  SendCommit(s, &message);
+}
+
+void Run::SendCommit(Stream& s, v1::ServerMessage* message) {
+  message->mutable_commit()->set_total_wire_bytes(s.moved.received + s.moved.sent);
+  s.peer->Send(*message);
+}
+
+void Run::SendRoundOpen(Time now, Stream& s) {
+  s.owed_open = false;
+  const std::optional<round::OpenRound>& open = course_->open;
+  if (!open.has_value()) return;
+  const Roster::Link& link = LinkOf(s);
+  const auto seat =
+      std::lower_bound(open->seats.begin(), open->seats.end(), *link.worker,
+                       [](const round::Seat& a, WorkerId worker) { return a.worker < worker; });
+  if (seat == open->seats.end() || seat->worker != *link.worker ||
+      seat->incarnation != link.incarnation) {
+    return;
+  }
+  // What is left of the deadline, for one that hears of the round late.
+  std::optional<Duration> left;
+  if (open->deadline.has_value()) left = *open->deadline - (now - course_->opened_at);
+  // One that has missed a chunk gets this round whole.
+  s.live = course_->vote.tallied_chunks() == 0;
+  s.peer->Send(RoundOpenMessage(*open, *seat, left));
+  if (seat->role == round::Role::kMember && !std::exchange(s.seated, true)) {
+    books_.OnSeated(*link.worker, now - link.joined);
+    Event(now, EventKind::kMember, {.worker = WorkerName(s), .incarnation = link.incarnation});
+  }
+}
+
+void Run::SendResync(Time now, Stream& s, const std::string& reason) {
+  s.live = s.owed_open = s.following = false;
+  s.pin.Release();
+  s.admit_nonce = 0;
+  s.peer->Send(ResyncMessage(committed(), reason));
+  roster_.SetStage(s.id, Stage::kFetching, now);
+  const std::string name = WorkerName(s);
+  if (Event(now, EventKind::kResync, {.worker = name, .reason = reason})) {
+    LogWarning("worker must fetch the state again", {{"worker", name}, {"reason", reason}});
+  }
+}
+
+void Run::SendFinish(Stream& s) {
+  if (std::exchange(s.finish_sent, true)) return;
+  s.peer->Send(FinishMessage(*stop_.finished));
+}
+
+}  // namespace signvote::run

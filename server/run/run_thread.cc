@@ -1,0 +1,231 @@
+#include "server/run/run_thread.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/check.h"
+#include "common/log.h"
+#include "common/may_wait.h"
+#include "common/process.h"
+#include "common/status.h"
+
+namespace signvote::run {
+namespace {
+
+// Nothing waits without a bound; waits are woken by notifications and merely look again.
+constexpr Duration kLookAgain = std::chrono::seconds(1);
+constexpr Duration kGiveUpEvery = std::chrono::milliseconds(100);
+constexpr Duration kTellEvery = std::chrono::seconds(10);
+
+absl::Status NoParameters() {
+  return absl::FailedPreconditionError("there are no parameters yet: no worker brought any");
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RunThread>> RunThread::Create(RunThreadOptions options,
+                                                             RunParts parts, Clock* clock) {
+  std::unique_ptr<RunThread> thread(new RunThread(options, clock));
+  parts.clock = clock;
+  parts.host = thread.get();
+  parts.tally = &thread->tally_;
+  SIGNVOTE_ASSIGN_OR_RETURN(thread->run_, Run::Create(std::move(options.run), std::move(parts),
+                                                      std::move(options.state), clock->Now()));
+  return thread;
+}
+
+RunThread::RunThread(const RunThreadOptions& options, Clock* clock)
+    : clock_(clock),
+      run_id_(options.state.run_id),
+      epoch_(options.state.epoch),
+      applier_options_({.delay = options.test_applier_delay,
+                        .delayed = options.test_applier_delayed,
+                        .on_applied =
+                            [this](const Applied& applied) {
+                              (void)Post(applied);  // false: nobody counts any more
+                            }}),
+      tally_(std::max<size_t>(1, options.tally_threads), clock, [this](ChunkTallied tallied) {
+        (void)Post(std::move(tallied));  // likewise
+      }) {}
+
+RunThread::~RunThread() { Stop(); }
+
+void RunThread::Start() {
+  thread_ = std::thread([this] { Loop(); });
+}
+
+void RunThread::Stop() {
+  inbox_.Close();
+  if (thread_.joinable()) thread_.join();
+  tally_.Stop();
+  ApplierThread* applier = nullptr;
+  {
+    MutexLock lock(&mu_);
+    applier = applier_thread_.get();
+  }
+  if (applier != nullptr) applier->Stop();
+}
+
+bool RunThread::Post(Input input) { return inbox_.Push(std::move(input)); }
+
+bool RunThread::Call(RunCall call) { return inbox_.Push(std::move(call)); }
+
+void RunThread::RequestStop() {
+  (void)Call([](Run& run, Time now) { run.RequestStop(now); });  // false: stopped already
+}
+
+bool RunThread::WaitUntilEnded(Duration timeout) {
+  MutexLock lock(&mu_);
+  return changed_.WaitUntil(&mu_, clock_, clock_->Now() + timeout,
+                            [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return public_.ended; });
+}
+
+absl::Status RunThread::end_status() const {
+  MutexLock lock(&mu_);
+  SIGNVOTE_CHECK(public_.ended);
+  return public_.end_status;
+}
+
+void RunThread::CloseStreams(Duration timeout) {
+  const Time until = clock_->Now() + timeout;
+  // The answer comes behind everything that was said before: then the count is the last word.
+  const auto asked = Ask<bool>(timeout, [](Run& run, Time now) {
+    run.CloseStreams(now);
+    return true;
+  });
+  if (!asked.ok()) return;
+  MutexLock lock(&mu_);
+  (void)changed_.WaitUntil(&mu_, clock_, until, [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return public_.streams == 0;
+  });
+}
+
+template <typename T>
+absl::StatusOr<T> RunThread::Ask(Duration timeout, std::function<T(Run& run, Time now)> question) {
+  struct Answer {
+    Mutex mu;
+    CondVar cv;
+    std::optional<T> value ABSL_GUARDED_BY(mu);
+  };
+  // Shared: the answer may come after this call has given up.
+  const auto answer = std::make_shared<Answer>();
+  const bool posted = Call([answer, question = std::move(question)](Run& run, Time now) {
+    T value = question(run, now);
+    MutexLock lock(&answer->mu);
+    answer->value = std::move(value);
+    answer->cv.NotifyAll();
+  });
+  if (!posted) return absl::UnavailableError("the server stops");
+  MutexLock lock(&answer->mu);
+  const bool answered = answer->cv.WaitUntil(
+      &answer->mu, clock_, clock_->Now() + timeout,
+      [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(answer->mu) { return answer->value.has_value(); });
+  if (!answered) return absl::DeadlineExceededError("the run's thread does not answer");
+  return *std::move(answer->value);
+}
+
+absl::StatusOr<Health> RunThread::HealthNow(Duration timeout) {
+  return Ask<Health>(timeout, [](Run& run, Time now) { return run.HealthNow(now); });
+}
+
+absl::StatusOr<StatusPage> RunThread::Snapshot(Duration timeout) {
+  SIGNVOTE_ASSIGN_OR_RETURN(StatusPage page, Ask<StatusPage>(timeout, [](Run& run, Time now) {
+                              return run.Snapshot(now);
+                            }));
+  page.resident_bytes = ResidentBytes();
+  page.log_lines_dropped += DroppedLogLines();
+  return page;
+}
+
+absl::StatusOr<RunThread::Exported> RunThread::CopyReplica(Duration timeout) {
+  Exported out;
+  Applier* applier = nullptr;
+  {
+    MutexLock lock(&mu_);
+    if (public_.replica == nullptr) return NoParameters();
+    out.layout = public_.replica->layout();
+    out.config_json = public_.config_json;
+    applier = applier_.get();
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(Applier::Snapshot snapshot,
+                            applier->TakeSnapshot(Applier::WithX0::kNo, timeout));
+  out.round = snapshot.round;
+  out.x = std::move(snapshot.x);
+  return out;
+}
+
+absl::StatusOr<RunThread::Final> RunThread::FinalReplica(const std::function<bool()>& give_up) {
+  Final out;
+  Applier* applier = nullptr;
+  {
+    MutexLock lock(&mu_);
+    SIGNVOTE_CHECK(public_.ended);
+    if (public_.replica == nullptr) return NoParameters();
+    out = {
+        .replica = public_.replica, .round = public_.committed, .config_json = public_.config_json};
+    applier = applier_.get();
+  }
+  Time tell = clock_->Now() + kTellEvery;
+  while (!applier->WaitUntilIdle(kGiveUpEvery)) {
+    if (give_up()) return absl::CancelledError("stopped while the master replica was behind");
+    if (clock_->Now() < tell) continue;
+    tell = clock_->Now() + kTellEvery;
+    LogWarning("the export waits for the master replica",
+               {{"rounds", uint64_t{applier->backlog()}}});
+  }
+  return out;
+}
+
+CommitConsumer* RunThread::StartApplier(const std::shared_ptr<MasterReplica>& replica,
+                                        size_t backlog_max) {
+  MutexLock lock(&mu_);
+  SIGNVOTE_CHECK(applier_ == nullptr);
+  public_.replica = replica;
+  applier_ = std::make_unique<Applier>(replica.get(), clock_, backlog_max);
+  applier_thread_ = std::make_unique<ApplierThread>(applier_.get(), clock_, applier_options_);
+  return applier_.get();
+}
+
+void RunThread::Tell() {
+  MutexLock lock(&mu_);
+  public_.streams = run_->streams();
+  public_.committed = run_->committed();
+  if (public_.replica != nullptr && public_.config_json.empty()) {
+    public_.config_json = run_->model().config_json();
+  }
+  if (run_->ended() && !public_.ended) {
+    public_.ended = true;
+    public_.end_status = run_->end_status();
+  }
+  changed_.NotifyAll();
+}
+
+void RunThread::Loop() {
+  std::vector<Item> items;
+  while (true) {
+    const std::optional<Time> tick = run_->NextTick();
+    const Time wake = tick.value_or(clock_->Now() + kLookAgain);
+    const bool open = inbox_.TakeAll(wake - clock_->Now(), &items);
+    {
+      // From here on others wait for this thread.
+      const NoWaitScope no_wait;
+      for (Item& item : items) {
+        if (auto* call = std::get_if<RunCall>(&item)) {
+          (*call)(*run_, clock_->Now());
+        } else if (open) {
+          run_->Handle(clock_->Now(), std::move(std::get<Input>(item)));
+        }
+      }
+      items.clear();
+      // Ticks come after what lay in the inbox: ballots that are here are in time.
+      const std::optional<Time> due = run_->NextTick();
+      if (open && due.has_value() && clock_->Now() >= *due) run_->Handle(clock_->Now(), TickIn{});
+    }
+    Tell();
+    if (!open) break;
+  }
+  run_->RefuseWatchers(absl::UnavailableError("the server stops"));
+  run_.reset();
+}
+
+}  // namespace signvote::run

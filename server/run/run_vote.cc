@@ -1,0 +1,302 @@
+// Run: rounds, from the ballots to the commit.
+
+#include <algorithm>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+#include "common/log.h"
+#include "common/status.h"
+#include "server/run/run.h"
+
+namespace signvote::run {
+
+// ---- what streams bring -------------------------------------------------------------------------
+
+void Run::On(Time now, Stream& s, BallotIn& in) {
+  if (!s.in_engine) return;
+  const Roster::Link& link = LinkOf(s);
+  Drive(now, round::BallotChunkIn{*link.worker, link.incarnation, in.round, in.attempt, in.chunk});
+}
+
+void Run::On(Time now, Stream& s, ScalarsIn& in) {
+  if (!s.in_engine) return;
+  const Roster::Link& link = LinkOf(s);
+  if (IsOpen(in.round, in.attempt)) course_->times[*link.worker] = in.times;
+  Drive(now, round::ScalarsIn{*link.worker, link.incarnation, in.round, in.attempt,
+                              std::move(in.scalars)});
+}
+
+void Run::On(Time now, Stream& s, AbstainIn& in) {
+  if (!s.in_engine) return;
+  const Roster::Link& link = LinkOf(s);
+  if (IsOpen(in.round, in.attempt)) books_.OnAbstain(*link.worker, Words(in.reason));
+  Drive(now, round::AbstainIn{*link.worker, link.incarnation, in.round, in.attempt, in.reason});
+}
+
+void Run::On(Time now, Stream& s, DigestIn& in) {
+  if (!s.in_engine) return;
+  const Roster::Link& link = LinkOf(s);
+  // Once a round: the log's size is not for a worker to decide.
+  if (in.round > s.digest_logged && in.round <= committed()) {
+    s.digest_logged = in.round;
+    books_.OnDigest(At(now), *link.worker, in.round, in.digest);
+  }
+  Drive(now, round::WorkerDigestIn{*link.worker, link.incarnation, in.round, in.digest});
+}
+
+bool Run::IsOpen(Round round, Attempt attempt) const {
+  const std::optional<round::OpenRound>& open = course_->open;
+  return open.has_value() && open->round == round && open->attempt == attempt;
+}
+
+// ---- what the helpers answer --------------------------------------------------------------------
+
+void Run::On(Time now, const ChunkTallied& tallied) {
+  if (course_ == nullptr) return;
+  if (course_->vote.Take(tallied)) {
+    const PayloadPlan& plan = course_->vote.plan();
+    const std::span<const uint8_t> payload(tallied.payload.get(),
+                                           plan.Bytes(tallied.chunk, tallied.counted));
+    const VerdictHeader header{.round = tallied.round,
+                               .attempt = tallied.attempt,
+                               .chunk = tallied.chunk,
+                               .checksum = tallied.checksum};
+    for (auto& [peer, s] : streams_) {
+      if (s.live) s.peer->SendVerdict(header, payload, tallied.payload);
+    }
+  }
+  Drive(now, round::ChunkTallied{.round = tallied.round,
+                                 .attempt = tallied.attempt,
+                                 .chunk = tallied.chunk,
+                                 .counted = tallied.counted,
+                                 .checksum = tallied.checksum});
+}
+
+void Run::On(Time now, const Applied& applied) {
+  course_->pipeline->OnApplied(applied);
+  books_.OnApplied(At(now), {.next_round = applied.next_round,
+                             .digest = applied.digest,
+                             .seconds = ToSeconds(applied.took)});
+  TellRoom();
+  if (applied.digest.has_value()) {
+    LogInfo("master replica",
+            {{"round", applied.next_round.value()},
+             {"digest", absl::StrCat(absl::Hex(*applied.digest, absl::kZeroPad16))}});
+    course_->events.push_back(round::MasterDigestIn{applied.next_round, *applied.digest});
+  }
+  Drive(now);
+}
+
+void Run::TellRoom() {
+  const bool room = course_->pipeline->CanPropose();
+  if (std::exchange(course_->room, room) != room)
+    course_->events.push_back(round::ProposalRoom{room});
+}
+
+// ---- the engine ---------------------------------------------------------------------------------
+
+void Run::Drive(Time now, round::Event event) {
+  course_->events.push_back(std::move(event));
+  Drive(now);
+}
+
+void Run::Drive(Time now) {
+  now_ = now;
+  if (course_->driving) return;
+  course_->driving = true;
+  do {
+    while (!course_->events.empty()) {
+      const round::Event next = std::move(course_->events.front());
+      course_->events.pop_front();
+      const round::Actions actions = course_->engine->Step(now, next);
+      for (const round::Action& action : actions) {
+        std::visit([this, now](const auto& a) { Execute(now, a); }, action);
+      }
+    }
+    AfterCommits(now);
+  } while (!course_->events.empty());
+  course_->driving = false;
+}
+
+void Run::Execute(Time now, const round::OpenRound& open) {
+  Course& c = *course_;
+  NoteStatistics();
+  c.open = open;
+  c.opened_at = now;
+  c.times.clear();
+  if (open.reopening) {
+    const std::string reason = absl::StrCat("attempt ", open.attempt.value());
+    Event(now, EventKind::kReopened, {.reason = reason});
+  }
+  for (auto& [peer, s] : streams_) s.live = s.owed_open = false;
+  std::vector<WorkerId> seated;
+  std::vector<OpenVote::Voter> voters;
+  std::vector<Stream*> told;
+  seated.reserve(open.seats.size());
+  for (const round::Seat& seat : open.seats) {
+    seated.push_back(seat.worker);
+    Stream* s = FindLive(seat.worker, seat.incarnation);
+    if (s == nullptr) continue;
+    voters.push_back({.worker = seat.worker, .slots = s->slots});
+    if (StageOf(*s) == Stage::kReady) told.push_back(s);
+  }
+  roster_.SetSeated(std::move(seated));
+  c.vote.Open(open.round, open.attempt, std::move(voters));
+  for (Stream* s : told) {
+    // One that has not taken what came before could not vote yet, and gets the round whole.
+    const bool behind = s->next_send < open.round ||
+                        s->peer->queued_bytes() > options_.model.sizes.session_buffer_bytes;
+    if (behind) {
+      s->owed_open = true;
+      s->peer->NotifyWhenBelow(kFeedBytes / 2);
+    } else {
+      SendRoundOpen(now, *s);
+    }
+  }
+}
+
+void Run::Execute(Time, const round::CloseChunk& close) {
+  course_->vote.Close(close.chunk, close.voters);
+}
+
+void Run::Execute(Time now, const round::CommitRound& commit) {
+  Course& c = *course_;
+  CommitRecord record{.round = commit.round,
+                      .attempt = commit.attempt,
+                      .kind = commit.kind,
+                      .data_step = commit.data_step,
+                      .next_data_step = commit.next_data_step,
+                      .main_round = commit.main_rounds,
+                      .run_done = commit.run_done,
+                      .gamma = commit.gamma,
+                      .rho = commit.rho,
+                      .digest_due = commit.digest_due,
+                      .loss = commit.loss,
+                      .voters = static_cast<uint32_t>(commit.voters.size()),
+                      .reason = commit.reason};
+  Duration tally_time{};
+  if (commit.kind == CommitKind::kStep) {
+    OpenVote::Result result = c.vote.Finish();
+    record.chunks = std::move(result.chunks);
+    record.payload = WholePayload(c.vote.plan(), std::move(result.payload));
+    tally_time = result.tally_time;
+    c.counted = true;
+  } else {
+    c.vote.Abandon();
+  }
+  absl::StatusOr<std::shared_ptr<const CommitRecord>> made =
+      MakeCommitRecord(std::move(record), c.vote.plan(), model_->layout().tensors().size());
+  // The engine only commits what a rule may decide.
+  SIGNVOTE_CHECK(made.ok());
+  c.proposed = {.commit = commit,
+                .seats = c.open.has_value() ? std::exchange(c.open, std::nullopt)->seats
+                                            : std::vector<round::Seat>(),
+                .times = {c.times.begin(), c.times.end()},
+                .tally_time = tally_time,
+                .decided = clock_->Now(),
+                .payload_hash = (*made)->payload_hash};
+  now_ = now;
+  c.pipeline->Propose(*std::move(made));
+}
+
+void Run::Publish(const std::shared_ptr<const CommitRecord>& record) {
+  Course& c = *course_;
+  SIGNVOTE_CHECK(c.proposed.has_value() && c.proposed->commit.round == record->round);
+  c.told = record->round.next();
+  c.main_rounds = record->main_round;
+  v1::ServerMessage message = CommitMessage(*record, facts_.run_id, facts_.epoch);
+  for (auto& [peer, s] : streams_) {
+    if (!std::exchange(s.live, false) || s.next_send != record->round) continue;
+    SendCommit(s, &message);
+    s.next_send = record->round.next();
+  }
+  Published done{.proposed = *std::exchange(c.proposed, std::nullopt)};
+  done.took = clock_->Now() - done.proposed.decided;
+  c.published.push_back(std::move(done));
+  // Room is told before the commit behind which a round might open.
+  TellRoom();
+  course_->events.push_back(round::CommitDurable{record->round});
+}
+
+void Run::AfterCommits(Time now) {
+  if (course_ == nullptr || course_->published.empty()) return;
+  std::vector<Published> published = std::exchange(course_->published, {});
+  for (const Published& done : published) {
+    const Proposed& p = done.proposed;
+    books_.OnCommit(At(now), p.commit,
+                    {.seats = p.seats,
+                     .times = p.times,
+                     .tally_seconds = ToSeconds(p.tally_time),
+                     .commit_seconds = ToSeconds(done.took),
+                     .payload_hash = p.payload_hash});
+  }
+  ForgetNames();
+  for (auto& [peer, s] : streams_) {
+    CountBytes(s);
+    if (s.following && s.next_send < course_->told) Feed(now, s);
+  }
+}
+
+void Run::NoteStatistics() {
+  if (!std::exchange(course_->counted, false)) return;
+  books_.OnStatistics(course_->vote.statistics(), model_->plan());
+}
+
+void Run::Execute(Time now, const round::Disconnect& disconnect) {
+  Stream* s = FindLive(disconnect.worker, disconnect.incarnation);
+  if (s == nullptr) return;
+  s->in_engine = false;  // the engine need not be told of what it has decided
+  CloseStream(now, *s, disconnect.status);
+}
+
+void Run::Execute(Time, const round::AskToDrain& ask) {
+  if (Stream* s = FindLive(ask.worker, ask.incarnation)) s->peer->Send(DrainMessage());
+}
+
+void Run::Execute(Time now, const round::Resync& resync) {
+  Stream* s = FindLive(resync.worker, resync.incarnation);
+  if (s == nullptr || StageOf(*s) == Stage::kFetching) return;
+  if (const absl::Status status = roster_.CountResync(s->id, now); !status.ok()) {
+    return CloseStream(now, *s, status);
+  }
+  SendResync(now, *s, absl::StrCat("its replica differs after round ", resync.round.value()));
+}
+
+void Run::Execute(Time now, const round::RoleChanged& change) {
+  const Roster::Worker* worker = roster_.FindWorker(change.worker);
+  if (worker == nullptr) return;
+  Event(now, change.role == round::Role::kObserver ? EventKind::kObserver : EventKind::kMember,
+        {.worker = worker->name, .reason = change.reason});
+}
+
+void Run::Execute(Time now, const round::PauseSet& pause) {
+  if (std::exchange(stop_.paused, pause.paused) == pause.paused) return;
+  Event(now, pause.paused ? EventKind::kPaused : EventKind::kResumed, {});
+}
+
+void Run::Execute(Time now, const round::FinishRun& finish) {
+  NoteStatistics();
+  stop_.finished = finish.rounds;
+  LogInfo("the last round is committed", {{"rounds", finish.rounds.value()}});
+  Event(now, EventKind::kFinished, {});
+  for (auto& [peer, s] : streams_) {
+    if (StageOf(s) == Stage::kReady && s.next_send == course_->told) SendFinish(s);
+  }
+}
+
+void Run::Execute(Time now, const round::EndRun& end) { End(now, end.status); }
+
+void Run::Execute(Time, const round::Notice& notice) {
+  switch (notice.level) {
+    case round::NoticeLevel::kInfo:
+      return LogInfo(notice.text);
+    case round::NoticeLevel::kWarning:
+      return LogWarning(notice.text);
+    case round::NoticeLevel::kError:
+      return LogError(notice.text);
+  }
+}
+
+}  // namespace signvote::run
