@@ -221,6 +221,7 @@ TEST_F(FollowerTest, WhileFetchingCommitsAreTakenFromWhereverTheyBegin) {
   EXPECT_TRUE(actions_.empty()) << "it was taken";
   // One whose verdict found no room, and a gap after it.
   ASSERT_TRUE(Tell(CommitMessage(41)).ok());
+  EXPECT_NE(Find<CommitDueAction>(), nullptr);
   EXPECT_TRUE(follower_.Mismatched(Round(41), "no verdict chunk came").ok());
   EXPECT_TRUE(*Wants(50));
   ASSERT_TRUE(Tell(CommitMessage(50)).ok());
