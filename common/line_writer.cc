@@ -62,17 +62,18 @@ LineWriter::~LineWriter() {
   }
 }
 
-void LineWriter::Write(std::string line) {
+bool LineWriter::Write(std::string line) {
   MutexLock lock(&shared_->mu);
   Shared& s = *shared_;
   if (s.queue.size() >= s.options.lines_max || s.queued_bytes + line.size() > s.options.bytes_max) {
     ++s.dropped;
-    return;
+    return false;
   }
   s.queued_bytes += line.size();
   s.queue.push_back(std::move(line));
   ++s.accepted;
   s.work.NotifyOne();
+  return true;
 }
 
 bool LineWriter::Flush(Duration timeout) {

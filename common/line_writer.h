@@ -38,8 +38,8 @@ class LineWriter {
   LineWriter(const LineWriter&) = delete;
   LineWriter& operator=(const LineWriter&) = delete;
 
-  // `line` ends with a newline. Never waits.
-  void Write(std::string line);
+  // `line` ends with a newline. Never waits. False: it is lost.
+  bool Write(std::string line);
   // Waits until everything written so far has reached the sink; false after `timeout`.
   bool Flush(Duration timeout);
   // Lines lost since the beginning.

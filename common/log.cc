@@ -89,7 +89,7 @@ class QueueSink final : public spdlog::sinks::base_sink<std::mutex> {
     if (g_forked.load(std::memory_order_relaxed)) {
       WriteToStderr({line.data(), line.size()});
     } else {
-      writer_->Write({line.data(), line.size()});
+      (void)writer_->Write({line.data(), line.size()});  // false: counted, and told of
     }
   }
   void flush_() override {}

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/direction_config.h"
 #include "common/exit_codes.h"
 #include "common/flags/flags.h"
 #include "common/host_port.h"
@@ -26,6 +27,9 @@ struct Raw {
   std::string deadline = "auto";
   uint64_t deadline_floor_ms = 500, deadline_ceiling_ms = 1500, deadline_initial_ms = kMinuteMs;
   double wait_timeout = 3600, linger = 30, upload_timeout = 60;
+  std::string direction = "signum";
+  double beta = 0.9, beta2 = 0.99;
+  std::optional<uint64_t> catch_up_bytes;
   uint64_t test_applier_delay_ms = 0;
   std::string log_level = "info", log_format = "text";
   bool print_config = false;
@@ -36,7 +40,8 @@ bool IsLoopbackHost(std::string_view host) {
 }
 
 void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
-  rpc::CoordinatorOptions& c = f->coordinator;
+  run::RunOptions& r = f->run;
+  run::ModelSizes& sizes = r.model.sizes;
   // The heading of --help and of the man page under which the options that follow stand.
   const auto group = [app](const char* name) {
     app->option_defaults()->group(name);
@@ -70,13 +75,13 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->type_name("FILE");
 
   auto* run = group("Run");
-  run->add_option("--max-rounds,--rounds", c.rounds_max,
+  run->add_option("--max-rounds,--rounds", r.main_rounds_max,
                   "the run ends after this many committed rounds")
       ->check(UnsignedBetween(1, kRoundsMax));
-  run->add_option("--workers-min", c.workers_min, "round 0 waits for this many workers")
+  run->add_option("--workers-min", r.workers_min, "round 0 waits for this many workers")
       ->capture_default_str()
       ->check(UnsignedBetween(1, kTallyBallotsMax - 1));
-  run->add_option("--quorum", c.quorum,
+  run->add_option("--quorum", r.quorum,
                   "ballots or abstentions that a deadline needs; 0: half of the members")
       ->capture_default_str()
       ->check(UnsignedBetween(0, kTallyBallotsMax - 1));
@@ -95,15 +100,24 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
                   "deadline while no arrival is known")
       ->capture_default_str()
       ->check(UnsignedBetween(1, 24 * 60 * kMinuteMs));
-  run->add_option("--observer-after", c.observer_after,
+  run->add_option("--deadline-growth", r.deadline.growth,
+                  "a member is waited for at most this many times as long as its own first rounds "
+                  "took")
+      ->capture_default_str()
+      ->check(NumberBetween(1, 1e6));
+  run->add_option("--observer-after", r.observer_after,
                   "abstentions in a row that make a member an observer")
       ->capture_default_str()
       ->check(UnsignedBetween(1, 1'000'000));
-  run->add_option("--share-hold", c.share_hold_rounds,
+  run->add_option("--nonfinite-rounds", r.nonfinite_rounds,
+                  "rounds in a row without any finite loss that end the run")
+      ->capture_default_str()
+      ->check(UnsignedBetween(1, 1'000'000));
+  run->add_option("--share-hold", r.share_hold_rounds,
                   "rounds for which a lost worker's share stays reserved")
       ->capture_default_str()
       ->check(AnyUnsigned(kRoundsMax));
-  run->add_option("--digest-every", c.digest_every,
+  run->add_option("--digest-every", r.digest_every,
                   "rounds between comparisons of replicas; 0: only at the end")
       ->capture_default_str()
       ->check(AnyUnsigned());
@@ -115,17 +129,17 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->capture_default_str()
       ->check(NumberBetween(0, kSecondsMax));
   run->add_option("--upload-timeout", raw->upload_timeout,
-                  "seconds without progress that cost the upload lease")
+                  "seconds within which an uploader must make progress, else the lease goes on")
       ->capture_default_str()
       ->check(NumberBetween(0.001, kSecondsMax));
-  run->add_option("--chunk-coordinates", c.chunk_coordinates,
+  run->add_option("--chunk-coordinates", sizes.chunk_coordinates,
                   "coordinates per chunk, a multiple of 512; 0: automatic")
       ->capture_default_str()
       ->check(UnsignedBetween(0, uint64_t{1} << 32));
-  run->add_option("--seed", c.seed, "seed of coins and minibatches")
+  run->add_option("--seed", r.seed, "seed of coins and minibatches")
       ->capture_default_str()
       ->check(AnyUnsigned());
-  run->add_option("--init", c.init_path,
+  run->add_option("--init", f->init_path,
                   "safetensors file with the initial parameters; else the first worker's own")
       ->type_name("FILE");
   run->add_option("--export", f->export_path, "write the final model here (safetensors)")
@@ -133,61 +147,73 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
 
   auto* method = group("Method");
   method
-      ->add_option("--direction", c.direction.kind,
+      ->add_option("--direction", raw->direction,
                    "what workers sign: signsgd, signum, nesterov, lion")
       ->capture_default_str()
       ->check(CLI::IsMember({"signsgd", "signum", "nesterov", "lion"}));
-  method->add_option("--beta", c.direction.beta, "its momentum, [0, 1)")->capture_default_str();
-  method->add_option("--beta2", c.direction.beta2, "its second momentum (lion), [0, 1)")
+  method->add_option("--beta", raw->beta, "its momentum, [0, 1)")->capture_default_str();
+  method->add_option("--beta2", raw->beta2, "its second momentum (lion), [0, 1)")
       ->capture_default_str();
-  method->add_option("--rule", c.rule.rule, "who chooses the stepsize: alias, fixed")
+  method
+      ->add_option("--weight-decay", r.model.weight_decay,
+                   "decoupled weight decay of tensors with two dimensions and more")
+      ->capture_default_str()
+      ->check(NumberBetween(0, 1e6));
+  method->add_option("--rule", r.rule.rule, "who chooses the stepsize: alias, fixed")
       ->capture_default_str();
-  method->add_option("--stepsize", c.rule.stepsize, "fixed: the stepsize")->capture_default_str();
-  method->add_option("--schedule", c.rule.schedule, "fixed: constant, cosine, linear, wsd")
+  method->add_option("--stepsize", r.rule.stepsize, "fixed: the stepsize")->capture_default_str();
+  method->add_option("--schedule", r.rule.schedule, "fixed: constant, cosine, linear, wsd")
       ->capture_default_str();
-  method->add_option("--warmup-rounds", c.rule.warmup_rounds, "fixed: rounds of linear warm-up")
+  method->add_option("--warmup-rounds", r.rule.warmup_rounds, "fixed: rounds of linear warm-up")
       ->capture_default_str()
       ->check(AnyUnsigned());
-  method->add_option("--alias-option", c.rule.alias_option, "alias: I or II")
+  method->add_option("--alias-option", r.rule.alias_option, "alias: I or II")
       ->capture_default_str();
   method
-      ->add_option("--alias-f-min", c.rule.alias_f_min,
+      ->add_option("--alias-f-min", r.rule.alias_f_min,
                    "alias, option II: a lower bound of the loss")
       ->capture_default_str();
-  method->add_option("--alias-d0", c.rule.alias_d0, "alias, option I: the small start of d")
+  method->add_option("--alias-d0", r.rule.alias_d0, "alias, option I: the small start of d")
       ->capture_default_str();
   method
-      ->add_option("--alias-probe-every", c.rule.alias_probe_every,
+      ->add_option("--alias-probe-every", r.rule.alias_probe_every,
                    "alias: a probe in every k-th round")
       ->capture_default_str()
       ->check(AnyUnsigned());
 
   auto* limits = group("Limits");
-  limits->add_option("--workers-max", c.workers_max, "workers connected at a time")
+  limits->add_option("--workers-max", sizes.workers_max, "workers connected at a time")
       ->capture_default_str()
       ->check(UnsignedBetween(1, kTallyBallotsMax - 1));
-  limits->add_option("--message-bytes-max", c.message_bytes_max, "largest message that is taken")
+  limits
+      ->add_option("--message-bytes-max", sizes.message_bytes_max, "largest message that is taken")
       ->capture_default_str()
       ->check(UnsignedBetween(uint64_t{2} << 20, uint64_t{1} << 30));
   limits
-      ->add_option("--session-buffer-bytes", c.session_buffer_bytes,
+      ->add_option("--session-buffer-bytes", sizes.session_buffer_bytes,
                    "most bytes queued for one worker")
       ->capture_default_str()
       ->check(UnsignedBetween(uint64_t{1} << 20, uint64_t{1} << 40));
   limits
-      ->add_option("--catch-up-bytes", c.catch_up_bytes,
-                   "memory for recent commits (at least 4 rounds are kept)")
-      ->capture_default_str()
+      ->add_option(
+          "--catch-up-bytes", raw->catch_up_bytes,
+          "memory for recent commits, of which at least 4 are kept [64 MiB, or 8 rounds of "
+          "a larger model]")
       ->check(UnsignedBetween(0, uint64_t{1} << 40));
+  limits
+      ->add_option("--tally-threads", f->tally_threads,
+                   "threads that count ballots; 0: as many as this machine is best with")
+      ->capture_default_str()
+      ->check(UnsignedBetween(0, 256));
 
   auto* logs = group("Logs");
   logs->add_option("--log-level", raw->log_level, "debug, info, warning, error")
       ->capture_default_str();
   logs->add_option("--log-format", raw->log_format, "text or json, on standard error")
       ->capture_default_str();
-  logs->add_option("--round-log", c.round_log_path, "append one JSON line per commit to this file")
+  logs->add_option("--round-log", f->round_log_path, "append one JSON line per commit to this file")
       ->type_name("FILE");
-  logs->add_option("--event-log", c.event_log_path,
+  logs->add_option("--event-log", f->event_log_path,
                    "append one JSON line per join, loss and the like to this file")
       ->type_name("FILE");
 
@@ -196,6 +222,10 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
                    "delay before each commit's application")
       ->capture_default_str()
       ->check(AnyUnsigned(60 * kMinuteMs));
+  app->add_option("--test-applier-delayed", f->test_applier_delayed,
+                  "how many commits are delayed, from the first on")
+      ->capture_default_str()
+      ->check(AnyUnsigned());
 
   group("Options");
   app->set_config("--config", "", "TOML file with the same names as the flags")->type_name("FILE");
@@ -263,40 +293,44 @@ absl::Status CheckRuleFlags(const RuleFlags& given) {
 }
 
 absl::Status Finish(const Raw& raw, ServerFlags* f) {
-  rpc::CoordinatorOptions& c = f->coordinator;
+  run::RunOptions& r = f->run;
+  run::ModelSizes& sizes = r.model.sizes;
   using std::chrono::milliseconds;
-  c.deadline.enabled = raw.deadline == "auto";
+  r.deadline.enabled = raw.deadline == "auto";
   if (raw.deadline_floor_ms > raw.deadline_ceiling_ms) {
     return Usage(absl::StrCat("--deadline-floor-ms ", raw.deadline_floor_ms,
                               " is above --deadline-ceiling-ms ", raw.deadline_ceiling_ms));
   }
-  c.deadline.grace_floor = milliseconds(raw.deadline_floor_ms);
-  c.deadline.grace_ceiling = milliseconds(raw.deadline_ceiling_ms);
-  c.deadline.initial = milliseconds(raw.deadline_initial_ms);
-  c.wait_timeout = FromSeconds(raw.wait_timeout);
-  c.linger = FromSeconds(raw.linger);
-  c.upload_timeout = FromSeconds(raw.upload_timeout);
-  c.test_applier_delay = milliseconds(raw.test_applier_delay_ms);
-  if (c.rounds_max == 0)
+  r.deadline.grace_floor = milliseconds(raw.deadline_floor_ms);
+  r.deadline.grace_ceiling = milliseconds(raw.deadline_ceiling_ms);
+  r.deadline.initial = milliseconds(raw.deadline_initial_ms);
+  r.wait_timeout = FromSeconds(raw.wait_timeout);
+  r.linger = FromSeconds(raw.linger);
+  r.model.upload.timeout = FromSeconds(raw.upload_timeout);
+  sizes.catch_up_bytes = raw.catch_up_bytes;
+  f->test_applier_delay = milliseconds(raw.test_applier_delay_ms);
+  if (r.main_rounds_max == 0)
     return Usage("--max-rounds N is required: the run ends after N committed rounds");
-  if (c.workers_min > c.workers_max) {
+  if (r.workers_min > sizes.workers_max) {
+    return Usage(absl::StrCat("--workers-min ", r.workers_min, " is above --workers-max ",
+                              sizes.workers_max));
+  }
+  if (r.quorum > sizes.workers_max) {
     return Usage(
-        absl::StrCat("--workers-min ", c.workers_min, " is above --workers-max ", c.workers_max));
+        absl::StrCat("--quorum ", r.quorum, " is above --workers-max ", sizes.workers_max));
   }
-  if (c.quorum > c.workers_max) {
-    return Usage(absl::StrCat("--quorum ", c.quorum, " is above --workers-max ", c.workers_max));
+  if (sizes.chunk_coordinates % kChunkCoordinatesMultiple != 0) {
+    return Usage(absl::StrCat("--chunk-coordinates ", sizes.chunk_coordinates,
+                              " is not a multiple of ", kChunkCoordinatesMultiple));
   }
-  if (c.chunk_coordinates % kChunkCoordinatesMultiple != 0) {
-    return Usage(absl::StrCat("--chunk-coordinates ", c.chunk_coordinates, " is not a multiple of ",
-                              kChunkCoordinatesMultiple));
+  if (sizes.chunk_coordinates / 8 > sizes.message_bytes_max) {
+    return Usage(absl::StrCat("--chunk-coordinates ", sizes.chunk_coordinates, " makes chunks of ",
+                              sizes.chunk_coordinates / 8, " bytes, above --message-bytes-max ",
+                              sizes.message_bytes_max));
   }
-  if (c.chunk_coordinates / 8 > c.message_bytes_max) {
-    return Usage(absl::StrCat("--chunk-coordinates ", c.chunk_coordinates, " makes chunks of ",
-                              c.chunk_coordinates / 8, " bytes, above --message-bytes-max ",
-                              c.message_bytes_max));
-  }
-  SIGNVOTE_RETURN_IF_ERROR(CheckRuleFlags(c.rule));
-  c.tls = !f->insecure;
+  SIGNVOTE_ASSIGN_OR_RETURN(r.direction, ParseDirection(raw.direction, raw.beta, raw.beta2));
+  SIGNVOTE_RETURN_IF_ERROR(CheckRuleFlags(r.rule));
+  r.tls = !f->insecure;
   SIGNVOTE_RETURN_IF_ERROR(ParseLogLevel(raw.log_level, &f->log.level));
   SIGNVOTE_RETURN_IF_ERROR(ParseLogFormat(raw.log_format, &f->log.format));
   return CheckAddresses(f);

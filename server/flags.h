@@ -7,8 +7,9 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "common/clock.h"
 #include "common/log.h"
-#include "server/rpc/coordinator.h"
+#include "server/run/run.h"
 
 namespace signvote {
 
@@ -21,7 +22,12 @@ struct ServerFlags {
   std::string export_path;
   std::string port_file;
   LogOptions log;
-  rpc::CoordinatorOptions coordinator;  // all but `tokens` and `tls`, which follow from files
+  std::string init_path;  // initial parameters; empty: the first worker uploads its own
+  std::string round_log_path, event_log_path;
+  uint32_t tally_threads = 0;  // 0: as many as the machine is best with
+  Duration test_applier_delay{};
+  uint64_t test_applier_delayed = UINT64_MAX;  // commits that are delayed
+  run::RunOptions run;
 
   // Set when the program shall print this and end with exit code 0 (--help, --version,
   // --print-config).

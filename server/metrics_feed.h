@@ -1,25 +1,25 @@
 #pragma once
-// Brings what the engine's thread knows into the metrics: commits as they happen, everything else
-// when it is looked at.
+// Brings what the run knows into the metrics: commits as they happen, everything else when it is
+// looked at.
 
 #include <set>
 #include <string>
 
 #include "common/mutex.h"
 #include "server/http/server_metrics.h"
-#include "server/rpc/probe.h"
+#include "server/run/run_books.h"
 
 namespace signvote {
 
 // Threads: thread-safe. `metrics` must outlive it.
-class MetricsFeed final : public rpc::CommitObserver {
+class MetricsFeed final : public run::CommitObserver {
  public:
   explicit MetricsFeed(ServerMetrics* metrics) : metrics_(metrics) {}
 
-  void OnCommit(const rpc::CommitTimes& times) override;
+  void OnCommit(const run::CommitTimes& times) override;
   void OnApplied(double seconds) override;
-  // Series of workers that the snapshot no longer shows are removed.
-  void Update(const rpc::ServerSnapshot& snapshot);
+  // Series of workers that the page no longer shows are removed.
+  void Update(const run::StatusPage& page);
 
  private:
   ServerMetrics* const metrics_;

@@ -66,6 +66,8 @@ namespace signvote {
     "Replica digests that differed from the master's.")                                          \
   X(kCounter, kRefusals, "signvote_server_refusals_total",                                       \
     "Sessions refused or ended by the server for the worker's fault.")                           \
+  X(kCounter, kLogLinesDropped, "signvote_server_log_lines_dropped_total",                       \
+    "Lines of logs that were lost because what they went to did not take them in time.")         \
   X(kCounter, kUpRoundsBytes, "signvote_server_wire_up_bytes_total",                             \
     "TCP payload received from workers after they joined (TLS and HTTP/2 included, state "       \
     "transfer not).")                                                                            \

@@ -230,8 +230,11 @@ absl::Status Run::Evict(Time now, std::string_view worker) {
 }
 
 void Run::RequestStop(Time now) {
-  if (std::exchange(stop_.requested, true)) return;
-  if (course_ != nullptr) {
+  if (std::exchange(stop_.requested, true) || stop_.ended) return;
+  if (stop_.finished.has_value()) {
+    // The run is over; nobody waits for the last digests any more.
+    End(now, absl::OkStatus());
+  } else if (course_ != nullptr) {
     Drive(now, round::StopRequestedEvent{});
   } else {
     End(now, absl::CancelledError("stopped by the operator before the first round"));

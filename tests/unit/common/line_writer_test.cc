@@ -50,7 +50,7 @@ TEST(LineWriterTest, LinesComeOutInOrder) {
   LineWriter writer([&](std::string_view lines) { text += lines; }, Lost, {});
   std::string expected;
   for (int i = 0; i < 1000; ++i) {
-    writer.Write(std::to_string(i) + "\n");
+    (void)writer.Write(std::to_string(i) + "\n");
     expected += std::to_string(i) + "\n";
   }
   ASSERT_TRUE(writer.Flush(kLong));
@@ -61,15 +61,17 @@ TEST(LineWriterTest, LinesComeOutInOrder) {
 TEST(LineWriterTest, WhatASlowReaderMissesIsCountedAndTold) {
   Gate gate;
   LineWriter writer([&](std::string_view lines) { gate.Take(lines); }, Lost, {.lines_max = 2});
-  writer.Write("a\n");
+  (void)writer.Write("a\n");
   gate.AwaitEntered();  // "a" has left the queue and hangs
-  for (const char* line : {"b\n", "c\n", "d\n", "e\n"}) writer.Write(line);
+  for (const char* line : {"b\n", "c\n", "d\n", "e\n"}) {
+    EXPECT_EQ(writer.Write(line), *line < 'd');
+  }
   EXPECT_EQ(writer.dropped(), 2u);
   EXPECT_FALSE(writer.Flush(std::chrono::milliseconds(1)));
   gate.Open();
   ASSERT_TRUE(writer.Flush(kLong));
   EXPECT_EQ(gate.text(), "a\nlost 2\nb\nc\n");
-  writer.Write("f\n");
+  (void)writer.Write("f\n");
   ASSERT_TRUE(writer.Flush(kLong));
   EXPECT_EQ(gate.text(), "a\nlost 2\nb\nc\nf\n") << "told once";
 }
@@ -77,10 +79,10 @@ TEST(LineWriterTest, WhatASlowReaderMissesIsCountedAndTold) {
 TEST(LineWriterTest, TheQueueIsBoundedInBytes) {
   Gate gate;
   LineWriter writer([&](std::string_view lines) { gate.Take(lines); }, Lost, {.bytes_max = 10});
-  writer.Write("a\n");
+  (void)writer.Write("a\n");
   gate.AwaitEntered();
-  writer.Write("12345678\n");
-  writer.Write("b\n");
+  (void)writer.Write("12345678\n");
+  (void)writer.Write("b\n");
   EXPECT_EQ(writer.dropped(), 1u);
   gate.Open();
 }
@@ -90,7 +92,7 @@ TEST(LineWriterTest, ASinkThatHangsDoesNotKeepItsWriterFromGoing) {
   {
     LineWriter writer([gate](std::string_view lines) { gate->Take(lines); }, Lost,
                       {.patience = std::chrono::milliseconds(1)});
-    writer.Write("a\n");
+    (void)writer.Write("a\n");
     gate->AwaitEntered();
   }
   EXPECT_EQ(gate->text(), "");
@@ -101,7 +103,7 @@ TEST(LineWriterTest, WhatIsQueuedIsWrittenBeforeTheEnd) {
   std::string text;
   {
     LineWriter writer([&](std::string_view lines) { text += lines; }, Lost, {.patience = kLong});
-    writer.Write("last\n");
+    (void)writer.Write("last\n");
   }
   EXPECT_EQ(text, "last\n");
 }
