@@ -23,7 +23,8 @@ _TALLY = _PROTO + ["server/tally", "server/stepsize"]
 _ROUND = _TALLY + ["server/round"]
 _COMMIT = _ROUND + ["server/vote", "server/commit"]
 _REPLICA = _COMMIT + ["server/replica"]
-_SERVER = _REPLICA + ["server/http", "server/rpc"]
+_RUN = _REPLICA + ["server/run"]
+_SERVER = _RUN + ["server/http", "server/rpc"]
 _DIRECTION = _PROTO + ["worker/codec"]
 _SESSION = _DIRECTION + ["worker/direction"]
 _VOTE = _SESSION + ["worker/session"]
@@ -40,8 +41,9 @@ MAY_INCLUDE = {
     "server/vote": _ROUND,
     "server/commit": _TALLY,
     "server/replica": _COMMIT,
-    "server/http": _REPLICA,
-    "server/rpc": _REPLICA,
+    "server/run": _REPLICA,
+    "server/http": _RUN,
+    "server/rpc": _RUN,
     "server": _SERVER,
     "worker/codec": _PROTO,
     "worker/direction": _DIRECTION,
