@@ -20,6 +20,7 @@ constexpr uint64_t Mix(uint64_t a, uint64_t b, uint64_t c) { return Fin(Fin(Fin(
 constexpr uint64_t DomainSeed(uint64_t domain, uint64_t seed) { return Fin(seed ^ domain); }
 inline constexpr uint64_t kUniformDomain = 0x316d726f66696e75ull;  // "uniform1"
 inline constexpr uint64_t kInitDomain = 0x31736d6172617078ull;     // "xparams1": initial parameters
+inline constexpr uint64_t kDataDomain = 0x3168637461626e69ull;     // "inbatch1": minibatches
 
 constexpr uint64_t TieCoinBits(uint64_t seed, uint64_t round, uint64_t word) {
   return Mix(seed, round, word);

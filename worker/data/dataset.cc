@@ -18,13 +18,15 @@
 namespace signvote {
 namespace {
 
-// Streams of the generator: training minibatches hash their key; held-out ones and cluster centres
-// have seeds of their own, so that every run of every seed is measured on the same data.
+// Streams of the generator: training minibatches hash their key, in a domain of their own, because
+// coins have the same seed; held-out ones and cluster centres have seeds of their own, so that every
+// run of every seed is measured on the same data.
 constexpr uint64_t kHeldOutSeed = 0x68656c646f7574;  // "heldout"
 constexpr uint64_t kCentreSeed = 0x63656e747265;     // "centre"
 
 Rng TrainRng(const BatchKey& key) {
-  return Rng(key.seed, Mix(uint64_t{key.share.value()} + 1, key.data_step.value(), key.micro));
+  return Rng(DomainSeed(kDataDomain, key.seed),
+             Mix(uint64_t{key.share.value()} + 1, key.data_step.value(), key.micro));
 }
 
 // Windows of `length` tokens and their successors at random places.
