@@ -24,11 +24,11 @@ TEST(ServerFlagsTest, TheShortestPlaintextCommandHasSafeDefaults) {
   ASSERT_TRUE(status.ok()) << Describe(status);
   EXPECT_EQ(flags.listen, "127.0.0.1:7070");
   EXPECT_EQ(flags.http, "127.0.0.1:9151");
-  EXPECT_EQ(flags.coordinator.rule.rule, "alias");
-  EXPECT_EQ(flags.coordinator.rule.alias_option, "II");
-  EXPECT_EQ(flags.coordinator.direction.kind, "signum");
-  EXPECT_TRUE(flags.coordinator.deadline.enabled);
-  EXPECT_FALSE(flags.coordinator.tls);
+  EXPECT_EQ(flags.run.rule.rule, "alias");
+  EXPECT_EQ(flags.run.rule.alias_option, "II");
+  EXPECT_EQ(flags.run.direction.kind, DirectionKind::kSignum);
+  EXPECT_TRUE(flags.run.deadline.enabled);
+  EXPECT_FALSE(flags.run.tls);
 }
 
 TEST(ServerFlagsTest, WithTlsTheServerListensForEverybody) {
@@ -38,7 +38,7 @@ TEST(ServerFlagsTest, WithTlsTheServerListensForEverybody) {
             &flags);
   ASSERT_TRUE(status.ok()) << Describe(status);
   EXPECT_EQ(flags.listen, "0.0.0.0:7070");
-  EXPECT_TRUE(flags.coordinator.tls);
+  EXPECT_TRUE(flags.run.tls);
 }
 
 TEST(ServerFlagsTest, EveryFlagReachesItsSetting) {
@@ -81,15 +81,21 @@ TEST(ServerFlagsTest, EveryFlagReachesItsSetting) {
                                      "--session-buffer-bytes=2097152",
                                      "--catch-up-bytes=123",
                                      "--test-applier-delay-ms=7",
+                                     "--test-applier-delayed=2",
+                                     "--weight-decay=0.25",
+                                     "--nonfinite-rounds=7",
+                                     "--deadline-growth=3.5",
+                                     "--tally-threads=3",
                                      "--tokens=t"},
                                     &flags);
   ASSERT_TRUE(status.ok()) << Describe(status);
-  const rpc::CoordinatorOptions& c = flags.coordinator;
+  const run::RunOptions& c = flags.run;
+  const run::ModelSizes& sizes = c.model.sizes;
   EXPECT_EQ(flags.listen, "0.0.0.0:5");
   EXPECT_EQ(flags.http, "off");
-  EXPECT_EQ(c.rounds_max, 9u);
+  EXPECT_EQ(c.main_rounds_max, 9u);
   EXPECT_EQ(c.workers_min, 2u);
-  EXPECT_EQ(c.workers_max, 8u);
+  EXPECT_EQ(sizes.workers_max, 8u);
   EXPECT_EQ(c.quorum, 3u);
   EXPECT_FALSE(c.deadline.enabled);
   EXPECT_EQ(c.deadline.grace_floor, std::chrono::milliseconds(10));
@@ -100,27 +106,32 @@ TEST(ServerFlagsTest, EveryFlagReachesItsSetting) {
   EXPECT_EQ(c.digest_every, 0u);
   EXPECT_EQ(c.wait_timeout, std::chrono::milliseconds(1500));
   EXPECT_EQ(c.linger, std::chrono::milliseconds(2500));
-  EXPECT_EQ(c.upload_timeout, std::chrono::milliseconds(3500));
-  EXPECT_EQ(c.chunk_coordinates, 1024u);
+  EXPECT_EQ(c.model.upload.timeout, std::chrono::milliseconds(3500));
+  EXPECT_EQ(sizes.chunk_coordinates, 1024u);
   EXPECT_EQ(c.seed, 77u);
-  EXPECT_EQ(c.direction.kind, "lion");
+  EXPECT_EQ(c.direction.kind, DirectionKind::kLion);
   EXPECT_EQ(c.direction.beta, 0.5);
   EXPECT_EQ(c.direction.beta2, 0.25);
   EXPECT_EQ(c.rule.rule, "fixed");
   EXPECT_EQ(c.rule.stepsize, 0.125);
   EXPECT_EQ(c.rule.schedule, "cosine");
   EXPECT_EQ(c.rule.warmup_rounds, 11u);
-  EXPECT_EQ(c.init_path, "i");
+  EXPECT_EQ(flags.init_path, "i");
   EXPECT_EQ(flags.export_path, "e");
-  EXPECT_EQ(c.round_log_path, "r");
-  EXPECT_EQ(c.event_log_path, "v");
+  EXPECT_EQ(flags.round_log_path, "r");
+  EXPECT_EQ(flags.event_log_path, "v");
   EXPECT_EQ(flags.port_file, "p");
   EXPECT_EQ(flags.log.level, LogLevel::kWarning);
   EXPECT_EQ(flags.log.format, LogFormat::kJson);
-  EXPECT_EQ(c.message_bytes_max, 4194304u);
-  EXPECT_EQ(c.session_buffer_bytes, 2097152u);
-  EXPECT_EQ(c.catch_up_bytes, 123u);
-  EXPECT_EQ(c.test_applier_delay, std::chrono::milliseconds(7));
+  EXPECT_EQ(sizes.message_bytes_max, 4194304u);
+  EXPECT_EQ(sizes.session_buffer_bytes, 2097152u);
+  EXPECT_EQ(sizes.catch_up_bytes, 123u);
+  EXPECT_EQ(flags.test_applier_delay, std::chrono::milliseconds(7));
+  EXPECT_EQ(flags.test_applier_delayed, 2u);
+  EXPECT_EQ(c.model.weight_decay, 0.25f);
+  EXPECT_EQ(c.nonfinite_rounds, 7u);
+  EXPECT_EQ(c.deadline.growth, 3.5);
+  EXPECT_EQ(flags.tally_threads, 3u);
   EXPECT_EQ(flags.tokens, "t");
 }
 
@@ -147,6 +158,11 @@ TEST(ServerFlagsTest, WrongValuesNameTheFlagAndEndInUsage) {
       {{"--insecure", "--max-rounds=3", "--wait-timeout=nan"}, "--wait-timeout"},
       {{"--insecure", "--max-rounds=3", "--linger=nan"}, "--linger"},
       {{"--insecure", "--max-rounds=3", "--seed=-1"}, "--seed"},
+      {{"--insecure", "--max-rounds=3", "--weight-decay=-1"}, "--weight-decay"},
+      {{"--insecure", "--max-rounds=3", "--deadline-growth=0.5"}, "--deadline-growth"},
+      {{"--insecure", "--max-rounds=3", "--nonfinite-rounds=0"}, "--nonfinite-rounds"},
+      {{"--insecure", "--max-rounds=3", "--direction=up"}, "--direction"},
+      {{"--insecure", "--max-rounds=3", "--beta=1"}, "beta"},
       {{"--insecure", "--max-rounds=3", "--share-hold=-1"}, "--share-hold"},
       {{"--insecure", "--max-rounds=3", "--digest-every=-1"}, "--digest-every"},
       {{"--insecure", "--max-rounds=3", "--test-applier-delay-ms=-1"}, "--test-applier-delay-ms"},
@@ -200,8 +216,8 @@ TEST(ServerFlagsTest, AConfigFileHasTheSameNamesAndPrintConfigWritesOne) {
   ServerFlags flags;
   absl::Status status = Parse({"--config", path.c_str(), "--seed=6"}, &flags);
   ASSERT_TRUE(status.ok()) << Describe(status);
-  EXPECT_EQ(flags.coordinator.rounds_max, 12u);
-  EXPECT_EQ(flags.coordinator.seed, 6u);  // the command line wins
+  EXPECT_EQ(flags.run.main_rounds_max, 12u);
+  EXPECT_EQ(flags.run.seed, 6u);  // the command line wins
 
   ServerFlags printed;
   ASSERT_TRUE(Parse({"--config", path.c_str(), "--print-config"}, &printed).ok());
@@ -212,8 +228,8 @@ TEST(ServerFlagsTest, AConfigFileHasTheSameNamesAndPrintConfigWritesOne) {
   ServerFlags reread;
   status = Parse({"--config", again.c_str()}, &reread);
   ASSERT_TRUE(status.ok()) << Describe(status);
-  EXPECT_EQ(reread.coordinator.rounds_max, 12u);
-  EXPECT_EQ(reread.coordinator.seed, 5u);
+  EXPECT_EQ(reread.run.main_rounds_max, 12u);
+  EXPECT_EQ(reread.run.seed, 5u);
 
   ServerFlags unknown;
   ASSERT_TRUE(WriteFileAtomically(FileSystem::Posix(), path, "max-round = 12\n", 0644).ok());

@@ -16,29 +16,27 @@ using ::testing::Not;
 TEST(MetricsFeedTest, ASnapshotBecomesGaugesCountersAndWorkerSeries) {
   ServerMetrics metrics(Clock::System());
   MetricsFeed feed(&metrics);
-  rpc::ServerSnapshot snapshot;
-  v1::Status& status = snapshot.status;
-  status.set_coordinates(1000);
-  status.set_round(7);
-  status.set_loss(2.5);
-  status.set_g_l1(std::nan(""));
-  status.set_losses(3);
-  status.mutable_wire()->set_up_rounds_bytes(4096);
-  snapshot.refusals = 2;
-  snapshot.ready = true;
-  snapshot.workers_min = 2;
-  snapshot.last_commit_unix_seconds = 1.7e9;
-  status.set_phase(v1::Status::PHASE_PAUSED);
+  run::StatusPage page;
+  page.coordinates = 1000;
+  page.round = Round(7);
+  page.loss = 2.5;
+  page.losses = 3;
+  page.wire.up_rounds_bytes = 4096;
+  page.refusals = 2;
+  page.log_lines_dropped = 5;
+  page.health.ready = true;
+  page.workers_min = 2;
+  page.health.last_commit_unix_seconds = 1.7e9;
+  page.phase = run::PagePhase::kPaused;
   for (const char* name : {"a", "b"}) {
-    v1::Worker& worker = *status.add_workers();
-    worker.set_name(name);
-    worker.set_connected(true);
-    worker.set_role(*name == 'a' ? v1::Worker::ROLE_MEMBER : v1::Worker::ROLE_OBSERVER);
-    worker.set_agreement(0.75);
-    worker.set_loss(std::nan(""));
-    worker.set_arrival_seconds(0.5);
+    run::WorkerPage& worker = page.workers.emplace_back();
+    worker.name = name;
+    worker.connected = true;
+    worker.member = *name == 'a';
+    worker.agreement = 0.75;
+    worker.arrival_seconds = 0.5;
   }
-  feed.Update(snapshot);
+  feed.Update(page);
   EXPECT_EQ(metrics.Value(ServerMetric::kCoordinates), 1000);
   EXPECT_EQ(metrics.Value(ServerMetric::kRound), 7);
   EXPECT_EQ(metrics.Value(ServerMetric::kLoss), 2.5);
@@ -46,6 +44,7 @@ TEST(MetricsFeedTest, ASnapshotBecomesGaugesCountersAndWorkerSeries) {
   EXPECT_EQ(metrics.Value(ServerMetric::kLosses), 3);
   EXPECT_EQ(metrics.Value(ServerMetric::kUpRoundsBytes), 4096);
   EXPECT_EQ(metrics.Value(ServerMetric::kRefusals), 2);
+  EXPECT_EQ(metrics.Value(ServerMetric::kLogLinesDropped), 5);
   EXPECT_EQ(metrics.Value(ServerMetric::kMembers), 1);
   EXPECT_EQ(metrics.Value(ServerMetric::kObservers), 1);
   EXPECT_EQ(metrics.Value(ServerMetric::kReady), 1);
@@ -55,9 +54,9 @@ TEST(MetricsFeedTest, ASnapshotBecomesGaugesCountersAndWorkerSeries) {
   EXPECT_THAT(metrics.Text(),
               HasSubstr("signvote_server_worker_agreement_ratio{worker=\"b\"} 0.75"));
 
-  status.mutable_workers(1)->set_connected(false);
-  status.set_phase(v1::Status::PHASE_ROUND_OPEN);
-  feed.Update(snapshot);
+  page.workers[1].connected = false;
+  page.phase = run::PagePhase::kRoundOpen;
+  feed.Update(page);
   EXPECT_EQ(metrics.Value(ServerMetric::kObservers), 0);
   EXPECT_EQ(metrics.Value(ServerMetric::kPaused), 0);
   EXPECT_THAT(metrics.Text(), Not(HasSubstr("worker=\"b\"")));

@@ -16,6 +16,7 @@
 #include "common/bits.h"
 #include "common/checksum.h"
 #include "common/layout.h"
+#include "common/payload_plan.h"
 #include "common/process.h"
 #include "signvote/v1/training.grpc.pb.h"
 
@@ -41,18 +42,15 @@ class WireClient {
 
   v1::Join MakeJoin(const std::string& name) const {
     v1::Join join;
-    join.set_protocol_min(1);
-    join.set_protocol_max(1);
+    join.set_protocol_min(2);
+    join.set_protocol_max(2);
     join.set_software_version("wire-client");
     join.set_name(name);
     for (const TensorSpec& t : layout_.tensors()) {
-      v1::Tensor& out = *join.mutable_layout()->add_tensors();
+      v1::TensorShape& out = *join.add_tensors();
       out.set_name(t.name);
       for (const uint64_t dimension : t.shape) out.add_shape(dimension);
-      out.set_step_scale(t.step_scale);
-      out.set_weight_decay(t.weight_decay);
     }
-    join.mutable_layout()->set_digest(layout_.digest());
     return join;
   }
 
@@ -188,12 +186,24 @@ class WireClient {
   // Applies the commit to the pieces that stand at its round. False: the verdict at hand is not the
   // committed one.
   bool Apply(const v1::Commit& commit) {
-    if (Xxh3(verdict.data(), verdict.size()) != commit.verdict_hash()) return false;
+    const bool step = commit.kind() == v1::Commit::KIND_STEP;
+    if (step) {
+      std::vector<ChunkSum> sums;
+      for (uint32_t k = 0; k < plan.chunks(); ++k) {
+        const ChunkIndex chunk(k);
+        sums.push_back(
+            {.counted = commit.counted(static_cast<int>(k)),
+             .checksum = Xxh3(verdict.data() + plan.ByteOffset(chunk), plan.Bytes(chunk))});
+      }
+      if (PayloadHash(sums) != commit.payload_hash()) return false;
+    }
     if (pieces.empty()) pieces.push_back({0, x.size(), round});
     for (Piece& piece : pieces) {
       if (piece.round != commit.round()) continue;
-      ApplyStep(layout_, commit.stepsize(), piece.first, piece.count, verdict.data(), 0,
-                x.data() + piece.first);
+      if (step) {
+        ApplyStep(layout_, commit.stepsize(), piece.first, piece.count, verdict.data(), 0,
+                  x.data() + piece.first);
+      }
       ++piece.round;
     }
     round = commit.round() + 1;

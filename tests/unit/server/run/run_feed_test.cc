@@ -1,0 +1,312 @@
+// How commits reach workers that fetch, catch up, or cannot keep up: no socket, no thread.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/unit/server/run/run_fixture.h"
+
+namespace signvote::run {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::minutes;
+using std::chrono::seconds;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class RunFeedTest : public RunTest {
+ protected:
+  // The ring keeps four rounds.
+  static RunOptions ShortRing() {
+    RunOptions options = Options();
+    options.model.sizes.catch_up_bytes = 0;
+    return options;
+  }
+  void Rounds(TestWorker& voter, int count) {
+    for (int i = 0; i < count; ++i) {
+      voter.ReadAll();
+      ASSERT_TRUE(voter.open.has_value());
+      voter.Vote(RandomBits(kCoordinates, voter.open->round()));
+    }
+    voter.ReadAll();
+  }
+};
+
+// Commits follow on the stream while the pieces come: one transfer is enough, however long it
+// lasts.
+TEST_F(RunFeedTest, AFetchMayLastLongerThanTheRingKeepsCommits) {
+  StartRun(ShortRing());
+  TestWorker& a = Joined("a");
+  Rounds(a, 3);
+  TestWorker& b = NewWorker();
+  b.Join("b");
+  ASSERT_EQ(b.welcome->state(), v1::Welcome::STATE_FETCH);
+  b.AskFetch();
+  b.CopyPiece(0);
+  for (int i = 0; i < 25; ++i) {
+    Rounds(a, 1);
+    b.ReadAll();
+  }
+  b.CopyPiece(1);
+  b.EndFetch();
+  Rounds(a, 1);
+  b.ReadAll();
+  EXPECT_FALSE(b.resync.has_value());
+  EXPECT_FALSE(b.closed()) << b.words();
+  b.Ready(b.lowest());
+  ReadAll();
+  EXPECT_EQ(b.Digest(), a.Digest());
+  ASSERT_TRUE(b.open.has_value() || a.open.has_value());
+  a.Vote(RandomBits(kCoordinates, 77));
+  ReadAll();
+  EXPECT_TRUE(b.open.has_value()) << "a member of the next round";
+  EXPECT_EQ(b.Digest(), a.Digest());
+}
+
+TEST_F(RunFeedTest, AFetchThatTheRoundsOutrunSaysWhichBudgetWouldHelp) {
+  StartRun(ShortRing());
+  TestWorker& a = Joined("a");
+  TestWorker& b = NewWorker();
+  b.Join("b");
+  b.peer->network_takes = false;
+  b.peer->queued = size_t{2} << 20;  // a worker that reads nothing but pieces
+  b.AskFetch();
+  b.CopyPiece(0);
+  Rounds(a, 4);
+  EXPECT_FALSE(b.closed());
+  Rounds(a, 2);
+  EXPECT_EQ(b.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(b.words(), HasSubstr("--catch-up-bytes"));
+  ASSERT_TRUE(b.call->ended.has_value()) << "the transfer ends with it";
+  EXPECT_EQ(b.call->ended->code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_FALSE(a.closed());
+}
+
+TEST_F(RunFeedTest, AFetchedStateIsPinnedUntilItIsReady) {
+  RunOptions options = Options();
+  options.model.sizes.catch_up_bytes = 8 * BytesForBits(kCoordinates);
+  StartRun(std::move(options));
+  TestWorker& a = Joined("a");
+  TestWorker& b = NewWorker();
+  b.Join("b");
+  b.peer->network_takes = false;
+  b.peer->queued = size_t{2} << 20;
+  b.Fetch();
+  Rounds(a, 7);
+  ASSERT_FALSE(b.closed());
+  b.peer->network_takes = true;
+  Settle();
+  b.Ready(Round(0));
+  ReadAll();
+  EXPECT_EQ(b.Digest(), a.Digest());
+}
+
+TEST_F(RunFeedTest, RepeatedFetchesAreLimited) {
+  StartRun();
+  Joined("a");
+  TestWorker& b = NewWorker();
+  b.Join("b");
+  for (uint32_t i = 0; i < Run::kFetchesMax; ++i) b.Fetch();
+  auto call = b.AskFetch();
+  EXPECT_EQ(call->replica, nullptr);
+  ASSERT_TRUE(call->ended.has_value());
+  EXPECT_EQ(call->ended->code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(call->ended->message()), HasSubstr("try again in 600 s"));
+  Pass(minutes(10));
+  b.Fetch();
+}
+
+TEST_F(RunFeedTest, ATransferEndsWithItsStream) {
+  StartRun();
+  Joined("a");
+  for (const bool leaves : {false, true}) {
+    TestWorker& b = NewWorker();
+    b.Join("b");
+    const auto call = b.AskFetch();
+    ASSERT_NE(call->replica, nullptr);
+    if (leaves) {
+      b.Leave("enough");
+    } else {
+      b.Break();
+    }
+    ASSERT_TRUE(call->ended.has_value());
+    EXPECT_EQ(call->ended->code(), absl::StatusCode::kAborted);
+    EXPECT_EQ(call.use_count(), 2) << "the test's two; the run has let go";
+  }
+}
+
+// ---- admission ----------------------------------------------------------------------------------
+
+TEST_F(RunFeedTest, ANewcomerIsReadyWhenItHasReadWhatItMissed) {
+  StartRun();
+  TestWorker& a = Joined("a");
+  Rounds(a, 1);
+  TestWorker& b = NewWorker();
+  b.Join("b");
+  b.Fetch();
+  Rounds(a, 10);
+  b.answers_pings = false;
+  b.Ready(Round(1));
+  Rounds(a, 3);
+  b.ReadAll();
+  EXPECT_GE(b.pings, 1);
+  EXPECT_EQ(run_->Snapshot(clock_.Now()).joins, 1u)
+      << "what is queued is not read: b may be far behind";
+  // It reads at last.
+  TestWorker& c = NewWorker();
+  c.Join("c");
+  c.Fetch();
+  Rounds(a, 10);
+  c.Ready(Round(14));
+  c.ReadAll();
+  EXPECT_EQ(c.pings, 1);
+  EXPECT_EQ(run_->Snapshot(clock_.Now()).joins, 2u);
+  Rounds(a, 1);
+  ReadAll();
+  EXPECT_TRUE(c.open.has_value());
+}
+
+TEST_F(RunFeedTest, ANewcomerThatMissedOneRoundIsReadyAtOnce) {
+  StartRun();
+  TestWorker& a = Joined("a");
+  Rounds(a, 5);
+  TestWorker& b = NewWorker();
+  b.Join("b");
+  b.Fetch();
+  Rounds(a, 1);
+  b.Ready(Round(5));
+  EXPECT_EQ(run_->Snapshot(clock_.Now()).joins, 2u);
+  b.ReadAll();
+  EXPECT_EQ(b.pings, 0);
+  EXPECT_EQ(b.Digest(), a.Digest());
+}
+
+// Rounds shorter than a worker's distance must not keep it out for ever.
+TEST_F(RunFeedTest, AFarWorkerIsLetInAfterAFewAnswers) {
+  StartRun();
+  TestWorker& a = Joined("a");
+  TestWorker& b = NewWorker();
+  b.Join("b");
+  b.Fetch();
+  Rounds(a, 10);
+  b.Ready(Round(0));
+  for (uint32_t i = 0; i < Run::kAdmitTries; ++i) {
+    EXPECT_EQ(run_->Snapshot(clock_.Now()).joins, 1u) << i;
+    Rounds(a, 3);  // while the ping is on its way
+    clock_.Advance(milliseconds(50));
+    b.ReadAll();
+  }
+  EXPECT_EQ(run_->Snapshot(clock_.Now()).joins, 2u);
+}
+
+// ---- those who cannot keep up -------------------------------------------------------------------
+
+TEST_F(RunFeedTest, AVerdictLargerThanTheSessionsBufferReachesEverybody) {
+  RunOptions options = Options();
+  options.model.sizes.session_buffer_bytes = 20'000;  // a chunk fits, a verdict of 37,501 does not
+  options.model.sizes.catch_up_bytes = uint64_t{64} << 20;
+  StartRun(std::move(options));
+  TestWorker& a = Joined("a");
+  TestWorker& b = Joined("b");
+  ReadAll();
+  const std::vector<uint8_t> bits = RandomBits(kCoordinates, 3);
+  for (int i = 0; i < 3; ++i) {
+    a.peer->network_takes = b.peer->network_takes = false;
+    a.Vote(bits);
+    b.Vote(bits);
+    a.peer->network_takes = b.peer->network_takes = true;
+    Settle();
+    ReadAll();
+  }
+  EXPECT_EQ(committed(), Round(3));
+  TestWorker& c = NewWorker();
+  c.Join("c");
+  c.Fetch();
+  for (int i = 0; i < 3; ++i) {
+    a.Vote(bits);
+    b.Vote(bits);
+    a.ReadAll();
+    b.ReadAll();
+  }
+  c.Ready(Round(3));
+  ReadAll();
+  EXPECT_FALSE(a.closed() || b.closed() || c.closed());
+  EXPECT_EQ(c.Digest(), a.Digest());
+}
+
+TEST_F(RunFeedTest, AReaderThatFallsBehindFollowsFromTheRingAndVotesAgain) {
+  RunOptions options = Options();
+  options.model.sizes.session_buffer_bytes = 100'000;
+  options.deadline.enabled = true;
+  StartRun(std::move(options));
+  TestWorker& a = Joined("a");
+  TestWorker& slow = Joined("slow");
+  ReadAll();
+  slow.peer->network_takes = false;
+  slow.answers_pings = false;
+  std::deque<v1::ServerMessage> unread;
+  for (int i = 0; i < 12; ++i) {
+    a.ReadAll();
+    ASSERT_TRUE(a.open.has_value());
+    a.Vote(RandomBits(kCoordinates, static_cast<uint64_t>(i)));
+    Pass(minutes(2));  // the slow one's ballot is not waited for
+  }
+  a.ReadAll();
+  EXPECT_EQ(committed(), Round(12));
+  EXPECT_FALSE(slow.closed());
+  EXPECT_LT(slow.peer->queued, 100'000 + 2 * BytesForBits(kCoordinates))
+      << "its queue is bounded by the buffer and one verdict";
+  slow.peer->network_takes = true;
+  Settle();
+  slow.ReadAll();
+  EXPECT_EQ(slow.commits.size(), 12u);
+  EXPECT_EQ(slow.Digest(), a.Digest());
+  ASSERT_TRUE(slow.open.has_value()) << "it hears of the open round once it has what came before";
+  EXPECT_EQ(slow.open->round(), 12u);
+}
+
+TEST_F(RunFeedTest, AWorkerThatReadsNothingIsClosedAndTheOthersGoOn) {
+  RunOptions options = ShortRing();
+  options.model.sizes.session_buffer_bytes = 100'000;
+  options.deadline.enabled = true;
+  StartRun(std::move(options));
+  TestWorker& a = Joined("a");
+  TestWorker& deaf = Joined("deaf");
+  a.ReadAll();
+  deaf.peer->network_takes = false;
+  for (int i = 0; i < 40 && !deaf.closed(); ++i) {
+    a.ReadAll();
+    ASSERT_TRUE(a.open.has_value());
+    a.Vote(RandomBits(kCoordinates, static_cast<uint64_t>(i)));
+    Pass(minutes(2));
+  }
+  EXPECT_EQ(deaf.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(deaf.words(), AllOf(HasSubstr("reads too slowly"), HasSubstr("join again")));
+  EXPECT_EQ(run_->Snapshot(clock_.Now()).losses, 1u);
+  EXPECT_FALSE(a.closed());
+  Rounds(a, 2);
+}
+
+TEST_F(RunFeedTest, AReplicaOfItsOwnThatIsTooOldIsFetchedAnew) {
+  StartRun(ShortRing());
+  TestWorker& a = Joined("a");
+  Rounds(a, 2);
+  TestWorker& b = NewWorker();
+  v1::Join join = b.MakeJoin("b");
+  join.set_run_id(std::string(run_->run_id().bytes()));
+  join.set_round(2);
+  join.set_epoch(1);
+  b.Join(join);
+  ASSERT_EQ(b.welcome->state(), v1::Welcome::STATE_KEEP);
+  Rounds(a, 10);  // before it says Ready
+  b.Ready(Round(2));
+  b.ReadAll();
+  ASSERT_TRUE(b.resync.has_value());
+  b.Fetch();
+  b.Ready(b.lowest());
+  ReadAll();
+  EXPECT_EQ(b.Digest(), a.Digest());
+}
+
+}  // namespace
+}  // namespace signvote::run
