@@ -120,11 +120,11 @@ std::string RenderTable(const v1::Status& status, Colour colour) {
   row("phase", paint(PhaseColour(status.phase()), Left(phase, 20)) + "  server " +
                    status.software_version());
 
-  std::string round = Grouped(status.round()) + " of " + Grouped(status.rounds_max());
-  if (status.rounds_max() > 0) {
-    const double done =
-        100.0 * static_cast<double>(status.round()) / static_cast<double>(status.rounds_max());
-    round += absl::StrFormat(" (%.0f %%)", done);
+  std::string round = Grouped(status.main_round());
+  if (status.main_rounds() > 0) {
+    const double done = 100.0 * static_cast<double>(status.main_round()) /
+                        static_cast<double>(status.main_rounds());
+    round += " of " + Grouped(status.main_rounds()) + absl::StrFormat(" (%.0f %%)", done);
   }
   if (status.attempt() > 0) round += absl::StrFormat(", attempt %d", status.attempt());
   row("round",
@@ -132,6 +132,8 @@ std::string RenderTable(const v1::Status& status, Colour colour) {
           (status.round_seconds() > 0 ? SecondsText(status.round_seconds()) + " a round, " : "") +
           (status.seconds_left() > 0 ? SecondsText(status.seconds_left()) + " left"
                                      : "time left unknown"));
+  if (status.round() != status.main_round())
+    row("commits", Grouped(status.round()) + ", with those that are no main rounds");
   row("loss",
       paint(kBold, Left(NumberOrDash("%.4f", status.round() > 0 ? status.loss() : NAN), 20)) +
           "  stepsize " + NumberOrDash("%.4g", status.stepsize()) + " (" + status.rule() + ", " +

@@ -27,7 +27,7 @@ std::string LinesRow(const TopModel& model, double unix_seconds, int64_t utc_off
     ++(worker.role() == v1::Worker::ROLE_OBSERVER ? observers : members);
   }
   const Savings savings = SavingsOf(status.wire());
-  const bool going_on = !model.ended() && status.round() < status.rounds_max();
+  const bool going_on = !model.ended() && status.main_round() < status.main_rounds();
   std::string phase = PhaseText(status.phase());
   std::replace(phase.begin(), phase.end(), ' ', '-');  // one word a column
   const auto word = [](std::string text) {
@@ -35,8 +35,8 @@ std::string LinesRow(const TopModel& model, double unix_seconds, int64_t utc_off
     return text;
   };
   return absl::StrFormat(
-      kLinesFormat, DateText(unix_seconds, utc_offset_seconds), std::to_string(status.round()),
-      std::to_string(status.rounds_max()), phase, NumberOrDash("%.4f", status.loss()),
+      kLinesFormat, DateText(unix_seconds, utc_offset_seconds), std::to_string(status.main_round()),
+      std::to_string(status.main_rounds()), phase, NumberOrDash("%.4f", status.loss()),
       NumberOrDash("%.4g", status.round() == 0 ? kUnknown : status.stepsize()),
       std::to_string(members), std::to_string(observers),
       NumberOrDash("%.1f", model.rounds_per_second()),

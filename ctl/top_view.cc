@@ -76,15 +76,15 @@ Line ProgressLine(const TopModel& model, const TopView& view) {
   line.Add(phase, PhaseStyle(status.phase()));
   if (view.frozen) line.Add(" FROZEN", Style::kWarning);
   line.Add("  ")
-      .Add(Grouped(status.round()), Style::kBold)
-      .Add(" of " + Grouped(status.rounds_max()) + " ");
-  const double done = status.rounds_max() == 0
-                          ? 0
-                          : std::clamp(static_cast<double>(status.round()) /
-                                           static_cast<double>(status.rounds_max()),
-                                       0.0, 1.0);
+      .Add(Grouped(status.main_round()), Style::kBold)
+      .Add(status.main_rounds() > 0 ? " of " + Grouped(status.main_rounds()) + " "
+                                    : " main rounds");
+  if (status.main_rounds() == 0) return line.Take();  // no end to draw the way to
+  const double done = std::clamp(
+      static_cast<double>(status.main_round()) / static_cast<double>(status.main_rounds()), 0.0,
+      1.0);
   std::string after = absl::StrFormat(" %3.0f %%", std::floor(100 * done));
-  const bool going_on = !model.ended() && status.round() < status.rounds_max();
+  const bool going_on = !model.ended() && status.main_round() < status.main_rounds();
   if (going_on && std::isfinite(status.seconds_left())) {
     const std::string left = "  " + SecondsText(status.seconds_left()) + " left";
     if (line.room() >= TextWidth(after + left)) after += left;

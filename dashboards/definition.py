@@ -138,10 +138,10 @@ ROWS = (
         Panel("Stepsize", "What the rule chose.", "none", (Query("signvote_server_stepsize{S} > 0", "{{instance}}"),),
               width=6, scale="log"),
         Panel("Progress", "Committed rounds, as a share of all.", "percentunit",
-              (Query("signvote_server_round{S} / signvote_server_rounds_max{S}", "{{instance}}"),), kind="stat", width=3,
+              (Query("signvote_server_main_round{S} / (signvote_server_main_rounds{S} > 0)", "{{instance}}"),), kind="stat", width=3,
               low=0, high=1),
         Panel("Time left", "Rounds to go at the present pace.", "s",
-              (Query("(signvote_server_rounds_max{S} - signvote_server_round{S}) / (rate(signvote_server_rounds_total{S}[R]) > 0)",
+              (Query("(signvote_server_main_rounds{S} - signvote_server_main_round{S}) / (rate(signvote_server_rounds_total{S}[R]) > 0)",
                     "{{instance}}"),), kind="stat", width=3),
         Panel("Gradient l1", "Robust mean of the voters' gradient l1 norms.", "none",
               (Query("signvote_server_gradient_l1{S} > 0", "{{instance}}"),), width=6, low=0),
@@ -318,5 +318,5 @@ ALERTS = (
           "{{ $labels.instance }} refuses sessions.",
           'Sessions refused or ended for the worker\'s fault in ten minutes: {{ printf "%.0f" $value }}.',
           "Wrong token, certificate, model or version, a name in use, or malformed messages: the server's log and `--event-log` "
-          "(`refused`) say whose and why ([bad input](operations.md#bad-input))."),
+          "(`refused`) say whose and why ([bad input](bad_input.md))."),
 )

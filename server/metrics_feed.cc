@@ -43,7 +43,8 @@ void MetricsFeed::Update(const run::StatusPage& page) {
   };
   set(ServerMetric::kCoordinates, page.coordinates);
   set(ServerMetric::kRound, page.round.value());
-  set(ServerMetric::kRoundsMax, page.main_rounds);
+  set(ServerMetric::kMainRound, page.main_round);
+  set(ServerMetric::kMainRounds, page.main_rounds);
   set(ServerMetric::kLastCommit, page.health.last_commit_unix_seconds);
   set(ServerMetric::kPaused, page.phase == run::PagePhase::kPaused ? 1 : 0);
   set(ServerMetric::kStepsize, page.stepsize);

@@ -22,7 +22,9 @@ namespace signvote {
   X(kGauge, kCoordinates, "signvote_server_coordinates",                                         \
     "Trained parameters (d); 0 before the first worker joined.")                                 \
   X(kGauge, kRound, "signvote_server_round", "Committed rounds.")                                \
-  X(kGauge, kRoundsMax, "signvote_server_rounds_max", "Rounds after which the run ends.")        \
+  X(kGauge, kMainRound, "signvote_server_main_round",                                            \
+    "Main rounds committed: without those that moved nothing, or were run again.")               \
+  X(kGauge, kMainRounds, "signvote_server_main_rounds", "Planned main rounds; 0: unknown.")      \
   X(kGauge, kLastCommit, "signvote_server_last_commit_timestamp_seconds",                        \
     "Time of the last commit, seconds since 1970; before the first, of the server's start.")     \
   X(kGauge, kPaused, "signvote_server_paused",                                                   \

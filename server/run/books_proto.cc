@@ -15,6 +15,10 @@ v1::Status::Phase ToProto(PagePhase phase) {
       return v1::Status::PHASE_PAUSED;
     case PagePhase::kFinishing:
       return v1::Status::PHASE_FINISHING;
+    case PagePhase::kWaitingForApplier:
+      return v1::Status::PHASE_WAITING_FOR_APPLIER;
+    case PagePhase::kBackingOff:
+      return v1::Status::PHASE_BACKING_OFF;
     case PagePhase::kEnded:
       break;
   }
@@ -61,7 +65,8 @@ v1::Status ToProto(const StatusPage& page) {
   out.set_phase(ToProto(page.phase));
   out.set_round(page.round.value());
   out.set_attempt(page.attempt.value());
-  out.set_rounds_max(page.main_rounds);
+  out.set_main_round(page.main_round);
+  out.set_main_rounds(page.main_rounds);
   out.set_coordinates(page.coordinates);
   out.set_layout_digest(page.layout_digest);
   out.set_rule(page.rule);

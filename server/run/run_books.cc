@@ -26,9 +26,11 @@ PagePhase ToPage(round::Phase phase) {
       return PagePhase::kFinishing;
     case round::Phase::kEnded:
       return PagePhase::kEnded;
-    case round::Phase::kWaitingForWorkers:
     case round::Phase::kWaitingForRoom:
+      return PagePhase::kWaitingForApplier;
     case round::Phase::kBackingOff:
+      return PagePhase::kBackingOff;
+    case round::Phase::kWaitingForWorkers:
       break;
   }
   return PagePhase::kWaitingForWorkers;

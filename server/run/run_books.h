@@ -118,7 +118,15 @@ struct WorkerPage {
 };
 
 // As v1::Status.Phase: what a person needs to know of the engine's.
-enum class PagePhase : uint8_t { kWaitingForWorkers, kRoundOpen, kPaused, kFinishing, kEnded };
+enum class PagePhase : uint8_t {
+  kWaitingForWorkers,
+  kRoundOpen,
+  kPaused,
+  kFinishing,
+  kEnded,
+  kWaitingForApplier,
+  kBackingOff,
+};
 
 // Everything at one moment.
 struct StatusPage {

@@ -31,7 +31,7 @@ int Main(int argc, char** argv) {
     const bool state = coefficients.c != 0.0f;
     const PackScalars scalars = Pack({.coefficients = coefficients, .seed = 1},
                                      {.g = g.as<float>(),
-                                      .m = state ? m.as<float>() : nullptr,
+                                      .state = {state ? m.as<float>() : nullptr},
                                       .h = probe ? h.as<float>() : nullptr,
                                       .prev_bits = probe ? previous.data() : nullptr,
                                       .bits = bits.data(),

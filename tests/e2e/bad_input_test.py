@@ -1,4 +1,4 @@
-"""Every row of the table "Bad input" in docs/operations.md: its message, its code, and that nothing hangs or crashes."""
+"""Every row of the table in docs/bad_input.md: its message, its code, and that nothing hangs or crashes."""
 
 import os
 import pathlib
@@ -17,10 +17,9 @@ EXPIRED_AT = 1_600_000_000  # 2020-09-13
 
 def table():
     """{row: (ends with, message)} of the page."""
-    page = (ROOT / "docs" / "operations.md").read_text()
-    section = page.split("\n## Bad input\n", 1)[1].split("\n## ", 1)[0]
+    page = (ROOT / "docs" / "bad_input.md").read_text()
     rows = {}
-    for line in section.splitlines():
+    for line in page.splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
         if len(cells) == 4 and re.fullmatch(r"[a-z-]+", cells[0]) and cells[0] != "row":
             rows[cells[0]] = (cells[2], cells[3].strip("`"))
@@ -37,7 +36,7 @@ class BadInput(harness.ProcessTest):
 
     def expect(self, row, got, message):
         """`got`: an exit status, or the name of a status code."""
-        self.assertIn(row, self.rows, "docs/operations.md has no such row")
+        self.assertIn(row, self.rows, "docs/bad_input.md has no such row")
         ends_with, text = self.rows[row]
         got = f"exit {got}" if isinstance(got, int) else got
         self.assertEqual(got, ends_with, f"{row}: {message}")

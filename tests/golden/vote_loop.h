@@ -48,7 +48,7 @@ class VoteLoop {
       for (size_t j = 0; j < directions_.size(); ++j) {
         uint8_t* const ballot = ballots[j].data() + plan_.ByteOffset(k);
         directions_[j]->PackChunk(k,
-                                  {.g = gradients[j].data(),
+                                  {.g = PointersInto<const float>(layout_, gradients[j].data()),
                                    .seed = options_.seed,
                                    .round = round_,
                                    .share = Share(static_cast<uint32_t>(j))},

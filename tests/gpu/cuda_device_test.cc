@@ -11,7 +11,8 @@
 
 #include "common/exit_codes.h"
 #include "common/status.h"
-#include "worker/direction/selftest.h"
+#include "worker/selftest/cuda_selftest.h"
+#include "worker/selftest/selftest.h"
 
 namespace signvote {
 namespace {

@@ -23,12 +23,14 @@ _TALLY = _PROTO + ["server/tally", "server/stepsize"]
 _ROUND = _TALLY + ["server/round"]
 _COMMIT = _ROUND + ["server/vote", "server/commit"]
 _REPLICA = _COMMIT + ["server/replica"]
-_SERVER = _REPLICA + ["server/http", "server/rpc"]
+_RUN = _REPLICA + ["server/run"]
+_SERVER = _RUN + ["server/http", "server/rpc"]
 _DIRECTION = _PROTO + ["worker/codec"]
 _SESSION = _DIRECTION + ["worker/direction"]
-_MODELS = _SESSION + ["worker/session"]
+_VOTE = _SESSION + ["worker/session"]
+_MODELS = _VOTE + ["worker/vote"]
 _TRAIN = _MODELS + ["worker/models", "worker/data"]
-_WORKER = _TRAIN + ["worker/train"]
+_WORKER = _TRAIN + ["worker/train", "worker/selftest"]
 MAY_INCLUDE = {
     "common": [],
     "proto/signvote": ["common"],
@@ -39,12 +41,15 @@ MAY_INCLUDE = {
     "server/vote": _ROUND,
     "server/commit": _TALLY,
     "server/replica": _COMMIT,
-    "server/http": _REPLICA,
-    "server/rpc": _REPLICA,
+    "server/run": _REPLICA,
+    "server/http": _RUN,
+    "server/rpc": _RUN,
     "server": _SERVER,
     "worker/codec": _PROTO,
     "worker/direction": _DIRECTION,
+    "worker/selftest": _SESSION,
     "worker/session": _SESSION,
+    "worker/vote": _VOTE,
     "worker/models": _MODELS,
     "worker/data": _MODELS,
     "worker/train": _TRAIN,

@@ -34,13 +34,13 @@ __global__ void __launch_bounds__(kThreads) ApplyKernel(ApplyArguments p) {
     if (p.scales != nullptr) a = __fmul_rn(a, p.scales[k]);
     const float e = __fmul_rn(p.decay_step, tensor.step_scale);
     const float c = fmaf(-e, tensor.weight_decay, 1.0f);
-    float* const of_tensor = p.x[k];
-    float* const of_tile = of_tensor + (begin - tensor.first);
-    const bool aligned = reinterpret_cast<uintptr_t>(of_tile) % sizeof(float4) == 0 &&
+    // Of the tensor's coordinates in this tile the first.
+    float* const part = p.x[k] + (begin - tensor.first);
+    const bool aligned = reinterpret_cast<uintptr_t>(part) % sizeof(float4) == 0 &&
                          (!kRescale || reinterpret_cast<uintptr_t>(p.x0) % sizeof(float4) == 0);
     if (aligned && begin == tile_first && to == tile_end) {
       // A whole tile of one tensor: 16 bytes a load, all of them before the first store.
-      float4* const x = reinterpret_cast<float4*>(of_tile);
+      float4* const x = reinterpret_cast<float4*>(part);
       float4 v[kVectors], v0[kVectors];
       uint32_t bits[kVectors];
 #pragma unroll
@@ -61,11 +61,12 @@ __global__ void __launch_bounds__(kThreads) ApplyKernel(ApplyArguments p) {
         x[threadIdx.x + j * kThreads] = moved;
       }
     } else {
-      for (uint64_t i = begin + threadIdx.x; i < to; i += kThreads) {
-        const bool bit = ((p.verdict[i / 32] >> (i % 32)) & 1u) != 0;
-        const float x0 = kRescale ? p.x0[i] : 0.0f;
-        float* const x = of_tensor + (i - tensor.first);
-        *x = Moved<kRescale>(*x, x0, bit, a, c, p.rho);
+      const uint32_t count = static_cast<uint32_t>(to - begin);
+      for (uint32_t i = threadIdx.x; i < count; i += kThreads) {
+        const uint64_t at = begin + i;
+        const bool bit = ((p.verdict[at / 32] >> (at % 32)) & 1u) != 0;
+        const float x0 = kRescale ? p.x0[at] : 0.0f;
+        part[i] = Moved<kRescale>(part[i], x0, bit, a, c, p.rho);
       }
     }
     begin = to;

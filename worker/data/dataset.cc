@@ -19,8 +19,8 @@ namespace signvote {
 namespace {
 
 // Streams of the generator: training minibatches hash their key, in a domain of their own, because
-// coins have the same seed; held-out ones and cluster centres
-// have seeds of their own, so that every run of every seed is measured on the same data.
+// coins have the same seed; held-out ones and cluster centres have seeds of their own, so that every
+// run of every seed is measured on the same data.
 constexpr uint64_t kHeldOutSeed = 0x68656c646f7574;  // "heldout"
 constexpr uint64_t kCentreSeed = 0x63656e747265;     // "centre"
 

@@ -7,7 +7,6 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
-#include "worker/direction/selftest.h"
 #include "worker/direction/worker_device.h"
 
 namespace signvote {
@@ -18,8 +17,5 @@ namespace signvote {
 // driver has none.
 absl::StatusOr<std::unique_ptr<WorkerDevice>> MakeCudaDevice(int ordinal,
                                                              std::function<void*()> current_stream);
-
-// Memory of that GPU for the self-test; same errors.
-absl::StatusOr<std::unique_ptr<SelftestMemory>> MakeCudaSelftestMemory(int ordinal);
 
 }  // namespace signvote

@@ -13,8 +13,4 @@ absl::StatusOr<std::unique_ptr<WorkerDevice>> MakeCudaDevice(int ordinal, std::f
   return NoCudaDevice(ordinal, kWhy);
 }
 
-absl::StatusOr<std::unique_ptr<SelftestMemory>> MakeCudaSelftestMemory(int ordinal) {
-  return NoCudaDevice(ordinal, kWhy);
-}
-
 }  // namespace signvote

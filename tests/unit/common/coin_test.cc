@@ -7,6 +7,8 @@
 #include <limits>
 #include <vector>
 
+#include "common/rng.h"
+
 namespace signvote {
 namespace {
 
@@ -66,6 +68,69 @@ TEST(Coin, VerdictIsTheMajorityAndTheCoinOnlyOnATie) {
         const bool want = ones * 2 == n ? coin : ones * 2 > n;
         EXPECT_EQ(VerdictBit(ones, n, coin), want) << ones << " of " << n;
       }
+    }
+  }
+}
+
+// Made by another implementation of the definition (common/coin.h).
+TEST(Uniform, EveryTestVectorIsTrue) {
+  constexpr struct {
+    uint64_t seed, round;
+    uint32_t share;
+    uint64_t coordinate;
+    uint16_t uniform;
+  } kVectors[] = {
+      {0x0ull, 0x0ull, 0x0u, 0ull, 0x0478},
+      {0x0ull, 0x0ull, 0x0u, 1ull, 0x789b},
+      {0x0ull, 0x0ull, 0x0u, 2ull, 0xa4b9},
+      {0x0ull, 0x0ull, 0x0u, 3ull, 0x1e23},
+      {0x0ull, 0x0ull, 0x0u, 4ull, 0x87cb},
+      {0x7ull, 0x3ull, 0x2u, 1000ull, 0x02e2},
+      {0x7ull, 0x3ull, 0x2u, 1001ull, 0x9004},
+      {0x7ull, 0x3ull, 0x3u, 1000ull, 0x5806},
+      {0x7ull, 0x4ull, 0x2u, 1000ull, 0x9f6d},
+      {0xdeadbeefcafef00dull, 0x75bcd15ull, 0xffffffffu, 1099511627775ull, 0x6837},
+      {0xffffffffffffffffull, 0xffffffffffffffffull, 0x3fu, 5ull, 0x7e45},
+  };
+  for (const auto& v : kVectors) {
+    EXPECT_EQ(Uniform16(v.seed, Round(v.round), Share(v.share), v.coordinate), v.uniform)
+        << v.seed << " " << v.round << " " << v.share << " " << v.coordinate;
+    EXPECT_EQ((UniformWord(v.seed, Round(v.round), Share(v.share), v.coordinate / 4) >>
+               (16 * (v.coordinate % 4))) &
+                  0xFFFF,
+              v.uniform);
+  }
+}
+
+TEST(Uniform, UniformsAreUniformAndIndependentOfTheCoins) {
+  constexpr uint64_t kWords = 4096;
+  constexpr double kBits = 64.0 * kWords;
+  const double four_sigma = 4 * std::sqrt(kBits) / 2;
+  int64_t agree_tie = 0, agree_own = 0, agree_share = 0, agree_round = 0;
+  double sum = 0;
+  for (uint64_t w = 0; w < kWords; ++w) {
+    const uint64_t word = UniformWord(1, Round(9), Share(0), w);
+    for (int k = 0; k < 4; ++k) sum += static_cast<double>((word >> (16 * k)) & 0xFFFF);
+    agree_tie += std::popcount(~(word ^ TieCoinWord(1, Round(9), w)));
+    agree_own += std::popcount(~(word ^ OwnCoinWord(1, Round(9), Share(0), w)));
+    agree_share += std::popcount(~(word ^ UniformWord(1, Round(9), Share(1), w)));
+    agree_round += std::popcount(~(word ^ UniformWord(1, Round(10), Share(0), w)));
+  }
+  for (const int64_t count : {agree_tie, agree_own, agree_share, agree_round})
+    EXPECT_NEAR(static_cast<double>(count), kBits / 2, four_sigma);
+  // Mean 32767.5, deviation 65536/√12 over 4·kWords draws.
+  EXPECT_NEAR(sum / (4.0 * kWords), 32767.5, 4 * 18918.6 / std::sqrt(4.0 * kWords));
+}
+
+// A run and its initial parameters often have the same seed.
+TEST(Domains, InitialParametersShareNoStreamWithTheCoinsOfTheSameSeed) {
+  for (uint64_t seed = 0; seed < 64; ++seed) {
+    Rng parameters(DomainSeed(kInitDomain, seed), 5);
+    for (uint64_t word = 0; word < 64; ++word) {
+      const uint64_t drawn = parameters.Next();
+      EXPECT_NE(drawn, TieCoinWord(seed, Round(5), word));
+      EXPECT_NE(drawn, OwnCoinWord(seed, Round(5), Share(0), word));
+      EXPECT_NE(drawn, UniformWord(seed, Round(5), Share(0), word));
     }
   }
 }

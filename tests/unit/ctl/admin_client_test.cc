@@ -42,7 +42,7 @@ class FakeAdmin final : public v1::Admin::Service {
   grpc::Status Watch(grpc::ServerContext* context, const v1::WatchRequest* request,
                      v1::WatchReply* reply) override {
     reply->mutable_status()->set_round(request->events_after());
-    reply->mutable_status()->set_rounds_max(request->wait_ms());
+    reply->mutable_status()->set_main_rounds(request->wait_ms());
     while (request->wait_ms() > 0 && !context->IsCancelled())
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     return grpc::Status::OK;
@@ -133,7 +133,7 @@ TEST_F(AdminClientTest, AWatchIsCancelledFromAnotherThreadAndStaysSo) {
   const auto reply = client->Watch(7, Duration::zero());
   ASSERT_TRUE(reply.ok()) << reply.status();
   EXPECT_EQ(reply->status().round(), 7u);
-  EXPECT_EQ(reply->status().rounds_max(), 0u);
+  EXPECT_EQ(reply->status().main_rounds(), 0u);
   std::thread cancel([&client] {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
     client->Cancel();

@@ -17,7 +17,8 @@ v1::Status Sample() {
   status.set_epoch(1);
   status.set_phase(v1::Status::PHASE_ROUND_OPEN);
   status.set_round(128);
-  status.set_rounds_max(300);
+  status.set_main_round(128);
+  status.set_main_rounds(300);
   status.set_coordinates(851968);
   status.set_layout_digest(0x0123456789abcdefull);
   status.set_rule("alias");
@@ -51,10 +52,25 @@ size_t Columns(const std::string& line) {
   return columns;
 }
 
+TEST(RenderTest, ProgressIsThatOfMainRounds) {
+  v1::Status status = Sample();
+  status.set_round(140);  // 12 of them moved nothing
+  EXPECT_THAT(
+      RenderTable(status, Colour::kOff),
+      testing::AllOf(testing::HasSubstr("128 of 300 (43 %)"),
+                     testing::HasSubstr("commits   140, with those that are no main rounds")));
+  status.set_main_rounds(0);
+  status.set_round(128);
+  EXPECT_THAT(RenderTable(status, Colour::kOff),
+              testing::AllOf(testing::HasSubstr("round     128 "),
+                             testing::Not(testing::HasSubstr(" of "))));
+}
+
 TEST(RenderTest, TheTableFitsEightyColumns) {
   v1::Status status = Sample();
   status.set_round(123'456'789);
-  status.set_rounds_max(1'000'000'000);
+  status.set_main_round(123'456'789);
+  status.set_main_rounds(1'000'000'000);
   status.set_attempt(3);
   status.set_coordinates(350'000'000'000);
   status.set_abstentions(123'456);
@@ -83,6 +99,7 @@ TEST(RenderTest, ColourIsAddedOnlyWhenAskedFor) {
 TEST(RenderTest, UnknownValuesAreDashes) {
   v1::Status status = Sample();
   status.set_round(0);
+  status.set_main_round(0);
   status.set_loss(NAN);
   status.set_seconds_left(NAN);
   status.mutable_workers(0)->set_ballots(0);

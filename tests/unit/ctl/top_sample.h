@@ -19,7 +19,8 @@ inline v1::WatchReply Sample() {
   status.set_epoch(1);
   status.set_phase(v1::Status::PHASE_ROUND_OPEN);
   status.set_round(128);
-  status.set_rounds_max(300);
+  status.set_main_round(128);
+  status.set_main_rounds(300);
   status.set_coordinates(857'216);
   status.set_rule("alias");
   status.set_direction("signum");
@@ -88,7 +89,10 @@ inline v1::WatchReply Sample() {
 inline TopModel Model(const v1::WatchReply& reply) {
   TopModel model;
   v1::WatchReply before = reply;
-  if (before.status().round() > 4) before.mutable_status()->set_round(before.status().round() - 4);
+  if (before.status().round() > 4) {
+    before.mutable_status()->set_round(before.status().round() - 4);
+    before.mutable_status()->set_main_round(before.status().round());
+  }
   v1::WireTotals& wire = *before.mutable_status()->mutable_wire();
   wire.set_up_rounds_bytes(wire.up_rounds_bytes() - 862'432);
   wire.set_down_rounds_bytes(wire.down_rounds_bytes() - 865'136);

@@ -175,7 +175,7 @@ TEST(TopViewTest, BeforeTheFirstWorkerNothingIsInvented) {
   v1::WatchReply reply;
   reply.mutable_status()->set_run_id("0f8fad5b-d9cb-469f-a165-70867728950e");
   reply.mutable_status()->set_phase(v1::Status::PHASE_WAITING_FOR_WORKERS);
-  reply.mutable_status()->set_rounds_max(300);
+  reply.mutable_status()->set_main_rounds(300);
   reply.mutable_status()->set_software_version("0.1.0");
   reply.mutable_status()->set_uptime_seconds(3);
   reply.mutable_status()->set_loss(NAN);
@@ -212,10 +212,17 @@ q quit  h help  s sort: name  p freeze
 )");
 }
 
+TEST(TopViewTest, ARunOfUnknownLengthHasNoBar) {
+  v1::WatchReply reply = Sample();
+  reply.mutable_status()->set_main_rounds(0);
+  EXPECT_THAT(Picture(Model(reply), View(80, 24)), HasSubstr("round open  128 main rounds\n"));
+}
+
 TEST(TopViewTest, AFinishedRunSaysSoAndHasNothingLeft) {
   v1::WatchReply reply = Sample();
   reply.mutable_status()->set_phase(v1::Status::PHASE_ENDED);
   reply.mutable_status()->set_round(300);
+  reply.mutable_status()->set_main_round(300);
   reply.mutable_status()->set_seconds_left(0);
   v1::Event& event = *reply.add_events();
   event.set_sequence(100);
@@ -343,7 +350,8 @@ TEST(TopViewTest, NoSizeIsLeft) {
     *crowded.mutable_status()->add_workers() = crowded.status().workers(i % 3);
   v1::Status& status = *crowded.mutable_status();
   status.set_round(999'999'999);
-  status.set_rounds_max(1'000'000'000);
+  status.set_main_round(999'999'999);
+  status.set_main_rounds(1'000'000'000);
   status.set_attempt(12);
   status.set_seconds_left(1e9);
   status.set_coordinates(350'000'000'000);

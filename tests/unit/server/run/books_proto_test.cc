@@ -70,7 +70,8 @@ TEST(BooksProto, EveryFieldOfAPageTravels) {
   all_set(out.wire());
   all_set(out.time_split());
   EXPECT_EQ(out.phase(), v1::Status::PHASE_FINISHING);
-  EXPECT_EQ(out.rounds_max(), 9u);
+  EXPECT_EQ(out.main_round(), 8u);
+  EXPECT_EQ(out.main_rounds(), 9u);
   EXPECT_EQ(out.wire().down_rounds_bytes(), 2u);
   EXPECT_EQ(out.wire().up_setup_bytes(), 3u);
   EXPECT_EQ(out.time_split().worker_apply(), 6);

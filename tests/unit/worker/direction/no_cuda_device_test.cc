@@ -4,6 +4,7 @@
 
 #include "common/exit_codes.h"
 #include "worker/direction/cuda_device.h"
+#include "worker/selftest/cuda_selftest.h"
 
 namespace signvote {
 namespace {

@@ -98,7 +98,7 @@ TEST_F(FollowerTest, AJoinAfterCommitsSaysWhereTheReplicaStandsInWhichRunAndEpoc
   EXPECT_EQ(join.join().run_id(), kSmallRun.bytes());
 }
 
-TEST_F(FollowerTest, BeforeTheWelcomeOnlyPingsAndNoticesAreTaken) {
+TEST_F(FollowerTest, BeforeTheWelcomeOnlyPingsNoticesAndDrainsAreTaken) {
   follower_.Connected();
   v1::ServerMessage message;
   message.mutable_ping()->set_nonce(5);
@@ -109,8 +109,12 @@ TEST_F(FollowerTest, BeforeTheWelcomeOnlyPingsAndNoticesAreTaken) {
   ASSERT_TRUE(Tell(message).ok());
   ASSERT_NE(Find<NoticeAction>(), nullptr);
   EXPECT_EQ(Find<NoticeAction>()->text, "wait");
-  message.mutable_drain();
-  EXPECT_EQ(Tell(message).code(), absl::StatusCode::kInvalidArgument);
+  // An operator may drain a worker that still waits for the uploader.
+  message.mutable_drain()->set_reason("enough");
+  ASSERT_TRUE(Tell(message).ok());
+  ASSERT_NE(Find<DrainAction>(), nullptr);
+  EXPECT_EQ(Find<DrainAction>()->reason, "enough");
+  EXPECT_EQ(Tell(OpenMessage(0, 0)).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Tell(CommitMessage(0)).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Wants(0).status().code(), absl::StatusCode::kInvalidArgument);
 }
@@ -237,6 +241,26 @@ TEST_F(FollowerTest, WhileFetchingCommitsAreTakenFromWhereverTheyBegin) {
   EXPECT_EQ(Tell(CommitMessage(52)).code(), absl::StatusCode::kAborted);
 }
 
+// A commit that was passed over while fetching is not sent again: waiting for it would be for ever.
+TEST_F(FollowerTest, ARoundThatOpensAboveTheDueCommitAsksForANewConnection) {
+  FollowFrom(51);
+  const absl::Status ahead = Tell(OpenMessage(54, 0));
+  EXPECT_EQ(ahead.code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(std::string(ahead.message()),
+              HasSubstr("round 54 opens, and the commits from 51 on have not come"));
+  EXPECT_FALSE(follower_.open());
+  EXPECT_TRUE(Tell(OpenMessage(51, 0)).ok());
+  v1::ServerMessage finish;
+  finish.mutable_finish()->set_rounds(52);
+  EXPECT_EQ(Tell(finish).code(), absl::StatusCode::kAborted);
+  EXPECT_FALSE(follower_.finish_seen());
+  // Who still fetches hears of the end as well.
+  follower_.Disconnected();
+  LetIn(v1::Welcome::STATE_FETCH);
+  EXPECT_TRUE(Tell(finish).ok());
+  EXPECT_TRUE(follower_.finish_seen());
+}
+
 TEST_F(FollowerTest, AFetchThatItsConnectionDidNotSurviveIsForgotten) {
   LetIn(v1::Welcome::STATE_FETCH);
   follower_.Took(Round(40), Epoch(1));
@@ -306,6 +330,7 @@ TEST_F(FollowerTest, ABallotGoesUnderTheAttemptThatWasOpenedLastOnThisConnection
 
 TEST_F(FollowerTest, BothHavePartedOnceTheLastDigestWasSaidOnTheConnectionThatFinished) {
   FollowFrom(3);
+  follower_.Took(Round(3), Epoch(1));
   v1::ServerMessage finish;
   finish.mutable_finish()->set_rounds(4);
   follower_.SaidDigest(Round(4));

@@ -1,4 +1,4 @@
-#include "worker/train/probe.h"
+#include "worker/train/metrics.h"
 
 #include <cmath>
 #include <cstdio>
@@ -15,20 +15,28 @@ namespace {
 
 using testing::HasSubstr;
 
-RoundReport VotedRound() {
-  RoundReport round;
-  round.round = Round(6);
-  round.members = 3;
-  round.voters = 2;
-  round.scalars = {.loss = 2.5, .g_l1 = 30, .g_l2_squared = 9};
-  round.targets = 1024;
-  round.stepsize = 0.5f;
-  round.run_loss = 2.25;
-  round.compute_took_seconds = 0.25;
-  round.first_chunk_seconds = 0.1;
-  round.backward_end_seconds = 0.2;
-  round.first_chunk_overlapped = true;
-  return round;
+WorkerRound VotedRound() {
+  return {.round = Round(6),
+          .voted = true,
+          .overlapped = true,
+          .targets = 1024,
+          .members = 3,
+          .voters = 2,
+          .main_round = 5,
+          .loss = 2.5,
+          .run_loss = 2.25,
+          .stepsize = 0.5,
+          .g_l1 = 30,
+          .g_l2_squared = 9,
+          .first_chunk_seconds = 0.1,
+          .backward_end_seconds = 0.2,
+          .compute_seconds = 0.25};
+}
+
+RunInfo RunOf100Coordinates() {
+  RunInfo run;
+  run.layout = *Layout::Make({{.name = "w", .shape = {100}}});
+  return run;
 }
 
 std::set<std::string> RegisteredNames() {
@@ -39,7 +47,7 @@ std::set<std::string> RegisteredNames() {
   return names;
 }
 
-TEST(WorkerProbeTest, EveryMetricIsOnTheMetricsPageAndNoOther) {
+TEST(WorkerMetricsTest, EveryMetricIsOnTheMetricsPageAndNoOther) {
   std::ifstream page(SIGNVOTE_SOURCE_DIR "/docs/metrics.md");
   ASSERT_TRUE(page.good());
   std::stringstream text;
@@ -56,7 +64,7 @@ TEST(WorkerProbeTest, EveryMetricIsOnTheMetricsPageAndNoOther) {
   EXPECT_EQ(RegisteredNames().size(), kWorkerMetrics);  // no name twice
 }
 
-TEST(WorkerProbeTest, CountersEndInTotalAndGaugesDoNot) {
+TEST(WorkerMetricsTest, CountersEndInTotalAndGaugesDoNot) {
 #define SIGNVOTE_X(id, kind, name, help)                                                      \
   EXPECT_EQ(std::string(#kind) == "kCounter", std::string(name).ends_with("_total")) << name; \
   EXPECT_TRUE(std::string(help).ends_with(".")) << name;
@@ -64,50 +72,55 @@ TEST(WorkerProbeTest, CountersEndInTotalAndGaugesDoNot) {
 #undef SIGNVOTE_X
 }
 
-TEST(WorkerProbeTest, RoundsAddUpAndGaugesFollowTheLastOne) {
-  WorkerProbe probe;
-  EXPECT_FALSE(probe.joined());
-  RunInfo run;
-  run.rounds_max = 300;
-  probe.OnJoined(run, 100);
-  EXPECT_TRUE(probe.joined());
-  RoundReport voted = VotedRound();
-  voted.held_out = {.round = Round(4), .loss = 5.5};
-  probe.OnRound(voted);
-  RoundReport abstained;
-  abstained.round = Round(7);
-  abstained.abstained = AbstainReason::kNonFiniteLoss;
-  abstained.scalars.loss = std::numeric_limits<double>::infinity();
-  abstained.compute_took_seconds = 0.5;
-  probe.OnRound(abstained);
-  EXPECT_EQ(probe.value(WorkerMetric::kRoundsVoted), 1);
-  EXPECT_EQ(probe.value(WorkerMetric::kRoundsAbstained), 1);
-  EXPECT_EQ(probe.value(WorkerMetric::kRoundsOverlapped), 1);
-  EXPECT_EQ(probe.value(WorkerMetric::kTargets), 1024);
-  EXPECT_EQ(probe.value(WorkerMetric::kComputeSeconds), 0.75);
-  EXPECT_EQ(probe.value(WorkerMetric::kRound), 8);
-  EXPECT_EQ(probe.value(WorkerMetric::kHeldOutLoss), 5.5);
-  EXPECT_EQ(probe.value(WorkerMetric::kDensity),
+TEST(WorkerMetricsTest, RoundsAddUpAndGaugesFollowTheLastOne) {
+  WorkerMetrics metrics;
+  EXPECT_FALSE(metrics.joined());
+  RunInfo run = RunOf100Coordinates();
+  run.main_rounds = 300;
+  metrics.OnJoined(run);
+  EXPECT_TRUE(metrics.joined());
+  EXPECT_EQ(metrics.value(WorkerMetric::kMainRounds), 300);
+  EXPECT_EQ(metrics.value(WorkerMetric::kRunDone), 0);
+  WorkerRound voted = VotedRound();
+  voted.held_out_loss = 5.5;
+  metrics.OnRound(voted);
+  EXPECT_EQ(metrics.value(WorkerMetric::kMainRound), 5);
+  metrics.OnRound({.round = Round(7),
+                   .main_round = 6,
+                   .run_done = true,
+                   .loss = std::numeric_limits<double>::infinity(),
+                   .compute_seconds = 0.5});
+  EXPECT_EQ(metrics.value(WorkerMetric::kMainRound), 6);
+  EXPECT_EQ(metrics.value(WorkerMetric::kRunDone), 1);
+  EXPECT_EQ(metrics.value(WorkerMetric::kRoundsVoted), 1);
+  EXPECT_EQ(metrics.value(WorkerMetric::kRoundsAbstained), 1);
+  EXPECT_EQ(metrics.value(WorkerMetric::kRoundsOverlapped), 1);
+  EXPECT_EQ(metrics.value(WorkerMetric::kTargets), 1024);
+  EXPECT_EQ(metrics.value(WorkerMetric::kComputeSeconds), 0.75);
+  EXPECT_EQ(metrics.value(WorkerMetric::kRound), 8);
+  EXPECT_EQ(metrics.value(WorkerMetric::kHeldOutLoss), 5.5);
+  EXPECT_EQ(metrics.value(WorkerMetric::kDensity),
             30.0 * 30 / (100 * 9));  // of the last gradient that was sent
   SessionStats stats;
   stats.rounds_voted = 1;
   stats.rounds_received = 2;
   stats.rounds_applied = 50;  // most of them while catching up, whose bytes are not the rounds'
   stats.wire_sent_bytes = 13;
-  probe.OnSession(stats);
-  EXPECT_EQ(probe.value(WorkerMetric::kFp32Bytes), 3 * 4 * 100);
-  EXPECT_EQ(probe.value(WorkerMetric::kSentBytes), 13);
+  metrics.OnSession(stats);
+  EXPECT_EQ(metrics.value(WorkerMetric::kFp32Bytes), 3 * 4 * 100);
+  EXPECT_EQ(metrics.value(WorkerMetric::kSentBytes), 13);
 }
 
-TEST(WorkerProbeTest, TheTextIsWhatPromtoolAccepts) {
-  WorkerProbe probe;
-  probe.OnJoined(RunInfo{}, 100);
-  probe.OnRound(VotedRound());
-  const std::string text = probe.Text();
+TEST(WorkerMetricsTest, TheTextIsWhatPromtoolAccepts) {
+  WorkerMetrics metrics;
+  metrics.OnJoined(RunOf100Coordinates());
+  metrics.OnRound(VotedRound());
+  const std::string text = metrics.Text();
   EXPECT_THAT(text, HasSubstr("# TYPE signvote_worker_rounds_voted_total counter\n"
                               "signvote_worker_rounds_voted_total 1\n"));
   EXPECT_THAT(text, HasSubstr("# TYPE signvote_worker_loss gauge\nsignvote_worker_loss 2.5\n"));
   EXPECT_THAT(text, HasSubstr("signvote_worker_held_out_loss Nan\n"));  // not measured yet
+  EXPECT_THAT(text, HasSubstr("signvote_worker_main_rounds Nan\n"));    // not known
   if (std::system("command -v promtool > /dev/null") != 0)
     GTEST_SKIP() << "promtool is not installed";
   std::FILE* promtool = ::popen("promtool check metrics 2>&1 > /dev/null", "w");

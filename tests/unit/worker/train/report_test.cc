@@ -57,7 +57,7 @@ TEST(ReportTest, ARoundIsOneLineFromWhichTheStepsizeCanBeRecomputed) {
   round.round = Round(4);
   round.scalars.loss = 2.5;
   round.scalars.g_l1 = 3.25;
-  round.scalars.probe_l1 = 0.1 + 0.2;
+  round.probe_l1 = 0.1 + 0.2;
   round.stepsize = 1e-3f;
   round.run_loss = std::numeric_limits<double>::quiet_NaN();
   const std::string line = RoundLogLine(round);
@@ -74,11 +74,15 @@ TEST(ReportTest, ARoundIsOneLineFromWhichTheStepsizeCanBeRecomputed) {
   EXPECT_EQ(Json::parse(RoundLogLine(round))["held_out_round"], 2);
   round.abstained = AbstainReason::kNonFiniteLoss;
   EXPECT_EQ(Json::parse(RoundLogLine(round))["abstained"], "non-finite loss");
+  EXPECT_EQ(json["commit"], "step");
+  round.kind = CommitKind::kNone;
+  EXPECT_EQ(Json::parse(RoundLogLine(round))["commit"], "none");
 }
 
 RoundReport ProgressRound(uint64_t number) {
   RoundReport round;
-  round.round = Round(number);
+  round.round = Round(number + 5);  // some of them were no main rounds
+  round.main_round = number + 1;
   round.members = 3;
   round.targets = 1000;
   round.scalars.loss = 2.7131;
@@ -91,8 +95,9 @@ TEST(ProgressTest, ALineTellsRoundLossStepsizeSpeedMembersSavingAndTimeLeft) {
   FakeClock clock;
   Progress progress(ProgressStyle::kOff, stdout, &clock, std::chrono::seconds(10), "w0");
   RunInfo run;
-  run.rounds_max = 300;
-  progress.OnJoined(run, 1000);
+  run.main_rounds = 300;
+  run.layout = *Layout::Make({{.name = "w", .shape = {1000}}});
+  progress.OnJoined(run);
   SessionStats stats;
   stats.rounds_voted = stats.rounds_received = 120;
   stats.wire_sent_bytes = stats.wire_received_bytes = 120 * 128;
@@ -105,17 +110,39 @@ TEST(ProgressTest, ALineTellsRoundLossStepsizeSpeedMembersSavingAndTimeLeft) {
             "ETA 1:30");
 }
 
+TEST(ProgressTest, WithoutAPlanThereIsNeitherAnEndNorATimeLeft) {
+  FakeClock clock;
+  Progress progress(ProgressStyle::kOff, stdout, &clock, std::chrono::seconds(10), "w0");
+  progress.OnJoined(RunInfo());
+  progress.OnRound(ProgressRound(119), {});
+  EXPECT_EQ(progress.Line(ProgressRound(119), {}),
+            "w0 round 120 loss 2.713 stepsize 4.6e-04 2.0k targets/s 3 members");
+}
+
+TEST(ProgressTest, NoTimeIsLeftOnceTheRunIsDone) {
+  FakeClock clock;
+  Progress progress(ProgressStyle::kOff, stdout, &clock, std::chrono::seconds(10), "w0");
+  RunInfo run;
+  run.main_rounds = 300;
+  progress.OnJoined(run);
+  RoundReport last = ProgressRound(119);
+  last.run_done = true;  // earlier than planned
+  progress.OnRound(last, {});
+  EXPECT_EQ(progress.Line(last, {}).find("ETA"), std::string::npos);
+}
+
 TEST(ProgressTest, LinesComeAtTheirIntervalAndAtTheEnd) {
   std::FILE* file = std::tmpfile();
   ASSERT_NE(file, nullptr);
   FakeClock clock;
   Progress progress(ProgressStyle::kLines, file, &clock, std::chrono::seconds(10), "w0");
   RunInfo run;
-  run.rounds_max = 30;
-  progress.OnJoined(run, 1000);
+  progress.OnJoined(run);  // how many there will be is not known
   for (uint64_t t = 0; t < 30; ++t) {
     clock.Advance(std::chrono::seconds(1));
-    progress.OnRound(ProgressRound(t), {});
+    RoundReport round = ProgressRound(t);
+    round.run_done = t == 29;
+    progress.OnRound(round, {});
   }
   progress.Finish();
   std::string text(static_cast<size_t>(std::ftell(file)), '\0');
@@ -134,8 +161,9 @@ TEST(ProgressTest, TheLineOfATerminalIsNoWiderThanIt) {
   FakeClock clock;
   Progress progress(ProgressStyle::kTerminal, out, &clock, std::chrono::seconds(10), "w0");
   RunInfo run;
-  run.rounds_max = 300;
-  progress.OnJoined(run, 1000);
+  run.main_rounds = 300;
+  run.layout = *Layout::Make({{.name = "w", .shape = {1000}}});
+  progress.OnJoined(run);
   const auto shown = [&] {
     clock.Advance(std::chrono::seconds(1));
     progress.OnRound(ProgressRound(119), {});

@@ -14,325 +14,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "common/apply.h"
 #include "common/bits.h"
 #include "common/checksum.h"
 #include "common/status.h"
+#include "tests/unit/worker/train/trainer_fixture.h"
 
 namespace signvote {
 namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-constexpr uint64_t kCoordinates = 1500;  // chunks of 512: 0..511, 512..1023, 1024..1499
-constexpr uint64_t kLeaves[] = {0, 300, 700, 1100,
-                                kCoordinates};  // ranges that backward finishes, last first
-
-Layout TestLayout() {
-  return *Layout::Make(
-      {{.name = "a", .shape = {700}}, {.name = "b", .shape = {800}, .step_scale = 2.0f}});
-}
-
-// The target of minibatch (share, step, micro); gradients are x − target.
-double Target(const BatchView& batch) { return static_cast<double>(batch.inputs[0] % 97) * 0.01; }
-
-class KeyDataset : public Dataset {
- public:
-  absl::Status TrainBatch(const BatchKey& key, Batch* batch) const override {
-    batch->rows = batch->length = 1;
-    batch->inputs = {
-        static_cast<int64_t>(key.share.value() * 1000 + key.data_step.value() * 10 + key.micro)};
-    batch->targets = batch->inputs;
-    return status;
-  }
-  absl::Status HeldOutBatch(uint64_t index, Batch* batch) const override {
-    batch->rows = 3;
-    batch->length = 1;
-    batch->inputs.clear();
-    for (uint64_t row = 0; row < 3; ++row)
-      batch->inputs.push_back(static_cast<int64_t>(10 * index + row));
-    batch->targets = batch->inputs;
-    return absl::OkStatus();
-  }
-  std::string description() const override { return "keys"; }
-  std::string target_unit() const override { return "sample"; }
-  absl::Status status;
-};
-
-class QuadraticModel : public Model {
- public:
-  explicit QuadraticModel(std::vector<std::string>* events)
-      : layout_(TestLayout()), events_(events) {
-    for (Slot& slot : slots_) {
-      slot.x.assign(kCoordinates, 0.0f);
-      slot.g.assign(kCoordinates, 0.0f);
-    }
-    for (uint64_t i = 0; i < kCoordinates; ++i)
-      slots_[0].x[i] = static_cast<float>(i % 7) * 0.1f + 1.0f;
-  }
-  const Layout& layout() const override { return layout_; }
-  const ModelConfig& config() const override { return config_; }
-  std::string device() const override { return "cpu"; }
-  std::span<float> parameters() override { return slots_[0].x; }
-  std::span<const float> gradient() const override { return slots_[0].g; }
-  void* current_stream() const override { return nullptr; }
-  absl::Status Keep(ReplicaSlot slot) override {
-    Of(slot).x = slots_[0].x;
-    return absl::OkStatus();
-  }
-  std::span<const float> previous_parameters() const override { return slots_[1].x; }
-  std::span<const float> previous_gradient() const override { return slots_[1].g; }
-  absl::Status BeginStep(ReplicaSlot slot) override {
-    std::fill(Of(slot).g.begin(), Of(slot).g.end(), 0.0f);
-    return absl::OkStatus();
-  }
-  absl::StatusOr<double> Forward(ReplicaSlot slot, const BatchView& batch) override {
-    events_->push_back(std::string(slot == ReplicaSlot::kCurrent ? "forward " : "probe ") +
-                       std::to_string(batch.inputs[0]));
-    slot_ = slot;
-    target_ = Target(batch);
-    return next_loss != 0 ? next_loss : Loss(Of(slot).x, target_);
-  }
-  absl::Status Backward(float weight, const GradientReady& ready) override {
-    Slot& slot = Of(slot_);
-    for (size_t k = std::size(kLeaves) - 1; k-- > 0;) {
-      for (uint64_t i = kLeaves[k]; i < kLeaves[k + 1]; ++i) {
-        slot.g[i] += weight * (slot.x[i] - static_cast<float>(target_));
-        if (poisoned == i) slot.g[i] = std::numeric_limits<float>::quiet_NaN();
-      }
-      events_->push_back("final " + std::to_string(kLeaves[k]));
-      if (ready) ready(kLeaves[k], kLeaves[k + 1] - kLeaves[k]);
-    }
-    events_->push_back("backward ends");
-    return absl::OkStatus();
-  }
-  absl::StatusOr<bool> BackwardRunning() override { return running_after_return; }
-  absl::StatusOr<double> Evaluate(ReplicaSlot slot, const BatchView& batch) override {
-    double sum = 0;
-    for (uint64_t row = 0; row < batch.rows; ++row) {
-      events_->push_back(std::string(slot == ReplicaSlot::kCurrent ? "last" : "kept") +
-                         " held-out " + std::to_string(batch.inputs[row]));
-      sum += Loss(Of(slot).x, static_cast<double>(batch.inputs[row]) * 0.01);
-    }
-    return sum / static_cast<double>(batch.rows);
-  }
-  static double Loss(const std::vector<float>& at, double target) {
-    double sum = 0;
-    for (float x : at) sum += 0.5 * (x - target) * (x - target);
-    return sum / kCoordinates;
-  }
-
-  double next_loss = 0;                                      // instead of the real one
-  uint64_t poisoned = std::numeric_limits<uint64_t>::max();  // this coordinate's gradient is NaN
-  bool running_after_return = false;  // as a GPU does, on the work that Backward has queued
-
- private:
-  struct Slot {
-    std::vector<float> x, g;
-  };
-  Slot& Of(ReplicaSlot slot) { return slots_[static_cast<size_t>(slot)]; }
-  const Layout layout_;
-  const ModelConfig config_;
-  std::vector<std::string>* const events_;
-  Slot slots_[3];
-  ReplicaSlot slot_ = ReplicaSlot::kCurrent;
-  double target_ = 0;
-};
-
-// A server for one worker: the verdict is its ballot.
-class LoopSession : public Session {
- public:
-  LoopSession(std::vector<std::string>* events, uint64_t rounds)
-      : rounds_(rounds), events_(events) {}
-
-  const std::string& name() const override { return name_; }
-  absl::StatusOr<RunInfo> Join(const Layout& layout, ReplicaMemory* replica) override {
-    if (drain_) return absl::CancelledError("asked to leave");
-    layout_ = &layout;
-    replica_ = replica;
-    RunInfo run;
-    run.seed = 5;
-    run.rounds_max = rounds_;
-    run.plan = ChunkPlan(layout.coordinates(), 512);
-    run.direction.kind = DirectionKind::kSignSgd;
-    plan_ = run.plan;
-    return run;
-  }
-  absl::StatusOr<std::optional<RoundTicket>> NextRound() override {
-    if (round_ >= rounds_ || drain_) return std::optional<RoundTicket>();
-    if (std::exchange(fetched_, false)) ++round_;
-    waits_ = 0;
-    if (jump_before == round_) {
-      const float moved[] = {7.0f};
-      EXPECT_TRUE(replica_->Write(0, moved).ok());
-      ++round_;
-    }
-    ballot_.assign(plan_.TotalBytes(), 0);
-    RoundTicket ticket;
-    ticket.round = Round(round_);
-    ticket.data_step = DataStep(round_);
-    ticket.share = Share(3);
-    ticket.probe = probe;
-    ticket.members = 1;
-    return std::optional<RoundTicket>(ticket);
-  }
-  absl::Status SendChunk(ChunkIndex k, const uint8_t* ballot) override {
-    events_->push_back("chunk " + std::to_string(k.value()));
-    std::copy(ballot, ballot + plan_.Bytes(k),
-              ballot_.begin() + static_cast<int64_t>(plan_.ByteOffset(k)));
-    return send_status;
-  }
-  absl::Status SendScalars(const BallotScalars& scalars) override {
-    events_->push_back("scalars");
-    all_scalars.push_back(scalars);
-    return absl::OkStatus();
-  }
-  absl::Status Abstain(AbstainReason reason) override {
-    events_->push_back(reason == AbstainReason::kNonFiniteLoss ? "abstain loss"
-                                                               : "abstain gradient");
-    return absl::OkStatus();
-  }
-  absl::StatusOr<CommitOutcome> WaitCommit() override {
-    events_->push_back("wait");
-    CommitOutcome outcome;
-    ++waits_;
-    if (fetched_instead == round_ && waits_ < 10) {
-      // As a session whose connection was away too long: the state comes, and with it no commit.
-      const float moved[] = {7.0f};
-      EXPECT_TRUE(replica_->Write(0, moved).ok());
-      outcome.next_round = Round(round_ + 1);
-      outcome.contiguous = false;
-      fetched_ = true;
-      return outcome;
-    }
-    if (drain_without_commit) {
-      drain_ = true;
-      return outcome;
-    }
-    verdict_ = ballot_;
-    xs.emplace_back(kCoordinates);
-    EXPECT_TRUE(replica_->Read(0, xs.back()).ok());
-    EXPECT_TRUE(replica_->ApplyStep(*layout_, gamma, 0, kCoordinates, verdict_.data()).ok());
-    outcome.next_round = Round(++round_);
-    outcome.commits = 1;
-    outcome.contiguous = round_ != gap_after;
-    outcome.stepsize = gamma;
-    outcome.verdict = verdict_.data();
-    outcome.finished = round_ >= rounds_;
-    return outcome;
-  }
-  absl::Status Leave(const std::string& reason) override {
-    events_->push_back("leave " + reason);
-    return absl::OkStatus();
-  }
-  void RequestDrain(const std::string&) override { drain_ = true; }
-  std::optional<Round> replica_round() const override {
-    if (too_late || (lost_at_the_end && (drain_ || round_ >= rounds_))) return std::nullopt;
-    return Round(round_ + caught_up);
-  }
-  bool finished() const override { return round_ >= rounds_; }
-  bool drained() const override { return drain_; }
-  SessionStats Stats() const override { return {}; }
-
-  bool probe = false;
-  float gamma = 0.01f;
-  bool too_late = false;         // the run has ended before the state came
-  bool lost_at_the_end = false;  // a state transfer was never completed
-  uint64_t caught_up = 0;        // commits that NextRound applied before it said that the run ended
-  uint64_t fetched_instead =
-      std::numeric_limits<uint64_t>::max();  // this round's WaitCommit ends with a fetched state
-  bool drain_without_commit = false;
-  uint64_t gap_after =
-      std::numeric_limits<uint64_t>::max();  // the commit before this round came after a gap
-  uint64_t jump_before =
-      std::numeric_limits<uint64_t>::max();  // NextRound moves the replica past this round
-  absl::Status send_status;
-  std::vector<BallotScalars> all_scalars;
-  std::vector<std::vector<float>> xs;  // the replica before each commit
-  std::vector<uint8_t> verdict_;
-
- private:
-  const std::string name_ = "w0";
-  const uint64_t rounds_;
-  std::vector<std::string>* const events_;
-  const Layout* layout_ = nullptr;
-  ReplicaMemory* replica_ = nullptr;
-  ChunkPlan plan_;
-  std::vector<uint8_t> ballot_;
-  uint64_t round_ = 0;
-  bool fetched_ = false;  // the replica is one round ahead of round_
-  int waits_ = 0;         // in this round
-  bool drain_ = false;
-};
-
-// Packs like the CPU, but only when it is waited for, or when `ready` chunks are allowed to get
-// done before.
-class QueueingDevice : public HostDevice {
- public:
-  explicit QueueingDevice(std::vector<std::string>* events) : events_(events) {}
-
-  absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(const Layout* layout, ChunkPlan plan,
-                                                           const DirectionConfig& config) override {
-    SIGNVOTE_ASSIGN_OR_RETURN(auto packer, HostDevice::MakePacker(layout, plan, config));
-    return std::make_unique<Packer>(this, std::move(packer));
-  }
-
-  bool queues = false;
-  int ready = 0;
-  absl::Status start_status, finish_status;
-
- private:
-  class Packer : public BallotPacker {
-   public:
-    Packer(QueueingDevice* device, std::unique_ptr<BallotPacker> host)
-        : device_(device), host_(std::move(host)) {}
-    absl::Status Start(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) override {
-      SIGNVOTE_RETURN_IF_ERROR(device_->start_status);
-      if (!device_->queues) return host_->Start(k, input, ballot);
-      device_->events_->push_back("start " + std::to_string(k.value()));
-      queued_[k.value()] = [this, k, input, ballot] { return host_->Start(k, input, ballot); };
-      return absl::OkStatus();
-    }
-    absl::StatusOr<bool> Ready(ChunkIndex) override {
-      return !device_->queues || device_->ready-- > 0;
-    }
-    absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) override {
-      SIGNVOTE_RETURN_IF_ERROR(device_->finish_status);
-      if (const auto queued = queued_.find(k.value()); queued != queued_.end()) {
-        SIGNVOTE_RETURN_IF_ERROR(queued->second());
-        queued_.erase(queued);
-      }
-      return host_->Finish(k);
-    }
-
-   private:
-    QueueingDevice* const device_;
-    const std::unique_ptr<BallotPacker> host_;
-    std::map<uint32_t, std::function<absl::Status()>> queued_;
-  };
-  std::vector<std::string>* const events_;
-};
-
-struct Bench {
-  explicit Bench(uint64_t rounds, TrainerOptions options = {.eval_every = 0, .eval_batches = 0})
-      : session(&events, rounds),
-        model(&events),
-        device(&events),
-        replica(model.parameters()),
-        trainer(&session, &model, &device, &replica, &data, &clock, options) {
-    trainer.set_on_round([this](const RoundReport& round) { rounds_seen.push_back(round); });
-  }
-  std::vector<std::string> events;
-  FakeClock clock;
-  LoopSession session;
-  QuadraticModel model;
-  QueueingDevice device;
-  HostReplicaMemory replica;
-  KeyDataset data;
-  Trainer trainer;
-  std::vector<RoundReport> rounds_seen;
-};
 
 TEST(TrainerTest, EachChunkLeavesAsSoonAsItsLastCoordinateIsFinalAndBeforeBackwardEnds) {
   Bench bench(1);
@@ -393,8 +84,8 @@ TEST(TrainerTest, TheBallotIsTheSignOfTheGradientOfTheTicketsMinibatch) {
   const BallotScalars& scalars = bench.session.all_scalars[0];
   EXPECT_NEAR(scalars.g_l1, l1, 1e-3);
   EXPECT_EQ(scalars.samples, 1u);
-  EXPECT_FALSE(scalars.probe_l1.has_value());
-  EXPECT_FALSE(scalars.prev_inner.has_value());
+  EXPECT_FALSE(ProbeL1(scalars).has_value());
+  EXPECT_FALSE(PrevInner(scalars).has_value());
 }
 
 TEST(TrainerTest, TheProbeRunsFirstOnTheSameMinibatchAtThePreviousReplica) {
@@ -410,11 +101,11 @@ TEST(TrainerTest, TheProbeRunsFirstOnTheSameMinibatchAtThePreviousReplica) {
   EXPECT_LT(probe, forward);
   const auto& scalars = bench.session.all_scalars;
   ASSERT_EQ(scalars.size(), 3u);
-  EXPECT_FALSE(scalars[0].probe_l1.has_value());
+  EXPECT_FALSE(ProbeL1(scalars[0]).has_value());
   for (size_t t = 1; t < 3; ++t) {
     // g − h = x_t − x_{t−1} for this model: γ per coordinate, twice that in tensor b.
-    ASSERT_TRUE(scalars[t].probe_l1.has_value());
-    EXPECT_NEAR(*scalars[t].probe_l1, 0.01 * 700 + 0.02 * 800, 1e-3);
+    ASSERT_TRUE(ProbeL1(scalars[t]).has_value());
+    EXPECT_NEAR(*ProbeL1(scalars[t]), 0.01 * 700 + 0.02 * 800, 1e-3);
     double inner = 0;
     const double target = static_cast<double>((3000 + 10 * t) % 97) * 0.01;
     for (uint64_t i = 0; i < kCoordinates; ++i) {
@@ -422,8 +113,8 @@ TEST(TrainerTest, TheProbeRunsFirstOnTheSameMinibatchAtThePreviousReplica) {
           bench.session.xs[t][i] < bench.session.xs[t - 1][i] ? 1.0 : -1.0;  // x moved against b
       inner += (i < 700 ? 1.0 : 2.0) * b * (bench.session.xs[t][i] - target);
     }
-    ASSERT_TRUE(scalars[t].prev_inner.has_value());
-    EXPECT_NEAR(*scalars[t].prev_inner, inner, 1e-3);
+    ASSERT_TRUE(PrevInner(scalars[t]).has_value());
+    EXPECT_NEAR(*PrevInner(scalars[t]), inner, 1e-3);
   }
 }
 
@@ -439,8 +130,8 @@ TEST(TrainerTest, AfterAGapOrAStateTransferThereIsNeitherProbeNorPreviousVerdict
     ASSERT_TRUE(bench.trainer.Run().ok());
     std::map<uint64_t, bool> probed;
     for (const RoundReport& round : bench.rounds_seen) {
-      probed[round.round.value()] = round.scalars.probe_l1.has_value();
-      EXPECT_EQ(round.scalars.prev_inner.has_value(), round.scalars.probe_l1.has_value());
+      probed[round.round.value()] = round.probe_l1.has_value();
+      EXPECT_EQ(round.prev_inner.has_value(), round.probe_l1.has_value());
     }
     if (in_next_round) {
       EXPECT_EQ(probed, (std::map<uint64_t, bool>{{0, false}, {1, true}, {3, false}}));
@@ -448,6 +139,123 @@ TEST(TrainerTest, AfterAGapOrAStateTransferThereIsNeitherProbeNorPreviousVerdict
       EXPECT_EQ(probed, (std::map<uint64_t, bool>{{0, false}, {1, true}, {2, false}, {3, true}}));
     }
   }
+}
+
+// The first worker's model gives the run its order; another's may have it otherwise.
+TEST(TrainerTest, TheRunsOrderOfTensorsIsAdopted) {
+  Bench bench(2);
+  bench.session.reversed = true;
+  bench.session.probe = true;
+  const std::vector<float> before = bench.model.x();
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  const RunInfo& run = bench.trainer.report().run;
+  ASSERT_EQ(run.layout.tensors()[0].name, "b");
+  // Coordinate i of the run is i + 700 of the model in b, i − 800 in a.
+  const auto of_model = [](uint64_t i) { return i < 800 ? i + 700 : i - 800; };
+  for (uint64_t i = 0; i < kCoordinates; ++i)
+    ASSERT_EQ(bench.session.xs[0][i], before[of_model(i)]) << i;
+  std::vector<float> x(kCoordinates);
+  ASSERT_TRUE(bench.trainer.replica()->Read(0, x).ok());
+  for (uint64_t i = 0; i < kCoordinates; ++i) ASSERT_EQ(x[i], bench.model.x()[of_model(i)]) << i;
+  const double target = static_cast<double>(3010 % 97) * 0.01;
+  for (uint64_t i = 0; i < kCoordinates; ++i) {
+    const float g = bench.session.xs[1][i] - static_cast<float>(target);
+    ASSERT_EQ(GetBit(bench.session.verdict_.data(), i), g > 0) << i;
+  }
+  EXPECT_NEAR(*ProbeL1(bench.session.all_scalars[1]), 0.01 * 700 + 0.02 * 800, 1e-3);
+  // Chunk 0 is final once all of its coordinates are, though they come last in the model's order.
+  const auto first = std::find(bench.events.begin(), bench.events.end(), "chunk 1");
+  EXPECT_NE(first, bench.events.end());
+}
+
+TEST(TrainerTest, ATensorThatTheModelHasNotEndsTheRunWithItsName) {
+  Bench bench(1);
+  bench.session.stranger = true;
+  const absl::Status status = bench.trainer.Run();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("tensor \"z\""));
+}
+
+TEST(TrainerTest, ItJoinsWithWhatTheModelIsAndCan) {
+  Bench bench(1, {.eval_every = 0, .eval_batches = 2});
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  const ModelDescription& joined = bench.session.description;
+  ASSERT_EQ(joined.tensors.size(), 2u);
+  EXPECT_EQ(joined.tensors[1].name, "b");
+  EXPECT_EQ(joined.config_json, ModelConfigJson(bench.model.config()));
+  EXPECT_TRUE(joined.can_probe);
+  ASSERT_TRUE(joined.held_out_hash.has_value());
+  Bench more(1, {.eval_every = 0, .eval_batches = 3});
+  ASSERT_TRUE(more.trainer.Run().ok());
+  EXPECT_NE(more.session.description.held_out_hash, joined.held_out_hash);
+  Bench none(1);
+  ASSERT_TRUE(none.trainer.Run().ok());
+  EXPECT_FALSE(none.session.description.held_out_hash.has_value());
+}
+
+TEST(TrainerTest, ACommitOfKindNoneMovesNothingAndEndsNoProbeButItsOwn) {
+  Bench bench(5);
+  bench.session.probe = true;
+  bench.session.kinds = {{2, CommitKind::kNone}};
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  EXPECT_EQ(bench.session.xs[2], bench.session.xs[3]);
+  EXPECT_NE(bench.session.xs[3], bench.session.xs[4]);
+  std::map<uint64_t, bool> probed;
+  for (const RoundReport& round : bench.rounds_seen)
+    probed[round.round.value()] = round.probe_l1.has_value();
+  EXPECT_EQ(probed,
+            (std::map<uint64_t, bool>{{0, false}, {1, true}, {2, true}, {3, false}, {4, true}}));
+  EXPECT_EQ(bench.rounds_seen[2].kind, CommitKind::kNone);
+  EXPECT_EQ(bench.rounds_seen[2].main_round, 2u);
+  EXPECT_EQ(bench.rounds_seen[4].main_round, 4u);
+  EXPECT_TRUE(bench.rounds_seen[4].run_done);
+  EXPECT_FALSE(bench.rounds_seen[3].run_done);
+  EXPECT_EQ(std::count(bench.events.begin(), bench.events.end(), "reset"), 0);
+}
+
+TEST(TrainerTest, ARewindGoesBackToTheStartWithoutStateProbeOrPreviousVerdict) {
+  Bench bench(5);
+  bench.session.probe = true;
+  bench.session.kinds = {{2, CommitKind::kRewind}};
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  EXPECT_EQ(bench.session.xs[3], bench.session.xs[0]);
+  EXPECT_EQ(std::count(bench.events.begin(), bench.events.end(), "reset"), 1);
+  EXPECT_FALSE(bench.rounds_seen[3].probe_l1.has_value());
+  EXPECT_FALSE(bench.rounds_seen[3].prev_inner.has_value());
+  EXPECT_TRUE(bench.rounds_seen[4].probe_l1.has_value());
+}
+
+TEST(TrainerTest, WithoutProbesInTheRunNoPreviousReplicaIsKept) {
+  Bench bench(3);
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  EXPECT_EQ(bench.model.kept_previous, 0);
+  Bench probing(3);
+  probing.session.probe = true;
+  ASSERT_TRUE(probing.trainer.Run().ok());
+  EXPECT_EQ(probing.model.kept_previous, 3);
+}
+
+TEST(TrainerTest, AnEvaluationThatTheServerAsksForGoesWithTheScalarsOnceItIsKnown) {
+  Bench bench(8, {.eval_every = 3, .eval_batches = 2});
+  bench.session.evaluate_at = 4;
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  // Six rows in three rounds: known after round 6, sent with round 7's scalars.
+  const std::vector<BallotScalars>& sent = bench.session.all_scalars;
+  ASSERT_EQ(sent.size(), 8u);
+  EXPECT_FALSE(sent[6].held_out.has_value());
+  ASSERT_TRUE(sent[7].held_out.has_value());
+  EXPECT_EQ(sent[7].held_out->round, Round(4));
+  EXPECT_EQ(sent[7].held_out->windows, bench.session.description.held_out_hash);
+  double sum = 0, squares = 0;
+  for (const int batch : {0, 10}) {
+    double loss = 0;
+    for (int row = batch; row < batch + 3; ++row)
+      loss += QuadraticModel::Loss(bench.session.xs[4], row * 0.01) / 3;
+    sum += loss;
+    squares += loss * loss;
+  }
+  EXPECT_NEAR(sent[7].held_out->loss, sum / 2, 1e-12);
+  EXPECT_NEAR(sent[7].held_out->error, std::sqrt((squares - sum * sum / 2) / 2), 1e-7);
 }
 
 TEST(TrainerTest, ANonFiniteLossAbstainsBeforeTheFirstChunk) {
@@ -488,7 +296,7 @@ TEST(TrainerTest, AccumulationAveragesMicroBatchesAndSendsInTheLastOne) {
   EXPECT_NEAR(bench.session.all_scalars[0].g_l1, l1, 1e-3);
   EXPECT_EQ(bench.session.all_scalars[0].samples, 2u);
   // The probe sees the same two.
-  EXPECT_NEAR(*bench.session.all_scalars[1].probe_l1, 0.01 * 700 + 0.02 * 800, 1e-3);
+  EXPECT_NEAR(*ProbeL1(bench.session.all_scalars[1]), 0.01 * 700 + 0.02 * 800, 1e-3);
 }
 
 TEST(TrainerTest, AfterAFetchedStateTheNextRoundIsAskedForAtOnce) {
@@ -499,7 +307,7 @@ TEST(TrainerTest, AfterAFetchedStateTheNextRoundIsAskedForAtOnce) {
   EXPECT_EQ(std::count(bench.events.begin(), bench.events.end(), "wait"), 4);
   std::map<uint64_t, bool> probed;  // of the rounds whose commit came
   for (const RoundReport& round : bench.rounds_seen) {
-    probed[round.round.value()] = round.scalars.probe_l1.has_value();
+    probed[round.round.value()] = round.probe_l1.has_value();
   }
   EXPECT_EQ(probed, (std::map<uint64_t, bool>{{0, false}, {2, false}, {3, true}}));
 }
@@ -539,12 +347,12 @@ TEST(TrainerTest, ADrainEndsAfterTheRoundInProgress) {
 TEST(TrainerTest, ADrainMayEndARoundWithoutACommit) {
   Bench bench(10);
   bench.session.drain_without_commit = true;
-  const std::vector<float> before(bench.model.parameters().begin(), bench.model.parameters().end());
+  const std::vector<float> before = bench.model.x();
   ASSERT_TRUE(bench.trainer.Run().ok());
   EXPECT_EQ(bench.events.back(), "leave drained");
   EXPECT_TRUE(bench.rounds_seen.empty());
   EXPECT_EQ(bench.trainer.report().next_round, Round(0));
-  EXPECT_TRUE(std::equal(before.begin(), before.end(), bench.model.parameters().begin()));
+  EXPECT_EQ(bench.model.x(), before);
 }
 
 TEST(TrainerTest, ADrainBeforeJoiningIsNoError) {
@@ -600,7 +408,7 @@ TEST(TrainerTest, HeldOutLossIsMeasuredAtTheStartAtTheEndAndInBetween) {
   ASSERT_TRUE(report.held_out_first.has_value() && report.held_out_last.has_value());
   EXPECT_EQ(report.held_out_first, bench.rounds_seen[2].held_out->loss);
   EXPECT_LT(*report.held_out_last, *report.held_out_first);
-  const auto x = bench.model.parameters();
+  const std::vector<float>& x = bench.model.x();
   EXPECT_EQ(report.digest, ReplicaDigest(x.data(), 0, x.size()));
 }
 

@@ -1,4 +1,4 @@
-#include "worker/direction/selftest.h"
+#include "worker/selftest/selftest.h"
 
 #include <gtest/gtest.h>
 

@@ -1,0 +1,76 @@
+#include "worker/flags.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "common/exit_codes.h"
+
+namespace signvote {
+namespace {
+
+struct Read {
+  absl::Status status;
+  WorkerFlags flags;
+  std::string print;
+};
+
+Read ReadFlags(std::vector<const char*> arguments) {
+  arguments.insert(arguments.begin(), "signvote-worker");
+  Read read;
+  read.status = ParseWorkerFlags(static_cast<int>(arguments.size()), arguments.data(), &read.flags,
+                                 &read.print);
+  return read;
+}
+
+TEST(WorkerFlagsTest, TheRunsWeightDecayIsAUsageErrorThatNamesTheServersFlag) {
+  const Read read = ReadFlags({"--weight-decay", "0.1"});
+  EXPECT_EQ(ExitCodeFor(read.status), ExitCode::kUsage);
+  EXPECT_EQ(read.status.message(),
+            "--weight-decay is the run's and no longer the worker's: give signvote-server "
+            "--weight-decay");
+}
+
+TEST(WorkerFlagsTest, HelpAndAPrintedConfigurationDoNotOfferWhatIsRefused) {
+  for (const char* flag : {"--help", "--print-config"}) {
+    const Read read = ReadFlags({flag});
+    EXPECT_TRUE(read.status.ok()) << read.status;
+    EXPECT_NE(read.print.find("init-seed"), std::string::npos);
+    EXPECT_EQ(read.print.find("weight-decay"), std::string::npos) << flag;
+  }
+}
+
+TEST(WorkerFlagsTest, ATlsFolderNamesTheFilesThatNoFlagNames) {
+  const Read read = ReadFlags({"--tls-dir", "d", "--tls-key", "k.pem"});
+  ASSERT_TRUE(read.status.ok()) << read.status;
+  EXPECT_EQ(read.flags.session.tls_ca, "d/ca.crt");
+  EXPECT_EQ(read.flags.session.tls_certificate, "d/worker.crt");
+  EXPECT_EQ(read.flags.session.tls_key, "k.pem");
+  EXPECT_EQ(read.flags.session.token_file, "d/token");
+  EXPECT_EQ(ReadFlags({"--tls-dir", "d", "--insecure"}).flags.session.tls_ca, "");
+}
+
+TEST(WorkerFlagsTest, TimesRunIdAndLogAreReadIntoWhatTheProgramWorksWith) {
+  const Read read = ReadFlags({"--wait-timeout", "2.5", "--run-id",
+                               "00000000-0000-4000-8000-000000000001", "--log-level", "warning"});
+  ASSERT_TRUE(read.status.ok()) << read.status;
+  EXPECT_EQ(read.flags.session.wait_timeout, std::chrono::milliseconds(2500));
+  EXPECT_TRUE(read.flags.session.run_id.has_value());
+  EXPECT_EQ(read.flags.log.level, LogLevel::kWarning);
+  EXPECT_EQ(ReadFlags({"--run-id", "x"}).status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ReadFlags({"--log-level", "loud"}).status.code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(WorkerFlagsTest, WhatIsMissingIsNamedBeforeAnyWorkIsDone) {
+  const auto check = [](const Read& read) {
+    return std::string(
+        CheckWorkerFlags(read.flags, FileSystem::Posix(), Clock::System()).message());
+  };
+  EXPECT_EQ(check(ReadFlags({})), "--server is missing: give HOST:PORT");
+  EXPECT_EQ(check(ReadFlags({"--server", "h:1", "--insecure"})),
+            "--name is missing: plaintext has no certificate to take it from");
+}
+
+}  // namespace
+}  // namespace signvote

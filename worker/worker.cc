@@ -1,0 +1,326 @@
+#include "worker/worker.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/clock.h"
+#include "common/cpu.h"
+#include "common/exit_codes.h"
+#include "common/file_system.h"
+#include "common/http/http_server.h"
+#include "common/log.h"
+#include "common/safetensors.h"
+#include "common/status.h"
+#include "worker/data/dataset.h"
+#include "worker/direction/cuda_device.h"
+#include "worker/models/model.h"
+#include "worker/selftest/cuda_selftest.h"
+#include "worker/selftest/selftest.h"
+#include "worker/session/session.h"
+#include "worker/train/metrics.h"
+#include "worker/train/progress.h"
+#include "worker/train/report.h"
+#include "worker/train/routes.h"
+#include "worker/train/trainer.h"
+
+namespace signvote {
+namespace {
+
+constexpr uint32_t kFileMode = 0644;
+constexpr uint64_t kHostRateCoordinates = uint64_t{1} << 24;               // well beyond any cache
+constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();  // in a log line
+
+absl::StatusOr<ModelConfig> LoadModel(FileSystem* fs, const WorkerFlags& flags) {
+  SIGNVOTE_ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(fs, flags.model));
+  if (flags.vocabulary != 0) config.vocabulary = flags.vocabulary;
+  config.parameter_divisor = flags.parameter_divisor;
+  if (config.kind == ModelKind::kLlama && flags.sequence > config.positions_max) {
+    return absl::InvalidArgumentError(absl::StrFormat("--sequence %d: the model has %d positions",
+                                                      flags.sequence, config.positions_max));
+  }
+  return config;
+}
+
+absl::StatusOr<std::unique_ptr<Dataset>> LoadData(FileSystem* fs, const WorkerFlags& flags,
+                                                  const ModelConfig& config) {
+  const bool mlp = config.kind == ModelKind::kMlp;
+  DatasetOptions options;
+  SIGNVOTE_ASSIGN_OR_RETURN(options.format,
+                            ParseDataFormat(!flags.data_format.empty() ? flags.data_format
+                                            : mlp                      ? "synthetic"
+                                                                       : "text"));
+  if (mlp != (options.format == DataFormat::kSynthetic)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--data-format ", flags.data_format, " does not fit --model ", flags.model,
+                     ": mlp trains on synthetic data, LLaMA on the others"));
+  }
+  if (mlp && !flags.data.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--data ", flags.data, " does not fit --model ", flags.model,
+                     ": it trains on a task that is made here; leave --data away"));
+  }
+  options.path = flags.data;
+  options.rows = flags.batch;
+  options.length = flags.sequence;
+  options.vocabulary = config.vocabulary;
+  options.features = config.features;
+  options.classes = config.classes;
+  return OpenDataset(fs, options);
+}
+
+ProgressStyle StyleOf(const std::string& word) {
+  if (word == "off") return ProgressStyle::kOff;
+  if (word == "lines" || (word == "auto" && ::isatty(STDOUT_FILENO) == 0))
+    return ProgressStyle::kLines;
+  return ProgressStyle::kTerminal;
+}
+
+absl::Status Save(FileSystem* fs, const std::string& path, const Model& model, Trainer* trainer) {
+  const TrainerReport& report = trainer->report();
+  std::vector<float> x(trainer->replica()->coordinates());
+  SIGNVOTE_RETURN_IF_ERROR(trainer->replica()->Read(0, x));
+  SIGNVOTE_RETURN_IF_ERROR(
+      WriteSafetensors(fs, path, report.run.layout, x,
+                       {{"format", "pt"},
+                        {"run_id", report.run.run_id.ToText()},
+                        {"next_round", absl::StrCat(report.next_round.value())},
+                        {"digest", absl::StrFormat("%016x", *report.digest)}}));
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "" : path.substr(0, slash + 1);
+  return WriteFileAtomically(fs, folder + "config.json", ModelConfigJson(model.config()),
+                             kFileMode);
+}
+
+absl::Status Selftest(const WorkerFlags& flags, Clock* clock) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<int> gpu, ParseDevice(flags.model_options.device));
+  std::unique_ptr<WorkerDevice> device = std::make_unique<HostDevice>();
+  std::unique_ptr<SelftestMemory> memory = std::make_unique<HostSelftestMemory>();
+  SelftestOptions options;
+  if (gpu.has_value()) {
+    SIGNVOTE_ASSIGN_OR_RETURN(device, MakeCudaDevice(*gpu, [] { return nullptr; }));
+    SIGNVOTE_ASSIGN_OR_RETURN(memory, MakeCudaSelftestMemory(*gpu));
+  } else {
+    options.rate_coordinates = kHostRateCoordinates;
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(const SelftestReport report,
+                            RunSelftest(device.get(), memory.get(), clock, options));
+  std::fputs(SelftestText(report).c_str(), stdout);
+  return absl::OkStatus();
+}
+
+WorkerRound MetricsOf(const RoundReport& round) {
+  return {.round = round.round,
+          .voted = !round.abstained.has_value(),
+          .overlapped = round.first_chunk_overlapped,
+          .targets = round.targets,
+          .nonfinite = round.scalars.nonfinite_coordinates,
+          .members = round.members,
+          .voters = round.voters,
+          .main_round = round.main_round,
+          .run_done = round.run_done,
+          .loss = round.scalars.loss,
+          .run_loss = round.run_loss,
+          .stepsize = static_cast<double>(round.stepsize),
+          .held_out_loss = round.held_out.has_value() ? std::optional<double>(round.held_out->loss)
+                                                      : std::nullopt,
+          .g_l1 = round.scalars.g_l1,
+          .g_l2_squared = round.scalars.g_l2_squared,
+          .first_chunk_seconds = round.first_chunk_seconds,
+          .backward_end_seconds = round.backward_end_seconds,
+          .compute_seconds = round.compute_took_seconds,
+          .pack_seconds = round.pack_took_seconds,
+          .wait_seconds = round.wait_took_seconds,
+          .apply_seconds = round.apply_took_seconds,
+          .round_seconds = round.round_took_seconds};
+}
+
+// The metrics, and the port that shows them while there is a session to ask.
+// Threads: thread-safe once made; the port's threads read it.
+class WorkerPort {
+ public:
+  // `address` as --http says it, "off" for none.
+  absl::Status Start(const std::string& address) {
+    if (address == "off") return absl::OkStatus();
+    SIGNVOTE_ASSIGN_OR_RETURN(http_, HttpServer::Start(address, WorkerRoutes(
+                                                                    [this] {
+                                                                      Refresh();
+                                                                      return metrics_.Text();
+                                                                    },
+                                                                    [this] { return Ready(); })));
+    LogInfo("serving metrics", {{"address", http_->address()}});
+    return absl::OkStatus();
+  }
+  std::string address() const { return http_ == nullptr ? "" : http_->address(); }
+  WorkerMetrics* metrics() { return &metrics_; }
+  // From here on `session` is asked; until Stop().
+  void Show(const Session* session) { session_.store(session, std::memory_order_release); }
+  void Stop() {
+    http_.reset();  // its threads are gone
+    session_.store(nullptr, std::memory_order_release);
+  }
+
+ private:
+  void Refresh() {
+    const Session* const session = session_.load(std::memory_order_acquire);
+    if (session != nullptr) metrics_.OnSession(session->Stats());
+  }
+  bool Ready() {
+    Refresh();
+    return metrics_.joined() && metrics_.value(WorkerMetric::kConnected) == 1;
+  }
+
+  WorkerMetrics metrics_;
+  // Released by Show, acquired by the port's threads.
+  std::atomic<const Session*> session_{nullptr};
+  std::unique_ptr<HttpServer> http_;
+};
+
+struct Corpus {
+  ModelConfig config;
+  std::unique_ptr<Dataset> data;
+};
+
+// Writes what the flags ask for once training has ended with `trained`.
+absl::Status WriteResults(const WorkerFlags& flags, FileSystem* fs, const Session& session,
+                          const Model& model, const Dataset& data, Trainer* trainer,
+                          const absl::Status& trained) {
+  const TrainerReport& report = trainer->report();
+  ReportContext context;
+  context.name = session.name();
+  context.model = flags.model;
+  context.device = model.device();
+  context.data = data.description();
+  context.target_unit = data.target_unit();
+  context.coordinates = model.layout().coordinates();
+  context.outcome = !trained.ok() ? Describe(trained) : session.drained() ? "drained" : "finished";
+  // Also after a failure: what was measured until then is worth keeping.
+  absl::Status reported;
+  if (!flags.report.empty()) {
+    reported =
+        WithContext(WriteFileAtomically(fs, flags.report,
+                                        ReportJson(context, report, session.Stats()), kFileMode),
+                    "--report");
+  }
+  if (!trained.ok()) {
+    if (!reported.ok()) LogWarning("the report is not written", {{"error", Describe(reported)}});
+    return trained;
+  }
+  // Before the report's own failure, which must not cost the model.
+  if (!flags.save.empty()) {
+    if (report.digest.has_value()) {
+      SIGNVOTE_RETURN_IF_ERROR(WithContext(Save(fs, flags.save, model, trainer), "--save"));
+    } else {
+      LogWarning("nothing was saved: the replica is not the run's", {{"path", flags.save}});
+    }
+  }
+  SIGNVOTE_RETURN_IF_ERROR(reported);
+  LogInfo("done", {{"outcome", context.outcome},
+                   {"rounds_voted", report.rounds_voted},
+                   {"held_out_first", report.held_out_first.value_or(kNotMeasured)},
+                   {"held_out_last", report.held_out_last.value_or(kNotMeasured)},
+                   {"digest", report.digest.has_value() ? absl::StrFormat("%016x", *report.digest)
+                                                        : "none"}});
+  return absl::OkStatus();
+}
+
+absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, const Corpus& corpus,
+                     LogFile* round_log, WorkerPort* port, std::stop_token stop) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
+                            MakeTorchModel(corpus.config, flags.model_options));
+  LogInfo("model", {{"name", corpus.config.name},
+                    {"coordinates", model->layout().coordinates()},
+                    {"layout", absl::StrFormat("%016x", model->layout().digest())},
+                    {"device", model->device()},
+                    {"threads", uint64_t{flags.model_options.threads}}});
+  LogInfo("data", {{"corpus", corpus.data->description()}});
+  // Declared before the session, whose bits lie in its memory.
+  std::unique_ptr<WorkerDevice> device = std::make_unique<HostDevice>();
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<int> gpu, ParseDevice(flags.model_options.device));
+  if (gpu.has_value()) {
+    SIGNVOTE_ASSIGN_OR_RETURN(
+        device, MakeCudaDevice(*gpu, [model = model.get()] { return model->current_stream(); }));
+  }
+  SessionOptions options = flags.session;
+  options.metrics_address = port->address();
+  options.bits_memory = device->host_memory();
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
+                            Session::Create(options, clock));
+  port->Show(session.get());
+  // However this function is left, no thread of the port asks a session that is gone.
+  struct PortStop {
+    WorkerPort* port;
+    ~PortStop() { port->Stop(); }
+  } const port_stop{port};
+
+  Progress progress(StyleOf(flags.progress), stdout, clock, FromSeconds(flags.progress_seconds),
+                    session->name());
+  Trainer trainer(session.get(), model.get(), device.get(), corpus.data.get(), clock,
+                  flags.trainer);
+  absl::Status log_status;
+  trainer.set_on_joined([&](const RunInfo& run) {
+    port->metrics()->OnJoined(run);
+    progress.OnJoined(run);
+    LogInfo("joined", {{"run", run.run_id.ToText()},
+                       {"main_rounds", run.main_rounds.has_value() ? absl::StrCat(*run.main_rounds)
+                                                                   : std::string("unknown")},
+                       {"direction", std::string(DirectionName(run.direction.kind))},
+                       {"chunks", uint64_t{run.plan.chunks()}}});
+  });
+  trainer.set_on_round([&](const RoundReport& round) {
+    const SessionStats stats = session->Stats();
+    port->metrics()->OnRound(MetricsOf(round));
+    port->metrics()->OnSession(stats);
+    progress.OnRound(round, stats);
+    if (round_log != nullptr && log_status.ok()) {
+      log_status = round_log->Append(RoundLogLine(round) + "\n");
+      if (!log_status.ok()) LogError("round log ends here", {{"error", Describe(log_status)}});
+    }
+  });
+
+  absl::Status trained;
+  {
+    const std::stop_callback drain(stop, [&session] {
+      LogInfo("stopping: the round in progress is finished first");
+      session->RequestDrain("stop signal");
+    });
+    trained = trainer.Run();
+  }
+  progress.Finish();
+  port->metrics()->OnSession(session->Stats());
+  SIGNVOTE_RETURN_IF_ERROR(
+      WriteResults(flags, fs, *session, *model, *corpus.data, &trainer, trained));
+  return log_status;
+}
+
+}  // namespace
+
+absl::Status RunWorker(const WorkerFlags& flags, std::stop_token stop) {
+  FileSystem* const fs = FileSystem::Posix();
+  Clock* const clock = Clock::System();
+  SIGNVOTE_RETURN_IF_ERROR(ChooseIsa().status());
+  if (flags.selftest) return Selftest(flags, clock);
+  SIGNVOTE_RETURN_IF_ERROR(CheckWorkerFlags(flags, fs, clock));
+  Corpus corpus;
+  SIGNVOTE_ASSIGN_OR_RETURN(corpus.config, LoadModel(fs, flags));
+  SIGNVOTE_ASSIGN_OR_RETURN(corpus.data, LoadData(fs, flags, corpus.config));
+  // Before the model: a wrong file name must not cost minutes of training.
+  std::unique_ptr<LogFile> round_log;
+  if (!flags.round_log.empty()) {
+    SIGNVOTE_ASSIGN_OR_RETURN(round_log, fs->OpenLog(flags.round_log, kFileMode));
+  }
+  WorkerPort port;
+  SIGNVOTE_RETURN_IF_ERROR(port.Start(flags.http));
+  return TrainOn(flags, fs, clock, corpus, round_log.get(), &port, std::move(stop));
+}
+
+}  // namespace signvote
