@@ -78,6 +78,20 @@ BANNED = [
     ("throw", r"\bthrow\b(?!\s*\()", "return an absl::Status", PRODUCT + ("common",)),
 ]
 
+# Libraries that decide or calculate: they must not link gRPC, whatever way it might come.
+WITHOUT_GRPC = ("stepsize", "round", "tally", "vote", "commit", "replica", "run", "follower", "worker_vote")
+GRPC_TARGET = re.compile(r"^(?:gRPC::.*|signvote::(?:proto|wire))$")
+# (what, pattern, the only places of server/ where it may stand)
+APART = [
+    ("a thread", re.compile(r"\bstd::j?thread\b(?!::)"),
+     ("server/run/run_thread.", "server/vote/tally_sink.", "server/replica/applier.", "server/rpc/")),
+    ("a socket", re.compile(r"#\s*include\s*<(?:sys/socket|netinet/\w+|arpa/inet|netdb|grpc(?:pp)?/[^>]*)(?:\.h)?>"), ("server/rpc/",)),
+    ("a file", re.compile(r"\bFileSystem\b"),
+     # Tokens are read at the start; a model is written at the end.
+     ("server/run/tokens.", "server/replica/master_replica.", "server/rpc/", "server/server.", "server/init_file.",
+      "server/line_log.", "server/main.")),
+]
+
 TORCH_HEADER = re.compile(r"^(?:torch|ATen|c10|caffe2)/")
 RPC_HEADER = re.compile(r"^(?:grpc|grpcpp|google/protobuf)/|\.pb\.h$")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
@@ -227,6 +241,58 @@ def torch_apart(tree: Tree) -> Iterator[Finding]:
                           "one translation unit; put a torch-free interface between them")
 
 
+def link_graph(tree: Tree) -> Iterator[Finding]:
+    """Libraries that decide, and the simulation, reach no gRPC through what they link."""
+    # Name to (path, line, what it links).
+    targets: dict[str, tuple[str, int, list[str]]] = {}
+    for path, text in tree.text.items():
+        if not path.endswith("CMakeLists.txt"):
+            continue
+        for match in re.finditer(r"\b(signvote_library|signvote_test)\(\s*([\w$<>{}-]+)([^()]*(?:\([^()]*\)[^()]*)*)\)", text):
+            kind, name, body = match.groups()
+            links = [word for part in re.findall(r"\bDEPS\b((?:\s+[\w:.-]+)+)", body.replace("PRIVATE_DEPS", "DEPS"))
+                     for word in part.split() if word != "DEPS"]
+            simulation = kind == "signvote_test" and path.startswith("tests/sim/")
+            if kind == "signvote_library" or simulation:
+                key = f"test {name}" if simulation else name
+                targets[key] = (path, text.count("\n", 0, match.start()) + 1, links)
+
+    def way(name: str, seen: set[str]) -> list[str]:
+        """From a target to gRPC, [] when there is none."""
+        if name in seen or name not in targets:
+            return []
+        seen.add(name)
+        for link in targets[name][2]:
+            if GRPC_TARGET.match(link):
+                return [link]
+            if link.startswith("signvote::"):
+                further = way(link.removeprefix("signvote::"), seen)
+                if further:
+                    return [link] + further
+        return []
+
+    for name, (path, line, _) in targets.items():
+        if name in WITHOUT_GRPC or name.startswith("test "):
+            links = way(name, set())
+            if links:
+                yield Finding(path, line, "grpc", f"{name} links gRPC through {' → '.join(links)}: it must be driven without it")
+
+
+def effects_apart(tree: Tree) -> Iterator[Finding]:
+    """Threads, sockets and files of the server stand at its edges."""
+    for path in tree.cpp("server"):
+        code = without_comments(tree.text[path]).splitlines()
+        for what, pattern, places in APART:
+            if path.startswith(places):
+                continue
+            # Includes are told from strings by the text itself.
+            lines = tree.text[path].splitlines() if "include" in pattern.pattern else code
+            for number, line in enumerate(lines, 1):
+                if pattern.search(line):
+                    yield Finding(path, number, "effect", f"{what}: only {', '.join(places)} may have one")
+                    break
+
+
 def listed_sources(tree: Tree) -> Iterator[Finding]:
     for path in tree.cpp():
         if not path.endswith(".cc"):
@@ -368,7 +434,7 @@ def long_files(tree: Tree) -> Iterator[Finding]:
             yield Finding(path, LINES_MAX + 1, "length", f"{lines} lines: split files above {LINES_MAX}")
 
 
-RULES = [include_order, own_header_first, pragma_once, banned_calls, torch_apart, listed_sources, dead_links, page_names,
+RULES = [include_order, own_header_first, pragma_once, banned_calls, torch_apart, link_graph, effects_apart, listed_sources, dead_links, page_names,
          private_words, unfinished, exit_codes, proto_comments, long_files]
 
 

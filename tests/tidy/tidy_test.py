@@ -166,6 +166,28 @@ class TidyTest(unittest.TestCase):
         self.plant("CMakeLists.txt", "add(common/unforgotten.cc not_common/forgotten.cc)\n")
         self.expect("common/forgotten.cc", 1, "orphan")
 
+    def test_grpc_behind_what_decides_is_found_however_far_away(self):
+        self.plant("server/run/CMakeLists.txt", "# The run.\nsignvote_library(run\n  SRCS run.cc\n  DEPS signvote::helper)\n")
+        self.plant("common/libraries/CMakeLists.txt", "signvote_library(helper HDRS h.h DEPS signvote::common PRIVATE_DEPS signvote::far)\n"
+                   "signvote_library(far DEPS signvote::messages)\n")
+        self.assertEqual(self.found(), [])
+        self.plant("common/far/CMakeLists.txt", "signvote_library(far HDRS f.h DEPS signvote::proto)\n")
+        self.expect("server/run/CMakeLists.txt", 2, "grpc")
+        self.plant("server/run/CMakeLists.txt", "")
+        self.plant("tests/sim/CMakeLists.txt", "signvote_test(sim SRCS a.cc DEPS signvote::messages gRPC::grpc++)\n")
+        self.expect("tests/sim/CMakeLists.txt", 1, "grpc")
+
+    def test_threads_sockets_and_files_inside_the_server_are_found(self):
+        self.plant_cc("server/rpc/edge.cc", "#include <sys/socket.h>\nstd::thread t;\n")
+        self.plant_cc("server/run/tokens.cc", "FileSystem* fs;\n")
+        self.plant_cc("server/run/count.cc", "auto n = std::thread::hardware_concurrency();\n")
+        self.assertEqual(self.found(), [])
+        for path, text in [("server/run/a.cc", "\nstd::jthread t;\n"), ("server/vote/a.cc", "\n#include <netinet/in.h>\n"),
+                           ("server/round/a.cc", "\nFileSystem* fs;\n"), ("server/commit/a.cc", "\n#include <grpcpp/alarm.h>\n")]:
+            self.plant_cc(path, text)
+            self.assertIn((path, 2, "effect"), self.found())
+            (self.root / path).unlink()
+
     def test_dead_links_and_anchors_are_found(self):
         self.plant("docs/page.md", "# A\n[x](missing.md)\n")
         self.expect("docs/page.md", 2, "link")
