@@ -168,10 +168,11 @@ class TidyTest(unittest.TestCase):
 
     def test_grpc_behind_what_decides_is_found_however_far_away(self):
         self.plant("server/run/CMakeLists.txt", "# The run.\nsignvote_library(run\n  SRCS run.cc\n  DEPS signvote::helper)\n")
-        self.plant("common/libraries/CMakeLists.txt", "signvote_library(helper HDRS h.h DEPS signvote::common PRIVATE_DEPS signvote::far)\n"
-                   "signvote_library(far DEPS signvote::messages)\n")
+        libraries = ("signvote_library(helper HDRS h.h DEPS signvote::common PRIVATE_DEPS signvote::far)\n"
+                     "signvote_library(far HDRS f.h DEPS signvote::{})\n")
+        self.plant("common/libraries/CMakeLists.txt", libraries.format("messages"))
         self.assertEqual(self.found(), [])
-        self.plant("common/far/CMakeLists.txt", "signvote_library(far HDRS f.h DEPS signvote::proto)\n")
+        self.plant("common/libraries/CMakeLists.txt", libraries.format("proto"))
         self.expect("server/run/CMakeLists.txt", 2, "grpc")
         self.plant("server/run/CMakeLists.txt", "")
         self.plant("tests/sim/CMakeLists.txt", "signvote_test(sim SRCS a.cc DEPS signvote::messages gRPC::grpc++)\n")
