@@ -63,8 +63,8 @@ LineWriter::~LineWriter() {
 }
 
 bool LineWriter::Write(std::string line) {
-  MutexLock lock(&shared_->mu);
   Shared& s = *shared_;
+  MutexLock lock(&s.mu);
   if (s.queue.size() >= s.options.lines_max || s.queued_bytes + line.size() > s.options.bytes_max) {
     ++s.dropped;
     return false;
