@@ -77,10 +77,9 @@ class GrpcServerImpl final : public GrpcServer {
     training_ = MakeTrainingService(run_, &table_, &transfers_, fs_);
     admin_ = MakeAdminService(run_, options.tls != nullptr);
     grpc::ServerBuilder builder;
-    builder.AddListeningPort(options.listen,
-                             options.tls != nullptr ? ReloadingCredentials(options.tls)
-                                                    : grpc::InsecureServerCredentials(),
-                             &port_);
+    credentials_ = options.tls != nullptr ? ReloadingCredentials(options.tls)
+                                          : grpc::InsecureServerCredentials();
+    builder.AddListeningPort(options.listen, credentials_, &port_);
     builder.RegisterService(training_.get());
     builder.RegisterService(admin_.get());
     builder.SetMaxReceiveMessageSize(static_cast<int>(options.message_bytes_max + kEnvelopeBytes));
@@ -142,6 +141,7 @@ class GrpcServerImpl final : public GrpcServer {
   std::unique_ptr<grpc::Service> training_, admin_;
   int port_ = 0;
   bool shut_down_ = false;
+  std::shared_ptr<grpc::ServerCredentials> credentials_;  // asked until the server is gone
   std::unique_ptr<grpc::Server> server_;
 };
 

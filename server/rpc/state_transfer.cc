@@ -357,11 +357,20 @@ class UploadCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, publi
                                                      : "the upload ended before its ticket"));
     }
     const uint64_t bytes = incoming_.Length();
-    const absl::Status status = claimed_ ? Write() : Ask();
+    if (!claimed_) {
+      // Behind its ticket the run says when chunks are wanted; whoever reads then has the fields
+      // below, perhaps before Ask() returns.
+      claimed_ = true;
+      const absl::Status asked = Ask(std::exchange(incoming_, {}));
+      (void)Moved(bytes, 0);  // over or not, nothing is read here
+      if (!asked.ok()) End(asked);
+      return;
+    }
+    const absl::Status status = Write();
     incoming_.Clear();
     const bool goes_on = Moved(bytes, 0);
     if (!status.ok()) return End(status);
-    if (!goes_on || !std::exchange(claimed_, true)) return;  // the run says when chunks are wanted
+    if (!goes_on) return;
     if (received_ < replica_->coordinates()) return StartRead(&incoming_);
     v1::UploadStateReply reply;
     reply.set_coordinates(received_);
@@ -372,17 +381,17 @@ class UploadCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, publi
   void OnDone() override { Gone(); }
 
  private:
-  absl::Status Ask() {
-    if (incoming_.Length() > transfers_->limits().first_message_bytes_max) {
+  absl::Status Ask(const grpc::ByteBuffer& ticket) {
+    if (ticket.Length() > transfers_->limits().first_message_bytes_max) {
       return absl::InvalidArgumentError("the first message of an upload must be the ticket");
     }
     SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<wire::StateView> view,
-                              wire::DecodeState(wire::BulkKind::kUploadChunk, incoming_));
+                              wire::DecodeState(wire::BulkKind::kUploadChunk, ticket));
     if (view.has_value()) {
       return absl::InvalidArgumentError("the first message of an upload must be the ticket");
     }
     v1::UploadStateRequest parsed;
-    SIGNVOTE_RETURN_IF_ERROR(wire::ParseMessage(incoming_, &parsed));
+    SIGNVOTE_RETURN_IF_ERROR(wire::ParseMessage(ticket, &parsed));
     return Claim(parsed.ticket());
   }
   void Move() override {
