@@ -7,6 +7,7 @@ temporary folder of its own.
 
 import argparse
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from typing import NamedTuple
 
@@ -55,6 +57,44 @@ class CannotRun(Exception):
     """Nothing can be said about the tests; the text says what to do."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal came, its number is the argument; or another part of this program has failed. What runs is ended."""
+
+
+class Children:
+    """The processes that run now, so that none outlives this one."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen] = set()
+        self._stopped = False
+
+    def start(self, command: list[str], **options) -> subprocess.Popen:
+        with self._lock:
+            if self._stopped:
+                raise Stopped
+            process = subprocess.Popen(command, start_new_session=True, **options)
+            self._running.add(process)
+            return process
+
+    def end(self, process: subprocess.Popen):
+        """With whatever it has started."""
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+        with self._lock:
+            self._running.discard(process)
+
+    def stop(self):
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for process in running:
+            self.end(process)
+
+
 class Equivalent(NamedTuple):
     file: str
     before: str
@@ -81,6 +121,9 @@ def tests_of(file: str) -> tuple[str, ...]:
     return TESTS[prefix]
 
 
+children = Children()
+
+
 def run(command: list[str], cwd: pathlib.Path, seconds: float, env: dict[str, str] | None = None) -> tuple[int | None, str]:
     """(exit status, output); the status is None when the time was up. Whatever the command started is ended with it."""
     def alone():
@@ -88,18 +131,14 @@ def run(command: list[str], cwd: pathlib.Path, seconds: float, env: dict[str, st
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
 
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                                   start_new_session=True, preexec_fn=alone)
+        process = children.start(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                                 preexec_fn=alone)
         try:
             status = process.wait(seconds)
         except subprocess.TimeoutExpired:
             status = None
         finally:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            process.wait()
+            children.end(process)
         output.seek(0)
         return status, output.read().decode(errors="replace")
 
@@ -246,8 +285,11 @@ def mutate(root: pathlib.Path, folder: pathlib.Path, file: str, tests: tuple[str
     waiting = mutators.mutants(source)
     print(f"{file}: {len(waiting)} mutants can be made; seed {seed} draws {sample}; tests: {', '.join(tests)}", flush=True)
     random.Random(seed).shuffle(waiting)
-    with tempfile.TemporaryDirectory(prefix="signvote-mutate.") as name, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        private = pathlib.Path(name)
+    with contextlib.ExitStack() as stack:
+        private = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signvote-mutate.")))
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(jobs))
+        # Left first: whatever ends this ends what runs, and the pool need not wait for it.
+        stack.push(lambda kind, *_: children.stop() if kind is not None else None)
         original = build.compile(source, private / "original")
         if original is None:
             raise CannotRun(f"{file} itself does not compile")
@@ -316,3 +358,18 @@ def main(arguments: list[str], root: pathlib.Path) -> int:
     except CannotRun as error:
         print(f"scripts/mutate: {error}", file=sys.stderr)
         return CANNOT_RUN
+
+
+def program(arguments: list[str], root: pathlib.Path) -> int:
+    """main() as a program: SIGTERM and Ctrl-C end what runs, and leave nothing behind."""
+    def on_signal(number, _):
+        signal.signal(number, signal.SIG_IGN)  # once: cleaning up is not to be interrupted
+        raise Stopped(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    try:
+        return main(arguments, root)
+    except Stopped as stopped:
+        print("scripts/mutate: stopped", file=sys.stderr)
+        return 128 + stopped.args[0]

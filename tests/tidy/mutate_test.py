@@ -6,12 +6,15 @@ Also: the mutators write what they say, and the table of equivalent mutants in d
 import contextlib
 import hashlib
 import io
+import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
@@ -169,6 +172,25 @@ class MutateTest(unittest.TestCase):
         self.build()
         status, output = self.mutate()
         self.assertEqual((status, "does not pass its tests" in output), (mutate.CANNOT_RUN, True), output)
+
+
+    def test_a_signal_ends_what_runs_and_leaves_nothing_behind(self):
+        self.use("#include \"room/toy.h\"\n#include <unistd.h>\nint main() { return toy::Steps(sleep(1000)); }\n")
+        with tempfile.TemporaryDirectory() as temporary:
+            program = ("import pathlib, sys; sys.dont_write_bytecode = True; sys.path.insert(0, sys.argv[1]); import mutate; "
+                       "sys.exit(mutate.program(sys.argv[3:], pathlib.Path(sys.argv[2])))")
+            process = subprocess.Popen(
+                [sys.executable, "-c", program, SOURCE / "scripts" / "lib", self.root, "room/toy.cc", "--test", "toy_test"],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "TMPDIR": temporary})
+            self.assertIn("mutants can be made", process.stdout.readline())
+            run = pathlib.Path(temporary)
+            while not list(run.glob("*/original/run")):  # bounded by ctest: the test program is running by then, or nearly
+                self.assertIsNone(process.poll())
+                time.sleep(0.01)
+            process.terminate()
+            output, _ = process.communicate(timeout=60)
+            self.assertEqual((process.returncode, output), (128 + signal.SIGTERM, "scripts/mutate: stopped\n"))
+            self.assertEqual(list(run.iterdir()), [])
 
 
 class MutatorsTest(unittest.TestCase):
