@@ -77,10 +77,9 @@ class GrpcServerImpl final : public GrpcServer {
     training_ = MakeTrainingService(run_, &table_, &transfers_, fs_);
     admin_ = MakeAdminService(run_, options.tls != nullptr);
     grpc::ServerBuilder builder;
-    builder.AddListeningPort(options.listen,
-                             options.tls != nullptr ? ReloadingCredentials(options.tls)
-                                                    : grpc::InsecureServerCredentials(),
-                             &port_);
+    credentials_ = options.tls != nullptr ? ReloadingCredentials(options.tls)
+                                          : grpc::InsecureServerCredentials();
+    builder.AddListeningPort(options.listen, credentials_, &port_);
     builder.RegisterService(training_.get());
     builder.RegisterService(admin_.get());
     builder.SetMaxReceiveMessageSize(static_cast<int>(options.message_bytes_max + kEnvelopeBytes));
@@ -139,6 +138,7 @@ class GrpcServerImpl final : public GrpcServer {
   FileSystem* const fs_;
   StreamTable table_;
   Transfers transfers_;
+  std::shared_ptr<grpc::ServerCredentials> credentials_;  // the server asks them at handshakes
   std::unique_ptr<grpc::Service> training_, admin_;
   int port_ = 0;
   bool shut_down_ = false;

@@ -27,7 +27,8 @@ class TlsSource {
   wire::TlsMaterial material_ ABSL_GUARDED_BY(mu_);
 };
 
-// As wire::MtlsServerCredentials(), of what `source` holds at each handshake.
+// As wire::MtlsServerCredentials(), of what `source` holds at each handshake. The caller keeps them for
+// as long as the server lives: it asks them, and does not own them.
 std::shared_ptr<grpc::ServerCredentials> ReloadingCredentials(std::shared_ptr<TlsSource> source);
 
 }  // namespace signvote::rpc
