@@ -101,20 +101,6 @@ function(signvote_library name)
     target_link_libraries(signvote_${name} INTERFACE signvote_flags ${arg_DEPS})
   endif()
   add_library(signvote::${name} ALIAS signvote_${name})
-  signvote_note_links(${name} ${arg_DEPS} ${arg_PRIVATE_DEPS})
-endfunction()
-
-# signvote_note_links(name dep...): what a library links, for the test that keeps the rooms apart.
-function(signvote_note_links name)
-  list(JOIN ARGN " " _links)
-  set_property(GLOBAL APPEND PROPERTY SIGNVOTE_LINKS "${name}: ${_links}")
-endfunction()
-
-# signvote_write_links(): link_graph.txt in the build folder; one line a library, `name: what it links`.
-function(signvote_write_links)
-  get_property(_lines GLOBAL PROPERTY SIGNVOTE_LINKS)
-  list(JOIN _lines "\n" _text)
-  file(WRITE "${PROJECT_BINARY_DIR}/link_graph.txt" "${_text}\n")
 endfunction()
 
 # signvote_program(name SRCS ... DEPS ...): an executable in build/<preset>/bin.

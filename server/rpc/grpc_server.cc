@@ -138,10 +138,10 @@ class GrpcServerImpl final : public GrpcServer {
   FileSystem* const fs_;
   StreamTable table_;
   Transfers transfers_;
-  std::shared_ptr<grpc::ServerCredentials> credentials_;  // the server asks them at handshakes
   std::unique_ptr<grpc::Service> training_, admin_;
   int port_ = 0;
   bool shut_down_ = false;
+  std::shared_ptr<grpc::ServerCredentials> credentials_;  // asked until the server is gone
   std::unique_ptr<grpc::Server> server_;
 };
 

@@ -27,8 +27,9 @@ class TlsSource {
   wire::TlsMaterial material_ ABSL_GUARDED_BY(mu_);
 };
 
-// As wire::MtlsServerCredentials(), of what `source` holds at each handshake. The caller keeps them for
-// as long as the server lives: it asks them, and does not own them.
+// As wire::MtlsServerCredentials(), of what `source` holds at each handshake. The caller keeps them
+// until the server is destroyed: gRPC's builder drops them once the server listens, and each
+// handshake asks them.
 std::shared_ptr<grpc::ServerCredentials> ReloadingCredentials(std::shared_ptr<TlsSource> source);
 
 }  // namespace signvote::rpc

@@ -298,7 +298,10 @@ class BadInput(harness.ProcessTest):
         self.start_worker("a", "--nonfinite-from", 10)
         code = self.server.wait(30)
         self.expect("nonfinite-loss", code, self.server.log())
-        self.assertEqual(len(self.rounds()), 10)
+        # Ten steps, then rounds that move nothing, each with the next minibatch.
+        self.assertEqual([r["kind"] for r in self.rounds()], ["step"] * 10 + ["none"] * 5)
+        self.assertEqual([r["data_step"] for r in self.rounds()], list(range(15)))
+        self.assertEqual({r["main_rounds"] for r in self.rounds()[10:]}, {10})
         self.assertTrue(export.exists(), "the last finite replica was exported")
 
     def test_zz_every_row_of_the_page_was_checked(self):

@@ -3,8 +3,13 @@
 A machine is a network namespace with a home folder and a clone of the repository of its own (the committed state of this
 checkout). The test adds only what a machine has by itself: names that resolve, ~/corpus, a cache folder that knows LibTorch and
 ccache's objects; and it copies the folders that the text says to copy.
+
+Nothing is compiled that the dev preset has compiled: on these machines the compiler optimises as dev does, whatever it is
+told, so that ccache knows every object. Commands, targets and programs are those of the text; what the compiler makes of
+release's own options is for `scripts/test --preset release`.
 """
 
+import json
 import os
 import pathlib
 import re
@@ -22,6 +27,7 @@ SECTION = "Attach workers on other machines"
 SERVER = "train.example.net"
 WORKERS = ("alice", "bob")
 BUILD_SECONDS_MAX = 1500  # from nothing, without one object in ccache
+RELEASE_OPTIONS = ("-O3", "-DNDEBUG")  # CMake's own for the release preset
 ROUNDS_MIN = 3
 
 
@@ -48,6 +54,22 @@ class Blocks(unittest.TestCase):
         with self.assertRaisesRegex(AssertionError, "no section"):
             shell_blocks(text, "C")
 
+    def test_a_machine_compiles_as_dev_does(self):
+        script = compiler_launcher({"configurePresets": [{"name": "dev", "cacheVariables": {
+            "CMAKE_BUILD_TYPE": "RelWithDebInfo", "CMAKE_CXX_FLAGS_RELWITHDEBINFO": "-O2 -g1"}}]}).replace("exec ccache", "echo")
+        done = subprocess.run(["bash", "-c", script, "compile", "c++", "-O3", "-DNDEBUG", "-c", "a b.cc"], capture_output=True,
+                              text=True, check=True)
+        self.assertEqual(done.stdout, "c++ -O2 -g1 -c a b.cc\n")
+
+
+def compiler_launcher(presets):
+    """A script that compiles with dev's options where release's are asked for."""
+    dev = next(preset for preset in presets["configurePresets"] if preset["name"] == "dev")["cacheVariables"]
+    options = dev[f"CMAKE_CXX_FLAGS_{dev['CMAKE_BUILD_TYPE'].upper()}"]
+    return ("#!/bin/bash\ncall=()\nfor word in \"$@\"; do\n  case \"$word\" in\n"
+            f"    {RELEASE_OPTIONS[0]}) call+=({options}) ;;\n    {RELEASE_OPTIONS[1]}) ;;\n"
+            "    *) call+=(\"$word\") ;;\n  esac\ndone\nexec ccache \"${call[@]}\"\n")
+
 
 @unittest.skipUnless(harness.has_torch(), "needs LibTorch")
 class Readme(hosts.HostsTest):
@@ -57,8 +79,11 @@ class Readme(hosts.HostsTest):
         ccache = subprocess.run(["ccache", "--get-config", "cache_dir"], capture_output=True, text=True, check=True)
         # What git asks for where the checkout belongs to somebody else.
         (self.folder / "gitconfig").write_text("[safe]\n\tdirectory = *\n")
+        launcher = self.folder / "compile"
+        launcher.write_text(compiler_launcher(json.loads((ROOT / "CMakePresets.json").read_text())))
+        launcher.chmod(0o755)
         self.environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "XDG_CACHE_HOME": str(caches),
-                            "CCACHE_DIR": ccache.stdout.strip(), "CCACHE_NOHASHDIR": "1",
+                            "CMAKE_CXX_COMPILER_LAUNCHER": str(launcher), "CCACHE_DIR": ccache.stdout.strip(), "CCACHE_NOHASHDIR": "1",
                             "GIT_CONFIG_GLOBAL": str(self.folder / "gitconfig")}
         for name in ("LIBTORCH", "TMPDIR"):
             if name in os.environ:

@@ -251,11 +251,10 @@ absl::Status Run(Flags& flags) {
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
                             Session::Create(flags.session, Clock::System()));
   std::vector<float> x;
-  {
-    SyntheticWorker worker(flags, session.get(), &x);
-    SIGNVOTE_RETURN_IF_ERROR(worker.Join());
-    SIGNVOTE_RETURN_IF_ERROR(worker.Rounds());
-  }
+  // The session reads the worker's replica for as long as it is asked anything.
+  SyntheticWorker worker(flags, session.get(), &x);
+  SIGNVOTE_RETURN_IF_ERROR(worker.Join());
+  SIGNVOTE_RETURN_IF_ERROR(worker.Rounds());
   return WriteReport(flags, *session, x);
 }
 

@@ -89,9 +89,9 @@ class WorkerCliTest(unittest.TestCase):
         self.assertEqual(sorted(p.name for p in self.folder.iterdir()), ["corpus.txt"])
 
     def test_values_that_are_no_numbers_are_usage_errors(self):
-        for flag in ("--connect-timeout", "--server-timeout", "--wait-timeout", "--parameter-divisor", "--weight-decay",
-                     "--progress-every"):
+        for flag in ("--connect-timeout", "--server-timeout", "--wait-timeout", "--parameter-divisor", "--progress-every"):
             self.expect(2, f"{flag}: 'nan' is not a number from", flags=self.flags + [flag, "nan"])
+        self.expect(2, "give signvote-server --weight-decay", flags=self.flags + ["--weight-decay", "0.1"])
         for flag in ("--init-seed", "--eval-every", "--eval-batches", "--batch"):
             self.expect(2, f"{flag}: '-1' is not a whole number from", flags=self.flags + [flag, "-1"])
         self.expect(2, "--threads 4096: this machine has", flags=self.flags + ["--threads", "4096"])

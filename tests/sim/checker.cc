@@ -5,110 +5,292 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "common/apply.h"
+#include "common/checksum.h"
 
 namespace signvote::sim {
 
+Checker::Checker(Layout layout, uint32_t chunks, uint32_t quorum, bool sees_proposals)
+    : layout_(std::move(layout)),
+      chunks_(chunks),
+      quorum_(quorum),
+      sees_proposals_(sees_proposals) {}
+
 void Checker::Fail(std::string what) {
   if (failure_.has_value()) return;
-  failure_ = absl::StrFormat("after %d commits: %s", log_.size(), what);
+  failure_ = absl::StrFormat("after %d commits: %s", published_.value(), what);
 }
 
-void Checker::Require(bool condition, const char* what) {
-  if (!condition) Fail(what);
+// ---- the run
+
+void Checker::Begin(std::span<const float> x0) {
+  x_.assign(x0.begin(), x0.end());
+  x0_ = x_;
+  digests_ = {ReplicaDigest(x_.data(), 0, x_.size())};
 }
 
-void Checker::OnOpen(const round::OpenRound& open) {
-  Require(open.round.value() == log_.size(), "the open round is not the next one to commit");
-  if (open_.has_value() && open_->round == open.round) {
-    Require(open.attempt == open_->attempt.next(), "an attempt is skipped or repeated");
-  } else {
-    Require(open.attempt == Attempt(0), "a round does not begin with attempt 0");
+void Checker::OnEpoch(Round round) {
+  open_.reset();
+  patience_ends_.reset();
+  Require(round == applied_ && round == published_,
+          "a run goes on elsewhere than where the last one stood");
+  proposed_ = released_ = round;
+}
+
+// ---- streams
+
+void Checker::OnRoundOpen(uint64_t peer, const std::string& name, const v1::RoundOpen& open,
+                          Time now) {
+  const Round round(open.round());
+  const Attempt attempt(open.attempt());
+  Require(round == published_ && round == proposed_, "a round opens before the last is the law");
+  Require(!evicted_.contains(name), "an evicted worker has a seat");
+  if (!open_ || open_->round != round || open_->attempt != attempt) {
+    // An attempt of which nobody could be told in time is not seen here.
+    if (open_ && open_->round == round) {
+      ++reopenings_;
+      Require(attempt > open_->attempt, "an attempt is repeated");
+    }
+    Require(open.data_step() == next_data_step_, "the data step does not follow the commits");
+    open_ = Open{.round = round, .attempt = attempt, .opened = now};
+    if (open.deadline_ms() != 0) open_->deadline = std::chrono::milliseconds(open.deadline_ms());
+    open_->data_step = open.data_step();
+    open_->members = open.members();
+    Require(open.members() > 0, "an attempt opens without members");
+    open_->quorum = quorum_ == 0 ? (open.members() + 1) / 2 : std::min(quorum_, open.members());
   }
-  Require(open.data_step.value() == open.round.value(),
-          "the data step does not follow the commits");
-  std::set<uint32_t> names, shares;
-  uint32_t members = 0;
-  for (const round::Seat& seat : open.seats) {
-    Require(names.insert(seat.worker.value()).second, "one worker has two seats");
-    Require(shares.insert(seat.share.value()).second, "two workers hold one share");
-    Require(!evicted_.contains(seat.worker.value()), "an evicted worker has a seat");
-    if (seat.role == round::Role::kMember) ++members;
+  Require(open.members() == open_->members, "two members of an attempt are told of other numbers");
+  const bool member = open.role() == v1::RoundOpen::ROLE_MEMBER;
+  if (const auto told = open_->seats.find(peer); told != open_->seats.end()) {
+    // Told again, behind a state that it had to fetch.
+    return Require(told->second.member == member && told->second.share == open.share(),
+                   "a seat changes while its round is open");
   }
-  Require(members > 0, "an attempt opens without members");
-  Require(open.quorum >= 1 && open.quorum <= members, "the quorum is out of range");
-  open_ = open;
-  for (auto& closed : closed_) closed.reset();
+  Require(open_->names.insert(name).second, "one worker has two seats");
+  Require(open_->shares.insert(open.share()).second, "two workers hold one share");
+  open_->seats.emplace(peer, Seat{.member = member, .share = open.share()});
 }
 
-void Checker::OnClose(const round::CloseChunk& close) {
-  if (!open_.has_value() || close.round != open_->round || close.attempt != open_->attempt ||
-      close.chunk.value() >= kChunks) {
+Checker::Seat* Checker::Find(uint64_t peer, Round round, Attempt attempt) {
+  if (!open_ || open_->round != round || open_->attempt != attempt) return nullptr;
+  const auto it = open_->seats.find(peer);
+  return it == open_->seats.end() ? nullptr : &it->second;
+}
+
+void Checker::OnChunk(uint64_t peer, Round round, Attempt attempt, ChunkIndex chunk,
+                      uint64_t checksum) {
+  if (Seat* const seat = Find(peer, round, attempt)) {
+    Require(seat->chunks.emplace(chunk.value(), checksum).second, "a chunk is taken twice");
+  }
+}
+
+void Checker::OnAbstain(uint64_t peer, Round round, Attempt attempt, bool nonfinite_loss) {
+  Seat* const seat = Find(peer, round, attempt);
+  if (seat == nullptr || !seat->member) return;
+  if (!seat->abstained) ++open_->abstained;
+  seat->abstained = true;
+  if (!nonfinite_loss) open_->other_abstention = true;
+}
+
+void Checker::OnStreamEnd(uint64_t peer) {
+  if (!open_) return;
+  const auto it = open_->seats.find(peer);
+  if (it == open_->seats.end()) return;
+  it->second.live = false;
+  // Its name may be back, with the same share, in this attempt's next opening only.
+}
+
+void Checker::OnCommitSent(const v1::Commit& commit) {
+  const Round round(commit.round());
+  if (!sees_proposals_ && round >= proposed_) {
+    Learn({.round = round,
+           .attempt = Attempt(commit.attempt()),
+           .kind = commit.kind() == v1::Commit::KIND_STEP     ? CommitKind::kStep
+                   : commit.kind() == v1::Commit::KIND_REWIND ? CommitKind::kRewind
+                                                              : CommitKind::kNone,
+           .gamma = commit.stepsize(),
+           .data_step = commit.data_step(),
+           .next_data_step = commit.next_data_step(),
+           .main_round = commit.main_round(),
+           .voters = commit.voters(),
+           .counted = {commit.counted().begin(), commit.counted().end()},
+           .has_payload = commit.payload_hash() != 0});
+  }
+  Require(round < released_, "somebody is told of a commit that is not released");
+  Require(round <= published_, "commits are told out of order");
+  const auto [it, first] = law_.emplace(round.value(), commit.payload_hash());
+  Require(it->second == commit.payload_hash(), "two workers are told of different commits");
+  if (round == published_) published_ = round.next();
+}
+
+// ---- a closed chunk
+
+void Checker::OnTally(Round round, Attempt attempt, ChunkIndex chunk,
+                      std::span<const std::pair<uint64_t, uint64_t>> ballots, Time now) {
+  if (!open_ || round != open_->round || attempt != open_->attempt || chunk.value() >= chunks_) {
     return Fail("a chunk closes that is not open");
   }
-  auto& closed = closed_[close.chunk.value()];
-  Require(!closed.has_value(), "a chunk closes twice in one attempt");
-  Require(!close.voters.empty(), "a chunk closes without a ballot");
-  for (size_t i = 0; i < close.voters.size(); ++i) {
-    Require(i == 0 || close.voters[i - 1] < close.voters[i], "a worker is counted twice");
-    const bool member =
-        std::any_of(open_->seats.begin(), open_->seats.end(), [&](const auto& seat) {
-          return seat.worker == close.voters[i] && seat.role == round::Role::kMember;
-        });
-    Require(member, "somebody is counted who is no member of the attempt");
+  const auto count = static_cast<uint32_t>(ballots.size());
+  Require(open_->closed.emplace(chunk.value(), count).second,
+          "a chunk closes twice in one attempt");
+  Require(count > 0, "a chunk closes without a ballot");
+  std::set<uint64_t> counted;
+  for (const auto& [peer, checksum] : ballots) {
+    Require(counted.insert(peer).second, "a worker is counted twice");
+    open_->voters.insert(peer);
+    const auto it = open_->seats.find(peer);
+    if (it == open_->seats.end() || !it->second.member) {
+      return Fail("somebody is counted who is no member of the attempt");
+    }
+    const auto given = it->second.chunks.find(chunk.value());
+    if (given == it->second.chunks.end()) return Fail("a chunk is counted that did not come");
+    Require(given->second == checksum, "what is counted is not the ballot that came first");
   }
-  closed = close.voters;
+  uint32_t answered = 0, silent = 0;
+  for (const auto& [peer, seat] : open_->seats) {
+    if (!seat.member) continue;
+    if (seat.abstained || seat.chunks.contains(chunk.value())) {
+      ++answered;
+    } else if (seat.live) {
+      ++silent;
+    }
+  }
+  if (answered < open_->quorum) {
+    Fail(absl::StrFormat("chunk %d closes with %d answers of %d members; the quorum is %d",
+                         chunk.value(), answered, open_->members, open_->quorum));
+  }
+  if (silent > 0) {
+    const bool overdue = open_->deadline.has_value() &&
+                         now - open_->opened + std::chrono::milliseconds(1) >= *open_->deadline;
+    Require(overdue || (patience_ends_.has_value() && now >= *patience_ends_),
+            "a chunk closes before its deadline while a live member has not answered");
+  }
 }
 
-void Checker::OnCommit(const round::CommitRound& commit, uint64_t verdict_hash, uint64_t digest) {
-  if (!open_.has_value() || commit.round != open_->round || commit.attempt != open_->attempt) {
+// ---- commits
+
+void Checker::OnProposed(const CommitRecord& record) {
+  Law law{.round = record.round,
+          .attempt = record.attempt,
+          .kind = record.kind,
+          .gamma = record.gamma,
+          .data_step = record.data_step.value(),
+          .next_data_step = record.next_data_step.value(),
+          .main_round = record.main_round,
+          .voters = record.voters,
+          .has_payload = !record.payload.empty()};
+  for (const ChunkSum& chunk : record.chunks) law.counted.push_back(chunk.counted);
+  Learn(law);
+}
+
+void Checker::Learn(const Law& law) {
+  Require(law.round == proposed_, "commits are not proposed in order");
+  if (!open_ || law.round != open_->round || law.attempt != open_->attempt) {
     return Fail("a commit is not of the open attempt");
   }
-  Require(commit.round.value() == log_.size(), "commits are not gap-free");
-  Require(commit.counted.size() == kChunks, "a commit lacks counts");
-  std::set<round::WorkerId> voters;
-  for (uint32_t k = 0; k < kChunks; ++k) {
-    if (!closed_[k].has_value()) return Fail("a commit comes before all its chunks are closed");
-    Require(commit.counted[k] == closed_[k]->size(), "a commit's count is not what was tallied");
-    voters.insert(closed_[k]->begin(), closed_[k]->end());
+  Require(law.data_step == open_->data_step, "a commit is of another minibatch");
+  Require(std::isfinite(law.gamma) && law.gamma >= 0, "the stepsize is no number");
+  if (law.kind == CommitKind::kStep) {
+    ++steps_;
+    bool partial = false;
+    Require(open_->closed.size() == chunks_ && law.counted.size() == chunks_,
+            "a step comes before all its chunks are closed");
+    for (uint32_t k = 0; k < law.counted.size(); ++k) {
+      const auto it = open_->closed.find(k);
+      Require(it != open_->closed.end() && it->second == law.counted[k],
+              "a commit's count is not what was tallied");
+      partial = partial || law.counted[k] < open_->members;
+    }
+    partial_ += partial ? 1 : 0;
+    Require(law.voters == open_->voters.size(), "a commit's voters are not those tallied");
+    nonfinite_in_a_row_ = 0;
+  } else if (law.kind == CommitKind::kRewind) {
+    ++rewinds_;
+    Require(!law.has_payload && law.counted.empty(), "a rewind has a payload");
+    nonfinite_in_a_row_ = 0;
+  } else {
+    ++nones_;
+    Require(!law.has_payload && law.counted.empty(), "a commit of kind none has a payload");
+    Require(law.attempt >= Attempt(1), "a round ends without a step before it opened again");
+    Require(law.next_data_step == law.data_step + 1,
+            "a round without a step repeats its minibatch");
+    Require(law.gamma == gamma_, "a round without a step changes the stepsize");
+    Require(law.main_round == main_round_, "a round without a step counts as a main round");
+    Require(open_->closed.size() < chunks_, "a round ends without a step though all was voted");
+    if (open_->abstained > 0 && !open_->other_abstention) {
+      ++nonfinite_in_a_row_;
+    } else {
+      nonfinite_in_a_row_ = 0;
+    }
   }
-  Require(std::vector<round::WorkerId>(voters.begin(), voters.end()) == commit.voters,
-          "a commit's voters are not those who were tallied");
-  uint32_t members = 0;
-  for (const round::Seat& seat : open_->seats) members += seat.role == round::Role::kMember ? 1 : 0;
-  Require(commit.members == members, "a commit's members are not those of its attempt");
-  Require(commit.abstentions == members - voters.size(), "a commit's abstentions do not add up");
-  for (const auto& [worker, scalars] : commit.scalars) {
-    Require(voters.contains(worker), "the rule saw scalars of a worker that was not counted");
-    Require(std::isfinite(scalars.loss), "the rule saw a scalar that is not finite");
-  }
-  Require(std::isfinite(commit.stepsize.gamma) && commit.stepsize.gamma > 0,
-          "the stepsize is not positive");
-  abstentions_ += commit.abstentions;
-  log_.push_back(
-      {commit.round, commit.attempt, commit.stepsize.gamma, verdict_hash, commit.digest_due});
-  digests_.push_back(digest);
+  Require(law.main_round == main_round_ || law.main_round == main_round_ + 1,
+          "main rounds are not counted one by one");
+  gamma_ = law.gamma;
+  main_round_ = law.main_round;
+  next_data_step_ = law.next_data_step;
+  proposed_ = law.round.next();
+  if (!sees_proposals_) released_ = proposed_;
 }
 
-void Checker::OnApply(uint32_t worker, const CommitRecord& applied, uint64_t verdict_hash,
-                      uint64_t digest) {
-  const uint64_t t = applied.round.value();
-  if (t >= log_.size())
-    return Fail(absl::StrFormat("w%d applies round %d, which is not committed", worker, t));
-  const CommitRecord& law = log_[t];
-  if (law.gamma != applied.gamma || law.attempt != applied.attempt ||
-      law.verdict_hash != verdict_hash) {
-    return Fail(
-        absl::StrFormat("w%d applies something else than the commit of round %d", worker, t));
-  }
-  if (digests_[t + 1] != digest) {
-    Fail(absl::StrFormat("the replica of w%d differs after round %d", worker, t));
-  }
+void Checker::OnReleased(Round round) {
+  Require(round < proposed_, "a commit is released that was not proposed");
+  released_ = std::max(released_, round.next());
 }
 
-void Checker::OnSnapshot(uint32_t worker, Round round, uint64_t digest) {
-  if (round.value() > log_.size() || digests_[round.value()] != digest) {
-    Fail(absl::StrFormat("w%d received a state that is not that of round %d", worker,
-                         round.value()));
+void Checker::OnHandedOver(const CommitRecord& record, const PayloadPlan& plan) {
+  Require(record.round == handed_, "the applier gets commits out of order");
+  if (!sees_proposals_ && record.round >= proposed_) OnProposed(record);
+  Require(record.round < released_, "the applier gets a commit that is not released");
+  published_ = std::max(published_, record.round.next());
+  handed_ = record.round.next();
+  switch (record.kind) {
+    case CommitKind::kStep: {
+      const StepArguments step{.gamma = record.gamma,
+                               .rho = record.rho,
+                               .decay_step = record.decay_step,
+                               .scales = record.scales};
+      const ChunkPlan& chunks = plan.chunk_plan();
+      for (ChunkIndex k; k.value() < plan.chunks(); ++k) {
+        const uint64_t first = chunks.First(k);
+        ApplyStep(layout_, step, first, chunks.Count(k), record.Chunk(plan, k).data(), first,
+                  x0_.data() + first, x_.data() + first);
+      }
+      break;
+    }
+    case CommitKind::kRewind:
+      x_ = x0_;
+      break;
+    case CommitKind::kNone:
+      break;
+  }
+  digests_.push_back(ReplicaDigest(x_.data(), 0, x_.size()));
+  const auto it = early_.find(handed_.value());
+  if (it == early_.end()) return;
+  Require(it->second == digests_.back(), "a replica differs from what was committed");
+  early_.erase(it);
+}
+
+void Checker::OnApplied(const Applied& applied) {
+  Require(applied.next_round == applied_.next(), "commits are applied out of order");
+  Require(applied.next_round <= handed_, "a commit is applied that was not published");
+  applied_ = applied.next_round;
+  if (applied.digest) OnReplica("the server", applied_, *applied.digest);
+}
+
+// ---- replicas
+
+void Checker::OnReplica(const std::string& whose, Round round, uint64_t digest) {
+  if (round > published_) {
+    return Fail(absl::StrFormat("the replica of %s holds round %d, which is not committed", whose,
+                                round.value() - 1));
+  }
+  if (round.value() >= digests_.size()) {
+    const auto [it, first] = early_.emplace(round.value(), digest);
+    Require(it->second == digest, "two replicas of one round differ");
+    return;
+  }
+  if (digests_[round.value()] != digest) {
+    Fail(absl::StrFormat("the replica of %s differs after %d commits", whose, round.value()));
   }
 }
 

@@ -1,65 +1,152 @@
 #pragma once
-// Holds a run to what must never be broken. It sees everything: what the engine decides and what
-// replicas do.
+// Holds a run to what must never be broken. It stands at the seams of Run: what streams bring and are
+// told, what is given to the tally, the durability policy and the applier; and at every replica.
 
-#include <array>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
-#include <tuple>
+#include <utility>
 #include <vector>
 
-#include "server/round/types.h"
-#include "tests/sim/options.h"
+#include "common/clock.h"
+#include "common/ids.h"
+#include "common/layout.h"
+#include "server/commit/commit_consumer.h"
+#include "server/commit/commit_record.h"
+#include "signvote/v1/training.pb.h"
 
 namespace signvote::sim {
 
-// A commit as everybody must see it.
-struct CommitRecord {
-  Round round;
-  Attempt attempt;
-  float gamma = 0;
-  uint64_t verdict_hash = 0;
-  bool digest_due = false;
-};
-
 // Safety, checked at each step:
-//   commits are gap-free; rounds and attempts only grow; no two seats share a name or a share of
-//   the data; a (round, attempt, chunk) closes once, with members of that attempt only, each of
-//   them once; a commit's counts, voters and abstentions are those of its own closed chunks; a
-//   replica applies only what is committed, in order; equal round ⇒ equal digest; an evicted worker
-//   never sits again.
+//   commits are proposed, released, published and applied in this order, each gap-free; rounds and
+//   attempts only grow; no two seats of an attempt share a name or a share of the data; an evicted
+//   worker never gets a seat;
+//   a (round, attempt, chunk) closes once, with ballots of members of that attempt, each once, and the
+//   first that came of each;
+//   it closes when at least the quorum has answered, by that chunk or by abstaining: who is silent or
+//   gone has not; while a live member has not answered, only behind the deadline;
+//   a commit is what was tallied; one without a step comes only after its round was opened again, and
+//   moves nothing;
+//   a replica holds what was committed: equal round ⇒ equal digest.
+//
 // Failure: the first broken rule is kept as text; later ones are its consequences.
 class Checker {
  public:
-  void OnOpen(const round::OpenRound& open);
-  void OnClose(const round::CloseChunk& close);
-  void OnCommit(const round::CommitRound& commit, uint64_t verdict_hash, uint64_t digest);
-  // A replica moved from `round` to the next by this commit; `digest` is what it became.
-  void OnApply(uint32_t worker, const CommitRecord& applied, uint64_t verdict_hash,
-               uint64_t digest);
-  // A replica was replaced by a snapshot of all commits before `round`.
-  void OnSnapshot(uint32_t worker, Round round, uint64_t digest);
-  void OnEvict(uint32_t worker) { evicted_.insert(worker); }
+  // `quorum`: as the operator asked for it; 0: half of the members. Without `sees_proposals` commits
+  // are released as they are proposed, and the first sight of one is what a worker is told, or the
+  // applier gets.
+  Checker(Layout layout, uint32_t chunks, uint32_t quorum, bool sees_proposals);
+
+  // ---- the run
+  // The initial parameters, once they are complete.
+  void Begin(std::span<const float> x0);
+  bool begun() const { return !digests_.empty(); }
+  // A Run was made that stands at this round. Streams of an earlier one are gone.
+  void OnEpoch(Round round);
+  // The operator stops it: from `patience_ends` on the open round is closed with what is there.
+  void OnStop(Time patience_ends) { patience_ends_ = patience_ends; }
+  void OnEvict(const std::string& name) { evicted_.insert(name); }
+
+  // ---- streams, by their number
+  void OnRoundOpen(uint64_t peer, const std::string& name, const v1::RoundOpen& open, Time now);
+  // A chunk of a ballot was taken, with this checksum.
+  void OnChunk(uint64_t peer, Round round, Attempt attempt, ChunkIndex chunk, uint64_t checksum);
+  void OnAbstain(uint64_t peer, Round round, Attempt attempt, bool nonfinite_loss);
+  // Nobody waits for it any more.
+  void OnStreamEnd(uint64_t peer);
+  void OnCommitSent(const v1::Commit& commit);
+
+  // ---- a closed chunk: whose ballots are counted, with the checksum of what lies there
+  void OnTally(Round round, Attempt attempt, ChunkIndex chunk,
+               std::span<const std::pair<uint64_t, uint64_t>> ballots, Time now);
+  // ---- commits
+  void OnProposed(const CommitRecord& record);
+  void OnReleased(Round round);
+  void OnHandedOver(const CommitRecord& record, const PayloadPlan& plan);
+  void OnApplied(const Applied& applied);
+
+  // ---- replicas
+  // One holds all commits before `round`, and has this digest.
+  void OnReplica(const std::string& whose, Round round, uint64_t digest);
 
   void Fail(std::string what);
-  void Require(bool condition, const char* what);
+  void Require(bool condition, const char* what) {
+    if (!condition) Fail(what);
+  }
   const std::optional<std::string>& failure() const { return failure_; }
-  uint64_t commits() const { return log_.size(); }
-  uint64_t abstentions() const { return abstentions_; }
-  void SetStart(uint64_t digest) { digests_ = {digest}; }
-  uint64_t digest(Round round) const { return digests_[round.value()]; }
+  // Commits of which somebody was told.
+  Round published() const { return published_; }
+  uint64_t digest(Round round) const { return digests_.at(round.value()); }
+  // The last commits in a row that were of kind none, and whose every abstention was a loss that is
+  // not finite.
+  uint32_t nonfinite_in_a_row() const { return nonfinite_in_a_row_; }
+  uint64_t steps() const { return steps_; }
+  uint64_t rewinds() const { return rewinds_; }
+  uint64_t rounds_without_step() const { return nones_; }
+  uint64_t partial_commits() const { return partial_; }
+  uint64_t reopenings() const { return reopenings_; }
 
  private:
+  struct Seat {
+    bool member = false;
+    uint32_t share = 0;
+    bool live = true;
+    bool abstained = false;
+    std::map<uint32_t, uint64_t> chunks;  // checksum, by chunk
+  };
+  struct Open {
+    Round round;
+    Attempt attempt;
+    Time opened;
+    std::optional<Duration> deadline;
+    uint32_t members = 0, quorum = 0;
+    uint64_t data_step = 0;
+    std::map<uint64_t, Seat> seats;  // by stream
+    std::set<std::string> names;
+    std::set<uint32_t> shares;
+    std::map<uint32_t, uint32_t> closed;  // ballots, by chunk
+    std::set<uint64_t> voters;
+    bool other_abstention = false;
+    uint32_t abstained = 0;
+  };
+  // What a commit says of its round.
+  struct Law {
+    Round round;
+    Attempt attempt;
+    CommitKind kind = CommitKind::kStep;
+    float gamma = 0;
+    uint64_t data_step = 0, next_data_step = 0, main_round = 0;
+    uint32_t voters = 0;
+    std::vector<uint32_t> counted;
+    bool has_payload = false;
+  };
+  Seat* Find(uint64_t peer, Round round, Attempt attempt);
+  void Learn(const Law& law);
+
+  // Constant after construction.
+  const Layout layout_;
+  const uint32_t chunks_, quorum_;
+  const bool sees_proposals_;
+
   std::optional<std::string> failure_;
-  std::vector<CommitRecord> log_;
-  std::vector<uint64_t> digests_;  // by number of commits applied
-  std::optional<round::OpenRound> open_;
-  std::array<std::optional<std::vector<round::WorkerId>>, kChunks> closed_;
-  std::set<uint32_t> evicted_;
-  uint64_t abstentions_ = 0;
+  std::set<std::string> evicted_;
+  std::optional<Time> patience_ends_;
+  std::optional<Open> open_;
+  Round proposed_, released_, published_, handed_, applied_;
+  uint64_t next_data_step_ = 0;
+  float gamma_ = 0;
+  uint64_t main_round_ = 0;
+  std::map<uint64_t, uint64_t> law_;  // payload hash of a published round
+  // The reference: what every replica must be. Invariant: x_ holds the commits before handed_.
+  std::vector<float> x_, x0_;
+  std::vector<uint64_t> digests_;       // by number of commits
+  std::map<uint64_t, uint64_t> early_;  // digests of rounds that x_ has not come to
+  uint32_t nonfinite_in_a_row_ = 0;
+  uint64_t steps_ = 0, rewinds_ = 0, nones_ = 0, partial_ = 0, reopenings_ = 0;
 };
 
 }  // namespace signvote::sim

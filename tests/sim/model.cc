@@ -4,44 +4,44 @@
 
 #include "common/check.h"
 #include "common/rng.h"
-#include "tests/sim/options.h"
 
 namespace signvote::sim {
 namespace {
 
 constexpr uint64_t kModelSeed = 7;
 constexpr float kNoise = 0.5f;
-
-Layout MakeLayout() {
-  std::vector<TensorSpec> tensors(3);
-  tensors[0] = {.name = "a", .shape = {1000}, .step_scale = 1.0f};
-  tensors[1] = {.name = "b", .shape = {24, 40}, .step_scale = 0.5f, .weight_decay = 0.01f};
-  tensors[2] = {.name = "c", .shape = {88}, .step_scale = 2.0f};
-  auto layout = Layout::Make(std::move(tensors));
-  SIGNVOTE_CHECK(layout.ok() && layout->coordinates() == kCoordinates);
-  return *std::move(layout);
-}
+constexpr uint64_t kColumns = 8;
 
 }  // namespace
 
-Model::Model() : layout_(MakeLayout()), plan_(kCoordinates, kChunkCoordinates) {
-  SIGNVOTE_CHECK(plan_.chunks() == kChunks);
+Model::Model(uint64_t coordinates, uint64_t chunk_coordinates, float weight_decay)
+    : tensors_(3), plan_(coordinates, chunk_coordinates) {
+  // Three tensors whose bounds lie inside chunks, and one that has decay because it is a matrix.
+  const uint64_t matrix = coordinates / 2 / kColumns;
+  const uint64_t first = coordinates / 3 / kColumns * kColumns + 1;
+  tensors_[0] = {.name = "a", .shape = {first}};
+  tensors_[1] = {.name = "b", .shape = {matrix, kColumns}};
+  tensors_[2] = {.name = "c", .shape = {coordinates - first - matrix * kColumns}};
+  std::vector<TensorSpec> decayed = tensors_;
+  decayed[1].weight_decay = weight_decay;
+  auto layout = Layout::Make(std::move(decayed));
+  SIGNVOTE_CHECK(layout.ok() && layout->coordinates() == coordinates && coordinates % 8 == 0);
+  run_layout_ = *std::move(layout);
   Rng rng(kModelSeed, 0);
-  for (uint64_t i = 0; i < kCoordinates; ++i) {
+  for (uint64_t i = 0; i < coordinates; ++i) {
     curvature_.push_back(static_cast<float>(0.5 + rng.Uniform()));
     target_.push_back(static_cast<float>(2 * rng.Uniform() - 1));
   }
 }
 
-std::vector<float> Model::Start() const { return std::vector<float>(kCoordinates, 0.25f); }
-
 double Model::Gradient(const std::vector<float>& x, uint64_t seed, Share share, DataStep step,
                        std::vector<float>* g) const {
-  g->resize(kCoordinates);
-  const float scale = 1.0f / static_cast<float>(kCoordinates);
+  const uint64_t d = plan_.coordinates();
+  g->resize(d);
+  const float scale = 1.0f / static_cast<float>(d);
   const uint64_t stream = Mix(seed, share.value(), step.value());
   double loss = 0;
-  for (uint64_t i = 0; i < kCoordinates; i += 8) {
+  for (uint64_t i = 0; i < d; i += 8) {
     uint64_t noise = Fin(stream ^ i);
     for (uint64_t k = i; k < i + 8; ++k, noise >>= 8) {
       const float error = x[k] - target_[k];
@@ -50,7 +50,7 @@ double Model::Gradient(const std::vector<float>& x, uint64_t seed, Share share, 
       loss += 0.5 * static_cast<double>(curvature_[k] * error * error);
     }
   }
-  return loss / static_cast<double>(kCoordinates);
+  return loss / static_cast<double>(d);
 }
 
 }  // namespace signvote::sim

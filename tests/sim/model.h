@@ -13,16 +13,22 @@ namespace signvote::sim {
 // f(x) = (1/d)·Σ ½·h_i·(x_i − t_i)²; a minibatch adds noise to the gradient.
 class Model {
  public:
-  Model();
-  const Layout& layout() const { return layout_; }
+  // REQUIRES: coordinates is a multiple of 8, at least 512.
+  Model(uint64_t coordinates, uint64_t chunk_coordinates, float weight_decay);
+
+  // As a worker describes it: scales 1, no decay.
+  const std::vector<TensorSpec>& tensors() const { return tensors_; }
+  // As the run has it.
+  const Layout& run_layout() const { return run_layout_; }
   const ChunkPlan& plan() const { return plan_; }
-  std::vector<float> Start() const;
+  std::vector<float> Start() const { return std::vector<float>(plan_.coordinates(), 0.25f); }
   // Fills `g` with the gradient of minibatch (seed, share, step) at x; returns its loss.
   double Gradient(const std::vector<float>& x, uint64_t seed, Share share, DataStep step,
                   std::vector<float>* g) const;
 
  private:
-  Layout layout_;
+  std::vector<TensorSpec> tensors_;
+  Layout run_layout_;
   ChunkPlan plan_;
   std::vector<float> curvature_;
   std::vector<float> target_;

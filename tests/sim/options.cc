@@ -1,5 +1,7 @@
 #include "tests/sim/options.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_format.h"
 #include "common/rng.h"
 
@@ -22,25 +24,36 @@ SimOptions DrawOptions(uint64_t seed) {
   o.fault_interval_s = 0.3 + 4 * rng.Uniform();
   o.message_fault_rate = 0.002 + 0.05 * rng.Uniform();
   o.compute_s = 0.05 + 0.5 * rng.Uniform();
+  o.resume_s = rng.Below(2) == 0 ? 0 : 5 * rng.Uniform();
+  o.ring_rounds = 4 + rng.Below(13);
+  o.durability = rng.Below(2) == 0;
+  o.own_rule = rng.Below(4) == 0;
+  if (rng.Below(20) == 0) {
+    o.workers_first = 4 + static_cast<uint32_t>(rng.Below(12));
+    o.workers = o.workers_first + 1;
+  }
 
-  round::EngineConfig& e = o.engine;
-  e.coordinates = kCoordinates;
-  e.chunks = kChunks;
-  e.rounds_max = kRoundsMin + rng.Below(33);
-  e.workers_min = 1 + static_cast<uint32_t>(rng.Below(kWorkersFirst));
-  e.workers_max = kWorkersMax;
-  e.quorum = static_cast<uint32_t>(rng.Below(4));
-  e.deadline.enabled = rng.Below(8) != 0;
-  e.deadline.initial = std::chrono::seconds(5);
-  e.observer_after = 2 + static_cast<uint32_t>(rng.Below(4));
-  e.share_hold_rounds = rng.Below(20);
-  e.digest_every = 4 + rng.Below(5);
-  o.heal_round = e.rounds_max - 2 * e.digest_every - 2;
+  run::RunOptions& r = o.run;
+  r.seed = seed;
+  r.main_rounds_max = 64 + rng.Below(17);
+  r.workers_min = 1 + static_cast<uint32_t>(rng.Below(o.workers_first));
+  r.quorum = static_cast<uint32_t>(rng.Below(o.workers_first + 1));
+  r.deadline.enabled = rng.Below(8) != 0;
+  r.deadline.initial = std::chrono::seconds(5);
+  r.observer_after = 2 + static_cast<uint32_t>(rng.Below(4));
+  r.share_hold_rounds = rng.Below(20);
+  r.digest_every = 4 + rng.Below(5);
+  r.model.sizes.chunk_coordinates = 512;
+  r.model.sizes.workers_max = o.workers + 1;
+  r.model.sizes.catch_up_bytes = o.ring_rounds * (o.coordinates / 8);
+  r.model.weight_decay = 0.01f;
+  r.direction.kind = static_cast<DirectionKind>(rng.Below(4));
+  o.heal_round = r.main_rounds_max - 2 * r.digest_every - 2;
 
-  o.rule.rule = rng.Below(4) == 0 ? "fixed" : "alias";
-  o.rule.schedule = "linear";
-  o.rule.alias_option = rng.Below(2) == 0 ? "I" : "II";
-  o.rule.alias_probe_every = 1 + rng.Below(3);
+  r.rule.rule = rng.Below(4) == 0 ? "fixed" : "alias";
+  r.rule.schedule = "linear";
+  r.rule.alias_option = rng.Below(2) == 0 ? "I" : "II";
+  r.rule.alias_probe_every = 1 + rng.Below(3);
   return o;
 }
 
@@ -50,27 +63,42 @@ std::string SimOptions::Describe() const {
     if (enabled[i]) faults += std::string(" ") + FaultName(static_cast<Fault>(i));
   }
   return absl::StrFormat(
-      "seed=%d rounds=%d heal_round=%d workers_min=%d quorum=%d deadline=%s observer_after=%d "
-      "share_hold=%d "
-      "digest_every=%d rule=%s option=%s probe_every=%d fault_interval_s=%.3g "
-      "message_fault_rate=%.3g "
-      "compute_s=%.3g faults:%s",
-      seed, engine.rounds_max, heal_round, engine.workers_min, engine.quorum,
-      engine.deadline.enabled ? "on" : "off", engine.observer_after, engine.share_hold_rounds,
-      engine.digest_every, rule.rule, rule.alias_option, rule.alias_probe_every, fault_interval_s,
-      message_fault_rate, compute_s, faults);
+      "seed=%d workers=%d+%d main_rounds=%d heal_round=%d workers_min=%d quorum=%d deadline=%s "
+      "observer_after=%d share_hold=%d digest_every=%d ring=%d rule=%s durability=%s "
+      "fault_interval_s=%.3g message_fault_rate=%.3g compute_s=%.3g faults:%s",
+      seed, workers_first, workers - workers_first, run.main_rounds_max, heal_round,
+      run.workers_min, run.quorum, run.deadline.enabled ? "on" : "off", run.observer_after,
+      run.share_hold_rounds, run.digest_every, ring_rounds, own_rule ? "turns" : run.rule.rule,
+      durability ? "late" : "none", fault_interval_s, message_fault_rate, compute_s, faults);
+}
+
+std::vector<std::pair<std::string, uint64_t>> SimCounters::Outcomes() const {
+  return {{"rewinds", rewinds},
+          {"rounds_without_step", rounds_without_step},
+          {"attempts_reopened", attempts_reopened},
+          {"abstentions", abstentions},
+          {"late_chunks", late_chunks},
+          {"duplicate_chunks", duplicate_chunks},
+          {"stale_messages", stale_messages},
+          {"scalars_refused", scalars_refused},
+          {"digest_mismatches", digest_mismatches},
+          {"partial_commits", partial_commits},
+          {"uploads_failed", uploads_failed},
+          {"fetches", fetches},
+          {"fetches_in_pieces", fetches_in_pieces},
+          {"mismatches", mismatches},
+          {"refused_joins", refused_joins},
+          {"second_sessions", second_sessions},
+          {"ended_by_server", ended_by_server},
+          {"restarts", epochs - std::min(epochs, runs)},
+          {"backlogs_full", backlogs_full}};
 }
 
 std::string SimCounters::Describe() const {
-  std::string text = absl::StrFormat(
-      "runs=%d rounds=%d events=%d attempts_reopened=%d abstentions=%d late_chunks=%d "
-      "duplicate_chunks=%d "
-      "stale_messages=%d observers=%d members_again=%d resyncs=%d scalars_refused=%d snapshots=%d "
-      "catch_ups=%d "
-      "fetches=%d partial_commits=%d\nfaults:",
-      runs, rounds, events, attempts_reopened, abstentions, late_chunks, duplicate_chunks,
-      stale_messages, observers, members_again, resyncs, scalars_refused, snapshots, catch_ups,
-      fetches, partial_commits);
+  std::string text = absl::StrFormat("runs=%d rounds=%d events=%d steps=%d diverged=%d uploads=%d",
+                                     runs, rounds, events, steps, diverged, uploads);
+  for (const auto& [what, count] : Outcomes()) text += absl::StrFormat(" %s=%d", what, count);
+  text += "\nfaults:";
   for (size_t i = 0; i < kFaultCount; ++i) {
     text += absl::StrFormat(" %s=%d", FaultName(static_cast<Fault>(i)), struck[i]);
   }

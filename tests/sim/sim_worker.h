@@ -1,120 +1,152 @@
 #pragma once
-// One simulated worker: joins, catches up, votes chunk by chunk, applies on commit, reconnects.
+// One worker process of a simulated run: the product's Follower, VerdictAssembler, CatchUp, Replica,
+// RetryPolicy and Direction, and around them what a process adds: dialling, gradients, time, faults.
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
-#include <utility>
+#include <string>
 #include <vector>
 
+#include "tests/sim/server_host.h"
 #include "tests/sim/world.h"
+#include "worker/codec/replica_memory.h"
 #include "worker/direction/direction.h"
+#include "worker/session/catch_up.h"
+#include "worker/session/follower.h"
+#include "worker/session/replica.h"
+#include "worker/session/retry_policy.h"
+#include "worker/session/verdict_assembler.h"
+#include "worker/session/verdict_store.h"
 
 namespace signvote::sim {
 
-class SimWorker {
+class SimWorker final : public HostEnd, public CallEnd {
  public:
-  SimWorker(World* world, uint32_t id);
+  SimWorker(World* world, ServerHost* server, size_t host);
+  ~SimWorker() override;
 
-  // ---- the process ----
+  // ---- the process
   void Start();
-  void Crash(double seconds_down);            // loses everything; starts again after that time
-  void LoseStream(double seconds_to_notice);  // the worker notices and reconnects
+  void Crash(double seconds_down);  // loses everything; starts again after that time
   void Hang(double seconds);
-  void Wake() { hung_until_ = Time{}; }
   bool up() const { return up_; }
-  bool exited() const { return exited_; }
-  std::optional<size_t> stream() const { return stream_; }
-
-  // ---- what the injector asks for ----
-  void SlowDown(uint32_t rounds) { slow_rounds_ = rounds; }
-  void AbstainNext() { abstain_next_ = true; }
-  void BadScalarsNext() { bad_scalars_next_ = true; }
-  bool Damage();
-  void BeWell();
+  // Not to be started again: evicted.
+  bool out() const { return out_; }
+  bool finished() const { return finished_; }
+  const std::string& name() const { return name_; }
+  std::optional<ConnectionId> connection() const { return connection_; }
+  bool welcomed() const { return follower_ != nullptr && follower_->welcomed(); }
+  bool fetching() const { return call_ != 0; }
+  std::optional<Round> round() const;
   bool damaged() const { return damaged_; }
-  bool abstains(Round round) const {
-    return ballot_.has_value() && ballot_->round == round && ballot_->abstains;
-  }
-  // Whether this worker may abstain in the round without leaving it without any ballot.
-  std::function<bool(uint32_t, Round)> may_abstain;
 
-  void OnMessage(size_t stream, const ToWorker& message);
+  // ---- what the faults ask for; times are how long it lasts
+  void SlowDown(double seconds) { slow_until_ = Until(seconds); }
+  void DelayOneChunk(double seconds) { late_chunk_until_ = Until(seconds); }
+  void KeepScalars(double seconds) { no_scalars_until_ = Until(seconds); }
+  void LieInScalars(double seconds) { lying_scalars_until_ = Until(seconds); }
+  void VoteTwice(double seconds) { second_ballot_until_ = Until(seconds); }
+  void SlowTransfers(double seconds) { slow_transfer_until_ = Until(seconds); }
+  void AbstainNext(AbstainReason reason) { abstain_next_ = reason; }
+  void LieInNextDigest() { lying_digest_next_ = true; }
+  void KeepCallsAlive(double seconds) { orphans_until_ = Until(seconds); }
+  // Says something that the protocol does not allow here. False: it is not connected.
+  bool BreakProtocol();
+  bool SayReadyAgain();
+  bool FetchAgain();
+  bool Damage();
+  // Honest and quick from now on.
+  void BeWell();
 
-  bool has_replica() const { return has_replica_; }
-  Round round() const { return round_; }
-  uint64_t ReplicaDigestNow() const;
+  // ---- HostEnd
+  void OnDown(ConnectionId id, DownFrame frame) override;
+  void OnClosed(ConnectionId id, const absl::Status& status) override;
+  // ---- CallEnd
+  void OnState(uint64_t call, const StateFrame& frame) override;
+  void OnCallEnded(uint64_t call, const absl::Status& status) override;
 
  private:
   struct Ballot {
-    Round round;
-    Share share;
-    ModelBits bits{};
-    WorkerScalars scalars;
-    bool abstains = false;
-    uint32_t chunks_sent_before = 0;  // it abstains after these
-  };
-  struct PendingCommit {
-    CommitRecord record;
-    std::optional<ModelBits> bits;
-  };
-  struct PartialVerdict {
-    uint32_t have = 0;  // bit k: chunk k
-    ModelBits bits{};
+    RoundTicket ticket;
+    std::vector<uint8_t> bits;
+    BallotScalars scalars;
+    std::optional<AbstainReason> abstains;  // in place of chunk `abstains_at`
+    uint32_t abstains_at = 0;
+    // Handed over so far; all of it goes again with a new attempt or connection.
+    std::vector<bool> chunks;
+    bool scalars_handed = false, abstained = false;
+    uint64_t number = 0;
   };
 
-  void On(const State& m);
-  void On(const Open& m);
-  void On(const VerdictChunk& m);
-  void On(const Commit& m);
-  void On(const CommitBits& m);
-  void On(const DrainNow& m);
-  void On(const Finish& m);
-  void On(const Bye& m);
-
-  void Connect();
-  void Forget();  // what a new process does not have
-  void Advance();
-  void Apply(const CommitRecord& record, const ModelBits& bits);
-  void StartVote();
-  Ballot MakeBallot(const Open& open);
-  void SendChunk(const Open& open, uint32_t k, double interval);
-  void Leave();
-  void Exit();
-  // Runs `what` after that time, unless the process or its stream has changed; later if it hangs.
+  Time Now() const { return world_->timeline.Now(); }
+  Time Until(double seconds) const { return Now() + FromSeconds(seconds); }
+  bool Is(Time until) const { return !world_->healed && Now() < until; }
+  // Runs `what` after that time in this process, later if it hangs.
   void Later(double seconds, std::function<void()> what);
+  // The same while this connection lasts.
+  void Dial();
+  void Forget();  // what a new process does not have
+  void Exit(bool again);
+  void Say(v1::WorkerMessage message);
+  // This side ends the connection.
+  void Drop(const absl::Status& why);
+  void AfterConnection(const absl::Status& status, bool by_us);
 
+  absl::Status Read(const DownFrame& frame);
+  absl::Status Do(FollowerAction action, const v1::ServerMessage& message);
+  void Joined();
+  absl::Status CommitDue(const v1::Commit& commit);
+  void Applied(const CommitEvent& commit);
+  void Transfer(const TransferAction& action);
+  void Advance();
+  void SayDigest(bool last);
+
+  void StartVote(const RoundTicket& ticket);
+  void MakeBallot(const RoundTicket& ticket);
+  void HandChunk(uint64_t ballot, uint32_t k, double interval);
+  void HandScalars(uint64_t ballot);
+  void HandAll();
+  void SendChunk(uint32_t k, const VoteId& vote);
+  void SendScalars(const VoteId& vote);
+  void SendAbstain(const VoteId& vote);
+
+  // Constant after construction.
   World* const world_;
-  const uint32_t id_;
-  bool up_ = false;
-  bool exited_ = false;
-  bool draining_ = false;
-  uint64_t generation_ = 0;  // grows when whatever was scheduled is void
-  std::optional<size_t> stream_;
+  ServerHost* const server_;
+  const size_t host_;
+  const std::string name_;
+
+  // ---- of the process
+  uint64_t life_ = 0;  // grows when what was scheduled is void
+  bool up_ = false, out_ = false, finished_ = false, draining_ = false;
   Time hung_until_;
-
-  bool has_replica_ = false;
-  bool damaged_ = false;
-  std::vector<float> x_;
-  std::vector<float> x_prev_;  // empty: unknown
-  std::optional<ModelBits> prev_verdict_;
-  Round round_;  // the next commit to apply
+  std::unique_ptr<Follower> follower_;
+  std::optional<RetryPolicy> retry_;
+  std::optional<ConnectionId> connection_;
+  std::shared_ptr<const v1::WorkerMessage> join_;  // said over it
+  std::vector<float> x_, x_prev_;                  // x_prev_ empty: unknown
+  std::unique_ptr<HostReplicaMemory> memory_;
+  std::unique_ptr<Replica> replica_;
+  std::unique_ptr<VerdictStore> store_;
+  std::unique_ptr<VerdictAssembler> assembler_;
   std::unique_ptr<Direction> direction_;
-
-  bool following_ = false;  // on this stream
-  std::map<Round, PendingCommit> commits_;
-  std::map<std::pair<Round, Attempt>, PartialVerdict> verdicts_;
-  std::optional<Round> fetched_;
-  std::optional<Open> open_;
-  std::optional<Open> unanswered_;  // what was open when the last stream broke
-  std::optional<std::pair<Round, Attempt>> voted_;
+  std::unique_ptr<CatchUp> catch_up_;  // while a state is fetched
+  uint64_t call_ = 0;                  // the transfer that goes on; 0: none
+  TransferAction::Kind call_kind_ = TransferAction::Kind::kFetch;
+  std::shared_ptr<std::vector<uint8_t>> prev_verdict_;
+  std::optional<OpenedAction> opened_;
   std::optional<Ballot> ballot_;
-  std::optional<Round> finish_;
-  uint32_t slow_rounds_ = 0;
-  bool abstain_next_ = false;
-  bool bad_scalars_next_ = false;
+  uint64_t last_ballot_ = 0;
+  std::optional<Round> finish_rounds_;
+  bool damaged_ = false;
+
+  // ---- faults
+  Time slow_until_, late_chunk_until_, no_scalars_until_, lying_scalars_until_;
+  Time second_ballot_until_, slow_transfer_until_, orphans_until_;
+  std::optional<AbstainReason> abstain_next_;
+  bool lying_digest_next_ = false;
 };
 
 }  // namespace signvote::sim

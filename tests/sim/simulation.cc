@@ -1,245 +1,334 @@
 #include "tests/sim/simulation.h"
 
-#include <array>
+#include <algorithm>
 #include <memory>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/coin.h"
 #include "common/status.h"
-#include "tests/sim/sim_server.h"
+#include "tests/sim/server_host.h"
 #include "tests/sim/sim_worker.h"
+#include "tests/sim/strangers.h"
 #include "tests/sim/world.h"
 
 namespace signvote::sim {
 namespace {
 
 constexpr double kHealAfterSeconds = 3000;  // at the latest, however few rounds are done
-constexpr double kLimitSeconds = 20000;     // a run that is not done by then is stuck
-constexpr uint64_t kEventsMax = 3'000'000;
+constexpr double kFinishSeconds = 600;      // from healing; a run that is not done by then is stuck
+constexpr uint64_t kEventsMax = 4'000'000;
+constexpr double kChangedMind = 25;  // seconds after which a slow server is quick again
 
 class Simulation {
  public:
-  Simulation(const SimOptions& options, const Model& model, SimCounters* counters)
-      : world_(options, model, counters), server_(&world_) {
-    world_.on_up = [this](size_t id, const ToServer& m) { server_.OnMessage(id, m); };
-    world_.on_down = [this](size_t id, const ToWorker& m) {
-      workers_[world_.stream(id).worker]->OnMessage(id, m);
-    };
-    world_.on_lost = [this](size_t id) { server_.OnStreamLost(id); };
-    for (uint32_t w = 0; w < kWorkersMax; ++w) {
-      workers_[w] = std::make_unique<SimWorker>(&world_, w);
-      workers_[w]->may_abstain = [this](uint32_t worker, Round round) {
-        return MayAbstain(worker, round);
-      };
+  Simulation(const SimOptions& options, Codec* codec, SimCounters* counters)
+      : model_(options.coordinates, options.run.model.sizes.chunk_coordinates,
+               options.run.model.weight_decay),
+        world_(options, model_, codec, counters),
+        server_(&world_),
+        strangers_(&world_) {
+    for (size_t host = 0; host < options.workers; ++host) {
+      workers_.push_back(std::make_unique<SimWorker>(&world_, &server_, host));
     }
-    for (uint32_t w = 0; w < kWorkersFirst; ++w) {
-      world_.After(world_.Uniform(0, 0.5), [this, w] { workers_[w]->Start(); });
+    server_.Start();
+    if (world_.on(Fault::kSlowTransfer) && timeline().OneIn(2)) {
+      // Whoever brings the initial parameters takes its time, perhaps more than it is given.
+      for (const auto& worker : workers_) worker->SlowTransfers(Seconds(10, 150));
+    }
+    for (size_t host = 0; host < options.workers_first; ++host) {
+      timeline().After(timeline().Uniform(0, 0.5), [this, host] { workers_[host]->Start(); });
     }
     ScheduleStrike();
   }
 
   SimResult Run() {
     Checker& checker = world_.checker;
-    uint64_t events = 0;
     while (!server_.ended() && !checker.failure().has_value()) {
-      if (!world_.healed &&
-          (server_.commits() >= world_.options.heal_round || Seconds() > kHealAfterSeconds))
+      if (!world_.healed && (checker.published().value() >= world_.options.heal_round ||
+                             timeline().Seconds() > kHealAfterSeconds)) {
         Heal();
-      if (!world_.RunOne()) checker.Fail("nothing will ever happen again");
-      if (++events > kEventsMax || Seconds() > kLimitSeconds)
+      }
+      if (!timeline().RunOne()) checker.Fail("nothing will ever happen again");
+      const bool stuck =
+          healed_at_.has_value() && timeline().Seconds() > *healed_at_ + kFinishSeconds;
+      if (timeline().events() > kEventsMax || stuck) {
         checker.Fail("the run does not finish");
+      }
     }
     if (!checker.failure().has_value()) CheckEnd();
     SimResult result;
     result.failure = checker.failure();
-    result.rounds = checker.commits();
-    result.fingerprint = Mix(checker.digest(Round(checker.commits())),
-                             static_cast<uint64_t>(world_.now().ns), events);
+    result.rounds = checker.published().value();
+    if (!result.failure.has_value()) result.digest = checker.digest(checker.published());
+    result.fingerprint =
+        Mix(result.digest, static_cast<uint64_t>(timeline().Now().ns), timeline().events());
     Account();
     return result;
   }
 
  private:
-  double Seconds() const { return ToSeconds(world_.now() - Time{}); }
+  Timeline& timeline() { return world_.timeline; }
 
   void Heal() {
     world_.healed = true;
-    for (uint32_t w = 0; w < kWorkersMax; ++w) {
-      workers_[w]->BeWell();
-      // Damage this late may be found only by the final digests, when it is too late to be
-      // re-synced.
-      if (workers_[w]->damaged()) workers_[w]->Crash(1);
+    healed_at_ = timeline().Seconds();
+    world_.Trace("", "heals");
+    world_.network.Heal();
+    server_.DelayApplier(0);
+    server_.DelayTally(0);
+    server_.DelayDurable(0);
+    if (server_.serving()) server_.Resume();
+    for (const auto& worker : workers_) {
+      worker->BeWell();
+      // Damage this late may be found only by the final digests, when it is too late to fetch.
+      if (worker->damaged()) worker->Crash(1);
     }
   }
 
-  // ---- what goes wrong
-  // --------------------------------------------------------------------------------------------
+  // ---- what goes wrong ----
 
   void ScheduleStrike() {
-    world_.After(world_.options.fault_interval_s * world_.Uniform(0.2, 1.8), [this] {
+    timeline().After(world_.options.fault_interval_s * timeline().Uniform(0.2, 1.8), [this] {
       if (world_.healed) return;
-      Strike();
+      const auto fault = static_cast<Fault>(timeline().Below(kFaultCount));
+      if (world_.on(fault) && Strike(fault)) {
+        world_.Count(fault);
+        world_.Trace("fault", FaultName(fault));
+      }
       ScheduleStrike();
     });
   }
 
-  // The worker's round must not lose it: another one relies on its ballot.
-  bool Protected(uint32_t w) const { return relied_on_[w] == Round(server_.commits()); }
+  double Seconds(double low, double high) { return timeline().Uniform(low, high); }
 
-  bool Connected(uint32_t w) {
-    const SimWorker& worker = *workers_[w];
-    if (!worker.up() || worker.exited() || !worker.stream().has_value()) return false;
-    const Stream& stream = world_.stream(*worker.stream());
-    return stream.ready && stream.server_open && stream.worker_open && !stream.black_hole;
-  }
+  // Of most workers something stays: with all of them gone nothing is left to be safe.
+  SimWorker& AnyWorker() { return *workers_[timeline().Below(workers_.size())]; }
 
-  bool MayAbstain(uint32_t worker, Round round) {
-    if (Protected(worker) || !server_.open().has_value() || server_.open()->round != round)
-      return false;
-    for (const round::Seat& seat : server_.open()->seats) {
-      const uint32_t w = seat.worker.value();
-      if (w == worker || seat.role != round::Role::kMember || !Connected(w) ||
-          drain_asked_[w] == workers_[w]->stream() || workers_[w]->abstains(round) ||
-          world_.stream(*workers_[w]->stream()).incarnation != seat.incarnation.value()) {
-        continue;
+  // True: it struck, now. What strikes later is counted where it does.
+  bool Strike(Fault fault) {
+    SimWorker& worker = AnyWorker();
+    switch (fault) {
+      case Fault::kCrash:
+        if (!worker.up()) return false;
+        worker.Crash(Seconds(0.1, 10));
+        return true;
+      case Fault::kHang:
+        if (!worker.up()) return false;
+        worker.Hang(Seconds(1, 20));
+        return true;
+      case Fault::kSlow:
+        worker.SlowDown(Seconds(5, 40));
+        return true;
+      case Fault::kLateChunk:
+        worker.DelayOneChunk(Seconds(10, 60));
+        return false;
+      case Fault::kNoScalars:
+        worker.KeepScalars(Seconds(5, 30));
+        return false;
+      case Fault::kNonFiniteLoss:
+        return Abstain(worker, AbstainReason::kNonFiniteLoss);
+      case Fault::kNonFiniteGradient:
+        return Abstain(worker, AbstainReason::kNonFiniteGradient);
+      case Fault::kDeviceFails:
+        return Abstain(worker, AbstainReason::kOther);
+      case Fault::kAllAbstain: {
+        const auto reason = static_cast<AbstainReason>(timeline().Below(3));
+        for (const auto& each : workers_) each->AbstainNext(reason);
+        return true;
       }
-      relied_on_[w] = round;
-      return true;
+      case Fault::kDamage:
+        if (AnybodyDamaged()) return false;
+        return worker.Damage();
+      case Fault::kLateJoin:
+        if (std::exchange(late_joined_, true)) return false;
+        workers_.back()->Start();
+        return true;
+      case Fault::kLyingScalars:
+        worker.LieInScalars(Seconds(2, 20));
+        return false;
+      case Fault::kLyingDigest:
+        worker.LieInNextDigest();
+        return false;
+      case Fault::kSecondBallot:
+        worker.VoteTwice(Seconds(2, 20));
+        return false;
+      case Fault::kLyingReady:
+        return worker.SayReadyAgain();
+      case Fault::kBrokenProtocol:
+        return worker.BreakProtocol();
+      case Fault::kSecondSession:
+        strangers_.JoinAs(worker.name());
+        return true;
+      case Fault::kStranger:
+        strangers_.Come();
+        return true;
+      case Fault::kFetchAgain:
+        return worker.FetchAgain();
+      case Fault::kDisconnect:
+        if (!worker.connection().has_value()) return false;
+        world_.network.Break(*worker.connection());
+        return true;
+      case Fault::kBlackHole:
+        if (!worker.connection().has_value()) return false;
+        world_.network.Silence(*worker.connection());
+        return true;
+      case Fault::kPartition: {
+        const Time until = timeline().Now() + FromSeconds(Seconds(0.5, 15));
+        for (size_t host = 0; host < workers_.size(); ++host) {
+          if (timeline().OneIn(2)) world_.network.Stall(host, until);
+        }
+        return true;
+      }
+      case Fault::kSlowTransfer:
+        worker.SlowTransfers(Seconds(20, 100));
+        if (worker.up() && timeline().OneIn(2)) worker.Crash(0.1);  // so that it fetches
+        return false;
+      case Fault::kOrphanCall:
+        worker.KeepCallsAlive(60);
+        if (worker.fetching() && worker.connection().has_value()) {
+          world_.network.Break(*worker.connection());
+        }
+        return false;
+      case Fault::kSlowApplier:
+        server_.DelayApplier(Seconds(0.5, 4));
+        timeline().After(kChangedMind, [this] { server_.DelayApplier(0); });
+        return true;
+      case Fault::kSlowTally:
+        server_.DelayTally(Seconds(0.01, 1));
+        timeline().After(kChangedMind, [this] { server_.DelayTally(0); });
+        return true;
+      case Fault::kLateDurable:
+        if (!world_.options.durability) return false;
+        server_.DelayDurable(Seconds(0.01, 2));
+        timeline().After(kChangedMind, [this] { server_.DelayDurable(0); });
+        return true;
+      case Fault::kRestart:
+        return server_.AskForRestart(ServerHost::Restart::kBetweenRounds, Seconds(0.1, 20));
+      case Fault::kStop:
+        return server_.AskForRestart(ServerHost::Restart::kAfterStop, Seconds(0.1, 20));
+      case Fault::kPause:
+        if (!server_.serving()) return false;
+        server_.Pause();
+        timeline().After(Seconds(0.5, 5), [this] {
+          if (server_.serving()) server_.Resume();
+        });
+        return true;
+      case Fault::kDrain:
+        return server_.serving() && server_.Drain(worker.name()).ok();
+      case Fault::kEvict: {
+        // The one that came late, and only while others are there to go on.
+        if (evicted_ || !server_.serving()) return false;
+        evicted_ = server_.Evict(workers_.back()->name()).ok();
+        return evicted_;
+      }
+      case Fault::kDelay:
+      case Fault::kGarbled:
+      case Fault::kCount:
+        break;  // these befall messages
     }
     return false;
   }
 
-  void Strike() {
-    const auto fault = static_cast<Fault>(world_.Below(kFaultCount));
-    if (!world_.options.on(fault)) return;
-    const auto w = static_cast<uint32_t>(world_.Below(kWorkersMax));
-    SimWorker& worker = *workers_[w];
-    const bool struck = [&] {
-      switch (fault) {
-        case Fault::kCrash:
-          if (!worker.up() || worker.exited() || Protected(w)) return false;
-          worker.Crash(world_.Uniform(0.1, 10));
-          return true;
-        case Fault::kStreamLoss:
-          if (!Connected(w) || Protected(w)) return false;
-          worker.LoseStream(0);
-          return true;
-        case Fault::kBlackHole: {
-          if (!Connected(w) || Protected(w)) return false;
-          const size_t id = *worker.stream();
-          world_.stream(id).black_hole = true;
-          world_.After(world_.Uniform(3, 20), [this, id] { server_.OnStreamLost(id); });
-          worker.LoseStream(world_.Uniform(3, 20));
-          return true;
-        }
-        case Fault::kHang:
-          if (!worker.up()) return false;
-          worker.Hang(world_.Uniform(1, 20));
-          return true;
-        case Fault::kSlow:
-          worker.SlowDown(static_cast<uint32_t>(1 + world_.Below(8)));
-          return true;
-        case Fault::kLateJoin:
-          if (late_joined_) return false;
-          late_joined_ = true;
-          workers_[kWorkersMax - 1]->Start();
-          return true;
-        case Fault::kDrain:
-          if (!Connected(w) || Protected(w)) return false;
-          drain_asked_[w] = worker.stream();
-          server_.Step(round::DrainRequested{round::WorkerId(w)});
-          return true;
-        case Fault::kEvict: {
-          constexpr uint32_t kLate = kWorkersMax - 1;
-          if (evicted_ || !Connected(kLate) || Protected(kLate)) return false;
-          evicted_ = true;
-          world_.checker.OnEvict(kLate);
-          server_.Step(round::EvictRequested{round::WorkerId(kLate)});
-          return true;
-        }
-        case Fault::kPause:
-          server_.Step(round::PauseRequested{});
-          world_.After(world_.Uniform(0.5, 5), [this] { server_.Step(round::ResumeRequested{}); });
-          return true;
-        case Fault::kAbstain:
-          worker.AbstainNext();
-          return false;  // counted when it does
-        case Fault::kBadScalars:
-          worker.BadScalarsNext();
-          return false;
-        case Fault::kDamage:
-          for (const auto& other : workers_) {
-            if (other->damaged()) return false;
-          }
-          return worker.Damage();
-        case Fault::kDuplicate:
-        case Fault::kReorder:
-        case Fault::kGhost:
-        case Fault::kVerdictLoss:
-        case Fault::kCount:
-          break;  // these befall messages
-      }
-      return false;
-    }();
-    if (struck) world_.Count(fault);
+  bool Abstain(SimWorker& worker, AbstainReason reason) {
+    if (!worker.up()) return false;
+    worker.AbstainNext(reason);
+    return true;
   }
 
-  // ---- the end
-  // -----------------------------------------------------------------------------------------------
+  bool AnybodyDamaged() const {
+    return std::any_of(workers_.begin(), workers_.end(),
+                       [](const auto& worker) { return worker->damaged(); });
+  }
+
+  // ---- the end ----
 
   void CheckEnd() {
     Checker& checker = world_.checker;
-    const uint64_t rounds = world_.options.engine.rounds_max;
+    const run::RunOptions& o = world_.options.run;
+    if (absl::IsAborted(server_.end())) {
+      ++world_.counters->diverged;
+      return checker.Require(checker.nonfinite_in_a_row() >= o.nonfinite_rounds,
+                             "the run is given up as diverged although losses were finite");
+    }
     if (!server_.end().ok()) return checker.Fail("the run ended with " + Describe(server_.end()));
-    checker.Require(checker.commits() == rounds, "the run ended before its last round");
-    const round::EngineView view = server_.View();
-    checker.Require(view.phase == round::Phase::kEnded,
-                    "the run ended and the engine does not know");
-    checker.Require(view.abstentions == checker.abstentions(),
-                    "the engine counted other abstentions than it committed");
+    const run::StatusPage page = server_.Page();
+    checker.Require(page.main_round == o.main_rounds_max, "the run ended before its last round");
+    checker.Require(page.round == checker.published(),
+                    "the run counts other commits than it told its workers of");
+    const uint64_t digest = checker.digest(checker.published());
     uint32_t answered = 0;
-    for (const round::MemberView& member : view.workers) {
-      if (!member.final_digest.has_value()) continue;
+    for (const run::WorkerPage& worker : page.workers) {
+      if (!worker.final_digest.has_value()) continue;
       ++answered;
-      if (*member.final_digest != checker.digest(Round(rounds))) {
-        checker.Fail(absl::StrFormat("the final replica of %s differs", member.name));
+      if (*worker.final_digest != digest) {
+        checker.Fail(absl::StrFormat("the final replica of %s differs", worker.name));
       }
     }
     checker.Require(answered > 0, "the run ended without any final digest");
+    // Everybody is sent home in good order.
+    const double since = timeline().Seconds();
+    while (timeline().Seconds() < since + 60 && timeline().RunOne()) {
+    }
+    checker.Require(strangers_.here() == 0, "a stranger's stream outlives the run");
     for (const auto& worker : workers_) {
-      if (!worker->has_replica() || worker->round() != Round(rounds)) continue;
-      checker.Require(worker->ReplicaDigestNow() == checker.digest(Round(rounds)),
-                      "final replicas differ");
+      if (worker->round() != checker.published()) continue;
+      checker.Require(worker->finished() || !worker->up() || !worker->welcomed(),
+                      "a worker that has everything is not sent home");
     }
   }
 
   void Account() {
     SimCounters& c = *world_.counters;
-    const round::EngineView view = server_.View();
+    const Checker& checker = world_.checker;
     ++c.runs;
-    c.rounds += world_.checker.commits();
-    c.attempts_reopened += view.attempts_reopened;
-    c.abstentions += view.abstentions;
-    c.late_chunks += view.late_chunks;
-    c.duplicate_chunks += view.duplicate_chunks;
-    c.stale_messages += view.stale_messages;
-    c.scalars_refused += view.scalars_refused;
+    c.rounds += checker.published().value();
+    c.events += timeline().events();
+    c.steps += checker.steps();
+    c.rewinds += checker.rewinds();
+    c.rounds_without_step += checker.rounds_without_step();
+    c.partial_commits += checker.partial_commits();
+    c.attempts_reopened += checker.reopenings();
+    if (!server_.serving()) return;
+    const run::StatusPage page = server_.Page();
+    c.abstentions += page.abstentions;
+    c.late_chunks += page.late_chunks;
+    c.duplicate_chunks += page.duplicate_chunks;
+    c.stale_messages += page.stale_messages;
+    c.scalars_refused += page.scalars_refused;
+    c.digest_mismatches += page.digest_mismatches;
   }
 
+  const Model model_;
   World world_;
-  SimServer server_;
-  std::array<std::unique_ptr<SimWorker>, kWorkersMax> workers_;
-  std::array<std::optional<Round>, kWorkersMax> relied_on_;
-  std::array<std::optional<size_t>, kWorkersMax> drain_asked_;  // on this stream
+  ServerHost server_;
+  Strangers strangers_;
+  std::vector<std::unique_ptr<SimWorker>> workers_;
+  std::optional<double> healed_at_;
   bool late_joined_ = false;
   bool evicted_ = false;
 };
 
 }  // namespace
 
-SimResult RunSimulation(const SimOptions& options, const Model& model, SimCounters* counters) {
-  return Simulation(options, model, counters).Run();
+SimResult RunSimulation(const SimOptions& options, Codec* codec, SimCounters* counters) {
+  return Simulation(options, codec, counters).Run();
+}
+
+std::optional<std::string> RunSeeds(const SeedRange& seeds, Codec* codec, SimCounters* counters) {
+  for (uint64_t seed = seeds.first; seed < seeds.last; seed += seeds.step) {
+    SimOptions options = DrawOptions(seed);
+    options.trace = seeds.trace;
+    const SimResult result = RunSimulation(options, codec, counters);
+    if (result.failure.has_value()) {
+      return absl::StrCat(*result.failure, "\n  again with --seed=", seed, "\n  ",
+                          options.Describe());
+    }
+  }
+  absl::PrintF("%s\n", counters->Describe());
+  return std::nullopt;
 }
 
 }  // namespace signvote::sim

@@ -21,7 +21,7 @@ absl::Status NotDue(uint64_t count, uint64_t first, uint64_t left, uint64_t end)
 
 absl::Status Replica::BeginHere() {
   Clear();
-  const uint64_t d = memory_->coordinates();
+  const uint64_t d = layout_->coordinates();
   if (needs_x0()) {
     std::vector<float> piece;
     for (uint64_t first = 0; first < d; first += piece.size()) {
@@ -42,7 +42,7 @@ void Replica::Clear() {
 
 absl::Status Replica::AddPart(Round round, uint64_t first, uint64_t count) {
   const uint64_t end = received();
-  const uint64_t left = memory_->coordinates() - end;
+  const uint64_t left = layout_->coordinates() - end;
   if (first != end || count == 0 || count > left) return NotDue(count, first, left, end);
   if (!parts_.empty() && parts_.back().round == round) {
     parts_.back().end += count;
@@ -53,7 +53,7 @@ absl::Status Replica::AddPart(Round round, uint64_t first, uint64_t count) {
 }
 
 absl::Status Replica::AddX0Part(uint64_t first, uint64_t count) {
-  const uint64_t left = needs_x0() ? memory_->coordinates() - x0_end_ : 0;
+  const uint64_t left = needs_x0() ? layout_->coordinates() - x0_end_ : 0;
   if (first != x0_end_ || count == 0 || count > left) return NotDue(count, first, left, x0_end_);
   x0_end_ += count;
   return absl::OkStatus();

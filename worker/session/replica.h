@@ -45,7 +45,7 @@ class Replica {
   uint64_t received_x0() const { return x0_end_; }
   bool needs_x0() const { return x0_ == X0::kNeeded; }
   // Every coordinate of every plane is there / and stands at the same round.
-  bool complete() const { return received() == memory_->coordinates() && x0_complete(); }
+  bool complete() const { return received() == layout_->coordinates() && x0_complete(); }
   bool level() const { return complete() && parts_.size() == 1; }
   // Next commit that some part which is there needs; round 0 when none is.
   Round round() const;
@@ -62,7 +62,7 @@ class Replica {
     Round round;
   };
 
-  bool x0_complete() const { return x0_ == X0::kUnused || x0_end_ == memory_->coordinates(); }
+  bool x0_complete() const { return x0_ == X0::kUnused || x0_end_ == layout_->coordinates(); }
   absl::Status ApplyTo(const CommitEvent& commit, uint64_t first, uint64_t count);
 
   const Layout* const layout_;

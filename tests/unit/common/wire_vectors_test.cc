@@ -106,7 +106,8 @@ std::string Domain(const std::string& name, uint64_t seed) {
   uint64_t number = 0;
   EXPECT_EQ(name.size(), sizeof(number));
   std::memcpy(&number, name.data(), sizeof(number));
-  EXPECT_TRUE(number == kUniformDomain || number == kInitDomain || number == kDataDomain) << name << " is nobody's domain";
+  EXPECT_TRUE(number == kUniformDomain || number == kInitDomain || number == kDataDomain)
+      << name << " is nobody's domain";
   return Hex64(DomainSeed(number, seed));
 }
 

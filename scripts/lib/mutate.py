@@ -1,0 +1,318 @@
+"""scripts/mutate: would the tests notice if this file were wrong? docs/testing.md, "Mutation".
+
+Draws mutants of one C++ source (mutators.py), compiles each with the command of an existing build, links it into the tests that
+TESTS names for the file, and runs these. The build folder is only read: a mutant's source, object, library and programs lie in a
+temporary folder of its own.
+"""
+
+import argparse
+import concurrent.futures
+import hashlib
+import json
+import os
+import pathlib
+import random
+import re
+import resource
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+import mutators
+
+KILLED_MIN = 0.9  # of the sampled mutants that are not listed as equivalent
+EQUIVALENT_MAX = 0.1  # of the sample
+COMPILE_SECONDS_MAX = 300
+LIMIT_SECONDS_MIN = 10  # a machine that does other things beside is slow, and no hang
+LIMIT_FACTOR = 6  # times what the unchanged program takes
+MEMORY_BYTES_MAX = 8 << 30  # of a mutant that allocates without end
+PASSES, FAILS, CANNOT_RUN = 0, 1, 2
+
+# The tests that hold a file to what its header promises, by the longest prefix of its path. Quick ones first: the first that
+# fails ends the mutant.
+SIMULATION = "run_sim_test --seeds=300"
+TESTS = {
+    "common/": ("common_test",),
+    "server/commit/": ("commit_test", SIMULATION),
+    "server/replica/": ("replica_test", SIMULATION),
+    "server/round/": ("round_test", SIMULATION),
+    "server/run/": ("run_parts_test", "run_test", SIMULATION),
+    "server/stepsize/": ("stepsize_test", "alias_paper_test", SIMULATION),
+    "server/tally/": ("tally_test",),
+    "server/vote/": ("vote_test", SIMULATION),
+    "worker/direction/": ("direction_test",),
+    "worker/session/": ("follower_test", SIMULATION),
+    "worker/vote/": ("voter_test",),
+}
+
+
+class CannotRun(Exception):
+    """Nothing can be said about the tests; the text says what to do."""
+
+
+class Equivalent(NamedTuple):
+    file: str
+    before: str
+    after: str
+    why: str
+
+
+def equivalents(page: str) -> list[Equivalent]:
+    """The rows of the table in docs/testing.md, "Equivalent mutants"."""
+    section = re.search(r"^## Equivalent mutants\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    found = []
+    for row in re.findall(r"^\| (`.*) \|$", section.group(1) if section else "", re.MULTILINE):
+        cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", row)]
+        if len(cells) != 4 or not all(cells):
+            raise CannotRun(f"docs/testing.md: a row of 'Equivalent mutants' needs four cells: | {row} |")
+        found.append(Equivalent(*(cell.strip("`").strip() for cell in cells[:3]), cells[3]))
+    return found
+
+
+def tests_of(file: str) -> tuple[str, ...]:
+    prefix = max((p for p in TESTS if file.startswith(p)), key=len, default=None)
+    if prefix is None:
+        raise CannotRun(f"no tests are known for {file}: name them in TESTS of scripts/lib/mutate.py, or with --test")
+    return TESTS[prefix]
+
+
+def run(command: list[str], cwd: pathlib.Path, seconds: float, env: dict[str, str] | None = None) -> tuple[int | None, str]:
+    """(exit status, output); the status is None when the time was up. Whatever the command started is ended with it."""
+    def alone():
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
+
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                                   start_new_session=True, preexec_fn=alone)
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.wait()
+        output.seek(0)
+        return status, output.read().decode(errors="replace")
+
+
+class Build:
+    """What an up-to-date build folder says about one source and the programs that test it."""
+
+    def __init__(self, root: pathlib.Path, folder: pathlib.Path, file: str, tests: tuple[str, ...]):
+        self.folder, self.source = folder, root / file
+        programs = [shlex.split(test)[0] for test in tests]
+        if not (folder / "build.ninja").exists():
+            raise CannotRun(f"{folder} is no build folder: run cmake --preset dev && ninja -C build/dev {' '.join(programs)}")
+        status, output = run(["ninja", "-n", *programs], folder, COMPILE_SECONDS_MAX)
+        if status != 0 or "no work to do" not in output:
+            raise CannotRun(f"{folder} is not up to date: run ninja -C {folder} {' '.join(programs)}\n{output[-500:]}")
+        database = json.loads((folder / "compile_commands.json").read_text())
+        entry = next((e for e in database if pathlib.Path(e["directory"], e["file"]) == self.source), None)
+        if entry is None:
+            raise CannotRun(f"{folder} does not compile {file}: a source (.cc) of this build is needed")
+        command = shlex.split(entry["command"])
+        self.object = command[command.index("-o") + 1]
+        self._compile = self._bare(command)
+        # A CMake target's objects lie in PLACE/CMakeFiles/TARGET.dir, its archive is PLACE/libTARGET.a.
+        place, _, rest = self.object.partition("CMakeFiles/")
+        self.archive = f"{place}lib{rest.split('.dir/')[0]}.a"
+        self.tests = []  # (link command, program, arguments)
+        for test in tests:
+            program, *arguments = shlex.split(test)
+            status, output = run(["ninja", "-t", "commands", program], folder, COMPILE_SECONDS_MAX)
+            link = shlex.split(output.splitlines()[-1].removeprefix(": && ").removesuffix(" && :"))
+            if self.archive not in link and self.object not in link:
+                raise CannotRun(f"{program} does not link {file}, so it cannot test it")
+            self.tests.append((link, program, arguments))
+
+    @staticmethod
+    def _bare(command: list[str]) -> list[str]:
+        """The compiler call without launcher, debug info, input, output and list of dependencies."""
+        if pathlib.Path(command[0]).name == "ccache":
+            command = command[1:]
+        bare, skip = [], False
+        for word in command:
+            if skip:
+                skip = False
+            elif word in ("-o", "-c", "-MF", "-MT", "-MQ"):
+                skip = True
+            elif word not in ("-MD", "-MMD") and not re.fullmatch(r"-g\w*", word):
+                bare.append(word)
+        return bare
+
+    def compile(self, text: str, place: pathlib.Path) -> pathlib.Path | None:
+        """The object of `text` in the source's place, None when it does not compile. Equal code gives equal bytes: the name of the
+        file in __FILE__ and in the symbols is the source's own, and there is no debug info."""
+        place.mkdir(parents=True)
+        source, made = place / self.source.name, place / pathlib.Path(self.object).name
+        source.write_text(f'#line 1 "{self.source}"\n{text}')
+        status, _ = run([*self._compile, "-w", "-frandom-seed=0", "-iquote", str(self.source.parent), "-c", str(source), "-o",
+                         str(made)], self.folder, COMPILE_SECONDS_MAX)
+        return made if status == 0 else None
+
+    def link(self, made: pathlib.Path, link: list[str], program: str) -> pathlib.Path | None:
+        out = made.parent / program
+        swapped = {self.object: str(made)}
+        if self.archive in link:
+            library = made.parent / pathlib.Path(self.archive).name
+            if not library.exists():
+                shutil.copy(self.folder / self.archive, library)
+                if run(["ar", "r", str(library), str(made)], made.parent, COMPILE_SECONDS_MAX)[0] != 0:
+                    return None
+            swapped[self.archive] = str(library)
+        command = [swapped.get(word, word) for word in link]
+        command[command.index("-o") + 1] = str(out)
+        status, _ = run(command, self.folder, COMPILE_SECONDS_MAX)
+        return out if status == 0 else None
+
+
+class Verdict(NamedTuple):
+    word: str  # "killed", "survived", "hangs" (killed by its time limit), "unlinked"
+    seconds: tuple[float, ...] = ()
+    output: str = ""
+
+
+def judge(build: Build, made: pathlib.Path, limits: tuple[float, ...]) -> Verdict:
+    """Runs the tests with this object in place of the source's; the first that fails decides."""
+    seconds = []
+    here = made.parent / "run"
+    here.mkdir()
+    environment = {**os.environ, "TMPDIR": str(here), "GTEST_FAIL_FAST": "1", "GTEST_BRIEF": "1"}
+    for (link, program, arguments), limit in zip(build.tests, limits):
+        binary = build.link(made, link, program)
+        if binary is None:
+            return Verdict("unlinked")
+        begin = time.monotonic()
+        status, output = run([str(binary), *arguments], here, limit, environment)
+        seconds.append(time.monotonic() - begin)
+        binary.unlink()
+        if status != 0:
+            return Verdict("hangs" if status is None else "killed", tuple(seconds), output)
+    return Verdict("survived", tuple(seconds))
+
+
+class Report:
+    """Counts, and the lines that a person reads."""
+
+    def __init__(self, file: str, known: list[Equivalent]):
+        self.file, self.known = file, {(e.before, e.after) for e in known if e.file == file}
+        self.killed = self.hung = self.survived = self.equivalent = 0
+        self.uncompiled = self.unchanged = self.doubles = 0
+
+    @property
+    def judged(self) -> int:
+        return self.killed + self.survived + self.equivalent
+
+    def add(self, mutant: mutators.Mutant, source: str, verdict: Verdict):
+        if verdict.word in ("killed", "hangs"):
+            self.killed += 1
+            self.hung += verdict.word == "hangs"
+            return
+        before, after = mutant.change(source)
+        if (before, after) in self.known:
+            self.equivalent += 1
+            return
+        self.survived += 1
+        print(f"survived  {self.file}:{mutant.line(source)}: {mutant.mutator}\n  - {before}\n  + {after}", flush=True)
+
+    def end(self) -> int:
+        share = self.killed / (self.killed + self.survived) if self.killed + self.survived else 1.0
+        print(f"{self.file}: {self.judged} mutants ({self.uncompiled} more did not compile, {self.unchanged} changed no code, "
+              f"{self.doubles} were the code of another): {self.killed} killed ({self.hung} by the time limit), "
+              f"{self.survived} survived, {self.equivalent} equivalent (docs/testing.md): {100 * share:.1f} % killed")
+        if self.equivalent > EQUIVALENT_MAX * self.judged:
+            print(f"more than {100 * EQUIVALENT_MAX:.0f} % of the sample are called equivalent: write tests instead")
+            return FAILS
+        if share < KILLED_MIN:
+            print(f"less than {100 * KILLED_MIN:.0f} %: the survivors above are what no test notices")
+            return FAILS
+        return PASSES
+
+
+def mutate(root: pathlib.Path, folder: pathlib.Path, file: str, tests: tuple[str, ...], sample: int, seed: int, jobs: int) -> int:
+    source = (root / file).read_text()
+    page = root / "docs/testing.md"
+    report = Report(file, equivalents(page.read_text()) if page.exists() else [])
+    build = Build(root, folder, file, tests)
+    waiting = mutators.mutants(source)
+    print(f"{file}: {len(waiting)} mutants can be made; seed {seed} draws {sample}; tests: {', '.join(tests)}", flush=True)
+    random.Random(seed).shuffle(waiting)
+    with tempfile.TemporaryDirectory(prefix="signvote-mutate.") as name, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        private = pathlib.Path(name)
+        original = build.compile(source, private / "original")
+        if original is None:
+            raise CannotRun(f"{file} itself does not compile")
+        verdict = judge(build, original, (COMPILE_SECONDS_MAX,) * len(tests))
+        if verdict.word != "survived":
+            raise CannotRun(f"the unchanged {file} does not pass its tests:\n{verdict.output[-3000:]}")
+        limits = tuple(max(LIMIT_SECONDS_MIN, LIMIT_FACTOR * seconds) for seconds in verdict.seconds)
+        seen = {hashlib.sha256(original.read_bytes()).digest()}
+        unchanged = next(iter(seen))
+        number = 0
+
+        def compiled(numbered: tuple[int, mutators.Mutant]) -> pathlib.Path | None:
+            return build.compile(numbered[1].apply(source), private / str(numbered[0]))
+
+        def judged(made: pathlib.Path) -> Verdict:
+            found = judge(build, made, limits)
+            shutil.rmtree(made.parent)
+            return found
+
+        # Always as many as are still wanted: which mutants are judged depends on the seed alone, not on who was faster.
+        while waiting and report.judged < sample:
+            wave = list(enumerate(waiting[:sample - report.judged], number))
+            waiting, number = waiting[len(wave):], number + len(wave)
+            candidates = []
+            for (_, mutant), made in zip(wave, pool.map(compiled, wave)):
+                if made is None:
+                    report.uncompiled += 1
+                    continue
+                code = hashlib.sha256(made.read_bytes()).digest()
+                if code in seen:
+                    report.unchanged += code == unchanged
+                    report.doubles += code != unchanged
+                    continue
+                seen.add(code)
+                candidates.append((mutant, made))
+            for (mutant, _), verdict in zip(candidates, pool.map(judged, [made for _, made in candidates])):
+                if verdict.word == "unlinked":
+                    report.uncompiled += 1
+                else:
+                    report.add(mutant, source, verdict)
+    return report.end()
+
+
+def main(arguments: list[str], root: pathlib.Path) -> int:
+    parser = argparse.ArgumentParser(prog="scripts/mutate", description="Compiles small wrong changes of one C++ source and counts "
+                                     "how many its tests notice; exit status 1 below 90 %%. docs/testing.md, Mutation.")
+    parser.add_argument("file", metavar="FILE", help="a source (.cc) of this repository")
+    parser.add_argument("--sample", type=int, default=60, help="how many mutants that compile and differ (default 60)")
+    parser.add_argument("--seed", type=int, default=1, help="which ones are drawn (default 1)")
+    parser.add_argument("--build", type=pathlib.Path, default=root / "build/dev", help="an up-to-date build folder, which is only "
+                        "read (default build/dev)")
+    parser.add_argument("--jobs", type=int, default=2, help="mutants at a time (default 2)")
+    parser.add_argument("--test", action="append", metavar="'PROGRAM ARGS'", help="the tests, quick ones first, instead of those "
+                        "known for the file (repeatable)")
+    options = parser.parse_args(arguments)
+    if options.sample < 1 or options.jobs < 1:
+        parser.error("--sample and --jobs are positive numbers")
+    try:
+        path = pathlib.Path(options.file)
+        path = path.resolve() if path.exists() else root / path
+        if not path.is_file() or not path.is_relative_to(root):
+            raise CannotRun(f"{options.file}: no file of this repository")
+        file = path.relative_to(root).as_posix()
+        return mutate(root, options.build.resolve(), file, tuple(options.test or tests_of(file)), options.sample, options.seed,
+                      options.jobs)
+    except CannotRun as error:
+        print(f"scripts/mutate: {error}", file=sys.stderr)
+        return CANNOT_RUN

@@ -1,0 +1,169 @@
+// Goal: a run keeps its promises whatever workers, strangers and network do.
+// Method: thousands of seeded runs of the product's Run and Follower with everything between them,
+// over a fake network and clock; each seed draws its own faults. Safety is checked at every step,
+// liveness after healing (simulation.h, checker.h; docs/simulation.md).
+//
+//   --seeds=N   seeds below N
+//   --first=S   … from S on (default 0)
+//   --seed=S    only this one, with what happens on stdout
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <optional>
+#include <string>
+
+#include "common/log.h"
+#include "tests/sim/simulation.h"
+
+namespace signvote::sim {
+namespace {
+
+constexpr uint64_t kSeedsForEveryFault = 300;
+
+uint64_t seeds = 300;
+uint64_t first_seed = 0;
+std::optional<uint64_t> only_seed;
+
+TEST(RunSimulationTest, EverySeedStaysSafeAndFinishes) {
+  StructCodec codec;
+  SimCounters counters;
+  SeedRange range{.first = first_seed, .last = seeds};
+  if (only_seed.has_value()) {
+    range = {.first = *only_seed, .last = *only_seed + 1, .trace = true};
+  }
+  const std::optional<std::string> failure = RunSeeds(range, &codec, &counters);
+  ASSERT_FALSE(failure.has_value()) << *failure;
+  if (counters.runs < kSeedsForEveryFault) return;  // too few to meet every fault
+  for (size_t i = 0; i < kFaultCount; ++i) {
+    EXPECT_GT(counters.struck[i], 0u) << "never struck: " << FaultName(static_cast<Fault>(i));
+  }
+  // What the faults are for came about.
+  for (const auto& [what, count] : counters.Outcomes()) {
+    EXPECT_GT(count, 0u) << "never came about: " << what;
+  }
+}
+
+TEST(RunSimulationTest, TheSameSeedGivesTheSameRun) {
+  StructCodec codec;
+  for (const uint64_t seed : {1u, 2u, 3u, 4u}) {
+    SimCounters first, second;
+    const SimResult a = RunSimulation(DrawOptions(seed), &codec, &first);
+    const SimResult b = RunSimulation(DrawOptions(seed), &codec, &second);
+    EXPECT_EQ(a.fingerprint, b.fingerprint) << "seed " << seed;
+    EXPECT_EQ(first.Describe(), second.Describe());
+  }
+}
+
+SimOptions WithoutFaults(uint64_t seed) {
+  SimOptions options = DrawOptions(seed);
+  options.enabled.fill(false);
+  options.own_rule = false;
+  options.run.workers_min = options.workers_first;
+  options.run.deadline.enabled = true;
+  return options;
+}
+
+TEST(RunSimulationTest, WithoutFaultsEveryBallotIsCounted) {
+  StructCodec codec;
+  SimCounters counters;
+  const SimResult result = RunSimulation(WithoutFaults(5), &codec, &counters);
+  ASSERT_FALSE(result.failure.has_value()) << *result.failure;
+  EXPECT_EQ(counters.abstentions, 0u);
+  EXPECT_EQ(counters.partial_commits, 0u);
+  EXPECT_EQ(counters.attempts_reopened, 0u);
+  EXPECT_EQ(counters.mismatches, 0u);
+  EXPECT_EQ(counters.ended_by_server, 0u);
+  EXPECT_EQ(counters.digest_mismatches, 0u);
+}
+
+TEST(RunSimulationTest, ARestartFromItsBytesChangesNothingThatIsCommitted) {
+  // Goal: a run that is stopped and taken up again, again and again, commits what one that never
+  // stopped does: equal data, equal votes, equal stepsizes.
+  // Method: workers vote without delay faults, so that every round has all ballots.
+  StructCodec codec;
+  SimCounters counters;
+  SimOptions options = WithoutFaults(11);
+  options.run.deadline.enabled = false;
+  options.run.share_hold_rounds = 1000;
+  // ALIAS lacks a worker's inner product with the verdict before the one that it fetched.
+  options.run.rule.rule = "fixed";
+  const SimResult once = RunSimulation(options, &codec, &counters);
+  ASSERT_FALSE(once.failure.has_value()) << *once.failure;
+  EXPECT_EQ(counters.epochs, 1u);
+  options.enabled[static_cast<size_t>(Fault::kRestart)] = true;
+  options.fault_interval_s = 0.05;  // between two draws, of which one in some thirty strikes
+  options.resume_s = 5;             // everybody is back by then
+  SimCounters restarted;
+  const SimResult often = RunSimulation(options, &codec, &restarted);
+  ASSERT_FALSE(often.failure.has_value()) << *often.failure;
+  EXPECT_GT(restarted.epochs, 3u);
+  EXPECT_EQ(once.rounds, often.rounds);
+  EXPECT_EQ(once.digest, often.digest);
+}
+
+TEST(RunSimulationTest, TwoOfFourThatLieAlikeDoNotStopTheRun) {
+  // They are not most of those who were asked, however late the honest answers come.
+  StructCodec codec;
+  SimCounters counters;
+  SimOptions options = WithoutFaults(21);
+  options.workers_first = options.run.workers_min = options.workers = 4;
+  options.run.model.sizes.workers_max = 4;
+  options.digest_liars = 2;
+  const SimResult result = RunSimulation(options, &codec, &counters);
+  ASSERT_FALSE(result.failure.has_value()) << *result.failure;
+  EXPECT_GT(counters.digest_mismatches, 0u);
+}
+
+TEST(RunSimulationTest, ThreeOfFourThatLieAlikeStopIt) {
+  StructCodec codec;
+  SimCounters counters;
+  SimOptions options = WithoutFaults(21);
+  options.workers_first = options.run.workers_min = options.workers = 4;
+  options.run.model.sizes.workers_max = 4;
+  options.digest_liars = 3;
+  const SimResult result = RunSimulation(options, &codec, &counters);
+  ASSERT_TRUE(result.failure.has_value());
+  EXPECT_THAT(*result.failure, testing::HasSubstr("DATA_LOSS: most workers agree"));
+}
+
+TEST(RunSimulationTest, ARunWhoseEveryLossIsNotFiniteEndsAsDiverged) {
+  StructCodec codec;
+  SimCounters counters;
+  SimOptions options = WithoutFaults(3);
+  options.nonfinite_from = Round(7);
+  const SimResult result = RunSimulation(options, &codec, &counters);
+  ASSERT_FALSE(result.failure.has_value()) << *result.failure;
+  EXPECT_EQ(counters.diverged, 1u);
+  EXPECT_EQ(counters.rounds_without_step, options.run.nonfinite_rounds);
+  EXPECT_EQ(result.rounds, 7u + options.run.nonfinite_rounds);
+}
+
+}  // namespace
+}  // namespace signvote::sim
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  for (int i = 1; i < argc; ++i) {
+    const std::string arg = argv[i];
+    char* end = nullptr;
+    if (arg.starts_with("--seeds=")) {
+      signvote::sim::seeds = std::strtoull(arg.c_str() + 8, &end, 10);
+    } else if (arg.starts_with("--first=")) {
+      signvote::sim::first_seed = std::strtoull(arg.c_str() + 8, &end, 10);
+    } else if (arg.starts_with("--seed=")) {
+      signvote::sim::only_seed = std::strtoull(arg.c_str() + 7, &end, 10);
+    }
+    if (end == nullptr || *end != '\0') {
+      std::fprintf(stderr, "unknown argument '%s'; use --seeds=N, --first=S or --seed=S\n",
+                   argv[i]);
+      return 2;
+    }
+  }
+  // What a run logs is for one who looks at one seed.
+  signvote::InitLogging({.level = signvote::sim::only_seed.has_value()
+                                      ? signvote::LogLevel::kInfo
+                                      : signvote::LogLevel::kError});
+  return RUN_ALL_TESTS();
+}
