@@ -88,11 +88,12 @@ class WorkerRun(harness.ProcessTest):
             "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 1,
             "num_attention_heads": 2, "intermediate_size": 64, "initializer_range": 1e30}))
         self.start_server("--wait-timeout", 5, rounds=5, workers_min=1)
-        worker = self.worker("a", "--model", config)
+        worker = self.worker("a", "--model", config, "--server-timeout", 1)
         self.wait_end(expected=harness.WAIT_TIMEOUT)
-        self.assert_exit(worker, harness.REFUSED)  # nothing to come back to
+        self.assertIn("no step for 5 s (--wait-timeout): every round up to 2 closed without one", self.server.log())
+        self.assert_exit(worker, harness.UNAVAILABLE)  # it has looked for the server as long as it was told to
         self.assertIn("abstained: gradient is not finite", worker.log())
-        self.assertIn("no step for 5 s", worker.log().splitlines()[-1])
+        self.assertIn("no step for 5 s", worker.log())
         rounds = self.rounds()
         self.assertEqual([(r["kind"], r["data_step"], r["main_rounds"]) for r in rounds],
                          [("none", t, 0) for t in range(len(rounds))])
