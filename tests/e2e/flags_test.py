@@ -12,6 +12,7 @@ SOURCE = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = ("signvote-server", "signvote-worker", "signvote")
 SCRIPTS = ("setup", "demo", "bench", "test")
 SUBCOMMANDS = ("status", "top", "pause", "resume", "drain", "evict", "export", "certs", "version")
+HIDDEN = "--describe"  # from --help; every program takes it
 PAGES = [SOURCE / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((SOURCE / "docs").glob("*.md"))
 # Flags of other programs that pages name.
 FOREIGN = {"apt-get": {"--fix-broken"}, "cmake": {"--preset", "--build", "--install", "--prefix", "--target", "--config"},
@@ -51,7 +52,9 @@ class Flags(unittest.TestCase):
         scripts = "".join(help_of(SOURCE / "scripts" / name) for name in SCRIPTS)
         installed = (SOURCE / "deploy/package/signvote-libtorch").read_text()
         benches = "".join(path.read_text() for path in sorted((SOURCE / "tests/bench").glob("*")) if path.is_file())
-        cls.known = flags_in("".join(cls.help.values()) + cls.operator + scripts + installed + benches).union(*FOREIGN.values())
+        for name in cls.help:
+            subprocess.run([harness.BIN / name, HIDDEN], stdout=subprocess.DEVNULL, timeout=30, check=True)
+        cls.known = flags_in("".join(cls.help.values()) + cls.operator + scripts + installed + benches).union({HIDDEN}, *FOREIGN.values())
 
     @unittest.skipUnless((harness.BIN / "signvote-worker").exists(), "needs LibTorch")
     def test_every_flag_that_a_page_names_exists(self):
