@@ -4,6 +4,7 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/direction_config.h"
 #include "common/exit_codes.h"
@@ -21,6 +22,7 @@ constexpr uint16_t kDefaultPort = 7070;
 constexpr double kSecondsMax = 1e7;
 constexpr uint64_t kMinuteMs = 60'000;
 constexpr uint64_t kRoundsMax = uint64_t{1} << 40;
+constexpr uint64_t kCatchUpBytesMax = uint64_t{1} << 40;
 
 // Durations as flags have them.
 struct Raw {
@@ -29,7 +31,7 @@ struct Raw {
   double wait_timeout = 3600, linger = 30, upload_timeout = 60;
   std::string direction = "signum";
   double beta = 0.9, beta2 = 0.99;
-  std::optional<uint64_t> catch_up_bytes;
+  std::string catch_up_bytes = "auto";
   uint64_t test_applier_delay_ms = 0;
   std::string log_level = "info", log_format = "text";
   bool print_config = false;
@@ -122,7 +124,7 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->capture_default_str()
       ->check(AnyUnsigned());
   run->add_option("--wait-timeout", raw->wait_timeout,
-                  "seconds to wait for workers or a quorum before giving up")
+                  "seconds to wait for workers, a quorum or a step before giving up")
       ->capture_default_str()
       ->check(NumberBetween(0.001, kSecondsMax));
   run->add_option("--linger", raw->linger, "seconds to wait for final digests")
@@ -195,11 +197,11 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->capture_default_str()
       ->check(UnsignedBetween(uint64_t{1} << 20, uint64_t{1} << 40));
   limits
-      ->add_option(
-          "--catch-up-bytes", raw->catch_up_bytes,
-          "memory for recent commits, of which at least 4 are kept [64 MiB, or 8 rounds of "
-          "a larger model]")
-      ->check(UnsignedBetween(0, uint64_t{1} << 40));
+      ->add_option("--catch-up-bytes", raw->catch_up_bytes,
+                   "memory for recent commits, of which at least 4 are kept; auto: 64 MiB, or 8 "
+                   "rounds of a larger model")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto"}) | UnsignedBetween(0, kCatchUpBytesMax));
   limits
       ->add_option("--tally-threads", f->tally_threads,
                    "threads that count ballots; 0: as many as this machine is best with")
@@ -307,7 +309,9 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
   r.wait_timeout = FromSeconds(raw.wait_timeout);
   r.linger = FromSeconds(raw.linger);
   r.model.upload.timeout = FromSeconds(raw.upload_timeout);
-  sizes.catch_up_bytes = raw.catch_up_bytes;
+  if (uint64_t bytes = 0; absl::SimpleAtoi(raw.catch_up_bytes, &bytes)) {
+    sizes.catch_up_bytes = bytes;
+  }
   f->test_applier_delay = milliseconds(raw.test_applier_delay_ms);
   if (r.main_rounds_max == 0)
     return Usage("--max-rounds N is required: the run ends after N committed rounds");

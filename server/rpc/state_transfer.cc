@@ -356,20 +356,15 @@ class UploadCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, publi
       return End(absl::InvalidArgumentError(claimed_ ? "the upload ended before the last coordinate"
                                                      : "the upload ended before its ticket"));
     }
-    const uint64_t bytes = incoming_.Length();
-    if (!claimed_) {
-      // Behind its ticket the run says when chunks are wanted; whoever reads then has the fields
-      // below, perhaps before Ask() returns.
-      claimed_ = true;
-      const absl::Status asked = Ask(std::exchange(incoming_, {}));
-      (void)Moved(bytes, 0);  // over or not, nothing is read here
-      if (!asked.ok()) End(asked);
+    grpc::ByteBuffer message;
+    message.Swap(&incoming_);
+    const bool goes_on = Moved(message.Length(), 0);
+    if (!std::exchange(claimed_, true)) {
+      // The run says when chunks are wanted; the next read may begin before this call returns.
+      if (absl::Status status = Ask(message); !status.ok()) End(std::move(status));
       return;
     }
-    const absl::Status status = Write();
-    incoming_.Clear();
-    const bool goes_on = Moved(bytes, 0);
-    if (!status.ok()) return End(status);
+    if (absl::Status status = Write(message); !status.ok()) return End(std::move(status));
     if (!goes_on) return;
     if (received_ < replica_->coordinates()) return StartRead(&incoming_);
     v1::UploadStateReply reply;
@@ -381,17 +376,17 @@ class UploadCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, publi
   void OnDone() override { Gone(); }
 
  private:
-  absl::Status Ask(const grpc::ByteBuffer& ticket) {
-    if (ticket.Length() > transfers_->limits().first_message_bytes_max) {
+  absl::Status Ask(const grpc::ByteBuffer& message) {
+    if (message.Length() > transfers_->limits().first_message_bytes_max) {
       return absl::InvalidArgumentError("the first message of an upload must be the ticket");
     }
     SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<wire::StateView> view,
-                              wire::DecodeState(wire::BulkKind::kUploadChunk, ticket));
+                              wire::DecodeState(wire::BulkKind::kUploadChunk, message));
     if (view.has_value()) {
       return absl::InvalidArgumentError("the first message of an upload must be the ticket");
     }
     v1::UploadStateRequest parsed;
-    SIGNVOTE_RETURN_IF_ERROR(wire::ParseMessage(ticket, &parsed));
+    SIGNVOTE_RETURN_IF_ERROR(wire::ParseMessage(message, &parsed));
     return Claim(parsed.ticket());
   }
   void Move() override {
@@ -401,9 +396,9 @@ class UploadCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, publi
   void FinishCall(const grpc::Status& status) override { Finish(status); }
 
   // The next chunk into its place.
-  absl::Status Write() {
+  absl::Status Write(const grpc::ByteBuffer& message) {
     SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<wire::StateView> view,
-                              wire::DecodeState(wire::BulkKind::kUploadChunk, incoming_));
+                              wire::DecodeState(wire::BulkKind::kUploadChunk, message));
     if (!view.has_value())
       return absl::InvalidArgumentError("an upload has one ticket, then chunks");
     const wire::StateHeader& header = view->header;
@@ -425,7 +420,7 @@ class UploadCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, publi
     }
     float* out = replica_->x().data() + received_;
     SIGNVOTE_RETURN_IF_ERROR(
-        wire::CopyPayloadChecked(incoming_, view->payload_offset, header.checksum,
+        wire::CopyPayloadChecked(message, view->payload_offset, header.checksum,
                                  {reinterpret_cast<uint8_t*>(out), view->payload_bytes}));
     for (uint64_t i = 0; i < header.count; ++i) {
       if (!std::isfinite(out[i])) {

@@ -162,6 +162,7 @@ TEST(ServerFlagsTest, WrongValuesNameTheFlagAndEndInUsage) {
       {{"--insecure", "--max-rounds=3", "--deadline-growth=0.5"}, "--deadline-growth"},
       {{"--insecure", "--max-rounds=3", "--nonfinite-rounds=0"}, "--nonfinite-rounds"},
       {{"--insecure", "--max-rounds=3", "--direction=up"}, "--direction"},
+      {{"--insecure", "--max-rounds=3", "--catch-up-bytes=x"}, "--catch-up-bytes"},
       {{"--insecure", "--max-rounds=3", "--beta=1"}, "beta"},
       {{"--insecure", "--max-rounds=3", "--share-hold=-1"}, "--share-hold"},
       {{"--insecure", "--max-rounds=3", "--digest-every=-1"}, "--digest-every"},
