@@ -24,7 +24,8 @@ void Strangers::Come() {
   const uint64_t many = 1 + (timeline.OneIn(8) ? timeline.Below(50) : timeline.Below(3));
   for (uint64_t i = 0; i < many; ++i) {
     const ConnectionId id = world_->network.Dial(world_->options.workers);
-    open_[id] = true;
+    // Before the run knows its model whoever comes first may say what it is.
+    open_[id] = world_->checker.begun();
     v1::WorkerMessage message = Join("stranger");
     v1::Join* const join = message.mutable_join();
     switch (timeline.Below(9)) {
