@@ -124,7 +124,7 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->capture_default_str()
       ->check(AnyUnsigned());
   run->add_option("--wait-timeout", raw->wait_timeout,
-                  "seconds to wait for workers or a quorum before giving up")
+                  "seconds to wait for workers, a quorum or a step before giving up")
       ->capture_default_str()
       ->check(NumberBetween(0.001, kSecondsMax));
   run->add_option("--linger", raw->linger, "seconds to wait for final digests")

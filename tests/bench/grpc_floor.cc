@@ -116,8 +116,7 @@ void RunFloorClient(const std::string& server,
   std::thread link([&] {
     const grpc::Slice greeting(std::string(kGreetingBytes, 'x'));
     const absl::Status status = stream.Run(
-        grpc::ByteBuffer(&greeting, 1), std::chrono::hours(1), [&](grpc::ByteBuffer& message) {
-          message.Clear();
+        grpc::ByteBuffer(&greeting, 1), std::chrono::hours(1), [&](const grpc::ByteBuffer&) {
           if (received++ % plan.chunks() == 0) seen->first_verdict = clock->Now().ns;
           if (received % plan.chunks() == 0) {
             seen->committed = seen->end = clock->Now().ns;
@@ -125,6 +124,7 @@ void RunFloorClient(const std::string& server,
             turns->commits.Increment();
             turns->arrived.Increment();
           }
+          return Stream::Taken::kYes;
         });
     if (!status.ok()) turns->failed.Increment();
   });

@@ -10,12 +10,13 @@ import harness
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = ("signvote-server", "signvote-worker", "signvote")
-SCRIPTS = ("setup", "demo", "bench", "test")
+SCRIPTS = ("setup", "demo", "bench", "test", "mutate")
 SUBCOMMANDS = ("status", "top", "pause", "resume", "drain", "evict", "export", "certs", "version")
+HIDDEN = "--describe"  # from --help; every program takes it
 PAGES = [SOURCE / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((SOURCE / "docs").glob("*.md"))
 # Flags of other programs that pages name.
 FOREIGN = {"apt-get": {"--fix-broken"}, "cmake": {"--preset", "--build", "--install", "--prefix", "--target", "--config"},
-           "docker compose": {"--file", "--rm"}, "ctest": {"--test-dir"}, "systemctl": {"--now"}, "tar": {"--strip-components"}}
+           "docker compose": {"--file", "--rm"}, "ctest": {"--test-dir"}, "GoogleTest": {"--gtest"}, "systemctl": {"--now"}, "tar": {"--strip-components"}}
 
 
 def help_of(*command):
@@ -50,8 +51,11 @@ class Flags(unittest.TestCase):
         cls.operator = "".join(help_of(harness.BIN / "signvote", c) for c in SUBCOMMANDS)
         scripts = "".join(help_of(SOURCE / "scripts" / name) for name in SCRIPTS)
         installed = (SOURCE / "deploy/package/signvote-libtorch").read_text()
-        benches = "".join(path.read_text() for path in sorted((SOURCE / "tests/bench").glob("*")) if path.is_file())
-        cls.known = flags_in("".join(cls.help.values()) + cls.operator + scripts + installed + benches).union(*FOREIGN.values())
+        benches = "".join(path.read_text() for folder in ("bench", "sim") for path in sorted((SOURCE / "tests" / folder).glob("*"))
+                          if path.is_file())
+        for name in cls.help:
+            subprocess.run([harness.BIN / name, HIDDEN], stdout=subprocess.DEVNULL, timeout=30, check=True)
+        cls.known = flags_in("".join(cls.help.values()) + cls.operator + scripts + installed + benches).union({HIDDEN}, *FOREIGN.values())
 
     @unittest.skipUnless((harness.BIN / "signvote-worker").exists(), "needs LibTorch")
     def test_every_flag_that_a_page_names_exists(self):

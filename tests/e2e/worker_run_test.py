@@ -81,17 +81,26 @@ class WorkerRun(harness.ProcessTest):
         self.assertAlmostEqual(second["held_out_first"], first["held_out_last"], places=5)
         self.assertLess(first["held_out_last"], first["held_out_first"] - 0.5)
 
-    def test_a_gradient_that_is_not_finite_is_said_and_ends_a_run_of_one(self):
+    def test_gradients_that_are_not_finite_are_said_and_end_a_run_of_one_after_the_wait_timeout(self):
+        # Finite losses: the model may recover with another minibatch, so rounds without a step go on, at growing intervals.
         config = self.folder / "wild.json"
         config.write_text(json.dumps({
             "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 1,
             "num_attention_heads": 2, "intermediate_size": 64, "initializer_range": 1e30}))
-        self.start_server(rounds=5, workers_min=1)
-        worker = self.worker("a", "--model", config)
-        self.wait_end(expected=harness.DIVERGED)
-        self.assert_exit(worker, harness.REFUSED)  # nothing to come back to
+        self.start_server("--wait-timeout", 5, rounds=5, workers_min=1)
+        worker = self.worker("a", "--model", config, "--server-timeout", 1)
+        self.wait_end(expected=harness.WAIT_TIMEOUT)
+        self.assertIn("no step for 5 s (--wait-timeout): every round up to 2 closed without one", self.server.log())
+        self.assert_exit(worker, harness.UNAVAILABLE)  # it has looked for the server as long as it was told to
         self.assertIn("abstained: gradient is not finite", worker.log())
-        self.assertIn("diverged in round 0", worker.log().splitlines()[-1])
+        self.assertIn("no step for 5 s", worker.log())
+        rounds = self.rounds()
+        self.assertEqual([(r["kind"], r["data_step"], r["main_rounds"]) for r in rounds],
+                         [("none", t, 0) for t in range(len(rounds))])
+        gaps = [b["unix_time"] - a["unix_time"] for a, b in zip(rounds, rounds[1:])]
+        self.assertEqual(len(gaps), 2, gaps)
+        self.assertGreater(gaps[0], 0.9)
+        self.assertGreater(gaps[1], 1.9)
 
 
 if __name__ == "__main__":
