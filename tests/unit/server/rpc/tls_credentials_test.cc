@@ -49,5 +49,19 @@ TEST_F(TlsCredentialsTest, NewCertificatesServeNewHandshakesAndOldConnectionsGoO
   EXPECT_TRUE(a->ReadUntil(v1::ServerMessage::kCommit, &message)) << "its connection goes on";
 }
 
+// gRPC's core asks for the certificates at each handshake, long after whoever started the server
+// has let go of them.
+TEST_F(TlsCredentialsTest, TheServerKeepsWhatItsHandshakesAskFor) {
+  TestAuthority authority("the only one");
+  around_.tls = std::make_shared<TlsSource>(ServerMaterial(authority));
+  const std::weak_ptr<TlsSource> source = around_.tls;
+  StartServer();
+  around_.tls.reset();
+  ASSERT_FALSE(source.expired());
+  EXPECT_TRUE(Client(authority, "a")->JoinRun("a"));
+  TearDown();
+  EXPECT_TRUE(source.expired()) << "no longer than the server";
+}
+
 }  // namespace
 }  // namespace signvote::rpc
