@@ -285,18 +285,20 @@ LiveFacts Run::Facts(const round::EngineView* view) const {
     facts.coordinates = model_->layout().coordinates();
     facts.layout_digest = model_->layout().digest();
   }
-  if (course_ != nullptr) facts.applier_lag = course_->pipeline->backlog();
-  if (view != nullptr && view->phase == round::Phase::kWaitingForRoom) {
-    facts.waits_for = "the server waits for its own applier";
+  if (course_ != nullptr) {
+    facts.applier_lag = course_->pipeline->backlog();
+    if (WaitsForRoom()) facts.waits_for = "the server waits for its own applier";
   }
   return facts;
 }
 
-Health Run::HealthNow(Time now) const {
-  if (course_ == nullptr) return books_.HealthNow(Facts(nullptr));
-  const round::EngineView view = course_->engine->View(now);
-  return books_.HealthNow(Facts(&view));
+// As the engine's kWaitingForRoom, without a view of all its members.
+bool Run::WaitsForRoom() const {
+  return !course_->room && !course_->open.has_value() && !course_->proposed.has_value() &&
+         !stop_.paused && !stop_.finished.has_value();
 }
+
+Health Run::HealthNow() const { return books_.HealthNow(Facts(nullptr)); }
 
 StatusPage Run::Snapshot(Time now) {
   for (auto& [peer, s] : streams_) CountBytes(s);

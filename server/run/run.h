@@ -136,7 +136,7 @@ class Run {
   bool ended() const { return stop_.ended; }
   // OK: finished, or stopped by the operator. With the exit code of the program. REQUIRES: ended().
   const absl::Status& end_status() const { return stop_.status; }
-  Health HealthNow(Time now) const;
+  Health HealthNow() const;  // cheap: asked by health checks, again and again
   StatusPage Snapshot(Time now);
   // `done` is called after `wait` (at most a minute), when the run ends, or at once when too many
   // wait already.
@@ -339,6 +339,7 @@ class Run {
   void End(Time now, absl::Status status);
   void AnswerWatchers(Time now, Time due);
   bool Event(Time now, EventKind kind, const RunBooks::About& about);
+  bool WaitsForRoom() const;
   LiveFacts Facts(const round::EngineView* view) const;
 
   // Constant after construction.

@@ -125,7 +125,7 @@ absl::StatusOr<T> RunThread::Ask(Duration timeout, std::function<T(Run& run, Tim
 }
 
 absl::StatusOr<Health> RunThread::HealthNow(Duration timeout) {
-  return Ask<Health>(timeout, [](Run& run, Time now) { return run.HealthNow(now); });
+  return Ask<Health>(timeout, [](Run& run, Time) { return run.HealthNow(); });
 }
 
 absl::StatusOr<StatusPage> RunThread::Snapshot(Duration timeout) {
@@ -188,6 +188,8 @@ CommitConsumer* RunThread::StartApplier(const std::shared_ptr<MasterReplica>& re
 
 void RunThread::Tell() {
   MutexLock lock(&mu_);
+  // Who waits, waits for these two; waking it for every input would cost rounds.
+  const bool changed = public_.streams != run_->streams() || (run_->ended() && !public_.ended);
   public_.streams = run_->streams();
   public_.committed = run_->committed();
   if (public_.replica != nullptr && public_.config_json.empty()) {
@@ -197,7 +199,7 @@ void RunThread::Tell() {
     public_.ended = true;
     public_.end_status = run_->end_status();
   }
-  changed_.NotifyAll();
+  if (changed) changed_.NotifyAll();
 }
 
 void RunThread::Loop() {

@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "common/log.h"
 #include "server/replica/applier.h"
 #include "server/run/run.h"
 #include "tests/bench/bench.h"
@@ -199,6 +200,7 @@ class Bench final : private RunHost {
 };
 
 int Main(const bench::Options& options) {
+  InitLogging({.level = LogLevel::kWarning});
   bench::Report report(options);
   for (const uint32_t workers : kWorkers) {
     Bench bench(workers);

@@ -296,9 +296,9 @@ TEST_F(RunJoinTest, ALayoutWithoutAnybodyBindsNobody) {
   StartRun();
   TestWorker& a = NewWorker();
   a.Join("a");
-  EXPECT_EQ(run_->HealthNow(clock_.Now()).not_ready_because, "waiting for the initial parameters");
+  EXPECT_EQ(run_->HealthNow().not_ready_because, "waiting for the initial parameters");
   a.Break();
-  EXPECT_EQ(run_->HealthNow(clock_.Now()).not_ready_because, "waiting for the first worker");
+  EXPECT_EQ(run_->HealthNow().not_ready_because, "waiting for the first worker");
   TestWorker& b = NewWorker(kCoordinates + 100);
   b.Join("b");
   EXPECT_TRUE(b.welcome.has_value()) << b.words();

@@ -328,7 +328,7 @@ TEST_F(RunVoteTest, AFullApplierHoldsUpRoundsAndNothingElse) {
   EXPECT_EQ(votes, 4u) << "as many as the ring holds";
   EXPECT_EQ(committed(), Round(4));
   Pass(minutes(10));
-  const Health health = run_->HealthNow(clock_.Now());
+  const Health health = run_->HealthNow();
   EXPECT_FALSE(health.ready);
   EXPECT_THAT(health.not_ready_because, HasSubstr("its own applier"));
   EXPECT_EQ(health.applier_lag, 4u);
@@ -341,7 +341,7 @@ TEST_F(RunVoteTest, AFullApplierHoldsUpRoundsAndNothingElse) {
   ReadAll();
   ASSERT_TRUE(w.open.has_value());
   EXPECT_EQ(w.open->round(), 4u);
-  EXPECT_TRUE(run_->HealthNow(clock_.Now()).ready);
+  EXPECT_TRUE(run_->HealthNow().ready);
 }
 
 TEST_F(RunVoteTest, AnApplierDelayedOnceSlowsNoRoundWhileTheRingHasRoom) {
@@ -354,7 +354,7 @@ TEST_F(RunVoteTest, AnApplierDelayedOnceSlowsNoRoundWhileTheRingHasRoom) {
     w.Vote(RandomBits(kCoordinates, 1));
   }
   EXPECT_EQ(committed(), Round(20));
-  EXPECT_EQ(run_->HealthNow(clock_.Now()).applier_lag, 20u);
+  EXPECT_EQ(run_->HealthNow().applier_lag, 20u);
 }
 
 // ---- a run from its state -----------------------------------------------------------------------
