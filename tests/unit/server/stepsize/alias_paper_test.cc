@@ -22,6 +22,7 @@
 #include "server/stepsize/fixed.h"
 #include "server/stepsize/robust_mean.h"
 #include "server/tally/tally.h"
+#include "worker/codec/tensor_pointers.h"
 #include "worker/direction/direction.h"
 
 namespace signvote {
@@ -127,10 +128,13 @@ VotedRun TrainByVote(const AliasConfig& config, float scale, uint64_t rounds) {
       std::vector<float> g, h;
       scalars[w].loss = NetGradient(run.x, scale, Share(w), DataStep(t), &g);
       if (probe) NetGradient(x_prev, scale, Share(w), DataStep(t), &h);
+      const auto of_g = PointersInto<const float>(layout, g.data());
+      const auto of_h =
+          probe ? PointersInto<const float>(layout, h.data()) : std::vector<const float*>();
       const ChunkScalars s =
           directions[w].PackChunk(ChunkIndex(0),
-                                  {.g = g.data(),
-                                   .h = probe ? h.data() : nullptr,
+                                  {.g = of_g,
+                                   .h = of_h,
                                    .prev_verdict = t > 0 ? verdict.data() : nullptr,
                                    .seed = kSeed,
                                    .round = Round(t),
@@ -279,7 +283,7 @@ LoggedRun RunEngine(const AliasConfig& config, uint64_t rounds) {
         if (kind == ScalarKind::kPrevInner) {
           s.wanted.push_back(rng.Uniform() - 0.2);
         } else if (w == liar) {
-          s.wanted.push_back(1e9);
+          s.wanted.push_back(1);  // a thousand times the others: where two are left it counts
         } else {
           const bool cannot_tell = rng.Below(10) == 0;
           s.wanted.push_back(cannot_tell ? std::numeric_limits<double>::quiet_NaN()
