@@ -26,6 +26,7 @@ class Checkpoint {
   // or "model.safetensors".
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(FileSystem* fs, const std::string& path);
 
+  bool empty() const { return tensors_.empty(); }  // it holds no tensor
   // Of a single file; of an index: its own "metadata", strings only.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   // Where a config.json beside the model would lie; whether it is there is not looked at.

@@ -8,7 +8,6 @@
 #include <set>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
 #include "common/check.h"
 #include "common/exit_codes.h"
 #include "common/half_float.h"
@@ -224,35 +223,6 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(FileSyste
         path, std::to_string(data.size() - at) + " bytes after the last tensor belong to none");
   }
   return file;
-}
-
-absl::Status SafetensorsFile::CopyInto(const Layout& layout, std::span<float> x) const {
-  SIGNVOTE_CHECK(x.size() == layout.coordinates());
-  absl::flat_hash_map<std::string, const Tensor*> by_name;
-  for (const Tensor& tensor : tensors_) by_name[tensor.name] = &tensor;
-  // Everything is checked before anything is copied: a refusal leaves x as it was.
-  for (const TensorSpec& spec : layout.tensors()) {
-    const auto it = by_name.find(spec.name);
-    if (it == by_name.end()) return Unfit("the file has no tensor " + Quoted(spec.name));
-    if (it->second->shape != spec.shape) {
-      return Unfit("tensor " + Quoted(spec.name) + " has shape " + ShapeText(it->second->shape) +
-                   " in the file, the model wants " + ShapeText(spec.shape));
-    }
-  }
-  if (tensors_.size() != layout.tensors().size()) {
-    absl::flat_hash_map<std::string, const TensorSpec*> known;
-    for (const TensorSpec& spec : layout.tensors()) known[spec.name] = &spec;
-    for (const Tensor& tensor : tensors_) {
-      if (!known.contains(tensor.name)) {
-        return Unfit("the file has the tensor " + Quoted(tensor.name) +
-                     ", which the model does not have");
-      }
-    }
-  }
-  for (const TensorSpec& spec : layout.tensors()) {
-    by_name[spec.name]->WidenInto(x.subspan(spec.first, spec.count));
-  }
-  return absl::OkStatus();
 }
 
 absl::Status SafetensorsFile::RequireFinite() const {

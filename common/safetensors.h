@@ -42,10 +42,6 @@ class SafetensorsFile {
   const std::vector<Tensor>& tensors() const { return tensors_; }  // in order of offset
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
-  // Widens the tensors into x[0, layout.coordinates()) by name. INVALID_ARGUMENT names the first
-  // missing tensor or differing shape; tensors that the layout does not know are refused as well.
-  absl::Status CopyInto(const Layout& layout, std::span<float> x) const;
-
   // DATA_LOSS names the first number that is not finite. Reads the whole file.
   absl::Status RequireFinite() const;
 

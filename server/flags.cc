@@ -141,9 +141,11 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
   run->add_option("--seed", r.seed, "seed of coins and minibatches")
       ->capture_default_str()
       ->check(AnyUnsigned());
-  run->add_option("--init", f->init_path,
-                  "safetensors file with the initial parameters; else the first worker's own")
-      ->type_name("FILE");
+  run->add_option(
+         "--init", f->init_path,
+         "the initial parameters: a safetensors file, its index, or the folder of either; else "
+         "the first worker's own")
+      ->type_name("PATH");
   run->add_option("--export", f->export_path, "write the final model here (safetensors)")
       ->type_name("FILE");
 

@@ -1,5 +1,6 @@
 #pragma once
-// Initial parameters from a file (--init), with the config.json that lies beside it.
+// Initial parameters from a model file, an index of several, or a folder that holds either (--init),
+// with the config.json that lies beside it. Formats: common/checkpoint.h.
 
 #include <memory>
 #include <string>
@@ -10,7 +11,7 @@
 
 namespace signvote {
 
-// The file is mapped and checked here, so that what cannot work is told before anything listens: its
+// The files are mapped and checked here, so that what cannot work is told before anything listens: its
 // numbers are finite, and it holds a tensor. Errors carry the exit code kBadInput.
 absl::StatusOr<std::unique_ptr<run::InitialParameters>> OpenInitFile(FileSystem* fs,
                                                                      const std::string& path);

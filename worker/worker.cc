@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdio>
 #include <limits>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,6 +17,7 @@
 #include "common/clock.h"
 #include "common/cpu.h"
 #include "common/exit_codes.h"
+#include "common/export_metadata.h"
 #include "common/file_system.h"
 #include "common/http/http_server.h"
 #include "common/log.h"
@@ -89,12 +91,10 @@ absl::Status Save(FileSystem* fs, const std::string& path, const Model& model, T
   const TrainerReport& report = trainer->report();
   std::vector<float> x(trainer->replica()->coordinates());
   SIGNVOTE_RETURN_IF_ERROR(trainer->replica()->Read(0, x));
-  SIGNVOTE_RETURN_IF_ERROR(
-      WriteSafetensors(fs, path, report.run.layout, x,
-                       {{"format", "pt"},
-                        {"run_id", report.run.run_id.ToText()},
-                        {"next_round", absl::StrCat(report.next_round.value())},
-                        {"digest", absl::StrFormat("%016x", *report.digest)}}));
+  std::map<std::string, std::string> metadata =
+      ExportMetadata(report.run.run_id, report.next_round);
+  metadata["signvote.digest"] = absl::StrFormat("%016x", *report.digest);
+  SIGNVOTE_RETURN_IF_ERROR(WriteSafetensors(fs, path, report.run.layout, x, metadata));
   const size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "" : path.substr(0, slash + 1);
   return WriteFileAtomically(fs, folder + "config.json", ModelConfigJson(model.config()),

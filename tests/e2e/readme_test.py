@@ -56,17 +56,21 @@ class Blocks(unittest.TestCase):
 
     def test_a_machine_compiles_as_dev_does(self):
         script = compiler_launcher({"configurePresets": [{"name": "dev", "cacheVariables": {
-            "CMAKE_BUILD_TYPE": "RelWithDebInfo", "CMAKE_CXX_FLAGS_RELWITHDEBINFO": "-O2 -g1"}}]}).replace("exec ccache", "echo")
+            "CMAKE_BUILD_TYPE": "RelWithDebInfo", "CMAKE_CXX_FLAGS_RELWITHDEBINFO": "-O2 -g1"}}]}).replace("exec ccache", "exec echo")
         done = subprocess.run(["bash", "-c", script, "compile", "c++", "-O3", "-DNDEBUG", "-c", "a b.cc"], capture_output=True,
                               text=True, check=True)
         self.assertEqual(done.stdout, "c++ -O2 -g1 -c a b.cc\n")
+        done = subprocess.run(["bash", "-c", script, "compile", "/cuda/bin/nvcc", "-O3", "a.cu"], capture_output=True, text=True,
+                              check=True)
+        self.assertEqual(done.stdout, "/cuda/bin/nvcc -O3 a.cu\n")
 
 
 def compiler_launcher(presets):
     """A script that compiles with dev's options where release's are asked for."""
     dev = next(preset for preset in presets["configurePresets"] if preset["name"] == "dev")["cacheVariables"]
     options = dev[f"CMAKE_CXX_FLAGS_{dev['CMAKE_BUILD_TYPE'].upper()}"]
-    return ("#!/bin/bash\ncall=()\nfor word in \"$@\"; do\n  case \"$word\" in\n"
+    # nvcc has optimisation levels of its own.
+    return ("#!/bin/bash\n[ \"${1##*/}\" != nvcc ] || exec ccache \"$@\"\ncall=()\nfor word in \"$@\"; do\n  case \"$word\" in\n"
             f"    {RELEASE_OPTIONS[0]}) call+=({options}) ;;\n    {RELEASE_OPTIONS[1]}) ;;\n"
             "    *) call+=(\"$word\") ;;\n  esac\ndone\nexec ccache \"${call[@]}\"\n")
 

@@ -85,7 +85,6 @@ absl::StatusOr<std::vector<FollowerAction>> Follower::Handle(const v1::ServerMes
       actions.push_back(DrainAction{message.drain().reason()});
       break;
     case v1::ServerMessage::kFinish:
-      SIGNVOTE_RETURN_IF_ERROR(RequireCaughtUp(Round(message.finish().rounds()), "ends the run"));
       finish_rounds_ = Round(message.finish().rounds());
       finish_current_ = true;
       actions.push_back(FinishAction{*finish_rounds_});
@@ -168,20 +167,16 @@ absl::Status Follower::OnCommit(const v1::Commit& commit, std::vector<FollowerAc
   return absl::OkStatus();
 }
 
-// A round opens, and a run finishes, only for a worker to whom every commit before was sent. One
-// that was passed over while its state was being fetched is not sent again on this connection.
-absl::Status Follower::RequireCaughtUp(Round round, const char* what) const {
-  if (following_ != Following::kFollowing || !next_.has_value() || round <= *next_)
-    return absl::OkStatus();
-  return absl::AbortedError(absl::StrCat("round ", round.value(), " ", what,
-                                         ", and the commits from ", next_->value(),
-                                         " on have not come; they are asked for again"));
-}
-
 absl::Status Follower::OnRoundOpen(const v1::RoundOpen& open, Time now,
                                    std::vector<FollowerAction>* actions) {
   SIGNVOTE_ASSIGN_OR_RETURN(RoundTicket ticket, TicketFrom(open, now));
-  SIGNVOTE_RETURN_IF_ERROR(RequireCaughtUp(ticket.round, "opens"));
+  // A round opens only for a worker to whom every commit before was sent. One that was passed over
+  // while its state was being fetched is not sent again on this connection.
+  if (following_ == Following::kFollowing && next_.has_value() && ticket.round > *next_) {
+    return absl::AbortedError(absl::StrCat("round ", ticket.round.value(),
+                                           " opens, and the commits from ", next_->value(),
+                                           " on have not come; they are asked for again"));
+  }
   open_ = OpenAttempt{ticket.round, Attempt(open.attempt())};
   const VoteId vote{run_->run_id, epoch_, open_->attempt};
   actions->push_back(OpenedAction{std::move(ticket), vote});

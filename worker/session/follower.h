@@ -154,7 +154,6 @@ class Follower {
 
   absl::Status OnWelcome(const v1::Welcome& welcome, std::vector<FollowerAction>* actions);
   absl::Status OnCommit(const v1::Commit& commit, std::vector<FollowerAction>* actions);
-  absl::Status RequireCaughtUp(Round round, const char* what) const;
   absl::Status OnRoundOpen(const v1::RoundOpen& open, Time now,
                            std::vector<FollowerAction>* actions);
   void Forget(Following following);

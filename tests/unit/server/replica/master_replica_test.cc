@@ -12,9 +12,9 @@
 #include "absl/strings/match.h"
 #include "common/apply.h"
 #include "common/bits.h"
+#include "common/checkpoint.h"
 #include "common/checksum.h"
 #include "common/rng.h"
-#include "common/safetensors.h"
 #include "common/status.h"
 #include "tests/support/temp_dir.h"
 #include "tests/unit/server/commit/records.h"
@@ -283,7 +283,7 @@ TEST(ExportReplicaTest, WritesTheModelAndItsConfigBesideIt) {
   ASSERT_TRUE(ExportReplica(fs, dir / "model.safetensors", layout, x, {{"signvote.round", "7"}},
                             "{\"a\":1}")
                   .ok());
-  const auto file = SafetensorsFile::Open(fs, dir / "model.safetensors");
+  const auto file = Checkpoint::Open(fs, dir / "model.safetensors");
   ASSERT_TRUE(file.ok()) << Describe(file.status());
   std::vector<float> back(5);
   ASSERT_TRUE((*file)->CopyInto(layout, back).ok());

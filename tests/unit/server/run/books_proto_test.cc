@@ -70,7 +70,7 @@ TEST(BooksProto, EveryFieldOfAPageTravels) {
   all_set(out.wire());
   all_set(out.time_split());
   EXPECT_EQ(out.phase(), v1::Status::PHASE_FINISHING);
-  EXPECT_EQ(out.main_round(), 8u);
+  EXPECT_EQ(out.main_round(), page.main_round);
   EXPECT_EQ(out.main_rounds(), 9u);
   EXPECT_EQ(out.wire().down_rounds_bytes(), 2u);
   EXPECT_EQ(out.wire().up_setup_bytes(), 3u);

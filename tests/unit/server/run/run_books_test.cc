@@ -311,7 +311,7 @@ TEST_F(RunBooksTest, APageShowsTheEnginesViewAndForgetsWhoIsForgottenThere) {
   view.workers = {member};
   StatusPage page = books_.Snapshot(When(seconds(10)), roster_,
                                     {.engine = &view, .coordinates = 9, .layout_digest = 8});
-  EXPECT_EQ(page.phase, PagePhase::kWaitingForWorkers);
+  EXPECT_EQ(page.phase, PagePhase::kWaitingForApplier);
   EXPECT_EQ(page.attempt, Attempt(2));
   EXPECT_EQ(page.main_round, 6u);
   EXPECT_EQ(page.joins, 11u);

@@ -99,7 +99,7 @@ TEST(PlanChunks, SizesThatCannotWorkAreRefusedWithFlagAndValue) {
   EXPECT_THAT(refused(large, {.chunk_coordinates = large}),
               HasSubstr("--session-buffer-bytes 67108864 is less than a chunk of a verdict"));
   EXPECT_THAT(refused(large, {.chunk_coordinates = large, .session_buffer_bytes = large}),
-              HasSubstr("--message-bytes-max 67108864 is less than a chunk of a verdict"));
+              HasSubstr("--message-bytes-max 8388608 is less than a chunk of a verdict"));
   EXPECT_TRUE(PlanChunks(Flat(large), {.chunk_coordinates = large,
                                        .session_buffer_bytes = large,
                                        .message_bytes_max = large})
