@@ -28,8 +28,9 @@ class SystemClock final : public Clock {
 }  // namespace
 
 Clock* Clock::System() {
-  static SystemClock clock;
-  return &clock;
+  // Never destroyed: a log's writer asks for the time while the process ends.
+  static SystemClock* const clock = new SystemClock;
+  return clock;
 }
 
 }  // namespace signvote

@@ -391,12 +391,10 @@ absl::StatusOr<Stream::Taken> Link::Receive(Stream* stream, const grpc::ByteBuff
 absl::StatusOr<Stream::Taken> Link::OnVerdictChunk(const wire::VoteView& view,
                                                    const grpc::ByteBuffer& buffer) {
   const wire::VoteHeader& header = view.header;
-  bool fetching = false;
   {
     MutexLock lock(&mu_);
     SIGNVOTE_ASSIGN_OR_RETURN(const bool wanted, follower_->Wants(header.run_id, header.round));
     if (!wanted) return Stream::Taken::kYes;
-    fetching = follower_->following() == Follower::Following::kFetching;
   }
   const absl::StatusOr<VerdictAssembler::Added> added = assembler_->Add(
       {.epoch = header.epoch,
@@ -415,10 +413,9 @@ absl::StatusOr<Stream::Taken> Link::OnVerdictChunk(const wire::VoteView& view,
     return Stream::Taken::kYes;
   }
   SIGNVOTE_RETURN_IF_ERROR(added.status());
-  // The caller computes and all slots wait for it: the stream is read on when it has applied what is
-  // there. While the state is fetched, what finds no room is asked for afterwards.
-  return *added == VerdictAssembler::Added::kNoRoom && !fetching ? Stream::Taken::kLater
-                                                                 : Stream::Taken::kYes;
+  // The caller computes, or fetches, and all slots wait for it: the stream is read on when it has
+  // applied what is there. The server's feed waits meanwhile; a transfer has a call of its own.
+  return *added == VerdictAssembler::Added::kNoRoom ? Stream::Taken::kLater : Stream::Taken::kYes;
 }
 
 absl::Status Link::OnMismatch(Round round, const std::string& why) {

@@ -16,6 +16,7 @@
 #include "common/apply.h"
 #include "common/bits.h"
 #include "common/checksum.h"
+#include "common/check.h"
 #include "common/clock.h"
 #include "common/layout.h"
 #include "common/rng.h"
@@ -507,6 +508,7 @@ inline void TestWorker::SendScalars(double loss, std::vector<double> wanted) {
 }
 
 inline void TestWorker::Vote(const std::vector<uint8_t>& bits, double loss) {
+  SIGNVOTE_CHECK(open.has_value());
   const uint32_t chunks = peer->slots->plan().chunks();
   const v1::RoundOpen ballot = *open;
   for (uint32_t k = 0; k < chunks; ++k) {
