@@ -15,8 +15,8 @@
 
 #include "common/apply.h"
 #include "common/bits.h"
-#include "common/checksum.h"
 #include "common/check.h"
+#include "common/checksum.h"
 #include "common/clock.h"
 #include "common/layout.h"
 #include "common/rng.h"
