@@ -411,7 +411,7 @@ void SimWorker::Advance() {
 
 void SimWorker::StartVote(const RoundTicket& ticket) {
   world_->Trace(name_, absl::StrCat("votes in round ", ticket.round.value()));
-  ballot_.emplace();
+  ballot_.emplace(Ballot{});
   ballot_->ticket = ticket;
   ballot_->number = ++last_ballot_;
   const uint32_t chunks = follower_->run().plan.chunks();
