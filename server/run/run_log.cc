@@ -34,25 +34,6 @@ std::string Hex64(uint64_t value) {
   return text;
 }
 
-// The key of a scalar in the round log.
-std::string_view LogKey(ScalarKind kind) {
-  switch (kind) {
-    case ScalarKind::kProbeL1:
-      return "probe_l1";
-    case ScalarKind::kPrevInner:
-      return "prev_inner";
-    case ScalarKind::kX0Inner:
-      return "x0_inner";
-    case ScalarKind::kX0Distance:
-      return "x0_distance";
-    case ScalarKind::kLocalInner:
-      return "local_inner";
-    case ScalarKind::kLocalProduct:
-      break;
-  }
-  return "local_product";
-}
-
 }  // namespace
 
 void JsonLine::Key(std::string_view key) {
@@ -104,7 +85,7 @@ std::string RoundLine(const round::CommitRound& commit, const RoundLogExtras& ex
         .Number("g_l1", s.g_l1)
         .Number("g_l2_squared", s.g_l2_squared);
     for (size_t i = 0; i < commit.asked.size() && i < s.wanted.size(); ++i) {
-      line.Number(LogKey(commit.asked[i]), s.wanted[i]);
+      line.Number(Words(commit.asked[i]), s.wanted[i]);
     }
     line.Count("nonfinite_coordinates", s.nonfinite_coordinates)
         .Count("samples", s.samples)
