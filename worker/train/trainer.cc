@@ -11,6 +11,7 @@
 #include "common/check.h"
 #include "common/log.h"
 #include "common/status.h"
+#include "worker/data/background_check.h"
 #include "worker/train/batch_view.h"
 
 namespace signvote {
@@ -118,7 +119,9 @@ absl::Status Trainer::Enter(const RunInfo& run) {
 absl::Status Trainer::Train() {
   bool started = false;
   Time run_start;
+  const BackgroundCheck check(dataset_);
   while (true) {
+    SIGNVOTE_RETURN_IF_ERROR(check.found());
     SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<RoundTicket> ticket, session_->NextRound());
     if (!ticket.has_value()) return absl::OkStatus();
     round_start_ = clock_->Now();
@@ -215,8 +218,8 @@ absl::Status Trainer::FinishReport() {
 absl::StatusOr<bool> Trainer::ProbePass(const RoundTicket& ticket) {
   SIGNVOTE_RETURN_IF_ERROR(model_->BeginStep(ReplicaSlot::kPrevious));
   for (uint32_t micro = 0; micro < options_.accumulate; ++micro) {
-    SIGNVOTE_RETURN_IF_ERROR(
-        dataset_->TrainBatch({run_.seed, ticket.share, ticket.data_step, micro}, &batch_));
+    SIGNVOTE_RETURN_IF_ERROR(dataset_->TrainBatch(
+        {run_.seed, ticket.share, ticket.data_step, micro, options_.accumulate}, &batch_));
     SIGNVOTE_ASSIGN_OR_RETURN(const double loss,
                               model_->Forward(ReplicaSlot::kPrevious, ViewOf(batch_)));
     // Without a finite h there is no probe; the vote itself does not depend on it.
@@ -246,8 +249,8 @@ absl::Status Trainer::MainPass(const RoundTicket& ticket, RoundReport* round) {
   const float weight = 1.0f / static_cast<float>(options_.accumulate);
   double loss = 0;
   for (uint32_t micro = 0; micro < options_.accumulate; ++micro) {
-    SIGNVOTE_RETURN_IF_ERROR(
-        dataset_->TrainBatch({run_.seed, ticket.share, ticket.data_step, micro}, &batch_));
+    SIGNVOTE_RETURN_IF_ERROR(dataset_->TrainBatch(
+        {run_.seed, ticket.share, ticket.data_step, micro, options_.accumulate}, &batch_));
     SIGNVOTE_ASSIGN_OR_RETURN(const double micro_loss,
                               model_->Forward(ReplicaSlot::kCurrent, ViewOf(batch_)));
     loss += micro_loss / options_.accumulate;

@@ -84,7 +84,8 @@ struct TrainerReport {
 // Ownership: owns none of its collaborators, which must outlive it; owns replica and voter.
 // Threads:   Run() on one thread; nothing else may be called during it.
 // Failure:   what the session, the data or the model refuse ends Run() with that status; report()
-//            stays valid.
+//            stays valid. What the data would refuse later does too: they are read once beside the
+//            training.
 class Trainer {
  public:
   using OnJoined = std::function<void(const RunInfo& run)>;

@@ -4,6 +4,7 @@
 // queues. All of them write what happens into one list of events.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -39,6 +40,7 @@ inline double Target(const BatchView& batch) {
 class KeyDataset : public Dataset {
  public:
   absl::Status TrainBatch(const BatchKey& key, Batch* batch) const override {
+    if (!all.ok()) all_read.wait(false);
     batch->rows = batch->length = 1;
     batch->inputs = {
         static_cast<int64_t>(key.share.value() * 1000 + key.data_step.value() * 10 + key.micro)};
@@ -54,9 +56,16 @@ class KeyDataset : public Dataset {
     batch->targets = batch->inputs;
     return absl::OkStatus();
   }
+  absl::Status CheckAll(const std::stop_token&) const override {
+    all_read = true;
+    all_read.notify_all();
+    return all;
+  }
   std::string description() const override { return "keys"; }
   std::string target_unit() const override { return "sample"; }
   absl::Status status;
+  absl::Status all;  // what the whole holds; unless OK no minibatch comes before it is read
+  mutable std::atomic<bool> all_read{false};
 };
 
 class QuadraticModel : public Model {

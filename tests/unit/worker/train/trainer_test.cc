@@ -323,6 +323,13 @@ TEST(TrainerTest, RefusalsOfSessionAndDataEndTheRunWithTheirStatus) {
   EXPECT_EQ(empty.trainer.Run(), absl::InvalidArgumentError("no such token"));
 }
 
+TEST(TrainerTest, WhatTheWholeOfTheDataHoldsEndsTheRunLongBeforeAMinibatchMeetsIt) {
+  Bench foreign(200'000);  // the thread that reads has the lowest priority
+  foreign.data.all = absl::InvalidArgumentError("token 300 at position 10^12");
+  EXPECT_EQ(foreign.trainer.Run(), foreign.data.all);
+  EXPECT_LT(foreign.trainer.report().rounds_voted, 200'000u);
+}
+
 TEST(TrainerTest, AFailedDeviceEndsTheRunWithItsStatus) {
   const absl::Status lost = absl::InternalError("cudaLaunchKernel: unspecified launch failure");
   Bench start(1);
