@@ -11,7 +11,6 @@
 #include "common/check.h"
 #include "common/log.h"
 #include "common/status.h"
-#include "worker/data/background_check.h"
 #include "worker/train/batch_view.h"
 
 namespace signvote {
@@ -53,6 +52,7 @@ Trainer::Trainer(Session* session, Model* model, WorkerDevice* device, const Dat
 Trainer::~Trainer() = default;
 
 absl::Status Trainer::Run() {
+  data_check_.emplace(dataset_);
   const absl::Status status = JoinAndTrain();
   // The session sends the ballot again when it must, until it is told that there will be none.
   if (!status.ok()) (void)session_->Leave(signvote::Describe(status));  // `status` says more
@@ -113,15 +113,25 @@ absl::Status Trainer::Enter(const RunInfo& run) {
       replica_,
       device_->MakeReplica(&run_.layout, InOrder<float*>(model_tensor_, model_->parameters())));
   if (run_.needs_x0) SIGNVOTE_RETURN_IF_ERROR(replica_->KeepX0());
+  SIGNVOTE_RETURN_IF_ERROR(WarmUp());
   return session_->Attach(replica_.get());
+}
+
+// At whatever parameters the model has now: nobody takes the result.
+absl::Status Trainer::WarmUp() {
+  if (run_.probes) SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kPrevious));
+  if (held_out_) SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kSnapshot));
+  SIGNVOTE_RETURN_IF_ERROR(dataset_->TrainBatch({.seed = run_.seed}, &batch_));
+  SIGNVOTE_RETURN_IF_ERROR(model_->BeginStep(ReplicaSlot::kCurrent));
+  SIGNVOTE_RETURN_IF_ERROR(model_->Forward(ReplicaSlot::kCurrent, ViewOf(batch_)).status());
+  return model_->Backward(1.0f, nullptr);
 }
 
 absl::Status Trainer::Train() {
   bool started = false;
   Time run_start;
-  const BackgroundCheck check(dataset_);
   while (true) {
-    SIGNVOTE_RETURN_IF_ERROR(check.found());
+    SIGNVOTE_RETURN_IF_ERROR(data_check_->found());
     SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<RoundTicket> ticket, session_->NextRound());
     if (!ticket.has_value()) return absl::OkStatus();
     round_start_ = clock_->Now();

@@ -8,6 +8,9 @@
 //               →  keep x_t  →  a slice of the held-out loss  →  wait for the commit, which moves x
 //
 // The probe runs first so that the main pass streams. docs/architecture.md, "One ballot".
+//
+// Before it says that it is ready it takes all memory that a round will need, and throws one pass
+// away: what does not fit, and what is slow the first time, shows before others wait for this worker.
 
 #include <cstdint>
 #include <functional>
@@ -18,6 +21,7 @@
 #include "absl/status/status.h"
 #include "common/clock.h"
 #include "common/ids.h"
+#include "worker/data/background_check.h"
 #include "worker/data/dataset.h"
 #include "worker/direction/worker_device.h"
 #include "worker/models/model.h"
@@ -107,6 +111,7 @@ class Trainer {
  private:
   absl::Status JoinAndTrain();
   absl::Status Enter(const RunInfo& run);
+  absl::Status WarmUp();
   absl::Status Train();
   absl::Status Vote(const RoundTicket& ticket, RoundReport* round);
   absl::Status MainPass(const RoundTicket& ticket, RoundReport* round);
@@ -136,6 +141,7 @@ class Trainer {
   GradientSource source_;
   std::unique_ptr<Voter> voter_;
 
+  std::optional<BackgroundCheck> data_check_;  // from Run() on
   Batch batch_;
   std::optional<HeldOutEvaluation> held_out_;     // nullopt: none is wanted
   std::optional<HeldOutReport> held_out_unsent_;  // measured since the last ballot

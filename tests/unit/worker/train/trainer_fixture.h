@@ -91,8 +91,8 @@ class QuadraticModel : public Model {
   void* current_stream() const override { return nullptr; }
   absl::Status Keep(ReplicaSlot slot) override {
     Of(slot).x = slots_[0].x;
-    kept_previous += slot == ReplicaSlot::kPrevious ? 1 : 0;
-    return absl::OkStatus();
+    ++kept[slot];
+    return keep_status;
   }
   ConstTensorPointers previous_parameters() const override { return {}; }
   ConstTensorPointers previous_gradient() const override { return previous_gradient_; }
@@ -136,7 +136,8 @@ class QuadraticModel : public Model {
     return sum / kCoordinates;
   }
 
-  int kept_previous = 0;
+  std::map<ReplicaSlot, int> kept;  // how often
+  absl::Status keep_status;
   double next_loss = 0;                                      // instead of the real one
   uint64_t poisoned = std::numeric_limits<uint64_t>::max();  // this coordinate's gradient is NaN
   bool running_after_return = false;  // as a GPU does, on the work that Backward has queued
@@ -184,6 +185,9 @@ class LoopSession : public Session {
   }
   absl::Status Attach(ReplicaMemory* replica) override {
     replica_ = replica;
+    before_ready.swap(*events_);
+    events_->clear();
+    if (on_attach) on_attach();
     if (replica->keeps_x0()) {
       std::vector<float> x0(kCoordinates);
       EXPECT_TRUE(replica->Read(0, x0).ok());
@@ -283,6 +287,8 @@ class LoopSession : public Session {
   bool drained() const override { return drain_; }
   SessionStats Stats() const override { return {}; }
 
+  std::vector<std::string> before_ready;  // events that the others need not wait for
+  std::function<void()> on_attach;
   bool probe = false;
   bool reversed = false;                 // the run has the tensors in the reverse order
   bool stranger = false;                 // the run has a tensor that no model has
