@@ -92,11 +92,12 @@ TEST(DirectionTest, ScalarsAreSumsOverTheChunkWithScaledInnerProducts) {
   const std::vector<float> g = Gradient(layout.coordinates(), 1);
   std::vector<float> h = g;
   for (float& v : h) v += 0.25f;
-  h[600] = std::numeric_limits<float>::infinity();
+  std::vector<float> bad = g;
+  bad[600] = std::numeric_limits<float>::infinity();
   std::vector<uint8_t> verdict(plan.TotalBytes(), 0x5A);
   verdict.back() &= static_cast<uint8_t>((1u << (layout.coordinates() % 8)) - 1);
   const Packed packed = PackAll(direction, plan,
-                                {.g = PointersInto(layout, std::as_const(g).data()),
+                                {.g = PointersInto(layout, std::as_const(bad).data()),
                                  .h = PointersInto(layout, std::as_const(h).data()),
                                  .prev_verdict = verdict.data()});
   for (uint32_t k = 0; k < plan.chunks(); ++k) {
