@@ -16,6 +16,9 @@
 namespace signvote {
 namespace {
 
+constexpr std::string_view kEmbeddingName = "embed_tokens.weight";  // Hugging Face's
+constexpr uint64_t kNormBlock = 1 << 16;                            // coordinates read at a time
+
 // Pointers by tensor of the model, in another order.
 template <typename Pointer>
 std::vector<Pointer> InOrder(std::span<const size_t> order, std::span<const Pointer> all) {
@@ -160,6 +163,7 @@ absl::Status Trainer::Train() {
                                          .error = round.held_out->error,
                                          .round = round.held_out->round,
                                          .windows = held_out_->windows_hash()};
+        SIGNVOTE_ASSIGN_OR_RETURN(round.embedding_norm, EmbeddingNorm());
       }
     }
 
@@ -325,6 +329,22 @@ absl::Status Trainer::OnGradientReady(uint64_t first, uint64_t count) {
     status = voter_->GradientReady(tensor.first + ranges[k].offset, ranges[k].count);
   }
   return status;
+}
+
+// Of the model's tokens, most rows of which get no gradient in a round.
+absl::StatusOr<std::optional<double>> Trainer::EmbeddingNorm() {
+  for (const TensorSpec& tensor : run_.layout.tensors()) {
+    if (!tensor.name.ends_with(kEmbeddingName)) continue;
+    double squares = 0;
+    std::vector<float> block;
+    for (uint64_t i = 0; i < tensor.count; i += block.size()) {
+      block.resize(std::min(kNormBlock, tensor.count - i));
+      SIGNVOTE_RETURN_IF_ERROR(replica_->Read(tensor.first + i, block));
+      for (const float x : block) squares += static_cast<double>(x) * static_cast<double>(x);
+    }
+    return std::sqrt(squares);
+  }
+  return std::optional<double>();
 }
 
 uint64_t Trainer::SlicesOfAnEvaluation() const {

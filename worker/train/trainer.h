@@ -59,6 +59,8 @@ struct RoundReport {
   float stepsize = 0;                          // committed
   double run_loss = 0;                         // committed robust mean over voters; NaN: none
   std::optional<HeldOutLoss> held_out;         // whose last slice was measured in this round
+  // ‖x‖₂ of the token embedding, with each held-out loss
+  std::optional<double> embedding_norm;
   double first_chunk_seconds = 0;   // when the first chunk was handed to the session; 0: none was
   double backward_end_seconds = 0;  // when the backward pass ended, on its device
   double compute_took_seconds = 0;  // probe, forward, backward, without packing
@@ -119,6 +121,7 @@ class Trainer {
   absl::Status OnGradientReady(uint64_t first, uint64_t count);
   absl::Status AddUp(const CommitOutcome& outcome, double wait_start, RoundReport* round);
   absl::Status FinishReport();
+  absl::StatusOr<std::optional<double>> EmbeddingNorm();
   uint64_t SlicesOfAnEvaluation() const;
   bool EvaluationIsDue(const CommitOutcome& outcome) const;
   double Elapsed() const { return ToSeconds(clock_->Now() - round_start_); }

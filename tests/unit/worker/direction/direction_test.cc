@@ -125,6 +125,23 @@ TEST(DirectionTest, ScalarsAreSumsOverTheChunkWithScaledInnerProducts) {
   }
 }
 
+// What the coins at zero do not mend: docs/algorithms.md, "Why coins".
+TEST(DirectionTest, MomentumGoesOnVotingWhereGradientsHaveEnded) {
+  const Layout layout = MakeLayout({64});
+  const ChunkPlan plan(64, 512);
+  Direction direction(&layout, plan, Config("signum"));
+  std::vector<float> g(64, 1e-3f);
+  for (size_t i = 0; i < 64; i += 2) g[i] = -1e-3f;
+  const auto vote = [&](uint64_t round) {
+    return PackAll(direction, plan,
+                   {.g = PointersInto(layout, std::as_const(g).data()), .round = Round(round)})
+        .ballot;
+  };
+  const std::vector<uint8_t> first = vote(0);
+  std::fill(g.begin(), g.end(), 0.0f);
+  for (uint64_t round = 1; round <= 2000; ++round) ASSERT_EQ(vote(round), first) << round;
+}
+
 TEST(DirectionTest, NesterovSignumIsLionWithItsCoefficients) {
   const Layout layout = MakeLayout({2000});
   const ChunkPlan plan(2000, 512);
