@@ -14,14 +14,12 @@
 #include "proto/wire/wire.h"
 #include "signvote/v1/training.pb.h"
 #include "worker/session/stream.h"
+#include "worker/session/waits.h"
 
 namespace signvote {
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "fp32 values travel little-endian");
-
-// How often an `interrupted` hook is asked.
-constexpr Duration kInterruptedEvery = std::chrono::milliseconds(100);
 
 // A raw streaming call whose every step is waited for, within a limit.
 class RawCall {
@@ -86,10 +84,11 @@ class RawCall {
     const gpr_timespec until = GrpcDeadline(options_.progress_timeout);
     for (;;) {
       gpr_timespec next = until;
-      if (options_.interrupted) next = gpr_time_min(next, GrpcDeadline(kInterruptedEvery));
+      if (options_.interrupted) next = gpr_time_min(next, GrpcDeadline(Waits::kInterruptedEvery));
       if (cq_.AsyncNext(&tag, &ok, next) != grpc::CompletionQueue::TIMEOUT) break;
       if (options_.interrupted && options_.interrupted()) {
         interrupted_ = true;
+        options_.stop->Interrupted();
       } else if (gpr_time_cmp(gpr_now(GPR_CLOCK_MONOTONIC), until) >= 0) {
         timed_out_ = true;
       } else {
@@ -124,6 +123,16 @@ void TransferStop::Stop() {
 bool TransferStop::stopped() const {
   MutexLock lock(&mu_);
   return stopped_;
+}
+
+bool TransferStop::interrupted() const {
+  MutexLock lock(&mu_);
+  return interrupted_;
+}
+
+void TransferStop::Interrupted() {
+  MutexLock lock(&mu_);
+  interrupted_ = true;
 }
 
 bool TransferStop::Begin(grpc::ClientContext* context) {

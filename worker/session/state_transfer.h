@@ -27,16 +27,20 @@ class TransferStop {
   // Breaks off the transfer that runs, and every later one.
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
   bool stopped() const ABSL_LOCKS_EXCLUDED(mu_);
+  // A transfer under it was given up because TransferOptions::interrupted said so.
+  bool interrupted() const ABSL_LOCKS_EXCLUDED(mu_);
 
   // ---- the transfer's side
   // False: stopped already. The context must outlive End().
   bool Begin(grpc::ClientContext* context) ABSL_LOCKS_EXCLUDED(mu_);
   void End() ABSL_LOCKS_EXCLUDED(mu_);
+  void Interrupted() ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   mutable Mutex mu_;
   grpc::ClientContext* context_ ABSL_GUARDED_BY(mu_) = nullptr;
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
+  bool interrupted_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 struct TransferOptions {

@@ -22,6 +22,7 @@
 #include "absl/status/status.h"
 #include "common/clock.h"
 #include "common/mutex.h"
+#include "worker/session/outgoing_stream.h"
 
 namespace signvote {
 
@@ -34,15 +35,7 @@ std::shared_ptr<grpc::Channel> DialServer(
 // When gRPC's own waits end that shall last `d` from now on.
 gpr_timespec GrpcDeadline(Duration d);
 
-// A ballot's message can be withdrawn while it waits for its turn; others are always sent.
-enum class MessageKind { kControl, kBallot };
-
-struct OutgoingMessage {
-  grpc::ByteBuffer message;
-  MessageKind kind = MessageKind::kControl;
-};
-
-class Stream {
+class Stream final : public OutgoingStream {
  public:
   Stream(std::shared_ptr<grpc::Channel> channel, Clock* clock);
   Stream(const Stream&) = delete;
@@ -56,28 +49,21 @@ class Stream {
   // message (see SetTimeout).
   absl::Status Run(const grpc::ByteBuffer& first, Duration first_timeout,
                    const std::function<Taken(const grpc::ByteBuffer&)>& on_message);
-  // A message that was left for later is handed over again; without one, the next that would be.
-  void Resume() ABSL_LOCKS_EXCLUDED(mu_);
   // From now on the call is cancelled when it lasts longer than `timeout`; nullopt: no limit.
   // Called from on_message.
   void SetTimeout(std::optional<Duration> timeout);
 
-  // Sends after what was queued before, never blocking. The bytes' owner is released when gRPC is
-  // done with them.
-  void Write(OutgoingMessage message) ABSL_LOCKS_EXCLUDED(mu_);
-  void WithdrawBallots() ABSL_LOCKS_EXCLUDED(mu_);
-  // Queues `messages` in place of the ballot messages that wait for their turn, in one step.
-  // Nothing is sent before the next Flush(), so that it may be called under a lock of the caller's
-  // that decides what belongs to the ballot.
-  void ReplaceBallots(std::vector<OutgoingMessage> messages) ABSL_LOCKS_EXCLUDED(mu_);
-  void Flush() ABSL_LOCKS_EXCLUDED(mu_) { Pump(); }
-  // When the last ballot message was handed over to the connection; {} when one is still waiting,
-  // or none was sent.
-  Time ballots_written() const ABSL_LOCKS_EXCLUDED(mu_);
-  // Tells the server that no message follows, after those queued.
-  void HalfClose() ABSL_LOCKS_EXCLUDED(mu_);
-  // Ends the call at once; Run returns `why`, if the call has not ended otherwise before.
-  void Cancel(absl::Status why) ABSL_LOCKS_EXCLUDED(mu_);
+  // ---- OutgoingStream
+  void Write(OutgoingMessage message) override ABSL_LOCKS_EXCLUDED(mu_);
+  void WithdrawBallots() override ABSL_LOCKS_EXCLUDED(mu_);
+  void ReplaceBallots(std::vector<OutgoingMessage> messages) override ABSL_LOCKS_EXCLUDED(mu_);
+  void Flush() override ABSL_LOCKS_EXCLUDED(mu_) { Pump(); }
+  Time ballots_written() const override ABSL_LOCKS_EXCLUDED(mu_);
+  void HalfClose() override ABSL_LOCKS_EXCLUDED(mu_);
+  // Run() returns `why`.
+  void Cancel(absl::Status why) override ABSL_LOCKS_EXCLUDED(mu_);
+  // Without a message that was left for later it is the next that would be.
+  void Resume() override ABSL_LOCKS_EXCLUDED(mu_);
 
   // REQUIRES: a message has been received.
   const grpc::ClientContext& context() const { return context_; }

@@ -626,7 +626,7 @@ TEST_F(SessionTest, CallsOutOfOrderAreRefused) {
   const auto session = MustCreate(Options(server.address()));
   const std::vector<uint8_t> bits = RandomBits(1);
   EXPECT_EQ(session->NextRound().status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(session->SendChunk(ChunkIndex(0), bits.data()).code(),
+  EXPECT_EQ(session->SendChunk(ChunkIndex(0), ChunkOf(bits, 0)).code(),
             absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(session->Attach(&memory_).code(), absl::StatusCode::kFailedPrecondition);
   ASSERT_TRUE(session->Join(ModelOf(layout_)).ok());
@@ -646,10 +646,10 @@ TEST_F(SessionTest, CallsOutOfOrderAreRefused) {
   EXPECT_EQ(session->SendScalars({.displacement_mean = {1}}).code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(session->SendChunk(ChunkIndex(0), nullptr).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(session->SendChunk(ChunkIndex(kChunks), bits.data()).code(),
+  EXPECT_EQ(session->SendChunk(ChunkIndex(kChunks), ChunkOf(bits, 0)).code(),
             absl::StatusCode::kInvalidArgument);
-  EXPECT_TRUE(session->SendChunk(ChunkIndex(0), bits.data()).ok());
-  EXPECT_EQ(session->SendChunk(ChunkIndex(0), bits.data()).code(),
+  EXPECT_TRUE(session->SendChunk(ChunkIndex(0), ChunkOf(bits, 0)).ok());
+  EXPECT_EQ(session->SendChunk(ChunkIndex(0), ChunkOf(bits, 0)).code(),
             absl::StatusCode::kFailedPrecondition);
 }
 
