@@ -14,22 +14,22 @@ namespace signvote {
 static_assert(kSessionProtocol == wire::kProtocolVersion);
 
 Link::Link(const SessionOptions& options, Clock* clock, const SessionLog* log,
-           std::shared_ptr<grpc::ChannelCredentials> credentials)
+           std::shared_ptr<grpc::ChannelCredentials> credentials, uint64_t seed)
     : options_(options),
       clock_(clock),
       log_(log),
-      connection_(options.server, std::move(credentials), options.message_bytes_max,
-                  options.connect_timeout, clock),
+      seed_(seed),
+      connection_(options.server, std::move(credentials), options.connect_timeout, clock, seed),
       events_(options.server, Waits(clock, options.interrupted)),
       gate_(Waits(clock, options.interrupted)),
       conversation_(&events_),
       ballot_(clock),
       receiver_(clock, &conversation_, &counters_, log) {}
 
-void Link::Start(const FollowerOptions& who, uint64_t jitter_seed) {
+void Link::Start(const FollowerOptions& who) {
   conversation_.Introduce(who);
   started_ = clock_->Now();
-  thread_ = std::thread([this, jitter_seed, name = who.name] { Main(name, jitter_seed); });
+  thread_ = std::thread([this, name = who.name] { Main(name); });
 }
 
 void Link::Stop() {
@@ -108,10 +108,10 @@ void Link::TransferFailed(uint64_t connection, absl::Status why) {
 
 // ---- the thread ---------------------------------------------------------------------------------
 
-void Link::Main(const std::string& worker, uint64_t jitter_seed) {
+void Link::Main(const std::string& worker) {
   RetryPolicy retry({options_.connect_timeout, options_.server_timeout}, worker,
                     {options_.server, options_.insecure, options_.tls_ca, options_.tls_certificate},
-                    jitter_seed, started_);
+                    seed_, started_);
   retry_ = &retry;
   const absl::Status status = connection_.Run(this, &retry);
   const bool finished = conversation_.finish_seen();
@@ -149,7 +149,7 @@ void Link::OnReconnect(const absl::Status& why) {
 }
 
 Stream::Taken Link::OnMessage(Stream* stream, const grpc::ByteBuffer& message) {
-  meter_.OnMessage(stream->context().peer());
+  meter_.OnMessage(stream->context().peer(), stream->mark());
   const absl::StatusOr<Stream::Taken> taken = Receive(stream, message);
   if (taken.ok()) return *taken;
   receive_error_ = taken.status();
@@ -206,6 +206,8 @@ absl::Status Link::Do(Stream* stream, FollowerAction action, const v1::ServerMes
     ballot_.VoteEnds();
   } else if (const auto* finish = std::get_if<FinishAction>(&action)) {
     return events_.Push(FinishEvent{finish->rounds});
+  } else if (const auto* rejoin = std::get_if<RejoinAction>(&action)) {
+    return rejoin->why;
   } else if (auto* drain = std::get_if<DrainAction>(&action)) {
     RequestDrain(std::move(drain->reason));
   } else if (auto* notice = std::get_if<NoticeAction>(&action)) {

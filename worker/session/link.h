@@ -47,15 +47,15 @@ namespace signvote {
 
 class Link : private ConnectionUser, public TransferLine {
  public:
-  // `log` must outlive the link.
+  // `log` must outlive the link. `seed`: of waits, and of the marks of its connections.
   Link(const SessionOptions& options, Clock* clock, const SessionLog* log,
-       std::shared_ptr<grpc::ChannelCredentials> credentials);
+       std::shared_ptr<grpc::ChannelCredentials> credentials, uint64_t seed);
   ~Link() override { Stop(); }
   Link(const Link&) = delete;
   Link& operator=(const Link&) = delete;
 
   // Starts the thread. Call once.
-  void Start(const FollowerOptions& who, uint64_t jitter_seed);
+  void Start(const FollowerOptions& who);
   // Cuts the connection and ends the thread.
   void Stop();
 
@@ -93,7 +93,7 @@ class Link : private ConnectionUser, public TransferLine {
   std::optional<ConnectionEnd> OnEnded(absl::Status status) override;
   void OnReconnect(const absl::Status& why) override;
 
-  void Main(const std::string& worker, uint64_t jitter_seed);
+  void Main(const std::string& worker);
   absl::StatusOr<Stream::Taken> Receive(Stream* stream, const grpc::ByteBuffer& buffer);
   absl::Status Do(Stream* stream, FollowerAction action, const v1::ServerMessage& message);
   absl::Status Opened(OpenedAction opened);
@@ -103,6 +103,7 @@ class Link : private ConnectionUser, public TransferLine {
   const SessionOptions options_;
   Clock* const clock_;
   const SessionLog* const log_;
+  const uint64_t seed_;
 
   // Own synchronisation.
   SessionCounters counters_;

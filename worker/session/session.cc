@@ -30,17 +30,16 @@ constexpr Duration kDrainTimeoutWithoutServer = std::chrono::seconds(2);
 // owns the connection; the two meet in the link's queue of events.
 class SessionImpl final : public Session {
  public:
-  SessionImpl(const SessionOptions& options, Clock* clock, WorkerIdentity identity,
-              uint64_t jitter_seed)
+  SessionImpl(const SessionOptions& options, Clock* clock, WorkerIdentity identity, uint64_t seed)
       : options_(options),
         clock_(clock),
         name_(std::move(identity.name)),
         token_(std::move(identity.token)),
-        jitter_seed_(jitter_seed),
         process_(getpid()),
         log_(options.log ? options.log : SessionLog(Log)),
         moves_([this](VerdictStore::Slot* slot) { link_->ReleaseSlot(slot); }),
-        link_(std::make_unique<Link>(options_, clock, &log_, std::move(identity.credentials))) {}
+        link_(std::make_unique<Link>(options_, clock, &log_, std::move(identity.credentials),
+                                     seed)) {}
   ~SessionImpl() override {
     // A child of the process that made it: the connection is the parent's, and so is the thread.
     if (getpid() != process_) (void)link_.release();
@@ -86,7 +85,6 @@ class SessionImpl final : public Session {
   Clock* const clock_;
   const std::string name_;
   const std::string token_;
-  const uint64_t jitter_seed_;
   const pid_t process_;
   const SessionLog log_;
 
@@ -127,9 +125,7 @@ absl::StatusOr<RunInfo> SessionImpl::Join(const ModelDescription& model) {
                   .token = token_,
                   .metrics_address = options_.metrics_address,
                   .run_id = options_.run_id,
-                  .message_bytes_max = options_.message_bytes_max,
-                  .model = model},
-                 jitter_seed_);
+                  .model = model});
   }
   const Time deadline = clock_->Now() + options_.wait_timeout;
   while (!run_) {

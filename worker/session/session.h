@@ -63,7 +63,6 @@ struct SessionOptions {
   // 30 s.
   Duration transfer_backoff = std::chrono::seconds(1);
   std::string metrics_address;  // host:port of the worker's own HTTP port, for people
-  uint64_t message_bytes_max = 64ull << 20;
   // Where verdicts' bits are kept; thread-safe, and must outlive the session.
   std::pmr::memory_resource* bits_memory = std::pmr::new_delete_resource();
   // Called on the caller's thread for each commit that has been received, before it is applied; for

@@ -147,12 +147,12 @@ void TransferStop::End() {
   context_ = nullptr;
 }
 
-absl::Status FetchState(const std::shared_ptr<grpc::Channel>& channel,
-                        const TransferOptions& options, ReplicaMemory* replica,
+absl::Status FetchState(const Dialled& dialled, const TransferOptions& options,
+                        ReplicaMemory* replica,
                         const std::function<absl::Status(const FetchedPart&)>& on_part,
                         wire::SocketBytes* moved) {
   *moved = {};
-  RawCall call(channel, "/signvote.v1.Training/FetchState", options);
+  RawCall call(dialled.channel, "/signvote.v1.Training/FetchState", options);
   v1::FetchStateRequest request;
   request.set_ticket(options.ticket);
   if (!call.Start() || !call.Write(wire::EncodeMessage(request)) || !call.WritesDone()) {
@@ -166,7 +166,7 @@ absl::Status FetchState(const std::shared_ptr<grpc::Channel>& channel,
   std::vector<float> part;
   grpc::ByteBuffer message;
   while (call.Read(&message)) {
-    if (!counter) counter.emplace(call.peer(), 0);
+    if (!counter) counter.emplace(call.peer(), 0, dialled.mark);
     SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<wire::StateView> view,
                               wire::DecodeState(wire::BulkKind::kStateChunk, message));
     if (!view) return absl::InvalidArgumentError("state transfer: not a chunk of state");
@@ -200,17 +200,16 @@ absl::Status FetchState(const std::shared_ptr<grpc::Channel>& channel,
   return absl::OkStatus();
 }
 
-absl::Status UploadState(const std::shared_ptr<grpc::Channel>& channel,
-                         const TransferOptions& options, ReplicaMemory* replica,
-                         wire::SocketBytes* moved) {
+absl::Status UploadState(const Dialled& dialled, const TransferOptions& options,
+                         ReplicaMemory* replica, wire::SocketBytes* moved) {
   *moved = {};
   const uint64_t d = replica->coordinates();
-  RawCall call(channel, "/signvote.v1.Training/UploadState", options);
+  RawCall call(dialled.channel, "/signvote.v1.Training/UploadState", options);
   v1::UploadStateRequest first;
   first.set_ticket(options.ticket);
   bool open = call.Start() && call.Write(wire::EncodeMessage(first));
   std::optional<wire::SocketByteCounter> counter;
-  if (open) counter.emplace(call.peer(), 0);
+  if (open) counter.emplace(call.peer(), 0, dialled.mark);
   for (uint64_t at = 0; open && at < d; at += wire::kStateChunkCoordinates) {
     const uint64_t count = std::min<uint64_t>(wire::kStateChunkCoordinates, d - at);
     // Owned by the message: gRPC may read it after the call has ended.

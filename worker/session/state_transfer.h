@@ -9,7 +9,6 @@
 #include <memory>
 #include <string>
 
-#include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 
 #include "absl/status/status.h"
@@ -18,6 +17,7 @@
 #include "common/mutex.h"
 #include "proto/wire/socket_bytes.h"
 #include "worker/codec/replica_memory.h"
+#include "worker/session/stream.h"
 
 namespace signvote {
 
@@ -65,14 +65,13 @@ struct FetchedPart {
 // CANCELLED: stopped or interrupted. DATA_LOSS: a checksum differs. INVALID_ARGUMENT: the server
 // broke the protocol. DEADLINE_EXCEEDED: no progress. Otherwise the server's status, that of the
 // replica's memory, or that of on_part.
-absl::Status FetchState(const std::shared_ptr<grpc::Channel>& channel,
-                        const TransferOptions& options, ReplicaMemory* replica,
+absl::Status FetchState(const Dialled& dialled, const TransferOptions& options,
+                        ReplicaMemory* replica,
                         const std::function<absl::Status(const FetchedPart&)>& on_part,
                         wire::SocketBytes* moved);
 
 // Sends the replica as the run's initial parameters.
-absl::Status UploadState(const std::shared_ptr<grpc::Channel>& channel,
-                         const TransferOptions& options, ReplicaMemory* replica,
-                         wire::SocketBytes* moved);
+absl::Status UploadState(const Dialled& dialled, const TransferOptions& options,
+                         ReplicaMemory* replica, wire::SocketBytes* moved);
 
 }  // namespace signvote

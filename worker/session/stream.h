@@ -26,18 +26,24 @@
 
 namespace signvote {
 
-// A channel with a TCP connection of its own to host:port, as raw messages of up to
-// `message_bytes_max` want it.
-std::shared_ptr<grpc::Channel> DialServer(
-    const std::string& server, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
-    uint64_t message_bytes_max, Duration connect_timeout);
+// A channel with a TCP connection of its own, and by what SocketByteCounter finds that.
+struct Dialled {
+  std::shared_ptr<grpc::Channel> channel;
+  uint32_t mark = 0;
+};
+
+// Such a one to host:port, as raw messages of up to kMessageBytesMost want it.
+// REQUIRES: `mark` is one of SocketByteCounter's, and no other connection of this caller has it.
+Dialled DialServer(const std::string& server,
+                   const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+                   Duration connect_timeout, uint32_t mark);
 
 // When gRPC's own waits end that shall last `d` from now on.
 gpr_timespec GrpcDeadline(Duration d);
 
 class Stream final : public OutgoingStream {
  public:
-  Stream(std::shared_ptr<grpc::Channel> channel, Clock* clock);
+  Stream(Dialled dialled, Clock* clock);
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
@@ -45,7 +51,7 @@ class Stream final : public OutgoingStream {
   // after Resume(), and nothing is read before.
   enum class Taken { kYes, kLater };
   // Opens the call, sends `first`, hands every message to `on_message` and returns how the call
-  // ended. The call is cancelled with DEADLINE_EXCEEDED when `first_timeout` passes without a
+  // ended. The call is cancelled with UNAVAILABLE when `first_timeout` passes without a
   // message (see SetTimeout).
   absl::Status Run(const grpc::ByteBuffer& first, Duration first_timeout,
                    const std::function<Taken(const grpc::ByteBuffer&)>& on_message);
@@ -67,6 +73,7 @@ class Stream final : public OutgoingStream {
 
   // REQUIRES: a message has been received.
   const grpc::ClientContext& context() const { return context_; }
+  uint32_t mark() const { return dialled_.mark; }
 
  private:
   std::deque<OutgoingMessage> TakeBallotsLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -79,7 +86,7 @@ class Stream final : public OutgoingStream {
       ABSL_LOCKS_EXCLUDED(mu_);
   void ReadNext() ABSL_LOCKS_EXCLUDED(mu_);
 
-  const std::shared_ptr<grpc::Channel> channel_;
+  const Dialled dialled_;
   Clock* const clock_;
   grpc::ClientContext context_;
   grpc::CompletionQueue cq_;

@@ -36,8 +36,16 @@ VerdictStore::Slot* VerdictStore::Acquire(Round round) {
 }
 
 void VerdictStore::Release(Slot* slot) {
+  std::unique_ptr<Slot> surplus;  // freed outside the lock
   MutexLock lock(&mu_);
-  free_.push_back(slot);
+  if (free_.size() < kFreeMax) {
+    free_.push_back(slot);
+    return;
+  }
+  const auto it = std::find_if(slots_.begin(), slots_.end(),
+                               [slot](const auto& owned) { return owned.get() == slot; });
+  surplus = std::move(*it);
+  slots_.erase(it);
 }
 
 }  // namespace signvote

@@ -80,9 +80,10 @@ class Signal {
     changed_.NotifyAll();
   }
   // False when it is not said.
-  bool Await() {
+  bool Await() { return AwaitFor(kLong); }
+  bool AwaitFor(Duration most) {
     MutexLock lock(&mu_);
-    return changed_.WaitUntil(&mu_, Clock::System(), Clock::System()->Now() + kLong,
+    return changed_.WaitUntil(&mu_, Clock::System(), Clock::System()->Now() + most,
                               [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return set_; });
   }
 

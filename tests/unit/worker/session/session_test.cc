@@ -136,6 +136,43 @@ TEST_F(SessionTest, BytesOfRoundsAndOfSetUpAreToldApart) {
   EXPECT_GT(stats.join_seconds, 0);
 }
 
+// Goal: sessions of one process share nothing, not even the knowledge of each other's sockets.
+TEST_F(SessionTest, TwoSessionsOfOneProcessCountTheirOwnBytes) {
+  const std::vector<uint8_t> bits = RandomBits(1);
+  Signal b_is_read;
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                              s.LetIn(v1::Welcome::STATE_UPLOAD);
+                              s.OpenRound(0);
+                              s.AwaitChunks(0, 0, kChunks);
+                              s.Decide(0, 0, bits, 0.25f);
+                              s.AwaitEnd();
+                              return grpc::Status::OK;
+                            },
+                            [&](FakeSession& s) {
+                              s.LetIn(v1::Welcome::STATE_UPLOAD);
+                              s.OpenRound(0);
+                              s.AwaitRead();
+                              b_is_read.Set();
+                              s.AwaitEnd();
+                              return grpc::Status::OK;
+                            }});
+  std::vector<float> y = StartValues();
+  HostReplicaMemory other(y);
+  const auto a = MustCreate(Options(server.address()));
+  const auto b = MustCreate(Options(server.address()));
+  ASSERT_TRUE(JoinRun(a.get(), &memory_).ok());
+  ASSERT_TRUE(JoinRun(b.get(), &other).ok());
+  ASSERT_TRUE(b->NextRound().ok());
+  ASSERT_TRUE(b_is_read.Await());
+  Vote(a.get(), 0, bits);
+  ASSERT_TRUE(a->WaitCommit().ok());
+  const uint64_t d = kPlan.TotalBytes();
+  EXPECT_GT(a->Stats().wire_received_bytes, d);
+  EXPECT_LT(b->Stats().wire_received_bytes, d);
+  EXPECT_GT(b->Stats().setup_sent_bytes, kD * 4) << "its own upload";
+  EXPECT_GT(a->Stats().setup_sent_bytes, kD * 4);
+}
+
 TEST_F(SessionTest, ANewAttemptGetsTheSameBallotAlsoWhileTheCallerComputes) {
   const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);
   Signal resent;
