@@ -21,8 +21,12 @@ VerdictStore::Slot* VerdictStore::Acquire(Round round) {
   MutexLock lock(&mu_);
   if (free_.empty()) {
     if (slots_.size() >= slots_max_) return nullptr;
-    auto slot = std::make_unique<Slot>();
-    slot->bits = std::pmr::vector<uint8_t>(plan_.TotalBytes(), memory_);
+    // Made with its memory: assigned to, a vector keeps that which it was made with.
+    auto slot =
+        std::make_unique<Slot>(Slot{.round = round,
+                                    .bits = std::pmr::vector<uint8_t>(plan_.TotalBytes(), memory_),
+                                    .chunks = {},
+                                    .first_chunk = {}});
     free_.push_back(slot.get());
     slots_.push_back(std::move(slot));
   }
