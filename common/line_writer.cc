@@ -8,7 +8,7 @@
 namespace signvote {
 namespace {
 
-// Nothing waits without a bound; this wait is woken by notifications and merely looks again.
+// Nothing waits without a bound; who has nothing to do looks again after this time.
 constexpr Duration kLookAgain = std::chrono::seconds(10);
 // Lines that are queued leave in one call up to this size.
 constexpr size_t kBatchBytes = size_t{64} << 10;
@@ -48,12 +48,10 @@ LineWriter::~LineWriter() {
     MutexLock lock(&shared_->mu);
     shared_->stopping = true;
     shared_->work.NotifyAll();
-    while (!shared_->stopped) {
-      const Duration left = until - clock->Now();
-      if (left <= Duration::zero()) break;
-      (void)shared_->progress.WaitFor(&shared_->mu, left);  // the loop looks at the condition
-    }
-    stopped = shared_->stopped;
+    // For the writer's thread, which a sink may hold.
+    stopped = shared_->progress.WaitUntil(
+        &shared_->mu, clock, until,
+        [s = shared_.get()]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(s->mu) { return s->stopped; });
   }
   if (stopped) {
     thread_.join();
@@ -81,12 +79,11 @@ bool LineWriter::Flush(Duration timeout) {
   const Time until = clock->Now() + timeout;
   MutexLock lock(&shared_->mu);
   const uint64_t wanted = shared_->accepted;
-  while (shared_->written < wanted) {
-    const Duration left = until - clock->Now();
-    if (left <= Duration::zero()) return false;
-    (void)shared_->progress.WaitFor(&shared_->mu, left);  // likewise
-  }
-  return true;
+  // For the sink.
+  return shared_->progress.WaitUntil(&shared_->mu, clock, until,
+                                     [&, s = shared_.get()]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(s->mu) {
+                                       return s->written >= wanted;
+                                     });
 }
 
 uint64_t LineWriter::dropped() const {
@@ -101,7 +98,14 @@ void LineWriter::Run(const std::shared_ptr<Shared>& shared) {
     uint64_t lines = 0;
     {
       MutexLock lock(&s.mu);
-      while (s.queue.empty() && !s.stopping) (void)s.work.WaitFor(&s.mu, kLookAgain);
+      // For whoever has a line, or stops the writer.
+      Clock* const clock = Clock::System();
+      if (!s.work.WaitUntil(&s.mu, clock, clock->Now() + kLookAgain,
+                            [&s]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(s.mu) {
+                              return !s.queue.empty() || s.stopping;
+                            })) {
+        continue;
+      }
       if (s.queue.empty()) {
         s.stopped = true;
         s.progress.NotifyAll();

@@ -33,7 +33,6 @@ class Rng {
     constexpr double kDeviation = 37837.22723720648;  // sqrt((2^32 − 1) / 3)
     return (static_cast<double>(sum) - kMean) / kDeviation;
   }
-  constexpr void Seek(uint64_t counter) { counter_ = counter; }
 
  private:
   uint64_t seed_;

@@ -53,21 +53,17 @@ class Watchdog {
  private:
   void Run() {
     MutexLock lock(&mu_);
+    Clock* const clock = Clock::System();
     uint64_t seen = steps_;
-    Time since = Clock::System()->Now();
-    while (!stopped_) {
-      const Duration left = since + timeout_ - Clock::System()->Now();
-      if (left <= Duration::zero()) {
-        if (steps_ == seen) {
-          expired_ = true;
-          context_->TryCancel();
-          return;
-        }
-        seen = steps_;
-        since = Clock::System()->Now();
-        continue;
+    // For the call's end; the time-out begins anew with each step that the call took within it.
+    while (!cv_.WaitUntil(&mu_, clock, clock->Now() + timeout_,
+                          [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopped_; })) {
+      if (steps_ == seen) {
+        expired_ = true;
+        context_->TryCancel();
+        return;
       }
-      cv_.WaitFor(&mu_, left);
+      seen = steps_;
     }
   }
 

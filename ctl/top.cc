@@ -32,6 +32,8 @@ namespace signvote::ctl {
 namespace {
 
 constexpr Duration kRetryMin = std::chrono::milliseconds(200), kRetryMax = std::chrono::seconds(2);
+// Nothing waits without a bound; who has nothing to do looks again after this time.
+constexpr Duration kLookAgain = std::chrono::seconds(10);
 // the times shown go on without an answer
 constexpr Duration kLookEvery = std::chrono::milliseconds(500);
 constexpr int kColumnsDefault = 80, kColumnsMax = 1000;
@@ -85,6 +87,7 @@ class Poller {
     if (answers_.empty()) return std::nullopt;
     Answer answer = std::move(answers_.front());
     answers_.pop_front();
+    cv_.NotifyAll();
     return answer;
   }
 
@@ -118,8 +121,13 @@ class Poller {
       const uint64_t one = 1;
       (void)!write(fd_, &one, sizeof(one));  // full: it is readable anyhow
       const Time until = clock_->Now() + pause;
-      while (!stopped_ && (clock_->Now() < until || answers_.size() > 1)) {
-        cv_.WaitFor(&mu_, std::max<Duration>(until - clock_->Now(), kRetryMin));
+      const auto stopped = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopped_; };
+      if (cv_.WaitUntil(&mu_, clock_, until, stopped)) return;
+      // For whoever takes answers.
+      const auto room = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+        return stopped_ || answers_.size() <= 1;
+      };
+      while (!cv_.WaitUntil(&mu_, clock_, clock_->Now() + kLookAgain, room)) {
       }
       if (stopped_) return;
     }

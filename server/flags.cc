@@ -1,4 +1,5 @@
 #include "server/flags.h"
+#include "common/message_size.h"
 
 #include <string_view>
 #include <tuple>
@@ -328,6 +329,10 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
   if (sizes.chunk_coordinates % kChunkCoordinatesMultiple != 0) {
     return Usage(absl::StrCat("--chunk-coordinates ", sizes.chunk_coordinates,
                               " is not a multiple of ", kChunkCoordinatesMultiple));
+  }
+  if (sizes.message_bytes_max > kMessageBytesMost) {
+    return Usage(absl::StrCat("--message-bytes-max ", sizes.message_bytes_max, " is above ",
+                              kMessageBytesMost, ", the most that a worker takes"));
   }
   if (sizes.chunk_coordinates / 8 > sizes.message_bytes_max) {
     return Usage(absl::StrCat("--chunk-coordinates ", sizes.chunk_coordinates, " makes chunks of ",

@@ -253,7 +253,7 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
   }
   SessionOptions options = flags.session;
   options.metrics_address = port->address();
-  options.bits_memory = device->host_memory();
+  options.bits_memory = device->host_memory().get();
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
                             Session::Create(options, clock));
   port->Show(session.get());

@@ -469,14 +469,6 @@ absl::StatusOr<std::optional<StateView>> DecodeState(BulkKind kind,
   return std::optional<StateView>(view);
 }
 
-absl::Status CopyPayload(const grpc::ByteBuffer& buffer, uint64_t offset, std::span<uint8_t> out) {
-  Cursor in(buffer);
-  if (!in.Skip(offset) || !in.Copy(out.data(), out.size())) {
-    return absl::InvalidArgumentError("message is shorter than its payload");
-  }
-  return absl::OkStatus();
-}
-
 absl::Status CopyPayloadChecked(const grpc::ByteBuffer& buffer, uint64_t offset, uint64_t checksum,
                                 std::span<uint8_t> out) {
   // Hashed in pieces that are still in the first-level cache from being copied, yet long enough for

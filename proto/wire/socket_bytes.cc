@@ -12,37 +12,10 @@
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
-#include <set>
 #include <utility>
-
-#include "common/mutex.h"
 
 namespace signvote::wire {
 namespace {
-
-// Connections that some counter of this process watches, so that two sessions to one server never
-// watch the same.
-class Claims {
- public:
-  bool Take(uint64_t inode) {
-    MutexLock lock(&mu_);
-    return taken_.insert(inode).second;
-  }
-  void Release(uint64_t inode) {
-    MutexLock lock(&mu_);
-    taken_.erase(inode);
-  }
-
- private:
-  Mutex mu_;
-  std::set<uint64_t> taken_ ABSL_GUARDED_BY(mu_);
-};
-
-Claims& GlobalClaims() {
-  static Claims* const claims =
-      new Claims;  // never destroyed: counters may outlive static destructors
-  return *claims;
-}
 
 std::string PercentDecoded(const std::string& text) {
   std::string out;
@@ -132,41 +105,44 @@ uint64_t InodeOf(int fd) {
   return fstat(fd, &info) == 0 && S_ISSOCK(info.st_mode) ? info.st_ino : 0;
 }
 
+// Which connection a client's socket is marked as; 0: it is not marked.
+uint32_t MarkOf(int fd) {
+  unsigned timeout_ms = 0;
+  socklen_t size = sizeof(timeout_ms);
+  if (getsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, &size) != 0) return 0;
+  constexpr uint32_t kFirst = SocketByteCounter::kMarkFirst;
+  return timeout_ms >= kFirst && timeout_ms - kFirst < SocketByteCounter::kMarks ? timeout_ms : 0;
+}
+
 }  // namespace
 
-SocketByteCounter::SocketByteCounter(std::string peer, uint16_t local_port)
-    : peer_(std::move(peer)), local_port_(local_port) {
-  const std::optional<Endpoint> wanted = FromPeer(peer_);
+SocketByteCounter::SocketByteCounter(std::string peer, uint16_t local_port, uint32_t mark) {
+  const std::optional<Endpoint> wanted = FromPeer(peer);
   if (!wanted) return;
   DIR* const folder = opendir("/proc/self/fd");
   if (folder == nullptr) return;
+  int marked = -1, unmarked = -1;
+  int count_marked = 0, count_unmarked = 0;
   while (const dirent* entry = readdir(folder)) {
     int fd = -1;
     const char* const end = entry->d_name + std::strlen(entry->d_name);
     if (std::from_chars(entry->d_name, end, fd).ptr != end || fd < 0) continue;
-    const uint64_t inode = InodeOf(fd);
-    if (inode == 0 || EndpointOf(&getpeername, fd) != wanted) continue;
-    if (local_port_ != 0) {
+    if (InodeOf(fd) == 0 || EndpointOf(&getpeername, fd) != wanted) continue;
+    if (local_port != 0) {
       const std::optional<Endpoint> local = EndpointOf(&getsockname, fd);
-      if (!local || local->port != local_port_) continue;
+      if (!local || local->port != local_port) continue;
     }
-    if (!GlobalClaims().Take(inode)) continue;
-    fd_ = fd;
-    inode_ = inode;
-    break;
+    const uint32_t its = mark == 0 ? 0 : MarkOf(fd);
+    if (its != mark && its != 0) continue;  // another client's
+    (its == mark ? marked : unmarked) = fd;
+    ++(its == mark ? count_marked : count_unmarked);
   }
   closedir(folder);
+  const bool by_mark = count_marked > 0;
+  if ((by_mark ? count_marked : count_unmarked) != 1) return;
+  fd_ = by_mark ? marked : unmarked;
+  inode_ = InodeOf(fd_);
 }
-
-SocketByteCounter::~SocketByteCounter() {
-  if (inode_ != 0) GlobalClaims().Release(inode_);
-}
-
-SocketByteCounter::SocketByteCounter(SocketByteCounter&& other) noexcept
-    : peer_(std::move(other.peer_)),
-      local_port_(other.local_port_),
-      fd_(std::exchange(other.fd_, -1)),
-      inode_(std::exchange(other.inode_, 0)) {}
 
 std::optional<SocketBytes> SocketByteCounter::Read() {
   if (fd_ < 0 || InodeOf(fd_) != inode_) return std::nullopt;

@@ -80,11 +80,9 @@ struct StateView {
 absl::StatusOr<std::optional<VoteView>> DecodeVote(BulkKind kind, const grpc::ByteBuffer& buffer);
 absl::StatusOr<std::optional<StateView>> DecodeState(BulkKind kind, const grpc::ByteBuffer& buffer);
 
-// Copies bytes [offset, offset + out.size()) of the message into `out`. INVALID_ARGUMENT when the
-// message is shorter.
-absl::Status CopyPayload(const grpc::ByteBuffer& buffer, uint64_t offset, std::span<uint8_t> out);
-// The same, computing XXH3-64 of the bytes on the way; DATA_LOSS "checksum" when it is not
-// `checksum`.
+// Copies bytes [offset, offset + out.size()) of the message into `out`, computing XXH3-64 of them on
+// the way. INVALID_ARGUMENT: the message is shorter. DATA_LOSS "checksum": that is not `checksum`;
+// the bytes are copied all the same.
 absl::Status CopyPayloadChecked(const grpc::ByteBuffer& buffer, uint64_t offset, uint64_t checksum,
                                 std::span<uint8_t> out);
 

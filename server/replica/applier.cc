@@ -60,12 +60,10 @@ std::optional<Applied> Applier::ApplyNext() {
 bool Applier::WaitForWork(Duration timeout) {
   const Time until = clock_->Now() + timeout;
   MutexLock lock(&mu_);
-  while (!woken_ && (busy_ || queue_.empty())) {
-    const Duration left = until - clock_->Now();
-    if (left <= Duration::zero()) return false;
-    (void)changed_.WaitFor(&mu_, left);  // the loop looks at the condition itself
-  }
-  return !woken_;
+  // For the run's thread, which proposes commits, and for a snapshot that is being taken.
+  return changed_.WaitUntil(&mu_, clock_, until, [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return woken_ || (!busy_ && !queue_.empty());
+  }) && !woken_;
 }
 
 void Applier::Wake() {
@@ -79,12 +77,9 @@ void Applier::Wake() {
 bool Applier::WaitUntilIdle(Duration timeout) {
   const Time until = clock_->Now() + timeout;
   MutexLock lock(&mu_);
-  while (!queue_.empty()) {
-    const Duration left = until - clock_->Now();
-    if (left <= Duration::zero()) return false;
-    (void)changed_.WaitFor(&mu_, left);  // likewise
-  }
-  return true;
+  // For whoever calls ApplyNext().
+  return changed_.WaitUntil(&mu_, clock_, until,
+                            [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return queue_.empty(); });
 }
 
 size_t Applier::backlog() const {
@@ -105,13 +100,11 @@ absl::StatusOr<Applier::Snapshot> Applier::TakeSnapshot(WithX0 with_x0, Duration
   if (with_x0 == WithX0::kYes && replica_->has_x0()) snapshot.x0.resize(replica_->coordinates());
   {
     MutexLock lock(&mu_);
-    while (busy_) {
-      const Duration left = until - clock_->Now();
-      if (left <= Duration::zero()) {
-        return absl::DeadlineExceededError(
-            "the master replica was busy with one commit all the time: no copy of it was made");
-      }
-      (void)changed_.WaitFor(&mu_, left);  // likewise
+    // For the commit that is being applied.
+    if (!changed_.WaitUntil(&mu_, clock_, until,
+                            [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !busy_; })) {
+      return absl::DeadlineExceededError(
+          "the master replica was busy with one commit all the time: no copy of it was made");
     }
     busy_ = true;
   }
@@ -155,12 +148,8 @@ void ApplierThread::Stop() {
 bool ApplierThread::WaitBefore() {
   const Time until = clock_->Now() + options_.delay;
   MutexLock lock(&mu_);
-  while (!stopping_) {
-    const Duration left = until - clock_->Now();
-    if (left <= Duration::zero()) return true;
-    (void)stopped_.WaitFor(&mu_, left);
-  }
-  return false;
+  return !stopped_.WaitUntil(&mu_, clock_, until,
+                             [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_; });
 }
 
 bool ApplierThread::stopping() {

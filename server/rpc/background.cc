@@ -5,7 +5,7 @@
 namespace signvote::rpc {
 namespace {
 
-// Nothing waits without a bound; this wait is woken by notifications and merely looks again.
+// Nothing waits without a bound; who has nothing to do looks again after this time.
 constexpr Duration kLookAgain = std::chrono::seconds(10);
 
 }  // namespace
@@ -38,7 +38,14 @@ void Background::Loop() {
     std::function<void()> job;
     {
       MutexLock lock(&mu_);
-      while (jobs_.empty() && !stopping_) (void)work_.WaitFor(&mu_, kLookAgain);
+      // For whoever has a job, or stops this.
+      Clock* const clock = Clock::System();
+      if (!work_.WaitUntil(&mu_, clock, clock->Now() + kLookAgain,
+                           [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+                             return !jobs_.empty() || stopping_;
+                           })) {
+        continue;
+      }
       if (jobs_.empty()) return;
       job = std::move(jobs_.front());
       jobs_.pop_front();

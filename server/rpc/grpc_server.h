@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "common/clock.h"
 #include "common/file_system.h"
+#include "common/message_size.h"
 #include "server/rpc/state_transfer.h"
 #include "server/rpc/tls_credentials.h"
 #include "server/run/run_thread.h"
@@ -17,7 +18,7 @@ namespace signvote::rpc {
 struct GrpcServerOptions {
   std::string listen;              // "host:port"; port 0: any
   std::shared_ptr<TlsSource> tls;  // null: plaintext
-  uint64_t message_bytes_max = uint64_t{8} << 20;
+  uint64_t message_bytes_max = kMessageBytesDefault;
   // What gRPC may take for messages on their way; beyond it the greediest connections go.
   uint64_t memory_bytes_max = uint64_t{2} << 30;
   TransferLimits transfers;

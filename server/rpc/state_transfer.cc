@@ -486,8 +486,11 @@ void Transfers::Watch() {
     std::vector<std::shared_ptr<Transfer>> calls;
     {
       MutexLock lock(&mu_);
-      if (!stopping_) (void)stopped_.WaitFor(&mu_, kLookEvery);
-      if (stopping_) return;
+      Clock* const clock = Clock::System();
+      if (stopped_.WaitUntil(&mu_, clock, clock->Now() + kLookEvery,
+                             [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_; })) {
+        return;
+      }
       std::erase_if(open_, [](const auto& call) { return call.expired(); });
       for (const auto& call : open_) calls.push_back(call.lock());
     }

@@ -198,9 +198,9 @@ Roster::Due Roster::Fence(Time now) {
   Due due;
   for (const auto& [since, peer] : by_stage_[Index(Stage::kConnected)]) {
     if (now - since <= options_.join_timeout) break;
-    due.close.emplace_back(peer, absl::DeadlineExceededError(absl::StrCat(
-                                     "no Join came within ", Seconds(options_.join_timeout),
-                                     " s of the stream's start")));
+    due.close.emplace_back(peer, absl::UnavailableError(absl::StrCat("no Join came within ",
+                                                                     Seconds(options_.join_timeout),
+                                                                     " s of the stream's start")));
   }
   for (const auto& [since, peer] : by_stage_[Index(Stage::kHeld)]) {
     if (now - since < options_.ping_timeout) break;

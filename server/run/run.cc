@@ -378,8 +378,9 @@ void Run::End(Time now, absl::Status status) {
   stop_.ended = true;
   Event(now, EventKind::kEnded, {.reason = reason});
   AnswerWatchers(now, kEndOfTime);
-  if (absl::IsAborted(status)) {
-    // Nothing resumes a run that diverged: workers must not look for this server again.
+  if (absl::IsAborted(status) || absl::IsDataLoss(status)) {
+    // Nothing resumes a run that diverged, or whose replica is damaged: workers must not look for
+    // this server again.
     stop_.closing_status = absl::FailedPreconditionError(status.message());
   } else if (!status.ok()) {
     stop_.closing_status = status;

@@ -210,6 +210,11 @@ class Run {
   };
 
   // The parts that exist once the parameters are complete.
+  struct RoleTold {
+    round::Role role = round::Role::kMember;
+    std::string worker, reason;
+  };
+
   struct Course {
     Course(const CommitRing::Options& ring_options, OpenVote::Options vote_options,
            TallySink* tally, RunModel* model)
@@ -233,6 +238,8 @@ class Run {
     bool counted = false;  // the last attempt was, and its statistics are not in the books yet
     std::optional<Proposed> proposed;  // and not published yet
     std::vector<Published> published;  // and not in the books yet
+    // That a commit brought which is not in the books yet: told with it.
+    std::vector<RoleTold> roles;
   };
 
   struct Stop {
@@ -331,6 +338,7 @@ class Run {
   // for.
   void AfterCommits(Time now);
   void TellRoom();
+  void TellRoles(Time now);
   void NoteStatistics();
   bool IsOpen(Round round, Attempt attempt) const;
 

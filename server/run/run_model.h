@@ -18,6 +18,7 @@
 #include "common/ids.h"
 #include "common/layout.h"
 #include "common/memory_budget.h"
+#include "common/message_size.h"
 #include "common/model_identity.h"
 #include "server/commit/commit_ring.h"
 #include "server/replica/master_replica.h"
@@ -48,7 +49,7 @@ inline constexpr uint32_t kChunksMax = 1u << 13;
 struct ModelSizes {
   uint64_t chunk_coordinates = 0;  // --chunk-coordinates; 0: ChunkPlan's default
   uint64_t session_buffer_bytes = uint64_t{64} << 20;
-  uint64_t message_bytes_max = uint64_t{8} << 20;
+  uint64_t message_bytes_max = kMessageBytesDefault;
   std::optional<uint64_t> catch_up_bytes;  // --catch-up-bytes; nullopt: DefaultCatchUpBytes()
   uint32_t workers_max = 64;
   bool needs_x0 = false;  // the rule keeps the starting parameters

@@ -232,6 +232,7 @@ void Run::AfterCommits(Time now) {
                      .commit_seconds = ToSeconds(done.took),
                      .payload_hash = p.payload_hash});
   }
+  TellRoles(now);
   ForgetNames();
   for (auto& [peer, s] : streams_) {
     CountBytes(s);
@@ -267,8 +268,16 @@ void Run::Execute(Time now, const round::Resync& resync) {
 void Run::Execute(Time now, const round::RoleChanged& change) {
   const Roster::Worker* worker = roster_.FindWorker(change.worker);
   if (worker == nullptr) return;
-  Event(now, change.role == round::Role::kObserver ? EventKind::kObserver : EventKind::kMember,
-        {.worker = worker->name, .reason = change.reason});
+  const bool with_commit = course_->proposed.has_value() || !course_->published.empty();
+  course_->roles.push_back({change.role, worker->name, change.reason});
+  if (!with_commit) TellRoles(now);
+}
+
+void Run::TellRoles(Time now) {
+  for (const RoleTold& told : std::exchange(course_->roles, {})) {
+    Event(now, told.role == round::Role::kObserver ? EventKind::kObserver : EventKind::kMember,
+          {.worker = told.worker, .reason = told.reason});
+  }
 }
 
 void Run::Execute(Time now, const round::PauseSet& pause) {

@@ -162,7 +162,14 @@ void TallyThreads::Work() {
     TallyJob job;
     {
       MutexLock lock(&mu_);
-      while (queue_.empty() && !stopping_) (void)work_.WaitFor(&mu_, kLookAgain);
+      // For the run's thread, which closes chunks. The system's clock: the run's may stand still.
+      Clock* const clock = Clock::System();
+      if (!work_.WaitUntil(&mu_, clock, clock->Now() + kLookAgain,
+                           [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+                             return !queue_.empty() || stopping_;
+                           })) {
+        continue;
+      }
       if (stopping_) return;
       job = std::move(queue_.front());
       queue_.pop_front();

@@ -251,7 +251,8 @@ void SessionWorker(const Config& config, const Secrets* secrets, const std::stri
   HostReplicaMemory replica({x.as<float>(), config.d});
   const absl::Status attached = (*session)->Attach(&replica);
   if (!attached.ok()) fail("attach", attached);
-  std::vector<uint8_t> ballot(run->plan.TotalBytes());
+  const auto bits = std::make_shared<std::vector<uint8_t>>(run->plan.TotalBytes());
+  std::vector<uint8_t>& ballot = *bits;
   Rng rng(index, 1);
   for (uint8_t& byte : ballot) byte = static_cast<uint8_t>(rng.Next());
   if (config.d % 8 != 0) ballot.back() &= static_cast<uint8_t>((1u << (config.d % 8)) - 1);
@@ -268,7 +269,8 @@ void SessionWorker(const Config& config, const Secrets* secrets, const std::stri
     for (uint32_t round = 0; round < turns->rounds; ++round) {
       for (uint32_t k = 0; k < run->plan.chunks(); ++k) {
         const absl::Status sent = (*session)->SendChunk(
-            ChunkIndex(k), ballot.data() + run->plan.ByteOffset(ChunkIndex(k)));
+            ChunkIndex(k), std::shared_ptr<const uint8_t>(
+                               bits, ballot.data() + run->plan.ByteOffset(ChunkIndex(k))));
         if (!sent.ok()) fail("chunk", sent);
       }
       const absl::Status scalars =

@@ -122,20 +122,23 @@ ModelDescription ModelOf(const Flags& flags) {
 }
 
 // The same random bits for every ballot of this worker.
-std::vector<uint8_t> RandomBallot(const Flags& flags, const ChunkPlan& plan) {
-  std::vector<uint8_t> ballot(plan.TotalBytes());
+std::shared_ptr<const std::vector<uint8_t>> RandomBallot(const Flags& flags,
+                                                         const ChunkPlan& plan) {
+  auto out = std::make_shared<std::vector<uint8_t>>(plan.TotalBytes());
+  std::vector<uint8_t>& ballot = *out;
   Rng bits(Xxh3(flags.session.name.data(), flags.session.name.size()), kBallotStream);
   for (uint8_t& byte : ballot) byte = static_cast<uint8_t>(bits.Next());
   if (flags.coordinates % 8 != 0)
     ballot.back() &= static_cast<uint8_t>((1u << (flags.coordinates % 8)) - 1);
-  return ballot;
+  return out;
 }
 
 absl::Status SendRandomBallot(Session* session, const ChunkPlan& plan,
-                              const std::vector<uint8_t>& ballot) {
+                              const std::shared_ptr<const std::vector<uint8_t>>& ballot) {
   for (uint32_t k = 0; k < plan.chunks(); ++k) {
-    SIGNVOTE_RETURN_IF_ERROR(
-        session->SendChunk(ChunkIndex(k), ballot.data() + plan.ByteOffset(ChunkIndex(k))));
+    SIGNVOTE_RETURN_IF_ERROR(session->SendChunk(
+        ChunkIndex(k),
+        std::shared_ptr<const uint8_t>(ballot, ballot->data() + plan.ByteOffset(ChunkIndex(k)))));
   }
   return session->SendScalars({.loss = 1, .g_l1 = 1, .g_l2_squared = 1});
 }

@@ -103,7 +103,7 @@ class CudaDeviceTest : public testing::Test {
     SIGNVOTE_ASSIGN_OR_RETURN(replica_,
                               device_->MakeReplica(&layout_, PointersInto(layout_, x_.data())));
     SIGNVOTE_ASSIGN_OR_RETURN(packer_, device_->MakePacker(&layout_, plan_, {}));
-    ballot_ = std::pmr::vector<uint8_t>(plan_.TotalBytes(), 0, device_->host_memory());
+    ballot_ = std::pmr::vector<uint8_t>(plan_.TotalBytes(), 0, device_->host_memory().get());
     return absl::OkStatus();
   }
   absl::Status Start(uint32_t k = 0) {
@@ -300,10 +300,10 @@ TEST_F(CudaDeviceTest, BallotsLieInPageLockedMemoryOrInOrdinaryWhereThereIsNone)
   ASSERT_TRUE(MakeAll().ok());
   const size_t before = emulator::HostBytes();
   {
-    const std::pmr::vector<uint8_t> bits(1000, 0, device_->host_memory());
+    const std::pmr::vector<uint8_t> bits(1000, 0, device_->host_memory().get());
     EXPECT_EQ(emulator::HostBytes(), before + 1000);
     emulator::FailNext(Call::kHostAlloc, 1, cudaErrorMemoryAllocation);
-    std::pmr::vector<uint8_t> ordinary(1000, 0, device_->host_memory());
+    std::pmr::vector<uint8_t> ordinary(1000, 0, device_->host_memory().get());
     EXPECT_EQ(emulator::HostBytes(), before + 1000);
     ordinary[999] = 1;
   }

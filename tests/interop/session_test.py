@@ -369,6 +369,26 @@ class SessionTest(unittest.TestCase):
         self.assertFalse(momenta[2].any(), "a rewind does not")
         self.assertEqual(self.session.commits, {"step": 0, "rewind": 1, "none": 1})
 
+    def test_what_refers_to_the_round_before_is_told_exactly_after_a_step(self):
+        told = []
+
+        def conversation(_, requests):
+            kinds = training.Commit
+            for round_, kind in enumerate((kinds.KIND_STEP, kinds.KIND_NONE, kinds.KIND_STEP, kinds.KIND_REWIND, None)):
+                yield self.script.open(round_, data_step=round_, wanted=[training.SCALAR_PREV_INNER])
+                self.script.until(requests, "scalars")
+                told.append(not math.isnan(self.script.scalars[-1].wanted[0]))
+                if kind == kinds.KIND_STEP:
+                    yield from self.script.verdict(self.plus, round_)
+                    yield self.script.commit(self.plus, round_)
+                elif kind is not None:
+                    yield self.script.still(kind, round_)
+            yield from self.finish(requests, rounds=4)
+
+        self.script.conversation = conversation
+        self.assertEqual(self.session.run(), "finished")
+        self.assertEqual(told, [False, True, False, True, False])
+
     def test_commits_of_every_kind_move_the_replica_as_cpp_does(self):
         """300 rounds, each kind with everything it may carry, drawn at random; then the C++ apply does the same."""
         draw = random.Random(11)

@@ -44,7 +44,6 @@ void SimWorker::Start() {
   Forget();
   up_ = true;
   FollowerOptions options{.name = name_};
-  options.message_bytes_max = uint64_t{64} << 20;
   options.model = {.tensors = world_->model.tensors(), .can_probe = true};
   follower_ = std::make_unique<Follower>(std::move(options));
   retry_.emplace(RetryLimits{.connect_timeout = std::chrono::minutes(10),
@@ -236,6 +235,8 @@ absl::Status SimWorker::Do(FollowerAction action, const v1::ServerMessage& messa
     opened_.reset();
   } else if (auto* finish = std::get_if<FinishAction>(&action)) {
     finish_rounds_ = finish->rounds;
+  } else if (const auto* rejoin = std::get_if<RejoinAction>(&action)) {
+    return rejoin->why;
   } else if (std::holds_alternative<DrainAction>(action)) {
     draining_ = true;
   }

@@ -21,8 +21,10 @@ absl::StatusOr<VoteFrame> PassVote(wire::BulkKind kind, const VoteFrame& frame) 
                             wire::DecodeVote(kind, bytes));
   if (!view.has_value()) return absl::InternalError("a vote was read as another message");
   auto payload = std::make_shared<std::vector<uint8_t>>(view->payload_bytes);
-  // Not the checked copy: what is under way may have been damaged on purpose.
-  SIGNVOTE_RETURN_IF_ERROR(wire::CopyPayload(bytes, view->payload_offset, *payload));
+  const absl::Status copied =
+      wire::CopyPayloadChecked(bytes, view->payload_offset, view->header.checksum, *payload);
+  // What is under way may have been damaged on purpose.
+  if (!absl::IsDataLoss(copied)) SIGNVOTE_RETURN_IF_ERROR(copied);
   return VoteFrame{.run_id = view->header.run_id,
                    .epoch = view->header.epoch,
                    .round = view->header.round,

@@ -37,12 +37,14 @@ absl::StatusOr<std::string> Open(int ordinal) {
 class CudaDevice : public WorkerDevice {
  public:
   CudaDevice(std::string name, cuda::Device device)
-      : name_(std::move(name)), device_(std::move(device)), pinned_(device_.ordinal) {}
+      : name_(std::move(name)),
+        device_(std::move(device)),
+        pinned_(std::make_shared<cuda::PinnedMemory>(device_.ordinal)) {}
 
   std::string name() const override {
     return absl::StrCat("cuda:", device_.ordinal, " (", name_, ")");
   }
-  std::pmr::memory_resource* host_memory() override { return &pinned_; }
+  std::shared_ptr<std::pmr::memory_resource> host_memory() override { return pinned_; }
 
   absl::StatusOr<std::unique_ptr<ReplicaMemory>> MakeReplica(const Layout* layout,
                                                              TensorPointers x) override {
@@ -59,7 +61,7 @@ class CudaDevice : public WorkerDevice {
  private:
   const std::string name_;
   const cuda::Device device_;
-  cuda::PinnedMemory pinned_;
+  const std::shared_ptr<cuda::PinnedMemory> pinned_;
   const uint32_t* verdict_ = nullptr;  // of the replica made last
 };
 

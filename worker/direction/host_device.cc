@@ -72,6 +72,11 @@ std::string HostDevice::name() const {
   return absl::StrCat("cpu (", std::string(IsaName(ActiveIsa())), ")");
 }
 
+std::shared_ptr<std::pmr::memory_resource> HostDevice::host_memory() {
+  // The standard's own, which nobody destroys.
+  return {std::pmr::new_delete_resource(), [](std::pmr::memory_resource*) {}};
+}
+
 absl::StatusOr<std::unique_ptr<ReplicaMemory>> HostDevice::MakeReplica(const Layout* layout,
                                                                        TensorPointers x) {
   SIGNVOTE_CHECK(x.size() == layout->tensors().size());

@@ -27,7 +27,8 @@ class WorkerDevice {
   virtual std::string name() const = 0;  // "cpu (avx512)", "cuda:0 (NVIDIA H100)"
   // Memory of the host from which and to which packed bits travel: page-locked where that speeds up
   // their copies.
-  virtual std::pmr::memory_resource* host_memory() = 0;
+  // Thread-safe, and may outlive the device: a ballot that is still being sent lies in it.
+  virtual std::shared_ptr<std::pmr::memory_resource> host_memory() = 0;
   // The replica that lies in x, memory of this device by tensor of the layout. RESOURCE_EXHAUSTED:
   // no memory for buffers.
   virtual absl::StatusOr<std::unique_ptr<ReplicaMemory>> MakeReplica(const Layout* layout,
@@ -40,7 +41,7 @@ class WorkerDevice {
 class HostDevice : public WorkerDevice {
  public:
   std::string name() const override;
-  std::pmr::memory_resource* host_memory() override { return std::pmr::new_delete_resource(); }
+  std::shared_ptr<std::pmr::memory_resource> host_memory() override;
   absl::StatusOr<std::unique_ptr<ReplicaMemory>> MakeReplica(const Layout* layout,
                                                              TensorPointers x) override;
   absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(const Layout* layout, ChunkPlan plan,

@@ -17,7 +17,8 @@
 
 namespace signvote {
 
-// One micro-batch; the caller keeps the buffers alive during the call.
+// One micro-batch. The caller keeps its buffers alive and unchanged until Evaluate returned, or the
+// Backward that follows its Forward: the graph reads them.
 struct BatchView {
   uint64_t rows = 0;                 // sequences (LLaMA) or samples (MLP)
   uint64_t length = 0;               // tokens per sequence (LLaMA)
@@ -66,8 +67,8 @@ class Model {
   // Zeroes the slot's gradient.
   virtual absl::Status BeginStep(ReplicaSlot slot) = 0;
 
-  // The mean loss of the batch in nats per target; keeps the graph for one Backward. A non-finite
-  // loss is a value.
+  // The mean loss of the batch in nats per target; keeps the graph, which refers to the batch's
+  // buffers, for one Backward. A non-finite loss is a value.
   virtual absl::StatusOr<double> Forward(ReplicaSlot slot, const BatchView& batch) = 0;
   // Coordinates [first, first + count) of layout() are final in the slot's gradient; whole tensors.
   using GradientReady = std::function<void(uint64_t first, uint64_t count)>;

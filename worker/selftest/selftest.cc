@@ -303,7 +303,7 @@ class Comparison {
     ballots_.clear();
     for (uint32_t k = 0; k < chunks; ++k) {
       ballots_.emplace_back(plan_.Bytes(ChunkIndex(k)) + kMarginBytes, kUntouched,
-                            device_->host_memory());
+                            device_->host_memory().get());
     }
     // Gradients become final in any order; ballots are asked for in any other.
     std::vector<uint32_t> order = Shuffled(chunks);
@@ -479,7 +479,7 @@ absl::Status MeasureRates(WorkerDevice* device, SelftestMemory* memory, Clock* c
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<ReplicaMemory> replica,
                             device->MakeReplica(&layout, PointersInto(layout, x.data())));
   const std::vector<const float*> gradient = PointersInto<const float>(layout, g.data());
-  std::pmr::vector<uint8_t> bits(plan.TotalBytes(), 0x5A, device->host_memory());
+  std::pmr::vector<uint8_t> bits(plan.TotalBytes(), 0x5A, device->host_memory().get());
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<BallotPacker> packer,
                             device->MakePacker(&layout, plan, {.kind = DirectionKind::kSignum}));
 

@@ -8,20 +8,13 @@
 #include "common/status.h"
 
 namespace signvote {
-namespace {
-
-// How long a late ballot is waited for before the connection is cut, and what a cut one takes to let
-// go of the bits.
-constexpr Duration kReleasePatience = std::chrono::seconds(1);
-constexpr Duration kCutPatience = std::chrono::seconds(5);
-
-}  // namespace
 
 const BallotSender::OpenVote* BallotSender::VoteLocked() const {
   return vote_ && ballot_.open() && vote_->round == ballot_.round() ? &*vote_ : nullptr;
 }
 
-void BallotSender::VoteOpens(std::shared_ptr<Stream> stream, Round round, const VoteId& vote) {
+void BallotSender::VoteOpens(std::shared_ptr<OutgoingStream> stream, Round round,
+                             const VoteId& vote) {
   {
     MutexLock lock(&mu_);
     vote_ = OpenVote{stream, round, vote};
@@ -35,7 +28,7 @@ void BallotSender::VoteOpens(std::shared_ptr<Stream> stream, Round round, const 
 }
 
 void BallotSender::VoteEnds() {
-  std::shared_ptr<Stream> last;  // destroyed outside the lock
+  std::shared_ptr<OutgoingStream> last;  // destroyed outside the lock
   MutexLock lock(&mu_);
   if (vote_) last = std::move(vote_->stream);
   vote_.reset();
@@ -47,7 +40,7 @@ void BallotSender::Open(Round round, Time opened, const ChunkPlan& plan) {
   ballot_.Open(round, opened, plan);
 }
 
-absl::Status BallotSender::SendChunk(ChunkIndex k, const uint8_t* bits) {
+absl::Status BallotSender::SendChunk(ChunkIndex k, std::shared_ptr<const uint8_t> bits) {
   size_t bytes = 0;
   {
     MutexLock lock(&mu_);
@@ -58,12 +51,12 @@ absl::Status BallotSender::SendChunk(ChunkIndex k, const uint8_t* bits) {
   }
   if (bits == nullptr)
     return absl::InvalidArgumentError(absl::StrCat("chunk ", k.value(), " has no bits"));
-  const uint64_t checksum = Xxh3(bits, bytes);
-  std::shared_ptr<Stream> stream;
+  const uint64_t checksum = Xxh3(bits.get(), bytes);
+  std::shared_ptr<OutgoingStream> stream;
   OutgoingMessage outgoing;
   {
     MutexLock lock(&mu_);
-    SIGNVOTE_RETURN_IF_ERROR(ballot_.AddChunk(k, bits, checksum, clock_->Now()));
+    SIGNVOTE_RETURN_IF_ERROR(ballot_.AddChunk(k, std::move(bits), checksum, clock_->Now()));
     // Without a vote the chunk waits for the round's next opening.
     const OpenVote* const vote = VoteLocked();
     if (vote == nullptr) return absl::OkStatus();
@@ -75,7 +68,7 @@ absl::Status BallotSender::SendChunk(ChunkIndex k, const uint8_t* bits) {
 }
 
 absl::StatusOr<bool> BallotSender::SendScalars(v1::Scalars scalars) {
-  std::shared_ptr<Stream> stream;
+  std::shared_ptr<OutgoingStream> stream;
   OutgoingMessage outgoing;
   bool whole = false;
   {
@@ -91,7 +84,7 @@ absl::StatusOr<bool> BallotSender::SendScalars(v1::Scalars scalars) {
 }
 
 absl::Status BallotSender::SendAbstain(v1::Abstain::Reason reason) {
-  std::shared_ptr<Stream> stream;
+  std::shared_ptr<OutgoingStream> stream;
   {
     MutexLock lock(&mu_);
     SIGNVOTE_RETURN_IF_ERROR(ballot_.AddAbstain(reason));
@@ -106,27 +99,21 @@ absl::Status BallotSender::SendAbstain(v1::Abstain::Reason reason) {
   return absl::OkStatus();
 }
 
-// What waits is withdrawn, and what gRPC still reads is waited for. That is nothing after an
-// ordinary round; a late ballot on a choked connection costs the connection.
 RoundTimes BallotSender::Close() {
   RoundTimes times;
-  std::shared_ptr<Stream> stream;
-  std::shared_ptr<BallotBits> bits;
+  std::shared_ptr<OutgoingStream> stream;
+  KeptBallot closed;  // its bits are let go of outside the lock
   {
     MutexLock lock(&mu_);
     times.opened = ballot_.opened();
     times.first_chunk = ballot_.first_chunk();
-    bits = ballot_.Close();
+    if (!ballot_.open()) return times;
+    std::swap(closed, ballot_);
     if (vote_) stream = vote_->stream;
   }
-  if (bits == nullptr) return times;
-  if (stream != nullptr) {
-    times.ballot_written = stream->ballots_written();
-    stream->WithdrawBallots();
-  }
-  if (bits->AwaitRelease(clock_, clock_->Now() + kReleasePatience)) return times;
-  if (stream != nullptr) stream->Cancel(absl::AbortedError("a late ballot did not get through"));
-  (void)bits->AwaitRelease(clock_, clock_->Now() + kCutPatience);  // a cancelled call lets go
+  if (stream == nullptr) return times;
+  times.ballot_written = stream->ballots_written();
+  stream->WithdrawBallots();
   return times;
 }
 

@@ -2,7 +2,8 @@
 // The ballot of the round that the caller votes in, on its way: kept, and sent under the vote that is
 // open, and again under each later one, over this connection or the next.
 //
-// Ownership: refers to the caller's bits until Close() has returned.
+// Ownership: shares the bits with the caller; they are let go of when the ballot is closed and the
+//            network is done with the last message of it, which may be later.
 // Threads:   thread-safe. Chunks may be handed over while an attempt opens: each is sent under the
 //            newest vote, once.
 
@@ -18,7 +19,7 @@
 #include "signvote/v1/training.pb.h"
 #include "worker/session/follower.h"
 #include "worker/session/kept_ballot.h"
-#include "worker/session/stream.h"
+#include "worker/session/outgoing_stream.h"
 #include "worker/session/types.h"
 
 namespace signvote {
@@ -29,7 +30,7 @@ class BallotSender {
 
   // ---- the link's side
   // A vote on `round` is open over this stream: a ballot that is kept for it goes again.
-  void VoteOpens(std::shared_ptr<Stream> stream, Round round, const VoteId& vote)
+  void VoteOpens(std::shared_ptr<OutgoingStream> stream, Round round, const VoteId& vote)
       ABSL_LOCKS_EXCLUDED(mu_);
   // None is open any more: what is handed over waits for the next.
   void VoteEnds() ABSL_LOCKS_EXCLUDED(mu_);
@@ -38,18 +39,19 @@ class BallotSender {
   void Open(Round round, Time opened, const ChunkPlan& plan) ABSL_LOCKS_EXCLUDED(mu_);
   // Any thread, also several at a time. INVALID_ARGUMENT: no chunk, or no bits.
   // FAILED_PRECONDITION: no round is open, or the chunk was handed over already.
-  absl::Status SendChunk(ChunkIndex k, const uint8_t* bits) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status SendChunk(ChunkIndex k, std::shared_ptr<const uint8_t> bits)
+      ABSL_LOCKS_EXCLUDED(mu_);
   // True: the ballot is whole with this.
   absl::StatusOr<bool> SendScalars(v1::Scalars scalars) ABSL_LOCKS_EXCLUDED(mu_);
   // Chunks not yet sent are withdrawn; those sent stand.
   absl::Status SendAbstain(v1::Abstain::Reason reason) ABSL_LOCKS_EXCLUDED(mu_);
-  // The caller may change or free the bits when this has returned. `opened`, `first_chunk` and
-  // `ballot_written`. A ballot that the network does not take within a second costs the connection.
+  // What waits for its turn is withdrawn; never waits for the network. `opened`, `first_chunk` and
+  // `ballot_written`.
   RoundTimes Close() ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   struct OpenVote {
-    std::shared_ptr<Stream> stream;
+    std::shared_ptr<OutgoingStream> stream;
     Round round;
     VoteId id;
   };

@@ -3,19 +3,26 @@
 #include <utility>
 
 #include "common/status.h"
+#include "proto/wire/socket_bytes.h"
 
 namespace signvote {
 
 Connection::Connection(std::string server, std::shared_ptr<grpc::ChannelCredentials> credentials,
-                       uint64_t message_bytes_max, Duration connect_timeout, Clock* clock)
+                       Duration connect_timeout, Clock* clock, uint64_t mark_seed)
     : server_(std::move(server)),
       credentials_(std::move(credentials)),
-      message_bytes_max_(message_bytes_max),
       connect_timeout_(connect_timeout),
-      clock_(clock) {}
+      clock_(clock),
+      next_mark_(static_cast<uint32_t>(mark_seed % wire::SocketByteCounter::kMarks)) {}
 
-std::shared_ptr<grpc::Channel> Connection::Dial() const {
-  return DialServer(server_, credentials_, message_bytes_max_, connect_timeout_);
+Dialled Connection::Dial() {
+  using wire::SocketByteCounter;
+  uint32_t mark = SocketByteCounter::kMarkFirst;
+  {
+    MutexLock lock(&mu_);
+    mark += std::exchange(next_mark_, (next_mark_ + 1) % SocketByteCounter::kMarks);
+  }
+  return DialServer(server_, credentials_, connect_timeout_, mark);
 }
 
 absl::Status Connection::Run(ConnectionUser* user, RetryPolicy* policy) {

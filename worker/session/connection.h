@@ -38,26 +38,27 @@ class ConnectionUser {
 class Connection {
  public:
   Connection(std::string server, std::shared_ptr<grpc::ChannelCredentials> credentials,
-             uint64_t message_bytes_max, Duration connect_timeout, Clock* clock);
+             Duration connect_timeout, Clock* clock, uint64_t mark_seed);
 
   // Once.
   absl::Status Run(ConnectionUser* user, RetryPolicy* policy) ABSL_LOCKS_EXCLUDED(mu_);
   // No further stream is dialled. The one that runs is left alone.
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
-  // A channel to the same server, with a TCP connection of its own.
-  std::shared_ptr<grpc::Channel> Dial() const;
+  // A channel to the same server, with a TCP connection of its own and a mark that none of the last
+  // 999 had.
+  Dialled Dial() ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   // Constant after construction.
   const std::string server_;
   const std::shared_ptr<grpc::ChannelCredentials> credentials_;
-  const uint64_t message_bytes_max_;
   const Duration connect_timeout_;
   Clock* const clock_;
 
   Mutex mu_;
   CondVar stopped_;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
+  uint32_t next_mark_ ABSL_GUARDED_BY(mu_);  // less than SocketByteCounter::kMarks
 };
 
 }  // namespace signvote

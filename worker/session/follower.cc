@@ -85,9 +85,11 @@ absl::StatusOr<std::vector<FollowerAction>> Follower::Handle(const v1::ServerMes
       actions.push_back(DrainAction{message.drain().reason()});
       break;
     case v1::ServerMessage::kFinish:
+      // It follows the last commit. Who has not got all of them would never stand where the run ended.
       finish_rounds_ = Round(message.finish().rounds());
-      finish_current_ = true;
+      finish_current_ = !Behind(*finish_rounds_);
       actions.push_back(FinishAction{*finish_rounds_});
+      if (!finish_current_) actions.push_back(RejoinAction{Missing("the run is finished")});
       break;
     case v1::ServerMessage::kNotice:
       actions.push_back(NoticeAction{message.notice().text()});
@@ -102,8 +104,7 @@ absl::StatusOr<std::vector<FollowerAction>> Follower::Handle(const v1::ServerMes
 
 absl::Status Follower::OnWelcome(const v1::Welcome& welcome, std::vector<FollowerAction>* actions) {
   if (welcomed_) return absl::InvalidArgumentError("the server welcomes twice");
-  SIGNVOTE_ASSIGN_OR_RETURN(RunInfo run,
-                            RunFrom(welcome, options_.model, options_.message_bytes_max));
+  SIGNVOTE_ASSIGN_OR_RETURN(RunInfo run, RunFrom(welcome, options_.model));
   if (run_ && (run.run_id != run_->run_id || run.seed != run_->seed ||
                run.plan.chunk_coordinates() != run_->plan.chunk_coordinates() ||
                !run_->layout.FirstDifference(run.layout).empty())) {
@@ -170,17 +171,21 @@ absl::Status Follower::OnCommit(const v1::Commit& commit, std::vector<FollowerAc
 absl::Status Follower::OnRoundOpen(const v1::RoundOpen& open, Time now,
                                    std::vector<FollowerAction>* actions) {
   SIGNVOTE_ASSIGN_OR_RETURN(RoundTicket ticket, TicketFrom(open, now));
-  // A round opens only for a worker to whom every commit before was sent. One that was passed over
-  // while its state was being fetched is not sent again on this connection.
-  if (following_ == Following::kFollowing && next_.has_value() && ticket.round > *next_) {
-    return absl::AbortedError(absl::StrCat("round ", ticket.round.value(),
-                                           " opens, and the commits from ", next_->value(),
-                                           " on have not come; they are asked for again"));
-  }
+  // A round opens only for a worker to whom every commit before was sent.
+  if (Behind(ticket.round)) return Missing(absl::StrCat("round ", ticket.round.value(), " opens"));
   open_ = OpenAttempt{ticket.round, Attempt(open.attempt())};
   const VoteId vote{run_->run_id, epoch_, open_->attempt};
   actions->push_back(OpenedAction{std::move(ticket), vote});
   return absl::OkStatus();
+}
+
+bool Follower::Behind(Round round) const {
+  return following_ == Following::kFollowing && *next_ < round;
+}
+
+absl::Status Follower::Missing(const std::string& what) const {
+  return absl::AbortedError(absl::StrCat(what, ", and the commits from ", next_->value(),
+                                         " on have not come; they are asked for again"));
 }
 
 absl::StatusOr<bool> Follower::Wants(const RunId& run_id, Round round) const {

@@ -37,7 +37,6 @@ struct FollowerOptions {
   std::string token;
   std::string metrics_address;
   std::optional<RunId> run_id;  // only this run
-  uint64_t message_bytes_max = 0;
   ModelDescription model;
 };
 
@@ -80,6 +79,10 @@ struct FinishAction {
 struct DrainAction {
   std::string reason;
 };
+// This connection cannot mend what is missing: it ends with this status, and the next one does.
+struct RejoinAction {
+  absl::Status why;
+};
 // For people. The server may take its time from here on, since it says why.
 struct NoticeAction {
   std::string text;
@@ -87,7 +90,7 @@ struct NoticeAction {
 
 using FollowerAction =
     std::variant<SayAction, JoinedAction, TransferAction, CommitDueAction, OpenedAction,
-                 ClosedAction, FinishAction, DrainAction, NoticeAction>;
+                 ClosedAction, FinishAction, RejoinAction, DrainAction, NoticeAction>;
 
 class Follower {
  public:
@@ -140,7 +143,7 @@ class Follower {
   // Under which vote a ballot of `round` goes now. nullopt: it waits for the round's next opening.
   std::optional<VoteId> VoteOf(Round round) const;
   bool finish_seen() const { return finish_rounds_.has_value(); }
-  // This connection has said that the run is finished.
+  // This connection has said that the run is finished, to a worker that is not behind its commits.
   bool finish_current() const { return finish_current_; }
   // The run is over, and this connection has carried the digest that the server waits for: when it
   // ends in good order, nothing is left to say.
@@ -157,6 +160,10 @@ class Follower {
   absl::Status OnRoundOpen(const v1::RoundOpen& open, Time now,
                            std::vector<FollowerAction>* actions);
   void Forget(Following following);
+  // Commits before `round` are due. One that was passed over while the state was being fetched is
+  // not sent again on the same connection.
+  bool Behind(Round round) const;
+  absl::Status Missing(const std::string& what) const;  // REQUIRES: Behind()
 
   // Constant after construction.
   const FollowerOptions options_;

@@ -19,19 +19,18 @@ void KeptBallot::Open(Round round, Time opened, const ChunkPlan& plan) {
   round_ = round;
   opened_ = opened;
   chunks_.resize(plan.chunks());
-  bits_ = std::make_shared<BallotBits>();
-  lease_ =
-      std::shared_ptr<const void>(bits_.get(), [bits = bits_](const void*) { bits->Release(); });
+  open_ = true;
 }
 
-absl::Status KeptBallot::AddChunk(ChunkIndex k, const uint8_t* bits, uint64_t checksum, Time now) {
+absl::Status KeptBallot::AddChunk(ChunkIndex k, std::shared_ptr<const uint8_t> bits,
+                                  uint64_t checksum, Time now) {
   if (!open()) return NoRound();
   Chunk& chunk = chunks_[k.value()];
   if (chunk.bits != nullptr) {
     return absl::FailedPreconditionError(
         absl::StrCat("chunk ", k.value(), " was handed over already"));
   }
-  chunk = {.bits = bits, .checksum = checksum};
+  chunk = {.bits = std::move(bits), .checksum = checksum};
   if (handed_++ == 0) first_chunk_ = now;
   last_chunk_ = now;
   return absl::OkStatus();
@@ -64,9 +63,9 @@ OutgoingMessage KeptBallot::ChunkMessage(ChunkIndex k, const VoteId& vote) const
                                 .attempt = vote.attempt,
                                 .chunk = k,
                                 .checksum = chunk.checksum};
-  return {
-      wire::EncodeVote(wire::BulkKind::kBallotChunk, header, {chunk.bits, plan_.Bytes(k)}, lease_),
-      MessageKind::kBallot};
+  return {wire::EncodeVote(wire::BulkKind::kBallotChunk, header, {chunk.bits.get(), plan_.Bytes(k)},
+                           chunk.bits),
+          MessageKind::kBallot};
 }
 
 OutgoingMessage KeptBallot::ScalarsMessage(const VoteId& vote) const {
@@ -91,12 +90,6 @@ std::vector<OutgoingMessage> KeptBallot::AllMessages(const VoteId& vote) const {
   if (scalars_) out.push_back(ScalarsMessage(vote));
   if (abstain_) out.push_back(AbstainMessage(vote));
   return out;
-}
-
-std::shared_ptr<BallotBits> KeptBallot::Close() {
-  std::shared_ptr<BallotBits> bits = std::move(bits_);
-  *this = KeptBallot();
-  return bits;
 }
 
 }  // namespace signvote

@@ -1,4 +1,5 @@
 #include "worker/session/messages.h"
+#include "common/message_size.h"
 
 #include <algorithm>
 #include <cmath>
@@ -188,8 +189,7 @@ void FillJoin(const ModelDescription& model, v1::Join* join) {
   if (model.held_out_hash) join->set_held_out_hash(*model.held_out_hash);
 }
 
-absl::StatusOr<RunInfo> RunFrom(const v1::Welcome& welcome, const ModelDescription& model,
-                                uint64_t message_bytes_max) {
+absl::StatusOr<RunInfo> RunFrom(const v1::Welcome& welcome, const ModelDescription& model) {
   if (welcome.protocol() != kSessionProtocol) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the server speaks protocol ", welcome.protocol(), ", this worker ", kSessionProtocol));
@@ -209,10 +209,13 @@ absl::StatusOr<RunInfo> RunFrom(const v1::Welcome& welcome, const ModelDescripti
   }
   run.plan = ChunkPlan(coordinates, chunk);
   const uint64_t message_bytes = run.plan.Bytes(ChunkIndex(0)) + kChunkHeaderBytesMax;
-  if (message_bytes > welcome.message_bytes_max() || message_bytes > message_bytes_max) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "chunks of ", message_bytes, " bytes exceed the largest message allowed (server ",
-        welcome.message_bytes_max(), ", worker ", message_bytes_max, ")"));
+  if (message_bytes > welcome.message_bytes_max() || message_bytes > kMessageBytesMost) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("chunks of ", message_bytes,
+                     " bytes exceed the largest message (--message-bytes-max of the "
+                     "server ",
+                     welcome.message_bytes_max(), ", of which a worker takes ", kMessageBytesMost,
+                     "); start the server with a smaller --chunk-coordinates"));
   }
   if (!welcome.endpoints().empty()) return Upgrade("data endpoints beside this stream");
   SIGNVOTE_ASSIGN_OR_RETURN(run.payloads, PayloadsFrom(welcome, run.plan));

@@ -21,10 +21,9 @@ void FillJoin(const ModelDescription& model, v1::Join* join);
 
 // What a welcome says of the run. FAILED_PRECONDITION: another protocol version, a run that asks for
 // something that this version does not know, tensors that are not the model's (the message names the
-// first that differs), or chunks larger than either side's largest message. INVALID_ARGUMENT:
+// first that differs), or chunks larger than the largest message. INVALID_ARGUMENT:
 // malformed.
-absl::StatusOr<RunInfo> RunFrom(const v1::Welcome& welcome, const ModelDescription& model,
-                                uint64_t message_bytes_max);
+absl::StatusOr<RunInfo> RunFrom(const v1::Welcome& welcome, const ModelDescription& model);
 
 // FAILED_PRECONDITION: a kind of commit or payload that this version cannot apply. INVALID_ARGUMENT:
 // it does not fit the run, or its numbers are none.

@@ -42,6 +42,12 @@ absl::Status AfterConnection(const ConnectionEnd& end, Duration lost_for, int ha
                         : absl::StrCat("server ", dial.server, " refused worker ", worker)),
         ExitCode::kRefused);
   }
+  // Nobody but a server that waited for --wait-timeout says so, and it ends with that.
+  if (absl::IsDeadlineExceeded(status) && !end.by_us) {
+    return WithExitCode(
+        WithContext(status, absl::StrCat("server ", dial.server, " has ended the run")),
+        ExitCode::kWaitTimeout);
+  }
   if (!end.ever_welcomed) {
     // A server that was there before is looked for however it fails: it may be on its way back.
     SIGNVOTE_RETURN_IF_ERROR(ExplainDialFailure(status, dial, hang_ups_in_a_row));

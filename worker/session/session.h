@@ -63,7 +63,6 @@ struct SessionOptions {
   // 30 s.
   Duration transfer_backoff = std::chrono::seconds(1);
   std::string metrics_address;  // host:port of the worker's own HTTP port, for people
-  uint64_t message_bytes_max = 64ull << 20;
   // Where verdicts' bits are kept; thread-safe, and must outlive the session.
   std::pmr::memory_resource* bits_memory = std::pmr::new_delete_resource();
   // Called on the caller's thread for each commit that has been received, before it is applied; for
@@ -110,10 +109,11 @@ class Session {
   // was drained (finished() and drained() tell); the final digest has been sent.
   virtual absl::StatusOr<std::optional<RoundTicket>> NextRound() = 0;
 
-  // Chunk k of the ballot of the ticket's round, plan.Bytes(k) bytes. `ballot` must stay unchanged
-  // until WaitCommit returned an outcome for the round, or Leave returned. Never blocks on the
-  // network.
-  virtual absl::Status SendChunk(ChunkIndex k, const uint8_t* ballot) = 0;
+  // Chunk k of the ballot of the ticket's round, plan.Bytes(k) bytes, which must not change while
+  // anybody but the caller shares them: the session does until WaitCommit returned an outcome for
+  // the round, and the network until it has sent or dropped the last message of it, on a slow one
+  // later than that. Never blocks on the network.
+  virtual absl::Status SendChunk(ChunkIndex k, std::shared_ptr<const uint8_t> ballot) = 0;
   // After the last chunk. INVALID_ARGUMENT: more wanted scalars than the ticket wants, or
   // displacement means that are not one per tensor.
   virtual absl::Status SendScalars(const BallotScalars& scalars) = 0;

@@ -14,14 +14,12 @@
 #include "proto/wire/wire.h"
 #include "signvote/v1/training.pb.h"
 #include "worker/session/stream.h"
+#include "worker/session/waits.h"
 
 namespace signvote {
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "fp32 values travel little-endian");
-
-// How often an `interrupted` hook is asked.
-constexpr Duration kInterruptedEvery = std::chrono::milliseconds(100);
 
 // A raw streaming call whose every step is waited for, within a limit.
 class RawCall {
@@ -86,10 +84,11 @@ class RawCall {
     const gpr_timespec until = GrpcDeadline(options_.progress_timeout);
     for (;;) {
       gpr_timespec next = until;
-      if (options_.interrupted) next = gpr_time_min(next, GrpcDeadline(kInterruptedEvery));
+      if (options_.interrupted) next = gpr_time_min(next, GrpcDeadline(Waits::kInterruptedEvery));
       if (cq_.AsyncNext(&tag, &ok, next) != grpc::CompletionQueue::TIMEOUT) break;
       if (options_.interrupted && options_.interrupted()) {
         interrupted_ = true;
+        options_.stop->Interrupted();
       } else if (gpr_time_cmp(gpr_now(GPR_CLOCK_MONOTONIC), until) >= 0) {
         timed_out_ = true;
       } else {
@@ -126,6 +125,16 @@ bool TransferStop::stopped() const {
   return stopped_;
 }
 
+bool TransferStop::interrupted() const {
+  MutexLock lock(&mu_);
+  return interrupted_;
+}
+
+void TransferStop::Interrupted() {
+  MutexLock lock(&mu_);
+  interrupted_ = true;
+}
+
 bool TransferStop::Begin(grpc::ClientContext* context) {
   MutexLock lock(&mu_);
   if (stopped_) return false;
@@ -138,12 +147,12 @@ void TransferStop::End() {
   context_ = nullptr;
 }
 
-absl::Status FetchState(const std::shared_ptr<grpc::Channel>& channel,
-                        const TransferOptions& options, ReplicaMemory* replica,
+absl::Status FetchState(const Dialled& dialled, const TransferOptions& options,
+                        ReplicaMemory* replica,
                         const std::function<absl::Status(const FetchedPart&)>& on_part,
                         wire::SocketBytes* moved) {
   *moved = {};
-  RawCall call(channel, "/signvote.v1.Training/FetchState", options);
+  RawCall call(dialled.channel, "/signvote.v1.Training/FetchState", options);
   v1::FetchStateRequest request;
   request.set_ticket(options.ticket);
   if (!call.Start() || !call.Write(wire::EncodeMessage(request)) || !call.WritesDone()) {
@@ -157,7 +166,7 @@ absl::Status FetchState(const std::shared_ptr<grpc::Channel>& channel,
   std::vector<float> part;
   grpc::ByteBuffer message;
   while (call.Read(&message)) {
-    if (!counter) counter.emplace(call.peer(), 0);
+    if (!counter) counter.emplace(call.peer(), 0, dialled.mark);
     SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<wire::StateView> view,
                               wire::DecodeState(wire::BulkKind::kStateChunk, message));
     if (!view) return absl::InvalidArgumentError("state transfer: not a chunk of state");
@@ -191,17 +200,16 @@ absl::Status FetchState(const std::shared_ptr<grpc::Channel>& channel,
   return absl::OkStatus();
 }
 
-absl::Status UploadState(const std::shared_ptr<grpc::Channel>& channel,
-                         const TransferOptions& options, ReplicaMemory* replica,
-                         wire::SocketBytes* moved) {
+absl::Status UploadState(const Dialled& dialled, const TransferOptions& options,
+                         ReplicaMemory* replica, wire::SocketBytes* moved) {
   *moved = {};
   const uint64_t d = replica->coordinates();
-  RawCall call(channel, "/signvote.v1.Training/UploadState", options);
+  RawCall call(dialled.channel, "/signvote.v1.Training/UploadState", options);
   v1::UploadStateRequest first;
   first.set_ticket(options.ticket);
   bool open = call.Start() && call.Write(wire::EncodeMessage(first));
   std::optional<wire::SocketByteCounter> counter;
-  if (open) counter.emplace(call.peer(), 0);
+  if (open) counter.emplace(call.peer(), 0, dialled.mark);
   for (uint64_t at = 0; open && at < d; at += wire::kStateChunkCoordinates) {
     const uint64_t count = std::min<uint64_t>(wire::kStateChunkCoordinates, d - at);
     // Owned by the message: gRPC may read it after the call has ended.

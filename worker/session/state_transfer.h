@@ -9,7 +9,6 @@
 #include <memory>
 #include <string>
 
-#include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 
 #include "absl/status/status.h"
@@ -18,6 +17,7 @@
 #include "common/mutex.h"
 #include "proto/wire/socket_bytes.h"
 #include "worker/codec/replica_memory.h"
+#include "worker/session/stream.h"
 
 namespace signvote {
 
@@ -27,16 +27,20 @@ class TransferStop {
   // Breaks off the transfer that runs, and every later one.
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
   bool stopped() const ABSL_LOCKS_EXCLUDED(mu_);
+  // A transfer under it was given up because TransferOptions::interrupted said so.
+  bool interrupted() const ABSL_LOCKS_EXCLUDED(mu_);
 
   // ---- the transfer's side
   // False: stopped already. The context must outlive End().
   bool Begin(grpc::ClientContext* context) ABSL_LOCKS_EXCLUDED(mu_);
   void End() ABSL_LOCKS_EXCLUDED(mu_);
+  void Interrupted() ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   mutable Mutex mu_;
   grpc::ClientContext* context_ ABSL_GUARDED_BY(mu_) = nullptr;
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
+  bool interrupted_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 struct TransferOptions {
@@ -61,14 +65,13 @@ struct FetchedPart {
 // CANCELLED: stopped or interrupted. DATA_LOSS: a checksum differs. INVALID_ARGUMENT: the server
 // broke the protocol. DEADLINE_EXCEEDED: no progress. Otherwise the server's status, that of the
 // replica's memory, or that of on_part.
-absl::Status FetchState(const std::shared_ptr<grpc::Channel>& channel,
-                        const TransferOptions& options, ReplicaMemory* replica,
+absl::Status FetchState(const Dialled& dialled, const TransferOptions& options,
+                        ReplicaMemory* replica,
                         const std::function<absl::Status(const FetchedPart&)>& on_part,
                         wire::SocketBytes* moved);
 
 // Sends the replica as the run's initial parameters.
-absl::Status UploadState(const std::shared_ptr<grpc::Channel>& channel,
-                         const TransferOptions& options, ReplicaMemory* replica,
-                         wire::SocketBytes* moved);
+absl::Status UploadState(const Dialled& dialled, const TransferOptions& options,
+                         ReplicaMemory* replica, wire::SocketBytes* moved);
 
 }  // namespace signvote

@@ -1,4 +1,5 @@
 #include "worker/session/stream.h"
+#include "common/message_size.h"
 
 #include <algorithm>
 #include <utility>
@@ -17,14 +18,15 @@ void* ToTag(Tag tag) { return reinterpret_cast<void*>(tag); }
 
 }  // namespace
 
-std::shared_ptr<grpc::Channel> DialServer(
-    const std::string& server, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
-    uint64_t message_bytes_max, Duration connect_timeout) {
+Dialled DialServer(const std::string& server,
+                   const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+                   Duration connect_timeout, uint32_t mark) {
   grpc::ChannelArguments args;
   // A connection of its own: streams of one connection share its flow control, and its bytes could
   // not be told apart.
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  args.SetMaxReceiveMessageSize(static_cast<int>(std::min<uint64_t>(message_bytes_max, INT32_MAX)));
+  static_assert(kMessageBytesMost <= INT32_MAX);
+  args.SetMaxReceiveMessageSize(static_cast<int>(kMessageBytesMost));
   args.SetMaxSendMessageSize(-1);
   // gRPC's own retries keep copies of what was sent; the session resends what matters by itself.
   args.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
@@ -37,17 +39,17 @@ std::shared_ptr<grpc::Channel> DialServer(
   // A machine that lost power sends nothing; without these pings the connection would look alive
   // for hours.
   args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10000);
-  args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
+  args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, static_cast<int>(mark));  // ten seconds and a mark
   args.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  return grpc::CreateCustomChannel(server, credentials, args);
+  return {grpc::CreateCustomChannel(server, credentials, args), mark};
 }
 
 gpr_timespec GrpcDeadline(Duration d) {
   return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_nanos(d.count(), GPR_TIMESPAN));
 }
 
-Stream::Stream(std::shared_ptr<grpc::Channel> channel, Clock* clock)
-    : channel_(std::move(channel)), clock_(clock), stub_(channel_) {}
+Stream::Stream(Dialled dialled, Clock* clock)
+    : dialled_(std::move(dialled)), clock_(clock), stub_(dialled_.channel) {}
 
 absl::Status Stream::Run(const grpc::ByteBuffer& first, Duration first_timeout,
                          const std::function<Taken(const grpc::ByteBuffer&)>& on_message) {
@@ -72,7 +74,7 @@ absl::Status Stream::Run(const grpc::ByteBuffer& first, Duration first_timeout,
         deadline_ ? GrpcDeadline(*deadline_ - clock_->Now()) : gpr_inf_future(GPR_CLOCK_MONOTONIC);
     if (cq_.AsyncNext(&tag, &ok, until) == grpc::CompletionQueue::TIMEOUT) {
       deadline_.reset();
-      Cancel(absl::DeadlineExceededError("no answer"));
+      Cancel(absl::UnavailableError("no answer"));
       continue;
     }
     switch (static_cast<Tag>(reinterpret_cast<intptr_t>(tag))) {

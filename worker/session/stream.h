@@ -22,29 +22,28 @@
 #include "absl/status/status.h"
 #include "common/clock.h"
 #include "common/mutex.h"
+#include "worker/session/outgoing_stream.h"
 
 namespace signvote {
 
-// A channel with a TCP connection of its own to host:port, as raw messages of up to
-// `message_bytes_max` want it.
-std::shared_ptr<grpc::Channel> DialServer(
-    const std::string& server, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
-    uint64_t message_bytes_max, Duration connect_timeout);
+// A channel with a TCP connection of its own, and by what SocketByteCounter finds that.
+struct Dialled {
+  std::shared_ptr<grpc::Channel> channel;
+  uint32_t mark = 0;
+};
+
+// Such a one to host:port, as raw messages of up to kMessageBytesMost want it.
+// REQUIRES: `mark` is one of SocketByteCounter's, and no other connection of this caller has it.
+Dialled DialServer(const std::string& server,
+                   const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+                   Duration connect_timeout, uint32_t mark);
 
 // When gRPC's own waits end that shall last `d` from now on.
 gpr_timespec GrpcDeadline(Duration d);
 
-// A ballot's message can be withdrawn while it waits for its turn; others are always sent.
-enum class MessageKind { kControl, kBallot };
-
-struct OutgoingMessage {
-  grpc::ByteBuffer message;
-  MessageKind kind = MessageKind::kControl;
-};
-
-class Stream {
+class Stream final : public OutgoingStream {
  public:
-  Stream(std::shared_ptr<grpc::Channel> channel, Clock* clock);
+  Stream(Dialled dialled, Clock* clock);
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
@@ -52,35 +51,29 @@ class Stream {
   // after Resume(), and nothing is read before.
   enum class Taken { kYes, kLater };
   // Opens the call, sends `first`, hands every message to `on_message` and returns how the call
-  // ended. The call is cancelled with DEADLINE_EXCEEDED when `first_timeout` passes without a
+  // ended. The call is cancelled with UNAVAILABLE when `first_timeout` passes without a
   // message (see SetTimeout).
   absl::Status Run(const grpc::ByteBuffer& first, Duration first_timeout,
                    const std::function<Taken(const grpc::ByteBuffer&)>& on_message);
-  // A message that was left for later is handed over again; without one, the next that would be.
-  void Resume() ABSL_LOCKS_EXCLUDED(mu_);
   // From now on the call is cancelled when it lasts longer than `timeout`; nullopt: no limit.
   // Called from on_message.
   void SetTimeout(std::optional<Duration> timeout);
 
-  // Sends after what was queued before, never blocking. The bytes' owner is released when gRPC is
-  // done with them.
-  void Write(OutgoingMessage message) ABSL_LOCKS_EXCLUDED(mu_);
-  void WithdrawBallots() ABSL_LOCKS_EXCLUDED(mu_);
-  // Queues `messages` in place of the ballot messages that wait for their turn, in one step.
-  // Nothing is sent before the next Flush(), so that it may be called under a lock of the caller's
-  // that decides what belongs to the ballot.
-  void ReplaceBallots(std::vector<OutgoingMessage> messages) ABSL_LOCKS_EXCLUDED(mu_);
-  void Flush() ABSL_LOCKS_EXCLUDED(mu_) { Pump(); }
-  // When the last ballot message was handed over to the connection; {} when one is still waiting,
-  // or none was sent.
-  Time ballots_written() const ABSL_LOCKS_EXCLUDED(mu_);
-  // Tells the server that no message follows, after those queued.
-  void HalfClose() ABSL_LOCKS_EXCLUDED(mu_);
-  // Ends the call at once; Run returns `why`, if the call has not ended otherwise before.
-  void Cancel(absl::Status why) ABSL_LOCKS_EXCLUDED(mu_);
+  // ---- OutgoingStream
+  void Write(OutgoingMessage message) override ABSL_LOCKS_EXCLUDED(mu_);
+  void WithdrawBallots() override ABSL_LOCKS_EXCLUDED(mu_);
+  void ReplaceBallots(std::vector<OutgoingMessage> messages) override ABSL_LOCKS_EXCLUDED(mu_);
+  void Flush() override ABSL_LOCKS_EXCLUDED(mu_) { Pump(); }
+  Time ballots_written() const override ABSL_LOCKS_EXCLUDED(mu_);
+  void HalfClose() override ABSL_LOCKS_EXCLUDED(mu_);
+  // Run() returns `why`.
+  void Cancel(absl::Status why) override ABSL_LOCKS_EXCLUDED(mu_);
+  // Without a message that was left for later it is the next that would be.
+  void Resume() override ABSL_LOCKS_EXCLUDED(mu_);
 
   // REQUIRES: a message has been received.
   const grpc::ClientContext& context() const { return context_; }
+  uint32_t mark() const { return dialled_.mark; }
 
  private:
   std::deque<OutgoingMessage> TakeBallotsLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -93,7 +86,7 @@ class Stream {
       ABSL_LOCKS_EXCLUDED(mu_);
   void ReadNext() ABSL_LOCKS_EXCLUDED(mu_);
 
-  const std::shared_ptr<grpc::Channel> channel_;
+  const Dialled dialled_;
   Clock* const clock_;
   grpc::ClientContext context_;
   grpc::CompletionQueue cq_;

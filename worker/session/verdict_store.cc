@@ -21,8 +21,12 @@ VerdictStore::Slot* VerdictStore::Acquire(Round round) {
   MutexLock lock(&mu_);
   if (free_.empty()) {
     if (slots_.size() >= slots_max_) return nullptr;
-    auto slot = std::make_unique<Slot>();
-    slot->bits = std::pmr::vector<uint8_t>(plan_.TotalBytes(), memory_);
+    // Made with its memory: assigned to, a vector keeps that which it was made with.
+    auto slot =
+        std::make_unique<Slot>(Slot{.round = round,
+                                    .bits = std::pmr::vector<uint8_t>(plan_.TotalBytes(), memory_),
+                                    .chunks = {},
+                                    .first_chunk = {}});
     free_.push_back(slot.get());
     slots_.push_back(std::move(slot));
   }
@@ -36,8 +40,16 @@ VerdictStore::Slot* VerdictStore::Acquire(Round round) {
 }
 
 void VerdictStore::Release(Slot* slot) {
+  std::unique_ptr<Slot> surplus;  // freed outside the lock
   MutexLock lock(&mu_);
-  free_.push_back(slot);
+  if (free_.size() < kFreeMax) {
+    free_.push_back(slot);
+    return;
+  }
+  const auto it = std::find_if(slots_.begin(), slots_.end(),
+                               [slot](const auto& owned) { return owned.get() == slot; });
+  surplus = std::move(*it);
+  slots_.erase(it);
 }
 
 }  // namespace signvote

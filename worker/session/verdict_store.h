@@ -1,8 +1,8 @@
 #pragma once
 // Verdict bits on their way from the stream to the replica: one slot per round in flight, reused
-// from round to round.
+// from round to round. A caller that lagged costs memory while it lags, and no longer.
 //
-// Ownership: owns the slots; a pointer stays valid until Release().
+// Ownership: owns the slots; a pointer, and what it points to, is valid until Release().
 // Threads:   thread-safe; a slot's content belongs to whoever holds it.
 
 #include <cstdint>
@@ -37,7 +37,11 @@ class VerdictStore {
     bool IsWhole(Epoch epoch, Attempt attempt) const;
   };
 
-  // At most `slots_max` (at least 1) are ever allocated, each when it is first needed; their bits
+  // Free slots that are kept, for the rounds of a caller that keeps up: one under way, its successor,
+  // and the one behind the last outcome.
+  static constexpr size_t kFreeMax = 3;
+
+  // At most `slots_max` (at least 1) at a time, each allocated when it is needed; their bits
   // from `memory`, which must outlive the store and be thread-safe.
   VerdictStore(ChunkPlan plan, size_t slots_max, std::pmr::memory_resource* memory);
   // An empty slot for `round`; nullptr when all are in use.
@@ -53,7 +57,7 @@ class VerdictStore {
 
   Mutex mu_;
   std::vector<std::unique_ptr<Slot>> slots_ ABSL_GUARDED_BY(mu_);
-  std::vector<Slot*> free_ ABSL_GUARDED_BY(mu_);
+  std::vector<Slot*> free_ ABSL_GUARDED_BY(mu_);  // Invariant: at most kFreeMax, all in slots_
 };
 
 }  // namespace signvote

@@ -2,10 +2,10 @@
 
 namespace signvote {
 
-void WireMeter::OnMessage(const std::string& peer) {
+void WireMeter::OnMessage(const std::string& peer, uint32_t mark) {
   MutexLock lock(&mu_);
   if (counter_) return;
-  counter_.emplace(peer, 0);
+  counter_.emplace(peer, 0, mark);
   counted_ = {};
   rounds_ = false;
 }

@@ -19,9 +19,9 @@ struct WireTotals {
 
 class WireMeter {
  public:
-  // A message has come over a connection to `peer` (as gRPC names it). The first of a connection
+  // A message has come over a connection to `peer` (as gRPC names it), which was dialled with `mark`. The first of a connection
   // finds its socket; until BeginRounds() its bytes are set-up.
-  void OnMessage(const std::string& peer) ABSL_LOCKS_EXCLUDED(mu_);
+  void OnMessage(const std::string& peer, uint32_t mark) ABSL_LOCKS_EXCLUDED(mu_);
   // What follows on this connection are rounds. False: that was said before.
   bool BeginRounds() ABSL_LOCKS_EXCLUDED(mu_);
   bool rounds_begun() const ABSL_LOCKS_EXCLUDED(mu_);

@@ -65,7 +65,7 @@ Voter::Voter(const RunInfo& run, Session* session, ReplicaMemory* replica, Worke
       source_(source),
       clock_(clock),
       options_(std::move(options)),
-      ballot_(run.plan.TotalBytes(), 0, device->host_memory()) {}
+      buffers_(run.plan.TotalBytes(), device->host_memory()) {}
 
 Voter::~Voter() = default;
 
@@ -93,6 +93,8 @@ absl::Status Voter::Begin(const RoundTicket& ticket) {
   gradient_ = 0;
   wants_probe_ = options_.can_probe && previous_valid_ && ticket.Wants(ScalarKind::kProbeL1);
   x0_sums_.reset();
+  ballot_.reset();  // for the shelf, unless it is still being sent
+  ballot_ = buffers_.Take();
   now_ = Ballot();
   now_.chunk_scalars.resize(run_.plan.chunks());
   stage_ = Stage::kOpen;
@@ -212,7 +214,7 @@ absl::Status Voter::PackChunk(ChunkIndex k) {
                                     .share = ticket_.share,
                                     .stepsize = stepsize_};
   // Packed even when it will not be sent: the direction's state follows every finite coordinate.
-  SIGNVOTE_RETURN_IF_ERROR(packer_->Start(k, input, ballot_.data() + run_.plan.ByteOffset(k)));
+  SIGNVOTE_RETURN_IF_ERROR(packer_->Start(k, input, ballot_.get() + run_.plan.ByteOffset(k)));
   now_.packing.push_back(k);
   const absl::Status status = SendChunks(Until::kAnyIsUnfinished);
   now_.sent.packing += clock_->Now() - start;
@@ -230,7 +232,8 @@ absl::Status Voter::SendChunks(Until until) {
     now_.packing.pop_front();
     if (now_.chunk_scalars[k.value()].nonfinite > 0) now_.withdrawn = true;
     if (now_.withdrawn) continue;
-    SIGNVOTE_RETURN_IF_ERROR(session_->SendChunk(k, ballot_.data() + run_.plan.ByteOffset(k)));
+    SIGNVOTE_RETURN_IF_ERROR(session_->SendChunk(
+        k, std::shared_ptr<const uint8_t>(ballot_, ballot_.get() + run_.plan.ByteOffset(k))));
     if (now_.sent.first_chunk.has_value()) continue;
     now_.sent.first_chunk = clock_->Now();
     if (options_.gradient_runs) {

@@ -20,7 +20,8 @@
 //                      a ballot which is withdrawn or not counted. A commit of kind none leaves it
 //   γ                  of the last step
 //
-// Ownership: owns the packer, the direction's state in it, and the ballot's bits. The session, the
+// Ownership: owns the packer and the direction's state in it, and shares the ballot's bits with the
+//            session, which may send them for longer than the round lasts. The session, the
 //            replica, the device, the source and the copies are the caller's and must outlive it;
 //            so must gradients from SetGradient, and a probe from SetProbe, until Finish or Abstain
 //            returned.
@@ -34,7 +35,6 @@
 #include <deque>
 #include <functional>
 #include <memory>
-#include <memory_resource>
 #include <optional>
 #include <vector>
 
@@ -45,6 +45,7 @@
 #include "worker/codec/replica_memory.h"
 #include "worker/direction/worker_device.h"
 #include "worker/session/session.h"
+#include "worker/vote/ballot_buffers.h"
 #include "worker/vote/ballot_source.h"
 #include "worker/vote/replica_copy.h"
 
@@ -145,8 +146,8 @@ class Voter {
   BallotSource* const source_;
   Clock* const clock_;
   const VoterOptions options_;
-  // [⌈d/8⌉], unchanged from the first SendChunk until the commit
-  std::pmr::vector<uint8_t> ballot_;
+  BallotBuffers buffers_;
+  std::shared_ptr<uint8_t> ballot_;  // [⌈d/8⌉], of the ballot in progress or the last
   // after ballot_, which it may still write to when a run fails
   std::unique_ptr<BallotPacker> packer_;
 

@@ -60,8 +60,9 @@ class Replica:
         self.previous = self.verdict = None
 
     def none(self, round_):
-        """A commit of kind none: no coordinate moves, and the last step stays the last."""
+        """A commit of kind none: no coordinate moves, and no step lies between this replica and another."""
         self._passed(round_)
+        self.previous = self.verdict = None
 
     def digest(self):
         return replica_digest(self.values)

@@ -29,7 +29,7 @@ PLANE_REPLICA, PLANE_X0 = 0, 1
 
 _Code = grpc.StatusCode
 _NOT_AGAIN = {_Code.UNAUTHENTICATED, _Code.PERMISSION_DENIED, _Code.FAILED_PRECONDITION, _Code.ALREADY_EXISTS,
-              _Code.INVALID_ARGUMENT}
+              _Code.INVALID_ARGUMENT, _Code.DEADLINE_EXCEEDED}
 
 
 class Rejoin(Exception):

@@ -14,9 +14,7 @@ TEST(RngTest, ValuesFollowFromSeedStreamAndCounterAlone) {
   const uint64_t first = a.Next();
   EXPECT_EQ(first, b.Next());
   EXPECT_NE(first, other.Next());
-  for (int i = 0; i < 100; ++i) a.Next();
-  a.Seek(0);
-  EXPECT_EQ(a.Next(), first);
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(a.Next(), b.Next());
 }
 
 TEST(RngTest, BelowStaysBelowAndReachesEverything) {

@@ -149,6 +149,8 @@ TEST(ServerFlagsTest, WrongValuesNameTheFlagAndEndInUsage) {
       {{"--insecure", "--max-rounds=3", "--quorum=65"}, "--quorum"},
       {{"--insecure", "--max-rounds=3", "--chunk-coordinates=513"}, "--chunk-coordinates"},
       {{"--insecure", "--max-rounds=3", "--chunk-coordinates=1073741824"}, "--message-bytes-max"},
+      {{"--insecure", "--max-rounds=3", "--message-bytes-max=67108865"},
+       "--message-bytes-max 67108865 is above 67108864"},
       {{"--insecure", "--max-rounds=3", "--listen=here"}, "--listen"},
       {{"--insecure", "--max-rounds=3", "--listen=127.0.0.1:70000"}, "--listen"},
       {{"--insecure", "--max-rounds=3", "--listen=0.0.0.0:7070"}, "--insecure-bind"},

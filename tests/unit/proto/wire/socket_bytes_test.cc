@@ -1,6 +1,8 @@
 #include "proto/wire/socket_bytes.h"
 
 #include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -80,7 +82,11 @@ TEST(SocketByteCounterTest, CountsExactlyWhatTheConnectionMoved) {
   EXPECT_EQ(client.Read()->received, before->received);
 }
 
-TEST(SocketByteCounterTest, TwoCountersToOnePeerWatchTwoConnections) {
+void Mark(int fd, uint32_t mark) {
+  ASSERT_EQ(setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &mark, sizeof(mark)), 0);
+}
+
+TEST(SocketByteCounterTest, ConnectionsToOnePeerAreToldApartByTheirMarks) {
   const Loop loop;
   sockaddr_in address{};
   address.sin_family = AF_INET;
@@ -88,14 +94,25 @@ TEST(SocketByteCounterTest, TwoCountersToOnePeerWatchTwoConnections) {
   address.sin_port = htons(loop.port);
   const int second = socket(AF_INET, SOCK_STREAM, 0);
   ASSERT_EQ(connect(second, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-  auto a = std::make_unique<SocketByteCounter>(loop.ServerAsPeer(), 0);
-  SocketByteCounter b(loop.ServerAsPeer(), 0);
-  SocketByteCounter none(loop.ServerAsPeer(), 0);
-  EXPECT_TRUE(a->Read().has_value());
-  EXPECT_TRUE(b.Read().has_value());
-  EXPECT_FALSE(none.Read().has_value());
-  a.reset();
-  EXPECT_TRUE(SocketByteCounter(loop.ServerAsPeer(), 0).Read().has_value());
+  constexpr uint32_t kA = SocketByteCounter::kMarkFirst, kB = kA + SocketByteCounter::kMarks - 1;
+  EXPECT_FALSE(SocketByteCounter(loop.ServerAsPeer(), 0).Read().has_value()) << "two are alike";
+  EXPECT_FALSE(SocketByteCounter(loop.ServerAsPeer(), 0, kA).Read().has_value());
+  Mark(loop.client, kA);
+  Mark(second, kB);
+  SocketByteCounter a(loop.ServerAsPeer(), 0, kA), b(loop.ServerAsPeer(), 0, kB);
+  ASSERT_TRUE(a.Read().has_value());
+  ASSERT_TRUE(b.Read().has_value());
+  const std::string data(1000, 'x');
+  std::string back(1000, 0);
+  ASSERT_EQ(send(loop.server, data.data(), data.size(), 0), 1000);
+  ASSERT_EQ(recv(loop.client, back.data(), back.size(), MSG_WAITALL), 1000);
+  EXPECT_EQ(a.Read()->received, 1000u);
+  EXPECT_EQ(b.Read()->received, 0u);
+  EXPECT_FALSE(SocketByteCounter(loop.ServerAsPeer(), 0, kA + 1).Read().has_value())
+      << "both are somebody else's";
+  Mark(second, 0);
+  EXPECT_TRUE(SocketByteCounter(loop.ServerAsPeer(), 0, kA + 1).Read().has_value())
+      << "the one without a mark";
   close(second);
 }
 

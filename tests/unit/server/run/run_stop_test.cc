@@ -205,6 +205,52 @@ TEST_F(RunStopTest, AWorkerThatIsStillJoiningWhenTheRunEndsIsToldThatItHasFinish
   EXPECT_TRUE(late.finish);
 }
 
+// Goal: no worker looks for a server whose run is over.
+TEST_F(RunStopTest, ARunThatWaitedTooLongTellsItsWorkersThatItIsOver) {
+  RunOptions options = Options();
+  options.wait_timeout = minutes(5);
+  options.workers_min = 2;
+  StartRun(std::move(options));
+  TestWorker& a = Joined("a");
+  Pass(minutes(12));  // its arrival renews the wait
+  ASSERT_TRUE(run_->ended());
+  run_->CloseStreams(clock_.Now());
+  Settle();
+  ASSERT_TRUE(a.closed());
+  EXPECT_EQ(a.code(), absl::StatusCode::kDeadlineExceeded) << a.words();
+  EXPECT_THAT(a.words(), ::testing::HasSubstr("--wait-timeout"));
+}
+
+TEST_F(RunStopTest, AfterTheEndAWorkerThatMissesCommitsStillGetsThem) {
+  RunOptions options = Options();
+  options.main_rounds_max = 2;
+  StartRun(std::move(options));
+  TestWorker& a = Joined("a");
+  TestWorker& b = Joined("b");
+  b.gives_digests = false;  // keeps the finished run waiting
+  const std::vector<uint8_t> bits = RandomBits(kCoordinates, 1);
+  VoteRound({{&a, bits}, {&b, bits}});
+  const std::vector<float> at_one = a.x;
+  a.Break();
+  VoteRound({{&b, bits}});
+  ASSERT_TRUE(b.finish);
+  ASSERT_FALSE(run_->ended());
+
+  TestWorker& again = NewWorker();
+  again.x = at_one;
+  v1::Join join = again.MakeJoin("a");
+  join.set_run_id(std::string(run_->run_id().bytes()));
+  join.set_epoch(1);
+  join.set_round(1);
+  again.Join(join);
+  again.BringState();
+  ReadAll();
+  EXPECT_EQ(again.welcome->state(), v1::Welcome::STATE_KEEP);
+  ASSERT_EQ(again.commits.size(), 1u);
+  EXPECT_TRUE(again.finish);
+  EXPECT_EQ(again.Digest(), b.Digest());
+}
+
 TEST_F(RunStopTest, WatchersSeeTheEnd) {
   StartRun();
   Joined("a");

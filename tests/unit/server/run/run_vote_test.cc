@@ -181,6 +181,30 @@ TEST_F(RunVoteTest, AnAbstentionIsToldOncePerSpell) {
                                     "abstained b"));
 }
 
+TEST_F(RunVoteTest, ARoleThatACommitBroughtIsToldWithItAndFromItsRoundOn) {
+  RunOptions options = Options();
+  options.workers_min = 2;
+  options.observer_after = 2;
+  StartRun(std::move(options));
+  TestWorker& a = Joined("a");
+  TestWorker& b = Joined("b");
+  for (int round = 0; round < 2; ++round) {
+    ReadAll();
+    a.Vote(RandomBits(kCoordinates, 1));
+    b.Abstain(AbstainReason::kOther);
+  }
+  ReadAll();
+  std::optional<uint64_t> observer, joined;
+  run_->Watch(clock_.Now(), 0, Duration::zero(), [&](absl::StatusOr<WatchView> view) {
+    for (const Event& event : view->events) {
+      if (event.kind == EventKind::kObserver) observer = event.round;
+      if (event.kind == EventKind::kJoined) joined = event.round;
+    }
+  });
+  EXPECT_EQ(observer, 2u) << "committed rounds, the one that decided it among them";
+  EXPECT_EQ(joined, 0u);
+}
+
 // A minibatch that gives nobody a finite loss costs a round and no step, and does not come again.
 TEST_F(RunVoteTest, ARoundWithoutAFiniteLossMovesNothingAndGoesOnToTheNextMinibatch) {
   StartRun();

@@ -352,7 +352,7 @@ TEST_F(DatasetTest, EveryTestVectorOfThePageIsTrue) {
                                         vector.number("k")));
     } else {
       Rng rng(vector.number("seed"), vector.number("stream"));
-      rng.Seek(vector.number("k"));
+      for (uint64_t k = 0; k < vector.number("k"); ++k) (void)rng.Next();
       if (vector.kind == "draw") result = absl::StrCat(absl::Hex(rng.Next(), absl::kZeroPad16));
       if (vector.kind == "bell") {
         result = absl::StrCat(absl::Hex(std::bit_cast<uint64_t>(rng.Bell()), absl::kZeroPad16));

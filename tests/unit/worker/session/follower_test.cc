@@ -24,7 +24,6 @@ class FollowerTest : public ::testing::Test {
             .token = "secret",
             .metrics_address = "10.0.0.1:9",
             .run_id = std::nullopt,
-            .message_bytes_max = 1 << 20,
             .model = SmallModel()};
   }
   absl::Status Tell(const v1::ServerMessage& message) {
@@ -345,6 +344,36 @@ TEST_F(FollowerTest, BothHavePartedOnceTheLastDigestWasSaidOnTheConnectionThatFi
   EXPECT_FALSE(follower_.parted()) << "of an earlier round";
   follower_.SaidDigest(Round(4));
   EXPECT_TRUE(follower_.parted());
+}
+
+TEST_F(FollowerTest, AFinishToAWorkerThatIsBehindAsksForTheCommitsOverANewConnection) {
+  FollowFrom(3);
+  v1::ServerMessage finish;
+  finish.mutable_finish()->set_rounds(4);
+  ASSERT_TRUE(Tell(finish).ok());
+  ASSERT_NE(Find<FinishAction>(), nullptr) << "the caller waits for no further round";
+  ASSERT_NE(Find<RejoinAction>(), nullptr);
+  EXPECT_EQ(Find<RejoinAction>()->why.code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(std::string(Find<RejoinAction>()->why.message()), HasSubstr("commits from 3 on"));
+  EXPECT_TRUE(follower_.finish_seen()) << "a server that is gone is not looked for long";
+  EXPECT_FALSE(follower_.finish_current());
+  EXPECT_EQ(follower_.Connected().join().round(), 3u);
+  follower_.Disconnected();
+  LetIn(v1::Welcome::STATE_KEEP);
+  ASSERT_TRUE(Tell(CommitMessage(3)).ok());
+  follower_.Took(Round(3), Epoch(1));
+  ASSERT_TRUE(Tell(finish).ok());
+  EXPECT_EQ(Find<RejoinAction>(), nullptr);
+  EXPECT_TRUE(follower_.finish_current());
+}
+
+TEST_F(FollowerTest, AFinishWhileTheStateIsFetchedIsTakenAsItIs) {
+  LetIn(v1::Welcome::STATE_FETCH);
+  v1::ServerMessage finish;
+  finish.mutable_finish()->set_rounds(4);
+  ASSERT_TRUE(Tell(finish).ok());
+  EXPECT_EQ(Find<RejoinAction>(), nullptr);
+  EXPECT_TRUE(follower_.finish_current());
 }
 
 TEST_F(FollowerTest, DrainsArePassedOnAndLaterVersionsMessagesPassedOver) {

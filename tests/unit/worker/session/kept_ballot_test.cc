@@ -24,13 +24,12 @@ VoteId Vote(uint64_t epoch, uint32_t attempt) {
 
 class KeptBallotTest : public testing::Test {
  protected:
-  KeptBallotTest() : bits_(kPlan.TotalBytes()) {
-    std::iota(bits_.begin(), bits_.end(), uint8_t{1});
-  }
+  KeptBallotTest() { std::iota(bits_->begin(), bits_->end(), uint8_t{1}); }
 
   absl::Status Add(uint32_t k, uint64_t checksum, Time now) {
-    return ballot_.AddChunk(ChunkIndex(k), bits_.data() + kPlan.ByteOffset(ChunkIndex(k)), checksum,
-                            now);
+    const std::shared_ptr<const uint8_t> bits(bits_,
+                                              bits_->data() + kPlan.ByteOffset(ChunkIndex(k)));
+    return ballot_.AddChunk(ChunkIndex(k), bits, checksum, now);
   }
   // What another side reads of a chunk's message.
   static wire::VoteView Read(const OutgoingMessage& out) {
@@ -45,7 +44,8 @@ class KeptBallotTest : public testing::Test {
     return message;
   }
 
-  std::vector<uint8_t> bits_;
+  std::shared_ptr<std::vector<uint8_t>> bits_ =
+      std::make_shared<std::vector<uint8_t>>(kPlan.TotalBytes());
   KeptBallot ballot_;
 };
 
@@ -55,7 +55,6 @@ TEST_F(KeptBallotTest, WithoutAnOpenRoundNothingIsTaken) {
   EXPECT_EQ(ballot_.AddAbstain(v1::Abstain::REASON_NONFINITE_LOSS).code(),
             absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(Add(0, 1, kOpened).code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(ballot_.Close(), nullptr);
 }
 
 TEST_F(KeptBallotTest, TheSameBitsAreSentUnderEachVote) {
@@ -71,8 +70,10 @@ TEST_F(KeptBallotTest, TheSameBitsAreSentUnderEachVote) {
     EXPECT_EQ(view.header.chunk, ChunkIndex(2));
     EXPECT_EQ(view.header.checksum, 77u);
     std::vector<uint8_t> payload(view.payload_bytes);
-    ASSERT_TRUE(wire::CopyPayload(out.message, view.payload_offset, payload).ok());
-    EXPECT_EQ(payload, std::vector<uint8_t>(bits_.begin() + 128, bits_.end()));
+    EXPECT_TRUE(
+        absl::IsDataLoss(wire::CopyPayloadChecked(out.message, view.payload_offset, 77, payload)))
+        << "the checksum is the caller's";
+    EXPECT_EQ(payload, std::vector<uint8_t>(bits_->begin() + 128, bits_->end()));
   }
 }
 
@@ -114,21 +115,20 @@ TEST_F(KeptBallotTest, AllMessagesAreWhatWasHandedOverInOrder) {
   EXPECT_EQ(last.abstain().reason(), v1::Abstain::REASON_NONFINITE_GRADIENT);
 }
 
-TEST_F(KeptBallotTest, TheBitsAreReleasedWhenTheLastMessageIsGone) {
+TEST_F(KeptBallotTest, TheBitsAreSharedUntilTheLastMessageIsGone) {
   ballot_.Open(Round(9), kOpened, kPlan);
+  const long own = bits_.use_count();
   ASSERT_TRUE(Add(0, 1, kOpened).ok());
-  std::optional<OutgoingMessage> first = ballot_.ChunkMessage(ChunkIndex(0), Vote(1, 0));
-  std::optional<OutgoingMessage> second = ballot_.ChunkMessage(ChunkIndex(0), Vote(1, 1));
-  const auto bits = ballot_.Close();
-  ASSERT_NE(bits, nullptr);
+  std::vector<OutgoingMessage> sent;
+  for (const uint32_t attempt : {0u, 1u})
+    sent.push_back(ballot_.ChunkMessage(ChunkIndex(0), Vote(1, attempt)));
+  ballot_ = KeptBallot();
   EXPECT_FALSE(ballot_.open());
-  FakeClock clock;
-  const auto released = [&] { return bits->AwaitRelease(&clock, clock.Now()); };
-  EXPECT_FALSE(released());
-  first.reset();
-  EXPECT_FALSE(released());
-  second.reset();
-  EXPECT_TRUE(released());
+  EXPECT_GT(bits_.use_count(), own);
+  sent.pop_back();
+  EXPECT_GT(bits_.use_count(), own);
+  sent.pop_back();
+  EXPECT_EQ(bits_.use_count(), own);
 }
 
 }  // namespace

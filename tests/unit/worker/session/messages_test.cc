@@ -7,6 +7,7 @@
 #include <limits>
 #include <string>
 
+#include "common/message_size.h"
 #include "tests/unit/worker/session/run_messages.h"
 
 namespace signvote::testing {
@@ -15,7 +16,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-constexpr uint64_t kMessageBytes = 1 << 20;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
@@ -47,7 +47,7 @@ v1::Welcome GoodWelcome() {
 }
 
 TEST(MessagesTest, AWelcomeSaysWhatTheRunIs) {
-  const absl::StatusOr<RunInfo> run = RunFrom(GoodWelcome(), SmallModel(), kMessageBytes);
+  const absl::StatusOr<RunInfo> run = RunFrom(GoodWelcome(), SmallModel());
   ASSERT_TRUE(run.ok()) << run.status();
   EXPECT_EQ(run->run_id, kSmallRun);
   EXPECT_EQ(run->seed, 7u);
@@ -75,7 +75,7 @@ TEST(MessagesTest, WhatAWelcomeLeavesAwayIsNotThere) {
   welcome.clear_payloads();
   welcome.clear_needs_x0();
   welcome.clear_probes();
-  const absl::StatusOr<RunInfo> run = RunFrom(welcome, SmallModel(), kMessageBytes);
+  const absl::StatusOr<RunInfo> run = RunFrom(welcome, SmallModel());
   ASSERT_TRUE(run.ok()) << run.status();
   EXPECT_EQ(run->clip_norm, std::nullopt);
   EXPECT_EQ(run->main_rounds, std::nullopt);
@@ -89,7 +89,7 @@ TEST(MessagesTest, EveryDirectionAndElementHasItsName) {
     v1::Welcome welcome = GoodWelcome();
     welcome.mutable_direction()->set_kind(of);
     welcome.mutable_direction()->mutable_planes(0)->set_element(v1::StatePlane::ELEMENT_FP32);
-    const absl::StatusOr<RunInfo> run = RunFrom(welcome, SmallModel(), kMessageBytes);
+    const absl::StatusOr<RunInfo> run = RunFrom(welcome, SmallModel());
     EXPECT_TRUE(run.ok()) << run.status();
     EXPECT_EQ(run->planes[0].element_bytes, 4u);
     return run->direction.kind;
@@ -102,11 +102,10 @@ TEST(MessagesTest, EveryDirectionAndElementHasItsName) {
 
 TEST(MessagesTest, AWelcomeThatCannotBeFollowedIsRefusedByWhatIsWrong) {
   const auto refused = [](absl::StatusCode code, const char* words,
-                          const std::function<void(v1::Welcome*)>& change,
-                          uint64_t message_bytes = kMessageBytes) {
+                          const std::function<void(v1::Welcome*)>& change) {
     v1::Welcome welcome = GoodWelcome();
     change(&welcome);
-    const absl::Status status = RunFrom(welcome, SmallModel(), message_bytes).status();
+    const absl::Status status = RunFrom(welcome, SmallModel()).status();
     EXPECT_EQ(status.code(), code) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr(words));
   };
@@ -119,9 +118,8 @@ TEST(MessagesTest, AWelcomeThatCannotBeFollowedIsRefusedByWhatIsWrong) {
   });
   refused(kPrecondition, "elements of kind 0",
           [](v1::Welcome* w) { w->mutable_direction()->mutable_planes(0)->clear_element(); });
-  refused(kPrecondition, "server 319", [](v1::Welcome* w) { w->set_message_bytes_max(319); });
-  refused(
-      kPrecondition, "worker 319", [](v1::Welcome*) {}, 319);
+  refused(kPrecondition, "--message-bytes-max of the server 319",
+          [](v1::Welcome* w) { w->set_message_bytes_max(319); });
   refused(kPrecondition, "clipping 9",
           [](v1::Welcome* w) { w->mutable_clip()->set_kind(static_cast<v1::Clip::Kind>(9)); });
   for (const double norm : {0.0, -1.0, std::numeric_limits<double>::infinity()}) {
@@ -142,14 +140,32 @@ TEST(MessagesTest, AWelcomeThatCannotBeFollowedIsRefusedByWhatIsWrong) {
           [](v1::Welcome* w) { w->mutable_layout()->set_digest(1); });
   refused(kInvalid, "the server's layout",
           [](v1::Welcome* w) { w->mutable_layout()->clear_tensors(); });
-  EXPECT_TRUE(RunFrom(GoodWelcome(), SmallModel(), 320).ok()) << "64 bytes and their header";
+  v1::Welcome tight = GoodWelcome();
+  tight.set_message_bytes_max(320);
+  EXPECT_TRUE(RunFrom(tight, SmallModel()).ok()) << "64 bytes and their header";
+}
+
+TEST(MessagesTest, ChunksThatNoWorkerTakesAreRefusedWhateverTheServerAllows) {
+  constexpr uint64_t kChunk = 8 * kMessageBytesMost;
+  ModelDescription model;
+  model.tensors = {{.name = "a", .shape = {kChunk}}};
+  v1::Welcome welcome = GoodWelcome();
+  welcome.clear_payloads();
+  welcome.set_message_bytes_max(UINT64_MAX);
+  welcome.set_chunk_coordinates(kChunk);
+  FillRunLayout(*Layout::Make(model.tensors), welcome.mutable_layout());
+  const absl::Status status = RunFrom(welcome, model).status();
+  EXPECT_EQ(status.code(), kPrecondition) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("of which a worker takes 67108864"));
+  welcome.set_chunk_coordinates(kChunk / 2);
+  EXPECT_TRUE(RunFrom(welcome, model).ok());
 }
 
 TEST(MessagesTest, AModelThatIsNotTheRunsIsRefusedByTheFirstTensorThatDiffers) {
   const auto refused = [](const char* words, std::vector<TensorSpec> tensors) {
     ModelDescription model;
     model.tensors = std::move(tensors);
-    const absl::Status status = RunFrom(GoodWelcome(), model, kMessageBytes).status();
+    const absl::Status status = RunFrom(GoodWelcome(), model).status();
     EXPECT_EQ(status.code(), kPrecondition);
     EXPECT_THAT(std::string(status.message()), HasSubstr(words));
   };
@@ -186,7 +202,7 @@ TEST(MessagesTest, AJoinSaysTheModelInItsOwnOrder) {
 }
 
 TEST(MessagesTest, ACommitThatCannotBeAppliedIsRefusedByWhatIsWrong) {
-  RunInfo run = *RunFrom(GoodWelcome(), SmallModel(), kMessageBytes);
+  RunInfo run = *RunFrom(GoodWelcome(), SmallModel());
   const auto check = [&run](const std::function<void(v1::Commit*)>& change) {
     v1::Commit commit = CommitMessage(4).commit();
     change(&commit);

@@ -40,15 +40,17 @@ TEST(RetryPolicyTest, ARefusalEndsTheSessionAndAnythingElseIsDialledAgain) {
         break;
     }
     for (const bool welcomed : {false, true}) {
+      const bool over = status.code() == absl::StatusCode::kDeadlineExceeded;
       const bool gives_up =
-          refusal || (status.code() == absl::StatusCode::kResourceExhausted && !welcomed);
+          refusal || over || (status.code() == absl::StatusCode::kResourceExhausted && !welcomed);
       const absl::Status after =
           After({.status = status, .welcomed = welcomed, .ever_welcomed = welcomed});
       EXPECT_EQ(after.ok(), !gives_up) << status << (welcomed ? ", welcomed" : "");
       if (!gives_up) continue;
       EXPECT_EQ(after.code(), status.code());
-      EXPECT_EQ(ExitCodeFor(after), ExitCode::kRefused);
-      EXPECT_EQ(std::string(after.message()), "server head:9 refused worker w1: because");
+      EXPECT_EQ(ExitCodeFor(after), over ? ExitCode::kWaitTimeout : ExitCode::kRefused);
+      EXPECT_EQ(std::string(after.message()), over ? "server head:9 has ended the run: because"
+                                                   : "server head:9 refused worker w1: because");
     }
   }
 }

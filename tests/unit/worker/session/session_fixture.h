@@ -80,9 +80,10 @@ class Signal {
     changed_.NotifyAll();
   }
   // False when it is not said.
-  bool Await() {
+  bool Await() { return AwaitFor(kLong); }
+  bool AwaitFor(Duration most) {
     MutexLock lock(&mu_);
-    return changed_.WaitUntil(&mu_, Clock::System(), Clock::System()->Now() + kLong,
+    return changed_.WaitUntil(&mu_, Clock::System(), Clock::System()->Now() + most,
                               [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return set_; });
   }
 
@@ -120,11 +121,20 @@ class LogLines {
   std::vector<std::string> lines_ ABSL_GUARDED_BY(mu_);
 };
 
+// A copy of these bits, as a session shares them.
+inline std::shared_ptr<const uint8_t> Shared(const uint8_t* bits, size_t bytes) {
+  const auto copy = std::make_shared<std::vector<uint8_t>>(bits, bits + bytes);
+  return {copy, copy->data()};
+}
+
+inline std::shared_ptr<const uint8_t> ChunkOf(const std::vector<uint8_t>& bits, uint32_t k) {
+  return Shared(bits.data() + kPlan.ByteOffset(ChunkIndex(k)), kPlan.Bytes(ChunkIndex(k)));
+}
+
 inline void SendBallot(Session* session, const std::vector<uint8_t>& bits, uint32_t from = 0,
                        uint32_t to = kChunks) {
   for (uint32_t k = from; k < to; ++k) {
-    ASSERT_TRUE(
-        session->SendChunk(ChunkIndex(k), bits.data() + kPlan.ByteOffset(ChunkIndex(k))).ok());
+    ASSERT_TRUE(session->SendChunk(ChunkIndex(k), ChunkOf(bits, k)).ok());
   }
 }
 

@@ -136,6 +136,43 @@ TEST_F(SessionTest, BytesOfRoundsAndOfSetUpAreToldApart) {
   EXPECT_GT(stats.join_seconds, 0);
 }
 
+// Goal: sessions of one process share nothing, not even the knowledge of each other's sockets.
+TEST_F(SessionTest, TwoSessionsOfOneProcessCountTheirOwnBytes) {
+  const std::vector<uint8_t> bits = RandomBits(1);
+  Signal b_is_read;
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                              s.LetIn(v1::Welcome::STATE_UPLOAD);
+                              s.OpenRound(0);
+                              s.AwaitChunks(0, 0, kChunks);
+                              s.Decide(0, 0, bits, 0.25f);
+                              s.AwaitEnd();
+                              return grpc::Status::OK;
+                            },
+                            [&](FakeSession& s) {
+                              s.LetIn(v1::Welcome::STATE_UPLOAD);
+                              s.OpenRound(0);
+                              s.AwaitRead();
+                              b_is_read.Set();
+                              s.AwaitEnd();
+                              return grpc::Status::OK;
+                            }});
+  std::vector<float> y = StartValues();
+  HostReplicaMemory other(y);
+  const auto a = MustCreate(Options(server.address()));
+  const auto b = MustCreate(Options(server.address()));
+  ASSERT_TRUE(JoinRun(a.get(), &memory_).ok());
+  ASSERT_TRUE(JoinRun(b.get(), &other).ok());
+  ASSERT_TRUE(b->NextRound().ok());
+  ASSERT_TRUE(b_is_read.Await());
+  Vote(a.get(), 0, bits);
+  ASSERT_TRUE(a->WaitCommit().ok());
+  const uint64_t d = kPlan.TotalBytes();
+  EXPECT_GT(a->Stats().wire_received_bytes, d);
+  EXPECT_LT(b->Stats().wire_received_bytes, d);
+  EXPECT_GT(b->Stats().setup_sent_bytes, kD * 4) << "its own upload";
+  EXPECT_GT(a->Stats().setup_sent_bytes, kD * 4);
+}
+
 TEST_F(SessionTest, ANewAttemptGetsTheSameBallotAlsoWhileTheCallerComputes) {
   const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);
   Signal resent;
@@ -626,7 +663,7 @@ TEST_F(SessionTest, CallsOutOfOrderAreRefused) {
   const auto session = MustCreate(Options(server.address()));
   const std::vector<uint8_t> bits = RandomBits(1);
   EXPECT_EQ(session->NextRound().status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(session->SendChunk(ChunkIndex(0), bits.data()).code(),
+  EXPECT_EQ(session->SendChunk(ChunkIndex(0), ChunkOf(bits, 0)).code(),
             absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(session->Attach(&memory_).code(), absl::StatusCode::kFailedPrecondition);
   ASSERT_TRUE(session->Join(ModelOf(layout_)).ok());
@@ -646,10 +683,10 @@ TEST_F(SessionTest, CallsOutOfOrderAreRefused) {
   EXPECT_EQ(session->SendScalars({.displacement_mean = {1}}).code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(session->SendChunk(ChunkIndex(0), nullptr).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(session->SendChunk(ChunkIndex(kChunks), bits.data()).code(),
+  EXPECT_EQ(session->SendChunk(ChunkIndex(kChunks), ChunkOf(bits, 0)).code(),
             absl::StatusCode::kInvalidArgument);
-  EXPECT_TRUE(session->SendChunk(ChunkIndex(0), bits.data()).ok());
-  EXPECT_EQ(session->SendChunk(ChunkIndex(0), bits.data()).code(),
+  EXPECT_TRUE(session->SendChunk(ChunkIndex(0), ChunkOf(bits, 0)).ok());
+  EXPECT_EQ(session->SendChunk(ChunkIndex(0), ChunkOf(bits, 0)).code(),
             absl::StatusCode::kFailedPrecondition);
 }
 

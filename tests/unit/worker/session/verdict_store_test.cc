@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <memory_resource>
+#include <vector>
+
 namespace signvote {
 namespace {
 
@@ -41,6 +44,38 @@ TEST(VerdictStoreTest, SlotsAreBoundedAndComeBackEmpty) {
   EXPECT_EQ(again, a);
   EXPECT_EQ(again->round.value(), 3u);
   for (const auto& origin : again->chunks) EXPECT_FALSE(origin.present);
+}
+
+// Counts bytes that are out.
+class CountedMemory : public std::pmr::memory_resource {
+ public:
+  size_t out = 0;
+
+ private:
+  void* do_allocate(size_t bytes, size_t alignment) override {
+    out += bytes;
+    return std::pmr::new_delete_resource()->allocate(bytes, alignment);
+  }
+  void do_deallocate(void* memory, size_t bytes, size_t alignment) override {
+    out -= bytes;
+    std::pmr::new_delete_resource()->deallocate(memory, bytes, alignment);
+  }
+  bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override {
+    return this == &other;
+  }
+};
+
+TEST(VerdictStoreTest, ALagCostsMemoryOnlyWhileItLasts) {
+  CountedMemory memory;
+  VerdictStore store(kPlan, 16, &memory);
+  for (int lag = 0; lag < 3; ++lag) {
+    std::vector<VerdictStore::Slot*> out;
+    while (VerdictStore::Slot* const slot = store.Acquire(Round(1))) out.push_back(slot);
+    EXPECT_EQ(out.size(), 16u);
+    EXPECT_EQ(memory.out, 16 * kPlan.TotalBytes());
+    for (VerdictStore::Slot* const slot : out) store.Release(slot);
+    EXPECT_EQ(memory.out, VerdictStore::kFreeMax * kPlan.TotalBytes());
+  }
 }
 
 }  // namespace

@@ -220,9 +220,9 @@ class LoopSession : public Session {
     ticket.members = 1;
     return std::optional<RoundTicket>(ticket);
   }
-  absl::Status SendChunk(ChunkIndex k, const uint8_t* ballot) override {
+  absl::Status SendChunk(ChunkIndex k, std::shared_ptr<const uint8_t> ballot) override {
     events_->push_back("chunk " + std::to_string(k.value()));
-    std::copy(ballot, ballot + plan_.Bytes(k),
+    std::copy(ballot.get(), ballot.get() + plan_.Bytes(k),
               ballot_.begin() + static_cast<int64_t>(plan_.ByteOffset(k)));
     return send_status;
   }

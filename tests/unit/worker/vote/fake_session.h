@@ -24,11 +24,12 @@ class FakeSession : public Session {
   absl::StatusOr<std::optional<RoundTicket>> NextRound() override {
     return std::optional<RoundTicket>();
   }
-  absl::Status SendChunk(ChunkIndex k, const uint8_t* ballot) override {
+  absl::Status SendChunk(ChunkIndex k, std::shared_ptr<const uint8_t> ballot) override {
     events.push_back("chunk " + std::to_string(k.value()));
     const size_t bytes = plan.Bytes(k);
     ballots.resize(plan.TotalBytes());
-    std::copy_n(ballot, bytes, ballots.begin() + static_cast<ptrdiff_t>(plan.ByteOffset(k)));
+    std::copy_n(ballot.get(), bytes, ballots.begin() + static_cast<ptrdiff_t>(plan.ByteOffset(k)));
+    if (keep_sent) unsent.push_back(std::move(ballot));
     return send_status;
   }
   absl::Status SendScalars(const BallotScalars& sent) override {
@@ -54,6 +55,8 @@ class FakeSession : public Session {
   SessionStats Stats() const override { return {}; }
 
   ChunkPlan plan;
+  bool keep_sent = false;  // as a network that has not sent them yet
+  std::vector<std::shared_ptr<const uint8_t>> unsent;
   absl::Status send_status, scalars_status;
   absl::StatusOr<CommitOutcome> outcome = CommitOutcome();
   std::function<void()> on_wait;

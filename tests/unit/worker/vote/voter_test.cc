@@ -179,6 +179,32 @@ TEST_F(VoterTest, EachChunkLeavesAsSoonAsItsGradientIsFinal) {
   for (uint64_t i = 0; i < kD; ++i) ASSERT_TRUE(GetBit(session_.ballots.data(), i)) << i;
 }
 
+// Goal: the next ballot must not be packed over one that a slow network still sends.
+TEST_F(VoterTest, ABallotThatIsStillBeingSentIsNotChangedByTheNext) {
+  session_.keep_sent = true;
+  Make();
+  VoteRound(Ticket(0), Step(verdict_.data()));
+  const std::vector<std::shared_ptr<const uint8_t>> first = std::exchange(session_.unsent, {});
+  ASSERT_EQ(first.size(), run_.plan.chunks());
+  const std::vector<uint8_t> sent = session_.ballots;
+  const auto unchanged = [&] {
+    for (uint32_t i = 0; i < first.size(); ++i) {
+      // High chunks leave first.
+      const ChunkIndex k(static_cast<uint32_t>(first.size()) - 1 - i);
+      if (!std::equal(first[i].get(), first[i].get() + run_.plan.Bytes(k),
+                      sent.begin() + static_cast<ptrdiff_t>(run_.plan.ByteOffset(k)))) {
+        return false;
+      }
+    }
+    return true;
+  };
+  ASSERT_TRUE(unchanged());
+  g_.assign(kD, -100.0f);  // the other sign
+  VoteRound(Ticket(1), Step(verdict_.data()));
+  EXPECT_NE(session_.ballots, sent);
+  EXPECT_TRUE(unchanged());
+}
+
 TEST_F(VoterTest, ARangeMayBeOfAnySizeAndCrossTensors) {
   Make();
   ASSERT_TRUE(voter_->Begin(Ticket(0)).ok());
