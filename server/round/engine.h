@@ -102,6 +102,10 @@ class Engine {
 
   // ---- between rounds
   void Advance();
+  // The next round is held back by what is no matter of the workers: kPaused or kWaitingForRoom.
+  void Hold(Phase phase);
+  // It is held back no longer: the time of it was no time without a step.
+  void GoOn();
   // Nothing is left to vote on.
   bool Over() const { return course_.run_done() || course_.diverged(); }
   void OpenOrWait();
@@ -136,7 +140,7 @@ class Engine {
   absl::Status Damaged(Round round, const std::vector<WorkerId>& majority);
 
   void Stale() { ++members_.totals().stale_messages; }
-  void Note(NoticeLevel level, std::string text);
+  void Note(NoticeLevel level, std::string text, std::optional<WorkerId> of = std::nullopt);
   std::string Silent() const;
 
   // Constant after construction.
@@ -157,8 +161,9 @@ class Engine {
 
   Time attempt_until_;  // of the open attempt, whatever comes
   Time waiting_since_;  // for workers
-  std::optional<Time>
-      stepless_since_;  // first opening of the rounds without a verdict, while in a row
+  // First opening of the rounds without a verdict, while in a row; later by what held rounds back.
+  std::optional<Time> stepless_since_;
+  Time held_since_;  // of Hold()
   Time back_off_until_;
   Time finish_until_;
   std::optional<Time> stop_until_;  // Invariant: set only while stopping_
