@@ -305,9 +305,12 @@ void Engine::Advance() {
   OpenOrWait();
 }
 
+uint32_t Engine::ready_wanted() const {
+  return round_ == Round(0) && attempt_ == Attempt(0) ? config_.workers_min : 1;
+}
+
 void Engine::OpenOrWait() {
-  const bool first = round_ == Round(0) && attempt_ == Attempt(0);
-  if (members_.ready() >= (first ? config_.workers_min : 1)) return Open();
+  if (members_.ready() >= ready_wanted()) return Open();
   if (phase_ == Phase::kWaitingForWorkers) return;
   phase_ = Phase::kWaitingForWorkers;
   waiting_since_ = now_;

@@ -70,6 +70,10 @@ class Engine {
   // or after it, and a Tick at it always changes something: no caller can spin.
   std::optional<Time> NextTick() const;
   EngineView View(Time now) const;
+  // Parts of it that cost next to nothing.
+  Phase phase() const { return phase_; }
+  size_t ready() const { return members_.ready(); }  // workers
+  uint32_t ready_wanted() const;  // as many must be, for the next attempt to open
 
   // What an engine in another process needs to go on from here: with the same events it then gives
   // the same actions as this one would after losing every worker. While a commit is not durable the
