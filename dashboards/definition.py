@@ -265,9 +265,9 @@ ALERTS = (
           (Guard("and", "signvote_server_ready", "== 1"),)),
     Alert("SignvoteRunNotReady", "signvote_server_ready", "== 0", "10m", "warning",
           "{{ $labels.instance }} has been up for ten minutes without taking workers.",
-          "It waits for its first worker, or for the initial parameters.",
-          "`/readyz` says what is missing. No worker came, all were refused (see *Trouble*), or the first one did not finish its "
-          "upload of the initial parameters."),
+          "It waits for its first workers, or for the initial parameters.",
+          "`/readyz` says what is missing. Fewer than `--workers-min` came, all were refused (see *Trouble*), or the first one "
+          "did not finish its upload of the initial parameters."),
     Alert("SignvoteAbstentionsHigh", "signvote:abstention_ratio:rate5m", "> 0.1", "10m", "warning",
           "Members of {{ $labels.instance }} are often not counted.",
           "{{ $value | humanizePercentage }} of the ballots that were waited for did not come in time.",

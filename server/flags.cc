@@ -107,7 +107,7 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
                   "a member is waited for at most this many times as long as its own first rounds "
                   "took")
       ->capture_default_str()
-      ->check(NumberBetween(1, 1e6));
+      ->check(NumberBetween(2, 1000));
   run->add_option("--observer-after", r.observer_after,
                   "abstentions in a row that make a member an observer")
       ->capture_default_str()

@@ -12,7 +12,7 @@
 namespace signvote {
 
 // Threads: thread-safe. `metrics` must outlive it.
-class MetricsFeed final : public run::CommitObserver {
+class MetricsFeed final : public run::CommitListener {
  public:
   explicit MetricsFeed(ServerMetrics* metrics) : metrics_(metrics) {}
 

@@ -152,7 +152,7 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   metrics.SetInfo(SoftwareVersion(), flags.run.rule.rule,
                   std::string(DirectionName(flags.run.direction.kind)));
   MetricsFeed feed(&metrics);
-  run::RunParts parts{.observer = &feed, .memory = [fs] { return AvailableMemory(fs); }};
+  run::RunParts parts{.listener = &feed, .memory = [fs] { return AvailableMemory(fs); }};
   if (!flags.tokens.empty()) {
     SIGNVOTE_ASSIGN_OR_RETURN(parts.tokens, run::TokenTable::Load(fs, flags.tokens));
   }

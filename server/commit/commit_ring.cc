@@ -17,12 +17,7 @@ size_t CommitRing::CapacityFor(uint64_t budget_bytes, uint64_t payload_bytes) {
                               kRoundsMax);
 }
 
-CommitRing::CommitRing(const Options& options)
-    : options_{.start = options.start,
-               .rounds_kept = options.rounds_kept,
-               .rounds_pinned_max = std::max(options.rounds_kept, options.rounds_pinned_max),
-               .payload_bytes = options.payload_bytes},
-      next_(options.start) {
+CommitRing::CommitRing(const Options& options) : options_(options), next_(options.start) {
   SIGNVOTE_CHECK(options_.rounds_kept > 0);
 }
 
@@ -31,26 +26,9 @@ void CommitRing::Push(std::shared_ptr<const CommitRecord> record) {
   bytes_ += record->payload_bytes;
   records_.push_back(std::move(record));
   ++next_;
-  Trim();
-}
-
-void CommitRing::Trim() {
-  if (records_.size() > options_.rounds_pinned_max) {
-    const Round least(next_.value() - options_.rounds_pinned_max);
-    for (auto& [id, pin] : pins_) {
-      if (pin.lost || pin.from >= least) continue;
-      pin.lost = true;
-      pin.lost_at = next_;
-    }
-  }
-  Round wanted(next_.value() - std::min(records_.size(), options_.rounds_kept));
-  for (const auto& [id, pin] : pins_) {
-    if (!pin.lost) wanted = std::min(wanted, pin.from);
-  }
-  while (first() < wanted) {
-    bytes_ -= records_.front()->payload_bytes;
-    records_.pop_front();
-  }
+  if (records_.size() <= options_.rounds_kept) return;
+  bytes_ -= records_.front()->payload_bytes;
+  records_.pop_front();
 }
 
 std::shared_ptr<const CommitRecord> CommitRing::Find(Round round) const {
@@ -58,52 +36,15 @@ std::shared_ptr<const CommitRecord> CommitRing::Find(Round round) const {
   return records_[round.value() - first().value()];
 }
 
-CommitRing::Pin CommitRing::PinFrom(Round from) {
-  SIGNVOTE_CHECK(Reaches(from));
-  const uint64_t id = ++last_pin_;
-  pins_[id] = {.from = from, .lost_at = next_};
-  return Pin(this, id);
-}
-
-CommitRing::Pin::Pin(Pin&& other) noexcept
-    : ring_(std::exchange(other.ring_, nullptr)), id_(other.id_) {}
-
-CommitRing::Pin& CommitRing::Pin::operator=(Pin&& other) noexcept {
-  if (this != &other) {
-    Release();
-    ring_ = std::exchange(other.ring_, nullptr);
-    id_ = other.id_;
-  }
-  return *this;
-}
-
-void CommitRing::Pin::Advance(Round from) {
-  if (ring_ == nullptr) return;
-  Pinned& pin = ring_->pins_.at(id_);
-  if (pin.lost) return;
-  SIGNVOTE_CHECK(from >= pin.from && from <= ring_->next_);
-  pin.from = from;
-  ring_->Trim();
-}
-
-void CommitRing::Pin::Release() {
-  if (ring_ == nullptr) return;
-  CommitRing* const ring = std::exchange(ring_, nullptr);
-  ring->pins_.erase(id_);
-  ring->Trim();
-}
-
-absl::Status CommitRing::Pin::status() const {
-  if (ring_ == nullptr) return absl::OkStatus();
-  const Pinned& pin = ring_->pins_.at(id_);
-  if (!pin.lost) return absl::OkStatus();
-  const uint64_t behind = pin.lost_at.value() - pin.from.value();
-  const uint64_t so_far = ring_->next_.value() - pin.from.value();
+absl::Status CommitRing::CheckReaches(Round round) const {
+  SIGNVOTE_CHECK(round <= next_);
+  if (Reaches(round)) return absl::OkStatus();
+  const uint64_t behind = next_.value() - round.value();
   return absl::ResourceExhaustedError(
-      absl::StrCat("commits from round ", pin.from.value(), " on are no longer kept: ", behind,
-                   " rounds behind is more than the ", ring_->options_.rounds_pinned_max,
+      absl::StrCat("commits from round ", round.value(), " on are no longer kept: ", behind,
+                   " rounds behind is more than the ", options_.rounds_kept,
                    " rounds that the catch-up budget holds; for what was missed so far it takes ",
-                   so_far * ring_->options_.payload_bytes, " bytes"));
+                   behind * options_.payload_bytes, " bytes"));
 }
 
 }  // namespace signvote

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
-#include <map>
 #include <memory>
 
 #include "absl/status/status.h"
@@ -14,14 +13,11 @@
 
 namespace signvote {
 
-// Keeps the newest `rounds_kept` commits, and while somebody pins older ones up to
-// `rounds_pinned_max` of them. A pin that would need more is lost, never the round: a worker that
-// fetches too slowly learns that it cannot win, and nobody waits for it.
+// Keeps the newest `rounds_kept` commits, whoever may need older ones: a worker that reads too slowly
+// learns that it cannot win, and nobody waits for it.
 //
-// Ownership:  a Pin must not outlive its ring.
 // Threads:    not thread-safe; the records may be read by any thread.
-// Invariants: holds rounds [first(), next()) without gaps; at most rounds_kept of them while
-//             nothing is pinned, and never more than rounds_pinned_max.
+// Invariants: holds rounds [first(), next()) without gaps, at most rounds_kept of them.
 class CommitRing {
  public:
   static constexpr size_t kRoundsMin = 4;
@@ -35,33 +31,9 @@ class CommitRing {
   static size_t CapacityFor(uint64_t budget_bytes, uint64_t payload_bytes);
 
   struct Options {
-    Round start;                   // the first round that will be pushed
-    size_t rounds_kept = 0;        // > 0
-    size_t rounds_pinned_max = 0;  // ≥ rounds_kept; 0: rounds_kept
-    uint64_t payload_bytes = 0;    // of the largest commit, for the advice of a lost pin
-  };
-
-  // Keeps commits from a round on, until it is moved forward or destroyed.
-  class Pin {
-   public:
-    Pin() = default;  // pins nothing
-    Pin(Pin&& other) noexcept;
-    Pin& operator=(Pin&& other) noexcept;
-    ~Pin() { Release(); }
-
-    // Pins only commits from `from` on. REQUIRES: from ≥ the round pinned so far. Without effect on
-    // a pin that is lost or holds nothing.
-    void Advance(Round from);
-    void Release();
-    // OK while the commits are kept. RESOURCE_EXHAUSTED once they are not: how far behind the
-    // holder was, and the budget in bytes that would have kept them so far.
-    absl::Status status() const;
-
-   private:
-    friend class CommitRing;
-    Pin(CommitRing* ring, uint64_t id) : ring_(ring), id_(id) {}
-    CommitRing* ring_ = nullptr;
-    uint64_t id_ = 0;
+    Round start;                 // the first round that will be pushed
+    size_t rounds_kept = 0;      // > 0
+    uint64_t payload_bytes = 0;  // of the largest commit, for the advice of CheckReaches()
   };
 
   explicit CommitRing(const Options& options);
@@ -74,30 +46,20 @@ class CommitRing {
   std::shared_ptr<const CommitRecord> Find(Round round) const;
   // A replica that holds all commits before `round` can be brought up to date from here.
   bool Reaches(Round round) const { return round >= first() && round <= next_; }
-  // REQUIRES: Reaches(from).
-  [[nodiscard]] Pin PinFrom(Round from);
+  // OK when it does; else RESOURCE_EXHAUSTED: how far behind the replica is, and the budget in bytes
+  // that would have sufficed so far. REQUIRES: round <= next().
+  absl::Status CheckReaches(Round round) const;
 
   Round first() const { return Round(next_.value() - records_.size()); }
   Round next() const { return next_; }
   size_t rounds_kept() const { return options_.rounds_kept; }
-  size_t rounds_pinned_max() const { return options_.rounds_pinned_max; }
   uint64_t bytes() const { return bytes_; }  // of the payloads held here
-  size_t pins() const { return pins_.size(); }
 
  private:
-  struct Pinned {
-    Round from;
-    bool lost = false;
-    Round lost_at;  // next() when it was lost
-  };
-  void Trim();
-
   const Options options_;
   std::deque<std::shared_ptr<const CommitRecord>> records_;
   Round next_;
   uint64_t bytes_ = 0;
-  std::map<uint64_t, Pinned> pins_;  // by Pin::id_
-  uint64_t last_pin_ = 0;
 };
 
 }  // namespace signvote

@@ -10,6 +10,8 @@ namespace {
 constexpr int kSlowestMultiple = 3;   // a member slower than this is not waited for
 constexpr int kLongRoundDivisor = 4;  // long rounds: a quarter, where the ceiling is stricter
 
+constexpr double kLongestSeconds = 1e9;  // what a Duration holds
+
 Duration UpperMedian(std::vector<Duration> values) {
   const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
@@ -20,7 +22,7 @@ Duration UpperMedian(std::vector<Duration> values) {
 std::optional<Duration> Limit(const DeadlineConfig& config, const Pace& pace) {
   if (!pace.first_median.has_value()) return std::nullopt;
   const Duration first = std::max(*pace.first_median, config.grace_floor);
-  return FromSeconds(config.growth * ToSeconds(first));
+  return FromSeconds(std::min(config.growth * ToSeconds(first), kLongestSeconds));
 }
 
 }  // namespace

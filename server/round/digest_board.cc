@@ -1,5 +1,8 @@
 #include "server/round/digest_board.h"
 
+#include <algorithm>
+#include <utility>
+
 namespace signvote::round {
 
 void DigestBoard::Expect(Round round, const std::vector<WorkerId>& workers) {
@@ -13,13 +16,28 @@ void DigestBoard::Expect(Round round, const std::vector<WorkerId>& workers) {
 bool DigestBoard::AddWorker(Round round, WorkerId worker, uint64_t digest) {
   const auto it = entries_.find(round);
   if (it == entries_.end()) return false;
-  it->second.outstanding.erase(worker);
-  return it->second.answers.emplace(worker, digest).second;
+  Entry& entry = it->second;
+  entry.outstanding.erase(worker);
+  if (!entry.answers.emplace(worker, digest).second) return false;
+  if (entry.master.has_value()) Compare(entry, worker, digest);
+  return true;
 }
 
 void DigestBoard::AddMaster(Round round, uint64_t digest) {
   const auto it = entries_.find(round);
-  if (it != entries_.end() && !it->second.master.has_value()) it->second.master = digest;
+  if (it == entries_.end() || it->second.master.has_value()) return;
+  it->second.master = digest;
+  for (const auto& [worker, answer] : it->second.answers) Compare(it->second, worker, answer);
+}
+
+void DigestBoard::Compare(Entry& entry, WorkerId worker, uint64_t digest) {
+  if (digest == *entry.master) return;
+  entry.unnamed.push_back(worker);
+  if (!entry.asked.contains(worker)) return;
+  const size_t size = ++entry.groups[digest];
+  if (size <= entry.rivals) return;
+  entry.rival = digest;
+  entry.rivals = size;
 }
 
 bool DigestBoard::HasMaster(Round round) const {
@@ -42,33 +60,19 @@ DigestFinding DigestBoard::Check(Round round, bool final) {
   const auto it = entries_.find(round);
   if (it == entries_.end() || !it->second.master.has_value()) return finding;
   Entry& entry = it->second;
-  std::map<uint64_t, size_t> groups;
-  for (const auto& [worker, digest] : entry.answers) {
-    if (digest != *entry.master && entry.asked.contains(worker)) ++groups[digest];
-  }
-  uint64_t rival = 0;
-  size_t rivals = 0;
-  for (const auto& [digest, size] : groups) {
-    if (size > rivals) {
-      rival = digest;
-      rivals = size;
-    }
-  }
   const auto is_majority = [&](size_t size) { return size >= 2 && 2 * size > entry.asked.size(); };
-  if (is_majority(rivals)) {
+  if (is_majority(entry.rivals)) {
     for (const auto& [worker, digest] : entry.answers) {
-      if (digest == rival && entry.asked.contains(worker)) {
+      if (digest == entry.rival && entry.asked.contains(worker)) {
         finding.majority_against_master.push_back(worker);
       }
     }
     return finding;
   }
   const size_t outstanding = final ? 0 : entry.outstanding.size();
-  if (outstanding > 0 && is_majority(rivals + outstanding)) return finding;
-  for (const auto& [worker, digest] : entry.answers) {
-    if (digest != *entry.master && entry.named.insert(worker).second)
-      finding.differing.push_back(worker);
-  }
+  if (outstanding > 0 && is_majority(entry.rivals + outstanding)) return finding;
+  finding.differing = std::exchange(entry.unnamed, {});
+  std::sort(finding.differing.begin(), finding.differing.end());
   return finding;
 }
 

@@ -13,7 +13,7 @@
 namespace signvote::round {
 
 struct DigestFinding {
-  // Workers found to differ from the master that no earlier finding named.
+  // Workers found to differ from the master that no earlier finding named, by WorkerId.
   std::vector<WorkerId> differing;
   // Not empty: most of the workers that were asked, and at least two, agree with each other against
   // the master. `differing` is then empty: nobody shall be re-synced from a damaged master.
@@ -27,6 +27,8 @@ struct DigestFinding {
 //
 // Threads: thread-compatible.
 // Memory:  at most kRoundsMax rounds, one answer per worker each.
+// Cost:    an answer is compared once: AddWorker() and Forget() are O(log workers), Check() is O(1)
+//          beside what it finds.
 class DigestBoard {
  public:
   static constexpr size_t kRoundsMax = 4;
@@ -54,8 +56,15 @@ class DigestBoard {
     std::map<WorkerId, uint64_t> answers;
     std::set<WorkerId> asked;
     std::set<WorkerId> outstanding;
-    std::set<WorkerId> named;
+    // Of the answers that differ from the master's, once that is there.
+    std::map<uint64_t, size_t> groups;  // of those who were asked, by digest
+    uint64_t rival = 0;                 // the digest of the largest group
+    size_t rivals = 0;                  // and its size
+    std::vector<WorkerId> unnamed;      // that no finding has named
   };
+  // An answer beside the master's. REQUIRES: the master's is there.
+  static void Compare(Entry& entry, WorkerId worker, uint64_t digest);
+
   std::map<Round, Entry> entries_;
 };
 

@@ -139,7 +139,8 @@ void Engine::On(const WorkerLeaves& e) {
   Worker* w = members_.Live(e.worker, e.incarnation);
   if (w == nullptr || w->leaving) return;
   w->leaving = true;
-  Note(NoticeLevel::kInfo, absl::StrFormat("%s leaves in round %d", w->name, round_.value()));
+  Note(NoticeLevel::kInfo, absl::StrFormat("%s leaves in round %d", w->name, round_.value()),
+       e.worker);
   AfterDeparture(e.worker, e.incarnation, Presence::kLeaving);
 }
 
@@ -218,7 +219,8 @@ void Engine::On(const ScalarsIn& e) {
     Note(NoticeLevel::kWarning,
          absl::StrFormat("%s sent scalars in round %d that are not finite, or not those asked for: "
                          "left out of the stepsize",
-                         w.name, round_.value()));
+                         w.name, round_.value()),
+         e.worker);
   }
   Progress();
 }
@@ -230,7 +232,8 @@ void Engine::On(const AbstainIn& e) {
   const Worker& w = *members_.Live(e.worker, e.incarnation);
   if (open_->record(*seat).member && w.abstentions_in_a_row == 0) {
     Note(NoticeLevel::kWarning,
-         absl::StrFormat("%s abstains in round %d: %s", w.name, round_.value(), Words(e.reason)));
+         absl::StrFormat("%s abstains in round %d: %s", w.name, round_.value(), Words(e.reason)),
+         e.worker);
   }
   Progress();
 }
@@ -257,7 +260,18 @@ void Engine::On(const CommitDurable& e) {
 
 void Engine::On(const ProposalRoom& e) {
   room_ = e.room;
-  if (room_ && phase_ == Phase::kWaitingForRoom) Advance();
+  if (room_ && phase_ == Phase::kWaitingForRoom) GoOn();
+}
+
+void Engine::Hold(Phase phase) {
+  if (phase_ != Phase::kPaused && phase_ != Phase::kWaitingForRoom) held_since_ = now_;
+  phase_ = phase;
+}
+
+void Engine::GoOn() {
+  if (stepless_since_.has_value()) stepless_since_ = *stepless_since_ + (now_ - held_since_);
+  held_since_ = now_;
+  Advance();
 }
 
 void Engine::Advance() {
@@ -274,16 +288,13 @@ void Engine::Advance() {
                         "the workers' logs say why they abstain",
                         Seconds(config_.wait_timeout), round_.value() - 1)));
   }
-  if (paused_) {
-    phase_ = Phase::kPaused;
-    return;
-  }
+  if (paused_) return Hold(Phase::kPaused);
   if (now_ < back_off_until_) {
     phase_ = Phase::kBackingOff;
     return;
   }
   if (!room_) {
-    phase_ = Phase::kWaitingForRoom;
+    Hold(Phase::kWaitingForRoom);
     if (!std::exchange(room_noticed_, true)) {
       Note(NoticeLevel::kWarning,
            absl::StrFormat("round %d waits for the server's own applier, which is behind",
@@ -294,9 +305,12 @@ void Engine::Advance() {
   OpenOrWait();
 }
 
+uint32_t Engine::ready_wanted() const {
+  return round_ == Round(0) && attempt_ == Attempt(0) ? config_.workers_min : 1;
+}
+
 void Engine::OpenOrWait() {
-  const bool first = round_ == Round(0) && attempt_ == Attempt(0);
-  if (members_.ready() >= (first ? config_.workers_min : 1)) return Open();
+  if (members_.ready() >= ready_wanted()) return Open();
   if (phase_ == Phase::kWaitingForWorkers) return;
   phase_ = Phase::kWaitingForWorkers;
   waiting_since_ = now_;
@@ -390,7 +404,7 @@ void Engine::Reopen(const std::string& why) {
   members_.Unseat();
   // A pause lets the open round complete, in whatever attempt.
   OpenOrWait();
-  if (paused_ && phase_ == Phase::kWaitingForWorkers) phase_ = Phase::kPaused;
+  if (paused_ && phase_ == Phase::kWaitingForWorkers) Hold(Phase::kPaused);
 }
 
 // Scalars follow the last chunk: when a ballot is completed after the deadline, they still get the
@@ -554,7 +568,7 @@ void Engine::On(const PauseRequested&) {
        absl::StrFormat("paused by the operator after round %d", round_.value()));
   if (phase_ == Phase::kWaitingForWorkers || phase_ == Phase::kWaitingForRoom ||
       phase_ == Phase::kBackingOff) {
-    phase_ = Phase::kPaused;
+    Hold(Phase::kPaused);
   }
 }
 
@@ -562,7 +576,7 @@ void Engine::On(const ResumeRequested&) {
   if (!std::exchange(paused_, false)) return;
   out_.push_back(PauseSet{false});
   Note(NoticeLevel::kInfo, "resumed by the operator");
-  if (phase_ == Phase::kPaused) Advance();
+  if (phase_ == Phase::kPaused) GoOn();
 }
 
 void Engine::On(const StopRequestedEvent&) {
@@ -633,7 +647,7 @@ void Engine::CheckDigests() {
       const Worker* w = members_.Find(id);
       if (w == nullptr) continue;
       Note(NoticeLevel::kWarning,
-           absl::StrFormat("the replica of %s differs after round %d", w->name, round.value()));
+           absl::StrFormat("the replica of %s differs after round %d", w->name, round.value()), id);
       if (w->connected) out_.push_back(Resync{id, w->incarnation, round});
     }
   }
@@ -658,10 +672,11 @@ void Engine::Finish() {
 }
 
 void Engine::CheckFinished() {
-  std::vector<std::string> silent = members_.WithoutFinalDigest();
-  if (!digests_.HasMaster(round_)) silent.push_back("the server itself");
-  if (!silent.empty() && now_ < finish_until_) return;
-  if (!silent.empty()) {
+  const bool all_in = digests_.HasMaster(round_) && members_.AllFinalDigestsIn();
+  if (!all_in && now_ < finish_until_) return;
+  if (!all_in) {
+    std::vector<std::string> silent = members_.WithoutFinalDigest();
+    if (!digests_.HasMaster(round_)) silent.push_back("the server itself");
     Note(NoticeLevel::kWarning,
          absl::StrFormat("no final digest within %s from: %s", Seconds(config_.linger),
                          absl::StrJoin(silent, ", ")));
@@ -685,6 +700,8 @@ void Engine::End(absl::Status status) {
   out_.push_back(EndRun{std::move(status)});
 }
 
-void Engine::Note(NoticeLevel level, std::string text) { Say(out_, level, std::move(text)); }
+void Engine::Note(NoticeLevel level, std::string text, std::optional<WorkerId> of) {
+  Say(out_, level, std::move(text), of);
+}
 
 }  // namespace signvote::round

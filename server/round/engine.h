@@ -70,6 +70,10 @@ class Engine {
   // or after it, and a Tick at it always changes something: no caller can spin.
   std::optional<Time> NextTick() const;
   EngineView View(Time now) const;
+  // Parts of it that cost next to nothing.
+  Phase phase() const { return phase_; }
+  size_t ready() const { return members_.ready(); }  // workers
+  uint32_t ready_wanted() const;  // as many must be, for the next attempt to open
 
   // What an engine in another process needs to go on from here: with the same events it then gives
   // the same actions as this one would after losing every worker. While a commit is not durable the
@@ -102,6 +106,10 @@ class Engine {
 
   // ---- between rounds
   void Advance();
+  // The next round is held back by what is no matter of the workers: kPaused or kWaitingForRoom.
+  void Hold(Phase phase);
+  // It is held back no longer: the time of it was no time without a step.
+  void GoOn();
   // Nothing is left to vote on.
   bool Over() const { return course_.run_done() || course_.diverged(); }
   void OpenOrWait();
@@ -136,7 +144,7 @@ class Engine {
   absl::Status Damaged(Round round, const std::vector<WorkerId>& majority);
 
   void Stale() { ++members_.totals().stale_messages; }
-  void Note(NoticeLevel level, std::string text);
+  void Note(NoticeLevel level, std::string text, std::optional<WorkerId> of = std::nullopt);
   std::string Silent() const;
 
   // Constant after construction.
@@ -157,8 +165,9 @@ class Engine {
 
   Time attempt_until_;  // of the open attempt, whatever comes
   Time waiting_since_;  // for workers
-  std::optional<Time>
-      stepless_since_;  // first opening of the rounds without a verdict, while in a row
+  // First opening of the rounds without a verdict, while in a row; later by what held rounds back.
+  std::optional<Time> stepless_since_;
+  Time held_since_;  // of Hold()
   Time back_off_until_;
   Time finish_until_;
   std::optional<Time> stop_until_;  // Invariant: set only while stopping_

@@ -119,7 +119,8 @@ Worker* Members::Live(WorkerId id, Incarnation incarnation) {
 void Members::Lose(WorkerId id, Worker& w, Round round, Actions& out) {
   if (!w.leaving && !w.evicted && !w.final_digest.has_value()) {
     ++totals_.losses;
-    Say(out, NoticeLevel::kWarning, absl::StrFormat("lost %s in round %d", w.name, round.value()));
+    Say(out, NoticeLevel::kWarning, absl::StrFormat("lost %s in round %d", w.name, round.value()),
+        id);
   }
   w.connected = false;
   w.last_seen = round;
@@ -180,6 +181,12 @@ bool Members::AnyReadyWithoutSeat() const {
   });
 }
 
+bool Members::AllFinalDigestsIn() const {
+  return std::none_of(workers_.begin(), workers_.end(), [](const auto& entry) {
+    return entry.second.ready() && !entry.second.final_digest.has_value();
+  });
+}
+
 std::vector<std::string> Members::WithoutFinalDigest() const {
   std::vector<std::string> names;
   for (const auto& [id, w] : workers_) {
@@ -205,7 +212,8 @@ std::vector<Seat> Members::SeatEverybody(Round round, Actions& out) {
     if (!std::exchange(w.admitted, true)) {
       Say(out, NoticeLevel::kInfo,
           absl::StrFormat("%s joins with share %d from round %d on", w.name, share.value(),
-                          round.value()));
+                          round.value()),
+          id);
     }
     w.seat = w.incarnation;
     seats.push_back({id, w.incarnation, share, w.role});
@@ -268,7 +276,8 @@ void Members::Abstained(WorkerId id, Worker& w, const SeatRecord& record, Round 
   if (w.abstentions_in_a_row++ == 0 && record.in_time > 0) {
     Say(out, NoticeLevel::kWarning,
         absl::StrFormat("the ballot of %s counts as an abstention in round %d: %s", w.name,
-                        round.value(), part));
+                        round.value(), part),
+        id);
   }
   if (w.abstentions_in_a_row < observer_after_) return;
   w.role = Role::kObserver;
@@ -276,14 +285,15 @@ void Members::Abstained(WorkerId id, Worker& w, const SeatRecord& record, Round 
                                              w.abstentions_in_a_row, part);
   out.push_back(RoleChanged{id, Role::kObserver, reason});
   Say(out, NoticeLevel::kWarning,
-      absl::StrFormat("%s is an observer from round %d on: %s", w.name, round.value() + 1, reason));
+      absl::StrFormat("%s is an observer from round %d on: %s", w.name, round.value() + 1, reason),
+      id);
 }
 
 void Members::BecomeMember(WorkerId id, Worker& w, const std::string& reason, Actions& out) {
   w.role = Role::kMember;
   w.abstentions_in_a_row = 0;
   out.push_back(RoleChanged{id, Role::kMember, reason});
-  Say(out, NoticeLevel::kInfo, absl::StrFormat("%s is a member again: %s", w.name, reason));
+  Say(out, NoticeLevel::kInfo, absl::StrFormat("%s is a member again: %s", w.name, reason), id);
 }
 
 void Members::AddRound(std::vector<Duration> arrivals) {

@@ -73,6 +73,7 @@ class Members {
   std::string Name(WorkerId id) const;
   size_t ready() const;
   bool AnyReadyWithoutSeat() const;
+  bool AllFinalDigestsIn() const;
   // Names of those who are ready, and have not sent their final digest.
   std::vector<std::string> WithoutFinalDigest() const;
 

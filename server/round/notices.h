@@ -1,6 +1,7 @@
 #pragma once
 // Words for people, as the engine's parts say them.
 
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -10,8 +11,10 @@
 
 namespace signvote::round {
 
-inline void Say(Actions& out, NoticeLevel level, std::string text) {
-  out.push_back(Notice{level, std::move(text)});
+// `of`: Notice::of.
+inline void Say(Actions& out, NoticeLevel level, std::string text,
+                std::optional<WorkerId> of = std::nullopt) {
+  out.push_back(Notice{level, std::move(text), of});
 }
 
 inline std::string Seconds(Duration d) { return absl::StrFormat("%.4g s", ToSeconds(d)); }

@@ -245,6 +245,8 @@ enum class NoticeLevel { kInfo, kWarning, kError };
 struct Notice {
   NoticeLevel level = NoticeLevel::kInfo;
   std::string text;
+  // Whose doing it is, where a worker can make such notices as often as it likes.
+  std::optional<WorkerId> of = std::nullopt;
 };
 
 using Action =

@@ -428,9 +428,11 @@ class UploadCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, publi
             absl::StrCat(NameCoordinate(replica_->layout(), received_ + i),
                          " of the initial model is not finite"));
       }
+      max_abs_ = std::max(max_abs_, std::fabs(out[i]));
     }
     received_ += header.count;
-    if (!Tell(run::CallProgress{.call = shared_from_this(), .bytes = received_ * sizeof(float)})) {
+    if (!Tell(run::CallProgress{
+            .call = shared_from_this(), .bytes = received_ * sizeof(float), .max_abs = max_abs_})) {
       return absl::UnavailableError("the server stops");
     }
     return absl::OkStatus();
@@ -442,6 +444,7 @@ class UploadCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, publi
   grpc::ByteBuffer incoming_;
   bool claimed_ = false;
   uint64_t received_ = 0;  // coordinates
+  float max_abs_ = 0;      // of those
 };
 
 }  // namespace

@@ -58,11 +58,32 @@ bool MadeByPeers(EventKind kind) {
     case EventKind::kRefused:
     case EventKind::kResync:
       return true;
-    // At most one of these comes for each member and round.
     case EventKind::kMember:
     case EventKind::kObserver:
     case EventKind::kAbstained:
     case EventKind::kReopened:
+    case EventKind::kEvicted:
+    case EventKind::kPaused:
+    case EventKind::kResumed:
+    case EventKind::kFinished:
+    case EventKind::kEnded:
+      break;
+  }
+  return false;
+}
+
+bool PacedByRounds(EventKind kind) {
+  switch (kind) {
+    case EventKind::kMember:
+    case EventKind::kObserver:
+    case EventKind::kAbstained:
+    case EventKind::kReopened:
+      return true;
+    case EventKind::kJoined:
+    case EventKind::kLeft:
+    case EventKind::kLost:
+    case EventKind::kRefused:
+    case EventKind::kResync:
     case EventKind::kEvicted:
     case EventKind::kPaused:
     case EventKind::kResumed:

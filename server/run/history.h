@@ -32,6 +32,8 @@ enum class EventKind : uint8_t {
 std::string_view Words(EventKind kind);
 // Whether peers can make events of this kind as fast as they please: these may not push the others out.
 bool MadeByPeers(EventKind kind);
+// Whether a worker can make events of this kind as often as there are rounds.
+bool PacedByRounds(EventKind kind);
 
 struct Event {
   uint64_t sequence = 0;  // 1, 2, 3, …

@@ -83,12 +83,13 @@ struct CallAsked {
 struct CallProgress {
   std::shared_ptr<StateCall> call;
   uint64_t bytes = 0;
+  float max_abs = 0;  // of an upload: the largest |x_i| so far
 };
 // It is over, however it went: another one may follow.
 struct CallEnded {
   std::shared_ptr<StateCall> call;
 };
-// Everything that a call which is over has moved, both ways.
+// Everything that a call which is over has moved, both ways. May come behind the stream's last input.
 struct CallMoved {
   uint64_t up = 0, down = 0;
 };

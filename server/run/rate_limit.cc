@@ -3,7 +3,16 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "common/status.h"
+
 namespace signvote::run {
+
+std::string WithHeldBack(std::string_view text, uint64_t held_back) {
+  if (held_back == 0) return std::string(text);
+  return absl::StrCat(ToAbsl(text), text.empty() ? "" : " ", "(and ", held_back,
+                      " more that were not told)");
+}
 
 void RateLimit::Refill(Bucket* bucket, const Budget& budget, Time now) {
   if (bucket->fresh) {

@@ -7,11 +7,15 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "common/clock.h"
 
 namespace signvote::run {
+
+// `text`, and that so many like it were not told.
+std::string WithHeldBack(std::string_view text, uint64_t held_back);
 
 // A budget of lines for each key and for all together: a full budget is `burst` lines, and one comes
 // back every `refill`. What is not told is counted, and the next line of the key that is told says how

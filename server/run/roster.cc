@@ -33,6 +33,11 @@ constexpr std::array<uint16_t, kStages> kMayFollow = {
 
 double Seconds(Duration d) { return ToSeconds(d); }
 
+Roster::Options WithDefaults(Roster::Options options) {
+  if (options.strangers_max == 0) options.strangers_max = Roster::kStrangersMin;
+  return options;
+}
+
 }  // namespace
 
 std::string_view Words(Stage stage) {
@@ -62,7 +67,7 @@ std::string_view Words(Stage stage) {
 bool MayFollow(Stage from, Stage to) { return (kMayFollow[Index(from)] >> Index(to) & 1u) != 0; }
 
 Roster::Roster(Options options, const Memory& memory, Time now)
-    : options_(options), next_worker_id_(memory.next_worker_id) {
+    : options_(WithDefaults(options)), next_worker_id_(memory.next_worker_id) {
   for (const Remembered& known : memory.names) {
     SIGNVOTE_CHECK(known.id.value() < next_worker_id_);
     auto worker = std::make_unique<Worker>();

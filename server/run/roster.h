@@ -1,13 +1,15 @@
 #pragma once
 // Who is here: the names of a run, the streams that stand for them, and how far each stream has come.
-//
-//   kConnected ──▶ kHeld ──▶ kWaitingState ──▶ kUploading ──▶ kCatchingUp ──▶ kReady
-//        │           │             │  ▲             │           ▲    │          │
-//        │           │             ▼  └─────────────┘           │    ▼          │
-//        └───────────┴──▶ kFetching, kKeeping ──────────────────┘  kFetching ◀──┘
-//   any ──▶ kClosing
-//
-// The table is MayFollow(); the exact edges are there.
+// By stage, the stages that may follow (MayFollow()):
+//   kConnected     kHeld, kWaitingState
+//   kHeld          kWaitingState
+//   kWaitingState  kUploading, kFetching, kKeeping
+//   kUploading     kCatchingUp
+//   kFetching      kCatchingUp, kFetching
+//   kKeeping       kCatchingUp, kFetching
+//   kCatchingUp    kReady, kFetching
+//   kReady         kFetching
+//   and kClosing after any other; nothing after that.
 
 #include <array>
 #include <cstddef>
@@ -61,9 +63,11 @@ bool MayFollow(Stage from, Stage to);
 //             remembered, beyond those that are here, evicted, or have a seat.
 class Roster {
  public:
+  static constexpr size_t kStrangersMin = 32;
   struct Options {
     size_t names_max = 4096;
-    size_t strangers_max = 32;
+    size_t strangers_max =
+        0;  // 0: kStrangersMin; a Run says more, since all its workers may come at once
     Duration join_timeout = std::chrono::seconds(10);  // from the stream's start to its Join
     // A live stream whose name joins again shows within this time that it lives, or is fenced.
     Duration ping_timeout = std::chrono::seconds(1);

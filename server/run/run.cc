@@ -14,8 +14,15 @@ namespace signvote::run {
 namespace {
 
 constexpr Time kEndOfTime{std::numeric_limits<int64_t>::max()};
-// While somebody uploads, its progress is looked at this often.
-constexpr Duration kLeaseLook = std::chrono::milliseconds(200);
+
+// A crowd that comes at once is no crowd of strangers.
+Roster::Options RosterOptions(const RunOptions& options) {
+  Roster::Options out = options.roster;
+  if (out.strangers_max == 0) {
+    out.strangers_max = std::max(Roster::kStrangersMin, size_t{options.model.sizes.workers_max});
+  }
+  return out;
+}
 
 }  // namespace
 
@@ -26,6 +33,10 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(RunOptions options, RunParts pa
     SIGNVOTE_ASSIGN_OR_RETURN(rule, MakeRule(options.rule));
   }
   options.model.sizes.needs_x0 = rule->needs_x0();
+  // What cannot work is told before anybody brings a model.
+  round::EngineConfig config = EngineConfigOf(options);
+  config.coordinates = config.chunks = 1;
+  SIGNVOTE_RETURN_IF_ERROR(round::ValidateConfig(config));
   SIGNVOTE_ASSIGN_OR_RETURN(
       std::unique_ptr<RunModel> model,
       RunModel::Create(options.model, std::move(parts.memory), std::move(parts.init)));
@@ -67,7 +78,7 @@ Run::Run(RunOptions options, RunParts parts, WelcomeFacts facts, std::unique_ptr
       tokens_(parts_.tokens),
       rule_(std::move(rule)),
       model_(std::move(model)),
-      roster_(options_.roster, state.roster, now),
+      roster_(RosterOptions(options_), state.roster, now),
       books_({.run_id = facts_.run_id.ToText(),
               .rule = facts_.rule,
               .direction = std::string(DirectionName(options_.direction.kind)),
@@ -77,8 +88,9 @@ Run::Run(RunOptions options, RunParts parts, WelcomeFacts facts, std::unique_ptr
               .round = state.engine.round,
               .round_log = parts_.round_log,
               .event_log = parts_.event_log,
-              .observer = parts_.observer},
-             At(now)) {
+              .listener = parts_.listener},
+             At(now)),
+      lines_(RateLimit::Options{}) {
   stop_.waiting_since = now;
   stop_.paused = state.paused;
 }
@@ -97,6 +109,7 @@ void Run::Handle(Time now, Input input) {
       return;
     }
     Stream* s = Find(in->peer);
+    if (const auto* moved = std::get_if<CallMoved>(&in->what)) return On(s, *moved);
     if (s == nullptr) return;
     if (std::holds_alternative<StreamDone>(in->what)) {
       Detach(now, *s, "");
@@ -138,7 +151,7 @@ std::optional<Time> Run::NextTick() const {
   };
   at(roster_.NextFence());
   at(books_.NextWatcher());
-  if (model_->lease().holder().has_value()) at(looked_ + kLeaseLook);
+  at(model_->lease().expiry());
   if (course_ != nullptr) {
     at(course_->engine->NextTick());
   } else if (!stop_.ended && !stop_.paused) {
@@ -148,13 +161,12 @@ std::optional<Time> Run::NextTick() const {
 }
 
 void Run::Tick(Time now) {
-  looked_ = now;
   const Roster::Due due = roster_.Fence(now);
   for (const auto& [peer, status] : due.close) {
     Stream& s = *Find(peer);
-    if (WorkerOf(s) != nullptr) {
-      LogWarning("an old session is fenced", {{"worker", WorkerName(s)}});
-    }
+    const std::string name = WorkerName(s);
+    std::string text = "an old session is fenced";
+    if (!name.empty() && MayTell(now, "fence " + name, &text)) LogWarning(text, {{"worker", name}});
     CloseStream(now, s, status);
   }
   for (const PeerId peer : due.cancel) Find(peer)->peer->Cancel();
@@ -287,15 +299,31 @@ LiveFacts Run::Facts(const round::EngineView* view) const {
   }
   if (course_ != nullptr) {
     facts.applier_lag = course_->pipeline->backlog();
-    if (WaitsForRoom()) facts.waits_for = "the server waits for its own applier";
+    facts.waits_for = WaitsFor();
   }
   return facts;
 }
 
-// As the engine's kWaitingForRoom, without a view of all its members.
-bool Run::WaitsForRoom() const {
-  return !course_->room && !course_->open.has_value() && !course_->proposed.has_value() &&
-         !stop_.paused && !stop_.finished.has_value();
+std::string Run::WaitsFor() const {
+  const round::Engine& engine = *course_->engine;
+  switch (engine.phase()) {
+    case round::Phase::kWaitingForRoom:
+      return "the server waits for its own applier";
+    case round::Phase::kWaitingForWorkers:
+      // Later on the first worker that comes goes on.
+      if (committed() != Round(0)) return "";
+      return absl::StrCat("waiting for workers: ", engine.ready(), " ready, ",
+                          engine.ready_wanted(), " wanted (--workers-min)");
+    default:
+      return "";
+  }
+}
+
+bool Run::MayTell(Time now, const std::string& key, std::string* text) {
+  const std::optional<uint64_t> held_back = lines_.Take(key, now);
+  if (!held_back.has_value()) return false;
+  *text = WithHeldBack(*text, *held_back);
+  return true;
 }
 
 Health Run::HealthNow() const { return books_.HealthNow(Facts(nullptr)); }

@@ -9,8 +9,7 @@
 //     for one that catches up, one that has fallen behind, and, from the moment its FetchState
 //     begins, one that fetches: the commits from the lowest round that a piece can stand at follow
 //     on the stream while the pieces come, so that the fetch may last as long as it likes.
-//   - Who fetches, catches up or keeps its replica pins the ring. One that the rounds outrun all the
-//     same is told so, with the budget that would have sufficed.
+//   - One that the rounds outrun all the same is told so, with the budget that would have sufficed.
 //   - A worker that has caught up is made ready once it has acknowledged all but the last commit:
 //     its Ready said so, or it has answered a Ping that was sent behind them. One that answers every
 //     ping in time, and whom rounds outrun only because they are shorter than its distance, is let
@@ -38,6 +37,7 @@
 #include "server/run/inputs.h"
 #include "server/run/messages.h"
 #include "server/run/peer.h"
+#include "server/run/rate_limit.h"
 #include "server/run/roster.h"
 #include "server/run/run_books.h"
 #include "server/run/run_model.h"
@@ -88,10 +88,10 @@ struct RunParts {
   Durability* durability = nullptr;
   LineSink* round_log = nullptr;  // null: none is wanted, here and below
   LineSink* event_log = nullptr;
-  CommitObserver* observer = nullptr;
+  CommitListener* listener = nullptr;
   Rng rng{0, 0};                     // for numbers that a peer should not guess
   std::optional<TokenTable> tokens;  // nullopt: no token is asked for
-  RunModel::MemoryProbe memory;
+  RunModel::MemoryReader memory;
   std::unique_ptr<InitialParameters> init;  // null: the parameters come from a worker
   std::unique_ptr<StepsizeRule> rule;       // null: the one that RunOptions::rule names
 };
@@ -175,7 +175,6 @@ class Run {
     // The cursor. Meaningless unless `following`.
     bool following = false;
     Round next_send;         // Invariant: <= published
-    CommitRing::Pin pin;     // while it is not ready
     Round acknowledged;      // it has read all commits before
     bool live = false;       // is told of the open attempt as it happens
     bool owed_open = false;  // RoundOpen follows once it has everything before
@@ -272,13 +271,14 @@ class Run {
   void On(Time now, Stream& s, CallAsked& in);
   void On(Time now, Stream& s, CallProgress& in);
   void On(Time now, Stream& s, CallEnded& in);
-  void On(Time now, Stream& s, CallMoved& in);
+  void On(Stream* s, const CallMoved& in);  // null: the stream is done
   void Accept(Time now, const Roster::Accepted& accepted);
   void Welcome(Time now, Stream& s);
   void SendWelcome(Stream& s, v1::Welcome::State state);
   // One worker uploads the initial parameters; the others are told whom they wait for.
   void NameUploader(Time now);
-  void Uploaded(Time now, Stream& s);
+  void Uploaded(Time now, Stream& s, float max_abs);
+  static round::EngineConfig EngineConfigOf(const RunOptions& options);
   absl::Status StartCourse(Time now, const round::EngineState& state);
   absl::Status CheckFetch(Time now, Stream& s);
   void Refuse(Time now, Stream& s, const std::string& name, const absl::Status& status);
@@ -293,7 +293,7 @@ class Run {
 
   // ---- run_feed.cc: how commits reach workers ----
   void On(Time now, Stream& s, RoomIn&) { Feed(now, s); }
-  // The cursor is set; the ring is pinned. REQUIRES: the ring reaches `from`.
+  // The cursor is set. REQUIRES: the ring reaches `from`.
   void Follow(Stream& s, Round from);
   void Feed(Time now, Stream& s);
   // What becomes of one that has everything.
@@ -347,7 +347,11 @@ class Run {
   void End(Time now, absl::Status status);
   void AnswerWatchers(Time now, Time due);
   bool Event(Time now, EventKind kind, const RunBooks::About& about);
-  bool WaitsForRoom() const;
+  // Why the run cannot go on, or begin, although the parameters are there; "" when it could.
+  std::string WaitsFor() const;
+  // Whether a line about what `key` names is written now: for what peers can make happen as often as
+  // they like. `text` then says how many of its kind were not.
+  bool MayTell(Time now, const std::string& key, std::string* text);
   LiveFacts Facts(const round::EngineView* view) const;
 
   // Constant after construction.
@@ -365,8 +369,8 @@ class Run {
   RunBooks books_;
   std::unique_ptr<Course> course_;  // null: no parameters yet
   std::map<PeerId, Stream> streams_;
-  Time now_;     // of the input at hand
-  Time looked_;  // last Tick
+  RateLimit lines_;  // of the log, beside those of events
+  Time now_;         // of the input at hand
   Stop stop_;
 };
 

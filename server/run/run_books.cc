@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/text.h"
+#include "server/stepsize/robust_mean.h"
 
 namespace signvote::run {
 namespace {
@@ -36,18 +37,14 @@ PagePhase ToPage(round::Phase phase) {
   return PagePhase::kWaitingForWorkers;
 }
 
-std::string WithHeldBack(std::string_view reason, uint64_t held_back) {
-  if (held_back == 0) return std::string(reason);
-  return absl::StrCat(std::string(reason), reason.empty() ? "" : " ", "(and ", held_back,
-                      " more that were not told)");
-}
-
 }  // namespace
 
 RunBooks::RunBooks(Options options, Moment start)
     : options_(std::move(options)),
       start_(start),
       budget_(RateLimit::Options{}),
+      // One worker's are limited; those of many are not, each of which did something.
+      paced_({.all = {.burst = UINT32_MAX, .refill = std::chrono::nanoseconds(1)}}),
       last_commit_unix_seconds_(start.unix_seconds),
       round_(options_.round) {}
 
@@ -82,12 +79,13 @@ void RunBooks::WriteEvent(const JsonLine& line) {
 
 bool RunBooks::OnEvent(Moment at, EventKind kind, const About& about) {
   uint64_t held_back = 0;
-  if (MadeByPeers(kind)) {
+  if (MadeByPeers(kind) || PacedByRounds(kind)) {
     const std::string_view who = about.who.empty() ? about.worker : about.who;
+    RateLimit& budget = MadeByPeers(kind) ? budget_ : paced_;
     const std::optional<uint64_t> told =
-        budget_.Take(absl::StrCat(std::string(Words(kind)), " ",
-                                  std::string(who.substr(0, RunHistory::kTextBytesMax))),
-                     at.now);
+        budget.Take(absl::StrCat(std::string(Words(kind)), " ",
+                                 std::string(who.substr(0, RunHistory::kTextBytesMax))),
+                    at.now);
     if (!told.has_value()) return false;
     held_back = *told;
   }
@@ -147,24 +145,28 @@ double RunBooks::Clamped(uint64_t micros, double seconds_max) {
   return seconds_max;
 }
 
-void RunBooks::NoteTimes(const round::CommitRound& commit, const CommitNotes& notes,
+void RunBooks::NoteTimes(Moment at, const round::CommitRound& commit, const CommitNotes& notes,
                          CommitTimes* out) {
-  Mean compute, apply;
+  // What one worker says, whatever it says, moves the mean of several but a little.
+  std::vector<double> compute, apply;
+  // Nobody computes for longer than the round has been open, or applies for longer than the commit is
+  // known.
+  const Duration known = commit_times_.empty() ? commit.opened_for : at.now - commit_times_.back();
+  const double apply_max = std::min(kApplySecondsMax, ToSeconds(known));
   for (const auto& [worker, times] : notes.times) {
-    // Nobody computes for longer than the round has been open.
     const double compute_seconds = Clamped(times.compute_us, ToSeconds(commit.opened_for));
-    const double apply_seconds = Clamped(times.apply_us, kApplySecondsMax);
-    compute.Add(compute_seconds);
-    apply.Add(apply_seconds);
+    const double apply_seconds = Clamped(times.apply_us, apply_max);
+    compute.push_back(compute_seconds);
+    apply.push_back(apply_seconds);
     if (Page* const page = FindPage(worker)) {
       page->compute_seconds = compute_seconds;
       page->apply_seconds = apply_seconds;
     }
   }
-  out->has_voter_times = compute.count() > 0;
+  out->has_voter_times = !compute.empty();
   if (!out->has_voter_times) return;
-  out->compute = compute.value();
-  out->worker_apply = apply.value();
+  out->compute = *RobustMean(compute);
+  out->worker_apply = *RobustMean(apply);
   means_.compute.Add(out->compute);
   means_.worker_apply.Add(out->worker_apply);
 }
@@ -181,7 +183,7 @@ void RunBooks::NoteAbstentions(Moment at, const round::CommitRound& commit,
     // One that is gone has its own event; one that stays away round after round is told once.
     if (!counted && !page->abstaining && page->live) {
       (void)OnEvent(
-          at, EventKind::kAbstained,  // always told: at most one a member and round
+          at, EventKind::kAbstained,  // false: held back, and counted
           {.worker = page->name,
            .reason = page->abstain_reason.empty() ? "no ballot in time"
                                                   : std::string_view(page->abstain_reason),
@@ -231,7 +233,7 @@ void RunBooks::OnCommit(Moment at, const round::CommitRound& commit, const Commi
   times.wait = ToSeconds(commit.wait);
   times.tally = notes.tally_seconds;
   times.commit = notes.commit_seconds;
-  NoteTimes(commit, notes, &times);
+  NoteTimes(at, commit, notes, &times);
   means_.round.Add(times.round);
   means_.wait.Add(times.wait);
   means_.tally.Add(times.tally);
@@ -246,7 +248,7 @@ void RunBooks::OnCommit(Moment at, const round::CommitRound& commit, const Commi
   history_.AddRound(commit.round.value(), commit.loss.value_or(kNan),
                     static_cast<double>(commit.gamma));
   last_commit_ = commit;
-  if (options_.observer != nullptr) options_.observer->OnCommit(times);
+  if (options_.listener != nullptr) options_.listener->OnCommit(times);
 }
 
 void RunBooks::OnStatistics(const OpenVote::Statistics& statistics, const ChunkPlan& plan) {
@@ -271,7 +273,7 @@ void RunBooks::OnStatistics(const OpenVote::Statistics& statistics, const ChunkP
 
 void RunBooks::OnApplied(Moment at, const AppliedNote& applied) {
   means_.apply.Add(applied.seconds);
-  if (options_.observer != nullptr) options_.observer->OnApplied(applied.seconds);
+  if (options_.listener != nullptr) options_.listener->OnApplied(applied.seconds);
   if (!applied.digest.has_value()) return;
   master_.digest = *applied.digest;
   master_.round = applied.next_round;
@@ -299,10 +301,11 @@ void RunBooks::SetSessionBytes(WorkerId worker, uint64_t up, uint64_t down) {
   total_.down_rounds_bytes += more_down;
 }
 
-void RunBooks::AddSetupBytes(WorkerId worker, uint64_t up, uint64_t down) {
+void RunBooks::AddSetupBytes(std::optional<WorkerId> worker, uint64_t up, uint64_t down) {
   const WireTotals more{.up_setup_bytes = up, .down_setup_bytes = down};
   total_ += more;
-  if (Page* const page = FindPage(worker)) page->wire += more;
+  Page* const page = worker.has_value() ? FindPage(*worker) : nullptr;
+  if (page != nullptr) page->wire += more;
 }
 
 WireTotals RunBooks::BytesOf(WorkerId worker) const {
@@ -322,7 +325,7 @@ Health RunBooks::HealthNow(const LiveFacts& facts) const {
     out.not_ready_because =
         facts.layout_known ? "waiting for the initial parameters" : "waiting for the first worker";
   } else {
-    out.not_ready_because = std::string(facts.waits_for);
+    out.not_ready_because = facts.waits_for;
   }
   out.ready = out.not_ready_because.empty();
   out.round = round_;
@@ -424,7 +427,7 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
   out.ties = ties_;
   out.tie_ratio = tie_ratio_;
   out.implausible_times = implausible_times_;
-  out.events_held_back = budget_.held_back();
+  out.events_held_back = budget_.held_back() + paced_.held_back();
   for (const LineSink* const sink : {options_.round_log, options_.event_log}) {
     if (sink != nullptr) out.log_lines_dropped += sink->dropped();
   }

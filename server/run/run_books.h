@@ -48,7 +48,7 @@ class Mean {
   double sum_ = 0;
 };
 
-// Seconds, of one commit; means over voters where there are several.
+// Seconds, of one commit; robust means over voters where there are several.
 struct CommitTimes {
   double round = 0, wait = 0, tally = 0, commit = 0;
   bool has_voter_times = false;
@@ -57,9 +57,9 @@ struct CommitTimes {
 
 // Who wants to hear of every commit, for histograms. Threads: called on the run's thread; must not
 // block.
-class CommitObserver {
+class CommitListener {
  public:
-  virtual ~CommitObserver() = default;
+  virtual ~CommitListener() = default;
   virtual void OnCommit(const CommitTimes& times) = 0;
   virtual void OnApplied(double seconds) = 0;
 };
@@ -96,8 +96,7 @@ struct LiveFacts {
   bool layout_known = false, complete = false;
   uint64_t coordinates = 0, layout_digest = 0;  // 0: no layout yet
   uint64_t applier_lag = 0;                     // rounds
-  std::string_view
-      waits_for;  // why rounds stand still although workers are there; empty: they do not
+  std::string waits_for;                        // why no round goes on; empty: one does
 };
 
 // One worker, for people.
@@ -173,7 +172,7 @@ using WatchDone = std::function<void(absl::StatusOr<WatchView>)>;
 // Memory is bounded whatever peers send: the history's constants, kWatchersMax, and a page for each
 // name that the roster remembers.
 //
-// Ownership:  borrows sinks and observer, which must outlive it.
+// Ownership:  borrows sinks and listener, which must outlive it.
 // Threads:    thread-compatible; the run's thread. Nothing here waits.
 // Failure:    none: what a log cannot take is dropped and counted.
 class RunBooks {
@@ -191,7 +190,7 @@ class RunBooks {
     Round round;                         // commits before this life of the server
     LineSink* round_log = nullptr;       // null: none is wanted
     LineSink* event_log = nullptr;       // likewise
-    CommitObserver* observer = nullptr;  // may be null
+    CommitListener* listener = nullptr;  // may be null
   };
 
   RunBooks(Options options, Moment start);
@@ -208,7 +207,7 @@ class RunBooks {
   };
   // Into the history and the event log. Returns whether it was told, for whoever has a line of its own
   // to write about the same: events that peers make are rate-limited, for each peer and all together,
-  // and the next one that is told says how many were not.
+  // those that rounds make for each worker, and the next one that is told says how many were not.
   bool OnEvent(Moment at, EventKind kind, const About& about);
   // A stream was accepted: its page.
   void OnJoined(WorkerId worker, std::string name, Incarnation incarnation, std::string address,
@@ -237,7 +236,8 @@ class RunBooks {
 
   // What the live session of a worker moved so far; replaces what was said before.
   void SetSessionBytes(WorkerId worker, uint64_t up, uint64_t down);
-  void AddSetupBytes(WorkerId worker, uint64_t up, uint64_t down);
+  // nullopt: of one whose session is over.
+  void AddSetupBytes(std::optional<WorkerId> worker, uint64_t up, uint64_t down);
   WireTotals BytesOf(WorkerId worker) const;
   // All workers, those that are forgotten included. Kept, not counted anew.
   const WireTotals& total() const { return total_; }
@@ -280,7 +280,8 @@ class RunBooks {
     WatchDone done;
   };
 
-  void NoteTimes(const round::CommitRound& commit, const CommitNotes& notes, CommitTimes* out);
+  void NoteTimes(Moment at, const round::CommitRound& commit, const CommitNotes& notes,
+                 CommitTimes* out);
   double Clamped(uint64_t micros, double seconds_max);
   void NoteAbstentions(Moment at, const round::CommitRound& commit, const CommitNotes& notes);
   void WriteRound(Moment at, const round::CommitRound& commit, const CommitNotes& notes);
@@ -295,7 +296,8 @@ class RunBooks {
   const Moment start_;
 
   RunHistory history_;
-  RateLimit budget_;
+  RateLimit budget_;  // of events that peers make
+  RateLimit paced_;   // of those that rounds make
   std::map<WorkerId, Page> pages_;
   std::vector<Watcher> watchers_;  // bounded: kWatchersMax
   std::optional<round::CommitRound> last_commit_;

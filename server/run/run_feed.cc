@@ -15,7 +15,6 @@ void Run::Follow(Stream& s, Round from) {
   s.following = true;
   s.next_send = from;
   s.acknowledged = Round(0);
-  s.pin = course_->ring.PinFrom(from);
 }
 
 void Run::Feed(Time now, Stream& s) {
@@ -25,7 +24,6 @@ void Run::Feed(Time now, Stream& s) {
     if (s.peer->queued_bytes() > feed_bytes_) return s.peer->NotifyWhenBelow(feed_bytes_ / 2);
     SendRound(s, course_->ring.Find(s.next_send));
     s.next_send = s.next_send.next();
-    s.pin.Advance(s.next_send);
   }
   CaughtUp(now, s);
 }
@@ -51,7 +49,6 @@ void Run::CaughtUp(Time now, Stream& s) {
 }
 
 void Run::Admit(Time now, Stream& s) {
-  s.pin.Release();
   s.admit_nonce = 0;
   roster_.SetStage(s.id, Stage::kReady, now);
   const Roster::Worker& worker = *WorkerOf(s);
@@ -67,19 +64,20 @@ void Run::Admit(Time now, Stream& s) {
 void Run::FellBehind(Time now, Stream& s) {
   const std::string name = WorkerName(s);
   const Stage stage = StageOf(s);
-  const absl::Status pinned = s.pin.status();
-  absl::Status status = absl::ResourceExhaustedError(
-      pinned.ok() ? "the worker reads too slowly: the commits that it misses are no longer kept "
-                    "(--catch-up-bytes); join again to catch up"
-                  : absl::StrCat("the rounds outrun this worker: ", pinned.message(),
-                                 " (--catch-up-bytes)"));
+  const absl::Status late = course_->ring.CheckReaches(s.next_send);
+  absl::Status status = absl::ResourceExhaustedError(absl::StrCat(
+      stage == Stage::kReady ? "the worker reads too slowly: " : "the rounds outrun this worker: ",
+      late.message(), " (--catch-up-bytes); join again to catch up"));
   if (stage == Stage::kCatchingUp && s.fetches.empty()) {
     // Its own replica was too old, which one fetch mends.
     const absl::Status again = roster_.CountResync(s.id, now);
     if (again.ok()) return SendResync(now, s, "its state is older than the commits that are kept");
     status = again;
   }
-  LogWarning("a worker cannot follow", {{"worker", name}, {"reason", Describe(status)}});
+  std::string text = "a worker cannot follow";
+  if (MayTell(now, "behind " + name, &text)) {
+    LogWarning(text, {{"worker", name}, {"reason", Describe(status)}});
+  }
   if (s.call != nullptr) std::exchange(s.call, nullptr)->End(status);
   CloseStream(now, s, status);
 }
@@ -131,7 +129,6 @@ void Run::SendRoundOpen(Time now, Stream& s) {
 
 void Run::SendResync(Time now, Stream& s, const std::string& reason) {
   s.live = s.owed_open = s.following = false;
-  s.pin.Release();
   s.admit_nonce = 0;
   s.peer->Send(ResyncMessage(committed(), reason));
   roster_.SetStage(s.id, Stage::kFetching, now);

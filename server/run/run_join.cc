@@ -45,9 +45,12 @@ void Run::On(Time now, Stream& s, JoinIn& in) {
     if (const absl::Status status = model_->FixLayout(*checked); !status.ok()) {
       return Refuse(now, s, name, status);
     }
-    LogInfo("the model is known", {{"coordinates", model_->layout().coordinates()},
-                                   {"tensors", uint64_t{model_->layout().tensors().size()}},
-                                   {"chunks", uint64_t{model_->plan().chunks()}}});
+    std::string text = "the model is known";
+    if (MayTell(now, "model", &text)) {
+      LogInfo(text, {{"coordinates", model_->layout().coordinates()},
+                     {"tensors", uint64_t{model_->layout().tensors().size()}},
+                     {"chunks", uint64_t{model_->plan().chunks()}}});
+    }
     if (model_->state() == RunModel::State::kComplete) {
       if (const absl::Status status = StartCourse(now, {}); !status.ok()) {
         End(now, status);
@@ -94,7 +97,6 @@ void Run::Welcome(Time now, Stream& s) {
   const CheckedJoin join = *std::exchange(s.join, std::nullopt);
   const bool keeps =
       join.round.has_value() && join.epoch == facts_.epoch && course_->ring.Reaches(*join.round);
-  if (keeps) s.pin = course_->ring.PinFrom(*join.round);
   SendWelcome(s, keeps ? v1::Welcome::STATE_KEEP : v1::Welcome::STATE_FETCH);
   roster_.SetStage(s.id, keeps ? Stage::kKeeping : Stage::kFetching, now);
 }
@@ -119,9 +121,9 @@ void Run::NameUploader(Time now) {
     }
     s.join.reset();
     roster_.SetStage(s.id, Stage::kUploading, now);
-    looked_ = now;
     SendWelcome(s, v1::Welcome::STATE_UPLOAD);
-    LogInfo("initial parameters come from a worker", {{"worker", WorkerName(s)}});
+    std::string text = "initial parameters come from a worker";
+    if (MayTell(now, "uploader", &text)) LogInfo(text, {{"worker", WorkerName(s)}});
   }
   if (course_ != nullptr) return;
   const v1::ServerMessage notice = NoticeMessage("waiting for the initial parameters from " +
@@ -142,8 +144,8 @@ void Run::Refuse(Time now, Stream& s, const std::string& name, const absl::Statu
 
 // ---- the course begins --------------------------------------------------------------------------
 
-void Run::Uploaded(Time now, Stream& s) {
-  if (const absl::Status status = model_->Complete(); !status.ok()) {
+void Run::Uploaded(Time now, Stream& s, float max_abs) {
+  if (const absl::Status status = model_->Complete(max_abs); !status.ok()) {
     return CloseStream(now, s, status);
   }
   if (const absl::Status status = StartCourse(now, {}); !status.ok()) return End(now, status);
@@ -151,35 +153,37 @@ void Run::Uploaded(Time now, Stream& s) {
   for (const PeerId peer : roster_.In(Stage::kWaitingState)) Welcome(now, *Find(peer));
 }
 
+// All but what the model says.
+round::EngineConfig Run::EngineConfigOf(const RunOptions& options) {
+  return {.main_rounds_max = options.main_rounds_max,
+          .workers_min = options.workers_min,
+          .workers_max = options.model.sizes.workers_max,
+          .quorum = options.quorum,
+          .deadline = options.deadline,
+          .observer_after = options.observer_after,
+          .nonfinite_rounds = options.nonfinite_rounds,
+          .share_hold_rounds = options.share_hold_rounds,
+          .digest_every = options.digest_every,
+          .wait_timeout = options.wait_timeout,
+          .stop_wait = options.stop_wait,
+          .linger = options.linger};
+}
+
 absl::Status Run::StartCourse(Time now, const round::EngineState& state) {
   const PayloadPlan plan(model_->plan());
   const size_t rounds = CommitRing::CapacityFor(model_->catch_up_bytes(), plan.TotalBytes());
   const double x0_max_abs = model_->x0_max_abs();
-  round::EngineConfig config{
-      .coordinates = model_->layout().coordinates(),
-      .chunks = model_->plan().chunks(),
-      .main_rounds_max = options_.main_rounds_max,
-      .workers_min = options_.workers_min,
-      .workers_max = options_.model.sizes.workers_max,
-      .quorum = options_.quorum,
-      .deadline = options_.deadline,
-      .observer_after = options_.observer_after,
-      .nonfinite_rounds = options_.nonfinite_rounds,
-      .share_hold_rounds = options_.share_hold_rounds,
-      .digest_every = options_.digest_every,
-      .wait_timeout = options_.wait_timeout,
-      .stop_wait = options_.stop_wait,
-      .linger = options_.linger,
-      .x0_max_abs = x0_max_abs,
-      .step_scale_max = static_cast<double>(model_->layout().step_scale_max())};
+  round::EngineConfig config = EngineConfigOf(options_);
+  config.coordinates = model_->layout().coordinates();
+  config.chunks = model_->plan().chunks();
+  config.x0_max_abs = x0_max_abs;
+  config.step_scale_max = static_cast<double>(model_->layout().step_scale_max());
   SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<round::Engine> engine,
                             round::Engine::Create(std::move(config), std::move(rule_), state, now));
-  course_ = std::make_unique<Course>(CommitRing::Options{.start = state.round,
-                                                         .rounds_kept = rounds,
-                                                         .rounds_pinned_max = rounds,
-                                                         .payload_bytes = plan.TotalBytes()},
-                                     OpenVote::Options{.plan = plan, .seed = options_.seed},
-                                     parts_.tally, model_.get());
+  course_ = std::make_unique<Course>(
+      CommitRing::Options{
+          .start = state.round, .rounds_kept = rounds, .payload_bytes = plan.TotalBytes()},
+      OpenVote::Options{.plan = plan, .seed = options_.seed}, parts_.tally, model_.get());
   course_->engine = std::move(engine);
   course_->main_rounds = state.course.main_rounds;
   Durability* durability = parts_.durability;
@@ -249,17 +253,17 @@ void Run::On(Time now, Stream& s, CallProgress& in) {
   Arriving(now, s);
   if (s.call_kind != CallKind::kUpload || model_->lease().holder() != s.id) return;
   model_->lease().Progress(in.bytes, now);
-  if (in.bytes == model_->layout().coordinates() * sizeof(float)) Uploaded(now, s);
+  if (in.bytes == model_->layout().coordinates() * sizeof(float)) Uploaded(now, s, in.max_abs);
 }
 
 void Run::On(Time, Stream& s, CallEnded& in) {
   if (s.call == in.call) s.call.reset();
 }
 
-void Run::On(Time, Stream& s, CallMoved& in) {
-  if (const Roster::Worker* worker = WorkerOf(s); worker != nullptr) {
-    books_.AddSetupBytes(worker->id, in.up, in.down);
-  }
+void Run::On(Stream* s, const CallMoved& in) {
+  const Roster::Worker* worker = s == nullptr ? nullptr : WorkerOf(*s);
+  books_.AddSetupBytes(worker == nullptr ? std::nullopt : std::optional(worker->id), in.up,
+                       in.down);
 }
 
 void Run::On(Time now, Stream& s, ReadyIn& in) {
@@ -277,13 +281,13 @@ void Run::On(Time now, Stream& s, ReadyIn& in) {
   }
   roster_.SetStage(s.id, Stage::kCatchingUp, now);
   if (!s.following) {
-    if (!course_->ring.Reaches(in.round)) return FellBehind(now, s);
+    if (!course_->ring.Reaches(in.round)) {
+      s.next_send = in.round;
+      return FellBehind(now, s);
+    }
     Follow(s, in.round);
   }
-  if (s.next_send < in.round) {
-    s.next_send = in.round;
-    s.pin.Advance(in.round);
-  }
+  s.next_send = std::max(s.next_send, in.round);
   s.acknowledged = std::max(s.acknowledged, in.round);
   s.admit_tries = 0;
   s.admit_nonce = 0;
@@ -338,7 +342,6 @@ void Run::Detach(Time now, Stream& s, const std::string& reason) {
   const std::string name = WorkerName(s);
   const std::optional<Roster::Departure> gone = roster_.Close(s.id, now);
   s.live = s.owed_open = s.following = false;
-  s.pin.Release();
   s.join.reset();
   if (s.call != nullptr) {
     std::exchange(s.call, nullptr)->End(absl::AbortedError("the session of this ticket has ended"));

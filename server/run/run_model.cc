@@ -109,14 +109,14 @@ std::vector<MemoryPart> ServerMemory(uint64_t coordinates, const ModelSizes& siz
   return parts;
 }
 
-RunModel::RunModel(Options options, MemoryProbe memory, std::unique_ptr<InitialParameters> init)
+RunModel::RunModel(Options options, MemoryReader memory, std::unique_ptr<InitialParameters> init)
     : options_(std::move(options)),
       memory_(std::move(memory)),
       init_(std::move(init)),
       lease_(options_.upload) {}
 
 absl::StatusOr<std::unique_ptr<RunModel>> RunModel::Create(
-    Options options, MemoryProbe memory, std::unique_ptr<InitialParameters> init) {
+    Options options, MemoryReader memory, std::unique_ptr<InitialParameters> init) {
   if (!std::isfinite(options.weight_decay) || options.weight_decay < 0) {
     return absl::InvalidArgumentError(absl::StrCat("--weight-decay ", options.weight_decay,
                                                    " is out of range; use a number from 0 on"));
@@ -188,7 +188,8 @@ absl::Status RunModel::FixLayout(const CheckedJoin& join) {
   // without one.
   identity_ = join.identity;
   identity_text_ = join.identity_text;
-  if (const absl::Status finite = Complete(); !finite.ok()) {
+  const float max_abs = MaxAbs(std::as_const(*replica_).x());
+  if (const absl::Status finite = Complete(max_abs); !finite.ok()) {
     Forget();
     return WithExitCode(WithContext(finite, init_->path()), ExitCode::kBadInput);
   }
@@ -214,10 +215,9 @@ absl::Status RunModel::GrantUpload(PeerId uploader, const CheckedJoin& join, Tim
   return absl::OkStatus();
 }
 
-absl::Status RunModel::Complete() {
+absl::Status RunModel::Complete(float max_abs) {
   SIGNVOTE_CHECK(state_ == State::kLayoutKnown);
   lease_.Revoke();
-  const float max_abs = MaxAbs(std::as_const(*replica_).x());
   if (!std::isfinite(max_abs)) {
     return absl::InvalidArgumentError("the initial parameters are not finite");
   }

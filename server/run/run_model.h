@@ -87,11 +87,11 @@ class RunModel {
     UploadLease::Options upload;
   };
   // Memory that is left, asked once for each layout; nullopt: unknown.
-  using MemoryProbe = std::function<std::optional<MemoryLimit>()>;
+  using MemoryReader = std::function<std::optional<MemoryLimit>()>;
 
   // `init` may be null: the parameters come from a worker. INVALID_ARGUMENT: weight_decay is negative or
   // not finite, or the config.json beside --init is not one.
-  static absl::StatusOr<std::unique_ptr<RunModel>> Create(Options options, MemoryProbe memory,
+  static absl::StatusOr<std::unique_ptr<RunModel>> Create(Options options, MemoryReader memory,
                                                           std::unique_ptr<InitialParameters> init);
 
   // The first worker's layout becomes the run's: scales 1, decay by rank. With --init the parameters
@@ -108,9 +108,10 @@ class RunModel {
   UploadLease& lease() { return lease_; }
   const UploadLease& lease() const { return lease_; }
 
-  // Every coordinate is there. INVALID_ARGUMENT (and nothing changes but the lease, which is over): they
-  // are not all finite. REQUIRES: kLayoutKnown, nobody writes to the replica any more.
-  absl::Status Complete();
+  // Every coordinate is there; max_abs: max |x_i|, found by whoever wrote them. INVALID_ARGUMENT (and
+  // nothing changes but the lease, which is over): they are not all finite. REQUIRES: kLayoutKnown,
+  // nobody writes to the replica any more.
+  absl::Status Complete(float max_abs);
 
   // A model whose parameters are known from before: as FixLayout() and Complete() would have left it.
   // `x0` is empty unless sizes.needs_x0. REQUIRES: kUnknown.
@@ -147,13 +148,13 @@ class RunModel {
   double x0_max_abs() const { return x0_max_abs_; }
 
  private:
-  RunModel(Options options, MemoryProbe memory, std::unique_ptr<InitialParameters> init);
+  RunModel(Options options, MemoryReader memory, std::unique_ptr<InitialParameters> init);
   absl::Status Adopt(Layout layout, Round start);
   absl::StatusOr<Layout> WithDecay(const Layout& joined) const;
 
   // Constant after construction.
   const Options options_;
-  const MemoryProbe memory_;
+  const MemoryReader memory_;
   ModelIdentity init_identity_;
 
   std::unique_ptr<InitialParameters> init_;  // null once read

@@ -23,7 +23,8 @@ void Run::On(Time now, Stream& s, BallotIn& in) {
 void Run::On(Time now, Stream& s, ScalarsIn& in) {
   if (!s.in_engine) return;
   const Roster::Link& link = LinkOf(s);
-  if (IsOpen(in.round, in.attempt)) course_->times[*link.worker] = in.times;
+  // The first ones stand, as those of the ballot do.
+  if (IsOpen(in.round, in.attempt)) course_->times.try_emplace(*link.worker, in.times);
   Drive(now, round::ScalarsIn{*link.worker, link.incarnation, in.round, in.attempt,
                               std::move(in.scalars)});
 }
@@ -297,14 +298,18 @@ void Run::Execute(Time now, const round::FinishRun& finish) {
 
 void Run::Execute(Time now, const round::EndRun& end) { End(now, end.status); }
 
-void Run::Execute(Time, const round::Notice& notice) {
+void Run::Execute(Time now, const round::Notice& notice) {
+  std::string text = notice.text;
+  if (notice.of.has_value() && !MayTell(now, absl::StrCat("notice ", notice.of->value()), &text)) {
+    return;
+  }
   switch (notice.level) {
     case round::NoticeLevel::kInfo:
-      return LogInfo(notice.text);
+      return LogInfo(text);
     case round::NoticeLevel::kWarning:
-      return LogWarning(notice.text);
+      return LogWarning(text);
     case round::NoticeLevel::kError:
-      return LogError(notice.text);
+      return LogError(text);
   }
 }
 

@@ -29,8 +29,11 @@ void UploadLease::Progress(uint64_t bytes, Time now) {
   window_start_ = now;
 }
 
-bool UploadLease::Expired(Time now) const {
-  return holder_.has_value() && now - window_start_ > options_.timeout;
+bool UploadLease::Expired(Time now) const { return holder_.has_value() && now >= *expiry(); }
+
+std::optional<Time> UploadLease::expiry() const {
+  if (!holder_.has_value()) return std::nullopt;
+  return window_start_ + options_.timeout + Duration(1);  // the time has passed
 }
 
 }  // namespace signvote::run

@@ -33,6 +33,8 @@ class UploadLease {
   void Progress(uint64_t bytes, Time now);
   // Whether the window has passed without enough progress. False without a holder.
   bool Expired(Time now) const;
+  // The first moment at which it will have; nullopt without a holder.
+  std::optional<Time> expiry() const;
   // Bytes that the present window wants; for the sentence that ends the lease.
   uint64_t wanted_bytes() const;
   const Options& options() const { return options_; }

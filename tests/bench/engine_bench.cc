@@ -1,6 +1,6 @@
 // What the round engine's decisions cost: thread CPU time of all Engine::Step calls of one round, as
-// the server makes them: every ballot in 48 chunks with its scalars, every tally, and CommitDurable,
-// deadlines on. No network, no vote: the engine alone.
+// the server makes them: every ballot in 48 chunks with its scalars, every tally, CommitDurable, and
+// every digest of a replica, deadlines on. No network, no vote: the engine alone.
 //
 // The cost of an event at 1,000 workers beside that at 4 is the figure to watch: what grows with the
 // members is something that is paid per member and event.
@@ -43,7 +43,8 @@ class Bench {
     auto made = Engine::Create({.coordinates = 134'000'000,
                                 .chunks = kChunks,
                                 .workers_min = workers,
-                                .workers_max = 1024},
+                                .workers_max = 1024,
+                                .digest_every = 1},
                                MakeAliasRule({}), EngineState{}, now_);
     SIGNVOTE_CHECK(made.ok());
     engine_ = *std::move(made);
@@ -52,7 +53,7 @@ class Bench {
     }
   }
 
-  uint64_t events_per_round() const { return uint64_t{workers_} * (kChunks + 1) + kChunks + 1; }
+  uint64_t events_per_round() const { return uint64_t{workers_} * (kChunks + 2) + kChunks + 2; }
 
   // Seconds per round.
   double Sample() {
@@ -111,6 +112,11 @@ class Bench {
                                       static_cast<uint32_t>(close->voters.size()), 1});
       } else if (const auto* commit = std::get_if<CommitRound>(&action)) {
         events.push_back(CommitDurable{commit->round});
+        const Round next = commit->round.next();
+        events.push_back(MasterDigestIn{next, 1});
+        for (uint32_t w = 0; w < workers_; ++w) {
+          events.push_back(WorkerDigestIn{WorkerId(w), Incarnation(1), next, 1});
+        }
       }
     }
     return events;

@@ -122,7 +122,7 @@ class Bench final : private RunHost {
       if (peers_.back()->state == v1::Welcome::STATE_UPLOAD) {
         const auto call = std::make_shared<BenchCall>();
         Give(id, CallAsked{CallKind::kUpload, call});
-        Give(id, CallProgress{call, kCoordinates * sizeof(float)});
+        Give(id, CallProgress{call, kCoordinates * sizeof(float), 0});
         Give(id, CallEnded{call});
       }
       Give(id, ReadyIn{Round(0)});

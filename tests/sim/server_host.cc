@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/apply.h"
 #include "common/bits.h"
 #include "common/check.h"
 #include "common/checksum.h"
@@ -330,6 +331,7 @@ uint64_t ServerHost::Call(run::CallKind kind, const std::string& ticket, size_t 
   const uint64_t number = ++last_call_;
   const auto owner = tickets_.find(ticket);
   const ConnectionId id = owner == tickets_.end() ? 0 : owner->second;
+  const float max_abs = values == nullptr ? 0 : MaxAbs(*values);
   auto call = std::make_shared<SimCall>(
       world_,
       SimCall::Plan{.number = number,
@@ -338,9 +340,9 @@ uint64_t ServerHost::Call(run::CallKind kind, const std::string& ticket, size_t 
                     .seconds_per_part = seconds_per_part,
                     .values = std::move(values)},
       SimCall::Hooks{.progress =
-                         [this, number, id](uint64_t bytes) {
+                         [this, number, id, max_abs](uint64_t bytes) {
                            const std::shared_ptr<SimCall> self = calls_.at(number).second;
-                           GiveStream(id, run::CallProgress{self, bytes});
+                           GiveStream(id, run::CallProgress{self, bytes, max_abs});
                          },
                      .ended =
                          [this, number, id](uint64_t up, uint64_t down) {

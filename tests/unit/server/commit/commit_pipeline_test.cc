@@ -142,23 +142,6 @@ TEST(CommitPipelineTest, AProposalWaitsOnlyWhenTheRingWouldLoseAnUnappliedCommit
   EXPECT_EQ(house.ring.first(), Round(1));
 }
 
-TEST(CommitPipelineTest, APinnedRingHoldsNobodyUp) {
-  CommitRing ring({.rounds_kept = 2, .rounds_pinned_max = 4});
-  const CommitRing::Pin pin = ring.PinFrom(Round(0));
-  HeldConsumer consumer(1);
-  CommitPipeline* pipeline = nullptr;
-  NoDurability durability([&](Round round) { pipeline->OnDurable(round); });
-  CommitPipeline owner(&ring, &durability, &consumer, [](const auto&) {});
-  pipeline = &owner;
-  for (uint64_t r = 0; r < 10; ++r) {
-    ASSERT_TRUE(owner.CanPropose());
-    owner.Propose(Empty(r));
-    owner.OnApplied(consumer.Apply());
-  }
-  EXPECT_EQ(owner.applied(), Round(10));
-  EXPECT_FALSE(pin.status().ok());
-}
-
 TEST(CommitPipelineTest, DurabilityNoneAnswersAtOnce) {
   CommitRing ring({.rounds_kept = 4});
   HeldConsumer consumer(4);

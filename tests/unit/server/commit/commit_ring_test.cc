@@ -20,15 +20,11 @@ void PushUntil(CommitRing* ring, uint64_t next) {
   while (ring->next() < Round(next)) ring->Push(Empty(ring->next().value(), kBytes));
 }
 
-CommitRing Small(size_t kept, size_t pinned_max) {
-  return CommitRing(
-      {.rounds_kept = kept, .rounds_pinned_max = pinned_max, .payload_bytes = kBytes});
-}
+CommitRing Small(size_t kept) { return CommitRing({.rounds_kept = kept, .payload_bytes = kBytes}); }
 
 TEST(CommitRingTest, KeepsTheNewestRoundsWithoutGaps) {
   CommitRing ring({.rounds_kept = 4, .payload_bytes = kBytes});
   EXPECT_EQ(ring.rounds_kept(), 4u);
-  EXPECT_EQ(ring.rounds_pinned_max(), 4u);
   EXPECT_TRUE(ring.Reaches(Round(0)));
   EXPECT_EQ(ring.Find(Round(0)), nullptr);
   PushUntil(&ring, 4);
@@ -75,119 +71,27 @@ TEST(CommitRingTest, TheDefaultBudgetIsEightVerdictsAndAtLeast64MiB) {
   EXPECT_EQ(CommitRing::CapacityFor(CommitRing::DefaultBudget(large), large), 8u);
 }
 
-TEST(CommitRingTest, APinKeepsWhatWouldHaveGone) {
-  CommitRing ring = Small(2, 5);
-  PushUntil(&ring, 3);
-  CommitRing::Pin pin = ring.PinFrom(Round(1));
-  EXPECT_EQ(ring.pins(), 1u);
-  PushUntil(&ring, 6);
-  EXPECT_EQ(ring.first(), Round(1));
-  EXPECT_EQ(ring.bytes(), 5 * kBytes);
-  EXPECT_TRUE(pin.status().ok());
-  EXPECT_EQ(ring.Find(Round(1))->round, Round(1));
-}
-
-TEST(CommitRingTest, APinThatMovesOnLetsTheOlderOnesGo) {
-  CommitRing ring = Small(2, 5);
-  CommitRing::Pin pin = ring.PinFrom(Round(0));
-  PushUntil(&ring, 5);
-  EXPECT_EQ(ring.first(), Round(0));
-  pin.Advance(Round(2));
-  EXPECT_EQ(ring.first(), Round(2));
-  // Nobody loses what is kept anyway.
-  pin.Advance(Round(5));
-  EXPECT_EQ(ring.first(), Round(3));
-  PushUntil(&ring, 10);
-  EXPECT_EQ(ring.first(), Round(5));
-  EXPECT_TRUE(pin.status().ok());
-}
-
-TEST(CommitRingTest, TheOldestPinDecides) {
-  CommitRing ring = Small(1, 8);
-  CommitRing::Pin old = ring.PinFrom(Round(0));
-  PushUntil(&ring, 2);
-  CommitRing::Pin young = ring.PinFrom(Round(2));
-  PushUntil(&ring, 6);
-  EXPECT_EQ(ring.first(), Round(0));
-  old.Release();
-  EXPECT_EQ(ring.pins(), 1u);
-  EXPECT_EQ(ring.first(), Round(2));
-  young.Release();
-  EXPECT_EQ(ring.first(), Round(5));
-  EXPECT_EQ(ring.bytes(), kBytes);
-}
-
-TEST(CommitRingTest, APinBeyondTheBudgetIsLostAndSaysWhatItWouldTake) {
-  CommitRing ring(
-      {.start = Round(100), .rounds_kept = 2, .rounds_pinned_max = 5, .payload_bytes = kBytes});
-  CommitRing::Pin slow = ring.PinFrom(Round(100));
-  CommitRing::Pin quick = ring.PinFrom(Round(100));
-  PushUntil(&ring, 104);
-  quick.Advance(Round(104));
+TEST(CommitRingTest, WhoIsTooFarBehindLearnsHowFarAndWhatItWouldTake) {
+  CommitRing ring({.start = Round(100), .rounds_kept = 5, .payload_bytes = kBytes});
   PushUntil(&ring, 105);
-  EXPECT_TRUE(slow.status().ok());
+  EXPECT_TRUE(ring.CheckReaches(Round(100)).ok());
   PushUntil(&ring, 106);
-  // The rounds go on: only the holder loses.
-  EXPECT_EQ(slow.status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_TRUE(quick.status().ok());
-  EXPECT_EQ(ring.first(), Round(104));
-  EXPECT_TRUE(absl::StrContains(slow.status().message(), "from round 100 on"));
-  EXPECT_TRUE(absl::StrContains(slow.status().message(), "6 rounds behind"));
-  EXPECT_TRUE(absl::StrContains(slow.status().message(), "the 5 rounds"));
-  EXPECT_TRUE(absl::StrContains(slow.status().message(), "60 bytes")) << Describe(slow.status());
-  PushUntil(&ring, 109);
-  EXPECT_TRUE(absl::StrContains(slow.status().message(), "6 rounds behind"));
-  EXPECT_TRUE(absl::StrContains(slow.status().message(), "90 bytes")) << Describe(slow.status());
-  slow.Advance(Round(109));  // too late
-  EXPECT_FALSE(slow.status().ok());
-  EXPECT_EQ(ring.first(), Round(104));
-}
-
-TEST(CommitRingTest, APinGoesWithItsHolder) {
-  CommitRing ring = Small(1, 8);
-  {
-    const CommitRing::Pin pin = ring.PinFrom(Round(0));
-    PushUntil(&ring, 4);
-    EXPECT_EQ(ring.first(), Round(0));
-  }
-  EXPECT_EQ(ring.pins(), 0u);
-  EXPECT_EQ(ring.first(), Round(3));
-}
-
-TEST(CommitRingTest, APinCanBeHandedOn) {
-  CommitRing ring = Small(1, 8);
-  CommitRing::Pin pin = ring.PinFrom(Round(0));
-  CommitRing::Pin other = std::move(pin);
-  EXPECT_EQ(ring.pins(), 1u);
-  PushUntil(&ring, 3);
-  EXPECT_EQ(ring.first(), Round(0));
-  CommitRing::Pin third = ring.PinFrom(Round(2));
-  third = std::move(other);  // lets its own go
-  EXPECT_EQ(ring.pins(), 1u);
-  EXPECT_EQ(ring.first(), Round(0));
-  third.Advance(Round(1));
-  EXPECT_EQ(ring.first(), Round(1));
-  third = CommitRing::Pin();
-  EXPECT_EQ(ring.pins(), 0u);
-}
-
-TEST(CommitRingTest, APinOfNothingDoesNothing) {
-  CommitRing::Pin none;
-  none.Advance(Round(5));
-  none.Release();
-  EXPECT_TRUE(none.status().ok());
+  EXPECT_TRUE(ring.CheckReaches(Round(101)).ok());
+  EXPECT_TRUE(ring.CheckReaches(Round(106)).ok());
+  const absl::Status late = ring.CheckReaches(Round(100));
+  EXPECT_EQ(late.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(absl::StrContains(late.message(), "from round 100 on"));
+  EXPECT_TRUE(absl::StrContains(late.message(), "6 rounds behind"));
+  EXPECT_TRUE(absl::StrContains(late.message(), "the 5 rounds"));
+  EXPECT_TRUE(absl::StrContains(late.message(), "60 bytes")) << Describe(late);
 }
 
 TEST(CommitRingDeathTest, GapsAndRoundsOutOfReachAreBugs) {
-  CommitRing ring = Small(2, 2);
+  CommitRing ring = Small(2);
   PushUntil(&ring, 4);
   EXPECT_DEATH(ring.Push(Empty(5)), "check failed");
   EXPECT_DEATH(ring.Push(Empty(3)), "check failed");
-  EXPECT_DEATH((void)ring.PinFrom(Round(1)), "check failed");
-  EXPECT_DEATH((void)ring.PinFrom(Round(5)), "check failed");
-  CommitRing::Pin pin = ring.PinFrom(Round(3));
-  EXPECT_DEATH(pin.Advance(Round(2)), "check failed");
-  EXPECT_DEATH(pin.Advance(Round(5)), "check failed");
+  EXPECT_DEATH((void)ring.CheckReaches(Round(5)), "check failed");
   EXPECT_DEATH((void)CommitRing({.rounds_kept = 0}), "check failed");
 }
 

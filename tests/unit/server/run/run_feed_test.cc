@@ -76,13 +76,15 @@ TEST_F(RunFeedTest, AFetchThatTheRoundsOutrunSaysWhichBudgetWouldHelp) {
   EXPECT_FALSE(b.closed());
   Rounds(a, 2);
   EXPECT_EQ(b.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(b.words(), HasSubstr("--catch-up-bytes"));
+  // One more round than was kept; b would have needed it.
+  EXPECT_THAT(b.words(), AllOf(HasSubstr("5 rounds behind is more than the 4"),
+                               HasSubstr("it takes 187600 bytes (--catch-up-bytes)")));
   ASSERT_TRUE(b.call->ended.has_value()) << "the transfer ends with it";
   EXPECT_EQ(b.call->ended->code(), absl::StatusCode::kResourceExhausted);
   EXPECT_FALSE(a.closed());
 }
 
-TEST_F(RunFeedTest, AFetchedStateIsPinnedUntilItIsReady) {
+TEST_F(RunFeedTest, AFetchedStateFollowsFromTheRingUntilItIsReady) {
   RunOptions options = Options();
   options.model.sizes.catch_up_bytes = 8 * BytesForBits(kCoordinates);
   StartRun(std::move(options));

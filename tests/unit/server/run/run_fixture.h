@@ -466,7 +466,8 @@ inline void TestWorker::Upload() {
   test_->Give({.peer = peer->id(), .what = CallAsked{CallKind::kUpload, call}});
   ASSERT_NE(call->replica, nullptr) << (call->ended.has_value() ? Describe(*call->ended) : "");
   std::copy(x.begin(), x.end(), call->replica->x().begin());
-  test_->Give({.peer = peer->id(), .what = CallProgress{call, x.size() * sizeof(float)}});
+  test_->Give(
+      {.peer = peer->id(), .what = CallProgress{call, x.size() * sizeof(float), MaxAbs(x)}});
   EndFetch();
   pieces.assign(
       (x.size() + MasterReplica::kPieceCoordinates - 1) / MasterReplica::kPieceCoordinates,

@@ -203,7 +203,9 @@ TEST_F(RunJoinTest, TheRunIsFullAtWorkersMax) {
 }
 
 TEST_F(RunJoinTest, TooManySilentStreamsCostTheOldestTheirPlace) {
-  StartRun();
+  RunOptions options = Options();
+  options.roster.strangers_max = 32;
+  StartRun(std::move(options));
   TestWorker& oldest = NewWorker();
   for (int i = 0; i < 31; ++i) NewWorker();
   Pass(seconds(1));

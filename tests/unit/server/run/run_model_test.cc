@@ -54,7 +54,7 @@ class FakeInit final : public InitialParameters {
   const std::string config_, path_ = "init.safetensors";
 };
 
-RunModel::MemoryProbe Left(std::optional<uint64_t> bytes) {
+RunModel::MemoryReader Left(std::optional<uint64_t> bytes) {
   return [bytes]() -> std::optional<MemoryLimit> {
     if (!bytes.has_value()) return std::nullopt;
     return MemoryLimit{.bytes = *bytes, .source = "the machine"};
@@ -157,8 +157,7 @@ TEST(RunModel, OrderConfigAndIdentityAreTheUploadersNotWhoeverCameFirst) {
   EXPECT_EQ(model->layout().tensors()[0].name, "s");
   EXPECT_EQ(model->config_json(), R"({"a": 1, "name": "uploader"})");
   EXPECT_EQ(model->lease().holder(), PeerId(5));
-  std::fill(model->replica()->x().begin(), model->replica()->x().end(), -2.5f);
-  ASSERT_TRUE(model->Complete().ok());
+  ASSERT_TRUE(model->Complete(2.5f).ok());
   EXPECT_EQ(model->state(), RunModel::State::kComplete);
   EXPECT_EQ(model->x0_max_abs(), 2.5);
   EXPECT_FALSE(model->lease().holder().has_value());
@@ -169,14 +168,15 @@ TEST(RunModel, ParametersThatAreNotFiniteEndTheLeaseAndTheNextOneMayUpload) {
   ASSERT_TRUE(model->FixLayout(JoinOf(Small())).ok());
   ASSERT_TRUE(model->GrantUpload(PeerId(5), JoinOf(Small(), R"({"b": 1})"), Time{}).ok());
   model->replica()->x()[10] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_EQ(model->Complete().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(model->Complete(std::numeric_limits<float>::quiet_NaN()).code(),
+            absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(model->state(), RunModel::State::kLayoutKnown);
   EXPECT_FALSE(model->lease().holder().has_value());
   ASSERT_TRUE(model->GrantUpload(PeerId(6), JoinOf(Small()), Time{}).ok());
   // Nothing of the one before is left.
   EXPECT_EQ(model->replica()->x()[10], 0.0f);
   EXPECT_EQ(model->config_json(), "");
-  EXPECT_TRUE(model->Complete().ok());
+  EXPECT_TRUE(model->Complete(0).ok());
 }
 
 TEST(RunModel, TheMemoryRuleNamesEachPartAndTheFlagsThatHelp) {
