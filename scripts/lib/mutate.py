@@ -43,7 +43,7 @@ TESTS = {
     "server/commit/": ("commit_test", SIMULATION),
     "server/replica/": ("replica_test", SIMULATION),
     "server/round/": ("round_test", SIMULATION),
-    "server/run/": ("run_parts_test", "run_test", SIMULATION),
+    "server/run/": ("run_parts_test", "run_test", "run_thread_test", SIMULATION),
     "server/stepsize/": ("stepsize_test", "alias_paper_test", SIMULATION),
     "server/tally/": ("tally_test",),
     "server/vote/": ("vote_test", SIMULATION),

@@ -1,0 +1,2 @@
+// Nothing but the precompiled header's owner.
+int main() { return 0; }
