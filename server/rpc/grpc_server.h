@@ -19,7 +19,8 @@ struct GrpcServerOptions {
   std::string listen;              // "host:port"; port 0: any
   std::shared_ptr<TlsSource> tls;  // null: plaintext
   uint64_t message_bytes_max = kMessageBytesDefault;
-  // What gRPC may take for messages on their way; beyond it the greediest connections go.
+  // What gRPC may take for messages on their way; beyond it gRPC breaks connections off until it has
+  // less, whosever they are.
   uint64_t memory_bytes_max = uint64_t{2} << 30;
   TransferLimits transfers;
 };

@@ -78,7 +78,7 @@ TEST_F(RunFeedTest, AFetchThatTheRoundsOutrunSaysWhichBudgetWouldHelp) {
   EXPECT_EQ(b.code(), absl::StatusCode::kResourceExhausted);
   // One more round than was kept; b would have needed it.
   EXPECT_THAT(b.words(), AllOf(HasSubstr("5 rounds behind is more than the 4"),
-                               HasSubstr("it takes 187600 bytes (--catch-up-bytes)")));
+                               HasSubstr("it takes 187505 bytes (--catch-up-bytes)")));
   ASSERT_TRUE(b.call->ended.has_value()) << "the transfer ends with it";
   EXPECT_EQ(b.call->ended->code(), absl::StatusCode::kResourceExhausted);
   EXPECT_FALSE(a.closed());
