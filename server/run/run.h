@@ -11,6 +11,11 @@
 //     on the stream while the pieces come, so that the fetch may last as long as it likes.
 //   - Who fetches, catches up or keeps its replica pins the ring. One that the rounds outrun all the
 //     same is told so, with the budget that would have sufficed.
+//   - Rounds that fill the server's link by themselves would outrun whoever fetches or catches up. One
+//     that is behind by a quarter of what the ring keeps is outrun until it has everything, and the
+//     next round waits for it: as long as makes a round of n members (n + 2)/n of its usual length at
+//     most. That is what rounds would take if the newcomer's verdicts and its transfer had the same
+//     share of the link as a member's verdicts.
 //   - A worker that has caught up is made ready once it has acknowledged all but the last commit:
 //     its Ready said so, or it has answered a Ping that was sent behind them. One that answers every
 //     ping in time, and whom rounds outrun only because they are shorter than its distance, is let
@@ -161,6 +166,8 @@ class Run {
   // FetchState calls of one stream in a window of that length.
   static constexpr uint32_t kFetchesMax = 8;
   static constexpr Duration kFetchWindow = std::chrono::minutes(10);
+  // The next round waits no longer than this for whom it outruns.
+  static constexpr Duration kGiveWayMax = std::chrono::seconds(30);
 
  private:
   // What the run keeps of one stream, beside the roster's Link.
@@ -179,6 +186,7 @@ class Run {
     Round acknowledged;      // it has read all commits before
     bool live = false;       // is told of the open attempt as it happens
     bool owed_open = false;  // RoundOpen follows once it has everything before
+    bool outrun = false;     // rounds give way until it has everything
     // What it is asked.
     uint64_t fence_nonce = 0;  // is it there?
     uint64_t admit_nonce = 0;  // has it read everything before admit_round?
@@ -209,6 +217,12 @@ class Run {
     Duration took{};  // from the decision to the hand-over to the network
   };
 
+  // A published commit behind which the next round waits.
+  struct GivingWay {
+    Round committed;
+    Time until;
+  };
+
   // The parts that exist once the parameters are complete.
   struct Course {
     Course(const CommitRing::Options& ring_options, OpenVote::Options vote_options,
@@ -233,6 +247,8 @@ class Run {
     bool counted = false;  // the last attempt was, and its statistics are not in the books yet
     std::optional<Proposed> proposed;  // and not published yet
     std::vector<Published> published;  // and not in the books yet
+    std::optional<GivingWay> giving_way;
+    Duration usual{};  // mean length of rounds while nobody fetched or was behind; 0: unknown
   };
 
   struct Stop {
@@ -294,6 +310,13 @@ class Run {
   void Admit(Time now, Stream& s);
   // The ring no longer holds what the stream needs.
   void FellBehind(Time now, Stream& s);
+  // After it was fed: whether rounds shall give way to it.
+  void NoteOutrun(Stream& s);
+  bool AnyOutrun() const;
+  // How long the next round may wait for those who are outrun.
+  Duration MayGiveWay(const Proposed& proposed) const;
+  // The engine hears of the commit behind which the next round waits.
+  void EndGivingWay(Time now);
   void SendRound(Stream& s, const std::shared_ptr<const CommitRecord>& record);
   void SendCommit(Stream& s, v1::ServerMessage* message);
   void SendRoundOpen(Time now, Stream& s);

@@ -30,7 +30,46 @@ void Run::Feed(Time now, Stream& s) {
   CaughtUp(now, s);
 }
 
+void Run::NoteOutrun(Stream& s) {
+  if (!s.following || s.next_send == course_->told) return;
+  const uint64_t behind = course_->told.value() - s.next_send.value();
+  switch (StageOf(s)) {
+    case Stage::kFetching:
+      if (behind <= course_->ring.rounds_kept() / 4 || std::exchange(s.outrun, true)) return;
+      return LogInfo("rounds give way to a worker that fetches the state",
+                     {{"worker", WorkerName(s)}, {"rounds_behind", behind}});
+    case Stage::kCatchingUp:
+      s.outrun = true;
+      return;
+    default:
+      return;
+  }
+}
+
+bool Run::AnyOutrun() const {
+  return std::any_of(streams_.begin(), streams_.end(),
+                     [](const auto& entry) { return entry.second.outrun; });
+}
+
+Duration Run::MayGiveWay(const Proposed& proposed) const {
+  const auto members =
+      std::count_if(proposed.seats.begin(), proposed.seats.end(),
+                    [](const round::Seat& seat) { return seat.role == round::Role::kMember; });
+  const Duration took = proposed.commit.opened_for;
+  const Duration usual = course_->usual == Duration::zero() ? took : course_->usual;
+  const Duration longest = usual + 2 * usual / std::max<int64_t>(members, 1);
+  return std::clamp(longest - took, Duration::zero(), kGiveWayMax);
+}
+
+void Run::EndGivingWay(Time now) {
+  if (course_ == nullptr || !course_->giving_way.has_value()) return;
+  const Round committed = course_->giving_way->committed;
+  course_->giving_way.reset();
+  Drive(now, round::CommitDurable{committed});
+}
+
 void Run::CaughtUp(Time now, Stream& s) {
+  s.outrun = false;
   switch (StageOf(s)) {
     case Stage::kCatchingUp: {
       const uint64_t missing = course_->told.value() - s.acknowledged.value();
@@ -130,7 +169,7 @@ void Run::SendRoundOpen(Time now, Stream& s) {
 }
 
 void Run::SendResync(Time now, Stream& s, const std::string& reason) {
-  s.live = s.owed_open = s.following = false;
+  s.live = s.owed_open = s.following = s.outrun = false;
   s.pin.Release();
   s.admit_nonce = 0;
   s.peer->Send(ResyncMessage(committed(), reason));

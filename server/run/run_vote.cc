@@ -11,6 +11,12 @@
 #include "server/run/run.h"
 
 namespace signvote::run {
+namespace {
+
+// The usual length of a round is a mean over about so many.
+constexpr int kUsualOver = 8;
+
+}  // namespace
 
 // ---- what streams bring -------------------------------------------------------------------------
 
@@ -214,10 +220,16 @@ void Run::Publish(const std::shared_ptr<const CommitRecord>& record) {
   }
   Published done{.proposed = *std::exchange(c.proposed, std::nullopt)};
   done.took = clock_->Now() - done.proposed.decided;
+  const bool goes_on = !record->run_done && !stop_.requested;
+  const Duration wait = goes_on && AnyOutrun() ? MayGiveWay(done.proposed) : Duration::zero();
   c.published.push_back(std::move(done));
   // Room is told before the commit behind which a round might open.
   TellRoom();
-  course_->events.push_back(round::CommitDurable{record->round});
+  if (wait > Duration::zero()) {
+    c.giving_way = {.committed = record->round, .until = now_ + wait};
+  } else {
+    c.events.push_back(round::CommitDurable{record->round});
+  }
 }
 
 void Run::AfterCommits(Time now) {
@@ -233,9 +245,21 @@ void Run::AfterCommits(Time now) {
                      .payload_hash = p.payload_hash});
   }
   ForgetNames();
+  bool undisturbed = true;
   for (auto& [peer, s] : streams_) {
     CountBytes(s);
-    if (s.following && s.next_send < course_->told) Feed(now, s);
+    if (s.following && s.next_send < course_->told) {
+      Feed(now, s);
+      NoteOutrun(s);
+      undisturbed = false;
+    }
+    if (s.call != nullptr) undisturbed = false;
+  }
+  if (!undisturbed) return;
+  for (const Published& done : published) {
+    const Duration took = done.proposed.commit.opened_for;
+    Duration& usual = course_->usual;
+    usual = usual == Duration::zero() ? took : usual + (took - usual) / kUsualOver;
   }
 }
 

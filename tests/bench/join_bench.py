@@ -3,21 +3,22 @@
 replica while rounds go on. Synthetic ballots, no model; defaults. Two kinds of runs over a server's link that tc's token bucket
 holds to a rate (network namespaces), and one over the loopback interface:
 
-  paced  members compute, as long as it takes that their verdicts fill a quarter of the server's link
+  paced  members compute, as long as it takes that verdicts fill a quarter of the server's link (--fill): those of the members
+         and the newcomer's, which come while it fetches
   back   back to back: ballots are there when a round opens, so that a round takes what the network takes
   large  600 M coordinates over the loopback interface: rounds are committed meanwhile
 
-Seconds are the server's: of commits, of the newcomer's join, and of its first seat. A newcomer gets its seat when the next round
-opens, so with long rounds the moment of its join decides how long it waits for that; `ready` is the time without that wait,
-until it holds the replica. Figures and gates, d coordinates, n members, `rate` the link's:
+Seconds are the server's: of commits, of the newcomer's join, and of its first seat. A seat is given when a round opens. The newcomer
+comes when one has just opened; one that comes later in a round may wait a round longer. Figures and gates, d coordinates, n
+members, `rate` the link's:
 
-  fill       verdicts of a round, before the join, over what the link moves in that time
   transfers  state transfers of the newcomer: exactly one
   bytes      what the transfer moved, at most 1.02 × 4 d; setup: that, and the verdicts that came meanwhile
-  ready      paced: ≤ 1.6 × 4 d / rate; back: ≤ 1.3 × (n + 1) × 4 d / rate
-  member     the same, until its first seat; paced: and a round at most
+  ready      until the newcomer holds the replica and all commits
+  member     until its first seat; paced: ≤ 1.6 × 4 d / rate; back: ≤ 1.3 × (n + 1) × 4 d / rate
   round      median from commit to commit while it fetched, over the median of the time before (--before);
              paced: ≤ 1.15, back: ≤ 1.15 × (n + 2) / n
+  fill       verdicts over what the link moves, before the join and while the newcomer fetches
   missed     ballots of members that a round went on without, from the beginning of that time on: none
   large      ≥ 10 rounds are committed while it fetches
 """
@@ -37,8 +38,9 @@ from bench_run import SERVER, BenchRun, Report, ThisMachine  # noqa: E402 (it fi
 import hosts  # noqa: E402
 
 MEMBERS = 3
+WORKERS = [f"w{k}" for k in range(1, MEMBERS + 2)]  # the last one is the newcomer
 FILL = 0.25  # paced: of the server's link, by verdicts
-READY_PACED, READY_BACK = 1.6, 1.3 * (MEMBERS + 1)  # times 4 d / rate
+MEMBER_PACED, MEMBER_BACK = 1.6, 1.3 * (MEMBERS + 1)  # times 4 d / rate
 ROUND_PACED, ROUND_BACK = 1.15, 1.15 * (MEMBERS + 2) / MEMBERS  # of the median before
 TRANSFER_BYTES = 1.02  # of 4 d: one transfer
 LARGE_ROUNDS_MIN = 10
@@ -53,6 +55,7 @@ class Case:
     coordinates: int
     mbit: int | None  # the server's link; None: the loopback interface
     paced: bool
+    fill: float = FILL
     before_s: float = 60  # how long rounds are timed before the newcomer comes
     server_flags: tuple = ()
     # Members that keep no replica, to save memory: they have no digest to compare.
@@ -67,8 +70,11 @@ class Case:
     def compute_ms(self):
         if not self.paced:
             return 0
-        verdicts_s = MEMBERS * self.coordinates / (self.mbit * 1e6)
-        return round(1000 * verdicts_s / FILL)
+        return round(1000 * self.verdicts_s(MEMBERS + 1) / self.fill)
+
+    def verdicts_s(self, workers):
+        """Seconds in which the link moves a verdict to so many workers and nothing else."""
+        return workers * self.coordinates / (self.mbit * 1e6)
 
 
 class Join:
@@ -81,8 +87,7 @@ class Join:
 
     def _run(self, run):
         case = self.case
-        members = [f"w{k}" for k in range(1, MEMBERS + 1)]
-        newcomer = f"w{MEMBERS + 1}"
+        *members, newcomer = WORKERS
         flags = ["--compute-ms", case.compute_ms]
         # Digests at the end alone where somebody has none.
         run.serve("--workers-min", MEMBERS, *(("--digest-every", 0) if case.forgetful else ()), *case.server_flags)
@@ -121,11 +126,6 @@ class Join:
         self.digests = {r["digest"] for r in self.reports.values() if "digest" in r}
         self.resident_bytes = run.resident_bytes
 
-    @property
-    def fill(self):
-        case = self.case
-        return MEMBERS * case.coordinates / (case.mbit * 1e6) / statistics.median(self.before_s)
-
     def check(self):
         """What must hold however busy the machine is."""
         if len(self.digests) != 1:
@@ -153,10 +153,10 @@ class Join:
             report.at_least(f"{case.name}_rounds_during", "", len(self.during_s), LARGE_ROUNDS_MIN)
             add("ratio_round", "ratio", ratios)
         else:
-            gate = READY_PACED if case.paced else READY_BACK
-            add("fill", "ratio", [self.fill])
-            add("ratio_ready", "ratio", [self.ready_s / case.copy_s], gate)
-            add("ratio_member", "ratio", [self.member_s / case.copy_s], gate + (before / case.copy_s if case.paced else 0))
+            add("fill_before", "ratio", [case.verdicts_s(MEMBERS) / before])
+            add("fill_during", "ratio", [case.verdicts_s(MEMBERS + 1) / statistics.median(self.during_s)])
+            add("ratio_ready", "ratio", [self.ready_s / case.copy_s])
+            add("ratio_member", "ratio", [self.member_s / case.copy_s], MEMBER_PACED if case.paced else MEMBER_BACK)
             add("ratio_round", "ratio", ratios, ROUND_PACED if case.paced else ROUND_BACK)
             add("missed_ballots", "", [self.missed], 0)
         add("server_resident", "MB", [self.resident_bytes / 1e6])
@@ -166,14 +166,15 @@ CASES = [Case("paced_25m_100mbit", 25_000_000, 100, True),
          Case("back_25m_100mbit", 25_000_000, 100, False),
          Case("paced_134m_1000mbit", 134_000_000, 1000, True),
          Case("back_134m_1000mbit", 134_000_000, 1000, False),
-         Case("large_600m_loopback", 600_000_000, None, False, 0, ("--workers-max", "8"), ("w2", "w3"))]
+         Case("large_600m_loopback", 600_000_000, None, False, before_s=0,
+              server_flags=("--workers-max", "8"), forgetful=("w2", "w3"))]
 
 
 def run(case, folder):
     """Runs a case in network namespaces of its own, or on this machine."""
     if case.mbit is None:
         return Join(ThisMachine(), folder / case.name, case)
-    with hosts.Network(SERVER, *[f"w{k}" for k in range(1, MEMBERS + 2)]) as network:
+    with hosts.Network(SERVER, *WORKERS) as network:
         return Join(network, folder / case.name, case)
 
 
@@ -184,6 +185,7 @@ def main():
     parser.add_argument("--check", action="store_true", help="exit status 1 when a gate is missed")
     parser.add_argument("--repetitions", type=int, default=1, help="runs of each case [1]")
     parser.add_argument("--before", type=float, help="seconds in which rounds are timed before the join [60; large: 0]")
+    parser.add_argument("--fill", type=float, default=FILL, help="of the link, by verdicts, where rounds are paced [0.25]")
     parser.add_argument("--only", default="", help="only the cases whose names hold this text")
     options = parser.parse_args()
     hosts.prepare()
@@ -191,6 +193,7 @@ def main():
     folder = pathlib.Path(tempfile.mkdtemp(prefix="signvote-join."))
     try:
         for case in [c for c in CASES if options.only in c.name]:
+            case.fill = options.fill
             if options.before is not None:
                 case.before_s = options.before
             if options.quick:

@@ -1,0 +1,44 @@
+"""A worker joins over a link that takes longer to move the replica than the server keeps commits (tests/bench/join_bench.py has
+the sizes of real models)."""
+
+import pathlib
+import sys
+import tempfile
+
+import harness
+import hosts
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
+
+import join_bench  # noqa: E402
+
+ROUNDS_KEPT = 4  # CommitRing::kRoundsMin, however small --catch-up-bytes
+
+
+class Join(hosts.HostsTest):
+    """d = 4,000,000, the server's link 100 Mbit/s: 1.28 s for the replica alone."""
+
+    def check(self, paced):
+        case = join_bench.Case("paced" if paced else "back", 4_000_000, 100, paced, before_s=5,
+                               server_flags=("--catch-up-bytes", 0))
+        network = self.connect(join_bench.SERVER, *join_bench.WORKERS)
+        join = join_bench.Join(network, pathlib.Path(tempfile.mkdtemp(prefix="run.", dir=self.folder)) / "run", case)
+        report = join_bench.Report(as_json=False)
+        join.print(report)
+        join.check()
+        return join, report
+
+    @harness.timed
+    def test_one_transfer_is_enough_while_rounds_fill_the_link(self):
+        join, report = self.check(paced=False)
+        self.assertGreater(len(join.during_s), 2 * ROUNDS_KEPT, "the transfer outlasts what is kept")
+        self.assert_in_time(not report.missed, "see the figures above")
+
+    @harness.timed
+    def test_rounds_of_a_quarter_of_the_link_hardly_notice_a_newcomer(self):
+        _, report = self.check(paced=True)
+        self.assert_in_time(not report.missed, "see the figures above")
+
+
+if __name__ == "__main__":
+    hosts.main()
