@@ -11,11 +11,11 @@
 //     on the stream while the pieces come, so that the fetch may last as long as it likes.
 //   - Who fetches, catches up or keeps its replica pins the ring. One that the rounds outrun all the
 //     same is told so, with the budget that would have sufficed.
-//   - Rounds that fill the server's link by themselves would outrun whoever fetches or catches up. One
-//     that is behind by a quarter of what the ring keeps is outrun until it has everything, and the
-//     next round waits for it: as long as makes a round of n members (n + 2)/n of its usual length at
-//     most. That is what rounds would take if the newcomer's verdicts and its transfer had the same
-//     share of the link as a member's verdicts.
+//   - Rounds that fill the server's link by themselves would outrun whoever fetches or catches up.
+//     From the moment that such a stream could not be fed in time until it is ready, every next round
+//     waits: as long as makes a round of n members (n + 2)/n of its usual length at most. That is what
+//     rounds would take if the newcomer's verdicts and its transfer had the same share of the link as
+//     a member's verdicts. After kGiveWayRounds of them it is not our link that is too slow.
 //   - A worker that has caught up is made ready once it has acknowledged all but the last commit:
 //     its Ready said so, or it has answered a Ping that was sent behind them. One that answers every
 //     ping in time, and whom rounds outrun only because they are shorter than its distance, is let
@@ -168,6 +168,11 @@ class Run {
   static constexpr Duration kFetchWindow = std::chrono::minutes(10);
   // The next round waits no longer than this for whom it outruns.
   static constexpr Duration kGiveWayMax = std::chrono::seconds(30);
+  // Rounds that give way to one stream: twice as many as a fair share of the link takes to move the
+  // replica, which is as large as 32 verdicts.
+  static constexpr uint32_t kGiveWayRounds = 64;
+  // Commits behind which one that fetches is outrun; one that catches up is as soon as it is behind.
+  static constexpr uint64_t kFetchingBehind = 2;
 
  private:
   // What the run keeps of one stream, beside the roster's Link.
@@ -186,7 +191,8 @@ class Run {
     Round acknowledged;      // it has read all commits before
     bool live = false;       // is told of the open attempt as it happens
     bool owed_open = false;  // RoundOpen follows once it has everything before
-    bool outrun = false;     // rounds give way until it has everything
+    bool outrun = false;     // rounds give way until it is ready
+    uint32_t given = 0;      // rounds that did
     // What it is asked.
     uint64_t fence_nonce = 0;  // is it there?
     uint64_t admit_nonce = 0;  // has it read everything before admit_round?
@@ -313,6 +319,8 @@ class Run {
   // After it was fed: whether rounds shall give way to it.
   void NoteOutrun(Stream& s);
   bool AnyOutrun() const;
+  // The next round does; each stream has its share of such rounds.
+  void GiveWay(const Proposed& proposed);
   // How long the next round may wait for those who are outrun.
   Duration MayGiveWay(const Proposed& proposed) const;
   // The engine hears of the commit behind which the next round waits.

@@ -31,19 +31,19 @@ void Run::Feed(Time now, Stream& s) {
 }
 
 void Run::NoteOutrun(Stream& s) {
-  if (!s.following || s.next_send == course_->told) return;
+  if (!s.following || s.outrun || s.given >= kGiveWayRounds) return;
   const uint64_t behind = course_->told.value() - s.next_send.value();
   switch (StageOf(s)) {
     case Stage::kFetching:
-      if (behind <= course_->ring.rounds_kept() / 4 || std::exchange(s.outrun, true)) return;
-      return LogInfo("rounds give way to a worker that fetches the state",
-                     {{"worker", WorkerName(s)}, {"rounds_behind", behind}});
+      s.outrun = behind >= kFetchingBehind;
+      break;
     case Stage::kCatchingUp:
-      s.outrun = true;
-      return;
+      s.outrun = behind > 0;
+      break;
     default:
-      return;
+      break;
   }
+  if (s.outrun) LogInfo("rounds give way to a newcomer", {{"worker", WorkerName(s)}});
 }
 
 bool Run::AnyOutrun() const {
@@ -61,6 +61,18 @@ Duration Run::MayGiveWay(const Proposed& proposed) const {
   return std::clamp(longest - took, Duration::zero(), kGiveWayMax);
 }
 
+void Run::GiveWay(const Proposed& proposed) {
+  const Duration wait = MayGiveWay(proposed);
+  if (wait == Duration::zero()) return;
+  course_->giving_way = {.committed = proposed.commit.round, .until = now_ + wait};
+  for (auto& [peer, s] : streams_) {
+    if (!s.outrun || ++s.given < kGiveWayRounds) continue;
+    s.outrun = false;
+    LogWarning("a newcomer is slow though rounds give way; they go on without it",
+               {{"worker", WorkerName(s)}});
+  }
+}
+
 void Run::EndGivingWay(Time now) {
   if (course_ == nullptr || !course_->giving_way.has_value()) return;
   const Round committed = course_->giving_way->committed;
@@ -69,7 +81,6 @@ void Run::EndGivingWay(Time now) {
 }
 
 void Run::CaughtUp(Time now, Stream& s) {
-  s.outrun = false;
   switch (StageOf(s)) {
     case Stage::kCatchingUp: {
       const uint64_t missing = course_->told.value() - s.acknowledged.value();
@@ -91,6 +102,7 @@ void Run::CaughtUp(Time now, Stream& s) {
 
 void Run::Admit(Time now, Stream& s) {
   s.pin.Release();
+  s.outrun = false;
   s.admit_nonce = 0;
   roster_.SetStage(s.id, Stage::kReady, now);
   const Roster::Worker& worker = *WorkerOf(s);

@@ -220,16 +220,11 @@ void Run::Publish(const std::shared_ptr<const CommitRecord>& record) {
   }
   Published done{.proposed = *std::exchange(c.proposed, std::nullopt)};
   done.took = clock_->Now() - done.proposed.decided;
-  const bool goes_on = !record->run_done && !stop_.requested;
-  const Duration wait = goes_on && AnyOutrun() ? MayGiveWay(done.proposed) : Duration::zero();
+  if (AnyOutrun() && !record->run_done && !stop_.requested) GiveWay(done.proposed);
   c.published.push_back(std::move(done));
   // Room is told before the commit behind which a round might open.
   TellRoom();
-  if (wait > Duration::zero()) {
-    c.giving_way = {.committed = record->round, .until = now_ + wait};
-  } else {
-    c.events.push_back(round::CommitDurable{record->round});
-  }
+  if (!c.giving_way.has_value()) c.events.push_back(round::CommitDurable{record->round});
 }
 
 void Run::AfterCommits(Time now) {
