@@ -12,7 +12,7 @@ Seconds are the server's: of commits, of the newcomer's join, and of its first s
 comes when one has just opened; one that comes later in a round may wait a round longer. Figures and gates, d coordinates, n
 members, `rate` the link's:
 
-  transfers  state transfers of the newcomer: exactly one
+  transfers  state transfers of the newcomer: exactly one, and no connection lost
   bytes      what the transfer moved, at most 1.02 × 4 d; setup: that, and the verdicts that came meanwhile
   ready      until the newcomer holds the replica and all commits
   member     until its first seat; paced: ≤ 1.6 × 4 d / rate; back: ≤ 1.3 × (n + 1) × 4 d / rate
@@ -130,16 +130,13 @@ class Join:
         """What must hold however busy the machine is."""
         if len(self.digests) != 1:
             raise AssertionError(f"replicas differ: {self.digests}")
-        if self.lost:
-            raise AssertionError("a worker was lost")
-        if self.transfers != 1:
-            raise AssertionError(f"{self.transfers} state transfers")
 
     def print(self, report):
         case = self.case
         def add(name, unit, samples, gate=None):
             report.add(f"{case.name}_{name}", unit, samples, gate)
         add("transfers", "", [self.transfers], 1)
+        add("lost", "", [self.lost], 0)
         add("transfer_bytes", "bytes", [self.transfer_bytes])
         add("ratio_transfer_bytes", "ratio", [self.transfer_bytes / (4 * case.coordinates)], TRANSFER_BYTES)
         add("setup_bytes", "bytes", [self.setup_bytes])
