@@ -64,13 +64,19 @@ Duration Run::MayGiveWay(const Proposed& proposed) const {
 void Run::GiveWay(const Proposed& proposed) {
   const Duration wait = MayGiveWay(proposed);
   if (wait == Duration::zero()) return;
-  course_->giving_way = {.committed = proposed.commit.round, .until = now_ + wait};
+  bool wanted = false;
   for (auto& [peer, s] : streams_) {
-    if (!s.outrun || ++s.given < kGiveWayRounds) continue;
+    if (!s.outrun) continue;
+    if (s.given < kGiveWayRounds) {
+      ++s.given;
+      wanted = true;
+      continue;
+    }
     s.outrun = false;
-    LogWarning("a newcomer is slow though rounds give way; they go on without it",
+    LogWarning("a newcomer is slow though rounds gave way; they wait for it no longer",
                {{"worker", WorkerName(s)}});
   }
+  if (wanted) course_->giving_way = {.committed = proposed.commit.round, .until = now_ + wait};
 }
 
 void Run::EndGivingWay(Time now) {

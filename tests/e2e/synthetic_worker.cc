@@ -23,6 +23,7 @@
 
 #include "absl/strings/str_format.h"
 #include "common/apply.h"
+#include "common/bits.h"
 #include "common/checksum.h"
 #include "common/exit_codes.h"
 #include "common/file_system.h"
@@ -159,8 +160,8 @@ ModelDescription ModelOf(const Flags& flags) {
 }
 
 // The same random bits for every ballot of this worker.
-std::vector<uint8_t> RandomBallot(const Flags& flags, const ChunkPlan& plan) {
-  std::vector<uint8_t> ballot(plan.TotalBytes());
+std::vector<uint8_t> RandomBallot(const Flags& flags) {
+  std::vector<uint8_t> ballot(BytesForBits(flags.coordinates));
   Rng bits(Xxh3(flags.session.name.data(), flags.session.name.size()), kBallotStream);
   for (uint8_t& byte : ballot) byte = static_cast<uint8_t>(bits.Next());
   if (flags.coordinates % 8 != 0)
@@ -191,20 +192,23 @@ class SyntheticWorker {
       : flags_(flags), session_(session), x_(*x) {}
 
   absl::Status Join() {
+    // What takes time with a large model comes before the join, which is timed.
+    if (flags_.random_ballots) {
+      random_ballot_ = RandomBallot(flags_);
+    } else {
+      problem_ = std::make_unique<Problem>(flags_);
+    }
+    if (!flags_.no_replica) {
+      StartValues start(flags_);
+      x_.resize(flags_.coordinates);
+      for (float& value : x_) value = start.Next();
+    }
     SIGNVOTE_ASSIGN_OR_RETURN(run_, session_->Join(ModelOf(flags_)));
     if (flags_.no_replica) {
       replica_ = std::make_unique<DroppedReplica>(run_.layout.coordinates());
     } else {
-      StartValues start(flags_);
-      x_.resize(run_.layout.coordinates());
-      for (float& value : x_) value = start.Next();
       float* const x = x_.data();
       SIGNVOTE_ASSIGN_OR_RETURN(replica_, device_.MakeReplica(&run_.layout, {&x, 1}));
-    }
-    if (flags_.random_ballots) {
-      random_ballot_ = RandomBallot(flags_, run_.plan);
-    } else {
-      problem_ = std::make_unique<Problem>(flags_);
     }
     SIGNVOTE_RETURN_IF_ERROR(session_->Attach(replica_.get()));
     if (!flags_.random_ballots) {
