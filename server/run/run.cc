@@ -129,6 +129,7 @@ void Run::Handle(Time now, Input input) {
           }
         },
         in->what);
+    if (course_ != nullptr && course_->giving_way.has_value() && !AnyOutrun()) EndGivingWay(now);
   } else if (const auto* tallied = std::get_if<ChunkTallied>(&input)) {
     On(now, *tallied);
   } else if (const auto* durable = std::get_if<DurableIn>(&input)) {
@@ -154,6 +155,7 @@ std::optional<Time> Run::NextTick() const {
   at(model_->lease().expiry());
   if (course_ != nullptr) {
     at(course_->engine->NextTick());
+    if (course_->giving_way.has_value()) at(course_->giving_way->until);
   } else if (!stop_.ended && !stop_.paused) {
     at(stop_.waiting_since + options_.wait_timeout);
   }
@@ -179,6 +181,7 @@ void Run::Tick(Time now) {
                     " s (--upload-timeout)")));
   }
   if (course_ != nullptr) {
+    if (course_->giving_way.has_value() && now >= course_->giving_way->until) EndGivingWay(now);
     const std::optional<Time> tick = course_->engine->NextTick();
     if (tick.has_value() && now >= *tick) Drive(now, round::Tick{});
   } else if (!stop_.ended) {
@@ -196,6 +199,7 @@ void Run::Tick(Time now) {
 absl::Status Run::Pause(Time now) {
   if (course_ != nullptr) {
     Drive(now, round::PauseRequested{});
+    EndGivingWay(now);
   } else {
     Execute(now, round::PauseSet{.paused = true});
   }
@@ -249,6 +253,7 @@ void Run::RequestStop(Time now) {
     End(now, absl::OkStatus());
   } else if (course_ != nullptr) {
     Drive(now, round::StopRequestedEvent{});
+    EndGivingWay(now);
   } else {
     End(now, absl::CancelledError("stopped by the operator before the first round"));
   }

@@ -10,6 +10,11 @@
 //     begins, one that fetches: the commits from the lowest round that a piece can stand at follow
 //     on the stream while the pieces come, so that the fetch may last as long as it likes.
 //   - One that the rounds outrun all the same is told so, with the budget that would have sufficed.
+//   - Rounds that fill the server's link by themselves would outrun whoever fetches or catches up.
+//     From the moment that such a stream could not be fed in time until it is ready, every next round
+//     waits: as long as makes a round of n members (n + 2)/n of its usual length at most. That is what
+//     rounds would take if the newcomer's verdicts and its transfer had the same share of the link as
+//     a member's verdicts. After kGiveWayRounds of them it is not our link that is too slow.
 //   - A worker that has caught up is made ready once it has acknowledged all but the last commit:
 //     its Ready said so, or it has answered a Ping that was sent behind them. One that answers every
 //     ping in time, and whom rounds outrun only because they are shorter than its distance, is let
@@ -161,6 +166,13 @@ class Run {
   // FetchState calls of one stream in a window of that length.
   static constexpr uint32_t kFetchesMax = 8;
   static constexpr Duration kFetchWindow = std::chrono::minutes(10);
+  // The next round waits no longer than this for whom it outruns.
+  static constexpr Duration kGiveWayMax = std::chrono::seconds(30);
+  // Rounds that give way to one stream: twice as many as a fair share of the link takes to move the
+  // replica, which is as large as 32 verdicts.
+  static constexpr uint32_t kGiveWayRounds = 64;
+  // Commits behind which one that fetches is outrun; one that catches up is as soon as it is behind.
+  static constexpr uint64_t kFetchingBehind = 2;
 
  private:
   // What the run keeps of one stream, beside the roster's Link.
@@ -178,6 +190,8 @@ class Run {
     Round acknowledged;      // it has read all commits before
     bool live = false;       // is told of the open attempt as it happens
     bool owed_open = false;  // RoundOpen follows once it has everything before
+    bool outrun = false;     // rounds give way until it is ready
+    uint32_t given = 0;      // rounds that did
     // What it is asked.
     uint64_t fence_nonce = 0;  // is it there?
     uint64_t admit_nonce = 0;  // has it read everything before admit_round?
@@ -206,6 +220,12 @@ class Run {
   struct Published {
     Proposed proposed;
     Duration took{};  // from the decision to the hand-over to the network
+  };
+
+  // A published commit behind which the next round waits.
+  struct GivingWay {
+    Round committed;
+    Time until;
   };
 
   // The parts that exist once the parameters are complete.
@@ -239,6 +259,8 @@ class Run {
     std::vector<Published> published;  // and not in the books yet
     // That a commit brought which is not in the books yet: told with it.
     std::vector<RoleTold> roles;
+    std::optional<GivingWay> giving_way;
+    Duration usual{};  // mean length of rounds while nobody fetched or was behind; 0: unknown
   };
 
   struct Stop {
@@ -301,6 +323,15 @@ class Run {
   void Admit(Time now, Stream& s);
   // The ring no longer holds what the stream needs.
   void FellBehind(Time now, Stream& s);
+  // After it was fed: whether rounds shall give way to it.
+  void NoteOutrun(Stream& s);
+  bool AnyOutrun() const;
+  // The next round does; each stream has its share of such rounds.
+  void GiveWay(const Proposed& proposed);
+  // How long the next round may wait for those who are outrun.
+  Duration MayGiveWay(const Proposed& proposed) const;
+  // The engine hears of the commit behind which the next round waits.
+  void EndGivingWay(Time now);
   void SendRound(Stream& s, const std::shared_ptr<const CommitRecord>& record);
   void SendCommit(Stream& s, v1::ServerMessage* message);
   void SendRoundOpen(Time now, Stream& s);

@@ -28,6 +28,62 @@ void Run::Feed(Time now, Stream& s) {
   CaughtUp(now, s);
 }
 
+void Run::NoteOutrun(Stream& s) {
+  if (!s.following || s.outrun || s.given >= kGiveWayRounds) return;
+  const uint64_t behind = course_->told.value() - s.next_send.value();
+  switch (StageOf(s)) {
+    case Stage::kFetching:
+      s.outrun = behind >= kFetchingBehind;
+      break;
+    case Stage::kCatchingUp:
+      s.outrun = behind > 0;
+      break;
+    default:
+      break;
+  }
+  if (s.outrun) LogInfo("rounds give way to a newcomer", {{"worker", WorkerName(s)}});
+}
+
+bool Run::AnyOutrun() const {
+  return std::any_of(streams_.begin(), streams_.end(),
+                     [](const auto& entry) { return entry.second.outrun; });
+}
+
+Duration Run::MayGiveWay(const Proposed& proposed) const {
+  const auto members =
+      std::count_if(proposed.seats.begin(), proposed.seats.end(),
+                    [](const round::Seat& seat) { return seat.role == round::Role::kMember; });
+  const Duration took = proposed.commit.opened_for;
+  const Duration usual = course_->usual == Duration::zero() ? took : course_->usual;
+  const Duration longest = usual + 2 * usual / std::max<int64_t>(members, 1);
+  return std::clamp(longest - took, Duration::zero(), kGiveWayMax);
+}
+
+void Run::GiveWay(const Proposed& proposed) {
+  const Duration wait = MayGiveWay(proposed);
+  if (wait == Duration::zero()) return;
+  bool wanted = false;
+  for (auto& [peer, s] : streams_) {
+    if (!s.outrun) continue;
+    if (s.given < kGiveWayRounds) {
+      ++s.given;
+      wanted = true;
+      continue;
+    }
+    s.outrun = false;
+    LogWarning("a newcomer is slow though rounds gave way; they wait for it no longer",
+               {{"worker", WorkerName(s)}});
+  }
+  if (wanted) course_->giving_way = {.committed = proposed.commit.round, .until = now_ + wait};
+}
+
+void Run::EndGivingWay(Time now) {
+  if (course_ == nullptr || !course_->giving_way.has_value()) return;
+  const Round committed = course_->giving_way->committed;
+  course_->giving_way.reset();
+  Drive(now, round::CommitDurable{committed});
+}
+
 void Run::CaughtUp(Time now, Stream& s) {
   switch (StageOf(s)) {
     case Stage::kCatchingUp: {
@@ -49,6 +105,7 @@ void Run::CaughtUp(Time now, Stream& s) {
 }
 
 void Run::Admit(Time now, Stream& s) {
+  s.outrun = false;
   s.admit_nonce = 0;
   roster_.SetStage(s.id, Stage::kReady, now);
   const Roster::Worker& worker = *WorkerOf(s);
@@ -128,7 +185,7 @@ void Run::SendRoundOpen(Time now, Stream& s) {
 }
 
 void Run::SendResync(Time now, Stream& s, const std::string& reason) {
-  s.live = s.owed_open = s.following = false;
+  s.live = s.owed_open = s.following = s.outrun = false;
   s.admit_nonce = 0;
   s.peer->Send(ResyncMessage(committed(), reason));
   roster_.SetStage(s.id, Stage::kFetching, now);

@@ -341,7 +341,7 @@ void Run::On(Time now, Stream& s, GoneIn& in) {
 void Run::Detach(Time now, Stream& s, const std::string& reason) {
   const std::string name = WorkerName(s);
   const std::optional<Roster::Departure> gone = roster_.Close(s.id, now);
-  s.live = s.owed_open = s.following = false;
+  s.live = s.owed_open = s.following = s.outrun = false;
   s.join.reset();
   if (s.call != nullptr) {
     std::exchange(s.call, nullptr)->End(absl::AbortedError("the session of this ticket has ended"));

@@ -11,6 +11,12 @@
 #include "server/run/run.h"
 
 namespace signvote::run {
+namespace {
+
+// The usual length of a round is a mean over about so many.
+constexpr int kUsualOver = 8;
+
+}  // namespace
 
 // ---- what streams bring -------------------------------------------------------------------------
 
@@ -215,10 +221,11 @@ void Run::Publish(const std::shared_ptr<const CommitRecord>& record) {
   }
   Published done{.proposed = *std::exchange(c.proposed, std::nullopt)};
   done.took = clock_->Now() - done.proposed.decided;
+  if (AnyOutrun() && !record->run_done && !stop_.requested) GiveWay(done.proposed);
   c.published.push_back(std::move(done));
   // Room is told before the commit behind which a round might open.
   TellRoom();
-  course_->events.push_back(round::CommitDurable{record->round});
+  if (!c.giving_way.has_value()) c.events.push_back(round::CommitDurable{record->round});
 }
 
 void Run::AfterCommits(Time now) {
@@ -235,9 +242,21 @@ void Run::AfterCommits(Time now) {
   }
   TellRoles(now);
   ForgetNames();
+  bool undisturbed = true;
   for (auto& [peer, s] : streams_) {
     CountBytes(s);
-    if (s.following && s.next_send < course_->told) Feed(now, s);
+    if (s.following && s.next_send < course_->told) {
+      Feed(now, s);
+      NoteOutrun(s);
+      undisturbed = false;
+    }
+    if (s.call != nullptr) undisturbed = false;
+  }
+  if (!undisturbed) return;
+  for (const Published& done : published) {
+    const Duration took = done.proposed.commit.opened_for;
+    Duration& usual = course_->usual;
+    usual = usual == Duration::zero() ? took : usual + (took - usual) / kUsualOver;
   }
 }
 

@@ -14,24 +14,19 @@ kernel counts on each worker's socket. Beside it:
 
 import argparse
 import json
-import os
 import pathlib
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/e2e"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
+from bench_run import ROOT, SERVER, BenchRun, Report  # noqa: E402 (it finds the tests' modules)
 import harness  # noqa: E402
 import hosts  # noqa: E402
 
-SERVER = "train.example.net"
-PORT = 7070
 TCP_PORT = 7071
 GLOO_PORT = 7072
 GLOO_REPETITIONS = 3
@@ -42,104 +37,37 @@ WARM_UP_ROUNDS = 4  # TCP's windows open, deadlines learn
 BARE_REPETITIONS = 3
 
 
-class Run:
+class Run(BenchRun):
     """A server and its workers, run until a number of rounds were timed; what the workers saw of each round."""
 
     def __init__(self, network, folder, workers, shaped, mbit, coordinates, tls, timed_rounds, server_flags=(),
                  gloo_python=None):
         """Links of the hosts `shaped` get their rate once everybody has joined: fetching the first replica is not timed."""
-        self.network, self.folder, self.workers, self.shaped, self.mbit = network, folder, workers, shaped, mbit
-        self.coordinates, self.tls, self.timed_rounds = coordinates, tls, timed_rounds
-        self.processes = []
-        self.folder.mkdir(parents=True)
-        try:
+        super().__init__(network, folder, tls)
+        self.names, self.shaped, self.mbit = workers, shaped, mbit
+        self.coordinates, self.timed_rounds = coordinates, timed_rounds
+        with self:
             self._run(server_flags)
             self._bare()
             self.gloo_s = self._gloo(gloo_python) if gloo_python is not None else []
-        finally:
-            for process in self.processes:
-                process.close()
-
-    def _start(self, host, name, *command):
-        process = harness.Process(name, self.network[host].enter(command), self.folder / f"{name}.log")
-        self.processes.append(process)
-        return process
-
-    def _end(self, process, timeout):
-        status = process.wait(timeout)
-        if status != 0:
-            raise AssertionError(f"{process.name} ended with {status}:\n{process.log()[-4000:]}")
-
-    def _ctl(self, *arguments):
-        where = ["--server", f"{SERVER}:{PORT}", "--tls-dir", self.folder / "tls"]
-        if not self.tls:  # such a server takes them from its own machine only
-            where = ["--server", f"127.0.0.1:{PORT}", "--insecure"]
-        code, out, err = self.network[SERVER].run(harness.BIN / "signvote", *where, *arguments)
-        if code != 0:
-            raise AssertionError(f"signvote {' '.join(arguments)} ended with {code}: {err}")
-        return out
-
-    def _wait_for(self, what, condition, timeout=60):
-        deadline = time.monotonic() + timeout * harness.SLOWNESS
-        while not condition():
-            for process in self.processes:
-                if not process.alive:
-                    raise AssertionError(f"{process.name} ended before {what}:\n{process.log()[-4000:]}")
-            if time.monotonic() > deadline:
-                raise AssertionError(f"still not: {what}")
-            time.sleep(0.01)
 
     def _run(self, server_flags):
-        tls = self.folder / "tls"
-        security = ["--insecure", "--insecure-bind", "0.0.0.0"]
         if self.tls:
-            names = [word for w in self.workers for word in ("--worker", w)]
-            subprocess.run([harness.BIN / "signvote", "certs", tls, "--server-name", SERVER, *names], check=True,
-                           stdout=subprocess.DEVNULL, timeout=60)
-            security = ["--tls-ca", tls / "ca.crt", "--tls-certificate", tls / "server.crt", "--tls-key", tls / "server.key",
-                        "--tokens", tls / "tokens"]
-        ports = self.folder / "ports.json"
-        round_log, event_log = self.folder / "rounds.jsonl", self.folder / "events.jsonl"
-        server = self._start(SERVER, "server", harness.BIN / "signvote-server", "--listen", f"0.0.0.0:{PORT}", "--http", "off",
-                             "--port-file", ports, "--rule", "fixed", "--stepsize", "1e-6", "--rounds", harness.FOREVER,
-                             "--workers-min", len(self.workers), "--digest-every", 0, "--round-log",
-                             round_log, "--event-log", event_log, *security, *server_flags)
-        self._wait_for("the server listens", ports.exists)
-        processes = []
-        for name in self.workers:
-            flags = ["--insecure"]
-            if self.tls:
-                mine = tls / "workers" / name
-                flags = ["--token-file", mine / "token", "--tls-ca", mine / "ca.crt", "--tls-certificate",
-                         mine / "worker.crt", "--tls-key", mine / "worker.key"]
-            processes.append(self._start(
-                name, name, harness.BIN / "synthetic_worker", "--server", f"{SERVER}:{PORT}", "--name", name, "--coordinates",
-                self.coordinates, "--random-ballots", "--round-log", self.folder / f"{name}.jsonl", "--report",
-                self.folder / f"{name}.json", *flags))
-        def members():
-            return sum(e["kind"] == "member" for e in harness.ProcessTest.lines(event_log))
-        self._wait_for("all workers are members", lambda: members() == len(self.workers))
+            self.certify(self.names)
+        self.serve("--workers-min", len(self.names), "--digest-every", 0, *server_flags)
+        for name in self.names:
+            self.attach(name, self.coordinates, "--round-log", self.folder / f"{name}.jsonl")
+        self.wait_members()
         for host in self.shaped:
             self.network[host].shape(self.mbit)
-        begin = WARM_UP_ROUNDS + len(harness.ProcessTest.lines(round_log))
-        self._wait_for("all rounds were timed",
-                       lambda: len(harness.ProcessTest.lines(round_log)) >= begin + self.timed_rounds, timeout=300)
-        # Everybody leaves after the same round.
-        self._ctl("pause")
-        self._wait_for("the run is paused", lambda: json.loads(self._ctl("status", "--json"))["phase"] == "paused")
-        for process in processes:
-            self._ctl("drain", process.name)
-            self._end(process, 60)
-        server.signal(signal.SIGTERM)
-        self._end(server, 60)
-        self.reports = {w: json.loads((self.folder / f"{w}.json").read_text()) for w in self.workers}
-        lines = {w: {r["round"]: r for r in harness.ProcessTest.lines(self.folder / f"{w}.jsonl")} for w in self.workers}
-        self.server_rounds = harness.ProcessTest.lines(round_log)
-        self.events = harness.ProcessTest.lines(event_log)
+        begin = WARM_UP_ROUNDS + len(self.rounds())
+        self.wait_rounds(begin + self.timed_rounds)
+        self.reports = self.finish()
+        lines = {w: {r["round"]: r for r in harness.ProcessTest.lines(self.folder / f"{w}.jsonl")} for w in self.names}
         self.round_s, self.gap_s = [], []
         previous = None
         for number in range(begin, begin + self.timed_rounds):
-            seen = [lines[w][number] for w in self.workers]
+            seen = [lines[w][number] for w in self.names]
             first = min(r["first_chunk_ns"] for r in seen)
             committed = max(r["committed_ns"] for r in seen)
             self.round_s.append((committed - first) * 1e-9)
@@ -149,46 +77,46 @@ class Run:
 
         def per_round(key):
             last = begin + self.timed_rounds - 1
-            return {w: (lines[w][last][key] - lines[w][begin - 1][key]) / self.timed_rounds for w in self.workers}
+            return {w: (lines[w][last][key] - lines[w][begin - 1][key]) / self.timed_rounds for w in self.names}
         self.up_bytes, self.down_bytes = per_round("sent_bytes"), per_round("received_bytes")
 
     def _bare(self):
         """Seconds in which bare TCP moves the same bytes both ways at once, all workers at a time."""
         helper = [sys.executable, pathlib.Path(__file__).resolve(), "--bare"]
         up, down = (round(max(b.values())) for b in (self.up_bytes, self.down_bytes))
-        server = self._start(SERVER, "bare-server", *helper, "serve", len(self.workers), up, down)
-        clients = [self._start(w, f"bare-{w}", *helper, "connect", len(self.workers), up, down) for w in self.workers]
+        server = self.start(SERVER, "bare-server", *helper, "serve", len(self.names), up, down)
+        clients = [self.start(w, f"bare-{w}", *helper, "connect", len(self.names), up, down) for w in self.names]
         for process in [*clients, server]:
-            self._end(process, 300)
+            self.end(process, 300)
         times = [json.loads(c.log()) for c in clients]
         self.tcp_s = [max(t[k][1] for t in times) - min(t[k][0] for t in times) for k in range(1, BARE_REPETITIONS + 1)]
 
     def _gloo(self, python):
         """Seconds of gloo's all-reduces, from the first worker's start to the last one's end."""
-        for host in self.workers:
+        for host in self.names:
             self.network[host].shape(self.mbit)
         ranks = []
-        for rank, name in enumerate(self.workers):
-            ranks.append(self._start(
+        for rank, name in enumerate(self.names):
+            ranks.append(self.start(
                 name, f"gloo-{name}", "env", "GLOO_SOCKET_IFNAME=eth0", python, ROOT / "tests/bench/gloo_allreduce.py", "--d",
-                self.coordinates, "--workers", len(self.workers), "--rank", rank, "--master",
-                f"{self.network[self.workers[0]].address}:{GLOO_PORT}", "--repetitions", GLOO_REPETITIONS))
+                self.coordinates, "--workers", len(self.names), "--rank", rank, "--master",
+                f"{self.network[self.names[0]].address}:{GLOO_PORT}", "--repetitions", GLOO_REPETITIONS))
         for process in ranks:
-            self._end(process, GLOO_SECONDS_MAX)
+            self.end(process, GLOO_SECONDS_MAX)
         times = [json.loads(process.log().splitlines()[-1]) for process in ranks]
         return [max(t[k][1] for t in times) - min(t[k][0] for t in times) for k in range(GLOO_REPETITIONS)]
 
     # ---- figures
     def sum_s(self, links=1):
         """(up + down) / rate of the worker that moves most; `links`: workers that share the shaped link."""
-        return links * max(self.up_bytes[w] + self.down_bytes[w] for w in self.workers) * 8 / (self.mbit * 1e6)
+        return links * max(self.up_bytes[w] + self.down_bytes[w] for w in self.names) * 8 / (self.mbit * 1e6)
 
     def duplex_s(self, links=1):
-        return links * max(max(self.up_bytes[w], self.down_bytes[w]) for w in self.workers) * 8 / (self.mbit * 1e6)
+        return links * max(max(self.up_bytes[w], self.down_bytes[w]) for w in self.names) * 8 / (self.mbit * 1e6)
 
     def missed(self):
         """Ballots that a round went on without."""
-        return sum(len(self.workers) - len(r["voters"]) for r in self.server_rounds)
+        return sum(len(self.names) - len(r["voters"]) for r in self.rounds())
 
 
 def bare(role, connections, up, down):
@@ -241,22 +169,7 @@ def bare(role, connections, up, down):
     print(json.dumps(times))
 
 
-class Report:
-    def __init__(self, as_json):
-        self.as_json = as_json
-        self.missed = False
-
-    def add(self, name, unit, samples, gate=None):
-        middle, low, high = statistics.median(samples), min(samples), max(samples)
-        if self.as_json:
-            print(json.dumps({"name": name, "value": middle, "unit": unit, "n": len(samples), "spread_min": low,
-                              "spread_max": high, **({} if gate is None else {"gate": gate, "ok": middle <= gate})}), flush=True)
-        else:
-            text = "" if gate is None else f"  gate {gate:g}: {'ok' if middle <= gate else 'MISSED'}"
-            print(f"{name:<44} {middle:10.4g} {unit:<6} [{low:.4g} .. {high:.4g}]{text}", flush=True)
-        if gate is not None and middle > gate:
-            self.missed = True
-
+class LinkReport(Report):
     def run(self, name, run, links, gate):
         self.add(f"{name}_round", "s", run.round_s)
         self.add(f"{name}_round_to_round", "s", run.gap_s)
@@ -288,7 +201,7 @@ def main():
     hosts.prepare()
     if options.quick:
         options.d, options.repetitions = min(options.d, 2_000_000), min(options.repetitions, 3)
-    report = Report(options.json)
+    report = LinkReport(options.json)
     # name, workers, whose links are shaped, Mbit/s, TLS, gate on the ratio to the sum.
     runs = [("workers_links_100mbit_n2", 2, "workers", 100, False, GATE),
             ("workers_links_100mbit_n2_mtls", 2, "workers", 100, True, GATE),

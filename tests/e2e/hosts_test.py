@@ -152,9 +152,9 @@ class ShapedLink(hosts.HostsTest):
         network = self.connect(link_bench.SERVER, *workers)
         folder = pathlib.Path(tempfile.mkdtemp(prefix="run.", dir=self.folder))
         run = link_bench.Run(network, folder / "run", workers, list(shaped), 100, link_bench.COORDINATES, tls, 8)
-        report = link_bench.Report(as_json=False)
+        report = link_bench.LinkReport(as_json=False)
         report.run("mtls" if tls else "plaintext", run, 1, ROUND_GATE)
-        self.assertFalse([e for e in run.events if e["kind"] == "lost"])
+        self.assertFalse([e for e in run.events("lost")])
         self.assertEqual({r["reconnects"] for r in run.reports.values()}, {0})
         self.assertEqual(len({r["digest"] for r in run.reports.values()}), 1, "replicas differ")
         for moved in (*run.up_bytes.values(), *run.down_bytes.values()):

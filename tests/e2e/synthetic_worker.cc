@@ -7,10 +7,12 @@
 //   g_i  = (x_i/s − c_i + noise_i) / (s·d)    noise = a function of (seed, share, data_step)
 //
 // All of it scales exactly for s a power of two. With --random-ballots there is no objective: a
-// worker votes the same random bits every round, all chunks at once, so that a round takes what the
-// network takes.
+// worker votes the same random bits every round, and keeps nothing but its replica; without
+// --compute-ms all chunks leave at once, so that a round takes what the network takes. With
+// --no-replica it keeps not even that: many large workers fit on one machine.
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <memory>
@@ -21,6 +23,7 @@
 
 #include "absl/strings/str_format.h"
 #include "common/apply.h"
+#include "common/bits.h"
 #include "common/checksum.h"
 #include "common/exit_codes.h"
 #include "common/file_system.h"
@@ -44,6 +47,7 @@ struct Flags {
   double noise = 0.1;
   uint64_t compute_ms = 0;
   bool random_ballots = false;
+  bool no_replica = false;
   int64_t nonfinite_from = -1;
   std::string config_json, identity_text;
   std::string report, round_log;
@@ -51,19 +55,48 @@ struct Flags {
 
 constexpr uint64_t kTargetStream = 1, kStartStream = 2, kNoiseStream = 3, kBallotStream = 4;
 
+// The initial parameters, coordinate by coordinate.
+class StartValues {
+ public:
+  explicit StartValues(const Flags& flags)
+      : scale_(static_cast<float>(flags.scale)), values_(0, kStartStream) {}
+  float Next() { return scale_ * static_cast<float>(4 * values_.Uniform() - 2); }
+
+ private:
+  const float scale_;
+  Rng values_;
+};
+
+// A replica that is not kept: whatever comes is dropped, and it has no digest.
+class DroppedReplica final : public ReplicaMemory {
+ public:
+  explicit DroppedReplica(uint64_t coordinates) : coordinates_(coordinates) {}
+  uint64_t coordinates() const override { return coordinates_; }
+  absl::Status Write(uint64_t, std::span<const float>) override { return absl::OkStatus(); }
+  absl::Status Read(uint64_t, std::span<float> values) override {
+    std::fill(values.begin(), values.end(), 0.0f);
+    return absl::OkStatus();
+  }
+  absl::Status Apply(const Layout&, const StepArguments&, uint64_t, uint64_t,
+                     const uint8_t*) override {
+    return absl::OkStatus();
+  }
+  absl::StatusOr<uint64_t> Digest() override {
+    return absl::FailedPreconditionError(
+        "--no-replica: there is no replica to compare; start the server with --digest-every 0");
+  }
+
+ private:
+  const uint64_t coordinates_;
+};
+
 class Problem {
  public:
-  Problem(const Flags& flags)
+  explicit Problem(const Flags& flags)
       : scale_(static_cast<float>(flags.scale)), noise_(static_cast<float>(flags.noise)) {
     Rng target(0, kTargetStream);
     c_.resize(flags.coordinates);
     for (float& c : c_) c = static_cast<float>(target.Uniform() - 0.5);
-  }
-  std::vector<float> Start() const {
-    Rng start(0, kStartStream);
-    std::vector<float> x(c_.size());
-    for (float& v : x) v = scale_ * static_cast<float>(4 * start.Uniform() - 2);
-    return x;
   }
   // The loss at x; g becomes its gradient on the minibatch (seed, share, data_step).
   double Gradient(uint64_t seed, Share share, DataStep data_step, const std::vector<float>& x,
@@ -89,26 +122,31 @@ class Problem {
 absl::Status WriteReport(const Flags& flags, const Session& session, const std::vector<float>& x) {
   if (flags.report.empty()) return absl::OkStatus();
   const SessionStats stats = session.Stats();
+  float x0_max_abs = 0;
+  StartValues start(flags);
+  for (size_t i = 0; i < x.size(); ++i) x0_max_abs = std::max(x0_max_abs, std::fabs(start.Next()));
   // The keys of signvote-worker's report, as far as they apply (worker/train/report.h).
-  const nlohmann::ordered_json report = {
+  nlohmann::ordered_json report = {
       {"name", flags.session.name},
       {"outcome", session.drained() ? "drained" : "finished"},
       {"next_round", session.replica_round().value_or(Round(0)).value()},
       {"rounds_voted", stats.rounds_voted},
       {"rounds_applied", stats.rounds_applied},
-      {"x0_max_abs", MaxAbs(Problem(flags).Start())},
+      {"x0_max_abs", x0_max_abs},
       {"wire",
        {{"sent_bytes", stats.wire_sent_bytes},
         {"received_bytes", stats.wire_received_bytes},
         {"setup_sent_bytes", stats.setup_sent_bytes},
         {"setup_received_bytes", stats.setup_received_bytes}}},
-      {"digest", absl::StrFormat("%016x", ReplicaDigest(x.data(), 0, x.size()))},
       {"incarnation", stats.incarnation},
       {"reconnects", stats.reconnects},
       {"state_transfers", stats.state_transfers},
       {"verdict_mismatches", stats.verdict_mismatches},
       {"join_seconds", stats.join_seconds},
   };
+  if (!flags.no_replica) {
+    report["digest"] = absl::StrFormat("%016x", ReplicaDigest(x.data(), 0, x.size()));
+  }
   return WriteFileAtomically(FileSystem::Posix(), flags.report, report.dump(2) + "\n", 0644);
 }
 
@@ -122,9 +160,8 @@ ModelDescription ModelOf(const Flags& flags) {
 }
 
 // The same random bits for every ballot of this worker.
-std::shared_ptr<const std::vector<uint8_t>> RandomBallot(const Flags& flags,
-                                                         const ChunkPlan& plan) {
-  auto out = std::make_shared<std::vector<uint8_t>>(plan.TotalBytes());
+std::shared_ptr<const std::vector<uint8_t>> RandomBallot(const Flags& flags) {
+  auto out = std::make_shared<std::vector<uint8_t>>(BytesForBits(flags.coordinates));
   std::vector<uint8_t>& ballot = *out;
   Rng bits(Xxh3(flags.session.name.data(), flags.session.name.size()), kBallotStream);
   for (uint8_t& byte : ballot) byte = static_cast<uint8_t>(bits.Next());
@@ -133,9 +170,16 @@ std::shared_ptr<const std::vector<uint8_t>> RandomBallot(const Flags& flags,
   return out;
 }
 
-absl::Status SendRandomBallot(Session* session, const ChunkPlan& plan,
+// Spreads the time that a gradient pretends to take over the chunks; called before each.
+void PretendToCompute(const Flags& flags, const ChunkPlan& plan) {
+  if (flags.compute_ms == 0) return;
+  Clock::System()->SleepFor(std::chrono::microseconds(flags.compute_ms * 1000 / plan.chunks()));
+}
+
+absl::Status SendRandomBallot(const Flags& flags, Session* session, const ChunkPlan& plan,
                               const std::shared_ptr<const std::vector<uint8_t>>& ballot) {
   for (uint32_t k = 0; k < plan.chunks(); ++k) {
+    PretendToCompute(flags, plan);
     SIGNVOTE_RETURN_IF_ERROR(session->SendChunk(
         ChunkIndex(k),
         std::shared_ptr<const uint8_t>(ballot, ballot->data() + plan.ByteOffset(ChunkIndex(k)))));
@@ -147,18 +191,33 @@ absl::Status SendRandomBallot(Session* session, const ChunkPlan& plan,
 class SyntheticWorker {
  public:
   SyntheticWorker(const Flags& flags, Session* session, std::vector<float>* x)
-      : flags_(flags), session_(session), x_(*x), problem_(flags) {}
+      : flags_(flags), session_(session), x_(*x) {}
 
   absl::Status Join() {
+    // What takes time with a large model comes before the join, which is timed.
+    if (flags_.random_ballots) {
+      random_ballot_ = RandomBallot(flags_);
+    } else {
+      problem_ = std::make_unique<Problem>(flags_);
+    }
+    if (!flags_.no_replica) {
+      StartValues start(flags_);
+      x_.resize(flags_.coordinates);
+      for (float& value : x_) value = start.Next();
+    }
     SIGNVOTE_ASSIGN_OR_RETURN(run_, session_->Join(ModelOf(flags_)));
-    x_ = problem_.Start();
-    float* const x = x_.data();
-    SIGNVOTE_ASSIGN_OR_RETURN(replica_, device_.MakeReplica(&run_.layout, {&x, 1}));
+    if (flags_.no_replica) {
+      replica_ = std::make_unique<DroppedReplica>(run_.layout.coordinates());
+    } else {
+      float* const x = x_.data();
+      SIGNVOTE_ASSIGN_OR_RETURN(replica_, device_.MakeReplica(&run_.layout, {&x, 1}));
+    }
     SIGNVOTE_RETURN_IF_ERROR(session_->Attach(replica_.get()));
-    SIGNVOTE_ASSIGN_OR_RETURN(
-        voter_, Voter::Make(run_, session_, replica_.get(), &device_, &source_, Clock::System(),
-                            {.can_probe = !flags_.random_ballots}));
-    if (flags_.random_ballots) random_ballot_ = RandomBallot(flags_, run_.plan);
+    if (!flags_.random_ballots) {
+      SIGNVOTE_ASSIGN_OR_RETURN(
+          voter_, Voter::Make(run_, session_, replica_.get(), &device_, &source_, Clock::System(),
+                              {.can_probe = true}));
+    }
     LogInfo("joined", {{"worker", flags_.session.name}});
     if (!flags_.round_log.empty()) {
       SIGNVOTE_ASSIGN_OR_RETURN(log_, FileSystem::Posix()->OpenLog(flags_.round_log, 0644));
@@ -174,7 +233,7 @@ class SyntheticWorker {
       if (!ticket) break;
       double loss = 1;
       SIGNVOTE_RETURN_IF_ERROR(flags_.random_ballots
-                                   ? SendRandomBallot(session_, run_.plan, random_ballot_)
+                                   ? SendRandomBallot(flags_, session_, run_.plan, random_ballot_)
                                    : Vote(*ticket, &loss));
       SIGNVOTE_ASSIGN_OR_RETURN(const CommitOutcome outcome,
                                 flags_.random_ballots ? session_->WaitCommit() : voter_->Wait());
@@ -186,23 +245,20 @@ class SyntheticWorker {
  private:
   absl::Status Vote(const RoundTicket& ticket, double* loss) {
     SIGNVOTE_RETURN_IF_ERROR(voter_->Begin(ticket));
-    *loss = problem_.Gradient(run_.seed, ticket.share, ticket.data_step, x_, &g_);
+    *loss = problem_->Gradient(run_.seed, ticket.share, ticket.data_step, x_, &g_);
     if (flags_.nonfinite_from >= 0 &&
         ticket.round.value() >= static_cast<uint64_t>(flags_.nonfinite_from)) {
       return voter_->Abstain(AbstainReason::kNonFiniteLoss).status();
     }
     if (voter_->wants_probe()) {
-      (void)problem_.Gradient(run_.seed, ticket.share, ticket.data_step, previous_x_, &h_);
+      (void)problem_->Gradient(run_.seed, ticket.share, ticket.data_step, previous_x_, &h_);
       const float* const h = h_.data();
       SIGNVOTE_RETURN_IF_ERROR(voter_->SetProbe({&h, 1}));
     }
     const float* const g = g_.data();
     SIGNVOTE_RETURN_IF_ERROR(voter_->SetGradient({&g, 1}));
     for (uint32_t k = 0; k < run_.plan.chunks(); ++k) {
-      if (flags_.compute_ms > 0) {
-        Clock::System()->SleepFor(
-            std::chrono::microseconds(flags_.compute_ms * 1000 / run_.plan.chunks()));
-      }
+      PretendToCompute(flags_, run_.plan);
       SIGNVOTE_RETURN_IF_ERROR(
           voter_->GradientReady(run_.plan.First(ChunkIndex(k)), run_.plan.Count(ChunkIndex(k))));
     }
@@ -237,13 +293,13 @@ class SyntheticWorker {
   const Flags& flags_;
   Session* const session_;
   std::vector<float>& x_;
-  Problem problem_;
+  std::unique_ptr<Problem> problem_;  // null with random ballots, and so is voter_
   RunInfo run_;
   HostDevice device_;
   std::unique_ptr<ReplicaMemory> replica_;
   GradientSource source_;
   std::unique_ptr<Voter> voter_;  // after all that it refers to
-  std::vector<uint8_t> random_ballot_;
+  std::shared_ptr<const std::vector<uint8_t>> random_ballot_;
   std::vector<float> g_, h_, previous_x_;
   std::unique_ptr<LogFile> log_;
 };
@@ -286,7 +342,10 @@ int Main(int argc, char** argv) {
   app.add_option("--compute-ms", flags.compute_ms,
                  "time that a gradient pretends to take, spread over the chunks");
   app.add_flag("--random-ballots", flags.random_ballots,
-               "no objective: the same random bits every round, at once");
+               "no objective: the same random bits every round");
+  app.add_flag("--no-replica", flags.no_replica,
+               "keep no replica; for a server with --digest-every 0")
+      ->needs("--random-ballots");
   app.add_option("--nonfinite-from", flags.nonfinite_from,
                  "from this round on the loss is not finite");
   app.add_option("--report", flags.report, "JSON file, written at the end");

@@ -84,6 +84,144 @@ TEST_F(RunFeedTest, AFetchThatTheRoundsOutrunSaysWhichBudgetWouldHelp) {
   EXPECT_FALSE(a.closed());
 }
 
+// Rounds of 100 ms of one member, and a worker that fetches and whose queue nobody empties.
+class RunGivesWayTest : public RunFeedTest {
+ protected:
+  void SetUp() override {
+    RunOptions options = Options();
+    options.model.sizes.catch_up_bytes = 8 * BytesForBits(kCoordinates);
+    StartRun(std::move(options));
+    a_ = &Joined("a");
+    for (int i = 0; i < 3; ++i) ARound();
+    b_ = &NewWorker();
+    b_->Join("b");
+    b_->peer->network_takes = false;
+    b_->peer->queued = size_t{2} << 20;
+    b_->AskFetch();
+    for (uint64_t i = 0; i < run::Run::kFetchingBehind; ++i) {
+      ARound();
+      ASSERT_TRUE(a_->open.has_value()) << "it may yet keep up";
+    }
+    ARound();
+  }
+  void ARound() {
+    a_->ReadAll();
+    ASSERT_TRUE(a_->open.has_value());
+    clock_.Advance(milliseconds(100));
+    a_->Vote(RandomBits(kCoordinates, a_->open->round()));
+    a_->ReadAll();
+  }
+  bool Opens() {
+    a_->ReadAll();
+    return a_->open.has_value();
+  }
+  TestWorker* a_ = nullptr;
+  TestWorker* b_ = nullptr;
+};
+
+TEST_F(RunGivesWayTest, ARoundOfNMembersTakesAtMostNPlusTwoNthsOfItsTime) {
+  EXPECT_FALSE(Opens());
+  Pass(milliseconds(199));
+  EXPECT_FALSE(Opens());
+  Pass(milliseconds(1));
+  EXPECT_TRUE(Opens());
+  // A round that took longer by itself gives less: 300 ms are the most.
+  clock_.Advance(milliseconds(150));
+  ARound();
+  EXPECT_FALSE(Opens());
+  Pass(milliseconds(50));
+  EXPECT_TRUE(Opens());
+}
+
+TEST_F(RunGivesWayTest, TheNextRoundOpensAsSoonAsTheNewcomerHasEverything) {
+  EXPECT_FALSE(Opens());
+  b_->peer->network_takes = true;
+  Settle();
+  EXPECT_FALSE(Opens()) << "its transfer needs the link as well";
+  b_->CopyPiece(0);
+  b_->CopyPiece(1);
+  b_->EndFetch();
+  b_->ReadAll();
+  b_->Ready(b_->lowest());
+  EXPECT_TRUE(Opens());
+  ReadAll();
+  a_->Vote(RandomBits(kCoordinates, 77));
+  ReadAll();
+  EXPECT_TRUE(a_->open.has_value());
+  EXPECT_TRUE(b_->open.has_value());
+  EXPECT_EQ(b_->Digest(), a_->Digest());
+}
+
+TEST_F(RunGivesWayTest, RoundsGoOnWithoutANewcomerThatIsSlowByItself) {
+  uint32_t given = 1;
+  for (; given < run::Run::kGiveWayRounds + 10 && !Opens(); ++given) {
+    Pass(milliseconds(200));
+    // It follows, and never ends its transfer.
+    b_->peer->queued = 0;
+    b_->peer->network_takes = true;
+    ARound();
+  }
+  EXPECT_EQ(given, run::Run::kGiveWayRounds + 1);
+  ARound();
+  EXPECT_TRUE(Opens());
+  EXPECT_FALSE(b_->closed());
+}
+
+TEST_F(RunGivesWayTest, NobodyWaitsForOneThatHasLeft) {
+  EXPECT_FALSE(Opens());
+  b_->Break();
+  EXPECT_TRUE(Opens());
+}
+
+TEST_F(RunGivesWayTest, AStopDoesNotWait) {
+  EXPECT_FALSE(Opens());
+  run_->RequestStop(clock_.Now());
+  Settle();
+  EXPECT_FALSE(Opens());
+  EXPECT_TRUE(run_->ended());
+}
+
+TEST_F(RunGivesWayTest, APauseDoesNotWait) {
+  EXPECT_FALSE(Opens());
+  ASSERT_TRUE(run_->Pause(clock_.Now()).ok());
+  Settle();
+  EXPECT_FALSE(Opens());
+  EXPECT_EQ(run_->Snapshot(clock_.Now()).phase, PagePhase::kPaused);
+}
+
+TEST_F(RunGivesWayTest, OneThatIsOutrunAllTheSameIsTheOnlyOneToPay) {
+  for (int i = 0; i < 8 && !b_->closed(); ++i) {
+    Pass(milliseconds(200));
+    ARound();
+  }
+  EXPECT_EQ(b_->code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(Opens());
+}
+
+// A worker that has its replica and must only read what it missed.
+TEST_F(RunFeedTest, RoundsGiveWayToOneThatCatchesUp) {
+  StartRun(ShortRing());
+  TestWorker& a = Joined("a");
+  TestWorker& b = NewWorker();
+  b.Join("b");
+  b.Fetch();
+  b.peer->network_takes = false;
+  b.peer->queued = size_t{2} << 20;
+  Rounds(a, 1);
+  b.Ready(Round(0));
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(a.open.has_value());
+    clock_.Advance(milliseconds(100));
+    Rounds(a, 1);
+  }
+  EXPECT_FALSE(a.open.has_value());
+  b.peer->network_takes = true;
+  Settle();
+  ReadAll();
+  EXPECT_TRUE(a.open.has_value());
+  EXPECT_EQ(b.Digest(), a.Digest());
+}
+
 TEST_F(RunFeedTest, AFetchedStateFollowsFromTheRingUntilItIsReady) {
   RunOptions options = Options();
   options.model.sizes.catch_up_bytes = 8 * BytesForBits(kCoordinates);
