@@ -69,10 +69,15 @@ class Children:
 
     def __init__(self):
         self._lock = threading.Lock()
+        # A signal interrupts the main thread alone: what starts in this one is never lost half-way.
+        self._starter = concurrent.futures.ThreadPoolExecutor(1)
         self._running: set[subprocess.Popen] = set()
         self._stopped = False
 
     def start(self, command: list[str], **options) -> subprocess.Popen:
+        return self._starter.submit(self._start, command, options).result()
+
+    def _start(self, command: list[str], options: dict) -> subprocess.Popen:
         with self._lock:
             if self._stopped:
                 raise Stopped
