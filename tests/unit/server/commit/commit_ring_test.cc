@@ -143,6 +143,17 @@ TEST(CommitRingTest, APinBeyondTheBudgetIsLostAndSaysWhatItWouldTake) {
   EXPECT_EQ(ring.first(), Round(104));
 }
 
+TEST(CommitRingTest, APinAtTheOldestRoundThatTheBudgetHoldsIsKept) {
+  CommitRing ring = Small(2, 5);
+  const CommitRing::Pin beyond = ring.PinFrom(Round(0));
+  PushUntil(&ring, 1);
+  const CommitRing::Pin oldest = ring.PinFrom(Round(1));
+  PushUntil(&ring, 6);
+  EXPECT_FALSE(beyond.status().ok());
+  EXPECT_TRUE(oldest.status().ok());
+  EXPECT_EQ(ring.first(), Round(1));
+}
+
 TEST(CommitRingTest, APinGoesWithItsHolder) {
   CommitRing ring = Small(1, 8);
   {
