@@ -317,7 +317,7 @@ TEST_F(MembersTest, TheArrivalOfAnOlderProcessIsNotReplaced) {
 TEST_F(MembersTest, ARoundTakesTheUpperMedianOfItsMembers) {
   EngineState state;
   members().AddRound({});
-  members().AddRound({seconds(9), seconds(1), seconds(5), seconds(3)});
+  members().AddRound({seconds(5), seconds(1), seconds(9), seconds(3)});
   members().AddRound({seconds(7), seconds(1), seconds(2)});
   members().Save(Round(0), state);
   EXPECT_EQ(state.arrivals.recent, (std::vector<Duration>{seconds(5), seconds(2)}));
