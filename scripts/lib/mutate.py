@@ -36,6 +36,9 @@ LIMIT_FACTOR = 6  # times what the unchanged program takes
 MEMORY_BYTES_MAX = 8 << 30  # of a mutant that allocates without end
 SPARE = 1.3  # so many are compiled together for each that is wanted: some do not compile, or change no code
 WHICH = "SIGNVOTE_MUTANT"
+# The loader found no memory, or the kernel none any more: that says nothing about the mutant.
+CANNOT_SAY = (127, -signal.SIGKILL)
+STARTS_MAX = 3
 PASSES, FAILS, CANNOT_RUN = 0, 1, 2
 
 # The tests that hold a file to what its header promises, by the longest prefix of its path. Quick ones first: the first that
@@ -255,7 +258,12 @@ def judge(build: Build, programs: list[pathlib.Path], number: int, limits: tuple
         environment = {**os.environ, "TMPDIR": here, "GTEST_FAIL_FAST": "1", "GTEST_BRIEF": "1", WHICH: str(number)}
         for binary, (_, _, arguments), limit in zip(programs, build.tests, limits):
             begin = time.monotonic()
-            status, output = run([str(binary), *arguments], pathlib.Path(here), limit, environment)
+            for _ in range(STARTS_MAX):
+                status, output = run([str(binary), *arguments], pathlib.Path(here), limit, environment)
+                if status not in CANNOT_SAY:
+                    break
+            else:
+                raise CannotRun(f"{binary.name} does not run here, with exit status {status}: is there memory?\n{output[-500:]}")
             seconds.append(time.monotonic() - begin)
             if status != 0:
                 return Verdict("hangs" if status is None else "killed", tuple(seconds), output)
@@ -291,9 +299,11 @@ class Workshop:
             if made is not None:
                 programs = self._build.link(made)
                 if programs is not None:
-                    found = {mutant: Candidate(mutant, programs, number) for number, mutant in together.items()}
+                    found |= {mutant: Candidate(mutant, programs, number) for number, mutant in together.items()}
                 break
-            suspects = mutators.blamed(output)
+            wrong, suspects = mutators.blamed(output)
+            found |= {together[number]: None for number in wrong}
+            suspects |= wrong
             together = {number: mutant for number, mutant in together.items() if number not in suspects} if suspects else {}
         alone = [mutant for mutant in mutants if mutant not in found]
         found.update(zip(alone, self._pool.map(self._alone, alone)))

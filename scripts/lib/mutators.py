@@ -341,6 +341,7 @@ def switched(s: Source, mutants: dict[int, Mutant], variable: str, name: str) ->
     return "".join(out) + s.text[done:]
 
 
-def blamed(output: str) -> set[int]:
-    """The numbers of the mutants whose lines a compiler complains about; of a template, those that ask for it."""
-    return {int(number) for number in re.findall(r"mutant:(\d+):\d+:\d+: +(?:fatal error|error|required from)", output)}
+def blamed(output: str) -> tuple[set[int], set[int]]:
+    """The numbers of the mutants whose lines do not compile, and of those that ask for a template in which something is wrong."""
+    wrong = {int(number) for number in re.findall(r"mutant:(\d+):\d+:\d+: (?:fatal )?error", output)}
+    return wrong, {int(number) for number in re.findall(r"mutant:(\d+):\d+:\d+: +required from", output)} - wrong

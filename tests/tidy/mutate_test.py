@@ -248,7 +248,7 @@ class MutatorsTest(unittest.TestCase):
 
     def test_a_complaint_blames_the_mutant_whose_line_it_names(self):
         self.assertEqual(mutators.blamed("mutant:7:12:3: error: no\nmutant:8:1:1: warning: x\n/a.h:1:2: error: y\n"
-                                         "mutant:9:4:5:   required from here\n"), {7, 9})
+                                         "mutant:9:4:5:   required from here\nmutant:7:4:5:   required from here\n"), ({7}, {9}))
 
 
 class PageTest(unittest.TestCase):
