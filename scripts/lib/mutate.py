@@ -233,6 +233,8 @@ class Build:
             programs.append(made.parent / program)
             command = [swapped.get(word, word) for word in link]
             command[command.index("-o") + 1] = str(programs[-1])
+            # mold 1.10 writes programs, seldom, whose RELRO part the loader cannot protect: "Cannot allocate memory".
+            command.append("-Wl,-z,norelro")
             if run(command, self.folder, COMPILE_SECONDS_MAX)[0] != 0:
                 return None
         return programs
