@@ -174,7 +174,40 @@ TEST_F(EngineTest, ADurableCommitThatNobodyWaitsForIsStale) {
   EXPECT_TRUE(Has<OpenRound>(Do(CommitDurable{Round(0)})));
 }
 
+TEST_F(EngineTest, WhatOneWhoIsGoneHadStillSentIsStale) {
+  Start(3);
+  Chunk(2, 0);
+  Lost(2);
+  EXPECT_THAT(Chunk(2, 0), IsEmpty());
+  EXPECT_THAT(Chunk(2, 1), IsEmpty());
+  EXPECT_THAT(Scalars(2), IsEmpty());
+  EXPECT_THAT(Abstain(2), IsEmpty());
+  EXPECT_EQ(Totals().stale_messages, 4u);
+  EXPECT_EQ(Totals().duplicate_chunks, 0u);
+}
+
+TEST_F(EngineTest, ScalarsThatAreUsedAreNotCountedAsRefused) {
+  Start(2);
+  Vote(0);
+  EXPECT_EQ(Totals().scalars_refused, 0u);
+}
+
 // ---- openings
+
+TEST_F(EngineTest, AReopeningThatFindsNobodySaysWhatItWaitsFor) {
+  Start(1);
+  EXPECT_THAT(Notices(Lost(0)), HasSubstr("round 0 waits for workers: too few are ready"));
+  EXPECT_EQ(View().attempt, Attempt(1));
+}
+
+TEST_F(EngineTest, ASeatOfAnEarlierAttemptKeepsNoName) {
+  config_.workers_max = 4;
+  Start(4);
+  for (const uint32_t w : {1u, 2u, 3u}) Lost(w);
+  ASSERT_EQ(attempt_, Attempt(1));
+  Ready(4);
+  EXPECT_EQ(View().workers.size(), 4u);
+}
 
 TEST_F(EngineTest, WhoBecomesReadyOpensARoundAgainOnlyWhenItIsOverdueAndCounting) {
   Start(3);
@@ -234,6 +267,16 @@ TEST_F(EngineTest, AMajorityAgainstTheReplicaIsNamedAndCounted) {
   EXPECT_THAT(Describe(status), HasSubstr("after 1 rounds: w0, w1"));
   EXPECT_THAT(Describe(status), Not(HasSubstr("w2")));
   EXPECT_EQ(Totals().digest_mismatches, 2u);
+}
+
+TEST_F(EngineTest, AReplicaThatDiffersIsSaidByNameAndRound) {
+  config_.digest_every = 1;
+  Start(3);
+  VoteAll({0, 1, 2});
+  Do(MasterDigestIn{Round(1), 77});
+  for (const uint32_t w : {0u, 1u}) Do(WorkerDigestIn{Id(w), Inc(w), Round(1), 77});
+  EXPECT_EQ(Notices(Do(WorkerDigestIn{Id(2), Inc(2), Round(1), 66})),
+            "the replica of w2 differs after round 1\n");
 }
 
 TEST_F(EngineTest, ADigestOfARoundToComeIsStale) {

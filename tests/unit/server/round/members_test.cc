@@ -283,6 +283,10 @@ TEST_F(MembersTest, APartialBallotIsNamedOncePerRowAndAnEmptyOneNotAtAll) {
             "the ballot of w0 counts as an abstention in round 3: 10 of 20 chunks (50 %)\n");
   members().Account(Report(1, 0), Round(3), out_);
   EXPECT_EQ(Notices(Said()), "");
+  Join(2);
+  Said();
+  members().Account(Report(2, 1), Round(3), out_);
+  EXPECT_THAT(Notices(Said()), HasSubstr("1 of 20 chunks (5 %)"));
   members().Account(Report(0, 10), Round(4), out_);
   EXPECT_EQ(Notices(Said()),
             "w0 is an observer from round 5 on: 2 rounds in a row without a ballot "
