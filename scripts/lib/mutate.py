@@ -1,8 +1,9 @@
 """scripts/mutate: would the tests notice if this file were wrong? docs/testing.md, "Mutation".
 
-Draws mutants of one C++ source (mutators.py), compiles each with the command of an existing build, links it into the tests that
-TESTS names for the file, and runs these. The build folder is only read: a mutant's source, object, library and programs lie in a
-temporary folder of its own.
+Draws mutants of one C++ source (mutators.py), compiles them with the command of an existing build, links them into the tests that
+TESTS names for the file, and runs these. A function that has mutants is compiled once with all of them, and SIGNVOTE_MUTANT in the
+environment says which one it is; what lies outside of functions, or takes away the end of one, is compiled alone. The build folder is
+only read: sources, objects, libraries and programs lie in a temporary folder.
 """
 
 import argparse
@@ -33,6 +34,11 @@ COMPILE_SECONDS_MAX = 300
 LIMIT_SECONDS_MIN = 10  # a machine that does other things beside is slow, and no hang
 LIMIT_FACTOR = 6  # times what the unchanged program takes
 MEMORY_BYTES_MAX = 8 << 30  # of a mutant that allocates without end
+SPARE = 1.3  # so many are compiled together for each that is wanted: some do not compile, or change no code
+WHICH = "SIGNVOTE_MUTANT"
+# The loader found no memory, or the kernel none any more: that says nothing about the mutant.
+CANNOT_SAY = (127, -signal.SIGKILL)
+STARTS_MAX = 3
 PASSES, FAILS, CANNOT_RUN = 0, 1, 2
 
 # The tests that hold a file to what its header promises, by the longest prefix of its path. Quick ones first: the first that
@@ -66,10 +72,15 @@ class Children:
 
     def __init__(self):
         self._lock = threading.Lock()
+        # A signal interrupts the main thread alone: what starts in this one is never lost half-way.
+        self._starter = concurrent.futures.ThreadPoolExecutor(1)
         self._running: set[subprocess.Popen] = set()
         self._stopped = False
 
     def start(self, command: list[str], **options) -> subprocess.Popen:
+        return self._starter.submit(self._start, command, options).result()
+
+    def _start(self, command: list[str], options: dict) -> subprocess.Popen:
         with self._lock:
             if self._stopped:
                 raise Stopped
@@ -161,6 +172,7 @@ class Build:
         command = shlex.split(entry["command"])
         self.object = command[command.index("-o") + 1]
         self._compile = self._bare(command)
+        self._includes: list[str] = []
         # A CMake target's objects lie in PLACE/CMakeFiles/TARGET.dir, its archive is PLACE/libTARGET.a.
         place, _, rest = self.object.partition("CMakeFiles/")
         self.archive = f"{place}lib{rest.split('.dir/')[0]}.a"
@@ -188,55 +200,121 @@ class Build:
                 bare.append(word)
         return bare
 
-    def compile(self, text: str, place: pathlib.Path) -> pathlib.Path | None:
-        """The object of `text` in the source's place, None when it does not compile. Equal code gives equal bytes: the name of the
-        file in __FILE__ and in the symbols is the source's own, and there is no debug info."""
+    def prepare(self, text: str, place: pathlib.Path):
+        """Has the includes that `text` begins with parsed once, for every compile() after."""
+        place.mkdir(parents=True)
+        header = place / "includes.h"
+        header.write_text("".join(line + "\n" for line in re.match(r"(?:#include [^\n]*\n|\n)*", text).group().splitlines() if line))
+        status, _ = run([*self._compile, "-iquote", str(self.source.parent), "-x", "c++-header", str(header), "-o", f"{header}.gch"],
+                        self.folder, COMPILE_SECONDS_MAX)
+        self._includes = ["-include", str(header)] if status == 0 else []
+
+    def compile(self, text: str, place: pathlib.Path, flags: tuple[str, ...] = ()) -> tuple[pathlib.Path | None, str]:
+        """The object of `text` in the source's place, None when it does not compile, and what the compiler said. Equal code gives
+        equal bytes: the name of the file in __FILE__ and in the symbols is the source's own, and there is no debug info."""
         place.mkdir(parents=True)
         source, made = place / self.source.name, place / pathlib.Path(self.object).name
         source.write_text(f'#line 1 "{self.source}"\n{text}')
-        status, _ = run([*self._compile, "-w", "-frandom-seed=0", "-iquote", str(self.source.parent), "-c", str(source), "-o",
-                         str(made)], self.folder, COMPILE_SECONDS_MAX)
-        return made if status == 0 else None
+        includes = [] if flags else self._includes  # parsed with other flags they are of no use
+        status, output = run([*self._compile, *flags, *includes, "-frandom-seed=0", "-iquote", str(self.source.parent), "-c",
+                              str(source), "-o", str(made)], self.folder, COMPILE_SECONDS_MAX)
+        return (made if status == 0 else None), output
 
-    def link(self, made: pathlib.Path, link: list[str], program: str) -> pathlib.Path | None:
-        out = made.parent / program
-        swapped = {self.object: str(made)}
-        if self.archive in link:
-            library = made.parent / pathlib.Path(self.archive).name
-            if not library.exists():
-                shutil.copy(self.folder / self.archive, library)
-                if run(["ar", "r", str(library), str(made)], made.parent, COMPILE_SECONDS_MAX)[0] != 0:
-                    return None
-            swapped[self.archive] = str(library)
-        command = [swapped.get(word, word) for word in link]
-        command[command.index("-o") + 1] = str(out)
-        status, _ = run(command, self.folder, COMPILE_SECONDS_MAX)
-        return out if status == 0 else None
+    def link(self, made: pathlib.Path) -> list[pathlib.Path] | None:
+        """The tests' programs with this object in place of the source's."""
+        library = made.parent / pathlib.Path(self.archive).name
+        if any(self.archive in link for link, _, _ in self.tests):
+            shutil.copy(self.folder / self.archive, library)
+            if run(["ar", "r", str(library), str(made)], made.parent, COMPILE_SECONDS_MAX)[0] != 0:
+                return None
+        swapped = {self.object: str(made), self.archive: str(library)}
+        programs = []
+        for link, program, _ in self.tests:
+            programs.append(made.parent / program)
+            command = [swapped.get(word, word) for word in link]
+            command[command.index("-o") + 1] = str(programs[-1])
+            # mold 1.10 writes programs, seldom, whose RELRO part the loader cannot protect: "Cannot allocate memory".
+            command.append("-Wl,-z,norelro")
+            if run(command, self.folder, COMPILE_SECONDS_MAX)[0] != 0:
+                return None
+        return programs
 
 
 class Verdict(NamedTuple):
-    word: str  # "killed", "survived", "hangs" (killed by its time limit), "unlinked"
+    word: str  # "killed", "survived", "hangs" (killed by its time limit)
     seconds: tuple[float, ...] = ()
     output: str = ""
 
 
-def judge(build: Build, made: pathlib.Path, limits: tuple[float, ...]) -> Verdict:
-    """Runs the tests with this object in place of the source's; the first that fails decides."""
+class Candidate(NamedTuple):
+    """A mutant that compiles: its programs, and its number in them (0: they are its own)."""
+    mutant: mutators.Mutant
+    programs: list[pathlib.Path]
+    number: int
+
+
+def judge(build: Build, programs: list[pathlib.Path], number: int, limits: tuple[float, ...]) -> Verdict:
+    """Runs the tests' programs as this mutant; the first that fails decides."""
     seconds = []
-    here = made.parent / "run"
-    here.mkdir()
-    environment = {**os.environ, "TMPDIR": str(here), "GTEST_FAIL_FAST": "1", "GTEST_BRIEF": "1"}
-    for (link, program, arguments), limit in zip(build.tests, limits):
-        binary = build.link(made, link, program)
-        if binary is None:
-            return Verdict("unlinked")
-        begin = time.monotonic()
-        status, output = run([str(binary), *arguments], here, limit, environment)
-        seconds.append(time.monotonic() - begin)
-        binary.unlink()
-        if status != 0:
-            return Verdict("hangs" if status is None else "killed", tuple(seconds), output)
+    with tempfile.TemporaryDirectory(prefix="run.", dir=programs[0].parent) as here:
+        environment = {**os.environ, "TMPDIR": here, "GTEST_FAIL_FAST": "1", "GTEST_BRIEF": "1", WHICH: str(number)}
+        for binary, (_, _, arguments), limit in zip(programs, build.tests, limits):
+            begin = time.monotonic()
+            for _ in range(STARTS_MAX):
+                status, output = run([str(binary), *arguments], pathlib.Path(here), limit, environment)
+                if status not in CANNOT_SAY:
+                    break
+            else:
+                raise CannotRun(f"{binary.name} does not run here, with exit status {status}: is there memory?\n{output[-500:]}")
+            seconds.append(time.monotonic() - begin)
+            if status != 0:
+                return Verdict("hangs" if status is None else "killed", tuple(seconds), output)
     return Verdict("survived", tuple(seconds))
+
+
+class Workshop:
+    """Makes programs of mutants: together where it can be, else alone."""
+
+    def __init__(self, build: Build, source: str, private: pathlib.Path, pool: concurrent.futures.Executor):
+        self._build, self._source, self._private, self._pool = build, source, private, pool
+        self._places = 0
+        self._lock = threading.Lock()
+        self._text = mutators.Source(source)
+
+    def place(self) -> pathlib.Path:
+        with self._lock:
+            self._places += 1
+            return self._private / str(self._places)
+
+    def object_of(self, mutant: mutators.Mutant | None) -> tuple[pathlib.Path | None, bytes]:
+        """Compiled alone, as the build would, and a name for its code; of None the source itself."""
+        made, _ = self._build.compile(mutant.apply(self._source) if mutant else self._source, self.place())
+        return made, hashlib.sha256(made.read_bytes()).digest() if made else b""
+
+    def programs(self, mutants: list[mutators.Mutant]) -> list[Candidate | None]:
+        """In the same order; None: it does not compile."""
+        together = dict(enumerate((m for m in mutants if mutators.switchable(self._text, m)), 1))
+        found: dict[mutators.Mutant, Candidate | None] = {}
+        while together:
+            made, output = self._build.compile(mutators.switched(self._text, together, WHICH, str(self._build.source)), self.place(),
+                                               ("-O0",))
+            if made is not None:
+                programs = self._build.link(made)
+                if programs is not None:
+                    found |= {mutant: Candidate(mutant, programs, number) for number, mutant in together.items()}
+                break
+            wrong, suspects = mutators.blamed(output)
+            found |= {together[number]: None for number in wrong}
+            suspects |= wrong
+            together = {number: mutant for number, mutant in together.items() if number not in suspects} if suspects else {}
+        alone = [mutant for mutant in mutants if mutant not in found]
+        found.update(zip(alone, self._pool.map(self._alone, alone)))
+        return [found[mutant] for mutant in mutants]
+
+    def _alone(self, mutant: mutators.Mutant) -> Candidate | None:
+        made, _ = self.object_of(mutant)
+        programs = self._build.link(made) if made is not None else None
+        return Candidate(mutant, programs, 0) if programs is not None else None
 
 
 class Report:
@@ -290,46 +368,44 @@ def mutate(root: pathlib.Path, folder: pathlib.Path, file: str, tests: tuple[str
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(jobs))
         # Left first: whatever ends this ends what runs, and the pool need not wait for it.
         stack.push(lambda kind, *_: children.stop() if kind is not None else None)
-        original = build.compile(source, private / "original")
-        if original is None:
+        build.prepare(source, private / "includes")
+        workshop = Workshop(build, source, private, pool)
+        original, unchanged = workshop.object_of(None)
+        programs = build.link(original) if original is not None else None
+        if programs is None:
             raise CannotRun(f"{file} itself does not compile")
-        verdict = judge(build, original, (COMPILE_SECONDS_MAX,) * len(tests))
+        verdict = judge(build, programs, 0, (COMPILE_SECONDS_MAX,) * len(tests))
         if verdict.word != "survived":
             raise CannotRun(f"the unchanged {file} does not pass its tests:\n{verdict.output[-3000:]}")
         limits = tuple(max(LIMIT_SECONDS_MIN, LIMIT_FACTOR * seconds) for seconds in verdict.seconds)
-        seen = {hashlib.sha256(original.read_bytes()).digest()}
-        unchanged = next(iter(seen))
-        number = 0
+        seen = {unchanged}
 
-        def compiled(numbered: tuple[int, mutators.Mutant]) -> pathlib.Path | None:
-            return build.compile(numbered[1].apply(source), private / str(numbered[0]))
-
-        def judged(made: pathlib.Path) -> Verdict:
-            found = judge(build, made, limits)
-            shutil.rmtree(made.parent)
-            return found
+        def judged(candidate: Candidate) -> tuple[Verdict, bytes]:
+            """With the code of one that survives, which may be that of the source."""
+            found = judge(build, candidate.programs, candidate.number, limits)
+            if candidate.number == 0:
+                shutil.rmtree(candidate.programs[0].parent)
+            return found, workshop.object_of(candidate.mutant)[1] if found.word == "survived" else b""
 
         # Always as many as are still wanted: which mutants are judged depends on the seed alone, not on who was faster.
-        while waiting and report.judged < sample:
-            wave = list(enumerate(waiting[:sample - report.judged], number))
-            waiting, number = waiting[len(wave):], number + len(wave)
-            candidates = []
-            for (_, mutant), made in zip(wave, pool.map(compiled, wave)):
-                if made is None:
-                    report.uncompiled += 1
-                    continue
-                code = hashlib.sha256(made.read_bytes()).digest()
+        ready: list[Candidate] = []
+        while (waiting or ready) and report.judged < sample:
+            wanted = sample - report.judged
+            if len(ready) < wanted and waiting:
+                wave, waiting = waiting[:round(SPARE * wanted) + 1], waiting[round(SPARE * wanted) + 1:]
+                made = workshop.programs(wave)
+                report.uncompiled += made.count(None)
+                ready += [candidate for candidate in made if candidate is not None]
+                continue
+            now, ready = ready[:wanted], ready[wanted:]
+            for candidate, (verdict, code) in zip(now, pool.map(judged, now)):
                 if code in seen:
                     report.unchanged += code == unchanged
                     report.doubles += code != unchanged
                     continue
-                seen.add(code)
-                candidates.append((mutant, made))
-            for (mutant, _), verdict in zip(candidates, pool.map(judged, [made for _, made in candidates])):
-                if verdict.word == "unlinked":
-                    report.uncompiled += 1
-                else:
-                    report.add(mutant, source, verdict)
+                if code:
+                    seen.add(code)
+                report.add(candidate.mutant, source, verdict)
     return report.end()
 
 

@@ -289,3 +289,59 @@ def mutants(source: str) -> list[Mutant]:
              for mutant in make(s) if mutant.begin not in left_alone}
     # Two mutators may write the same text.
     return sorted({(m.begin, m.end, m.text): m for m in sorted(found)}.values(), key=lambda m: (m.begin, m.end, m.text))
+
+
+# ---- many mutants in one source
+
+
+def bodies(s: Source) -> Iterator[tuple[int, int]]:
+    """The outermost function bodies as token ranges, from brace to brace; not of constexpr functions, which cannot ask."""
+    head = i = 0
+    while i < len(s.tokens):
+        if s.is_op(i, ";", "}") or s.is_op(i, "{") and i not in s.partner:
+            head = i + 1
+        elif s.is_op(i, "{"):
+            k = i - 1
+            while s.is_name(k, "const", "noexcept", "override", "final"):
+                k -= 1
+            if s.is_op(k, ")"):
+                if not any(s.is_name(t, "constexpr", "consteval", "operator") for t in range(head, i)):
+                    yield i, s.partner[i]
+                i = s.partner[i]
+            head = i + 1
+        i += 1
+
+
+def switchable(s: Source, mutant: Mutant) -> bool:
+    """It lies in a function body and leaves every end of it standing: where a `return` with a value is gone, the end of a function
+    may be reached that no compiler expects there."""
+    if mutant.mutator == "early return" and mutant.text.strip() == ";" and s.text[mutant.begin:mutant.end] != "return;":
+        return False
+    return any(s.tokens[first].end <= mutant.begin and mutant.end <= s.tokens[last].begin for first, last in bodies(s))
+
+
+def switched(s: Source, mutants: dict[int, Mutant], variable: str, name: str) -> str:
+    """A source that holds all of these, each in a copy of its function; `variable` in the environment holds the number of the one
+    that it shall be, and with any other number it is the source. A compiler's complaint names `mutant:NUMBER` as its file."""
+    out = [f"#include <cstdlib>\nstatic const int mutant_number = [] {{ const char* text = std::getenv(\"{variable}\"); "
+           f"return text != nullptr ? std::atoi(text) : 0; }}();\n#line 1 \"{name}\"\n"]
+    done = 0
+    for first, last in bodies(s):
+        begin, end = s.tokens[first].begin, s.tokens[last].end
+        inside = {number: m for number, m in mutants.items() if begin < m.begin and m.end < end}
+        if not inside:
+            continue
+        line = s.text.count("\n", 0, begin) + 1
+        out.append(s.text[done:begin] + "{\n")
+        for number, m in inside.items():
+            out.append(f"if (mutant_number == {number})\n#line {line} \"mutant:{number}\"\n"
+                       f"{s.text[begin:m.begin]}{m.text}{s.text[m.end:end]}\nelse\n")
+        out.append(f"\n#line {line} \"{name}\"\n{s.text[begin:end]}}}")
+        done = end
+    return "".join(out) + s.text[done:]
+
+
+def blamed(output: str) -> tuple[set[int], set[int]]:
+    """The numbers of the mutants whose lines do not compile, and of those that ask for a template in which something is wrong."""
+    wrong = {int(number) for number in re.findall(r"mutant:(\d+):\d+:\d+: (?:fatal )?error", output)}
+    return wrong, {int(number) for number in re.findall(r"mutant:(\d+):\d+:\d+: +required from", output)} - wrong

@@ -174,9 +174,7 @@ void Engine::AfterDeparture(WorkerId worker, Incarnation incarnation, Presence p
 template <typename Message>
 std::optional<uint32_t> Engine::SeatFor(const Message& e) const {
   if (e.round != round_ || e.attempt != attempt_ || !open_.has_value()) return std::nullopt;
-  const std::optional<uint32_t> seat = open_->Find(e.worker, e.incarnation);
-  if (seat.has_value() && open_->record(*seat).presence == Presence::kGone) return std::nullopt;
-  return seat;
+  return open_->Find(e.worker, e.incarnation);
 }
 
 void Engine::On(const BallotChunkIn& e) {

@@ -184,7 +184,7 @@ class MutateTest(unittest.TestCase):
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "TMPDIR": temporary})
             self.assertIn("mutants can be made", process.stdout.readline())
             run = pathlib.Path(temporary)
-            while not list(run.glob("*/original/run")):  # bounded by ctest: the test program is running by then, or nearly
+            while not list(run.glob("*/*/run.*")):  # bounded by ctest: the test program is running by then, or nearly
                 self.assertIsNone(process.poll())
                 time.sleep(0.01)
             process.terminate()
@@ -229,6 +229,26 @@ class MutatorsTest(unittest.TestCase):
         self.assertGreater(len(made), 6)
         for mutant in made:
             self.assertEqual(mutant.apply(source).count("\n"), source.count("\n"))
+
+
+    def test_mutants_that_share_a_source_lie_in_copies_of_their_functions_and_the_rest_is_left_alone(self):
+        source = "const int a = 1;\nconstexpr int F() { return 2; }\nint G() {\n  f(3);\n  return 4;\n}\nT::T() : x(5) { g(); }\n"
+        text = mutators.Source(source)
+        made = mutators.mutants(source)
+        together = {n: m for n, m in enumerate(made, 1) if mutators.switchable(text, m)}
+        lines = {m.line(source) for m in together.values()}
+        self.assertEqual(lines, {3, 4, 5, 7})
+        self.assertNotIn("  ;", {m.change(source)[1] for m in together.values() if m.line(source) == 5}, "a lost return")
+        self.assertFalse([m for m in together.values() if "x(" in m.change(source)[1] and "x(5)" not in m.change(source)[1]])
+        switched = mutators.switched(text, together, "WHICH", "a.cc")
+        self.assertEqual(switched.count("mutant_number == "), len(together))
+        for number, mutant in together.items():
+            copy = switched[switched.index(f'"mutant:{number}"'):]
+            self.assertIn(mutant.text.strip() or ";", copy[:copy.index("else")])
+
+    def test_a_complaint_blames_the_mutant_whose_line_it_names(self):
+        self.assertEqual(mutators.blamed("mutant:7:12:3: error: no\nmutant:8:1:1: warning: x\n/a.h:1:2: error: y\n"
+                                         "mutant:9:4:5:   required from here\nmutant:7:4:5:   required from here\n"), ({7}, {9}))
 
 
 class PageTest(unittest.TestCase):

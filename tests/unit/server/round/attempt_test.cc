@@ -239,6 +239,23 @@ TEST_F(OpenAttemptTest, HasNoBallotAtTheDeadlineWhenAQuorumAbstained) {
   EXPECT_EQ(open().standing(), Standing::kNoBallot);
 }
 
+TEST_F(OpenAttemptTest, AnEmptyChunkIsSeenHoweverManyBallotsTheOthersHave) {
+  for (const uint32_t seat : {0u, 1u, 3u}) Vote(seat, 0);
+  for (const uint32_t seat : {0u, 1u}) open().AddAbstention(seat, AbstainReason::kOther);
+  EXPECT_EQ(open().standing(), Standing::kCounting);
+  open().AddAbstention(3, AbstainReason::kOther);
+  EXPECT_EQ(open().standing(), Standing::kNoBallot);
+}
+
+TEST_F(OpenAttemptTest, ChunksThatAreRipeAndNotClosedYetAreNotWithoutBallot) {
+  Vote(0, 0);
+  Vote(0, 1);
+  for (const uint32_t seat : {1u, 3u}) open().AddAbstention(seat, AbstainReason::kOther);
+  open().PassDeadline();
+  EXPECT_EQ(open().standing(), Standing::kCounting);
+  EXPECT_THAT(Closed(), ElementsAre(0, 1));
+}
+
 TEST_F(OpenAttemptTest, EveryChunkIsTalliedOnceAfterItIsClosed) {
   EXPECT_FALSE(open().AddTally({Round(4), Attempt(1), ChunkIndex(0), 3, 9}));
   for (const uint32_t seat : {0u, 1u, 3u}) VoteAll(seat);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "server/stepsize/rule_state.h"
@@ -159,6 +160,56 @@ TEST(AliasRuleTest, AnOverflowKeepsTheLastStepsize) {
   EXPECT_EQ(rule.Next({Worker(1, std::numeric_limits<double>::max())}).gamma, 1e-5f);
 }
 
+TEST(AliasRuleTest, ParametersThatAreNotFiniteCountAsSmall) {
+  for (const double x0 : {kUnknown, std::numeric_limits<double>::infinity()}) {
+    EXPECT_EQ(Driver({}).Next({Worker(1, {})}, x0).gamma, 1e-5f);
+  }
+}
+
+TEST(AliasRuleTest, AGapOfZeroIsNotPositive) {
+  Driver rule({.f_min = 2});
+  rule.Next({Worker(2, {})});
+  const auto kept = rule.Next({Worker(2, 1e-3)});
+  EXPECT_EQ(kept.gamma, 1e-5f);
+  EXPECT_THAT(kept.reason, HasSubstr("num=0 is not positive: kept"));
+}
+
+TEST(AliasRuleTest, AStepsizeThatVanishesIsNotTaken) {
+  Driver rule({.f_min = 0});
+  rule.Next({Worker(1e-300, {})});
+  const auto kept = rule.Next({Worker(1, 1e300)});
+  EXPECT_EQ(kept.gamma, 1e-5f);
+  EXPECT_THAT(kept.reason, HasSubstr("no fp32 stepsize: kept"));
+}
+
+TEST(AliasRuleTest, AProbeBelowZeroIsNotUsed) {
+  Driver rule({});
+  rule.Next({Worker(1, {})});
+  const float before = rule.Next({Worker(1, 1e-3)}).gamma;
+  EXPECT_EQ(rule.Next({Worker(1, -1e-4)}).gamma, before);
+}
+
+TEST(AliasRuleTest, ADecisionShowsWhatItFollowsFrom) {
+  using State = std::vector<std::pair<std::string, double>>;
+  Driver one({.option = AliasOption::kOptionI, .d0 = 0.5});
+  EXPECT_EQ(one.Next({Worker(4, {})}).state,
+            (State{{"eta", 0}, {"num", 0.5}, {"a", 0}, {"f0", 4}}));
+  const double gamma = double{1e-5f};
+  EXPECT_EQ(one.Next({Worker(3, 1.0, -2.0)}).state,
+            (State{{"eta", 1 / gamma}, {"num", 0.5}, {"a", -2 * gamma}, {"f0", 4}}));
+  Driver two({.f_min = 1});
+  EXPECT_EQ(two.Next({}).state, (State{{"eta", 0}, {"num", 0}}));
+  EXPECT_EQ(two.Next({Worker(3, 1.0)}).state, (State{{"eta", 1 / gamma}, {"num", 2}, {"f0", 3}}));
+}
+
+TEST(AliasRuleTest, WithoutAStartingLossTheStepsizeIsKept) {
+  Driver rule({});
+  rule.Next({Worker(kUnknown, {})});
+  const auto kept = rule.Next({Worker(kUnknown, 1e-3)});
+  EXPECT_EQ(kept.gamma, 1e-5f);
+  EXPECT_THAT(kept.reason, HasSubstr("f(x0) unknown: kept"));
+}
+
 TEST(AliasRuleTest, OptionOneWantsTheInnerProductInEveryRoundButTheFirst) {
   auto rule = MakeAliasRule({.option = AliasOption::kOptionI, .probe_every = 2});
   EXPECT_TRUE(rule->Wanted({.round = Round(3), .main_rounds = 0}).empty());
@@ -224,6 +275,8 @@ TEST(AliasRuleTest, EverySavedFieldIsChecked) {
   constexpr auto kLost = absl::StatusCode::kDataLoss;
   EXPECT_EQ(restore(1, 0.5, 1, -1, 1, 1, 3), absl::StatusCode::kOk);
   EXPECT_EQ(restore(0, 0, 0, 0, 1e-6, 0, 0), absl::StatusCode::kOk);
+  const double largest = double{std::numeric_limits<float>::max()};
+  EXPECT_EQ(restore(1, largest, 1, -1, 1, 1, 3), absl::StatusCode::kOk);
   EXPECT_EQ(restore(2, 0.5, 1, -1, 1, 1, 3), kLost);
   EXPECT_EQ(restore(0, 0.5, 1, -1, 1, 1, 3), kLost);
   EXPECT_EQ(restore(1, 0, 1, -1, 1, 1, 3), kLost);

@@ -2,9 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <string>
+#include <utility>
 #include <vector>
+
+#include "server/stepsize/rule_state.h"
 
 namespace signvote {
 namespace {
@@ -87,6 +92,31 @@ TEST(FixedRuleTest, EveryDecisionIsAStepOfTheMainRun) {
   EXPECT_FALSE(decision.next_data_step.has_value());
 }
 
+TEST(FixedRuleTest, ADecisionNamesItsShareOfGamma0) {
+  auto rule = MakeFixedRule({.gamma0 = 0.5, .warmup_rounds = 4});
+  const StepsizeDecision decision = rule->Decide({.main_rounds_max = 10});
+  EXPECT_EQ(decision.reason, "fixed: 0.25 of 0.5");
+  EXPECT_EQ(decision.state, (std::vector<std::pair<std::string, double>>{{"factor", 0.25}}));
+}
+
+TEST(FixedRuleTest, AWarmUpAsLongAsTheRunNeverDecays) {
+  auto rule = MakeFixedRule({.gamma0 = 1, .schedule = ScheduleKind::kCosine, .warmup_rounds = 4});
+  for (uint64_t t = 0; t < 6; ++t) {
+    EXPECT_EQ(rule->Decide({.ahead = {.main_rounds = t}, .main_rounds_max = 4}).gamma,
+              std::min(1.0f, static_cast<float>(t + 1) / 4));
+  }
+}
+
+TEST(FixedRuleTest, TheDecayOfWsdIsRoundedUpToWholeRounds) {
+  auto rule = MakeFixedRule({.gamma0 = 1, .schedule = ScheduleKind::kWsd, .decay_fraction = 0.25});
+  const auto gamma = [&](uint64_t t) {
+    return rule->Decide({.ahead = {.main_rounds = t}, .main_rounds_max = 10}).gamma;
+  };
+  EXPECT_EQ(gamma(7), 1.0f);
+  EXPECT_FLOAT_EQ(gamma(8), 2.0f / 3);
+  EXPECT_FLOAT_EQ(gamma(9), 1.0f / 3);
+}
+
 TEST(FixedRuleTest, NeverAsksForAnything) {
   auto rule = MakeFixedRule({});
   EXPECT_TRUE(rule->Wanted({.round = Round(1), .main_rounds = 1}).empty());
@@ -99,6 +129,7 @@ TEST(FixedRuleTest, ItsStateIsCheckedThoughItHasNone) {
   auto rule = MakeFixedRule({});
   EXPECT_TRUE(rule->Restore(MakeFixedRule({})->Save()).ok());
   EXPECT_EQ(rule->Restore("").code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(rule->Save(), RuleStateWriter("fixed", 1).Take());
 }
 
 }  // namespace

@@ -34,6 +34,12 @@ TEST(RobustMeanTest, OfAnEvenNumberTheMedianLiesBetweenTheTwoInTheMiddle) {
   EXPECT_DOUBLE_EQ(*RobustMean(Values{1, 2, 3, 100}), (1 + 2 + 3 + 6.94) / 4);
 }
 
+TEST(RobustMeanTest, ThreeAreEnoughToTellALiar) {
+  // Median 2, deviations 1 0 1e9: MAD 1.
+  EXPECT_DOUBLE_EQ(*RobustMean(Values{1, 2, 1e9}), (1 + 2 + 6.44) / 3);
+  EXPECT_DOUBLE_EQ(*RobustMean(Values{-1e9, 2, 3}), (-2.44 + 2 + 3) / 3);
+}
+
 TEST(RobustMeanTest, LeavesHonestValuesAlone) {
   EXPECT_DOUBLE_EQ(*RobustMean(Values{1, 2, 3, 4, 5}), 3);
 }
@@ -42,6 +48,8 @@ TEST(RobustMeanTest, DoesNotDependOnTheOrder) {
   const Values a{0.1, 0.7, 0.2, 1e-9, 0.3};
   const Values b{1e-9, 0.3, 0.7, 0.1, 0.2};
   EXPECT_EQ(*RobustMean(a), *RobustMean(b));
+  // 0.1 + 0.2 + 0.3 and 0.3 + 0.2 + 0.1 differ.
+  EXPECT_EQ(*RobustMean(Values{0.1, 0.2, 0.3}), *RobustMean(Values{0.3, 0.2, 0.1}));
 }
 
 TEST(RobustMeanTest, ScalesExactlyWithPowersOfTwo) {

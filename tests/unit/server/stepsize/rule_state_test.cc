@@ -5,6 +5,8 @@
 #include <cmath>
 #include <string>
 
+#include "common/checksum.h"
+
 namespace signvote {
 namespace {
 
@@ -57,6 +59,28 @@ TEST(RuleStateTest, EveryFlippedBitAndEveryCutIsDamage) {
   }
   for (size_t n = 0; n < bytes.size(); ++n) EXPECT_EQ(read(bytes.substr(0, n)), kLost);
   EXPECT_EQ(read(bytes + "x"), kLost);
+}
+
+TEST(RuleStateTest, ANameLongerThanItsRecordIsDamageThoughTheHashIsRight) {
+  for (const int name_bytes : {2, 255}) {
+    std::string bytes = "?abcde";  // room for a name of one byte before the version
+    bytes[0] = static_cast<char>(name_bytes);
+    const uint64_t hash = Xxh3(bytes.data(), bytes.size());
+    for (int i = 0; i < 8; ++i) bytes.push_back(static_cast<char>(hash >> (8 * i)));
+    EXPECT_EQ(RuleStateReader(bytes, "a", 1).Finish().code(), kLost) << name_bytes;
+  }
+}
+
+TEST(RuleStateTest, ANameHasAtMost255Bytes) {
+  const std::string longest(255, 'n');
+  const std::string bytes = RuleStateWriter(longest, 1).Take();
+  EXPECT_TRUE(RuleStateReader(bytes, longest, 1).Finish().ok());
+  EXPECT_DEATH(RuleStateWriter(longest + "n", 1), "kNameBytesMax");
+}
+
+TEST(RuleStateTest, ARecordMayHaveNeitherNameNorFields) {
+  const std::string bytes = RuleStateWriter("", 1).Take();
+  EXPECT_TRUE(RuleStateReader(bytes, "", 1).Finish().ok());
 }
 
 TEST(RuleStateTest, AFieldTooManyOrTooFewIsDamage) {

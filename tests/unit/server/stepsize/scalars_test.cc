@@ -43,6 +43,7 @@ TEST(ScalarsTest, EveryOneIsCheckedAndANormIsNeverNegative) {
   EXPECT_TRUE(refused([](WorkerScalars& s) { s.wanted[1] = -4; }));
   EXPECT_TRUE(refused([](WorkerScalars& s) { s.wanted[0] = -kInf; }));
   EXPECT_FALSE(refused([](WorkerScalars& s) { s.wanted = {kNan, kNan}; }));
+  EXPECT_FALSE(refused([](WorkerScalars& s) { s.wanted = {0, 0}; }));
 }
 
 TEST(ScalarsTest, NormsAreTheProbeTheDistanceAndTheLocalProduct) {
