@@ -177,7 +177,7 @@ class ScriptTest(unittest.TestCase):
         self.assertEqual(result.returncode, 1, result.stdout + result.stderr)
         lines = result.stdout.splitlines()
         self.assertEqual(lines[-1], "3 passed, 5 failed")  # configure, build and good_test passed
-        done = next(n for n, line in enumerate(lines) if re.fullmatch(r" *\d+ s  done", line))
+        done = next(n for n, line in enumerate(lines) if re.fullmatch(r" *\d+ s  done; processor time.*", line))
         told = "\n".join(lines[done + 1:-1])
         shown = dict(re.findall(r"(?ms)^---- dev-quick: (\w+.*?)\n(.*?)(?=^----|\Z)", told))
         self.assertEqual(set(shown), {"tally_test (Failed)", "slow_test (Timeout)", "crash_test (SEGFAULT)",
