@@ -4,6 +4,8 @@
   count JUNIT        prints "PASSED FAILED NAME...", the names being those of failed tests
   skipped JUNIT      prints a line for each test that said that it cannot run on this machine, with the reason that it gave
   failures FILE...   prints why: for each failed test of a JUnit file (.xml), and for each other log, the lines that tell
+  dearest FILE...    prints the ten items that took longest, of JUnit files (.xml) their tests, and of logs of ninja (.ninja_log)
+                     what made an output; several outputs of one step count once
 
 A test shows at most 30 lines: gtest failures, reports of sanitizers, tracebacks of Python, errors of compilers, failed
 checks; where none of these is found (a time-out, a crash), the end of its output.
@@ -18,6 +20,7 @@ LINES_PER_TEST = 30
 TESTS_MAX = 20
 CHARACTERS_MAX = 240
 TAIL_LINES = 12
+DEAREST = 10
 
 GTEST_BRACKET = re.compile(r"^\[[ =\-A-Z]{10}\]")
 SANITIZER_HEAD = re.compile(r"^(?:==\d+==\s*ERROR: \w*Sanitizer|WARNING: ThreadSanitizer|.*: runtime error: )")
@@ -143,8 +146,36 @@ def reports(path):
         yield path.stem, "", excerpt(log.read_text(errors="replace"))
 
 
+def steps(path):
+    """(seconds, name) of the last time that each output of a ninja build was made."""
+    took = {}
+    for line in path.read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        begin, end, _, output, command = line.split("\t")
+        took[output] = (int(end) - int(begin), command)
+    once = {}
+    for output, (milliseconds, command) in sorted(took.items()):
+        once.setdefault(command, (milliseconds / 1000, f"{path.parent.name}: {output}"))
+    return list(once.values())
+
+
+def dearest(paths):
+    items = []
+    for path in map(pathlib.Path, paths):
+        if path.name == ".ninja_log":
+            items += steps(path)
+        else:
+            items += [(float(case.get("time") or 0), f"{path.stem}: {case.get('name')}") for case in testcases(path)]
+    return sorted(items, reverse=True)[:DEAREST]
+
+
 def main():
     command, *paths = sys.argv[1:]
+    if command == "dearest":
+        for seconds, name in dearest(paths):
+            print(f"{seconds:6.0f} s  {name}")
+        return
     if command == "count":
         cases = testcases(paths[0])
         bad = [case.get("name") for case in cases if failed(case)]

@@ -180,7 +180,8 @@ class Roster {
 
   // ---- views; pointers stay valid until the next call that is not const ----
 
-  const Link* FindLink(PeerId peer) const;          // nullptr: not open
+  // nullptr: not open. Valid until Forget() of this stream.
+  const Link* FindLink(PeerId peer) const;
   const Worker* FindWorker(WorkerId worker) const;  // nullptr: unknown or forgotten
   const Worker* FindWorker(std::string_view name) const;
   // The live stream of a worker; nullptr when it has none, or another incarnation.

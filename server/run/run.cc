@@ -103,7 +103,10 @@ void Run::Handle(Time now, Input input) {
       Stream& added = streams_[in->peer];
       added.id = in->peer;
       added.peer = std::move(opened->peer);
-      for (const auto& [peer, status] : roster_.Open(in->peer, now)) {
+      by_peer_.emplace(in->peer, &added);
+      const auto strangers = roster_.Open(in->peer, now);
+      added.link = roster_.FindLink(in->peer);
+      for (const auto& [peer, status] : strangers) {
         CloseStream(now, *Find(peer), status);
       }
       return;
@@ -114,6 +117,7 @@ void Run::Handle(Time now, Input input) {
     if (std::holds_alternative<StreamDone>(in->what)) {
       Detach(now, *s, "");
       roster_.Forget(in->peer);
+      by_peer_.erase(in->peer);
       streams_.erase(in->peer);
       return;
     }
@@ -433,19 +437,13 @@ void Run::End(Time now, absl::Status status) {
 // ---- streams ------------------------------------------------------------------------------------
 
 Run::Stream* Run::Find(PeerId peer) {
-  const auto it = streams_.find(peer);
-  return it == streams_.end() ? nullptr : &it->second;
+  const auto it = by_peer_.find(peer);
+  return it == by_peer_.end() ? nullptr : it->second;
 }
 
 Run::Stream* Run::FindLive(WorkerId worker, Incarnation incarnation) {
   const Roster::Link* link = roster_.FindLive(worker, incarnation);
   return link == nullptr ? nullptr : Find(link->peer);
-}
-
-const Roster::Link& Run::LinkOf(const Stream& s) const {
-  const Roster::Link* link = roster_.FindLink(s.id);
-  SIGNVOTE_CHECK(link != nullptr);
-  return *link;
 }
 
 const Roster::Worker* Run::WorkerOf(const Stream& s) const {

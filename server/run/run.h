@@ -27,6 +27,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -179,6 +180,7 @@ class Run {
   struct Stream {
     PeerId id;
     std::shared_ptr<Peer> peer;
+    const Roster::Link* link = nullptr;
     std::optional<CheckedJoin> join;  // until it is welcomed
     std::shared_ptr<BallotSlots> slots;
     std::shared_ptr<StateCall> call;
@@ -278,7 +280,7 @@ class Run {
   Stream* Find(PeerId peer);
   // The ready or joining stream of a worker in the engine's eyes.
   Stream* FindLive(WorkerId worker, Incarnation incarnation);
-  const Roster::Link& LinkOf(const Stream& stream) const;
+  const Roster::Link& LinkOf(const Stream& stream) const { return *stream.link; }
   Stage StageOf(const Stream& stream) const { return LinkOf(stream).stage; }
   // Whose stream it is; null: nobody's.
   const Roster::Worker* WorkerOf(const Stream& stream) const;
@@ -349,6 +351,7 @@ class Run {
   // makes further events: those wait their turn.
   void Drive(Time now, round::Event event);
   void Drive(Time now);
+  void Step(Time now, const round::Event& event);
   void Execute(Time now, const round::OpenRound& open);
   void Execute(Time now, const round::CloseChunk& close);
   void Execute(Time now, const round::CommitRound& commit);
@@ -400,6 +403,8 @@ class Run {
   RunBooks books_;
   std::unique_ptr<Course> course_;  // null: no parameters yet
   std::map<PeerId, Stream> streams_;
+  // The same by hash: every input looks for its stream.
+  std::unordered_map<PeerId, Stream*> by_peer_;
   RateLimit lines_;  // of the log, beside those of events
   Time now_;         // of the input at hand
   Stop stop_;

@@ -105,8 +105,23 @@ void Run::TellRoom() {
 // ---- the engine ---------------------------------------------------------------------------------
 
 void Run::Drive(Time now, round::Event event) {
-  course_->events.push_back(std::move(event));
+  if (course_->driving || !course_->events.empty()) {
+    course_->events.push_back(std::move(event));
+  } else {
+    // Nearly always: straight through, not by way of the queue.
+    now_ = now;
+    course_->driving = true;
+    Step(now, event);
+    course_->driving = false;
+  }
   Drive(now);
+}
+
+void Run::Step(Time now, const round::Event& event) {
+  const round::Actions actions = course_->engine->Step(now, event);
+  for (const round::Action& action : actions) {
+    std::visit([this, now](const auto& a) { Execute(now, a); }, action);
+  }
 }
 
 void Run::Drive(Time now) {
@@ -117,10 +132,7 @@ void Run::Drive(Time now) {
     while (!course_->events.empty()) {
       const round::Event next = std::move(course_->events.front());
       course_->events.pop_front();
-      const round::Actions actions = course_->engine->Step(now, next);
-      for (const round::Action& action : actions) {
-        std::visit([this, now](const auto& a) { Execute(now, a); }, action);
-      }
+      Step(now, next);
     }
     AfterCommits(now);
   } while (!course_->events.empty());

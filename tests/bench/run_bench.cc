@@ -2,8 +2,8 @@
 // tally threads make them: every ballot in 48 chunks with its scalars, every tally, with verdicts and
 // commits said to peers that keep nothing. No network; the vote itself is somebody else's thread.
 //
-// Beside engine_bench, whose events are these: what the run adds to them is books, fan-out and the
-// search for streams.
+// Beside it, in turn, an engine alone that takes the same events (engine_bench's way): what the run adds
+// to them is books, fan-out and the search for streams, at 1,000 workers at most twice as much again.
 
 #include <array>
 #include <cstdint>
@@ -18,7 +18,9 @@
 #include "common/check.h"
 #include "common/log.h"
 #include "server/replica/applier.h"
+#include "server/round/engine.h"
 #include "server/run/run.h"
+#include "server/stepsize/alias.h"
 #include "tests/bench/bench.h"
 
 namespace signvote::run {
@@ -27,6 +29,9 @@ namespace {
 constexpr uint32_t kChunks = 48;
 constexpr uint64_t kCoordinates = uint64_t{kChunks} * 512 * 170;  // 4.2 M
 constexpr std::array<uint32_t, 3> kWorkers = {4, 63, 1000};
+// Events per second of the run, of those of the engine alone: at 1,000 workers an event costs at most
+// three times as much.
+constexpr double kRateMin = 1.0 / 3;
 // Of one sample, so that rounds of few workers are not lost in the clock's grain.
 constexpr uint64_t kEventsPerSample = 50'000;
 
@@ -94,6 +99,90 @@ class NoTally final : public TallySink {
   std::deque<ChunkTallied> done;
 };
 
+// An engine with the same workers, told the same; one thread drives it.
+class EngineBench {
+ public:
+  explicit EngineBench(uint32_t workers) : workers_(workers) {
+    auto made = round::Engine::Create({.coordinates = kCoordinates,
+                                       .chunks = kChunks,
+                                       .workers_min = workers,
+                                       .workers_max = 1024},
+                                      MakeAliasRule({}), round::EngineState{}, now_);
+    SIGNVOTE_CHECK(made.ok());
+    engine_ = *std::move(made);
+    for (uint32_t w = 0; w < workers; ++w) {
+      Take(engine_->Step(now_,
+                         round::WorkerReady{WorkerId(w), Incarnation(1), absl::StrCat("w", w)}));
+    }
+  }
+
+  // Seconds per round.
+  double Sample(uint64_t rounds) {
+    double seconds = 0;
+    for (uint64_t r = 0; r < rounds; ++r) seconds += OneRound();
+    return seconds / static_cast<double>(rounds);
+  }
+
+ private:
+  double OneRound() {
+    const Round round = open_.round;
+    std::vector<round::Event> events;
+    events.reserve(size_t{workers_} * (kChunks + 1));
+    for (uint32_t k = 0; k < kChunks; ++k) {
+      for (uint32_t w = 0; w < workers_; ++w) {
+        events.push_back(
+            round::BallotChunkIn{WorkerId(w), Incarnation(1), round, open_.attempt, ChunkIndex(k)});
+      }
+    }
+    double loss = 2;
+    for (uint32_t w = 0; w < workers_; ++w) {
+      WorkerScalars scalars{.loss = loss += 1, .g_l1 = 3, .g_l2_squared = 1, .samples = 8};
+      scalars.wanted.assign(open_.wanted.size(), 1e-3);
+      events.push_back(
+          round::ScalarsIn{WorkerId(w), Incarnation(1), round, open_.attempt, std::move(scalars)});
+    }
+    now_ = now_ + Duration(std::chrono::milliseconds(200));
+    double seconds = 0;
+    while (!events.empty()) {
+      std::vector<round::Actions> answers;
+      answers.reserve(events.size());
+      const double before = ThreadCpuSeconds();
+      for (const round::Event& event : events) {
+        round::Actions actions = engine_->Step(now_, event);
+        if (!actions.empty()) answers.push_back(std::move(actions));
+      }
+      seconds += ThreadCpuSeconds() - before;
+      events.clear();
+      for (const round::Actions& actions : answers) {
+        for (round::Event& event : Take(actions)) events.push_back(std::move(event));
+      }
+    }
+    SIGNVOTE_CHECK(open_.round == round.next());
+    return seconds;
+  }
+
+  // What the run answers to the actions.
+  std::vector<round::Event> Take(const round::Actions& actions) {
+    std::vector<round::Event> events;
+    for (const round::Action& action : actions) {
+      if (const auto* open = std::get_if<round::OpenRound>(&action)) {
+        open_ = *open;
+      } else if (const auto* close = std::get_if<round::CloseChunk>(&action)) {
+        events.push_back(round::ChunkTallied{close->round, close->attempt, close->chunk,
+                                             static_cast<uint32_t>(close->voters.size()), 1});
+      } else if (const auto* commit = std::get_if<round::CommitRound>(&action)) {
+        events.push_back(round::CommitDurable{commit->round});
+      }
+    }
+    return events;
+  }
+
+  const uint32_t workers_;
+  Time now_;
+  std::unique_ptr<round::Engine> engine_;
+  round::OpenRound open_;
+};
+
 // A run with its workers; one thread drives it.
 class Bench final : private RunHost {
  public:
@@ -131,9 +220,11 @@ class Bench final : private RunHost {
 
   uint64_t events_per_round() const { return uint64_t{workers_} * (kChunks + 1) + kChunks + 1; }
 
+  uint64_t rounds_per_sample() const { return 1 + kEventsPerSample / events_per_round(); }
+
   // Seconds per round.
   double Sample() {
-    const uint64_t rounds = 1 + kEventsPerSample / events_per_round();
+    const uint64_t rounds = rounds_per_sample();
     double seconds = 0;
     for (uint64_t r = 0; r < rounds; ++r) seconds += OneRound();
     return seconds / static_cast<double>(rounds);
@@ -204,15 +295,24 @@ int Main(const bench::Options& options) {
   bench::Report report(options);
   for (const uint32_t workers : kWorkers) {
     Bench bench(workers);
+    EngineBench engine(workers);
+    const auto events = static_cast<double>(bench.events_per_round());
     bench.Sample();  // touches memory
-    std::vector<double> micros, nanos;
+    engine.Sample(bench.rounds_per_sample());
+    std::vector<double> ours, alone, micros, nanos;
     for (int r = 0; r < options.repetitions; ++r) {
-      const double s = bench.Sample();
-      micros.push_back(s * 1e6);
-      nanos.push_back(s * 1e9 / static_cast<double>(bench.events_per_round()));
+      // Every other repetition the other way round, so that none always follows the same neighbour.
+      if (r % 2 == 1) ours.push_back(bench.Sample());
+      alone.push_back(engine.Sample(bench.rounds_per_sample()));
+      if (r % 2 == 0) ours.push_back(bench.Sample());
+      micros.push_back(ours.back() * 1e6);
+      nanos.push_back(ours.back() * 1e9 / events);
     }
     report.Add(absl::StrCat("run_n", workers, "_round"), "us", micros);
     report.Add(absl::StrCat("run_n", workers, "_event"), "ns", nanos);
+    report.AddRatio(absl::StrCat("run_n", workers, "_against_engine"), "M/s",
+                    bench::Rates(events * 1e3, alone), bench::Rates(events * 1e3, ours),
+                    workers == kWorkers.back() ? kRateMin : 0);
   }
   return report.Finish();
 }

@@ -1,11 +1,15 @@
 """What a server shows and gives: status, HTTP, health, reflection, exports; and an applier that nobody waits for."""
 
+import fcntl
 import json
+import os
 import pathlib
+import select
 import shutil
 import statistics
 import struct
 import subprocess
+import termios
 import unittest
 
 import harness
@@ -148,6 +152,44 @@ class ServerShows(harness.ProcessTest):
         slow, slowest = median_gap("--test-applier-delay-ms", 1000)
         self.assert_in_time(slow < normal + 0.1, f"a round took {slow} s with and {normal} s without the applier's second")
         self.assert_in_time(slowest < 0.9, f"a commit took {slowest} s: it waited for the applier's second")
+
+
+    def test_a_stderr_that_nobody_reads_holds_nothing_up(self):
+        # The place of the server's log is a pipe of one page with a reader that does not read.
+        log = self.folder / f"server.{len(self.processes)}.log"
+        os.mkfifo(log)
+        reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
+
+        def waiting():
+            return struct.unpack("i", fcntl.ioctl(reader, termios.FIONREAD, b"\0" * 4))[0]
+        try:
+            self.certify("a", "b", "c")
+            self.start_server(rounds=FOREVER)
+            workers = self.start_workers("ab", "--compute-ms", 20)
+            self.wait_round(5)
+            full = 0
+            for _ in range(100):  # lines about what people do, until the last finds no room
+                self.pause()
+                self.assertEqual(self.ctl("resume")[0], OK)
+                if waiting() == full and full > select.PIPE_BUF // 2:
+                    break
+                full = waiting()
+            self.assertGreater(full, select.PIPE_BUF // 2, "the pipe was never full")
+            rounds = len(self.rounds())
+            self.wait_round(rounds + 20)
+            self.assertEqual(self.get("/healthz")[0], 200)
+            workers["c"] = self.start_worker("c", "--compute-ms", 20)
+            self.wait_until("a worker joins", lambda: self.worker_status("c") is not None)
+            self.wait_round(len(self.rounds()) + 10)
+            self.assertGreaterEqual(waiting(), full, "somebody read")
+            self.end_run(*workers.values())
+        finally:
+            self.server.kill()
+            text = os.read(reader, 1 << 20)
+            os.close(reader)
+            log.unlink()
+            log.write_bytes(text)
 
 
 class Plaintext(harness.ProcessTest):

@@ -69,6 +69,19 @@ FAILED (failures=1)
 """
 
 
+class Dearest(unittest.TestCase):
+    def test_steps_and_tests_stand_in_one_list_and_a_step_once(self):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            (folder / "dev").mkdir()
+            log = folder / "dev" / ".ninja_log"
+            log.write_text("# ninja log v5\n0\t90000\t1\ta.o\taa\n0\t5000\t2\ta.o\tab\n0\t3000\t1\tb.h\tcc\n0\t3000\t1\tb.cc\tcc\n")
+            junit = folder / "dev-quick.xml"
+            junit.write_text('<testsuite><testcase name="slow_test" time="4"/><testcase name="quick" time="1"/></testsuite>')
+            self.assertEqual(test_report.dearest([log, junit]), [
+                (5.0, "dev: a.o"), (4.0, "dev-quick: slow_test"), (3.0, "dev: b.cc"), (1.0, "dev-quick: quick")])
+
+
 class ExcerptTest(unittest.TestCase):
     def expect(self, output, *words, end_too=False):
         lines = test_report.excerpt(output, end_too)
@@ -164,7 +177,7 @@ class ScriptTest(unittest.TestCase):
         self.assertEqual(result.returncode, 1, result.stdout + result.stderr)
         lines = result.stdout.splitlines()
         self.assertEqual(lines[-1], "3 passed, 5 failed")  # configure, build and good_test passed
-        done = next(n for n, line in enumerate(lines) if re.fullmatch(r" *\d+ s  done", line))
+        done = next(n for n, line in enumerate(lines) if re.fullmatch(r" *\d+ s  done; processor time.*", line))
         told = "\n".join(lines[done + 1:-1])
         shown = dict(re.findall(r"(?ms)^---- dev-quick: (\w+.*?)\n(.*?)(?=^----|\Z)", told))
         self.assertEqual(set(shown), {"tally_test (Failed)", "slow_test (Timeout)", "crash_test (SEGFAULT)",

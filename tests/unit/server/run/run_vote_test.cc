@@ -368,8 +368,52 @@ TEST_F(RunVoteTest, AFullApplierHoldsUpRoundsAndNothingElse) {
   EXPECT_TRUE(run_->HealthNow().ready);
 }
 
+TEST_F(RunVoteTest, AnApplierThatIsAlwaysLateIsFollowedAtItsPace) {
+  RunOptions options = Options();
+  options.model.sizes.catch_up_bytes = 0;  // four rounds
+  options.deadline.enabled = true;
+  options.workers_min = 2;
+  StartRun(std::move(options));
+  TestWorker& a = Joined("a");
+  TestWorker& b = Joined("b");
+  applier_works_ = false;
+  const auto vote_while_open = [&] {
+    uint64_t rounds = 0;
+    for (ReadAll(); a.open.has_value() && b.open.has_value(); ReadAll(), ++rounds) {
+      EXPECT_EQ(a.open->round(), committed().value());
+      a.Vote(RandomBits(kCoordinates, rounds));
+      b.Vote(RandomBits(kCoordinates, rounds));
+    }
+    return rounds;
+  };
+  EXPECT_EQ(vote_while_open(), 4u) << "as many as the ring holds";
+  for (int late = 0; late < 6; ++late) {
+    Pass(seconds(15));
+    EXPECT_EQ(vote_while_open(), 0u) << "nothing was applied";
+    EXPECT_FALSE(run_->HealthNow().ready);
+    std::optional<Applied> applied = applier_->ApplyNext();
+    ASSERT_TRUE(applied.has_value());
+    run_->Handle(clock_.Now(), *std::move(applied));
+    ReadAll();
+    ASSERT_TRUE(a.open.has_value());
+    // A deadline of long ago would close this round on the spot: it counts from its RoundOpen.
+    Pass(seconds(1));
+    EXPECT_EQ(vote_while_open(), 1u) << "a round for a round";
+  }
+  EXPECT_EQ(committed(), Round(10));
+  EXPECT_EQ(a.commits.back().voters(), 2u);
+  const StatusPage page = run_->Snapshot(clock_.Now());
+  EXPECT_EQ(page.abstentions, 0u) << "nobody is called silent";
+  EXPECT_EQ(page.losses, 0u);
+  applier_works_ = true;
+  Settle();
+  EXPECT_EQ(run_->HealthNow().applier_lag, 0u);
+}
+
 TEST_F(RunVoteTest, AnApplierDelayedOnceSlowsNoRoundWhileTheRingHasRoom) {
-  StartRun();
+  RunOptions options = Options();
+  options.deadline.enabled = true;
+  StartRun(std::move(options));
   TestWorker& w = Joined("w");
   applier_works_ = false;
   for (int i = 0; i < 20; ++i) {
@@ -379,6 +423,14 @@ TEST_F(RunVoteTest, AnApplierDelayedOnceSlowsNoRoundWhileTheRingHasRoom) {
   }
   EXPECT_EQ(committed(), Round(20));
   EXPECT_EQ(run_->HealthNow().applier_lag, 20u);
+  EXPECT_TRUE(run_->HealthNow().ready);
+  clock_.Advance(seconds(15));
+  applier_works_ = true;
+  Settle();
+  ReadAll();
+  ASSERT_TRUE(w.open.has_value());
+  EXPECT_EQ(w.open->round(), 20u);
+  EXPECT_EQ(run_->HealthNow().applier_lag, 0u);
 }
 
 // ---- a run from its state -----------------------------------------------------------------------
