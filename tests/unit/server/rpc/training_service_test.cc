@@ -447,7 +447,8 @@ TEST_F(TrainingServiceTest, NewTokensDecideOverJoinsAndNotOverSessions) {
 
 TEST_F(TrainingServiceTest, APortInUseIsAnErrorThatNamesAddressAndRemedy) {
   StartServer();
-  auto second = GrpcServer::Start({.listen = address_}, run_.get(), FileSystem::Posix());
+  auto second = GrpcServer::Start({.listen = address_}, run_.get(), FileSystem::Posix(), Rng(5, 6),
+                                  Clock::System());
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(ExitCodeFor(second.status()), ExitCode::kPortInUse);
   EXPECT_THAT(
