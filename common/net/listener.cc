@@ -36,6 +36,9 @@ constexpr Duration kPause = std::chrono::milliseconds(10);
 // Accepted in one go, before those that have spoken are looked at again.
 constexpr int kAcceptsAtOnce = 64;
 constexpr int kEventsAtOnce = 128;
+// Connections that have spoken and wait for a place among those that greet. While so many wait the
+// next ones stay outside, in the order in which they came.
+constexpr size_t kSpeakingMax = 64;
 // What the program itself has open beside connections: files, polls, pipes.
 constexpr uint64_t kOwnDescriptors = 64;
 constexpr size_t kPlacesMin = 64;
@@ -49,6 +52,14 @@ constexpr uint64_t kFirstId = 1 << 16;  // below: 1 + index of a listening socke
 void ResetOnClose(int fd) {
   const linger at_once{.l_onoff = 1, .l_linger = 0};
   (void)::setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+}
+
+enum class Word { kNone, kSaid, kGone };
+Word FirstWord(int fd) {
+  char byte = 0;
+  const ssize_t got = ::recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  if (got > 0) return Word::kSaid;
+  return got < 0 && (errno == EAGAIN || errno == EINTR) ? Word::kNone : Word::kGone;
 }
 
 bool HungUp(int fd) {
@@ -161,13 +172,15 @@ class ListenerImpl final : public Listener {
       HangUpOnSilence(now);
       HandOnThoseWhoSpoke(now);
       wait_until_ = Accept(now);
+      HandOnThoseWhoSpoke(now);  // what had something to say when it was accepted
       TellChanges(now);
     }
   }
 
   // How long nothing happens by itself.
   int WaitMs(Time now) {
-    std::optional<Time> next = wait_until_;
+    std::optional<Time> next;
+    if (speaking_.size() < kSpeakingMax) next = wait_until_;
     const auto not_after = [&next](Time at) { next = next.has_value() ? std::min(*next, at) : at; };
     if (!quiet_.empty()) not_after(quiet_.begin()->second.since + options_.quiet_max);
     if (place_at_.has_value()) not_after(*place_at_);
@@ -187,10 +200,9 @@ class ListenerImpl final : public Listener {
   void Hear(Id id) {
     const auto it = quiet_.find(id);
     if (it == quiet_.end()) return;  // turned away a moment ago
-    char byte = 0;
-    const ssize_t got = ::recv(it->second.fd.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    if (got > 0) {
+    const Word word = FirstWord(it->second.fd.get());
+    if (word == Word::kNone) return;
+    if (word == Word::kSaid) {
       (void)::epoll_ctl(poll_.get(), EPOLL_CTL_DEL, it->second.fd.get(), nullptr);
       speaking_.push_back(std::move(it->second.fd));
     }
@@ -230,15 +242,17 @@ class ListenerImpl final : public Listener {
     }
   }
 
-  // Returns when to go on where somebody may still wait outside.
+  // Returns when to go on where somebody may still wait outside, once fewer than kSpeakingMax wait
+  // inside.
   std::optional<Time> Accept(Time now) {
     int left = kAcceptsAtOnce;
     for (size_t i = 0; i < may_accept_.size(); ++i) {
       while (may_accept_[i]) {
         if (now < pause_until_) return pause_until_;
-        const bool full = quiet_.size() + speaking_.size() >= options_.quiet.places;
-        if (full && quiet_.empty()) return std::nullopt;  // HandOnThoseWhoSpoke() goes first
-        if (full && now < quiet_room_.MayTurnAwayAt()) return quiet_room_.MayTurnAwayAt();
+        if (speaking_.size() >= kSpeakingMax) return now;
+        if (quiet_room_.full() && now < quiet_room_.MayTurnAwayAt()) {
+          return quiet_room_.MayTurnAwayAt();
+        }
         if (left-- == 0) return now;
         UniqueFd fd(
             ::accept4(listening_.sockets[i].get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
@@ -254,8 +268,6 @@ class ListenerImpl final : public Listener {
             CountTurnedAway();
             continue;  // closed
           }
-        } else if (full) {
-          TurnQuietAway(quiet_room_.TurnAway(now), now);
         }
         Enter(std::move(fd), now);
       }
@@ -305,7 +317,15 @@ class ListenerImpl final : public Listener {
     crowded_at_ = now;
   }
 
+  // A connection whose peer has spoken by now takes no place of the quiet.
   void Enter(UniqueFd fd, Time now) {
+    const Word word = FirstWord(fd.get());
+    if (word == Word::kGone) return;
+    if (word == Word::kSaid) {
+      speaking_.push_back(std::move(fd));
+      return;
+    }
+    if (quiet_room_.full()) TurnQuietAway(quiet_room_.TurnAway(now), now);
     const Id id = next_id_++;
     // Once only: a byte is enough, and the end of what has sent none is hung up on by time.
     if (!Add(fd.get(), EPOLLIN | EPOLLRDHUP | EPOLLET, id)) return;  // no memory: closed
@@ -387,7 +407,7 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Bind(const ListenerOptions& 
 
 Places PlacesFor(uint64_t descriptors_max, uint64_t descriptors_reserved, uint64_t sessions_max) {
   const uint64_t taken =
-      descriptors_reserved + kOwnDescriptors + Greeters::kLeavingMax + sessions_max;
+      descriptors_reserved + kOwnDescriptors + kSpeakingMax + Greeters::kLeavingMax + sessions_max;
   const uint64_t wanted = taken + 2 * kPlacesMin;
   if (descriptors_max < wanted) {
     return {.each = kPlacesMin, .few = true, .descriptors_wanted = wanted};

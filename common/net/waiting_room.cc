@@ -40,11 +40,12 @@ std::optional<WaitingRoom::Id> WaitingRoom::TurnAway(Time now) {
 
 std::optional<WaitingRoom::Id> WaitingRoom::TurnAwayAtOnce() {
   if (seats_.empty()) return std::nullopt;
-  const Id one = seats_[rng_.Below(seats_.size())];
-  const Id other = seats_[rng_.Below(seats_.size())];
-  const Id earlier = std::min(one, other);
-  (void)Leave(earlier);  // it was drawn from those who are here
-  return earlier;
+  Id earliest = seats_[rng_.Below(seats_.size())];
+  for (int i = 1; i < kDraws; ++i) {
+    earliest = std::min(earliest, seats_[rng_.Below(seats_.size())]);
+  }
+  (void)Leave(earliest);  // it was drawn from those who are here
+  return earliest;
 }
 
 std::optional<WaitingRoom::Id> WaitingRoom::LookAtNext() {
