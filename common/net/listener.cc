@@ -62,6 +62,11 @@ Word FirstWord(int fd) {
   return got < 0 && (errno == EAGAIN || errno == EINTR) ? Word::kNone : Word::kGone;
 }
 
+bool SomebodyWaits(int listening) {
+  pollfd look{listening, POLLIN, 0};
+  return ::poll(&look, 1, 0) > 0;
+}
+
 bool HungUp(int fd) {
   pollfd look{fd, POLLRDHUP, 0};
   return ::poll(&look, 1, 0) > 0 && (look.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
@@ -284,6 +289,11 @@ class ListenerImpl final : public Listener {
       case ENFILE:
       case ENOBUFS:
       case ENOMEM:
+        // Said before the queue is looked at.
+        if (!SomebodyWaits(listening_.sockets[i].get())) {
+          may_accept_[i] = false;
+          return;
+        }
         pause_until_ = now + kPause;
         (void)MakeRoomInReserve(now);
         return;

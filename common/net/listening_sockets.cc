@@ -111,15 +111,12 @@ absl::StatusOr<ListeningSockets> ListenOn(const HostPort& at, uint32_t unacknowl
     SIGNVOTE_ASSIGN_OR_RETURN(addresses, Resolve(at.host));
   }
   ListeningSockets out{.port = at.port};
-  absl::Status refused = absl::UnavailableError("it has no address");
+  absl::Status refused;
   for (Address& address : addresses) {
     SetPort(&address, out.port);
     absl::StatusOr<UniqueFd> socket = ListenAt(address, unacknowledged_ms);
     if (!socket.ok()) {
       refused = socket.status();
-      Log(any ? LogLevel::kInfo : LogLevel::kWarning,
-          "one of the addresses to listen on cannot be had",
-          {{"address", at.ToText()}, {"error", std::string(socket.status().message())}});
       continue;
     }
     SIGNVOTE_ASSIGN_OR_RETURN(out.port, PortOf(socket->get()));
@@ -127,6 +124,11 @@ absl::StatusOr<ListeningSockets> ListenOn(const HostPort& at, uint32_t unacknowl
     if (any) break;
   }
   if (out.sockets.empty()) return refused;
+  if (!refused.ok()) {
+    Log(any ? LogLevel::kInfo : LogLevel::kWarning,
+        "one of the addresses to listen on cannot be had",
+        {{"address", at.ToText()}, {"error", std::string(refused.message())}});
+  }
   return out;
 }
 
