@@ -34,6 +34,9 @@ bool TakeReloadRequest();
 // From now on the calling thread leaves the processor to the program's other threads when they want
 // it (nice +10).
 void YieldToOtherThreads();
+// From now on the calling thread runs when no other thread of the machine wants the processor
+// (SCHED_IDLE).
+void RunWhenIdle();
 
 // Raises this process's soft limit of open descriptors to its hard one: poll and epoll are used here,
 // nothing that breaks above 1,024. Returns the limit that holds from now on.

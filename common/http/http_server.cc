@@ -28,11 +28,11 @@ namespace {
 
 // A route may take 2 s where the run's thread is busy; /healthz shall not wait for several of them.
 constexpr int kThreads = 8;
-// Of connections that have not sent a whole request, and of such that are being answered. Who asks
-// does so with its first packet: a place need not last long, and the less it lasts the shorter is
-// the queue outside.
-constexpr size_t kPlaces = 32;
-constexpr Duration kPatience = std::chrono::milliseconds(8);
+// Connections that have not sent a whole request. Who asks does so with its first packet: a place need
+// not last long, and the less it lasts the shorter is the queue outside.
+constexpr WaitingRoom::Options kQuiet{.places = 128, .patience = std::chrono::milliseconds(40)};
+// Those that are being answered.
+constexpr size_t kAnswers = 32;
 constexpr Duration kSilenceMax = std::chrono::seconds(2);
 // A reader that takes nothing for this long is left.
 constexpr int kSlowReaderMs = 2000;
@@ -169,13 +169,12 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string&
                                                               const std::string& flag) {
   SIGNVOTE_ASSIGN_OR_RETURN(HostPort at, ParseHostPort(flag, address, PortZero::kAllowed));
   Clock* const clock = Clock::System();
-  const WaitingRoom::Options room{.places = kPlaces, .patience = kPatience};
   // Who is drawn need not be a secret here.
   const Rng rng(static_cast<uint64_t>(clock->UnixMicros()), 0);
   absl::StatusOr<std::unique_ptr<Listener>> listener =
       Listener::Bind({.address = at,
-                      .quiet = room,
-                      .greeting = {.places = kPlaces, .patience = kSilenceMax},
+                      .quiet = kQuiet,
+                      .greeting = {.places = kAnswers, .patience = kSilenceMax},
                       .quiet_max = kSilenceMax,
                       .enough = &IsWholeHead,
                       .descriptors_max = DescriptorLimit(),
