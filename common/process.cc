@@ -142,34 +142,36 @@ uint64_t OpenDescriptors() {
   (void)::closedir(folder);            // opened for reading only
   constexpr uint64_t kNotCounted = 3;  // ".", "..", and the folder itself
   return entries > kNotCounted ? entries - kNotCounted : 0;
-  void RunWhenIdle() {
-    // Always allowed; were it not, it would cost speed only.
-    const sched_param none{};
-    (void)::sched_setscheduler(0, SCHED_IDLE, &none);
-  }
+}
 
-  uint64_t ResidentBytes() {
-    std::FILE* const file = std::fopen("/proc/self/status", "re");
-    if (file == nullptr) return 0;
-    uint64_t kib = 0;
-    char line[256];
-    while (std::fgets(line, sizeof(line), file) != nullptr) {
-      if (std::strncmp(line, "VmRSS:", 6) == 0) {
-        kib = std::strtoull(line + 6, nullptr, 10);
-        break;
-      }
+void RunWhenIdle() {
+  // Always allowed; were it not, it would cost speed only.
+  const sched_param none{};
+  (void)::sched_setscheduler(0, SCHED_IDLE, &none);
+}
+
+uint64_t ResidentBytes() {
+  std::FILE* const file = std::fopen("/proc/self/status", "re");
+  if (file == nullptr) return 0;
+  uint64_t kib = 0;
+  char line[256];
+  while (std::fgets(line, sizeof(line), file) != nullptr) {
+    if (std::strncmp(line, "VmRSS:", 6) == 0) {
+      kib = std::strtoull(line + 6, nullptr, 10);
+      break;
     }
-    (void)std::fclose(file);  // opened for reading only
-    return kib * 1024;
   }
+  (void)std::fclose(file);  // opened for reading only
+  return kib * 1024;
+}
 
-  double ProcessCpuSeconds() {
-    rusage usage{};
-    if (::getrusage(RUSAGE_SELF, &usage) != 0) return 0.0;
-    const auto seconds = [](const timeval& t) {
-      return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6;
-    };
-    return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-  }
+double ProcessCpuSeconds() {
+  rusage usage{};
+  if (::getrusage(RUSAGE_SELF, &usage) != 0) return 0.0;
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6;
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
 
 }  // namespace signvote
