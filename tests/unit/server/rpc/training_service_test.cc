@@ -456,5 +456,18 @@ TEST_F(TrainingServiceTest, APortInUseIsAnErrorThatNamesAddressAndRemedy) {
       AllOf(HasSubstr(address_), HasSubstr("Address already in use"), HasSubstr("--listen")));
 }
 
+TEST_F(TrainingServiceTest, AConnectionIsSomebodysWithItsFirstCall) {
+  StartServer();
+  auto client = NewClient();
+  ASSERT_TRUE(client->JoinRun("w"));
+  EXPECT_EQ(server_->connections().waiting, 0u);
+  EXPECT_EQ(server_->connections().turned_away, 0u);
+  grpc::ChannelArguments own;
+  own.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // another connection than the client's
+  auto idle = grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), own);
+  ASSERT_TRUE(idle->WaitForConnected(std::chrono::system_clock::now() + kLong));
+  EXPECT_EQ(server_->connections().waiting, 1u) << "it has made no call";
+}
+
 }  // namespace
 }  // namespace signvote::rpc
