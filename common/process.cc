@@ -1,5 +1,6 @@
 #include "common/process.h"
 
+#include <dirent.h>
 #include <malloc.h>
 #include <poll.h>
 #include <sched.h>
@@ -117,6 +118,30 @@ void YieldToOtherThreads() {
   // cost speed only.
   const int now = ::getpriority(PRIO_PROCESS, 0);
   (void)::setpriority(PRIO_PROCESS, 0, now + kYieldingNiceness);
+}
+
+uint64_t DescriptorLimit() {
+  rlimit limit{};
+  SIGNVOTE_CHECK(::getrlimit(RLIMIT_NOFILE, &limit) == 0);
+  return limit.rlim_cur;
+}
+
+uint64_t RaiseDescriptorLimit() {
+  rlimit limit{};
+  SIGNVOTE_CHECK(::getrlimit(RLIMIT_NOFILE, &limit) == 0);
+  limit.rlim_cur = limit.rlim_max;
+  (void)::setrlimit(RLIMIT_NOFILE, &limit);  // refused (seccomp): the old one holds
+  return DescriptorLimit();
+}
+
+uint64_t OpenDescriptors() {
+  DIR* const folder = ::opendir("/proc/self/fd");
+  if (folder == nullptr) return 0;
+  uint64_t entries = 0;
+  while (::readdir(folder) != nullptr) ++entries;
+  (void)::closedir(folder);            // opened for reading only
+  constexpr uint64_t kNotCounted = 3;  // ".", "..", and the folder itself
+  return entries > kNotCounted ? entries - kNotCounted : 0;
 }
 
 void RunWhenIdle() {

@@ -38,6 +38,13 @@ void YieldToOtherThreads();
 // (SCHED_IDLE).
 void RunWhenIdle();
 
+// Raises this process's soft limit of open descriptors to its hard one: poll and epoll are used here,
+// nothing that breaks above 1,024. Returns the limit that holds from now on.
+uint64_t RaiseDescriptorLimit();
+// How many it has open, 0 when unknown; and how many it may have.
+uint64_t OpenDescriptors();
+uint64_t DescriptorLimit();
+
 // Resident set size in bytes (/proc/self/status VmRSS), 0 when unknown.
 uint64_t ResidentBytes();
 double ProcessCpuSeconds();

@@ -18,6 +18,7 @@ namespace {
 int Main(int argc, char** argv) {
   TuneMalloc();
   InstallStopSignals();
+  (void)RaiseDescriptorLimit();
   ServerFlags flags;
   absl::Status status = ParseServerFlags(argc, argv, &flags);
   if (status.ok() && flags.print.has_value()) {

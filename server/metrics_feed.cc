@@ -93,4 +93,10 @@ void MetricsFeed::Update(const run::StatusPage& page) {
   workers_ = std::move(present);
 }
 
+void MetricsFeed::Update(const ListenerState& connections) {
+  metrics_->Set(ServerMetric::kConnectionsWaiting, static_cast<double>(connections.waiting));
+  metrics_->RaiseTo(ServerMetric::kConnectionsTurnedAway,
+                    static_cast<double>(connections.turned_away));
+}
+
 }  // namespace signvote

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "common/mutex.h"
+#include "common/net/listener.h"
 #include "server/http/server_metrics.h"
 #include "server/run/run_books.h"
 
@@ -20,6 +21,7 @@ class MetricsFeed final : public run::CommitListener {
   void OnApplied(double seconds) override;
   // Series of workers that the page no longer shows are removed.
   void Update(const run::StatusPage& page);
+  void Update(const ListenerState& connections);
 
  private:
   ServerMetrics* const metrics_;

@@ -43,7 +43,25 @@ HttpResponse Unavailable(const absl::Status& status) {
   return {.code = 503, .body = Describe(status) + "\n"};
 }
 
-HttpRoutes Routes(run::RunThread* run, ServerMetrics* metrics, MetricsFeed* feed) {
+HttpResponse Readiness(const run::Health& health, const ListenerState& connections) {
+  if (!health.ready) return {.code = 503, .body = health.not_ready_because + "\n"};
+  if (connections.out_of_descriptors) {
+    return {.code = 503,
+            .body =
+                "no descriptor is left for another connection; raise the limit (LimitNOFILE=, "
+                "ulimit -n)\n"};
+  }
+  // Workers come in all the same, a little later: nobody shall be sent elsewhere for it.
+  if (connections.crowded) {
+    return {.body = absl::StrFormat("ok\ncrowded: %d connections without a handshake, and some are "
+                                    "turned away\n",
+                                    connections.waiting)};
+  }
+  return {.body = "ok\n"};
+}
+
+HttpRoutes Routes(run::RunThread* run, rpc::GrpcServer* server, ServerMetrics* metrics,
+                  MetricsFeed* feed) {
   return {
       {"/healthz",
        [run] {
@@ -51,17 +69,17 @@ HttpRoutes Routes(run::RunThread* run, ServerMetrics* metrics, MetricsFeed* feed
          return health.ok() ? HttpResponse{.body = "ok\n"} : Unavailable(health.status());
        }},
       {"/readyz",
-       [run] {
+       [run, server] {
          const absl::StatusOr<run::Health> health = run->HealthNow(kHealthTimeout);
          if (!health.ok()) return Unavailable(health.status());
-         if (health->ready) return HttpResponse{.body = "ok\n"};
-         return HttpResponse{.code = 503, .body = health->not_ready_because + "\n"};
+         return Readiness(*health, server->connections());
        }},
       {"/metrics",
-       [run, metrics, feed] {
+       [run, server, metrics, feed] {
          const absl::StatusOr<run::StatusPage> page = run->Snapshot(kSnapshotTimeout);
          if (!page.ok()) return Unavailable(page.status());
          feed->Update(*page);
+         feed->Update(server->connections());
          return HttpResponse{.content_type = kPrometheusContentType, .body = metrics->Text()};
        }},
       {"/api/v1/status",
@@ -172,7 +190,7 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
     SIGNVOTE_ASSIGN_OR_RETURN(event_log, LineLog::Open(fs, flags.event_log_path));
     parts.event_log = event_log.get();
   }
-  uint64_t words[4];
+  uint64_t words[6];
   SIGNVOTE_ASSIGN_OR_RETURN(const std::string random, fs->RandomBytes(sizeof(words)));
   std::memcpy(words, random.data(), sizeof(words));
   parts.rng = Rng(words[2], words[3]);
@@ -192,12 +210,14 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
       const std::unique_ptr<rpc::GrpcServer> server,
       rpc::GrpcServer::Start({.listen = flags.listen,
                               .tls = tls.source,
-                              .message_bytes_max = flags.run.model.sizes.message_bytes_max},
-                             run.get(), fs));
+                              .message_bytes_max = flags.run.model.sizes.message_bytes_max,
+                              .workers_max = flags.run.model.sizes.workers_max,
+                              .descriptors_max = DescriptorLimit()},
+                             run.get(), fs, Rng(words[4], words[5]), clock));
   std::unique_ptr<HttpServer> http;
   if (flags.http != "off") {
-    SIGNVOTE_ASSIGN_OR_RETURN(http,
-                              HttpServer::Start(flags.http, Routes(run.get(), &metrics, &feed)));
+    SIGNVOTE_ASSIGN_OR_RETURN(
+        http, HttpServer::Start(flags.http, Routes(run.get(), server.get(), &metrics, &feed)));
   }
   const int http_port = http == nullptr ? 0 : http->port();
   LogInfo("listening", {{"address", flags.listen},

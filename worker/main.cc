@@ -21,6 +21,7 @@ constexpr Duration kForever = std::chrono::hours(24 * 365);
 
 int Main(int argc, char** argv) {
   TuneMalloc();
+  (void)RaiseDescriptorLimit();
   WorkerFlags flags;
   std::string print;
   absl::Status status = ParseWorkerFlags(argc, argv, &flags, &print);

@@ -1,6 +1,5 @@
 #include "proto/wire/socket_bytes.h"
 
-#include <arpa/inet.h>
 #include <dirent.h>
 // <netinet/tcp.h> has a struct tcp_info without the byte counters.
 #include <linux/tcp.h>
@@ -8,96 +7,22 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#include <cerrno>
 #include <charconv>
-#include <cstdlib>
+#include <cstddef>
 #include <cstring>
-#include <utility>
+#include <optional>
+
+#include "common/net/endpoint.h"
 
 namespace signvote::wire {
 namespace {
 
-std::string PercentDecoded(const std::string& text) {
-  std::string out;
-  for (size_t i = 0; i < text.size(); ++i) {
-    unsigned value = 0;
-    if (text[i] == '%' && text.size() - i > 2 &&
-        std::from_chars(text.data() + i + 1, text.data() + i + 3, value, 16).ptr ==
-            text.data() + i + 3) {
-      out.push_back(static_cast<char>(value));
-      i += 2;
-    } else {
-      out.push_back(text[i]);
-    }
-  }
-  return out;
-}
-
-// An address as 16 bytes (IPv4 mapped into IPv6, because dual-stack sockets report it so) and a
-// port.
-struct Endpoint {
-  in6_addr address{};
-  uint16_t port = 0;
-  bool operator==(const Endpoint& other) const {
-    return port == other.port && std::memcmp(&address, &other.address, sizeof(address)) == 0;
-  }
-};
-
-Endpoint FromIpv4(const in_addr& address, uint16_t port) {
-  Endpoint endpoint;
-  endpoint.address.s6_addr[10] = endpoint.address.s6_addr[11] = 0xff;
-  std::memcpy(&endpoint.address.s6_addr[12], &address, sizeof(address));
-  endpoint.port = port;
-  return endpoint;
-}
-
-std::optional<Endpoint> FromSockaddr(const sockaddr_storage& storage) {
-  if (storage.ss_family == AF_INET) {
-    sockaddr_in in;
-    std::memcpy(&in, &storage, sizeof(in));
-    return FromIpv4(in.sin_addr, ntohs(in.sin_port));
-  }
-  if (storage.ss_family == AF_INET6) {
-    sockaddr_in6 in6;
-    std::memcpy(&in6, &storage, sizeof(in6));
-    return Endpoint{in6.sin6_addr, ntohs(in6.sin6_port)};
-  }
-  return std::nullopt;
-}
-
-// "ipv4:127.0.0.1:4711", "ipv6:%5B::1%5D:4711", "ipv6:[::1]:4711".
-std::optional<Endpoint> FromPeer(const std::string& peer) {
-  const std::string text = PercentDecoded(peer);
-  const size_t colon = text.rfind(':');
-  if (colon == std::string::npos || colon < 5) return std::nullopt;
-  unsigned port = 0;
-  const char* const end = text.data() + text.size();
-  if (std::from_chars(text.data() + colon + 1, end, port).ptr != end || port == 0 || port > 65535)
-    return std::nullopt;
-  std::string host = text.substr(5, colon - 5);
-  if (text.compare(0, 5, "ipv4:") == 0) {
-    in_addr address;
-    if (inet_pton(AF_INET, host.c_str(), &address) != 1) return std::nullopt;
-    return FromIpv4(address, static_cast<uint16_t>(port));
-  }
-  if (text.compare(0, 5, "ipv6:") == 0 && host.size() > 2 && host.front() == '[' &&
-      host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-    host = host.substr(0, host.find('%'));  // a scope id
-    Endpoint endpoint;
-    if (inet_pton(AF_INET6, host.c_str(), &endpoint.address) != 1) return std::nullopt;
-    endpoint.port = static_cast<uint16_t>(port);
-    return endpoint;
-  }
-  return std::nullopt;
-}
-
 using NameFn = int (*)(int, sockaddr*, socklen_t*);
-std::optional<Endpoint> EndpointOf(NameFn name, int fd) {
+std::optional<Endpoint> EndOf(NameFn name, int fd) {
   sockaddr_storage storage{};
   socklen_t size = sizeof(storage);
   if (name(fd, reinterpret_cast<sockaddr*>(&storage), &size) != 0) return std::nullopt;
-  return FromSockaddr(storage);
+  return EndpointOf(storage);
 }
 
 uint64_t InodeOf(int fd) {
@@ -117,7 +42,7 @@ uint32_t MarkOf(int fd) {
 }  // namespace
 
 SocketByteCounter::SocketByteCounter(std::string peer, uint16_t local_port, uint32_t mark) {
-  const std::optional<Endpoint> wanted = FromPeer(peer);
+  const std::optional<Endpoint> wanted = EndpointOfPeer(peer);
   if (!wanted) return;
   DIR* const folder = opendir("/proc/self/fd");
   if (folder == nullptr) return;
@@ -127,9 +52,9 @@ SocketByteCounter::SocketByteCounter(std::string peer, uint16_t local_port, uint
     int fd = -1;
     const char* const end = entry->d_name + std::strlen(entry->d_name);
     if (std::from_chars(entry->d_name, end, fd).ptr != end || fd < 0) continue;
-    if (InodeOf(fd) == 0 || EndpointOf(&getpeername, fd) != wanted) continue;
+    if (InodeOf(fd) == 0 || EndOf(&getpeername, fd) != wanted) continue;
     if (local_port != 0) {
-      const std::optional<Endpoint> local = EndpointOf(&getsockname, fd);
+      const std::optional<Endpoint> local = EndOf(&getsockname, fd);
       if (!local || local->port != local_port) continue;
     }
     const uint32_t its = mark == 0 ? 0 : MarkOf(fd);

@@ -137,6 +137,8 @@ double ServerMetrics::Value(ServerMetric metric) const {
 
 std::string ServerMetrics::Text() {
   Set(ServerMetric::kProcessResident, static_cast<double>(ResidentBytes()));
+  Set(ServerMetric::kProcessDescriptors, static_cast<double>(OpenDescriptors()));
+  Set(ServerMetric::kProcessDescriptorsMax, static_cast<double>(DescriptorLimit()));
   RaiseTo(ServerMetric::kProcessCpu, ProcessCpuSeconds());
   return prometheus::TextSerializer().Serialize(registry_->Collect());
 }

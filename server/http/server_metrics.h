@@ -46,6 +46,8 @@ namespace signvote {
   X(kGauge, kTieRatio, "signvote_server_tie_ratio",                                              \
     "Share of coordinates decided by a coin in the last commit.")                                \
   X(kGauge, kReady, "signvote_server_ready", "1 while workers can take part, else 0.")           \
+  X(kGauge, kConnectionsWaiting, "signvote_server_connections_waiting",                          \
+    "Connections without a call yet: silent, or in their handshake.")                            \
   X(kCounter, kRounds, "signvote_server_rounds_total", "Rounds committed by this process.")      \
   X(kCounter, kBallots, "signvote_server_ballots_total", "Whole ballots counted.")               \
   X(kCounter, kTies, "signvote_server_ties_total",                                               \
@@ -68,6 +70,8 @@ namespace signvote {
     "Replica digests that differed from the master's.")                                          \
   X(kCounter, kRefusals, "signvote_server_refusals_total",                                       \
     "Sessions refused or ended by the server for the worker's fault.")                           \
+  X(kCounter, kConnectionsTurnedAway, "signvote_server_connections_turned_away_total",           \
+    "Connections without a call that were closed to make room for others.")                      \
   X(kCounter, kLogLinesDropped, "signvote_server_log_lines_dropped_total",                       \
     "Lines of logs that were lost because what they went to did not take them in time.")         \
   X(kCounter, kUpRoundsBytes, "signvote_server_wire_up_bytes_total",                             \
@@ -106,6 +110,9 @@ namespace signvote {
   X(kProcessGauge, kProcessStart, "process_start_time_seconds",                                  \
     "Start of the process, seconds since 1970.")                                                 \
   X(kProcessGauge, kProcessResident, "process_resident_memory_bytes", "Resident memory.")        \
+  X(kProcessGauge, kProcessDescriptors, "process_open_fds", "Open file descriptors.")            \
+  X(kProcessGauge, kProcessDescriptorsMax, "process_max_fds",                                    \
+    "Most file descriptors that may be open.")                                                   \
   X(kProcessCounter, kProcessCpu, "process_cpu_seconds_total", "User and system CPU time.")      \
   X(kInfo, kBuildInfo, "signvote_server_info", "1, with version, rule and direction as labels.")
 

@@ -1,14 +1,9 @@
 #include "server/rpc/grpc_server.h"
 
-#include <arpa/inet.h>
-#include <netdb.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <chrono>
-#include <cstring>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -17,6 +12,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/exit_codes.h"
+#include "common/host_port.h"
+#include "common/log.h"
+#include "common/net/endpoint.h"
+#include "common/net/listener.h"
+#include "common/status.h"
 #include "proto/wire/security.h"
 #include "server/rpc/services.h"
 
@@ -36,33 +36,32 @@ constexpr int kStreamsMax = 256;
 // Headers and envelope beside a message's payload.
 constexpr uint64_t kEnvelopeBytes = 1024;
 
-// Why gRPC could not listen: it only logs the reason, so that the address is tried once more by
-// hand.
-std::string ListenError(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  std::string host = address.substr(0, colon);
-  if (host.size() >= 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
-  const std::string port = colon == std::string::npos ? "" : address.substr(colon + 1);
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE;
-  addrinfo* found = nullptr;
-  if (const int error = ::getaddrinfo(host.c_str(), port.c_str(), &hints, &found); error != 0) {
-    return ::gai_strerror(error);
+// Connections of operators and monitoring, beside the workers'.
+constexpr uint64_t kOperators = 16;
+constexpr uint64_t kDescriptorsReserved = 64;  // HTTP, files, logs
+// Links may be slow: a handshake takes a few round trips and some kilobytes.
+constexpr int kHandshakeTimeoutMs = 20'000;
+// What a connection's place lasts on average while more come than there are places: who comes waits
+// for as long as its fellows divided by the places. Clients speak at once; a handshake may need the
+// network several times.
+constexpr Duration kQuietPatience = std::chrono::milliseconds(250);
+constexpr Duration kGreetingPatience = std::chrono::milliseconds(500);
+// Without any call for this long.
+constexpr int kIdleMs = 300'000;
+
+// Told of each call when it begins; intercepts none.
+class CallObserver final : public grpc::experimental::ServerInterceptorFactoryInterface {
+ public:
+  explicit CallObserver(Listener* listener) : listener_(listener) {}
+  grpc::experimental::Interceptor* CreateServerInterceptor(
+      grpc::experimental::ServerRpcInfo* info) override {
+    if (const auto peer = EndpointOfPeer(info->server_context()->peer())) listener_->Settle(*peer);
+    return nullptr;
   }
-  std::string reason = "the operating system refuses it";
-  const int fd = ::socket(found->ai_family, found->ai_socktype | SOCK_CLOEXEC, 0);
-  if (fd >= 0) {
-    const int yes = 1;
-    (void)::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes,
-                       sizeof(yes));  // as gRPC does; bind() tells the rest
-    if (::bind(fd, found->ai_addr, found->ai_addrlen) != 0 || ::listen(fd, 1) != 0)
-      reason = std::strerror(errno);
-    ::close(fd);
-  }
-  ::freeaddrinfo(found);
-  return reason;
-}
+
+ private:
+  Listener* const listener_;
+};
 
 class GrpcServerImpl final : public GrpcServer {
  public:
@@ -71,7 +70,36 @@ class GrpcServerImpl final : public GrpcServer {
   GrpcServerImpl(run::RunThread* run, FileSystem* fs, const TransferLimits& limits)
       : run_(run), fs_(fs), transfers_(run, &table_, limits) {}
 
-  absl::Status Listen(const GrpcServerOptions& options) {
+  absl::Status Listen(const GrpcServerOptions& options, Rng rng, Clock* clock) {
+    const Places places =
+        PlacesFor(options.descriptors_max, kDescriptorsReserved, options.workers_max + kOperators);
+    if (places.few) {
+      LogWarning(
+          "the limit of open descriptors is low for --workers-max; raise it (LimitNOFILE=, ulimit "
+          "-n)",
+          {{"limit", options.descriptors_max},
+           {"wanted", places.descriptors_wanted},
+           {"workers_max", options.workers_max}});
+    }
+    SIGNVOTE_ASSIGN_OR_RETURN(const HostPort address,
+                              ParseHostPort("--listen", options.listen, PortZero::kAllowed));
+    absl::StatusOr<std::unique_ptr<Listener>> listener =
+        Listener::Bind({.address = address,
+                        .unacknowledged_ms = kKeepaliveTimeoutMs,
+                        .quiet = {.places = places.each, .patience = kQuietPatience},
+                        .greeting = {.places = places.each, .patience = kGreetingPatience},
+                        .quiet_max = std::chrono::milliseconds(kHandshakeTimeoutMs),
+                        .descriptors_max = options.descriptors_max,
+                        .descriptors_reserved = kDescriptorsReserved},
+                       rng, clock);
+    if (!listener.ok()) {
+      return WithExitCode(
+          absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen, ": ",
+                                              listener.status().message(),
+                                              "; choose another address with --listen")),
+          ExitCode::kPortInUse);
+    }
+    listener_ = *std::move(listener);
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     training_ = MakeTrainingService(run_, &table_, &transfers_, fs_);
@@ -79,7 +107,11 @@ class GrpcServerImpl final : public GrpcServer {
     grpc::ServerBuilder builder;
     credentials_ = options.tls != nullptr ? ReloadingCredentials(options.tls)
                                           : grpc::InsecureServerCredentials();
-    builder.AddListeningPort(options.listen, credentials_, &port_);
+    acceptor_ = builder.experimental().AddExternalConnectionAcceptor(
+        grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, credentials_);
+    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> observers;
+    observers.push_back(std::make_unique<CallObserver>(listener_.get()));
+    builder.experimental().SetInterceptorCreators(std::move(observers));
     builder.RegisterService(training_.get());
     builder.RegisterService(admin_.get());
     builder.SetMaxReceiveMessageSize(static_cast<int>(options.message_bytes_max + kEnvelopeBytes));
@@ -88,8 +120,8 @@ class GrpcServerImpl final : public GrpcServer {
     for (const grpc_compression_algorithm algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
       builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
     }
-    // A second server on the same port is an error, not a second half of the workers.
-    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kIdleMs);
     builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kStreamsMax);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveEveryMs);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
@@ -106,19 +138,18 @@ class GrpcServerImpl final : public GrpcServer {
     quota.Resize(options.memory_bytes_max);
     builder.SetResourceQuota(quota);
     server_ = builder.BuildAndStart();
-    if (server_ == nullptr || port_ <= 0) {
-      server_.reset();
-      return WithExitCode(
-          absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen, ": ",
-                                              ListenError(options.listen),
-                                              "; choose another address with --listen")),
-          ExitCode::kPortInUse);
-    }
+    if (server_ == nullptr) return absl::InternalError("gRPC does not start its server");
     SetServing(false);
+    listener_->Start([this](int fd) {
+      grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+      connection.fd = fd;
+      acceptor_->HandleNewConnection(&connection);
+    });
     return absl::OkStatus();
   }
 
-  int port() const override { return port_; }
+  int port() const override { return listener_->port(); }
+  ListenerState connections() override { return listener_->state(); }
   void SetServing(bool serving) override {
     if (grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService()) {
       health->SetServingStatus(kTrainingService, serving);
@@ -126,6 +157,7 @@ class GrpcServerImpl final : public GrpcServer {
   }
   void Shutdown(Duration grace) override {
     if (server_ == nullptr || std::exchange(shut_down_, true)) return;
+    listener_->Stop();
     const std::chrono::microseconds now(Clock::System()->UnixMicros());
     server_->Shutdown(std::chrono::system_clock::time_point(
         now + std::chrono::duration_cast<std::chrono::microseconds>(grace)));
@@ -139,8 +171,9 @@ class GrpcServerImpl final : public GrpcServer {
   StreamTable table_;
   Transfers transfers_;
   std::unique_ptr<grpc::Service> training_, admin_;
-  int port_ = 0;
   bool shut_down_ = false;
+  std::unique_ptr<Listener> listener_;  // told of calls until the server is gone
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::shared_ptr<grpc::ServerCredentials> credentials_;  // asked until the server is gone
   std::unique_ptr<grpc::Server> server_;
 };
@@ -148,9 +181,10 @@ class GrpcServerImpl final : public GrpcServer {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(GrpcServerOptions options,
-                                                              run::RunThread* run, FileSystem* fs) {
+                                                              run::RunThread* run, FileSystem* fs,
+                                                              Rng rng, Clock* clock) {
   auto server = std::make_unique<GrpcServerImpl>(run, fs, options.transfers);
-  if (absl::Status status = server->Listen(options); !status.ok()) return status;
+  if (absl::Status status = server->Listen(options, rng, clock); !status.ok()) return status;
   return server;
 }
 

@@ -1,5 +1,7 @@
 #pragma once
-// The listening gRPC server: services, health, reflection, limits.
+// The listening gRPC server: services, health, reflection, limits. A Listener accepts, and gRPC is
+// handed each connection at its first byte; with the first call on it, whichever that is, it is
+// somebody's: with TLS it has shown a certificate by then.
 
 #include <cstdint>
 #include <memory>
@@ -9,6 +11,8 @@
 #include "common/clock.h"
 #include "common/file_system.h"
 #include "common/message_size.h"
+#include "common/net/listener.h"
+#include "common/rng.h"
 #include "server/rpc/state_transfer.h"
 #include "server/rpc/tls_credentials.h"
 #include "server/run/run_thread.h"
@@ -22,21 +26,28 @@ struct GrpcServerOptions {
   // What gRPC may take for messages on their way; beyond it gRPC breaks connections off until it has
   // less, whosever they are.
   uint64_t memory_bytes_max = uint64_t{2} << 30;
+  // Workers connected at a time; what descriptors are left beside them goes to connections that are
+  // nobody's yet.
+  uint64_t workers_max = 64;
+  uint64_t descriptors_max = 1024;  // of the process
   TransferLimits transfers;
 };
 
 // Threads: one thread starts it and shuts it down; its calls run on gRPC's own.
 class GrpcServer {
  public:
-  // UNAVAILABLE with exit code kPortInUse when the address is taken or not this machine's. `run` and
-  // `fs` must outlive the object.
+  // UNAVAILABLE with exit code kPortInUse when the address is taken or not this machine's. `run`,
+  // `fs` and `clock` must outlive the object.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(GrpcServerOptions options,
-                                                           run::RunThread* run, FileSystem* fs);
+                                                           run::RunThread* run, FileSystem* fs,
+                                                           Rng rng, Clock* clock);
   virtual ~GrpcServer() = default;
   virtual int port() const = 0;
   // What grpc.health.v1 answers for signvote.v1.Training.
   virtual void SetServing(bool serving) = 0;
-  // Refuses new calls; those that have not ended after `grace` are cancelled. Idempotent.
+  // Of connections without a call.
+  virtual ListenerState connections() = 0;
+  // Refuses new connections and calls; those that have not ended after `grace` are cancelled. Idempotent.
   virtual void Shutdown(Duration grace) = 0;
   virtual const Transfers& transfers() const = 0;
 };

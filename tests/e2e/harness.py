@@ -202,15 +202,15 @@ class ProcessTest(unittest.TestCase):
         return ["--tls-ca", self.tls / "ca.crt", "--tls-certificate", self.tls / "server.crt",
                 "--tls-key", self.tls / "server.key"]
 
-    def start_server(self, *flags, rounds=20, workers_min=1, name="server", listen="127.0.0.1:0"):
-        """A server on free ports. Its logs: self.round_log, self.event_log."""
+    def start_server(self, *flags, rounds=20, workers_min=1, name="server", listen="127.0.0.1:0", prefix=()):
+        """A server on free ports. Its logs: self.round_log, self.event_log. `prefix`: what runs it, such as prlimit."""
         self.certify()
         index = len(self.processes)
         port_file = self.folder / f"ports.{index}.json"
         self.round_log = self.folder / f"rounds.{index}.jsonl"
         self.event_log = self.folder / f"events.{index}.jsonl"
         process = self.start(name, [
-            BIN / "signvote-server", "--listen", listen, "--http", "127.0.0.1:0", "--port-file", port_file,
+            *prefix, BIN / "signvote-server", "--listen", listen, "--http", "127.0.0.1:0", "--port-file", port_file,
             "--rounds", rounds, "--workers-min", workers_min, "--tokens", self.tls / "tokens", "--seed", 7,
             "--round-log", self.round_log, "--event-log", self.event_log, *self.server_flags(), *flags], Server)
         process.port_file = port_file

@@ -17,10 +17,10 @@ struct DialContext {
 
 // True when the other side hung up before the connection was usable. In TLS 1.3 that is all a
 // client sees of a server that rejects its certificate, and all a plaintext client sees of a TLS
-// server; but a server that is just going down, or a proxy without one, looks the same. So a few of
-// them in a row are needed to be sure.
+// server; but a server that is just going down, a proxy without one, or a server that turns some away
+// because strangers crowd its port looks the same. So several in a row are needed to be sure.
 bool HungUpBeforeUsable(const absl::Status& status);
-inline constexpr int kHangUpsToBeSure = 3;
+inline constexpr int kHangUpsToBeSure = 8;
 
 // OK: worth a retry. PERMISSION_DENIED: a certificate is not accepted, by either side.
 // FAILED_PRECONDITION: one side speaks TLS, the other does not. `hang_ups_in_a_row` counts those of

@@ -152,5 +152,27 @@ TEST(Process, CpuSecondsGrowWithWork) {
   EXPECT_GT(ProcessCpuSeconds(), before);
 }
 
+TEST(ProcessTest, TheSoftLimitOfDescriptorsBecomesTheHardOne) {
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit low{std::min<rlim_t>(before.rlim_max, 100), before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &low), 0);
+  EXPECT_EQ(DescriptorLimit(), low.rlim_cur);
+  EXPECT_EQ(RaiseDescriptorLimit(), before.rlim_max);
+  EXPECT_EQ(DescriptorLimit(), before.rlim_max);
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+}
+
+TEST(ProcessTest, OpenDescriptorsAreCounted) {
+  const uint64_t before = OpenDescriptors();
+  ASSERT_GE(before, 1u);
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  EXPECT_EQ(OpenDescriptors(), before + 2);
+  ::close(ends[0]);
+  ::close(ends[1]);
+  EXPECT_EQ(OpenDescriptors(), before);
+}
+
 }  // namespace
 }  // namespace signvote

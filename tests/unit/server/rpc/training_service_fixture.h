@@ -84,7 +84,7 @@ class TrainingServiceTest : public ::testing::Test {
                                      .tls = around_.tls,
                                      .memory_bytes_max = around_.memory_bytes_max,
                                      .transfers = around_.transfers},
-                                    run_.get(), fs);
+                                    run_.get(), fs, Rng(5, 6), Clock::System());
     ASSERT_TRUE(server.ok()) << Describe(server.status());
     server_ = std::move(*server);
     address_ = "127.0.0.1:" + std::to_string(server_->port());

@@ -447,12 +447,26 @@ TEST_F(TrainingServiceTest, NewTokensDecideOverJoinsAndNotOverSessions) {
 
 TEST_F(TrainingServiceTest, APortInUseIsAnErrorThatNamesAddressAndRemedy) {
   StartServer();
-  auto second = GrpcServer::Start({.listen = address_}, run_.get(), FileSystem::Posix());
+  auto second = GrpcServer::Start({.listen = address_}, run_.get(), FileSystem::Posix(), Rng(5, 6),
+                                  Clock::System());
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(ExitCodeFor(second.status()), ExitCode::kPortInUse);
   EXPECT_THAT(
       Describe(second.status()),
       AllOf(HasSubstr(address_), HasSubstr("Address already in use"), HasSubstr("--listen")));
+}
+
+TEST_F(TrainingServiceTest, AConnectionIsSomebodysWithItsFirstCall) {
+  StartServer();
+  auto client = NewClient();
+  ASSERT_TRUE(client->JoinRun("w"));
+  EXPECT_EQ(server_->connections().waiting, 0u);
+  EXPECT_EQ(server_->connections().turned_away, 0u);
+  grpc::ChannelArguments own;
+  own.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // another connection than the client's
+  auto idle = grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), own);
+  ASSERT_TRUE(idle->WaitForConnected(std::chrono::system_clock::now() + kLong));
+  EXPECT_EQ(server_->connections().waiting, 1u) << "it has made no call";
 }
 
 }  // namespace

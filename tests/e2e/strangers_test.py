@@ -1,0 +1,160 @@
+"""Whoever knocks at the ports: thousands of connections that are nobody's cost the run nothing.
+
+Each storm runs for 30 s against a server that may have 1,024 descriptors open, soft and hard, with two workers in the run.
+"""
+
+import json
+import os
+import pathlib
+import resource
+import sys
+import time
+import unittest
+
+import harness
+from harness import FOREVER, timed
+
+HERE = pathlib.Path(__file__).parent
+DESCRIPTORS = 1024
+STRANGERS = 2000
+STORM_SECONDS = float(os.environ.get("SIGNVOTE_STORM_SECONDS", "30"))
+
+
+class Storms(harness.ProcessTest):
+    def setUp(self):
+        super().setUp()
+        if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < STRANGERS + 100:
+            self.skipTest(f"this machine does not let a process have {STRANGERS} sockets (ulimit -Hn)")
+        self.certify("a", "b", "during", "after", "raw")
+
+    def begin(self, *flags):
+        self.start_server("--deadline", "off", *flags, rounds=FOREVER, workers_min=2,
+                          prefix=["prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}"])
+        self.members = self.start_workers("ab", "--compute-ms", 20)
+        self.wait_round(5)
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.server.pid}/fd"))
+
+    def cpu_seconds(self):
+        fields = pathlib.Path(f"/proc/{self.server.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def strangers(self, kind, port="grpc"):
+        storm = self.start(f"strangers-{kind}", [
+            sys.executable, HERE / "strangers.py", "127.0.0.1", self.server.ports()[port], STRANGERS, kind])
+        self.wait_until("the strangers are there", lambda: storm.log().count("\n") >= 1)
+        return storm
+
+    def member_after(self, name):
+        """Seconds from the start of a new worker until it is a member."""
+        began = time.monotonic()
+        self.start_worker(name, "--compute-ms", 20)
+        self.wait_until(f"{name} is a member", lambda: any(e.get("worker") == name for e in self.events("member")), poll=0.02)
+        return time.monotonic() - began
+
+    def get(self, path, port):
+        """The answer of the HTTP port. When it is the one in the storm a connection may be turned away, and is tried again."""
+        for _ in range(100):
+            try:
+                return harness.http_get(self.server.http, path)
+            except OSError:
+                if port != "http":
+                    raise
+        self.fail(f"{path} was not answered")
+
+    def health_seconds(self, port):
+        began = time.monotonic()
+        self.assertEqual(self.get("/healthz", port)[0], 200)
+        return time.monotonic() - began
+
+    def weather(self, kind, port="grpc"):
+        """A storm, and everything that must go on in it and after it."""
+        self.begin()
+        before = self.descriptors()
+        storm = self.strangers(kind, port)
+        end = time.monotonic() + STORM_SECONDS
+        cpu = self.cpu_seconds()
+        rounds = len(self.rounds())
+        joined = self.member_after("during")
+        health, gaps, most = [], [], 0
+        while time.monotonic() < end:
+            health.append(self.health_seconds(port))
+            most = max(most, self.descriptors())
+            time.sleep(0.2)
+        cpu = (self.cpu_seconds() - cpu) / (time.monotonic() - end + STORM_SECONDS)
+        ready = self.get("/readyz", port)
+        metrics = self.get("/metrics", port)[1]
+        during = self.rounds()[rounds:]
+        self.assertTrue(storm.alive, "the storm is over too early")
+        storm.signal(15)
+        self.assert_exit(storm, harness.OK)
+        told = json.loads(storm.log().splitlines()[-1])
+        later = self.member_after("after")
+        self.wait_until("the storm's descriptors are closed",
+                        lambda: self.descriptors() <= before + 2)  # the two workers that came
+        gaps = [b["unix_time"] - a["unix_time"] for a, b in zip(during, during[1:])]
+        print(f"{self.id()}: {told}, {len(during)} rounds, longest {max(gaps):.2f} s, member after {joined:.2f} s, afterwards "
+              f"{later:.2f} s, /healthz {max(health):.2f} s, at most {most} descriptors, {before} before, {cpu:.2f} processors",
+              flush=True)
+        # Nobody who belongs to the run was lost.
+        self.assertEqual([e for e in self.events("lost") if e["worker"] in "ab"], [])
+        for name in ("a", "b"):
+            self.assertNotIn("reconnect", self.members[name].log())
+        self.assertLess(most, DESCRIPTORS)
+        self.assertEqual(ready[0], 200, ready[1])
+        self.assert_in_time(joined <= 10, f"in the storm a new worker was a member after {joined:.1f} s")
+        self.assert_in_time(later <= 5, f"after the storm a new worker was a member after {later:.1f} s")
+        self.assert_in_time(max(health) <= 1, f"/healthz took {max(health):.2f} s")
+        self.assert_in_time(max(gaps) <= 5, f"a round took {max(gaps):.1f} s")
+        return told, ready[1], metrics
+
+    def assert_told(self, told, ready, metrics):
+        """Of a storm that opens more than there is room for."""
+        self.assertGreater(told["opened"], STRANGERS)
+        self.assertIn("crowded", ready)
+        turned_away = [line for line in metrics.splitlines()
+                       if line.startswith("signvote_server_connections_turned_away_total ")]
+        self.assertGreater(float(turned_away[0].split()[1]), 0)
+        self.assertIn("some are turned away", self.server.log())
+        self.assertLess(self.server.log().count("some are turned away"), 5)
+
+    @timed
+    def test_silent_connections_cost_the_run_nothing(self):
+        self.assert_told(*self.weather("silent"))
+
+    @timed
+    def test_half_done_handshakes_cost_the_run_nothing(self):
+        self.assert_told(*self.weather("handshake"))
+
+    @timed
+    def test_handshakes_that_trickle_cost_the_run_nothing(self):
+        self.assert_told(*self.weather("trickle"))
+
+
+    @timed
+    def test_silent_connections_to_the_http_port_keep_nobody_waiting(self):
+        told, _, _ = self.weather("silent", "http")
+        self.assertGreater(told["opened"], STRANGERS)
+
+    @timed
+    def test_half_requests_to_the_http_port_keep_nobody_waiting(self):
+        told, _, _ = self.weather("request", "http")
+        self.assertGreater(told["opened"], STRANGERS)
+
+
+class PlaintextStorms(Storms):
+    insecure = True
+
+    test_half_done_handshakes_cost_the_run_nothing = None
+    test_handshakes_that_trickle_cost_the_run_nothing = None
+    test_silent_connections_to_the_http_port_keep_nobody_waiting = None
+    test_half_requests_to_the_http_port_keep_nobody_waiting = None
+
+    @timed
+    def test_connections_without_a_call_cost_the_run_nothing(self):
+        self.assert_told(*self.weather("settings"))
+
+
+if __name__ == "__main__":
+    harness.run_tests()
