@@ -41,7 +41,7 @@ def signal_table():
             continue
         for name in cells[0].split(", "):
             for program, cell in zip(PROGRAMS, cells[1:]):
-                rows[program][name.removeprefix("SIG")] = cell.split(":")[0].split(" ")[0]
+                rows[program][name.removeprefix("SIG")] = re.match(r"\w+", cell).group()
     return rows
 
 
@@ -50,7 +50,7 @@ class Table(unittest.TestCase):
         wanted = {"INT", "TERM", "QUIT", "HUP", "XCPU", "USR1", "USR2", "PIPE", "XFSZ"}
         for program, rows in signal_table().items():
             self.assertEqual(set(rows), wanted, program)
-            self.assertLessEqual(set(rows.values()), {"stops", "copies", "reopens", "ignored", "reloads"}, program)
+            self.assertLessEqual(set(rows.values()), {"stops", "copies", "reopens", "ignored"}, program)
 
 
 class ServerEndings(harness.ProcessTest):
@@ -90,13 +90,15 @@ class ServerEndings(harness.ProcessTest):
     def test_each_signal_does_what_the_page_says_in_each_phase(self):
         for phase, reach, has_model in self.phases():
             for name, does in signal_table()["server"].items():
+                # The server of these tests has tokens, and no terminal.
+                does = "reopens" if name == "HUP" else does
                 with self.subTest(phase=phase, signal=name):
                     reach(f"{phase}-{name}")
                     server, before = self.server, len(self.rounds())
                     if does == "reopens":
                         self.event_log.rename(self.event_log.with_suffix(".1"))
                     server.signal(getattr(signal, f"SIG{name}"))
-                    if does in ("stops", "reloads"):  # without tokens and certificates there is nothing to reload
+                    if does == "stops":
                         code = server.wait(30)
                         if has_model:
                             self.assertEqual(code, OK, server.log())
@@ -116,9 +118,9 @@ class ServerEndings(harness.ProcessTest):
 
     def test_a_second_signal_ends_the_server_at_once(self):
         self.start_with_export("second", "--linger-export", 600)
+        self.export.parent.rename(self.folder / "gone")
         self.start_worker("a", "--compute-ms", 10, "--server-timeout", 1)
         self.wait_round(3)
-        self.export.parent.rename(self.folder / "gone")
         self.server.signal(signal.SIGTERM)
         self.logged("the model is not written")
         self.server.signal(signal.SIGTERM)
@@ -126,9 +128,8 @@ class ServerEndings(harness.ProcessTest):
 
     def test_a_model_that_cannot_be_written_is_held_and_saved_elsewhere(self):
         self.start_with_export("held", rounds=10)
-        self.start_worker("a")
-        self.wait_round(5)
         self.export.parent.rename(self.folder / "gone")
+        self.start_worker("a")
         self.logged("free the disk, or save it elsewhere with `signvote export PATH`")
         elsewhere = self.folder / "elsewhere.safetensors"
         code, out, err = self.ctl("export", elsewhere)
@@ -140,9 +141,8 @@ class ServerEndings(harness.ProcessTest):
 
     def test_a_disk_that_is_mended_gets_the_model(self):
         self.start_with_export("mended", rounds=10)
-        self.start_worker("a")
-        self.wait_round(5)
         self.export.parent.rename(self.folder / "gone")
+        self.start_worker("a")
         self.logged("the model is not written")
         (self.folder / "gone").rename(self.export.parent)
         self.server.signal(signal.SIGUSR1)  # at once; it would be tried again anyhow
@@ -151,9 +151,8 @@ class ServerEndings(harness.ProcessTest):
 
     def test_it_is_held_for_linger_export_and_no_longer(self):
         self.start_with_export("linger", "--linger-export", 1, rounds=10)
-        self.start_worker("a")
-        self.wait_round(5)
         self.export.parent.rename(self.folder / "gone")
+        self.start_worker("a")
         self.wait_end(30, expected=BAD_INPUT)
 
     def test_a_file_size_limit_costs_neither_the_run_nor_the_model(self):
@@ -178,8 +177,10 @@ class ServerEndings(harness.ProcessTest):
         self.wait_end(20, expected=BAD_INPUT)
 
     def test_copies_are_written_while_the_run_goes_on_and_the_last_are_kept(self):
-        self.start_with_export("copies", "--export-every", 5, "--export-keep", 2, rounds=40)
-        self.start_worker("a", "--compute-ms", 20)
+        self.start_with_export("copies", "--export-every", 5, "--export-keep", 2)
+        self.start_worker("a", "--compute-ms", 20, "--server-timeout", 1)
+        self.wait_until("three are written", lambda: self.server.log().count("a copy of the model is written") >= 3)
+        self.server.signal(signal.SIGTERM)
         self.wait_end(60)
         self.assert_holds_the_last_round()
         copies = sorted(self.export.parent.glob("model.round-*.safetensors"))
@@ -212,15 +213,16 @@ class ServerEndings(harness.ProcessTest):
 
         class Terminal:
             def __init__(self):
-                self.port_file, self.status = port_file, None
+                self.port_file, self.returncode = port_file, None
+                self.popen = self
                 self.log = (test.folder / "terminal.log").read_text
 
             @property
             def alive(self):
-                if self.status is None:
+                if self.returncode is None:
                     done, status = os.waitpid(pid, os.WNOHANG)
-                    self.status = os.waitstatus_to_exitcode(status) if done else None
-                return self.status is None
+                    self.returncode = os.waitstatus_to_exitcode(status) if done else None
+                return self.returncode is None
             ports, address = harness.Server.ports, harness.Server.address
         self.server = Terminal()
         self.addCleanup(lambda: self.server.alive and os.kill(pid, signal.SIGKILL))
@@ -235,7 +237,7 @@ class ServerEndings(harness.ProcessTest):
         self.logged("tokens read again")
         os.close(master)
         self.wait_until("the server ends", lambda: not self.server.alive, 30)
-        self.assertEqual(self.server.status, OK, self.server.log())
+        self.assertEqual(self.server.returncode, OK, self.server.log())
         self.assert_holds_the_last_round()
 
     def test_under_nohup_a_closed_terminal_ends_nothing(self):
@@ -246,7 +248,7 @@ class ServerEndings(harness.ProcessTest):
         self.wait_round(len(self.rounds()) + 5)
         os.kill(pid, signal.SIGTERM)
         self.wait_until("the server ends", lambda: not self.server.alive, 30)
-        self.assertEqual(self.server.status, OK, self.server.log())
+        self.assertEqual(self.server.returncode, OK, self.server.log())
 
 
 @unittest.skipUnless(harness.has_torch(), "needs LibTorch")
@@ -368,7 +370,7 @@ class WorkerEndings(harness.ProcessTest):
         self.wait_round(5)
         os.truncate(self.corpus, 4096)
         self.assert_exit(worker, BAD_INPUT)
-        self.assertRegex(worker.log().splitlines()[-1], r" error --data: .*corpus\.txt: was cut while it was trained on")
+        self.assertRegex(worker.log().splitlines()[-1], r" error .*--data: .*corpus\.txt: was cut while it was trained on")
         self.assert_saved()
 
     def test_a_replica_that_cannot_be_saved_is_told_with_the_exit_code(self):
@@ -388,7 +390,7 @@ class WorkerEndings(harness.ProcessTest):
     def test_copies_are_saved_while_it_trains_and_the_last_are_kept(self):
         self.start_run()
         worker = self.worker("a", "--save-every", 4, "--save-keep", 2)
-        self.wait_round(20)
+        self.wait_until("three are written", lambda: worker.log().count("a copy of the model is written") >= 3)
         worker.signal(signal.SIGTERM)
         self.assert_exit(worker, OK)
         self.assert_saved()
