@@ -28,8 +28,8 @@ TEST(EveryTest, WhatIsNeitherIsRefusedWithFlagAndRemedy) {
                                  "99999999999999999999", "2000000000000", "1e3", "ten"}) {
     const auto every = ParseEvery("--save-every", text);
     ASSERT_EQ(every.status().code(), absl::StatusCode::kInvalidArgument) << text;
-    EXPECT_EQ(every.status().message().substr(0, 15 + text.size() + 2),
-              "--save-every '" + text + "' is");
+    EXPECT_TRUE(std::string(every.status().message())
+                    .starts_with("--save-every '" + text + "' is neither a number of rounds"));
   }
 }
 
