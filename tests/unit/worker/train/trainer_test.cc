@@ -364,7 +364,9 @@ TEST(TrainerTest, HoweverTheTrainingEndsTheReplicaIsHandedOverOnceWithItsRoundAn
     ASSERT_TRUE(report.digest.has_value());
     EXPECT_EQ(*report.digest, *bench.trainer.replica()->Digest());
     // After a failure nobody shall wait for this worker while its replica is written.
-    if (fails) EXPECT_EQ(bench.events.back(), "final");
+    if (fails) {
+      EXPECT_EQ(bench.events.back(), "final");
+    }
   }
 }
 
