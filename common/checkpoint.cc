@@ -193,6 +193,8 @@ absl::Status Checkpoint::CopyInto(const Layout& layout, std::span<float> x) cons
   }
   for (const TensorSpec& spec : layout.tensors())
     by_name[spec.name]->WidenInto(x.subspan(spec.first, spec.count));
+  for (const std::unique_ptr<SafetensorsFile>& file : files_)
+    SIGNVOTE_RETURN_IF_ERROR(file->CheckWhole());
   return absl::OkStatus();
 }
 

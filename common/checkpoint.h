@@ -34,6 +34,7 @@ class Checkpoint {
 
   // Writes the tensors, widened exactly to fp32, into x[0, layout.coordinates()) by name.
   // INVALID_ARGUMENT names the first missing tensor or differing shape; x is then untouched.
+  // DATA_LOSS: a file was cut meanwhile; x holds nothing of use.
   // A tensor that the layout does not have is refused, but for
   //   NAME.rotary_emb.inv_freq   follows from the config: left out
   //   lm_head.weight             of a model whose head is tied: left out when it equals

@@ -18,9 +18,10 @@ enum class ExitCode : int {
   kDiverged = 8,         // loss not finite at every worker; the last finite replica was exported
   kReplicaMismatch = 9,  // most workers agree with each other against the server's replica
   kWaitTimeout = 10,     // waited --wait-timeout for workers; the replica, if any, was exported
+  kNoMemory = 11,        // the model does not fit the memory that this program may take
 };
 
-inline constexpr ExitCode kExitCodeMax = ExitCode::kWaitTimeout;
+inline constexpr ExitCode kExitCodeMax = ExitCode::kNoMemory;
 
 // Marks `status` with the exit code that it should end a program with, where the status code alone
 // does not tell (a file that may not be read and a server that refuses are both PERMISSION_DENIED).

@@ -9,12 +9,14 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstdio>
 #include <cstring>
 #include <set>
 #include <utility>
 
 #include "common/exit_codes.h"
+#include "common/file_map.h"
 #include "common/may_wait.h"
 #include "common/status.h"
 
@@ -22,6 +24,7 @@ namespace signvote {
 namespace {
 
 constexpr int kDirectoryDepthMax = 64;
+constexpr int kLinksMax = 40;  // as many as the kernel follows
 
 absl::Status FileError(absl::StatusCode code, const std::string& message) {
   return WithExitCode(absl::Status(code, message), ExitCode::kBadInput);
@@ -63,6 +66,36 @@ std::string ParentOf(const std::string& path) {
   const size_t slash = path.find_last_of('/');
   if (slash == std::string::npos) return ".";
   return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+const char* KindOf(mode_t mode) {
+  if (S_ISDIR(mode)) return "a folder";
+  if (S_ISFIFO(mode)) return "a FIFO";
+  if (S_ISSOCK(mode)) return "a socket";
+  return "a device";
+}
+
+// What a new file at `path` would replace: links are followed, also one to a file that is not there
+// yet.
+absl::StatusOr<std::string> FollowLinks(const std::string& path) {
+  std::string at = path;
+  for (int links = 0; links <= kLinksMax; ++links) {
+    struct stat st;
+    if (::lstat(at.c_str(), &st) != 0) return at;  // whoever opens it is told why
+    if (S_ISREG(st.st_mode)) return at;
+    if (!S_ISLNK(st.st_mode)) {
+      return FileError(absl::StatusCode::kInvalidArgument,
+                       path + ": is " + KindOf(st.st_mode) + "; give the name of a file");
+    }
+    char target[PATH_MAX];
+    const ssize_t length = ::readlink(at.c_str(), target, sizeof(target));
+    if (length < 0) return ErrnoStatus(errno, at, "cannot follow the link");
+    const std::string next(target, static_cast<size_t>(length));
+    const size_t slash = at.find_last_of('/');
+    at =
+        next.starts_with('/') || slash == std::string::npos ? next : at.substr(0, slash + 1) + next;
+  }
+  return ErrnoStatus(ELOOP, path, "cannot follow the link");
 }
 
 absl::Status SyncDirectory(const std::string& path) {
@@ -150,23 +183,6 @@ class PosixLogFile final : public LogFile {
   absl::Status poison_;  // OK until the first failure
 };
 
-class PosixMappedFile final : public MappedFile {
- public:
-  PosixMappedFile(void* base, size_t size) : base_(base), size_(size) {}
-  ~PosixMappedFile() override {
-    if (size_ > 0) ::munmap(base_, size_);
-  }
-  PosixMappedFile(const PosixMappedFile&) = delete;
-  PosixMappedFile& operator=(const PosixMappedFile&) = delete;
-  std::span<const std::byte> data() const override {
-    return {static_cast<const std::byte*>(base_), size_};
-  }
-
- private:
-  void* const base_;
-  const size_t size_;
-};
-
 class PosixFileSystem final : public FileSystem {
  public:
   absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t bytes_max) override {
@@ -204,13 +220,14 @@ class PosixFileSystem final : public FileSystem {
       base = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
       if (base == MAP_FAILED) return ErrnoStatus(errno, path, "cannot map");
     }
-    return std::unique_ptr<MappedFile>(std::make_unique<PosixMappedFile>(base, size));
+    return GuardMap(base, size);
   }
 
   absl::StatusOr<std::unique_ptr<AtomicFile>> CreateAtomic(const std::string& path,
                                                            uint32_t mode) override {
     CheckMayWait("a new file");
-    std::string temporary = path + ".tmp";
+    SIGNVOTE_ASSIGN_OR_RETURN(std::string target, FollowLinks(path));
+    std::string temporary = target + ".tmp";
     // A leftover of a crash may have another owner's mode or still be open elsewhere: never write
     // into it.
     if (::unlink(temporary.c_str()) != 0 && errno != ENOENT) {
@@ -218,16 +235,31 @@ class PosixFileSystem final : public FileSystem {
     }
     Fd fd = OpenRetry(temporary, O_WRONLY | O_CREAT | O_EXCL, static_cast<mode_t>(mode));
     if (!fd.ok()) return ErrnoStatus(errno, temporary, "cannot create");
-    auto file = std::make_unique<PosixAtomicFile>(path, std::move(temporary), std::move(fd));
+    auto file =
+        std::make_unique<PosixAtomicFile>(std::move(target), std::move(temporary), std::move(fd));
     return std::unique_ptr<AtomicFile>(std::move(file));
   }
 
   absl::StatusOr<std::unique_ptr<LogFile>> OpenLog(const std::string& path,
                                                    uint32_t mode) override {
     CheckMayWait("the opening of a log");
-    Fd fd = OpenRetry(path, O_WRONLY | O_APPEND | O_CREAT, mode);
+    // O_NONBLOCK: opening a FIFO must not wait for its reader; writing to it may, again.
+    Fd fd = OpenRetry(path, O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY, mode);
+    if (!fd.ok() && errno == ENXIO) {
+      return FileError(absl::StatusCode::kUnavailable,
+                       path + ": nobody reads this FIFO; start its reader first");
+    }
     if (!fd.ok()) return ErrnoStatus(errno, path, "cannot open for appending");
+    const int flags = ::fcntl(fd.get(), F_GETFL);
+    if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags & ~O_NONBLOCK) != 0)
+      return ErrnoStatus(errno, path, "cannot open for appending");
     return std::unique_ptr<LogFile>(std::make_unique<PosixLogFile>(path, std::move(fd)));
+  }
+
+  absl::Status Remove(const std::string& path) override {
+    CheckMayWait("a file's removal");
+    if (::unlink(path.c_str()) != 0) return ErrnoStatus(errno, path, "cannot remove");
+    return absl::OkStatus();
   }
 
   absl::StatusOr<uint64_t> FileSize(const std::string& path) override {
@@ -350,10 +382,6 @@ FileSystem* FileSystem::Posix() {
 }
 
 absl::Status RequireWritable(FileSystem* fs, const std::string& path) {
-  if (const absl::StatusOr<bool> folder = fs->IsDirectory(path); folder.ok() && *folder) {
-    return FileError(absl::StatusCode::kInvalidArgument,
-                     path + ": is a folder; give the name of a file");
-  }
   return fs->CreateAtomic(path, 0600).status();
 }
 

@@ -16,6 +16,8 @@
 namespace signvote {
 
 // An append-only file that replaces its target atomically. Threads: not thread-safe.
+// Links:      a target that is a symbolic link is followed: what it points to is replaced, the link
+//             stays.
 // Durability: only after Commit() returned OK does the target have the new bytes, and they survive
 //             a power cut (file and folder are synced). Without Commit() the target is untouched
 //             and the temporary is removed.
@@ -37,11 +39,15 @@ class LogFile {
   virtual absl::Status Append(std::string_view text) = 0;
 };
 
-// A read-only memory map of a whole file. The view lives as long as the object.
+// A read-only memory map of a whole file, as long as it was when it was mapped. The view lives as
+// long as the object.
 class MappedFile {
  public:
   virtual ~MappedFile() = default;
   virtual std::span<const std::byte> data() const = 0;
+  // The file was cut, or its disk failed, and bytes that were read since have been zeros. To be asked
+  // after reading.
+  virtual bool cut() const { return false; }
 };
 
 // Threads: thread-safe.
@@ -53,11 +59,16 @@ class FileSystem {
   virtual absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t bytes_max) = 0;
   virtual absl::StatusOr<std::unique_ptr<MappedFile>> Map(const std::string& path) = 0;
   // Creates "path.tmp" beside the target with `mode` (an octal permission such as 0644).
+  // INVALID_ARGUMENT: the target is there and no file (a folder, a device, a FIFO, a socket), which
+  // is never replaced.
   virtual absl::StatusOr<std::unique_ptr<AtomicFile>> CreateAtomic(const std::string& path,
                                                                    uint32_t mode) = 0;
-  // Opens `path` for appending; creates it with `mode` when it is not there.
+  // Opens `path` for appending; creates it with `mode` when it is not there. UNAVAILABLE: a FIFO that
+  // nobody reads.
   virtual absl::StatusOr<std::unique_ptr<LogFile>> OpenLog(const std::string& path,
                                                            uint32_t mode) = 0;
+  // Removes a file. NOT_FOUND: it is not there.
+  virtual absl::Status Remove(const std::string& path) = 0;
   virtual absl::StatusOr<uint64_t> FileSize(const std::string& path) = 0;
   virtual absl::StatusOr<bool> IsDirectory(const std::string& path) = 0;
   // Regular files below `path`, recursively, sorted by path; symbolic links to files count, loops

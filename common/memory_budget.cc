@@ -1,5 +1,7 @@
 #include "common/memory_budget.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <charconv>
 #include <string_view>
@@ -89,6 +91,18 @@ bool NamesMemory(std::string_view controllers) {
   return false;
 }
 
+void LookAtAddressSpace(FileSystem* fs, std::optional<MemoryLimit>* smallest) {
+  const auto limits = fs->ReadFile("/proc/self/limits", kTextBytesMax);
+  const auto used = fs->ReadFile("/proc/self/statm", kTextBytesMax);
+  if (!limits.ok() || !used.ok()) return;
+  const auto limit = NumberBehind(*limits, "Max address space");  // "unlimited" is no number
+  const auto pages = NumberIn(*used);
+  if (!limit.has_value() || !pages.has_value()) return;
+  const uint64_t held = *pages * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  TakeSmaller(smallest, {.bytes = *limit - std::min(*limit, held),
+                         .source = "this process's limit of address space, ulimit -v"});
+}
+
 }  // namespace
 
 std::optional<MemoryLimit> AvailableMemory(FileSystem* fs) {
@@ -98,6 +112,7 @@ std::optional<MemoryLimit> AvailableMemory(FileSystem* fs) {
       TakeSmaller(&smallest, {.bytes = *kib * 1024, .source = "the machine"});
     }
   }
+  LookAtAddressSpace(fs, &smallest);
   const auto groups = fs->ReadFile("/proc/self/cgroup", kTextBytesMax);
   if (!groups.ok()) return smallest;
   std::string_view rest = *groups;

@@ -20,8 +20,10 @@ struct MemoryLimit {
 
 // The smallest of MemAvailable and what the limits of the process's memory cgroup and of all that
 // contain it leave: limit − use, where file pages that the kernel can drop at once (inactive_file) do
-// not count as used. Reads /proc/meminfo, /proc/self/cgroup and /sys/fs/cgroup, versions 1 and 2, also
-// from inside a container that sees only its own part of the tree. nullopt: the system does not say.
+// not count as used; and of what the process's own limit of address space (ulimit -v) leaves. Reads
+// /proc/meminfo, /proc/self/limits, /proc/self/statm, /proc/self/cgroup and /sys/fs/cgroup, versions 1
+// and 2, also from inside a container that sees only its own part of the tree. nullopt: the system
+// does not say.
 std::optional<MemoryLimit> AvailableMemory(FileSystem* fs);
 
 // What one purpose takes.

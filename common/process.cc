@@ -1,6 +1,7 @@
 #include "common/process.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <malloc.h>
 #include <poll.h>
 #include <sched.h>
@@ -32,6 +33,12 @@ constexpr int kYieldingNiceness = 10;
 std::atomic<bool> g_stop_requested{false};
 std::atomic<int> g_stop_signals{0};
 std::atomic<bool> g_reload_requested{false};
+std::atomic<bool> g_save_requested{false};
+std::atomic<bool> g_reopen_requested{false};
+// Constant once InstallStopSignals() and InstallReloadSignal() have run.
+std::atomic<bool> g_hang_up_reloads{false};
+std::atomic<bool> g_hang_up_was_ignored{false};
+std::atomic<bool> g_had_terminal{false};
 
 // Readable once a stop was requested, for any number of waiters. Lives as long as the process.
 int StopEvent() {
@@ -55,7 +62,55 @@ void OnStopSignal(int signal) {
   errno = saved_errno;
 }
 
-void OnReloadSignal(int) { g_reload_requested.store(true); }
+// Whether this process has a controlling terminal. Async-signal-safe.
+bool HasTerminal() {
+  const int fd = ::open("/dev/tty", O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+  if (fd < 0) return false;
+  (void)::close(fd);
+  return true;
+}
+
+bool TerminalHungUp(const siginfo_t& info) {
+  if (g_hang_up_was_ignored.load()) return false;
+  if (info.si_code == SI_KERNEL) return true;
+  if (!g_had_terminal.load() || HasTerminal()) return false;
+  // Its shell says so too, and may be gone by now. Who sends it from elsewhere, to a program that
+  // outlived its terminal, wants a reload.
+  const pid_t session = ::getsid(info.si_pid);
+  return session < 0 || session == ::getsid(0);
+}
+
+void OnHangUp(int, siginfo_t* info, void*) {
+  const int saved_errno = errno;
+  if (g_hang_up_reloads.load() && !TerminalHungUp(*info)) {
+    g_reload_requested.store(true);
+  } else {
+    RequestStop();
+  }
+  errno = saved_errno;
+}
+
+void OnOutOfProcessorTime(int) {
+  const int saved_errno = errno;
+  RequestStop();
+  errno = saved_errno;
+}
+
+void Handle(int signal, void (*handler)(int)) {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_RESTART;
+  SIGNVOTE_CHECK(::sigaction(signal, &action, nullptr) == 0);
+}
+
+void HandleHangUp() {
+  struct sigaction action {};
+  action.sa_sigaction = OnHangUp;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_RESTART | SA_SIGINFO;
+  SIGNVOTE_CHECK(::sigaction(SIGHUP, &action, nullptr) == 0);
+}
 
 }  // namespace
 
@@ -68,16 +123,31 @@ void TuneMalloc() {
   (void)::mallopt(M_TOP_PAD, 64 << 20);
 }
 
+void OpenStandardDescriptors() {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
+    if (::fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
+    // The lowest that is free, and those below are taken. Without /dev/null nothing can be done.
+    (void)::open("/dev/null", O_RDWR);
+  }
+}
+
+void IgnoreFileSizeSignal() { Handle(SIGXFSZ, SIG_IGN); }
+
 void InstallStopSignals() {
   (void)StopEvent();  // made here, so that the handler only writes to it
-  struct sigaction action {};
-  action.sa_handler = OnStopSignal;
-  sigemptyset(&action.sa_mask);
-  action.sa_flags = SA_RESTART;
-  SIGNVOTE_CHECK(::sigaction(SIGTERM, &action, nullptr) == 0);
-  SIGNVOTE_CHECK(::sigaction(SIGINT, &action, nullptr) == 0);
-  action.sa_handler = SIG_IGN;
-  SIGNVOTE_CHECK(::sigaction(SIGPIPE, &action, nullptr) == 0);
+  for (const int signal : {SIGINT, SIGTERM, SIGQUIT}) Handle(signal, OnStopSignal);
+  Handle(SIGXCPU, OnOutOfProcessorTime);
+  Handle(SIGUSR1, [](int) { g_save_requested.store(true); });
+  Handle(SIGUSR2, [](int) { g_reopen_requested.store(true); });
+  Handle(SIGPIPE, SIG_IGN);
+  IgnoreFileSizeSignal();
+  struct sigaction hang_up {};
+  SIGNVOTE_CHECK(::sigaction(SIGHUP, nullptr, &hang_up) == 0);
+  if (hang_up.sa_handler == SIG_IGN) {
+    g_hang_up_was_ignored.store(true);
+  } else {
+    HandleHangUp();
+  }
 }
 
 bool StopRequested() { return g_stop_requested.load(); }
@@ -103,12 +173,14 @@ void RequestStop() {
   (void)written;  // can only fail when the event is already set as often as it counts
 }
 
+bool TakeSaveRequest() { return g_save_requested.exchange(false); }
+
+bool TakeReopenRequest() { return g_reopen_requested.exchange(false); }
+
 void InstallReloadSignal() {
-  struct sigaction action {};
-  action.sa_handler = OnReloadSignal;
-  sigemptyset(&action.sa_mask);
-  action.sa_flags = SA_RESTART;
-  SIGNVOTE_CHECK(::sigaction(SIGHUP, &action, nullptr) == 0);
+  g_had_terminal.store(HasTerminal());
+  g_hang_up_reloads.store(true);
+  HandleHangUp();
 }
 
 bool TakeReloadRequest() { return g_reload_requested.exchange(false); }

@@ -16,19 +16,39 @@ const char* SoftwareVersion();
 // (docs/performance.md). Call first in main().
 void TuneMalloc();
 
-// From now on SIGTERM and SIGINT set a flag instead of ending the process; SIGPIPE is ignored. A
-// second SIGINT or SIGTERM ends the process at once with the signal's default action. Call before
-// any thread starts.
+// Opens those of the descriptors 0, 1 and 2 that are closed on /dev/null, so that no file or socket
+// that is opened later becomes standard output or error. Call first in main().
+void OpenStandardDescriptors();
+
+// From now on a write beyond the file-size limit is an error (EFBIG) and not the end. For every
+// program; part of InstallStopSignals().
+void IgnoreFileSizeSignal();
+
+// The signals of a program that runs for long; docs/operations.md, "Signals". Call before any thread
+// starts. From now on
+//   SIGINT, SIGTERM, SIGQUIT  ask to stop; the second of them ends the process at once with the
+//                             signal's default action
+//   SIGHUP, SIGXCPU           ask to stop, however often they come: a terminal and its shell both
+//                             send the first, the kernel sends the second once a second. SIGHUP stays
+//                             ignored where it is (nohup)
+//   SIGUSR1, SIGUSR2          ask for a copy of the model, and for log files to be opened again
+//   SIGPIPE, SIGXFSZ          are ignored: writes return EPIPE and EFBIG
 void InstallStopSignals();
 bool StopRequested();
 // Blocks until a stop is requested or `timeout` passes; returns StopRequested().
 bool WaitForStop(Duration timeout);
 // What a stop signal does, without the signal; for tests and internal shutdown. Async-signal-safe.
 void RequestStop();
+// Whether SIGUSR1, or SIGUSR2, came since the last call. Threads: any.
+bool TakeSaveRequest();
+bool TakeReopenRequest();
 
-// From now on SIGHUP asks for a reload instead of ending the process.
+// From now on SIGHUP asks for a reload, unless it says that the terminal is gone that this process
+// was started from: then it asks to stop, as above. The kernel's own SIGHUP says so, and one of this
+// session's shell once the terminal is gone. Under nohup it always asks for a reload. After
+// InstallStopSignals().
 void InstallReloadSignal();
-// Whether SIGHUP came since the last call.
+// Whether SIGHUP asked for a reload since the last call. Threads: any.
 bool TakeReloadRequest();
 
 // From now on the calling thread leaves the processor to the program's other threads when they want

@@ -21,6 +21,7 @@ using nlohmann::json;
 constexpr uint64_t kPrefixBytes = 8;
 constexpr uint64_t kHeaderBytesMax = 100'000'000;
 constexpr uint64_t kHeaderAlignment = 64;
+constexpr uint64_t kPieceValues = uint64_t{1} << 20;
 constexpr uint64_t kBytesPerValue = 4;  // of what is written
 constexpr int kNestingMax = 3;          // the format itself: file { tensor { shape [ … ] } }
 constexpr char kMetadataKey[] = "__metadata__";
@@ -89,6 +90,18 @@ Element ReadElement(std::span<const std::byte> data, uint64_t i) {
   Element element;
   std::memcpy(&element, data.data() + i * sizeof(Element), sizeof(Element));
   return element;
+}
+
+// A file with its header.
+absl::StatusOr<std::unique_ptr<AtomicFile>> BeginSafetensors(
+    FileSystem* fs, const std::string& path, const Layout& layout,
+    const std::map<std::string, std::string>& metadata) {
+  std::map<std::string, std::string> full = metadata;
+  full.emplace("format", "pt");
+  const std::string header = SafetensorsHeader(layout, full);
+  SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<AtomicFile> file, fs->CreateAtomic(path, 0644));
+  SIGNVOTE_RETURN_IF_ERROR(file->Append(std::as_bytes(std::span(header))));
+  return file;
 }
 
 }  // namespace
@@ -234,7 +247,12 @@ absl::Status SafetensorsFile::RequireFinite() const {
       }
     }
   }
-  return absl::OkStatus();
+  return CheckWhole();
+}
+
+absl::Status SafetensorsFile::CheckWhole() const {
+  if (!map_->cut()) return absl::OkStatus();
+  return Damaged(path_, "was cut while it was read; put the whole file back");
 }
 
 std::string SafetensorsHeader(const Layout& layout,
@@ -266,12 +284,24 @@ absl::Status WriteSafetensors(FileSystem* fs, const std::string& path, const Lay
                               std::span<const float> x,
                               const std::map<std::string, std::string>& metadata) {
   SIGNVOTE_CHECK(x.size() == layout.coordinates());
-  std::map<std::string, std::string> full = metadata;
-  full.emplace("format", "pt");
-  const std::string header = SafetensorsHeader(layout, full);
-  SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<AtomicFile> file, fs->CreateAtomic(path, 0644));
-  SIGNVOTE_RETURN_IF_ERROR(file->Append(std::as_bytes(std::span(header))));
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<AtomicFile> file,
+                            BeginSafetensors(fs, path, layout, metadata));
   SIGNVOTE_RETURN_IF_ERROR(file->Append(std::as_bytes(x)));
+  return file->Commit();
+}
+
+absl::Status WriteSafetensors(FileSystem* fs, const std::string& path, const Layout& layout,
+                              const ReadValues& read,
+                              const std::map<std::string, std::string>& metadata) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<AtomicFile> file,
+                            BeginSafetensors(fs, path, layout, metadata));
+  std::vector<float> piece(std::min(kPieceValues, layout.coordinates()));
+  for (uint64_t first = 0; first < layout.coordinates(); first += piece.size()) {
+    const std::span<float> values =
+        std::span(piece).first(std::min<uint64_t>(piece.size(), layout.coordinates() - first));
+    SIGNVOTE_RETURN_IF_ERROR(read(first, values));
+    SIGNVOTE_RETURN_IF_ERROR(file->Append(std::as_bytes(values)));
+  }
   return file->Commit();
 }
 

@@ -44,6 +44,9 @@ class SafetensorsFile {
 
   // DATA_LOSS names the first number that is not finite. Reads the whole file.
   absl::Status RequireFinite() const;
+  // DATA_LOSS: the file was cut since it was opened, and numbers that were read were not its own. To
+  // be asked after reading.
+  absl::Status CheckWhole() const;
 
  private:
   std::string path_;
@@ -61,6 +64,13 @@ std::string SafetensorsHeader(const Layout& layout,
 // Writes x as `path`, atomically. metadata gets {"format":"pt"} unless it has one.
 absl::Status WriteSafetensors(FileSystem* fs, const std::string& path, const Layout& layout,
                               std::span<const float> x,
+                              const std::map<std::string, std::string>& metadata);
+
+// The same of values that are read piece by piece: no second copy of the model is made.
+// `read` fills values with those from `first` on; its failure is returned, and nothing is written.
+using ReadValues = std::function<absl::Status(uint64_t first, std::span<float> values)>;
+absl::Status WriteSafetensors(FileSystem* fs, const std::string& path, const Layout& layout,
+                              const ReadValues& read,
                               const std::map<std::string, std::string>& metadata);
 
 }  // namespace signvote

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/exit_codes.h"
 #include "common/host_port.h"
+#include "common/model_file.h"
 #include "common/mutex.h"
 #include "common/status.h"
 #include "proto/wire/wire.h"
@@ -155,14 +156,9 @@ class GrpcAdminClient final : public AdminClient {
       return absl::DataLossError(absl::StrCat(path, ": the server sent ", exported.bytes, " of ",
                                               total_bytes, " bytes; nothing was written"));
     }
-    if (!config.empty()) {
-      const size_t slash = path.find_last_of('/');
-      const std::string config_path =
-          slash == std::string::npos ? "config.json" : path.substr(0, slash + 1) + "config.json";
-      SIGNVOTE_RETURN_IF_ERROR(WriteFileAtomically(fs, config_path, config, kFileMode));
-      exported.has_config = true;
-    }
     SIGNVOTE_RETURN_IF_ERROR(file->Commit());
+    SIGNVOTE_RETURN_IF_ERROR(WriteConfigBehind(fs, path, config));
+    exported.has_config = !config.empty();
     return exported;
   }
 
@@ -171,6 +167,7 @@ class GrpcAdminClient final : public AdminClient {
                            std::unique_ptr<AtomicFile>* file, Exported* exported,
                            uint64_t* total_bytes, std::string* config) {
     if (!*file) {
+      SIGNVOTE_RETURN_IF_ERROR(RequireModelTarget(fs, path, chunk.config_json()));
       SIGNVOTE_ASSIGN_OR_RETURN(*file, fs->CreateAtomic(path, kFileMode));
       exported->round = chunk.round();
       *total_bytes = chunk.total_bytes();

@@ -135,6 +135,8 @@ absl::Status Version(const Flags&) {
 }
 
 int Main(int argc, char** argv) {
+  OpenStandardDescriptors();
+  IgnoreFileSizeSignal();
   TuneMalloc();
   wire::RouteGrpcLog();
   Flags flags;

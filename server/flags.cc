@@ -34,6 +34,8 @@ struct Raw {
   double beta = 0.9, beta2 = 0.99;
   std::string catch_up_bytes = "auto";
   uint64_t test_applier_delay_ms = 0;
+  std::string export_every = "0";
+  double linger_export = 600;
   std::string log_level = "info", log_format = "text";
   bool print_config = false;
 };
@@ -147,8 +149,22 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
          "the initial parameters: a safetensors file, its index, or the folder of either; else "
          "the first worker's own")
       ->type_name("PATH");
-  run->add_option("--export", f->export_path, "write the final model here (safetensors)")
+  run->add_option("--export", f->exports.path, "write the final model here (safetensors)")
       ->type_name("FILE");
+  run->add_option(
+         "--export-every", raw->export_every,
+         "copies of the model meanwhile, beside --export and named after their round: every "
+         "so many rounds (200) or so often (90s, 10m, 2h); 0: none")
+      ->capture_default_str();
+  run->add_option("--export-keep", f->exports.keep, "how many of those copies are kept")
+      ->capture_default_str()
+      ->check(UnsignedBetween(1, 1'000'000));
+  run->add_option(
+         "--linger-export", raw->linger_export,
+         "seconds for which a model that cannot be written is held, so that it can be saved "
+         "elsewhere")
+      ->capture_default_str()
+      ->check(NumberBetween(0, kSecondsMax));
 
   auto* method = group("Method");
   method
@@ -315,6 +331,11 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
   if (uint64_t bytes = 0; absl::SimpleAtoi(raw.catch_up_bytes, &bytes)) {
     sizes.catch_up_bytes = bytes;
   }
+  SIGNVOTE_ASSIGN_OR_RETURN(f->exports.every, ParseEvery("--export-every", raw.export_every));
+  if (!f->exports.every.never() && f->exports.path.empty()) {
+    return Usage("--export-every needs --export FILE, beside which it writes");
+  }
+  f->exports.linger = FromSeconds(raw.linger_export);
   f->test_applier_delay = milliseconds(raw.test_applier_delay_ms);
   if (r.main_rounds_max == 0)
     return Usage("--max-rounds N is required: the run ends after N committed rounds");

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "server/export_options.h"
 #include "server/run/run.h"
 
 namespace signvote {
@@ -19,7 +20,7 @@ struct ServerFlags {
   std::string tls_ca, tls_certificate, tls_key, tokens;
   bool insecure = false;
   std::string insecure_bind;
-  std::string export_path;
+  ExportOptions exports;
   std::string port_file;
   LogOptions log;
   std::string init_path;  // initial parameters; empty: the first worker uploads its own

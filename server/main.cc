@@ -16,6 +16,7 @@ namespace signvote {
 namespace {
 
 int Main(int argc, char** argv) {
+  OpenStandardDescriptors();
   TuneMalloc();
   InstallStopSignals();
   (void)RaiseDescriptorLimit();
@@ -32,9 +33,13 @@ int Main(int argc, char** argv) {
       status = WithExitCode(isa.status(), ExitCode::kUsage);
   }
   if (status.ok()) {
-    // Without files to read again SIGHUP ends the program, as it ends any other.
+    // Without files to read again SIGHUP is a stop.
     if (!flags.tokens.empty() || !flags.insecure) InstallReloadSignal();
-    status = Serve(flags, {.stop_requested = StopRequested, .take_reload = TakeReloadRequest},
+    status = Serve(flags,
+                   {.stop_requested = StopRequested,
+                    .take_reload = TakeReloadRequest,
+                    .take_save = TakeSaveRequest,
+                    .take_reopen = TakeReopenRequest},
                    Clock::System(), FileSystem::Posix());
   }
   if (!status.ok()) LogError(Describe(status));

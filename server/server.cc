@@ -9,18 +9,20 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "common/export_metadata.h"
+#include "common/exit_codes.h"
 #include "common/http/http_server.h"
+#include "common/line_log.h"
 #include "common/log.h"
 #include "common/memory_budget.h"
+#include "common/model_file.h"
 #include "common/process.h"
 #include "common/status.h"
+#include "common/text.h"
 #include "proto/wire/security.h"
+#include "server/exporter.h"
 #include "server/http/server_metrics.h"
 #include "server/init_file.h"
-#include "server/line_log.h"
 #include "server/metrics_feed.h"
-#include "server/replica/master_replica.h"
 #include "server/rpc/grpc_server.h"
 #include "server/rpc/status_json.h"
 #include "server/run/run_thread.h"
@@ -32,11 +34,10 @@ constexpr Duration kLookEvery = std::chrono::milliseconds(100);
 constexpr Duration kHealthTimeout = std::chrono::seconds(1);
 constexpr Duration kSnapshotTimeout = std::chrono::seconds(2);
 // A stop ends the server within 15 s, beside what an export takes to write: the open round, the
-// sessions, the calls and the applier each get their part.
+// sessions, the calls and the applier (server/exporter.cc) each get their part.
 constexpr Duration kStopWait = std::chrono::seconds(8);
 constexpr Duration kSessionsGrace = std::chrono::seconds(2);
 constexpr Duration kCallsGrace = std::chrono::seconds(1);
-constexpr Duration kApplierGrace = std::chrono::seconds(3);
 
 // A thread that does not answer is neither healthy nor ready.
 HttpResponse Unavailable(const absl::Status& status) {
@@ -130,30 +131,24 @@ void Reload(const ServerFlags& flags, const TlsSetup& tls, const Clock& clock, F
   }
 }
 
-// The whole model as it is when the run is over. One whose applier is far behind a stop is exported
-// at the round that it has come to.
-absl::Status Export(const std::string& path, const ServerSignals& signals, Clock* clock,
-                    FileSystem* fs, run::RunThread* run) {
-  std::optional<Time> give_up_at;
-  const auto give_up = [&] {
-    if (!give_up_at.has_value() && signals.stop_requested()) {
-      give_up_at = clock->Now() + kApplierGrace;
-    }
-    return give_up_at.has_value() && clock->Now() >= *give_up_at;
-  };
-  const absl::StatusOr<run::RunThread::Final> final = run->FinalReplica(give_up);
-  if (final.ok()) {
-    return ExportReplica(fs, path, final->replica->layout(), final->replica->x(),
-                         ExportMetadata(run->run_id(), final->round), final->config_json);
+// A config.json of another model beside --export is told before the run: with --init at once, else to
+// the first worker, whose model it then is.
+absl::Status CheckExport(const ServerFlags& flags, FileSystem* fs,
+                         const run::InitialParameters* init,
+                         run::RunModel::ConfigCheck* config_check) {
+  const std::string& path = flags.exports.path;
+  if (path.empty()) return absl::OkStatus();
+  SIGNVOTE_RETURN_IF_ERROR(RequireWritable(fs, path));
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<std::string> there, ReadConfigBeside(fs, path));
+  SIGNVOTE_RETURN_IF_ERROR(
+      RequireOwnConfig(path, there, init != nullptr ? init->config_json() : ""));
+  if (there.has_value()) {
+    // It goes to a worker: a path need not be UTF-8.
+    *config_check = [path = ForPeople(path, path.size()), there](const std::string& config_json) {
+      return WithContext(RequireOwnConfig(path, there, config_json), "--export");
+    };
   }
-  if (!absl::IsCancelled(final.status())) {
-    return WithContext(final.status(), path);
-  }
-  SIGNVOTE_ASSIGN_OR_RETURN(const run::RunThread::Exported copy, run->CopyReplica(kApplierGrace));
-  LogWarning("the model is written as of an earlier round: the master replica was behind",
-             {{"round", copy.round.value()}});
-  return ExportReplica(fs, path, copy.layout, copy.x, ExportMetadata(run->run_id(), copy.round),
-                       copy.config_json);
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -177,10 +172,10 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   if (!flags.init_path.empty()) {
     SIGNVOTE_ASSIGN_OR_RETURN(parts.init, OpenInitFile(fs, flags.init_path));
   }
+  run::RunOptions run_options = flags.run;
   // Written when the run is over: what cannot be written must be told before it begins.
-  if (!flags.export_path.empty()) {
-    SIGNVOTE_RETURN_IF_ERROR(WithContext(RequireWritable(fs, flags.export_path), "--export"));
-  }
+  SIGNVOTE_RETURN_IF_ERROR(WithContext(
+      CheckExport(flags, fs, parts.init.get(), &run_options.model.config_check), "--export"));
   std::unique_ptr<LineLog> round_log, event_log;
   if (!flags.round_log_path.empty()) {
     SIGNVOTE_ASSIGN_OR_RETURN(round_log, LineLog::Open(fs, flags.round_log_path));
@@ -195,7 +190,7 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   std::memcpy(words, random.data(), sizeof(words));
   parts.rng = Rng(words[2], words[3]);
   run::RunThreadOptions options{
-      .run = flags.run,
+      .run = std::move(run_options),
       .state = {.run_id = RunId::FromRandom(words[0], words[1])},
       .tally_threads = flags.tally_threads != 0
                            ? flags.tally_threads
@@ -233,9 +228,16 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   }
   server->SetServing(true);
 
+  Exporter exporter(fs, clock, run.get(), flags.exports);
   bool stopping = false;
   while (!run->WaitUntilEnded(kLookEvery)) {
-    if (signals.take_reload()) Reload(flags, tls, *clock, fs, run.get());
+    const bool reload = signals.take_reload();
+    if (reload) Reload(flags, tls, *clock, fs, run.get());
+    if (signals.take_reopen() || reload) {
+      for (LineLog* const log : {round_log.get(), event_log.get()})
+        if (log != nullptr) log->Reopen();
+    }
+    exporter.Look(signals.take_save() ? Exporter::Asked::kYes : Exporter::Asked::kNo);
     if (!stopping && signals.stop_requested()) {
       stopping = true;
       run->RequestStop();
@@ -245,15 +247,11 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   absl::Status status = run->end_status();
   // Workers first: they need nothing any more, and the export may take a while.
   run->CloseStreams(kSessionsGrace);
-  if (!flags.export_path.empty()) {
-    const absl::Status exported = Export(flags.export_path, signals, clock, fs, run.get());
-    if (exported.ok()) {
-      LogInfo("the model is written", {{"path", flags.export_path}});
-    } else if (status.ok()) {
-      status = exported;
-    } else {
-      LogError("the model is not written", {{"error", Describe(exported)}});
-    }
+  if (const absl::Status exported = exporter.Final(signals.stop_requested, signals.take_save);
+      !exported.ok()) {
+    // Whoever reads the exit code takes the model to be written after any other end.
+    if (!status.ok()) LogError("the run has ended", {{"error", Describe(status)}});
+    if (status.ok() || ExitCodeFor(exported) == ExitCode::kBadInput) status = exported;
   }
   http.reset();
   server->Shutdown(kCallsGrace);

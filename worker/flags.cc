@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/flags/flags.h"
+#include "common/model_file.h"
 #include "common/process.h"
 #include "common/status.h"
 
@@ -27,6 +28,7 @@ struct Parsed {
   double server_timeout_seconds = 600;
   double wait_timeout_seconds = 3600;
   std::string weight_decay;
+  std::string save_every = "0";
   std::string log_level = "info", log_format = "text";
   bool print_config = false;
 };
@@ -140,8 +142,17 @@ void AddFlags(CLI::App* app, Parsed* parsed) {
   app->add_option("--round-log", flags->round_log, "file that gets one JSON line per round")
       ->type_name("FILE");
   app->add_option("--save", flags->save,
-                  "safetensors file of the final replica; config.json beside it")
+                  "safetensors file of the replica, however this worker ends after it has joined; "
+                  "config.json beside it")
       ->type_name("FILE");
+  app->add_option(
+         "--save-every", parsed->save_every,
+         "copies of the replica meanwhile, beside --save and named after their round: every "
+         "so many rounds (200) or so often (90s, 10m, 2h); 0: none")
+      ->capture_default_str();
+  app->add_option("--save-keep", flags->save_keep, "how many of those copies are kept")
+      ->capture_default_str()
+      ->check(UnsignedBetween(1, 1'000'000));
   app->add_option("--log-level", parsed->log_level, "debug, info, warning or error")
       ->capture_default_str();
   app->add_option("--log-format", parsed->log_format, "text or json")->capture_default_str();
@@ -183,6 +194,11 @@ absl::Status Complete(Parsed* parsed) {
     absl::StatusOr<RunId> run_id = RunId::FromText(parsed->run_id);
     if (!run_id.ok()) return WithContext(run_id.status(), "--run-id");
     session.run_id = *run_id;
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(parsed->flags.save_every,
+                            ParseEvery("--save-every", parsed->save_every));
+  if (!parsed->flags.save_every.never() && parsed->flags.save.empty()) {
+    return absl::InvalidArgumentError("--save-every needs --save FILE, beside which it writes");
   }
   session.connect_timeout = FromSeconds(parsed->connect_timeout_seconds);
   session.server_timeout = FromSeconds(parsed->server_timeout_seconds);
@@ -227,13 +243,10 @@ absl::Status CheckWorkerFlags(const WorkerFlags& flags, FileSystem* fs, Clock* c
   }
   // Before the model and the data, which may take minutes.
   SIGNVOTE_RETURN_IF_ERROR(Session::CheckOptions(session, clock));
-  for (const auto& [flag, path] :
-       {std::pair<const char*, const std::string*>{"--report", &flags.report},
-        {"--save", &flags.save}}) {
-    if (path->empty()) continue;
-    SIGNVOTE_RETURN_IF_ERROR(WithContext(RequireWritable(fs, *path), flag));
-  }
-  return absl::OkStatus();
+  if (!flags.report.empty())
+    SIGNVOTE_RETURN_IF_ERROR(WithContext(RequireWritable(fs, flags.report), "--report"));
+  if (flags.save.empty()) return absl::OkStatus();
+  return WithContext(RequireModelTarget(fs, flags.save, /*config_json=*/""), "--save");
 }
 
 }  // namespace signvote

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "common/clock.h"
+#include "common/every.h"
 #include "common/file_system.h"
 #include "common/log.h"
 #include "worker/models/model.h"
@@ -29,6 +30,8 @@ struct WorkerFlags {
   std::string progress = "auto";
   double progress_seconds = 10;
   std::string report, round_log, save;
+  Every save_every;
+  uint32_t save_keep = 2;
   LogOptions log;
   bool selftest = false;
 };

@@ -20,8 +20,10 @@ namespace {
 constexpr Duration kForever = std::chrono::hours(24 * 365);
 
 int Main(int argc, char** argv) {
+  OpenStandardDescriptors();
   TuneMalloc();
   (void)RaiseDescriptorLimit();
+  InstallStopSignals();
   WorkerFlags flags;
   std::string print;
   absl::Status status = ParseWorkerFlags(argc, argv, &flags, &print);
@@ -32,12 +34,13 @@ int Main(int argc, char** argv) {
   if (status.ok()) {
     InitLogging(flags.log);
     wire::RouteGrpcLog();
-    InstallStopSignals();
     std::stop_source stop;
     std::jthread watcher([&stop] {
       if (WaitForStop(kForever)) stop.request_stop();
     });
-    status = RunWorker(flags, stop.get_token());
+    status = RunWorker(
+        flags,
+        {.stop = stop.get_token(), .take_save = TakeSaveRequest, .take_reopen = TakeReopenRequest});
     RequestStop();  // wakes the watcher
   }
   if (!status.ok()) LogError(Describe(status));

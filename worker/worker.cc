@@ -5,23 +5,22 @@
 #include <atomic>
 #include <cstdio>
 #include <limits>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/clock.h"
 #include "common/cpu.h"
 #include "common/exit_codes.h"
-#include "common/export_metadata.h"
 #include "common/file_system.h"
 #include "common/http/http_server.h"
+#include "common/line_log.h"
 #include "common/log.h"
-#include "common/safetensors.h"
+#include "common/memory_budget.h"
+#include "common/model_file.h"
 #include "common/status.h"
 #include "worker/data/dataset.h"
 #include "worker/direction/cuda_device.h"
@@ -31,6 +30,7 @@
 #include "worker/session/session.h"
 #include "worker/train/metrics.h"
 #include "worker/train/progress.h"
+#include "worker/train/replica_saver.h"
 #include "worker/train/report.h"
 #include "worker/train/routes.h"
 #include "worker/train/trainer.h"
@@ -85,20 +85,6 @@ ProgressStyle StyleOf(const std::string& word) {
   if (word == "lines" || (word == "auto" && ::isatty(STDOUT_FILENO) == 0))
     return ProgressStyle::kLines;
   return ProgressStyle::kTerminal;
-}
-
-absl::Status Save(FileSystem* fs, const std::string& path, const Model& model, Trainer* trainer) {
-  const TrainerReport& report = trainer->report();
-  std::vector<float> x(trainer->replica()->coordinates());
-  SIGNVOTE_RETURN_IF_ERROR(trainer->replica()->Read(0, x));
-  std::map<std::string, std::string> metadata =
-      ExportMetadata(report.run.run_id, report.next_round);
-  metadata["signvote.digest"] = absl::StrFormat("%016x", *report.digest);
-  SIGNVOTE_RETURN_IF_ERROR(WriteSafetensors(fs, path, report.run.layout, x, metadata));
-  const size_t slash = path.rfind('/');
-  const std::string folder = slash == std::string::npos ? "" : path.substr(0, slash + 1);
-  return WriteFileAtomically(fs, folder + "config.json", ModelConfigJson(model.config()),
-                             kFileMode);
 }
 
 absl::Status Selftest(const WorkerFlags& flags, Clock* clock) {
@@ -191,11 +177,24 @@ struct Corpus {
   std::unique_ptr<Dataset> data;
 };
 
-// Writes what the flags ask for once training has ended with `trained`.
-absl::Status WriteResults(const WorkerFlags& flags, FileSystem* fs, const Session& session,
-                          const Model& model, const Dataset& data, Trainer* trainer,
-                          const absl::Status& trained) {
+// The replica as the training left it. `saved` is what became of it; OK also where there was none to
+// save.
+void SaveFinal(const WorkerFlags& flags, Trainer* trainer, ReplicaSaver* saver,
+               absl::Status* saved) {
   const TrainerReport& report = trainer->report();
+  *saved = WithContext(
+      saver->Final(report.run, trainer->replica(), report.next_round, *report.digest),
+      absl::StrCat("--save: the replica of round ", report.next_round.value(), " is not saved"));
+  if (saved->ok() && !flags.save.empty()) {
+    LogInfo("the replica is saved", {{"path", flags.save}, {"round", report.next_round.value()}});
+  }
+}
+
+// Writes what the flags ask for once training has ended with `trained`; `saved` is what became of the
+// replica.
+absl::Status WriteResults(const WorkerFlags& flags, FileSystem* fs, const Session& session,
+                          const Model& model, const Dataset& data, const TrainerReport& report,
+                          const absl::Status& trained, const absl::Status& saved) {
   ReportContext context;
   context.name = session.name();
   context.model = flags.model;
@@ -212,18 +211,20 @@ absl::Status WriteResults(const WorkerFlags& flags, FileSystem* fs, const Sessio
                                         ReportJson(context, report, session.Stats()), kFileMode),
                     "--report");
   }
+  if (!flags.save.empty() && !report.digest.has_value()) {
+    LogWarning("nothing was saved: the replica is not the run's", {{"path", flags.save}});
+  }
   if (!trained.ok()) {
-    if (!reported.ok()) LogWarning("the report is not written", {{"error", Describe(reported)}});
+    const auto tell = [&](const char* what, const absl::Status& status) {
+      if (status.ok()) return;
+      LogError(what, {{"error", Describe(status)},
+                      {"exit_code", static_cast<int64_t>(ExitCodeFor(trained))}});
+    };
+    tell("the replica is not saved", saved);
+    tell("the report is not written", reported);
     return trained;
   }
-  // Before the report's own failure, which must not cost the model.
-  if (!flags.save.empty()) {
-    if (report.digest.has_value()) {
-      SIGNVOTE_RETURN_IF_ERROR(WithContext(Save(fs, flags.save, model, trainer), "--save"));
-    } else {
-      LogWarning("nothing was saved: the replica is not the run's", {{"path", flags.save}});
-    }
-  }
+  SIGNVOTE_RETURN_IF_ERROR(saved);
   SIGNVOTE_RETURN_IF_ERROR(reported);
   LogInfo("done", {{"outcome", context.outcome},
                    {"rounds_voted", report.rounds_voted},
@@ -234,8 +235,25 @@ absl::Status WriteResults(const WorkerFlags& flags, FileSystem* fs, const Sessio
   return absl::OkStatus();
 }
 
+// Told before it is taken: a machine that promises any amount of memory ends the program when it is
+// used.
+absl::Status CheckModelMemory(FileSystem* fs, const ModelConfig& config,
+                              const std::string& device) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<int> gpu, ParseDevice(device));
+  if (gpu.has_value()) return absl::OkStatus();  // of the host's memory it takes little
+  SIGNVOTE_ASSIGN_OR_RETURN(const Layout layout, MakeLayout(config));
+  const uint64_t bytes = layout.coordinates() * sizeof(float);
+  return WithExitCode(
+      CheckMemory(absl::StrCat("a worker of a model of ", layout.coordinates(), " coordinates"),
+                  {{.what = "parameters", .bytes = bytes, .remedy = "a smaller --model"},
+                   {.what = "gradients", .bytes = bytes, .remedy = ""}},
+                  AvailableMemory(fs)),
+      ExitCode::kNoMemory);
+}
+
 absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, const Corpus& corpus,
-                     LogFile* round_log, WorkerPort* port, std::stop_token stop) {
+                     LineLog* round_log, WorkerPort* port, const WorkerSignals& signals) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckModelMemory(fs, corpus.config, flags.model_options.device));
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
                             MakeTorchModel(corpus.config, flags.model_options));
   LogInfo("model", {{"name", corpus.config.name},
@@ -267,10 +285,16 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
                     session->name());
   Trainer trainer(session.get(), model.get(), device.get(), corpus.data.get(), clock,
                   flags.trainer);
-  absl::Status log_status;
+  ReplicaSaver saver(fs, clock,
+                     {.path = flags.save,
+                      .every = flags.save_every,
+                      .keep = flags.save_keep,
+                      .config_json = ModelConfigJson(corpus.config)});
+  absl::Status saved;
   trainer.set_on_joined([&](const RunInfo& run) {
     port->metrics()->OnJoined(run);
     progress.OnJoined(run);
+    saver.Begin(session->replica_round().value_or(Round(0)));
     LogInfo("joined", {{"run", run.run_id.ToText()},
                        {"main_rounds", run.main_rounds.has_value() ? absl::StrCat(*run.main_rounds)
                                                                    : std::string("unknown")},
@@ -282,15 +306,25 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
     port->metrics()->OnRound(MetricsOf(round));
     port->metrics()->OnSession(stats);
     progress.OnRound(round, stats);
-    if (round_log != nullptr && log_status.ok()) {
-      log_status = round_log->Append(RoundLogLine(round) + "\n");
-      if (!log_status.ok()) LogError("round log ends here", {{"error", Describe(log_status)}});
+    const bool reopen = signals.take_reopen();
+    if (round_log != nullptr) {
+      if (reopen) round_log->Reopen();
+      (void)round_log->Write(RoundLogLine(round));  // false: counted, and told of in the file
+    }
+    const auto asked = signals.take_save() ? ReplicaSaver::Asked::kYes : ReplicaSaver::Asked::kNo;
+    if (const std::optional<Round> at = session->replica_round(); at.has_value()) {
+      // A device that failed ends the training by itself.
+      if (const absl::Status copied =
+              saver.AfterRound(trainer.report().run, trainer.replica(), *at, asked);
+          !copied.ok())
+        LogError("the replica cannot be copied", {{"error", Describe(copied)}});
     }
   });
+  trainer.set_on_final_replica([&] { SaveFinal(flags, &trainer, &saver, &saved); });
 
   absl::Status trained;
   {
-    const std::stop_callback drain(stop, [&session] {
+    const std::stop_callback drain(signals.stop, [&session] {
       LogInfo("stopping: the round in progress is finished first");
       session->RequestDrain("stop signal");
     });
@@ -298,14 +332,12 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
   }
   progress.Finish();
   port->metrics()->OnSession(session->Stats());
-  SIGNVOTE_RETURN_IF_ERROR(
-      WriteResults(flags, fs, *session, *model, *corpus.data, &trainer, trained));
-  return log_status;
+  return WriteResults(flags, fs, *session, *model, *corpus.data, trainer.report(), trained, saved);
 }
 
 }  // namespace
 
-absl::Status RunWorker(const WorkerFlags& flags, std::stop_token stop) {
+absl::Status RunWorker(const WorkerFlags& flags, const WorkerSignals& signals) {
   FileSystem* const fs = FileSystem::Posix();
   Clock* const clock = Clock::System();
   SIGNVOTE_RETURN_IF_ERROR(ChooseIsa().status());
@@ -313,15 +345,19 @@ absl::Status RunWorker(const WorkerFlags& flags, std::stop_token stop) {
   SIGNVOTE_RETURN_IF_ERROR(CheckWorkerFlags(flags, fs, clock));
   Corpus corpus;
   SIGNVOTE_ASSIGN_OR_RETURN(corpus.config, LoadModel(fs, flags));
+  if (!flags.save.empty()) {
+    SIGNVOTE_RETURN_IF_ERROR(
+        WithContext(RequireModelTarget(fs, flags.save, ModelConfigJson(corpus.config)), "--save"));
+  }
   SIGNVOTE_ASSIGN_OR_RETURN(corpus.data, LoadData(fs, flags, corpus.config));
   // Before the model: a wrong file name must not cost minutes of training.
-  std::unique_ptr<LogFile> round_log;
+  std::unique_ptr<LineLog> round_log;
   if (!flags.round_log.empty()) {
-    SIGNVOTE_ASSIGN_OR_RETURN(round_log, fs->OpenLog(flags.round_log, kFileMode));
+    SIGNVOTE_ASSIGN_OR_RETURN(round_log, LineLog::Open(fs, flags.round_log));
   }
   WorkerPort port;
   SIGNVOTE_RETURN_IF_ERROR(port.Start(flags.http));
-  return TrainOn(flags, fs, clock, corpus, round_log.get(), &port, std::move(stop));
+  return TrainOn(flags, fs, clock, corpus, round_log.get(), &port, signals);
 }
 
 }  // namespace signvote

@@ -10,7 +10,6 @@
 #include "common/apply.h"
 #include "common/check.h"
 #include "common/checksum.h"
-#include "common/safetensors.h"
 #include "common/status.h"
 
 namespace signvote {
@@ -34,11 +33,6 @@ void UnmapPlane(float* plane, uint64_t pieces) {
 
 uint64_t PiecesOf(uint64_t coordinates) {
   return (coordinates + MasterReplica::kPieceCoordinates - 1) / MasterReplica::kPieceCoordinates;
-}
-
-std::string FolderOf(const std::string& path) {
-  const size_t slash = path.find_last_of('/');
-  return slash == std::string::npos ? "" : path.substr(0, slash + 1);
 }
 
 }  // namespace
@@ -163,14 +157,5 @@ bool MasterReplica::has_x0() const {
 }
 
 uint64_t MasterReplica::Digest() const { return ReplicaDigest(x_, 0, coordinates()); }
-
-absl::Status ExportReplica(FileSystem* fs, const std::string& path, const Layout& layout,
-                           std::span<const float> x,
-                           const std::map<std::string, std::string>& metadata,
-                           const std::string& config_json) {
-  SIGNVOTE_RETURN_IF_ERROR(WriteSafetensors(fs, path, layout, x, metadata));
-  if (config_json.empty()) return absl::OkStatus();
-  return WriteFileAtomically(fs, FolderOf(path) + "config.json", config_json, 0644);
-}
 
 }  // namespace signvote

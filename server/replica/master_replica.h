@@ -3,15 +3,12 @@
 // state transfer can read it while it moves: every piece says at which round it stands.
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "common/file_system.h"
 #include "common/ids.h"
 #include "common/layout.h"
 #include "common/mutex.h"
@@ -95,12 +92,5 @@ class MasterReplica {
 
   std::vector<Piece> pieces_;
 };
-
-// Writes `x` as PATH (safetensors, atomically) and, unless empty, `config_json` as config.json in
-// the same folder.
-absl::Status ExportReplica(FileSystem* fs, const std::string& path, const Layout& layout,
-                           std::span<const float> x,
-                           const std::map<std::string, std::string>& metadata,
-                           const std::string& config_json);
 
 }  // namespace signvote

@@ -9,20 +9,10 @@
 #include <vector>
 
 #include "common/ids.h"
+#include "common/line_sink.h"
 #include "server/round/types.h"
 
 namespace signvote::run {
-
-// Where lines go. The run never waits for a disk or a pipe: a line that cannot be taken at once is
-// dropped and counted.
-// Threads: called on the run's thread; must not block.
-class LineSink {
- public:
-  virtual ~LineSink() = default;
-  // `line` ends without a newline. False: dropped.
-  virtual bool Write(std::string line) = 0;
-  virtual uint64_t dropped() const = 0;  // lines so far
-};
 
 // A JSON object built by hand, so that floating-point numbers appear with stated digits.
 // Not-a-number and infinities become null.

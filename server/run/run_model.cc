@@ -170,6 +170,10 @@ absl::Status RunModel::FixLayout(const CheckedJoin& join) {
                      " (--init): in config.json ", FirstDifference(init_identity_, join.identity),
                      " (here: beside the file, there: the worker's)"));
   }
+  // With --init it is the config beside the file that is exported, or none.
+  if (init_ == nullptr && options_.config_check) {
+    SIGNVOTE_RETURN_IF_ERROR(options_.config_check(join.config_json));
+  }
   SIGNVOTE_ASSIGN_OR_RETURN(Layout layout, WithDecay(join.layout));
   SIGNVOTE_RETURN_IF_ERROR(Adopt(std::move(layout), Round(0)));
   if (init_ == nullptr) {

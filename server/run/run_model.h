@@ -81,10 +81,15 @@ class RunModel {
  public:
   enum class State { kUnknown, kLayoutKnown, kComplete };
 
+  // The operator's own reasons to refuse a model, by its config.json; asked before it becomes the
+  // run's. Its status goes to the worker that brought the config.
+  using ConfigCheck = std::function<absl::Status(const std::string& config_json)>;
+
   struct Options {
     ModelSizes sizes;
     float weight_decay = 0;  // --weight-decay: of the tensors with two dimensions and more; >= 0
     UploadLease::Options upload;
+    ConfigCheck config_check;  // null: any model will do
   };
   // Memory that is left, asked once for each layout; nullopt: unknown.
   using MemoryReader = std::function<std::optional<MemoryLimit>()>;

@@ -176,6 +176,11 @@ absl::StatusOr<RunThread::Final> RunThread::FinalReplica(const std::function<boo
   return out;
 }
 
+std::optional<Round> RunThread::committed() const {
+  MutexLock lock(&mu_);
+  return public_.replica != nullptr ? std::optional(public_.committed) : std::nullopt;
+}
+
 CommitConsumer* RunThread::StartApplier(const std::shared_ptr<MasterReplica>& replica,
                                         size_t backlog_max) {
   MutexLock lock(&mu_);

@@ -87,6 +87,9 @@ class RunThread final : private RunHost {
   };
   absl::StatusOr<Final> FinalReplica(const std::function<bool()>& give_up);
 
+  // Rounds committed so far; nullopt: there are no parameters yet.
+  std::optional<Round> committed() const;
+
   const RunId& run_id() const { return run_id_; }
   Epoch epoch() const { return epoch_; }
 

@@ -27,7 +27,7 @@ SKIPPED_STATUS = 77  # ctest's SKIP_RETURN_CODE
 FOREVER = 1_000_000  # rounds of a run that the test ends, however long programs take to start (end_run)
 
 # common/exit_codes.h
-OK, INTERNAL, USAGE, BAD_INPUT, REFUSED, UNAVAILABLE, PORT_IN_USE, NO_DEVICE, DIVERGED, MISMATCH, WAIT_TIMEOUT = range(11)
+OK, INTERNAL, USAGE, BAD_INPUT, REFUSED, UNAVAILABLE, PORT_IN_USE, NO_DEVICE, DIVERGED, MISMATCH, WAIT_TIMEOUT, NO_MEMORY = range(12)
 
 
 class Disturbed(AssertionError):

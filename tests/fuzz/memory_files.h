@@ -57,6 +57,7 @@ class MemoryFiles final : public FileSystem {
   absl::StatusOr<std::unique_ptr<LogFile>> OpenLog(const std::string& path, uint32_t) override {
     return absl::UnimplementedError(path);
   }
+  absl::Status Remove(const std::string& path) override { return absl::UnimplementedError(path); }
   absl::Status MakeDirectories(const std::string& path, uint32_t) override {
     return absl::UnimplementedError(path);
   }

@@ -89,7 +89,7 @@ APART = [
     ("a file", re.compile(r"\bFileSystem\b"),
      # Tokens are read at the start; a model is written at the end.
      ("server/run/tokens.", "server/replica/master_replica.", "server/rpc/", "server/server.", "server/init_file.",
-      "server/line_log.", "server/main.")),
+      "server/exporter.", "server/main.")),
 ]
 
 TORCH_HEADER = re.compile(r"^(?:torch|ATen|c10|caffe2)/")

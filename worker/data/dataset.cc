@@ -86,6 +86,8 @@ class WindowDataset : public Dataset {
   // Fills `window` with the tokens from `first` on.
   absl::Status ReadWindow(uint64_t first, std::vector<int64_t>* window) const {
     source_->Read(first, window->size(), window->data());
+    if (absl::Status whole = source_->CheckWhole(); !whole.ok())
+      return WithContext(std::move(whole), "--data");
     for (uint64_t i = 0; i < window->size(); ++i) {
       if ((*window)[i] < static_cast<int64_t>(options_.vocabulary)) continue;
       return WithExitCode(

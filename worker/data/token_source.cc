@@ -150,7 +150,7 @@ absl::Status TokenSource::AddText(FileSystem* fs, const std::string& path) {
     SIGNVOTE_RETURN_IF_ERROR(RefuseForeignKinds(path, map->data(), DataFormat::kText));
     segment.data = map->data().data();
     segment.count = map->data().size();
-    maps_.push_back(std::move(map));
+    maps_.push_back({.path = path, .file = std::move(map)});
   } else {
     SIGNVOTE_ASSIGN_OR_RETURN(const std::string text, fs->ReadFile(path, kMapBytesMin));
     segment.offset = pool_.size();
@@ -232,7 +232,7 @@ absl::Status TokenSource::AddShard(FileSystem* fs, const std::string& path, Data
   width_max_ = std::max(width_max_, segment.width);
   tokens_ += segment.count;
   segments_.push_back(segment);
-  maps_.push_back(std::move(map));
+  maps_.push_back({.path = path, .file = std::move(map)});
   return absl::OkStatus();
 }
 
@@ -241,6 +241,15 @@ std::vector<uint64_t> TokenSource::file_starts() const {
   starts.reserve(segments_.size());
   for (const Segment& segment : segments_) starts.push_back(segment.first);
   return starts;
+}
+
+absl::Status TokenSource::CheckWhole() const {
+  for (const Map& map : maps_) {
+    if (!map.file->cut()) continue;
+    return BadData(absl::DataLossError(
+        absl::StrCat(map.path, ": was cut while it was trained on; put the whole file back")));
+  }
+  return absl::OkStatus();
 }
 
 void TokenSource::Read(uint64_t first, uint64_t count, int64_t* out) const {

@@ -35,6 +35,9 @@ class TokenSource {
   std::vector<uint64_t> file_starts() const;
   // Copies tokens [first, first + count). REQUIRES: first + count <= tokens().
   void Read(uint64_t first, uint64_t count, int64_t* out) const;
+  // DATA_LOSS: a file was cut since it was opened, and tokens that were read were not its own. To be
+  // asked after reading.
+  absl::Status CheckWhole() const;
 
  private:
   struct Segment {
@@ -48,7 +51,12 @@ class TokenSource {
   absl::Status AddText(FileSystem* fs, const std::string& path);
   absl::Status AddShard(FileSystem* fs, const std::string& path, DataFormat format);
 
-  std::vector<std::unique_ptr<MappedFile>> maps_;
+  struct Map {
+    std::string path;
+    std::unique_ptr<MappedFile> file;
+  };
+
+  std::vector<Map> maps_;
   std::vector<std::byte>
       // small text files, one behind the other: thousands of maps would hit the kernel's limit
       pool_;

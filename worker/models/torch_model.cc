@@ -7,6 +7,8 @@
 #include <cmath>
 #include <exception>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include <ATen/ATen.h>
@@ -20,12 +22,23 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "common/exit_codes.h"
 #include "common/status.h"
 #include "worker/direction/worker_device.h"
 #include "worker/models/torch_network.h"
 
 namespace signvote {
 namespace {
+
+constexpr std::string_view kHostAllocator = "DefaultCPUAllocator";
+
+absl::Status OutOfMemory(const char* what, const std::string& detail) {
+  return WithExitCode(
+      absl::ResourceExhaustedError(absl::StrCat(
+          what, ": out of memory", detail.empty() ? "" : ": ", detail,
+          "; a smaller --batch (with --accumulate), --sequence or --model takes less")),
+      ExitCode::kNoMemory);
+}
 
 // Runs `body` and turns what LibTorch or the standard library throws into a status: the only place
 // where exceptions are caught.
@@ -35,11 +48,13 @@ absl::Status Guarded(const char* what, Body&& body) {
     body();
     return absl::OkStatus();
   } catch (const c10::OutOfMemoryError& e) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(what, ": out of device memory: ", e.what_without_backtrace()));
+    return OutOfMemory(what, e.what_without_backtrace());
   } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError(absl::StrCat(what, ": out of memory"));
+    return OutOfMemory(what, "");
   } catch (const c10::Error& e) {
+    // A host's allocator has no type of error of its own.
+    if (std::string_view(e.what_without_backtrace()).find(kHostAllocator) != std::string_view::npos)
+      return OutOfMemory(what, e.what_without_backtrace());
     return absl::InternalError(absl::StrCat(what, ": ", e.what_without_backtrace()));
   } catch (const std::exception& e) {
     return absl::InternalError(absl::StrCat(what, ": ", e.what()));

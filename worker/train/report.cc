@@ -70,7 +70,8 @@ std::string ReportJson(const ReportContext& context, const TrainerReport& report
                         {"wait", report.wait_seconds},
                         {"apply", report.apply_seconds},
                         {"evaluate", report.eval_seconds}};
-  return json.dump(2) + "\n";
+  // A path need not be UTF-8.
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 std::string RoundLogLine(const RoundReport& round) {

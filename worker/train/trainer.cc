@@ -57,9 +57,23 @@ Trainer::~Trainer() = default;
 absl::Status Trainer::Run() {
   data_check_.emplace(dataset_);
   const absl::Status status = JoinAndTrain();
+  if (status.ok()) return status;
   // The session sends the ballot again when it must, until it is told that there will be none.
-  if (!status.ok()) (void)session_->Leave(signvote::Describe(status));  // `status` says more
+  (void)session_->Leave(signvote::Describe(status));  // `status` says more
+  // Whatever ended the training, only commits have moved the replica.
+  if (const absl::Status closed = CloseReplica(); !closed.ok())
+    LogWarning("the replica cannot be read any more", {{"error", signvote::Describe(closed)}});
   return status;
+}
+
+absl::Status Trainer::CloseReplica() {
+  if (replica_ == nullptr || report_.digest.has_value()) return absl::OkStatus();
+  const std::optional<Round> round = session_->replica_round();
+  if (!round.has_value()) return absl::OkStatus();
+  report_.next_round = *round;
+  SIGNVOTE_ASSIGN_OR_RETURN(report_.digest, replica_->Digest());
+  if (on_final_replica_) on_final_replica_();
+  return absl::OkStatus();
 }
 
 absl::Status Trainer::JoinAndTrain() {
@@ -211,13 +225,12 @@ absl::Status Trainer::AddUp(const CommitOutcome& outcome, double wait_start, Rou
 
 // When nobody waits for this worker any more.
 absl::Status Trainer::FinishReport() {
+  SIGNVOTE_RETURN_IF_ERROR(CloseReplica());
   if (held_out_ && held_out_->running() && !report_.held_out_first.has_value()) {
     SIGNVOTE_ASSIGN_OR_RETURN(const HeldOutLoss first, held_out_->Finish());
     report_.held_out_first = first.loss;
   }
-  if (const std::optional<Round> round = session_->replica_round()) {
-    report_.next_round = *round;
-    SIGNVOTE_ASSIGN_OR_RETURN(report_.digest, replica_->Digest());
+  if (report_.digest.has_value()) {
     if (held_out_) {
       SIGNVOTE_ASSIGN_OR_RETURN(report_.held_out_last, held_out_->Now());
     }

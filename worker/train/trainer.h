@@ -96,6 +96,8 @@ class Trainer {
  public:
   using OnJoined = std::function<void(const RunInfo& run)>;
   using OnRound = std::function<void(const RoundReport& round)>;
+  // The replica will not move any more: report().digest and next_round say what it is.
+  using OnFinalReplica = std::function<void()>;
 
   // `device` is the model's.
   Trainer(Session* session, Model* model, WorkerDevice* device, const Dataset* dataset,
@@ -103,6 +105,9 @@ class Trainer {
   ~Trainer();
   void set_on_joined(OnJoined callback) { on_joined_ = std::move(callback); }
   void set_on_round(OnRound callback) { on_round_ = std::move(callback); }
+  // Called once, however the run ends for this worker, when its replica is the run's as of a round;
+  // nobody waits for this worker then. Before the last held-out loss, which may take long.
+  void set_on_final_replica(OnFinalReplica callback) { on_final_replica_ = std::move(callback); }
 
   // Joins, trains until the run is finished or this worker is drained, leaves.
   absl::Status Run();
@@ -120,6 +125,7 @@ class Trainer {
   absl::StatusOr<bool> ProbePass(const RoundTicket& ticket);
   absl::Status OnGradientReady(uint64_t first, uint64_t count);
   absl::Status AddUp(const CommitOutcome& outcome, double wait_start, RoundReport* round);
+  absl::Status CloseReplica();
   absl::Status FinishReport();
   absl::StatusOr<std::optional<double>> EmbeddingNorm();
   uint64_t SlicesOfAnEvaluation() const;
@@ -135,6 +141,7 @@ class Trainer {
   const TrainerOptions options_;
   OnJoined on_joined_;
   OnRound on_round_;
+  OnFinalReplica on_final_replica_;
 
   // Constant once Run() has joined.
   RunInfo run_;

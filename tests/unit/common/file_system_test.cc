@@ -1,5 +1,6 @@
 #include "common/file_system.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -168,13 +169,37 @@ TEST_F(FileSystemTest, ALogFileGrowsAtItsEndWhoeverOpensIt) {
   EXPECT_EQ(ExitCodeFor(missing.status()), ExitCode::kBadInput);
 }
 
+TEST_F(FileSystemTest, AFifoThatNobodyReadsIsNoLogAndOneThatIsReadTakesLines) {
+  const std::string path = dir_ / "fifo";
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  const absl::Status none = fs_->OpenLog(path, 0644).status();
+  EXPECT_EQ(none.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ExitCodeFor(none), ExitCode::kBadInput);
+  EXPECT_THAT(std::string(none.message()), HasSubstr(path + ": nobody reads this FIFO"));
+  const int reader = ::open(path.c_str(), O_RDONLY | O_NONBLOCK);
+  ASSERT_GE(reader, 0);
+  const auto log = fs_->OpenLog(path, 0644);
+  ASSERT_TRUE(log.ok()) << Describe(log.status());
+  ASSERT_TRUE((*log)->Append("line\n").ok());
+  char text[8] = "";
+  EXPECT_EQ(::read(reader, text, sizeof(text)), 5);
+  EXPECT_STREQ(text, "line\n");
+  ::close(reader);
+}
+
+TEST_F(FileSystemTest, ARemovedFileIsGoneAndNotThereTwice) {
+  const std::string path = Write("a", "x");
+  EXPECT_TRUE(fs_->Remove(path).ok());
+  EXPECT_EQ(fs_->Remove(path).code(), absl::StatusCode::kNotFound);
+}
+
 TEST_F(FileSystemTest, AfterAFailureEveryLaterCallReturnsIt) {
   const std::string folder = dir_ / "folder";
   ASSERT_EQ(::mkdir(folder.c_str(), 0755), 0);
-  ASSERT_EQ(::mkdir((folder + "/target").c_str(), 0755), 0);
-  auto file =
-      fs_->CreateAtomic(folder + "/target", 0644);  // a folder in the way: the rename must fail
+  auto file = fs_->CreateAtomic(folder + "/target", 0644);
   ASSERT_TRUE(file.ok());
+  // A folder that comes in the way: the rename must fail.
+  ASSERT_EQ(::mkdir((folder + "/target").c_str(), 0755), 0);
   const absl::Status first = (*file)->Commit();
   EXPECT_FALSE(first.ok());
   EXPECT_THAT(std::string(first.message()), HasSubstr(folder + "/target"));

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <map>
 #include <string>
@@ -33,6 +34,7 @@ class FakeFiles final : public FileSystem {
   absl::StatusOr<std::unique_ptr<LogFile>> OpenLog(const std::string&, uint32_t) override {
     return No();
   }
+  absl::Status Remove(const std::string&) override { return No(); }
   absl::StatusOr<uint64_t> FileSize(const std::string&) override { return No(); }
   absl::StatusOr<bool> IsDirectory(const std::string&) override { return No(); }
   absl::StatusOr<std::vector<std::string>> ListFiles(const std::string&) override { return No(); }
@@ -50,6 +52,21 @@ FakeFiles Machine(uint64_t available) {
       "MemTotal:  99999999 kB\nMemFree: 1 kB\nMemAvailable:   " + std::to_string(available / 1024) +
       " kB\n";
   return fs;
+}
+
+TEST(AvailableMemory, TheProcessesOwnLimitOfAddressSpaceCounts) {
+  FakeFiles fs = Machine(8 * kGiB);
+  fs.files["/proc/self/statm"] = "1000 500 100 1 0 200 0\n";
+  fs.files["/proc/self/limits"] =
+      "Limit                     Soft Limit           Hard Limit           Units     \n"
+      "Max address space         unlimited            unlimited            bytes     \n";
+  EXPECT_EQ(AvailableMemory(&fs)->source, "the machine");
+  fs.files["/proc/self/limits"] =
+      "Max stack size            8388608              unlimited            bytes     \n"
+      "Max address space         1073741824           unlimited            bytes     \n";
+  const auto limit = AvailableMemory(&fs);
+  EXPECT_EQ(limit->bytes, kGiB - 1000 * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)));
+  EXPECT_EQ(limit->source, "this process's limit of address space, ulimit -v");
 }
 
 TEST(AvailableMemory, WithoutACgroupTheMachineDecides) {

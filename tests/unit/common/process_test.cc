@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <thread>
@@ -49,7 +51,7 @@ TEST(Process, AThreadThatYieldsChangesNoOtherThread) {
 }
 
 TEST(Process, TheFirstSignalAsksToStop) {
-  for (const int signal : {SIGTERM, SIGINT}) {
+  for (const int signal : {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGXCPU}) {
     const int status = InChild([signal] {
       InstallStopSignals();
       if (StopRequested()) ::_exit(10);
@@ -104,8 +106,81 @@ TEST(Process, ASignalWakesAWait) {
   EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
+// A terminal and its shell both send SIGHUP, the kernel sends SIGXCPU once a second.
+TEST(Process, HangUpsAndProcessorTimeNeverEndTheProcessAtOnce) {
+  const int status = InChild([] {
+    InstallStopSignals();
+    for (const int signal : {SIGHUP, SIGHUP, SIGXCPU, SIGXCPU, SIGTERM, SIGHUP}) {
+      (void)std::raise(signal);
+      if (!WaitForStop(kLong)) ::_exit(9);
+    }
+    ::_exit(7);
+  });
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+}
+
+TEST(Process, UnderNohupAHangUpEndsNothing) {
+  const int status = InChild([] {
+    (void)std::signal(SIGHUP, SIG_IGN);
+    InstallStopSignals();
+    (void)std::raise(SIGHUP);
+    if (StopRequested()) ::_exit(9);
+    InstallReloadSignal();
+    (void)std::raise(SIGHUP);
+    ::_exit(TakeReloadRequest() && !StopRequested() ? 7 : 8);
+  });
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+}
+
+TEST(Process, UserSignalsAskOnceForACopyAndForLogsToBeReopened) {
+  const int status = InChild([] {
+    InstallStopSignals();
+    if (TakeSaveRequest() || TakeReopenRequest()) ::_exit(10);
+    (void)std::raise(SIGUSR1);
+    if (!TakeSaveRequest() || TakeSaveRequest() || TakeReopenRequest()) ::_exit(11);
+    (void)std::raise(SIGUSR2);
+    if (!TakeReopenRequest() || TakeReopenRequest() || TakeSaveRequest()) ::_exit(12);
+    if (StopRequested()) ::_exit(13);
+  });
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST(Process, AWriteBeyondTheFileSizeLimitIsAnErrorNotTheEnd) {
+  const int status = InChild([] {
+    IgnoreFileSizeSignal();
+    const rlimit limit{.rlim_cur = 0, .rlim_max = RLIM_INFINITY};
+    std::FILE* const file = std::tmpfile();
+    if (file == nullptr || ::setrlimit(RLIMIT_FSIZE, &limit) != 0) ::_exit(1);
+    ::_exit(::write(::fileno(file), "x", 1) == -1 && errno == EFBIG ? 0 : 2);
+  });
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST(Process, StandardDescriptorsThatAreClosedAreOpenedAndOthersLeftAlone) {
+  const int status = InChild([] {
+    int ends[2];
+    if (::pipe(ends) != 0) ::_exit(1);
+    ::close(0);
+    ::close(2);
+    ::dup2(ends[1], 1);
+    OpenStandardDescriptors();
+    std::FILE* const later = std::tmpfile();
+    if (later == nullptr || ::fileno(later) <= 2) ::_exit(2);
+    char text[4] = "";
+    if (::write(1, "out", 3) != 3 || ::read(ends[0], text, 3) != 3) ::_exit(3);
+    if (::write(2, "err", 3) != 3 || ::read(0, text, 1) != 0) ::_exit(4);
+  });
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
 TEST(Process, EachHangUpAsksForOneReload) {
   const int status = InChild([] {
+    InstallStopSignals();
     InstallReloadSignal();
     if (TakeReloadRequest()) ::_exit(10);
     for (int i = 0; i < 2; ++i) {

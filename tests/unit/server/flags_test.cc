@@ -117,7 +117,7 @@ TEST(ServerFlagsTest, EveryFlagReachesItsSetting) {
   EXPECT_EQ(c.rule.schedule, "cosine");
   EXPECT_EQ(c.rule.warmup_rounds, 11u);
   EXPECT_EQ(flags.init_path, "i");
-  EXPECT_EQ(flags.export_path, "e");
+  EXPECT_EQ(flags.exports.path, "e");
   EXPECT_EQ(flags.round_log_path, "r");
   EXPECT_EQ(flags.event_log_path, "v");
   EXPECT_EQ(flags.port_file, "p");

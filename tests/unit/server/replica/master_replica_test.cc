@@ -12,11 +12,9 @@
 #include "absl/strings/match.h"
 #include "common/apply.h"
 #include "common/bits.h"
-#include "common/checkpoint.h"
 #include "common/checksum.h"
 #include "common/rng.h"
 #include "common/status.h"
-#include "tests/support/temp_dir.h"
 #include "tests/unit/server/commit/records.h"
 
 namespace signvote {
@@ -273,23 +271,6 @@ TEST(MasterReplicaMemoryTest, AModelFarBeyondTheMachinesMemoryIsRefusedWithItsSi
   if (made.ok()) GTEST_SKIP() << "this kernel promises any amount of memory";
   EXPECT_EQ(made.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_TRUE(absl::StrContains(made.status().message(), std::to_string(8 * d)));
-}
-
-TEST(ExportReplicaTest, WritesTheModelAndItsConfigBesideIt) {
-  TempDir dir;
-  const Layout layout = TwoTensors(3, 2);
-  const std::vector<float> x = {1, 2, 3, 4, 5};
-  FileSystem* fs = FileSystem::Posix();
-  ASSERT_TRUE(ExportReplica(fs, dir / "model.safetensors", layout, x, {{"signvote.round", "7"}},
-                            "{\"a\":1}")
-                  .ok());
-  const auto file = Checkpoint::Open(fs, dir / "model.safetensors");
-  ASSERT_TRUE(file.ok()) << Describe(file.status());
-  std::vector<float> back(5);
-  ASSERT_TRUE((*file)->CopyInto(layout, back).ok());
-  EXPECT_EQ(back, x);
-  EXPECT_EQ((*file)->metadata().at("signvote.round"), "7");
-  EXPECT_EQ(*fs->ReadFile(dir / "config.json", 100), "{\"a\":1}");
 }
 
 }  // namespace

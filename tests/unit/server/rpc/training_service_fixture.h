@@ -11,11 +11,11 @@
 #include <vector>
 
 #include "common/bits.h"
+#include "common/line_log.h"
 #include "common/memory_budget.h"
 #include "common/rng.h"
 #include "common/status.h"
 #include "server/init_file.h"
-#include "server/line_log.h"
 #include "server/rpc/grpc_server.h"
 #include "server/run/run_thread.h"
 #include "tests/support/temp_dir.h"

@@ -179,6 +179,25 @@ TEST(RunModel, ParametersThatAreNotFiniteEndTheLeaseAndTheNextOneMayUpload) {
   EXPECT_TRUE(model->Complete(0).ok());
 }
 
+TEST(RunModel, AConfigThatTheOperatorCannotTakeRefusesTheWorkerBeforeAnythingIsTaken) {
+  RunModel::Options options;
+  options.config_check = [](const std::string& config) {
+    return config == "{\"a\":1}" ? absl::OkStatus()
+                                 : absl::FailedPreconditionError("another model");
+  };
+  auto model = RunModel::Create(options, Left(std::nullopt), nullptr);
+  ASSERT_TRUE(model.ok());
+  EXPECT_EQ((*model)->FixLayout(JoinOf(Small(), "{\"a\":2}")),
+            absl::FailedPreconditionError("another model"));
+  EXPECT_EQ((*model)->state(), RunModel::State::kUnknown);
+  EXPECT_TRUE((*model)->FixLayout(JoinOf(Small(), "{\"a\":1}")).ok());
+  // With --init that config is exported, and was checked when the server began.
+  auto init =
+      RunModel::Create(options, Left(std::nullopt), std::make_unique<FakeInit>(1.0f, "{\"a\":2}"));
+  ASSERT_TRUE(init.ok());
+  EXPECT_TRUE((*init)->FixLayout(JoinOf(Small(), "{\"a\":2}")).ok());
+}
+
 TEST(RunModel, TheMemoryRuleNamesEachPartAndTheFlagsThatHelp) {
   auto model = RunModel::Create({.sizes = {.workers_max = 64}}, Left(300 * kMiB), nullptr);
   ASSERT_TRUE(model.ok());

@@ -52,6 +52,15 @@ TEST(ReportTest, TheReportHoldsWhatWasMeasuredAndNullForWhatWasNot) {
   EXPECT_EQ(json["targets_per_second"], 2048);
 }
 
+TEST(ReportTest, APathThatIsNoUtf8CostsNothingButItsLetters) {
+  ReportContext context;
+  context.model = "/models/\xff\xfe.json";
+  context.data = "/data/\xe4pfel";
+  context.outcome = "DATA_LOSS: /data/\xe4pfel: was cut";
+  const Json json = Json::parse(ReportJson(context, {}, {}));
+  EXPECT_EQ(json["data"], "/data/\xef\xbf\xbdpfel");
+}
+
 TEST(ReportTest, ARoundIsOneLineFromWhichTheStepsizeCanBeRecomputed) {
   RoundReport round;
   round.round = Round(4);

@@ -345,6 +345,51 @@ TEST(TrainerTest, RefusalsOfSessionAndDataEndTheRunWithTheirStatus) {
   EXPECT_EQ(empty.trainer.Run(), absl::InvalidArgumentError("no such token"));
 }
 
+// Goal:   whoever ends the training, the replica can be kept, and is what the last commit made it.
+TEST(TrainerTest, HoweverTheTrainingEndsTheReplicaIsHandedOverOnceWithItsRoundAndDigest) {
+  for (const bool fails : {false, true}) {
+    Bench bench(5);
+    int finals = 0;
+    bench.trainer.set_on_final_replica([&] {
+      ++finals;
+      bench.events.push_back("final");
+    });
+    bench.trainer.set_on_round([&](const RoundReport& round) {
+      if (fails && round.round == Round(2)) bench.data.status = absl::DataLossError("cut");
+    });
+    EXPECT_EQ(bench.trainer.Run(), bench.data.status);
+    EXPECT_EQ(finals, 1);
+    const TrainerReport& report = bench.trainer.report();
+    EXPECT_EQ(report.next_round, Round(fails ? 3 : 5));
+    ASSERT_TRUE(report.digest.has_value());
+    EXPECT_EQ(*report.digest, *bench.trainer.replica()->Digest());
+    // After a failure nobody shall wait for this worker while its replica is written.
+    if (fails) {
+      EXPECT_EQ(bench.events.back(), "final");
+    }
+  }
+}
+
+TEST(TrainerTest, AReplicaThatIsNotTheRunsIsNotHandedOverAfterAFailure) {
+  Bench bench(5);
+  bench.session.too_late = true;
+  bench.trainer.set_on_final_replica([] { FAIL() << "there is none"; });
+  EXPECT_TRUE(bench.trainer.Run().ok());
+  Bench refused(5);
+  refused.session.stranger = true;
+  refused.trainer.set_on_final_replica([] { FAIL() << "there is none"; });
+  EXPECT_EQ(refused.trainer.Run().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(TrainerTest, TheReplicaIsHandedOverBeforeTheLastHeldOutLoss) {
+  Bench bench(2, {.eval_every = 0, .eval_batches = 2});
+  bench.trainer.set_on_final_replica([&] { bench.events.push_back("final"); });
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  const auto final = std::find(bench.events.begin(), bench.events.end(), "final");
+  ASSERT_NE(final, bench.events.end());
+  EXPECT_EQ(std::count(final, bench.events.end(), "last held-out 0"), 1);
+}
+
 TEST(TrainerTest, WhatTheWholeOfTheDataHoldsEndsTheRunLongBeforeAMinibatchMeetsIt) {
   Bench foreign(200'000);  // the thread that reads has the lowest priority
   foreign.data.all = absl::InvalidArgumentError("token 300 at position 10^12");

@@ -1,0 +1,89 @@
+#include "common/model_series.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/check.h"
+#include "common/log.h"
+#include "common/model_file.h"
+#include "common/status.h"
+
+namespace signvote {
+
+ModelSeries::ModelSeries(FileSystem* fs, Options options) : fs_(fs), options_(std::move(options)) {
+  SIGNVOTE_CHECK(options_.keep > 0);
+}
+
+ModelSeries::~ModelSeries() { Finish(); }
+
+std::string ModelSeries::PathOf(const std::string& path, Round round) {
+  const size_t slash = path.find_last_of('/');
+  const size_t name = slash == std::string::npos ? 0 : slash + 1;
+  const size_t dot = path.find_last_of('.');
+  // A dot that begins the name, or stands in a folder's, begins no suffix.
+  const size_t end = dot == std::string::npos || dot <= name ? path.size() : dot;
+  // Wide enough that names sort as rounds do.
+  return absl::StrCat(path.substr(0, end), absl::StrFormat(".round-%08d", round.value()),
+                      path.substr(end));
+}
+
+bool ModelSeries::busy() {
+  MutexLock lock(&mu_);
+  return writing_;
+}
+
+void ModelSeries::TellBusy() const {
+  LogWarning("no copy of the model is written: the one before is still on its way to the disk",
+             {{"path", options_.path}});
+}
+
+void ModelSeries::Write(Take take) {
+  {
+    MutexLock lock(&mu_);
+    SIGNVOTE_CHECK(!writing_);
+    writing_ = true;
+  }
+  Finish();  // at once: the thread before has said that it is done
+  thread_ = std::thread([this, take = std::move(take)]() mutable {
+    TakeAndWrite(take);
+    MutexLock lock(&mu_);
+    writing_ = false;
+  });
+}
+
+void ModelSeries::Finish() {
+  if (thread_.joinable()) thread_.join();
+}
+
+void ModelSeries::TakeAndWrite(Take& take) {
+  std::string path = options_.path;
+  absl::Status status;
+  Round round;
+  if (absl::StatusOr<ModelCopy> copy = take(); !copy.ok()) {
+    status = copy.status();
+  } else {
+    round = copy->round;
+    path = PathOf(options_.path, round);
+    status = WriteModel(fs_, path, copy->layout, copy->x, copy->metadata, copy->config_json);
+  }
+  if (!status.ok()) {
+    LogError("a copy of the model is not written; the next one is tried when it is due",
+             {{"path", path}, {"error", Describe(status)}});
+    return;
+  }
+  LogInfo("a copy of the model is written", {{"path", path}, {"round", round.value()}});
+  // Also one of the same name, of a run before.
+  std::erase(written_, path);
+  written_.push_back(path);
+  while (written_.size() > options_.keep) {
+    if (const absl::Status removed = fs_->Remove(written_.front());
+        !removed.ok() && !absl::IsNotFound(removed)) {
+      LogWarning("an old copy of the model stays", {{"error", Describe(removed)}});
+    }
+    written_.pop_front();
+  }
+}
+
+}  // namespace signvote

@@ -1,0 +1,115 @@
+#include "server/exporter.h"
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/exit_codes.h"
+#include "common/export_metadata.h"
+#include "common/log.h"
+#include "common/model_file.h"
+#include "common/status.h"
+
+namespace signvote {
+namespace {
+
+// What a stop leaves the applier to catch up in before the model is written as it stands.
+constexpr Duration kApplierGrace = std::chrono::seconds(3);
+// A copy begins behind the commit that the applier is at.
+constexpr Duration kCopyPatience = std::chrono::seconds(30);
+constexpr Duration kLookEvery = std::chrono::milliseconds(100);
+constexpr Duration kAgainFirst = std::chrono::seconds(5);
+constexpr Duration kAgainLongest = std::chrono::seconds(60);
+
+}  // namespace
+
+Exporter::Exporter(FileSystem* fs, Clock* clock, run::RunThread* run, ExportOptions options)
+    : fs_(fs), clock_(clock), run_(run), options_(std::move(options)) {
+  if (!options_.path.empty()) {
+    series_.emplace(fs_, ModelSeries::Options{.path = options_.path, .keep = options_.keep});
+  }
+}
+
+void Exporter::Look(Asked asked) {
+  if (!series_.has_value()) {
+    if (asked == Asked::kYes) {
+      LogWarning(
+          "asked for a copy of the model, but no --export says where to; `signvote export` "
+          "writes one");
+    }
+    return;
+  }
+  const std::optional<Round> committed = run_->committed();
+  if (!committed.has_value()) {
+    if (asked == Asked::kYes) LogWarning("asked for a copy of the model: there is none yet");
+    return;
+  }
+  if (!schedule_.has_value()) schedule_.emplace(options_.every, *committed, clock_->Now());
+  const bool due = schedule_->Due(*committed, clock_->Now());
+  if (!due && asked == Asked::kNo) return;
+  if (series_->busy()) return series_->TellBusy();
+  series_->Write([run = run_]() -> absl::StatusOr<ModelCopy> {
+    SIGNVOTE_ASSIGN_OR_RETURN(run::RunThread::Exported copy, run->CopyReplica(kCopyPatience));
+    std::map<std::string, std::string> metadata = ExportMetadata(run->run_id(), copy.round);
+    return ModelCopy{.layout = std::move(copy.layout),
+                     .round = copy.round,
+                     .x = std::move(copy.x),
+                     .metadata = std::move(metadata),
+                     .config_json = std::move(copy.config_json)};
+  });
+}
+
+absl::Status Exporter::WriteFinal(const std::function<bool()>& stop_requested) {
+  std::optional<Time> give_up_at;
+  const auto give_up = [&] {
+    if (!give_up_at.has_value() && stop_requested()) give_up_at = clock_->Now() + kApplierGrace;
+    return give_up_at.has_value() && clock_->Now() >= *give_up_at;
+  };
+  const absl::StatusOr<run::RunThread::Final> final = run_->FinalReplica(give_up);
+  if (final.ok()) {
+    return WriteModel(fs_, options_.path, final->replica->layout(), final->replica->x(),
+                      ExportMetadata(run_->run_id(), final->round), final->config_json);
+  }
+  if (!absl::IsCancelled(final.status())) return WithContext(final.status(), options_.path);
+  SIGNVOTE_ASSIGN_OR_RETURN(const run::RunThread::Exported copy, run_->CopyReplica(kApplierGrace));
+  LogWarning("the model is written as of an earlier round: the master replica was behind",
+             {{"round", copy.round.value()}});
+  return WriteModel(fs_, options_.path, copy.layout, copy.x,
+                    ExportMetadata(run_->run_id(), copy.round), copy.config_json);
+}
+
+absl::Status Exporter::Final(const std::function<bool()>& stop_requested,
+                             const std::function<bool()>& take_save) {
+  if (!series_.has_value()) return absl::OkStatus();
+  series_->Finish();
+  const bool stopped_before = stop_requested();
+  const Time until = clock_->Now() + options_.linger;
+  Duration again = kAgainFirst;
+  while (true) {
+    absl::Status status = WriteFinal(stop_requested);
+    if (status.ok()) {
+      LogInfo("the model is written", {{"path", options_.path}});
+      return status;
+    }
+    if (!run_->committed().has_value()) return status;  // nothing that could be lost
+    status = WithExitCode(std::move(status), ExitCode::kBadInput);
+    const Time now = clock_->Now();
+    const bool asked_to_end = !stopped_before && stop_requested();
+    if (now >= until || asked_to_end) return status;
+    const Time next = std::min(until, now + again);
+    again = std::min(again * 2, kAgainLongest);
+    LogError(
+        "the model is not written: the server holds it and tries again; free the disk, or save it "
+        "elsewhere with `signvote export PATH`, then stop the server",
+        {{"error", Describe(status)},
+         {"held_for_seconds", ToSeconds(until - now)},
+         {"again_in_seconds", ToSeconds(next - now)}});
+    while (clock_->Now() < next && !take_save() && (stopped_before || !stop_requested())) {
+      clock_->SleepFor(std::min<Duration>(kLookEvery, next - clock_->Now()));
+    }
+  }
+}
+
+}  // namespace signvote

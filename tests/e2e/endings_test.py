@@ -1,0 +1,422 @@
+"""However a program ends, what was trained is kept: signals, lost servers, refusals, disks that do not take it.
+
+The table of signals in docs/operations.md is walked: what it says happens.
+"""
+
+import json
+import os
+import pathlib
+import pty
+import re
+import signal
+import struct
+import time
+import unittest
+
+import harness
+from harness import BAD_INPUT, BIN, FOREVER, OK, REFUSED, UNAVAILABLE, USAGE
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAMS = ("server", "worker")
+
+
+def metadata(path):
+    """What a safetensors file says of itself; None where there is none."""
+    try:
+        data = pathlib.Path(path).read_bytes()
+    except FileNotFoundError:
+        return None
+    length, = struct.unpack("<Q", data[:8])
+    return json.loads(data[8:8 + length])["__metadata__"]
+
+
+def signal_table():
+    """{program: {signal: first word of what it does}} of the page."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    section = page[page.index("### Signals"):]
+    rows = {program: {} for program in PROGRAMS}
+    for line in section.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        if len(cells) != 3 or not cells[0].startswith("SIG"):
+            continue
+        for name in cells[0].split(", "):
+            for program, cell in zip(PROGRAMS, cells[1:]):
+                rows[program][name.removeprefix("SIG")] = re.match(r"\w+", cell).group()
+    return rows
+
+
+class Table(unittest.TestCase):
+    def test_the_page_says_what_each_signal_does(self):
+        wanted = {"INT", "TERM", "QUIT", "HUP", "XCPU", "USR1", "USR2", "PIPE", "XFSZ"}
+        for program, rows in signal_table().items():
+            self.assertEqual(set(rows), wanted, program)
+            self.assertLessEqual(set(rows.values()), {"stops", "copies", "reopens", "ignored"}, program)
+
+
+class ServerEndings(harness.ProcessTest):
+    insecure = True
+
+    def setUp(self):
+        super().setUp()
+        self.certify("a")
+
+    def start_with_export(self, name, *flags, rounds=FOREVER):
+        folder = self.folder / name
+        folder.mkdir()
+        self.export = folder / "model.safetensors"
+        self.start_server("--export", self.export, *flags, rounds=rounds, name=name)
+
+    def assert_holds_the_last_round(self):
+        self.assertEqual(int(metadata(self.export)["signvote.round"]), len(self.rounds()))
+
+    def logged(self, text, timeout=30):
+        self.wait_until(f"the server says '{text}'", lambda: text in self.server.log(), timeout)
+
+    def phases(self):
+        """(phase, how a server gets there, whether it then holds a model)."""
+        def waiting(name):
+            self.start_with_export(name)
+
+        def training(name):
+            self.start_with_export(name)
+            self.start_worker("a", "--compute-ms", 10, "--server-timeout", 1)
+            self.wait_round(3)
+
+        def paused(name):
+            training(name)
+            self.pause()
+        return [("waiting", waiting, False), ("training", training, True), ("paused", paused, True)]
+
+    def test_each_signal_does_what_the_page_says_in_each_phase(self):
+        for phase, reach, has_model in self.phases():
+            for name, does in signal_table()["server"].items():
+                # The server of these tests has tokens, and no terminal.
+                does = "reopens" if name == "HUP" else does
+                with self.subTest(phase=phase, signal=name):
+                    reach(f"{phase}-{name}")
+                    server, before = self.server, len(self.rounds())
+                    if does == "reopens":
+                        self.event_log.rename(self.event_log.with_suffix(".1"))
+                    server.signal(getattr(signal, f"SIG{name}"))
+                    if does == "stops":
+                        code = server.wait(30)
+                        if has_model:
+                            self.assertEqual(code, OK, server.log())
+                            self.assert_holds_the_last_round()
+                    else:
+                        if phase == "training":
+                            self.wait_round(before + 3)
+                        if does == "copies" and has_model:
+                            self.wait_until("a copy is there", lambda: list(self.export.parent.glob("model.round-*")))
+                        if does == "reopens" and phase == "training":
+                            self.pause()  # an event
+                            self.wait_until("the log is there again", lambda: self.lines(self.event_log))
+                        server.signal(signal.SIGTERM)
+                        server.wait(30)
+                    for process in self.processes:
+                        process.close()
+
+    def test_a_second_signal_ends_the_server_at_once(self):
+        self.start_with_export("second", "--linger-export", 600)
+        self.export.parent.rename(self.folder / "gone")
+        self.start_worker("a", "--compute-ms", 10, "--server-timeout", 1)
+        self.wait_round(3)
+        self.server.signal(signal.SIGTERM)
+        self.logged("the model is not written")
+        self.server.signal(signal.SIGTERM)
+        self.assertEqual(self.server.wait(10), -signal.SIGTERM)
+
+    def test_a_model_that_cannot_be_written_is_held_and_saved_elsewhere(self):
+        self.start_with_export("held", rounds=10)
+        self.export.parent.rename(self.folder / "gone")
+        self.start_worker("a")
+        self.logged("free the disk, or save it elsewhere with `signvote export PATH`")
+        elsewhere = self.folder / "elsewhere.safetensors"
+        code, out, err = self.ctl("export", elsewhere)
+        self.assertEqual(code, OK, out + err)
+        self.assertEqual(int(metadata(elsewhere)["signvote.round"]), 10)
+        self.server.signal(signal.SIGTERM)  # the first: it gives up
+        self.wait_end(20, expected=BAD_INPUT)
+        self.assertRegex(self.server.log().splitlines()[-1], r" error .*held/model\.safetensors.*No such file")
+
+    def test_a_disk_that_is_mended_gets_the_model(self):
+        self.start_with_export("mended", rounds=10)
+        self.export.parent.rename(self.folder / "gone")
+        self.start_worker("a")
+        self.logged("the model is not written")
+        (self.folder / "gone").rename(self.export.parent)
+        self.server.signal(signal.SIGUSR1)  # at once; it would be tried again anyhow
+        self.wait_end(30)
+        self.assert_holds_the_last_round()
+
+    def test_it_is_held_for_linger_export_and_no_longer(self):
+        self.start_with_export("linger", "--linger-export", 1, rounds=10)
+        self.export.parent.rename(self.folder / "gone")
+        self.start_worker("a")
+        self.wait_end(30, expected=BAD_INPUT)
+
+    def test_a_file_size_limit_costs_neither_the_run_nor_the_model(self):
+        folder = self.folder / "small"
+        folder.mkdir()
+        port_file, log = self.folder / "ports.json", folder / "rounds.jsonl"
+        command = " ".join(map(str, [BIN / "signvote-server", "--insecure", "--listen", "127.0.0.1:0", "--http", "off",
+                                     "--port-file", port_file, "--rounds", 60, "--export", folder / "model.safetensors",
+                                     "--round-log", log]))
+        server = self.start("server", ["bash", "-c", f"ulimit -f 8; exec {command}"], harness.Server)
+        server.port_file = port_file
+        self.server, self.round_log = server, log
+        server.ports()
+        self.start_worker("a")
+        self.logged("the model is not written")
+        self.assertIn("a log cannot be written; the run goes on without it", server.log())
+        self.assertIn("File too large", server.log())
+        elsewhere = self.folder / "elsewhere.safetensors"
+        self.assertEqual(self.ctl("export", elsewhere)[0], OK)
+        self.assertEqual(int(metadata(elsewhere)["signvote.round"]), 60)
+        server.signal(signal.SIGTERM)
+        self.wait_end(20, expected=BAD_INPUT)
+
+    def test_copies_are_written_while_the_run_goes_on_and_the_last_are_kept(self):
+        self.start_with_export("copies", "--export-every", 5, "--export-keep", 2)
+        self.start_worker("a", "--compute-ms", 20, "--server-timeout", 1)
+        self.wait_until("three are written", lambda: self.server.log().count("a copy of the model is written") >= 3)
+        self.server.signal(signal.SIGTERM)
+        self.wait_end(60)
+        self.assert_holds_the_last_round()
+        copies = sorted(self.export.parent.glob("model.round-*.safetensors"))
+        self.assertEqual(len(copies), 2, copies)
+        for path in copies:
+            said = int(re.search(r"round-(\d+)", path.name).group(1))
+            self.assertEqual(int(metadata(path)["signvote.round"]), said)
+        code, _, err = self.command("signvote-server", "--insecure", "--rounds", 1, "--export-every", 5)
+        self.assertEqual(code, USAGE)
+        self.assertIn("--export-every needs --export", err)
+
+    def terminal_server(self, *wrapper):
+        """A server with certificates, whose SIGHUP means a reload, on a terminal of its own; (its master's descriptor)."""
+        type(self).insecure = False
+        self.addCleanup(setattr, type(self), "insecure", True)
+        self.export = self.folder / "model.safetensors"
+        port_file = self.folder / "ports.json"
+        self.round_log = self.folder / "rounds.jsonl"
+        command = [*wrapper, BIN / "signvote-server", "--listen", "127.0.0.1:0", "--http", "off", "--port-file", port_file,
+                   "--rounds", FOREVER, "--tokens", self.tls / "tokens", "--export", self.export,
+                   "--round-log", self.round_log, *self.server_flags()]
+        command = [str(word) for word in command]
+        log = os.open(self.folder / "terminal.log", os.O_WRONLY | os.O_CREAT, 0o600)
+        pid, master = pty.fork()
+        if pid == 0:
+            os.dup2(log, 2)
+            os.execvp(command[0], command)
+        os.close(log)
+        test = self
+
+        class Terminal:
+            def __init__(self):
+                self.port_file, self.returncode = port_file, None
+                self.popen = self
+                self.log = (test.folder / "terminal.log").read_text
+
+            @property
+            def alive(self):
+                if self.returncode is None:
+                    done, status = os.waitpid(pid, os.WNOHANG)
+                    self.returncode = os.waitstatus_to_exitcode(status) if done else None
+                return self.returncode is None
+            ports, address = harness.Server.ports, harness.Server.address
+        self.server = Terminal()
+        self.addCleanup(lambda: self.server.alive and os.kill(pid, signal.SIGKILL))
+        self.server.ports()
+        return pid, master
+
+    def test_a_closed_terminal_stops_a_server_that_reloads_on_sighup(self):
+        pid, master = self.terminal_server()
+        self.start_worker("a", "--compute-ms", 10, "--server-timeout", 1)
+        self.wait_round(3)
+        os.kill(pid, signal.SIGHUP)
+        self.logged("tokens read again")
+        os.close(master)
+        self.wait_until("the server ends", lambda: not self.server.alive, 30)
+        self.assertEqual(self.server.returncode, OK, self.server.log())
+        self.assert_holds_the_last_round()
+
+    def test_under_nohup_a_closed_terminal_ends_nothing(self):
+        pid, master = self.terminal_server("nohup")
+        self.start_worker("a", "--compute-ms", 10, "--server-timeout", 1)
+        self.wait_round(3)
+        os.close(master)
+        self.wait_round(len(self.rounds()) + 5)
+        os.kill(pid, signal.SIGTERM)
+        self.wait_until("the server ends", lambda: not self.server.alive, 30)
+        self.assertEqual(self.server.returncode, OK, self.server.log())
+
+
+@unittest.skipUnless(harness.has_torch(), "needs LibTorch")
+class WorkerEndings(harness.ProcessTest):
+    def setUp(self):
+        super().setUp()
+        self.certify("a", "b")
+        self.corpus = self.folder / "corpus.txt"
+        # Large enough to be mapped.
+        self.corpus.write_text("".join(f"the sum of {a} and {b} is {a + b}.\n" for a in range(250) for b in range(200)))
+        self.assertGreater(self.corpus.stat().st_size, 1 << 20)
+
+    def worker(self, name, *flags, folder=None, limits=""):
+        self.save = (folder or self.folder) / f"{name}.safetensors"
+        command = [BIN / "signvote-worker", *self.worker_flags(name), "--report", self.folder / f"{name}.report.json",
+                   "--model", "micro", "--data", self.corpus, "--batch", 2, "--sequence", 32, "--threads", 1,
+                   "--eval-batches", 1, "--save", self.save, *flags]
+        if limits:
+            command = ["bash", "-c", limits + '; exec "$@"', "bash", *command]
+        return self.start(name, command)
+
+    def start_run(self, **arguments):
+        self.start_server("--digest-every", 1, rounds=FOREVER, **arguments)
+
+    def assert_saved(self):
+        """The file holds the replica of its round: its digest is the one that the run knows of that round."""
+        said = metadata(self.save)
+        self.assertIsNotNone(said, "nothing was saved")
+        round_ = int(said["signvote.round"])
+        known = self.digests(round_)
+        self.assertEqual(known, {said["signvote.digest"]}, f"round {round_}")
+        return round_
+
+    def digests(self, round_):
+        return {e["digest"] for e in self.events("digest") if e.get("digest_round") == round_}
+
+    def test_each_signal_does_what_the_page_says_while_it_trains(self):
+        self.start_run()
+        for name, does in signal_table()["worker"].items():
+            with self.subTest(signal=name):
+                log = self.folder / f"{name}.jsonl"
+                worker = self.worker("a", "--round-log", log)
+                self.wait_until("it votes", lambda: len(self.lines(log)) >= 2)
+                if does == "reopens":
+                    log.rename(log.with_suffix(".1"))
+                worker.signal(getattr(signal, f"SIG{name}"))
+                if does == "stops":
+                    self.assert_exit(worker, OK)
+                else:
+                    if does == "copies":
+                        self.wait_until("a copy is there", lambda: list(self.folder.glob("a.round-*")))
+                    elif does == "reopens":
+                        self.wait_until("the log is there again", lambda: self.lines(log))
+                    else:
+                        voted = len(self.lines(log))
+                        self.wait_until("it goes on", lambda: len(self.lines(log)) > voted + 2)
+                    worker.signal(signal.SIGTERM)
+                    self.assert_exit(worker, OK)
+                self.assert_saved()
+                self.save.unlink()
+
+    def assert_each_signal_in_a_phase_without_rounds(self, reach, saved_round):
+        for name, does in signal_table()["worker"].items():
+            with self.subTest(signal=name):
+                worker = self.worker("a", "--connect-timeout", 600)
+                self.wait_until("it is so far", lambda: reach in worker.log())
+                worker.signal(getattr(signal, f"SIG{name}"))
+                if does != "stops":
+                    worker.signal(signal.SIGTERM)
+                self.assert_exit(worker, OK)
+                said = metadata(self.save)
+                self.assertEqual(said and said["signvote.round"], saved_round)
+                self.save.unlink(missing_ok=True)
+
+    def test_each_signal_does_what_the_page_says_while_it_waits_for_others(self):
+        self.start_run(workers_min=2)
+        self.assert_each_signal_in_a_phase_without_rounds(" joined ", "0")
+
+    def test_each_signal_does_what_the_page_says_while_it_looks_for_the_server(self):
+        self.start_run()
+        self.server.ports()
+        self.server.kill()
+        self.assert_each_signal_in_a_phase_without_rounds(" data ", None)
+
+    def test_a_second_signal_ends_it_at_once(self):
+        self.start_run()
+        worker = self.worker("a")
+        self.wait_round(3)
+        harness.stop(self.server)  # the round in progress is waited for
+        worker.signal(signal.SIGTERM)
+        self.wait_until("it stops", lambda: "the round in progress is finished first" in worker.log())
+        worker.signal(signal.SIGINT)
+        self.assertEqual(worker.wait(10), -signal.SIGINT)
+        harness.cont(self.server)
+
+    def test_a_lost_server_costs_no_replica(self):
+        self.start_run()
+        worker = self.worker("a", "--server-timeout", 1)
+        self.wait_round(5)
+        self.pause()
+        committed = len(self.rounds())
+        self.wait_until("its digest is known", lambda: self.digests(committed))
+        self.server.kill()
+        self.assert_exit(worker, UNAVAILABLE)
+        self.assertEqual(self.assert_saved(), committed)
+        self.assertEqual(json.loads((self.folder / "config.json").read_text())["model_type"], "llama")
+
+    def test_an_evicted_worker_keeps_its_replica(self):
+        self.start_run()
+        worker = self.worker("a")
+        self.wait_round(5)
+        self.assertEqual(self.ctl("evict", "a")[0], OK)
+        self.assert_exit(worker, REFUSED)
+        self.assert_saved()
+
+    def test_a_corpus_that_is_cut_is_told_and_costs_no_replica(self):
+        self.start_run()
+        worker = self.worker("a")
+        self.wait_round(5)
+        os.truncate(self.corpus, 4096)
+        self.assert_exit(worker, BAD_INPUT)
+        self.assertRegex(worker.log().splitlines()[-1], r" error .*--data: .*corpus\.txt: was cut while it was trained on")
+        self.assert_saved()
+
+    def test_a_replica_that_cannot_be_saved_is_told_with_the_exit_code(self):
+        self.start_run()
+        worker = self.worker("a", "--server-timeout", 1, limits="ulimit -f 64")
+        self.wait_round(5)
+        self.server.kill()
+        self.assert_exit(worker, UNAVAILABLE)
+        self.assertRegex(worker.log(), r"the replica is not saved .*File too large.* exit_code=5")
+        self.start_run()
+        worker = self.worker("a", limits="ulimit -f 64")
+        self.wait_round(5)
+        worker.signal(signal.SIGTERM)
+        self.assert_exit(worker, BAD_INPUT)
+        self.assertRegex(worker.log().splitlines()[-1], r"--save: the replica of round \d+ is not saved: .*File too large")
+
+    def test_copies_are_saved_while_it_trains_and_the_last_are_kept(self):
+        self.start_run()
+        worker = self.worker("a", "--save-every", 4, "--save-keep", 2)
+        self.wait_until("three are written", lambda: worker.log().count("a copy of the model is written") >= 3)
+        worker.signal(signal.SIGTERM)
+        self.assert_exit(worker, OK)
+        self.assert_saved()
+        copies = sorted(self.folder.glob("a.round-*.safetensors"))
+        self.assertEqual(len(copies), 2, copies)
+        for self.save in copies:
+            self.assertEqual(self.assert_saved(), int(re.search(r"round-(\d+)", self.save.name).group(1)))
+        code, _, err = self.command("signvote-worker", "--save-every", "often", "--selftest")
+        self.assertEqual(code, USAGE)
+        self.assertIn("--save-every 'often' is neither", err)
+
+    def test_a_worker_that_never_joined_saves_nothing(self):
+        self.start_run()
+        address = self.server.address
+        self.server.kill()
+        worker = self.worker("a", "--server", address, "--connect-timeout", 1)
+        self.assert_exit(worker, UNAVAILABLE)
+        self.assertIsNone(metadata(self.save))
+
+    def test_a_model_beyond_the_memory_limit_is_told_with_bytes_and_remedy(self):
+        self.start_run()
+        worker = self.worker("a", "--model", "350m", limits="ulimit -v 4000000")
+        self.assert_exit(worker, harness.NO_MEMORY)
+        self.assertRegex(worker.log().splitlines()[-1],
+                         r"a worker of a model of \d+ coordinates needs \d+ MiB and \d+ MiB are left \(.*ulimit -v\).*--model")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

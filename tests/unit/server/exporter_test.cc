@@ -1,0 +1,127 @@
+#include "server/exporter.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/checkpoint.h"
+#include "common/exit_codes.h"
+#include "tests/unit/server/rpc/training_service_fixture.h"
+
+namespace signvote {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::minutes;
+
+// The run is a real one; the exporter's time is the test's, and passes while it sleeps.
+class ExporterTest : public rpc::TrainingServiceTest {
+ protected:
+  void RunWithAModel() {
+    run::RunOptions options = Options();
+    options.main_rounds_max = 1000;
+    options.stop_wait = milliseconds(1);
+    StartServer(std::move(options));
+    client_ = NewClient();
+    ASSERT_TRUE(client_->JoinRun("w"));
+    ASSERT_TRUE(Eventually([&] { return run_->committed().has_value(); }));
+  }
+  void End() {
+    run_->RequestStop();
+    ASSERT_TRUE(run_->WaitUntilEnded(rpc::kLong));
+  }
+  std::unique_ptr<Exporter> Make(ExportOptions options) {
+    options.path = path_;
+    return std::make_unique<Exporter>(FileSystem::Posix(), &clock_, run_.get(), std::move(options));
+  }
+  static bool Never() { return false; }
+  bool HoldsTheModel(const std::string& path) {
+    const auto file = Checkpoint::Open(FileSystem::Posix(), path);
+    if (!file.ok()) return false;
+    std::vector<float> x(rpc::kCoordinates);
+    return (*file)->CopyInto(rpc::TestLayout(), x).ok();
+  }
+
+  FakeClock clock_;
+  std::unique_ptr<rpc::WireClient> client_;
+  std::string path_ = dir_ / "model.safetensors";
+};
+
+TEST_F(ExporterTest, ACopyThatIsAskedForIsWrittenBesideTheRun) {
+  RunWithAModel();
+  const auto exporter = Make({});
+  exporter->Look(Exporter::Asked::kNo);
+  exporter->Look(Exporter::Asked::kYes);
+  EXPECT_TRUE(run_->HealthNow(rpc::kLong).ok());
+  EXPECT_TRUE(Eventually([&] { return HoldsTheModel(dir_ / "model.round-00000000.safetensors"); }));
+  End();
+  EXPECT_TRUE(exporter->Final(Never, Never).ok());
+  EXPECT_TRUE(HoldsTheModel(path_));
+}
+
+TEST_F(ExporterTest, BeforeThereIsAModelNothingIsWrittenAndNothingHeld) {
+  StartServer();
+  const auto exporter = Make({});
+  exporter->Look(Exporter::Asked::kYes);
+  End();
+  const Time begin = clock_.Now();
+  EXPECT_EQ(exporter->Final(Never, Never).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(clock_.Now(), begin);
+  EXPECT_TRUE(FileSystem::Posix()->ListFiles(dir_.path())->empty());
+}
+
+TEST_F(ExporterTest, AModelThatCannotBeWrittenIsHeldUntilItCan) {
+  RunWithAModel();
+  End();
+  path_ = dir_ / "gone/model.safetensors";
+  const Time begin = clock_.Now();
+  const auto mend_later = [&] {
+    if (clock_.Now() - begin > minutes(1)) std::filesystem::create_directory(dir_ / "gone");
+    return false;
+  };
+  EXPECT_TRUE(Make({})->Final(Never, mend_later).ok());
+  EXPECT_TRUE(HoldsTheModel(path_));
+}
+
+TEST_F(ExporterTest, WhoAsksNeedNotWaitForTheNextAttempt) {
+  RunWithAModel();
+  End();
+  path_ = dir_ / "gone/model.safetensors";
+  const Time begin = clock_.Now();
+  const auto mend_now = [&] { return std::filesystem::create_directory(dir_ / "gone"); };
+  EXPECT_TRUE(Make({})->Final(Never, mend_now).ok());
+  EXPECT_EQ(clock_.Now(), begin);
+}
+
+TEST_F(ExporterTest, ItIsHeldForTheLingerAndEndsAsABadFile) {
+  RunWithAModel();
+  End();
+  path_ = dir_ / "gone/model.safetensors";
+  const Time begin = clock_.Now();
+  const absl::Status status = Make({.linger = minutes(7)})->Final(Never, Never);
+  EXPECT_EQ(ExitCodeFor(status), ExitCode::kBadInput);
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr(path_));
+  EXPECT_EQ(clock_.Now() - begin, Duration(minutes(7)));
+}
+
+TEST_F(ExporterTest, AStopGivesUpAModelThatIsHeldUnlessItWasTheOneThatEndedTheRun) {
+  RunWithAModel();
+  End();
+  path_ = dir_ / "gone/model.safetensors";
+  const Time begin = clock_.Now();
+  const auto stop_later = [&] { return clock_.Now() - begin > minutes(1); };
+  EXPECT_EQ(ExitCodeFor(Make({})->Final(stop_later, Never)), ExitCode::kBadInput);
+  EXPECT_LT(clock_.Now() - begin, Duration(minutes(2)));
+  const Time again = clock_.Now();
+  const auto stopped = [] { return true; };
+  EXPECT_EQ(ExitCodeFor(Make({})->Final(stopped, Never)), ExitCode::kBadInput);
+  EXPECT_EQ(clock_.Now() - again, Duration(minutes(10)));
+}
+
+}  // namespace
+}  // namespace signvote

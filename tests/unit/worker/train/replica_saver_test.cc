@@ -1,0 +1,89 @@
+#include "worker/train/replica_saver.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "common/checkpoint.h"
+#include "common/exit_codes.h"
+#include "tests/support/temp_dir.h"
+
+namespace signvote {
+namespace {
+
+class ReplicaSaverTest : public testing::Test {
+ protected:
+  ReplicaSaverTest() {
+    run_.layout = *Layout::Make({{.name = "w", .shape = {3}}});
+    run_.run_id = RunId::FromRandom(1, 2);
+  }
+  // The round and the digest that the file says it has, "" when it is not there, and whether that is
+  // its digest.
+  std::string Says(const std::string& name) {
+    const auto file = Checkpoint::Open(FileSystem::Posix(), dir_ / name);
+    if (!file.ok()) return "";
+    std::vector<float> x(3);
+    EXPECT_TRUE((*file)->CopyInto(run_.layout, x).ok());
+    HostReplicaMemory memory{std::span<float>(x)};
+    EXPECT_EQ((*file)->metadata().at("signvote.digest"),
+              absl::StrFormat("%016x", *memory.Digest()));
+    EXPECT_EQ((*file)->metadata().at("signvote.run_id"), run_.run_id.ToText());
+    return (*file)->metadata().at("signvote.round");
+  }
+  ReplicaSaver Saver(Every every) {
+    return ReplicaSaver(FileSystem::Posix(), &clock_,
+                        {.path = dir_ / "m", .every = every, .config_json = "{\"a\":1}"});
+  }
+
+  TempDir dir_;
+  FakeClock clock_;
+  RunInfo run_;
+  std::vector<float> x_ = {1, 2, 3};
+  HostReplicaMemory replica_{std::span<float>(x_)};
+};
+
+TEST_F(ReplicaSaverTest, CopiesAreWrittenWhenTheyAreDueAndTheReplicaAtTheEnd) {
+  ReplicaSaver saver = Saver({.rounds = 2});
+  saver.Begin(Round(3));
+  for (uint64_t round = 3; round <= 5; ++round) {
+    x_[0] = static_cast<float>(round);
+    ASSERT_TRUE(saver.AfterRound(run_, &replica_, Round(round), ReplicaSaver::Asked::kNo).ok());
+  }
+  x_[0] = 7;
+  ASSERT_TRUE(saver.Final(run_, &replica_, Round(7), *replica_.Digest()).ok());
+  EXPECT_EQ(Says("m"), "7");
+  EXPECT_EQ(Says("m.round-00000004"), "4");
+  EXPECT_EQ(Says("m.round-00000003"), "");
+  EXPECT_EQ(Says("m.round-00000005"), "");
+  EXPECT_EQ(*FileSystem::Posix()->ReadFile(dir_ / "config.json", 100), "{\"a\":1}");
+}
+
+TEST_F(ReplicaSaverTest, ACopyThatIsAskedForIsWrittenAtOnce) {
+  ReplicaSaver saver = Saver({});
+  saver.Begin(Round(0));
+  ASSERT_TRUE(saver.AfterRound(run_, &replica_, Round(1), ReplicaSaver::Asked::kYes).ok());
+  ASSERT_TRUE(saver.Final(run_, &replica_, Round(2), *replica_.Digest()).ok());
+  EXPECT_EQ(Says("m.round-00000001"), "1");
+}
+
+TEST_F(ReplicaSaverTest, WithoutAPathNothingIsWrittenWhateverIsAsked) {
+  ReplicaSaver saver(FileSystem::Posix(), &clock_, {});
+  saver.Begin(Round(0));
+  EXPECT_TRUE(saver.AfterRound(run_, &replica_, Round(1), ReplicaSaver::Asked::kYes).ok());
+  EXPECT_TRUE(saver.Final(run_, &replica_, Round(1), 0).ok());
+  EXPECT_TRUE(FileSystem::Posix()->ListFiles(dir_.path())->empty());
+}
+
+TEST_F(ReplicaSaverTest, AFolderThatIsGoneIsABadFileOfTheEnd) {
+  ReplicaSaver saver(FileSystem::Posix(), &clock_, {.path = dir_ / "gone/m"});
+  saver.Begin(Round(0));
+  // A copy that fails ends nothing.
+  EXPECT_TRUE(saver.AfterRound(run_, &replica_, Round(1), ReplicaSaver::Asked::kYes).ok());
+  EXPECT_EQ(ExitCodeFor(saver.Final(run_, &replica_, Round(1), 0)), ExitCode::kBadInput);
+}
+
+}  // namespace
+}  // namespace signvote

@@ -1,0 +1,69 @@
+#include "worker/train/replica_saver.h"
+
+#include <map>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "common/checksum.h"
+#include "common/export_metadata.h"
+#include "common/log.h"
+#include "common/model_file.h"
+#include "common/status.h"
+
+namespace signvote {
+namespace {
+
+std::map<std::string, std::string> Metadata(const RunId& run_id, Round round, uint64_t digest) {
+  std::map<std::string, std::string> metadata = ExportMetadata(run_id, round);
+  metadata["signvote.digest"] = absl::StrFormat("%016x", digest);
+  return metadata;
+}
+
+}  // namespace
+
+ReplicaSaver::ReplicaSaver(FileSystem* fs, Clock* clock, Options options)
+    : fs_(fs), clock_(clock), options_(std::move(options)) {
+  if (!options_.path.empty()) {
+    series_.emplace(fs_, ModelSeries::Options{.path = options_.path, .keep = options_.keep});
+  }
+}
+
+void ReplicaSaver::Begin(Round round) { schedule_.emplace(options_.every, round, clock_->Now()); }
+
+absl::Status ReplicaSaver::AfterRound(const RunInfo& run, ReplicaMemory* replica, Round round,
+                                      Asked asked) {
+  if (asked == Asked::kYes && !series_.has_value()) {
+    LogWarning("asked for a copy of the replica, but no --save says where to");
+  }
+  if (!series_.has_value()) return absl::OkStatus();
+  const bool due = schedule_->Due(round, clock_->Now());
+  if (!due && asked == Asked::kNo) return absl::OkStatus();
+  if (series_->busy()) {
+    series_->TellBusy();
+    return absl::OkStatus();
+  }
+  ModelCopy copy{.layout = run.layout, .round = round, .config_json = options_.config_json};
+  copy.x.resize(replica->coordinates());
+  SIGNVOTE_RETURN_IF_ERROR(replica->Read(0, copy.x));
+  series_->Write([run_id = run.run_id,
+                  copy = std::move(copy)]() mutable -> absl::StatusOr<ModelCopy> {
+    copy.metadata = Metadata(run_id, copy.round, ReplicaDigest(copy.x.data(), 0, copy.x.size()));
+    return std::move(copy);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status ReplicaSaver::Final(const RunInfo& run, ReplicaMemory* replica, Round round,
+                                 uint64_t digest) {
+  if (!series_.has_value()) return absl::OkStatus();
+  series_->Finish();
+  const auto read = [replica](uint64_t first, std::span<float> values) {
+    return replica->Read(first, values);
+  };
+  return WriteModel(fs_, options_.path, run.layout, ReadValues(read),
+                    Metadata(run.run_id, round, digest), options_.config_json);
+}
+
+}  // namespace signvote

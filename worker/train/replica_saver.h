@@ -1,0 +1,51 @@
+#pragma once
+// What a worker leaves of its replica: copies while it trains (--save-every), and the replica as it
+// stands when the training is over, however that came (--save).
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "common/clock.h"
+#include "common/every.h"
+#include "common/file_system.h"
+#include "common/model_series.h"
+#include "worker/codec/replica_memory.h"
+#include "worker/session/types.h"
+
+namespace signvote {
+
+// Ownership: does not own file system and clock, which must outlive it; keeps a copy of the replica
+//            (4 bytes a coordinate) while one is written.
+// Threads:   thread-compatible: the training's thread. AfterRound() reads the replica there, and
+//            leaves hashing and writing to a thread of its own.
+// Failure:   AfterRound() fails only with what the replica's memory does; what a disk does to a copy
+//            is told in the log. Final() returns it, with the exit code kBadInput.
+class ReplicaSaver {
+ public:
+  struct Options {
+    std::string path;  // "": nothing is ever written
+    Every every;
+    uint32_t keep = 2;
+    std::string config_json;
+  };
+  ReplicaSaver(FileSystem* fs, Clock* clock, Options options);
+
+  // The worker has joined; its replica stands at `round`. Copies are due from here on.
+  void Begin(Round round);
+  enum class Asked { kNo, kYes };
+  // The replica stands at `round`: writes a copy when it is due or asked for. REQUIRES: Begin().
+  absl::Status AfterRound(const RunInfo& run, ReplicaMemory* replica, Round round, Asked asked);
+  // The replica with this digest, after which nothing is written. Waits for the disk.
+  absl::Status Final(const RunInfo& run, ReplicaMemory* replica, Round round, uint64_t digest);
+
+ private:
+  FileSystem* const fs_;
+  Clock* const clock_;
+  const Options options_;
+  std::optional<EverySchedule> schedule_;
+  std::optional<ModelSeries> series_;  // unless there is no path
+};
+
+}  // namespace signvote
