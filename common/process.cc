@@ -2,6 +2,7 @@
 
 #include <malloc.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -116,6 +117,12 @@ void YieldToOtherThreads() {
   // cost speed only.
   const int now = ::getpriority(PRIO_PROCESS, 0);
   (void)::setpriority(PRIO_PROCESS, 0, now + kYieldingNiceness);
+}
+
+void RunWhenIdle() {
+  // Always allowed; were it not, it would cost speed only.
+  const sched_param none{};
+  (void)::sched_setscheduler(0, SCHED_IDLE, &none);
 }
 
 uint64_t ResidentBytes() {

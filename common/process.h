@@ -34,6 +34,9 @@ bool TakeReloadRequest();
 // From now on the calling thread leaves the processor to the program's other threads when they want
 // it (nice +10).
 void YieldToOtherThreads();
+// From now on the calling thread runs when no other thread of the machine wants the processor
+// (SCHED_IDLE).
+void RunWhenIdle();
 
 // Resident set size in bytes (/proc/self/status VmRSS), 0 when unknown.
 uint64_t ResidentBytes();

@@ -133,6 +133,7 @@ WorkerRound MetricsOf(const RoundReport& round) {
           .stepsize = static_cast<double>(round.stepsize),
           .held_out_loss = round.held_out.has_value() ? std::optional<double>(round.held_out->loss)
                                                       : std::nullopt,
+          .embedding_norm = round.embedding_norm,
           .g_l1 = round.scalars.g_l1,
           .g_l2_squared = round.scalars.g_l2_squared,
           .first_chunk_seconds = round.first_chunk_seconds,

@@ -57,8 +57,8 @@ absl::StatusOr<double> Simulation::Gradient(ReplicaSlot slot, Round round, Share
   *targets = 0;
   for (uint32_t micro = 0; micro < options_.accumulate; ++micro) {
     Batch batch;
-    SIGNVOTE_RETURN_IF_ERROR(
-        data_->TrainBatch({options_.seed, share, DataStep(round.value()), micro}, &batch));
+    SIGNVOTE_RETURN_IF_ERROR(data_->TrainBatch(
+        {options_.seed, share, DataStep(round.value()), micro, options_.accumulate}, &batch));
     SIGNVOTE_ASSIGN_OR_RETURN(const double micro_loss, model_->Forward(slot, ViewOf(batch)));
     loss += micro_loss / options_.accumulate;
     *targets += batch.targets_count();

@@ -98,6 +98,8 @@ def recomputed(kind, named, words):
     if kind == "minibatch":
         batch = data.Synthetic().train(number["seed"], number["share"], number["data_step"])
         return " ".join([str(label) for label in batch.labels] + [f"{checksums.xxh3(batch.values.tobytes()):016x}"])
+    if kind == "window":
+        return str(data.first_token(number["seed"], number["share"], number["k"], number["tokens"], number["length"]))
     if kind == "mlp":
         model = mlp.Mlp()
         return " ".join(f"{n:016x}" for n in (model.layout.digest(),
@@ -119,7 +121,7 @@ class Pages(unittest.TestCase):
                    "replica", "xxh3")
 
     def test_every_vector_of_the_data_page(self):
-        self.check("data.md", "draw", "bell", "below", "minibatch")
+        self.check("data.md", "draw", "bell", "below", "minibatch", "window")
 
     def test_every_vector_of_the_models_page(self):
         self.check("models.md", "mlp")

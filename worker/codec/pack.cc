@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <iterator>
+#include <limits>
 
 #include "common/bits.h"
 #include "common/check.h"
@@ -75,7 +76,8 @@ void CastCoins(const PackContext& context, const PackSegment& s) {
 }
 
 // A segment without g by kernels that read one. As g is zero, Σ|g − h| is Σ|h|, which is the first
-// sum of a gradient h; without h, u stands in and its sums are dropped.
+// sum of a gradient h; without h, u stands in and its sums are dropped. Not with both, which no
+// direction has: a coordinate whose u is bad counts in no sum.
 PackScalars PackWithoutGradient(const PackContext& context, const PackSegment& s,
                                 pack_kernels::PackFn pack) {
   PackSegment stand_in = s;
@@ -85,8 +87,14 @@ PackScalars PackWithoutGradient(const PackContext& context, const PackSegment& s
   std::fill(std::begin(stand_in.state), std::end(stand_in.state), nullptr);
   PackScalars sums;
   if (stand_in.g != nullptr) pack(context, stand_in, &sums);
-  if (s.u == nullptr) CastCoins(context, s);
-  return {.probe_l1 = s.h != nullptr ? sums.g_l1 : 0.0, .nonfinite = sums.nonfinite};
+  if (s.u != nullptr) return {.nonfinite = sums.nonfinite};
+  CastCoins(context, s);
+  if (s.h == nullptr) return {};
+  PackScalars probed{.probe_l1 = sums.g_l1};
+  for (uint64_t i = 0; sums.nonfinite > 0 && i < s.count; ++i) {
+    if (!std::isfinite(s.h[i])) probed.probe_l1 += static_cast<double>(std::fabs(s.h[i]));
+  }
+  return probed;
 }
 
 }  // namespace
@@ -116,8 +124,7 @@ PackScalars PackReference(const PackContext& context, const PackSegment& s) {
         1u;
     const float g = s.g != nullptr ? s.g[i] : 0.0f;
     bool bit = own_coin;
-    if (!std::isfinite(g) || (s.h != nullptr && !std::isfinite(s.h[i])) ||
-        (s.u != nullptr && !std::isfinite(s.u[i]))) {
+    if (!std::isfinite(g) || (s.u != nullptr && !std::isfinite(s.u[i]))) {
       ++sums.nonfinite;
     } else {
       if (s.u != nullptr) {
@@ -149,7 +156,9 @@ PackScalars PackReference(const PackContext& context, const PackSegment& s) {
 }
 
 PackScalars Pack(const PackContext& context, const PackSegment& segment, Isa isa) {
-  if (isa == Isa::kScalar) return PackReference(context, segment);
+  const bool probed_without_gradient =
+      segment.g == nullptr && segment.h != nullptr && segment.u != nullptr;
+  if (isa == Isa::kScalar || probed_without_gradient) return PackReference(context, segment);
   CheckSegment(context, segment);
   if (segment.count == 0) return {};
   const auto pack = isa == Isa::kAvx512 ? pack_kernels::PackAvx512 : pack_kernels::PackAvx2;

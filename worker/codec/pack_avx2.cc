@@ -100,7 +100,6 @@ inline __attribute__((always_inline)) void HalfBlock(const Coefficients& k, cons
     __m256 good = Finite(g);
     if constexpr (kProbe) {
       h = _mm256_loadu_ps(h_in + i);
-      good = _mm256_and_ps(good, Finite(h));
     }
     __m256 u = zeros;
     if constexpr (kGiven) {

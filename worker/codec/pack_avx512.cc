@@ -96,7 +96,6 @@ inline __attribute__((always_inline)) QuarterBits Quarter(const Coefficients& k,
   __mmask16 bad = _mm512_fpclass_ps_mask(g, kNonfiniteClasses);
   if constexpr (kProbe) {
     h = _mm512_loadu_ps(h_in);
-    bad = _kor_mask16(bad, _mm512_fpclass_ps_mask(h, kNonfiniteClasses));
   }
   __m512 u = _mm512_setzero_ps();
   if constexpr (kGiven) {

@@ -108,7 +108,6 @@ __global__ void __launch_bounds__(kThreads) PackKernel(PackArguments p) {
 #pragma unroll
   for (uint32_t k = 0; k < kRows; ++k) {
     bool finite = Finite(g[k]);
-    if constexpr (kProbe) finite = finite && Finite(h[k]);
     if constexpr (kGiven) finite = finite && Finite(u[k]);
     const bool no_gradient = ((coins >> k) & 1u) != 0;
     float what = g[k];

@@ -26,14 +26,15 @@ inline constexpr uint32_t kSumLanes = 16;
 inline constexpr uint32_t kGroupCoordinates = 256;
 inline constexpr uint32_t kTileCoordinates = 4096;
 
-// Sums over finite coordinates.
+// Sums over the coordinates whose g_i is finite.
 struct PackScalars {
   double g_l1 = 0;          // Σ|g_i|
   double g_l2_squared = 0;  // Σ g_i²
-  double probe_l1 = 0;      // Σ|g_i − h_i|, each difference rounded to fp32; 0 without h
+  // Σ|g_i − h_i|, each difference rounded to fp32; 0 without h, not finite where some h_i is not
+  double probe_l1 = 0;
   // Σ g_i·b_i with b_i = ±1 from prev_bits; 0 without prev_bits; step_scale not included
   double prev_inner = 0;
-  // coordinates whose g_i, h_i or given u_i is NaN or infinite: state untouched, own coin cast, in
+  // coordinates whose g_i or given u_i is NaN or infinite: state untouched, own coin cast, in
   // no sum
   uint64_t nonfinite = 0;
 

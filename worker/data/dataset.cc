@@ -14,32 +14,53 @@
 #include "common/rng.h"
 #include "common/status.h"
 #include "worker/data/token_source.h"
+#include "worker/data/window_order.h"
 
 namespace signvote {
 namespace {
 
-// Streams of the generator: training minibatches hash their key, in a domain of their own, because
+// Streams of the generator: synthetic minibatches hash their key, in a domain of their own, because
 // coins have the same seed; held-out ones and cluster centres have seeds of their own, so that every
 // run of every seed is measured on the same data.
 constexpr uint64_t kHeldOutSeed = 0x68656c646f7574;  // "heldout"
 constexpr uint64_t kCentreSeed = 0x63656e747265;     // "centre"
+constexpr uint64_t kBlockTokens = 1 << 16;           // that a check reads between looks at its stop
 
 Rng TrainRng(const BatchKey& key) {
   return Rng(DomainSeed(kDataDomain, key.seed),
              Mix(uint64_t{key.share.value()} + 1, key.data_step.value(), key.micro));
 }
 
-// Windows of `length` tokens and their successors at random places.
+// Windows of `length` tokens and their successors.
 class WindowDataset : public Dataset {
  public:
   WindowDataset(std::unique_ptr<TokenSource> source, const DatasetOptions& options)
-      : source_(std::move(source)), options_(options) {}
+      : source_(std::move(source)),
+        options_(options),
+        order_(source_->train_tokens(), options.length) {}
 
   absl::Status TrainBatch(const BatchKey& key, Batch* batch) const override {
-    return Draw(TrainRng(key), 0, source_->train_tokens(), batch);
+    const uint64_t micro = key.data_step.value() * key.micros + key.micro;
+    return Fill(batch, [&](uint64_t row) {
+      return order_.First(key.seed, key.share, micro * options_.rows + row);
+    });
   }
   absl::Status HeldOutBatch(uint64_t index, Batch* batch) const override {
-    return Draw(Rng(kHeldOutSeed, index), source_->train_tokens(), source_->tokens(), batch);
+    const uint64_t begin = source_->train_tokens();
+    Rng rng(kHeldOutSeed, index);
+    return Fill(batch, [&](uint64_t) {
+      return begin + rng.Below(source_->tokens() - begin - options_.length);
+    });
+  }
+  absl::Status CheckAll(const std::stop_token& stop) const override {
+    if (options_.vocabulary > source_->largest_possible_token()) return absl::OkStatus();
+    std::vector<int64_t> block;
+    for (uint64_t first = 0; first < source_->tokens(); first += block.size()) {
+      if (stop.stop_requested()) return absl::CancelledError("stopped");
+      block.resize(std::min(kBlockTokens, source_->tokens() - first));
+      SIGNVOTE_RETURN_IF_ERROR(ReadWindow(first, &block));
+    }
+    return absl::OkStatus();
   }
   std::string description() const override {
     return absl::StrFormat("%s: %d %ss in %d files, %d held out", options_.path, source_->tokens(),
@@ -77,7 +98,9 @@ class WindowDataset : public Dataset {
     return absl::OkStatus();
   }
 
-  absl::Status Draw(Rng rng, uint64_t begin, uint64_t end, Batch* batch) const {
+  // Row r of the batch is the window that begins at first(r).
+  template <typename FirstToken>
+  absl::Status Fill(Batch* batch, FirstToken first) const {
     const uint64_t length = options_.length;
     batch->rows = options_.rows;
     batch->length = length;
@@ -85,8 +108,7 @@ class WindowDataset : public Dataset {
     batch->targets.resize(options_.rows * length);
     std::vector<int64_t> window(length + 1);
     for (uint64_t row = 0; row < options_.rows; ++row) {
-      const uint64_t first = begin + rng.Below(end - begin - length);
-      SIGNVOTE_RETURN_IF_ERROR(ReadWindow(first, &window));
+      SIGNVOTE_RETURN_IF_ERROR(ReadWindow(first(row), &window));
       std::copy(window.begin(), window.end() - 1,
                 batch->inputs.begin() + static_cast<int64_t>(row * length));
       std::copy(window.begin() + 1, window.end(),
@@ -97,6 +119,7 @@ class WindowDataset : public Dataset {
 
   const std::unique_ptr<TokenSource> source_;
   const DatasetOptions options_;
+  const WindowOrder order_;
 };
 
 // Gaussian-like clusters around seeded centres: class k's samples are centre_k/4 + noise of
@@ -117,6 +140,7 @@ class SyntheticDataset : public Dataset {
     Draw(Rng(kHeldOutSeed, index), batch);
     return absl::OkStatus();
   }
+  absl::Status CheckAll(const std::stop_token&) const override { return absl::OkStatus(); }
   std::string description() const override {
     return absl::StrFormat("synthetic: %d classes of %d features", options_.classes,
                            options_.features);

@@ -1,12 +1,13 @@
 #pragma once
 // Where minibatches come from. Torch-free.
 //
-// Minibatch = f(seed, share, data_step): windows are drawn by the counter-based generator, so a
-// worker that takes over a share, or a run that is rewound, sees the same data, and no position has
-// to be saved. Formats: docs/data.md.
+// Minibatch = f(seed, share, data_step): a keyed permutation says which windows it holds
+// (window_order.h), so a worker that takes over a share, or a run that is rewound, sees the same
+// data, and no position has to be saved. Formats: docs/data.md.
 
 #include <cstdint>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -33,7 +34,8 @@ struct BatchKey {
   uint64_t seed = 0;
   Share share;
   DataStep data_step;
-  uint32_t micro = 0;  // index within a gradient accumulation
+  uint32_t micro = 0;   // index within a gradient accumulation
+  uint32_t micros = 1;  // of the accumulation; micro < micros
 };
 
 // Threads: thread-safe; reads only.
@@ -45,6 +47,9 @@ class Dataset {
   // Held-out micro-batch `index`: the same for every worker, seed and run. Never overlaps training
   // data.
   virtual absl::Status HeldOutBatch(uint64_t index, Batch* batch) const = 0;
+  // Reads all there is to read, which takes as long as the disk does. INVALID_ARGUMENT as
+  // TrainBatch, CANCELLED when a stop was asked for.
+  virtual absl::Status CheckAll(const std::stop_token& stop) const = 0;
   virtual std::string description() const = 0;  // one line for the log
   virtual std::string target_unit()
       const = 0;  // "byte", "token" or "sample": what a loss in nats is per

@@ -229,6 +229,7 @@ absl::Status TokenSource::AddShard(FileSystem* fs, const std::string& path, Data
   if (segment.count == 0)
     return BadData(absl::DataLossError(absl::StrCat(path, ": the shard holds no token")));
   segment.data = data.data() + header_bytes;
+  width_max_ = std::max(width_max_, segment.width);
   tokens_ += segment.count;
   segments_.push_back(segment);
   maps_.push_back(std::move(map));

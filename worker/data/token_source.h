@@ -29,6 +29,8 @@ class TokenSource {
   // Tokens [0, train_tokens()) may be trained on: the val shards are left out, or else the last 5
   // %.
   uint64_t train_tokens() const { return train_tokens_; }
+  // No token is larger, whatever the files hold: 255 of bytes.
+  uint64_t largest_possible_token() const { return (uint64_t{1} << (8 * width_max_)) - 1; }
   // The position of each file's first token.
   std::vector<uint64_t> file_starts() const;
   // Copies tokens [first, first + count). REQUIRES: first + count <= tokens().
@@ -53,6 +55,7 @@ class TokenSource {
   std::vector<Segment> segments_;
   uint64_t tokens_ = 0;
   uint64_t train_tokens_ = 0;
+  uint32_t width_max_ = 1;  // of the segments
 };
 
 }  // namespace signvote

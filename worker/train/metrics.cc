@@ -65,6 +65,7 @@ void WorkerMetrics::OnRound(const WorkerRound& round) {
   At(WorkerMetric::kLoss) = round.loss;
   At(WorkerMetric::kRunLoss) = round.run_loss;
   if (round.held_out_loss.has_value()) At(WorkerMetric::kHeldOutLoss) = *round.held_out_loss;
+  if (round.embedding_norm.has_value()) At(WorkerMetric::kEmbeddingNorm) = *round.embedding_norm;
   At(WorkerMetric::kStepsize) = round.stepsize;
   if (round.voted) {
     At(WorkerMetric::kGradientL1) = round.g_l1;

@@ -54,6 +54,8 @@ namespace signvote {
   X(kLoss, kGauge, "signvote_worker_loss", "This worker's training loss in the last round, nats per target.")          \
   X(kRunLoss, kGauge, "signvote_worker_run_loss", "The committed loss of the last round, nats per target.")            \
   X(kHeldOutLoss, kGauge, "signvote_worker_held_out_loss", "The last held-out loss, nats per target.")                 \
+  X(kEmbeddingNorm, kGauge, "signvote_worker_embedding_norm",                                                          \
+    "Euclidean norm of the token embedding when the last held-out loss was measured; NaN: there is none.")             \
   X(kStepsize, kGauge, "signvote_worker_stepsize", "The last committed stepsize.")                                     \
   X(kGradientL1, kGauge, "signvote_worker_gradient_l1", "Sum of absolute gradient coordinates in the last round.")     \
   X(kDensity, kGauge, "signvote_worker_gradient_density_ratio",                                                        \
@@ -88,7 +90,7 @@ struct WorkerRound {
   uint64_t main_round = 0;
   bool run_done = false;
   double loss = 0, run_loss = 0, stepsize = 0;
-  std::optional<double> held_out_loss;
+  std::optional<double> held_out_loss, embedding_norm;
   double g_l1 = 0, g_l2_squared = 0;  // of a voted round, as the two below
   double first_chunk_seconds = 0, backward_end_seconds = 0;
   double compute_seconds = 0, pack_seconds = 0, wait_seconds = 0, apply_seconds = 0;

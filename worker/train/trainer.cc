@@ -16,6 +16,9 @@
 namespace signvote {
 namespace {
 
+constexpr std::string_view kEmbeddingName = "embed_tokens.weight";  // Hugging Face's
+constexpr uint64_t kNormBlock = 1 << 16;                            // coordinates read at a time
+
 // Pointers by tensor of the model, in another order.
 template <typename Pointer>
 std::vector<Pointer> InOrder(std::span<const size_t> order, std::span<const Pointer> all) {
@@ -52,6 +55,7 @@ Trainer::Trainer(Session* session, Model* model, WorkerDevice* device, const Dat
 Trainer::~Trainer() = default;
 
 absl::Status Trainer::Run() {
+  data_check_.emplace(dataset_);
   const absl::Status status = JoinAndTrain();
   // The session sends the ballot again when it must, until it is told that there will be none.
   if (!status.ok()) (void)session_->Leave(signvote::Describe(status));  // `status` says more
@@ -112,13 +116,25 @@ absl::Status Trainer::Enter(const RunInfo& run) {
       replica_,
       device_->MakeReplica(&run_.layout, InOrder<float*>(model_tensor_, model_->parameters())));
   if (run_.needs_x0) SIGNVOTE_RETURN_IF_ERROR(replica_->KeepX0());
+  SIGNVOTE_RETURN_IF_ERROR(WarmUp());
   return session_->Attach(replica_.get());
+}
+
+// At whatever parameters the model has now: nobody takes the result.
+absl::Status Trainer::WarmUp() {
+  if (run_.probes) SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kPrevious));
+  if (held_out_) SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kSnapshot));
+  SIGNVOTE_RETURN_IF_ERROR(dataset_->TrainBatch({.seed = run_.seed}, &batch_));
+  SIGNVOTE_RETURN_IF_ERROR(model_->BeginStep(ReplicaSlot::kCurrent));
+  SIGNVOTE_RETURN_IF_ERROR(model_->Forward(ReplicaSlot::kCurrent, ViewOf(batch_)).status());
+  return model_->Backward(1.0f, nullptr);
 }
 
 absl::Status Trainer::Train() {
   bool started = false;
   Time run_start;
   while (true) {
+    SIGNVOTE_RETURN_IF_ERROR(data_check_->found());
     SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<RoundTicket> ticket, session_->NextRound());
     if (!ticket.has_value()) return absl::OkStatus();
     round_start_ = clock_->Now();
@@ -147,6 +163,7 @@ absl::Status Trainer::Train() {
                                          .error = round.held_out->error,
                                          .round = round.held_out->round,
                                          .windows = held_out_->windows_hash()};
+        SIGNVOTE_ASSIGN_OR_RETURN(round.embedding_norm, EmbeddingNorm());
       }
     }
 
@@ -215,8 +232,8 @@ absl::Status Trainer::FinishReport() {
 absl::StatusOr<bool> Trainer::ProbePass(const RoundTicket& ticket) {
   SIGNVOTE_RETURN_IF_ERROR(model_->BeginStep(ReplicaSlot::kPrevious));
   for (uint32_t micro = 0; micro < options_.accumulate; ++micro) {
-    SIGNVOTE_RETURN_IF_ERROR(
-        dataset_->TrainBatch({run_.seed, ticket.share, ticket.data_step, micro}, &batch_));
+    SIGNVOTE_RETURN_IF_ERROR(dataset_->TrainBatch(
+        {run_.seed, ticket.share, ticket.data_step, micro, options_.accumulate}, &batch_));
     SIGNVOTE_ASSIGN_OR_RETURN(const double loss,
                               model_->Forward(ReplicaSlot::kPrevious, ViewOf(batch_)));
     // Without a finite h there is no probe; the vote itself does not depend on it.
@@ -246,8 +263,8 @@ absl::Status Trainer::MainPass(const RoundTicket& ticket, RoundReport* round) {
   const float weight = 1.0f / static_cast<float>(options_.accumulate);
   double loss = 0;
   for (uint32_t micro = 0; micro < options_.accumulate; ++micro) {
-    SIGNVOTE_RETURN_IF_ERROR(
-        dataset_->TrainBatch({run_.seed, ticket.share, ticket.data_step, micro}, &batch_));
+    SIGNVOTE_RETURN_IF_ERROR(dataset_->TrainBatch(
+        {run_.seed, ticket.share, ticket.data_step, micro, options_.accumulate}, &batch_));
     SIGNVOTE_ASSIGN_OR_RETURN(const double micro_loss,
                               model_->Forward(ReplicaSlot::kCurrent, ViewOf(batch_)));
     loss += micro_loss / options_.accumulate;
@@ -312,6 +329,22 @@ absl::Status Trainer::OnGradientReady(uint64_t first, uint64_t count) {
     status = voter_->GradientReady(tensor.first + ranges[k].offset, ranges[k].count);
   }
   return status;
+}
+
+// Of the model's tokens, most rows of which get no gradient in a round.
+absl::StatusOr<std::optional<double>> Trainer::EmbeddingNorm() {
+  for (const TensorSpec& tensor : run_.layout.tensors()) {
+    if (!tensor.name.ends_with(kEmbeddingName)) continue;
+    double squares = 0;
+    std::vector<float> block;
+    for (uint64_t i = 0; i < tensor.count; i += block.size()) {
+      block.resize(std::min(kNormBlock, tensor.count - i));
+      SIGNVOTE_RETURN_IF_ERROR(replica_->Read(tensor.first + i, block));
+      for (const float x : block) squares += static_cast<double>(x) * static_cast<double>(x);
+    }
+    return std::sqrt(squares);
+  }
+  return std::optional<double>();
 }
 
 uint64_t Trainer::SlicesOfAnEvaluation() const {

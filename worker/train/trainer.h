@@ -8,6 +8,9 @@
 //               →  keep x_t  →  a slice of the held-out loss  →  wait for the commit, which moves x
 //
 // The probe runs first so that the main pass streams. docs/architecture.md, "One ballot".
+//
+// Before it says that it is ready it takes all memory that a round will need, and throws one pass
+// away: what does not fit, and what is slow the first time, shows before others wait for this worker.
 
 #include <cstdint>
 #include <functional>
@@ -18,6 +21,7 @@
 #include "absl/status/status.h"
 #include "common/clock.h"
 #include "common/ids.h"
+#include "worker/data/background_check.h"
 #include "worker/data/dataset.h"
 #include "worker/direction/worker_device.h"
 #include "worker/models/model.h"
@@ -55,6 +59,8 @@ struct RoundReport {
   float stepsize = 0;                          // committed
   double run_loss = 0;                         // committed robust mean over voters; NaN: none
   std::optional<HeldOutLoss> held_out;         // whose last slice was measured in this round
+  // ‖x‖₂ of the token embedding, with each held-out loss
+  std::optional<double> embedding_norm;
   double first_chunk_seconds = 0;   // when the first chunk was handed to the session; 0: none was
   double backward_end_seconds = 0;  // when the backward pass ended, on its device
   double compute_took_seconds = 0;  // probe, forward, backward, without packing
@@ -84,7 +90,8 @@ struct TrainerReport {
 // Ownership: owns none of its collaborators, which must outlive it; owns replica and voter.
 // Threads:   Run() on one thread; nothing else may be called during it.
 // Failure:   what the session, the data or the model refuse ends Run() with that status; report()
-//            stays valid.
+//            stays valid. What the data would refuse later does too: they are read once beside the
+//            training.
 class Trainer {
  public:
   using OnJoined = std::function<void(const RunInfo& run)>;
@@ -106,6 +113,7 @@ class Trainer {
  private:
   absl::Status JoinAndTrain();
   absl::Status Enter(const RunInfo& run);
+  absl::Status WarmUp();
   absl::Status Train();
   absl::Status Vote(const RoundTicket& ticket, RoundReport* round);
   absl::Status MainPass(const RoundTicket& ticket, RoundReport* round);
@@ -113,6 +121,7 @@ class Trainer {
   absl::Status OnGradientReady(uint64_t first, uint64_t count);
   absl::Status AddUp(const CommitOutcome& outcome, double wait_start, RoundReport* round);
   absl::Status FinishReport();
+  absl::StatusOr<std::optional<double>> EmbeddingNorm();
   uint64_t SlicesOfAnEvaluation() const;
   bool EvaluationIsDue(const CommitOutcome& outcome) const;
   double Elapsed() const { return ToSeconds(clock_->Now() - round_start_); }
@@ -135,6 +144,7 @@ class Trainer {
   GradientSource source_;
   std::unique_ptr<Voter> voter_;
 
+  std::optional<BackgroundCheck> data_check_;  // from Run() on
   Batch batch_;
   std::optional<HeldOutEvaluation> held_out_;     // nullopt: none is wanted
   std::optional<HeldOutReport> held_out_unsent_;  // measured since the last ballot

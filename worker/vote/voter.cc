@@ -245,7 +245,7 @@ absl::Status Voter::SendChunks(Until until) {
 absl::StatusOr<double> Voter::Wanted(ScalarKind kind, const ChunkScalars& sum) {
   switch (kind) {
     case ScalarKind::kProbeL1:
-      return now_.h.empty() ? kCannotTell : sum.probe_l1;
+      return now_.sent.probe_l1.value_or(kCannotTell);
     case ScalarKind::kPrevInner:
       return prev_verdict_ == nullptr ? kCannotTell : sum.prev_inner;
     case ScalarKind::kX0Inner:
@@ -290,7 +290,8 @@ absl::StatusOr<SentBallot> Voter::Finish(double loss, uint64_t samples,
   scalars.nonfinite_coordinates = sum.nonfinite;
   scalars.samples += samples;
   scalars.held_out = std::move(held_out);
-  if (!now_.h.empty()) now_.sent.probe_l1 = sum.probe_l1;
+  // A probe that went wrong says nothing of the ballot.
+  if (!now_.h.empty() && std::isfinite(sum.probe_l1)) now_.sent.probe_l1 = sum.probe_l1;
   if (prev_verdict_ != nullptr) now_.sent.prev_inner = sum.prev_inner;
   if (!std::isfinite(scalars.loss)) return Withdraw(AbstainReason::kNonFiniteLoss);
   if (now_.withdrawn) return Withdraw(AbstainReason::kNonFiniteGradient);

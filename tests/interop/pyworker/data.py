@@ -1,4 +1,4 @@
-"""The synthetic classification task and its counter-based generator: docs/data.md, "Synthetic"."""
+"""The synthetic classification task, its counter-based generator and the order of a text's windows: docs/data.md."""
 
 import dataclasses
 
@@ -26,6 +26,26 @@ def below(words, bound):
     bound = np.uint64(bound)
     low = ((words & np.uint64(0xFFFFFFFF)) * bound) >> np.uint64(32)
     return ((words >> np.uint64(32)) * bound + low) >> np.uint64(32)
+
+
+def first_token(seed, share, k, tokens, length):
+    """Where the k-th window of a share begins: docs/data.md, "Windows, exactly". In plain integers."""
+    def mix(a, b, c):
+        return int(coins.mix(a, b, c)[0])
+
+    windows = max(1, tokens // length - 1)
+    key = mix(coins.domain_seed(coins.MINIBATCH, seed), k // windows, windows)
+    number = ((int(f"{share:032b}"[::-1], 2) * windows >> 32) + k % windows) % windows
+    half = max(1, ((windows - 1).bit_length() + 1) // 2)
+    while True:
+        left, right = number >> half, number % (1 << half)
+        for step in range(6):
+            left, right = right, left ^ (mix(key, step, right) % (1 << half))
+        number = left << half | right
+        if number < windows:
+            break
+    offset = (mix(key, 6, 0) * min(length, tokens - windows * length)) >> 64
+    return number * length + offset
 
 
 @dataclasses.dataclass

@@ -16,6 +16,7 @@
 #include "common/rng.h"
 #include "tests/support/page_vectors.h"
 #include "worker/data/token_source.h"
+#include "worker/data/window_order.h"
 
 namespace signvote {
 namespace {
@@ -83,6 +84,23 @@ TEST_F(DatasetTest, AMinibatchIsAFunctionOfSeedShareAndStepAlone) {
   for (const BatchKey& other : {Key(2, 2, 3), Key(1, 3, 3), Key(1, 2, 4), Key(1, 2, 3, 1)}) {
     ASSERT_TRUE((*first)->TrainBatch(other, &b).ok());
     EXPECT_NE(a.inputs, b.inputs);
+  }
+}
+
+TEST_F(DatasetTest, ADataStepOfSeveralMicroBatchesGoesOnWhereTheLastEnded) {
+  DatasetOptions options;
+  options.path = Write("corpus.txt", Positions(100000));
+  options.length = 16;
+  options.rows = 2;
+  const auto data = Open(options);
+  ASSERT_TRUE(data.ok()) << data.status();
+  Batch whole, part;
+  for (uint32_t k = 0; k < 6; ++k) {
+    ASSERT_TRUE((*data)->TrainBatch(Key(1, 2, k), &whole).ok());
+    BatchKey key = Key(1, 2, k / 3, k % 3);
+    key.micros = 3;
+    ASSERT_TRUE((*data)->TrainBatch(key, &part).ok());
+    EXPECT_EQ(part.inputs, whole.inputs) << k;
   }
 }
 
@@ -295,6 +313,14 @@ TEST_F(DatasetTest, AMissingPathAnEmptyFolderAndAForeignTokenAreBadInput) {
   data = Open(options);
   ASSERT_TRUE(data.ok()) << data.status();
   Batch batch;
+  const absl::Status all = (*data)->CheckAll({});
+  EXPECT_EQ(all.message(),
+            absl::StrCat("--data ", options.path,
+                         ": token 300 at position 200 is outside the model's vocabulary of 256; "
+                         "give --vocab-size or another model"));
+  std::stop_source stopped;
+  stopped.request_stop();
+  EXPECT_TRUE(absl::IsCancelled((*data)->CheckAll(stopped.get_token())));
   const absl::Status drawn = (*data)->TrainBatch(Key(1, 0, 0), &batch);
   EXPECT_EQ(ExitCodeFor(drawn), ExitCode::kBadInput);
   EXPECT_NE(drawn.message().find("token 300"), absl::string_view::npos) << drawn;
@@ -319,6 +345,11 @@ TEST_F(DatasetTest, EveryTestVectorOfThePageIsTrue) {
       absl::StrAppend(&result,
                       absl::Hex(Xxh3(batch.values.data(), batch.values.size() * sizeof(float), 0),
                                 absl::kZeroPad16));
+    } else if (vector.kind == "window") {
+      const WindowOrder order(vector.number("tokens"), vector.number("length"));
+      result = absl::StrCat(order.First(vector.number("seed"),
+                                        Share(static_cast<uint32_t>(vector.number("share"))),
+                                        vector.number("k")));
     } else {
       Rng rng(vector.number("seed"), vector.number("stream"));
       rng.Seek(vector.number("k"));
@@ -331,7 +362,7 @@ TEST_F(DatasetTest, EveryTestVectorOfThePageIsTrue) {
     EXPECT_EQ(result, vector.result) << vector.line;
     seen.insert(vector.kind);
   }
-  EXPECT_EQ(seen, (std::set<std::string>{"draw", "bell", "below", "minibatch"}));
+  EXPECT_EQ(seen, (std::set<std::string>{"draw", "bell", "below", "minibatch", "window"}));
 }
 
 TEST_F(DatasetTest, SyntheticClassesAreBalancedAndSeparable) {

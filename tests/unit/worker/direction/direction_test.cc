@@ -92,11 +92,12 @@ TEST(DirectionTest, ScalarsAreSumsOverTheChunkWithScaledInnerProducts) {
   const std::vector<float> g = Gradient(layout.coordinates(), 1);
   std::vector<float> h = g;
   for (float& v : h) v += 0.25f;
-  h[600] = std::numeric_limits<float>::infinity();
+  std::vector<float> bad = g;
+  bad[600] = std::numeric_limits<float>::infinity();
   std::vector<uint8_t> verdict(plan.TotalBytes(), 0x5A);
   verdict.back() &= static_cast<uint8_t>((1u << (layout.coordinates() % 8)) - 1);
   const Packed packed = PackAll(direction, plan,
-                                {.g = PointersInto(layout, std::as_const(g).data()),
+                                {.g = PointersInto(layout, std::as_const(bad).data()),
                                  .h = PointersInto(layout, std::as_const(h).data()),
                                  .prev_verdict = verdict.data()});
   for (uint32_t k = 0; k < plan.chunks(); ++k) {
@@ -122,6 +123,23 @@ TEST(DirectionTest, ScalarsAreSumsOverTheChunkWithScaledInnerProducts) {
     EXPECT_NEAR(actual.prev_inner, expected.prev_inner, 3 * 512 * 512 * 2.3e-16);
     EXPECT_EQ(actual.nonfinite, expected.nonfinite);
   }
+}
+
+// What the coins at zero do not mend: docs/algorithms.md, "Why coins".
+TEST(DirectionTest, MomentumGoesOnVotingWhereGradientsHaveEnded) {
+  const Layout layout = MakeLayout({64});
+  const ChunkPlan plan(64, 512);
+  Direction direction(&layout, plan, Config("signum"));
+  std::vector<float> g(64, 1e-3f);
+  for (size_t i = 0; i < 64; i += 2) g[i] = -1e-3f;
+  const auto vote = [&](uint64_t round) {
+    return PackAll(direction, plan,
+                   {.g = PointersInto(layout, std::as_const(g).data()), .round = Round(round)})
+        .ballot;
+  };
+  const std::vector<uint8_t> first = vote(0);
+  std::fill(g.begin(), g.end(), 0.0f);
+  for (uint64_t round = 1; round <= 2000; ++round) ASSERT_EQ(vote(round), first) << round;
 }
 
 TEST(DirectionTest, NesterovSignumIsLionWithItsCoefficients) {

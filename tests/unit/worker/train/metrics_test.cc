@@ -83,6 +83,7 @@ TEST(WorkerMetricsTest, RoundsAddUpAndGaugesFollowTheLastOne) {
   EXPECT_EQ(metrics.value(WorkerMetric::kRunDone), 0);
   WorkerRound voted = VotedRound();
   voted.held_out_loss = 5.5;
+  voted.embedding_norm = 12.5;
   metrics.OnRound(voted);
   EXPECT_EQ(metrics.value(WorkerMetric::kMainRound), 5);
   metrics.OnRound({.round = Round(7),
@@ -99,6 +100,7 @@ TEST(WorkerMetricsTest, RoundsAddUpAndGaugesFollowTheLastOne) {
   EXPECT_EQ(metrics.value(WorkerMetric::kComputeSeconds), 0.75);
   EXPECT_EQ(metrics.value(WorkerMetric::kRound), 8);
   EXPECT_EQ(metrics.value(WorkerMetric::kHeldOutLoss), 5.5);
+  EXPECT_EQ(metrics.value(WorkerMetric::kEmbeddingNorm), 12.5);
   EXPECT_EQ(metrics.value(WorkerMetric::kDensity),
             30.0 * 30 / (100 * 9));  // of the last gradient that was sent
   SessionStats stats;

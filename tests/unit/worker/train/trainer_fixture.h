@@ -4,6 +4,7 @@
 // queues. All of them write what happens into one list of events.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -39,6 +40,7 @@ inline double Target(const BatchView& batch) {
 class KeyDataset : public Dataset {
  public:
   absl::Status TrainBatch(const BatchKey& key, Batch* batch) const override {
+    if (!all.ok()) all_read.wait(false);
     batch->rows = batch->length = 1;
     batch->inputs = {
         static_cast<int64_t>(key.share.value() * 1000 + key.data_step.value() * 10 + key.micro)};
@@ -54,9 +56,16 @@ class KeyDataset : public Dataset {
     batch->targets = batch->inputs;
     return absl::OkStatus();
   }
+  absl::Status CheckAll(const std::stop_token&) const override {
+    all_read = true;
+    all_read.notify_all();
+    return all;
+  }
   std::string description() const override { return "keys"; }
   std::string target_unit() const override { return "sample"; }
   absl::Status status;
+  absl::Status all;  // what the whole holds; unless OK no minibatch comes before it is read
+  mutable std::atomic<bool> all_read{false};
 };
 
 class QuadraticModel : public Model {
@@ -82,8 +91,8 @@ class QuadraticModel : public Model {
   void* current_stream() const override { return nullptr; }
   absl::Status Keep(ReplicaSlot slot) override {
     Of(slot).x = slots_[0].x;
-    kept_previous += slot == ReplicaSlot::kPrevious ? 1 : 0;
-    return absl::OkStatus();
+    ++kept[slot];
+    return keep_status;
   }
   ConstTensorPointers previous_parameters() const override { return {}; }
   ConstTensorPointers previous_gradient() const override { return previous_gradient_; }
@@ -127,7 +136,8 @@ class QuadraticModel : public Model {
     return sum / kCoordinates;
   }
 
-  int kept_previous = 0;
+  std::map<ReplicaSlot, int> kept;  // how often
+  absl::Status keep_status;
   double next_loss = 0;                                      // instead of the real one
   uint64_t poisoned = std::numeric_limits<uint64_t>::max();  // this coordinate's gradient is NaN
   bool running_after_return = false;  // as a GPU does, on the work that Backward has queued
@@ -175,6 +185,9 @@ class LoopSession : public Session {
   }
   absl::Status Attach(ReplicaMemory* replica) override {
     replica_ = replica;
+    before_ready.swap(*events_);
+    events_->clear();
+    if (on_attach) on_attach();
     if (replica->keeps_x0()) {
       std::vector<float> x0(kCoordinates);
       EXPECT_TRUE(replica->Read(0, x0).ok());
@@ -274,6 +287,8 @@ class LoopSession : public Session {
   bool drained() const override { return drain_; }
   SessionStats Stats() const override { return {}; }
 
+  std::vector<std::string> before_ready;  // events that the others need not wait for
+  std::function<void()> on_attach;
   bool probe = false;
   bool reversed = false;                 // the run has the tensors in the reverse order
   bool stranger = false;                 // the run has a tensor that no model has

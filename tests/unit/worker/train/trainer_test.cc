@@ -33,6 +33,28 @@ TEST(TrainerTest, EachChunkLeavesAsSoonAsItsLastCoordinateIsFinalAndBeforeBackwa
                                         "backward ends", "scalars", "wait", "leave finished"));
 }
 
+TEST(TrainerTest, TakesItsMemoryAndThrowsOnePassAwayBeforeItIsReady) {
+  for (const bool probes : {false, true}) {
+    Bench bench(1, {.eval_every = 0, .eval_batches = 1});
+    bench.session.probe = probes;
+    std::map<ReplicaSlot, int> kept;
+    bench.session.on_attach = [&] { kept = bench.model.kept; };
+    ASSERT_TRUE(bench.trainer.Run().ok());
+    EXPECT_THAT(bench.session.before_ready, ElementsAre("forward 0", "final 1100", "final 700",
+                                                        "final 300", "final 0", "backward ends"));
+    EXPECT_EQ(kept[ReplicaSlot::kSnapshot], 1);
+    EXPECT_EQ(kept[ReplicaSlot::kPrevious], probes ? 1 : 0);
+  }
+}
+
+TEST(TrainerTest, AModelThatDoesNotFitEndsBeforeItIsReady) {
+  Bench bench(1);
+  bench.session.probe = true;
+  bench.model.keep_status = absl::ResourceExhaustedError("copy of the replica: out of memory");
+  bench.session.on_attach = [] { FAIL() << "it said that it was ready"; };
+  EXPECT_EQ(bench.trainer.Run(), bench.model.keep_status);
+}
+
 TEST(TrainerTest, ADeviceThatQueuesHasItsChunksSentAsTheyGetDone) {
   for (const bool still_running : {true, false}) {
     Bench bench(1);
@@ -228,11 +250,11 @@ TEST(TrainerTest, ARewindGoesBackToTheStartWithoutStateProbeOrPreviousVerdict) {
 TEST(TrainerTest, WithoutProbesInTheRunNoPreviousReplicaIsKept) {
   Bench bench(3);
   ASSERT_TRUE(bench.trainer.Run().ok());
-  EXPECT_EQ(bench.model.kept_previous, 0);
+  EXPECT_EQ(bench.model.kept[ReplicaSlot::kPrevious], 0);
   Bench probing(3);
   probing.session.probe = true;
   ASSERT_TRUE(probing.trainer.Run().ok());
-  EXPECT_EQ(probing.model.kept_previous, 3);
+  EXPECT_EQ(probing.model.kept[ReplicaSlot::kPrevious], 1 + 3) << "one before it is ready";
 }
 
 TEST(TrainerTest, AnEvaluationThatTheServerAsksForGoesWithTheScalarsOnceItIsKnown) {
@@ -321,6 +343,13 @@ TEST(TrainerTest, RefusalsOfSessionAndDataEndTheRunWithTheirStatus) {
   Bench empty(1);
   empty.data.status = absl::InvalidArgumentError("no such token");
   EXPECT_EQ(empty.trainer.Run(), absl::InvalidArgumentError("no such token"));
+}
+
+TEST(TrainerTest, WhatTheWholeOfTheDataHoldsEndsTheRunLongBeforeAMinibatchMeetsIt) {
+  Bench foreign(200'000);  // the thread that reads has the lowest priority
+  foreign.data.all = absl::InvalidArgumentError("token 300 at position 10^12");
+  EXPECT_EQ(foreign.trainer.Run(), foreign.data.all);
+  EXPECT_LT(foreign.trainer.report().rounds_voted, 200'000u);
 }
 
 TEST(TrainerTest, AFailedDeviceEndsTheRunWithItsStatus) {

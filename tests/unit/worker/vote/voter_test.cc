@@ -332,6 +332,24 @@ TEST_F(VoterTest, ANonFiniteGradientWithdrawsWhatHasNotLeftButItsStateGoesOn) {
   EXPECT_TRUE(voter_->Wait().ok());
 }
 
+TEST_F(VoterTest, AProbeThatIsNotFiniteIsLeftOutAndTheBallotStands) {
+  Make();
+  VoteRound(Ticket(0), Step(verdict_.data()));
+  std::vector<float> h = g_;
+  h[600] = kNan;
+  ASSERT_TRUE(voter_->Begin(Ticket(1)).ok());
+  ASSERT_TRUE(voter_->wants_probe());
+  ASSERT_TRUE(voter_->SetProbe(Pointers(h)).ok());
+  ASSERT_TRUE(voter_->SetGradient(Pointers(g_)).ok());
+  ASSERT_TRUE(voter_->GradientReady(0, kD).ok());
+  const auto sent = voter_->Finish(1.0, 1);
+  ASSERT_TRUE(sent.ok());
+  EXPECT_FALSE(sent->abstained.has_value());
+  EXPECT_FALSE(sent->probe_l1.has_value());
+  EXPECT_TRUE(std::isnan(session_.scalars.wanted.at(1)));
+  EXPECT_TRUE(sent->prev_inner.has_value());
+}
+
 TEST_F(VoterTest, ANonFiniteLossIsAnAbstention) {
   Make();
   ASSERT_TRUE(voter_->Begin(Ticket(0)).ok());
