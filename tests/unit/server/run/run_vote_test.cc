@@ -397,7 +397,7 @@ TEST_F(RunVoteTest, AnApplierThatIsAlwaysLateIsFollowedAtItsPace) {
     ReadAll();
     ASSERT_TRUE(a.open.has_value());
     // A deadline of long ago would close this round on the spot: it counts from its RoundOpen.
-    Pass(seconds(1));
+    Tick(milliseconds(1));
     EXPECT_EQ(vote_while_open(), 1u) << "a round for a round";
   }
   EXPECT_EQ(committed(), Round(10));
