@@ -224,6 +224,7 @@ TEST_F(RunStopTest, ARunThatWaitedTooLongTellsItsWorkersThatItIsOver) {
 TEST_F(RunStopTest, AfterTheEndAWorkerThatMissesCommitsStillGetsThem) {
   RunOptions options = Options();
   options.main_rounds_max = 2;
+  options.workers_min = 2;
   StartRun(std::move(options));
   TestWorker& a = Joined("a");
   TestWorker& b = Joined("b");
