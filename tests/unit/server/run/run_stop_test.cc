@@ -224,6 +224,7 @@ TEST_F(RunStopTest, ARunThatWaitedTooLongTellsItsWorkersThatItIsOver) {
 TEST_F(RunStopTest, AfterTheEndAWorkerThatMissesCommitsStillGetsThem) {
   RunOptions options = Options();
   options.main_rounds_max = 2;
+  options.workers_min = 2;
   StartRun(std::move(options));
   TestWorker& a = Joined("a");
   TestWorker& b = Joined("b");
@@ -231,6 +232,7 @@ TEST_F(RunStopTest, AfterTheEndAWorkerThatMissesCommitsStillGetsThem) {
   const std::vector<uint8_t> bits = RandomBits(kCoordinates, 1);
   VoteRound({{&a, bits}, {&b, bits}});
   const std::vector<float> at_one = a.x;
+  const std::vector<Round> pieces_at_one = a.pieces;
   a.Break();
   VoteRound({{&b, bits}});
   ASSERT_TRUE(b.finish);
@@ -238,6 +240,7 @@ TEST_F(RunStopTest, AfterTheEndAWorkerThatMissesCommitsStillGetsThem) {
 
   TestWorker& again = NewWorker();
   again.x = at_one;
+  again.pieces = pieces_at_one;
   v1::Join join = again.MakeJoin("a");
   join.set_run_id(std::string(run_->run_id().bytes()));
   join.set_epoch(1);
