@@ -132,24 +132,11 @@ class Storms(harness.ProcessTest):
         self.assert_told(*self.weather("trickle"))
 
 
-    @timed
-    def test_silent_connections_to_the_http_port_keep_nobody_waiting(self):
-        told, _, _ = self.weather("silent", "http")
-        self.assertGreater(told["opened"], STRANGERS)
-
-    @timed
-    def test_half_requests_to_the_http_port_keep_nobody_waiting(self):
-        told, _, _ = self.weather("request", "http")
-        self.assertGreater(told["opened"], STRANGERS)
-
-
 class PlaintextStorms(Storms):
     insecure = True
 
     test_half_done_handshakes_cost_the_run_nothing = None
     test_handshakes_that_trickle_cost_the_run_nothing = None
-    test_silent_connections_to_the_http_port_keep_nobody_waiting = None
-    test_half_requests_to_the_http_port_keep_nobody_waiting = None
 
     @timed
     def test_connections_without_a_call_cost_the_run_nothing(self):
