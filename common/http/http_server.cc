@@ -1,31 +1,23 @@
 #include "common/http/http_server.h"
 
-#include <poll.h>
-#include <sys/socket.h>
-
-#include <algorithm>
-#include <cerrno>
-#include <deque>
-#include <stop_token>
-#include <string_view>
+#include <exception>
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include <CivetServer.h>
 
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "common/exit_codes.h"
 #include "common/host_port.h"
-#include "common/http/request.h"
 #include "common/mutex.h"
-#include "common/net/listener.h"
-#include "common/net/unique_fd.h"
-#include "common/process.h"
 #include "common/status.h"
 
 namespace signvote {
 namespace {
 
+<<<<<<< HEAD
 // A route may take 2 s where the run's thread is busy; /healthz shall not wait for several of them.
 constexpr int kThreads = 8;
 // Connections that have not sent a whole request. Who asks does so with its first packet: a place need
@@ -40,126 +32,93 @@ constexpr int kSlowReaderMs = 2000;
 constexpr uint64_t kReserve = 16;
 // Wakes a thread that waits for work, should nobody: every wait has a bound.
 constexpr Duration kLookEvery = std::chrono::seconds(10);
+=======
+// A connection that says nothing holds a thread: many threads and little patience keep /healthz
+// answering beside dozens of them. A thread that waits costs only address space.
+constexpr char kThreads[] = "32";
+constexpr char kSilenceMs[] = "2000";
+constexpr Duration kWakePeriod = std::chrono::milliseconds(10);
+>>>>>>> parent of 1e475aa (Serve HTTP behind the listener: silence and half a request cost no thread)
 
-const char* Reason(int code) {
-  switch (code) {
-    case 200:
-      return "OK";
-    case 400:
-      return "Bad Request";
-    case 404:
-      return "Not Found";
-    case 405:
-      return "Method Not Allowed";
-    case 431:
-      return "Request Header Fields Too Large";
-    case 503:
-      return "Service Unavailable";
-    default:
-      return "Error";
-  }
-}
+// Orders the making of a route before its first request. civetweb's own locks do that too, but
+// ThreadSanitizer cannot see into the library.
+Mutex publishing;
 
-void SendAll(int fd, std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t sent = ::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-    if (sent > 0) {
-      bytes.remove_prefix(static_cast<size_t>(sent));
-    } else if (sent < 0 && errno == EAGAIN) {
-      pollfd writable{fd, POLLOUT, 0};
-      if (::poll(&writable, 1, kSlowReaderMs) <= 0) return;
-    } else if (!(sent < 0 && errno == EINTR)) {
-      return;  // the peer has gone
-    }
-  }
-}
-
-class ListeningHttpServer final : public HttpServer {
+class RouteHandler : public CivetHandler {
  public:
-  ListeningHttpServer(HttpRoutes routes, HostPort at, std::unique_ptr<Listener> listener)
-      : routes_(std::move(routes)),
-        address_{std::move(at.host), listener->port()},
-        listener_(std::move(listener)) {
-    for (int i = 0; i < kThreads; ++i) {
-      threads_.emplace_back([this](const std::stop_token& stop) { Work(stop); });
-    }
-    listener_->Start([this](int fd) {
-      MutexLock lock(&mu_);
-      asked_.emplace_back(fd);
-      work_.NotifyOne();
-    });
+  explicit RouteHandler(std::function<HttpResponse()> route) : route_(std::move(route)) {}
+  bool handleGet(CivetServer*, mg_connection* connection) override {
+    return Answer(connection, Body::kSent);
   }
-  ~ListeningHttpServer() override {
-    listener_->Stop();
-    for (std::jthread& thread : threads_) thread.request_stop();
-    {
-      MutexLock lock(&mu_);
-      asked_.clear();
-    }
-    work_.NotifyAll();
-    threads_.clear();
+  // The same headers; probes of load balancers ask like this.
+  bool handleHead(CivetServer*, mg_connection* connection) override {
+    return Answer(connection, Body::kLeftOut);
   }
-
-  uint16_t port() const override { return address_.port; }
-  std::string address() const override { return address_.ToText(); }
 
  private:
-  void Work(const std::stop_token& stop) {
-    while (!stop.stop_requested()) {
-      UniqueFd fd;
-      {
-        MutexLock lock(&mu_);
-        (void)work_.WaitUntil(&mu_, Clock::System(), Clock::System()->Now() + kLookEvery,
-                              [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-                                return stop.stop_requested() || !asked_.empty();
-                              });
-        if (asked_.empty()) continue;
-        fd = std::move(asked_.front());
-        asked_.pop_front();
+  enum class Body { kSent, kLeftOut };
+
+  bool Answer(mg_connection* connection, Body body) {
+    { MutexLock ordered(&publishing); }
+    const HttpResponse response = route_();
+    mg_printf(
+        connection,
+        "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
+        response.code, mg_get_response_code_text(connection, response.code),
+        response.content_type.c_str(), response.body.size());
+    if (body == Body::kSent) mg_write(connection, response.body.data(), response.body.size());
+    return true;
+  }
+
+  const std::function<HttpResponse()> route_;
+};
+
+class CivetHttpServer final : public HttpServer {
+ public:
+  // Throws CivetException when the address cannot be bound; Start() catches it.
+  CivetHttpServer(const std::string& host, const std::string& port, HttpRoutes routes)
+      : host_(host),
+        server_(std::vector<std::string>{"listening_ports", absl::StrCat(host, ":", port),
+                                         "num_threads", kThreads, "request_timeout_ms", kSilenceMs,
+                                         "enable_directory_listing", "no"}) {
+    MutexLock ordered(&publishing);
+    handlers_.reserve(routes.size());
+    for (auto& [path, route] : routes) {
+      handlers_.push_back(std::make_unique<RouteHandler>(std::move(route)));
+      server_.addHandler(path + "$", *handlers_.back());
+    }
+    const std::vector<int> ports = server_.getListeningPorts();
+    port_ = ports.empty() ? 0 : static_cast<uint16_t>(ports[0]);
+  }
+  ~CivetHttpServer() override {
+    // civetweb looks for its end when its poll returns: after 2 s, or at the next connection, which
+    // comes from here.
+    std::jthread waker([this](std::stop_token closed) {
+      while (!closed.stop_requested()) {
+        char error[128] = "";
+        mg_connection* const connection =
+            mg_connect_client(BareHost().c_str(), port_, 0, error, sizeof(error));
+        if (connection != nullptr) mg_close_connection(connection);
+        Clock::System()->SleepFor(kWakePeriod);
       }
-      Answer(fd.get());
-    }
+    });
+    server_.close();
   }
 
-  void Answer(int fd) const {
-    char head[Listener::kFirstWordsMax];
-    const ssize_t got = ::recv(fd, head, sizeof(head), MSG_DONTWAIT);
-    if (got <= 0) return;  // the peer has gone
-    bool body = true;
-    const HttpResponse response = Respond({head, static_cast<size_t>(got)}, &body);
-    SendAll(fd, absl::StrCat("HTTP/1.1 ", response.code, " ", Reason(response.code),
-                             "\r\nContent-Type: ", response.content_type,
-                             "\r\nContent-Length: ", response.body.size(),
-                             response.code == 405 ? "\r\nAllow: GET, HEAD" : "",
-                             "\r\nConnection: close\r\n\r\n", body ? response.body : ""));
-    (void)::shutdown(fd, SHUT_WR);  // fails where the peer has gone
-    // Closed with bytes unread, a connection is reset, and the answer may be lost with it.
-    for (int i = 0; i < 16 && ::recv(fd, head, sizeof(head), MSG_DONTWAIT) > 0; ++i) continue;
+  uint16_t port() const override { return port_; }
+  std::string address() const override { return absl::StrCat(host_, ":", port_); }
+
+ private:
+  // Without the brackets of an IPv6 address.
+  std::string BareHost() const {
+    return host_.starts_with('[') && host_.ends_with(']') ? host_.substr(1, host_.size() - 2)
+                                                          : host_;
   }
 
-  HttpResponse Respond(std::string_view head, bool* body) const {
-    if (!IsWholeHead(head)) return {.code = 431, .body = "the head of the request is too long\n"};
-    const absl::StatusOr<HttpRequest> request = ParseHttpRequest(head);
-    if (!request.ok()) return {.code = 400, .body = Describe(request.status()) + "\n"};
-    *body = request->method != "HEAD";
-    if (request->method != "GET" && request->method != "HEAD") {
-      return {.code = 405, .body = "only GET and HEAD are answered\n"};
-    }
-    const auto route = routes_.find(request->path);
-    if (route == routes_.end()) return {.code = 404, .body = "there is nothing at this path\n"};
-    return route->second();
-  }
-
-  // Constant after construction.
-  const HttpRoutes routes_;
-  const HostPort address_;
-  const std::unique_ptr<Listener> listener_;
-
-  Mutex mu_;
-  CondVar work_;
-  std::deque<UniqueFd> asked_ ABSL_GUARDED_BY(mu_);  // bounded by the listener's places
-
-  std::vector<std::jthread> threads_;
+  const std::string host_;
+  std::vector<std::unique_ptr<RouteHandler>> handlers_;
+  CivetServer server_;
+  uint16_t port_ = 0;
 };
 
 }  // namespace
@@ -167,6 +126,7 @@ class ListeningHttpServer final : public HttpServer {
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address,
                                                               HttpRoutes routes,
                                                               const std::string& flag) {
+<<<<<<< HEAD
   SIGNVOTE_ASSIGN_OR_RETURN(HostPort at, ParseHostPort(flag, address, PortZero::kAllowed));
   Clock* const clock = Clock::System();
   // Who is drawn need not be a secret here.
@@ -187,9 +147,27 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string&
                             listener.status().message(), "); choose another address with ", flag,
                             " (port 0 takes a free one)")),
                         ExitCode::kPortInUse);
+=======
+  SIGNVOTE_ASSIGN_OR_RETURN(const HostPort parsed,
+                            ParseHostPort(flag, address, PortZero::kAllowed));
+  const bool ipv6 = parsed.host.find(':') != std::string::npos;
+  if (ipv6 && mg_check_feature(MG_FEATURES_IPV6) == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        flag, " ", address, ": this machine's civetweb serves IPv4 only; give an IPv4 address"));
   }
-  return std::make_unique<ListeningHttpServer>(std::move(routes), std::move(at),
-                                               *std::move(listener));
+  try {
+    return std::unique_ptr<HttpServer>(
+        std::make_unique<CivetHttpServer>(ipv6 ? absl::StrCat("[", parsed.host, "]") : parsed.host,
+                                          absl::StrCat(parsed.port), std::move(routes)));
+  } catch (const std::exception&) {
+    return WithExitCode(
+        absl::UnavailableError(absl::StrCat("cannot serve HTTP on ", address,
+                                            ": the port is in use, or the address is "
+                                            "another machine's; choose another address with ",
+                                            flag, " (port 0 takes a free one)")),
+        ExitCode::kPortInUse);
+>>>>>>> parent of 1e475aa (Serve HTTP behind the listener: silence and half a request cost no thread)
+  }
 }
 
 }  // namespace signvote

@@ -1,14 +1,11 @@
 #pragma once
-// One HTTP port for machines and people: exact paths, GET and HEAD, one request a connection. Server
-// and worker add their own routes.
-//
-// Whoever connects and says nothing, or half a request, costs a place of a Listener and no thread: a
-// connection is served when the whole head of its request is there.
+// One HTTP port for machines and people: civetweb behind one file. Server and worker add their own
+// routes.
 //
 // Ownership: owns the routes; what they refer to must outlive the server.
 // Threads:   routes are called on the server's own threads, several at once.
 // Failure:   Start returns INVALID_ARGUMENT when the address is not HOST:PORT, and UNAVAILABLE with
-//            exit code kPortInUse when it cannot be bound. Other paths answer 404, other methods 405.
+//            exit code kPortInUse when it cannot be bound. Other paths answer 404.
 
 #include <cstdint>
 #include <functional>
@@ -25,7 +22,7 @@ struct HttpResponse {
   std::string content_type = "text/plain; charset=utf-8";
   std::string body;
 };
-// By exact path, e.g. "/metrics".
+// By exact path, e.g. "/metrics". GET only.
 using HttpRoutes = std::map<std::string, std::function<HttpResponse()>>;
 
 inline constexpr char kPrometheusContentType[] = "text/plain; version=0.0.4; charset=utf-8";
@@ -37,7 +34,7 @@ class HttpServer {
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const std::string& address,
                                                            HttpRoutes routes,
                                                            const std::string& flag = "--http");
-  // Stops; waits for requests in progress, each bounded by its route and 2 s of a slow reader.
+  // Stops; waits for requests in progress, each bounded by the 5 s request timeout.
   virtual ~HttpServer() = default;
   virtual uint16_t port() const = 0;
   virtual std::string address() const = 0;  // HOST:PORT as bound

@@ -87,7 +87,7 @@ void Greeters::LookAtOne() {
 
 bool Greeters::TurnOneAway(Time now) {
   std::erase_if(leaving_, [](const Lent& lent) { return !lent.Open(); });
-  if (leaving_.size() >= leaving_max_) return false;
+  if (leaving_.size() >= kLeavingMax) return false;
   const std::optional<Id> id = room_.TurnAway(now);
   if (!id.has_value()) return false;
   leaving_.push_back(greeters_.at(*id).lent);

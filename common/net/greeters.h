@@ -4,10 +4,9 @@
 // each is the descriptor's number, the socket's inode and the peer's address.
 //
 // Threads:    thread-safe.
-// Invariants: at most `places` greet; at most kLeavingMax, and as many as there are places, beyond them were turned away and are not
+// Invariants: at most `places` greet; at most kLeavingMax beyond them were turned away and are not
 //             closed yet. No socket but the one that was entered is ever looked at or shut down.
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -26,8 +25,7 @@ class Greeters {
  public:
   static constexpr size_t kLeavingMax = 64;
 
-  Greeters(WaitingRoom::Options options, Rng rng)
-      : leaving_max_(std::min(kLeavingMax, options.places)), room_(options, rng) {}
+  Greeters(WaitingRoom::Options options, Rng rng) : room_(options, rng) {}
 
   // Gives the connection `fd` a place, if need be that of another one, which is shut down. Otherwise
   // it has none until somebody is settled, or until the time that is returned.
@@ -57,15 +55,12 @@ class Greeters {
   bool TurnOneAway(Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Forget(Id id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
-  const size_t leaving_max_;
-
   mutable Mutex mu_;
   WaitingRoom room_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<Id, Greeter> greeters_ ABSL_GUARDED_BY(mu_);  // those of room_
   absl::flat_hash_map<Endpoint, Id> by_peer_ ABSL_GUARDED_BY(mu_);  // the latest of each
-  std::vector<Lent> leaving_
-      ABSL_GUARDED_BY(mu_);                   // shut down, not closed yet; at most leaving_max_
-  bool wanted_ ABSL_GUARDED_BY(mu_) = false;  // an Enter() found no place
+  std::vector<Lent> leaving_ ABSL_GUARDED_BY(mu_);                  // shut down, not closed yet
+  bool wanted_ ABSL_GUARDED_BY(mu_) = false;                        // an Enter() found no place
   Id next_id_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t turned_away_ ABSL_GUARDED_BY(mu_) = 0;
 };

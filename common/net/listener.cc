@@ -55,15 +55,10 @@ void ResetOnClose(int fd) {
 }
 
 enum class Word { kNone, kSaid, kGone };
-Word FirstWord(int fd, const std::function<bool(std::string_view)>& enough) {
-  char bytes[Listener::kFirstWordsMax];
-  const ssize_t got =
-      ::recv(fd, bytes, enough == nullptr ? 1 : sizeof(bytes), MSG_PEEK | MSG_DONTWAIT);
-  if (got > 0) {
-    const std::string_view said(bytes, static_cast<size_t>(got));
-    const bool whole = enough == nullptr || said.size() == sizeof(bytes) || enough(said);
-    return whole ? Word::kSaid : Word::kNone;
-  }
+Word FirstWord(int fd) {
+  char byte = 0;
+  const ssize_t got = ::recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  if (got > 0) return Word::kSaid;
   return got < 0 && (errno == EAGAIN || errno == EINTR) ? Word::kNone : Word::kGone;
 }
 
@@ -91,7 +86,6 @@ class ListenerImpl final : public Listener {
         listening_(std::move(listening)),
         poll_(std::move(poll)),
         wake_(std::move(wake)),
-        speaking_max_(std::min(kSpeakingMax, options.greeting.places)),
         may_accept_(listening_.sockets.size(), false),
         quiet_room_(options.quiet, Rng(seed, 0)),
         greeters_(options.greeting, Rng(seed, 1)) {}
@@ -191,7 +185,7 @@ class ListenerImpl final : public Listener {
   // How long nothing happens by itself.
   int WaitMs(Time now) {
     std::optional<Time> next;
-    if (speaking_.size() < speaking_max_) next = wait_until_;
+    if (speaking_.size() < kSpeakingMax) next = wait_until_;
     const auto not_after = [&next](Time at) { next = next.has_value() ? std::min(*next, at) : at; };
     if (!quiet_.empty()) not_after(quiet_.begin()->second.since + options_.quiet_max);
     if (place_at_.has_value()) not_after(*place_at_);
@@ -211,7 +205,7 @@ class ListenerImpl final : public Listener {
   void Hear(Id id) {
     const auto it = quiet_.find(id);
     if (it == quiet_.end()) return;  // turned away a moment ago
-    const Word word = FirstWord(it->second.fd.get(), options_.enough);
+    const Word word = FirstWord(it->second.fd.get());
     if (word == Word::kNone) return;
     if (word == Word::kSaid) {
       (void)::epoll_ctl(poll_.get(), EPOLL_CTL_DEL, it->second.fd.get(), nullptr);
@@ -253,14 +247,14 @@ class ListenerImpl final : public Listener {
     }
   }
 
-  // Returns when to go on where somebody may still wait outside, once fewer than speaking_max_ wait
+  // Returns when to go on where somebody may still wait outside, once fewer than kSpeakingMax wait
   // inside.
   std::optional<Time> Accept(Time now) {
     int left = kAcceptsAtOnce;
     for (size_t i = 0; i < may_accept_.size(); ++i) {
       while (may_accept_[i]) {
         if (now < pause_until_) return pause_until_;
-        if (speaking_.size() >= speaking_max_) return now;
+        if (speaking_.size() >= kSpeakingMax) return now;
         if (quiet_room_.full() && now < quiet_room_.MayTurnAwayAt()) {
           return quiet_room_.MayTurnAwayAt();
         }
@@ -335,7 +329,7 @@ class ListenerImpl final : public Listener {
 
   // A connection whose peer has spoken by now takes no place of the quiet.
   void Enter(UniqueFd fd, Time now) {
-    const Word word = FirstWord(fd.get(), options_.enough);
+    const Word word = FirstWord(fd.get());
     if (word == Word::kGone) return;
     if (word == Word::kSaid) {
       speaking_.push_back(std::move(fd));
@@ -343,6 +337,7 @@ class ListenerImpl final : public Listener {
     }
     if (quiet_room_.full()) TurnQuietAway(quiet_room_.TurnAway(now), now);
     const Id id = next_id_++;
+    // Once only: a byte is enough, and the end of what has sent none is hung up on by time.
     if (!Add(fd.get(), EPOLLIN | EPOLLRDHUP | EPOLLET, id)) return;  // no memory: closed
     quiet_room_.Enter(id);
     quiet_.emplace(id, Quiet{std::move(fd), now});
@@ -366,8 +361,9 @@ class ListenerImpl final : public Listener {
           "no descriptor is left for another connection; raise the limit (LimitNOFILE=, ulimit -n)",
           {{"limit", options_.descriptors_max}, {"reserved", options_.descriptors_reserved}});
     } else if (is.crowded && !told_.crowded) {
-      LogWarning("more connections come to nothing than there is room for: some are turned away",
-                 {{"waiting", state().waiting}, {"port", int64_t{listening_.port}}});
+      LogWarning(
+          "more connections without a handshake than there is room for: some are turned away",
+          {{"waiting", state().waiting}, {"port", int64_t{listening_.port}}});
     } else if (!is.crowded && !is.out_of_descriptors &&
                (told_.crowded || told_.out_of_descriptors)) {
       LogInfo("there is room for new connections again", {{"turned_away", is.turned_away}});
@@ -380,7 +376,6 @@ class ListenerImpl final : public Listener {
   Clock* const clock_;
   ListeningSockets listening_;
   const UniqueFd poll_, wake_;
-  const size_t speaking_max_;
   HandOn hand_on_;
 
   // The thread's own.

@@ -1,7 +1,7 @@
 #pragma once
 // Accepts connections, and keeps those that are nobody's yet from using up the process's descriptors.
 //
-// A connection is at first *quiet*: it has sent nothing, or not enough, and costs a descriptor. Then
+// A connection is at first *quiet*: it has sent nothing, and costs a descriptor. With its first byte
 // it is handed on to whoever speaks the protocol, and *greets* until Settle() says that it has
 // shown what it came for. Settled ones are no concern of this class. Quiet and greeting ones have a
 // WaitingRoom each: when a room is full, one of it goes. Of the quiet it is closed here; of the
@@ -23,7 +23,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "common/clock.h"
@@ -40,9 +39,6 @@ struct ListenerOptions {
   WaitingRoom::Options quiet;
   WaitingRoom::Options greeting;
   Duration quiet_max = std::chrono::seconds(20);  // longer silence is hung up on
-  // Whether a connection that began with these bytes, at most kFirstWordsMax, has said enough to be
-  // handed on, which reads them again. Null: one byte is enough. With kFirstWordsMax it always is.
-  std::function<bool(std::string_view)> enough;
   // What the process may have open, and what of it connections may not take.
   uint64_t descriptors_max = 1024;
   uint64_t descriptors_reserved = 64;
@@ -60,7 +56,6 @@ class Listener {
  public:
   // Takes the descriptor over, and closes it at last. Must not wait.
   using HandOn = std::function<void(int fd)>;
-  static constexpr size_t kFirstWordsMax = 8192;
   static constexpr Duration kRecently = std::chrono::seconds(10);
 
   // Connections wait in the kernel's queue until Start(). `clock` must outlive the object.

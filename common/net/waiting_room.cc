@@ -9,7 +9,6 @@ namespace signvote {
 WaitingRoom::WaitingRoom(Options options, Rng rng)
     : options_(options),
       period_(options.patience / static_cast<int64_t>(std::max<size_t>(options.places, 1))),
-      burst_(std::min<Duration>(kBurstMax, options.patience / 4)),
       rng_(rng) {
   SIGNVOTE_CHECK(options.places > 0);
 }
@@ -35,7 +34,7 @@ bool WaitingRoom::Leave(Id id) {
 
 std::optional<WaitingRoom::Id> WaitingRoom::TurnAway(Time now) {
   if (now < next_ || seats_.empty()) return std::nullopt;
-  next_ = std::max(next_, now - burst_) + period_;
+  next_ = std::max(next_, now - kBurst) + period_;
   return TurnAwayAtOnce();
 }
 

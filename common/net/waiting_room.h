@@ -36,8 +36,8 @@ class WaitingRoom {
   };
   static constexpr int kDraws = 4;
   // Who was not turned away although it might have been does so later, but at most this much at once:
-  // timers are coarser than the time between two. At most a quarter of `patience`.
-  static constexpr Duration kBurstMax = std::chrono::milliseconds(20);
+  // timers are coarser than the time between two.
+  static constexpr Duration kBurst = std::chrono::milliseconds(20);
 
   // REQUIRES: options.places > 0.
   WaitingRoom(Options options, Rng rng);
@@ -60,7 +60,6 @@ class WaitingRoom {
  private:
   const Options options_;
   const Duration period_;  // from one who is turned away to the next
-  const Duration burst_;
   Rng rng_;
   std::vector<Id> seats_;
   absl::flat_hash_map<Id, size_t> seat_of_;

@@ -49,14 +49,6 @@ class Host {
     MutexLock lock(&mu_);
     return taken_.size();
   }
-  // As whoever reads them does: those that are at their end.
-  void CloseEnded() {
-    MutexLock lock(&mu_);
-    for (UniqueFd& fd : taken_) {
-      pollfd look{fd.get(), POLLRDHUP, 0};
-      if (fd.valid() && ::poll(&look, 1, 0) == 1) fd.Close();
-    }
-  }
   void CloseAll() {
     MutexLock lock(&mu_);
     taken_.clear();
@@ -184,23 +176,10 @@ TEST_F(ListenerTest, AmongStalledHandshakesSomeAreShutDownAndSettledOnesNever) {
   }
   std::deque<Client> stalled;
   for (int i = 0; i < 40; ++i) ASSERT_TRUE(stalled.emplace_back(listener_->port()).Say("x"));
-  EXPECT_TRUE(Eventually([&] {
-    host_.CloseEnded();
-    return host_.taken() == 44 && HungUp(stalled) == 36;
-  }));
+  ASSERT_TRUE(host_.WaitForTaken(44));
+  EXPECT_TRUE(Eventually([&] { return HungUp(stalled) == 36; }));
   EXPECT_EQ(HungUp(settled), 0u);
   EXPECT_EQ(listener_->state().turned_away, 36u);
-}
-
-TEST_F(ListenerTest, WhatIsShutDownAndNotClosedIsBounded) {
-  Open(Few(4));
-  std::deque<Client> stalled;
-  for (int i = 0; i < 40; ++i) ASSERT_TRUE(stalled.emplace_back(listener_->port()).Say("x"));
-  // Whoever has them closes none: as many again as there are places, and no more.
-  ASSERT_TRUE(host_.WaitForTaken(8));
-  EXPECT_TRUE(Eventually([&] { return HungUp(stalled) == 4; }));
-  Clock::System()->SleepFor(milliseconds(100));
-  EXPECT_EQ(host_.taken(), 8u);
 }
 
 TEST_F(ListenerTest, APlaceThatIsSettledGoesToTheNextWithoutAnybodysLoss) {
@@ -251,10 +230,7 @@ TEST_F(ListenerTest, ADescriptorThatStandsForAnotherSocketIsLeftAlone) {
   for (int i = 0; i < 16; ++i) copies.emplace_back(::fcntl(one.get(), F_DUPFD_CLOEXEC, 0));
   std::deque<Client> more;
   for (int i = 0; i < 8; ++i) ASSERT_TRUE(more.emplace_back(listener_->port()).Say("x"));
-  EXPECT_TRUE(Eventually([this] {
-    host_.CloseEnded();
-    return host_.taken() == 8;
-  }));
+  ASSERT_TRUE(host_.WaitForTaken(8));
   EXPECT_EQ(::send(one.get(), "x", 1, MSG_NOSIGNAL), 1) << "another socket was shut down";
 }
 

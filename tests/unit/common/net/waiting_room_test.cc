@@ -50,7 +50,7 @@ TEST(WaitingRoomTest, AtMostTheirNumberGoesInOnePatience) {
     }
     EXPECT_GT(room.MayTurnAwayAt(), clock.Now());
   }
-  EXPECT_LE(gone, 10 * kPlaces + kPlaces * WaitingRoom::kBurstMax / kPatience + 1);
+  EXPECT_LE(gone, 10 * kPlaces + kPlaces * WaitingRoom::kBurst / kPatience + 1);
   EXPECT_GE(gone, 10 * kPlaces);
 }
 
