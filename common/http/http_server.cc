@@ -17,28 +17,11 @@
 namespace signvote {
 namespace {
 
-<<<<<<< HEAD
-// A route may take 2 s where the run's thread is busy; /healthz shall not wait for several of them.
-constexpr int kThreads = 8;
-// Connections that have not sent a whole request. Who asks does so with its first packet: a place need
-// not last long, and the less it lasts the shorter is the queue outside.
-constexpr WaitingRoom::Options kQuiet{.places = 128, .patience = std::chrono::milliseconds(40)};
-// Those that are being answered.
-constexpr size_t kAnswers = 32;
-constexpr Duration kSilenceMax = std::chrono::seconds(2);
-// A reader that takes nothing for this long is left.
-constexpr int kSlowReaderMs = 2000;
-// Descriptors that are left to files and logs.
-constexpr uint64_t kReserve = 16;
-// Wakes a thread that waits for work, should nobody: every wait has a bound.
-constexpr Duration kLookEvery = std::chrono::seconds(10);
-=======
 // A connection that says nothing holds a thread: many threads and little patience keep /healthz
 // answering beside dozens of them. A thread that waits costs only address space.
 constexpr char kThreads[] = "32";
 constexpr char kSilenceMs[] = "2000";
 constexpr Duration kWakePeriod = std::chrono::milliseconds(10);
->>>>>>> parent of 1e475aa (Serve HTTP behind the listener: silence and half a request cost no thread)
 
 // Orders the making of a route before its first request. civetweb's own locks do that too, but
 // ThreadSanitizer cannot see into the library.
@@ -126,28 +109,6 @@ class CivetHttpServer final : public HttpServer {
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address,
                                                               HttpRoutes routes,
                                                               const std::string& flag) {
-<<<<<<< HEAD
-  SIGNVOTE_ASSIGN_OR_RETURN(HostPort at, ParseHostPort(flag, address, PortZero::kAllowed));
-  Clock* const clock = Clock::System();
-  // Who is drawn need not be a secret here.
-  const Rng rng(static_cast<uint64_t>(clock->UnixMicros()), 0);
-  absl::StatusOr<std::unique_ptr<Listener>> listener =
-      Listener::Bind({.address = at,
-                      .quiet = kQuiet,
-                      .greeting = {.places = kAnswers, .patience = kSilenceMax},
-                      .quiet_max = kSilenceMax,
-                      .enough = &IsWholeHead,
-                      .descriptors_max = DescriptorLimit(),
-                      .descriptors_reserved = kReserve},
-                     rng, clock);
-  if (!listener.ok()) {
-    return WithExitCode(absl::UnavailableError(absl::StrCat(
-                            "cannot serve HTTP on ", address,
-                            ": the port is in use, or the address is another machine's (",
-                            listener.status().message(), "); choose another address with ", flag,
-                            " (port 0 takes a free one)")),
-                        ExitCode::kPortInUse);
-=======
   SIGNVOTE_ASSIGN_OR_RETURN(const HostPort parsed,
                             ParseHostPort(flag, address, PortZero::kAllowed));
   const bool ipv6 = parsed.host.find(':') != std::string::npos;
@@ -166,7 +127,6 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string&
                                             "another machine's; choose another address with ",
                                             flag, " (port 0 takes a free one)")),
         ExitCode::kPortInUse);
->>>>>>> parent of 1e475aa (Serve HTTP behind the listener: silence and half a request cost no thread)
   }
 }
 
