@@ -9,6 +9,7 @@
 #include <grpcpp/server_builder.h>
 
 #include "common/mutex.h"
+#include "proto/wire/socket_bytes.h"
 #include "worker/session/stream.h"
 
 namespace signvote::bench {
@@ -109,7 +110,9 @@ void RunFloorClient(const std::string& server,
                     const ChunkPlan& plan, uint32_t index, Turns* turns) {
   Clock* const clock = Clock::System();
   const std::vector<uint8_t> bits(plan.TotalBytes(), 0x5a);
-  Stream stream(DialServer(server, credentials, kMessageBytesMax, std::chrono::seconds(10)), clock);
+  Stream stream(DialServer(server, credentials, std::chrono::seconds(10),
+                           wire::SocketByteCounter::kMarkFirst),
+                clock);
   Turns::Seen* const seen = &turns->seen[index];
   uint64_t received = 0;
   std::atomic<int64_t> cpu_at_start{0};
