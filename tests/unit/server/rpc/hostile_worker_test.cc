@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <thread>
 
 #include "common/process.h"
@@ -179,47 +180,67 @@ TEST_F(HostileWorkerTest, ASecondFetchMayFollowTheFirstAtOnceAndAnEndlessOneMayN
 
 // Goal: a transfer does not outlive its session, whether its reader reads or not. Method: members
 // that join, begin to fetch, read one chunk, and leave, again and again over one connection.
-TEST_F(HostileWorkerTest, TransfersEndWithTheirSessionsAndTheirMemoryGoes) {
-  constexpr uint64_t kLarge = 4'000'001;  // 16 pieces of a MiB
-  run::RunOptions options = LongRun();
-  around_.transfers.end_timeout = milliseconds(200);
-  StartServer(std::move(options));
-  auto first = NewClient(kLarge);
-  ASSERT_TRUE(first->JoinRun("first"));
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);
-  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 65536);
-  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  const auto stub = v1::Training::NewStub(
-      grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), arguments));
-  uint64_t settled = 0;
-  for (int i = 0; i < 40; ++i) {
-    grpc::ClientContext session;
-    const auto stream = stub->Session(&session);
-    v1::WorkerMessage message;
-    *message.mutable_join() = first->MakeJoin("leaver");
-    ASSERT_TRUE(stream->Write(message));
-    v1::ServerMessage reply;
-    ASSERT_TRUE(stream->Read(&reply) && reply.has_welcome()) << i;
-    v1::FetchStateRequest request;
-    request.set_ticket(reply.welcome().ticket());
-    grpc::ClientContext fetch;
-    const auto reader = stub->FetchState(&fetch, request);
-    v1::StateChunk chunk;
-    ASSERT_TRUE(reader->Read(&chunk));
-    message.mutable_leave();
-    ASSERT_TRUE(stream->Write(message));
-    while (stream->Read(&reply)) {
+class AbandonedTransfers : public HostileWorkerTest {
+ protected:
+  // Of `d` coordinates, `times` times; what was resident after the tenth and after the last.
+  struct Memory {
+    uint64_t settled = 0, last = 0;
+  };
+  void Abandon(uint64_t d, int times, Memory* memory) {
+    around_.transfers.end_timeout = milliseconds(200);
+    StartServer(LongRun());
+    auto first = NewClient(d);
+    ASSERT_TRUE(first->JoinRun("first"));
+    grpc::ChannelArguments arguments;
+    arguments.SetMaxReceiveMessageSize(-1);
+    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 65536);
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    const auto stub = v1::Training::NewStub(
+        grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), arguments));
+    for (int i = 0; i < times; ++i) {
+      grpc::ClientContext session;
+      const auto stream = stub->Session(&session);
+      v1::WorkerMessage message;
+      *message.mutable_join() = first->MakeJoin("leaver");
+      ASSERT_TRUE(stream->Write(message));
+      v1::ServerMessage reply;
+      ASSERT_TRUE(stream->Read(&reply) && reply.has_welcome()) << i;
+      v1::FetchStateRequest request;
+      request.set_ticket(reply.welcome().ticket());
+      grpc::ClientContext fetch;
+      const auto reader = stub->FetchState(&fetch, request);
+      v1::StateChunk chunk;
+      ASSERT_TRUE(reader->Read(&chunk));
+      message.mutable_leave();
+      ASSERT_TRUE(stream->Write(message));
+      while (stream->Read(&reply)) {
+      }
+      EXPECT_TRUE(stream->Finish().ok());
+      while (reader->Read(&chunk)) {
+      }
+      EXPECT_FALSE(reader->Finish().ok()) << "nothing ended it";
+      if (i == 9) memory->settled = ResidentBytes();
     }
-    EXPECT_TRUE(stream->Finish().ok());
-    while (reader->Read(&chunk)) {
-    }
-    EXPECT_FALSE(reader->Finish().ok()) << "nothing ended it";
-    if (i == 9) settled = ResidentBytes();
+    EXPECT_TRUE(Eventually([&] { return server_->transfers().open_calls() == 0; }));
+    memory->last = ResidentBytes();
   }
-  EXPECT_TRUE(Eventually([&] { return server_->transfers().open_calls() == 0; }));
-  EXPECT_LT(ResidentBytes(), settled + (uint64_t{32} << 20));
+};
+
+TEST_F(AbandonedTransfers, EndWithTheirSessionsAndTheirMemoryGoes) {
+  Memory memory;
+  Abandon(4'000'001, 40, &memory);  // 16 pieces of a MiB
+  EXPECT_LT(memory.last, memory.settled + (uint64_t{32} << 20));
+}
+
+// At size: run by itself, as a test labelled slow.
+TEST_F(AbandonedTransfers, DISABLED_TwoHundredOfALargeModelLeaveMemoryFlat) {
+  Memory memory;
+  Abandon(25'000'001, 200, &memory);
+  std::printf("resident after 10 transfers %.1f MB, after 200 %.1f MB\n",
+              static_cast<double>(memory.settled) * 1e-6, static_cast<double>(memory.last) * 1e-6);
+  EXPECT_LT(static_cast<double>(memory.last), 1.05 * static_cast<double>(memory.settled));
+  EXPECT_GT(static_cast<double>(memory.last), 0.95 * static_cast<double>(memory.settled));
 }
 
 TEST_F(HostileWorkerTest, CallsThatShowNoTicketAreFewAndShort) {
