@@ -72,6 +72,11 @@ class ServerEndings(harness.ProcessTest):
     def logged(self, text, timeout=30):
         self.wait_until(f"the server says '{text}'", lambda: text in self.server.log(), timeout)
 
+    def an_event_is_logged(self):
+        for command in ("pause", "resume"):
+            self.assertEqual(self.ctl(command)[0], OK)
+        return self.lines(self.event_log)
+
     def phases(self):
         """(phase, how a server gets there, whether it then holds a model)."""
         def waiting(name):
@@ -109,8 +114,8 @@ class ServerEndings(harness.ProcessTest):
                         if does == "copies" and has_model:
                             self.wait_until("a copy is there", lambda: list(self.export.parent.glob("model.round-*")))
                         if does == "reopens" and phase == "training":
-                            self.pause()  # an event
-                            self.wait_until("the log is there again", lambda: self.lines(self.event_log))
+                            # The next event after the signal has come makes it.
+                            self.wait_until("the log is there again", self.an_event_is_logged)
                         server.signal(signal.SIGTERM)
                         server.wait(30)
                     for process in self.processes:
