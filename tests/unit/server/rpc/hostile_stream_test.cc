@@ -192,6 +192,8 @@ class HostileStreamTest : public TrainingServiceTest {};
 // Goal: what gRPC holds of messages that are not whole is bounded for all connections together.
 // Method: the calls that nothing else bounds, each with nearly the largest message. gRPC acts late
 // (three to six times the limit were seen), and without a limit it takes everything.
+// Not under a sanitizer, which keeps what was given back.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 TEST_F(HostileStreamTest, HalfMessagesTakeNoMemoryWithoutABound) {
   constexpr uint64_t kAllowed = uint64_t{64} << 20;
   constexpr uint32_t kMessage = uint32_t{8} << 20;
@@ -213,6 +215,7 @@ TEST_F(HostileStreamTest, HalfMessagesTakeNoMemoryWithoutABound) {
   connections.clear();
   EXPECT_TRUE(NewClient()->JoinRun("w")) << "there is room again";
 }
+#endif
 
 TEST_F(HostileStreamTest, AConnectionHasOnlySoManyStreams) {
   constexpr size_t kStreamsMax = 256;

@@ -460,13 +460,15 @@ TEST_F(TrainingServiceTest, AConnectionIsSomebodysWithItsFirstCall) {
   StartServer();
   auto client = NewClient();
   ASSERT_TRUE(client->JoinRun("w"));
-  EXPECT_EQ(server_->connections().waiting, 0u);
+  EXPECT_TRUE(Eventually([&] { return server_->connections().waiting == 0; }));
   EXPECT_EQ(server_->connections().turned_away, 0u);
   grpc::ChannelArguments own;
   own.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // another connection than the client's
   auto idle = grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), own);
   ASSERT_TRUE(idle->WaitForConnected(std::chrono::system_clock::now() + kLong));
-  EXPECT_EQ(server_->connections().waiting, 1u) << "it has made no call";
+  // A connection that is being handed on may count twice for a moment.
+  EXPECT_TRUE(Eventually([&] { return server_->connections().waiting == 1; }))
+      << "it has made no call";
 }
 
 }  // namespace
