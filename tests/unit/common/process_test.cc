@@ -93,11 +93,16 @@ TEST(Process, ASignalWakesAWait) {
     InstallStopSignals();
     ::alarm(20);  // ends the test if the wait does not
     const pid_t parent = ::getpid();
+    // Not while the process is forked: ThreadSanitizer may lose a signal that comes then.
+    int ends[2];
+    if (::pipe(ends) != 0) ::_exit(8);
+    char word = 'x';
     const pid_t sender = ::fork();
     if (sender == 0) {
-      ::kill(parent, SIGTERM);
-      ::_exit(0);
+      const ssize_t got = ::read(ends[0], &word, 1);
+      ::_exit(got == 1 && ::kill(parent, SIGTERM) == 0 ? 0 : 1);
     }
+    if (::write(ends[1], &word, 1) != 1) ::_exit(8);
     const bool stopped = WaitForStop(kLong);
     ::waitpid(sender, nullptr, 0);
     ::_exit(stopped ? 0 : 9);
