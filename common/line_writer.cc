@@ -42,16 +42,16 @@ LineWriter::LineWriter(Sink sink, DroppedLine dropped_line, Options options)
 
 LineWriter::~LineWriter() {
   Clock* const clock = Clock::System();
-  const Time until = clock->Now() + shared_->options.patience;
+  Shared& s = *shared_;
+  const Time until = clock->Now() + s.options.patience;
   bool stopped = false;
   {
-    MutexLock lock(&shared_->mu);
-    shared_->stopping = true;
-    shared_->work.NotifyAll();
+    MutexLock lock(&s.mu);
+    s.stopping = true;
+    s.work.NotifyAll();
     // For the writer's thread, which a sink may hold.
-    stopped = shared_->progress.WaitUntil(
-        &shared_->mu, clock, until,
-        [s = shared_.get()]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(s->mu) { return s->stopped; });
+    stopped = s.progress.WaitUntil(
+        &s.mu, clock, until, [&s]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(s.mu) { return s.stopped; });
   }
   if (stopped) {
     thread_.join();
@@ -77,13 +77,13 @@ bool LineWriter::Write(std::string line) {
 bool LineWriter::Flush(Duration timeout) {
   Clock* const clock = Clock::System();
   const Time until = clock->Now() + timeout;
-  MutexLock lock(&shared_->mu);
-  const uint64_t wanted = shared_->accepted;
+  Shared& s = *shared_;
+  MutexLock lock(&s.mu);
+  const uint64_t wanted = s.accepted;
   // For the sink.
-  return shared_->progress.WaitUntil(&shared_->mu, clock, until,
-                                     [&, s = shared_.get()]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(s->mu) {
-                                       return s->written >= wanted;
-                                     });
+  return s.progress.WaitUntil(
+      &s.mu, clock, until,
+      [&s, wanted]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(s.mu) { return s.written >= wanted; });
 }
 
 uint64_t LineWriter::dropped() const {
