@@ -20,11 +20,7 @@ endif()
 if(SIGNVOTE_PRECOMPILE AND SIGNVOTE_CCACHE)
   # What ccache's manual asks for where headers are precompiled.
   set(CMAKE_CXX_COMPILER_LAUNCHER "${CMAKE_COMMAND};-E;env;CCACHE_SLOPPINESS=pch_defines,time_macros;${SIGNVOTE_CCACHE}")
-  if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
-    set(SIGNVOTE_PRECOMPILE_OPTIONS "SHELL:-Xclang -fno-pch-timestamp")
-  else()
-    set(SIGNVOTE_PRECOMPILE_OPTIONS -fpch-preprocess)
-  endif()
+  set(SIGNVOTE_PRECOMPILE_OPTIONS -fpch-preprocess)
 endif()
 find_program(SIGNVOTE_MOLD mold)
 
