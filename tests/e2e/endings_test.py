@@ -204,7 +204,7 @@ class ServerEndings(harness.ProcessTest):
         self.export = self.folder / "model.safetensors"
         port_file = self.folder / "ports.json"
         self.round_log = self.folder / "rounds.jsonl"
-        command = [*wrapper, BIN / "signvote-server", "--listen", "127.0.0.1:0", "--http", "off", "--port-file", port_file,
+        command = [*wrapper, (BIN / "signvote-server").resolve(), "--listen", "127.0.0.1:0", "--http", "off", "--port-file", port_file,
                    "--rounds", FOREVER, "--tokens", self.tls / "tokens", "--export", self.export,
                    "--round-log", self.round_log, *self.server_flags()]
         command = [str(word) for word in command]
@@ -212,6 +212,7 @@ class ServerEndings(harness.ProcessTest):
         pid, master = pty.fork()
         if pid == 0:
             os.dup2(log, 2)
+            os.chdir(self.folder)  # nohup leaves its output where it runs
             os.execvp(command[0], command)
         os.close(log)
         test = self
