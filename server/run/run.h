@@ -169,9 +169,11 @@ class Run {
   static constexpr Duration kFetchWindow = std::chrono::minutes(10);
   // The next round waits no longer than this for whom it outruns.
   static constexpr Duration kGiveWayMax = std::chrono::seconds(30);
-  // Rounds that give way to one stream: twice as many as a fair share of the link takes to move the
+  // Rounds that give way to one name: twice as many as a fair share of the link takes to move the
   // replica, which is as large as 32 verdicts.
   static constexpr uint32_t kGiveWayRounds = 64;
+  // One of them comes back in this time; of all names together, of which there may be four, four do.
+  static constexpr Duration kGiveWayRefill = std::chrono::minutes(1);
   // Commits behind which one that fetches is outrun; one that catches up is as soon as it is behind.
   static constexpr uint64_t kFetchingBehind = 2;
 
@@ -193,7 +195,7 @@ class Run {
     bool live = false;       // is told of the open attempt as it happens
     bool owed_open = false;  // RoundOpen follows once it has everything before
     bool outrun = false;     // rounds give way until it is ready
-    uint32_t given = 0;      // rounds that did
+    bool given_up = false;   // they do no longer: its name has had its share
     // What it is asked.
     uint64_t fence_nonce = 0;  // is it there?
     uint64_t admit_nonce = 0;  // has it read everything before admit_round?
@@ -262,6 +264,8 @@ class Run {
     // That a commit brought which is not in the books yet: told with it.
     std::vector<RoleTold> roles;
     std::optional<GivingWay> giving_way;
+    RateLimit ways{{.each = {.burst = kGiveWayRounds, .refill = kGiveWayRefill},
+                    .all = {.burst = 4 * kGiveWayRounds, .refill = kGiveWayRefill / 4}}};
     Duration usual{};  // mean length of rounds while nobody fetched or was behind; 0: unknown
   };
 
@@ -328,7 +332,7 @@ class Run {
   // After it was fed: whether rounds shall give way to it.
   void NoteOutrun(Stream& s);
   bool AnyOutrun() const;
-  // The next round does; each stream has its share of such rounds.
+  // The next round does; each name has its share of such rounds, whatever streams it comes with.
   void GiveWay(const Proposed& proposed);
   // How long the next round may wait for those who are outrun.
   Duration MayGiveWay(const Proposed& proposed) const;

@@ -29,7 +29,7 @@ void Run::Feed(Time now, Stream& s) {
 }
 
 void Run::NoteOutrun(Stream& s) {
-  if (!s.following || s.outrun || s.given >= kGiveWayRounds) return;
+  if (!s.following || s.outrun || s.given_up) return;
   const uint64_t behind = course_->told.value() - s.next_send.value();
   switch (StageOf(s)) {
     case Stage::kFetching:
@@ -41,7 +41,10 @@ void Run::NoteOutrun(Stream& s) {
     default:
       break;
   }
-  if (s.outrun) LogInfo("rounds give way to a newcomer", {{"worker", WorkerName(s)}});
+  if (!s.outrun) return;
+  const std::string name = WorkerName(s);
+  std::string text = "rounds give way to a newcomer";
+  if (MayTell(now_, "way " + name, &text)) LogInfo(text, {{"worker", name}});
 }
 
 bool Run::AnyOutrun() const {
@@ -65,14 +68,15 @@ void Run::GiveWay(const Proposed& proposed) {
   bool wanted = false;
   for (auto& [peer, s] : streams_) {
     if (!s.outrun) continue;
-    if (s.given < kGiveWayRounds) {
-      ++s.given;
+    const std::string name = WorkerName(s);
+    if (course_->ways.Take(name, now_).has_value()) {
       wanted = true;
       continue;
     }
     s.outrun = false;
-    LogWarning("a newcomer is slow though rounds gave way; they wait for it no longer",
-               {{"worker", WorkerName(s)}});
+    s.given_up = true;
+    std::string text = "a newcomer is slow though rounds gave way; they wait for it no longer";
+    if (MayTell(now_, "no way " + name, &text)) LogWarning(text, {{"worker", name}});
   }
   if (wanted) course_->giving_way = {.committed = proposed.commit.round, .until = now_ + wait};
 }

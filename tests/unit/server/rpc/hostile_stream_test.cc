@@ -254,43 +254,5 @@ TEST_F(HostileStreamTest, AConnectionHasOnlySoManyStreams) {
   queue.Shutdown();
 }
 
-// A call that is over ends though its last message is never taken.
-TEST_F(HostileStreamTest, ATransferThatNobodyReadsEndsAllTheSame) {
-  constexpr uint64_t kLarge = 4'000'001;  // 16 pieces of a MiB
-  around_.transfers.end_timeout = milliseconds(200);
-  StartServer();
-  auto first = NewClient(kLarge);
-  ASSERT_TRUE(first->JoinRun("first"));
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);
-  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 65536);
-  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  const auto stub = v1::Training::NewStub(
-      grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), arguments));
-  grpc::ClientContext session;
-  const auto stream = stub->Session(&session);
-  v1::WorkerMessage message;
-  *message.mutable_join() = first->MakeJoin("leaver");
-  ASSERT_TRUE(stream->Write(message));
-  v1::ServerMessage reply;
-  ASSERT_TRUE(stream->Read(&reply) && reply.has_welcome());
-  v1::FetchStateRequest request;
-  request.set_ticket(reply.welcome().ticket());
-  grpc::ClientContext fetch;
-  const auto reader = stub->FetchState(&fetch, request);
-  v1::StateChunk chunk;
-  ASSERT_TRUE(reader->Read(&chunk));
-  message.mutable_leave();
-  ASSERT_TRUE(stream->Write(message));
-  while (stream->Read(&reply)) {
-  }
-  EXPECT_TRUE(stream->Finish().ok());
-  EXPECT_TRUE(Eventually([&] { return server_->transfers().open_calls() == 0; }));
-  while (reader->Read(&chunk)) {
-  }
-  EXPECT_FALSE(reader->Finish().ok());
-}
-
 }  // namespace
 }  // namespace signvote::rpc

@@ -217,6 +217,10 @@ class AbandonedTransfers : public HostileWorkerTest {
       while (stream->Read(&reply)) {
       }
       EXPECT_TRUE(stream->Finish().ok());
+      if (i == 0) {
+        EXPECT_TRUE(Eventually([&] { return server_->transfers().open_calls() == 0; }))
+            << "it ends though nobody reads";
+      }
       while (reader->Read(&chunk)) {
       }
       EXPECT_FALSE(reader->Finish().ok()) << "nothing ended it";

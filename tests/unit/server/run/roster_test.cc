@@ -277,6 +277,30 @@ TEST_F(RosterTest, WhatItRemembersMakesTheSameNamesAgain) {
   EXPECT_EQ(Joined(again, 2, "c").worker, WorkerId(2));
 }
 
+TEST_F(RosterTest, WhomItRemembersIsAwaySinceThenAndMakesRoom) {
+  Roster before = Make();
+  const WorkerId a = Joined(before, 1, "a").worker;
+  const WorkerId b = Joined(before, 2, "b").worker;
+  Roster again({.names_max = 2}, before.Remember(), At(minutes(1)));
+  EXPECT_EQ(again.FindWorker("a")->last_seen, At(minutes(1)));
+  (void)Joined(again, 1, "b", At(minutes(2)));
+  (void)Joined(again, 2, "c", At(minutes(3)));
+  EXPECT_THAT(again.TakeForgotten(), ElementsAre(a));
+  EXPECT_EQ(again.FindWorker("b")->id, b);
+}
+
+TEST_F(RosterTest, EveryStageHasAWordOfItsOwnForPeople) {
+  std::vector<std::string> words;
+  for (const Stage stage :
+       {Stage::kConnected, Stage::kHeld, Stage::kWaitingState, Stage::kUploading, Stage::kFetching,
+        Stage::kKeeping, Stage::kCatchingUp, Stage::kReady, Stage::kClosing}) {
+    words.emplace_back(Words(stage));
+  }
+  EXPECT_THAT(words,
+              ElementsAre("connected", "held", "waiting for the initial parameters", "uploading",
+                          "fetching", "keeping its replica", "catching up", "ready", "closing"));
+}
+
 TEST_F(RosterTest, AnExhaustedSupplyOfNumbersRefusesNewNamesOnly) {
   Roster::Memory memory;
   memory.names.push_back({.id = WorkerId(7), .name = "a"});

@@ -167,6 +167,27 @@ TEST_F(RunGivesWayTest, RoundsGoOnWithoutANewcomerThatIsSlowByItself) {
   EXPECT_FALSE(b_->closed());
 }
 
+// A member that joins, reads slowly, leaves and comes again must not make everybody slow for good.
+TEST_F(RunGivesWayTest, WhoComesAgainGetsNoFurtherShareOfTheOthersTime) {
+  for (uint32_t i = 0; i < run::Run::kGiveWayRounds && !Opens(); ++i) {
+    Pass(milliseconds(200));
+    b_->peer->queued = 0;
+    b_->peer->network_takes = true;
+    ARound();
+  }
+  ASSERT_TRUE(Opens());
+  b_->Break();
+  TestWorker& again = NewWorker();
+  again.Join("b");
+  again.peer->network_takes = false;
+  again.peer->queued = size_t{2} << 20;
+  again.AskFetch();
+  for (uint64_t i = 0; i < run::Run::kFetchingBehind + 2; ++i) {
+    ARound();
+    EXPECT_TRUE(Opens()) << i;
+  }
+}
+
 TEST_F(RunGivesWayTest, NobodyWaitsForOneThatHasLeft) {
   EXPECT_FALSE(Opens());
   b_->Break();
