@@ -6,7 +6,7 @@ holds to a rate (network namespaces), and one over the loopback interface:
   paced  members compute, as long as it takes that verdicts fill a quarter of the server's link (--fill): those of the members
          and the newcomer's, which come while it fetches
   back   back to back: ballots are there when a round opens, so that a round takes what the network takes
-  large  600 M coordinates and two members over the loopback interface: rounds are committed meanwhile
+  large  600 M coordinates and one member over the loopback interface: rounds are committed meanwhile
 
 Seconds are the server's: of commits, of the newcomer's join, and of its first seat. A seat is given when a round opens. The newcomer
 has all that it needs and joins when one has just opened; one that comes later in a round may wait a round longer. Figures and
@@ -61,8 +61,6 @@ class Case:
     members: int = MEMBERS
     before_s: float = 60  # how long rounds are timed before the newcomer comes
     server_flags: tuple = ()
-    # Members that keep no replica, to save memory: they have no digest to compare.
-    forgetful: tuple = ()
 
     @property
     def copy_s(self):
@@ -92,10 +90,9 @@ class Join:
         case = self.case
         members, newcomer = WORKERS[:case.members], WORKERS[-1]
         flags = ["--compute-ms", case.compute_ms]
-        # Digests at the end alone where somebody has none.
-        run.serve("--workers-min", case.members, *(("--digest-every", 0) if case.forgetful else ()), *case.server_flags)
+        run.serve("--workers-min", case.members, *case.server_flags)
         for name in members:
-            run.attach(name, case.coordinates, *flags, *(("--no-replica",) if name in case.forgetful else ()))
+            run.attach(name, case.coordinates, *flags)
         run.wait_members(300)
         if case.mbit is not None:
             run.network[SERVER].shape(case.mbit)
@@ -171,8 +168,7 @@ CASES = [Case("paced_25m_100mbit", 25_000_000, 100, True, exchange_s=0.06),
          Case("back_25m_100mbit", 25_000_000, 100, False),
          Case("paced_134m_1000mbit", 134_000_000, 1000, True, exchange_s=0.13),
          Case("back_134m_1000mbit", 134_000_000, 1000, False),
-         Case("large_600m_loopback", 600_000_000, None, False, members=2, before_s=0,
-              server_flags=("--workers-max", "8"), forgetful=("w2",))]
+         Case("large_600m_loopback", 600_000_000, None, False, members=1, before_s=0, server_flags=("--workers-max", "8"))]
 
 
 def run(case, folder):
