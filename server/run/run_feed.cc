@@ -114,7 +114,7 @@ void Run::Admit(Time now, Stream& s) {
   roster_.SetStage(s.id, Stage::kReady, now);
   const Roster::Worker& worker = *WorkerOf(s);
   if (!std::exchange(s.in_engine, true)) {
-    Drive(now, round::WorkerReady{worker.id, LinkOf(s).incarnation, worker.name});
+    Drive(now, round::WorkerReady{worker.id, RecordOf(s).incarnation, worker.name});
   } else {
     // Back from a resync: the engine never took its seat away.
     SendRoundOpen(now, s);
@@ -168,12 +168,12 @@ void Run::SendRoundOpen(Time now, Stream& s) {
   s.owed_open = false;
   const std::optional<round::OpenRound>& open = course_->open;
   if (!open.has_value()) return;
-  const Roster::Link& link = LinkOf(s);
+  const Roster::StreamRecord& record = RecordOf(s);
   const auto seat =
-      std::lower_bound(open->seats.begin(), open->seats.end(), *link.worker,
+      std::lower_bound(open->seats.begin(), open->seats.end(), *record.worker,
                        [](const round::Seat& a, WorkerId worker) { return a.worker < worker; });
-  if (seat == open->seats.end() || seat->worker != *link.worker ||
-      seat->incarnation != link.incarnation) {
+  if (seat == open->seats.end() || seat->worker != *record.worker ||
+      seat->incarnation != record.incarnation) {
     return;
   }
   // What is left of the deadline, for one that hears of the round late.
@@ -183,8 +183,8 @@ void Run::SendRoundOpen(Time now, Stream& s) {
   s.live = course_->vote.tallied_chunks() == 0;
   s.peer->Send(RoundOpenMessage(*open, *seat, left));
   if (seat->role == round::Role::kMember && !std::exchange(s.seated, true)) {
-    books_.OnSeated(*link.worker, now - link.joined);
-    Event(now, EventKind::kMember, {.worker = WorkerName(s), .incarnation = link.incarnation});
+    books_.OnSeated(*record.worker, now - record.joined);
+    Event(now, EventKind::kMember, {.worker = WorkerName(s), .incarnation = record.incarnation});
   }
 }
 

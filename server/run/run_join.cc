@@ -103,7 +103,7 @@ void Run::Welcome(Time now, Stream& s) {
 
 void Run::SendWelcome(Stream& s, v1::Welcome::State state) {
   s.peer->Send(WelcomeMessage(facts_, model_->layout(), model_->plan(),
-                              {.incarnation = LinkOf(s).incarnation,
+                              {.incarnation = RecordOf(s).incarnation,
                                .ticket = s.peer->ticket(),
                                .state = state,
                                .round = committed(),
@@ -380,7 +380,7 @@ void Run::On(Time now, Stream& s, LeaveIn& in) {
               {.worker = worker->name, .reason = in.reason, .incarnation = worker->incarnation})) {
       LogInfo("worker leaves", {{"worker", worker->name}, {"reason", in.reason}});
     }
-    if (s.in_engine) Drive(now, round::WorkerLeaves{id, LinkOf(s).incarnation});
+    if (s.in_engine) Drive(now, round::WorkerLeaves{id, RecordOf(s).incarnation});
   }
   CloseStream(now, s, absl::OkStatus());
 }
@@ -390,8 +390,9 @@ void Run::ForgetNames() {
 }
 
 void Run::CountBytes(Stream& s) {
-  const Roster::Link& link = LinkOf(s);
-  if (link.worker.has_value() && link.incarnation != Incarnation()) CountBytes(s, *link.worker);
+  const Roster::StreamRecord& record = RecordOf(s);
+  if (record.worker.has_value() && record.incarnation != Incarnation())
+    CountBytes(s, *record.worker);
 }
 
 void Run::CountBytes(Stream& s, WorkerId worker) {
