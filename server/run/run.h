@@ -178,6 +178,21 @@ class Run {
   static constexpr uint64_t kFetchingBehind = 2;
 
  private:
+  // State transfers of a stream: the one that goes on, and those before it.
+  struct StateCalls {
+    std::shared_ptr<StateCall> call;  // null: none goes on
+    CallKind kind = CallKind::kFetch;
+    std::deque<Time> fetches;  // begun within kFetchWindow
+  };
+
+  // Has the stream read everything before `round`?
+  struct AdmitPing {
+    uint64_t nonce = 0;  // 0: it was not asked, or has answered
+    Round round;
+    Time sent;
+    uint32_t tries = 0;  // answered in time, in a row
+  };
+
   // What the run keeps of one stream, beside the roster's record.
   struct Stream {
     PeerId id;
@@ -185,9 +200,7 @@ class Run {
     const Roster::StreamRecord* record = nullptr;
     std::optional<CheckedJoin> join;  // until it is welcomed
     std::shared_ptr<BallotSlots> slots;
-    std::shared_ptr<StateCall> call;
-    CallKind call_kind = CallKind::kFetch;
-    std::deque<Time> fetches;  // begun within kFetchWindow
+    StateCalls transfers;
     // The cursor. Meaningless unless `following`.
     bool following = false;
     Round next_send;         // Invariant: <= published
@@ -198,10 +211,7 @@ class Run {
     bool given_up = false;   // they do no longer: its name has had its share
     // What it is asked.
     uint64_t fence_nonce = 0;  // is it there?
-    uint64_t admit_nonce = 0;  // has it read everything before admit_round?
-    Round admit_round;
-    Time admit_sent;
-    uint32_t admit_tries = 0;
+    AdmitPing admit;
     // What it was or said.
     bool in_engine = false;  // WorkerReady was said
     bool left = false;       // said Leave

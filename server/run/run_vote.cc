@@ -263,7 +263,7 @@ void Run::AfterCommits(Time now) {
       NoteOutrun(s);
       undisturbed = false;
     }
-    if (s.call != nullptr) undisturbed = false;
+    if (s.transfers.call != nullptr) undisturbed = false;
   }
   if (!undisturbed) return;
   for (const Published& done : published) {
