@@ -39,7 +39,7 @@ Engine::Engine(EngineConfig config, Course course, const EngineState& state, Tim
       waiting_since_(now),
       paused_(state.paused) {}
 
-Actions Engine::Step(Time now, const Event& event) {
+Actions Engine::Step(Time now, const EngineEvent& event) {
   if (phase_ == Phase::kEnded) return {};
   now_ = std::max(now_, now);
   std::visit([this](const auto& e) { On(e); }, event);

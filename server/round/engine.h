@@ -65,7 +65,7 @@ class Engine {
   // Times never go back. Events of past rounds, attempts or incarnations are counted and ignored,
   // never an error. Deadlines act in Tick events only, so ballots that lie in the caller's queue
   // before the Tick are still in time. After EndRun every event is ignored.
-  Actions Step(Time now, const Event& event);
+  Actions Step(Time now, const EngineEvent& event);
   // When a Tick could next change something; nullopt: only another event can. The caller ticks at
   // or after it, and a Tick at it always changes something: no caller can spin.
   std::optional<Time> NextTick() const;

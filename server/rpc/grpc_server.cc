@@ -49,10 +49,10 @@ constexpr Duration kGreetingPatience = std::chrono::milliseconds(500);
 // Without any call for this long.
 constexpr int kIdleMs = 300'000;
 
-// Told of each call when it begins; intercepts none.
-class CallObserver final : public grpc::experimental::ServerInterceptorFactoryInterface {
+// Tells the listener of each call that begins; intercepts none.
+class CallReporter final : public grpc::experimental::ServerInterceptorFactoryInterface {
  public:
-  explicit CallObserver(Listener* listener) : listener_(listener) {}
+  explicit CallReporter(Listener* listener) : listener_(listener) {}
   grpc::experimental::Interceptor* CreateServerInterceptor(
       grpc::experimental::ServerRpcInfo* info) override {
     if (const auto peer = EndpointOfPeer(info->server_context()->peer())) listener_->Settle(*peer);
@@ -109,9 +109,9 @@ class GrpcServerImpl final : public GrpcServer {
                                           : grpc::InsecureServerCredentials();
     acceptor_ = builder.experimental().AddExternalConnectionAcceptor(
         grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, credentials_);
-    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> observers;
-    observers.push_back(std::make_unique<CallObserver>(listener_.get()));
-    builder.experimental().SetInterceptorCreators(std::move(observers));
+    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> reporters;
+    reporters.push_back(std::make_unique<CallReporter>(listener_.get()));
+    builder.experimental().SetInterceptorCreators(std::move(reporters));
     builder.RegisterService(training_.get());
     builder.RegisterService(admin_.get());
     builder.SetMaxReceiveMessageSize(static_cast<int>(options.message_bytes_max + kEnvelopeBytes));

@@ -84,25 +84,25 @@ Roster::Roster(Options options, const Memory& memory, Time now)
 }
 
 Roster::Entry& Roster::At(PeerId peer) {
-  const auto it = links_.find(peer);
-  SIGNVOTE_CHECK(it != links_.end());
+  const auto it = streams_.find(peer);
+  SIGNVOTE_CHECK(it != streams_.end());
   return it->second;
 }
 
 void Roster::Move(Entry& entry, Stage stage, Time now) {
-  Link& link = entry.link;
-  SIGNVOTE_CHECK(MayFollow(link.stage, stage));
-  by_stage_[Index(link.stage)].erase({link.since, link.peer});
-  link.stage = stage;
-  link.since = now;
-  by_stage_[Index(stage)].insert({now, link.peer});
+  StreamRecord& stream = entry.stream;
+  SIGNVOTE_CHECK(MayFollow(stream.stage, stage));
+  by_stage_[Index(stream.stage)].erase({stream.since, stream.peer});
+  stream.stage = stage;
+  stream.since = now;
+  by_stage_[Index(stage)].insert({now, stream.peer});
 }
 
 std::vector<std::pair<PeerId, absl::Status>> Roster::Open(PeerId peer, Time now) {
   Entry entry;
-  entry.link.peer = peer;
-  entry.link.since = entry.link.opened = now;
-  SIGNVOTE_CHECK(links_.emplace(peer, entry).second);
+  entry.stream.peer = peer;
+  entry.stream.since = entry.stream.opened = now;
+  SIGNVOTE_CHECK(streams_.emplace(peer, entry).second);
   std::set<std::pair<Time, PeerId>>& strangers = by_stage_[Index(Stage::kConnected)];
   strangers.insert({now, peer});
   std::vector<std::pair<PeerId, absl::Status>> out;
@@ -118,8 +118,8 @@ std::vector<std::pair<PeerId, absl::Status>> Roster::Open(PeerId peer, Time now)
 
 Roster::Answer Roster::Join(PeerId peer, const std::string& name, Time now) {
   Entry& entry = At(peer);
-  SIGNVOTE_CHECK(entry.link.stage == Stage::kConnected);
-  entry.link.joined = now;
+  SIGNVOTE_CHECK(entry.stream.stage == Stage::kConnected);
+  entry.stream.joined = now;
   Worker* const worker = FindOrAdd(name, now);
   if (worker == nullptr) {
     return absl::ResourceExhaustedError(
@@ -130,27 +130,27 @@ Roster::Answer Roster::Join(PeerId peer, const std::string& name, Time now) {
   if (worker->held.has_value()) {
     return absl::AlreadyExistsError(absl::StrCat("worker '", name, "' is already joining"));
   }
-  entry.link.worker = worker->id;
+  entry.stream.worker = worker->id;
   worker->held = peer;
   Move(entry, Stage::kHeld, now);
   return Held{.live = *worker->live};
 }
 
 Roster::Accepted Roster::Accept(Entry& entry, Worker& worker, Time now) {
-  entry.link.worker = worker.id;
+  entry.stream.worker = worker.id;
   worker.incarnation = worker.incarnation.next();
-  entry.link.incarnation = worker.incarnation;
-  worker.live = entry.link.peer;
+  entry.stream.incarnation = worker.incarnation;
+  worker.live = entry.stream.peer;
   NoteAway(worker);
   ++present_;
   Move(entry, Stage::kWaitingState, now);
-  return {.peer = entry.link.peer, .worker = worker.id, .incarnation = worker.incarnation};
+  return {.peer = entry.stream.peer, .worker = worker.id, .incarnation = worker.incarnation};
 }
 
 std::optional<std::pair<PeerId, absl::Status>> Roster::Pong(PeerId live) const {
-  const Link* const link = FindLink(live);
-  if (link == nullptr || !link->worker.has_value()) return std::nullopt;
-  const Worker& worker = *workers_.at(*link->worker);
+  const StreamRecord* const stream = FindStream(live);
+  if (stream == nullptr || !stream->worker.has_value()) return std::nullopt;
+  const Worker& worker = *workers_.at(*stream->worker);
   if (worker.live != live || !worker.held.has_value()) return std::nullopt;
   return std::pair(*worker.held,
                    absl::AlreadyExistsError(absl::StrCat(
@@ -168,13 +168,13 @@ void Roster::SetStage(PeerId peer, Stage stage, Time now) {
 
 std::optional<Roster::Departure> Roster::Close(PeerId peer, Time now) {
   Entry& entry = At(peer);
-  if (entry.link.stage == Stage::kClosing) return std::nullopt;
-  const Stage stage = entry.link.stage;
+  if (entry.stream.stage == Stage::kClosing) return std::nullopt;
+  const Stage stage = entry.stream.stage;
   Move(entry, Stage::kClosing, now);
-  if (!entry.link.worker.has_value()) return std::nullopt;
-  Worker& worker = *workers_.at(*entry.link.worker);
-  entry.link.worker.reset();
-  Departure out{.worker = worker.id, .incarnation = entry.link.incarnation, .stage = stage};
+  if (!entry.stream.worker.has_value()) return std::nullopt;
+  Worker& worker = *workers_.at(*entry.stream.worker);
+  entry.stream.worker.reset();
+  Departure out{.worker = worker.id, .incarnation = entry.stream.incarnation, .stage = stage};
   if (worker.held == peer) {
     worker.held.reset();
     return out;
@@ -194,9 +194,9 @@ std::optional<Roster::Departure> Roster::Close(PeerId peer, Time now) {
 
 void Roster::Forget(PeerId peer) {
   const Entry& entry = At(peer);
-  SIGNVOTE_CHECK(entry.link.stage == Stage::kClosing);
-  by_stage_[Index(Stage::kClosing)].erase({entry.link.since, peer});
-  links_.erase(peer);
+  SIGNVOTE_CHECK(entry.stream.stage == Stage::kClosing);
+  by_stage_[Index(Stage::kClosing)].erase({entry.stream.since, peer});
+  streams_.erase(peer);
 }
 
 Roster::Due Roster::Fence(Time now) {
@@ -209,7 +209,7 @@ Roster::Due Roster::Fence(Time now) {
   }
   for (const auto& [since, peer] : by_stage_[Index(Stage::kHeld)]) {
     if (now - since < options_.ping_timeout) break;
-    const Worker& worker = *workers_.at(*FindLink(peer)->worker);
+    const Worker& worker = *workers_.at(*FindStream(peer)->worker);
     due.close.emplace_back(*worker.live, absl::AbortedError(absl::StrCat(
                                              "a newer session of '", worker.name, "' took over")));
   }
@@ -270,9 +270,9 @@ absl::Status Roster::CountResync(PeerId peer, Time now) {
   return absl::OkStatus();
 }
 
-const Roster::Link* Roster::FindLink(PeerId peer) const {
-  const auto it = links_.find(peer);
-  return it == links_.end() ? nullptr : &it->second.link;
+const Roster::StreamRecord* Roster::FindStream(PeerId peer) const {
+  const auto it = streams_.find(peer);
+  return it == streams_.end() ? nullptr : &it->second.stream;
 }
 
 const Roster::Worker* Roster::FindWorker(WorkerId worker) const {
@@ -285,11 +285,11 @@ const Roster::Worker* Roster::FindWorker(std::string_view name) const {
   return it == by_name_.end() ? nullptr : it->second;
 }
 
-const Roster::Link* Roster::FindLive(WorkerId worker, Incarnation incarnation) const {
+const Roster::StreamRecord* Roster::FindLive(WorkerId worker, Incarnation incarnation) const {
   const Worker* const known = FindWorker(worker);
   if (known == nullptr || !known->live.has_value()) return nullptr;
-  const Link* const link = FindLink(*known->live);
-  return link->incarnation == incarnation ? link : nullptr;
+  const StreamRecord* const stream = FindStream(*known->live);
+  return stream->incarnation == incarnation ? stream : nullptr;
 }
 
 std::vector<PeerId> Roster::In(Stage stage) const {

@@ -85,8 +85,8 @@ class Roster {
     Time last_seen;  // when its last live stream ended
   };
 
-  // A stream.
-  struct Link {
+  // What is known of a stream.
+  struct StreamRecord {
     PeerId peer;
     Stage stage = Stage::kConnected;
     Time since;                      // of the stage
@@ -151,7 +151,7 @@ class Roster {
   // The live stream has answered the ping: the held one, which is to be refused with this status;
   // nullopt: nobody waits for it.
   std::optional<std::pair<PeerId, absl::Status>> Pong(PeerId live) const;
-  // REQUIRES: MayFollow(stage of the link, stage), and stage is neither kConnected nor kHeld; use
+  // REQUIRES: MayFollow(the stream's stage, stage), and stage is neither kConnected nor kHeld; use
   // Close() for kClosing.
   void SetStage(PeerId peer, Stage stage, Time now);
   // The stream stands for nobody any more. Idempotent: nullopt when it stood for nobody.
@@ -181,24 +181,24 @@ class Roster {
   // ---- views; pointers stay valid until the next call that is not const ----
 
   // nullptr: not open. Valid until Forget() of this stream.
-  const Link* FindLink(PeerId peer) const;
+  const StreamRecord* FindStream(PeerId peer) const;
   const Worker* FindWorker(WorkerId worker) const;  // nullptr: unknown or forgotten
   const Worker* FindWorker(std::string_view name) const;
   // The live stream of a worker; nullptr when it has none, or another incarnation.
-  const Link* FindLive(WorkerId worker, Incarnation incarnation) const;
+  const StreamRecord* FindLive(WorkerId worker, Incarnation incarnation) const;
   // Streams in a stage, the longest there first; of kClosing those that were not named for Cancel() yet.
   std::vector<PeerId> In(Stage stage) const;
   size_t CountIn(Stage stage) const { return by_stage_[static_cast<size_t>(stage)].size(); }
   std::optional<PeerId> LongestIn(Stage stage) const;
   // Names with a live stream, but for `name`.
   size_t PresentBeside(std::string_view name) const;
-  size_t links() const { return links_.size(); }  // streams, those that are closing included
+  size_t streams() const { return streams_.size(); }  // those that are closing included
   const std::map<WorkerId, std::unique_ptr<Worker>>& workers() const { return workers_; }
   Memory Remember() const;
 
  private:
   struct Entry {
-    Link link;
+    StreamRecord stream;
     uint32_t resyncs = 0;  // since resyncs_since
     Time resyncs_since;
   };
@@ -214,7 +214,7 @@ class Roster {
   // Constant after construction.
   const Options options_;
 
-  std::unordered_map<PeerId, Entry> links_;
+  std::unordered_map<PeerId, Entry> streams_;
   // Each stage's streams by how long they are there.
   std::array<std::set<std::pair<Time, PeerId>>, kStages> by_stage_;
   std::map<WorkerId, std::unique_ptr<Worker>> workers_;

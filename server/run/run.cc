@@ -105,7 +105,7 @@ void Run::Handle(Time now, Input input) {
       added.peer = std::move(opened->peer);
       by_peer_.emplace(in->peer, &added);
       const auto strangers = roster_.Open(in->peer, now);
-      added.link = roster_.FindLink(in->peer);
+      added.record = roster_.FindStream(in->peer);
       for (const auto& [peer, status] : strangers) {
         CloseStream(now, *Find(peer), status);
       }
@@ -442,12 +442,12 @@ Run::Stream* Run::Find(PeerId peer) {
 }
 
 Run::Stream* Run::FindLive(WorkerId worker, Incarnation incarnation) {
-  const Roster::Link* link = roster_.FindLive(worker, incarnation);
-  return link == nullptr ? nullptr : Find(link->peer);
+  const Roster::StreamRecord* record = roster_.FindLive(worker, incarnation);
+  return record == nullptr ? nullptr : Find(record->peer);
 }
 
 const Roster::Worker* Run::WorkerOf(const Stream& s) const {
-  const std::optional<WorkerId> worker = LinkOf(s).worker;
+  const std::optional<WorkerId> worker = RecordOf(s).worker;
   return worker.has_value() ? roster_.FindWorker(*worker) : nullptr;
 }
 

@@ -178,16 +178,29 @@ class Run {
   static constexpr uint64_t kFetchingBehind = 2;
 
  private:
-  // What the run keeps of one stream, beside the roster's Link.
+  // State transfers of a stream: the one that goes on, and those before it.
+  struct StateCalls {
+    std::shared_ptr<StateCall> call;  // null: none goes on
+    CallKind kind = CallKind::kFetch;
+    std::deque<Time> fetches;  // begun within kFetchWindow
+  };
+
+  // Has the stream read everything before `round`?
+  struct AdmitPing {
+    uint64_t nonce = 0;  // 0: it was not asked, or has answered
+    Round round;
+    Time sent;
+    uint32_t tries = 0;  // answered in time, in a row
+  };
+
+  // What the run keeps of one stream, beside the roster's record.
   struct Stream {
     PeerId id;
     std::shared_ptr<Peer> peer;
-    const Roster::Link* link = nullptr;
+    const Roster::StreamRecord* record = nullptr;
     std::optional<CheckedJoin> join;  // until it is welcomed
     std::shared_ptr<BallotSlots> slots;
-    std::shared_ptr<StateCall> call;
-    CallKind call_kind = CallKind::kFetch;
-    std::deque<Time> fetches;  // begun within kFetchWindow
+    StateCalls transfers;
     // The cursor. Meaningless unless `following`.
     bool following = false;
     Round next_send;         // Invariant: <= published
@@ -198,10 +211,7 @@ class Run {
     bool given_up = false;   // they do no longer: its name has had its share
     // What it is asked.
     uint64_t fence_nonce = 0;  // is it there?
-    uint64_t admit_nonce = 0;  // has it read everything before admit_round?
-    Round admit_round;
-    Time admit_sent;
-    uint32_t admit_tries = 0;
+    AdmitPing admit;
     // What it was or said.
     bool in_engine = false;  // WorkerReady was said
     bool left = false;       // said Leave
@@ -250,7 +260,7 @@ class Run {
     std::unique_ptr<Durability> none;  // unless the host has one
     std::unique_ptr<CommitPipeline> pipeline;
     std::unique_ptr<round::Engine> engine;
-    std::deque<round::Event> events;  // for the engine, in order
+    std::deque<round::EngineEvent> events;  // for the engine, in order
     bool driving = false;
     bool room = true;          // as the engine was told
     Round told;                // workers are told of all commits before
@@ -284,8 +294,8 @@ class Run {
   Stream* Find(PeerId peer);
   // The ready or joining stream of a worker in the engine's eyes.
   Stream* FindLive(WorkerId worker, Incarnation incarnation);
-  const Roster::Link& LinkOf(const Stream& stream) const { return *stream.link; }
-  Stage StageOf(const Stream& stream) const { return LinkOf(stream).stage; }
+  const Roster::StreamRecord& RecordOf(const Stream& stream) const { return *stream.record; }
+  Stage StageOf(const Stream& stream) const { return RecordOf(stream).stage; }
   // Whose stream it is; null: nobody's.
   const Roster::Worker* WorkerOf(const Stream& stream) const;
   std::string WorkerName(const Stream& stream) const;  // "": nobody's
@@ -353,9 +363,9 @@ class Run {
   void On(Time now, const Applied& applied);
   // Gives the engine an event and carries its actions out in order. An action may end streams, which
   // makes further events: those wait their turn.
-  void Drive(Time now, round::Event event);
+  void Drive(Time now, round::EngineEvent event);
   void Drive(Time now);
-  void Step(Time now, const round::Event& event);
+  void Step(Time now, const round::EngineEvent& event);
   void Execute(Time now, const round::OpenRound& open);
   void Execute(Time now, const round::CloseChunk& close);
   void Execute(Time now, const round::CommitRound& commit);

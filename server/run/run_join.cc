@@ -103,7 +103,7 @@ void Run::Welcome(Time now, Stream& s) {
 
 void Run::SendWelcome(Stream& s, v1::Welcome::State state) {
   s.peer->Send(WelcomeMessage(facts_, model_->layout(), model_->plan(),
-                              {.incarnation = LinkOf(s).incarnation,
+                              {.incarnation = RecordOf(s).incarnation,
                                .ticket = s.peer->ticket(),
                                .state = state,
                                .round = committed(),
@@ -212,12 +212,13 @@ absl::Status Run::CheckFetch(Time now, Stream& s) {
   if (StageOf(s) != Stage::kFetching) {
     return absl::FailedPreconditionError("this worker was not told to fetch the state");
   }
-  while (!s.fetches.empty() && now - s.fetches.front() >= kFetchWindow) s.fetches.pop_front();
-  if (s.fetches.size() >= kFetchesMax) {
+  while (!s.transfers.fetches.empty() && now - s.transfers.fetches.front() >= kFetchWindow)
+    s.transfers.fetches.pop_front();
+  if (s.transfers.fetches.size() >= kFetchesMax) {
     return absl::ResourceExhaustedError(
         absl::StrCat("this worker has fetched the state ", kFetchesMax, " times within ",
                      ToSeconds(kFetchWindow), " s; try again in ",
-                     ToSeconds(kFetchWindow - (now - s.fetches.front())), " s"));
+                     ToSeconds(kFetchWindow - (now - s.transfers.fetches.front())), " s"));
   }
   return absl::OkStatus();
 }
@@ -226,7 +227,7 @@ void Run::On(Time now, Stream& s, CallAsked& in) {
   if (StageOf(s) == Stage::kClosing) {
     return in.call->End(absl::AbortedError("the session of this ticket has ended"));
   }
-  if (s.call != nullptr) {
+  if (s.transfers.call != nullptr) {
     return in.call->End(
         absl::FailedPreconditionError("this session is transferring its state already"));
   }
@@ -237,27 +238,27 @@ void Run::On(Time now, Stream& s, CallAsked& in) {
     }
   } else {
     if (const absl::Status status = CheckFetch(now, s); !status.ok()) return in.call->End(status);
-    s.fetches.push_back(now);
+    s.transfers.fetches.push_back(now);
     // No piece stands below what is applied now. A second fetch finds the cursor where it is.
     if (!s.following) Follow(s, course_->pipeline->applied());
   }
-  s.call = in.call;
-  s.call_kind = in.kind;
+  s.transfers.call = in.call;
+  s.transfers.kind = in.kind;
   Arriving(now, s);
-  s.call->Start(model_->replica());
+  s.transfers.call->Start(model_->replica());
   Feed(now, s);
 }
 
 void Run::On(Time now, Stream& s, CallProgress& in) {
-  if (s.call != in.call) return;
+  if (s.transfers.call != in.call) return;
   Arriving(now, s);
-  if (s.call_kind != CallKind::kUpload || model_->lease().holder() != s.id) return;
+  if (s.transfers.kind != CallKind::kUpload || model_->lease().holder() != s.id) return;
   model_->lease().Progress(in.bytes, now);
   if (in.bytes == model_->layout().coordinates() * sizeof(float)) Uploaded(now, s, in.max_abs);
 }
 
 void Run::On(Time, Stream& s, CallEnded& in) {
-  if (s.call == in.call) s.call.reset();
+  if (s.transfers.call == in.call) s.transfers.call.reset();
 }
 
 void Run::On(Stream* s, const CallMoved& in) {
@@ -289,8 +290,8 @@ void Run::On(Time now, Stream& s, ReadyIn& in) {
   }
   s.next_send = std::max(s.next_send, in.round);
   s.acknowledged = std::max(s.acknowledged, in.round);
-  s.admit_tries = 0;
-  s.admit_nonce = 0;
+  s.admit.tries = 0;
+  s.admit.nonce = 0;
   Arriving(now, s);
   Feed(now, s);
 }
@@ -305,10 +306,10 @@ void Run::On(Time now, Stream& s, PongIn& in) {
     }
     return;
   }
-  if (in.nonce != s.admit_nonce) return;
-  s.admit_nonce = 0;
-  s.acknowledged = std::max(s.acknowledged, s.admit_round);
-  s.admit_tries = now - s.admit_sent <= kAdmitPong ? s.admit_tries + 1 : 0;
+  if (in.nonce != s.admit.nonce) return;
+  s.admit.nonce = 0;
+  s.acknowledged = std::max(s.acknowledged, s.admit.round);
+  s.admit.tries = now - s.admit.sent <= kAdmitPong ? s.admit.tries + 1 : 0;
   Feed(now, s);
 }
 
@@ -343,8 +344,9 @@ void Run::Detach(Time now, Stream& s, const std::string& reason) {
   const std::optional<Roster::Departure> gone = roster_.Close(s.id, now);
   s.live = s.owed_open = s.following = s.outrun = false;
   s.join.reset();
-  if (s.call != nullptr) {
-    std::exchange(s.call, nullptr)->End(absl::AbortedError("the session of this ticket has ended"));
+  if (s.transfers.call != nullptr) {
+    std::exchange(s.transfers.call, nullptr)
+        ->End(absl::AbortedError("the session of this ticket has ended"));
   }
   if (!gone.has_value()) return;
   if (gone->was_live) {
@@ -380,7 +382,7 @@ void Run::On(Time now, Stream& s, LeaveIn& in) {
               {.worker = worker->name, .reason = in.reason, .incarnation = worker->incarnation})) {
       LogInfo("worker leaves", {{"worker", worker->name}, {"reason", in.reason}});
     }
-    if (s.in_engine) Drive(now, round::WorkerLeaves{id, LinkOf(s).incarnation});
+    if (s.in_engine) Drive(now, round::WorkerLeaves{id, RecordOf(s).incarnation});
   }
   CloseStream(now, s, absl::OkStatus());
 }
@@ -390,8 +392,9 @@ void Run::ForgetNames() {
 }
 
 void Run::CountBytes(Stream& s) {
-  const Roster::Link& link = LinkOf(s);
-  if (link.worker.has_value() && link.incarnation != Incarnation()) CountBytes(s, *link.worker);
+  const Roster::StreamRecord& record = RecordOf(s);
+  if (record.worker.has_value() && record.incarnation != Incarnation())
+    CountBytes(s, *record.worker);
 }
 
 void Run::CountBytes(Stream& s, WorkerId worker) {

@@ -32,7 +32,7 @@ absl::StatusOr<std::unique_ptr<CudaReplicaMemory>> CudaReplicaMemory::Make(const
   for (int i = 0; i < 2; ++i) {
     SIGNVOTE_ASSIGN_OR_RETURN(replica->pieces_[i],
                               PinnedBuffer<float>::Make(std::min<uint64_t>(kDigestPiece, d)));
-    SIGNVOTE_ASSIGN_OR_RETURN(replica->copied_[i], Event::Make());
+    SIGNVOTE_ASSIGN_OR_RETURN(replica->copied_[i], CudaEvent::Make());
   }
   SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, replica->x_table_.data(),
                                          replica->x_.data(), replica->x_table_.bytes(),

@@ -64,7 +64,7 @@ class CudaReplicaMemory : public ReplicaMemory {
   DeviceBuffer<float> scales_;  // by tensor, of the commit that is being applied
   DeviceBuffer<uint32_t> verdict_;
   PinnedBuffer<float> pieces_[2];
-  Event copied_[2];      // pieces_[i] holds what was asked for last
+  CudaEvent copied_[2];  // pieces_[i] holds what was asked for last
   absl::Status poison_;  // OK until a call of CUDA failed
 };
 

@@ -42,8 +42,8 @@ absl::StatusOr<std::unique_ptr<CudaPacker>> CudaPacker::Make(const Device* devic
     pieces += chunk.pieces;
     chunk.first_input = inputs;
     inputs += chunk.tensors;
-    SIGNVOTE_ASSIGN_OR_RETURN(chunk.packed, Event::Make());
-    SIGNVOTE_ASSIGN_OR_RETURN(chunk.copied, Event::Make());
+    SIGNVOTE_ASSIGN_OR_RETURN(chunk.packed, CudaEvent::Make());
+    SIGNVOTE_ASSIGN_OR_RETURN(chunk.copied, CudaEvent::Make());
     packer->chunks_.push_back(std::move(chunk));
   }
   SIGNVOTE_ASSIGN_OR_RETURN(packer->pieces_, DeviceBuffer<PackScalars>::Make(pieces));

@@ -47,7 +47,7 @@ class CudaPacker : public BallotPacker {
     uint64_t first_piece = 0;   // in pieces_
     uint64_t pieces = 0;
     uint64_t first_input = 0;  // in inputs_; one per tensor
-    Event packed, copied;
+    CudaEvent packed, copied;
     bool in_flight = false;
   };
 

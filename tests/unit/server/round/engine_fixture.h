@@ -113,7 +113,7 @@ class EngineTest : public testing::Test {
   }
 
   // One event, with the tallies and the durability that its actions ask for; all actions together.
-  Actions Do(const Event& event) {
+  Actions Do(const EngineEvent& event) {
     Actions all = engine().Step(now_, event);
     for (size_t i = 0; i < all.size(); ++i) {
       Actions more;
@@ -137,7 +137,7 @@ class EngineTest : public testing::Test {
     }
     return all;
   }
-  Actions DoAfter(Duration wait, const Event& event) {
+  Actions DoAfter(Duration wait, const EngineEvent& event) {
     now_ = now_ + wait;
     return Do(event);
   }
