@@ -54,7 +54,7 @@ TESTS = {
     "server/tally/": ("tally_test",),
     "server/vote/": ("vote_test", SIMULATION),
     "worker/direction/": ("direction_test",),
-    "worker/session/": ("follower_test", "session_test", SIMULATION),
+    "worker/session/": ("follower_test", SIMULATION, "session_test"),
     "worker/vote/": ("voter_test",),
 }
 
