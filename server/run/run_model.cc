@@ -170,10 +170,6 @@ absl::Status RunModel::FixLayout(const CheckedJoin& join) {
                      " (--init): in config.json ", FirstDifference(init_identity_, join.identity),
                      " (here: beside the file, there: the worker's)"));
   }
-  // With --init it is the config beside the file that is exported, or none.
-  if (init_ == nullptr && options_.config_check) {
-    SIGNVOTE_RETURN_IF_ERROR(options_.config_check(join.config_json));
-  }
   SIGNVOTE_ASSIGN_OR_RETURN(Layout layout, WithDecay(join.layout));
   SIGNVOTE_RETURN_IF_ERROR(Adopt(std::move(layout), Round(0)));
   if (init_ == nullptr) {
@@ -205,6 +201,7 @@ absl::Status RunModel::GrantUpload(PeerId uploader, const CheckedJoin& join, Tim
   SIGNVOTE_CHECK(state_ == State::kLayoutKnown);
   SIGNVOTE_CHECK(join.layout.digest() == layout().digest());
   SIGNVOTE_ASSIGN_OR_RETURN(Layout layout, WithDecay(join.layout));
+  if (options_.config_check) SIGNVOTE_RETURN_IF_ERROR(options_.config_check(join.config_json));
   // A fresh replica also when the order stays: what an uploader before this one left behind is no
   // part of this one's model, and its transfer may still be writing.
   SIGNVOTE_ASSIGN_OR_RETURN(

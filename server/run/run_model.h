@@ -81,8 +81,9 @@ class RunModel {
  public:
   enum class State { kUnknown, kLayoutKnown, kComplete };
 
-  // The operator's own reasons to refuse a model, by its config.json; asked before it becomes the
-  // run's. Its status goes to the worker that brought the config.
+  // The operator's own reasons to refuse a model, by the config.json that would be exported: the
+  // uploader's, asked before it becomes the run's. Its status goes to that worker. Not asked with
+  // --init, whose config is known before the run.
   using ConfigCheck = std::function<absl::Status(const std::string& config_json)>;
 
   struct Options {
@@ -107,8 +108,9 @@ class RunModel {
   absl::Status FixLayout(const CheckedJoin& join);
 
   // This worker brings the parameters: order of coordinates, identity and config.json become its own.
-  // RESOURCE_EXHAUSTED: no memory for a replica of its order. REQUIRES: kLayoutKnown, nobody has the
-  // lease, its layout has the digest of layout().
+  // RESOURCE_EXHAUSTED: no memory for a replica of its order. The status of config_check, with which
+  // nothing has changed. REQUIRES: kLayoutKnown and not loading(), nobody has the lease, its layout has
+  // the digest of layout().
   absl::Status GrantUpload(PeerId uploader, const CheckedJoin& join, Time now);
   UploadLease& lease() { return lease_; }
   const UploadLease& lease() const { return lease_; }

@@ -179,7 +179,7 @@ TEST(RunModel, ParametersThatAreNotFiniteEndTheLeaseAndTheNextOneMayUpload) {
   EXPECT_TRUE(model->Complete(0).ok());
 }
 
-TEST(RunModel, AConfigThatTheOperatorCannotTakeRefusesTheWorkerBeforeAnythingIsTaken) {
+TEST(RunModel, TheOperatorsCheckIsOfTheConfigThatIsExportedTheUploaders) {
   RunModel::Options options;
   options.config_check = [](const std::string& config) {
     return config == "{\"a\":1}" ? absl::OkStatus()
@@ -187,10 +187,16 @@ TEST(RunModel, AConfigThatTheOperatorCannotTakeRefusesTheWorkerBeforeAnythingIsT
   };
   auto model = RunModel::Create(options, Left(std::nullopt), nullptr);
   ASSERT_TRUE(model.ok());
-  EXPECT_EQ((*model)->FixLayout(JoinOf(Small(), "{\"a\":2}")),
+  // Whoever came first is not asked for its parameters.
+  EXPECT_TRUE((*model)->FixLayout(JoinOf(Small(), "{\"a\":2}")).ok());
+  const std::shared_ptr<MasterReplica> before = (*model)->replica();
+  EXPECT_EQ((*model)->GrantUpload(PeerId(5), JoinOf(Small(), "{\"a\":2}"), Time{}),
             absl::FailedPreconditionError("another model"));
-  EXPECT_EQ((*model)->state(), RunModel::State::kUnknown);
-  EXPECT_TRUE((*model)->FixLayout(JoinOf(Small(), "{\"a\":1}")).ok());
+  EXPECT_EQ((*model)->replica(), before);
+  EXPECT_FALSE((*model)->lease().holder().has_value());
+  EXPECT_EQ((*model)->config_json(), "");
+  EXPECT_TRUE((*model)->GrantUpload(PeerId(6), JoinOf(Small(), "{\"a\":1}"), Time{}).ok());
+  EXPECT_EQ((*model)->config_json(), "{\"a\":1}");
   // With --init that config is exported, and was checked when the server began.
   auto init =
       RunModel::Create(options, Left(std::nullopt), std::make_unique<FakeInit>(1.0f, "{\"a\":2}"));
