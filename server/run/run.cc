@@ -415,9 +415,9 @@ void Run::End(Time now, absl::Status status) {
   stop_.ended = true;
   Event(now, EventKind::kEnded, {.reason = reason});
   AnswerWatchers(now, kEndOfTime);
-  if (absl::IsAborted(status) || absl::IsDataLoss(status)) {
-    // Nothing resumes a run that diverged, or whose replica is damaged: workers must not look for
-    // this server again.
+  if (absl::IsAborted(status) || absl::IsDataLoss(status) || absl::IsInternal(status)) {
+    // Nothing resumes a run that diverged, whose replica is damaged or whose rule is broken: workers
+    // must not look for this server again.
     stop_.closing_status = absl::FailedPreconditionError(status.message());
   } else if (!status.ok()) {
     stop_.closing_status = status;
