@@ -15,7 +15,8 @@
 namespace signvote::run {
 namespace {
 
-// Verdicts in use at a time: the open round's, and those that the network and the applier still hold.
+// Verdicts beside those of the recent commits: of the latter's predecessors that the network still
+// holds, and unused ones, which wait for a round.
 constexpr size_t kVerdictsKept = 8;
 constexpr uint64_t kBaseBytes = uint64_t{200} * 1000 * 1000;
 // Around a payload in its message, generously.
@@ -100,10 +101,15 @@ std::vector<MemoryPart> ServerMemory(uint64_t coordinates, const ModelSizes& siz
   }
   parts.push_back({.what = absl::StrCat("ballots of ", workers, " workers"),
                    .bytes = 3 * workers * packed,
+  const uint64_t budget = sizes.catch_up_bytes.value_or(DefaultCatchUpBytes(coordinates));
+  const bool fewest = CommitRing::CapacityFor(budget, packed) == CommitRing::kRoundsMin;
                    .remedy = absl::StrCat("--workers-max below ", workers)});
   parts.push_back({.what = "commits kept for catching up",
-                   .bytes = sizes.catch_up_bytes.value_or(DefaultCatchUpBytes(coordinates)),
-                   .remedy = "a smaller --catch-up-bytes"});
+                   .bytes = CommitRing::BytesFor(budget, packed),
+                   .remedy = fewest ? "" : "a smaller --catch-up-bytes"});
+  parts.push_back({.what = "verdicts being counted or sent",
+                   .bytes = (kVerdictsKept + 1) * packed,  // and the open round's
+                   .remedy = ""});
   parts.push_back({.what = "the copy of an export", .bytes = 4 * coordinates, .remedy = ""});
   parts.push_back({.what = "everything else", .bytes = kBaseBytes, .remedy = ""});
   return parts;

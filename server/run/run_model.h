@@ -66,8 +66,9 @@ uint64_t DefaultCatchUpBytes(uint64_t coordinates);
 absl::StatusOr<ChunkPlan> PlanChunks(const Layout& layout, const ModelSizes& sizes);
 
 // What a server of this model takes (docs/performance.md, "Server memory"): 4 B a coordinate for the
-// master replica, 8 with x0; 3 ⌈d/8⌉ for each of workers_max workers; the catch-up budget; an export's
-// copy of 4 B a coordinate; 200 MB.
+// master replica, 8 with x0; 3 ⌈d/8⌉ for each of workers_max workers; the commits that the catch-up
+// budget keeps, four at least; 9 ⌈d/8⌉ for verdicts that are counted, sent or wait for their next use;
+// an export's copy of 4 B a coordinate; 200 MB.
 std::vector<MemoryPart> ServerMemory(uint64_t coordinates, const ModelSizes& sizes);
 
 // Ownership:  owns pools and lease; shares the replica with applier and transfers.

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <deque>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <string>
@@ -73,9 +75,12 @@ TEST(ServerMemory, FollowsTheRule) {
   const uint64_t packed = BytesForBits(d);
   const ModelSizes sizes{.workers_max = 4};
   EXPECT_EQ(TotalBytes(ServerMemory(d, sizes)),
-            4 * d + 3 * 4 * packed + 8 * packed + 4 * d + 200'000'000);
+            4 * d + 3 * 4 * packed + 8 * packed + 9 * packed + 4 * d + 200'000'000);
   EXPECT_EQ(TotalBytes(ServerMemory(d, {.catch_up_bytes = 5, .workers_max = 4, .needs_x0 = true})),
-            8 * d + 3 * 4 * packed + 5 + 4 * d + 200'000'000);
+            8 * d + 3 * 4 * packed + 4 * packed + 9 * packed + 4 * d + 200'000'000);
+  // Of a small model not all of the budget can be used.
+  EXPECT_EQ(TotalBytes(ServerMemory(800, {.workers_max = 4})),
+            4 * 800 + 3 * 4 * 100 + 1024 * 100 + 9 * 100 + 4 * 800 + 200'000'000u);
   EXPECT_EQ(DefaultCatchUpBytes(1'000'000), 64 * kMiB);
   EXPECT_EQ(DefaultCatchUpBytes(d), 8 * packed);
 }
@@ -213,7 +218,8 @@ TEST(RunModel, TheMemoryRuleNamesEachPartAndTheFlagsThatHelp) {
   for (const char* words :
        {"a model of 25000000 coordinates", "300 MiB are left (the machine)", "the master replica",
         "(100000000 bytes)", "ballots of 64 workers", "(600000000 bytes)", "--workers-max below 64",
-        "commits kept for catching up", "--catch-up-bytes", "the copy of an export"}) {
+        "commits kept for catching up", "--catch-up-bytes", "verdicts being counted or sent",
+        "the copy of an export"}) {
     EXPECT_THAT(Message(status), HasSubstr(words));
   }
   EXPECT_EQ((*model)->state(), RunModel::State::kUnknown);
@@ -225,6 +231,42 @@ TEST(RunModel, ForgottenLayoutsBindNobody) {
   ASSERT_TRUE(model->FixLayout(JoinOf(Small())).ok());
   ASSERT_TRUE(model->GrantUpload(PeerId(5), JoinOf(Small(), R"({"b": 1})"), Time{}).ok());
   model->Forget();
+// Whatever budget is given: the flag alone does not say what is kept.
+TEST(RunModel, RecentCommitsAndVerdictsStayWithinTheirPartsOfTheMemoryRule) {
+  const uint64_t d = 4'000'000;
+  const uint64_t packed = BytesForBits(d);
+  const auto part = [&](const ModelSizes& sizes, const std::string& what) {
+    for (const MemoryPart& p : ServerMemory(d, sizes)) {
+      if (p.what == what) return p;
+    }
+    ADD_FAILURE() << what;
+    return MemoryPart{};
+  };
+  for (const uint64_t budget : {uint64_t{0}, uint64_t{5}, 3 * packed, 5 * packed + 7, 64 * kMiB}) {
+    SCOPED_TRACE(budget);
+    const auto model = Make({.sizes = {.catch_up_bytes = budget}});
+    ASSERT_TRUE(model->FixLayout(JoinOf({{.name = "w", .shape = {d}}})).ok());
+    // As a run goes: each round takes a buffer, and the ring lets go of the oldest.
+    const size_t kept = CommitRing::CapacityFor(model->catch_up_bytes(), packed);
+    std::deque<std::shared_ptr<uint8_t>> ring, sending;
+    for (int round = 0; round < 50; ++round) {
+      ring.push_back(model->verdicts().Acquire());
+      if (ring.size() <= kept) continue;
+      sending.push_back(std::move(ring.front()));
+      ring.pop_front();
+      if (sending.size() == 8) sending.clear();
+    }
+    const MemoryPart commits = part({.catch_up_bytes = budget}, "commits kept for catching up");
+    const MemoryPart verdicts = part({.catch_up_bytes = budget}, "verdicts being counted or sent");
+    EXPECT_LE(kept * packed, commits.bytes);
+    EXPECT_LE(model->verdicts().allocated() * packed, commits.bytes + verdicts.bytes);
+    ring.clear();
+    sending.clear();
+    EXPECT_LE(model->verdicts().allocated() * packed, verdicts.bytes) << "unused ones";
+    EXPECT_EQ(commits.remedy.empty(), kept == CommitRing::kRoundsMin) << "which does not help";
+  }
+}
+
   EXPECT_EQ(model->state(), RunModel::State::kUnknown);
   EXPECT_EQ(model->wanted_layout(), nullptr);
   EXPECT_EQ(model->config_json(), "");
