@@ -171,7 +171,14 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
     SIGNVOTE_ASSIGN_OR_RETURN(parts.tokens, ReadTokensFile(fs, flags.tokens));
   }
   if (!flags.init_path.empty()) {
-    SIGNVOTE_ASSIGN_OR_RETURN(parts.init, OpenInitFile(fs, flags.init_path));
+    absl::StatusOr<std::unique_ptr<run::InitialParameters>> init =
+        OpenInitFile(fs, flags.init_path, signals.stop_requested);
+    if (absl::IsCancelled(init.status())) {
+      LogInfo("stopped by the operator before the first round");
+      return absl::OkStatus();
+    }
+    if (!init.ok()) return init.status();
+    parts.init = *std::move(init);
   }
   run::RunOptions run_options = flags.run;
   // Written when the run is over: what cannot be written must be told before it begins.

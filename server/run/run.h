@@ -84,6 +84,11 @@ class RunHost {
   // result lives at least as long as the run.
   virtual CommitConsumer* StartApplier(const std::shared_ptr<MasterReplica>& replica,
                                        size_t backlog_max) = 0;
+  // The model is known: LoadInitial(*init, *replica) on a thread of its own, because it reads files and
+  // touches all of the replica. Its answer comes as an InitLoaded input, once `init` is given up. Said
+  // at most once, and only of a run with RunParts::init.
+  virtual void LoadInitial(std::unique_ptr<InitialParameters> init,
+                           std::shared_ptr<MasterReplica> replica);
 };
 
 struct RunParts {
@@ -307,6 +312,9 @@ class Run {
   // One worker uploads the initial parameters; the others are told whom they wait for.
   void NameUploader(Time now);
   void Uploaded(Time now, Stream& s, float max_abs);
+  void On(Time now, const InitLoaded& loaded);
+  // The parameters are complete.
+  void BeginCourse(Time now);
   static round::EngineConfig EngineConfigOf(const RunOptions& options);
   absl::Status StartCourse(Time now, const round::EngineState& state);
   absl::Status CheckFetch(Time now, Stream& s);
