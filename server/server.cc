@@ -26,6 +26,7 @@
 #include "server/rpc/grpc_server.h"
 #include "server/rpc/status_json.h"
 #include "server/run/run_thread.h"
+#include "server/tokens_file.h"
 
 namespace signvote {
 namespace {
@@ -110,7 +111,7 @@ absl::StatusOr<wire::TlsMaterial> LoadServerTls(FileSystem* fs, const Clock& clo
 void Reload(const ServerFlags& flags, const TlsSetup& tls, const Clock& clock, FileSystem* fs,
             run::RunThread* run) {
   if (!flags.tokens.empty()) {
-    absl::StatusOr<run::TokenTable> tokens = run::TokenTable::Load(fs, flags.tokens);
+    absl::StatusOr<run::TokenTable> tokens = ReadTokensFile(fs, flags.tokens);
     if (tokens.ok()) {
       // False: nobody joins any more.
       (void)run->Call(
@@ -167,10 +168,17 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   MetricsFeed feed(&metrics);
   run::RunParts parts{.listener = &feed, .memory = [fs] { return AvailableMemory(fs); }};
   if (!flags.tokens.empty()) {
-    SIGNVOTE_ASSIGN_OR_RETURN(parts.tokens, run::TokenTable::Load(fs, flags.tokens));
+    SIGNVOTE_ASSIGN_OR_RETURN(parts.tokens, ReadTokensFile(fs, flags.tokens));
   }
   if (!flags.init_path.empty()) {
-    SIGNVOTE_ASSIGN_OR_RETURN(parts.init, OpenInitFile(fs, flags.init_path));
+    absl::StatusOr<std::unique_ptr<run::InitialParameters>> init =
+        OpenInitFile(fs, flags.init_path, signals.stop_requested);
+    if (absl::IsCancelled(init.status())) {
+      LogInfo("stopped by the operator before the first round");
+      return absl::OkStatus();
+    }
+    if (!init.ok()) return init.status();
+    parts.init = *std::move(init);
   }
   run::RunOptions run_options = flags.run;
   // Written when the run is over: what cannot be written must be told before it begins.

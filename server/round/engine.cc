@@ -425,7 +425,8 @@ void Engine::Commit(CourseEnd end) {
   CommitRound commit;
   attempt.Summarise(verdict ? OpenAttempt::Verdict::kTaken : OpenAttempt::Verdict::kDropped,
                     config_.coordinates, commit);
-  course_.Decide(end, commit);
+  if (absl::Status status = course_.Decide(end, commit); !status.ok())
+    return End(std::move(status));
   commit.opened_for = now_ - *first_opened_;
   commit.wait = verdict ? now_ - attempt.first_complete().value_or(now_) : Duration{0};
   std::vector<WorkerId> here;

@@ -8,7 +8,8 @@
 // Phases, and what leads from one to the next ("next" is decided by Advance(): the first line of
 // its list that holds):
 //   kWaitingForWorkers  enough are ready → kRoundOpen; pause → kPaused; wait_timeout → kEnded
-//   kRoundOpen          all chunks tallied, scalars there or overdue → kCommitting;
+//   kRoundOpen          all chunks tallied, scalars there or overdue → kCommitting, or kEnded when the
+//                       rule's answer is none that a commit can carry out;
 //                       some chunk has no ballot → next attempt, then a commit of kind none;
 //                       the quorum cannot be reached → next attempt, or kWaitingForWorkers;
 //                       wait_timeout → kEnded; stop → kEnded when its time is over

@@ -16,9 +16,10 @@
 //     rounds would take if the newcomer's verdicts and its transfer had the same share of the link as
 //     a member's verdicts. After kGiveWayRounds of them it is not our link that is too slow.
 //   - A worker that has caught up is made ready once it has acknowledged all but the last commit:
-//     its Ready said so, or it has answered a Ping that was sent behind them. One that answers every
-//     ping in time, and whom rounds outrun only because they are shorter than its distance, is let
-//     in after kAdmitTries of them.
+//     its Ready said so, or it has answered a Ping that was sent behind them. One whose round trip is
+//     longer than a round never has, though it reads everything as it comes: it is let in after
+//     kAdmitTries answers in a row within kAdmitPong each, behind by what was committed during the
+//     last of those round trips (docs/decisions/0016).
 
 #include <cstdint>
 #include <deque>
@@ -83,6 +84,11 @@ class RunHost {
   // result lives at least as long as the run.
   virtual CommitConsumer* StartApplier(const std::shared_ptr<MasterReplica>& replica,
                                        size_t backlog_max) = 0;
+  // The model is known: LoadInitial(*init, *replica) on a thread of its own, because it reads files and
+  // touches all of the replica. Its answer comes as an InitLoaded input, once `init` is given up. Said
+  // at most once, and only of a run with RunParts::init.
+  virtual void LoadInitial(std::unique_ptr<InitialParameters> init,
+                           std::shared_ptr<MasterReplica> replica);
 };
 
 struct RunParts {
@@ -159,7 +165,7 @@ class Run {
   size_t streams() const { return streams_.size(); }  // those that are closing included
   Round committed() const;                            // rounds that were published
 
-  // Acknowledged pings after which a worker that is never within one commit is ready all the same.
+  // Answers in a row, each within kAdmitPong, after which one that is never within one commit is ready.
   static constexpr uint32_t kAdmitTries = 8;
   static constexpr Duration kAdmitPong = std::chrono::seconds(1);
   // A stream is fed whole rounds while less than this, and than the session's buffer, is queued.
@@ -316,6 +322,9 @@ class Run {
   // One worker uploads the initial parameters; the others are told whom they wait for.
   void NameUploader(Time now);
   void Uploaded(Time now, Stream& s, float max_abs);
+  void On(Time now, const InitLoaded& loaded);
+  // The parameters are complete.
+  void BeginCourse(Time now);
   static round::EngineConfig EngineConfigOf(const RunOptions& options);
   absl::Status StartCourse(Time now, const round::EngineState& state);
   absl::Status CheckFetch(Time now, Stream& s);

@@ -51,11 +51,8 @@ void Run::On(Time now, Stream& s, JoinIn& in) {
                      {"tensors", uint64_t{model_->layout().tensors().size()}},
                      {"chunks", uint64_t{model_->plan().chunks()}}});
     }
-    if (model_->state() == RunModel::State::kComplete) {
-      if (const absl::Status status = StartCourse(now, {}); !status.ok()) {
-        End(now, status);
-        return Refuse(now, s, name, status);
-      }
+    if (std::unique_ptr<InitialParameters> init = model_->TakeInitial(); init != nullptr) {
+      parts_.host->LoadInitial(std::move(init), model_->replica());
     }
   }
   const Roster::Answer answer = roster_.Join(s.id, checked->name, now);
@@ -111,6 +108,12 @@ void Run::SendWelcome(Stream& s, v1::Welcome::State state) {
 }
 
 void Run::NameUploader(Time now) {
+  if (model_->loading()) {
+    const v1::ServerMessage notice = NoticeMessage(
+        "waiting for the initial parameters from the server's file (--init), which is being read");
+    for (const PeerId peer : roster_.In(Stage::kWaitingState)) Find(peer)->peer->Send(notice);
+    return;
+  }
   while (course_ == nullptr && !model_->lease().holder().has_value()) {
     const std::optional<PeerId> first = roster_.LongestIn(Stage::kWaitingState);
     if (!first.has_value()) return;
@@ -148,8 +151,22 @@ void Run::Uploaded(Time now, Stream& s, float max_abs) {
   if (const absl::Status status = model_->Complete(max_abs); !status.ok()) {
     return CloseStream(now, s, status);
   }
+  BeginCourse(now);
+}
+
+void Run::On(Time now, const InitLoaded& loaded) {
+  if (stop_.ended) return;
+  const absl::Status status = loaded.status.ok() ? model_->Complete(loaded.max_abs) : loaded.status;
+  if (status.ok()) return BeginCourse(now);
+  // It was whole and finite when the server began: nobody's model, and no other attempt, mends that.
+  End(now, WithExitCode(absl::FailedPreconditionError(
+                            absl::StrCat(model_->init_path(), " (--init): ", status.message())),
+                        ExitCode::kBadInput));
+}
+
+void Run::BeginCourse(Time now) {
   if (const absl::Status status = StartCourse(now, {}); !status.ok()) return End(now, status);
-  // The uploader itself says Ready on its stream, behind this.
+  // An uploader itself says Ready on its stream, behind this.
   for (const PeerId peer : roster_.In(Stage::kWaitingState)) Welcome(now, *Find(peer));
 }
 
@@ -368,7 +385,8 @@ void Run::Detach(Time now, Stream& s, const std::string& reason) {
   }
   if (gone->successor.has_value()) Accept(now, *gone->successor);
   // A layout without parameters and without anybody who could bring them binds nobody.
-  if (model_->state() == RunModel::State::kLayoutKnown && roster_.PresentBeside("") == 0) {
+  if (model_->state() == RunModel::State::kLayoutKnown && !model_->loading() &&
+      roster_.PresentBeside("") == 0) {
     model_->Forget();
   }
 }

@@ -55,8 +55,10 @@ void RunThread::Start() {
 }
 
 void RunThread::Stop() {
+  stopping_ = true;
   inbox_.Close();
   if (thread_.joinable()) thread_.join();
+  if (loader_.joinable()) loader_.join();
   tally_.Stop();
   ApplierThread* applier = nullptr;
   {
@@ -204,6 +206,16 @@ void RunThread::Tell() {
     public_.ended = true;
     public_.end_status = run_->end_status();
   }
+void RunThread::LoadInitial(std::unique_ptr<InitialParameters> init,
+                            std::shared_ptr<MasterReplica> replica) {
+  loader_ = std::thread([this, init = std::move(init), replica = std::move(replica)]() mutable {
+    InitLoaded loaded = run::LoadInitial(*init, *replica, [this] { return stopping_.load(); });
+    init.reset();
+    replica.reset();
+    (void)Post(std::move(loaded));  // false: nobody trains any more
+  });
+}
+
   if (changed) changed_.NotifyAll();
 }
 

@@ -2,6 +2,7 @@
 // The thread that drives a run, with what the run leaves to others: tallies, the applier, and those
 // who want to know.
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -114,6 +115,8 @@ class RunThread final : private RunHost {
   void Loop();
   void Tell();
 
+  void LoadInitial(std::unique_ptr<InitialParameters> init,
+                   std::shared_ptr<MasterReplica> replica) override;
   // Constant after construction.
   Clock* const clock_;
   const RunId run_id_;
@@ -136,3 +139,5 @@ class RunThread final : private RunHost {
 };
 
 }  // namespace signvote::run
+  std::thread loader_;  // begun by thread_, at most once
+  std::atomic<bool> stopping_ = false, copies_ended_ = false;

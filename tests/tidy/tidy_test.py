@@ -180,11 +180,12 @@ class TidyTest(unittest.TestCase):
 
     def test_threads_sockets_and_files_inside_the_server_are_found(self):
         self.plant_cc("server/rpc/edge.cc", "#include <sys/socket.h>\nstd::thread t;\n")
-        self.plant_cc("server/run/tokens.cc", "FileSystem* fs;\n")
+        self.plant_cc("server/tokens_file.cc", "FileSystem* fs;\n")
         self.plant_cc("server/run/count.cc", "auto n = std::thread::hardware_concurrency();\n")
         self.assertEqual(self.found(), [])
         for path, text in [("server/run/a.cc", "\nstd::jthread t;\n"), ("server/vote/a.cc", "\n#include <netinet/in.h>\n"),
-                           ("server/round/a.cc", "\nFileSystem* fs;\n"), ("server/commit/a.cc", "\n#include <grpcpp/alarm.h>\n")]:
+                           ("server/round/a.cc", "\nFileSystem* fs;\n"),
+                           ("server/run/tokens.cc", "\nFileSystem* fs;\n"), ("server/replica/master_replica.cc", "\nFileSystem* fs;\n"), ("server/commit/a.cc", "\n#include <grpcpp/alarm.h>\n")]:
             self.plant_cc(path, text)
             self.assertIn((path, 2, "effect"), self.found())
             (self.root / path).unlink()

@@ -54,11 +54,12 @@ class SpyRule final : public StepsizeRule {
     std::vector<float> gammas;  // that it was shown as the last ones
     StepsizeDecision next{.gamma = 0.5f, .reason = "spy"};
     std::optional<StepsizeDecision> without_ballot;
+    bool needs_x0 = true;
   };
   explicit SpyRule(Log* log) : log_(log) {}
   std::string_view name() const override { return "spy"; }
   bool probes() const override { return true; }
-  bool needs_x0() const override { return true; }
+  bool needs_x0() const override { return log_->needs_x0; }
   std::vector<ScalarKind> Wanted(const RoundAhead& ahead) const override {
     if (ahead.main_rounds % 2 == 0) return {};
     return {ScalarKind::kProbeL1, ScalarKind::kPrevInner};

@@ -415,8 +415,7 @@ TEST_F(TrainingServiceTest, InitialParametersFromAFileNeedNoUpload) {
 
 TEST_F(TrainingServiceTest, NewTokensDecideOverJoinsAndNotOverSessions) {
   const auto tokens = [&](const std::string& text) {
-    EXPECT_TRUE(WriteFileAtomically(FileSystem::Posix(), dir_ / "tokens", text, 0600).ok());
-    return *run::TokenTable::Load(FileSystem::Posix(), dir_ / "tokens");
+    return *run::TokenTable::Parse(text, "tokens");
   };
   around_.tokens = tokens("a secret-a\nb secret-b\n");
   run::RunOptions options = Options();

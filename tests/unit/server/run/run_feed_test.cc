@@ -342,7 +342,7 @@ TEST_F(RunFeedTest, ANewcomerThatMissedOneRoundIsReadyAtOnce) {
   EXPECT_EQ(b.Digest(), a.Digest());
 }
 
-// Rounds shorter than a worker's distance must not keep it out for ever.
+// Rounds shorter than a worker's round trip must not keep it out for ever: it is let in behind by one.
 TEST_F(RunFeedTest, AFarWorkerIsLetInAfterAFewAnswers) {
   StartRun();
   TestWorker& a = Joined("a");
@@ -357,6 +357,27 @@ TEST_F(RunFeedTest, AFarWorkerIsLetInAfterAFewAnswers) {
     clock_.Advance(milliseconds(50));
     b.Read(b.peer->messages.size());
   }
+  EXPECT_EQ(run_->Snapshot(clock_.Now()).joins, 2u);
+  EXPECT_EQ(b.lowest(), committed()) << "everything was sent to it, and read at once";
+}
+
+TEST_F(RunFeedTest, OneThatAnswersSlowlyIsNotLetInUntilItHasReadWhatItMissed) {
+  StartRun();
+  TestWorker& a = Joined("a");
+  TestWorker& b = NewWorker();
+  b.Join("b");
+  b.Fetch();
+  Rounds(a, 10);
+  b.Ready(Round(0));
+  for (uint32_t i = 0; i < 3 * run::Run::kAdmitTries; ++i) {
+    Rounds(a, 3);
+    // Every other answer is in time: eight in a row are wanted.
+    clock_.Advance(i % 2 == 0 ? run::Run::kAdmitPong + milliseconds(1) : milliseconds(50));
+    b.Read(b.peer->messages.size());
+    EXPECT_EQ(run_->Snapshot(clock_.Now()).joins, 1u) << i;
+  }
+  Rounds(a, 1);
+  b.ReadAll();
   EXPECT_EQ(run_->Snapshot(clock_.Now()).joins, 2u);
 }
 

@@ -257,10 +257,11 @@ TEST_F(RunVoteTest, NoFiniteLossForFiveRoundsEndsTheRunAsDiverged) {
 // What no rule emits yet: a rule whose every answer is written down.
 class ScriptedRule final : public StepsizeRule {
  public:
-  explicit ScriptedRule(std::vector<StepsizeDecision> script) : script_(std::move(script)) {}
+  explicit ScriptedRule(std::vector<StepsizeDecision> script, bool needs_x0 = true)
+      : script_(std::move(script)), needs_x0_(needs_x0) {}
   std::string_view name() const override { return "scripted"; }
   bool probes() const override { return true; }
-  bool needs_x0() const override { return true; }
+  bool needs_x0() const override { return needs_x0_; }
   std::vector<ScalarKind> Wanted(const RoundAhead&) const override {
     return {ScalarKind::kX0Inner, ScalarKind::kProbeL1};
   }
@@ -277,6 +278,7 @@ class ScriptedRule final : public StepsizeRule {
 
  private:
   const std::vector<StepsizeDecision> script_;
+  const bool needs_x0_;
   size_t next_ = 0;
 };
 
@@ -329,6 +331,26 @@ TEST_F(RunVoteTest, CommitsOfEveryKindReachWorkersReplicaAndThoseWhoCatchUp) {
     EXPECT_TRUE(worker->commits[4].run_done());
     EXPECT_EQ(worker->commits[4].main_round(), 3u);
     EXPECT_EQ(worker->Digest(), run_->Snapshot(clock_.Now()).master_digest);
+  }
+}
+
+TEST_F(RunVoteTest, ARuleThatAnswersWhatNoCommitCanCarryOutEndsTheRunWithItsName) {
+  for (const bool needs_x0 : {true, false}) {
+    const float rho = needs_x0 ? 0.5f : 1.0f;
+    StartRun(Options(), std::make_unique<ScriptedRule>(
+                            std::vector<StepsizeDecision>{
+                                {.gamma = 0.5f},
+                                {.kind = CommitKind::kRewind, .rho = rho, .main_round = false}},
+                            needs_x0));
+    TestWorker& w = Joined("w");
+    VoteRound({{&w, RandomBits(kCoordinates, 1)}});
+    VoteRound({{&w, RandomBits(kCoordinates, 2)}});
+    ASSERT_TRUE(run_->ended());
+    EXPECT_EQ(committed(), Round(1));
+    EXPECT_EQ(ExitCodeFor(run_->end_status()), ExitCode::kInternal);
+    EXPECT_THAT(Describe(run_->end_status()), HasSubstr("the stepsize rule 'scripted'"));
+    run_->CloseStreams(clock_.Now());
+    EXPECT_EQ(w.code(), absl::StatusCode::kFailedPrecondition) << "nothing resumes such a run";
   }
 }
 
