@@ -83,14 +83,13 @@ Roster::Roster(Options options, const Memory& memory, Time now)
   }
 }
 
-Roster::Entry& Roster::At(PeerId peer) {
+Roster::Link& Roster::At(PeerId peer) {
   const auto it = links_.find(peer);
   SIGNVOTE_CHECK(it != links_.end());
   return it->second;
 }
 
-void Roster::Move(Entry& entry, Stage stage, Time now) {
-  Link& link = entry.link;
+void Roster::Move(Link& link, Stage stage, Time now) {
   SIGNVOTE_CHECK(MayFollow(link.stage, stage));
   by_stage_[Index(link.stage)].erase({link.since, link.peer});
   link.stage = stage;
@@ -99,10 +98,10 @@ void Roster::Move(Entry& entry, Stage stage, Time now) {
 }
 
 std::vector<std::pair<PeerId, absl::Status>> Roster::Open(PeerId peer, Time now) {
-  Entry entry;
-  entry.link.peer = peer;
-  entry.link.since = entry.link.opened = now;
-  SIGNVOTE_CHECK(links_.emplace(peer, entry).second);
+  Link link;
+  link.peer = peer;
+  link.since = link.opened = now;
+  SIGNVOTE_CHECK(links_.emplace(peer, link).second);
   std::set<std::pair<Time, PeerId>>& strangers = by_stage_[Index(Stage::kConnected)];
   strangers.insert({now, peer});
   std::vector<std::pair<PeerId, absl::Status>> out;
@@ -117,34 +116,34 @@ std::vector<std::pair<PeerId, absl::Status>> Roster::Open(PeerId peer, Time now)
 }
 
 Roster::Answer Roster::Join(PeerId peer, const std::string& name, Time now) {
-  Entry& entry = At(peer);
-  SIGNVOTE_CHECK(entry.link.stage == Stage::kConnected);
-  entry.link.joined = now;
+  Link& link = At(peer);
+  SIGNVOTE_CHECK(link.stage == Stage::kConnected);
+  link.joined = now;
   Worker* const worker = FindOrAdd(name, now);
   if (worker == nullptr) {
     return absl::ResourceExhaustedError(
         "this server has given a number to every name that it can tell apart; restart it");
   }
   SIGNVOTE_CHECK(!worker->evicted);
-  if (!worker->live.has_value()) return Accept(entry, *worker, now);
+  if (!worker->live.has_value()) return Accept(link, *worker, now);
   if (worker->held.has_value()) {
     return absl::AlreadyExistsError(absl::StrCat("worker '", name, "' is already joining"));
   }
-  entry.link.worker = worker->id;
+  link.worker = worker->id;
   worker->held = peer;
-  Move(entry, Stage::kHeld, now);
+  Move(link, Stage::kHeld, now);
   return Held{.live = *worker->live};
 }
 
-Roster::Accepted Roster::Accept(Entry& entry, Worker& worker, Time now) {
-  entry.link.worker = worker.id;
+Roster::Accepted Roster::Accept(Link& link, Worker& worker, Time now) {
+  link.worker = worker.id;
   worker.incarnation = worker.incarnation.next();
-  entry.link.incarnation = worker.incarnation;
-  worker.live = entry.link.peer;
+  link.incarnation = worker.incarnation;
+  worker.live = link.peer;
   NoteAway(worker);
   ++present_;
-  Move(entry, Stage::kWaitingState, now);
-  return {.peer = entry.link.peer, .worker = worker.id, .incarnation = worker.incarnation};
+  Move(link, Stage::kWaitingState, now);
+  return {.peer = link.peer, .worker = worker.id, .incarnation = worker.incarnation};
 }
 
 std::optional<std::pair<PeerId, absl::Status>> Roster::Pong(PeerId live) const {
@@ -160,21 +159,21 @@ std::optional<std::pair<PeerId, absl::Status>> Roster::Pong(PeerId live) const {
 
 void Roster::SetStage(PeerId peer, Stage stage, Time now) {
   SIGNVOTE_CHECK(stage != Stage::kConnected && stage != Stage::kHeld && stage != Stage::kClosing);
-  Entry& entry = At(peer);
+  Link& link = At(peer);
   // Who is accepted comes here through Join() or the end of the stream before it.
   SIGNVOTE_CHECK(stage != Stage::kWaitingState);
-  Move(entry, stage, now);
+  Move(link, stage, now);
 }
 
 std::optional<Roster::Departure> Roster::Close(PeerId peer, Time now) {
-  Entry& entry = At(peer);
-  if (entry.link.stage == Stage::kClosing) return std::nullopt;
-  const Stage stage = entry.link.stage;
-  Move(entry, Stage::kClosing, now);
-  if (!entry.link.worker.has_value()) return std::nullopt;
-  Worker& worker = *workers_.at(*entry.link.worker);
-  entry.link.worker.reset();
-  Departure out{.worker = worker.id, .incarnation = entry.link.incarnation, .stage = stage};
+  Link& link = At(peer);
+  if (link.stage == Stage::kClosing) return std::nullopt;
+  const Stage stage = link.stage;
+  Move(link, Stage::kClosing, now);
+  if (!link.worker.has_value()) return std::nullopt;
+  Worker& worker = *workers_.at(*link.worker);
+  link.worker.reset();
+  Departure out{.worker = worker.id, .incarnation = link.incarnation, .stage = stage};
   if (worker.held == peer) {
     worker.held.reset();
     return out;
@@ -193,9 +192,9 @@ std::optional<Roster::Departure> Roster::Close(PeerId peer, Time now) {
 }
 
 void Roster::Forget(PeerId peer) {
-  const Entry& entry = At(peer);
-  SIGNVOTE_CHECK(entry.link.stage == Stage::kClosing);
-  by_stage_[Index(Stage::kClosing)].erase({entry.link.since, peer});
+  const Link& link = At(peer);
+  SIGNVOTE_CHECK(link.stage == Stage::kClosing);
+  by_stage_[Index(Stage::kClosing)].erase({link.since, peer});
   links_.erase(peer);
 }
 
@@ -253,26 +252,28 @@ void Roster::SetSeated(std::vector<WorkerId> seated) {
 
 std::vector<WorkerId> Roster::TakeForgotten() { return std::exchange(forgotten_, {}); }
 
-absl::Status Roster::CountResync(PeerId peer, Time now) {
-  Entry& entry = At(peer);
-  if (entry.resyncs == 0 || now - entry.resyncs_since > kResyncWindow) {
-    entry.resyncs = 0;
-    entry.resyncs_since = now;
+absl::Status Roster::CountResync(WorkerId id, Time now) {
+  const auto it = workers_.find(id);
+  SIGNVOTE_CHECK(it != workers_.end());
+  Worker& worker = *it->second;
+  if (worker.resyncs == 0 || now - worker.resyncs_since > kResyncWindow) {
+    worker.resyncs = 0;
+    worker.resyncs_since = now;
   }
-  if (entry.resyncs >= kResyncsMax) {
+  if (worker.resyncs >= kResyncsMax) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("this worker had to fetch the state ", entry.resyncs, " times within ",
+        absl::StrCat("this worker had to fetch the state ", worker.resyncs, " times within ",
                      Seconds(kResyncWindow),
                      " s and never caught up; see its log, and consider a "
                      "larger --catch-up-bytes at the server"));
   }
-  ++entry.resyncs;
+  ++worker.resyncs;
   return absl::OkStatus();
 }
 
 const Roster::Link* Roster::FindLink(PeerId peer) const {
   const auto it = links_.find(peer);
-  return it == links_.end() ? nullptr : &it->second.link;
+  return it == links_.end() ? nullptr : &it->second;
 }
 
 const Roster::Worker* Roster::FindWorker(WorkerId worker) const {
