@@ -23,8 +23,8 @@
 #include "server/http/server_metrics.h"
 #include "server/init_file.h"
 #include "server/metrics_feed.h"
+#include "server/routes.h"
 #include "server/rpc/grpc_server.h"
-#include "server/rpc/status_json.h"
 #include "server/run/run_thread.h"
 #include "server/tokens_file.h"
 
@@ -32,67 +32,11 @@ namespace signvote {
 namespace {
 
 constexpr Duration kLookEvery = std::chrono::milliseconds(100);
-constexpr Duration kHealthTimeout = std::chrono::seconds(1);
-constexpr Duration kSnapshotTimeout = std::chrono::seconds(2);
 // A stop ends the server within 15 s, beside what an export takes to write: the open round, the
 // sessions, the calls and the applier (server/exporter.cc) each get their part.
 constexpr Duration kStopWait = std::chrono::seconds(8);
 constexpr Duration kSessionsGrace = std::chrono::seconds(2);
 constexpr Duration kCallsGrace = std::chrono::seconds(1);
-
-// A thread that does not answer is neither healthy nor ready.
-HttpResponse Unavailable(const absl::Status& status) {
-  return {.code = 503, .body = Describe(status) + "\n"};
-}
-
-HttpResponse Readiness(const run::Health& health, const ListenerState& connections) {
-  if (!health.ready) return {.code = 503, .body = health.not_ready_because + "\n"};
-  if (connections.out_of_descriptors) {
-    return {.code = 503,
-            .body =
-                "no descriptor is left for another connection; raise the limit (LimitNOFILE=, "
-                "ulimit -n)\n"};
-  }
-  // Workers come in all the same, a little later: nobody shall be sent elsewhere for it.
-  if (connections.crowded) {
-    return {.body = absl::StrFormat("ok\ncrowded: %d connections without a handshake, and some are "
-                                    "turned away\n",
-                                    connections.waiting)};
-  }
-  return {.body = "ok\n"};
-}
-
-HttpRoutes Routes(run::RunThread* run, rpc::GrpcServer* server, ServerMetrics* metrics,
-                  MetricsFeed* feed) {
-  return {
-      {"/healthz",
-       [run] {
-         const absl::StatusOr<run::Health> health = run->HealthNow(kHealthTimeout);
-         return health.ok() ? HttpResponse{.body = "ok\n"} : Unavailable(health.status());
-       }},
-      {"/readyz",
-       [run, server] {
-         const absl::StatusOr<run::Health> health = run->HealthNow(kHealthTimeout);
-         if (!health.ok()) return Unavailable(health.status());
-         return Readiness(*health, server->connections());
-       }},
-      {"/metrics",
-       [run, server, metrics, feed] {
-         const absl::StatusOr<run::StatusPage> page = run->Snapshot(kSnapshotTimeout);
-         if (!page.ok()) return Unavailable(page.status());
-         feed->Update(*page);
-         feed->Update(server->connections());
-         return HttpResponse{.content_type = kPrometheusContentType, .body = metrics->Text()};
-       }},
-      {"/api/v1/status",
-       [run] {
-         const absl::StatusOr<run::StatusPage> page = run->Snapshot(kSnapshotTimeout);
-         if (!page.ok()) return Unavailable(page.status());
-         return HttpResponse{.content_type = "application/json",
-                             .body = rpc::RenderStatusJson(*page)};
-       }},
-  };
-}
 
 struct TlsSetup {
   wire::TlsFiles files;
@@ -219,8 +163,9 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
                              run.get(), fs, Rng(words[4], words[5]), clock));
   std::unique_ptr<HttpServer> http;
   if (flags.http != "off") {
+    const auto connections = [server = server.get()] { return server->connections(); };
     SIGNVOTE_ASSIGN_OR_RETURN(
-        http, HttpServer::Start(flags.http, Routes(run.get(), server.get(), &metrics, &feed)));
+        http, HttpServer::Start(flags.http, Routes(run.get(), connections, &metrics, &feed)));
   }
   const int http_port = http == nullptr ? 0 : http->port();
   LogInfo("listening", {{"address", flags.listen},

@@ -67,8 +67,8 @@ class GrpcServerImpl final : public GrpcServer {
  public:
   ~GrpcServerImpl() override { Shutdown(Duration::zero()); }
 
-  GrpcServerImpl(run::RunThread* run, FileSystem* fs, const TransferLimits& limits)
-      : run_(run), fs_(fs), transfers_(run, &table_, limits) {}
+  GrpcServerImpl(run::RunThread* run, FileSystem* fs, const GrpcServerOptions& options)
+      : run_(run), fs_(fs), transfers_(run, &table_, options.transfers, options.find_socket) {}
 
   absl::Status Listen(const GrpcServerOptions& options, Rng rng, Clock* clock) {
     const Places places =
@@ -183,7 +183,7 @@ class GrpcServerImpl final : public GrpcServer {
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(GrpcServerOptions options,
                                                               run::RunThread* run, FileSystem* fs,
                                                               Rng rng, Clock* clock) {
-  auto server = std::make_unique<GrpcServerImpl>(run, fs, options.transfers);
+  auto server = std::make_unique<GrpcServerImpl>(run, fs, options);
   if (absl::Status status = server->Listen(options, rng, clock); !status.ok()) return status;
   return server;
 }

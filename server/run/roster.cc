@@ -83,14 +83,13 @@ Roster::Roster(Options options, const Memory& memory, Time now)
   }
 }
 
-Roster::Entry& Roster::At(PeerId peer) {
+Roster::StreamRecord& Roster::At(PeerId peer) {
   const auto it = streams_.find(peer);
   SIGNVOTE_CHECK(it != streams_.end());
   return it->second;
 }
 
-void Roster::Move(Entry& entry, Stage stage, Time now) {
-  StreamRecord& stream = entry.stream;
+void Roster::Move(StreamRecord& stream, Stage stage, Time now) {
   SIGNVOTE_CHECK(MayFollow(stream.stage, stage));
   by_stage_[Index(stream.stage)].erase({stream.since, stream.peer});
   stream.stage = stage;
@@ -99,10 +98,10 @@ void Roster::Move(Entry& entry, Stage stage, Time now) {
 }
 
 std::vector<std::pair<PeerId, absl::Status>> Roster::Open(PeerId peer, Time now) {
-  Entry entry;
-  entry.stream.peer = peer;
-  entry.stream.since = entry.stream.opened = now;
-  SIGNVOTE_CHECK(streams_.emplace(peer, entry).second);
+  StreamRecord stream;
+  stream.peer = peer;
+  stream.since = stream.opened = now;
+  SIGNVOTE_CHECK(streams_.emplace(peer, stream).second);
   std::set<std::pair<Time, PeerId>>& strangers = by_stage_[Index(Stage::kConnected)];
   strangers.insert({now, peer});
   std::vector<std::pair<PeerId, absl::Status>> out;
@@ -117,34 +116,34 @@ std::vector<std::pair<PeerId, absl::Status>> Roster::Open(PeerId peer, Time now)
 }
 
 Roster::Answer Roster::Join(PeerId peer, const std::string& name, Time now) {
-  Entry& entry = At(peer);
-  SIGNVOTE_CHECK(entry.stream.stage == Stage::kConnected);
-  entry.stream.joined = now;
+  StreamRecord& stream = At(peer);
+  SIGNVOTE_CHECK(stream.stage == Stage::kConnected);
+  stream.joined = now;
   Worker* const worker = FindOrAdd(name, now);
   if (worker == nullptr) {
     return absl::ResourceExhaustedError(
         "this server has given a number to every name that it can tell apart; restart it");
   }
   SIGNVOTE_CHECK(!worker->evicted);
-  if (!worker->live.has_value()) return Accept(entry, *worker, now);
+  if (!worker->live.has_value()) return Accept(stream, *worker, now);
   if (worker->held.has_value()) {
     return absl::AlreadyExistsError(absl::StrCat("worker '", name, "' is already joining"));
   }
-  entry.stream.worker = worker->id;
+  stream.worker = worker->id;
   worker->held = peer;
-  Move(entry, Stage::kHeld, now);
+  Move(stream, Stage::kHeld, now);
   return Held{.live = *worker->live};
 }
 
-Roster::Accepted Roster::Accept(Entry& entry, Worker& worker, Time now) {
-  entry.stream.worker = worker.id;
+Roster::Accepted Roster::Accept(StreamRecord& stream, Worker& worker, Time now) {
+  stream.worker = worker.id;
   worker.incarnation = worker.incarnation.next();
-  entry.stream.incarnation = worker.incarnation;
-  worker.live = entry.stream.peer;
+  stream.incarnation = worker.incarnation;
+  worker.live = stream.peer;
   NoteAway(worker);
   ++present_;
-  Move(entry, Stage::kWaitingState, now);
-  return {.peer = entry.stream.peer, .worker = worker.id, .incarnation = worker.incarnation};
+  Move(stream, Stage::kWaitingState, now);
+  return {.peer = stream.peer, .worker = worker.id, .incarnation = worker.incarnation};
 }
 
 std::optional<std::pair<PeerId, absl::Status>> Roster::Pong(PeerId live) const {
@@ -160,21 +159,21 @@ std::optional<std::pair<PeerId, absl::Status>> Roster::Pong(PeerId live) const {
 
 void Roster::SetStage(PeerId peer, Stage stage, Time now) {
   SIGNVOTE_CHECK(stage != Stage::kConnected && stage != Stage::kHeld && stage != Stage::kClosing);
-  Entry& entry = At(peer);
+  StreamRecord& stream = At(peer);
   // Who is accepted comes here through Join() or the end of the stream before it.
   SIGNVOTE_CHECK(stage != Stage::kWaitingState);
-  Move(entry, stage, now);
+  Move(stream, stage, now);
 }
 
 std::optional<Roster::Departure> Roster::Close(PeerId peer, Time now) {
-  Entry& entry = At(peer);
-  if (entry.stream.stage == Stage::kClosing) return std::nullopt;
-  const Stage stage = entry.stream.stage;
-  Move(entry, Stage::kClosing, now);
-  if (!entry.stream.worker.has_value()) return std::nullopt;
-  Worker& worker = *workers_.at(*entry.stream.worker);
-  entry.stream.worker.reset();
-  Departure out{.worker = worker.id, .incarnation = entry.stream.incarnation, .stage = stage};
+  StreamRecord& stream = At(peer);
+  if (stream.stage == Stage::kClosing) return std::nullopt;
+  const Stage stage = stream.stage;
+  Move(stream, Stage::kClosing, now);
+  if (!stream.worker.has_value()) return std::nullopt;
+  Worker& worker = *workers_.at(*stream.worker);
+  stream.worker.reset();
+  Departure out{.worker = worker.id, .incarnation = stream.incarnation, .stage = stage};
   if (worker.held == peer) {
     worker.held.reset();
     return out;
@@ -193,9 +192,9 @@ std::optional<Roster::Departure> Roster::Close(PeerId peer, Time now) {
 }
 
 void Roster::Forget(PeerId peer) {
-  const Entry& entry = At(peer);
-  SIGNVOTE_CHECK(entry.stream.stage == Stage::kClosing);
-  by_stage_[Index(Stage::kClosing)].erase({entry.stream.since, peer});
+  const StreamRecord& stream = At(peer);
+  SIGNVOTE_CHECK(stream.stage == Stage::kClosing);
+  by_stage_[Index(Stage::kClosing)].erase({stream.since, peer});
   streams_.erase(peer);
 }
 
@@ -253,26 +252,28 @@ void Roster::SetSeated(std::vector<WorkerId> seated) {
 
 std::vector<WorkerId> Roster::TakeForgotten() { return std::exchange(forgotten_, {}); }
 
-absl::Status Roster::CountResync(PeerId peer, Time now) {
-  Entry& entry = At(peer);
-  if (entry.resyncs == 0 || now - entry.resyncs_since > kResyncWindow) {
-    entry.resyncs = 0;
-    entry.resyncs_since = now;
+absl::Status Roster::CountResync(WorkerId id, Time now) {
+  const auto it = workers_.find(id);
+  SIGNVOTE_CHECK(it != workers_.end());
+  Worker& worker = *it->second;
+  if (worker.resyncs == 0 || now - worker.resyncs_since > kResyncWindow) {
+    worker.resyncs = 0;
+    worker.resyncs_since = now;
   }
-  if (entry.resyncs >= kResyncsMax) {
+  if (worker.resyncs >= kResyncsMax) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("this worker had to fetch the state ", entry.resyncs, " times within ",
+        absl::StrCat("this worker had to fetch the state ", worker.resyncs, " times within ",
                      Seconds(kResyncWindow),
                      " s and never caught up; see its log, and consider a "
                      "larger --catch-up-bytes at the server"));
   }
-  ++entry.resyncs;
+  ++worker.resyncs;
   return absl::OkStatus();
 }
 
 const Roster::StreamRecord* Roster::FindStream(PeerId peer) const {
   const auto it = streams_.find(peer);
-  return it == streams_.end() ? nullptr : &it->second.stream;
+  return it == streams_.end() ? nullptr : &it->second;
 }
 
 const Roster::Worker* Roster::FindWorker(WorkerId worker) const {

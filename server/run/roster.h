@@ -82,7 +82,9 @@ class Roster {
     Incarnation incarnation;  // of the last accepted stream; 0: none yet
     std::optional<PeerId> live, held;
     bool evicted = false;
-    Time last_seen;  // when its last live stream ended
+    Time last_seen;        // when its last live stream ended
+    uint32_t resyncs = 0;  // since resyncs_since
+    Time resyncs_since;
   };
 
   // What is known of a stream.
@@ -172,9 +174,10 @@ class Roster {
   void SetSeated(std::vector<WorkerId> seated);
   // Names that were forgotten since the last call, so that other books forget them too.
   std::vector<WorkerId> TakeForgotten();
-  // For a resync: at most kResyncsMax in kResyncWindow of one stream. RESOURCE_EXHAUSTED beyond: who
-  // fetches again and again without getting anywhere costs everybody a transfer each time.
-  absl::Status CountResync(PeerId peer, Time now);
+  // For a resync: at most kResyncsMax in kResyncWindow of one name, whatever streams it comes with.
+  // RESOURCE_EXHAUSTED beyond: who fetches again and again without getting anywhere costs everybody a
+  // transfer each time. REQUIRES: FindWorker(worker) finds it.
+  absl::Status CountResync(WorkerId worker, Time now);
   static constexpr uint32_t kResyncsMax = 8;
   static constexpr Duration kResyncWindow = std::chrono::minutes(10);
 
@@ -197,14 +200,9 @@ class Roster {
   Memory Remember() const;
 
  private:
-  struct Entry {
-    StreamRecord stream;
-    uint32_t resyncs = 0;  // since resyncs_since
-    Time resyncs_since;
-  };
-  Entry& At(PeerId peer);
-  void Move(Entry& entry, Stage stage, Time now);
-  Accepted Accept(Entry& entry, Worker& worker, Time now);
+  StreamRecord& At(PeerId peer);
+  void Move(StreamRecord& stream, Stage stage, Time now);
+  Accepted Accept(StreamRecord& stream, Worker& worker, Time now);
   Worker* FindOrAdd(const std::string& name, Time now);
   void ForgetOldestName();
   static bool IsAway(const Worker& worker);
@@ -214,7 +212,7 @@ class Roster {
   // Constant after construction.
   const Options options_;
 
-  std::unordered_map<PeerId, Entry> streams_;
+  std::unordered_map<PeerId, StreamRecord> streams_;
   // Each stage's streams by how long they are there.
   std::array<std::set<std::pair<Time, PeerId>>, kStages> by_stage_;
   std::map<WorkerId, std::unique_ptr<Worker>> workers_;

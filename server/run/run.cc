@@ -94,6 +94,7 @@ Run::Run(RunOptions options, RunParts parts, WelcomeFacts facts, std::unique_ptr
               .event_log = parts_.event_log,
               .listener = parts_.listener},
              At(now)),
+      fetches_(options_.fetches, options_.model.sizes.workers_max),
       lines_(RateLimit::Options{}) {
   stop_.waiting_since = now;
   stop_.paused = state.paused;

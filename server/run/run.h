@@ -41,6 +41,7 @@
 #include "server/commit/commit_ring.h"
 #include "server/round/engine.h"
 #include "server/run/admission.h"
+#include "server/run/fetch_budget.h"
 #include "server/run/inputs.h"
 #include "server/run/messages.h"
 #include "server/run/peer.h"
@@ -70,6 +71,7 @@ struct RunOptions {
   Duration linger = std::chrono::seconds(30);
   RunModel::Options model;
   Roster::Options roster;
+  FetchBudget::Options fetches;
   DirectionConfig direction;
   RuleFlags rule;
   bool tls = false;  // peers must show a worker's certificate of their name
@@ -170,9 +172,6 @@ class Run {
   static constexpr Duration kAdmitPong = std::chrono::seconds(1);
   // A stream is fed whole rounds while less than this, and than the session's buffer, is queued.
   static constexpr size_t kFeedBytes = size_t{1} << 20;
-  // FetchState calls of one stream in a window of that length.
-  static constexpr uint32_t kFetchesMax = 8;
-  static constexpr Duration kFetchWindow = std::chrono::minutes(10);
   // The next round waits no longer than this for whom it outruns.
   static constexpr Duration kGiveWayMax = std::chrono::seconds(30);
   // Rounds that give way to one name: twice as many as a fair share of the link takes to move the
@@ -188,7 +187,7 @@ class Run {
   struct StateCalls {
     std::shared_ptr<StateCall> call;  // null: none goes on
     CallKind kind = CallKind::kFetch;
-    std::deque<Time> fetches;  // begun within kFetchWindow
+    bool fetched = false;  // a fetch was begun
   };
 
   // Has the stream read everything before `round`?
@@ -280,8 +279,9 @@ class Run {
     // That a commit brought which is not in the books yet: told with it.
     std::vector<RoleTold> roles;
     std::optional<GivingWay> giving_way;
-    RateLimit ways{{.each = {.burst = kGiveWayRounds, .refill = kGiveWayRefill},
-                    .all = {.burst = 4 * kGiveWayRounds, .refill = kGiveWayRefill / 4}}};
+    RateLimit ways{
+        {.each = {.burst = kGiveWayRounds, .refill = kGiveWayRefill},
+         .all = RateLimit::Budget{.burst = 4 * kGiveWayRounds, .refill = kGiveWayRefill / 4}}};
     Duration usual{};  // mean length of rounds while nobody fetched or was behind; 0: unknown
   };
 
@@ -327,7 +327,7 @@ class Run {
   void BeginCourse(Time now);
   static round::EngineConfig EngineConfigOf(const RunOptions& options);
   absl::Status StartCourse(Time now, const round::EngineState& state);
-  absl::Status CheckFetch(Time now, Stream& s);
+  absl::Status CheckFetch(Time now, const Stream& s);
   void Refuse(Time now, Stream& s, const std::string& name, const absl::Status& status);
   void CloseStream(Time now, Stream& s, absl::Status status);
   // The stream no longer stands for its worker. Idempotent.
@@ -428,6 +428,7 @@ class Run {
   std::map<PeerId, Stream> streams_;
   // The same by hash: every input looks for its stream.
   std::unordered_map<PeerId, Stream*> by_peer_;
+  FetchBudget fetches_;
   RateLimit lines_;  // of the log, beside those of events
   Time now_;         // of the input at hand
   Stop stop_;

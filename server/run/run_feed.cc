@@ -129,9 +129,9 @@ void Run::FellBehind(Time now, Stream& s) {
   absl::Status status = absl::ResourceExhaustedError(absl::StrCat(
       stage == Stage::kReady ? "the worker reads too slowly: " : "the rounds outrun this worker: ",
       late.message(), " (--catch-up-bytes); join again to catch up"));
-  if (stage == Stage::kCatchingUp && s.transfers.fetches.empty()) {
+  if (stage == Stage::kCatchingUp && !s.transfers.fetched) {
     // Its own replica was too old, which one fetch mends.
-    const absl::Status again = roster_.CountResync(s.id, now);
+    const absl::Status again = roster_.CountResync(*RecordOf(s).worker, now);
     if (again.ok()) return SendResync(now, s, "its state is older than the commits that are kept");
     status = again;
   }

@@ -18,6 +18,11 @@ namespace {
 // Beyond the longest name that is one.
 constexpr size_t kNameForPeopleBytes = 80;
 
+// Without the port, which is another with each connection.
+std::string HostOf(const PeerIdentity& identity) {
+  return identity.address.substr(0, identity.address.rfind(':'));
+}
+
 }  // namespace
 
 // ---- joining ------------------------------------------------------------------------------------
@@ -136,10 +141,10 @@ void Run::NameUploader(Time now) {
 
 void Run::Refuse(Time now, Stream& s, const std::string& name, const absl::Status& status) {
   const std::string address = s.peer->identity().address;
-  // A stranger's budget of lines is that of its host, whatever names it invents.
-  const std::string host = address.substr(0, address.rfind(':'));
   const std::string reason = Describe(status);
-  if (Event(now, EventKind::kRefused, {.worker = name, .reason = reason, .who = host})) {
+  // A stranger's budget of lines is that of its host, whatever names it invents.
+  if (Event(now, EventKind::kRefused,
+            {.worker = name, .reason = reason, .who = HostOf(s.peer->identity())})) {
     LogWarning("join refused", {{"worker", name}, {"address", address}, {"reason", reason}});
   }
   CloseStream(now, s, status);
@@ -221,7 +226,7 @@ absl::Status Run::StartCourse(Time now, const round::EngineState& state) {
 
 // ---- state transfers ----------------------------------------------------------------------------
 
-absl::Status Run::CheckFetch(Time now, Stream& s) {
+absl::Status Run::CheckFetch(Time now, const Stream& s) {
   if (course_ == nullptr) {
     return absl::FailedPreconditionError(
         "the initial parameters are not there yet; wait for Welcome");
@@ -229,15 +234,7 @@ absl::Status Run::CheckFetch(Time now, Stream& s) {
   if (StageOf(s) != Stage::kFetching) {
     return absl::FailedPreconditionError("this worker was not told to fetch the state");
   }
-  while (!s.transfers.fetches.empty() && now - s.transfers.fetches.front() >= kFetchWindow)
-    s.transfers.fetches.pop_front();
-  if (s.transfers.fetches.size() >= kFetchesMax) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("this worker has fetched the state ", kFetchesMax, " times within ",
-                     ToSeconds(kFetchWindow), " s; try again in ",
-                     ToSeconds(kFetchWindow - (now - s.transfers.fetches.front())), " s"));
-  }
-  return absl::OkStatus();
+  return fetches_.Take(WorkerName(s), HostOf(s.peer->identity()), now);
 }
 
 void Run::On(Time now, Stream& s, CallAsked& in) {
@@ -255,7 +252,7 @@ void Run::On(Time now, Stream& s, CallAsked& in) {
     }
   } else {
     if (const absl::Status status = CheckFetch(now, s); !status.ok()) return in.call->End(status);
-    s.transfers.fetches.push_back(now);
+    s.transfers.fetched = true;
     // No piece stands below what is applied now. A second fetch finds the cursor where it is.
     if (!s.following) Follow(s, course_->pipeline->applied());
   }

@@ -292,7 +292,7 @@ void Run::Execute(Time, const round::AskToDrain& ask) {
 void Run::Execute(Time now, const round::Resync& resync) {
   Stream* s = FindLive(resync.worker, resync.incarnation);
   if (s == nullptr || StageOf(*s) == Stage::kFetching) return;
-  if (const absl::Status status = roster_.CountResync(s->id, now); !status.ok()) {
+  if (const absl::Status status = roster_.CountResync(resync.worker, now); !status.ok()) {
     return CloseStream(now, *s, status);
   }
   SendResync(now, *s, absl::StrCat("its replica differs after round ", resync.round.value()));

@@ -249,16 +249,21 @@ TEST_F(RosterTest, ASeatOrAnEvictionKeepsAName) {
   EXPECT_TRUE(roster.Evict("a").ok());
 }
 
-TEST_F(RosterTest, AStreamThatFetchesAgainAndAgainIsToldToStop) {
+TEST_F(RosterTest, ANameThatFetchesAgainAndAgainIsToldToStopWhateverStreamsItComesWith) {
   Roster roster = Make();
-  (void)Joined(roster, 1, "a");
+  WorkerId a, b;
   for (uint32_t i = 0; i < Roster::kResyncsMax; ++i) {
-    EXPECT_TRUE(roster.CountResync(PeerId(1), At(seconds(i))).ok());
+    a = Joined(roster, i + 1, "a", At(seconds(i))).worker;
+    EXPECT_TRUE(roster.CountResync(a, At(seconds(i))).ok());
+    (void)roster.Close(PeerId(i + 1), At(seconds(i)));
   }
-  const absl::Status status = roster.CountResync(PeerId(1), At(Roster::kResyncWindow));
+  b = Joined(roster, 100, "b", At(seconds(100))).worker;
+  (void)Joined(roster, 101, "a", At(seconds(100)));
+  const absl::Status status = roster.CountResync(a, At(Roster::kResyncWindow));
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()), HasSubstr("--catch-up-bytes"));
-  EXPECT_TRUE(roster.CountResync(PeerId(1), At(Roster::kResyncWindow + seconds(1))).ok());
+  EXPECT_TRUE(roster.CountResync(b, At(Roster::kResyncWindow)).ok());
+  EXPECT_TRUE(roster.CountResync(a, At(Roster::kResyncWindow + seconds(1))).ok());
 }
 
 TEST_F(RosterTest, WhatItRemembersMakesTheSameNamesAgain) {
