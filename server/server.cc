@@ -26,17 +26,20 @@
 #include "server/routes.h"
 #include "server/rpc/grpc_server.h"
 #include "server/run/run_thread.h"
+#include "server/stop_budget.h"
 #include "server/tokens_file.h"
 
 namespace signvote {
 namespace {
 
 constexpr Duration kLookEvery = std::chrono::milliseconds(100);
-// A stop ends the server within 15 s, beside what an export takes to write: the open round, the
-// sessions, the calls and the applier (server/exporter.cc) each get their part.
+// A stop ends the server within this time, beside what an export takes to write.
+constexpr Duration kStopWhole = std::chrono::seconds(15);
+// Of which the open round has so much, and its tally and commit 2 s more (server/round/engine.cc).
 constexpr Duration kStopWait = std::chrono::seconds(8);
 constexpr Duration kSessionsGrace = std::chrono::seconds(2);
 constexpr Duration kCallsGrace = std::chrono::seconds(1);
+static_assert(kCallsGrace <= Exporter::kReserve);
 
 struct TlsSetup {
   wire::TlsFiles files;
@@ -182,6 +185,7 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   server->SetServing(true);
 
   Exporter exporter(fs, clock, run.get(), flags.exports);
+  StopBudget budget(clock, kStopWhole, signals.stop_requested);
   bool stopping = false;
   while (!run->WaitUntilEnded(kLookEvery)) {
     const bool reload = signals.take_reload();
@@ -191,7 +195,7 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
         if (log != nullptr) log->Reopen();
     }
     exporter.Look(signals.take_save() ? Exporter::Asked::kYes : Exporter::Asked::kNo);
-    if (!stopping && signals.stop_requested()) {
+    if (!stopping && budget.Begun()) {
       stopping = true;
       run->RequestStop();
     }
@@ -199,15 +203,15 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   server->SetServing(false);
   absl::Status status = run->end_status();
   // Workers first: they need nothing any more, and the export may take a while.
-  run->CloseStreams(kSessionsGrace);
-  if (const absl::Status exported = exporter.Final(signals.stop_requested, signals.take_save);
-      !exported.ok()) {
+  run->CloseStreams(budget.Share(kSessionsGrace, kCallsGrace));
+  if (const absl::Status exported = exporter.Final(&budget, signals.take_save); !exported.ok()) {
     // Whoever reads the exit code takes the model to be written after any other end.
     if (!status.ok()) LogError("the run has ended", {{"error", Describe(status)}});
     if (status.ok() || ExitCodeFor(exported) == ExitCode::kBadInput) status = exported;
   }
   http.reset();
-  server->Shutdown(kCallsGrace);
+  run->EndCopies();
+  server->Shutdown(budget.Share(kCallsGrace));
   run->Stop();
   return status;
 }

@@ -22,7 +22,9 @@
 //   next: diverged → kEnded; run done → kFinishing; stopping, or no step for wait_timeout → kEnded;
 //         paused → kPaused; after a round without a step → kBackingOff; no room → kWaitingForRoom;
 //         too few workers → kWaitingForWorkers; else kRoundOpen
-// A stop ends every phase but kRoundOpen, kCommitting and kFinishing at once.
+// A stop ends every phase but kRoundOpen, kCommitting and kFinishing at once, and those within
+// EngineConfig::stop_wait for what is open and 2 s for all that follows: its tally, its commit, and the
+// digests of the last round.
 //
 // Given: a ballot counts as given when 90 % of its chunks were counted and its scalars came; else
 // the round is an abstention of its member, and what was counted stays counted.
@@ -171,7 +173,9 @@ class Engine {
   Time held_since_;  // of Hold()
   Time back_off_until_;
   Time finish_until_;
-  std::optional<Time> stop_until_;  // Invariant: set only while stopping_
+  // Invariant: set only while stopping_. What is under way has until stop_until_, and all that can yet
+  // follow it until stop_end_.
+  std::optional<Time> stop_until_, stop_end_;
   bool stopping_ = false;
   bool paused_ = false;
   bool room_ = true;
