@@ -19,6 +19,7 @@ CPP_SUFFIXES = (".h", ".cc", ".cu", ".cuh", ".inc")
 TEXT_SUFFIXES = CPP_SUFFIXES + (".md", ".py", ".txt", ".cmake", ".json", ".proto", ".yml", ".yaml", ".sh", ".toml")
 LINES_MAX = 800
 MAIN_LINES_MAX = 60  # of a main.cc: programs are libraries, which tests can link
+PROSE_COLUMNS = 120
 MEMBERS_MAX = 25  # data members of a type: beyond that it has more than one job
 
 # A part may include itself and the parts listed: docs/architecture.md, "Folders". The longest matching prefix decides.
@@ -353,6 +354,22 @@ def prose(tree: Tree) -> Iterator[tuple[str, int, str]]:
                 yield path, number, line
 
 
+def wide_prose(tree: Tree) -> Iterator[Finding]:
+    """Paragraphs and list items are PROSE_COLUMNS wide at most, where a line can be broken: not within links and code spans."""
+    kept = re.compile(r"`[^`]*`|!?\[[^\]]*\]\([^)]*\)")
+    exempt = re.compile(r"\s*(?:\||#|<|\[[^\]]+\]:)")
+    marker = re.compile(r"\s*(?:>\s*)*(?:(?:[*+-]|\d+[.)])\s+)?")
+    before = ""
+    for path, number, line in prose(tree):
+        code = line.startswith("    ") and not before.strip() and not re.match(r"\s*(?:[*+-]|\d+[.)])\s", line)
+        before = line
+        if len(line) <= PROSE_COLUMNS or code or exempt.match(line):
+            continue
+        text = kept.sub(lambda m: "x" * len(m.group()), line)
+        if " " in text[marker.match(text).end():PROSE_COLUMNS + 1]:
+            yield Finding(path, number, "prose", f"{len(line)} columns: break lines of prose at {PROSE_COLUMNS}")
+
+
 def dead_links(tree: Tree) -> Iterator[Finding]:
     for path, number, line in prose(tree):
         for match in MARKDOWN_LINK.finditer(re.sub(r"`[^`]*`", "", line)):
@@ -486,7 +503,7 @@ def long_files(tree: Tree) -> Iterator[Finding]:
 
 
 RULES = [include_order, own_header_first, pragma_once, banned_calls, torch_apart, link_graph, effects_apart, listed_sources, dead_links, page_names,
-         private_words, unfinished, exit_codes, proto_comments, types, small_mains, torch_version, long_files]
+         private_words, unfinished, exit_codes, proto_comments, types, small_mains, torch_version, wide_prose, long_files]
 
 
 def check(root: pathlib.Path) -> list[Finding]:

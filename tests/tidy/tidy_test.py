@@ -295,6 +295,19 @@ class TidyTest(unittest.TestCase):
         self.plant("scripts/other", "#!/bin/sh\necho torch-3.1.4\n")
         self.expect("scripts/other", 2, "torch")
 
+    def test_prose_over_120_columns_is_found_where_it_can_be_broken(self):
+        words = "word " * 24  # 120 columns and a space
+        for line in ("| " + words * 2 + "|", "# " + words * 2, "<p " + words * 2 + ">", "[web]: https://x.y/" + "z" * 120 + " 'of it'",
+                     words.strip(), "* [" + words + "](https://x.y/z)", "1. `" + words + "`", "> " + "w" * 130 + " word",
+                     "    " + words * 2):
+            with self.subTest(line=line):
+                self.plant("docs/page.md", f"# A page\n\n## Part `one`, of two\n\n```\n{words * 2}\n```\n\n{line}\n")
+                self.assertEqual(self.found(), [])
+        for line in (words + "w", "  * " + words, "1. " + words, "> " + words + words, "a `" + "w" * 117 + "` word"):
+            with self.subTest(line=line):
+                self.plant("docs/page.md", f"# A page\n\n## Part `one`, of two\n\n{line}\n")
+                self.expect("docs/page.md", 5, "prose")
+
     def test_long_files_are_found(self):
         self.plant("common/a.h", "#pragma once\n" + "int x;\n" * 799)
         self.assertEqual(self.found(), [])
