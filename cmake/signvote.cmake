@@ -61,9 +61,11 @@ endif()
 add_library(signvote_flags INTERFACE)
 target_include_directories(signvote_flags INTERFACE "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}")
 # -ffp-contract=off: apply() states each rounding; a compiler must not fuse what the page writes apart.
+# -Wno-sign-conversion: a part of clang's -Wconversion and not of g++'s.
 # -Wno-missing-field-initializers: designated initialisers leave out what keeps its default.
 target_compile_options(signvote_flags INTERFACE
   -Wall -Wextra -Wno-missing-field-initializers -Wpedantic -Wshadow -Wnon-virtual-dtor -Wold-style-cast -Wcast-qual
+  -Wconversion -Wno-sign-conversion
   -Werror=return-type -Werror=unused-result -ffp-contract=off)
 if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
   target_compile_options(signvote_flags INTERFACE -Wthread-safety -Wthread-safety-beta)
