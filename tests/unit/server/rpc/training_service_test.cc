@@ -130,7 +130,9 @@ TEST_F(TrainingServiceTest, ALateJoinerGetsTheReplicaAndTheMissingCommitsAndVote
   while (!finished && late->Read(&message)) {
     if (message.has_round_open())
       voted = late->Vote(RandomBits(kCoordinates, 99 + late->open.round()));
-    if (message.has_commit()) EXPECT_TRUE(late->Apply(message.commit()));
+    if (message.has_commit()) {
+      EXPECT_TRUE(late->Apply(message.commit()));
+    }
     if (message.has_finish()) {
       finished = true;
       late->SendDigest();
