@@ -12,7 +12,6 @@
 #include "common/check.h"
 #include "server/run/admission.h"
 #include "tests/fuzz/fuzz_target.h"
-#include "tests/fuzz/memory_files.h"
 
 namespace signvote::run {
 namespace {
@@ -27,8 +26,7 @@ void Check(uint8_t which, const std::string& bytes) {
   const RunId run_id = RunId::FromRandom(1, 2);
   const Layout layout = *Layout::Make({{.name = "w", .shape = {2, 3}}, {.name = "b"}});
   const ModelIdentity identity = *ModelIdentity::FromConfig(R"({"model_type": "llama"})");
-  fuzz::MemoryFiles files({{"tokens", std::string("w0 ") + kToken + "\n"}});
-  const TokenTable tokens = *TokenTable::Load(&files, "tokens");
+  const TokenTable tokens = *TokenTable::Parse(std::string("w0 ") + kToken + "\n", "tokens");
   RunFacts facts{.run_id = run_id, .tls = (which & 1) != 0, .workers_max = 4};
   if ((which & 2) != 0) facts.tokens = &tokens;
   if ((which & 4) != 0) facts.layout = &layout;
