@@ -23,7 +23,7 @@ struct WorkerScalars {
   uint64_t nonfinite_coordinates = 0;
   // training samples behind the gradient (tokens for a language model)
   uint64_t samples = 0;
-  // What the round asked for, in that order; NaN: the worker cannot tell.
+  // What the round asked for, in that order; NaN, or left away at the end: the worker cannot tell.
   std::vector<double> wanted;
 };
 
@@ -32,7 +32,7 @@ struct WorkerScalars {
 std::optional<double> ScalarOf(const WorkerScalars& scalars, std::span<const ScalarKind> asked,
                                ScalarKind kind);
 
-// Whether the scalars may be used: everything finite, no norm negative, as many wanted values as
+// Whether the scalars may be used: everything finite, no norm negative, no more wanted values than
 // were asked for; of those NaN is allowed.
 bool Plausible(const WorkerScalars& scalars, std::span<const ScalarKind> asked);
 
