@@ -52,9 +52,9 @@ void Exporter::Look(Asked asked) {
   if (series_->busy()) return series_->TellBusy();
   series_->Write([run = run_]() -> absl::StatusOr<ModelCopy> {
     SIGNVOTE_ASSIGN_OR_RETURN(run::RunThread::Exported copy, run->CopyReplica(kCopyPatience));
-    std::map<std::string, std::string> metadata = ExportMetadata(run->run_id(), copy.round);
+    std::map<std::string, std::string> metadata = ExportMetadata(copy.origin);
     return ModelCopy{.layout = std::move(copy.layout),
-                     .round = copy.round,
+                     .round = copy.origin.round,
                      .x = std::move(copy.x),
                      .metadata = std::move(metadata),
                      .config_json = std::move(copy.config_json)};
@@ -70,14 +70,14 @@ absl::Status Exporter::WriteFinal(const std::function<bool()>& stop_requested) {
   const absl::StatusOr<run::RunThread::Final> final = run_->FinalReplica(give_up);
   if (final.ok()) {
     return WriteModel(fs_, options_.path, final->replica->layout(), final->replica->x(),
-                      ExportMetadata(run_->run_id(), final->round), final->config_json);
+                      ExportMetadata(final->origin), final->config_json);
   }
   if (!absl::IsCancelled(final.status())) return WithContext(final.status(), options_.path);
   SIGNVOTE_ASSIGN_OR_RETURN(const run::RunThread::Exported copy, run_->CopyReplica(kApplierGrace));
   LogWarning("the model is written as of an earlier round: the master replica was behind",
-             {{"round", copy.round.value()}});
-  return WriteModel(fs_, options_.path, copy.layout, copy.x,
-                    ExportMetadata(run_->run_id(), copy.round), copy.config_json);
+             {{"round", copy.origin.round.value()}});
+  return WriteModel(fs_, options_.path, copy.layout, copy.x, ExportMetadata(copy.origin),
+                    copy.config_json);
 }
 
 absl::Status Exporter::Final(const std::function<bool()>& stop_requested,

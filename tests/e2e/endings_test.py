@@ -9,25 +9,14 @@ import pathlib
 import pty
 import re
 import signal
-import struct
 import time
 import unittest
 
 import harness
-from harness import BAD_INPUT, BIN, FOREVER, OK, REFUSED, UNAVAILABLE, USAGE
+from harness import BAD_INPUT, BIN, FOREVER, OK, REFUSED, UNAVAILABLE, USAGE, metadata
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = ("server", "worker")
-
-
-def metadata(path):
-    """What a safetensors file says of itself; None where there is none."""
-    try:
-        data = pathlib.Path(path).read_bytes()
-    except FileNotFoundError:
-        return None
-    length, = struct.unpack("<Q", data[:8])
-    return json.loads(data[8:8 + length])["__metadata__"]
 
 
 def signal_table():
