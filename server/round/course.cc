@@ -81,7 +81,16 @@ void Course::CountWithoutStep(CourseEnd end) {
   }
 }
 
-void Course::Decide(CourseEnd end, CommitRound& commit) {
+std::optional<Notice> Course::Warn(std::string warning) {
+  if (warning == warning_) return std::nullopt;
+  warning_ = std::move(warning);
+  if (warning_.empty()) {
+    return Notice{NoticeLevel::kInfo, "the stepsize rule has what it was short of"};
+  }
+  return Notice{NoticeLevel::kWarning, warning_};
+}
+
+std::optional<Notice> Course::Decide(CourseEnd end, CommitRound& commit) {
   StepsizeDecision decision = Ask(end, commit);
   commit.kind = decision.kind;
   commit.gamma = decision.gamma;
@@ -110,6 +119,12 @@ void Course::Decide(CourseEnd end, CommitRound& commit) {
   }
   commit.rule_state = std::move(decision.state);
   if (commit.kind != CommitKind::kStep) commit.chunks.clear();
+
+  // A round without a verdict shows the rule nothing: what it was short of it still is.
+  std::optional<Notice> told;
+  if (end == CourseEnd::kVerdict) told = Warn(std::move(decision.warning));
+  commit.warning = warning_;
+  return told;
 }
 
 CourseState Course::State() const {

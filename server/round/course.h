@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,9 +51,9 @@ class Course {
 
   std::vector<ScalarKind> Wanted(Round round) const;
   // Asks the rule and moves on. Of `commit` it reads round, asked and scalars, and fills in kind,
-  // gamma, rho, both data steps, main round and rounds, run_done, reason and rule_state; chunks
-  // stay only with a step.
-  void Decide(CourseEnd end, CommitRound& commit);
+  // gamma, rho, both data steps, main round and rounds, run_done, reason, warning and rule_state;
+  // chunks stay only with a step. Returns what is to be told when the rule's warning has changed.
+  std::optional<Notice> Decide(CourseEnd end, CommitRound& commit);
 
   CourseState State() const;
 
@@ -61,6 +62,7 @@ class Course {
   RoundAhead Ahead(Round round) const;
   StepsizeDecision Ask(CourseEnd end, const CommitRound& commit);
   void CountWithoutStep(CourseEnd end);
+  std::optional<Notice> Warn(std::string warning);
 
   // Constant after construction.
   uint64_t main_rounds_max_;
@@ -69,7 +71,8 @@ class Course {
   double step_scale_max_;
 
   std::unique_ptr<StepsizeRule> rule_;
-  CourseState state_;  // its rule bytes are filled in by State() only
+  CourseState state_;    // its rule bytes are filled in by State() only
+  std::string warning_;  // of the rule; an engine that takes the run up says it again
 };
 
 }  // namespace signvote::round

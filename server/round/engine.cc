@@ -425,7 +425,7 @@ void Engine::Commit(CourseEnd end) {
   CommitRound commit;
   attempt.Summarise(verdict ? OpenAttempt::Verdict::kTaken : OpenAttempt::Verdict::kDropped,
                     config_.coordinates, commit);
-  course_.Decide(end, commit);
+  if (std::optional<Notice> told = course_.Decide(end, commit)) out_.push_back(*std::move(told));
   commit.opened_for = now_ - *first_opened_;
   commit.wait = verdict ? now_ - attempt.first_complete().value_or(now_) : Duration{0};
   std::vector<WorkerId> here;

@@ -64,6 +64,9 @@ struct StepsizeDecision {
   bool main_round = true;  // counts towards T; only a step can
   bool run_done = false;   // this commit is the last one
   std::string reason;      // a few words for the log: "alias: eta=… num=…", "no scalars: kept"
+  // What keeps the rule from its work and a person can mend, with the remedy: one sentence, the same
+  // as long as it lasts; empty: nothing.
+  std::string warning;
   // The rule's state after this decision, by name, for logs and metrics (e.g. {"eta", 12.5}).
   std::vector<std::pair<std::string, double>> state;
 };
