@@ -37,6 +37,9 @@ class InitialParameters {
   virtual absl::Status CopyInto(const Layout& layout, std::span<float> x) = 0;
   // config.json beside the file; "" when there is none.
   virtual const std::string& config_json() const = 0;
+  // The stepsize at which ALIAS stood in the run that these are of; nullopt: of no such run.
+  // INVALID_ARGUMENT: they say so, and give no stepsize.
+  virtual absl::StatusOr<std::optional<float>> alias_stepsize() const = 0;
   // For messages.
   virtual const std::string& path() const = 0;
 };

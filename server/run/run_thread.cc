@@ -31,6 +31,7 @@ absl::StatusOr<std::unique_ptr<RunThread>> RunThread::Create(RunThreadOptions op
   parts.tally = &thread->tally_;
   SIGNVOTE_ASSIGN_OR_RETURN(thread->run_, Run::Create(std::move(options.run), std::move(parts),
                                                       std::move(options.state), clock->Now()));
+  thread->origin_.stepsize = thread->run_->resumed_stepsize();
   return thread;
 }
 

@@ -47,6 +47,9 @@ class FakeInit final : public InitialParameters {
     return absl::OkStatus();
   }
   const std::string& config_json() const override { return config_; }
+  absl::StatusOr<std::optional<float>> alias_stepsize() const override {
+    return std::optional<float>();
+  }
   const std::string& path() const override { return path_; }
 
  private:
