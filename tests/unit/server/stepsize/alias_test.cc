@@ -461,14 +461,14 @@ TEST(AliasRuleTest, ARestoredRuleDecidesAsTheSavedOneAlsoWithinTheStart) {
         Driver one(config, 100), two(config, 100);
         for (int t = 0; t < rounds; ++t) {
           // Now and then nobody can tell the probe.
-          const auto probe = t % 4 == 3 ? std::nullopt : std::optional(1e-3 * t);
+          const double probe = t % 4 == 3 ? kUnknown : 1e-3 * t;
           for (Driver* d : {&one, &two}) d->Next({Worker(10 - t, probe, 0.5)});
         }
         const std::string saved = one.rule().Save();
         one.Restart(config);
         EXPECT_EQ(one.rule().Save(), saved);
         for (int t = 0; t < 12; ++t) {
-          const auto probe = t < 2 ? std::nullopt : std::optional(3e-3);
+          const double probe = t < 2 ? kUnknown : 3e-3;
           const StepsizeDecision a = one.Next({Worker(2, probe, 0.25)});
           const StepsizeDecision b = two.Next({Worker(2, probe, 0.25)});
           EXPECT_EQ(a.gamma, b.gamma);
