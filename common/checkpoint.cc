@@ -1,7 +1,6 @@
 #include "common/checkpoint.h"
 
 #include <algorithm>
-#include <cstring>
 #include <string_view>
 #include <utility>
 
@@ -26,6 +25,8 @@ constexpr char kIndexSuffix[] = ".index.json";
 constexpr char kHead[] = "lm_head.weight";
 constexpr char kEmbedding[] = "model.embed_tokens.weight";
 constexpr char kInverseFrequencies[] = ".rotary_emb.inv_freq";
+// Coordinates between two questions whether to give up: a few milliseconds, also from a slow disk.
+constexpr uint64_t kAskEvery = uint64_t{1} << 20;
 constexpr uint64_t kIndexBytesMax = uint64_t{64} << 20;
 
 absl::Status Damaged(const std::string& path, const std::string& what) {
@@ -92,6 +93,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(FileSystem* fs,
   checkpoint->config_path_ = FolderOf(file) + "config.json";
   if (absl::EndsWith(file, kIndexSuffix)) {
     SIGNVOTE_RETURN_IF_ERROR(checkpoint->ReadIndex(fs, file));
+    checkpoint->CompareHead();
     return checkpoint;
   }
   SIGNVOTE_RETURN_IF_ERROR(RefuseOtherKinds(fs, file));
@@ -101,7 +103,20 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(FileSystem* fs,
   for (const SafetensorsFile::Tensor& tensor : single->tensors())
     checkpoint->tensors_.push_back(&tensor);
   checkpoint->files_.push_back(std::move(single));
+  checkpoint->CompareHead();
   return checkpoint;
+}
+
+void Checkpoint::CompareHead() {
+  const SafetensorsFile::Tensor* head = nullptr;
+  const SafetensorsFile::Tensor* embedding = nullptr;
+  for (const SafetensorsFile::Tensor* tensor : tensors_) {
+    if (tensor->name == kHead) head = tensor;
+    if (tensor->name == kEmbedding) embedding = tensor;
+  }
+  head_is_embedding_ = head != nullptr && embedding != nullptr && head->dtype == embedding->dtype &&
+                       head->shape == embedding->shape &&
+                       std::equal(head->data.begin(), head->data.end(), embedding->data.begin());
 }
 
 absl::Status Checkpoint::ReadIndex(FileSystem* fs, const std::string& path) {
@@ -161,11 +176,9 @@ absl::Status Checkpoint::ReadIndex(FileSystem* fs, const std::string& path) {
   return absl::OkStatus();
 }
 
-absl::Status Checkpoint::CopyInto(const Layout& layout, std::span<float> x) const {
-  SIGNVOTE_CHECK(x.size() == layout.coordinates());
+absl::Status Checkpoint::CheckFits(const Layout& layout) const {
   absl::flat_hash_map<std::string, const SafetensorsFile::Tensor*> by_name;
   for (const SafetensorsFile::Tensor* tensor : tensors_) by_name[tensor->name] = tensor;
-  // Everything is checked before anything is copied: a refusal leaves x as it was.
   absl::flat_hash_set<std::string> known;
   for (const TensorSpec& spec : layout.tensors()) {
     known.insert(spec.name);
@@ -178,29 +191,40 @@ absl::Status Checkpoint::CopyInto(const Layout& layout, std::span<float> x) cons
   }
   for (const SafetensorsFile::Tensor* tensor : tensors_) {
     if (known.contains(tensor->name) || absl::EndsWith(tensor->name, kInverseFrequencies)) continue;
-    const auto embedding = by_name.find(kEmbedding);
-    if (tensor->name != kHead || embedding == by_name.end()) {
+    if (tensor->name != kHead || !by_name.contains(kEmbedding)) {
       return Unfit("the model file has the tensor " + Quoted(tensor->name) +
                    ", which the model does not have");
     }
-    const SafetensorsFile::Tensor& tied = *embedding->second;
-    if (tied.dtype != tensor->dtype || tied.shape != tensor->shape ||
-        std::memcmp(tied.data.data(), tensor->data.data(), tied.data.size()) != 0) {
+    if (!head_is_embedding_) {
       return Unfit(absl::StrCat("the model file has a ", kHead, " that differs from ", kEmbedding,
                                 ", but the model's head is tied; set \"tie_word_embeddings\" to "
                                 "false in its config.json"));
     }
   }
-  for (const TensorSpec& spec : layout.tensors())
-    by_name[spec.name]->WidenInto(x.subspan(spec.first, spec.count));
+  return absl::OkStatus();
+}
+
+absl::Status Checkpoint::CopyInto(const Layout& layout, std::span<float> x,
+                                  const GiveUp& give_up) const {
+  SIGNVOTE_CHECK(x.size() == layout.coordinates());
+  SIGNVOTE_RETURN_IF_ERROR(CheckFits(layout));
+  absl::flat_hash_map<std::string, const SafetensorsFile::Tensor*> by_name;
+  for (const SafetensorsFile::Tensor* tensor : tensors_) by_name[tensor->name] = tensor;
+  for (const TensorSpec& spec : layout.tensors()) {
+    for (uint64_t first = 0; first < spec.count; first += kAskEvery) {
+      if (give_up && give_up()) return absl::CancelledError("reading the model was given up");
+      const uint64_t count = std::min(kAskEvery, spec.count - first);
+      by_name[spec.name]->WidenInto(first, x.subspan(spec.first + first, count));
+    }
+  }
   for (const std::unique_ptr<SafetensorsFile>& file : files_)
     SIGNVOTE_RETURN_IF_ERROR(file->CheckWhole());
   return absl::OkStatus();
 }
 
-absl::Status Checkpoint::RequireFinite() const {
+absl::Status Checkpoint::RequireFinite(const GiveUp& give_up) const {
   for (const std::unique_ptr<SafetensorsFile>& file : files_)
-    SIGNVOTE_RETURN_IF_ERROR(file->RequireFinite());
+    SIGNVOTE_RETURN_IF_ERROR(file->RequireFinite(give_up));
   return absl::OkStatus();
 }
 

@@ -30,6 +30,9 @@ std::string ConfigPathBeside(const std::string& path) {
 
 // What tells the function, with rope_theta where it can be compared.
 absl::StatusOr<json> Function(std::string_view config) {
+  // An identity may say nothing, a file must be one.
+  if (config.empty())
+    return absl::InvalidArgumentError("config.json is empty and not a JSON object");
   SIGNVOTE_ASSIGN_OR_RETURN(const ModelIdentity identity, ModelIdentity::FromConfig(config));
   json function = json::parse(identity.empty() ? "{}" : identity.json());
   const auto rope = function.find(kRopeParameters);

@@ -53,14 +53,17 @@ class Course {
   // Asks the rule and moves on. Of `commit` it reads round, asked and scalars, and fills in kind,
   // gamma, rho, both data steps, main round and rounds, run_done, reason, warning and rule_state;
   // chunks stay only with a step. Returns what is to be told when the rule's warning has changed.
-  std::optional<Notice> Decide(CourseEnd end, CommitRound& commit);
+  // INTERNAL names the rule, and what it answered that no commit can carry out; the course has not
+  // moved then, and the run is over.
+  absl::StatusOr<std::optional<Notice>> Decide(CourseEnd end, CommitRound& commit);
 
   CourseState State() const;
 
  private:
   Course(const EngineConfig& config, std::unique_ptr<StepsizeRule> rule, const CourseState& state);
   RoundAhead Ahead(Round round) const;
-  StepsizeDecision Ask(CourseEnd end, const CommitRound& commit);
+  absl::StatusOr<StepsizeDecision> Ask(CourseEnd end, const CommitRound& commit);
+  absl::Status Check(const StepsizeDecision& decision, CourseEnd end, Round round) const;
   void CountWithoutStep(CourseEnd end);
   std::optional<Notice> Warn(std::string warning);
 

@@ -25,7 +25,9 @@ class FakeInit final : public InitialParameters {
  public:
   explicit FakeInit(absl::StatusOr<std::optional<float>> stepsize)
       : stepsize_(std::move(stepsize)) {}
-  absl::Status CopyInto(const Layout&, std::span<float> x) override {
+  absl::Status CheckFits(const Layout&) const override { return absl::OkStatus(); }
+  absl::Status CopyInto(const Layout&, std::span<float> x,
+                        const std::function<bool()>&) const override {
     std::fill(x.begin(), x.end(), 0.5f);
     return absl::OkStatus();
   }
