@@ -9,6 +9,8 @@
 #include <iterator>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 
 namespace signvote::ctl {
 namespace {
@@ -79,6 +81,19 @@ std::string CutTo(const std::string& text, size_t width, const char* ellipsis) {
 std::string Left(const std::string& text, size_t width, const char* ellipsis) {
   const std::string cut = CutTo(text, width, ellipsis);
   return cut + std::string(width - TextWidth(cut), ' ');
+}
+
+std::vector<std::string> Wrapped(const std::string& text, size_t width) {
+  std::vector<std::string> lines;
+  for (const absl::string_view part : absl::StrSplit(text, ' ', absl::SkipEmpty())) {
+    const std::string word = CutTo(std::string(part), width);
+    if (lines.empty() || TextWidth(lines.back()) + 1 + TextWidth(word) > width) {
+      lines.push_back(word);
+    } else {
+      lines.back() += " " + word;
+    }
+  }
+  return lines;
 }
 
 std::string Right(const std::string& text, size_t width) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace google::protobuf {
 class EnumValueDescriptor;
@@ -31,6 +32,8 @@ size_t TextWidth(const std::string& text);
 std::string CutTo(const std::string& text, size_t width, const char* ellipsis = "…");
 // Cut and padded to exactly `width` columns.
 std::string Left(const std::string& text, size_t width, const char* ellipsis = "…");
+// Broken between words into lines of at most `width` columns; a longer word is cut. No text: no line.
+std::vector<std::string> Wrapped(const std::string& text, size_t width);
 // Padded; never cut.
 std::string Right(const std::string& text, size_t width);
 

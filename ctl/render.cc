@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_format.h"
@@ -79,6 +80,7 @@ nlohmann::ordered_json ToJson(const Message& message) {
   return json;
 }
 
+constexpr size_t kColumns = 80, kLabelColumns = 10;
 constexpr char kBold[] = "1", kGreen[] = "32", kYellow[] = "33", kRed[] = "31", kDim[] = "2";
 
 class Painter {
@@ -108,7 +110,7 @@ std::string RenderTable(const v1::Status& status, Colour colour) {
   const Painter paint(colour);
   std::string out;
   const auto row = [&](const char* label, const std::string& text) {
-    out += paint(kDim, Left(label, 10)) + text + "\n";
+    out += paint(kDim, Left(label, kLabelColumns)) + text + "\n";
   };
 
   std::string phase = EnumWord(v1::Status::Phase_descriptor()->FindValueByNumber(
@@ -138,6 +140,10 @@ std::string RenderTable(const v1::Status& status, Colour colour) {
       paint(kBold, Left(NumberOrDash("%.4f", status.round() > 0 ? status.loss() : NAN), 20)) +
           "  stepsize " + NumberOrDash("%.4g", status.stepsize()) + " (" + status.rule() + ", " +
           status.direction() + ")");
+  const char* label = "warning";
+  for (const std::string& line : Wrapped(status.stepsize_warning(), kColumns - kLabelColumns)) {
+    row(std::exchange(label, ""), paint(kYellow, line));
+  }
   row("model", status.coordinates() == 0
                    ? std::string("-")
                    : Left(Grouped(status.coordinates()), 20) +

@@ -222,6 +222,10 @@ class LinesDisplay final : public Display {
       text += LinesEvent(model.events()[i], moment_.utc_offset());
     }
     if (changed) text += LinesRow(model, moment_.unix_seconds(), moment_.utc_offset());
+    const std::string& warning = model.status().stepsize_warning();
+    if (warning != std::exchange(warning_, warning) && !warning.empty()) {
+      text += LinesNote(warning, moment_.unix_seconds(), moment_.utc_offset());
+    }
     return text.empty() ? absl::OkStatus() : Write(text);
   }
   absl::Status OnLost(const TopModel& model) override {
@@ -252,6 +256,7 @@ class LinesDisplay final : public Display {
   bool headed_ = false, shown_ = false, lost_ = false, done_ = false;
   uint64_t round_ = 0;
   v1::Status::Phase phase_ = v1::Status::PHASE_UNSPECIFIED;
+  std::string warning_;  // of the stepsize rule, as it was told
 };
 
 // Waits for a second answer, because rates need two.

@@ -20,6 +20,7 @@ namespace {
 constexpr int kRowsForSplit = 14, kRowsForEvents = 14, kRowsForGraph = 18, kRowsForSpace = 24;
 constexpr int kRowsBesideGraph = 16, kGraphRowsMax = 8;
 constexpr int kEventsMin = 3;
+constexpr size_t kWarningRowsMax = 3;
 
 Style PhaseStyle(v1::Status::Phase phase) {
   return phase == v1::Status::PHASE_ROUND_OPEN || phase == v1::Status::PHASE_ENDED
@@ -119,6 +120,24 @@ Line LossLine(const TopModel& model, const TopView& view) {
                   {"  abstentions ", Style::kDim},
                   {Grouped(status.abstentions())}});
   return line.Take();
+}
+
+// What the stepsize's rule is short of. On a small screen only how it begins.
+void AddWarning(const TopModel& model, const TopView& view, std::vector<Line>* out) {
+  const std::string& warning = model.status().stepsize_warning();
+  if (warning.empty()) return;
+  std::vector<std::string> lines = {warning};
+  if (view.rows >= kRowsForSpace) lines = Wrapped(warning, static_cast<size_t>(view.columns));
+  while (lines.size() > kWarningRowsMax) {  // the last one is cut
+    const std::string rest = lines.back();
+    lines.pop_back();
+    lines.back() += " " + rest;
+  }
+  for (const std::string& text : lines) {
+    LineBuilder line(view);
+    line.Add(text, Style::kWarning);
+    out->push_back(line.Take());
+  }
 }
 
 Line SavingsLine(const TopModel& model, const TopView& view) {
@@ -312,6 +331,7 @@ Frame RenderTop(const TopModel& model, const TopView& view) {
   if (model.lost().has_value() && !model.ended()) lines.push_back(LostLine(model, view));
   lines.push_back(ProgressLine(model, view));
   lines.push_back(LossLine(model, view));
+  AddWarning(model, view, &lines);
   lines.push_back(SavingsLine(model, view));
   if (rows >= kRowsForSplit) AddSplit(model, view, &lines);
   blank();

@@ -53,9 +53,9 @@ void Exporter::Look(Asked asked) {
   series_->Write([run = run_, over = &over_]() -> absl::StatusOr<ModelCopy> {
     SIGNVOTE_ASSIGN_OR_RETURN(run::RunThread::Exported copy,
                               run->CopyReplica(kCopyPatience, [over] { return over->load(); }));
-    std::map<std::string, std::string> metadata = ExportMetadata(run->run_id(), copy.round);
+    std::map<std::string, std::string> metadata = ExportMetadata(copy.origin);
     return ModelCopy{.layout = std::move(copy.layout),
-                     .round = copy.round,
+                     .round = copy.origin.round,
                      .x = std::move(copy.x),
                      .metadata = std::move(metadata),
                      .config_json = std::move(copy.config_json)};
@@ -70,16 +70,16 @@ absl::Status Exporter::WriteFinal(StopBudget* budget) {
   if (final.ok()) {
     const StopBudget::Pause writing(budget);
     return WriteModel(fs_, options_.path, final->replica->layout(), final->replica->x(),
-                      ExportMetadata(run_->run_id(), final->round), final->config_json);
+                      ExportMetadata(final->origin), final->config_json);
   }
   if (!absl::IsCancelled(final.status())) return WithContext(final.status(), options_.path);
   SIGNVOTE_ASSIGN_OR_RETURN(const run::RunThread::Exported copy,
                             run_->CopyReplica(budget->Share(kCopyShare, kReserve)));
   LogWarning("the model is written as of an earlier round: the master replica was behind",
-             {{"round", copy.round.value()}});
+             {{"round", copy.origin.round.value()}});
   const StopBudget::Pause writing(budget);
-  return WriteModel(fs_, options_.path, copy.layout, copy.x,
-                    ExportMetadata(run_->run_id(), copy.round), copy.config_json);
+  return WriteModel(fs_, options_.path, copy.layout, copy.x, ExportMetadata(copy.origin),
+                    copy.config_json);
 }
 
 absl::Status Exporter::Final(StopBudget* budget, const std::function<bool()>& take_save) {

@@ -24,6 +24,7 @@ constexpr double kSecondsMax = 1e7;
 constexpr uint64_t kMinuteMs = 60'000;
 constexpr uint64_t kRoundsMax = uint64_t{1} << 40;
 constexpr uint64_t kCatchUpBytesMax = uint64_t{1} << 40;
+constexpr double kEta0Max = 1e300;
 
 // Durations as flags have them.
 struct Raw {
@@ -33,6 +34,7 @@ struct Raw {
   std::string direction = "signum";
   double beta = 0.9, beta2 = 0.99;
   std::string catch_up_bytes = "auto";
+  std::string alias_eta0 = "auto";
   uint64_t test_applier_delay_ms = 0;
   std::string export_every = "0";
   double linger_export = 600;
@@ -190,9 +192,7 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->check(AnyUnsigned());
   method->add_option("--alias-option", r.rule.alias_option, "alias: I or II")
       ->capture_default_str();
-  method
-      ->add_option("--alias-f-min", r.rule.alias_f_min,
-                   "alias, option II: a lower bound of the loss")
+  method->add_option("--alias-f-min", r.rule.alias_f_min, "alias: a lower bound of the loss")
       ->capture_default_str();
   method->add_option("--alias-d0", r.rule.alias_d0, "alias, option I: the small start of d")
       ->capture_default_str();
@@ -201,6 +201,12 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
                    "alias: a probe in every k-th round")
       ->capture_default_str()
       ->check(AnyUnsigned());
+  method
+      ->add_option("--alias-eta0", raw->alias_eta0,
+                   "alias: the curvature to begin with, (loss - f-min)/stepsize^2; auto: from the "
+                   "stepsize at which the run stood whose model --init names, else 0")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto"}) | NumberBetween(0, kEta0Max));
 
   auto* limits = group("Limits");
   limits->add_option("--workers-max", sizes.workers_max, "workers connected at a time")
@@ -303,6 +309,7 @@ absl::Status CheckRuleFlags(const RuleFlags& given) {
       {"alias", "--alias-f-min", given.alias_f_min == untouched.alias_f_min},
       {"alias", "--alias-d0", given.alias_d0 == untouched.alias_d0},
       {"alias", "--alias-probe-every", given.alias_probe_every == untouched.alias_probe_every},
+      {"alias", "--alias-eta0", given.alias_eta0 == untouched.alias_eta0},
   };
   SIGNVOTE_RETURN_IF_ERROR(MakeRule(given).status());
   for (const auto& [rule, flag, is_default] : flags) {
@@ -331,6 +338,7 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
   if (uint64_t bytes = 0; absl::SimpleAtoi(raw.catch_up_bytes, &bytes)) {
     sizes.catch_up_bytes = bytes;
   }
+  if (double eta0 = 0; absl::SimpleAtod(raw.alias_eta0, &eta0)) r.rule.alias_eta0 = eta0;
   SIGNVOTE_ASSIGN_OR_RETURN(f->exports.every, ParseEvery("--export-every", raw.export_every));
   if (!f->exports.every.never() && f->exports.path.empty()) {
     return Usage("--export-every needs --export FILE, beside which it writes");

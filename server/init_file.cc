@@ -4,6 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/checkpoint.h"
+#include "common/exit_codes.h"
+#include "common/export_metadata.h"
 #include "common/model_identity.h"
 #include "common/status.h"
 
@@ -21,6 +23,12 @@ class InitFile final : public run::InitialParameters {
     return model_->CopyInto(layout, x, give_up);
   }
   const std::string& config_json() const override { return config_json_; }
+  absl::StatusOr<std::optional<float>> alias_stepsize() const override {
+    absl::StatusOr<std::optional<float>> stepsize = AliasStepsizeOf(model_->metadata());
+    if (stepsize.ok()) return stepsize;
+    return WithExitCode(WithContext(stepsize.status(), absl::StrCat("--init: ", path_)),
+                        ExitCode::kBadInput);
+  }
   const std::string& path() const override { return path_; }
 
  private:

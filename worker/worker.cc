@@ -311,6 +311,7 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
       if (reopen) round_log->Reopen();
       (void)round_log->Write(RoundLogLine(round));  // false: counted, and told of in the file
     }
+    saver.OnCommit(round.kind, round.stepsize);
     const auto asked = signals.take_save() ? ReplicaSaver::Asked::kYes : ReplicaSaver::Asked::kNo;
     if (const std::optional<Round> at = session->replica_round(); at.has_value()) {
       // A device that failed ends the training by itself.

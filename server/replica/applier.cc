@@ -51,6 +51,7 @@ std::optional<Applied> Applier::ApplyNext() {
   {
     MutexLock lock(&mu_);
     queue_.pop_front();
+    stepsize_.Note(record->kind, record->gamma);
     busy_ = false;
   }
   changed_.NotifyAll();
@@ -87,6 +88,11 @@ size_t Applier::backlog() const {
   return queue_.size();
 }
 
+std::optional<float> Applier::stepsize() const {
+  MutexLock lock(&mu_);
+  return stepsize_.value();
+}
+
 void Applier::DropX0From(Round round) {
   MutexLock lock(&mu_);
   drop_x0_from_ = round;
@@ -112,6 +118,7 @@ absl::StatusOr<Applier::Snapshot> Applier::TakeSnapshot(WithX0 with_x0, Duration
     }
     if (given_up()) return absl::CancelledError("no copy of the master replica is wanted any more");
     busy_ = true;
+    snapshot.stepsize = stepsize_.value();
   }
   const absl::Status status = Copy(&snapshot);
   {

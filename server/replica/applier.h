@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/clock.h"
+#include "common/export_metadata.h"
 #include "common/mutex.h"
 #include "server/commit/commit_consumer.h"
 #include "server/replica/master_replica.h"
@@ -42,6 +43,8 @@ class Applier final : public CommitConsumer {
   bool WaitUntilIdle(Duration timeout);
   // Commits not yet applied.
   size_t backlog() const;
+  // Of the commits that are applied.
+  std::optional<float> stepsize() const;
 
   // No commit from `round` on needs x0: its memory is given back by the ApplyNext() that comes to
   // that round.
@@ -52,7 +55,8 @@ class Applier final : public CommitConsumer {
   struct Snapshot {
     Round round;
     std::vector<float> x;
-    std::vector<float> x0;  // empty: not kept
+    std::vector<float> x0;          // empty: not kept
+    std::optional<float> stepsize;  // as of that round
   };
   enum class WithX0 { kNo, kYes };
   // DEADLINE_EXCEEDED: the applier was busy with one commit, or with copies, for all of `timeout`.
@@ -79,6 +83,7 @@ class Applier final : public CommitConsumer {
   bool busy_ ABSL_GUARDED_BY(mu_) = false;  // somebody has the replica
   bool woken_ ABSL_GUARDED_BY(mu_) = false;
   std::optional<Round> drop_x0_from_ ABSL_GUARDED_BY(mu_);
+  LastStepsize stepsize_ ABSL_GUARDED_BY(mu_);
 };
 
 // Calls ApplyNext() whenever there is something to apply, behind the threads on whose work others

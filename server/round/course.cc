@@ -106,7 +106,16 @@ void Course::CountWithoutStep(CourseEnd end) {
   }
 }
 
-absl::Status Course::Decide(CourseEnd end, CommitRound& commit) {
+std::optional<Notice> Course::Warn(std::string warning) {
+  if (warning == warning_) return std::nullopt;
+  warning_ = std::move(warning);
+  if (warning_.empty()) {
+    return Notice{NoticeLevel::kInfo, "the stepsize rule has what it was short of"};
+  }
+  return Notice{NoticeLevel::kWarning, warning_};
+}
+
+absl::StatusOr<std::optional<Notice>> Course::Decide(CourseEnd end, CommitRound& commit) {
   SIGNVOTE_ASSIGN_OR_RETURN(StepsizeDecision decision, Ask(end, commit));
   commit.kind = decision.kind;
   commit.gamma = decision.gamma;
@@ -135,7 +144,12 @@ absl::Status Course::Decide(CourseEnd end, CommitRound& commit) {
   }
   commit.rule_state = std::move(decision.state);
   if (commit.kind != CommitKind::kStep) commit.chunks.clear();
-  return absl::OkStatus();
+
+  // A round without a verdict shows the rule nothing: what it was short of it still is.
+  std::optional<Notice> told;
+  if (end == CourseEnd::kVerdict) told = Warn(std::move(decision.warning));
+  commit.warning = warning_;
+  return told;
 }
 
 CourseState Course::State() const {

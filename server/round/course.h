@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,10 +51,11 @@ class Course {
 
   std::vector<ScalarKind> Wanted(Round round) const;
   // Asks the rule and moves on. Of `commit` it reads round, asked and scalars, and fills in kind,
-  // gamma, rho, both data steps, main round and rounds, run_done, reason and rule_state; chunks
-  // stay only with a step. INTERNAL names the rule, and what it answered that no commit can carry
-  // out; the course has not moved then, and the run is over.
-  absl::Status Decide(CourseEnd end, CommitRound& commit);
+  // gamma, rho, both data steps, main round and rounds, run_done, reason, warning and rule_state;
+  // chunks stay only with a step. Returns what is to be told when the rule's warning has changed.
+  // INTERNAL names the rule, and what it answered that no commit can carry out; the course has not
+  // moved then, and the run is over.
+  absl::StatusOr<std::optional<Notice>> Decide(CourseEnd end, CommitRound& commit);
 
   CourseState State() const;
 
@@ -63,6 +65,7 @@ class Course {
   absl::StatusOr<StepsizeDecision> Ask(CourseEnd end, const CommitRound& commit);
   absl::Status Check(const StepsizeDecision& decision, CourseEnd end, Round round) const;
   void CountWithoutStep(CourseEnd end);
+  std::optional<Notice> Warn(std::string warning);
 
   // Constant after construction.
   uint64_t main_rounds_max_;
@@ -71,7 +74,8 @@ class Course {
   double step_scale_max_;
 
   std::unique_ptr<StepsizeRule> rule_;
-  CourseState state_;  // its rule bytes are filled in by State() only
+  CourseState state_;    // its rule bytes are filled in by State() only
+  std::string warning_;  // of the rule; an engine that takes the run up says it again
 };
 
 }  // namespace signvote::round

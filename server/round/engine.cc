@@ -425,8 +425,9 @@ void Engine::Commit(CourseEnd end) {
   CommitRound commit;
   attempt.Summarise(verdict ? OpenAttempt::Verdict::kTaken : OpenAttempt::Verdict::kDropped,
                     config_.coordinates, commit);
-  if (absl::Status status = course_.Decide(end, commit); !status.ok())
-    return End(std::move(status));
+  absl::StatusOr<std::optional<Notice>> told = course_.Decide(end, commit);
+  if (!told.ok()) return End(told.status());
+  if (told->has_value()) out_.push_back(**std::move(told));
   commit.opened_for = now_ - *first_opened_;
   commit.wait = verdict ? now_ - attempt.first_complete().value_or(now_) : Duration{0};
   std::vector<WorkerId> here;

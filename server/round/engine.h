@@ -79,8 +79,8 @@ class Engine {
   uint32_t ready_wanted() const;  // as many must be, for the next attempt to open
 
   // What an engine in another process needs to go on from here: with the same events it then gives
-  // the same actions as this one would after losing every worker. While a commit is not durable the
-  // state is the one after it.
+  // the same actions as this one would after losing every worker, but that it says a warning of the
+  // rule again. While a commit is not durable the state is the one after it.
   // REQUIRES: no attempt is open: phase is not kRoundOpen.
   EngineState State() const;
 

@@ -170,6 +170,8 @@ struct CommitRound {
   uint64_t main_rounds = 0;  // committed so far, with this one
   bool run_done = false;     // no further round; FinishRun follows once this one is durable
   std::string reason;        // a few words for the log, of rule or engine
+  // what the rule last said that a person should mend, as of its last verdict; empty: nothing
+  std::string warning;
   // the rule's state after this decision, by name, for logs and metrics
   std::vector<std::pair<std::string, double>> rule_state;
 

@@ -55,13 +55,13 @@ class ExportCall final : public grpc::ServerWriteReactor<v1::ExportChunk>,
     return call;
   }
   // Once the copy is there. Called once, by any thread.
-  void Begin(absl::StatusOr<run::RunThread::Exported> exported, const RunId& run_id) {
+  void Begin(absl::StatusOr<run::RunThread::Exported> exported) {
     if (!exported.ok()) return End(exported.status());
     {
       MutexLock lock(&mu_);
       if (finished_) return;
       exported_ = *std::move(exported);
-      header_ = SafetensorsHeader(exported_.layout, ExportMetadata(run_id, exported_.round));
+      header_ = SafetensorsHeader(exported_.layout, ExportMetadata(exported_.origin));
       begun_ = true;
     }
     WriteNext();
@@ -114,7 +114,7 @@ class ExportCall final : public grpc::ServerWriteReactor<v1::ExportChunk>,
           const auto* values = reinterpret_cast<const char*>(exported_.x.data());
           chunk_.set_data(values + at, std::min<uint64_t>(kExportChunkBytes, values_bytes - at));
         }
-        chunk_.set_round(exported_.round.value());
+        chunk_.set_round(exported_.origin.round.value());
         chunk_.set_total_bytes(total);
         sent_ += chunk_.data().size();
         chunk = &chunk_;
@@ -207,8 +207,7 @@ class AdminService final : public v1::Admin::CallbackService {
       exporting_ = false;
     });
     // The copy takes a while and may wait for the applier: not on gRPC's threads.
-    copies_.Run(
-        [run = run_, call] { call->Begin(run->CopyReplica(kCopyPatience), run->run_id()); });
+    copies_.Run([run = run_, call] { call->Begin(run->CopyReplica(kCopyPatience)); });
     return call.get();
   }
 

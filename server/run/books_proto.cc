@@ -71,6 +71,7 @@ v1::Status ToProto(const StatusPage& page) {
   out.set_layout_digest(page.layout_digest);
   out.set_rule(page.rule);
   out.set_stepsize(page.stepsize);
+  out.set_stepsize_warning(page.stepsize_warning);
   out.set_loss(page.loss);
   out.set_g_l1(page.g_l1);
   out.set_density(page.density);

@@ -3,10 +3,12 @@
 // than the run's.
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "common/layout.h"
 #include "server/replica/master_replica.h"
 
@@ -28,6 +30,11 @@ class InitialParameters {
                                 const std::function<bool()>& give_up) const = 0;
   // config.json beside the file; "" when there is none.
   virtual const std::string& config_json() const = 0;
+  // The stepsize at which ALIAS stood in the run that these are of; nullopt, and by default: of no
+  // such run. INVALID_ARGUMENT: they say so, and give no stepsize.
+  virtual absl::StatusOr<std::optional<float>> alias_stepsize() const {
+    return std::optional<float>();
+  }
   // For messages.
   virtual const std::string& path() const = 0;
 };

@@ -24,6 +24,22 @@ Roster::Options RosterOptions(const RunOptions& options) {
   return out;
 }
 
+// A model that is trained already does not stand the steps of a fresh one.
+absl::Status TakeUpStepsize(const InitialParameters& init, RuleFlags* rule) {
+  if (!ResumesStepsize(*rule)) return absl::OkStatus();
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<float> stepsize, init.alias_stepsize());
+  if (stepsize.has_value()) {
+    rule->alias_resumed_stepsize = *stepsize;
+    LogInfo("the stepsize goes on from that of the run that made the initial parameters",
+            {{"stepsize", double{*stepsize}}});
+  } else {
+    LogInfo(
+        "the initial parameters do not say where a stepsize could go on from: it begins as with an "
+        "untrained model; --alias-eta0 holds it back");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 void RunHost::LoadInitial(std::unique_ptr<InitialParameters>, std::shared_ptr<MasterReplica>) {
@@ -34,6 +50,9 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(RunOptions options, RunParts pa
                                                  Time now) {
   std::unique_ptr<StepsizeRule> rule = std::move(parts.rule);
   if (rule == nullptr) {
+    if (parts.init != nullptr) {
+      SIGNVOTE_RETURN_IF_ERROR(TakeUpStepsize(*parts.init, &options.rule));
+    }
     SIGNVOTE_ASSIGN_OR_RETURN(rule, MakeRule(options.rule));
   }
   options.model.sizes.needs_x0 = rule->needs_x0();
@@ -298,6 +317,11 @@ void Run::CloseStreams(Time now) {
 
 Moment Run::At(Time now) const {
   return {.now = now, .unix_seconds = static_cast<double>(clock_->UnixMicros()) * 1e-6};
+}
+
+std::optional<float> Run::resumed_stepsize() const {
+  const float stepsize = options_.rule.alias_resumed_stepsize;
+  return stepsize > 0 ? std::optional(stepsize) : std::nullopt;
 }
 
 Round Run::committed() const { return course_ == nullptr ? Round(0) : course_->told; }

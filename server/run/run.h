@@ -163,6 +163,8 @@ class Run {
 
   const RunId& run_id() const { return facts_.run_id; }
   Epoch epoch() const { return facts_.epoch; }
+  // Where the rule goes on from; nullopt: it begins anew.
+  std::optional<float> resumed_stepsize() const;
   const RunModel& model() const { return *model_; }
   size_t streams() const { return streams_.size(); }  // those that are closing included
   Round committed() const;                            // rounds that were published

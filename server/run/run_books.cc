@@ -349,6 +349,7 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
   if (last_commit_.has_value()) {
     out.main_round = last_commit_->main_rounds;
     out.stepsize = static_cast<double>(last_commit_->gamma);
+    out.stepsize_warning = last_commit_->warning;
     out.loss = last_commit_->loss.value_or(kNan);
     out.g_l1 = last_commit_->g_l1.value_or(kNan);
     out.density = last_commit_->density.value_or(kNan);

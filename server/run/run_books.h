@@ -137,6 +137,7 @@ struct StatusPage {  // tidy: allow(members) v1::Status, field by field
   uint64_t main_round = 0, main_rounds = 0;  // main_rounds: planned; 0: unknown
   uint64_t coordinates = 0, layout_digest = 0;
   double stepsize = 0;
+  std::string stepsize_warning;  // what its rule is short of, and the remedy; empty: nothing
   double loss = std::numeric_limits<double>::quiet_NaN();
   double g_l1 = std::numeric_limits<double>::quiet_NaN();
   double density = std::numeric_limits<double>::quiet_NaN();

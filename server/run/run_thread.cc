@@ -31,12 +31,12 @@ absl::StatusOr<std::unique_ptr<RunThread>> RunThread::Create(RunThreadOptions op
   parts.tally = &thread->tally_;
   SIGNVOTE_ASSIGN_OR_RETURN(thread->run_, Run::Create(std::move(options.run), std::move(parts),
                                                       std::move(options.state), clock->Now()));
+  thread->origin_.stepsize = thread->run_->resumed_stepsize();
   return thread;
 }
 
 RunThread::RunThread(const RunThreadOptions& options, Clock* clock)
     : clock_(clock),
-      run_id_(options.state.run_id),
       epoch_(options.state.epoch),
       applier_options_({.delay = options.test_applier_delay,
                         .delayed = options.test_applier_delayed,
@@ -44,6 +44,7 @@ RunThread::RunThread(const RunThreadOptions& options, Clock* clock)
                             [this](const Applied& applied) {
                               (void)Post(applied);  // false: nobody counts any more
                             }}),
+      origin_{.run_id = options.state.run_id, .rule = options.run.rule.rule},
       tally_(std::max<size_t>(1, options.tally_threads), clock, [this](ChunkTallied tallied) {
         (void)Post(std::move(tallied));  // likewise
       }) {}
@@ -139,6 +140,13 @@ absl::StatusOr<StatusPage> RunThread::Snapshot(Duration timeout) {
   return page;
 }
 
+ExportOrigin RunThread::OriginAt(Round round, std::optional<float> stepsize) const {
+  ExportOrigin origin = origin_;
+  origin.round = round;
+  if (stepsize.has_value()) origin.stepsize = stepsize;
+  return origin;
+}
+
 absl::StatusOr<RunThread::Exported> RunThread::CopyReplica(Duration timeout,
                                                            const std::function<bool()>& give_up) {
   Exported out;
@@ -154,7 +162,7 @@ absl::StatusOr<RunThread::Exported> RunThread::CopyReplica(Duration timeout,
                             applier->TakeSnapshot(Applier::WithX0::kNo, timeout, [&] {
                               return copies_ended_.load() || (give_up && give_up());
                             }));
-  out.round = snapshot.round;
+  out.origin = OriginAt(snapshot.round, snapshot.stepsize);
   out.x = std::move(snapshot.x);
   return out;
 }
@@ -171,13 +179,15 @@ void RunThread::EndCopies() {
 
 absl::StatusOr<RunThread::Final> RunThread::FinalReplica(const std::function<bool()>& give_up) {
   Final out;
+  Round round;
   Applier* applier = nullptr;
   {
     MutexLock lock(&mu_);
     SIGNVOTE_CHECK(public_.ended);
     if (public_.replica == nullptr) return NoParameters();
-    out = {
-        .replica = public_.replica, .round = public_.committed, .config_json = public_.config_json};
+    out.replica = public_.replica;
+    out.config_json = public_.config_json;
+    round = public_.committed;
     applier = applier_.get();
   }
   Time tell = clock_->Now() + kTellEvery;
@@ -188,6 +198,7 @@ absl::StatusOr<RunThread::Final> RunThread::FinalReplica(const std::function<boo
     LogWarning("the export waits for the master replica",
                {{"rounds", uint64_t{applier->backlog()}}});
   }
+  out.origin = OriginAt(round, applier->stepsize());
   return out;
 }
 

@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/clock.h"
+#include "common/export_metadata.h"
 #include "common/layout.h"
 #include "common/mutex.h"
 #include "server/replica/applier.h"
@@ -74,7 +75,7 @@ class RunThread final : private RunHost {
   // own.
   struct Exported {
     Layout layout;
-    Round round;
+    ExportOrigin origin;
     std::vector<float> x;
     std::string config_json;
   };
@@ -88,7 +89,7 @@ class RunThread final : private RunHost {
   // which is asked ten times a second. REQUIRES: ended.
   struct Final {
     std::shared_ptr<const MasterReplica> replica;
-    Round round;
+    ExportOrigin origin;
     std::string config_json;
   };
   absl::StatusOr<Final> FinalReplica(const std::function<bool()>& give_up);
@@ -96,7 +97,7 @@ class RunThread final : private RunHost {
   // Rounds committed so far; nullopt: there are no parameters yet.
   std::optional<Round> committed() const;
 
-  const RunId& run_id() const { return run_id_; }
+  const RunId& run_id() const { return origin_.run_id; }
   Epoch epoch() const { return epoch_; }
 
  private:
@@ -117,16 +118,17 @@ class RunThread final : private RunHost {
                                size_t backlog_max) override;
   void LoadInitial(std::unique_ptr<InitialParameters> init,
                    std::shared_ptr<MasterReplica> replica) override;
+  ExportOrigin OriginAt(Round round, std::optional<float> stepsize) const;
   template <typename T>
   absl::StatusOr<T> Ask(Duration timeout, std::function<T(Run& run, Time now)> question);
   void Loop();
   void Tell();
 
-  // Constant after construction.
+  // Constant after Create().
   Clock* const clock_;
-  const RunId run_id_;
   const Epoch epoch_;
   const ApplierThread::Options applier_options_;
+  ExportOrigin origin_;  // with the stepsize that the run goes on from
 
   // Own synchronisation.
   Inbox<Item> inbox_;

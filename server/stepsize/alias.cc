@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_format.h"
@@ -15,14 +16,40 @@ namespace signvote {
 namespace {
 
 constexpr double kFirstStepRelative = 1e-5;
-constexpr uint32_t kStateVersion = 1;
+// One minibatch tells neither the loss nor the curvature of a model that is trained already: its first
+// probe alone took γ from 1e-5 to 1.2e-3, and the model was lost. Eight bring the error of both down to
+// about a third, …
+constexpr uint64_t kStartRoundsMax = 8;
+// … and cost at most a twentieth of a run: at γ_0 nothing is learnt.
+constexpr uint64_t kStartPartOfRun = 20;
+// Whoever has just joined lacks x_{t−1}, and a gradient may for once not be finite: no such reason holds
+// for so many steps in a row.
+constexpr uint64_t kProbelessSteps = 8;
+// Nor for so many of the rounds that want a probe, where these are further apart.
+constexpr uint64_t kProbelessTimes = 2;
+
+constexpr uint32_t kStateVersion = 2;
+
+uint64_t StartRounds(uint64_t main_rounds_max) {
+  if (main_rounds_max == 0) return kStartRoundsMax;
+  return std::clamp(main_rounds_max / kStartPartOfRun, uint64_t{1}, kStartRoundsMax);
+}
+
+// A positive fp32 number.
+bool IsStepsize(double gamma) {
+  return gamma > 0 && gamma <= double{std::numeric_limits<float>::max()} &&
+         double{static_cast<float>(gamma)} == gamma;
+}
 
 class AliasRule final : public StepsizeRule {
  public:
-  explicit AliasRule(const AliasConfig& config) : config_(config), d_(config.d0) {
+  explicit AliasRule(const AliasConfig& config)
+      : config_(config), eta_(config.eta0), d_(config.d0), resumed_(config.resumed_stepsize) {
     SIGNVOTE_CHECK(std::isfinite(config.d0) && config.d0 > 0);
     SIGNVOTE_CHECK(std::isfinite(config.f_min));
     SIGNVOTE_CHECK(config.probe_every > 0);
+    SIGNVOTE_CHECK(std::isfinite(config.eta0) && config.eta0 >= 0);
+    SIGNVOTE_CHECK(config.resumed_stepsize == 0 || IsStepsize(double{config.resumed_stepsize}));
   }
 
   std::string_view name() const override { return "alias"; }
@@ -39,7 +66,7 @@ class AliasRule final : public StepsizeRule {
   }
 
   StepsizeDecision Decide(const RuleInput& input) override {
-    if (!f0_.has_value()) f0_ = MeanLoss(input);
+    MeasureStart(input);
     if (!started_) {
       started_ = true;
       const double size = std::isfinite(input.x0_max_abs) ? std::max(1.0, input.x0_max_abs) : 1.0;
@@ -48,7 +75,7 @@ class AliasRule final : public StepsizeRule {
     }
     Accumulate(input);
     if (input.workers.empty()) return Decision("alias: no scalars: kept");
-    return Next();
+    return Next(input);
   }
 
   std::string Save() const override {
@@ -58,8 +85,11 @@ class AliasRule final : public StepsizeRule {
     writer.Add(eta_);
     writer.Add(a_);
     writer.Add(d_);
-    writer.Add(uint64_t{f0_.has_value() ? 1u : 0u});
-    writer.Add(f0_.value_or(0));
+    writer.Add(steps_since_probe_);
+    writer.Add(losses_);
+    writer.Add(loss_sum_);
+    writer.Add(uint64_t{measured_ ? 1u : 0u});
+    writer.Add(double{resumed_});
     return writer.Take();
   }
 
@@ -70,12 +100,21 @@ class AliasRule final : public StepsizeRule {
     const double eta = reader.Double();
     const double a = reader.Double();
     const double d = reader.Double();
-    const uint64_t has_f0 = reader.U64();
-    const double f0 = reader.Double();
+    const uint64_t steps_since_probe = reader.U64();
+    const uint64_t losses = reader.U64();
+    const double loss_sum = reader.Double();
+    const uint64_t measured = reader.U64();
+    const double resumed = reader.Double();
     if (absl::Status status = reader.Finish(); !status.ok()) return status;
-    const bool gamma_fits = started == 1 ? IsStepsize(gamma) : gamma == 0;
-    if (started > 1 || has_f0 > 1 || !gamma_fits || !std::isfinite(eta) || eta < 0 ||
-        !std::isfinite(a) || !std::isfinite(d) || d < config_.d0 || !std::isfinite(f0)) {
+    const bool start_fits =
+        started == 1 ? IsStepsize(gamma)
+                     : started == 0 && gamma == 0 && steps_since_probe == 0 && losses == 0;
+    const bool sums_fit = std::isfinite(eta) && eta >= config_.eta0 && std::isfinite(a) &&
+                          std::isfinite(d) && d >= config_.d0;
+    const bool loss_fits =
+        losses == 0 ? loss_sum == 0 && measured == 0 : std::isfinite(loss_sum) && measured <= 1;
+    const bool resumed_fits = resumed == 0 || (IsStepsize(resumed) && measured == 0);
+    if (!start_fits || !sums_fit || !loss_fits || !resumed_fits) {
       return absl::DataLossError(
           "the saved state of stepsize rule 'alias' has values that this run's flags cannot give; "
           "start the server with the flags that it was started with before");
@@ -85,17 +124,15 @@ class AliasRule final : public StepsizeRule {
     eta_ = eta;
     a_ = a;
     d_ = d;
-    f0_ = has_f0 == 1 ? std::optional(f0) : std::nullopt;
+    steps_since_probe_ = steps_since_probe;
+    losses_ = losses;
+    loss_sum_ = loss_sum;
+    measured_ = measured == 1;
+    resumed_ = static_cast<float>(resumed);
     return absl::OkStatus();
   }
 
  private:
-  // A positive fp32 number.
-  static bool IsStepsize(double gamma) {
-    return gamma > 0 && gamma <= double{std::numeric_limits<float>::max()} &&
-           double{static_cast<float>(gamma)} == gamma;
-  }
-
   bool ProbeDue(const RoundAhead& ahead) const {
     return ahead.main_rounds >= 1 && (ahead.main_rounds - 1) % config_.probe_every == 0;
   }
@@ -118,14 +155,41 @@ class AliasRule final : public StepsizeRule {
     return RobustMean(values);
   }
 
+  static bool InStart(const RuleInput& input) {
+    return input.ahead.main_rounds < StartRounds(input.main_rounds_max);
+  }
+
+  // f(x_0), and what of η_0 follows from it.
+  void MeasureStart(const RuleInput& input) {
+    if (measured_) return;
+    if (InStart(input) || losses_ == 0) {
+      const std::optional<double> loss = MeanLoss(input);
+      if (loss.has_value() && std::isfinite(loss_sum_ + *loss)) {
+        loss_sum_ += *loss;
+        ++losses_;
+      }
+    }
+    if (InStart(input) || losses_ == 0) return;
+    measured_ = true;
+    const double resumed = resumed_;
+    resumed_ = 0;
+    if (resumed == 0 || Gap() <= 0) return;
+    const double eta = eta_ + Gap() / (resumed * resumed);
+    if (std::isfinite(eta)) eta_ = eta;
+  }
+
   void Accumulate(const RuleInput& input) {
     const double gamma = gamma_;
+    ++steps_since_probe_;
     if (ProbeDue(input.ahead)) {
       const std::optional<double> probe = MeanOf(input, ScalarKind::kProbeL1);
       if (probe.has_value() && *probe >= 0) {
-        const double eta = eta_ + static_cast<double>(config_.probe_every) *
+        const double eta = eta_ + static_cast<double>(steps_since_probe_) *
                                       (*probe / (gamma * input.step_scale_max));
-        if (std::isfinite(eta)) eta_ = eta;
+        if (std::isfinite(eta)) {
+          eta_ = eta;
+          steps_since_probe_ = 0;
+        }
       }
     }
     if (config_.option == AliasOption::kOptionI) {
@@ -137,17 +201,13 @@ class AliasRule final : public StepsizeRule {
     }
   }
 
-  StepsizeDecision Next() {
+  StepsizeDecision Next(const RuleInput& input) {
+    if (InStart(input)) return Decision("alias: f(x0) is measured: kept");
+    if (!measured_) return Decision("alias: f(x0) unknown: kept");
     if (eta_ <= 0) return Decision("alias: eta=0: kept");
-    if (config_.option == AliasOption::kOptionII && !f0_.has_value()) {
-      return Decision("alias: f(x0) unknown: kept");
-    }
     const double num = Numerator();
     if (num <= 0) {
-      return Decision(absl::StrFormat(
-          "alias: num=%.6g is not positive: kept; is the lower bound %.6g of the loss "
-          "too high?",
-          num, config_.f_min));
+      return Decision(absl::StrFormat("alias: num=%.6g is not positive: kept", num));
     }
     const float gamma = static_cast<float>(std::sqrt(num / eta_));
     if (!std::isfinite(gamma) || gamma <= 0) {
@@ -158,28 +218,55 @@ class AliasRule final : public StepsizeRule {
     return Decision(absl::StrFormat("alias: eta=%.6g num=%.6g", eta_, num));
   }
 
-  double Numerator() const {
-    return config_.option == AliasOption::kOptionI ? d_
-                                                   : f0_.value_or(config_.f_min) - config_.f_min;
+  // So far, while the start lasts. 0: no loss is known.
+  double StartLoss() const { return losses_ == 0 ? 0 : loss_sum_ / static_cast<double>(losses_); }
+  double Gap() const { return losses_ == 0 ? 0 : StartLoss() - config_.f_min; }
+  double Numerator() const { return config_.option == AliasOption::kOptionI ? d_ : Gap(); }
+
+  std::string Warning() const {
+    // With η = 0 nothing moves γ_0 until a probe comes.
+    const uint64_t patience = eta_ > 0
+                                  ? std::max(kProbelessSteps, kProbelessTimes * config_.probe_every)
+                                  : kProbelessSteps;
+    if (steps_since_probe_ >= patience) {
+      return absl::StrFormat(
+          "no worker's probe has come for %d rounds, and without probes ALIAS does not adapt the "
+          "stepsize: let a worker join that probes, as signvote-worker does, or choose --rule "
+          "fixed",
+          patience);
+    }
+    if (measured_ && config_.option == AliasOption::kOptionII && Gap() <= 0) {
+      return absl::StrFormat(
+          "the loss at the start, %.6g, is not above its lower bound %.6g: ALIAS keeps the "
+          "stepsize "
+          "%.6g; give a smaller --alias-f-min",
+          StartLoss(), config_.f_min, gamma_);
+    }
+    return "";
   }
 
   StepsizeDecision Decision(std::string reason) const {
     StepsizeDecision decision;
     decision.gamma = gamma_;
     decision.reason = std::move(reason);
+    decision.warning = Warning();
     decision.state = {{"eta", eta_}, {"num", Numerator()}};
     if (config_.option == AliasOption::kOptionI) decision.state.emplace_back("a", a_);
-    if (f0_.has_value()) decision.state.emplace_back("f0", *f0_);
+    if (losses_ > 0) decision.state.emplace_back("f0", StartLoss());
     return decision;
   }
 
   const AliasConfig config_;
   bool started_ = false;
   float gamma_ = 0;  // the last committed stepsize
-  double eta_ = 0;
-  double a_ = 0;              // Option I: Σ γ_i⟨g_{i+1}, b_i⟩
-  double d_;                  // Option I: the largest a_ so far, at least d0
-  std::optional<double> f0_;  // f(x_0)
+  double eta_;
+  double a_ = 0;  // Option I: Σ γ_i⟨g_{i+1}, b_i⟩
+  double d_;      // Option I: the largest a_ so far, at least d0
+  uint64_t steps_since_probe_ = 0;
+  uint64_t losses_ = 0;  // rounds of which loss_sum_ is the sum
+  double loss_sum_ = 0;
+  bool measured_ = false;  // f(x_0) is known, and η_0 is in eta_
+  float resumed_;          // the stepsize whose part of η_0 is not in eta_ yet; 0: none
 };
 
 }  // namespace

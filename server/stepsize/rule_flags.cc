@@ -27,6 +27,10 @@ absl::StatusOr<AliasOption> ParseAliasOption(const std::string& text) {
 
 }  // namespace
 
+bool ResumesStepsize(const RuleFlags& flags) {
+  return flags.rule == "alias" && !flags.alias_eta0.has_value();
+}
+
 absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeRule(const RuleFlags& flags) {
   if (flags.rule == "fixed") {
     const absl::StatusOr<ScheduleKind> schedule = ParseSchedule(flags.schedule);
@@ -57,10 +61,18 @@ absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeRule(const RuleFlags& flags) {
           absl::StrFormat("a probe in every %d-th round (ALIAS) is out of range; use 1 to 1000000",
                           flags.alias_probe_every));
     }
-    return MakeAliasRule({.option = *option,
-                          .d0 = flags.alias_d0,
-                          .f_min = flags.alias_f_min,
-                          .probe_every = flags.alias_probe_every});
+    const double eta0 = flags.alias_eta0.value_or(0);
+    if (!std::isfinite(eta0) || eta0 < 0) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "eta0 = %g (ALIAS) is out of range; use a finite number of 0 or more", eta0));
+    }
+    return MakeAliasRule(
+        {.option = *option,
+         .d0 = flags.alias_d0,
+         .f_min = flags.alias_f_min,
+         .probe_every = flags.alias_probe_every,
+         .eta0 = eta0,
+         .resumed_stepsize = ResumesStepsize(flags) ? flags.alias_resumed_stepsize : 0.0f});
   }
   return absl::InvalidArgumentError(
       absl::StrFormat("stepsize rule '%s' is unknown; use alias or fixed", flags.rule));

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -19,7 +20,15 @@ struct RuleFlags {
   double alias_f_min = 0;
   double alias_d0 = 1e-6;
   uint64_t alias_probe_every = 1;
+  // nullopt: what follows from alias_resumed_stepsize, 0 without one
+  std::optional<double> alias_eta0;
+  // No flag: where ALIAS stood in the run whose model this one starts from; 0: nowhere. Not beside
+  // alias_eta0.
+  float alias_resumed_stepsize = 0;
 };
+
+// Whether the rule goes on from the stepsize of a run whose model this one starts from, where it is known.
+bool ResumesStepsize(const RuleFlags& flags);
 
 // INVALID_ARGUMENT names the culprit and the accepted range.
 absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeRule(const RuleFlags& flags);

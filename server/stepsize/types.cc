@@ -33,10 +33,10 @@ std::optional<double> ScalarOf(const WorkerScalars& scalars, std::span<const Sca
 
 bool Plausible(const WorkerScalars& scalars, std::span<const ScalarKind> asked) {
   if (!std::isfinite(scalars.loss) || !FiniteNorm(scalars.g_l1) ||
-      !FiniteNorm(scalars.g_l2_squared) || scalars.wanted.size() != asked.size()) {
+      !FiniteNorm(scalars.g_l2_squared) || scalars.wanted.size() > asked.size()) {
     return false;
   }
-  for (size_t i = 0; i < asked.size(); ++i) {
+  for (size_t i = 0; i < scalars.wanted.size(); ++i) {
     const double v = scalars.wanted[i];
     if (std::isnan(v)) continue;
     if (!std::isfinite(v) || (IsNorm(asked[i]) && v < 0)) return false;

@@ -23,7 +23,7 @@ struct WorkerScalars {
   uint64_t nonfinite_coordinates = 0;
   // training samples behind the gradient (tokens for a language model)
   uint64_t samples = 0;
-  // What the round asked for, in that order; NaN: the worker cannot tell.
+  // What the round asked for, in that order; NaN, or left away at the end: the worker cannot tell.
   std::vector<double> wanted;
 };
 
@@ -32,7 +32,7 @@ struct WorkerScalars {
 std::optional<double> ScalarOf(const WorkerScalars& scalars, std::span<const ScalarKind> asked,
                                ScalarKind kind);
 
-// Whether the scalars may be used: everything finite, no norm negative, as many wanted values as
+// Whether the scalars may be used: everything finite, no norm negative, no more wanted values than
 // were asked for; of those NaN is allowed.
 bool Plausible(const WorkerScalars& scalars, std::span<const ScalarKind> asked);
 
@@ -66,6 +66,9 @@ struct StepsizeDecision {
   bool main_round = true;  // counts towards T; only a step can
   bool run_done = false;   // this commit is the last one
   std::string reason;      // a few words for the log: "alias: eta=… num=…", "no scalars: kept"
+  // What keeps the rule from its work and a person can mend, with the remedy: one sentence, the same
+  // as long as it lasts; empty: nothing.
+  std::string warning;
   // The rule's state after this decision, by name, for logs and metrics (e.g. {"eta", 12.5}).
   std::vector<std::pair<std::string, double>> state;
 };

@@ -9,27 +9,16 @@ import pathlib
 import pty
 import re
 import signal
-import struct
 import time
 import unittest
 
 import harness
-from harness import BAD_INPUT, BIN, FOREVER, OK, REFUSED, UNAVAILABLE, USAGE, timed
+from harness import BAD_INPUT, BIN, FOREVER, OK, REFUSED, UNAVAILABLE, USAGE, metadata, timed
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = ("server", "worker")
 STOP_SECONDS_MAX = 15  # docs/operations.md, "Stopping"
 COORDINATES = 8_000_000  # 32 MB: more than sockets hold
-
-
-def metadata(path):
-    """What a safetensors file says of itself; None where there is none."""
-    try:
-        data = pathlib.Path(path).read_bytes()
-    except FileNotFoundError:
-        return None
-    length, = struct.unpack("<Q", data[:8])
-    return json.loads(data[8:8 + length])["__metadata__"]
 
 
 def signal_table():

@@ -351,6 +351,16 @@ def http_get(address, path):
         return error.code, error.read().decode()
 
 
+def metadata(path):
+    """What a safetensors file says of itself; None where there is none."""
+    try:
+        data = pathlib.Path(path).read_bytes()
+    except FileNotFoundError:
+        return None
+    length, = struct.unpack("<Q", data[:8])
+    return json.loads(data[8:8 + length])["__metadata__"]
+
+
 def stop(process):
     process.signal(signal.SIGSTOP)
 

@@ -1,6 +1,8 @@
 """The stepsize is what algorithms.md says: every γ of a run recomputed from the logged scalars, by other code."""
 
+import array
 import math
+import pathlib
 import struct
 import unittest
 
@@ -29,22 +31,36 @@ def robust_mean(values):
     return math.fsum(values) / len(values)
 
 
-def alias(rounds, x0_max_abs):
-    """Yields γ_t of ALIAS, Option II with f̃ = 0 and the same-minibatch probe (arXiv 2506.03725, Algorithm 2)."""
-    eta, f0, gamma = 0.0, None, None
-    for line in rounds:
+def alias(rounds, x0_max_abs, f_min=0.0, resumed=None):
+    """Yields γ_t of ALIAS, Option II with the same-minibatch probe (arXiv 2506.03725, Algorithm 2), for a whole run of so many
+    rounds, of which each moved. `resumed`: the stepsize of the run that x_0 comes from."""
+    start = min(8, max(1, len(rounds) // 20))
+    eta, losses, f0, gamma, probed = 0.0, [], None, None, 0
+    for t, line in enumerate(rounds):
         scalars = line["workers"]
-        if f0 is None:
-            f0 = robust_mean([s["loss"] for s in scalars])
+        if t < start or not losses:
+            loss = robust_mean([s["loss"] for s in scalars])
+            losses += [loss] if loss is not None else []
+        if t >= start and losses and f0 is None:
+            f0 = math.fsum(losses) / len(losses)
+            eta += (f0 - f_min) / resumed ** 2 if resumed else 0.0
         if gamma is None:
             gamma = fp32(1e-5 * max(1.0, x0_max_abs))
         else:
             change = robust_mean([s.get("probe_l1") for s in scalars])
             if change is not None:
-                eta += change / gamma        # ‖x_t − x_{t−1}‖_∞ = γ_{t−1}, as every step_scale is 1
-            if eta > 0:
-                gamma = fp32(math.sqrt(f0 / eta))
+                eta += (t - probed) * change / gamma  # ‖x_t − x_{t−1}‖_∞ = γ_{t−1}, as every step_scale is 1
+                probed = t
+            if eta > 0 and f0 is not None:
+                gamma = fp32(math.sqrt((f0 - f_min) / eta))
         yield gamma
+
+
+def max_abs(path):
+    """The largest absolute value in a safetensors file of fp32."""
+    data = pathlib.Path(path).read_bytes()
+    header, = struct.unpack("<Q", data[:8])
+    return max(map(abs, array.array("f", data[8 + header:])))
 
 
 class Stepsize(harness.ProcessTest):
@@ -52,20 +68,51 @@ class Stepsize(harness.ProcessTest):
         super().setUp()
         self.certify("a", "b", "c")
 
-    def run_once(self, *worker_flags, rounds=60, scale=1):
-        self.start_server("--deadline", "off", rounds=rounds, workers_min=3)
+    def run_once(self, *worker_flags, rounds=60, scale=1, server_flags=()):
+        self.start_server("--deadline", "off", *server_flags, rounds=rounds, workers_min=3)
         workers = self.start_workers("abc", "--scale", scale, *worker_flags)
         self.assert_all_end_well(workers.values())
         return self.rounds()
 
+    def assert_follows(self, rounds, expected):
+        for line, gamma in zip(rounds, expected, strict=True):
+            # One rounding to fp32 of a double computed in another order of additions: one unit in the last place.
+            self.assertLessEqual(abs(self.stepsize(line) - gamma), 2 ** -23 * gamma, f"round {line['round']}")
+
     def test_every_stepsize_of_a_run_can_be_recomputed_from_its_log(self):
         rounds = self.run_once()
         self.assertEqual(len(rounds), 60)
-        expected = list(alias(rounds, self.report("a")["x0_max_abs"]))
-        for line, gamma in zip(rounds, expected):
-            # One rounding to fp32 of a double computed in another order of additions: one unit in the last place.
-            self.assertLessEqual(abs(self.stepsize(line) - gamma), 2 ** -23 * gamma, f"round {line['round']}")
+        self.assert_follows(rounds, alias(rounds, self.report("a")["x0_max_abs"]))
         self.assertGreater(len({self.stepsize(line) for line in rounds}), 50, "the rule adapts")
+
+    def test_a_run_from_an_export_goes_on_at_its_stepsize(self):
+        export = self.folder / "model.safetensors"
+        f_min = -2  # training takes but a part of what lies above the bound, as with a language model
+        flags = (f"--alias-f-min={f_min}",)
+        before = self.stepsize(self.run_once(server_flags=("--export", export, *flags))[-1])
+        rounds = self.run_once(rounds=100, server_flags=("--init", export, *flags))
+        self.assert_follows(rounds, alias(rounds, max_abs(export), f_min, before))
+        gammas = [self.stepsize(line) for line in rounds]
+        self.assertEqual(len(set(gammas[:5])), 1, "it starts at γ_0")
+        self.assertLessEqual(max(gammas), before)
+        self.assertGreater(max(gammas), 0.8 * before, "and goes on where the other run stood")
+        # Without what the file says the same model gets the steps of one that is not trained.
+        anew = self.run_once(rounds=100, server_flags=("--init", export, "--alias-eta0", 0, *flags))
+        self.assertGreater(max(map(self.stepsize, anew)), 2 * before)
+
+    def test_without_a_worker_that_probes_a_person_is_told(self):
+        self.start_server("--deadline", "off", rounds=harness.FOREVER, workers_min=1)
+        worker = self.start_worker("a", "--random-ballots")
+        said = "no worker's probe has come for 8 rounds"
+        warning = self.wait_until("the status warns", lambda: self.status()["stepsize_warning"])
+        self.assertIn(said, warning)
+        self.assertIn("let a worker join that probes", warning)
+        self.assertIn("warning   " + said, self.ctl("status")[1])
+        self.wait_until("the log warns", lambda: said in self.server.log())
+        self.wait_round(len(self.rounds()) + 10)
+        self.assertEqual(self.server.log().count(said), 1)
+        self.assertEqual(len({self.stepsize(line) for line in self.rounds()}), 1)
+        self.end_run(worker)
 
     def test_stretching_the_problem_by_128_stretches_every_stepsize_by_exactly_128(self):
         plain = [self.stepsize(line) for line in self.run_once(scale=1)]

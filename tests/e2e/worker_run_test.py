@@ -68,15 +68,22 @@ class WorkerRun(harness.ProcessTest):
         self.assertEqual(self.report("a")["outcome"], "finished")
 
     def test_an_exported_model_starts_another_run(self):
-        exported = self.folder / "exported" / "model.safetensors"
+        exported, saved = (self.folder / name / "model.safetensors" for name in ("exported", "saved"))
         exported.parent.mkdir()
+        saved.parent.mkdir()
         self.start_server("--export", exported, rounds=40, workers_min=1)
-        self.assert_all_end_well([self.worker("a")])
+        self.assert_all_end_well([self.worker("a", "--save", saved)])
         first = self.report("a")["loss"]
+        # Both say where the stepsize stood, and that is where the next run goes on.
+        stepsize = f"{self.stepsize(self.rounds()[-1]):.9g}"
+        for path in (exported, saved):
+            self.assertEqual(harness.metadata(path)["signvote.stepsize"], stepsize)
         # The config that was exported beside it describes the same model.
         self.start_server("--init", exported, rounds=2, workers_min=1, name="second")
         worker = self.worker("a", "--model", exported.parent / "config.json")
         self.assert_all_end_well([worker])
+        self.assertIn("the stepsize goes on from that of the run", self.server.log())
+        self.assertLessEqual(self.stepsize(self.rounds()[-1]), float(stepsize))
         second = self.report("a")["loss"]
         self.assertAlmostEqual(second["held_out_first"], first["held_out_last"], places=5)
         self.assertLess(first["held_out_last"], first["held_out_first"] - 0.5)

@@ -54,6 +54,7 @@ SimOptions DrawOptions(uint64_t seed) {
   r.rule.schedule = "linear";
   r.rule.alias_option = rng.Below(2) == 0 ? "I" : "II";
   r.rule.alias_probe_every = 1 + rng.Below(3);
+  r.rule.alias_resumed_stepsize = rng.Below(4) == 0 ? 1e-3f : 0.0f;
   return o;
 }
 

@@ -15,8 +15,8 @@
 namespace signvote {
 namespace {
 
-std::map<std::string, std::string> Metadata(const RunId& run_id, Round round, uint64_t digest) {
-  std::map<std::string, std::string> metadata = ExportMetadata(run_id, round);
+std::map<std::string, std::string> Metadata(const ExportOrigin& origin, uint64_t digest) {
+  std::map<std::string, std::string> metadata = ExportMetadata(origin);
   metadata["signvote.digest"] = absl::StrFormat("%016x", digest);
   return metadata;
 }
@@ -28,6 +28,10 @@ ReplicaSaver::ReplicaSaver(FileSystem* fs, Clock* clock, Options options)
   if (!options_.path.empty()) {
     series_.emplace(fs_, ModelSeries::Options{.path = options_.path, .keep = options_.keep});
   }
+}
+
+ExportOrigin ReplicaSaver::Origin(const RunInfo& run, Round round) const {
+  return {.run_id = run.run_id, .round = round, .rule = run.rule, .stepsize = stepsize_.value()};
 }
 
 void ReplicaSaver::Begin(Round round) { schedule_.emplace(options_.every, round, clock_->Now()); }
@@ -47,11 +51,11 @@ absl::Status ReplicaSaver::AfterRound(const RunInfo& run, ReplicaMemory* replica
   ModelCopy copy{.layout = run.layout, .round = round, .config_json = options_.config_json};
   copy.x.resize(replica->coordinates());
   SIGNVOTE_RETURN_IF_ERROR(replica->Read(0, copy.x));
-  series_->Write([run_id = run.run_id,
-                  copy = std::move(copy)]() mutable -> absl::StatusOr<ModelCopy> {
-    copy.metadata = Metadata(run_id, copy.round, ReplicaDigest(copy.x.data(), 0, copy.x.size()));
-    return std::move(copy);
-  });
+  series_->Write(
+      [origin = Origin(run, round), copy = std::move(copy)]() mutable -> absl::StatusOr<ModelCopy> {
+        copy.metadata = Metadata(origin, ReplicaDigest(copy.x.data(), 0, copy.x.size()));
+        return std::move(copy);
+      });
   return absl::OkStatus();
 }
 
@@ -63,7 +67,7 @@ absl::Status ReplicaSaver::Final(const RunInfo& run, ReplicaMemory* replica, Rou
     return replica->Read(first, values);
   };
   return WriteModel(fs_, options_.path, run.layout, ReadValues(read),
-                    Metadata(run.run_id, round, digest), options_.config_json);
+                    Metadata(Origin(run, round), digest), options_.config_json);
 }
 
 }  // namespace signvote

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "common/clock.h"
 #include "common/every.h"
+#include "common/export_metadata.h"
 #include "common/file_system.h"
 #include "common/model_series.h"
 #include "worker/codec/replica_memory.h"
@@ -34,6 +35,8 @@ class ReplicaSaver {
 
   // The worker has joined; its replica stands at `round`. Copies are due from here on.
   void Begin(Round round);
+  // A commit that the worker was told of, the last of those that its replica holds by then.
+  void OnCommit(CommitKind kind, float stepsize) { stepsize_.Note(kind, stepsize); }
   enum class Asked { kNo, kYes };
   // The replica stands at `round`: writes a copy when it is due or asked for. REQUIRES: Begin().
   absl::Status AfterRound(const RunInfo& run, ReplicaMemory* replica, Round round, Asked asked);
@@ -41,11 +44,14 @@ class ReplicaSaver {
   absl::Status Final(const RunInfo& run, ReplicaMemory* replica, Round round, uint64_t digest);
 
  private:
+  ExportOrigin Origin(const RunInfo& run, Round round) const;
+
   FileSystem* const fs_;
   Clock* const clock_;
   const Options options_;
   std::optional<EverySchedule> schedule_;
   std::optional<ModelSeries> series_;  // unless there is no path
+  LastStepsize stepsize_;
 };
 
 }  // namespace signvote

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <string>
+#include <vector>
 
 namespace signvote::ctl {
 namespace {
@@ -37,6 +39,15 @@ TEST(FormatTest, ColumnsAreCodePointsAndNeverCutInHalf) {
   EXPECT_EQ(Left("abcd", 2), "a…");
   EXPECT_EQ(Right("→", 3), "  →");
   EXPECT_EQ(Right("abcd", 2), "abcd");
+}
+
+TEST(FormatTest, TextIsBrokenBetweenWordsIntoLinesThatFit) {
+  using Lines = std::vector<std::string>;
+  EXPECT_EQ(Wrapped("", 5), Lines{});
+  EXPECT_EQ(Wrapped("ab cd", 5), Lines{"ab cd"});
+  EXPECT_EQ(Wrapped("ab  cd e", 5), (Lines{"ab cd", "e"}));
+  EXPECT_EQ(Wrapped("ä→ cd", 4), (Lines{"ä→", "cd"}));
+  EXPECT_EQ(Wrapped("a bcdefg h", 4), (Lines{"a", "bcd…", "h"}));
 }
 
 }  // namespace

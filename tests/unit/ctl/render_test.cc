@@ -92,6 +92,19 @@ TEST(RenderTest, TheTableSaysWhatTheRunDoes) {
   EXPECT_THAT(table, testing::Not(testing::HasSubstr("\x1b")));
 }
 
+TEST(RenderTest, WhatTheStepsizeIsShortOfIsShownWholeWithinTheColumns) {
+  EXPECT_THAT(RenderTable(Sample(), Colour::kOff), testing::Not(testing::HasSubstr("warning")));
+  v1::Status status = Sample();
+  std::string warning = "no worker's probe has come";
+  for (int i = 0; i < 30; ++i) warning += " word" + std::to_string(i);
+  status.set_stepsize_warning(warning);
+  const std::string table = RenderTable(status, Colour::kOff);
+  EXPECT_THAT(table, testing::HasSubstr("warning   no worker's probe has come word0"));
+  EXPECT_THAT(table, testing::HasSubstr("word29\n"));
+  std::istringstream lines(table);
+  for (std::string line; std::getline(lines, line);) EXPECT_LE(Columns(line), 80u) << line;
+}
+
 TEST(RenderTest, ColourIsAddedOnlyWhenAskedFor) {
   EXPECT_THAT(RenderTable(Sample(), Colour::kOn), testing::HasSubstr("\x1b[32m"));
 }

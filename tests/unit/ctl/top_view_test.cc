@@ -69,6 +69,30 @@ q quit  h help  s sort: name  p freeze
 )");
 }
 
+TEST(TopViewTest, WhatTheStepsizeIsShortOfStandsBelowItWholeWhereThereIsRoom) {
+  v1::WatchReply reply = Sample();
+  reply.mutable_status()->set_stepsize_warning(
+      "no worker's probe has come for 8 rounds: let a worker join that probes, or choose another "
+      "rule");
+  EXPECT_THAT(
+      Picture(Model(reply), View(80, 24)),
+      HasSubstr("d 857,216\n"
+                "no worker's probe has come for 8 rounds: let a worker join that probes, or\n"
+                "choose another rule\n"
+                "saved "));
+  EXPECT_THAT(Picture(Model(reply), View(40, 10)),
+              HasSubstr("\nno worker's probe has come for 8 rounds…\nsaved "));
+  // However long it is, the rest is there.
+  for (int i = 0; i < 99; ++i) reply.mutable_status()->mutable_stepsize_warning()->append(" word");
+  EXPECT_THAT(Picture(Model(reply), View(40, 24)),
+              HasSubstr("\nanother rule word word word word word w…\nsaved "));
+  for (const int rows : {10, 14, 18, 24}) {
+    const Frame frame = RenderTop(Model(reply), View(40, rows));
+    EXPECT_EQ(frame.lines.size(), static_cast<size_t>(rows));
+    EXPECT_GE(frame.workers_shown, 1u);
+  }
+}
+
 TEST(TopViewTest, AWideTerminalShowsMore) {
   EXPECT_EQ(
       Picture(Model(Sample()), View(120, 34)),

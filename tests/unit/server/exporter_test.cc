@@ -13,6 +13,8 @@
 
 #include "common/checkpoint.h"
 #include "common/exit_codes.h"
+#include "common/export_metadata.h"
+#include "common/safetensors.h"
 #include "tests/unit/server/rpc/training_service_fixture.h"
 
 namespace signvote {
@@ -110,6 +112,40 @@ TEST_F(ExporterTest, BeforeThereIsAModelNothingIsWrittenAndNothingHeld) {
   EXPECT_EQ(exporter->Final(Budget(Never), Never).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(clock_.Now(), begin);
   EXPECT_TRUE(FileSystem::Posix()->ListFiles(dir_.path())->empty());
+}
+
+// A run that is stopped before it has a stepsize of its own: whoever goes on from its model goes on
+// where it would have.
+TEST_F(ExporterTest, AModelSaysTheStepsizeThatItsRunWentOnFrom) {
+  const std::vector<float> x(rpc::kCoordinates, 0.25f);
+  around_.init = dir_ / "init.safetensors";
+  ASSERT_TRUE(WriteSafetensors(FileSystem::Posix(), around_.init, rpc::TestLayout(), x,
+                               ExportMetadata({.run_id = RunId::FromRandom(5, 6),
+                                               .round = Round(300),
+                                               .rule = "alias",
+                                               .stepsize = 0.001f}))
+                  .ok());
+  run::RunOptions options = Options();
+  options.rule = {};
+  options.stop_wait = milliseconds(1);
+  StartServer(std::move(options));
+  client_ = NewClient();
+  ASSERT_TRUE(client_->JoinRun("w"));
+  ASSERT_TRUE(Eventually([&] { return run_->committed().has_value(); }));
+  const auto exporter = Make({});
+  exporter->Look(Exporter::Asked::kNo);
+  exporter->Look(Exporter::Asked::kYes);
+  const std::string copy = dir_ / "model.round-00000000.safetensors";
+  EXPECT_TRUE(Eventually([&] { return HoldsTheModel(copy); }));
+  End();
+  EXPECT_TRUE(exporter->Final(Never, Never).ok());
+  for (const std::string& path : {copy, path_}) {
+    const auto file = Checkpoint::Open(FileSystem::Posix(), path);
+    ASSERT_TRUE(file.ok()) << file.status();
+    EXPECT_EQ(*AliasStepsizeOf((*file)->metadata()), 0.001f);
+    EXPECT_EQ((*file)->metadata().at("signvote.run_id"), run_->run_id().ToText());
+    EXPECT_EQ((*file)->metadata().at("signvote.round"), "0");
+  }
 }
 
 TEST_F(ExporterTest, AModelThatCannotBeWrittenIsHeldUntilItCan) {

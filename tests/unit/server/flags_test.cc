@@ -170,6 +170,9 @@ TEST(ServerFlagsTest, WrongValuesNameTheFlagAndEndInUsage) {
       {{"--insecure", "--max-rounds=3", "--digest-every=-1"}, "--digest-every"},
       {{"--insecure", "--max-rounds=3", "--test-applier-delay-ms=-1"}, "--test-applier-delay-ms"},
       {{"--insecure", "--max-rounds=3", "--rule=bogus"}, "use alias or fixed"},
+      {{"--insecure", "--max-rounds=3", "--alias-eta0=-1"}, "--alias-eta0"},
+      {{"--insecure", "--max-rounds=3", "--alias-eta0=nan"}, "--alias-eta0"},
+      {{"--insecure", "--max-rounds=3", "--alias-eta0=none"}, "--alias-eta0"},
       {{"--insecure", "--max-rounds=3", "--rule=fixed", "--stepsize=nan"}, "stepsize nan"},
       {{"--insecure", "--max-rounds=3", "--rule=fixed", "--warmup-rounds=99999999999999999999"},
        "--warmup-rounds"},
@@ -185,6 +188,18 @@ TEST(ServerFlagsTest, WrongValuesNameTheFlagAndEndInUsage) {
   }
 }
 
+TEST(ServerFlagsTest, EtaIsANumberOrComesFromTheModelThatTheRunStartsFrom) {
+  ServerFlags automatic;
+  ASSERT_TRUE(Parse({"--insecure", "--max-rounds=3", "--alias-eta0=auto"}, &automatic).ok());
+  EXPECT_FALSE(automatic.run.rule.alias_eta0.has_value());
+  for (const auto& [word, eta0] :
+       {std::pair{"--alias-eta0=0", 0.0}, std::pair{"--alias-eta0=2.5e7", 2.5e7}}) {
+    ServerFlags flags;
+    ASSERT_TRUE(Parse({"--insecure", "--max-rounds=3", word}, &flags).ok());
+    EXPECT_EQ(flags.run.rule.alias_eta0, eta0);
+  }
+}
+
 TEST(ServerFlagsTest, AFlagOfAnotherRuleIsNotIgnored) {
   const std::vector<std::pair<std::vector<const char*>, const char*>> cases = {
       {{"--stepsize=0.1"}, "--stepsize belongs to --rule fixed, and the rule is alias"},
@@ -194,6 +209,7 @@ TEST(ServerFlagsTest, AFlagOfAnotherRuleIsNotIgnored) {
       {{"--rule=fixed", "--alias-f-min=1"}, "--alias-f-min belongs to --rule alias"},
       {{"--rule=fixed", "--alias-d0=1"}, "--alias-d0 belongs to --rule alias"},
       {{"--rule=fixed", "--alias-probe-every=2"}, "--alias-probe-every belongs to --rule alias"},
+      {{"--rule=fixed", "--alias-eta0=0"}, "--alias-eta0 belongs to --rule alias"},
   };
   for (const auto& [given, text] : cases) {
     std::vector<const char*> words = given;

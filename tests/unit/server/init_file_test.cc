@@ -4,10 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "common/exit_codes.h"
+#include "common/export_metadata.h"
 #include "common/safetensors.h"
 #include "common/status.h"
 #include "tests/support/temp_dir.h"
@@ -92,6 +95,29 @@ TEST_F(InitFileTest, AFileWithoutAConfigHasNone) {
   const auto init = OpenInitFile(fs_, dir_ / "m.safetensors");
   ASSERT_TRUE(init.ok()) << Describe(init.status());
   EXPECT_EQ((*init)->config_json(), "");
+}
+
+TEST_F(InitFileTest, AnExportOfOursSaysWhereAliasStood) {
+  const auto stepsize = [this](std::map<std::string, std::string> metadata) {
+    EXPECT_TRUE(WriteSafetensors(fs_, dir_ / "m.safetensors", Model(), std::vector<float>{1, 2, 3},
+                                 metadata)
+                    .ok());
+    const auto init = OpenInitFile(fs_, dir_ / "m.safetensors");
+    EXPECT_TRUE(init.ok()) << Describe(init.status());
+    return (*init)->alias_stepsize();
+  };
+  EXPECT_EQ(*stepsize(ExportMetadata({.run_id = RunId::FromRandom(1, 2),
+                                      .round = Round(9),
+                                      .rule = "alias",
+                                      .stepsize = 0.1f})),
+            0.1f);
+  EXPECT_EQ(*stepsize({}), std::nullopt);
+  // The file itself can be used: with another rule, or with the flag.
+  const absl::Status status =
+      stepsize({{"signvote.rule", "alias"}, {"signvote.stepsize", "-1"}}).status();
+  EXPECT_EQ(ExitCodeFor(status), ExitCode::kBadInput);
+  EXPECT_THAT(Describe(status), HasSubstr("--init: " + (dir_ / "m.safetensors")));
+  EXPECT_THAT(Describe(status), HasSubstr("'-1' as signvote.stepsize"));
 }
 
 TEST_F(InitFileTest, WhatCannotStartARunIsToldAtTheStart) {

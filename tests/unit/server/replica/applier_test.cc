@@ -127,6 +127,27 @@ TEST(ApplierTest, ACopyHoldsBothPlanesAtOneRound) {
   EXPECT_TRUE(without->x0.empty());
 }
 
+TEST(ApplierTest, ACopySaysTheStepsizeOfItsRoundAndNotOfWhatWaits) {
+  const auto replica = Replica(1000);
+  FakeClock clock;
+  Applier applier(replica.get(), &clock, 8);
+  const PayloadPlan plan(ChunkPlan(1000, 512));
+  for (uint64_t r = 0; r < 4; ++r) {
+    CommitRecord fields = StepFields(r, plan, Bytes(plan.TotalBytes()));
+    fields.gamma = r < 2 ? 1.0f : 1.0f / static_cast<float>(r);
+    ASSERT_TRUE(applier.TryPush(Make(std::move(fields), plan)));
+  }
+  const std::optional<float> none;
+  for (const std::optional<float>& stepsize :
+       {none, none, std::optional(0.5f), std::optional(1.0f / 3)}) {
+    ASSERT_TRUE(applier.ApplyNext().has_value());
+    EXPECT_EQ(applier.stepsize(), stepsize);
+    const auto copy = applier.TakeSnapshot(Applier::WithX0::kNo, seconds(0));
+    ASSERT_TRUE(copy.ok());
+    EXPECT_EQ(copy->stepsize, stepsize);
+  }
+}
+
 // A clock that calls back once: its first reader is in the middle of something.
 class InterruptingClock final : public Clock {
  public:

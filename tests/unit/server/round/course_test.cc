@@ -5,6 +5,7 @@
 
 #include <limits>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "tests/unit/server/round/engine_fixture.h"
@@ -28,14 +29,16 @@ class CourseTest : public testing::Test {
     commit.round = round_;
     commit.chunks.resize(2);
     ++round_;
-    const absl::Status status = course().Decide(end, commit);
-    EXPECT_TRUE(status.ok()) << status;
+    absl::StatusOr<std::optional<Notice>> told = course().Decide(end, commit);
+    EXPECT_TRUE(told.ok()) << told.status();
+    told_ = told.ok() ? *std::move(told) : std::nullopt;
     return commit;
   }
 
   EngineConfig config_{.main_rounds_max = 3, .nonfinite_rounds = 3};
   SpyRule::Log rule_;
   std::unique_ptr<Course> course_;
+  std::optional<Notice> told_;  // with the last decision
   Round round_;
 };
 
@@ -139,7 +142,7 @@ TEST_F(CourseTest, WhatNoCommitCanCarryOutIsRefusedWithTheRulesNameAndTheCourseS
     rule_.without_ballot = c.decision;
     CommitRound commit;
     commit.round = Round(7);
-    const absl::Status status = course().Decide(c.end, commit);
+    const absl::Status status = course().Decide(c.end, commit).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
     EXPECT_THAT(std::string(status.message()),
                 testing::AllOf(testing::HasSubstr("the stepsize rule 'spy' answers round 7"),
@@ -183,6 +186,33 @@ TEST_F(CourseTest, TheRuleSeesTheRunAsItStands) {
   EXPECT_EQ(rule_.ahead[1].data_step, DataStep(1));
   EXPECT_EQ(rule_.ahead[1].main_rounds, 1u);
   EXPECT_TRUE(course().Wanted(Round(2)).empty());
+}
+
+TEST_F(CourseTest, AWarningIsToldOnceAndStaysInEveryCommitUntilItEnds) {
+  config_.main_rounds_max = 100;
+  EXPECT_EQ(Decide().warning, "");
+  EXPECT_FALSE(told_.has_value());
+  rule_.next.warning = "no probe; do this";
+  EXPECT_EQ(Decide().warning, "no probe; do this");
+  ASSERT_TRUE(told_.has_value());
+  EXPECT_EQ(told_->level, NoticeLevel::kWarning);
+  EXPECT_EQ(told_->text, "no probe; do this");
+  // A round without a verdict shows the rule nothing.
+  for (const CourseEnd end : {CourseEnd::kVerdict, CourseEnd::kWithoutBallots,
+                              CourseEnd::kNonFiniteLoss, CourseEnd::kVerdict}) {
+    EXPECT_EQ(Decide(end).warning, "no probe; do this");
+    EXPECT_FALSE(told_.has_value());
+  }
+  rule_.next.warning = "another";
+  Decide();
+  ASSERT_TRUE(told_.has_value());
+  EXPECT_EQ(told_->text, "another");
+  rule_.next.warning.clear();
+  EXPECT_EQ(Decide().warning, "");
+  ASSERT_TRUE(told_.has_value());
+  EXPECT_EQ(told_->level, NoticeLevel::kInfo);
+  Decide();
+  EXPECT_FALSE(told_.has_value());
 }
 
 TEST_F(CourseTest, GoesOnFromItsState) {

@@ -76,7 +76,7 @@ TEST_F(TrainingServiceTest, OneWorkerTrainsARunFromItsUploadToTheEnd) {
 
   const auto final = run_->FinalReplica([] { return false; });
   ASSERT_TRUE(final.ok()) << Describe(final.status());
-  EXPECT_EQ(final->round, Round(3));
+  EXPECT_EQ(final->origin.round, Round(3));
   const std::span<const float> exported = final->replica->x();
   EXPECT_TRUE(std::equal(exported.begin(), exported.end(), client->x.begin(), client->x.end()));
 

@@ -32,6 +32,7 @@ TEST(BooksProto, EveryFieldOfAPageTravels) {
   page.coordinates = 100;
   page.layout_digest = 5;
   page.stepsize = 0.5;
+  page.stepsize_warning = "no probe";
   page.loss = 1;
   page.g_l1 = 2;
   page.density = 0.25;

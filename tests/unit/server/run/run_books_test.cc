@@ -123,8 +123,11 @@ TEST_F(RunBooksTest, ACommitIsInTheLogTheSeriesAndThePage) {
   EXPECT_EQ(rounds_.lines[0]["unix_time"], 1001.0);
   EXPECT_THAT(books_.history().Series().loss, ElementsAre(2.0f));
   EXPECT_EQ(books_.history().Series().first_round, 7u);
-  books_.OnCommit(When(seconds(3)), Commit(8, {a, b}), Notes());
+  commit = Commit(8, {a, b});
+  commit.warning = "no probe";
+  books_.OnCommit(When(seconds(3)), commit, Notes());
   const StatusPage page = books_.Snapshot(When(seconds(4)), roster_, {});
+  EXPECT_EQ(page.stepsize_warning, "no probe");
   EXPECT_EQ(page.round, Round(9));
   EXPECT_EQ(page.main_round, 9u);
   EXPECT_DOUBLE_EQ(page.round_seconds, 2.0);

@@ -308,11 +308,12 @@ LoggedRun RunEngine(const AliasConfig& config, uint64_t rounds) {
   return log;
 }
 
-// Equation of γ in Algorithm 2, from the commit log alone.
+// Equation of γ in Algorithm 2 with the start of docs/algorithms.md, from the commit log alone.
 void Recompute(const LoggedRun& log, const AliasConfig& config) {
-  double eta = 0, a = 0, d = config.d0;
+  const size_t start = std::clamp<size_t>(log.commits.size() / 20, 1, 8);
+  double eta = config.eta0, a = 0, d = config.d0, loss_sum = 0;
   std::optional<double> f0;
-  size_t moved = 0, without = 0;
+  size_t moved = 0, without = 0, losses_seen = 0, probed = 0, missed = 0;
   for (size_t t = 0; t < log.commits.size(); ++t) {
     const round::CommitRound& commit = log.commits[t];
     std::vector<double> losses, probes, inners;
@@ -323,7 +324,16 @@ void Recompute(const LoggedRun& log, const AliasConfig& config) {
         (commit.asked[i] == ScalarKind::kProbeL1 ? probes : inners).push_back(s.wanted[i]);
       }
     }
-    if (!f0.has_value()) f0 = NaiveRobustMean(losses);
+    if (t < start || losses_seen == 0) {
+      const std::optional<double> loss = NaiveRobustMean(losses);
+      loss_sum += loss.value_or(0);
+      losses_seen += loss.has_value() ? 1 : 0;
+    }
+    if (!f0.has_value() && t >= start && losses_seen > 0) {
+      f0 = loss_sum / static_cast<double>(losses_seen);
+      const double resumed = config.resumed_stepsize;
+      if (resumed > 0) eta += (*f0 - config.f_min) / (resumed * resumed);
+    }
     without += losses.empty() ? 1 : 0;
     float expected;
     if (t == 0) {
@@ -333,7 +343,9 @@ void Recompute(const LoggedRun& log, const AliasConfig& config) {
       const double gamma = last;
       if ((t - 1) % config.probe_every == 0) {
         if (const auto u = NaiveRobustMean(probes)) {
-          eta += static_cast<double>(config.probe_every) * *u / (gamma * log.step_scale_max);
+          eta += static_cast<double>(t - probed) * *u / (gamma * log.step_scale_max);
+          missed += t - probed > config.probe_every ? 1 : 0;
+          probed = t;
         }
       }
       if (const auto v = NaiveRobustMean(inners)) {
@@ -341,7 +353,7 @@ void Recompute(const LoggedRun& log, const AliasConfig& config) {
         d = std::max(d, a);
       }
       const double num = config.option == AliasOption::kOptionI ? d : f0.value_or(0) - config.f_min;
-      const bool kept = eta == 0 || num <= 0 || losses.empty();
+      const bool kept = t < start || eta == 0 || num <= 0 || losses.empty();
       expected = kept ? last : static_cast<float>(std::sqrt(num / eta));
       moved += expected != last ? 1 : 0;
     }
@@ -350,13 +362,19 @@ void Recompute(const LoggedRun& log, const AliasConfig& config) {
   EXPECT_GT(moved, log.commits.size() / 8);
   EXPECT_GT(without, 0u);
   EXPECT_GT(log.refused, 0u);
+  EXPECT_GT(missed, 0u);
 }
 
 TEST(AliasPaperTest, EveryStepsizeFollowsFromTheLoggedScalars) {
   for (const AliasOption option : {AliasOption::kOptionI, AliasOption::kOptionII}) {
     for (const uint64_t probe_every : {1u, 4u}) {
-      const AliasConfig config{.option = option, .f_min = 0.25, .probe_every = probe_every};
-      Recompute(RunEngine(config, 300), config);
+      for (const float resumed : {0.0f, 1e-3f}) {
+        const AliasConfig config{.option = option,
+                                 .f_min = 0.25,
+                                 .probe_every = probe_every,
+                                 .resumed_stepsize = resumed};
+        Recompute(RunEngine(config, 300), config);
+      }
     }
   }
 }

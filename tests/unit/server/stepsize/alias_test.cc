@@ -28,24 +28,39 @@ WorkerScalars Worker(double loss, std::optional<double> probe_l1,
   return s;
 }
 
+// Of runs so short that they start within one round, unless it is told how long they are.
 class Driver {
  public:
-  explicit Driver(const AliasConfig& config) : rule_(MakeAliasRule(config)) {}
+  explicit Driver(const AliasConfig& config, uint64_t main_rounds_max = 39)
+      : rule_(MakeAliasRule(config)), main_rounds_max_(main_rounds_max) {}
   StepsizeDecision Next(const std::vector<WorkerScalars>& workers, double x0 = 0.5,
                         double scale = 1) {
     const RoundAhead ahead{.round = Round(7 + rounds_), .main_rounds = rounds_};
     ++rounds_;
     return rule_->Decide({.ahead = ahead,
-                          .main_rounds_max = 100,
+                          .main_rounds_max = main_rounds_max_,
                           .x0_max_abs = x0,
                           .step_scale_max = scale,
                           .asked = kAsked,
                           .workers = workers});
   }
+  // What the next `rounds` rounds decide, each with the same workers.
+  std::vector<StepsizeDecision> Repeat(uint64_t rounds, const std::vector<WorkerScalars>& workers) {
+    std::vector<StepsizeDecision> decisions;
+    for (uint64_t t = 0; t < rounds; ++t) decisions.push_back(Next(workers));
+    return decisions;
+  }
   StepsizeRule& rule() { return *rule_; }
+  // Another process takes the run up.
+  void Restart(const AliasConfig& config) {
+    auto fresh = MakeAliasRule(config);
+    ASSERT_TRUE(fresh->Restore(rule_->Save()).ok());
+    rule_ = std::move(fresh);
+  }
 
  private:
   std::unique_ptr<StepsizeRule> rule_;
+  const uint64_t main_rounds_max_;
   uint64_t rounds_ = 0;
 };
 
@@ -124,8 +139,9 @@ TEST(AliasRuleTest, AGapThatIsNotPositiveKeepsTheStepsizeAndSaysSo) {
   EXPECT_THAT(kept.reason, HasSubstr("num=-1 is not positive: kept"));
 }
 
-TEST(AliasRuleTest, AProbeInEveryKthRoundCountsKTimes) {
-  Driver every({}), third({.probe_every = 3});
+double Eta(const StepsizeDecision& decision) { return decision.state.front().second; }
+
+TEST(AliasRuleTest, AProbeInEveryKthRoundStandsForTheStepsSinceTheOneBefore) {
   auto rule = MakeAliasRule({.probe_every = 3});
   std::vector<uint64_t> probes;
   for (uint64_t t = 0; t < 10; ++t) {
@@ -133,13 +149,218 @@ TEST(AliasRuleTest, AProbeInEveryKthRoundCountsKTimes) {
     if (wanted == std::vector{ScalarKind::kProbeL1}) probes.push_back(t);
   }
   EXPECT_EQ(probes, (std::vector<uint64_t>{1, 4, 7}));
-  every.Next({Worker(1, {})});
+  Driver third({.probe_every = 3});
   third.Next({Worker(1, {})});
-  EXPECT_EQ(third.Next({Worker(1, 1e-3)}).gamma, every.Next({Worker(1, 3e-3)}).gamma);
+  // One step is behind the first probe.
+  double eta = 1e-3 / double{1e-5f};
+  const auto first = third.Next({Worker(1, 1e-3)});
+  EXPECT_EQ(Eta(first), eta);
   // What comes unasked is not used.
-  const float before = third.Next({Worker(1, 5.0)}).gamma;
-  EXPECT_EQ(third.Next({Worker(1, 5.0)}).gamma, before);
+  EXPECT_EQ(Eta(third.Next({Worker(1, 5.0)})), eta);
+  EXPECT_EQ(Eta(third.Next({Worker(1, 5.0)})), eta);
+  eta += 3 * (0.25 / double{first.gamma});
+  EXPECT_EQ(Eta(third.Next({Worker(1, 0.25)})), eta);
 }
+
+TEST(AliasRuleTest, AProbeStandsForThoseThatWereMissedBeforeIt) {
+  for (const uint64_t k : {1u, 2u, 5u}) {
+    Driver missed({.probe_every = k});
+    missed.Next({Worker(1, {})});
+    const float gamma = missed.Next({Worker(1, 1e-3)}).gamma;
+    const double eta = 1e-3 / double{1e-5f};
+    // Nobody's scalars, one who cannot tell, one whose probe is none: whatever the reason, 2·k steps
+    // go by without one.
+    for (uint64_t t = 0; t + 1 < 3 * k; ++t) {
+      const std::vector<std::vector<WorkerScalars>> without = {
+          {}, {Worker(1, {})}, {Worker(1, -1.0)}};
+      EXPECT_EQ(Eta(missed.Next(without[t % 3])), eta) << k;
+    }
+    EXPECT_EQ(Eta(missed.Next({Worker(1, 0.5)})),
+              eta + static_cast<double>(3 * k) * (0.5 / double{gamma}))
+        << k;
+  }
+}
+
+TEST(AliasRuleTest, AProbeThatWouldOverflowIsMissedAndNotLost) {
+  Driver rule({});
+  rule.Next({Worker(1, {})});
+  EXPECT_EQ(Eta(rule.Next({Worker(1, std::numeric_limits<double>::max())})), 0);
+  EXPECT_EQ(Eta(rule.Next({Worker(1, 1e-3)})), 2 * (1e-3 / double{1e-5f}));
+}
+
+// ---- the start ----------------------------------------------------------------------------------
+
+TEST(AliasRuleTest, TheStartIsATwentiethOfTheRunAndOneToEightRounds) {
+  const std::vector<std::pair<uint64_t, size_t>> starts = {
+      {0, 8}, {1, 1}, {19, 1}, {39, 1}, {40, 2}, {159, 7}, {160, 8}, {100000, 8}};
+  for (const AliasOption option : {AliasOption::kOptionI, AliasOption::kOptionII}) {
+    for (const auto& [main_rounds_max, rounds] : starts) {
+      Driver rule({.option = option}, main_rounds_max);
+      size_t kept = 0;
+      while (kept < 20 && rule.Next({Worker(1, 1e-3, 1.0)}).gamma == 1e-5f) ++kept;
+      EXPECT_EQ(kept, rounds) << main_rounds_max;
+    }
+  }
+}
+
+TEST(AliasRuleTest, TheStartingLossIsTheMeanOverTheStart) {
+  Driver rule({.f_min = 1}, 80);
+  for (const double loss : {9.0, 4.0, 8.0, 7.0}) {
+    const auto kept = rule.Next({Worker(loss, 1e-3)});
+    EXPECT_EQ(kept.gamma, 1e-5f);
+    EXPECT_EQ(kept.warning, "");
+  }
+  const auto after = rule.Next({Worker(100, 1e-3)});
+  EXPECT_EQ(after.gamma, static_cast<float>(std::sqrt(6.0 / Eta(after))));
+  EXPECT_NEAR(Eta(after), 4 * 1e-3 / double{1e-5f}, 1e-10);
+  // No later loss changes it.
+  const auto later = rule.Next({Worker(1000, 0.0)});
+  EXPECT_EQ(later.gamma, after.gamma);
+}
+
+TEST(AliasRuleTest, RoundsWithoutALossAreLeftOutOfTheStartingLoss) {
+  Driver rule({}, 80);
+  rule.Next({});
+  rule.Next({Worker(2, 1e-3)});
+  rule.Next({Worker(kUnknown, 1e-3), Worker(std::numeric_limits<double>::infinity(), 1e-3)});
+  rule.Next({Worker(4, 1e-3)});
+  const auto after = rule.Next({Worker(50, 1e-3)});
+  EXPECT_EQ(after.state.back(), (std::pair<std::string, double>{"f0", 3.0}));
+  EXPECT_EQ(after.gamma, static_cast<float>(std::sqrt(3.0 / Eta(after))));
+}
+
+TEST(AliasRuleTest, AStartWithoutAnyLossLastsUntilTheFirstOne) {
+  Driver rule({}, 80);
+  for (const auto& kept : rule.Repeat(6, {Worker(kUnknown, 1e-3)})) EXPECT_EQ(kept.gamma, 1e-5f);
+  const auto first = rule.Next({Worker(5, 1e-3)});
+  EXPECT_EQ(first.gamma, static_cast<float>(std::sqrt(5.0 / Eta(first))));
+}
+
+TEST(AliasRuleTest, RoundsThatMoveNothingDoNotShortenTheStart) {
+  Driver rule({}, 80);
+  for (int t = 0; t < 4; ++t) {
+    EXPECT_EQ(rule.Next({Worker(3, 1e-3)}).gamma, 1e-5f);
+    rule.rule().DecideWithoutBallot({.ahead = {.main_rounds = 2}, .main_rounds_max = 80});
+  }
+  EXPECT_GT(rule.Next({Worker(3, 1e-3)}).gamma, 1e-5f);
+}
+
+TEST(AliasRuleTest, LossesWhoseSumIsNoNumberAreLeftOut) {
+  Driver rule({}, 80);
+  rule.Next({Worker(1e308, {})});
+  for (int t = 0; t < 3; ++t) rule.Next({Worker(1e308, 1e300)});
+  EXPECT_EQ(rule.Next({Worker(1, 1e300)}).state.back(),
+            (std::pair<std::string, double>{"f0", 1e308}));
+}
+
+// ---- going on from a run ------------------------------------------------------------------------
+
+TEST(AliasRuleTest, WhatIsGivenAsEtaIsThereFromTheStart) {
+  Driver rule({.eta0 = 400});
+  EXPECT_EQ(Eta(rule.Next({Worker(4, {})})), 400);
+  EXPECT_EQ(rule.Next({Worker(4, {})}).gamma, 0.1f);
+  const auto probed = rule.Next({Worker(4, 0.5)});
+  EXPECT_EQ(Eta(probed), 400 + 2 * (0.5 / double{0.1f}));
+}
+
+TEST(AliasRuleTest, AModelThatIsTrainedAlreadyGoesOnAtMostAtItsStepsize) {
+  // The fault that this ends: from a trained model the first probe alone took γ from 1e-5 to 1.2e-3.
+  const float before = 2.5e-4f;
+  const WorkerScalars trained = Worker(2.25, 15.0);
+  Driver fresh({}), on({.resumed_stepsize = before});
+  EXPECT_GT(fresh.Repeat(2, {trained}).back().gamma, 1.2e-3f);
+  const std::vector<StepsizeDecision> decisions = on.Repeat(200, {trained});
+  EXPECT_EQ(decisions[0].gamma, 1e-5f);
+  EXPECT_EQ(Eta(decisions[1]), 2.25 / (double{before} * double{before}) + 15.0 / double{1e-5f});
+  EXPECT_EQ(decisions[1].gamma, static_cast<float>(std::sqrt(2.25 / Eta(decisions[1]))));
+  for (size_t t = 1; t < decisions.size(); ++t) EXPECT_LE(decisions[t].gamma, before) << t;
+  EXPECT_GT(decisions.back().gamma, 0.8f * before);
+}
+
+TEST(AliasRuleTest, WithoutAnyProbeARunGoesOnExactlyAtTheStepsizeOfTheOneBefore) {
+  for (const float before : {3e-4f, 1e-38f, 1e-45f, 3e38f}) {
+    Driver rule({.f_min = 0.5, .resumed_stepsize = before}, 80);
+    const std::vector<StepsizeDecision> decisions = rule.Repeat(7, {Worker(2, {})});
+    EXPECT_EQ(decisions[3].gamma, 1e-5f);
+    EXPECT_EQ(decisions[4].gamma, before);
+    EXPECT_EQ(decisions[6].gamma, before);
+  }
+}
+
+TEST(AliasRuleTest, OptionOneDoesNotPassTheStepsizeOfTheRunBeforeEither) {
+  // d is a lower bound of f(x_0) − f(x*): it may come close to the loss, and no further.
+  const float before = 1e-3f;
+  Driver rule({.option = AliasOption::kOptionI, .resumed_stepsize = before});
+  rule.Next({Worker(2, {})});
+  float largest = 0;
+  double a = 0;
+  for (int t = 0; t < 100; ++t) {
+    const float gamma = rule.Next({Worker(2, 1e-9, a < 1.9 ? 100.0 : 0.0)}).gamma;
+    a += double{gamma} * 100;
+    largest = std::max(largest, gamma);
+  }
+  EXPECT_GT(largest, 0.9f * before);
+  EXPECT_LE(largest, before);
+}
+
+TEST(AliasRuleTest, ALossBelowItsBoundLeavesNothingToGoOnFrom) {
+  Driver rule({.f_min = 3, .resumed_stepsize = 1e-4f});
+  EXPECT_EQ(Eta(rule.Repeat(3, {Worker(2, {})}).back()), 0);
+}
+
+// ---- what a person is told ----------------------------------------------------------------------
+
+TEST(AliasRuleTest, WithoutAWorkerThatProbesAPersonIsWarnedAndToldWhatHelps) {
+  for (const uint64_t k : {1u, 4u, 1000u}) {
+    for (const uint64_t main_rounds_max : {0u, 10u, 100000u}) {
+      Driver rule({.probe_every = k}, main_rounds_max);
+      const std::vector<StepsizeDecision> decisions = rule.Repeat(20, {Worker(2, {})});
+      for (size_t t = 0; t < 8; ++t) EXPECT_EQ(decisions[t].warning, "") << t;
+      EXPECT_THAT(decisions[8].warning, HasSubstr("no worker's probe has come for 8 rounds"));
+      EXPECT_THAT(decisions[8].warning, HasSubstr("choose --rule fixed"));
+      EXPECT_EQ(decisions[19].warning, decisions[8].warning);
+      EXPECT_EQ(decisions[19].gamma, 1e-5f);
+    }
+  }
+}
+
+TEST(AliasRuleTest, TheWarningEndsWithTheFirstProbeThatComes) {
+  Driver rule({});
+  EXPECT_NE(rule.Repeat(9, {Worker(2, {})}).back().warning, "");
+  EXPECT_EQ(rule.Next({Worker(2, 1e-3)}).warning, "");
+  EXPECT_EQ(rule.Repeat(7, {Worker(2, {})}).back().warning, "");
+  EXPECT_NE(rule.Next({}).warning, "");
+}
+
+TEST(AliasRuleTest, TheWarningIsOneSentenceAlsoWhereTheStepsizeGoesOnChanging) {
+  Driver rule({.option = AliasOption::kOptionI, .eta0 = 1});
+  const std::vector<StepsizeDecision> decisions = rule.Repeat(20, {Worker(2, {}, 5.0)});
+  EXPECT_NE(decisions[19].gamma, decisions[10].gamma);
+  EXPECT_NE(decisions[10].warning, "");
+  EXPECT_EQ(decisions[19].warning, decisions[10].warning);
+}
+
+TEST(AliasRuleTest, RareProbesAreWaitedForTwice) {
+  Driver rule({.probe_every = 30});
+  rule.Next({Worker(2, {})});
+  rule.Next({Worker(2, 1e-3)});
+  const std::vector<StepsizeDecision> decisions = rule.Repeat(60, {Worker(2, {})});
+  EXPECT_EQ(decisions[58].warning, "");
+  EXPECT_THAT(decisions[59].warning, HasSubstr("for 60 rounds"));
+}
+
+TEST(AliasRuleTest, ALowerBoundThatIsNoneIsToldWithItsFlagOnceTheLossIsKnown) {
+  Driver rule({.f_min = 3}, 80);
+  const std::vector<StepsizeDecision> decisions = rule.Repeat(6, {Worker(2, 1e-3)});
+  EXPECT_EQ(decisions[3].warning, "");
+  EXPECT_THAT(decisions[4].warning, HasSubstr("the loss at the start, 2, is not above"));
+  EXPECT_THAT(decisions[4].warning, HasSubstr("--alias-f-min"));
+  EXPECT_EQ(decisions[5].warning, decisions[4].warning);
+  Driver one({.option = AliasOption::kOptionI, .f_min = 3});
+  EXPECT_EQ(one.Repeat(4, {Worker(2, 1e-3, 1.0)}).back().warning, "");
+}
+
+// ---- scalars that are none ----------------------------------------------------------------------
 
 TEST(AliasRuleTest, ALiarAmongFiveDoesNotWreckTheStepsize) {
   Driver honest({}), attacked({});
@@ -232,63 +453,128 @@ TEST(AliasRuleTest, ARoundWithoutBallotsChangesNothing) {
   EXPECT_EQ(rule.rule().Save(), before);
 }
 
-TEST(AliasRuleTest, ARestoredRuleDecidesAsTheSavedOne) {
+TEST(AliasRuleTest, ARestoredRuleDecidesAsTheSavedOneAlsoWithinTheStart) {
   for (const AliasOption option : {AliasOption::kOptionI, AliasOption::kOptionII}) {
-    for (int rounds = 0; rounds < 5; ++rounds) {
-      Driver one({.option = option}), two({.option = option});
-      for (int t = 0; t < rounds; ++t) {
-        for (Driver* d : {&one, &two}) d->Next({Worker(4 - t, 1e-3 * t, 0.5)});
-      }
-      auto fresh = MakeAliasRule({.option = option});
-      ASSERT_TRUE(fresh->Restore(one.rule().Save()).ok());
-      EXPECT_EQ(fresh->Save(), one.rule().Save());
-      ASSERT_TRUE(one.rule().Restore(fresh->Save()).ok());
-      for (int t = 0; t < 3; ++t) {
-        const StepsizeDecision a = one.Next({Worker(2, 3e-3, 0.25)});
-        const StepsizeDecision b = two.Next({Worker(2, 3e-3, 0.25)});
-        EXPECT_EQ(a.gamma, b.gamma);
-        EXPECT_EQ(a.reason, b.reason);
-        EXPECT_EQ(a.state, b.state);
+    for (const float resumed : {0.0f, 1e-3f}) {
+      for (int rounds = 0; rounds < 9; ++rounds) {
+        const AliasConfig config{.option = option, .probe_every = 2, .resumed_stepsize = resumed};
+        Driver one(config, 100), two(config, 100);
+        for (int t = 0; t < rounds; ++t) {
+          // Now and then nobody can tell the probe.
+          const double probe = t % 4 == 3 ? kUnknown : 1e-3 * t;
+          for (Driver* d : {&one, &two}) d->Next({Worker(10 - t, probe, 0.5)});
+        }
+        const std::string saved = one.rule().Save();
+        one.Restart(config);
+        EXPECT_EQ(one.rule().Save(), saved);
+        for (int t = 0; t < 12; ++t) {
+          const double probe = t < 2 ? kUnknown : 3e-3;
+          const StepsizeDecision a = one.Next({Worker(2, probe, 0.25)});
+          const StepsizeDecision b = two.Next({Worker(2, probe, 0.25)});
+          EXPECT_EQ(a.gamma, b.gamma);
+          EXPECT_EQ(a.reason, b.reason);
+          EXPECT_EQ(a.warning, b.warning);
+          EXPECT_EQ(a.state, b.state);
+        }
       }
     }
   }
 }
 
+TEST(AliasRuleTest, WhatTheRunGoesOnFromIsKeptWithItsState) {
+  // Whoever takes the run up need not have the file that it began with.
+  Driver rule({.resumed_stepsize = 1e-3f}, 80);
+  rule.Repeat(2, {Worker(2, {})});
+  rule.Restart({});
+  rule.Repeat(2, {Worker(2, {})});
+  EXPECT_EQ(rule.Next({Worker(2, {})}).gamma, 1e-3f);
+  rule.Restart({});
+  EXPECT_EQ(rule.Next({Worker(2, {})}).gamma, 1e-3f);
+}
+
+TEST(AliasRuleTest, AStateOfTheFirstVersionIsRefusedInOneSentence) {
+  RuleStateWriter writer("alias", 1);
+  writer.Add(uint64_t{1});
+  for (const double v : {0.5, 1.0, -1.0, 1.0}) writer.Add(v);
+  writer.Add(uint64_t{1});
+  writer.Add(3.0);
+  const absl::Status status = MakeAliasRule({})->Restore(writer.Take());
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("'alias', version 1, and this run has "
+                                                       "'alias', version 2"));
+}
+
 TEST(AliasRuleTest, AStateThatTheseFlagsCannotGiveIsRefusedAndChangesNothing) {
-  auto small = MakeAliasRule({.option = AliasOption::kOptionI, .d0 = 1e-6});
-  auto large = MakeAliasRule({.option = AliasOption::kOptionI, .d0 = 1});
-  const std::string before = large->Save();
-  EXPECT_EQ(large->Restore(small->Save()).code(), absl::StatusCode::kDataLoss);
-  EXPECT_EQ(large->Save(), before);
+  for (const AliasConfig& more : {AliasConfig{.d0 = 1}, AliasConfig{.eta0 = 1}}) {
+    auto small = MakeAliasRule({});
+    auto large = MakeAliasRule(more);
+    const std::string before = large->Save();
+    EXPECT_EQ(large->Restore(small->Save()).code(), absl::StatusCode::kDataLoss);
+    EXPECT_EQ(large->Save(), before);
+    EXPECT_TRUE(small->Restore(large->Save()).ok());
+  }
 }
 
 TEST(AliasRuleTest, EverySavedFieldIsChecked) {
-  const auto restore = [](uint64_t started, double gamma, double eta, double a, double d,
-                          uint64_t has_f0, double f0) {
-    RuleStateWriter writer("alias", 1);
-    writer.Add(started);
-    for (const double v : {gamma, eta, a, d}) writer.Add(v);
-    writer.Add(has_f0);
-    writer.Add(f0);
+  struct Fields {
+    uint64_t started = 1;
+    double gamma = 0.5, eta = 1, a = -1, d = 1;
+    uint64_t steps_since_probe = 3, losses = 2;
+    double loss_sum = 6;
+    uint64_t measured = 1;
+    double resumed = 0;
+  };
+  const auto restore = [](const Fields& f) {
+    RuleStateWriter writer("alias", 2);
+    writer.Add(f.started);
+    for (const double v : {f.gamma, f.eta, f.a, f.d}) writer.Add(v);
+    writer.Add(f.steps_since_probe);
+    writer.Add(f.losses);
+    writer.Add(f.loss_sum);
+    writer.Add(f.measured);
+    writer.Add(f.resumed);
     return MakeAliasRule({})->Restore(writer.Take()).code();
   };
+  const Fields fresh{.started = 0,
+                     .gamma = 0,
+                     .eta = 0,
+                     .a = 0,
+                     .d = 1e-6,
+                     .steps_since_probe = 0,
+                     .losses = 0,
+                     .loss_sum = 0,
+                     .measured = 0};
+  const auto but = [](Fields fields, auto change) {
+    change(fields);
+    return fields;
+  };
+  constexpr auto kFine = absl::StatusCode::kOk;
   constexpr auto kLost = absl::StatusCode::kDataLoss;
-  EXPECT_EQ(restore(1, 0.5, 1, -1, 1, 1, 3), absl::StatusCode::kOk);
-  EXPECT_EQ(restore(0, 0, 0, 0, 1e-6, 0, 0), absl::StatusCode::kOk);
-  const double largest = double{std::numeric_limits<float>::max()};
-  EXPECT_EQ(restore(1, largest, 1, -1, 1, 1, 3), absl::StatusCode::kOk);
-  EXPECT_EQ(restore(2, 0.5, 1, -1, 1, 1, 3), kLost);
-  EXPECT_EQ(restore(0, 0.5, 1, -1, 1, 1, 3), kLost);
-  EXPECT_EQ(restore(1, 0, 1, -1, 1, 1, 3), kLost);
-  EXPECT_EQ(restore(1, 0.1, 1, -1, 1, 1, 3), kLost);  // no fp32 number
-  EXPECT_EQ(restore(1, 1e300, 1, -1, 1, 1, 3), kLost);
-  EXPECT_EQ(restore(1, kUnknown, 1, -1, 1, 1, 3), kLost);
-  EXPECT_EQ(restore(1, 0.5, -1, -1, 1, 1, 3), kLost);
-  EXPECT_EQ(restore(1, 0.5, kUnknown, -1, 1, 1, 3), kLost);
-  EXPECT_EQ(restore(1, 0.5, 1, kUnknown, 1, 1, 3), kLost);
-  EXPECT_EQ(restore(1, 0.5, 1, -1, 1e-7, 1, 3), kLost);
-  EXPECT_EQ(restore(1, 0.5, 1, -1, 1, 2, 3), kLost);
-  EXPECT_EQ(restore(1, 0.5, 1, -1, 1, 1, kUnknown), kLost);
+  EXPECT_EQ(restore({}), kFine);
+  EXPECT_EQ(restore(fresh), kFine);
+  EXPECT_EQ(restore(but(fresh, [](Fields& f) { f.resumed = 0.25; })), kFine);
+  EXPECT_EQ(restore({.gamma = double{std::numeric_limits<float>::max()}}), kFine);
+  EXPECT_EQ(restore({.started = 2}), kLost);
+  EXPECT_EQ(restore(but(fresh, [](Fields& f) { f.gamma = 0.5; })), kLost);
+  EXPECT_EQ(restore(but(fresh, [](Fields& f) { f.steps_since_probe = 1; })), kLost);
+  EXPECT_EQ(restore(but(fresh, [](Fields& f) { f.losses = 1; })), kLost);
+  EXPECT_EQ(restore(but(fresh, [](Fields& f) { f.loss_sum = 1; })), kLost);
+  EXPECT_EQ(restore(but(fresh, [](Fields& f) { f.measured = 1; })), kLost);
+  EXPECT_EQ(restore({.gamma = 0}), kLost);
+  EXPECT_EQ(restore({.gamma = 0.1}), kLost);  // no fp32 number
+  EXPECT_EQ(restore({.gamma = 1e300}), kLost);
+  EXPECT_EQ(restore({.gamma = kUnknown}), kLost);
+  EXPECT_EQ(restore({.eta = -1}), kLost);
+  EXPECT_EQ(restore({.eta = kUnknown}), kLost);
+  EXPECT_EQ(restore({.a = kUnknown}), kLost);
+  EXPECT_EQ(restore({.d = 1e-7}), kLost);
+  EXPECT_EQ(restore({.d = std::numeric_limits<double>::infinity()}), kLost);
+  EXPECT_EQ(restore({.loss_sum = kUnknown}), kLost);
+  EXPECT_EQ(restore({.measured = 2}), kLost);
+  EXPECT_EQ(restore({.measured = 0, .resumed = 0.1}), kLost);  // no fp32 number
+  EXPECT_EQ(restore({.measured = 0, .resumed = -0.5}), kLost);
+  EXPECT_EQ(restore({.measured = 0, .resumed = kUnknown}), kLost);
+  EXPECT_EQ(restore({.measured = 1, .resumed = 0.5}), kLost);  // it is in eta by then
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <span>
 #include <string>
 
 namespace signvote {
@@ -34,6 +35,28 @@ TEST(RuleFlagsTest, NamesTheCulpritAndWhatIsAccepted) {
   EXPECT_THAT(message({.alias_f_min = std::nan("")}), HasSubstr("finite"));
   EXPECT_THAT(message({.alias_d0 = 0}), HasSubstr("above 0"));
   EXPECT_THAT(message({.alias_probe_every = 0}), HasSubstr("use 1 to 1000000"));
+  EXPECT_THAT(message({.alias_eta0 = -1}), HasSubstr("eta0 = -1 (ALIAS) is out of range"));
+  EXPECT_THAT(message({.alias_eta0 = std::nan("")}), HasSubstr("finite number of 0 or more"));
+}
+
+TEST(RuleFlagsTest, AGivenEtaStandsInPlaceOfTheStepsizeThatTheRunGoesOnFrom) {
+  const auto gamma = [](const RuleFlags& flags) {
+    const auto rule = *MakeRule(flags);
+    float last = 0;
+    const WorkerScalars worker{.loss = 2, .g_l1 = 1, .g_l2_squared = 1};
+    for (uint64_t t = 0; t < 2; ++t) {
+      last = rule->Decide({.ahead = {.main_rounds = t},
+                           .main_rounds_max = 20,
+                           .workers = std::span(&worker, 1)})
+                 .gamma;
+    }
+    return last;
+  };
+  EXPECT_EQ(gamma({}), 1e-5f);
+  EXPECT_EQ(gamma({.alias_resumed_stepsize = 0.25f}), 0.25f);
+  EXPECT_EQ(gamma({.alias_eta0 = 200}), 0.1f);
+  EXPECT_EQ(gamma({.alias_eta0 = 200, .alias_resumed_stepsize = 0.25f}), 0.1f);
+  EXPECT_EQ(gamma({.alias_eta0 = 0, .alias_resumed_stepsize = 0.25f}), 1e-5f);
 }
 
 }  // namespace

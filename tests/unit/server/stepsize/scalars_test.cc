@@ -38,12 +38,23 @@ TEST(ScalarsTest, EveryOneIsCheckedAndANormIsNeverNegative) {
   EXPECT_TRUE(refused([](WorkerScalars& s) { s.g_l1 = kNan; }));
   EXPECT_TRUE(refused([](WorkerScalars& s) { s.g_l2_squared = kInf; }));
   EXPECT_TRUE(refused([](WorkerScalars& s) { s.g_l2_squared = -1; }));
-  EXPECT_TRUE(refused([](WorkerScalars& s) { s.wanted = {-3}; }));
   EXPECT_TRUE(refused([](WorkerScalars& s) { s.wanted = {-3, 4, 5}; }));
   EXPECT_TRUE(refused([](WorkerScalars& s) { s.wanted[1] = -4; }));
   EXPECT_TRUE(refused([](WorkerScalars& s) { s.wanted[0] = -kInf; }));
   EXPECT_FALSE(refused([](WorkerScalars& s) { s.wanted = {kNan, kNan}; }));
   EXPECT_FALSE(refused([](WorkerScalars& s) { s.wanted = {0, 0}; }));
+}
+
+TEST(ScalarsTest, WhatIsLeftAwayAtTheEndTheWorkerCannotTell) {
+  WorkerScalars s = Good();
+  s.wanted = {-3};
+  EXPECT_TRUE(Plausible(s, kAsked));
+  EXPECT_EQ(ScalarOf(s, kAsked, ScalarKind::kPrevInner), -3.0);
+  EXPECT_FALSE(ScalarOf(s, kAsked, ScalarKind::kProbeL1).has_value());
+  s.wanted.clear();
+  EXPECT_TRUE(Plausible(s, kAsked));
+  s.wanted = {kInf};
+  EXPECT_FALSE(Plausible(s, kAsked));
 }
 
 TEST(ScalarsTest, NormsAreTheProbeTheDistanceAndTheLocalProduct) {

@@ -3,12 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_format.h"
 #include "common/checkpoint.h"
 #include "common/exit_codes.h"
+#include "common/export_metadata.h"
 #include "tests/support/temp_dir.h"
 
 namespace signvote {
@@ -67,6 +69,27 @@ TEST_F(ReplicaSaverTest, ACopyThatIsAskedForIsWrittenAtOnce) {
   ASSERT_TRUE(saver.AfterRound(run_, &replica_, Round(1), ReplicaSaver::Asked::kYes).ok());
   ASSERT_TRUE(saver.Final(run_, &replica_, Round(2), *replica_.Digest()).ok());
   EXPECT_EQ(Says("m.round-00000001"), "1");
+}
+
+TEST_F(ReplicaSaverTest, AReplicaSaysWhereTheStepsizeStoodOnceItHasChanged) {
+  run_.rule = "alias";
+  ReplicaSaver saver = Saver({});
+  saver.Begin(Round(0));
+  const auto stepsize = [&](const char* name) {
+    const auto file = Checkpoint::Open(FileSystem::Posix(), dir_ / name);
+    EXPECT_TRUE(file.ok()) << file.status();
+    return *AliasStepsizeOf((*file)->metadata());
+  };
+  saver.OnCommit(CommitKind::kStep, 1e-5f);
+  ASSERT_TRUE(saver.AfterRound(run_, &replica_, Round(1), ReplicaSaver::Asked::kYes).ok());
+  saver.OnCommit(CommitKind::kStep, 0.25f);
+  saver.OnCommit(CommitKind::kStep, 0.125f);
+  ASSERT_TRUE(saver.Final(run_, &replica_, Round(3), *replica_.Digest()).ok());
+  EXPECT_EQ(stepsize("m.round-00000001"), std::nullopt);
+  EXPECT_EQ(stepsize("m"), 0.125f);
+  run_.rule = "fixed";
+  ASSERT_TRUE(saver.Final(run_, &replica_, Round(3), *replica_.Digest()).ok());
+  EXPECT_EQ(stepsize("m"), std::nullopt);
 }
 
 TEST_F(ReplicaSaverTest, WithoutAPathNothingIsWrittenWhateverIsAsked) {
