@@ -29,7 +29,8 @@ struct Flags {
   bool json = false, lines = false, once = false;
   double interval_seconds = 1, server_timeout_seconds = 600;
   std::string worker;
-  std::string file;
+  std::string file, dtype = "f32";
+  ModelFormat format;
   CertsOptions certs;
 };
 
@@ -111,9 +112,13 @@ absl::Status Evict(const Flags& flags) {
 
 absl::Status Export(const Flags& flags) {
   SIGNVOTE_ASSIGN_OR_RETURN(const auto client, Connect(flags));
-  SIGNVOTE_ASSIGN_OR_RETURN(const AdminClient::Exported exported,
-                            client->Export(FileSystem::Posix(), flags.file));
-  Print(absl::StrCat(flags.file, ": round ", exported.round, ", ", exported.bytes, " bytes",
+  ModelFormat format = flags.format;
+  SIGNVOTE_ASSIGN_OR_RETURN(format.dtype, ParseWrittenDtype("--dtype", flags.dtype));
+  SIGNVOTE_ASSIGN_OR_RETURN(const Exported exported,
+                            client->Export(FileSystem::Posix(), flags.file, format));
+  const WrittenModel& model = exported.model;
+  Print(absl::StrCat(model.path, ": round ", exported.round, ", ", model.bytes, " bytes",
+                     model.files > 1 ? absl::StrCat(" in ", model.files, " files") : "",
                      exported.has_config ? ", config.json beside it" : "", "\n"));
   return absl::OkStatus();
 }
@@ -195,10 +200,19 @@ int Main(int argc, char** argv) {
       ->add_option("WORKER", flags.worker, "its name")
       ->type_name("")
       ->required();
-  add("export", "write the model as a safetensors file, config.json beside it", &Export)
-      ->add_option("FILE", flags.file, "file to write")
-      ->type_name("FILE")
-      ->required();
+  CLI::App* model =
+      add("export", "write the model as a safetensors file, config.json beside it", &Export);
+  model->add_option("FILE", flags.file, "file to write")->type_name("FILE")->required();
+  model
+      ->add_option("--dtype", flags.dtype,
+                   "how its numbers are stored: f32; bf16, rounded to half the bytes")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  model
+      ->add_option("--shard-bytes", flags.format.shard_bytes,
+                   "a model of more bytes is written as several files behind an index; 0: one file")
+      ->capture_default_str()
+      ->check(AnyUnsigned());
   CLI::App* certs =
       add("certs", "make a development CA, certificates and join tokens, or add workers to them",
           &Certs);

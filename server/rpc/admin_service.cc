@@ -61,7 +61,8 @@ class ExportCall final : public grpc::ServerWriteReactor<v1::ExportChunk>,
       MutexLock lock(&mu_);
       if (finished_) return;
       exported_ = *std::move(exported);
-      header_ = SafetensorsHeader(exported_.layout, ExportMetadata(run_id, exported_.round));
+      header_ = SafetensorsHeader(exported_.layout.tensors(), TensorDtype::kF32,
+                                  ExportMetadata(run_id, exported_.round));
       begun_ = true;
     }
     WriteNext();

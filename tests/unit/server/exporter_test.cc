@@ -11,6 +11,7 @@
 
 #include "common/checkpoint.h"
 #include "common/exit_codes.h"
+#include "common/safetensors.h"
 #include "tests/unit/server/rpc/training_service_fixture.h"
 
 namespace signvote {
@@ -62,6 +63,20 @@ TEST_F(ExporterTest, ACopyThatIsAskedForIsWrittenBesideTheRun) {
   End();
   EXPECT_TRUE(exporter->Final(Never, Never).ok());
   EXPECT_TRUE(HoldsTheModel(path_));
+}
+
+TEST_F(ExporterTest, CopiesAndTheModelAreWrittenInTheFormatThatIsAskedFor) {
+  RunWithAModel();
+  const auto exporter = Make({.format = {.dtype = TensorDtype::kBf16}});
+  exporter->Look(Exporter::Asked::kYes);
+  End();
+  ASSERT_TRUE(exporter->Final(Never, Never).ok());
+  for (const std::string& path : {path_, dir_ / "model.round-00000000.safetensors"}) {
+    const auto file = SafetensorsFile::Open(FileSystem::Posix(), path);
+    ASSERT_TRUE(file.ok()) << file.status();
+    for (const SafetensorsFile::Tensor& tensor : (*file)->tensors())
+      EXPECT_EQ(tensor.dtype, TensorDtype::kBf16);
+  }
 }
 
 TEST_F(ExporterTest, BeforeThereIsAModelNothingIsWrittenAndNothingHeld) {

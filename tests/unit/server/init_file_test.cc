@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "common/exit_codes.h"
-#include "common/safetensors.h"
+#include "common/model_file.h"
 #include "common/status.h"
 #include "tests/support/temp_dir.h"
 
@@ -68,7 +68,8 @@ TEST_F(InitFileTest, AFolderOfShardsIsReadWithTheConfigBesideIt) {
 
 TEST_F(InitFileTest, AFileWithoutAConfigHasNone) {
   ASSERT_TRUE(
-      WriteSafetensors(fs_, dir_ / "m.safetensors", Model(), std::vector<float>{1, 2, 3}, {}).ok());
+      WriteModel(fs_, dir_ / "m.safetensors", {}, Model(), std::vector<float>{1, 2, 3}, {}, "")
+          .ok());
   const auto init = OpenInitFile(fs_, dir_ / "m.safetensors");
   ASSERT_TRUE(init.ok()) << Describe(init.status());
   EXPECT_EQ((*init)->config_json(), "");
