@@ -8,7 +8,12 @@ set(_signvote_cache "$ENV{XDG_CACHE_HOME}")
 if(NOT _signvote_cache)
   set(_signvote_cache "$ENV{HOME}/.cache")
 endif()
-set(_libtorch_hints "$ENV{LIBTORCH}" "${LIBTORCH}" "${_signvote_cache}/signvote/libtorch-2.11.0/torch")
+# Its version has one home: scripts/lib/libtorch.sh, which fetches it.
+get_filename_component(_libtorch_script "${CMAKE_CURRENT_LIST_DIR}/../scripts/lib/libtorch.sh" ABSOLUTE)
+file(STRINGS "${_libtorch_script}" _libtorch_version REGEX "^readonly TORCH_VERSION=")
+string(REGEX REPLACE "^readonly TORCH_VERSION=" "" _libtorch_version "${_libtorch_version}")
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${_libtorch_script}")
+set(_libtorch_hints "$ENV{LIBTORCH}" "${LIBTORCH}" "${_signvote_cache}/signvote/libtorch-${_libtorch_version}/torch")
 
 # The user's own is used or refused, never passed over in silence; and it wins over what an earlier run has cached.
 foreach(_own "$ENV{LIBTORCH}" "${LIBTORCH}")

@@ -22,7 +22,7 @@ if(SIGNVOTE_PRECOMPILE AND SIGNVOTE_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER "${CMAKE_COMMAND};-E;env;CCACHE_SLOPPINESS=pch_defines,time_macros;${SIGNVOTE_CCACHE}")
   set(SIGNVOTE_PRECOMPILE_OPTIONS -fpch-preprocess)
 endif()
-find_program(SIGNVOTE_MOLD mold)
+find_program(SIGNVOTE_LLD ld.lld)
 
 set(THREADS_PREFER_PTHREAD_FLAG ON)
 find_package(Threads REQUIRED)
@@ -61,9 +61,11 @@ endif()
 add_library(signvote_flags INTERFACE)
 target_include_directories(signvote_flags INTERFACE "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}")
 # -ffp-contract=off: apply() states each rounding; a compiler must not fuse what the page writes apart.
+# -Wno-sign-conversion: a part of clang's -Wconversion and not of g++'s.
 # -Wno-missing-field-initializers: designated initialisers leave out what keeps its default.
 target_compile_options(signvote_flags INTERFACE
   -Wall -Wextra -Wno-missing-field-initializers -Wpedantic -Wshadow -Wnon-virtual-dtor -Wold-style-cast -Wcast-qual
+  -Wconversion -Wno-sign-conversion
   -Werror=return-type -Werror=unused-result -ffp-contract=off)
 if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
   target_compile_options(signvote_flags INTERFACE -Wthread-safety -Wthread-safety-beta)
@@ -71,8 +73,8 @@ endif()
 if(SIGNVOTE_CHECK_WAITS)
   target_compile_definitions(signvote_flags INTERFACE SIGNVOTE_CHECK_WAITS)
 endif()
-if(SIGNVOTE_MOLD)
-  target_link_options(signvote_flags INTERFACE -fuse-ld=mold)
+if(SIGNVOTE_LLD)
+  target_link_options(signvote_flags INTERFACE -fuse-ld=lld)
 endif()
 if(SIGNVOTE_SANITIZE)
   target_compile_options(signvote_flags INTERFACE -fsanitize=${SIGNVOTE_SANITIZE}

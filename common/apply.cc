@@ -33,18 +33,6 @@ void RescaledStepScalar(float* x, const float* x0, size_t n, const uint8_t* bits
 
 const Table kScalar = {StepScalar, RescaledStepScalar};
 
-const Table& TableFor(Isa isa) {
-  switch (isa) {
-    case Isa::kAvx512:
-      return kAvx512;
-    case Isa::kAvx2:
-      return kAvx2;
-    case Isa::kScalar:
-      break;
-  }
-  return kScalar;
-}
-
 }  // namespace apply_kernels
 
 namespace {
@@ -64,7 +52,7 @@ void ForEachTensor(const Layout& layout, uint64_t first, uint64_t count, F f) {
 }
 
 const apply_kernels::Table& ActiveTable() {
-  static const apply_kernels::Table& table = apply_kernels::TableFor(ActiveIsa());
+  static const apply_kernels::Table& table = apply_kernels::kTables.For(ActiveIsa());
   return table;
 }
 

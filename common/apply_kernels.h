@@ -22,11 +22,10 @@ struct Table {
   RescaledStepFn rescaled_step;
 };
 
-// REQUIRES: this machine can run `isa`.
-const Table& TableFor(Isa isa);
-
 extern const Table kScalar;
 extern const Table kAvx2;
 extern const Table kAvx512;
+
+inline constexpr TablesByIsa<Table> kTables{kScalar, kAvx2, kAvx512};
 
 }  // namespace signvote::apply_kernels

@@ -1,5 +1,6 @@
 #include "common/checkpoint.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <string_view>
@@ -27,6 +28,8 @@ constexpr const char* kPickles[] = {"pytorch_model.bin", "pytorch_model.bin.inde
 constexpr char kHead[] = "lm_head.weight";
 constexpr char kEmbedding[] = "model.embed_tokens.weight";
 constexpr char kInverseFrequencies[] = ".rotary_emb.inv_freq";
+// Coordinates between two questions whether to give up: a few milliseconds, also from a slow disk.
+constexpr uint64_t kAskEvery = uint64_t{1} << 20;
 
 absl::Status Damaged(const std::string& path, const std::string& what) {
   return WithExitCode(absl::DataLossError(path + ": " + what), ExitCode::kBadInput);
@@ -86,6 +89,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(FileSystem* fs,
   checkpoint->config_path_ = FolderPrefix(file) + "config.json";
   if (absl::EndsWith(file, kJsonSuffix)) {
     SIGNVOTE_RETURN_IF_ERROR(checkpoint->ReadIndex(fs));
+    checkpoint->CompareHead();
     return checkpoint;
   }
   SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> single,
@@ -94,7 +98,18 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(FileSystem* fs,
   for (const SafetensorsFile::Tensor& tensor : single->tensors())
     checkpoint->tensors_.push_back({&tensor, single.get()});
   checkpoint->files_.push_back(std::move(single));
+  checkpoint->CompareHead();
   return checkpoint;
+}
+
+void Checkpoint::CompareHead() {
+  const SafetensorsFile::Tensor* head = nullptr;
+  const SafetensorsFile::Tensor* embedding = nullptr;
+  for (const Found& found : tensors_) {
+    if (found.tensor->name == kHead) head = found.tensor;
+    if (found.tensor->name == kEmbedding) embedding = found.tensor;
+  }
+  head_is_embedding_ = head != nullptr && embedding != nullptr && Equal(*head, *embedding);
 }
 
 absl::Status Checkpoint::ReadIndex(FileSystem* fs) {
@@ -159,22 +174,20 @@ absl::StatusOr<Checkpoint::Found> Checkpoint::Find(const ByName& by_name, const 
 absl::Status Checkpoint::CheckLeftOut(const ByName& by_name, const Found& found) const {
   const SafetensorsFile::Tensor& tensor = *found.tensor;
   if (absl::EndsWith(tensor.name, kInverseFrequencies)) return absl::OkStatus();
-  const auto embedding = by_name.find(kEmbedding);
-  if (tensor.name != kHead || embedding == by_name.end()) {
+  if (tensor.name != kHead || !by_name.contains(kEmbedding)) {
     return Unfit(absl::StrCat(found.file->path(), " has the tensor ", Quoted(tensor.name),
                               ", which the model does not have"));
   }
-  if (Equal(*embedding->second.tensor, tensor)) return absl::OkStatus();
+  if (head_is_embedding_) return absl::OkStatus();
   return Unfit(absl::StrCat(found.file->path(), " has a ", kHead, " that differs from ", kEmbedding,
                             ", but the model's head is tied; set \"tie_word_embeddings\" to "
                             "false in its config.json"));
 }
 
-absl::Status Checkpoint::CopyInto(const Layout& layout, std::span<float> x) const {
-  SIGNVOTE_CHECK(x.size() == layout.coordinates());
+absl::StatusOr<std::vector<const SafetensorsFile::Tensor*>> Checkpoint::Sources(
+    const Layout& layout) const {
   ByName by_name;
   for (const Found& found : tensors_) by_name[found.tensor->name] = found;
-  // Everything is checked before anything is copied: a refusal leaves x as it was.
   absl::flat_hash_set<const SafetensorsFile::Tensor*> taken;
   std::vector<const SafetensorsFile::Tensor*> sources;
   for (const TensorSpec& spec : layout.tensors()) {
@@ -185,18 +198,32 @@ absl::Status Checkpoint::CopyInto(const Layout& layout, std::span<float> x) cons
   for (const Found& found : tensors_) {
     if (!taken.contains(found.tensor)) SIGNVOTE_RETURN_IF_ERROR(CheckLeftOut(by_name, found));
   }
+  return sources;
+}
+
+absl::Status Checkpoint::CheckFits(const Layout& layout) const { return Sources(layout).status(); }
+
+absl::Status Checkpoint::CopyInto(const Layout& layout, std::span<float> x,
+                                  const GiveUp& give_up) const {
+  SIGNVOTE_CHECK(x.size() == layout.coordinates());
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<const SafetensorsFile::Tensor*> sources,
+                            Sources(layout));
   for (size_t k = 0; k < sources.size(); ++k) {
     const TensorSpec& spec = layout.tensors()[k];
-    sources[k]->WidenInto(x.subspan(spec.first, spec.count));
+    for (uint64_t first = 0; first < spec.count; first += kAskEvery) {
+      if (give_up && give_up()) return absl::CancelledError("reading the model was given up");
+      const uint64_t count = std::min(kAskEvery, spec.count - first);
+      sources[k]->WidenInto(first, x.subspan(spec.first + first, count));
+    }
   }
   for (const std::unique_ptr<SafetensorsFile>& file : files_)
     SIGNVOTE_RETURN_IF_ERROR(file->CheckWhole());
   return absl::OkStatus();
 }
 
-absl::Status Checkpoint::RequireFinite() const {
+absl::Status Checkpoint::RequireFinite(const GiveUp& give_up) const {
   for (const std::unique_ptr<SafetensorsFile>& file : files_)
-    SIGNVOTE_RETURN_IF_ERROR(file->RequireFinite());
+    SIGNVOTE_RETURN_IF_ERROR(file->RequireFinite(give_up));
   return absl::OkStatus();
 }
 

@@ -3,6 +3,7 @@
 // (`model.safetensors.index.json`), in fp32, bfloat16 or fp16, with the tensors that some
 // libraries write although they follow from others.
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -35,20 +36,26 @@ class Checkpoint {
   // Where a config.json beside the model would lie; whether it is there is not looked at.
   const std::string& config_path() const { return config_path_; }
 
-  // Writes the tensors, widened exactly to fp32, into x[0, layout.coordinates()) by name.
-  // INVALID_ARGUMENT names the first missing tensor or differing shape, and the file; x is then
-  // untouched.
-  // DATA_LOSS: a file was cut meanwhile; x holds nothing of use.
-  // A tensor that the layout does not have is refused, but for
+  // Asked now and then by what reads the model's numbers, which then returns CANCELLED; null: nobody
+  // gives up.
+  using GiveUp = std::function<bool()>;
+
+  // Whether CopyInto() can fill such a layout, without reading a number. INVALID_ARGUMENT names the
+  // first missing tensor or differing shape, and the file. A tensor that the layout does not have is
+  // refused, but for
   //   NAME.rotary_emb.inv_freq   follows from the config: left out
   //   lm_head.weight             of a model whose head is tied: left out when it equals
   //                              model.embed_tokens.weight bit for bit, widened if their formats
   //                              differ; else refused. It stands for an embedding that is not there:
   //                              safetensors.torch.save_model leaves one name of the two
-  absl::Status CopyInto(const Layout& layout, std::span<float> x) const;
+  absl::Status CheckFits(const Layout& layout) const;
+  // Writes the tensors, widened exactly to fp32, into x[0, layout.coordinates()) by name. That of
+  // CheckFits(); x is then untouched. DATA_LOSS: a file was cut meanwhile; x holds nothing of use, nor
+  // when it was given up.
+  absl::Status CopyInto(const Layout& layout, std::span<float> x, const GiveUp& give_up = {}) const;
 
   // DATA_LOSS names the first number that is not finite. Reads the whole model.
-  absl::Status RequireFinite() const;
+  absl::Status RequireFinite(const GiveUp& give_up = {}) const;
 
  private:
   // A tensor and the file that it lies in.
@@ -59,6 +66,9 @@ class Checkpoint {
   using ByName = absl::flat_hash_map<std::string, Found>;
 
   absl::Status ReadIndex(FileSystem* fs);
+  void CompareHead();
+  // A tensor for each of the layout's, in its order.
+  absl::StatusOr<std::vector<const SafetensorsFile::Tensor*>> Sources(const Layout& layout) const;
   // The tensor of this layout, whatever name it bears in the file; INVALID_ARGUMENT: none.
   absl::StatusOr<Found> Find(const ByName& by_name, const Layout& layout,
                              const TensorSpec& spec) const;
@@ -69,6 +79,7 @@ class Checkpoint {
   std::vector<Found> tensors_;
   std::map<std::string, std::string> metadata_;
   std::string config_path_;
+  bool head_is_embedding_ = false;  // both are there, and equal bit for bit
 };
 
 }  // namespace signvote

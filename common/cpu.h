@@ -19,4 +19,25 @@ absl::StatusOr<Isa> ChooseIsa();
 // The choice; falls back to DetectIsa() if ChooseIsa() fails (main has refused to start by then).
 Isa ActiveIsa();
 
+// A kernel's tables, one per instruction set.
+template <typename Table>
+struct TablesByIsa {
+  const Table& scalar;
+  const Table& avx2;
+  const Table& avx512;
+
+  // REQUIRES: this machine can run `isa`.
+  const Table& For(Isa isa) const {
+    switch (isa) {
+      case Isa::kAvx512:
+        return avx512;
+      case Isa::kAvx2:
+        return avx2;
+      case Isa::kScalar:
+        break;
+    }
+    return scalar;
+  }
+};
+
 }  // namespace signvote

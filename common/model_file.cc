@@ -77,6 +77,9 @@ absl::StatusOr<std::optional<std::string>> ReadConfigBeside(FileSystem* fs,
 
 absl::StatusOr<std::string> JoinConfigs(std::string_view there, std::string_view ours,
                                         TensorDtype dtype) {
+  // An identity may say nothing, a file must be one.
+  if (there.empty() || ours.empty())
+    return absl::InvalidArgumentError("config.json is empty and not a JSON object");
   SIGNVOTE_ASSIGN_OR_RETURN(const ModelIdentity there_model, ModelIdentity::FromConfig(there));
   SIGNVOTE_ASSIGN_OR_RETURN(const ModelIdentity here_model, ModelIdentity::FromConfig(ours));
   if (const std::string difference = FirstContradiction(here_model, there_model);

@@ -62,6 +62,10 @@ void ModelSeries::TakeAndWrite(Take& take) {
     status = WriteModel(fs_, path, options_.format, copy->layout, copy->x, copy->metadata,
                         copy->config_json);
   }
+  if (absl::IsCancelled(status)) {
+    LogInfo("a copy of the model is left out: the run is over", {{"path", path}});
+    return;
+  }
   if (!status.ok()) {
     LogError("a copy of the model is not written; the next one is tried when it is due",
              {{"path", path}, {"error", Describe(status)}});

@@ -32,7 +32,7 @@ struct ModelCopy {
 //             destructor. The copies are taken and written on a thread of its own, one at a time.
 // Durability: as of ModelWriter: a model of the series is whole, or not there.
 // Failure:    a copy that cannot be taken or written is told in the log, and the next one is tried;
-//             files that are there stay.
+//             files that are there stay. One whose taking is CANCELLED is left out.
 // Invariants: removes only files that it has written itself, the oldest first, and only once a newer
 //             one is written; at most `keep` of them are left.
 class ModelSeries {

@@ -20,6 +20,7 @@ namespace {
 using nlohmann::json;
 
 constexpr uint64_t kHeaderAlignment = 64;
+constexpr uint64_t kAskEvery = uint64_t{1} << 20;  // numbers
 constexpr int kNestingMax = 3;  // the format itself: file { tensor { shape [ … ] } }
 constexpr char kMetadataKey[] = "__metadata__";
 
@@ -208,13 +209,14 @@ float SafetensorsFile::Tensor::At(uint64_t i) const {
   return WidenF16(ReadElement<uint16_t>(data, i));
 }
 
-void SafetensorsFile::Tensor::WidenInto(std::span<float> out) const {
-  SIGNVOTE_CHECK(out.size() == count());
+void SafetensorsFile::Tensor::WidenInto(uint64_t first, std::span<float> out) const {
+  SIGNVOTE_CHECK(first <= count() && out.size() <= count() - first);
   if (dtype == TensorDtype::kF32) {
-    if (!data.empty()) std::memcpy(out.data(), data.data(), data.size());
+    if (!out.empty())
+      std::memcpy(out.data(), data.data() + first * sizeof(float), out.size_bytes());
     return;
   }
-  for (uint64_t i = 0; i < out.size(); ++i) out[i] = At(i);
+  for (uint64_t i = 0; i < out.size(); ++i) out[i] = At(first + i);
 }
 
 absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(FileSystem* fs,
@@ -261,9 +263,12 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(FileSyste
   return file;
 }
 
-absl::Status SafetensorsFile::RequireFinite() const {
+absl::Status SafetensorsFile::RequireFinite(const std::function<bool()>& give_up) const {
   for (const Tensor& tensor : tensors_) {
     for (uint64_t i = 0; i < tensor.count(); ++i) {
+      if (i % kAskEvery == 0 && give_up && give_up()) {
+        return absl::CancelledError(path_ + ": reading it was given up");
+      }
       if (!std::isfinite(tensor.At(i))) {
         return Damaged(path_, "number " + std::to_string(i) + " of tensor " + Quoted(tensor.name) +
                                   " is not finite");

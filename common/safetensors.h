@@ -5,6 +5,7 @@
 // common/checkpoint.h; their writer: common/model_writer.h.
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -59,8 +60,8 @@ class SafetensorsFile {
     uint64_t count() const;
     // Element i as fp32, exactly. REQUIRES: i < count().
     float At(uint64_t i) const;
-    // All of them. REQUIRES: out.size() == count().
-    void WidenInto(std::span<float> out) const;
+    // Those from `first` on. REQUIRES: first + out.size() <= count().
+    void WidenInto(uint64_t first, std::span<float> out) const;
   };
   static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(FileSystem* fs,
                                                                const std::string& path);
@@ -68,8 +69,9 @@ class SafetensorsFile {
   const std::vector<Tensor>& tensors() const { return tensors_; }  // in order of offset
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
-  // DATA_LOSS names the first number that is not finite. Reads the whole file.
-  absl::Status RequireFinite() const;
+  // DATA_LOSS names the first number that is not finite. Reads the whole file. CANCELLED: `give_up`
+  // said so, which is asked now and then; null: nobody does.
+  absl::Status RequireFinite(const std::function<bool()>& give_up) const;
   // DATA_LOSS: the file was cut since it was opened, and numbers that were read were not its own. To
   // be asked after reading.
   absl::Status CheckWhole() const;

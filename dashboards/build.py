@@ -22,7 +22,7 @@ PICTURE, PICTURE_KEY = "docs/images/dashboard.png", "signvote-dashboard"
 SELECTORS = {"{S}": '{job=~"$job",instance=~"$instance"}', "{W}": '{job=~"$worker_job",instance=~"$worker"}'}
 NOTE = "Written by dashboards/build.py from dashboards/definition.py; change it there."
 ROW_HEIGHT, STAT_HEIGHT, GRAPH_HEIGHT, GRID = 1, 4, 8, 24
-PAGE_WIDTH = 128
+PAGE_WIDTH = 120
 
 
 # ---- PromQL ---------------------------------------------------------------------------------------------------------

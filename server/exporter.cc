@@ -15,8 +15,8 @@
 namespace signvote {
 namespace {
 
-// What a stop leaves the applier to catch up in before the model is written as it stands.
-constexpr Duration kApplierGrace = std::chrono::seconds(3);
+// Of a stop, for the commit that the applier is at before the model is copied as it stands.
+constexpr Duration kCopyShare = std::chrono::seconds(1);
 // A copy begins behind the commit that the applier is at.
 constexpr Duration kCopyPatience = std::chrono::seconds(30);
 constexpr Duration kLookEvery = std::chrono::milliseconds(100);
@@ -52,8 +52,9 @@ void Exporter::Look(Asked asked) {
   const bool due = schedule_->Due(*committed, clock_->Now());
   if (!due && asked == Asked::kNo) return;
   if (series_->busy()) return series_->TellBusy();
-  series_->Write([run = run_]() -> absl::StatusOr<ModelCopy> {
-    SIGNVOTE_ASSIGN_OR_RETURN(run::RunThread::Exported copy, run->CopyReplica(kCopyPatience));
+  series_->Write([run = run_, over = &over_]() -> absl::StatusOr<ModelCopy> {
+    SIGNVOTE_ASSIGN_OR_RETURN(run::RunThread::Exported copy,
+                              run->CopyReplica(kCopyPatience, [over] { return over->load(); }));
     std::map<std::string, std::string> metadata = ExportMetadata(run->run_id(), copy.round);
     return ModelCopy{.layout = std::move(copy.layout),
                      .round = copy.round,
@@ -63,35 +64,40 @@ void Exporter::Look(Asked asked) {
   });
 }
 
-absl::Status Exporter::WriteFinal(const std::function<bool()>& stop_requested) {
-  std::optional<Time> give_up_at;
-  const auto give_up = [&] {
-    if (!give_up_at.has_value() && stop_requested()) give_up_at = clock_->Now() + kApplierGrace;
-    return give_up_at.has_value() && clock_->Now() >= *give_up_at;
+absl::Status Exporter::WriteFinal(StopBudget* budget) {
+  const auto give_up = [budget] {
+    return budget->Share(Duration::max(), kCopyShare + kReserve) == Duration::zero();
   };
   const absl::StatusOr<run::RunThread::Final> final = run_->FinalReplica(give_up);
   if (final.ok()) {
+    const StopBudget::Pause writing(budget);
     return WriteModel(fs_, options_.path, options_.format, final->replica->layout(),
                       final->replica->x(), ExportMetadata(run_->run_id(), final->round),
                       final->config_json);
   }
   if (!absl::IsCancelled(final.status())) return WithContext(final.status(), options_.path);
-  SIGNVOTE_ASSIGN_OR_RETURN(const run::RunThread::Exported copy, run_->CopyReplica(kApplierGrace));
+  SIGNVOTE_ASSIGN_OR_RETURN(const run::RunThread::Exported copy,
+                            run_->CopyReplica(budget->Share(kCopyShare, kReserve)));
   LogWarning("the model is written as of an earlier round: the master replica was behind",
              {{"round", copy.round.value()}});
+  const StopBudget::Pause writing(budget);
   return WriteModel(fs_, options_.path, options_.format, copy.layout, copy.x,
                     ExportMetadata(run_->run_id(), copy.round), copy.config_json);
 }
 
-absl::Status Exporter::Final(const std::function<bool()>& stop_requested,
-                             const std::function<bool()>& take_save) {
+absl::Status Exporter::Final(StopBudget* budget, const std::function<bool()>& take_save) {
   if (!series_.has_value()) return absl::OkStatus();
-  series_->Finish();
-  const bool stopped_before = stop_requested();
+  over_ = true;
+  run_->AskCopiesAgain();
+  {
+    const StopBudget::Pause writing(budget);
+    series_->Finish();
+  }
+  const bool stopped_before = budget->Begun();
   const Time until = clock_->Now() + options_.linger;
   Duration again = kAgainFirst;
   while (true) {
-    absl::Status status = WriteFinal(stop_requested);
+    absl::Status status = WriteFinal(budget);
     if (status.ok()) {
       LogInfo("the model is written", {{"path", options_.path}});
       return status;
@@ -99,7 +105,7 @@ absl::Status Exporter::Final(const std::function<bool()>& stop_requested,
     if (!run_->committed().has_value()) return status;  // nothing that could be lost
     status = WithExitCode(std::move(status), ExitCode::kBadInput);
     const Time now = clock_->Now();
-    const bool asked_to_end = !stopped_before && stop_requested();
+    const bool asked_to_end = !stopped_before && budget->Begun();
     if (now >= until || asked_to_end) return status;
     const Time next = std::min(until, now + again);
     again = std::min(again * 2, kAgainLongest);
@@ -109,7 +115,8 @@ absl::Status Exporter::Final(const std::function<bool()>& stop_requested,
         {{"error", Describe(status)},
          {"held_for_seconds", ToSeconds(until - now)},
          {"again_in_seconds", ToSeconds(next - now)}});
-    while (clock_->Now() < next && !take_save() && (stopped_before || !stop_requested())) {
+    while (clock_->Now() < next && !take_save() && (stopped_before || !budget->Begun())) {
+      const StopBudget::Pause held(budget);
       clock_->SleepFor(std::min<Duration>(kLookEvery, next - clock_->Now()));
     }
   }

@@ -2,6 +2,7 @@
 // What the server leaves of the model: copies while the run goes on (--export-every), and the model as
 // it is when the run is over (--export), for which the server waits while it cannot be written.
 
+#include <atomic>
 #include <functional>
 #include <optional>
 
@@ -12,6 +13,7 @@
 #include "common/model_series.h"
 #include "server/export_options.h"
 #include "server/run/run_thread.h"
+#include "server/stop_budget.h"
 
 namespace signvote {
 
@@ -28,23 +30,28 @@ class Exporter {
   enum class Asked { kNo, kYes };
   void Look(Asked asked);
 
-  // Writes the model as it is now that the run is over. One whose applier is far behind a stop is
-  // written as of the round that it has come to. While that fails, tries again at growing intervals,
-  // at once when asked by `take_save`, until `linger` has passed or a stop is requested that was not
-  // at the beginning; meanwhile the model can be had by `signvote export`. Exit code kBadInput for a
-  // model that was not written. FAILED_PRECONDITION, at once: no worker brought one.
+  // Writes the model as it is now that the run is over; no copy is waited for any more. After a stop
+  // the applier has what `budget` leaves; a model whose applier is then still behind is written as of
+  // the round that it has come to. While that fails, tries again at growing intervals, at once when
+  // asked by `take_save`, until `linger` has passed or a stop is requested that was not at the
+  // beginning; meanwhile the model can be had by `signvote export`. Of the budget, writing and the
+  // time between attempts take nothing. Exit code kBadInput for a model that was not written.
+  // FAILED_PRECONDITION, at once: no worker brought one.
   // REQUIRES: the run has ended.
-  absl::Status Final(const std::function<bool()>& stop_requested,
-                     const std::function<bool()>& take_save);
+  absl::Status Final(StopBudget* budget, const std::function<bool()>& take_save);
+
+  // What Final() leaves of a budget for those behind it.
+  static constexpr Duration kReserve = std::chrono::seconds(1);
 
  private:
-  absl::Status WriteFinal(const std::function<bool()>& stop_requested);
+  absl::Status WriteFinal(StopBudget* budget);
 
   FileSystem* const fs_;
   Clock* const clock_;
   run::RunThread* const run_;
   const ExportOptions options_;
   std::optional<EverySchedule> schedule_;  // once there are parameters
+  std::atomic<bool> over_ = false;         // no further copy of the running model is wanted
   std::optional<ModelSeries> series_;      // unless there is no path
 };
 

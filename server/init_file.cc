@@ -15,8 +15,10 @@ class InitFile final : public run::InitialParameters {
   InitFile(std::unique_ptr<Checkpoint> model, std::string path, std::string config_json)
       : model_(std::move(model)), path_(std::move(path)), config_json_(std::move(config_json)) {}
 
-  absl::Status CopyInto(const Layout& layout, std::span<float> x) override {
-    return model_->CopyInto(layout, x);
+  absl::Status CheckFits(const Layout& layout) const override { return model_->CheckFits(layout); }
+  absl::Status CopyInto(const Layout& layout, std::span<float> x,
+                        const std::function<bool()>& give_up) const override {
+    return model_->CopyInto(layout, x, give_up);
   }
   const std::string& config_json() const override { return config_json_; }
   const std::string& path() const override { return path_; }
@@ -28,11 +30,11 @@ class InitFile final : public run::InitialParameters {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<run::InitialParameters>> OpenInitFile(FileSystem* fs,
-                                                                     const std::string& path) {
+absl::StatusOr<std::unique_ptr<run::InitialParameters>> OpenInitFile(
+    FileSystem* fs, const std::string& path, const std::function<bool()>& give_up) {
   absl::StatusOr<std::unique_ptr<Checkpoint>> model = Checkpoint::Open(fs, path);
   if (!model.ok()) return WithContext(model.status(), "--init");
-  SIGNVOTE_RETURN_IF_ERROR(WithContext((*model)->RequireFinite(), "--init"));
+  SIGNVOTE_RETURN_IF_ERROR(WithContext((*model)->RequireFinite(give_up), "--init"));
   if ((*model)->empty()) {
     return absl::DataLossError(absl::StrCat("--init: ", path, ": holds no tensor"));
   }

@@ -23,75 +23,23 @@
 #include "server/http/server_metrics.h"
 #include "server/init_file.h"
 #include "server/metrics_feed.h"
+#include "server/routes.h"
 #include "server/rpc/grpc_server.h"
-#include "server/rpc/status_json.h"
 #include "server/run/run_thread.h"
+#include "server/stop_budget.h"
+#include "server/tokens_file.h"
 
 namespace signvote {
 namespace {
 
 constexpr Duration kLookEvery = std::chrono::milliseconds(100);
-constexpr Duration kHealthTimeout = std::chrono::seconds(1);
-constexpr Duration kSnapshotTimeout = std::chrono::seconds(2);
-// A stop ends the server within 15 s, beside what an export takes to write: the open round, the
-// sessions, the calls and the applier (server/exporter.cc) each get their part.
+// A stop ends the server within this time, beside what an export takes to write.
+constexpr Duration kStopWhole = std::chrono::seconds(15);
+// Of which the open round has so much, and its tally and commit 2 s more (server/round/engine.cc).
 constexpr Duration kStopWait = std::chrono::seconds(8);
 constexpr Duration kSessionsGrace = std::chrono::seconds(2);
 constexpr Duration kCallsGrace = std::chrono::seconds(1);
-
-// A thread that does not answer is neither healthy nor ready.
-HttpResponse Unavailable(const absl::Status& status) {
-  return {.code = 503, .body = Describe(status) + "\n"};
-}
-
-HttpResponse Readiness(const run::Health& health, const ListenerState& connections) {
-  if (!health.ready) return {.code = 503, .body = health.not_ready_because + "\n"};
-  if (connections.out_of_descriptors) {
-    return {.code = 503,
-            .body =
-                "no descriptor is left for another connection; raise the limit (LimitNOFILE=, "
-                "ulimit -n)\n"};
-  }
-  // Workers come in all the same, a little later: nobody shall be sent elsewhere for it.
-  if (connections.crowded) {
-    return {.body = absl::StrFormat("ok\ncrowded: %d connections without a handshake, and some are "
-                                    "turned away\n",
-                                    connections.waiting)};
-  }
-  return {.body = "ok\n"};
-}
-
-HttpRoutes Routes(run::RunThread* run, rpc::GrpcServer* server, ServerMetrics* metrics,
-                  MetricsFeed* feed) {
-  return {
-      {"/healthz",
-       [run] {
-         const absl::StatusOr<run::Health> health = run->HealthNow(kHealthTimeout);
-         return health.ok() ? HttpResponse{.body = "ok\n"} : Unavailable(health.status());
-       }},
-      {"/readyz",
-       [run, server] {
-         const absl::StatusOr<run::Health> health = run->HealthNow(kHealthTimeout);
-         if (!health.ok()) return Unavailable(health.status());
-         return Readiness(*health, server->connections());
-       }},
-      {"/metrics",
-       [run, server, metrics, feed] {
-         const absl::StatusOr<run::StatusPage> page = run->Snapshot(kSnapshotTimeout);
-         if (!page.ok()) return Unavailable(page.status());
-         feed->Update(*page);
-         feed->Update(server->connections());
-         return HttpResponse{.content_type = kPrometheusContentType, .body = metrics->Text()};
-       }},
-      {"/api/v1/status",
-       [run] {
-         const absl::StatusOr<run::StatusPage> page = run->Snapshot(kSnapshotTimeout);
-         if (!page.ok()) return Unavailable(page.status());
-         return HttpResponse{.content_type = "application/json",
-                             .body = rpc::RenderStatusJson(*page)};
-       }},
-  };
-}
+static_assert(kCallsGrace <= Exporter::kReserve);
 
 struct TlsSetup {
   wire::TlsFiles files;
@@ -110,7 +58,7 @@ absl::StatusOr<wire::TlsMaterial> LoadServerTls(FileSystem* fs, const Clock& clo
 void Reload(const ServerFlags& flags, const TlsSetup& tls, const Clock& clock, FileSystem* fs,
             run::RunThread* run) {
   if (!flags.tokens.empty()) {
-    absl::StatusOr<run::TokenTable> tokens = run::TokenTable::Load(fs, flags.tokens);
+    absl::StatusOr<run::TokenTable> tokens = ReadTokensFile(fs, flags.tokens);
     if (tokens.ok()) {
       // False: nobody joins any more.
       (void)run->Call(
@@ -166,10 +114,17 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   MetricsFeed feed(&metrics);
   run::RunParts parts{.listener = &feed, .memory = [fs] { return AvailableMemory(fs); }};
   if (!flags.tokens.empty()) {
-    SIGNVOTE_ASSIGN_OR_RETURN(parts.tokens, run::TokenTable::Load(fs, flags.tokens));
+    SIGNVOTE_ASSIGN_OR_RETURN(parts.tokens, ReadTokensFile(fs, flags.tokens));
   }
   if (!flags.init_path.empty()) {
-    SIGNVOTE_ASSIGN_OR_RETURN(parts.init, OpenInitFile(fs, flags.init_path));
+    absl::StatusOr<std::unique_ptr<run::InitialParameters>> init =
+        OpenInitFile(fs, flags.init_path, signals.stop_requested);
+    if (absl::IsCancelled(init.status())) {
+      LogInfo("stopped by the operator before the first round");
+      return absl::OkStatus();
+    }
+    if (!init.ok()) return init.status();
+    parts.init = *std::move(init);
   }
   run::RunOptions run_options = flags.run;
   // Written when the run is over: what cannot be written must be told before it begins.
@@ -210,8 +165,9 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
                              run.get(), fs, Rng(words[4], words[5]), clock));
   std::unique_ptr<HttpServer> http;
   if (flags.http != "off") {
+    const auto connections = [server = server.get()] { return server->connections(); };
     SIGNVOTE_ASSIGN_OR_RETURN(
-        http, HttpServer::Start(flags.http, Routes(run.get(), server.get(), &metrics, &feed)));
+        http, HttpServer::Start(flags.http, Routes(run.get(), connections, &metrics, &feed)));
   }
   const int http_port = http == nullptr ? 0 : http->port();
   LogInfo("listening", {{"address", flags.listen},
@@ -228,6 +184,7 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   server->SetServing(true);
 
   Exporter exporter(fs, clock, run.get(), flags.exports);
+  StopBudget budget(clock, kStopWhole, signals.stop_requested);
   bool stopping = false;
   while (!run->WaitUntilEnded(kLookEvery)) {
     const bool reload = signals.take_reload();
@@ -237,7 +194,7 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
         if (log != nullptr) log->Reopen();
     }
     exporter.Look(signals.take_save() ? Exporter::Asked::kYes : Exporter::Asked::kNo);
-    if (!stopping && signals.stop_requested()) {
+    if (!stopping && budget.Begun()) {
       stopping = true;
       run->RequestStop();
     }
@@ -245,15 +202,15 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   server->SetServing(false);
   absl::Status status = run->end_status();
   // Workers first: they need nothing any more, and the export may take a while.
-  run->CloseStreams(kSessionsGrace);
-  if (const absl::Status exported = exporter.Final(signals.stop_requested, signals.take_save);
-      !exported.ok()) {
+  run->CloseStreams(budget.Share(kSessionsGrace, kCallsGrace));
+  if (const absl::Status exported = exporter.Final(&budget, signals.take_save); !exported.ok()) {
     // Whoever reads the exit code takes the model to be written after any other end.
     if (!status.ok()) LogError("the run has ended", {{"error", Describe(status)}});
     if (status.ok() || ExitCodeFor(exported) == ExitCode::kBadInput) status = exported;
   }
   http.reset();
-  server->Shutdown(kCallsGrace);
+  run->EndCopies();
+  server->Shutdown(budget.Share(kCallsGrace));
   run->Stop();
   return status;
 }

@@ -6,7 +6,7 @@
 # shellcheck disable=SC2034  # the caller's
 readonly TORCH_VERSION=2.11.0
 # The wheels that a CPU worker needs. LibTorch's libraries and headers are the same in the wheels of all Pythons.
-readonly TORCH_REQUIREMENTS="torch==2.11.0 --hash=sha256:7aa2f9bbc6d4595ba72138026b2074be1233186150e9292865e04b7a63b8c67a
+readonly TORCH_REQUIREMENTS="torch==$TORCH_VERSION --hash=sha256:7aa2f9bbc6d4595ba72138026b2074be1233186150e9292865e04b7a63b8c67a
 nvidia-cuda-runtime==13.0.96 --hash=sha256:7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548
 nvidia-cuda-cupti==13.0.85 --hash=sha256:4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8"
 readonly TORCH_FILES="torch/include/torch/csrc/api/include/torch/torch.h torch/lib/libtorch_cpu.so torch/lib/libc10.so

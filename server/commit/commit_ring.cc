@@ -17,6 +17,10 @@ size_t CommitRing::CapacityFor(uint64_t budget_bytes, uint64_t payload_bytes) {
                               kRoundsMax);
 }
 
+uint64_t CommitRing::BytesFor(uint64_t budget_bytes, uint64_t payload_bytes) {
+  return CapacityFor(budget_bytes, payload_bytes) * payload_bytes;
+}
+
 CommitRing::CommitRing(const Options& options) : options_(options), next_(options.start) {
   SIGNVOTE_CHECK(options_.rounds_kept > 0);
 }

@@ -29,6 +29,8 @@ class CommitRing {
   static uint64_t DefaultBudget(uint64_t payload_bytes);
   // How many payloads fit into `budget_bytes`, between kRoundsMin and kRoundsMax.
   static size_t CapacityFor(uint64_t budget_bytes, uint64_t payload_bytes);
+  // What a ring of that capacity holds when it is full: more than a budget below kRoundsMin payloads.
+  static uint64_t BytesFor(uint64_t budget_bytes, uint64_t payload_bytes);
 
   struct Options {
     Round start;                 // the first round that will be pushed

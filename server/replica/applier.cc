@@ -92,8 +92,10 @@ void Applier::DropX0From(Round round) {
   drop_x0_from_ = round;
 }
 
-absl::StatusOr<Applier::Snapshot> Applier::TakeSnapshot(WithX0 with_x0, Duration timeout) {
+absl::StatusOr<Applier::Snapshot> Applier::TakeSnapshot(WithX0 with_x0, Duration timeout,
+                                                        const GiveUp& give_up) {
   const Time until = clock_->Now() + timeout;
+  const auto given_up = [&give_up] { return give_up && give_up(); };
   Snapshot snapshot;
   // Fresh memory is slow to touch: before commits wait for it.
   snapshot.x.resize(replica_->coordinates());
@@ -102,10 +104,13 @@ absl::StatusOr<Applier::Snapshot> Applier::TakeSnapshot(WithX0 with_x0, Duration
     MutexLock lock(&mu_);
     // For the commit that is being applied.
     if (!changed_.WaitUntil(&mu_, clock_, until,
-                            [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !busy_; })) {
+                            [this, &given_up]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+                              return !busy_ || given_up();
+                            })) {
       return absl::DeadlineExceededError(
           "the master replica was busy with one commit all the time: no copy of it was made");
     }
+    if (given_up()) return absl::CancelledError("no copy of the master replica is wanted any more");
     busy_ = true;
   }
   const absl::Status status = Copy(&snapshot);
@@ -116,6 +121,14 @@ absl::StatusOr<Applier::Snapshot> Applier::TakeSnapshot(WithX0 with_x0, Duration
   changed_.NotifyAll();
   if (!status.ok()) return status;
   return snapshot;
+}
+
+void Applier::AskAgain() {
+  {
+    // Whoever has asked and been told no does not yet wait until it lets go of the lock.
+    MutexLock lock(&mu_);
+  }
+  changed_.NotifyAll();
 }
 
 absl::Status Applier::Copy(Snapshot* out) const {

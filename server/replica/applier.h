@@ -55,8 +55,13 @@ class Applier final : public CommitConsumer {
     std::vector<float> x0;  // empty: not kept
   };
   enum class WithX0 { kNo, kYes };
-  // DEADLINE_EXCEEDED: the applier was busy with one commit for all of `timeout`.
-  absl::StatusOr<Snapshot> TakeSnapshot(WithX0 with_x0, Duration timeout);
+  // DEADLINE_EXCEEDED: the applier was busy with one commit, or with copies, for all of `timeout`.
+  // CANCELLED: `give_up` said so. That is asked, under a lock of this object, whenever something has
+  // changed here; null: nobody gives up.
+  using GiveUp = std::function<bool()>;
+  absl::StatusOr<Snapshot> TakeSnapshot(WithX0 with_x0, Duration timeout, const GiveUp& give_up);
+  // Those who wait ask their `give_up` again.
+  void AskAgain();
 
  private:
   // REQUIRES: busy_ is this caller's.

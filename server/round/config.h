@@ -36,8 +36,9 @@ struct EngineConfig {
   uint64_t digest_every = 50;        // rounds between replica digests; 0: only at the end
   // Longest wait for workers, for a quorum, and for a step while every round closes without one.
   Duration wait_timeout = std::chrono::hours(1);
-  Duration stop_wait = std::chrono::seconds(10);  // longest that a stop waits for the open round
-  Duration linger = std::chrono::seconds(30);     // longest wait for final digests
+  // Longest that a stop waits for the open round; what follows that: engine.h.
+  Duration stop_wait = std::chrono::seconds(10);
+  Duration linger = std::chrono::seconds(30);  // longest wait for final digests
   double x0_max_abs = 0;
   double step_scale_max = 1;
 };

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "common/status.h"
 
 namespace signvote::round {
 namespace {
@@ -48,7 +49,33 @@ Duration Course::BackOff() const {
   return std::min(kBackOffFirst * (int64_t{1} << doublings), kBackOffMax);
 }
 
-StepsizeDecision Course::Ask(CourseEnd end, const CommitRound& commit) {
+absl::Status Course::Check(const StepsizeDecision& decision, CourseEnd end, Round round) const {
+  const auto bad = [&](const auto&... what) {
+    return absl::InternalError(absl::StrCat("the stepsize rule '", ToAbsl(rule_->name()),
+                                            "' answers round ", round.value(), " with ", what...,
+                                            ", which no commit can carry out; train with another "
+                                            "--rule, and report this one"));
+  };
+  if (decision.kind == CommitKind::kNone) return absl::OkStatus();  // its numbers are not used
+  const std::string_view kind = Words(decision.kind);
+  if (!std::isfinite(decision.gamma) || decision.gamma < 0) {
+    return bad("the stepsize ", decision.gamma);
+  }
+  if (!std::isfinite(decision.rho) || decision.rho <= 0) return bad("rho ", decision.rho);
+  if (decision.kind == CommitKind::kStep && end != CourseEnd::kVerdict) {
+    return bad("a step although there is no verdict");
+  }
+  if (decision.kind != CommitKind::kStep && decision.rho != 1.0f) {
+    return bad("rho ", decision.rho, " and a ", ToAbsl(kind));
+  }
+  if (!rule_->needs_x0() && (decision.kind == CommitKind::kRewind || decision.rho != 1.0f)) {
+    return bad("a ", ToAbsl(kind), " and rho ", decision.rho,
+               " although it does without the starting parameters");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepsizeDecision> Course::Ask(CourseEnd end, const CommitRound& commit) {
   const RuleInput input{.ahead = Ahead(commit.round),
                         .main_rounds_max = main_rounds_max_,
                         .gamma = state_.gamma,
@@ -58,9 +85,7 @@ StepsizeDecision Course::Ask(CourseEnd end, const CommitRound& commit) {
                         .workers = commit.scalars};
   StepsizeDecision decision =
       end == CourseEnd::kVerdict ? rule_->Decide(input) : rule_->DecideWithoutBallot(input);
-  SIGNVOTE_CHECK(end == CourseEnd::kVerdict || decision.kind != CommitKind::kStep);
-  SIGNVOTE_CHECK(std::isfinite(decision.gamma) && decision.gamma >= 0);
-  SIGNVOTE_CHECK(std::isfinite(decision.rho) && decision.rho > 0);
+  SIGNVOTE_RETURN_IF_ERROR(Check(decision, end, commit.round));
   return decision;
 }
 
@@ -81,8 +106,8 @@ void Course::CountWithoutStep(CourseEnd end) {
   }
 }
 
-void Course::Decide(CourseEnd end, CommitRound& commit) {
-  StepsizeDecision decision = Ask(end, commit);
+absl::Status Course::Decide(CourseEnd end, CommitRound& commit) {
+  SIGNVOTE_ASSIGN_OR_RETURN(StepsizeDecision decision, Ask(end, commit));
   commit.kind = decision.kind;
   commit.gamma = decision.gamma;
   commit.rho = decision.rho;
@@ -110,6 +135,7 @@ void Course::Decide(CourseEnd end, CommitRound& commit) {
   }
   commit.rule_state = std::move(decision.state);
   if (commit.kind != CommitKind::kStep) commit.chunks.clear();
+  return absl::OkStatus();
 }
 
 CourseState Course::State() const {

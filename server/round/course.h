@@ -51,15 +51,17 @@ class Course {
   std::vector<ScalarKind> Wanted(Round round) const;
   // Asks the rule and moves on. Of `commit` it reads round, asked and scalars, and fills in kind,
   // gamma, rho, both data steps, main round and rounds, run_done, reason and rule_state; chunks
-  // stay only with a step.
-  void Decide(CourseEnd end, CommitRound& commit);
+  // stay only with a step. INTERNAL names the rule, and what it answered that no commit can carry
+  // out; the course has not moved then, and the run is over.
+  absl::Status Decide(CourseEnd end, CommitRound& commit);
 
   CourseState State() const;
 
  private:
   Course(const EngineConfig& config, std::unique_ptr<StepsizeRule> rule, const CourseState& state);
   RoundAhead Ahead(Round round) const;
-  StepsizeDecision Ask(CourseEnd end, const CommitRound& commit);
+  absl::StatusOr<StepsizeDecision> Ask(CourseEnd end, const CommitRound& commit);
+  absl::Status Check(const StepsizeDecision& decision, CourseEnd end, Round round) const;
   void CountWithoutStep(CourseEnd end);
 
   // Constant after construction.

@@ -39,7 +39,7 @@ Engine::Engine(EngineConfig config, Course course, const EngineState& state, Tim
       waiting_since_(now),
       paused_(state.paused) {}
 
-Actions Engine::Step(Time now, const Event& event) {
+Actions Engine::Step(Time now, const EngineEvent& event) {
   if (phase_ == Phase::kEnded) return {};
   now_ = std::max(now_, now);
   std::visit([this](const auto& e) { On(e); }, event);
@@ -425,7 +425,8 @@ void Engine::Commit(CourseEnd end) {
   CommitRound commit;
   attempt.Summarise(verdict ? OpenAttempt::Verdict::kTaken : OpenAttempt::Verdict::kDropped,
                     config_.coordinates, commit);
-  course_.Decide(end, commit);
+  if (absl::Status status = course_.Decide(end, commit); !status.ok())
+    return End(std::move(status));
   commit.opened_for = now_ - *first_opened_;
   commit.wait = verdict ? now_ - attempt.first_complete().value_or(now_) : Duration{0};
   std::vector<WorkerId> here;
@@ -455,7 +456,7 @@ void Engine::Commit(CourseEnd end) {
   first_opened_.reset();
   reopenings_ = 0;
   back_off_until_ = now_ + course_.BackOff();
-  if (stopping_) stop_until_ = now_ + kStopCommitGrace;
+  if (stopping_) stop_until_ = std::min(now_ + kStopCommitGrace, *stop_end_);
   phase_ = Phase::kCommitting;
   CheckDigests();  // nobody waits for answers to earlier rounds any more
 }
@@ -528,7 +529,7 @@ void Engine::PassTime() {
   if ((stop_over || wait_over) && was_counting && standing == Standing::kTallying) {
     // What the quorum closed just now gets the time of a tally.
     attempt_until_ = now_ + kTallyGrace;
-    if (stopping_) stop_until_ = attempt_until_;
+    if (stopping_) stop_until_ = std::min(attempt_until_, *stop_end_);
     return;
   }
   if (stop_over) return End(Stopped());
@@ -580,6 +581,7 @@ void Engine::On(const ResumeRequested&) {
 void Engine::On(const StopRequestedEvent&) {
   if (std::exchange(stopping_, true)) return;
   Note(NoticeLevel::kInfo, absl::StrFormat("stopping in round %d", round_.value()));
+  stop_end_ = now_ + config_.stop_wait + kTallyGrace;
   switch (phase_) {
     case Phase::kFinishing:  // every round is committed
       finish_until_ = std::min(finish_until_, now_ + config_.stop_wait);
@@ -662,7 +664,8 @@ absl::Status Engine::Damaged(Round round, const std::vector<WorkerId>& majority)
 
 void Engine::Finish() {
   phase_ = Phase::kFinishing;
-  finish_until_ = now_ + (stopping_ ? std::min(config_.linger, config_.stop_wait) : config_.linger);
+  finish_until_ = now_ + config_.linger;
+  if (stopping_) finish_until_ = std::min(finish_until_, *stop_end_);
   // A run that was done before this engine was made.
   if (!digests_.Expects(round_)) digests_.Expect(round_, {});
   out_.push_back(FinishRun{round_});

@@ -8,7 +8,8 @@
 // Phases, and what leads from one to the next ("next" is decided by Advance(): the first line of
 // its list that holds):
 //   kWaitingForWorkers  enough are ready → kRoundOpen; pause → kPaused; wait_timeout → kEnded
-//   kRoundOpen          all chunks tallied, scalars there or overdue → kCommitting;
+//   kRoundOpen          all chunks tallied, scalars there or overdue → kCommitting, or kEnded when the
+//                       rule's answer is none that a commit can carry out;
 //                       some chunk has no ballot → next attempt, then a commit of kind none;
 //                       the quorum cannot be reached → next attempt, or kWaitingForWorkers;
 //                       wait_timeout → kEnded; stop → kEnded when its time is over
@@ -21,7 +22,9 @@
 //   next: diverged → kEnded; run done → kFinishing; stopping, or no step for wait_timeout → kEnded;
 //         paused → kPaused; after a round without a step → kBackingOff; no room → kWaitingForRoom;
 //         too few workers → kWaitingForWorkers; else kRoundOpen
-// A stop ends every phase but kRoundOpen, kCommitting and kFinishing at once.
+// A stop ends every phase but kRoundOpen, kCommitting and kFinishing at once, and those within
+// EngineConfig::stop_wait for what is open and 2 s for all that follows: its tally, its commit, and the
+// digests of the last round.
 //
 // Given: a ballot counts as given when 90 % of its chunks were counted and its scalars came; else
 // the round is an abstention of its member, and what was counted stays counted.
@@ -65,7 +68,7 @@ class Engine {
   // Times never go back. Events of past rounds, attempts or incarnations are counted and ignored,
   // never an error. Deadlines act in Tick events only, so ballots that lie in the caller's queue
   // before the Tick are still in time. After EndRun every event is ignored.
-  Actions Step(Time now, const Event& event);
+  Actions Step(Time now, const EngineEvent& event);
   // When a Tick could next change something; nullopt: only another event can. The caller ticks at
   // or after it, and a Tick at it always changes something: no caller can spin.
   std::optional<Time> NextTick() const;
@@ -170,7 +173,9 @@ class Engine {
   Time held_since_;  // of Hold()
   Time back_off_until_;
   Time finish_until_;
-  std::optional<Time> stop_until_;  // Invariant: set only while stopping_
+  // Invariant: set only while stopping_. What is under way has until stop_until_, and all that can yet
+  // follow it until stop_end_.
+  std::optional<Time> stop_until_, stop_end_;
   bool stopping_ = false;
   bool paused_ = false;
   bool room_ = true;

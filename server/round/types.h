@@ -115,10 +115,11 @@ struct EvictRequested {
 // at its deadline, or after EngineConfig::stop_wait, whichever is first.
 struct StopRequestedEvent {};
 
-using Event = std::variant<WorkerArriving, WorkerReady, WorkerLost, WorkerLeaves, BallotChunkIn,
-                           ScalarsIn, AbstainIn, ChunkTallied, CommitDurable, ProposalRoom,
-                           WorkerDigestIn, MasterDigestIn, Tick, PauseRequested, ResumeRequested,
-                           DrainRequested, EvictRequested, StopRequestedEvent>;
+using EngineEvent =
+    std::variant<WorkerArriving, WorkerReady, WorkerLost, WorkerLeaves, BallotChunkIn, ScalarsIn,
+                 AbstainIn, ChunkTallied, CommitDurable, ProposalRoom, WorkerDigestIn,
+                 MasterDigestIn, Tick, PauseRequested, ResumeRequested, DrainRequested,
+                 EvictRequested, StopRequestedEvent>;
 
 // ---- actions ------------------------------------------------------------------------------------
 

@@ -49,10 +49,10 @@ constexpr Duration kGreetingPatience = std::chrono::milliseconds(500);
 // Without any call for this long.
 constexpr int kIdleMs = 300'000;
 
-// Told of each call when it begins; intercepts none.
-class CallObserver final : public grpc::experimental::ServerInterceptorFactoryInterface {
+// Tells the listener of each call that begins; intercepts none.
+class CallReporter final : public grpc::experimental::ServerInterceptorFactoryInterface {
  public:
-  explicit CallObserver(Listener* listener) : listener_(listener) {}
+  explicit CallReporter(Listener* listener) : listener_(listener) {}
   grpc::experimental::Interceptor* CreateServerInterceptor(
       grpc::experimental::ServerRpcInfo* info) override {
     if (const auto peer = EndpointOfPeer(info->server_context()->peer())) listener_->Settle(*peer);
@@ -67,8 +67,8 @@ class GrpcServerImpl final : public GrpcServer {
  public:
   ~GrpcServerImpl() override { Shutdown(Duration::zero()); }
 
-  GrpcServerImpl(run::RunThread* run, FileSystem* fs, const TransferLimits& limits)
-      : run_(run), fs_(fs), transfers_(run, &table_, limits) {}
+  GrpcServerImpl(run::RunThread* run, FileSystem* fs, const GrpcServerOptions& options)
+      : run_(run), fs_(fs), transfers_(run, &table_, options.transfers, options.find_socket) {}
 
   absl::Status Listen(const GrpcServerOptions& options, Rng rng, Clock* clock) {
     const Places places =
@@ -109,9 +109,9 @@ class GrpcServerImpl final : public GrpcServer {
                                           : grpc::InsecureServerCredentials();
     acceptor_ = builder.experimental().AddExternalConnectionAcceptor(
         grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, credentials_);
-    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> observers;
-    observers.push_back(std::make_unique<CallObserver>(listener_.get()));
-    builder.experimental().SetInterceptorCreators(std::move(observers));
+    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> reporters;
+    reporters.push_back(std::make_unique<CallReporter>(listener_.get()));
+    builder.experimental().SetInterceptorCreators(std::move(reporters));
     builder.RegisterService(training_.get());
     builder.RegisterService(admin_.get());
     builder.SetMaxReceiveMessageSize(static_cast<int>(options.message_bytes_max + kEnvelopeBytes));
@@ -183,7 +183,7 @@ class GrpcServerImpl final : public GrpcServer {
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(GrpcServerOptions options,
                                                               run::RunThread* run, FileSystem* fs,
                                                               Rng rng, Clock* clock) {
-  auto server = std::make_unique<GrpcServerImpl>(run, fs, options.transfers);
+  auto server = std::make_unique<GrpcServerImpl>(run, fs, options);
   if (absl::Status status = server->Listen(options, rng, clock); !status.ok()) return status;
   return server;
 }

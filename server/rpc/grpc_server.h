@@ -31,6 +31,7 @@ struct GrpcServerOptions {
   uint64_t workers_max = 64;
   uint64_t descriptors_max = 1024;  // of the process
   TransferLimits transfers;
+  SocketFinder find_socket = FindSocket;
 };
 
 // Threads: one thread starts it and shuts it down; its calls run on gRPC's own.

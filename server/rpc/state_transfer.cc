@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "common/check.h"
 #include "common/checksum.h"
 #include "common/mutex.h"
 #include "common/status.h"
@@ -29,6 +29,12 @@ constexpr Duration kLookEvery = std::chrono::milliseconds(500);
 // The run hears of a fetch's progress once in this many pieces.
 constexpr uint64_t kTellPieces = 16;
 
+// Of the rate that a fetch must have, while so many calls are open.
+double FullRateShare(const TransferLimits& limits, size_t calls) {
+  return std::min(1.0, static_cast<double>(limits.full_rate_calls) /
+                           static_cast<double>(std::max<size_t>(1, calls)));
+}
+
 // "parameter 3 of tensor 'w'", for a coordinate of the model.
 std::string NameCoordinate(const Layout& layout, uint64_t coordinate) {
   for (const TensorSpec& tensor : layout.tensors()) {
@@ -40,11 +46,11 @@ std::string NameCoordinate(const Layout& layout, uint64_t coordinate) {
   return absl::StrCat("coordinate ", coordinate);
 }
 
-// Bytes that a call on a connection of its own moved, from the kernel; made once the call has shown
-// a ticket, because finding a socket is a look at all of the process's.
+// Bytes that a call on a connection of its own moved, from the kernel; made once the run has let the
+// call begin, because finding a socket is a look at all of the process's.
 class ConnectionMeter {
  public:
-  explicit ConnectionMeter(const std::string& address) : counter_(address, 0) {
+  explicit ConnectionMeter(wire::SocketByteCounter counter) : counter_(std::move(counter)) {
     begin_ = counter_.Read().value_or(wire::SocketBytes{});
     last_ = begin_;
   }
@@ -89,8 +95,11 @@ class Transfer : public run::StateCall, public std::enable_shared_from_this<Tran
       busy_ = true;
       replica_ = std::move(replica);
     }
-    // What follows copies parameters: not on the run's thread.
-    transfers_->background()->Run([self = shared_from_this()] { self->Move(); });
+    // What follows looks at all sockets and copies parameters: not on the run's thread.
+    transfers_->background()->Run([self = shared_from_this()] {
+      self->FindConnection();
+      self->Move();
+    });
   }
   void End(absl::Status status) override {
     Todo todo;
@@ -101,8 +110,22 @@ class Transfer : public run::StateCall, public std::enable_shared_from_this<Tran
     Do(todo);
   }
 
-  // The watch.
-  void Look(Time now) {
+  // By which Transfers tells calls apart, in the order in which they began. Set in its Open().
+  uint64_t number() const { return number_; }
+  void set_number(uint64_t number) { number_ = number; }
+  // Another call needs the place of one without a ticket; one that has shown it meanwhile stays.
+  void MakeRoom(absl::Status status) {
+    Todo todo;
+    {
+      MutexLock lock(&mu_);
+      if (state_ != State::kUnclaimed) return;
+      EndLocked(std::move(status), &todo);
+    }
+    Do(todo);
+  }
+
+  // The watch; so many calls with a ticket are open now.
+  void Look(Time now, size_t claimed) {
     const TransferLimits& limits = transfers_->limits();
     absl::Status status;
     {
@@ -114,6 +137,11 @@ class Transfer : public run::StateCall, public std::enable_shared_from_this<Tran
       } else if (state_ == State::kMoving && now - progressed_ > limits.progress_timeout) {
         status = absl::DeadlineExceededError(absl::StrCat(
             "the state transfer has not moved for ", ToSeconds(limits.progress_timeout), " s"));
+      } else if (state_ == State::kMoving && rate_.has_value() &&
+                 rate_->Missed(messages_.sent, FullRateShare(limits, claimed), now)) {
+        status = absl::DeadlineExceededError(absl::StrCat(
+            "the state is fetched at less than ", limits.fetch_rate.bytes_per_second_min,
+            " bytes a second; come over a faster network"));
       } else if (state_ == State::kEnding && now - ended_ > limits.end_timeout) {
         context_->TryCancel();  // its reader reads nothing: the write will never end by itself
       }
@@ -131,13 +159,13 @@ class Transfer : public run::StateCall, public std::enable_shared_from_this<Tran
   };
 
   // The call began. `self` lives until Gone().
-  absl::Status Open(std::shared_ptr<Transfer> self) {
+  void Open(std::shared_ptr<Transfer> self) {
     {
       MutexLock lock(&mu_);
       self_ = self;
       opened_ = progressed_ = Clock::System()->Now();
     }
-    return transfers_->Open(self);
+    transfers_->Open(self);
   }
 
   // The call shows its ticket and asks the run.
@@ -146,19 +174,14 @@ class Transfer : public run::StateCall, public std::enable_shared_from_this<Tran
     if (session == nullptr || session->closing()) {
       return absl::FailedPreconditionError("no live session has this ticket; join first, or again");
     }
-    std::unique_ptr<ConnectionMeter> meter;
-    if (session->identity().address != address_) {
-      meter = std::make_unique<ConnectionMeter>(address_);
-    }
     {
       MutexLock lock(&mu_);
       if (state_ != State::kUnclaimed) return absl::OkStatus();  // it has ended meanwhile
       state_ = State::kAsked;
       session_ = std::move(session);
-      meter_ = std::move(meter);
       progressed_ = Clock::System()->Now();
     }
-    transfers_->Claimed();
+    transfers_->Claimed(*this);
     if (!Tell(run::CallAsked{.kind = kind_, .call = shared_from_this()})) {
       return absl::UnavailableError("the server stops");
     }
@@ -198,7 +221,7 @@ class Transfer : public run::StateCall, public std::enable_shared_from_this<Tran
   void Do(const Todo& todo) {
     // The call below may be the last one before Gone() on another thread.
     const std::shared_ptr<Transfer> alive = shared_from_this();
-    if (todo.claimed) transfers_->Claimed();
+    if (todo.claimed) transfers_->Claimed(*this);
     // Said before the worker can hear of the end, behind which it may ask anew at once.
     if (todo.told) (void)Tell(run::CallEnded{.call = alive});  // false: nobody counts any more
     if (todo.finish) FinishCall(wire::ToGrpc(todo.status));
@@ -234,6 +257,17 @@ class Transfer : public run::StateCall, public std::enable_shared_from_this<Tran
     }
   }
 
+  // The call's own connection, if it is not the session's. Before anything moves.
+  void FindConnection() {
+    auto meter = session_->identity().address == address_
+                     ? nullptr
+                     : std::make_unique<ConnectionMeter>(transfers_->find_socket()(address_));
+    MutexLock lock(&mu_);
+    meter_ = std::move(meter);
+    if (kind_ == run::CallKind::kFetch) {
+      rate_.emplace(transfers_->limits().fetch_rate, Clock::System()->Now());
+    }
+  }
   // Begins to move parameters, on the background thread, and busy.
   virtual void Move() = 0;
   virtual void FinishCall(const grpc::Status& status) = 0;
@@ -242,6 +276,8 @@ class Transfer : public run::StateCall, public std::enable_shared_from_this<Tran
   Transfers* const transfers_;
   const run::CallKind kind_;
   const std::string address_;
+
+  uint64_t number_ = 0;  // set once, before anybody else knows the call
 
   // Set once: with kAsked, and with kMoving until Gone(). Whoever gets there reads them.
   std::shared_ptr<ServerSession> session_;
@@ -256,6 +292,7 @@ class Transfer : public run::StateCall, public std::enable_shared_from_this<Tran
   absl::Status end_status_ ABSL_GUARDED_BY(mu_);
   std::unique_ptr<ConnectionMeter> meter_ ABSL_GUARDED_BY(mu_);  // null: the session's connection
   run::PeerBytes messages_ ABSL_GUARDED_BY(mu_);
+  std::optional<run::MinimalRate> rate_ ABSL_GUARDED_BY(mu_);  // of a fetch that moves
   Time opened_ ABSL_GUARDED_BY(mu_), progressed_ ABSL_GUARDED_BY(mu_), ended_ ABSL_GUARDED_BY(mu_);
 };
 
@@ -267,9 +304,8 @@ class FetchCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, publi
       : Transfer(transfers, context, run::CallKind::kFetch) {}
 
   void Begin(std::shared_ptr<FetchCall> self, const grpc::ByteBuffer& request) {
-    absl::Status status = Open(std::move(self));
-    if (status.ok()) status = Ask(request);
-    if (!status.ok()) End(std::move(status));
+    Open(std::move(self));
+    if (absl::Status status = Ask(request); !status.ok()) End(std::move(status));
   }
 
   void OnWriteDone(bool ok) override {
@@ -347,7 +383,7 @@ class UploadCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, publi
       : Transfer(transfers, context, run::CallKind::kUpload), response_(response) {}
 
   void Begin(std::shared_ptr<UploadCall> self) {
-    if (absl::Status status = Open(std::move(self)); !status.ok()) return End(std::move(status));
+    Open(std::move(self));
     StartRead(&incoming_);
   }
 
@@ -449,23 +485,40 @@ class UploadCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, publi
 
 }  // namespace
 
-Transfers::Transfers(run::RunThread* run, StreamTable* table, TransferLimits limits)
-    : run_(run), table_(table), limits_(limits), watch_([this] { Watch(); }) {}
+wire::SocketByteCounter FindSocket(const std::string& peer) {
+  return wire::SocketByteCounter(peer, 0);
+}
+
+Transfers::Transfers(run::RunThread* run, StreamTable* table, TransferLimits limits,
+                     SocketFinder find_socket)
+    : run_(run),
+      table_(table),
+      limits_(limits),
+      find_socket_(std::move(find_socket)),
+      watch_([this] { Watch(); }) {}
 
 Transfers::~Transfers() { Stop(); }
 
-absl::Status Transfers::Open(const std::shared_ptr<Transfer>& transfer) {
-  MutexLock lock(&mu_);
-  open_.push_back(transfer);
-  if (++unclaimed_ <= limits_.unclaimed_max) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat(
-      "more than ", limits_.unclaimed_max, " state transfers have shown no ticket yet; try again"));
+void Transfers::Open(const std::shared_ptr<Transfer>& transfer) {
+  std::shared_ptr<Transfer> oldest;
+  {
+    MutexLock lock(&mu_);
+    transfer->set_number(++opened_);
+    open_.push_back(transfer);
+    unclaimed_.emplace(transfer->number(), transfer);
+    if (unclaimed_.size() <= limits_.unclaimed_max) return;
+    oldest = unclaimed_.begin()->second.lock();
+    unclaimed_.erase(unclaimed_.begin());
+  }
+  // Null: gRPC has let go of it.
+  if (oldest == nullptr) return;
+  oldest->MakeRoom(absl::UnavailableError(absl::StrCat(
+      "more than ", limits_.unclaimed_max, " state transfers have shown no ticket; try again")));
 }
 
-void Transfers::Claimed() {
+void Transfers::Claimed(const Transfer& transfer) {
   MutexLock lock(&mu_);
-  SIGNVOTE_CHECK(unclaimed_ > 0);
-  --unclaimed_;
+  unclaimed_.erase(transfer.number());
 }
 
 size_t Transfers::open_calls() const {
@@ -487,6 +540,7 @@ void Transfers::Stop() {
 void Transfers::Watch() {
   while (true) {
     std::vector<std::shared_ptr<Transfer>> calls;
+    size_t claimed = 0;
     {
       MutexLock lock(&mu_);
       Clock* const clock = Clock::System();
@@ -496,9 +550,11 @@ void Transfers::Watch() {
       }
       std::erase_if(open_, [](const auto& call) { return call.expired(); });
       for (const auto& call : open_) calls.push_back(call.lock());
+      // Silent ones take nothing of the link.
+      claimed = open_.size() - std::min(open_.size(), unclaimed_.size());
     }
     for (const std::shared_ptr<Transfer>& call : calls) {
-      if (call != nullptr) call->Look(Clock::System()->Now());
+      if (call != nullptr) call->Look(Clock::System()->Now(), claimed);
     }
   }
 }

@@ -12,6 +12,7 @@
 #include "common/ids.h"
 #include "common/vote_terms.h"
 #include "server/commit/commit_consumer.h"
+#include "server/run/initial.h"
 #include "server/run/peer.h"
 #include "server/run/run_books.h"
 #include "server/stepsize/types.h"
@@ -131,6 +132,6 @@ struct DurableIn {
 // Time passed: not before NextTick().
 struct TickIn {};
 
-using Input = std::variant<StreamInput, ChunkTallied, DurableIn, Applied, TickIn>;
+using Input = std::variant<StreamInput, ChunkTallied, DurableIn, Applied, InitLoaded, TickIn>;
 
 }  // namespace signvote::run

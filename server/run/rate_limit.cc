@@ -44,15 +44,24 @@ std::optional<uint64_t> RateLimit::Take(const std::string& key, Time now) {
   bucket.asked = now;
   by_age_.insert({now, key});
   Refill(&bucket, options_.each, now);
-  Refill(&all_, options_.all, now);
-  if (bucket.left == 0 || all_.left == 0) {
+  if (options_.all.has_value()) Refill(&all_, *options_.all, now);
+  if (bucket.left == 0 || (options_.all.has_value() && all_.left == 0)) {
     ++bucket.held_back;
     ++held_back_;
     return std::nullopt;
   }
   --bucket.left;
-  --all_.left;
+  if (options_.all.has_value()) --all_.left;
   return std::exchange(bucket.held_back, 0);
+}
+
+Duration RateLimit::Wait(const std::string& key, Time now) const {
+  const auto it = keys_.find(key);
+  if (it == keys_.end()) return Duration::zero();
+  Bucket bucket = it->second;
+  Refill(&bucket, options_.each, now);
+  if (bucket.left > 0) return Duration::zero();
+  return bucket.counted_to + options_.each.refill - now;
 }
 
 }  // namespace signvote::run

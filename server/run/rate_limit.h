@@ -1,5 +1,5 @@
 #pragma once
-// How often something may be told, when peers decide how often it happens.
+// How often something may be told or done, when peers decide how often it happens.
 
 #include <cstddef>
 #include <cstdint>
@@ -31,7 +31,8 @@ class RateLimit {
   };
   struct Options {
     Budget each{.burst = 8, .refill = std::chrono::seconds(10)};
-    Budget all{.burst = 64, .refill = std::chrono::seconds(1)};
+    // nullopt: each key for itself.
+    std::optional<Budget> all = Budget{.burst = 64, .refill = std::chrono::seconds(1)};
   };
   static constexpr size_t kKeysMax = 1024;
 
@@ -39,6 +40,8 @@ class RateLimit {
 
   // The number of this key's lines that were held back since its last one; nullopt: hold this one back.
   std::optional<uint64_t> Take(const std::string& key, Time now);
+  // Until this key has something left of its own budget; zero when it has.
+  Duration Wait(const std::string& key, Time now) const;
   uint64_t held_back() const { return held_back_; }  // of all keys, ever
 
  private:

@@ -83,26 +83,25 @@ Roster::Roster(Options options, const Memory& memory, Time now)
   }
 }
 
-Roster::Entry& Roster::At(PeerId peer) {
-  const auto it = links_.find(peer);
-  SIGNVOTE_CHECK(it != links_.end());
+Roster::StreamRecord& Roster::At(PeerId peer) {
+  const auto it = streams_.find(peer);
+  SIGNVOTE_CHECK(it != streams_.end());
   return it->second;
 }
 
-void Roster::Move(Entry& entry, Stage stage, Time now) {
-  Link& link = entry.link;
-  SIGNVOTE_CHECK(MayFollow(link.stage, stage));
-  by_stage_[Index(link.stage)].erase({link.since, link.peer});
-  link.stage = stage;
-  link.since = now;
-  by_stage_[Index(stage)].insert({now, link.peer});
+void Roster::Move(StreamRecord& stream, Stage stage, Time now) {
+  SIGNVOTE_CHECK(MayFollow(stream.stage, stage));
+  by_stage_[Index(stream.stage)].erase({stream.since, stream.peer});
+  stream.stage = stage;
+  stream.since = now;
+  by_stage_[Index(stage)].insert({now, stream.peer});
 }
 
 std::vector<std::pair<PeerId, absl::Status>> Roster::Open(PeerId peer, Time now) {
-  Entry entry;
-  entry.link.peer = peer;
-  entry.link.since = entry.link.opened = now;
-  SIGNVOTE_CHECK(links_.emplace(peer, entry).second);
+  StreamRecord stream;
+  stream.peer = peer;
+  stream.since = stream.opened = now;
+  SIGNVOTE_CHECK(streams_.emplace(peer, stream).second);
   std::set<std::pair<Time, PeerId>>& strangers = by_stage_[Index(Stage::kConnected)];
   strangers.insert({now, peer});
   std::vector<std::pair<PeerId, absl::Status>> out;
@@ -117,40 +116,40 @@ std::vector<std::pair<PeerId, absl::Status>> Roster::Open(PeerId peer, Time now)
 }
 
 Roster::Answer Roster::Join(PeerId peer, const std::string& name, Time now) {
-  Entry& entry = At(peer);
-  SIGNVOTE_CHECK(entry.link.stage == Stage::kConnected);
-  entry.link.joined = now;
+  StreamRecord& stream = At(peer);
+  SIGNVOTE_CHECK(stream.stage == Stage::kConnected);
+  stream.joined = now;
   Worker* const worker = FindOrAdd(name, now);
   if (worker == nullptr) {
     return absl::ResourceExhaustedError(
         "this server has given a number to every name that it can tell apart; restart it");
   }
   SIGNVOTE_CHECK(!worker->evicted);
-  if (!worker->live.has_value()) return Accept(entry, *worker, now);
+  if (!worker->live.has_value()) return Accept(stream, *worker, now);
   if (worker->held.has_value()) {
     return absl::AlreadyExistsError(absl::StrCat("worker '", name, "' is already joining"));
   }
-  entry.link.worker = worker->id;
+  stream.worker = worker->id;
   worker->held = peer;
-  Move(entry, Stage::kHeld, now);
+  Move(stream, Stage::kHeld, now);
   return Held{.live = *worker->live};
 }
 
-Roster::Accepted Roster::Accept(Entry& entry, Worker& worker, Time now) {
-  entry.link.worker = worker.id;
+Roster::Accepted Roster::Accept(StreamRecord& stream, Worker& worker, Time now) {
+  stream.worker = worker.id;
   worker.incarnation = worker.incarnation.next();
-  entry.link.incarnation = worker.incarnation;
-  worker.live = entry.link.peer;
+  stream.incarnation = worker.incarnation;
+  worker.live = stream.peer;
   NoteAway(worker);
   ++present_;
-  Move(entry, Stage::kWaitingState, now);
-  return {.peer = entry.link.peer, .worker = worker.id, .incarnation = worker.incarnation};
+  Move(stream, Stage::kWaitingState, now);
+  return {.peer = stream.peer, .worker = worker.id, .incarnation = worker.incarnation};
 }
 
 std::optional<std::pair<PeerId, absl::Status>> Roster::Pong(PeerId live) const {
-  const Link* const link = FindLink(live);
-  if (link == nullptr || !link->worker.has_value()) return std::nullopt;
-  const Worker& worker = *workers_.at(*link->worker);
+  const StreamRecord* const stream = FindStream(live);
+  if (stream == nullptr || !stream->worker.has_value()) return std::nullopt;
+  const Worker& worker = *workers_.at(*stream->worker);
   if (worker.live != live || !worker.held.has_value()) return std::nullopt;
   return std::pair(*worker.held,
                    absl::AlreadyExistsError(absl::StrCat(
@@ -160,21 +159,21 @@ std::optional<std::pair<PeerId, absl::Status>> Roster::Pong(PeerId live) const {
 
 void Roster::SetStage(PeerId peer, Stage stage, Time now) {
   SIGNVOTE_CHECK(stage != Stage::kConnected && stage != Stage::kHeld && stage != Stage::kClosing);
-  Entry& entry = At(peer);
+  StreamRecord& stream = At(peer);
   // Who is accepted comes here through Join() or the end of the stream before it.
   SIGNVOTE_CHECK(stage != Stage::kWaitingState);
-  Move(entry, stage, now);
+  Move(stream, stage, now);
 }
 
 std::optional<Roster::Departure> Roster::Close(PeerId peer, Time now) {
-  Entry& entry = At(peer);
-  if (entry.link.stage == Stage::kClosing) return std::nullopt;
-  const Stage stage = entry.link.stage;
-  Move(entry, Stage::kClosing, now);
-  if (!entry.link.worker.has_value()) return std::nullopt;
-  Worker& worker = *workers_.at(*entry.link.worker);
-  entry.link.worker.reset();
-  Departure out{.worker = worker.id, .incarnation = entry.link.incarnation, .stage = stage};
+  StreamRecord& stream = At(peer);
+  if (stream.stage == Stage::kClosing) return std::nullopt;
+  const Stage stage = stream.stage;
+  Move(stream, Stage::kClosing, now);
+  if (!stream.worker.has_value()) return std::nullopt;
+  Worker& worker = *workers_.at(*stream.worker);
+  stream.worker.reset();
+  Departure out{.worker = worker.id, .incarnation = stream.incarnation, .stage = stage};
   if (worker.held == peer) {
     worker.held.reset();
     return out;
@@ -193,10 +192,10 @@ std::optional<Roster::Departure> Roster::Close(PeerId peer, Time now) {
 }
 
 void Roster::Forget(PeerId peer) {
-  const Entry& entry = At(peer);
-  SIGNVOTE_CHECK(entry.link.stage == Stage::kClosing);
-  by_stage_[Index(Stage::kClosing)].erase({entry.link.since, peer});
-  links_.erase(peer);
+  const StreamRecord& stream = At(peer);
+  SIGNVOTE_CHECK(stream.stage == Stage::kClosing);
+  by_stage_[Index(Stage::kClosing)].erase({stream.since, peer});
+  streams_.erase(peer);
 }
 
 Roster::Due Roster::Fence(Time now) {
@@ -209,7 +208,7 @@ Roster::Due Roster::Fence(Time now) {
   }
   for (const auto& [since, peer] : by_stage_[Index(Stage::kHeld)]) {
     if (now - since < options_.ping_timeout) break;
-    const Worker& worker = *workers_.at(*FindLink(peer)->worker);
+    const Worker& worker = *workers_.at(*FindStream(peer)->worker);
     due.close.emplace_back(*worker.live, absl::AbortedError(absl::StrCat(
                                              "a newer session of '", worker.name, "' took over")));
   }
@@ -253,26 +252,28 @@ void Roster::SetSeated(std::vector<WorkerId> seated) {
 
 std::vector<WorkerId> Roster::TakeForgotten() { return std::exchange(forgotten_, {}); }
 
-absl::Status Roster::CountResync(PeerId peer, Time now) {
-  Entry& entry = At(peer);
-  if (entry.resyncs == 0 || now - entry.resyncs_since > kResyncWindow) {
-    entry.resyncs = 0;
-    entry.resyncs_since = now;
+absl::Status Roster::CountResync(WorkerId id, Time now) {
+  const auto it = workers_.find(id);
+  SIGNVOTE_CHECK(it != workers_.end());
+  Worker& worker = *it->second;
+  if (worker.resyncs == 0 || now - worker.resyncs_since > kResyncWindow) {
+    worker.resyncs = 0;
+    worker.resyncs_since = now;
   }
-  if (entry.resyncs >= kResyncsMax) {
+  if (worker.resyncs >= kResyncsMax) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("this worker had to fetch the state ", entry.resyncs, " times within ",
+        absl::StrCat("this worker had to fetch the state ", worker.resyncs, " times within ",
                      Seconds(kResyncWindow),
                      " s and never caught up; see its log, and consider a "
                      "larger --catch-up-bytes at the server"));
   }
-  ++entry.resyncs;
+  ++worker.resyncs;
   return absl::OkStatus();
 }
 
-const Roster::Link* Roster::FindLink(PeerId peer) const {
-  const auto it = links_.find(peer);
-  return it == links_.end() ? nullptr : &it->second.link;
+const Roster::StreamRecord* Roster::FindStream(PeerId peer) const {
+  const auto it = streams_.find(peer);
+  return it == streams_.end() ? nullptr : &it->second;
 }
 
 const Roster::Worker* Roster::FindWorker(WorkerId worker) const {
@@ -285,11 +286,11 @@ const Roster::Worker* Roster::FindWorker(std::string_view name) const {
   return it == by_name_.end() ? nullptr : it->second;
 }
 
-const Roster::Link* Roster::FindLive(WorkerId worker, Incarnation incarnation) const {
+const Roster::StreamRecord* Roster::FindLive(WorkerId worker, Incarnation incarnation) const {
   const Worker* const known = FindWorker(worker);
   if (known == nullptr || !known->live.has_value()) return nullptr;
-  const Link* const link = FindLink(*known->live);
-  return link->incarnation == incarnation ? link : nullptr;
+  const StreamRecord* const stream = FindStream(*known->live);
+  return stream->incarnation == incarnation ? stream : nullptr;
 }
 
 std::vector<PeerId> Roster::In(Stage stage) const {

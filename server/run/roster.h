@@ -82,11 +82,13 @@ class Roster {
     Incarnation incarnation;  // of the last accepted stream; 0: none yet
     std::optional<PeerId> live, held;
     bool evicted = false;
-    Time last_seen;  // when its last live stream ended
+    Time last_seen;        // when its last live stream ended
+    uint32_t resyncs = 0;  // since resyncs_since
+    Time resyncs_since;
   };
 
-  // A stream.
-  struct Link {
+  // What is known of a stream.
+  struct StreamRecord {
     PeerId peer;
     Stage stage = Stage::kConnected;
     Time since;                      // of the stage
@@ -151,7 +153,7 @@ class Roster {
   // The live stream has answered the ping: the held one, which is to be refused with this status;
   // nullopt: nobody waits for it.
   std::optional<std::pair<PeerId, absl::Status>> Pong(PeerId live) const;
-  // REQUIRES: MayFollow(stage of the link, stage), and stage is neither kConnected nor kHeld; use
+  // REQUIRES: MayFollow(the stream's stage, stage), and stage is neither kConnected nor kHeld; use
   // Close() for kClosing.
   void SetStage(PeerId peer, Stage stage, Time now);
   // The stream stands for nobody any more. Idempotent: nullopt when it stood for nobody.
@@ -172,39 +174,35 @@ class Roster {
   void SetSeated(std::vector<WorkerId> seated);
   // Names that were forgotten since the last call, so that other books forget them too.
   std::vector<WorkerId> TakeForgotten();
-  // For a resync: at most kResyncsMax in kResyncWindow of one stream. RESOURCE_EXHAUSTED beyond: who
-  // fetches again and again without getting anywhere costs everybody a transfer each time.
-  absl::Status CountResync(PeerId peer, Time now);
+  // For a resync: at most kResyncsMax in kResyncWindow of one name, whatever streams it comes with.
+  // RESOURCE_EXHAUSTED beyond: who fetches again and again without getting anywhere costs everybody a
+  // transfer each time. REQUIRES: FindWorker(worker) finds it.
+  absl::Status CountResync(WorkerId worker, Time now);
   static constexpr uint32_t kResyncsMax = 8;
   static constexpr Duration kResyncWindow = std::chrono::minutes(10);
 
   // ---- views; pointers stay valid until the next call that is not const ----
 
   // nullptr: not open. Valid until Forget() of this stream.
-  const Link* FindLink(PeerId peer) const;
+  const StreamRecord* FindStream(PeerId peer) const;
   const Worker* FindWorker(WorkerId worker) const;  // nullptr: unknown or forgotten
   const Worker* FindWorker(std::string_view name) const;
   // The live stream of a worker; nullptr when it has none, or another incarnation.
-  const Link* FindLive(WorkerId worker, Incarnation incarnation) const;
+  const StreamRecord* FindLive(WorkerId worker, Incarnation incarnation) const;
   // Streams in a stage, the longest there first; of kClosing those that were not named for Cancel() yet.
   std::vector<PeerId> In(Stage stage) const;
   size_t CountIn(Stage stage) const { return by_stage_[static_cast<size_t>(stage)].size(); }
   std::optional<PeerId> LongestIn(Stage stage) const;
   // Names with a live stream, but for `name`.
   size_t PresentBeside(std::string_view name) const;
-  size_t links() const { return links_.size(); }  // streams, those that are closing included
+  size_t streams() const { return streams_.size(); }  // those that are closing included
   const std::map<WorkerId, std::unique_ptr<Worker>>& workers() const { return workers_; }
   Memory Remember() const;
 
  private:
-  struct Entry {
-    Link link;
-    uint32_t resyncs = 0;  // since resyncs_since
-    Time resyncs_since;
-  };
-  Entry& At(PeerId peer);
-  void Move(Entry& entry, Stage stage, Time now);
-  Accepted Accept(Entry& entry, Worker& worker, Time now);
+  StreamRecord& At(PeerId peer);
+  void Move(StreamRecord& stream, Stage stage, Time now);
+  Accepted Accept(StreamRecord& stream, Worker& worker, Time now);
   Worker* FindOrAdd(const std::string& name, Time now);
   void ForgetOldestName();
   static bool IsAway(const Worker& worker);
@@ -214,7 +212,7 @@ class Roster {
   // Constant after construction.
   const Options options_;
 
-  std::unordered_map<PeerId, Entry> links_;
+  std::unordered_map<PeerId, StreamRecord> streams_;
   // Each stage's streams by how long they are there.
   std::array<std::set<std::pair<Time, PeerId>>, kStages> by_stage_;
   std::map<WorkerId, std::unique_ptr<Worker>> workers_;

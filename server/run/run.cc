@@ -26,6 +26,10 @@ Roster::Options RosterOptions(const RunOptions& options) {
 
 }  // namespace
 
+void RunHost::LoadInitial(std::unique_ptr<InitialParameters>, std::shared_ptr<MasterReplica>) {
+  SIGNVOTE_CHECK(false && "the host of a run with initial parameters reads them");
+}
+
 absl::StatusOr<std::unique_ptr<Run>> Run::Create(RunOptions options, RunParts parts, RunState state,
                                                  Time now) {
   std::unique_ptr<StepsizeRule> rule = std::move(parts.rule);
@@ -90,6 +94,7 @@ Run::Run(RunOptions options, RunParts parts, WelcomeFacts facts, std::unique_ptr
               .event_log = parts_.event_log,
               .listener = parts_.listener},
              At(now)),
+      fetches_(options_.fetches, options_.model.sizes.workers_max),
       lines_(RateLimit::Options{}) {
   stop_.waiting_since = now;
   stop_.paused = state.paused;
@@ -105,7 +110,7 @@ void Run::Handle(Time now, Input input) {
       added.peer = std::move(opened->peer);
       by_peer_.emplace(in->peer, &added);
       const auto strangers = roster_.Open(in->peer, now);
-      added.link = roster_.FindLink(in->peer);
+      added.record = roster_.FindStream(in->peer);
       for (const auto& [peer, status] : strangers) {
         CloseStream(now, *Find(peer), status);
       }
@@ -144,6 +149,8 @@ void Run::Handle(Time now, Input input) {
     }
   } else if (const auto* applied = std::get_if<Applied>(&input)) {
     On(now, *applied);
+  } else if (const auto* loaded = std::get_if<InitLoaded>(&input)) {
+    On(now, *loaded);
   } else {
     Tick(now);
   }
@@ -160,7 +167,7 @@ std::optional<Time> Run::NextTick() const {
   if (course_ != nullptr) {
     at(course_->engine->NextTick());
     if (course_->giving_way.has_value()) at(course_->giving_way->until);
-  } else if (!stop_.ended && !stop_.paused) {
+  } else if (!stop_.ended && !stop_.paused && !model_->loading()) {
     at(stop_.waiting_since + options_.wait_timeout);
   }
   return next;
@@ -189,7 +196,7 @@ void Run::Tick(Time now) {
     const std::optional<Time> tick = course_->engine->NextTick();
     if (tick.has_value() && now >= *tick) Drive(now, round::Tick{});
   } else if (!stop_.ended) {
-    if (stop_.paused) stop_.waiting_since = now;
+    if (stop_.paused || model_->loading()) stop_.waiting_since = now;
     if (now - stop_.waiting_since >= options_.wait_timeout) {
       End(now, absl::DeadlineExceededError(absl::StrCat("waited ", ToSeconds(options_.wait_timeout),
                                                         " s for a worker (--wait-timeout)")));
@@ -415,9 +422,9 @@ void Run::End(Time now, absl::Status status) {
   stop_.ended = true;
   Event(now, EventKind::kEnded, {.reason = reason});
   AnswerWatchers(now, kEndOfTime);
-  if (absl::IsAborted(status) || absl::IsDataLoss(status)) {
-    // Nothing resumes a run that diverged, or whose replica is damaged: workers must not look for
-    // this server again.
+  if (absl::IsAborted(status) || absl::IsDataLoss(status) || absl::IsInternal(status)) {
+    // Nothing resumes a run that diverged, whose replica is damaged or whose rule is broken: workers
+    // must not look for this server again.
     stop_.closing_status = absl::FailedPreconditionError(status.message());
   } else if (!status.ok()) {
     stop_.closing_status = status;
@@ -442,12 +449,12 @@ Run::Stream* Run::Find(PeerId peer) {
 }
 
 Run::Stream* Run::FindLive(WorkerId worker, Incarnation incarnation) {
-  const Roster::Link* link = roster_.FindLive(worker, incarnation);
-  return link == nullptr ? nullptr : Find(link->peer);
+  const Roster::StreamRecord* record = roster_.FindLive(worker, incarnation);
+  return record == nullptr ? nullptr : Find(record->peer);
 }
 
 const Roster::Worker* Run::WorkerOf(const Stream& s) const {
-  const std::optional<WorkerId> worker = LinkOf(s).worker;
+  const std::optional<WorkerId> worker = RecordOf(s).worker;
   return worker.has_value() ? roster_.FindWorker(*worker) : nullptr;
 }
 

@@ -16,9 +16,10 @@
 //     rounds would take if the newcomer's verdicts and its transfer had the same share of the link as
 //     a member's verdicts. After kGiveWayRounds of them it is not our link that is too slow.
 //   - A worker that has caught up is made ready once it has acknowledged all but the last commit:
-//     its Ready said so, or it has answered a Ping that was sent behind them. One that answers every
-//     ping in time, and whom rounds outrun only because they are shorter than its distance, is let
-//     in after kAdmitTries of them.
+//     its Ready said so, or it has answered a Ping that was sent behind them. One whose round trip is
+//     longer than a round never has, though it reads everything as it comes: it is let in after
+//     kAdmitTries answers in a row within kAdmitPong each, behind by what was committed during the
+//     last of those round trips (docs/decisions/0016).
 
 #include <cstdint>
 #include <deque>
@@ -40,6 +41,7 @@
 #include "server/commit/commit_ring.h"
 #include "server/round/engine.h"
 #include "server/run/admission.h"
+#include "server/run/fetch_budget.h"
 #include "server/run/inputs.h"
 #include "server/run/messages.h"
 #include "server/run/peer.h"
@@ -69,6 +71,7 @@ struct RunOptions {
   Duration linger = std::chrono::seconds(30);
   RunModel::Options model;
   Roster::Options roster;
+  FetchBudget::Options fetches;
   DirectionConfig direction;
   RuleFlags rule;
   bool tls = false;  // peers must show a worker's certificate of their name
@@ -83,6 +86,11 @@ class RunHost {
   // result lives at least as long as the run.
   virtual CommitConsumer* StartApplier(const std::shared_ptr<MasterReplica>& replica,
                                        size_t backlog_max) = 0;
+  // The model is known: LoadInitial(*init, *replica) on a thread of its own, because it reads files and
+  // touches all of the replica. Its answer comes as an InitLoaded input, once `init` is given up. Said
+  // at most once, and only of a run with RunParts::init.
+  virtual void LoadInitial(std::unique_ptr<InitialParameters> init,
+                           std::shared_ptr<MasterReplica> replica);
 };
 
 struct RunParts {
@@ -159,14 +167,11 @@ class Run {
   size_t streams() const { return streams_.size(); }  // those that are closing included
   Round committed() const;                            // rounds that were published
 
-  // Acknowledged pings after which a worker that is never within one commit is ready all the same.
+  // Answers in a row, each within kAdmitPong, after which one that is never within one commit is ready.
   static constexpr uint32_t kAdmitTries = 8;
   static constexpr Duration kAdmitPong = std::chrono::seconds(1);
   // A stream is fed whole rounds while less than this, and than the session's buffer, is queued.
   static constexpr size_t kFeedBytes = size_t{1} << 20;
-  // FetchState calls of one stream in a window of that length.
-  static constexpr uint32_t kFetchesMax = 8;
-  static constexpr Duration kFetchWindow = std::chrono::minutes(10);
   // The next round waits no longer than this for whom it outruns.
   static constexpr Duration kGiveWayMax = std::chrono::seconds(30);
   // Rounds that give way to one name: twice as many as a fair share of the link takes to move the
@@ -178,16 +183,29 @@ class Run {
   static constexpr uint64_t kFetchingBehind = 2;
 
  private:
-  // What the run keeps of one stream, beside the roster's Link.
+  // State transfers of a stream: the one that goes on, and those before it.
+  struct StateCalls {
+    std::shared_ptr<StateCall> call;  // null: none goes on
+    CallKind kind = CallKind::kFetch;
+    bool fetched = false;  // a fetch was begun
+  };
+
+  // Has the stream read everything before `round`?
+  struct AdmitPing {
+    uint64_t nonce = 0;  // 0: it was not asked, or has answered
+    Round round;
+    Time sent;
+    uint32_t tries = 0;  // answered in time, in a row
+  };
+
+  // What the run keeps of one stream, beside the roster's record.
   struct Stream {
     PeerId id;
     std::shared_ptr<Peer> peer;
-    const Roster::Link* link = nullptr;
+    const Roster::StreamRecord* record = nullptr;
     std::optional<CheckedJoin> join;  // until it is welcomed
     std::shared_ptr<BallotSlots> slots;
-    std::shared_ptr<StateCall> call;
-    CallKind call_kind = CallKind::kFetch;
-    std::deque<Time> fetches;  // begun within kFetchWindow
+    StateCalls transfers;
     // The cursor. Meaningless unless `following`.
     bool following = false;
     Round next_send;         // Invariant: <= published
@@ -198,10 +216,7 @@ class Run {
     bool given_up = false;   // they do no longer: its name has had its share
     // What it is asked.
     uint64_t fence_nonce = 0;  // is it there?
-    uint64_t admit_nonce = 0;  // has it read everything before admit_round?
-    Round admit_round;
-    Time admit_sent;
-    uint32_t admit_tries = 0;
+    AdmitPing admit;
     // What it was or said.
     bool in_engine = false;  // WorkerReady was said
     bool left = false;       // said Leave
@@ -250,7 +265,7 @@ class Run {
     std::unique_ptr<Durability> none;  // unless the host has one
     std::unique_ptr<CommitPipeline> pipeline;
     std::unique_ptr<round::Engine> engine;
-    std::deque<round::Event> events;  // for the engine, in order
+    std::deque<round::EngineEvent> events;  // for the engine, in order
     bool driving = false;
     bool room = true;          // as the engine was told
     Round told;                // workers are told of all commits before
@@ -264,8 +279,9 @@ class Run {
     // That a commit brought which is not in the books yet: told with it.
     std::vector<RoleTold> roles;
     std::optional<GivingWay> giving_way;
-    RateLimit ways{{.each = {.burst = kGiveWayRounds, .refill = kGiveWayRefill},
-                    .all = {.burst = 4 * kGiveWayRounds, .refill = kGiveWayRefill / 4}}};
+    RateLimit ways{
+        {.each = {.burst = kGiveWayRounds, .refill = kGiveWayRefill},
+         .all = RateLimit::Budget{.burst = 4 * kGiveWayRounds, .refill = kGiveWayRefill / 4}}};
     Duration usual{};  // mean length of rounds while nobody fetched or was behind; 0: unknown
   };
 
@@ -284,8 +300,8 @@ class Run {
   Stream* Find(PeerId peer);
   // The ready or joining stream of a worker in the engine's eyes.
   Stream* FindLive(WorkerId worker, Incarnation incarnation);
-  const Roster::Link& LinkOf(const Stream& stream) const { return *stream.link; }
-  Stage StageOf(const Stream& stream) const { return LinkOf(stream).stage; }
+  const Roster::StreamRecord& RecordOf(const Stream& stream) const { return *stream.record; }
+  Stage StageOf(const Stream& stream) const { return RecordOf(stream).stage; }
   // Whose stream it is; null: nobody's.
   const Roster::Worker* WorkerOf(const Stream& stream) const;
   std::string WorkerName(const Stream& stream) const;  // "": nobody's
@@ -306,9 +322,12 @@ class Run {
   // One worker uploads the initial parameters; the others are told whom they wait for.
   void NameUploader(Time now);
   void Uploaded(Time now, Stream& s, float max_abs);
+  void On(Time now, const InitLoaded& loaded);
+  // The parameters are complete.
+  void BeginCourse(Time now);
   static round::EngineConfig EngineConfigOf(const RunOptions& options);
   absl::Status StartCourse(Time now, const round::EngineState& state);
-  absl::Status CheckFetch(Time now, Stream& s);
+  absl::Status CheckFetch(Time now, const Stream& s);
   void Refuse(Time now, Stream& s, const std::string& name, const absl::Status& status);
   void CloseStream(Time now, Stream& s, absl::Status status);
   // The stream no longer stands for its worker. Idempotent.
@@ -353,9 +372,9 @@ class Run {
   void On(Time now, const Applied& applied);
   // Gives the engine an event and carries its actions out in order. An action may end streams, which
   // makes further events: those wait their turn.
-  void Drive(Time now, round::Event event);
+  void Drive(Time now, round::EngineEvent event);
   void Drive(Time now);
-  void Step(Time now, const round::Event& event);
+  void Step(Time now, const round::EngineEvent& event);
   void Execute(Time now, const round::OpenRound& open);
   void Execute(Time now, const round::CloseChunk& close);
   void Execute(Time now, const round::CommitRound& commit);
@@ -409,6 +428,7 @@ class Run {
   std::map<PeerId, Stream> streams_;
   // The same by hash: every input looks for its stream.
   std::unordered_map<PeerId, Stream*> by_peer_;
+  FetchBudget fetches_;
   RateLimit lines_;  // of the log, beside those of events
   Time now_;         // of the input at hand
   Stop stop_;

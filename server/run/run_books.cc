@@ -44,7 +44,7 @@ RunBooks::RunBooks(Options options, Moment start)
       start_(start),
       budget_(RateLimit::Options{}),
       // One worker's are limited; those of many are not, each of which did something.
-      paced_({.all = {.burst = UINT32_MAX, .refill = std::chrono::nanoseconds(1)}}),
+      paced_({.all = std::nullopt}),
       last_commit_unix_seconds_(start.unix_seconds),
       round_(options_.round) {}
 

@@ -128,7 +128,7 @@ enum class PagePhase : uint8_t {
 };
 
 // Everything at one moment.
-struct StatusPage {
+struct StatusPage {  // tidy: allow(members) v1::Status, field by field
   std::string run_id, rule, direction;
   Epoch epoch;
   PagePhase phase = PagePhase::kWaitingForWorkers;

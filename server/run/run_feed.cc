@@ -92,12 +92,12 @@ void Run::CaughtUp(Time now, Stream& s) {
   switch (StageOf(s)) {
     case Stage::kCatchingUp: {
       const uint64_t missing = course_->told.value() - s.acknowledged.value();
-      if (missing <= 1 || s.admit_tries >= kAdmitTries) return Admit(now, s);
-      if (s.admit_nonce != 0) return;
-      s.admit_nonce = rng_.Next() | 1;
-      s.admit_round = s.next_send;
-      s.admit_sent = now;
-      return s.peer->Send(PingMessage(s.admit_nonce));
+      if (missing <= 1 || s.admit.tries >= kAdmitTries) return Admit(now, s);
+      if (s.admit.nonce != 0) return;
+      s.admit.nonce = rng_.Next() | 1;
+      s.admit.round = s.next_send;
+      s.admit.sent = now;
+      return s.peer->Send(PingMessage(s.admit.nonce));
     }
     case Stage::kReady:
       if (s.owed_open) SendRoundOpen(now, s);
@@ -110,11 +110,11 @@ void Run::CaughtUp(Time now, Stream& s) {
 
 void Run::Admit(Time now, Stream& s) {
   s.outrun = false;
-  s.admit_nonce = 0;
+  s.admit.nonce = 0;
   roster_.SetStage(s.id, Stage::kReady, now);
   const Roster::Worker& worker = *WorkerOf(s);
   if (!std::exchange(s.in_engine, true)) {
-    Drive(now, round::WorkerReady{worker.id, LinkOf(s).incarnation, worker.name});
+    Drive(now, round::WorkerReady{worker.id, RecordOf(s).incarnation, worker.name});
   } else {
     // Back from a resync: the engine never took its seat away.
     SendRoundOpen(now, s);
@@ -129,9 +129,9 @@ void Run::FellBehind(Time now, Stream& s) {
   absl::Status status = absl::ResourceExhaustedError(absl::StrCat(
       stage == Stage::kReady ? "the worker reads too slowly: " : "the rounds outrun this worker: ",
       late.message(), " (--catch-up-bytes); join again to catch up"));
-  if (stage == Stage::kCatchingUp && s.fetches.empty()) {
+  if (stage == Stage::kCatchingUp && !s.transfers.fetched) {
     // Its own replica was too old, which one fetch mends.
-    const absl::Status again = roster_.CountResync(s.id, now);
+    const absl::Status again = roster_.CountResync(*RecordOf(s).worker, now);
     if (again.ok()) return SendResync(now, s, "its state is older than the commits that are kept");
     status = again;
   }
@@ -139,7 +139,7 @@ void Run::FellBehind(Time now, Stream& s) {
   if (MayTell(now, "behind " + name, &text)) {
     LogWarning(text, {{"worker", name}, {"reason", Describe(status)}});
   }
-  if (s.call != nullptr) std::exchange(s.call, nullptr)->End(status);
+  if (s.transfers.call != nullptr) std::exchange(s.transfers.call, nullptr)->End(status);
   CloseStream(now, s, status);
 }
 
@@ -168,12 +168,12 @@ void Run::SendRoundOpen(Time now, Stream& s) {
   s.owed_open = false;
   const std::optional<round::OpenRound>& open = course_->open;
   if (!open.has_value()) return;
-  const Roster::Link& link = LinkOf(s);
+  const Roster::StreamRecord& record = RecordOf(s);
   const auto seat =
-      std::lower_bound(open->seats.begin(), open->seats.end(), *link.worker,
+      std::lower_bound(open->seats.begin(), open->seats.end(), *record.worker,
                        [](const round::Seat& a, WorkerId worker) { return a.worker < worker; });
-  if (seat == open->seats.end() || seat->worker != *link.worker ||
-      seat->incarnation != link.incarnation) {
+  if (seat == open->seats.end() || seat->worker != *record.worker ||
+      seat->incarnation != record.incarnation) {
     return;
   }
   // What is left of the deadline, for one that hears of the round late.
@@ -183,14 +183,14 @@ void Run::SendRoundOpen(Time now, Stream& s) {
   s.live = course_->vote.tallied_chunks() == 0;
   s.peer->Send(RoundOpenMessage(*open, *seat, left));
   if (seat->role == round::Role::kMember && !std::exchange(s.seated, true)) {
-    books_.OnSeated(*link.worker, now - link.joined);
-    Event(now, EventKind::kMember, {.worker = WorkerName(s), .incarnation = link.incarnation});
+    books_.OnSeated(*record.worker, now - record.joined);
+    Event(now, EventKind::kMember, {.worker = WorkerName(s), .incarnation = record.incarnation});
   }
 }
 
 void Run::SendResync(Time now, Stream& s, const std::string& reason) {
   s.live = s.owed_open = s.following = s.outrun = false;
-  s.admit_nonce = 0;
+  s.admit.nonce = 0;
   s.peer->Send(ResyncMessage(committed(), reason));
   roster_.SetStage(s.id, Stage::kFetching, now);
   const std::string name = WorkerName(s);

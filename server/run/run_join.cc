@@ -18,6 +18,11 @@ namespace {
 // Beyond the longest name that is one.
 constexpr size_t kNameForPeopleBytes = 80;
 
+// Without the port, which is another with each connection.
+std::string HostOf(const PeerIdentity& identity) {
+  return identity.address.substr(0, identity.address.rfind(':'));
+}
+
 }  // namespace
 
 // ---- joining ------------------------------------------------------------------------------------
@@ -51,11 +56,8 @@ void Run::On(Time now, Stream& s, JoinIn& in) {
                      {"tensors", uint64_t{model_->layout().tensors().size()}},
                      {"chunks", uint64_t{model_->plan().chunks()}}});
     }
-    if (model_->state() == RunModel::State::kComplete) {
-      if (const absl::Status status = StartCourse(now, {}); !status.ok()) {
-        End(now, status);
-        return Refuse(now, s, name, status);
-      }
+    if (std::unique_ptr<InitialParameters> init = model_->TakeInitial(); init != nullptr) {
+      parts_.host->LoadInitial(std::move(init), model_->replica());
     }
   }
   const Roster::Answer answer = roster_.Join(s.id, checked->name, now);
@@ -103,7 +105,7 @@ void Run::Welcome(Time now, Stream& s) {
 
 void Run::SendWelcome(Stream& s, v1::Welcome::State state) {
   s.peer->Send(WelcomeMessage(facts_, model_->layout(), model_->plan(),
-                              {.incarnation = LinkOf(s).incarnation,
+                              {.incarnation = RecordOf(s).incarnation,
                                .ticket = s.peer->ticket(),
                                .state = state,
                                .round = committed(),
@@ -111,6 +113,12 @@ void Run::SendWelcome(Stream& s, v1::Welcome::State state) {
 }
 
 void Run::NameUploader(Time now) {
+  if (model_->loading()) {
+    const v1::ServerMessage notice = NoticeMessage(
+        "waiting for the initial parameters from the server's file (--init), which is being read");
+    for (const PeerId peer : roster_.In(Stage::kWaitingState)) Find(peer)->peer->Send(notice);
+    return;
+  }
   while (course_ == nullptr && !model_->lease().holder().has_value()) {
     const std::optional<PeerId> first = roster_.LongestIn(Stage::kWaitingState);
     if (!first.has_value()) return;
@@ -133,10 +141,10 @@ void Run::NameUploader(Time now) {
 
 void Run::Refuse(Time now, Stream& s, const std::string& name, const absl::Status& status) {
   const std::string address = s.peer->identity().address;
-  // A stranger's budget of lines is that of its host, whatever names it invents.
-  const std::string host = address.substr(0, address.rfind(':'));
   const std::string reason = Describe(status);
-  if (Event(now, EventKind::kRefused, {.worker = name, .reason = reason, .who = host})) {
+  // A stranger's budget of lines is that of its host, whatever names it invents.
+  if (Event(now, EventKind::kRefused,
+            {.worker = name, .reason = reason, .who = HostOf(s.peer->identity())})) {
     LogWarning("join refused", {{"worker", name}, {"address", address}, {"reason", reason}});
   }
   CloseStream(now, s, status);
@@ -148,8 +156,22 @@ void Run::Uploaded(Time now, Stream& s, float max_abs) {
   if (const absl::Status status = model_->Complete(max_abs); !status.ok()) {
     return CloseStream(now, s, status);
   }
+  BeginCourse(now);
+}
+
+void Run::On(Time now, const InitLoaded& loaded) {
+  if (stop_.ended) return;
+  const absl::Status status = loaded.status.ok() ? model_->Complete(loaded.max_abs) : loaded.status;
+  if (status.ok()) return BeginCourse(now);
+  // It was whole and finite when the server began: nobody's model, and no other attempt, mends that.
+  End(now, WithExitCode(absl::FailedPreconditionError(
+                            absl::StrCat(model_->init_path(), " (--init): ", status.message())),
+                        ExitCode::kBadInput));
+}
+
+void Run::BeginCourse(Time now) {
   if (const absl::Status status = StartCourse(now, {}); !status.ok()) return End(now, status);
-  // The uploader itself says Ready on its stream, behind this.
+  // An uploader itself says Ready on its stream, behind this.
   for (const PeerId peer : roster_.In(Stage::kWaitingState)) Welcome(now, *Find(peer));
 }
 
@@ -204,7 +226,7 @@ absl::Status Run::StartCourse(Time now, const round::EngineState& state) {
 
 // ---- state transfers ----------------------------------------------------------------------------
 
-absl::Status Run::CheckFetch(Time now, Stream& s) {
+absl::Status Run::CheckFetch(Time now, const Stream& s) {
   if (course_ == nullptr) {
     return absl::FailedPreconditionError(
         "the initial parameters are not there yet; wait for Welcome");
@@ -212,21 +234,14 @@ absl::Status Run::CheckFetch(Time now, Stream& s) {
   if (StageOf(s) != Stage::kFetching) {
     return absl::FailedPreconditionError("this worker was not told to fetch the state");
   }
-  while (!s.fetches.empty() && now - s.fetches.front() >= kFetchWindow) s.fetches.pop_front();
-  if (s.fetches.size() >= kFetchesMax) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("this worker has fetched the state ", kFetchesMax, " times within ",
-                     ToSeconds(kFetchWindow), " s; try again in ",
-                     ToSeconds(kFetchWindow - (now - s.fetches.front())), " s"));
-  }
-  return absl::OkStatus();
+  return fetches_.Take(WorkerName(s), HostOf(s.peer->identity()), now);
 }
 
 void Run::On(Time now, Stream& s, CallAsked& in) {
   if (StageOf(s) == Stage::kClosing) {
     return in.call->End(absl::AbortedError("the session of this ticket has ended"));
   }
-  if (s.call != nullptr) {
+  if (s.transfers.call != nullptr) {
     return in.call->End(
         absl::FailedPreconditionError("this session is transferring its state already"));
   }
@@ -237,27 +252,27 @@ void Run::On(Time now, Stream& s, CallAsked& in) {
     }
   } else {
     if (const absl::Status status = CheckFetch(now, s); !status.ok()) return in.call->End(status);
-    s.fetches.push_back(now);
+    s.transfers.fetched = true;
     // No piece stands below what is applied now. A second fetch finds the cursor where it is.
     if (!s.following) Follow(s, course_->pipeline->applied());
   }
-  s.call = in.call;
-  s.call_kind = in.kind;
+  s.transfers.call = in.call;
+  s.transfers.kind = in.kind;
   Arriving(now, s);
-  s.call->Start(model_->replica());
+  s.transfers.call->Start(model_->replica());
   Feed(now, s);
 }
 
 void Run::On(Time now, Stream& s, CallProgress& in) {
-  if (s.call != in.call) return;
+  if (s.transfers.call != in.call) return;
   Arriving(now, s);
-  if (s.call_kind != CallKind::kUpload || model_->lease().holder() != s.id) return;
+  if (s.transfers.kind != CallKind::kUpload || model_->lease().holder() != s.id) return;
   model_->lease().Progress(in.bytes, now);
   if (in.bytes == model_->layout().coordinates() * sizeof(float)) Uploaded(now, s, in.max_abs);
 }
 
 void Run::On(Time, Stream& s, CallEnded& in) {
-  if (s.call == in.call) s.call.reset();
+  if (s.transfers.call == in.call) s.transfers.call.reset();
 }
 
 void Run::On(Stream* s, const CallMoved& in) {
@@ -289,8 +304,8 @@ void Run::On(Time now, Stream& s, ReadyIn& in) {
   }
   s.next_send = std::max(s.next_send, in.round);
   s.acknowledged = std::max(s.acknowledged, in.round);
-  s.admit_tries = 0;
-  s.admit_nonce = 0;
+  s.admit.tries = 0;
+  s.admit.nonce = 0;
   Arriving(now, s);
   Feed(now, s);
 }
@@ -305,10 +320,10 @@ void Run::On(Time now, Stream& s, PongIn& in) {
     }
     return;
   }
-  if (in.nonce != s.admit_nonce) return;
-  s.admit_nonce = 0;
-  s.acknowledged = std::max(s.acknowledged, s.admit_round);
-  s.admit_tries = now - s.admit_sent <= kAdmitPong ? s.admit_tries + 1 : 0;
+  if (in.nonce != s.admit.nonce) return;
+  s.admit.nonce = 0;
+  s.acknowledged = std::max(s.acknowledged, s.admit.round);
+  s.admit.tries = now - s.admit.sent <= kAdmitPong ? s.admit.tries + 1 : 0;
   Feed(now, s);
 }
 
@@ -343,8 +358,9 @@ void Run::Detach(Time now, Stream& s, const std::string& reason) {
   const std::optional<Roster::Departure> gone = roster_.Close(s.id, now);
   s.live = s.owed_open = s.following = s.outrun = false;
   s.join.reset();
-  if (s.call != nullptr) {
-    std::exchange(s.call, nullptr)->End(absl::AbortedError("the session of this ticket has ended"));
+  if (s.transfers.call != nullptr) {
+    std::exchange(s.transfers.call, nullptr)
+        ->End(absl::AbortedError("the session of this ticket has ended"));
   }
   if (!gone.has_value()) return;
   if (gone->was_live) {
@@ -366,7 +382,8 @@ void Run::Detach(Time now, Stream& s, const std::string& reason) {
   }
   if (gone->successor.has_value()) Accept(now, *gone->successor);
   // A layout without parameters and without anybody who could bring them binds nobody.
-  if (model_->state() == RunModel::State::kLayoutKnown && roster_.PresentBeside("") == 0) {
+  if (model_->state() == RunModel::State::kLayoutKnown && !model_->loading() &&
+      roster_.PresentBeside("") == 0) {
     model_->Forget();
   }
 }
@@ -380,7 +397,7 @@ void Run::On(Time now, Stream& s, LeaveIn& in) {
               {.worker = worker->name, .reason = in.reason, .incarnation = worker->incarnation})) {
       LogInfo("worker leaves", {{"worker", worker->name}, {"reason", in.reason}});
     }
-    if (s.in_engine) Drive(now, round::WorkerLeaves{id, LinkOf(s).incarnation});
+    if (s.in_engine) Drive(now, round::WorkerLeaves{id, RecordOf(s).incarnation});
   }
   CloseStream(now, s, absl::OkStatus());
 }
@@ -390,8 +407,9 @@ void Run::ForgetNames() {
 }
 
 void Run::CountBytes(Stream& s) {
-  const Roster::Link& link = LinkOf(s);
-  if (link.worker.has_value() && link.incarnation != Incarnation()) CountBytes(s, *link.worker);
+  const Roster::StreamRecord& record = RecordOf(s);
+  if (record.worker.has_value() && record.incarnation != Incarnation())
+    CountBytes(s, *record.worker);
 }
 
 void Run::CountBytes(Stream& s, WorkerId worker) {

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "common/apply.h"
 #include "common/bits.h"
 #include "common/check.h"
 #include "common/exit_codes.h"
@@ -15,7 +14,8 @@
 namespace signvote::run {
 namespace {
 
-// Verdicts in use at a time: the open round's, and those that the network and the applier still hold.
+// Verdicts beside those of the recent commits: of the latter's predecessors that the network still
+// holds, and unused ones, which wait for a round.
 constexpr size_t kVerdictsKept = 8;
 constexpr uint64_t kBaseBytes = uint64_t{200} * 1000 * 1000;
 // Around a payload in its message, generously.
@@ -101,9 +101,14 @@ std::vector<MemoryPart> ServerMemory(uint64_t coordinates, const ModelSizes& siz
   parts.push_back({.what = absl::StrCat("ballots of ", workers, " workers"),
                    .bytes = 3 * workers * packed,
                    .remedy = absl::StrCat("--workers-max below ", workers)});
+  const uint64_t budget = sizes.catch_up_bytes.value_or(DefaultCatchUpBytes(coordinates));
+  const bool fewest = CommitRing::CapacityFor(budget, packed) == CommitRing::kRoundsMin;
   parts.push_back({.what = "commits kept for catching up",
-                   .bytes = sizes.catch_up_bytes.value_or(DefaultCatchUpBytes(coordinates)),
-                   .remedy = "a smaller --catch-up-bytes"});
+                   .bytes = CommitRing::BytesFor(budget, packed),
+                   .remedy = fewest ? "" : "a smaller --catch-up-bytes"});
+  parts.push_back({.what = "verdicts being counted or sent",
+                   .bytes = (kVerdictsKept + 1) * packed,  // and the open round's
+                   .remedy = ""});
   parts.push_back({.what = "the copy of an export", .bytes = 4 * coordinates, .remedy = ""});
   parts.push_back({.what = "everything else", .bytes = kBaseBytes, .remedy = ""});
   return parts;
@@ -112,6 +117,7 @@ std::vector<MemoryPart> ServerMemory(uint64_t coordinates, const ModelSizes& siz
 RunModel::RunModel(Options options, MemoryReader memory, std::unique_ptr<InitialParameters> init)
     : options_(std::move(options)),
       memory_(std::move(memory)),
+      init_path_(init == nullptr ? "" : init->path()),
       init_(std::move(init)),
       lease_(options_.upload) {}
 
@@ -169,45 +175,37 @@ absl::Status RunModel::FixLayout(const CheckedJoin& join) {
     const std::string difference = FirstContradiction(init_identity_, join.identity);
     if (!difference.empty()) {
       return absl::FailedPreconditionError(
-          absl::StrCat("worker '", join.name, "' trains another model than ", init_->path(),
+          absl::StrCat("worker '", join.name, "' trains another model than ", init_path_,
                        " (--init): in config.json ", difference,
                        " (here: beside the file, there: the worker's)"));
     }
   }
-  // With --init it is the config beside the file that is exported, or none.
-  if (init_ == nullptr && options_.config_check) {
-    SIGNVOTE_RETURN_IF_ERROR(options_.config_check(join.config_json));
-  }
   SIGNVOTE_ASSIGN_OR_RETURN(Layout layout, WithDecay(join.layout));
+  if (init_ != nullptr) {
+    if (const absl::Status fits = init_->CheckFits(layout); !fits.ok()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          init_path_,
+          " (--init) does not fit the worker's model: ", std::string(ToStd(fits.message()))));
+    }
+  }
   SIGNVOTE_RETURN_IF_ERROR(Adopt(std::move(layout), Round(0)));
-  if (init_ == nullptr) {
-    identity_ = join.identity;
-    identity_text_ = join.identity_text;
-    return absl::OkStatus();
-  }
-  const absl::Status status = init_->CopyInto(replica_->layout(), replica_->x());
-  if (!status.ok()) {
-    const std::string path = init_->path();
-    Forget();
-    return absl::FailedPreconditionError(absl::StrCat(
-        path, " (--init) does not fit the worker's model: ", std::string(ToStd(status.message()))));
-  }
-  // A file without a config.json binds whoever comes later to the first worker's, and is exported
-  // without one.
+  // With --init they stay: a file without a config.json binds whoever comes later to the first
+  // worker's, and is exported without one.
   identity_ = join.identity;
   identity_text_ = join.identity_text;
-  const float max_abs = MaxAbs(std::as_const(*replica_).x());
-  if (const absl::Status finite = Complete(max_abs); !finite.ok()) {
-    Forget();
-    return WithExitCode(WithContext(finite, init_->path()), ExitCode::kBadInput);
-  }
-  init_.reset();
   return absl::OkStatus();
 }
 
-absl::Status RunModel::GrantUpload(PeerId uploader, const CheckedJoin& join, Time now) {
+std::unique_ptr<InitialParameters> RunModel::TakeInitial() {
   SIGNVOTE_CHECK(state_ == State::kLayoutKnown);
+  if (init_ != nullptr) loading_ = true;
+  return std::move(init_);
+}
+
+absl::Status RunModel::GrantUpload(PeerId uploader, const CheckedJoin& join, Time now) {
+  SIGNVOTE_CHECK(state_ == State::kLayoutKnown && !loading_);
   SIGNVOTE_CHECK(join.layout.digest() == layout().digest());
+  if (options_.config_check) SIGNVOTE_RETURN_IF_ERROR(options_.config_check(join.config_json));
   SIGNVOTE_ASSIGN_OR_RETURN(Layout layout, WithDecay(join.layout));
   // A fresh replica also when the order stays: what an uploader before this one left behind is no
   // part of this one's model, and its transfer may still be writing.
@@ -230,6 +228,7 @@ absl::Status RunModel::Complete(float max_abs) {
     return absl::InvalidArgumentError("the initial parameters are not finite");
   }
   x0_max_abs_ = static_cast<double>(max_abs);
+  loading_ = false;
   state_ = State::kComplete;
   return absl::OkStatus();
 }
@@ -255,7 +254,7 @@ absl::Status RunModel::Restore(const Known& known) {
 }
 
 void RunModel::Forget() {
-  SIGNVOTE_CHECK(state_ != State::kComplete);
+  SIGNVOTE_CHECK(state_ != State::kComplete && !loading_);
   lease_.Revoke();
   state_ = State::kUnknown;
   replica_.reset();

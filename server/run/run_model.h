@@ -4,6 +4,9 @@
 //   kUnknown ──FixLayout──▶ kLayoutKnown ──Complete──▶ kComplete
 //       ▲                        │
 //       └────────Forget──────────┘
+//
+// Between FixLayout and Complete the parameters come: from an uploader, or from --init, which another
+// thread reads (TakeInitial, LoadInitial).
 
 #include <cstdint>
 #include <functional>
@@ -23,23 +26,11 @@
 #include "server/commit/commit_ring.h"
 #include "server/replica/master_replica.h"
 #include "server/run/admission.h"
+#include "server/run/initial.h"
 #include "server/run/upload_lease.h"
 #include "server/vote/buffer_pool.h"
 
 namespace signvote::run {
-
-// Parameters that the operator brought (--init), behind an interface so that the run touches no file.
-class InitialParameters {
- public:
-  virtual ~InitialParameters() = default;
-  // x ← the file's values, whatever the order of its tensors. FAILED_PRECONDITION names the first tensor
-  // that is missing or has another shape.
-  virtual absl::Status CopyInto(const Layout& layout, std::span<float> x) = 0;
-  // config.json beside the file; "" when there is none.
-  virtual const std::string& config_json() const = 0;
-  // For messages.
-  virtual const std::string& path() const = 0;
-};
 
 // More chunks than this and the headers of a round outweigh its bits: 2^13 chunks of the default's
 // largest size are 1.7e10 coordinates.
@@ -66,8 +57,9 @@ uint64_t DefaultCatchUpBytes(uint64_t coordinates);
 absl::StatusOr<ChunkPlan> PlanChunks(const Layout& layout, const ModelSizes& sizes);
 
 // What a server of this model takes (docs/performance.md, "Server memory"): 4 B a coordinate for the
-// master replica, 8 with x0; 3 ⌈d/8⌉ for each of workers_max workers; the catch-up budget; an export's
-// copy of 4 B a coordinate; 200 MB.
+// master replica, 8 with x0; 3 ⌈d/8⌉ for each of workers_max workers; the commits that the catch-up
+// budget keeps, four at least; 9 ⌈d/8⌉ for verdicts that are counted, sent or wait for their next use;
+// an export's copy of 4 B a coordinate; 200 MB.
 std::vector<MemoryPart> ServerMemory(uint64_t coordinates, const ModelSizes& sizes);
 
 // Ownership:  owns pools and lease; shares the replica with applier and transfers.
@@ -81,8 +73,9 @@ class RunModel {
  public:
   enum class State { kUnknown, kLayoutKnown, kComplete };
 
-  // The operator's own reasons to refuse a model, by its config.json; asked before it becomes the
-  // run's. Its status goes to the worker that brought the config.
+  // The operator's own reasons to refuse a model, by the config.json that would be exported: the
+  // uploader's, asked before it becomes the run's. Its status goes to that worker. Not asked with
+  // --init, whose config is known before the run.
   using ConfigCheck = std::function<absl::Status(const std::string& config_json)>;
 
   struct Options {
@@ -99,16 +92,23 @@ class RunModel {
   static absl::StatusOr<std::unique_ptr<RunModel>> Create(Options options, MemoryReader memory,
                                                           std::unique_ptr<InitialParameters> init);
 
-  // The first worker's layout becomes the run's: scales 1, decay by rank. With --init the parameters
-  // are read and the model is complete. INVALID_ARGUMENT: PlanChunks(). RESOURCE_EXHAUSTED: the memory
-  // rule, with the bytes of each part and the flags that help. FAILED_PRECONDITION: --init, or the
-  // config.json beside it, is of another model.
+  // The first worker's layout becomes the run's: scales 1, decay by rank. INVALID_ARGUMENT:
+  // PlanChunks(). RESOURCE_EXHAUSTED: the memory rule, with the bytes of each part and the flags that
+  // help. FAILED_PRECONDITION: --init, or the config.json beside it, is of another model.
   // REQUIRES: kUnknown.
   absl::Status FixLayout(const CheckedJoin& join);
+  // What is to be read into replica() now, by another thread, whose answer is for Complete(); null:
+  // nothing, a worker brings the parameters. REQUIRES: kLayoutKnown. Gives it once.
+  std::unique_ptr<InitialParameters> TakeInitial();
+  // They are being read: nobody uploads meanwhile.
+  bool loading() const { return loading_; }
+  // Of --init; "" without.
+  const std::string& init_path() const { return init_path_; }
 
   // This worker brings the parameters: order of coordinates, identity and config.json become its own.
-  // RESOURCE_EXHAUSTED: no memory for a replica of its order. REQUIRES: kLayoutKnown, nobody has the
-  // lease, its layout has the digest of layout().
+  // RESOURCE_EXHAUSTED: no memory for a replica of its order. The status of config_check, with which
+  // nothing has changed. REQUIRES: kLayoutKnown and not loading(), nobody has the lease, its layout has
+  // the digest of layout().
   absl::Status GrantUpload(PeerId uploader, const CheckedJoin& join, Time now);
   UploadLease& lease() { return lease_; }
   const UploadLease& lease() const { return lease_; }
@@ -130,7 +130,7 @@ class RunModel {
   absl::Status Restore(const Known& known);
 
   // A layout without parameters and without anybody who could bring them binds nobody.
-  // REQUIRES: not kComplete.
+  // REQUIRES: not kComplete, not loading().
   void Forget();
 
   State state() const { return state_; }
@@ -160,9 +160,11 @@ class RunModel {
   // Constant after construction.
   const Options options_;
   const MemoryReader memory_;
+  const std::string init_path_;
   ModelIdentity init_identity_;
 
-  std::unique_ptr<InitialParameters> init_;  // null once read
+  std::unique_ptr<InitialParameters> init_;  // null once taken
+  bool loading_ = false;                     // it was, and the model is not complete
   State state_ = State::kUnknown;
   ChunkPlan plan_;
   std::shared_ptr<MasterReplica> replica_;

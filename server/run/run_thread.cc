@@ -55,8 +55,10 @@ void RunThread::Start() {
 }
 
 void RunThread::Stop() {
+  stopping_ = true;
   inbox_.Close();
   if (thread_.joinable()) thread_.join();
+  if (loader_.joinable()) loader_.join();
   tally_.Stop();
   ApplierThread* applier = nullptr;
   {
@@ -137,7 +139,8 @@ absl::StatusOr<StatusPage> RunThread::Snapshot(Duration timeout) {
   return page;
 }
 
-absl::StatusOr<RunThread::Exported> RunThread::CopyReplica(Duration timeout) {
+absl::StatusOr<RunThread::Exported> RunThread::CopyReplica(Duration timeout,
+                                                           const std::function<bool()>& give_up) {
   Exported out;
   Applier* applier = nullptr;
   {
@@ -148,10 +151,22 @@ absl::StatusOr<RunThread::Exported> RunThread::CopyReplica(Duration timeout) {
     applier = applier_.get();
   }
   SIGNVOTE_ASSIGN_OR_RETURN(Applier::Snapshot snapshot,
-                            applier->TakeSnapshot(Applier::WithX0::kNo, timeout));
+                            applier->TakeSnapshot(Applier::WithX0::kNo, timeout, [&] {
+                              return copies_ended_.load() || (give_up && give_up());
+                            }));
   out.round = snapshot.round;
   out.x = std::move(snapshot.x);
   return out;
+}
+
+void RunThread::AskCopiesAgain() {
+  MutexLock lock(&mu_);
+  if (applier_ != nullptr) applier_->AskAgain();
+}
+
+void RunThread::EndCopies() {
+  copies_ended_ = true;
+  AskCopiesAgain();
 }
 
 absl::StatusOr<RunThread::Final> RunThread::FinalReplica(const std::function<bool()>& give_up) {
@@ -189,6 +204,16 @@ CommitConsumer* RunThread::StartApplier(const std::shared_ptr<MasterReplica>& re
   applier_ = std::make_unique<Applier>(replica.get(), clock_, backlog_max);
   applier_thread_ = std::make_unique<ApplierThread>(applier_.get(), clock_, applier_options_);
   return applier_.get();
+}
+
+void RunThread::LoadInitial(std::unique_ptr<InitialParameters> init,
+                            std::shared_ptr<MasterReplica> replica) {
+  loader_ = std::thread([this, init = std::move(init), replica = std::move(replica)]() mutable {
+    InitLoaded loaded = run::LoadInitial(*init, *replica, [this] { return stopping_.load(); });
+    init.reset();
+    replica.reset();
+    (void)Post(std::move(loaded));  // false: nobody trains any more
+  });
 }
 
 void RunThread::Tell() {

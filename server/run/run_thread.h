@@ -2,6 +2,7 @@
 // The thread that drives a run, with what the run leaves to others: tallies, the applier, and those
 // who want to know.
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -68,15 +69,20 @@ class RunThread final : private RunHost {
   absl::StatusOr<StatusPage> Snapshot(Duration timeout);
 
   // A copy of the master replica at one round, with what belongs to it. FAILED_PRECONDITION: no
-  // parameters yet. DEADLINE_EXCEEDED: the applier was busy all of `timeout`. Takes as long as the
-  // copy: for a thread of its own.
+  // parameters yet. DEADLINE_EXCEEDED: the applier was busy all of `timeout`. CANCELLED: `give_up` said
+  // so (as in Applier::TakeSnapshot()), or EndCopies(). Takes as long as the copy: for a thread of its
+  // own.
   struct Exported {
     Layout layout;
     Round round;
     std::vector<float> x;
     std::string config_json;
   };
-  absl::StatusOr<Exported> CopyReplica(Duration timeout);
+  absl::StatusOr<Exported> CopyReplica(Duration timeout, const std::function<bool()>& give_up = {});
+  // Those who wait in CopyReplica() ask their `give_up` again.
+  void AskCopiesAgain();
+  // Nobody waits in CopyReplica() any more, now and later.
+  void EndCopies();
   // The master replica itself, with every commit: nobody moves it any more. Waits for the applier, a
   // line in the log now and then. FAILED_PRECONDITION: no parameters. CANCELLED: `give_up` said so,
   // which is asked ten times a second. REQUIRES: ended.
@@ -109,6 +115,8 @@ class RunThread final : private RunHost {
   RunThread(const RunThreadOptions& options, Clock* clock);
   CommitConsumer* StartApplier(const std::shared_ptr<MasterReplica>& replica,
                                size_t backlog_max) override;
+  void LoadInitial(std::unique_ptr<InitialParameters> init,
+                   std::shared_ptr<MasterReplica> replica) override;
   template <typename T>
   absl::StatusOr<T> Ask(Duration timeout, std::function<T(Run& run, Time now)> question);
   void Loop();
@@ -133,6 +141,8 @@ class RunThread final : private RunHost {
 
   std::unique_ptr<Run> run_;  // the thread's, while it runs
   std::thread thread_;
+  std::thread loader_;  // begun by thread_, at most once
+  std::atomic<bool> stopping_ = false, copies_ended_ = false;
 };
 
 }  // namespace signvote::run

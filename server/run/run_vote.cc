@@ -22,35 +22,36 @@ constexpr int kUsualOver = 8;
 
 void Run::On(Time now, Stream& s, BallotIn& in) {
   if (!s.in_engine) return;
-  const Roster::Link& link = LinkOf(s);
-  Drive(now, round::BallotChunkIn{*link.worker, link.incarnation, in.round, in.attempt, in.chunk});
+  const Roster::StreamRecord& record = RecordOf(s);
+  Drive(now,
+        round::BallotChunkIn{*record.worker, record.incarnation, in.round, in.attempt, in.chunk});
 }
 
 void Run::On(Time now, Stream& s, ScalarsIn& in) {
   if (!s.in_engine) return;
-  const Roster::Link& link = LinkOf(s);
+  const Roster::StreamRecord& record = RecordOf(s);
   // The first ones stand, as those of the ballot do.
-  if (IsOpen(in.round, in.attempt)) course_->times.try_emplace(*link.worker, in.times);
-  Drive(now, round::ScalarsIn{*link.worker, link.incarnation, in.round, in.attempt,
+  if (IsOpen(in.round, in.attempt)) course_->times.try_emplace(*record.worker, in.times);
+  Drive(now, round::ScalarsIn{*record.worker, record.incarnation, in.round, in.attempt,
                               std::move(in.scalars)});
 }
 
 void Run::On(Time now, Stream& s, AbstainIn& in) {
   if (!s.in_engine) return;
-  const Roster::Link& link = LinkOf(s);
-  if (IsOpen(in.round, in.attempt)) books_.OnAbstain(*link.worker, Words(in.reason));
-  Drive(now, round::AbstainIn{*link.worker, link.incarnation, in.round, in.attempt, in.reason});
+  const Roster::StreamRecord& record = RecordOf(s);
+  if (IsOpen(in.round, in.attempt)) books_.OnAbstain(*record.worker, Words(in.reason));
+  Drive(now, round::AbstainIn{*record.worker, record.incarnation, in.round, in.attempt, in.reason});
 }
 
 void Run::On(Time now, Stream& s, DigestIn& in) {
   if (!s.in_engine) return;
-  const Roster::Link& link = LinkOf(s);
+  const Roster::StreamRecord& record = RecordOf(s);
   // Once a round: the log's size is not for a worker to decide.
   if (in.round > s.digest_logged && in.round <= committed()) {
     s.digest_logged = in.round;
-    books_.OnDigest(At(now), *link.worker, in.round, in.digest);
+    books_.OnDigest(At(now), *record.worker, in.round, in.digest);
   }
-  Drive(now, round::WorkerDigestIn{*link.worker, link.incarnation, in.round, in.digest});
+  Drive(now, round::WorkerDigestIn{*record.worker, record.incarnation, in.round, in.digest});
 }
 
 bool Run::IsOpen(Round round, Attempt attempt) const {
@@ -104,7 +105,7 @@ void Run::TellRoom() {
 
 // ---- the engine ---------------------------------------------------------------------------------
 
-void Run::Drive(Time now, round::Event event) {
+void Run::Drive(Time now, round::EngineEvent event) {
   if (course_->driving || !course_->events.empty()) {
     course_->events.push_back(std::move(event));
   } else {
@@ -117,7 +118,7 @@ void Run::Drive(Time now, round::Event event) {
   Drive(now);
 }
 
-void Run::Step(Time now, const round::Event& event) {
+void Run::Step(Time now, const round::EngineEvent& event) {
   const round::Actions actions = course_->engine->Step(now, event);
   for (const round::Action& action : actions) {
     std::visit([this, now](const auto& a) { Execute(now, a); }, action);
@@ -130,7 +131,7 @@ void Run::Drive(Time now) {
   course_->driving = true;
   do {
     while (!course_->events.empty()) {
-      const round::Event next = std::move(course_->events.front());
+      const round::EngineEvent next = std::move(course_->events.front());
       course_->events.pop_front();
       Step(now, next);
     }
@@ -262,7 +263,7 @@ void Run::AfterCommits(Time now) {
       NoteOutrun(s);
       undisturbed = false;
     }
-    if (s.call != nullptr) undisturbed = false;
+    if (s.transfers.call != nullptr) undisturbed = false;
   }
   if (!undisturbed) return;
   for (const Published& done : published) {
@@ -291,7 +292,7 @@ void Run::Execute(Time, const round::AskToDrain& ask) {
 void Run::Execute(Time now, const round::Resync& resync) {
   Stream* s = FindLive(resync.worker, resync.incarnation);
   if (s == nullptr || StageOf(*s) == Stage::kFetching) return;
-  if (const absl::Status status = roster_.CountResync(s->id, now); !status.ok()) {
+  if (const absl::Status status = roster_.CountResync(resync.worker, now); !status.ok()) {
     return CloseStream(now, *s, status);
   }
   SendResync(now, *s, absl::StrCat("its replica differs after round ", resync.round.value()));

@@ -13,8 +13,6 @@
 namespace signvote::run {
 namespace {
 
-constexpr uint64_t kFileBytesMax = 4 << 20;
-
 bool EqualInConstantTime(const std::string& given, const std::string& wanted) {
   // The loop's length depends on the caller's own input only.
   volatile uint8_t difference = given.size() == wanted.size() ? 0 : 1;
@@ -27,11 +25,9 @@ bool EqualInConstantTime(const std::string& given, const std::string& wanted) {
 
 }  // namespace
 
-absl::StatusOr<TokenTable> TokenTable::Load(FileSystem* fs, const std::string& path) {
-  SIGNVOTE_RETURN_IF_ERROR(fs->RequirePrivate(path));
-  SIGNVOTE_ASSIGN_OR_RETURN(const std::string text, fs->ReadFile(path, kFileBytesMax));
+absl::StatusOr<TokenTable> TokenTable::Parse(std::string_view text, const std::string& source) {
   TokenTable table;
-  std::istringstream lines(text);
+  std::istringstream lines{std::string(text)};
   std::string line;
   std::map<std::string, std::string> owners;  // by token
   for (int number = 1; std::getline(lines, line); ++number) {
@@ -40,7 +36,7 @@ absl::StatusOr<TokenTable> TokenTable::Load(FileSystem* fs, const std::string& p
     if (!(words >> name)) continue;
     const auto bad = [&](const std::string& what) {
       return WithExitCode(
-          absl::InvalidArgumentError(path + ":" + std::to_string(number) + ": " + what),
+          absl::InvalidArgumentError(source + ":" + std::to_string(number) + ": " + what),
           ExitCode::kBadInput);
     };
     if (!(words >> token) || (words >> rest))
@@ -58,7 +54,7 @@ absl::StatusOr<TokenTable> TokenTable::Load(FileSystem* fs, const std::string& p
   }
   if (table.tokens_.empty()) {
     return WithExitCode(absl::InvalidArgumentError(
-                            path + ": holds no token; add one line \"NAME TOKEN\" per worker"),
+                            source + ": holds no token; add one line \"NAME TOKEN\" per worker"),
                         ExitCode::kBadInput);
   }
   return table;

@@ -1,24 +1,25 @@
 #pragma once
 // The join tokens: one line "NAME TOKEN" per worker; '#' starts a comment. docs/operations.md,
-// "Security".
+// "Security". The file is read by server/tokens_file.h.
 
 #include <cstddef>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "common/file_system.h"
 
 namespace signvote::run {
 
 // Threads: immutable.
 class TokenTable {
  public:
-  // PERMISSION_DENIED: others can read the file. INVALID_ARGUMENT names the line that is not "NAME
-  // TOKEN", or the name that is repeated or not a worker name. Messages never quote a token.
-  static absl::StatusOr<TokenTable> Load(FileSystem* fs, const std::string& path);
+  // `source` names the text in messages, "SOURCE:LINE: …". INVALID_ARGUMENT, with the exit code
+  // kBadInput, names the line that is not "NAME TOKEN", or the name that is repeated or not a worker
+  // name. Messages never quote a token.
+  static absl::StatusOr<TokenTable> Parse(std::string_view text, const std::string& source);
 
   // UNAUTHENTICATED, with the same words for an unknown name and a wrong token. Takes the same time
   // for every token of one length, right or wrong.

@@ -12,6 +12,8 @@
 namespace signvote {
 
 // Pure: no clock, no randomness, no I/O; the same inputs in the same order give the same decisions.
+// A decision that no commit can carry out (StepsizeDecision says which those are, and DecideWithoutBallot)
+// ends the run with a status that names the rule.
 //
 // Threads: thread-compatible. Called once per committed round, in order.
 class StepsizeRule {

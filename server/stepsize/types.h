@@ -57,8 +57,10 @@ struct RuleInput {
 // What a rule proposes for one round. The engine's Course turns it into a commit.
 struct StepsizeDecision {
   CommitKind kind = CommitKind::kStep;
-  float gamma = 0;  // ≥ 0, finite
-  float rho = 1;    // > 0, finite; rescaling about x_0 before the step; 1: none
+  float gamma = 0;  // ≥ 0, finite; none keeps the last one
+  // > 0, finite; rescaling about x_0 before the step; 1: none, as with every other kind and every rule
+  // that does without x_0
+  float rho = 1;
   // The minibatch of the next round; nullopt: the one after this round's.
   std::optional<DataStep> next_data_step;
   bool main_round = true;  // counts towards T; only a step can

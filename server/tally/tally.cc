@@ -9,6 +9,7 @@
 #include "common/bits.h"
 #include "common/check.h"
 #include "common/coin.h"
+#include "common/cpu.h"
 #include "server/tally/tally_kernels.h"
 
 namespace signvote {
@@ -43,18 +44,6 @@ class OnesCounter {
 
 #include "server/tally/tally_body.inc"
 
-const Table& TableFor(Isa isa) {
-  switch (isa) {
-    case Isa::kAvx512:
-      return kAvx512;
-    case Isa::kAvx2:
-      return kAvx2;
-    case Isa::kScalar:
-      break;
-  }
-  return kScalar;
-}
-
 }  // namespace
 
 constinit const Table kScalar = MakeTable();
@@ -64,7 +53,9 @@ constinit const Table kScalar = MakeTable();
 namespace {
 
 using tally_kernels::Table;
-using tally_kernels::TableFor;
+
+constexpr TablesByIsa<Table> kTables{tally_kernels::kScalar, tally_kernels::kAvx2,
+                                     tally_kernels::kAvx512};
 
 // Coins are drawn in blocks, so that they are still in the first-level cache when they vote. Few
 // ballots: small blocks, so that the ballots' prefetches span the drawing. Many: whole blocks of
@@ -103,7 +94,7 @@ void Tally(const TallyInput& input, uint8_t* verdict, Isa isa) {
   const size_t bytes = BytesForBits(input.coordinates);
   const size_t voters = n | 1;  // with the coin when n is even
   const Threshold majority((voters + 1) / 2);
-  const auto count = TableFor(isa).majority[majority.planes];
+  const auto count = kTables.For(isa).majority[majority.planes];
   if (voters == n) {
     count(input.ballots.data(), n, bytes, majority.start, verdict);
   } else {
@@ -139,7 +130,7 @@ void TallyReference(const TallyInput& input, uint8_t* verdict) {
 
 uint64_t CountAgreement(const uint8_t* ballot, const uint8_t* verdict, uint64_t coordinates) {
   const size_t whole = coordinates / kBitsPerByte;
-  uint64_t differ = TableFor(ActiveIsa()).count_differences(ballot, verdict, whole);
+  uint64_t differ = kTables.For(ActiveIsa()).count_differences(ballot, verdict, whole);
   if (const unsigned left = coordinates % kBitsPerByte; left != 0) {
     differ +=
         static_cast<uint64_t>(std::popcount((ballot[whole] ^ verdict[whole]) & ((1u << left) - 1)));
@@ -151,7 +142,7 @@ uint64_t CountTies(const TallyInput& input) {
   CheckInput(input);
   const size_t n = input.ballots.size();
   if (n == 0 || n % 2 != 0) return 0;
-  const Table& table = TableFor(ActiveIsa());
+  const Table& table = kTables.For(ActiveIsa());
   const Threshold majority(n / 2 + 1);
   const size_t bytes = BytesForBits(input.coordinates);
   std::array<const uint8_t*, kTallyBallotsMax> rows;

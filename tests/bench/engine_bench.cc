@@ -67,7 +67,7 @@ class Bench {
   double OneRound() {
     const Round round = open_.round;
     // As they come over as many streams: chunk by chunk, worker by worker.
-    std::vector<Event> events;
+    std::vector<EngineEvent> events;
     events.reserve(size_t{workers_} * (kChunks + 1));
     for (uint32_t k = 0; k < kChunks; ++k) {
       for (uint32_t w = 0; w < workers_; ++w) {
@@ -87,14 +87,14 @@ class Bench {
       std::vector<Actions> answers;
       answers.reserve(events.size());
       const double before = ThreadCpuSeconds();
-      for (const Event& event : events) {
+      for (const EngineEvent& event : events) {
         Actions actions = engine_->Step(now_, event);
         if (!actions.empty()) answers.push_back(std::move(actions));
       }
       seconds += ThreadCpuSeconds() - before;
       events.clear();
       for (const Actions& actions : answers) {
-        for (Event& event : Take(actions)) events.push_back(std::move(event));
+        for (EngineEvent& event : Take(actions)) events.push_back(std::move(event));
       }
     }
     SIGNVOTE_CHECK(open_.round == round.next());
@@ -102,8 +102,8 @@ class Bench {
   }
 
   // What the server answers to the actions.
-  std::vector<Event> Take(const Actions& actions) {
-    std::vector<Event> events;
+  std::vector<EngineEvent> Take(const Actions& actions) {
+    std::vector<EngineEvent> events;
     for (const Action& action : actions) {
       if (const auto* open = std::get_if<OpenRound>(&action)) {
         open_ = *open;

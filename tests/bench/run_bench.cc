@@ -126,7 +126,7 @@ class EngineBench {
  private:
   double OneRound() {
     const Round round = open_.round;
-    std::vector<round::Event> events;
+    std::vector<round::EngineEvent> events;
     events.reserve(size_t{workers_} * (kChunks + 1));
     for (uint32_t k = 0; k < kChunks; ++k) {
       for (uint32_t w = 0; w < workers_; ++w) {
@@ -147,14 +147,14 @@ class EngineBench {
       std::vector<round::Actions> answers;
       answers.reserve(events.size());
       const double before = ThreadCpuSeconds();
-      for (const round::Event& event : events) {
+      for (const round::EngineEvent& event : events) {
         round::Actions actions = engine_->Step(now_, event);
         if (!actions.empty()) answers.push_back(std::move(actions));
       }
       seconds += ThreadCpuSeconds() - before;
       events.clear();
       for (const round::Actions& actions : answers) {
-        for (round::Event& event : Take(actions)) events.push_back(std::move(event));
+        for (round::EngineEvent& event : Take(actions)) events.push_back(std::move(event));
       }
     }
     SIGNVOTE_CHECK(open_.round == round.next());
@@ -162,8 +162,8 @@ class EngineBench {
   }
 
   // What the run answers to the actions.
-  std::vector<round::Event> Take(const round::Actions& actions) {
-    std::vector<round::Event> events;
+  std::vector<round::EngineEvent> Take(const round::Actions& actions) {
+    std::vector<round::EngineEvent> events;
     for (const round::Action& action : actions) {
       if (const auto* open = std::get_if<round::OpenRound>(&action)) {
         open_ = *open;

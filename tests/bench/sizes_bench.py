@@ -6,7 +6,7 @@ interface, plaintext, everybody from the first round on. And a size that the mem
   round      from commit to commit; not judged, because everybody shares this machine's cores
   digests    different ones among the replicas after the last round, and at every digest before it: one; no resync, by which
              the server would mend one that is not its own
-  resident   the server's largest, over the memory rule: ≤ 4 d + 3 n d/8 + catch-up budget + 200 MB (docs/performance.md)
+  resident   the server's largest, over the memory rule: ≤ 4 d + 3 n d/8 + recent commits + 9 d/8 + 200 MB (docs/performance.md)
   refused    --workers-max 1023 and a model whose ballots do not fit: the worker is told each part with its bytes and what
              would help, the server goes on, and with what would help the same model is taken
 """
@@ -34,13 +34,15 @@ def packed(coordinates):
     return -(-coordinates // 8)
 
 
-def catch_up_bytes(coordinates):
-    return max(64 << 20, 8 * packed(coordinates))
+def kept_commits_bytes(coordinates):
+    """Of the default catch-up budget: whole rounds, 1,024 at most."""
+    return min(1024, max(64 << 20, 8 * packed(coordinates)) // packed(coordinates)) * packed(coordinates)
 
 
 def rule_bytes(coordinates, workers):
     """What the server may have resident without an export, for a rule that needs no x0."""
-    return 4 * coordinates + 3 * workers * packed(coordinates) + catch_up_bytes(coordinates) + 200_000_000
+    return (4 * coordinates + 3 * workers * packed(coordinates) + kept_commits_bytes(coordinates) + 9 * packed(coordinates)
+            + 200_000_000)
 
 
 def available_bytes():
@@ -88,7 +90,8 @@ def refuse(report, folder):
         run.processes.remove(process)
         wanted = [f"the master replica {mib(4 * coordinates)}",
                   f"ballots of {WORKERS_MAX} workers {mib(3 * WORKERS_MAX * packed(coordinates))}",
-                  f"commits kept for catching up {mib(catch_up_bytes(coordinates))}",
+                  f"commits kept for catching up {mib(kept_commits_bytes(coordinates))}",
+                  f"verdicts being counted or sent {mib(9 * packed(coordinates))}",
                   f"the copy of an export {mib(4 * coordinates)}",
                   f"everything else {mib(200_000_000)}", f"--workers-max below {WORKERS_MAX}"]
         missing = [w for w in wanted if w not in text]

@@ -14,10 +14,12 @@ import time
 import unittest
 
 import harness
-from harness import BAD_INPUT, BIN, FOREVER, OK, REFUSED, UNAVAILABLE, USAGE
+from harness import BAD_INPUT, BIN, FOREVER, OK, REFUSED, UNAVAILABLE, USAGE, timed
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = ("server", "worker")
+STOP_SECONDS_MAX = 15  # docs/operations.md, "Stopping"
+COORDINATES = 8_000_000  # 32 MB: more than sockets hold
 
 
 def metadata(path):
@@ -92,19 +94,82 @@ class ServerEndings(harness.ProcessTest):
             self.pause()
         return [("waiting", waiting, False), ("training", training, True), ("paused", paused, True)]
 
+    def stop_server(self, number=signal.SIGTERM, timeout=60):
+        """(exit status, seconds that it took)."""
+        begin = time.monotonic()
+        self.server.signal(number)
+        return self.server.wait(timeout), time.monotonic() - begin
+
+    def open_round_and_transfer(self, *flags):
+        """A round that nobody completes, and a state transfer whose reader reads nothing."""
+        self.start_server("--deadline", "off", *flags, rounds=FOREVER)
+        self.start_worker("a", "--coordinates", COORDINATES, "--compute-ms", 600_000, "--server-timeout", 1)
+        self.wait_until("the round is open", lambda: (self.worker_status("a") or {}).get("role") == "member")
+        reader = self.start("raw", [BIN / "raw_client", "--scenario", "hold-fetch", *self.worker_flags("b"),
+                                    "--coordinates", COORDINATES, "--timeout", 600])
+        self.wait_until("the transfer is under way", lambda: "HOLDS a fetch" in reader.log())
+
+    def busy_phases(self):
+        """(phase, how a server gets there, with an export at self.export; whether a model is written)."""
+        def round_and_transfer():
+            self.open_round_and_transfer("--export", self.export)
+
+        def far_behind():
+            self.start_server("--export", self.export, "--test-applier-delay-ms", 60_000, rounds=FOREVER)
+            self.start_worker("a", "--compute-ms", 10, "--server-timeout", 1)
+            self.wait_round(3)
+
+        def uploading():
+            self.start_server("--export", self.export, rounds=FOREVER)
+            uploader = self.start_worker("a", "--coordinates", 4 * COORDINATES, "--server-timeout", 1)
+            self.logged("initial parameters come from a worker")
+            harness.stop(uploader)
+        return [("a round that nobody completes and a transfer that nobody reads", round_and_transfer, True),
+                ("an applier that is far behind", far_behind, True),
+                ("an upload that stands still", uploading, None)]
+
+    @timed
+    def test_a_stop_ends_the_server_in_time_also_when_nobody_else_moves(self):
+        self.certify("b")
+        took = {}
+        for number, (phase, reach, has_model) in enumerate(self.busy_phases()):
+            with self.subTest(phase=phase):
+                self.export = self.folder / f"busy-{number}-{len(self.processes)}.safetensors"
+                reach()
+                code, took[phase] = self.stop_server()
+                if has_model is not None:
+                    self.assertEqual(code, OK, self.server.log())
+                    self.assertEqual(self.export.exists(), has_model)
+                self.start_over()
+        print("".join(f"{seconds:.1f} s: {phase}\n" for phase, seconds in took.items()), end="", flush=True)
+        self.assert_in_time(max(took.values()) <= STOP_SECONDS_MAX, f"a stop took {took}")
+
+    def test_a_second_signal_ends_the_server_at_once_with_a_round_open_and_a_transfer_in_flight(self):
+        self.certify("b")
+        self.open_round_and_transfer()
+        self.server.signal(signal.SIGTERM)
+        self.logged("stopping in round 0")
+        self.assertTrue(self.server.alive, "the open round may complete")
+        self.server.signal(signal.SIGTERM)
+        self.assertEqual(self.server.wait(10), -signal.SIGTERM)
+
+    @timed
     def test_each_signal_does_what_the_page_says_in_each_phase(self):
+        longest = 0
         for phase, reach, has_model in self.phases():
             for name, does in signal_table()["server"].items():
                 # The server of these tests has tokens, and no terminal.
                 does = "reopens" if name == "HUP" else does
                 with self.subTest(phase=phase, signal=name):
-                    reach(f"{phase}-{name}")
+                    reach(f"{phase}-{name}-{len(self.processes)}")
                     server, before = self.server, len(self.rounds())
                     if does == "reopens":
                         self.event_log.rename(self.event_log.with_suffix(".1"))
+                    begin = time.monotonic()
                     server.signal(getattr(signal, f"SIG{name}"))
                     if does == "stops":
-                        code = server.wait(30)
+                        code = server.wait(60)
+                        longest = max(longest, time.monotonic() - begin)
                         if has_model:
                             self.assertEqual(code, OK, server.log())
                             self.assert_holds_the_last_round()
@@ -116,10 +181,9 @@ class ServerEndings(harness.ProcessTest):
                         if does == "reopens" and phase == "training":
                             # The next event after the signal has come makes it.
                             self.wait_until("the log is there again", self.an_event_is_logged)
-                        server.signal(signal.SIGTERM)
-                        server.wait(30)
-                    for process in self.processes:
-                        process.close()
+                        longest = max(longest, self.stop_server()[1])
+                    self.start_over()
+        self.assert_in_time(longest <= STOP_SECONDS_MAX, f"a stop took {longest:.1f} s")
 
     def test_a_second_signal_ends_the_server_at_once(self):
         self.start_with_export("second", "--linger-export", 600)

@@ -514,6 +514,30 @@ grpc::Status LeaveWhileFetching(RawClient* client) {
   return status;
 }
 
+// Joins and begins to fetch the state, of which it reads the first chunk and no more, until the server
+// ends the session. Prints a line once the chunk is there.
+grpc::Status HoldFetch(RawClient* client) {
+  grpc::ClientContext context, fetching;
+  const auto stream = client->Open(&context);
+  v1::ServerMessage message;
+  if (!client->Send(stream.get(), client->Join()) ||
+      !client->ReadUntil(stream.get(), &message,
+                         [](const v1::ServerMessage& m) { return m.has_welcome(); })) {
+    return stream->Finish();
+  }
+  const auto stub = v1::Training::NewStub(client->channel());
+  v1::FetchStateRequest request;
+  request.set_ticket(message.welcome().ticket());
+  const auto reader = stub->FetchState(&fetching, request);
+  v1::StateChunk chunk;
+  std::printf(reader->Read(&chunk) ? "HOLDS a fetch\n" : "NO fetch\n");
+  std::fflush(stdout);
+  const grpc::Status status = client->Drain(stream.get());
+  fetching.TryCancel();
+  (void)reader->Finish();  // ours: cancelled, unless the server ended it with the session
+  return status;
+}
+
 // Ready again and again, --rounds times, instead of once.
 grpc::Status ReadyLoop(RawClient* client) {
   grpc::ClientContext context;
@@ -605,6 +629,7 @@ const std::map<std::string, Scenario> kScenarios = {
     {"second-session", SecondSession},
     {"takeover", Takeover},
     {"leave-while-fetching", LeaveWhileFetching},
+    {"hold-fetch", HoldFetch},
     {"ready-loop", ReadyLoop},
     {"huge-times", HugeTimes},
     {"no-join", NoJoin},

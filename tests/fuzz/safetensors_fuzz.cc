@@ -20,7 +20,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     SIGNVOTE_CHECK(absl::IsDataLoss(file.status()) || absl::IsInvalidArgument(file.status()));
     return 0;
   }
-  const absl::Status finite = (*file)->RequireFinite();
+  const absl::Status finite = (*file)->RequireFinite(nullptr);
   SIGNVOTE_CHECK(finite.ok() || absl::IsDataLoss(finite));
   std::vector<TensorSpec> tensors;
   size_t bytes = 0;
@@ -38,7 +38,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   uint64_t values = 0;
   for (const SafetensorsFile::Tensor& tensor : (*file)->tensors()) {
     std::vector<float> x(tensor.count());
-    tensor.WidenInto(x);
+    tensor.WidenInto(0, x);
     values += x.size();
   }
   SIGNVOTE_CHECK(values == layout->coordinates());

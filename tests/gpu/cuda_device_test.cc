@@ -11,6 +11,7 @@
 
 #include "common/exit_codes.h"
 #include "common/status.h"
+#include "tests/support/device_refusals.h"
 #include "worker/selftest/cuda_selftest.h"
 #include "worker/selftest/selftest.h"
 
@@ -73,6 +74,39 @@ TEST(CudaSelftestRates, AreMeasuredWithAndWithoutTheBitsWay) {
   }
   EXPECT_EQ(names,
             (std::vector<std::string>{"copy", "pack", "apply", "pack kernel", "apply kernel"}));
+}
+
+TEST(CudaRefusals, AreThoseOfEveryDeviceAndPoisonNothing) {
+  emulator::Reset(1);
+  const auto device = MakeCudaDevice(0, [] { return nullptr; });
+  ASSERT_TRUE(device.ok()) << Describe(device.status());
+  void* values = nullptr;
+  ASSERT_EQ(cudaMalloc(&values, 2000 * sizeof(float)), cudaSuccess);
+  refusals::ExpectRefusals(device->get(), static_cast<float*>(values));
+  EXPECT_EQ(cudaFree(values), cudaSuccess);
+}
+
+TEST(CudaRefusals, AChunkIsInFlightOnceFromItsStartToItsFinish) {
+  emulator::Reset(1);
+  const auto device = MakeCudaDevice(0, [] { return nullptr; });
+  ASSERT_TRUE(device.ok()) << Describe(device.status());
+  const Layout layout = *Layout::Make({{.name = "a", .shape = {1000}}});
+  const auto packer = (*device)->MakePacker(&layout, ChunkPlan(1000, 512), {});
+  ASSERT_TRUE(packer.ok()) << Describe(packer.status());
+  const float* const no_gradient[] = {nullptr};
+  std::vector<uint8_t> bits(125);
+  const auto start = [&](const uint8_t* previous) {
+    return (*packer)->Start(ChunkIndex(0), {.g = no_gradient, .prev_verdict = previous},
+                            bits.data());
+  };
+  refusals::ExpectTooEarly((*packer)->Ready(ChunkIndex(0)).status());
+  refusals::ExpectTooEarly((*packer)->Finish(ChunkIndex(0)).status());
+  refusals::ExpectTooEarly(start(bits.data()));  // no replica was made
+  ASSERT_TRUE(start(nullptr).ok());
+  refusals::ExpectTooEarly(start(nullptr));
+  EXPECT_TRUE((*packer)->Finish(ChunkIndex(0)).ok());
+  EXPECT_TRUE(start(nullptr).ok());
+  EXPECT_TRUE((*packer)->Finish(ChunkIndex(0)).ok());
 }
 
 // One small model on device 1, whose gradient is device memory.
@@ -310,10 +344,11 @@ TEST_F(CudaDeviceTest, BallotsLieInPageLockedMemoryOrInOrdinaryWhereThereIsNone)
   EXPECT_EQ(emulator::HostBytes(), before);
 }
 
-TEST_F(CudaDeviceTest, AnotherLayoutThanItsOwnIsABug) {
+TEST_F(CudaDeviceTest, AnotherLayoutThanItsOwnIsRefused) {
   ASSERT_TRUE(MakeAll().ok());
   const Layout other = *Layout::Make({{.name = "b", .shape = {kD}}});
-  EXPECT_DEATH((void)replica_->ApplyStep(other, 0.1f, 0, kD, ballot_.data()), "check failed");
+  refusals::ExpectInvalid(replica_->ApplyStep(other, 0.1f, 0, kD, ballot_.data()));
+  EXPECT_TRUE(replica_->ApplyStep(layout_, 0.1f, 0, kD, ballot_.data()).ok()) << "and no other is";
 }
 
 }  // namespace

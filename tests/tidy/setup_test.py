@@ -8,6 +8,7 @@ installed, nothing is fetched and no root is needed.
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +18,8 @@ import zipfile
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 SETUP = SOURCE / "scripts" / "setup"
 REQUIREMENTS = SETUP.parent / "lib" / "requirements.txt"
+TORCH_VERSION = re.search(r"^readonly TORCH_VERSION=(\S+)$", (SETUP.parent / "lib/libtorch.sh").read_text(),
+                          re.MULTILINE).group(1)
 TORCH_FILES = [
     "torch/include/torch/csrc/api/include/torch/torch.h",
     "torch/lib/libtorch_cpu.so",
@@ -60,7 +63,7 @@ esac''')
         self.toolkit("release 13.0")
         self.wheels = self.dir / "wheels"
         self.wheels.mkdir()
-        self.make_wheel("torch-2.11.0.whl", TORCH_FILES + ["torch/unused.py"])
+        self.make_wheel(f"torch-{TORCH_VERSION}.whl", TORCH_FILES + ["torch/unused.py"])
         self.make_wheel("cuda.whl", CUDA_FILES)
         self.stub_python()
 
@@ -126,7 +129,7 @@ esac''')
         return self.cache / f"signvote/python-{hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]}"
 
     def torch_target(self):
-        return self.cache / "signvote/libtorch-2.11.0"
+        return self.cache / f"signvote/libtorch-{TORCH_VERSION}"
 
     def test_complete_system_needs_no_network_and_no_root(self):
         target = self.torch_target()
@@ -137,7 +140,7 @@ esac''')
         (self.python_target() / "bin/python3").symlink_to(shutil.which("true"))
         shutil.copy(REQUIREMENTS, self.python_target())
         self.stub("id", "echo 1000")
-        self.expect(self.run_setup(), 0, "Debian packages: all there", "LibTorch 2.11.0: all there",
+        self.expect(self.run_setup(), 0, "Debian packages: all there", f"LibTorch {TORCH_VERSION}: all there",
                     "Python packages for tests: all there", "done")
         self.assertEqual(self.called("apt-get") + self.called("python3") + self.called("sudo"), [])
 
@@ -166,7 +169,7 @@ esac''')
             self.assertTrue((self.torch_target() / file).is_file(), file)
         self.assertFalse((self.torch_target() / "torch/unused.py").exists())
         self.assertIn("--require-hashes", self.downloads()[0])
-        self.expect(self.run_setup(), 0, "LibTorch 2.11.0: all there")
+        self.expect(self.run_setup(), 0, f"LibTorch {TORCH_VERSION}: all there")
         self.assertEqual(len(self.downloads()), 1)
         self.assertEqual([p.name for p in self.cache.joinpath("signvote").glob("unpacking*")], [])
 
@@ -179,7 +182,7 @@ esac''')
         self.assertFalse((self.torch_target() / "stray").exists())
 
     def test_a_wheel_without_the_library_leaves_no_half_copy(self):
-        self.make_wheel("torch-2.11.0.whl", TORCH_FILES[:1])
+        self.make_wheel(f"torch-{TORCH_VERSION}.whl", TORCH_FILES[:1])
         self.expect(self.run_setup(), 8, "hold no torch/lib/libtorch_cpu.so")
         self.assertFalse(self.torch_target().exists())
         self.assertEqual([p.name for p in self.cache.joinpath("signvote").glob("unpacking*")], [])
@@ -315,7 +318,7 @@ esac''')
     def test_the_installed_program_fetches_the_same_libtorch_once(self):
         target = self.dir / "prefix/lib/signvote/libtorch"
         self.expect(self.run_installed("--check"), 7, f"{target} lacks torch/include")
-        self.expect(self.run_installed(), 0, "downloading", "unpacking", f"LibTorch 2.11.0 is in {target}")
+        self.expect(self.run_installed(), 0, "downloading", "unpacking", f"LibTorch {TORCH_VERSION} is in {target}")
         for file in TORCH_FILES + CUDA_FILES:
             self.assertTrue((target / file).is_file(), file)
         calls = len(self.called("python3"))

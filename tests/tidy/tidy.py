@@ -12,10 +12,15 @@ import re
 import sys
 from typing import Iterator, NamedTuple
 
+import cpp_scopes
+
 SKIPPED_FOLDERS = {".git", "build", "out", "__pycache__"}
 CPP_SUFFIXES = (".h", ".cc", ".cu", ".cuh", ".inc")
 TEXT_SUFFIXES = CPP_SUFFIXES + (".md", ".py", ".txt", ".cmake", ".json", ".proto", ".yml", ".yaml", ".sh", ".toml")
 LINES_MAX = 800
+MAIN_LINES_MAX = 60  # of a main.cc: programs are libraries, which tests can link
+PROSE_COLUMNS = 120
+MEMBERS_MAX = 25  # data members of a type: beyond that it has more than one job
 
 # A part may include itself and the parts listed: docs/architecture.md, "Folders". The longest matching prefix decides.
 _PROTO = ["common", "proto/signvote", "proto/wire"]
@@ -87,9 +92,8 @@ APART = [
      ("server/run/run_thread.", "server/vote/tally_sink.", "server/replica/applier.", "server/rpc/")),
     ("a socket", re.compile(r"#\s*include\s*<(?:sys/socket|netinet/\w+|arpa/inet|netdb|grpc(?:pp)?/[^>]*)(?:\.h)?>"), ("server/rpc/",)),
     ("a file", re.compile(r"\bFileSystem\b"),
-     # Tokens are read at the start; a model is written at the end.
-     ("server/run/tokens.", "server/replica/master_replica.", "server/rpc/", "server/server.", "server/init_file.",
-      "server/exporter.", "server/main.")),
+     # Tokens and a model are read at the start; a model is written at the end.
+     ("server/rpc/", "server/server.", "server/init_file.", "server/tokens_file.", "server/exporter.", "server/main.")),
 ]
 
 TORCH_HEADER = re.compile(r"^(?:torch|ATen|c10|caffe2)/")
@@ -117,6 +121,7 @@ class Tree:
     def __init__(self, root: pathlib.Path):
         self.root = root
         self.text: dict[str, str] = {}
+        self._code: dict[str, str] = {}
         for folder, folders, names in os.walk(root):
             folders[:] = sorted(f for f in folders if f not in SKIPPED_FOLDERS)
             for name in sorted(names):
@@ -124,6 +129,12 @@ class Tree:
                 if path.is_symlink() or not is_text(path):
                     continue
                 self.text[path.relative_to(root).as_posix()] = path.read_text(encoding="utf-8", errors="replace")
+
+    def code(self, path: str) -> str:
+        """The C++ text without comments and literals."""
+        if path not in self._code:
+            self._code[path] = without_comments(self.text[path])
+        return self._code[path]
 
     def cpp(self, *folders: str) -> Iterator[str]:
         for path in self.text:
@@ -197,7 +208,7 @@ def pragma_once(tree: Tree) -> Iterator[Finding]:
 def banned_calls(tree: Tree) -> Iterator[Finding]:
     compiled = [(rule, re.compile(pattern), instead, folders) for rule, pattern, instead, folders in BANNED]
     for path in tree.cpp():
-        code = without_comments(tree.text[path]).splitlines()
+        code = tree.code(path).splitlines()
         for rule, pattern, instead, folders in compiled:
             if not path.startswith(tuple(f + "/" for f in folders)):
                 continue
@@ -281,7 +292,7 @@ def link_graph(tree: Tree) -> Iterator[Finding]:
 def effects_apart(tree: Tree) -> Iterator[Finding]:
     """Threads, sockets and files of the server stand at its edges."""
     for path in tree.cpp("server"):
-        code = without_comments(tree.text[path]).splitlines()
+        code = tree.code(path).splitlines()
         for what, pattern, places in APART:
             if path.startswith(places):
                 continue
@@ -340,6 +351,22 @@ def prose(tree: Tree) -> Iterator[tuple[str, int, str]]:
                 fenced = not fenced
             if not fenced:
                 yield path, number, line
+
+
+def wide_prose(tree: Tree) -> Iterator[Finding]:
+    """Paragraphs and list items are PROSE_COLUMNS wide at most, where a line can be broken: not within links and code spans."""
+    kept = re.compile(r"`[^`]*`|!?\[[^\]]*\]\([^)]*\)")
+    exempt = re.compile(r"\s*(?:\||#|<|\[[^\]]+\]:)")
+    marker = re.compile(r"\s*(?:>\s*)*(?:(?:[*+-]|\d+[.)])\s+)?")
+    before = ""
+    for path, number, line in prose(tree):
+        code = line.startswith("    ") and not before.strip() and not re.match(r"\s*(?:[*+-]|\d+[.)])\s", line)
+        before = line
+        if len(line) <= PROSE_COLUMNS or code or exempt.match(line):
+            continue
+        text = kept.sub(lambda m: "x" * len(m.group()), line)
+        if " " in text[marker.match(text).end():PROSE_COLUMNS + 1]:
+            yield Finding(path, number, "prose", f"{len(line)} columns: break lines of prose at {PROSE_COLUMNS}")
 
 
 def dead_links(tree: Tree) -> Iterator[Finding]:
@@ -403,7 +430,7 @@ def exit_codes(tree: Tree) -> Iterator[Finding]:
     header, page = "common/exit_codes.h", "docs/operations.md"
     if header not in tree.text or page not in tree.text:
         return
-    body = re.search(r"enum class ExitCode[^{]*\{(.*?)\};", without_comments(tree.text[header]), re.DOTALL)
+    body = re.search(r"enum class ExitCode[^{]*\{(.*?)\};", tree.code(header), re.DOTALL)
     code = {int(number): name for name, number in re.findall(r"(\w+)\s*=\s*(\d+)", body.group(1) if body else "")}
     section = re.search(r"^## Exit codes\n(.*?)(?=^## |\Z)", tree.text[page], re.DOTALL | re.MULTILINE)
     table = {int(n): name for n, name in re.findall(r"^\| (\d+) \| `?(\w+)`? \|", section.group(1) if section else "",
@@ -427,6 +454,46 @@ def proto_comments(tree: Tree) -> Iterator[Finding]:
                 yield Finding(path, number, "proto", f"{match.group(1)} has no comment: say its unit and what its absence means")
 
 
+def types(tree: Tree) -> Iterator[Finding]:
+    """No type of the product has more data than one job needs, and none has the name of another in its namespace."""
+    first: dict[tuple[str, str], str] = {}
+    for path in tree.cpp(*PRODUCT, "common"):
+        for found in cpp_scopes.types(tree.code(path)):
+            if found.members > MEMBERS_MAX:
+                yield Finding(path, found.line, "members", f"{found.name} has {found.members} data members: split classes above "
+                              f"{MEMBERS_MAX}, or group what belongs together")
+            if found.nested or "?" in found.namespace:
+                continue
+            other = first.setdefault((found.namespace, found.name), path)
+            if other != path:
+                yield Finding(path, found.line, "twice", f"{found.name} is another type in {other}: one word for one thing, "
+                              "and the linker takes either's functions for both")
+
+
+def small_mains(tree: Tree) -> Iterator[Finding]:
+    for path in tree.cpp(*PRODUCT):
+        lines = tree.text[path].count("\n")
+        if path.endswith("/main.cc") and lines >= MAIN_LINES_MAX:
+            yield Finding(path, MAIN_LINES_MAX, "main", f"{lines} lines: a program is a library that tests can link; main.cc "
+                          f"has fewer than {MAIN_LINES_MAX}")
+
+
+def torch_version(tree: Tree) -> Iterator[Finding]:
+    """LibTorch's version stands in one script; pages may repeat it, and then it is that one."""
+    home = "scripts/lib/libtorch.sh"
+    match = re.search(r"^readonly TORCH_VERSION=(\S+)$", tree.text.get(home, ""), re.MULTILINE)
+    if match is None:
+        return
+    version = match.group(1)
+    for path, text in tree.text.items():
+        page = path.endswith(".md")
+        for number, line in enumerate(text.splitlines(), 1):
+            if page and any(said != version for said in re.findall(r"\btorch==(\d[\w.]*\w)", line)):
+                yield Finding(path, number, "torch", f"the version in {home} is {version}")
+            elif not page and path != home and re.search(rf"(?<![\d.]){re.escape(version)}(?![\d.])", line):
+                yield Finding(path, number, "torch", f"LibTorch's version: read it from {home}")
+
+
 def long_files(tree: Tree) -> Iterator[Finding]:
     for path, text in tree.text.items():
         lines = text.count("\n")
@@ -435,7 +502,7 @@ def long_files(tree: Tree) -> Iterator[Finding]:
 
 
 RULES = [include_order, own_header_first, pragma_once, banned_calls, torch_apart, link_graph, effects_apart, listed_sources, dead_links, page_names,
-         private_words, unfinished, exit_codes, proto_comments, long_files]
+         private_words, unfinished, exit_codes, proto_comments, types, small_mains, torch_version, wide_prose, long_files]
 
 
 def check(root: pathlib.Path) -> list[Finding]:

@@ -180,11 +180,12 @@ class TidyTest(unittest.TestCase):
 
     def test_threads_sockets_and_files_inside_the_server_are_found(self):
         self.plant_cc("server/rpc/edge.cc", "#include <sys/socket.h>\nstd::thread t;\n")
-        self.plant_cc("server/run/tokens.cc", "FileSystem* fs;\n")
+        self.plant_cc("server/tokens_file.cc", "FileSystem* fs;\n")
         self.plant_cc("server/run/count.cc", "auto n = std::thread::hardware_concurrency();\n")
         self.assertEqual(self.found(), [])
         for path, text in [("server/run/a.cc", "\nstd::jthread t;\n"), ("server/vote/a.cc", "\n#include <netinet/in.h>\n"),
-                           ("server/round/a.cc", "\nFileSystem* fs;\n"), ("server/commit/a.cc", "\n#include <grpcpp/alarm.h>\n")]:
+                           ("server/round/a.cc", "\nFileSystem* fs;\n"),
+                           ("server/run/tokens.cc", "\nFileSystem* fs;\n"), ("server/replica/master_replica.cc", "\nFileSystem* fs;\n"), ("server/commit/a.cc", "\n#include <grpcpp/alarm.h>\n")]:
             self.plant_cc(path, text)
             self.assertIn((path, 2, "effect"), self.found())
             (self.root / path).unlink()
@@ -248,6 +249,65 @@ class TidyTest(unittest.TestCase):
         for field in ("uint64 c = 3;", "optional a.b.M c = 3;", "  KIND_C = 3;"):
             self.plant("proto/a.proto", head + f"  {field}\n}}\n")
             self.expect("proto/a.proto", 6, "proto")
+
+    def test_types_with_too_much_data_are_found(self):
+        inner = "  struct Inner {\n" + "    int x;\n" * 25 + "  } inner_;\n"
+        head = "#pragma once\nclass A final : public B<C, D> {\n public:\n  static int made;\n  void F(int a) const { int b = 1; int c; }\n" + inner
+        tail = "};\n"
+        self.plant("server/vote/a.h", head + "  int x = 1;\n" * 24 + tail)
+        self.assertEqual(self.found(), [])
+        for members in (1, 2):
+            self.plant("server/vote/a.h", head + "  int x = 1;\n" * (24 + members) + tail)
+            self.expect("server/vote/a.h", 2, "members")
+        self.plant("server/vote/a.h", head.replace(inner, inner.replace("int x;", "int x, y;", 1)) + tail)
+        self.expect("server/vote/a.h", 6, "members")
+        self.plant("server/vote/a.h", "#pragma once\n")
+        self.plant("tests/a.h", head + "  int x = 1;\n" * 25 + tail)  # fixtures hold what they hold
+        self.assertEqual(self.found(), [])
+
+    def test_two_types_of_one_name_in_a_namespace_are_found(self):
+        def text(namespace, kind="struct"):
+            return f"#pragma once\nnamespace {namespace} {{\n{kind} Totals {{\n  int x;\n}};\n}}\n"
+        self.plant("server/vote/a.h", text("signvote::vote"))
+        for other in ("signvote", "signvote::vote { namespace deeper"):
+            self.plant("worker/data/a.h", text(other) + ("}\n" if "deeper" in other else ""))
+            self.assertEqual(self.found(), [])
+        self.plant_cc("worker/data/b.cc", text("signvote::vote { namespace").replace("#pragma once\n", "\n") + "}\n")
+        self.plant("worker/data/a.h", "#pragma once\nnamespace signvote::vote {\nstruct Totals;\nvoid Totals(int x);\n}\n")
+        self.assertEqual(self.found(), [])
+        for kind in ("struct", "class alignas(8)", "template <typename T>\nclass"):
+            self.plant("worker/data/a.h", text("signvote::vote", kind))
+            self.expect("worker/data/a.h", 3 + kind.count("\n"), "twice")
+
+    def test_a_long_main_is_found(self):
+        self.plant_cc("ctl/main.cc", "int x;\n" * 59)
+        self.assertEqual(self.found(), [])
+        self.plant("ctl/main.cc", "int x;\n" * 60)
+        self.expect("ctl/main.cc", 60, "main")
+
+    def test_the_version_of_torch_has_one_home(self):
+        self.plant("scripts/lib/libtorch.sh", "#!/bin/bash\nreadonly TORCH_VERSION=3.1.4\n")
+        self.plant("docs/install.md", "pip install torch==3.1.4\n")
+        self.plant("scripts/other", "#!/bin/sh\necho 13.1.4 3.1.45 3.1.4.1\n")
+        self.assertEqual(self.found(), [])
+        self.plant("docs/install.md", "pip install torch==3.1.3\n")
+        self.expect("docs/install.md", 1, "torch")
+        self.plant("docs/install.md", "")
+        self.plant("scripts/other", "#!/bin/sh\necho torch-3.1.4\n")
+        self.expect("scripts/other", 2, "torch")
+
+    def test_prose_over_120_columns_is_found_where_it_can_be_broken(self):
+        words = "word " * 24  # 120 columns and a space
+        for line in ("| " + words * 2 + "|", "# " + words * 2, "<p " + words * 2 + ">", "[web]: https://x.y/" + "z" * 120 + " 'of it'",
+                     words.strip(), "* [" + words + "](https://x.y/z)", "1. `" + words + "`", "> " + "w" * 130 + " word",
+                     "    " + words * 2):
+            with self.subTest(line=line):
+                self.plant("docs/page.md", f"# A page\n\n## Part `one`, of two\n\n```\n{words * 2}\n```\n\n{line}\n")
+                self.assertEqual(self.found(), [])
+        for line in (words + "w", "  * " + words, "1. " + words, "> " + words + words, "a `" + "w" * 117 + "` word"):
+            with self.subTest(line=line):
+                self.plant("docs/page.md", f"# A page\n\n## Part `one`, of two\n\n{line}\n")
+                self.expect("docs/page.md", 5, "prose")
 
     def test_long_files_are_found(self):
         self.plant("common/a.h", "#pragma once\n" + "int x;\n" * 799)

@@ -25,8 +25,8 @@ absl::StatusOr<Stream> Stream::Make() {
   return stream;
 }
 
-absl::StatusOr<Event> Event::Make() {
-  Event event;
+absl::StatusOr<CudaEvent> CudaEvent::Make() {
+  CudaEvent event;
   SIGNVOTE_RETURN_IF_ERROR(
       SIGNVOTE_CUDA(cudaEventCreateWithFlags, &event.event_, cudaEventDisableTiming));
   return event;

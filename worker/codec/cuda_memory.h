@@ -117,16 +117,16 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-class Event {
+class CudaEvent {
  public:
-  Event() = default;
-  static absl::StatusOr<Event> Make();
-  Event(Event&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
-  Event& operator=(Event&& other) noexcept {
+  CudaEvent() = default;
+  static absl::StatusOr<CudaEvent> Make();
+  CudaEvent(CudaEvent&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
+  CudaEvent& operator=(CudaEvent&& other) noexcept {
     std::swap(event_, other.event_);
     return *this;
   }
-  ~Event() {
+  ~CudaEvent() {
     if (event_ != nullptr) (void)cudaEventDestroy(event_);  // nobody could act on an error
   }
   cudaEvent_t get() const { return event_; }

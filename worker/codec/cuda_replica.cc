@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "common/bits.h"
-#include "common/check.h"
 #include "common/checksum.h"
 
 namespace signvote::cuda {
@@ -18,7 +17,7 @@ constexpr uint64_t kDigestPiece = 64 * kReplicaDigestBlock;  // coordinates: 1 M
 absl::StatusOr<std::unique_ptr<CudaReplicaMemory>> CudaReplicaMemory::Make(const Device* device,
                                                                            const Layout* layout,
                                                                            TensorPointers x) {
-  SIGNVOTE_CHECK(x.size() == layout->tensors().size());
+  SIGNVOTE_RETURN_IF_ERROR(CheckReplicaPointers(*layout, x.size()));
   SIGNVOTE_RETURN_IF_ERROR(device->Use());
   auto replica = std::unique_ptr<CudaReplicaMemory>(new CudaReplicaMemory(device, layout, x));
   const cudaStream_t stream = device->stream();
@@ -32,7 +31,7 @@ absl::StatusOr<std::unique_ptr<CudaReplicaMemory>> CudaReplicaMemory::Make(const
   for (int i = 0; i < 2; ++i) {
     SIGNVOTE_ASSIGN_OR_RETURN(replica->pieces_[i],
                               PinnedBuffer<float>::Make(std::min<uint64_t>(kDigestPiece, d)));
-    SIGNVOTE_ASSIGN_OR_RETURN(replica->copied_[i], Event::Make());
+    SIGNVOTE_ASSIGN_OR_RETURN(replica->copied_[i], CudaEvent::Make());
   }
   SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, replica->x_table_.data(),
                                          replica->x_.data(), replica->x_table_.bytes(),
@@ -50,8 +49,9 @@ absl::Status CudaReplicaMemory::Guarded(const Function& function) {
   return poison_;
 }
 
-void CudaReplicaMemory::CheckRange(uint64_t first, uint64_t count) const {
-  SIGNVOTE_CHECK(first <= coordinates() && count <= coordinates() - first);
+absl::Status CudaReplicaMemory::CheckLayout(const Layout& layout) const {
+  if (&layout == layout_ || layout.digest() == layout_->digest()) return absl::OkStatus();
+  return absl::InvalidArgumentError("the layout is not the one that this replica was made for");
 }
 
 absl::Status CudaReplicaMemory::QueueRead(uint64_t first, uint64_t count, float* to,
@@ -67,7 +67,7 @@ absl::Status CudaReplicaMemory::QueueRead(uint64_t first, uint64_t count, float*
 }
 
 absl::Status CudaReplicaMemory::Write(uint64_t first, std::span<const float> values) {
-  CheckRange(first, values.size());
+  SIGNVOTE_RETURN_IF_ERROR(CheckReplicaRange(coordinates(), first, values.size()));
   if (values.empty()) return poison_;
   return Guarded([&](cudaStream_t stream) {
     absl::Status status;
@@ -83,7 +83,7 @@ absl::Status CudaReplicaMemory::Write(uint64_t first, std::span<const float> val
 }
 
 absl::Status CudaReplicaMemory::Read(uint64_t first, std::span<float> values) {
-  CheckRange(first, values.size());
+  SIGNVOTE_RETURN_IF_ERROR(CheckReplicaRange(coordinates(), first, values.size()));
   if (values.empty()) return poison_;
   return Guarded([&](cudaStream_t stream) {
     SIGNVOTE_RETURN_IF_ERROR(QueueRead(first, values.size(), values.data(), stream));
@@ -93,10 +93,8 @@ absl::Status CudaReplicaMemory::Read(uint64_t first, std::span<float> values) {
 
 absl::Status CudaReplicaMemory::Apply(const Layout& layout, const StepArguments& step,
                                       uint64_t first, uint64_t count, const uint8_t* verdict) {
-  SIGNVOTE_CHECK(&layout == layout_ || layout.digest() == layout_->digest());
-  SIGNVOTE_CHECK(step.rho == 1.0f || keeps_x0());
-  SIGNVOTE_CHECK(step.scales.empty() || step.scales.size() == x_.size());
-  CheckRange(first, count);
+  SIGNVOTE_RETURN_IF_ERROR(CheckLayout(layout));
+  SIGNVOTE_RETURN_IF_ERROR(CheckApply(*this, layout, step, first, count));
   if (count == 0) return poison_;
   return Guarded([&](cudaStream_t stream) {
     // Whole bytes: bits of a neighbour that come along are of the same verdict, and the neighbour's
@@ -139,8 +137,8 @@ absl::Status CudaReplicaMemory::KeepX0() {
 }
 
 absl::Status CudaReplicaMemory::WriteX0(uint64_t first, std::span<const float> values) {
-  SIGNVOTE_CHECK(keeps_x0());
-  CheckRange(first, values.size());
+  SIGNVOTE_RETURN_IF_ERROR(RequireX0(*this));
+  SIGNVOTE_RETURN_IF_ERROR(CheckReplicaRange(coordinates(), first, values.size()));
   if (values.empty()) return poison_;
   return Guarded([&](cudaStream_t stream) {
     SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, x0_.data() + first, values.data(),
@@ -150,8 +148,8 @@ absl::Status CudaReplicaMemory::WriteX0(uint64_t first, std::span<const float> v
 }
 
 absl::Status CudaReplicaMemory::ReadX0(uint64_t first, std::span<float> values) {
-  SIGNVOTE_CHECK(keeps_x0());
-  CheckRange(first, values.size());
+  SIGNVOTE_RETURN_IF_ERROR(RequireX0(*this));
+  SIGNVOTE_RETURN_IF_ERROR(CheckReplicaRange(coordinates(), first, values.size()));
   if (values.empty()) return poison_;
   return Guarded([&](cudaStream_t stream) {
     SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, values.data(), x0_.data() + first,
@@ -161,8 +159,8 @@ absl::Status CudaReplicaMemory::ReadX0(uint64_t first, std::span<float> values) 
 }
 
 absl::Status CudaReplicaMemory::Rewind(uint64_t first, uint64_t count) {
-  SIGNVOTE_CHECK(keeps_x0());
-  CheckRange(first, count);
+  SIGNVOTE_RETURN_IF_ERROR(RequireX0(*this));
+  SIGNVOTE_RETURN_IF_ERROR(CheckReplicaRange(coordinates(), first, count));
   if (count == 0) return poison_;
   return Guarded([&](cudaStream_t stream) {
     absl::Status status;
@@ -178,8 +176,9 @@ absl::Status CudaReplicaMemory::Rewind(uint64_t first, uint64_t count) {
 }
 
 absl::StatusOr<X0Sums> CudaReplicaMemory::SumsAboutX0(const Layout& layout, ConstTensorPointers g) {
-  SIGNVOTE_CHECK(&layout == layout_ || layout.digest() == layout_->digest());
-  SIGNVOTE_CHECK(keeps_x0() && g.size() == x_.size());
+  SIGNVOTE_RETURN_IF_ERROR(CheckLayout(layout));
+  SIGNVOTE_RETURN_IF_ERROR(RequireX0(*this));
+  SIGNVOTE_RETURN_IF_ERROR(CheckReplicaPointers(layout, g.size()));
   X0Sums sums;
   const uint64_t d = coordinates();
   // Large enough that the waits do not count, small beside a replica.

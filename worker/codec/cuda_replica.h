@@ -29,7 +29,7 @@ class CudaReplicaMemory : public ReplicaMemory {
   uint64_t coordinates() const override { return layout_->coordinates(); }
   absl::Status Write(uint64_t first, std::span<const float> values) override;
   absl::Status Read(uint64_t first, std::span<float> values) override;
-  // REQUIRES: `layout` is the one that it was made for.
+  // INVALID_ARGUMENT besides: `layout` is not the one that it was made for; SumsAboutX0 likewise.
   absl::Status Apply(const Layout& layout, const StepArguments& step, uint64_t first,
                      uint64_t count, const uint8_t* verdict) override;
   // Hashed on the host, through two small buffers (docs/decisions/0010-digest-on-the-host.md).
@@ -51,7 +51,7 @@ class CudaReplicaMemory : public ReplicaMemory {
       : device_(device), layout_(layout), x_(x.begin(), x.end()) {}
   template <typename Function>
   absl::Status Guarded(const Function& function);
-  void CheckRange(uint64_t first, uint64_t count) const;
+  absl::Status CheckLayout(const Layout& layout) const;
   // Queues the copy of x[first, first + count) to host memory.
   absl::Status QueueRead(uint64_t first, uint64_t count, float* to, cudaStream_t stream) const;
 
@@ -64,7 +64,7 @@ class CudaReplicaMemory : public ReplicaMemory {
   DeviceBuffer<float> scales_;  // by tensor, of the commit that is being applied
   DeviceBuffer<uint32_t> verdict_;
   PinnedBuffer<float> pieces_[2];
-  Event copied_[2];      // pieces_[i] holds what was asked for last
+  CudaEvent copied_[2];  // pieces_[i] holds what was asked for last
   absl::Status poison_;  // OK until a call of CUDA failed
 };
 

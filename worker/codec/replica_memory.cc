@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/checksum.h"
+#include "common/status.h"
 
 namespace signvote {
 namespace {
@@ -15,7 +17,43 @@ absl::Status NoX0() {
       "another");
 }
 
+absl::Status CheckModel(const ReplicaMemory& replica, const Layout& layout) {
+  if (layout.coordinates() == replica.coordinates()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("the layout has ", layout.coordinates(),
+                                                 " coordinates and the replica ",
+                                                 replica.coordinates()));
+}
+
 }  // namespace
+
+absl::Status CheckReplicaPointers(const Layout& layout, size_t pointers) {
+  if (pointers == layout.tensors().size()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(pointers, " pointers for the model's ", layout.tensors().size(), " tensors"));
+}
+
+absl::Status CheckReplicaRange(uint64_t coordinates, uint64_t first, uint64_t count) {
+  if (first <= coordinates && count <= coordinates - first) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(count, " coordinates from ", first,
+                                                 " on are beyond the replica's ", coordinates));
+}
+
+absl::Status RequireX0(const ReplicaMemory& replica) {
+  if (replica.keeps_x0()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "this replica keeps no starting point; call KeepX0 before it is used");
+}
+
+absl::Status CheckApply(const ReplicaMemory& replica, const Layout& layout,
+                        const StepArguments& step, uint64_t first, uint64_t count) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckModel(replica, layout));
+  SIGNVOTE_RETURN_IF_ERROR(CheckReplicaRange(replica.coordinates(), first, count));
+  if (step.rho != 1.0f) SIGNVOTE_RETURN_IF_ERROR(RequireX0(replica));
+  if (step.scales.empty() || step.scales.size() == layout.tensors().size()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("the step has ", step.scales.size(),
+                                                 " scales for the model's ",
+                                                 layout.tensors().size(), " tensors"));
+}
 
 absl::Status ReplicaMemory::KeepX0() { return NoX0(); }
 absl::Status ReplicaMemory::WriteX0(uint64_t, std::span<const float>) { return NoX0(); }
@@ -51,10 +89,6 @@ HostReplicaMemory::HostReplicaMemory(const Layout& layout, TensorPointers x)
   }
 }
 
-void HostReplicaMemory::CheckRange(uint64_t first, uint64_t count) const {
-  SIGNVOTE_CHECK(first <= coordinates_ && count <= coordinates_ - first);
-}
-
 template <typename Visit>
 void HostReplicaMemory::ForEachPart(uint64_t first, uint64_t count, const Visit& visit) const {
   const uint64_t end = first + count;
@@ -68,7 +102,7 @@ void HostReplicaMemory::ForEachPart(uint64_t first, uint64_t count, const Visit&
 }
 
 absl::Status HostReplicaMemory::Write(uint64_t first, std::span<const float> values) {
-  CheckRange(first, values.size());
+  SIGNVOTE_RETURN_IF_ERROR(CheckReplicaRange(coordinates_, first, values.size()));
   ForEachPart(first, values.size(), [&](float* x, uint64_t at, uint64_t count) {
     std::copy_n(values.data() + (at - first), count, x);
   });
@@ -76,7 +110,7 @@ absl::Status HostReplicaMemory::Write(uint64_t first, std::span<const float> val
 }
 
 absl::Status HostReplicaMemory::Read(uint64_t first, std::span<float> values) {
-  CheckRange(first, values.size());
+  SIGNVOTE_RETURN_IF_ERROR(CheckReplicaRange(coordinates_, first, values.size()));
   ForEachPart(first, values.size(), [&](const float* x, uint64_t at, uint64_t count) {
     std::copy_n(x, count, values.data() + (at - first));
   });
@@ -85,8 +119,7 @@ absl::Status HostReplicaMemory::Read(uint64_t first, std::span<float> values) {
 
 absl::Status HostReplicaMemory::Apply(const Layout& layout, const StepArguments& step,
                                       uint64_t first, uint64_t count, const uint8_t* verdict) {
-  SIGNVOTE_CHECK(step.rho == 1.0f || keeps_x0());
-  CheckRange(first, count);
+  SIGNVOTE_RETURN_IF_ERROR(CheckApply(*this, layout, step, first, count));
   ForEachPart(first, count, [&](float* x, uint64_t at, uint64_t part) {
     const float* const x0 = step.rho == 1.0f ? nullptr : x0_.data() + at;
     signvote::ApplyStep(layout, step, at, part, verdict, 0, x0, x);
@@ -111,7 +144,7 @@ absl::StatusOr<uint64_t> HostReplicaMemory::Digest() {
     } else {
       count = std::min(kReplicaDigestBlock, coordinates_ - first);
       across.resize(count);
-      (void)Read(first, across);  // host memory never fails
+      (void)Read(first, across);  // within the replica, and host memory never fails
       digest += ReplicaDigest(across.data(), first, count);
     }
     first += count;
@@ -125,27 +158,29 @@ absl::Status HostReplicaMemory::KeepX0() {
 }
 
 absl::Status HostReplicaMemory::WriteX0(uint64_t first, std::span<const float> values) {
-  SIGNVOTE_CHECK(keeps_x0());
-  CheckRange(first, values.size());
+  SIGNVOTE_RETURN_IF_ERROR(RequireX0(*this));
+  SIGNVOTE_RETURN_IF_ERROR(CheckReplicaRange(coordinates_, first, values.size()));
   std::copy(values.begin(), values.end(), x0_.begin() + static_cast<ptrdiff_t>(first));
   return absl::OkStatus();
 }
 
 absl::Status HostReplicaMemory::ReadX0(uint64_t first, std::span<float> values) {
-  SIGNVOTE_CHECK(keeps_x0());
-  CheckRange(first, values.size());
+  SIGNVOTE_RETURN_IF_ERROR(RequireX0(*this));
+  SIGNVOTE_RETURN_IF_ERROR(CheckReplicaRange(coordinates_, first, values.size()));
   std::copy_n(x0_.begin() + static_cast<ptrdiff_t>(first), values.size(), values.begin());
   return absl::OkStatus();
 }
 
 absl::Status HostReplicaMemory::Rewind(uint64_t first, uint64_t count) {
-  SIGNVOTE_CHECK(keeps_x0());
-  CheckRange(first, count);
+  SIGNVOTE_RETURN_IF_ERROR(RequireX0(*this));
+  SIGNVOTE_RETURN_IF_ERROR(CheckReplicaRange(coordinates_, first, count));
   return Write(first, std::span(x0_).subspan(first, count));
 }
 
 absl::StatusOr<X0Sums> HostReplicaMemory::SumsAboutX0(const Layout& layout, ConstTensorPointers g) {
-  SIGNVOTE_CHECK(keeps_x0() && g.size() == layout.tensors().size());
+  SIGNVOTE_RETURN_IF_ERROR(RequireX0(*this));
+  SIGNVOTE_RETURN_IF_ERROR(CheckModel(*this, layout));
+  SIGNVOTE_RETURN_IF_ERROR(CheckReplicaPointers(layout, g.size()));
   X0Sums sums;
   for (uint64_t first = 0; first < coordinates_; first += kReplicaDigestBlock) {
     X0Sums block;

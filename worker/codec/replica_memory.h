@@ -7,8 +7,10 @@
 //
 // Threads: calls may come from different threads, one at a time; on a GPU each is queued behind the
 //          work on the calling thread's current stream and waits for its own end.
-// Failure: host memory never fails. A device that failed stays failed: every later call returns the
-//          first status.
+// Failure: a call that does not fit is refused and changes nothing: INVALID_ARGUMENT, a range that is
+//          not within [0, d), or a layout, pointers or scales of another model; FAILED_PRECONDITION,
+//          x0 is wanted and not kept. Beyond that host memory never fails. A device that failed stays
+//          failed: every later call returns the first status.
 
 #include <cstdint>
 #include <span>
@@ -35,12 +37,12 @@ class ReplicaMemory {
   virtual ~ReplicaMemory() = default;
 
   virtual uint64_t coordinates() const = 0;  // d
-  // Coordinates [first, first + values.size()) ← values, and the reverse. REQUIRES: within [0, d).
+  // Coordinates [first, first + values.size()) ← values, and the reverse.
   virtual absl::Status Write(uint64_t first, std::span<const float> values) = 0;
   virtual absl::Status Read(uint64_t first, std::span<float> values) = 0;
   // Applies a step (common/apply.h) to coordinates [first, first + count) of `layout`, the
   // replica's. `verdict` is host memory and holds the whole model's packed bits; it and the step's
-  // scales may be reused on return. REQUIRES: keeps_x0() unless step.rho is 1.
+  // scales may be reused on return. Wants x0 unless step.rho is 1.
   virtual absl::Status Apply(const Layout& layout, const StepArguments& step, uint64_t first,
                              uint64_t count, const uint8_t* verdict) = 0;
   // Of a commit with nothing but γ; and with ρ too.
@@ -61,7 +63,7 @@ class ReplicaMemory {
   // memory keeps no x0.
   virtual absl::Status KeepX0();
   virtual bool keeps_x0() const { return false; }
-  // As Write and Read, of x0. REQUIRES here and below: keeps_x0().
+  // As Write and Read, of x0. All that follow want it.
   virtual absl::Status WriteX0(uint64_t first, std::span<const float> values);
   virtual absl::Status ReadX0(uint64_t first, std::span<float> values);
   // x ← x0 on coordinates [first, first + count).
@@ -75,7 +77,8 @@ class ReplicaMemory {
 class HostReplicaMemory : public ReplicaMemory {
  public:
   explicit HostReplicaMemory(std::span<float> x);
-  // By tensor; the pointers are copied. The layout need not outlive the call.
+  // By tensor; the pointers are copied. The layout need not outlive the call. REQUIRES:
+  // CheckReplicaPointers().
   HostReplicaMemory(const Layout& layout, TensorPointers x);
 
   uint64_t coordinates() const override { return coordinates_; }
@@ -102,13 +105,19 @@ class HostReplicaMemory : public ReplicaMemory {
   // [first, first + count) that lie behind each other, in order.
   template <typename Visit>
   void ForEachPart(uint64_t first, uint64_t count, const Visit& visit) const;
-  // The bounds of a call's range. Always on: a wrong one would write beyond the caller's memory.
-  void CheckRange(uint64_t first, uint64_t count) const;
-
   uint64_t coordinates_ = 0;
   std::vector<Piece> pieces_;  // in order of coordinate, without gaps
   std::vector<float> x0_;      // [d], or empty
 };
+
+// What every replica's memory refuses. INVALID_ARGUMENT: not one pointer per tensor; [first, first +
+// count) is not within the `coordinates`. FAILED_PRECONDITION: no x0.
+absl::Status CheckReplicaPointers(const Layout& layout, size_t pointers);
+absl::Status CheckReplicaRange(uint64_t coordinates, uint64_t first, uint64_t count);
+absl::Status RequireX0(const ReplicaMemory& replica);
+// Of Apply(): the range, x0 where the step wants it, and one scale per tensor or none.
+absl::Status CheckApply(const ReplicaMemory& replica, const Layout& layout,
+                        const StepArguments& step, uint64_t first, uint64_t count);
 
 // One block of X0Sums, whose values are `count` neighbours; g may be null.
 void AddX0Block(const float* g, const float* x, const float* x0, uint64_t count, X0Sums* block);

@@ -21,7 +21,7 @@ namespace signvote {
 //            Finish() of the chunk.
 // Threads:   calls must not overlap; Start() may come from another thread than Finish(). On CUDA,
 //            Start() queues on the calling thread's current stream.
-// Failure:   as ReplicaMemory.
+// Failure:   as ReplicaMemory: a call that does not fit is refused and changes nothing.
 class BallotPacker {
  public:
   virtual ~BallotPacker() = default;
@@ -30,17 +30,18 @@ class BallotPacker {
   // memory of the device. `input.prev_verdict`, if given, is the verdict that was last applied to
   // the replica of the same WorkerDevice. `ballot` is memory of WorkerDevice::host_memory() and is
   // written until Finish(k) returned.
-  // REQUIRES: chunk k is not in flight.
+  // INVALID_ARGUMENT: CheckChunkInput() (checks.h). FAILED_PRECONDITION: chunk k is in flight, or no
+  // replica was made whose verdict it could be. What lies in host memory is never in flight.
   virtual absl::Status Start(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) = 0;
-  // Whether Finish(k) would return without waiting. REQUIRES: chunk k is in flight.
+  // Whether Finish(k) would return without waiting. INVALID_ARGUMENT, FAILED_PRECONDITION: no such
+  // chunk, or not in flight; here and below.
   virtual absl::StatusOr<bool> Ready(ChunkIndex k) = 0;
   // Waits until the ballot of chunk k is there and returns the chunk's scalars; it is no longer in
   // flight.
   virtual absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) = 0;
 
   // The direction's state as planes of bytes, as in Direction: what a checkpoint holds, the same on
-  // every device. REQUIRES: no chunk is in flight; `planes` of the direction has the plane, and it
-  // the elements from coordinate `first` on.
+  // every device. INVALID_ARGUMENT: CheckStateRange(). REQUIRES: no chunk is in flight.
   virtual absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) = 0;
   virtual absl::Status RestoreState(size_t plane, uint64_t first,
                                     std::span<const std::byte> bytes) = 0;

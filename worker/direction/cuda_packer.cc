@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "worker/direction/checks.h"
 
 namespace signvote::cuda {
 
@@ -10,7 +12,7 @@ absl::StatusOr<std::unique_ptr<CudaPacker>> CudaPacker::Make(const Device* devic
                                                              const Layout* layout, ChunkPlan plan,
                                                              const DirectionConfig& config,
                                                              const uint32_t* const* verdict) {
-  SIGNVOTE_CHECK(plan.coordinates() == layout->coordinates());
+  SIGNVOTE_RETURN_IF_ERROR(CheckPlan(*layout, plan));
   SIGNVOTE_RETURN_IF_ERROR(device->Use());
   auto packer = std::unique_ptr<CudaPacker>(new CudaPacker(device, layout, plan, config, verdict));
   const cudaStream_t stream = device->stream();
@@ -42,8 +44,8 @@ absl::StatusOr<std::unique_ptr<CudaPacker>> CudaPacker::Make(const Device* devic
     pieces += chunk.pieces;
     chunk.first_input = inputs;
     inputs += chunk.tensors;
-    SIGNVOTE_ASSIGN_OR_RETURN(chunk.packed, Event::Make());
-    SIGNVOTE_ASSIGN_OR_RETURN(chunk.copied, Event::Make());
+    SIGNVOTE_ASSIGN_OR_RETURN(chunk.packed, CudaEvent::Make());
+    SIGNVOTE_ASSIGN_OR_RETURN(chunk.copied, CudaEvent::Make());
     packer->chunks_.push_back(std::move(chunk));
   }
   SIGNVOTE_ASSIGN_OR_RETURN(packer->pieces_, DeviceBuffer<PackScalars>::Make(pieces));
@@ -75,8 +77,15 @@ CudaPacker::~CudaPacker() {
 }
 
 absl::Status CudaPacker::Start(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) {
-  SIGNVOTE_CHECK(!chunks_[k.value()].in_flight);
-  SIGNVOTE_CHECK(input.prev_verdict == nullptr || *verdict_ != nullptr);
+  SIGNVOTE_RETURN_IF_ERROR(CheckChunkInput(*layout_, plan_, k, input));
+  if (chunks_[k.value()].in_flight) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("chunk ", k.value(), " is in flight; call Finish first"));
+  }
+  if (input.prev_verdict != nullptr && *verdict_ == nullptr) {
+    return absl::FailedPreconditionError(
+        "there is no previous verdict on this device: no replica was made here");
+  }
   if (poison_.ok()) poison_ = Queue(k, input, ballot);
   chunks_[k.value()].in_flight = poison_.ok();
   return poison_;
@@ -91,7 +100,6 @@ absl::Status CudaPacker::SendInputs(const Chunk& chunk, const Direction::ChunkIn
       return values.empty() ? nullptr : values[chunk.first_tensor + t];
     };
     const TensorInputs now{.g = of(input.g), .u = of(input.u), .h = of(input.h)};
-    SIGNVOTE_CHECK(input.u.empty() || now.u != nullptr);
     changed = changed || now.g != sent[t].g || now.u != sent[t].u || now.h != sent[t].h;
     sent[t] = now;
   }
@@ -101,7 +109,6 @@ absl::Status CudaPacker::SendInputs(const Chunk& chunk, const Direction::ChunkIn
 }
 
 absl::Status CudaPacker::Queue(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) {
-  SIGNVOTE_CHECK(input.g.size() == layout_->tensors().size());
   SIGNVOTE_RETURN_IF_ERROR(device_->Use());
   const cudaStream_t stream = device_->stream();
   const Chunk& chunk = chunks_[k.value()];
@@ -144,10 +151,17 @@ absl::Status CudaPacker::Queue(ChunkIndex k, const Direction::ChunkInput& input,
   return SIGNVOTE_CUDA(cudaEventRecord, chunk.copied.get(), copies_.get());
 }
 
+absl::Status CudaPacker::CheckInFlight(ChunkIndex k) const {
+  SIGNVOTE_RETURN_IF_ERROR(CheckChunk(plan_, k));
+  if (chunks_[k.value()].in_flight) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("chunk ", k.value(), " is not in flight; call Start first"));
+}
+
 absl::StatusOr<bool> CudaPacker::Ready(ChunkIndex k) {
   if (!poison_.ok()) return poison_;
+  SIGNVOTE_RETURN_IF_ERROR(CheckInFlight(k));
   const Chunk& chunk = chunks_[k.value()];
-  SIGNVOTE_CHECK(chunk.in_flight);
   poison_ = device_->Use();
   if (!poison_.ok()) return poison_;
   const cudaError_t state = cudaEventQuery(chunk.copied.get());
@@ -163,8 +177,8 @@ absl::StatusOr<bool> CudaPacker::Ready(ChunkIndex k) {
 
 absl::StatusOr<ChunkScalars> CudaPacker::Finish(ChunkIndex k) {
   if (!poison_.ok()) return poison_;
+  SIGNVOTE_RETURN_IF_ERROR(CheckInFlight(k));
   Chunk& chunk = chunks_[k.value()];
-  SIGNVOTE_CHECK(chunk.in_flight);
   poison_ = device_->Use();
   if (poison_.ok()) poison_ = SIGNVOTE_CUDA(cudaEventSynchronize, chunk.copied.get());
   if (!poison_.ok()) return poison_;
@@ -197,17 +211,11 @@ absl::Status CudaPacker::Guarded(const Function& function) {
   return poison_;
 }
 
-float* CudaPacker::StateAt(size_t plane, uint64_t first, size_t bytes) const {
-  SIGNVOTE_CHECK(plane < state_.size() && bytes % sizeof(float) == 0);
-  const uint64_t d = layout_->coordinates();
-  SIGNVOTE_CHECK(first <= d && bytes / sizeof(float) <= d - first);
-  return state_[plane].data() + first;
-}
-
 absl::Status CudaPacker::SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) {
-  const float* const from = StateAt(plane, first, bytes.size());
+  SIGNVOTE_RETURN_IF_ERROR(CheckStateRange(*layout_, state_.size(), plane, first, bytes.size()));
   return Guarded([&](cudaStream_t stream) {
-    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, bytes.data(), from, bytes.size(),
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, bytes.data(),
+                                           state_[plane].data() + first, bytes.size(),
                                            cudaMemcpyDeviceToHost, stream));
     return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
   });
@@ -215,10 +223,11 @@ absl::Status CudaPacker::SaveState(size_t plane, uint64_t first, std::span<std::
 
 absl::Status CudaPacker::RestoreState(size_t plane, uint64_t first,
                                       std::span<const std::byte> bytes) {
-  float* const to = StateAt(plane, first, bytes.size());
+  SIGNVOTE_RETURN_IF_ERROR(CheckStateRange(*layout_, state_.size(), plane, first, bytes.size()));
   return Guarded([&](cudaStream_t stream) {
-    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, to, bytes.data(), bytes.size(),
-                                           cudaMemcpyHostToDevice, stream));
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, state_[plane].data() + first,
+                                           bytes.data(), bytes.size(), cudaMemcpyHostToDevice,
+                                           stream));
     return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
   });
 }

@@ -47,7 +47,7 @@ class CudaPacker : public BallotPacker {
     uint64_t first_piece = 0;   // in pieces_
     uint64_t pieces = 0;
     uint64_t first_input = 0;  // in inputs_; one per tensor
-    Event packed, copied;
+    CudaEvent packed, copied;
     bool in_flight = false;
   };
 
@@ -61,8 +61,7 @@ class CudaPacker : public BallotPacker {
   // Brings the chunk's part of inputs_ up to date. REQUIRES: the chunk is not in flight.
   absl::Status SendInputs(const Chunk& chunk, const Direction::ChunkInput& input,
                           cudaStream_t stream);
-  // The place of element `first` of a plane, once the range has been checked.
-  float* StateAt(size_t plane, uint64_t first, size_t bytes) const;
+  absl::Status CheckInFlight(ChunkIndex k) const;
   template <typename Function>
   absl::Status Guarded(const Function& function);
   absl::Status Queue(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot);

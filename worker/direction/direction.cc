@@ -6,6 +6,8 @@
 
 #include "common/bits.h"
 #include "common/check.h"
+#include "common/status.h"
+#include "worker/direction/checks.h"
 
 namespace signvote {
 DirectionCoefficients CoefficientsOf(const DirectionConfig& config) {
@@ -84,21 +86,17 @@ void Direction::Reset() {
   for (std::vector<float>& plane : state_) std::fill(plane.begin(), plane.end(), 0.0f);
 }
 
-size_t Direction::StateOffset(size_t plane, uint64_t first, size_t bytes) const {
-  SIGNVOTE_CHECK(plane < state_.size() && bytes % sizeof(float) == 0);
-  const uint64_t d = layout_->coordinates();
-  SIGNVOTE_CHECK(first <= d && bytes / sizeof(float) <= d - first);
-  return first;
+absl::Status Direction::SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) const {
+  SIGNVOTE_RETURN_IF_ERROR(CheckStateRange(*layout_, state_.size(), plane, first, bytes.size()));
+  std::memcpy(bytes.data(), state_[plane].data() + first, bytes.size());
+  return absl::OkStatus();
 }
 
-void Direction::SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) const {
-  const size_t offset = StateOffset(plane, first, bytes.size());
-  std::memcpy(bytes.data(), state_[plane].data() + offset, bytes.size());
-}
-
-void Direction::RestoreState(size_t plane, uint64_t first, std::span<const std::byte> bytes) {
-  const size_t offset = StateOffset(plane, first, bytes.size());
-  std::memcpy(state_[plane].data() + offset, bytes.data(), bytes.size());
+absl::Status Direction::RestoreState(size_t plane, uint64_t first,
+                                     std::span<const std::byte> bytes) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckStateRange(*layout_, state_.size(), plane, first, bytes.size()));
+  std::memcpy(state_[plane].data() + first, bytes.data(), bytes.size());
+  return absl::OkStatus();
 }
 
 }  // namespace signvote

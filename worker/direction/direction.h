@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "common/direction_config.h"
 #include "common/layout.h"
 #include "worker/codec/pack.h"
@@ -35,6 +36,7 @@ struct ChunkScalars {
 // Threads:   PackChunk of different chunks may run at the same time; nothing else may overlap.
 class Direction {
  public:
+  // REQUIRES: CheckPlan() (checks.h) is OK.
   Direction(const Layout* layout, ChunkPlan plan, DirectionConfig config);
 
   struct ChunkInput {
@@ -51,7 +53,7 @@ class Direction {
     Share share{};
     float stepsize = 0.0f;  // of the last commit
   };
-  // Packs chunk k into ballot[0, plan.Bytes(k)); padding bits are zero.
+  // Packs chunk k into ballot[0, plan.Bytes(k)); padding bits are zero. REQUIRES: CheckChunkInput().
   ChunkScalars PackChunk(ChunkIndex k, const ChunkInput& input, uint8_t* ballot);
 
   // Zero state, as after a rewind.
@@ -59,15 +61,11 @@ class Direction {
   // The state, in the order in which it is saved.
   std::span<const StatePlane> planes() const { return PlanesOf(config_.kind); }
   // Elements [first, first + bytes.size() / element_bytes) of a plane, as they lie in memory
-  // (little-endian fp32), out and in. REQUIRES: planes()[plane] exists and holds the range; whole
-  // elements.
-  void SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) const;
-  void RestoreState(size_t plane, uint64_t first, std::span<const std::byte> bytes);
+  // (little-endian fp32), out and in. INVALID_ARGUMENT, and nothing is written: CheckStateRange().
+  absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) const;
+  absl::Status RestoreState(size_t plane, uint64_t first, std::span<const std::byte> bytes);
 
  private:
-  // The place of element `first`, once the range has been checked.
-  size_t StateOffset(size_t plane, uint64_t first, size_t bytes) const;
-
   const Layout* layout_;
   ChunkPlan plan_;
   DirectionConfig config_;

@@ -1,8 +1,8 @@
 #include "absl/strings/str_cat.h"
-#include "common/check.h"
 #include "common/cpu.h"
 #include "common/exit_codes.h"
 #include "common/status.h"
+#include "worker/direction/checks.h"
 #include "worker/direction/worker_device.h"
 
 namespace signvote {
@@ -11,22 +11,27 @@ namespace {
 class HostPacker : public BallotPacker {
  public:
   HostPacker(const Layout* layout, ChunkPlan plan, const DirectionConfig& config)
-      : direction_(layout, plan, config), scalars_(plan.chunks()) {}
+      : layout_(layout), plan_(plan), direction_(layout, plan, config), scalars_(plan.chunks()) {}
 
   absl::Status Start(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) override {
+    SIGNVOTE_RETURN_IF_ERROR(CheckChunkInput(*layout_, plan_, k, input));
     scalars_[k.value()] = direction_.PackChunk(k, input, ballot);
     return absl::OkStatus();
   }
-  absl::StatusOr<bool> Ready(ChunkIndex) override { return true; }
-  absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) override { return scalars_[k.value()]; }
+  absl::StatusOr<bool> Ready(ChunkIndex k) override {
+    SIGNVOTE_RETURN_IF_ERROR(CheckChunk(plan_, k));
+    return true;
+  }
+  absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) override {
+    SIGNVOTE_RETURN_IF_ERROR(CheckChunk(plan_, k));
+    return scalars_[k.value()];
+  }
   absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) override {
-    direction_.SaveState(plane, first, bytes);
-    return absl::OkStatus();
+    return direction_.SaveState(plane, first, bytes);
   }
   absl::Status RestoreState(size_t plane, uint64_t first,
                             std::span<const std::byte> bytes) override {
-    direction_.RestoreState(plane, first, bytes);
-    return absl::OkStatus();
+    return direction_.RestoreState(plane, first, bytes);
   }
   absl::Status Reset() override {
     direction_.Reset();
@@ -34,6 +39,8 @@ class HostPacker : public BallotPacker {
   }
 
  private:
+  const Layout* const layout_;
+  const ChunkPlan plan_;
   Direction direction_;
   std::vector<ChunkScalars> scalars_;  // [chunks], of the chunk packed last
 };
@@ -79,12 +86,13 @@ std::shared_ptr<std::pmr::memory_resource> HostDevice::host_memory() {
 
 absl::StatusOr<std::unique_ptr<ReplicaMemory>> HostDevice::MakeReplica(const Layout* layout,
                                                                        TensorPointers x) {
-  SIGNVOTE_CHECK(x.size() == layout->tensors().size());
+  SIGNVOTE_RETURN_IF_ERROR(CheckReplicaPointers(*layout, x.size()));
   return std::make_unique<HostReplicaMemory>(*layout, x);
 }
 
 absl::StatusOr<std::unique_ptr<BallotPacker>> HostDevice::MakePacker(
     const Layout* layout, ChunkPlan plan, const DirectionConfig& config) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckPlan(*layout, plan));
   return std::make_unique<HostPacker>(layout, plan, config);
 }
 

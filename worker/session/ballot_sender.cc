@@ -9,7 +9,7 @@
 
 namespace signvote {
 
-const BallotSender::OpenVote* BallotSender::VoteLocked() const {
+const BallotSender::Destination* BallotSender::VoteLocked() const {
   return vote_ && ballot_.open() && vote_->round == ballot_.round() ? &*vote_ : nullptr;
 }
 
@@ -17,10 +17,10 @@ void BallotSender::VoteOpens(std::shared_ptr<OutgoingStream> stream, Round round
                              const VoteId& vote) {
   {
     MutexLock lock(&mu_);
-    vote_ = OpenVote{stream, round, vote};
+    vote_ = Destination{stream, round, vote};
     // Under the lock, because what the caller hands over from now on is sent under this vote and
     // must not be withdrawn with the rest.
-    if (const OpenVote* const now = VoteLocked()) {
+    if (const Destination* const now = VoteLocked()) {
       stream->ReplaceBallots(ballot_.AllMessages(now->id));
     }
   }
@@ -58,7 +58,7 @@ absl::Status BallotSender::SendChunk(ChunkIndex k, std::shared_ptr<const uint8_t
     MutexLock lock(&mu_);
     SIGNVOTE_RETURN_IF_ERROR(ballot_.AddChunk(k, std::move(bits), checksum, clock_->Now()));
     // Without a vote the chunk waits for the round's next opening.
-    const OpenVote* const vote = VoteLocked();
+    const Destination* const vote = VoteLocked();
     if (vote == nullptr) return absl::OkStatus();
     outgoing = ballot_.ChunkMessage(k, vote->id);
     stream = vote->stream;
@@ -74,7 +74,7 @@ absl::StatusOr<bool> BallotSender::SendScalars(v1::Scalars scalars) {
   {
     MutexLock lock(&mu_);
     SIGNVOTE_ASSIGN_OR_RETURN(whole, ballot_.AddScalars(std::move(scalars), clock_->Now()));
-    const OpenVote* const vote = VoteLocked();
+    const Destination* const vote = VoteLocked();
     if (vote == nullptr) return whole;
     outgoing = ballot_.ScalarsMessage(vote->id);
     stream = vote->stream;
@@ -88,7 +88,7 @@ absl::Status BallotSender::SendAbstain(v1::Abstain::Reason reason) {
   {
     MutexLock lock(&mu_);
     SIGNVOTE_RETURN_IF_ERROR(ballot_.AddAbstain(reason));
-    const OpenVote* const vote = VoteLocked();
+    const Destination* const vote = VoteLocked();
     if (vote == nullptr) return absl::OkStatus();
     stream = vote->stream;
     std::vector<OutgoingMessage> instead;

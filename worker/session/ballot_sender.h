@@ -50,20 +50,20 @@ class BallotSender {
   RoundTimes Close() ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
-  struct OpenVote {
+  struct Destination {
     std::shared_ptr<OutgoingStream> stream;
     Round round;
     VoteId id;
   };
   // The vote that the kept ballot goes under; nullptr: it waits.
-  const OpenVote* VoteLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  const Destination* VoteLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   Clock* const clock_;
 
   Mutex mu_;
   ChunkPlan plan_ ABSL_GUARDED_BY(mu_);
   KeptBallot ballot_ ABSL_GUARDED_BY(mu_);
-  std::optional<OpenVote> vote_ ABSL_GUARDED_BY(mu_);
+  std::optional<Destination> vote_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace signvote

@@ -45,7 +45,11 @@ absl::Status CommitReceiver::OnCommit(const v1::Commit& commit) {
 
 absl::Status CommitReceiver::OnMismatch(Round round, const std::string& why) {
   const absl::Status status = conversation_->Mismatched(round, why);
-  if (status.ok()) return status;
+  if (status.ok()) {
+    (*log_)(LogLevel::kInfo, "a commit that came during the state transfer is not whole",
+            {{"round", round.value()}, {"reason", why}});
+    return status;
+  }
   (*log_)(LogLevel::kWarning, "verdict does not match its commit",
           {{"round", round.value()}, {"reason", why}});
   counters_->VerdictMismatched();

@@ -173,7 +173,7 @@ absl::Status Follower::OnRoundOpen(const v1::RoundOpen& open, Time now,
   SIGNVOTE_ASSIGN_OR_RETURN(RoundTicket ticket, TicketFrom(open, now));
   // A round opens only for a worker to whom every commit before was sent.
   if (Behind(ticket.round)) return Missing(absl::StrCat("round ", ticket.round.value(), " opens"));
-  open_ = OpenAttempt{ticket.round, Attempt(open.attempt())};
+  open_ = OpenTicket{ticket.round, Attempt(open.attempt())};
   const VoteId vote{run_->run_id, epoch_, open_->attempt};
   actions->push_back(OpenedAction{std::move(ticket), vote});
   return absl::OkStatus();

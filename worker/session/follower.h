@@ -150,7 +150,8 @@ class Follower {
   bool parted() const;
 
  private:
-  struct OpenAttempt {
+  // What a ballot may be sent for.
+  struct OpenTicket {
     Round round;
     Attempt attempt;
   };
@@ -183,7 +184,7 @@ class Follower {
   Epoch epoch_;
   uint64_t incarnation_ = 0;
   std::string ticket_;
-  std::optional<OpenAttempt> open_;
+  std::optional<OpenTicket> open_;
   bool finish_current_ = false;
   std::optional<Round> digest_said_;
 };

@@ -25,6 +25,8 @@ absl::Status Upgrade(std::string_view what) {
                    ", which this version does not know; upgrade the worker"));
 }
 
+bool IsCoefficient(double beta) { return beta >= 0 && beta < 1; }
+
 absl::StatusOr<DirectionConfig> DirectionFrom(const v1::Direction& direction) {
   DirectionConfig config;
   config.beta = direction.beta();
@@ -35,16 +37,23 @@ absl::StatusOr<DirectionConfig> DirectionFrom(const v1::Direction& direction) {
       return config;
     case v1::Direction::KIND_SIGNUM:
       config.kind = DirectionKind::kSignum;
-      return config;
+      break;
     case v1::Direction::KIND_NESTEROV_SIGNUM:
       config.kind = DirectionKind::kNesterovSignum;
-      return config;
+      break;
     case v1::Direction::KIND_LION:
       config.kind = DirectionKind::kLion;
-      return config;
+      break;
     default:
       return Upgrade(absl::StrCat("direction ", static_cast<int>(direction.kind())));
   }
+  if (!IsCoefficient(config.beta) ||
+      (config.kind == DirectionKind::kLion && !IsCoefficient(config.beta2))) {
+    return absl::InvalidArgumentError(absl::StrCat("the server's direction has beta ", config.beta,
+                                                   " and beta2 ", config.beta2,
+                                                   "; both must be in [0, 1)"));
+  }
+  return config;
 }
 
 absl::StatusOr<std::vector<RunStatePlane>> PlanesFrom(const v1::Direction& direction) {

@@ -51,7 +51,7 @@ Duration SessionCounters::last_apply() const {
   return last_apply_;
 }
 
-SessionStats SessionCounters::Read(const WireTotals& bytes, bool connected) const {
+SessionStats SessionCounters::Read(const SessionBytes& bytes, bool connected) const {
   MutexLock lock(&mu_);
   SessionStats stats = stats_;
   stats.connected = connected;

@@ -27,7 +27,7 @@ class SessionCounters {
   // That applying the last commit took; zero before the first.
   Duration last_apply() const ABSL_LOCKS_EXCLUDED(mu_);
   // All of it, with these bytes.
-  SessionStats Read(const WireTotals& bytes, bool connected) const ABSL_LOCKS_EXCLUDED(mu_);
+  SessionStats Read(const SessionBytes& bytes, bool connected) const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   mutable Mutex mu_;

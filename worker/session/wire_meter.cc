@@ -36,7 +36,7 @@ void WireMeter::AddTransfer(const wire::SocketBytes& moved) {
   totals_.setup.received += moved.received;
 }
 
-WireTotals WireMeter::Read() {
+SessionBytes WireMeter::Read() {
   MutexLock lock(&mu_);
   ReadLocked();
   return totals_;

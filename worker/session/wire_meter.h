@@ -12,7 +12,8 @@
 
 namespace signvote {
 
-struct WireTotals {
+// What a session has moved so far.
+struct SessionBytes {
   wire::SocketBytes rounds;
   wire::SocketBytes setup;
 };
@@ -29,13 +30,13 @@ class WireMeter {
   void End() ABSL_LOCKS_EXCLUDED(mu_);
   // A state transfer over a connection of its own has moved these.
   void AddTransfer(const wire::SocketBytes& moved) ABSL_LOCKS_EXCLUDED(mu_);
-  WireTotals Read() ABSL_LOCKS_EXCLUDED(mu_);
+  SessionBytes Read() ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   void ReadLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   mutable Mutex mu_;
-  WireTotals totals_ ABSL_GUARDED_BY(mu_);
+  SessionBytes totals_ ABSL_GUARDED_BY(mu_);
   std::optional<wire::SocketByteCounter> counter_ ABSL_GUARDED_BY(mu_);
   wire::SocketBytes counted_ ABSL_GUARDED_BY(mu_);  // last reading of counter_
   bool rounds_ ABSL_GUARDED_BY(mu_) = false;        // this connection's bytes are rounds' by now

@@ -41,7 +41,7 @@ struct TrainerOptions {
 
 // One round as this worker saw it. Times are seconds since the round was opened to it, unless
 // "took".
-struct RoundReport {
+struct RoundReport {  // tidy: allow(members) a line of the round log, key by key
   Round round;
   DataStep data_step;
   Share share;

@@ -3,7 +3,6 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
-#include "common/check.h"
 
 namespace signvote {
 
@@ -18,8 +17,8 @@ absl::Status GradientSource::Begin(const RoundTicket& ticket) {
 }
 
 absl::Status GradientSource::TakeGradient(uint32_t, ConstTensorPointers) {
-  SIGNVOTE_CHECK(false && "a ballot of one gradient has no other than the last");
-  return absl::OkStatus();
+  return absl::UnimplementedError(
+      "this worker signs one gradient per ballot, and there is no other than the last");
 }
 
 absl::Status GradientSource::MakeChunk(uint64_t, uint64_t, ConstTensorPointers) {

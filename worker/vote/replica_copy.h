@@ -24,7 +24,7 @@ class ReplicaCopy {
 // Ownership: the layout and the values must outlive it; the pointers are copied.
 class HostReplicaCopy : public ReplicaCopy {
  public:
-  // REQUIRES: one pointer per tensor of the layout, the replica's.
+  // One pointer per tensor of the layout, the replica's; else Refresh() is INVALID_ARGUMENT.
   HostReplicaCopy(const Layout* layout, TensorPointers values);
   absl::Status Refresh(ReplicaMemory* replica, uint64_t first, uint64_t count) override;
 

@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/check.h"
 #include "common/status.h"
 
 namespace signvote {
@@ -91,9 +90,13 @@ absl::Status Voter::Begin(const RoundTicket& ticket) {
   if (ticket.replica_moved) SIGNVOTE_RETURN_IF_ERROR(RefreshCopies());
   SIGNVOTE_RETURN_IF_ERROR(source_->Begin(ticket));
 
+  const uint32_t gradients = source_->Gradients(ticket);
+  if (gradients == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("the source takes no gradient for round ",
+                                                   ticket.round.value(), "; it must take one"));
+  }
   ticket_ = ticket;
-  gradients_ = source_->Gradients(ticket);
-  SIGNVOTE_CHECK(gradients_ > 0);
+  gradients_ = gradients;
   gradient_ = 0;
   wants_probe_ = options_.can_probe && previous_valid_ && ticket.Wants(ScalarKind::kProbeL1);
   x0_sums_.reset();

@@ -204,7 +204,7 @@ TEST(Apply, KernelsEqualTheDefinitionForEveryLengthAndMisalignment) {
       apply_kernels::kScalar.rescaled_step(want_rescaled.data() + misalignment, x0.data(), n, bits,
                                            bit_offset, s.a, s.c, s.rho);
       for (const Isa isa : isas) {
-        const Table& table = apply_kernels::TableFor(isa);
+        const Table& table = apply_kernels::kTables.For(isa);
         std::vector<float> got = x;
         table.step(got.data() + misalignment, n, bits, bit_offset, s.a, s.c);
         ExpectSameBits(got, want, IsaName(isa).data());
@@ -232,7 +232,7 @@ TEST(Apply, KernelsEqualTheDefinitionForEveryBitOffset) {
         apply_kernels::kScalar.step(want.data(), n, bits, bit_offset, s.a, s.c);
         for (const Isa isa : VectorIsas()) {
           std::vector<float> got = x;
-          apply_kernels::TableFor(isa).step(got.data(), n, bits, bit_offset, s.a, s.c);
+          apply_kernels::kTables.For(isa).step(got.data(), n, bits, bit_offset, s.a, s.c);
           ExpectSameBits(got, want, IsaName(isa).data());
         }
       }

@@ -146,6 +146,13 @@ TEST_F(ModelFileTest, AConfigThatIsNoneIsToldBeforeTheModelIsKnown) {
   const absl::Status told = RequireModelTarget(fs_, path_, "");
   EXPECT_EQ(ExitCodeFor(told), ExitCode::kBadInput);
   EXPECT_THAT(std::string(told.message()), HasSubstr("is not a JSON object"));
+  Put("");  // as a full disk leaves it
+  for (const char* const ours : {"", "{}", R"({"model_type": "llama"})"}) {
+    const absl::Status empty = RequireModelTarget(fs_, path_, ours);
+    EXPECT_EQ(ExitCodeFor(empty), ExitCode::kBadInput);
+    EXPECT_THAT(std::string(empty.message()), HasSubstr("is empty and not a JSON object"));
+  }
+  EXPECT_EQ(JoinConfigs("{}", "", TensorDtype::kF32).status().code(), absl::StatusCode::kInvalidArgument);
   std::filesystem::remove(dir_ / "config.json");
   std::filesystem::create_directory(dir_ / "config.json");
   EXPECT_EQ(ExitCodeFor(RequireModelTarget(fs_, path_, "")), ExitCode::kBadInput);

@@ -72,8 +72,8 @@ TEST_F(SafetensorsTest, WhatIsWrittenIsReadBackBitForBit) {
   EXPECT_EQ((*file)->metadata().at("format"), "pt");
   std::vector<float> back(x.size());
   const size_t first = (*file)->tensors()[0].count();
-  (*file)->tensors()[0].WidenInto(std::span(back).first(first));
-  (*file)->tensors()[1].WidenInto(std::span(back).subspan(first));
+  (*file)->tensors()[0].WidenInto(0, std::span(back).first(first));
+  (*file)->tensors()[1].WidenInto(0, std::span(back).subspan(first));
   EXPECT_EQ(std::memcmp(back.data(), x.data(), x.size() * sizeof(float)), 0);
 }
 
@@ -215,7 +215,7 @@ TEST_F(SafetensorsTest, TheFirstNumberThatIsNotFiniteIsNamed) {
     std::memcpy(bytes.data() + bytes.size() - 8, &value, sizeof(value));
     auto file = OpenBytes(bytes);
     EXPECT_TRUE(file.ok()) << Describe(file.status());
-    return file.ok() ? (*file)->RequireFinite() : file.status();
+    return file.ok() ? (*file)->RequireFinite(nullptr) : file.status();
   };
   EXPECT_TRUE(with(std::numeric_limits<float>::max()).ok());
   for (const float bad :

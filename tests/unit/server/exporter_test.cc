@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,6 +21,18 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::minutes;
+using std::chrono::seconds;
+
+// Each look at it takes a tenth of a second.
+class PassingClock final : public Clock {
+ public:
+  Time Now() const override { return now_ = now_ + Duration(milliseconds(100)); }
+  int64_t UnixMicros() const override { return 0; }
+  void SleepFor(Duration d) override { now_ = now_ + d; }
+
+ private:
+  mutable Time now_;
+};
 
 // The run is a real one; the exporter's time is the test's, and passes while it sleeps.
 class ExporterTest : public rpc::TrainingServiceTest {
@@ -26,6 +40,7 @@ class ExporterTest : public rpc::TrainingServiceTest {
   void RunWithAModel() {
     run::RunOptions options = Options();
     options.main_rounds_max = 1000;
+    options.digest_every = 0;
     options.stop_wait = milliseconds(1);
     StartServer(std::move(options));
     client_ = NewClient();
@@ -41,6 +56,10 @@ class ExporterTest : public rpc::TrainingServiceTest {
     return std::make_unique<Exporter>(FileSystem::Posix(), &clock_, run_.get(), std::move(options));
   }
   static bool Never() { return false; }
+  // Of the test's clock; valid until the next one.
+  StopBudget* Budget(std::function<bool()> stop_requested) {
+    return &budget_.emplace(&clock_, seconds(15), std::move(stop_requested));
+  }
   bool HoldsTheModel(const std::string& path) {
     const auto file = Checkpoint::Open(FileSystem::Posix(), path);
     if (!file.ok()) return false;
@@ -49,6 +68,7 @@ class ExporterTest : public rpc::TrainingServiceTest {
   }
 
   FakeClock clock_;
+  std::optional<StopBudget> budget_;
   std::unique_ptr<rpc::WireClient> client_;
   std::string path_ = dir_ / "model.safetensors";
 };
@@ -61,7 +81,7 @@ TEST_F(ExporterTest, ACopyThatIsAskedForIsWrittenBesideTheRun) {
   EXPECT_TRUE(run_->HealthNow(rpc::kLong).ok());
   EXPECT_TRUE(Eventually([&] { return HoldsTheModel(dir_ / "model.round-00000000.safetensors"); }));
   End();
-  EXPECT_TRUE(exporter->Final(Never, Never).ok());
+  EXPECT_TRUE(exporter->Final(Budget(Never), Never).ok());
   EXPECT_TRUE(HoldsTheModel(path_));
 }
 
@@ -70,7 +90,7 @@ TEST_F(ExporterTest, CopiesAndTheModelAreWrittenInTheFormatThatIsAskedFor) {
   const auto exporter = Make({.format = {.dtype = TensorDtype::kBf16}});
   exporter->Look(Exporter::Asked::kYes);
   End();
-  ASSERT_TRUE(exporter->Final(Never, Never).ok());
+  ASSERT_TRUE(exporter->Final(Budget(Never), Never).ok());
   for (const std::string& path : {path_, dir_ / "model.round-00000000.safetensors"}) {
     const auto file = SafetensorsFile::Open(FileSystem::Posix(), path);
     ASSERT_TRUE(file.ok()) << file.status();
@@ -79,13 +99,30 @@ TEST_F(ExporterTest, CopiesAndTheModelAreWrittenInTheFormatThatIsAskedFor) {
   }
 }
 
+TEST_F(ExporterTest, AnApplierThatIsFarBehindHasWhatTheBudgetOfAStopLeavesAndNoMore) {
+  around_.applier_delay = std::chrono::hours(1);
+  RunWithAModel();
+  v1::ServerMessage message;
+  ASSERT_TRUE(client_->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+  ASSERT_TRUE(client_->Vote(std::vector<uint8_t>((rpc::kCoordinates + 7) / 8)));
+  ASSERT_TRUE(Eventually([&] { return run_->committed() == Round(1); }));
+  End();
+  PassingClock clock;
+  StopBudget budget(&clock, seconds(15), [] { return true; });
+  const Time begin = clock.Now();
+  EXPECT_TRUE(Make({})->Final(&budget, Never).ok());
+  EXPECT_GT(clock.Now() - begin, Duration(seconds(10)));
+  EXPECT_LE(clock.Now() - begin, Duration(seconds(15)));
+  EXPECT_TRUE(HoldsTheModel(path_)) << "as of the round that it has come to";
+}
+
 TEST_F(ExporterTest, BeforeThereIsAModelNothingIsWrittenAndNothingHeld) {
   StartServer();
   const auto exporter = Make({});
   exporter->Look(Exporter::Asked::kYes);
   End();
   const Time begin = clock_.Now();
-  EXPECT_EQ(exporter->Final(Never, Never).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(exporter->Final(Budget(Never), Never).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(clock_.Now(), begin);
   EXPECT_TRUE(FileSystem::Posix()->ListFiles(dir_.path())->empty());
 }
@@ -99,7 +136,7 @@ TEST_F(ExporterTest, AModelThatCannotBeWrittenIsHeldUntilItCan) {
     if (clock_.Now() - begin > minutes(1)) std::filesystem::create_directory(dir_ / "gone");
     return false;
   };
-  EXPECT_TRUE(Make({})->Final(Never, mend_later).ok());
+  EXPECT_TRUE(Make({})->Final(Budget(Never), mend_later).ok());
   EXPECT_TRUE(HoldsTheModel(path_));
 }
 
@@ -109,7 +146,7 @@ TEST_F(ExporterTest, WhoAsksNeedNotWaitForTheNextAttempt) {
   path_ = dir_ / "gone/model.safetensors";
   const Time begin = clock_.Now();
   const auto mend_now = [&] { return std::filesystem::create_directory(dir_ / "gone"); };
-  EXPECT_TRUE(Make({})->Final(Never, mend_now).ok());
+  EXPECT_TRUE(Make({})->Final(Budget(Never), mend_now).ok());
   EXPECT_EQ(clock_.Now(), begin);
 }
 
@@ -118,7 +155,7 @@ TEST_F(ExporterTest, ItIsHeldForTheLingerAndEndsAsABadFile) {
   End();
   path_ = dir_ / "gone/model.safetensors";
   const Time begin = clock_.Now();
-  const absl::Status status = Make({.linger = minutes(7)})->Final(Never, Never);
+  const absl::Status status = Make({.linger = minutes(7)})->Final(Budget(Never), Never);
   EXPECT_EQ(ExitCodeFor(status), ExitCode::kBadInput);
   EXPECT_THAT(std::string(status.message()), testing::HasSubstr(path_));
   EXPECT_EQ(clock_.Now() - begin, Duration(minutes(7)));
@@ -130,11 +167,11 @@ TEST_F(ExporterTest, AStopGivesUpAModelThatIsHeldUnlessItWasTheOneThatEndedTheRu
   path_ = dir_ / "gone/model.safetensors";
   const Time begin = clock_.Now();
   const auto stop_later = [&] { return clock_.Now() - begin > minutes(1); };
-  EXPECT_EQ(ExitCodeFor(Make({})->Final(stop_later, Never)), ExitCode::kBadInput);
+  EXPECT_EQ(ExitCodeFor(Make({})->Final(Budget(stop_later), Never)), ExitCode::kBadInput);
   EXPECT_LT(clock_.Now() - begin, Duration(minutes(2)));
   const Time again = clock_.Now();
   const auto stopped = [] { return true; };
-  EXPECT_EQ(ExitCodeFor(Make({})->Final(stopped, Never)), ExitCode::kBadInput);
+  EXPECT_EQ(ExitCodeFor(Make({})->Final(Budget(stopped), Never)), ExitCode::kBadInput);
   EXPECT_EQ(clock_.Now() - again, Duration(minutes(10)));
 }
 

@@ -62,8 +62,28 @@ TEST_F(InitFileTest, AFolderOfShardsIsReadWithTheConfigBesideIt) {
   EXPECT_EQ((*init)->path(), dir_ / "");
   const Layout layout = Model();
   std::vector<float> x(3);
-  ASSERT_TRUE((*init)->CopyInto(layout, x).ok());
+  ASSERT_TRUE((*init)->CopyInto(layout, x, [] { return false; }).ok());
   EXPECT_EQ(x, (std::vector<float>{1, 2, 3}));
+}
+
+TEST_F(InitFileTest, WhetherItFitsIsKnownWithoutItsNumbers) {
+  WriteBf16("m.safetensors", "a", {0x3f80, 0x4000});
+  const auto init = OpenInitFile(fs_, dir_ / "m.safetensors");
+  ASSERT_TRUE(init.ok()) << Describe(init.status());
+  EXPECT_THAT(Describe((*init)->CheckFits(Model())), HasSubstr("no tensor \"b\""));
+  EXPECT_TRUE((*init)->CheckFits(*Layout::Make({{.name = "a", .shape = {2}}})).ok());
+}
+
+TEST_F(InitFileTest, ReadingItCanBeGivenUp) {
+  WriteBf16("m.safetensors", "a", {0x3f80, 0x4000});
+  const std::string path = dir_ / "m.safetensors";
+  EXPECT_EQ(OpenInitFile(fs_, path, [] { return true; }).status().code(),
+            absl::StatusCode::kCancelled);
+  const auto init = OpenInitFile(fs_, path, [] { return false; });
+  ASSERT_TRUE(init.ok()) << Describe(init.status());
+  std::vector<float> x(2);
+  const Layout layout = *Layout::Make({{.name = "a", .shape = {2}}});
+  EXPECT_EQ((*init)->CopyInto(layout, x, [] { return true; }).code(), absl::StatusCode::kCancelled);
 }
 
 TEST_F(InitFileTest, AFileWithoutAConfigHasNone) {

@@ -112,17 +112,17 @@ TEST(ApplierTest, ACopyHoldsBothPlanesAtOneRound) {
     ASSERT_TRUE(applier.TryPush(Up(r, 1000)));
     ASSERT_TRUE(applier.ApplyNext().has_value());
   }
-  const auto both = applier.TakeSnapshot(Applier::WithX0::kYes, seconds(0));
+  const auto both = applier.TakeSnapshot(Applier::WithX0::kYes, seconds(0), nullptr);
   ASSERT_TRUE(both.ok());
   EXPECT_EQ(both->round, Round(2));
   EXPECT_EQ(both->x, std::vector<float>(1000, 2.0f));
   EXPECT_EQ(both->x0, std::vector<float>(1000, 0.0f));
-  const auto one = applier.TakeSnapshot(Applier::WithX0::kNo, seconds(0));
+  const auto one = applier.TakeSnapshot(Applier::WithX0::kNo, seconds(0), nullptr);
   ASSERT_TRUE(one.ok());
   EXPECT_EQ(one->x, both->x);
   EXPECT_TRUE(one->x0.empty());
   replica->DropX0();
-  const auto without = applier.TakeSnapshot(Applier::WithX0::kYes, seconds(0));
+  const auto without = applier.TakeSnapshot(Applier::WithX0::kYes, seconds(0), nullptr);
   ASSERT_TRUE(without.ok());
   EXPECT_TRUE(without->x0.empty());
 }
@@ -156,13 +156,41 @@ TEST(ApplierTest, AHungCommitHoldsUpNoCallerAndACopyOnlyForItsTime) {
     EXPECT_FALSE(applier.TryPush(Up(2, 10)));
     EXPECT_FALSE(applier.ApplyNext().has_value());
     EXPECT_FALSE(applier.WaitForWork(milliseconds(5)));
-    const auto copy = applier.TakeSnapshot(Applier::WithX0::kNo, milliseconds(5));
+    const auto copy = applier.TakeSnapshot(Applier::WithX0::kNo, milliseconds(5), nullptr);
     EXPECT_EQ(copy.status().code(), absl::StatusCode::kDeadlineExceeded);
   });
   ASSERT_TRUE(applier.ApplyNext().has_value());
   EXPECT_TRUE(hung);
   EXPECT_TRUE(applier.ApplyNext().has_value());
-  EXPECT_TRUE(applier.TakeSnapshot(Applier::WithX0::kNo, seconds(0)).ok());
+  EXPECT_TRUE(applier.TakeSnapshot(Applier::WithX0::kNo, seconds(0), nullptr).ok());
+}
+
+TEST(ApplierTest, WhoWaitsForACopyBehindAHungCommitCanBeToldNotTo) {
+  const auto replica = Replica(10);
+  InterruptingClock clock;
+  Applier applier(replica.get(), &clock, 2);
+  ASSERT_TRUE(applier.TryPush(Up(0, 10)));
+  std::atomic<bool> unwanted = false;
+  std::atomic<int> asked = 0;
+  absl::Status told;
+  clock.Once([&] {
+    // ApplyNext() is at work until the copy is given up.
+    std::thread waiting([&] {
+      told = applier
+                 .TakeSnapshot(Applier::WithX0::kNo, std::chrono::hours(1),
+                               [&] {
+                                 ++asked;
+                                 return unwanted.load();
+                               })
+                 .status();
+    });
+    while (asked.load() == 0) std::this_thread::yield();
+    unwanted = true;
+    applier.AskAgain();
+    waiting.join();
+  });
+  ASSERT_TRUE(applier.ApplyNext().has_value());
+  EXPECT_EQ(told.code(), absl::StatusCode::kCancelled);
 }
 
 TEST(ApplierThreadTest, AppliesWhatComesAndReportsRoundAndDigest) {
@@ -248,7 +276,7 @@ TEST(ApplierThreadTest, ACopyIsAtOneRoundWhileCommitsGoOn) {
   });
   Round last;
   for (int i = 0; i < 20; ++i) {
-    const auto copy = applier.TakeSnapshot(Applier::WithX0::kNo, seconds(20));
+    const auto copy = applier.TakeSnapshot(Applier::WithX0::kNo, seconds(20), nullptr);
     ASSERT_TRUE(copy.ok());
     ASSERT_EQ(copy->x.size(), d);
     for (uint64_t j = 0; j < d; j += 4099)

@@ -54,11 +54,12 @@ class SpyRule final : public StepsizeRule {
     std::vector<float> gammas;  // that it was shown as the last ones
     StepsizeDecision next{.gamma = 0.5f, .reason = "spy"};
     std::optional<StepsizeDecision> without_ballot;
+    bool needs_x0 = true;
   };
   explicit SpyRule(Log* log) : log_(log) {}
   std::string_view name() const override { return "spy"; }
   bool probes() const override { return true; }
-  bool needs_x0() const override { return true; }
+  bool needs_x0() const override { return log_->needs_x0; }
   std::vector<ScalarKind> Wanted(const RoundAhead& ahead) const override {
     if (ahead.main_rounds % 2 == 0) return {};
     return {ScalarKind::kProbeL1, ScalarKind::kPrevInner};
@@ -113,7 +114,7 @@ class EngineTest : public testing::Test {
   }
 
   // One event, with the tallies and the durability that its actions ask for; all actions together.
-  Actions Do(const Event& event) {
+  Actions Do(const EngineEvent& event) {
     Actions all = engine().Step(now_, event);
     for (size_t i = 0; i < all.size(); ++i) {
       Actions more;
@@ -137,7 +138,7 @@ class EngineTest : public testing::Test {
     }
     return all;
   }
-  Actions DoAfter(Duration wait, const Event& event) {
+  Actions DoAfter(Duration wait, const EngineEvent& event) {
     now_ = now_ + wait;
     return Do(event);
   }

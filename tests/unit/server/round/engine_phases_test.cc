@@ -456,6 +456,25 @@ TEST_F(EngineTest, AStopThatTakesTheQuorumWaitsForTheTallyButNotForLong) {
   EXPECT_TRUE(Has<EndRun>(committed));
 }
 
+TEST_F(EngineTest, TheTallyTheCommitAndTheLastDigestsOfAStopShareOneTime) {
+  config_.main_rounds_max = 1;
+  config_.deadline.enabled = false;
+  hold_tallies_ = hold_durable_ = true;
+  Start(3);
+  VoteAll({0, 1});
+  const Time end = now_ + config_.stop_wait + Duration(seconds(2));
+  Do(StopRequestedEvent{});
+  EXPECT_EQ(All<CloseChunk>(Sleep()).size(), 2u);
+  EXPECT_EQ(*engine().NextTick(), end);
+  now_ = now_ + Duration(milliseconds(1900));
+  Do(held_[0]);
+  EXPECT_TRUE(Has<CommitRound>(Do(held_[1])));
+  EXPECT_EQ(*engine().NextTick(), end);
+  EXPECT_TRUE(Has<FinishRun>(Do(CommitDurable{Round(0)})));
+  EXPECT_EQ(*engine().NextTick(), end);
+  EXPECT_TRUE(Has<EndRun>(Sleep()));
+}
+
 TEST_F(EngineTest, AStopEndsEvenIfTheTallyNeverComes) {
   hold_tallies_ = true;
   Start(1);

@@ -127,7 +127,7 @@ class Fuzz {
     }
     if (what == 5) Do(AbstainIn{WorkerId(w), inc, round, attempt, AbstainReason::kOther});
   }
-  void Do(const Event& event) {
+  void Do(const EngineEvent& event) {
     Actions all = engine_->Step(now_, event);
     for (size_t i = 0; i < all.size(); ++i) {
       texts_.push_back(Text(all[i]));

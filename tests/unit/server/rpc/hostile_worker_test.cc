@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <thread>
 
@@ -166,12 +167,14 @@ TEST_F(HostileWorkerTest, OnlyBallotsMayBeLarge) {
 // ---- state transfers ----------------------------------------------------------------------------
 
 TEST_F(HostileWorkerTest, ASecondFetchMayFollowTheFirstAtOnceAndAnEndlessOneMayNot) {
-  StartServer(LongRun());
+  run::RunOptions options = LongRun();
+  options.fetches = {.burst = 8, .refill = kLong * 10};
+  StartServer(std::move(options));
   auto a = NewClient(), b = NewClient();
   ASSERT_TRUE(a->JoinRun("a"));
   ASSERT_TRUE(b->SendJoin(b->MakeJoin("b")));
   ASSERT_TRUE(b->ReadWelcome());
-  for (uint32_t i = 0; i < run::Run::kFetchesMax; ++i) {
+  for (uint32_t i = 0; i < 8; ++i) {
     const grpc::Status status = b->Fetch();
     ASSERT_TRUE(status.ok()) << i << ": " << status.error_message();
   }
@@ -188,7 +191,9 @@ class AbandonedTransfers : public HostileWorkerTest {
   };
   void Abandon(uint64_t d, int times, Memory* memory) {
     around_.transfers.end_timeout = milliseconds(200);
-    StartServer(LongRun());
+    run::RunOptions options = LongRun();
+    options.fetches.burst = static_cast<uint32_t>(times);  // one name's, as fast as it can
+    StartServer(std::move(options));
     auto first = NewClient(d);
     ASSERT_TRUE(first->JoinRun("first"));
     grpc::ChannelArguments arguments;
@@ -247,31 +252,72 @@ TEST_F(AbandonedTransfers, DISABLED_TwoHundredOfALargeModelLeaveMemoryFlat) {
   EXPECT_GT(static_cast<double>(memory.last), 0.95 * static_cast<double>(memory.settled));
 }
 
-TEST_F(HostileWorkerTest, CallsThatShowNoTicketAreFewAndShort) {
+// A call that says nothing.
+struct SilentUpload {
+  explicit SilentUpload(v1::Training::Stub* stub) : writer(stub->UploadState(&context, &reply)) {}
+  grpc::ClientContext context;
+  v1::UploadStateReply reply;
+  std::unique_ptr<grpc::ClientWriter<v1::UploadStateRequest>> writer;
+};
+
+// Silent calls are few and short, and are nobody's disadvantage: an honest call that begins when
+// there are as many as may be takes the place of the oldest.
+TEST_F(HostileWorkerTest, CallsThatShowNoTicketMakeRoomForThoseThatDo) {
   around_.transfers.unclaimed_max = 3;
-  around_.transfers.claim_timeout = milliseconds(700);
-  StartServer();
+  around_.transfers.claim_timeout = kLong * 10;
+  StartServer(LongRun());
+  auto first = NewClient();
+  ASSERT_TRUE(first->JoinRun("first"));
   auto client = NewClient();
-  struct Upload {
-    grpc::ClientContext context;
-    v1::UploadStateReply reply;
-    std::unique_ptr<grpc::ClientWriter<v1::UploadStateRequest>> writer;
-  };
-  std::vector<std::unique_ptr<Upload>> uploads;
+  ASSERT_TRUE(client->SendJoin(client->MakeJoin("w")));
+  ASSERT_TRUE(client->ReadWelcome());
+  // The upload of `first` is gone: what is counted below is silent.
+  ASSERT_TRUE(Eventually([&] { return server_->transfers().open_calls() == 0; }));
+  std::vector<std::unique_ptr<SilentUpload>> uploads;
   for (int i = 0; i < 3; ++i) {
-    auto& upload = uploads.emplace_back(std::make_unique<Upload>());
-    upload->writer = client->stub()->UploadState(&upload->context, &upload->reply);
+    uploads.push_back(std::make_unique<SilentUpload>(client->stub()));
   }
   ASSERT_TRUE(Eventually([&] { return server_->transfers().open_calls() == 3; }));
-  Upload more;
-  more.writer = client->stub()->UploadState(&more.context, &more.reply);
-  EXPECT_EQ(more.writer->Finish().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  for (auto& upload : uploads) {
-    EXPECT_EQ(upload->writer->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  const grpc::Status fetched = client->Fetch();
+  EXPECT_TRUE(fetched.ok()) << fetched.error_message();
+  EXPECT_TRUE(Eventually([&] { return server_->transfers().open_calls() == 2; }));
+  int pushed_out = 0, left_alone = 0;
+  for (const auto& upload : uploads) {
+    (void)upload->writer->WritesDone();  // false: it has ended
+    const grpc::StatusCode code = upload->writer->Finish().error_code();
+    pushed_out += code == grpc::StatusCode::UNAVAILABLE ? 1 : 0;
+    left_alone += code == grpc::StatusCode::INVALID_ARGUMENT ? 1 : 0;  // until it ended itself
   }
-  uploads.clear();
+  EXPECT_EQ(pushed_out, 1);
+  EXPECT_EQ(left_alone, 2);
   EXPECT_TRUE(Eventually([&] { return server_->transfers().open_calls() == 0; }));
-  EXPECT_TRUE(client->JoinRun("w")) << "there is room again";
+}
+
+TEST_F(HostileWorkerTest, ACallThatShowsNoTicketIsShort) {
+  around_.transfers.claim_timeout = milliseconds(300);
+  StartServer();
+  auto client = NewClient();
+  SilentUpload upload(client->stub());
+  EXPECT_EQ(upload.writer->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_TRUE(Eventually([&] { return server_->transfers().open_calls() == 0; }));
+}
+
+// The other half of the same: the call that has waited longest is the one that goes.
+TEST_F(HostileWorkerTest, OfCallsWithoutATicketTheOldestGoesFirst) {
+  around_.transfers.unclaimed_max = 2;
+  around_.transfers.claim_timeout = kLong * 10;
+  StartServer();
+  auto client = NewClient();
+  std::vector<std::unique_ptr<SilentUpload>> uploads;
+  for (size_t i = 0; i < 6; ++i) {
+    uploads.push_back(std::make_unique<SilentUpload>(client->stub()));
+    if (i < 2) {
+      ASSERT_TRUE(Eventually([&] { return server_->transfers().open_calls() == i + 1; }));
+      continue;
+    }
+    EXPECT_EQ(uploads[i - 2]->writer->Finish().error_code(), grpc::StatusCode::UNAVAILABLE) << i;
+  }
+  for (size_t i = 4; i < 6; ++i) uploads[i]->context.TryCancel();
 }
 
 TEST_F(HostileWorkerTest, AFirstMessageHoldsATicketAndNothingMore) {
@@ -322,6 +368,80 @@ TEST_F(HostileWorkerTest, ATransferThatDoesNotMoveIsEnded) {
   const grpc::Status status = writer->Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   EXPECT_THAT(status.error_message(), HasSubstr("has not moved"));
+}
+
+// Method: a reader that takes one chunk and then nothing, and would be let alone for an hour if only
+// signs of life counted.
+TEST_F(HostileWorkerTest, AFetchThatIsTakenTooSlowlyIsEndedThoughItMoves) {
+  around_.transfers.progress_timeout = std::chrono::hours(1);
+  around_.transfers.end_timeout = std::chrono::hours(1);
+  around_.transfers.fetch_rate = {.window = seconds(2), .bytes_per_second_min = uint64_t{1} << 40};
+  run::RunOptions options = LongRun();
+  options.fetches.burst = 1'000'000;
+  StartServer(std::move(options));
+  constexpr uint64_t kLarge = 16'000'001;  // beyond what the network holds by itself
+  auto first = NewClient(kLarge);
+  ASSERT_TRUE(first->JoinRun("first"));
+  auto client = NewClient(kLarge);
+  ASSERT_TRUE(client->SendJoin(client->MakeJoin("w")));
+  ASSERT_TRUE(client->ReadWelcome());
+  grpc::ClientContext context;
+  v1::FetchStateRequest request;
+  request.set_ticket(client->welcome.ticket());
+  const auto reader = client->stub()->FetchState(&context, request);
+  v1::StateChunk chunk;
+  ASSERT_TRUE(reader->Read(&chunk));
+  // One at a time: a second is let begin once the first has ended.
+  EXPECT_TRUE(Eventually([&] {
+    return client->Fetch().error_code() != grpc::StatusCode::FAILED_PRECONDITION;
+  })) << "the first one's place is not free";
+  while (reader->Read(&chunk)) {
+  }
+  const grpc::Status status = reader->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_THAT(status.error_message(), HasSubstr("bytes a second"));
+}
+
+// Goal: a stranger's call makes the server look at no descriptor. Method: the search is counted.
+TEST_F(HostileWorkerTest, SocketsAreLookedAtForCallsThatTheRunLetsBeginAndForNoOther) {
+  const auto searches = std::make_shared<std::atomic<int>>(0);
+  around_.find_socket = [searches](const std::string& peer) {
+    ++*searches;
+    return FindSocket(peer);
+  };
+  run::RunOptions options = LongRun();
+  options.fetches = {.burst = 1, .refill = kLong * 10};
+  StartServer(std::move(options));
+  auto first = NewClient();
+  ASSERT_TRUE(first->JoinRun("first"));
+  auto client = NewClient();
+  ASSERT_TRUE(client->SendJoin(client->MakeJoin("w")));
+  ASSERT_TRUE(client->ReadWelcome());
+  const int before = *searches;
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  const auto other = v1::Training::NewStub(
+      grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), arguments));
+  const auto fetch = [&other](const std::string& ticket) {
+    grpc::ClientContext context;
+    v1::FetchStateRequest request;
+    request.set_ticket(ticket);
+    const auto reader = other->FetchState(&context, request);
+    v1::StateChunk chunk;
+    while (reader->Read(&chunk)) {
+    }
+    return reader->Finish().error_code();
+  };
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(fetch("a stranger's"), grpc::StatusCode::FAILED_PRECONDITION);
+  }
+  EXPECT_EQ(*searches, before) << "the ticket is looked at first";
+  EXPECT_EQ(fetch(client->welcome.ticket()), grpc::StatusCode::OK);
+  EXPECT_EQ(*searches, before + 1);
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(fetch(client->welcome.ticket()), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  }
+  EXPECT_EQ(*searches, before + 1) << "the run is asked first";
 }
 
 // A call that somebody opens on a worker's connection must not take the worker's place in the

@@ -59,6 +59,7 @@ class TrainingServiceTest : public ::testing::Test {
     Duration applier_delay{};
     uint64_t memory_bytes_max = uint64_t{2} << 30;
     TransferLimits transfers;
+    SocketFinder find_socket = FindSocket;
     std::shared_ptr<TlsSource> tls;
   };
   void StartServer(run::RunOptions options = Options()) {
@@ -83,7 +84,8 @@ class TrainingServiceTest : public ::testing::Test {
     auto server = GrpcServer::Start({.listen = "127.0.0.1:0",
                                      .tls = around_.tls,
                                      .memory_bytes_max = around_.memory_bytes_max,
-                                     .transfers = around_.transfers},
+                                     .transfers = around_.transfers,
+                                     .find_socket = around_.find_socket},
                                     run_.get(), fs, Rng(5, 6), Clock::System());
     ASSERT_TRUE(server.ok()) << Describe(server.status());
     server_ = std::move(*server);

@@ -130,7 +130,9 @@ TEST_F(TrainingServiceTest, ALateJoinerGetsTheReplicaAndTheMissingCommitsAndVote
   while (!finished && late->Read(&message)) {
     if (message.has_round_open())
       voted = late->Vote(RandomBits(kCoordinates, 99 + late->open.round()));
-    if (message.has_commit()) EXPECT_TRUE(late->Apply(message.commit()));
+    if (message.has_commit()) {
+      EXPECT_TRUE(late->Apply(message.commit()));
+    }
     if (message.has_finish()) {
       finished = true;
       late->SendDigest();
@@ -415,8 +417,7 @@ TEST_F(TrainingServiceTest, InitialParametersFromAFileNeedNoUpload) {
 
 TEST_F(TrainingServiceTest, NewTokensDecideOverJoinsAndNotOverSessions) {
   const auto tokens = [&](const std::string& text) {
-    EXPECT_TRUE(WriteFileAtomically(FileSystem::Posix(), dir_ / "tokens", text, 0600).ok());
-    return *run::TokenTable::Load(FileSystem::Posix(), dir_ / "tokens");
+    return *run::TokenTable::Parse(text, "tokens");
   };
   around_.tokens = tokens("a secret-a\nb secret-b\n");
   run::RunOptions options = Options();

@@ -7,7 +7,6 @@
 #include <string>
 
 #include "common/status.h"
-#include "tests/support/temp_dir.h"
 
 namespace signvote::run {
 namespace {
@@ -129,9 +128,7 @@ TEST_F(CheckJoinTest, UnderTlsTheCertificateNamesAWorkerOfThisName) {
 }
 
 TEST_F(CheckJoinTest, TokensEvictionsAndRunsAreChecked) {
-  TempDir dir;
-  ASSERT_TRUE(WriteFileAtomically(FileSystem::Posix(), dir / "t", "w0 secret\n", 0600).ok());
-  const auto tokens = TokenTable::Load(FileSystem::Posix(), dir / "t");
+  const auto tokens = TokenTable::Parse("w0 secret\n", "tokens");
   ASSERT_TRUE(tokens.ok());
   facts_.tokens = &*tokens;
   Expect(Good(), absl::StatusCode::kUnauthenticated, "token");
@@ -149,9 +146,7 @@ TEST_F(CheckJoinTest, TokensEvictionsAndRunsAreChecked) {
 }
 
 TEST_F(CheckJoinTest, AStrangerLearnsNothingOfTheRunBeforeItsToken) {
-  TempDir dir;
-  ASSERT_TRUE(WriteFileAtomically(FileSystem::Posix(), dir / "t", "w0 secret\n", 0600).ok());
-  const auto tokens = TokenTable::Load(FileSystem::Posix(), dir / "t");
+  const auto tokens = TokenTable::Parse("w0 secret\n", "tokens");
   ASSERT_TRUE(tokens.ok());
   facts_.tokens = &*tokens;
   facts_.present = 4;

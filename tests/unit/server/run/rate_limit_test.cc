@@ -13,7 +13,8 @@ using std::chrono::seconds;
 constexpr Time At(Duration d) { return Time{} + d; }
 
 TEST(RateLimit, AFullBudgetIsToldAndWhatFollowsIsCounted) {
-  RateLimit limit({.each = {.burst = 2, .refill = seconds(10)}, .all = {.burst = 100}});
+  RateLimit limit(
+      {.each = {.burst = 2, .refill = seconds(10)}, .all = RateLimit::Budget{.burst = 100}});
   EXPECT_EQ(limit.Take("a", At(seconds(0))), 0u);
   EXPECT_EQ(limit.Take("a", At(seconds(0))), 0u);
   for (int i = 0; i < 1'500; ++i) EXPECT_FALSE(limit.Take("a", At(seconds(9))).has_value());
@@ -25,7 +26,8 @@ TEST(RateLimit, AFullBudgetIsToldAndWhatFollowsIsCounted) {
 }
 
 TEST(RateLimit, ABudgetFillsUpToItsBurst) {
-  RateLimit limit({.each = {.burst = 2, .refill = seconds(10)}, .all = {.burst = 100}});
+  RateLimit limit(
+      {.each = {.burst = 2, .refill = seconds(10)}, .all = RateLimit::Budget{.burst = 100}});
   (void)limit.Take("a", At(seconds(0)));
   (void)limit.Take("a", At(seconds(0)));
   EXPECT_TRUE(limit.Take("a", At(seconds(1'000))).has_value());
@@ -34,8 +36,8 @@ TEST(RateLimit, ABudgetFillsUpToItsBurst) {
 }
 
 TEST(RateLimit, ManyKeysTogetherHaveABudgetToo) {
-  RateLimit limit(
-      {.each = {.burst = 8, .refill = seconds(10)}, .all = {.burst = 3, .refill = seconds(1)}});
+  RateLimit limit({.each = {.burst = 8, .refill = seconds(10)},
+                   .all = RateLimit::Budget{.burst = 3, .refill = seconds(1)}});
   int told = 0;
   for (int i = 0; i < 100; ++i) {
     told += limit.Take("k" + std::to_string(i), At(seconds(0))).has_value() ? 1 : 0;
@@ -45,9 +47,32 @@ TEST(RateLimit, ManyKeysTogetherHaveABudgetToo) {
   EXPECT_FALSE(limit.Take("k98", At(seconds(1))).has_value());
 }
 
+TEST(RateLimit, WithoutABudgetOfAllEachKeyHasItsOwn) {
+  RateLimit limit({.each = {.burst = 2, .refill = seconds(10)}, .all = std::nullopt});
+  for (int i = 0; i < 500; ++i) {
+    const std::string key = "k" + std::to_string(i);
+    EXPECT_TRUE(limit.Take(key, At(seconds(0))).has_value());
+    EXPECT_TRUE(limit.Take(key, At(seconds(0))).has_value());
+    EXPECT_FALSE(limit.Take(key, At(seconds(0))).has_value());
+  }
+}
+
+TEST(RateLimit, AKeyKnowsHowLongItWaits) {
+  RateLimit limit({.each = {.burst = 2, .refill = seconds(10)}, .all = std::nullopt});
+  EXPECT_EQ(limit.Wait("a", At(seconds(0))), seconds(0));
+  (void)limit.Take("a", At(seconds(0)));
+  EXPECT_EQ(limit.Wait("a", At(seconds(3))), seconds(0));
+  (void)limit.Take("a", At(seconds(3)));
+  EXPECT_EQ(limit.Wait("a", At(seconds(3))), seconds(7));
+  EXPECT_EQ(limit.Wait("a", At(seconds(9))), seconds(1));
+  EXPECT_EQ(limit.Wait("a", At(seconds(10))), seconds(0));
+  EXPECT_TRUE(limit.Take("a", At(seconds(10))).has_value());
+  EXPECT_EQ(limit.Wait("a", At(seconds(10))), seconds(10));
+}
+
 TEST(RateLimit, TheKeyAskedAboutLongestAgoMakesRoom) {
   RateLimit limit({.each = {.burst = 1, .refill = seconds(1'000'000)},
-                   .all = {.burst = 1'000'000, .refill = seconds(1)}});
+                   .all = RateLimit::Budget{.burst = 1'000'000, .refill = seconds(1)}});
   for (size_t i = 0; i < RateLimit::kKeysMax; ++i) {
     EXPECT_TRUE(limit.Take("k" + std::to_string(i), At(seconds(i))).has_value());
   }

@@ -86,7 +86,7 @@ TEST_F(RosterTest, ASecondStreamOfANameIsHeldAndAThirdRefused) {
   const Roster::Answer held = roster.Join(PeerId(2), "a", Time{});
   ASSERT_TRUE(std::holds_alternative<Roster::Held>(held));
   EXPECT_EQ(std::get<Roster::Held>(held).live, PeerId(1));
-  EXPECT_EQ(roster.FindLink(PeerId(2))->stage, Stage::kHeld);
+  EXPECT_EQ(roster.FindStream(PeerId(2))->stage, Stage::kHeld);
   roster.Open(PeerId(3), Time{});
   const Roster::Answer third = roster.Join(PeerId(3), "a", Time{});
   ASSERT_TRUE(std::holds_alternative<absl::Status>(third));
@@ -133,7 +133,7 @@ TEST_F(RosterTest, ASilentLiveStreamIsFencedAfterThePingTimeoutAndTheHeldOneTake
   EXPECT_EQ(gone->successor->peer, PeerId(2));
   EXPECT_EQ(gone->successor->worker, first.worker);
   EXPECT_EQ(gone->successor->incarnation, Incarnation(2));
-  EXPECT_EQ(roster.FindLink(PeerId(2))->stage, Stage::kWaitingState);
+  EXPECT_EQ(roster.FindStream(PeerId(2))->stage, Stage::kWaitingState);
   EXPECT_EQ(roster.FindWorker("a")->live, PeerId(2));
   EXPECT_FALSE(roster.FindWorker("a")->held.has_value());
   EXPECT_EQ(roster.PresentBeside(""), 1u);
@@ -177,10 +177,10 @@ TEST_F(RosterTest, AClosedStreamThatDoesNotEndIsBrokenOffOnce) {
   EXPECT_THAT(roster.Fence(At(seconds(4))).cancel, ElementsAre(PeerId(1)));
   EXPECT_THAT(roster.Fence(At(seconds(9))).cancel, IsEmpty());
   EXPECT_FALSE(roster.NextFence().has_value());
-  EXPECT_EQ(roster.links(), 1u);
+  EXPECT_EQ(roster.streams(), 1u);
   roster.Forget(PeerId(1));
-  EXPECT_EQ(roster.links(), 0u);
-  EXPECT_EQ(roster.FindLink(PeerId(1)), nullptr);
+  EXPECT_EQ(roster.streams(), 0u);
+  EXPECT_EQ(roster.FindStream(PeerId(1)), nullptr);
 }
 
 TEST_F(RosterTest, StreamsOfAStageAreInTheOrderOfTheirTimeThere) {
@@ -194,7 +194,7 @@ TEST_F(RosterTest, StreamsOfAStageAreInTheOrderOfTheirTimeThere) {
   roster.SetStage(PeerId(3), Stage::kUploading, At(seconds(4)));
   EXPECT_EQ(roster.LongestIn(Stage::kWaitingState), PeerId(2));
   EXPECT_EQ(roster.LongestIn(Stage::kUploading), PeerId(3));
-  EXPECT_EQ(roster.FindLink(PeerId(3))->since, At(seconds(4)));
+  EXPECT_EQ(roster.FindStream(PeerId(3))->since, At(seconds(4)));
 }
 
 TEST_F(RosterTest, NamesBesideOneAreCountedWhileTheyAreHere) {
@@ -249,16 +249,21 @@ TEST_F(RosterTest, ASeatOrAnEvictionKeepsAName) {
   EXPECT_TRUE(roster.Evict("a").ok());
 }
 
-TEST_F(RosterTest, AStreamThatFetchesAgainAndAgainIsToldToStop) {
+TEST_F(RosterTest, ANameThatFetchesAgainAndAgainIsToldToStopWhateverStreamsItComesWith) {
   Roster roster = Make();
-  (void)Joined(roster, 1, "a");
+  WorkerId a, b;
   for (uint32_t i = 0; i < Roster::kResyncsMax; ++i) {
-    EXPECT_TRUE(roster.CountResync(PeerId(1), At(seconds(i))).ok());
+    a = Joined(roster, i + 1, "a", At(seconds(i))).worker;
+    EXPECT_TRUE(roster.CountResync(a, At(seconds(i))).ok());
+    (void)roster.Close(PeerId(i + 1), At(seconds(i)));
   }
-  const absl::Status status = roster.CountResync(PeerId(1), At(Roster::kResyncWindow));
+  b = Joined(roster, 100, "b", At(seconds(100))).worker;
+  (void)Joined(roster, 101, "a", At(seconds(100)));
+  const absl::Status status = roster.CountResync(a, At(Roster::kResyncWindow));
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()), HasSubstr("--catch-up-bytes"));
-  EXPECT_TRUE(roster.CountResync(PeerId(1), At(Roster::kResyncWindow + seconds(1))).ok());
+  EXPECT_TRUE(roster.CountResync(b, At(Roster::kResyncWindow)).ok());
+  EXPECT_TRUE(roster.CountResync(a, At(Roster::kResyncWindow + seconds(1))).ok());
 }
 
 TEST_F(RosterTest, WhatItRemembersMakesTheSameNamesAgain) {

@@ -22,6 +22,11 @@ class RunFeedTest : public RunTest {
     options.model.sizes.catch_up_bytes = 0;
     return options;
   }
+  static RunOptions Fetching(FetchBudget::Options fetches) {
+    RunOptions options = Options();
+    options.fetches = fetches;
+    return options;
+  }
   void Rounds(TestWorker& voter, int count) {
     for (int i = 0; i < count; ++i) {
       voter.ReadAll();
@@ -262,19 +267,48 @@ TEST_F(RunFeedTest, AFetchedStateFollowsFromTheRingUntilItIsReady) {
   EXPECT_EQ(b.Digest(), a.Digest());
 }
 
-TEST_F(RunFeedTest, RepeatedFetchesAreLimited) {
-  StartRun();
+TEST_F(RunFeedTest, WhoFetchesLeavesAndComesAgainHasOneBudgetOfFetches) {
+  StartRun(Fetching({.burst = 3, .refill = seconds(30)}));
   Joined("a");
-  TestWorker& b = NewWorker();
-  b.Join("b");
-  for (uint32_t i = 0; i < run::Run::kFetchesMax; ++i) b.Fetch();
-  auto call = b.AskFetch();
+  for (int i = 0; i < 3; ++i) {
+    TestWorker& liar = NewWorker();
+    liar.Join("liar");
+    liar.Fetch();
+    liar.Leave("and comes again");
+  }
+  TestWorker& liar = NewWorker();
+  liar.Join("liar");
+  auto call = liar.AskFetch();
   EXPECT_EQ(call->replica, nullptr);
   ASSERT_TRUE(call->ended.has_value());
   EXPECT_EQ(call->ended->code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(std::string(call->ended->message()), HasSubstr("try again in 600 s"));
-  Pass(minutes(10));
-  b.Fetch();
+  EXPECT_THAT(std::string(call->ended->message()), HasSubstr("try again in 30 s"));
+  Joined("honest");
+  Pass(seconds(30));
+  liar.Fetch();
+}
+
+TEST_F(RunFeedTest, InventedNamesSpendTheBudgetOfTheirHostAndNobodyElses) {
+  RunOptions options = Fetching({.burst = 1, .refill = seconds(60)});
+  options.model.sizes.workers_max = 4;
+  StartRun(std::move(options));
+  Joined("a");
+  const auto come = [&](const std::string& name, const std::string& port) -> TestWorker& {
+    TestWorker& worker = NewWorker(kCoordinates, {.address = "ipv4:10.9.9.9:" + port});
+    worker.Join(name);
+    return worker;
+  };
+  for (int i = 0; i < 4; ++i) {
+    TestWorker& liar = come("liar" + std::to_string(i), std::to_string(1000 + i));
+    liar.Fetch();
+    liar.Leave("and comes again");
+  }
+  TestWorker& liar = come("liar", "2000");
+  EXPECT_EQ(liar.AskFetch()->replica, nullptr);
+  EXPECT_THAT(std::string(liar.call->ended->message()), HasSubstr("10.9.9.9"));
+  Joined("honest");  // of another host
+  Pass(seconds(15));
+  liar.Fetch();
 }
 
 TEST_F(RunFeedTest, ATransferEndsWithItsStream) {
@@ -342,7 +376,7 @@ TEST_F(RunFeedTest, ANewcomerThatMissedOneRoundIsReadyAtOnce) {
   EXPECT_EQ(b.Digest(), a.Digest());
 }
 
-// Rounds shorter than a worker's distance must not keep it out for ever.
+// Rounds shorter than a worker's round trip must not keep it out for ever: it is let in behind by one.
 TEST_F(RunFeedTest, AFarWorkerIsLetInAfterAFewAnswers) {
   StartRun();
   TestWorker& a = Joined("a");
@@ -357,6 +391,27 @@ TEST_F(RunFeedTest, AFarWorkerIsLetInAfterAFewAnswers) {
     clock_.Advance(milliseconds(50));
     b.Read(b.peer->messages.size());
   }
+  EXPECT_EQ(run_->Snapshot(clock_.Now()).joins, 2u);
+  EXPECT_EQ(b.lowest(), committed()) << "everything was sent to it, and read at once";
+}
+
+TEST_F(RunFeedTest, OneThatAnswersSlowlyIsNotLetInUntilItHasReadWhatItMissed) {
+  StartRun();
+  TestWorker& a = Joined("a");
+  TestWorker& b = NewWorker();
+  b.Join("b");
+  b.Fetch();
+  Rounds(a, 10);
+  b.Ready(Round(0));
+  for (uint32_t i = 0; i < 3 * run::Run::kAdmitTries; ++i) {
+    Rounds(a, 3);
+    // Every other answer is in time: eight in a row are wanted.
+    clock_.Advance(i % 2 == 0 ? run::Run::kAdmitPong + milliseconds(1) : milliseconds(50));
+    b.Read(b.peer->messages.size());
+    EXPECT_EQ(run_->Snapshot(clock_.Now()).joins, 1u) << i;
+  }
+  Rounds(a, 1);
+  b.ReadAll();
   EXPECT_EQ(run_->Snapshot(clock_.Now()).joins, 2u);
 }
 

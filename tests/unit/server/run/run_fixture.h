@@ -215,6 +215,7 @@ class RunTest : public ::testing::Test, protected RunHost {
     peers_.clear();
     tallied_.clear();
     stuck_.clear();
+    to_load_.reset();
     applier_.reset();
     replica_.reset();
   }
@@ -270,6 +271,12 @@ class RunTest : public ::testing::Test, protected RunHost {
         run_->Handle(clock_.Now(), std::move(next));
         busy = true;
       }
+      if (to_load_ != nullptr && loader_works_) {
+        InitLoaded loaded =
+            run::LoadInitial(*std::exchange(to_load_, nullptr), *replica_, [] { return false; });
+        run_->Handle(clock_.Now(), std::move(loaded));
+        busy = true;
+      }
       if (applier_ != nullptr && applier_works_) {
         if (std::optional<Applied> applied = applier_->ApplyNext()) {
           run_->Handle(clock_.Now(), *std::move(applied));
@@ -316,15 +323,20 @@ class RunTest : public ::testing::Test, protected RunHost {
   std::unique_ptr<run::Run> run_;
   std::vector<std::unique_ptr<TestWorker>> workers_;
   std::set<PeerId> stuck_;  // streams whose end gRPC does not report
-  bool tally_works_ = true, applier_works_ = true;
+  bool tally_works_ = true, applier_works_ = true, loader_works_ = true;
   std::deque<ChunkTallied> tallied_;
   std::unique_ptr<Applier> applier_;
   std::shared_ptr<MasterReplica> replica_;
   Durability* durability_ = nullptr;
   std::optional<TokenTable> tokens_;
-  std::unique_ptr<InitialParameters> init_;
+  std::unique_ptr<InitialParameters> init_, to_load_;
 
  protected:
+  void LoadInitial(std::unique_ptr<InitialParameters> init,
+                   std::shared_ptr<MasterReplica> replica) override {
+    to_load_ = std::move(init);
+    replica_ = std::move(replica);
+  }
   CommitConsumer* StartApplier(const std::shared_ptr<MasterReplica>& replica,
                                size_t backlog_max) override {
     replica_ = replica;

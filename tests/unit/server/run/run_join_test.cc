@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
+#include <span>
 
 #include "common/exit_codes.h"
 #include "tests/unit/server/run/run_fixture.h"
@@ -327,6 +330,126 @@ TEST_F(RunJoinTest, OnlyTheUploaderMayUploadAndOnlyWhoWasToldMayFetch) {
 }
 
 // ---- time ---------------------------------------------------------------------------------------
+
+// ---- --init --------------------------------------------------------------------------------------
+
+// Fails when it is read while the run handles an input: on the run's thread.
+class WatchedInit final : public InitialParameters {
+ public:
+  explicit WatchedInit(const bool* may_read) : may_read_(may_read) {}
+  absl::Status CheckFits(const Layout& layout) const override {
+    return layout.coordinates() == kCoordinates ? absl::OkStatus()
+                                                : absl::InvalidArgumentError("another shape");
+  }
+  absl::Status CopyInto(const Layout&, std::span<float> x,
+                        const std::function<bool()>&) const override {
+    EXPECT_TRUE(*may_read_) << "the file is read on the run's thread";
+    if (!damage_.ok()) return damage_;
+    std::fill(x.begin(), x.end(), 0.25f);
+    return absl::OkStatus();
+  }
+  const std::string& config_json() const override { return none_; }
+  const std::string& path() const override { return path_; }
+  void Damage(absl::Status status) { damage_ = std::move(status); }
+
+ private:
+  const bool* const may_read_;
+  const std::string none_, path_ = "init.safetensors";
+  absl::Status damage_;
+};
+
+class RunInitTest : public RunJoinTest {
+ protected:
+  WatchedInit* StartWithInit(RunOptions options = Options()) {
+    auto init = std::make_unique<WatchedInit>(&loader_works_);
+    WatchedInit* const watched = init.get();
+    init_ = std::move(init);
+    loader_works_ = false;
+    StartRun(std::move(options));
+    return watched;
+  }
+  void Load() {
+    loader_works_ = true;
+    Settle();
+    ReadAll();
+  }
+};
+
+// The file is read, and the pages of the replica are made, while the run answers everybody.
+TEST_F(RunInitTest, TheFirstJoinReadsNoFileAndJoinsPingsAndHealthGoOnMeanwhile) {
+  StartWithInit();
+  TestWorker& a = NewWorker();
+  a.Join("a");
+  ASSERT_NE(to_load_, nullptr);
+  EXPECT_FALSE(a.welcome.has_value());
+  ASSERT_EQ(a.notices.size(), 1u);
+  EXPECT_THAT(a.notices[0].text(), HasSubstr("--init"));
+  TestWorker& b = NewWorker();
+  b.Join("b");
+  TestWorker& other = NewWorker(kCoordinates - 1);
+  other.Join("other");
+  EXPECT_EQ(other.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(run_->HealthNow().not_ready_because, "waiting for the initial parameters");
+  auto upload = std::make_shared<FakeCall>();
+  Give({.peer = a.peer->id(), .what = CallAsked{CallKind::kUpload, upload}});
+  ASSERT_TRUE(upload->ended.has_value()) << "nobody brings another model meanwhile";
+  a.Leave("enough");
+  Load();
+  ASSERT_TRUE(b.welcome.has_value());
+  EXPECT_EQ(b.welcome->state(), v1::Welcome::STATE_FETCH);
+  b.BringState();
+  EXPECT_EQ(b.x[7], 0.25f);
+  ReadAll();
+  EXPECT_TRUE(b.open.has_value());
+}
+
+TEST_F(RunInitTest, TheFileMakesTheModelAlsoWhenEverybodyLeavesMeanwhile) {
+  StartWithInit();
+  TestWorker& a = NewWorker();
+  a.Join("a");
+  a.Leave("enough");
+  Load();
+  TestWorker& b = Joined("b");
+  EXPECT_EQ(b.welcome->state(), v1::Welcome::STATE_FETCH);
+  EXPECT_EQ(b.x[7], 0.25f);
+}
+
+TEST_F(RunInitTest, AFileThatIsDamagedMeanwhileEndsTheRunAsABadFile) {
+  WatchedInit* const init = StartWithInit();
+  TestWorker& a = NewWorker();
+  a.Join("a");
+  init->Damage(absl::DataLossError("was cut while it was read"));
+  Load();
+  ASSERT_TRUE(run_->ended());
+  EXPECT_EQ(ExitCodeFor(run_->end_status()), ExitCode::kBadInput);
+  EXPECT_THAT(Describe(run_->end_status()),
+              AllOf(HasSubstr("init.safetensors (--init)"), HasSubstr("was cut")));
+}
+
+TEST_F(RunInitTest, TheTimeOfReadingIsNoWaitForAWorker) {
+  RunOptions options = Options();
+  options.wait_timeout = minutes(5);
+  StartWithInit(std::move(options));
+  TestWorker& a = NewWorker();
+  a.Join("a");
+  Pass(minutes(30));
+  Tick(minutes(30));
+  EXPECT_FALSE(run_->ended());
+  Load();
+  EXPECT_TRUE(a.welcome.has_value());
+}
+
+TEST_F(RunInitTest, AStopDoesNotWaitForTheFile) {
+  StartWithInit();
+  NewWorker().Join("a");
+  run_->RequestStop(clock_.Now());
+  ASSERT_TRUE(run_->ended());
+  EXPECT_TRUE(run_->end_status().ok());
+  Load();
+  EXPECT_EQ(run_->Snapshot(clock_.Now()).phase, PagePhase::kEnded);
+}
+
+// ---- waiting ------------------------------------------------------------------------------------
 
 TEST_F(RunJoinTest, WaitingForWorkersEndsWithItsOwnExitCode) {
   RunOptions options = Options();

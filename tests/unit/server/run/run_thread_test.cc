@@ -2,8 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
 #include <thread>
 
+#include "common/may_wait.h"
 #include "tests/unit/server/run/run_fixture.h"
 
 namespace signvote::run {
@@ -102,6 +108,92 @@ TEST_F(RunThreadTest, AStopEndsItAndCallsThatAreStillPostedRun) {
   EXPECT_FALSE(thread_->Call([](run::Run&, Time) {}));
   EXPECT_FALSE(thread_->Post(TickIn{}));
   EXPECT_EQ(thread_->HealthNow(kLong).status().code(), absl::StatusCode::kUnavailable);
+}
+
+// Initial parameters that are read for as long as the test likes.
+class SlowInit final : public InitialParameters {
+ public:
+  struct Seen {
+    std::atomic<bool> reading = false, given_up = false, end = false;
+    std::thread::id reader;  // while reading
+  };
+  explicit SlowInit(Seen* seen) : seen_(seen) {}
+  absl::Status CheckFits(const Layout&) const override { return absl::OkStatus(); }
+  absl::Status CopyInto(const Layout&, std::span<float> x,
+                        const std::function<bool()>& give_up) const override {
+    seen_->reader = std::this_thread::get_id();
+    seen_->reading = true;
+    while (!seen_->end.load()) {
+      // What page faults and disks do, which no scope can find.
+      CheckMayWait("the reading of a file");
+      if (give_up()) {
+        seen_->given_up = true;
+        return absl::CancelledError("given up");
+      }
+      std::this_thread::yield();
+    }
+    x[0] = 2;
+    return absl::OkStatus();
+  }
+  const std::string& config_json() const override { return text_; }
+  const std::string& path() const override { return text_; }
+
+ private:
+  Seen* const seen_;
+  const std::string text_;
+};
+
+class RunThreadInitTest : public RunThreadTest {
+ protected:
+  void TearDown() override {
+    seen_.end = true;
+    thread_.reset();
+  }
+  void StartWithInit() {
+    auto thread = RunThread::Create(
+        {.run = RunTest::Options(), .state = {.run_id = RunId::FromRandom(1, 2)}},
+        {.memory = [] { return std::nullopt; }, .init = std::make_unique<SlowInit>(&seen_)},
+        Clock::System());
+    ASSERT_TRUE(thread.ok()) << Describe(thread.status());
+    thread_ = std::move(*thread);
+    thread_->Start();
+    const auto peer = std::make_shared<FakePeer>(PeerId(1), PeerIdentity{.address = "ipv4:1:1"});
+    auto join = std::make_shared<v1::Join>();
+    join->set_protocol_min(2);
+    join->set_protocol_max(2);
+    join->set_name("w");
+    join->add_tensors()->set_name("w");
+    ASSERT_TRUE(thread_->Post(StreamInput{.peer = PeerId(1), .what = StreamOpened{peer}}));
+    ASSERT_TRUE(thread_->Post(StreamInput{.peer = PeerId(1), .what = JoinIn{std::move(join)}}));
+    const Time until = Clock::System()->Now() + kLong;
+    while (!seen_.reading.load() && Clock::System()->Now() < until) std::this_thread::yield();
+    ASSERT_TRUE(seen_.reading.load());
+  }
+  SlowInit::Seen seen_;
+};
+
+TEST_F(RunThreadInitTest, AFileIsReadOnAThreadThatNobodyWaitsFor) {
+  StartWithInit();
+  std::thread::id run_thread;
+  ASSERT_TRUE(thread_->Call([&](run::Run&, Time) { run_thread = std::this_thread::get_id(); }));
+  const auto health = thread_->HealthNow(kLong);
+  ASSERT_TRUE(health.ok());
+  EXPECT_EQ(health->not_ready_because, "waiting for the initial parameters");
+  EXPECT_NE(seen_.reader, run_thread);
+  seen_.end = true;
+  const Time until = Clock::System()->Now() + kLong;
+  while (!thread_->committed().has_value() && Clock::System()->Now() < until) {
+    std::this_thread::yield();
+  }
+  const auto copy = thread_->CopyReplica(kLong);
+  ASSERT_TRUE(copy.ok()) << Describe(copy.status());
+  EXPECT_EQ(copy->x, std::vector<float>{2});
+}
+
+TEST_F(RunThreadInitTest, AStopGivesTheReadingUp) {
+  StartWithInit();
+  thread_->Stop();
+  EXPECT_TRUE(seen_.given_up.load());
 }
 
 #if defined(SIGNVOTE_CHECK_WAITS)

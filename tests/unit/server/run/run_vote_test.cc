@@ -7,6 +7,7 @@
 
 #include "common/coin.h"
 #include "common/exit_codes.h"
+#include "common/log.h"
 #include "tests/unit/server/run/run_fixture.h"
 
 namespace signvote::run {
@@ -256,10 +257,11 @@ TEST_F(RunVoteTest, NoFiniteLossForFiveRoundsEndsTheRunAsDiverged) {
 // What no rule emits yet: a rule whose every answer is written down.
 class ScriptedRule final : public StepsizeRule {
  public:
-  explicit ScriptedRule(std::vector<StepsizeDecision> script) : script_(std::move(script)) {}
+  explicit ScriptedRule(std::vector<StepsizeDecision> script, bool needs_x0 = true)
+      : script_(std::move(script)), needs_x0_(needs_x0) {}
   std::string_view name() const override { return "scripted"; }
   bool probes() const override { return true; }
-  bool needs_x0() const override { return true; }
+  bool needs_x0() const override { return needs_x0_; }
   std::vector<ScalarKind> Wanted(const RoundAhead&) const override {
     return {ScalarKind::kX0Inner, ScalarKind::kProbeL1};
   }
@@ -276,6 +278,7 @@ class ScriptedRule final : public StepsizeRule {
 
  private:
   const std::vector<StepsizeDecision> script_;
+  const bool needs_x0_;
   size_t next_ = 0;
 };
 
@@ -328,6 +331,26 @@ TEST_F(RunVoteTest, CommitsOfEveryKindReachWorkersReplicaAndThoseWhoCatchUp) {
     EXPECT_TRUE(worker->commits[4].run_done());
     EXPECT_EQ(worker->commits[4].main_round(), 3u);
     EXPECT_EQ(worker->Digest(), run_->Snapshot(clock_.Now()).master_digest);
+  }
+}
+
+TEST_F(RunVoteTest, ARuleThatAnswersWhatNoCommitCanCarryOutEndsTheRunWithItsName) {
+  for (const bool needs_x0 : {true, false}) {
+    const float rho = needs_x0 ? 0.5f : 1.0f;
+    StartRun(Options(), std::make_unique<ScriptedRule>(
+                            std::vector<StepsizeDecision>{
+                                {.gamma = 0.5f},
+                                {.kind = CommitKind::kRewind, .rho = rho, .main_round = false}},
+                            needs_x0));
+    TestWorker& w = Joined("w");
+    VoteRound({{&w, RandomBits(kCoordinates, 1)}});
+    VoteRound({{&w, RandomBits(kCoordinates, 2)}});
+    ASSERT_TRUE(run_->ended());
+    EXPECT_EQ(committed(), Round(1));
+    EXPECT_EQ(ExitCodeFor(run_->end_status()), ExitCode::kInternal);
+    EXPECT_THAT(Describe(run_->end_status()), HasSubstr("the stepsize rule 'scripted'"));
+    run_->CloseStreams(clock_.Now());
+    EXPECT_EQ(w.code(), absl::StatusCode::kFailedPrecondition) << "nothing resumes such a run";
   }
 }
 
@@ -386,11 +409,27 @@ TEST_F(RunVoteTest, AnApplierThatIsAlwaysLateIsFollowedAtItsPace) {
     }
     return rounds;
   };
+  ASSERT_TRUE(FlushLog(minutes(1)));
+  testing::internal::CaptureStderr();
   EXPECT_EQ(vote_while_open(), 4u) << "as many as the ring holds";
+  ASSERT_TRUE(FlushLog(minutes(1)));
+  EXPECT_THAT(testing::internal::GetCapturedStderr(),
+              HasSubstr("round 4 waits for the server's own applier, which is behind"));
   for (int late = 0; late < 6; ++late) {
     Pass(seconds(15));
     EXPECT_EQ(vote_while_open(), 0u) << "nothing was applied";
     EXPECT_FALSE(run_->HealthNow().ready);
+    EXPECT_THAT(run_->HealthNow().not_ready_because, HasSubstr("its own applier"));
+    // A second stream under a member's name is answered by that member's pong.
+    const int pings = a.pings;
+    TestWorker& twin = NewWorker();
+    twin.Join("a");
+    ReadAll();
+    EXPECT_EQ(a.pings, pings + 1);
+    EXPECT_EQ(twin.code(), absl::StatusCode::kAlreadyExists) << twin.words();
+    TestWorker& other = NewWorker();
+    other.Join("other-" + std::to_string(late));
+    EXPECT_TRUE(other.welcome.has_value()) << "joins are answered";
     std::optional<Applied> applied = applier_->ApplyNext();
     ASSERT_TRUE(applied.has_value());
     run_->Handle(clock_.Now(), *std::move(applied));
@@ -448,7 +487,9 @@ TEST_F(RunVoteTest, ARunGoesOnFromItsStateWithTheSameDigests) {
   TestWorker& a = Joined("a");
   for (uint64_t round = 0; round < 4; ++round) {
     ReadAll();
-    if (round == 3) EXPECT_TRUE(run_->Pause(clock_.Now()).ok());
+    if (round == 3) {
+      EXPECT_TRUE(run_->Pause(clock_.Now()).ok());
+    }
     vote(a, round);
   }
   ReadAll();

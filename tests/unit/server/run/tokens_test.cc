@@ -5,7 +5,6 @@
 
 #include "common/exit_codes.h"
 #include "common/status.h"
-#include "tests/support/temp_dir.h"
 
 namespace signvote::run {
 namespace {
@@ -16,18 +15,12 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
 
-class TokenTableTest : public ::testing::Test {
- protected:
-  absl::StatusOr<TokenTable> Load(const std::string& text, uint32_t mode = 0600) {
-    const std::string path = dir_ / "tokens";
-    EXPECT_TRUE(WriteFileAtomically(FileSystem::Posix(), path, text, mode).ok());
-    return TokenTable::Load(FileSystem::Posix(), path);
-  }
-  TempDir dir_;
-};
+absl::StatusOr<TokenTable> Parse(const std::string& text) {
+  return TokenTable::Parse(text, "tokens");
+}
 
-TEST_F(TokenTableTest, EachWorkerHasItsOwnToken) {
-  const auto table = Load("# workers\nw0  secret-0\n\nw1 secret-1 # the second\n");
+TEST(TokenTableTest, EachWorkerHasItsOwnToken) {
+  const auto table = Parse("# workers\nw0  secret-0\n\nw1 secret-1 # the second\n");
   ASSERT_TRUE(table.ok()) << Describe(table.status());
   EXPECT_EQ(table->size(), 2u);
   EXPECT_TRUE(table->Check("w0", "secret-0").ok());
@@ -47,32 +40,25 @@ TEST_F(TokenTableTest, EachWorkerHasItsOwnToken) {
   }
 }
 
-TEST_F(TokenTableTest, WithdrawnTokensAreNamed) {
-  const auto before = Load("w0 a\nw1 b\nw2 c\n");
-  const auto after = Load("w3 d\nw2 c\nw1 changed\n");
+TEST(TokenTableTest, WithdrawnTokensAreNamed) {
+  const auto before = Parse("w0 a\nw1 b\nw2 c\n");
+  const auto after = Parse("w3 d\nw2 c\nw1 changed\n");
   ASSERT_TRUE(before.ok() && after.ok());
   EXPECT_THAT(after->WithdrawnFrom(*before), ElementsAre("w0", "w1"));
   EXPECT_THAT(before->WithdrawnFrom(*before), IsEmpty());
 }
 
-TEST_F(TokenTableTest, AFileThatOthersCanReadIsRefused) {
-  const auto table = Load("w0 secret\n", 0644);
-  EXPECT_EQ(table.status().code(), absl::StatusCode::kPermissionDenied);
-  EXPECT_THAT(Describe(table.status()), HasSubstr("chmod 600"));
-  EXPECT_EQ(ExitCodeFor(table.status()), ExitCode::kBadInput);
-}
-
-TEST_F(TokenTableTest, BadLinesAreNamedWithoutQuotingTokens) {
+TEST(TokenTableTest, BadLinesAreNamedWithoutQuotingTokens) {
   for (const char* text :
        {"w0 a\nw1\n", "w0 a\nw1 secret b\n", "w0 a\n-bad secret\n", "w0 a\nw0 secret\n",
         "w0 secret\nw1 secret\n", "w0 a\nw1 secret\x01\n", "w0 a\nw1 secret\xff\n"}) {
-    const auto table = Load(text);
+    const auto table = Parse(text);
     EXPECT_EQ(table.status().code(), absl::StatusCode::kInvalidArgument) << text;
     EXPECT_EQ(ExitCodeFor(table.status()), ExitCode::kBadInput);
     EXPECT_THAT(Describe(table.status()), AllOf(HasSubstr("tokens:2"), Not(HasSubstr("secret"))))
         << text;
   }
-  EXPECT_EQ(Load("# nobody\n").status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Parse("# nobody\n").status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "common/bits.h"
 #include "common/coin.h"
 #include "common/rng.h"
+#include "tests/support/device_refusals.h"
 
 namespace signvote {
 namespace {
@@ -49,12 +50,18 @@ Packed PackAll(Direction& direction, const ChunkPlan& plan, const Direction::Chu
 
 std::vector<float> StateOf(const Direction& direction, uint64_t count) {
   std::vector<float> state(count);
-  direction.SaveState(0, 0, std::as_writable_bytes(std::span(state)));
+  EXPECT_TRUE(direction.SaveState(0, 0, std::as_writable_bytes(std::span(state))).ok());
   return state;
 }
 
 DirectionConfig Config(std::string_view name, double beta = 0.9, double beta2 = 0.99) {
   return *ParseDirection(name, beta, beta2);
+}
+
+TEST(HostDeviceTest, RefusesWhatDoesNotFitAndChangesNothing) {
+  HostDevice device;
+  std::vector<float> values(2000, 1.0f);
+  refusals::ExpectRefusals(&device, values.data());
 }
 
 // The layout cuts chunks in the middle of words and chunks cut tensors; neither may show in the
@@ -199,8 +206,8 @@ TEST(DirectionTest, WhatIsSavedAndRestoredGoesOnAsIfNothingHadHappened) {
       for (const auto& [from, count] :
            {std::pair<uint64_t, uint64_t>(0, 333), std::pair<uint64_t, uint64_t>(333, 667)}) {
         std::vector<std::byte> bytes(count * before.planes()[plane].element_bytes);
-        before.SaveState(plane, from, bytes);
-        after.RestoreState(plane, from, bytes);
+        ASSERT_TRUE(before.SaveState(plane, from, bytes).ok());
+        ASSERT_TRUE(after.RestoreState(plane, from, bytes).ok());
       }
     }
     const auto pointers = PointersInto(layout, second.data());

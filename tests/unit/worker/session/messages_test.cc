@@ -116,6 +116,12 @@ TEST(MessagesTest, AWelcomeThatCannotBeFollowedIsRefusedByWhatIsWrong) {
   refused(kPrecondition, "direction 99", [](v1::Welcome* w) {
     w->mutable_direction()->set_kind(static_cast<v1::Direction::Kind>(99));
   });
+  for (const double beta : {-0.5, 1.0, std::numeric_limits<double>::quiet_NaN()}) {
+    refused(kInvalid, "must be in [0, 1)",
+            [beta](v1::Welcome* w) { w->mutable_direction()->set_beta(beta); });
+    refused(kInvalid, "must be in [0, 1)",
+            [beta](v1::Welcome* w) { w->mutable_direction()->set_beta2(beta); });
+  }
   refused(kPrecondition, "elements of kind 0",
           [](v1::Welcome* w) { w->mutable_direction()->mutable_planes(0)->clear_element(); });
   refused(kPrecondition, "--message-bytes-max of the server 319",

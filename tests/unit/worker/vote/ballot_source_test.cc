@@ -17,6 +17,8 @@ TEST(GradientSourceTest, TakesOneGradientAndLeavesWhatIsSignedToTheDirection) {
   EXPECT_TRUE(source.displacement_mean().empty());
   EXPECT_TRUE(std::isnan(source.Scalar(ScalarKind::kLocalInner)));
   EXPECT_TRUE(source.Reset().ok());
+  EXPECT_EQ(source.TakeGradient(0, {}).code(), absl::StatusCode::kUnimplemented)
+      << "there is none but the last";
 }
 
 TEST(GradientSourceTest, RefusesRoundsOfLocalStepsWithTheRemedy) {

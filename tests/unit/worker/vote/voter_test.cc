@@ -156,6 +156,26 @@ class VoterTest : public testing::Test {
   std::unique_ptr<Voter> voter_;
 };
 
+// What a checkpoint names wrongly is its caller's to know, and ends nobody's process.
+TEST_F(VoterTest, AStateThatTheDirectionDoesNotHaveIsRefusedAndTheVoterGoesOn) {
+  Make();
+  std::vector<float> state(kD + 1);
+  const auto bytes = std::as_writable_bytes(std::span(state));
+  EXPECT_EQ(voter_->packer()->SaveState(1, 0, bytes.first(4)).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(voter_->packer()->RestoreState(0, 0, bytes).code(), absl::StatusCode::kInvalidArgument);
+  (void)VoteRound(Ticket(0), Step(verdict_.data()));
+}
+
+TEST_F(VoterTest, ASourceThatTakesNoGradientIsRefused) {
+  class NoGradient : public GradientSource {
+   public:
+    uint32_t Gradients(const RoundTicket&) const override { return 0; }
+  } source;
+  Make({}, &source);
+  EXPECT_EQ(voter_->Begin(Ticket(0)).code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST_F(VoterTest, EachChunkLeavesAsSoonAsItsGradientIsFinal) {
   Make();
   ASSERT_TRUE(voter_->Begin(Ticket(0)).ok());

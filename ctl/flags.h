@@ -1,0 +1,42 @@
+#pragma once
+// The command line of `signvote`: one command and its options. docs/operations.md.
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "common/model_writer.h"
+#include "ctl/admin_client.h"
+#include "ctl/certs.h"
+#include "ctl/top.h"
+
+namespace signvote::ctl {
+
+enum class Command {
+  kStatus,
+  kTop,
+  kPause,
+  kResume,
+  kDrain,
+  kEvict,
+  kExport,
+  kCerts,
+  kVersion,
+};
+
+struct CtlFlags {
+  Command command = Command::kStatus;
+  AdminClientOptions admin;
+  bool json = false;   // kStatus
+  TopOptions top;      // kTop; its colour is the terminal's, not the command line's
+  std::string worker;  // kDrain, kEvict
+  std::string file;    // kExport
+  ModelFormat format;  // kExport
+  CertsOptions certs;  // kCerts; without the time
+};
+
+// Reads the command line. `print` gets the text of --help, --version or --describe when one of them
+// was given, and is left alone otherwise; `flags` then names no command.
+// Failure: one line with exit code kUsage.
+absl::Status ParseCtlFlags(int argc, const char* const* argv, CtlFlags* flags, std::string* print);
+
+}  // namespace signvote::ctl

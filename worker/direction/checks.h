@@ -1,0 +1,30 @@
+#pragma once
+// What a packer of ballots refuses, the same on every device: callers from outside reach it, and a
+// wrong range would write beyond somebody's memory.
+//
+// Threads: pure functions.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "common/ids.h"
+#include "common/layout.h"
+#include "worker/direction/direction.h"
+
+namespace signvote {
+
+// INVALID_ARGUMENT: the chunks do not cover the layout.
+absl::Status CheckPlan(const Layout& layout, const ChunkPlan& plan);
+// INVALID_ARGUMENT: the plan has no chunk k.
+absl::Status CheckChunk(const ChunkPlan& plan, ChunkIndex k);
+// INVALID_ARGUMENT: no such chunk; or g, u or h have not one entry per tensor; or u has a null entry
+// where the chunk lies.
+absl::Status CheckChunkInput(const Layout& layout, const ChunkPlan& plan, ChunkIndex k,
+                             const Direction::ChunkInput& input);
+// Of a state of `planes` planes of fp32. INVALID_ARGUMENT: no such plane, `bytes` are no whole
+// elements, or reach beyond the plane from element `first` on.
+absl::Status CheckStateRange(const Layout& layout, size_t planes, size_t plane, uint64_t first,
+                             size_t bytes);
+
+}  // namespace signvote
