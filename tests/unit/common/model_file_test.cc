@@ -152,7 +152,8 @@ TEST_F(ModelFileTest, AConfigThatIsNoneIsToldBeforeTheModelIsKnown) {
     EXPECT_EQ(ExitCodeFor(empty), ExitCode::kBadInput);
     EXPECT_THAT(std::string(empty.message()), HasSubstr("is empty and not a JSON object"));
   }
-  EXPECT_EQ(JoinConfigs("{}", "", TensorDtype::kF32).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(JoinConfigs("{}", "", TensorDtype::kF32).status().code(),
+            absl::StatusCode::kInvalidArgument);
   std::filesystem::remove(dir_ / "config.json");
   std::filesystem::create_directory(dir_ / "config.json");
   EXPECT_EQ(ExitCodeFor(RequireModelTarget(fs_, path_, "")), ExitCode::kBadInput);

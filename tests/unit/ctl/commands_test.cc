@@ -131,6 +131,12 @@ TEST_F(CommandsTest, AnExportWithAConfigurationSaysThatItLiesBeside) {
   has_config_ = true;
   EXPECT_TRUE(Run(Command::kExport).ok());
   EXPECT_THAT(printed_, HasSubstr(", config.json beside it\n"));
+  EXPECT_TRUE(Run(CtlFlags{.command = Command::kExport,
+                           .admin = {.server = "h:1", .tls = {}},
+                           .file = "m.st",
+                           .format = {.shard_bytes = 1}})
+                  .ok());
+  EXPECT_THAT(printed_, HasSubstr("m.st.index.json: round 9, 512 bytes in 3 files"));
 }
 
 TEST_F(CommandsTest, TheStatusIsATableOrOneJsonObject) {
