@@ -77,7 +77,7 @@ const char* KindOf(mode_t mode) {
 
 // What a new file at `path` would replace: links are followed, also one to a file that is not there
 // yet.
-absl::StatusOr<std::string> FollowLinks(const std::string& path) {
+absl::StatusOr<std::string> TargetOf(const std::string& path) {
   std::string at = path;
   for (int links = 0; links <= kLinksMax; ++links) {
     struct stat st;
@@ -226,7 +226,7 @@ class PosixFileSystem final : public FileSystem {
   absl::StatusOr<std::unique_ptr<AtomicFile>> CreateAtomic(const std::string& path,
                                                            uint32_t mode) override {
     CheckMayWait("a new file");
-    SIGNVOTE_ASSIGN_OR_RETURN(std::string target, FollowLinks(path));
+    SIGNVOTE_ASSIGN_OR_RETURN(std::string target, TargetOf(path));
     std::string temporary = target + ".tmp";
     // A leftover of a crash may have another owner's mode or still be open elsewhere: never write
     // into it.
@@ -254,6 +254,10 @@ class PosixFileSystem final : public FileSystem {
     if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags & ~O_NONBLOCK) != 0)
       return ErrnoStatus(errno, path, "cannot open for appending");
     return std::unique_ptr<LogFile>(std::make_unique<PosixLogFile>(path, std::move(fd)));
+  }
+
+  absl::StatusOr<std::string> FollowLinks(const std::string& path) override {
+    return TargetOf(path);
   }
 
   absl::Status Remove(const std::string& path) override {
@@ -379,6 +383,18 @@ class PosixFileSystem final : public FileSystem {
 FileSystem* FileSystem::Posix() {
   static PosixFileSystem fs;
   return &fs;
+}
+
+std::string FolderPrefix(const std::string& path) {
+  const size_t slash = path.find_last_of('/');
+  return slash == std::string::npos ? "" : path.substr(0, slash + 1);
+}
+
+std::string AddToName(const std::string& path, std::string_view added) {
+  const size_t name = FolderPrefix(path).size();
+  const size_t dot = path.find_last_of('.');
+  const size_t end = dot == std::string::npos || dot <= name ? path.size() : dot;
+  return path.substr(0, end) + std::string(added) + path.substr(end);
 }
 
 absl::Status RequireWritable(FileSystem* fs, const std::string& path) {

@@ -67,6 +67,9 @@ class FileSystem {
   // nobody reads.
   virtual absl::StatusOr<std::unique_ptr<LogFile>> OpenLog(const std::string& path,
                                                            uint32_t mode) = 0;
+  // The file that CreateAtomic() would replace or make: `path`, or where its links lead in the end.
+  // Failure as of CreateAtomic(). Where there are no links, `path`.
+  virtual absl::StatusOr<std::string> FollowLinks(const std::string& path) { return path; }
   // Removes a file. NOT_FOUND: it is not there.
   virtual absl::Status Remove(const std::string& path) = 0;
   virtual absl::StatusOr<uint64_t> FileSize(const std::string& path) = 0;
@@ -82,6 +85,11 @@ class FileSystem {
   virtual absl::StatusOr<std::string> RandomBytes(size_t n) = 0;
   static FileSystem* Posix();
 };
+
+// "/models/" of "/models/a.st", "" of "a.st": what the names of files beside it are put behind.
+std::string FolderPrefix(const std::string& path);
+// "/models/a-1.st" of "/models/a.st" and "-1". A dot that begins the name begins no suffix.
+std::string AddToName(const std::string& path, std::string_view added);
 
 // OK when a file could be made at `path` now. For what a program writes only at its end, so that a
 // wrong name is told at its beginning. Leaves nothing behind.

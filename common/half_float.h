@@ -1,6 +1,6 @@
 #pragma once
-// The two 16-bit floating point formats of model files, widened to fp32. Both conversions are
-// exact: every value of either format, infinities and NaNs included, is one of fp32.
+// The two 16-bit floating point formats of model files. Widening to fp32 is exact: every value of
+// either format, infinities and NaNs included, is one of fp32. Narrowing rounds.
 
 #include <bit>
 #include <cstdint>
@@ -10,6 +10,14 @@ namespace signvote {
 // bfloat16: the upper half of an fp32.
 constexpr float WidenBf16(uint16_t bits) {
   return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
+
+// The nearest bfloat16, of two equally near ones that with an even mantissa (IEEE 754,
+// roundTiesToEven); infinity from half a step beyond the largest on. A NaN stays one, made quiet.
+constexpr uint16_t NarrowBf16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x0040u);
+  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
 // IEEE 754 binary16: 1 sign bit, 5 exponent bits (bias 15), 10 mantissa bits.

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/status/status.h"
+#include "common/json_text.h"
 #include "common/text.h"
 
 namespace signvote {
@@ -17,6 +18,8 @@ namespace {
 using Json = nlohmann::json;  // objects keep their keys sorted by bytes
 
 constexpr size_t kValueBytesMax = 64;
+constexpr char kRopeParameters[] = "rope_parameters";
+constexpr char kRopeScaling[] = "rope_scaling";
 
 // The header says why each is left out. Sorted.
 constexpr auto kLeftOut = std::to_array<std::string_view>(
@@ -83,6 +86,43 @@ std::string Difference(const Json& here, const Json& there, const std::string& p
   return "";
 }
 
+// A canonical form with what rope_parameters says where an older config says it.
+Json Function(const std::string& canonical) {
+  Json function = Json::parse(canonical);
+  const auto found = function.find(kRopeParameters);
+  if (found == function.end() || !found->is_object()) return function;
+  Json rope = *found;
+  function.erase(found);
+  bool scaled = false;
+  for (const char* const key : {"rope_type", "type"}) {
+    if (const auto type = rope.find(key); type != rope.end()) scaled |= *type != "default";
+  }
+  for (const char* const key : {"rope_theta", "partial_rotary_factor"}) {
+    const auto value = rope.find(key);
+    if (value == rope.end()) continue;
+    if (!function.contains(key)) function[key] = *value;
+    rope.erase(value);
+  }
+  if (scaled && !function.contains(kRopeScaling)) function[kRopeScaling] = std::move(rope);
+  return function;
+}
+
+// The keys of `from` that are to be compared with `other`'s.
+Json Compared(const Json& from, const Json& other) {
+  static const Json* const unless_said = new Json{{"attention_bias", false},
+                                                  {"mlp_bias", false},
+                                                  {"attention_dropout", 0},
+                                                  {"partial_rotary_factor", 1},
+                                                  {"hidden_act", "silu"}};
+  Json kept = Json::object();
+  for (const auto& [key, value] : from.items()) {
+    const auto usual = unless_said->find(key);
+    const bool unusual = usual != unless_said->end() && *usual != value;
+    if (other.contains(key) || unusual || key == kRopeScaling) kept[key] = value;
+  }
+  return kept;
+}
+
 }  // namespace
 
 absl::StatusOr<ModelIdentity> ModelIdentity::FromConfig(std::string_view config_json) {
@@ -105,13 +145,21 @@ absl::StatusOr<ModelIdentity> ModelIdentity::FromConfig(std::string_view config_
                                       std::to_string(kDepthMax) + " levels");
   }
   if (json.is_discarded() || !json.is_object()) {
-    return absl::InvalidArgumentError("config.json is not a JSON object");
+    return absl::InvalidArgumentError("config.json is not a JSON object: " +
+                                      JsonObjectFault(config_json, RepeatedKeys::kLastCounts));
   }
   Json canonical = Canonical(json);
   for (const std::string_view key : kLeftOut) canonical.erase(std::string(key));
   ModelIdentity identity;
   identity.json_ = canonical.dump();
   return identity;
+}
+
+std::string FirstContradiction(const ModelIdentity& here, const ModelIdentity& there) {
+  if (here.empty() || there.empty()) return FirstDifference(here, there);
+  const Json a = Function(here.json());
+  const Json b = Function(there.json());
+  return Difference(Compared(a, b), Compared(b, a), "");
 }
 
 std::string FirstDifference(const ModelIdentity& here, const ModelIdentity& there) {

@@ -34,7 +34,8 @@ class ModelIdentity {
   // Of a model about which nothing is said: equal to itself only.
   ModelIdentity() = default;
   // "" gives the identity about which nothing is said. INVALID_ARGUMENT: not a JSON object, not UTF-8,
-  // more than kConfigBytesMax bytes, or nested deeper than kDepthMax.
+  // more than kConfigBytesMax bytes, or nested deeper than kDepthMax; the message says what it is
+  // instead, or line and column.
   static absl::StatusOr<ModelIdentity> FromConfig(std::string_view config_json);
 
   // The canonical form; "" when nothing is said.
@@ -49,5 +50,15 @@ class ModelIdentity {
 // "" when equal; else one sentence part that names the first key that differs, in order of the keys,
 // with both values: `"rope_theta" is 10000 here, 500000 there`. Values are cut to 64 bytes.
 std::string FirstDifference(const ModelIdentity& here, const ModelIdentity& there);
+
+// The same of two configs of which each may say more than the other: another program's config.json has
+// keys that ours has not, and the other way round. Of two of which one says nothing, FirstDifference().
+// What counts:
+//   - keys that stand in both;
+//   - of those that stand in one, attention_bias, mlp_bias, attention_dropout, partial_rotary_factor,
+//     hidden_act where they are not what a model without them has, and rope_scaling in any case;
+//   - rope_parameters (transformers 5) as what it says: rope_theta, partial_rotary_factor, and
+//     rope_scaling where its rope_type, or the older type, is not "default".
+std::string FirstContradiction(const ModelIdentity& here, const ModelIdentity& there);
 
 }  // namespace signvote

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/check.h"
 #include "common/log.h"
@@ -19,14 +18,8 @@ ModelSeries::ModelSeries(FileSystem* fs, Options options) : fs_(fs), options_(st
 ModelSeries::~ModelSeries() { Finish(); }
 
 std::string ModelSeries::PathOf(const std::string& path, Round round) {
-  const size_t slash = path.find_last_of('/');
-  const size_t name = slash == std::string::npos ? 0 : slash + 1;
-  const size_t dot = path.find_last_of('.');
-  // A dot that begins the name, or stands in a folder's, begins no suffix.
-  const size_t end = dot == std::string::npos || dot <= name ? path.size() : dot;
   // Wide enough that names sort as rounds do.
-  return absl::StrCat(path.substr(0, end), absl::StrFormat(".round-%08d", round.value()),
-                      path.substr(end));
+  return AddToName(path, absl::StrFormat(".round-%08d", round.value()));
 }
 
 bool ModelSeries::busy() {
@@ -66,7 +59,8 @@ void ModelSeries::TakeAndWrite(Take& take) {
   } else {
     round = copy->round;
     path = PathOf(options_.path, round);
-    status = WriteModel(fs_, path, copy->layout, copy->x, copy->metadata, copy->config_json);
+    status = WriteModel(fs_, path, options_.format, copy->layout, copy->x, copy->metadata,
+                        copy->config_json);
   }
   if (absl::IsCancelled(status)) {
     LogInfo("a copy of the model is left out: the run is over", {{"path", path}});
@@ -82,7 +76,7 @@ void ModelSeries::TakeAndWrite(Take& take) {
   std::erase(written_, path);
   written_.push_back(path);
   while (written_.size() > options_.keep) {
-    if (const absl::Status removed = fs_->Remove(written_.front());
+    if (const absl::Status removed = RemoveModel(fs_, written_.front());
         !removed.ok() && !absl::IsNotFound(removed)) {
       LogWarning("an old copy of the model stays", {{"error", Describe(removed)}});
     }

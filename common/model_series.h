@@ -13,6 +13,7 @@
 #include "common/file_system.h"
 #include "common/ids.h"
 #include "common/layout.h"
+#include "common/model_writer.h"
 #include "common/mutex.h"
 
 namespace signvote {
@@ -29,7 +30,7 @@ struct ModelCopy {
 // Ownership:  does not own the file system, which must outlive it.
 // Threads:    methods: one thread at a time, none of which waits for a disk but Finish() and the
 //             destructor. The copies are taken and written on a thread of its own, one at a time.
-// Durability: as of AtomicFile: a file of the series is whole, or not there.
+// Durability: as of ModelWriter: a model of the series is whole, or not there.
 // Failure:    a copy that cannot be taken or written is told in the log, and the next one is tried;
 //             files that are there stay. One whose taking is CANCELLED is left out.
 // Invariants: removes only files that it has written itself, the oldest first, and only once a newer
@@ -39,6 +40,7 @@ class ModelSeries {
   struct Options {
     std::string path;   // of the model at the end; the series is named after it
     uint32_t keep = 2;  // > 0
+    ModelFormat format;
   };
   ModelSeries(FileSystem* fs, Options options);
   ~ModelSeries();

@@ -1,8 +1,8 @@
 #pragma once
-// Reader and writer of safetensors files: 8-byte little-endian header length, a JSON header, then
-// the tensors' bytes without holes. F32, BF16 and F16 are read, F32 is written: that is what a
-// replica is. Format: https://github.com/huggingface/safetensors (README). Models of several files:
-// common/checkpoint.h.
+// Reader of safetensors files, and the header of those that are written: 8-byte little-endian header
+// length, a JSON header, then the tensors' bytes without holes. F32, BF16 and F16 are read, F32 and
+// BF16 written. Format: https://github.com/huggingface/safetensors (README). Models of several files:
+// common/checkpoint.h; their writer: common/model_writer.h.
 
 #include <cstdint>
 #include <functional>
@@ -10,6 +10,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -18,16 +19,41 @@
 
 namespace signvote {
 
-// A mapped, checked file. Failure: Open returns DATA_LOSS, naming path and culprit, for a truncated
-// file, a header over 100 MB or not JSON, holes, overlaps, offsets outside the file, repeated keys;
-// INVALID_ARGUMENT for any other dtype.
-class SafetensorsFile {
- public:
-  enum class Dtype : uint8_t { kF32, kBf16, kF16 };
+enum class TensorDtype : uint8_t { kF32, kBf16, kF16 };
+uint64_t BytesOf(TensorDtype dtype);  // of one element
+
+// The length that stands before the header, and the longest header that is taken.
+inline constexpr uint64_t kSafetensorsPrefixBytes = 8;
+inline constexpr uint64_t kSafetensorsHeaderBytesMax = 100'000'000;
+
+// What a header says.
+struct SafetensorsContents {
   struct Tensor {
     std::string name;
     std::vector<uint64_t> shape;
-    Dtype dtype = Dtype::kF32;
+    TensorDtype dtype = TensorDtype::kF32;
+    uint64_t begin = 0, end = 0;  // bytes behind the header
+  };
+  std::vector<Tensor> tensors;  // in order of offset, from 0 to the end without holes
+  std::map<std::string, std::string> metadata;
+};
+
+// The header of the file `path` with `data_bytes` behind it. Failure: DATA_LOSS, naming path and
+// culprit, for what is not JSON, holes, overlaps, offsets outside the file, repeated keys;
+// INVALID_ARGUMENT for any other dtype.
+absl::StatusOr<SafetensorsContents> ParseSafetensorsHeader(const std::string& path,
+                                                           std::string_view json,
+                                                           uint64_t data_bytes);
+
+// A mapped, checked file. Failure: Open returns what ParseSafetensorsHeader() does, DATA_LOSS also for
+// a truncated file and a header over 100 MB, and INVALID_ARGUMENT for what is clearly something else
+// (common/file_kind.h).
+class SafetensorsFile {
+ public:
+  struct Tensor {
+    std::string name;
+    std::vector<uint64_t> shape;
+    TensorDtype dtype = TensorDtype::kF32;
     // Little-endian elements, row-major; lives as long as the file.
     std::span<const std::byte> data;
 
@@ -39,6 +65,7 @@ class SafetensorsFile {
   };
   static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(FileSystem* fs,
                                                                const std::string& path);
+  const std::string& path() const { return path_; }
   const std::vector<Tensor>& tensors() const { return tensors_; }  // in order of offset
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
@@ -56,22 +83,9 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// The header bytes (length prefix included, padded with spaces to 64 bytes) of a file that holds
-// `layout` in order; the fp32 data of the flat buffer follows it unchanged. For writers that
-// stream.
-std::string SafetensorsHeader(const Layout& layout,
-                              const std::map<std::string, std::string>& metadata);
-
-// Writes x as `path`, atomically. metadata gets {"format":"pt"} unless it has one.
-absl::Status WriteSafetensors(FileSystem* fs, const std::string& path, const Layout& layout,
-                              std::span<const float> x,
-                              const std::map<std::string, std::string>& metadata);
-
-// The same of values that are read piece by piece: no second copy of the model is made.
-// `read` fills values with those from `first` on; its failure is returned, and nothing is written.
-using ReadValues = std::function<absl::Status(uint64_t first, std::span<float> values)>;
-absl::Status WriteSafetensors(FileSystem* fs, const std::string& path, const Layout& layout,
-                              const ReadValues& read,
+// The header bytes (length prefix included, padded with spaces to 64 bytes) of a file that holds these
+// neighbours of a layout, in order; their values follow it. For writers that stream.
+std::string SafetensorsHeader(std::span<const TensorSpec> tensors, TensorDtype dtype,
                               const std::map<std::string, std::string>& metadata);
 
 }  // namespace signvote

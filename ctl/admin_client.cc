@@ -8,7 +8,6 @@
 #include "absl/strings/str_cat.h"
 #include "common/exit_codes.h"
 #include "common/host_port.h"
-#include "common/model_file.h"
 #include "common/mutex.h"
 #include "common/status.h"
 #include "proto/wire/wire.h"
@@ -18,7 +17,6 @@ namespace signvote::ctl {
 namespace {
 
 constexpr int kReceiveBytesMax = 16 << 20;
-constexpr uint32_t kFileMode = 0644;
 
 // gRPC takes deadlines on the wall clock; it converts them to its own monotonic one at once.
 std::chrono::system_clock::time_point DeadlineIn(Duration timeout) {
@@ -128,20 +126,18 @@ class GrpcAdminClient final : public AdminClient {
     return Call(&v1::Admin::Stub::Evict, request, &reply);
   }
 
-  absl::StatusOr<Exported> Export(FileSystem* fs, const std::string& path) override {
+  absl::StatusOr<Exported> Export(FileSystem* fs, const std::string& path,
+                                  const ModelFormat& format) override {
     grpc::ClientContext context;
     Watchdog watchdog(&context, options_.timeout);
     const std::unique_ptr<grpc::ClientReader<v1::ExportChunk>> reader =
         stub_->Export(&context, v1::ExportRequest());
-    std::unique_ptr<AtomicFile> file;
-    Exported exported;
-    uint64_t total_bytes = 0;
-    std::string config;
+    ExportReceiver receiver(fs, path, format);
     absl::Status local;
     v1::ExportChunk chunk;
     while (local.ok() && reader->Read(&chunk)) {
       watchdog.Pet();
-      local = Take(fs, path, chunk, &file, &exported, &total_bytes, &config);
+      local = receiver.Take(chunk);
     }
     if (!local.ok()) context.TryCancel();
     const grpc::Status status = reader->Finish();
@@ -152,36 +148,10 @@ class GrpcAdminClient final : public AdminClient {
                                                       " s; raise --timeout"));
     }
     SIGNVOTE_RETURN_IF_ERROR(Explain(status));
-    if (!file || exported.bytes != total_bytes) {
-      return absl::DataLossError(absl::StrCat(path, ": the server sent ", exported.bytes, " of ",
-                                              total_bytes, " bytes; nothing was written"));
-    }
-    SIGNVOTE_RETURN_IF_ERROR(file->Commit());
-    SIGNVOTE_RETURN_IF_ERROR(WriteConfigBehind(fs, path, config));
-    exported.has_config = !config.empty();
-    return exported;
+    return receiver.Finish();
   }
 
  private:
-  static absl::Status Take(FileSystem* fs, const std::string& path, const v1::ExportChunk& chunk,
-                           std::unique_ptr<AtomicFile>* file, Exported* exported,
-                           uint64_t* total_bytes, std::string* config) {
-    if (!*file) {
-      SIGNVOTE_RETURN_IF_ERROR(RequireModelTarget(fs, path, chunk.config_json()));
-      SIGNVOTE_ASSIGN_OR_RETURN(*file, fs->CreateAtomic(path, kFileMode));
-      exported->round = chunk.round();
-      *total_bytes = chunk.total_bytes();
-      *config = chunk.config_json();
-    }
-    if (chunk.round() != exported->round || chunk.total_bytes() != *total_bytes) {
-      return absl::DataLossError(absl::StrCat(path, ": parts of round ", chunk.round(),
-                                              " and round ", exported->round,
-                                              " in one export; nothing was written"));
-    }
-    exported->bytes += chunk.data().size();
-    return (*file)->Append(std::as_bytes(std::span(chunk.data().data(), chunk.data().size())));
-  }
-
   void Dial() {
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(kReceiveBytesMax);

@@ -8,6 +8,8 @@
 #include "absl/status/statusor.h"
 #include "common/clock.h"
 #include "common/file_system.h"
+#include "common/model_writer.h"
+#include "ctl/export_receiver.h"
 #include "proto/wire/security.h"
 #include "signvote/v1/admin.pb.h"
 
@@ -43,15 +45,11 @@ class AdminClient {
   virtual absl::Status Drain(const std::string& worker) = 0;
   virtual absl::Status Evict(const std::string& worker) = 0;
 
-  struct Exported {
-    uint64_t round = 0;  // the file holds all commits before this round
-    uint64_t bytes = 0;
-    bool has_config = false;  // config.json was written beside it
-  };
-  // Writes the master replica to `path`, and the model's config.json beside it if the server has
-  // one; both atomically, the model last. DATA_LOSS: the stream ended early or its parts disagree;
-  // `path` is then untouched.
-  virtual absl::StatusOr<Exported> Export(FileSystem* fs, const std::string& path) = 0;
+  // Writes the master replica to `path`, whole or in shards, and the model's config.json beside it if
+  // the server has one; the model first. DATA_LOSS: the stream ended early or its parts disagree; what
+  // stood at `path` is then untouched.
+  virtual absl::StatusOr<Exported> Export(FileSystem* fs, const std::string& path,
+                                          const ModelFormat& format) = 0;
 };
 
 }  // namespace signvote::ctl

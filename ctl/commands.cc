@@ -66,9 +66,11 @@ absl::Status Evict(const CtlFlags& flags, const CommandHost& host) {
 
 absl::Status Export(const CtlFlags& flags, const CommandHost& host) {
   SIGNVOTE_ASSIGN_OR_RETURN(const auto client, Connect(flags, host));
-  SIGNVOTE_ASSIGN_OR_RETURN(const AdminClient::Exported exported,
-                            client->Export(host.fs, flags.file));
-  host.print(absl::StrCat(flags.file, ": round ", exported.round, ", ", exported.bytes, " bytes",
+  SIGNVOTE_ASSIGN_OR_RETURN(const Exported exported,
+                            client->Export(host.fs, flags.file, flags.format));
+  const WrittenModel& model = exported.model;
+  host.print(absl::StrCat(model.path, ": round ", exported.round, ", ", model.bytes, " bytes",
+                          model.files > 1 ? absl::StrCat(" in ", model.files, " files") : "",
                           exported.has_config ? ", config.json beside it" : "", "\n"));
   return absl::OkStatus();
 }

@@ -15,6 +15,7 @@ struct Typed {
   double timeout_seconds = 10;
   bool lines = false, once = false;
   double interval_seconds = 1, server_timeout_seconds = 600;
+  std::string dtype = "f32";
 };
 
 void AddConnection(CLI::App* app, AdminClientOptions* admin, Typed* typed) {
@@ -51,6 +52,18 @@ void AddTop(CLI::App* top, CtlFlags* flags, Typed* typed) {
       ->check(NumberBetween(0, 86400));
 }
 
+void AddExport(CLI::App* sub, CtlFlags* flags, Typed* typed) {
+  sub->add_option("FILE", flags->file, "file to write")->type_name("FILE")->required();
+  sub->add_option("--dtype", typed->dtype,
+                  "how its numbers are stored: f32; bf16, rounded to half the bytes")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  sub->add_option("--shard-bytes", flags->format.shard_bytes,
+                  "a model of more bytes is written as several files behind an index; 0: one file")
+      ->capture_default_str()
+      ->check(AnyUnsigned());
+}
+
 void AddCerts(CLI::App* sub, CertsOptions* certs) {
   sub->add_option("DIR", certs->directory, "folder; made if missing, nothing in it is overwritten")
       ->required();
@@ -66,6 +79,7 @@ absl::Status Finish(const Typed& typed, CtlFlags* flags) {
     return absl::InvalidArgumentError(
         "--lines, --json and --once exclude one another; give one of them");
   }
+  SIGNVOTE_ASSIGN_OR_RETURN(flags->format.dtype, ParseWrittenDtype("--dtype", typed.dtype));
   flags->admin.timeout = FromSeconds(typed.timeout_seconds);
   if (!typed.tls_dir.empty()) {
     wire::TlsFiles& tls = flags->admin.tls;
@@ -112,10 +126,9 @@ absl::Status ParseCtlFlags(int argc, const char* const* argv, CtlFlags* flags, s
   name_worker(add("drain", "ask a worker to finish its round and leave", Command::kDrain));
   name_worker(
       add("evict", "close a worker's session and refuse its name from now on", Command::kEvict));
-  add("export", "write the model as a safetensors file, config.json beside it", Command::kExport)
-      ->add_option("FILE", flags->file, "file to write")
-      ->type_name("FILE")
-      ->required();
+  AddExport(add("export", "write the model as a safetensors file, config.json beside it",
+                Command::kExport),
+            flags, &typed);
   AddCerts(
       add("certs", "make a development CA, certificates and join tokens, or add workers to them",
           Command::kCerts),

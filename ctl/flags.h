@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "common/model_writer.h"
 #include "ctl/admin_client.h"
 #include "ctl/certs.h"
 #include "ctl/top.h"
@@ -29,6 +30,7 @@ struct CtlFlags {
   TopOptions top;      // kTop; its colour is the terminal's, not the command line's
   std::string worker;  // kDrain, kEvict
   std::string file;    // kExport
+  ModelFormat format;  // kExport
   CertsOptions certs;  // kCerts; without the time
 };
 

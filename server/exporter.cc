@@ -28,7 +28,9 @@ constexpr Duration kAgainLongest = std::chrono::seconds(60);
 Exporter::Exporter(FileSystem* fs, Clock* clock, run::RunThread* run, ExportOptions options)
     : fs_(fs), clock_(clock), run_(run), options_(std::move(options)) {
   if (!options_.path.empty()) {
-    series_.emplace(fs_, ModelSeries::Options{.path = options_.path, .keep = options_.keep});
+    series_.emplace(fs_,
+                    ModelSeries::Options{
+                        .path = options_.path, .keep = options_.keep, .format = options_.format});
   }
 }
 
@@ -69,8 +71,8 @@ absl::Status Exporter::WriteFinal(StopBudget* budget) {
   const absl::StatusOr<run::RunThread::Final> final = run_->FinalReplica(give_up);
   if (final.ok()) {
     const StopBudget::Pause writing(budget);
-    return WriteModel(fs_, options_.path, final->replica->layout(), final->replica->x(),
-                      ExportMetadata(final->origin), final->config_json);
+    return WriteModel(fs_, options_.path, options_.format, final->replica->layout(),
+                      final->replica->x(), ExportMetadata(final->origin), final->config_json);
   }
   if (!absl::IsCancelled(final.status())) return WithContext(final.status(), options_.path);
   SIGNVOTE_ASSIGN_OR_RETURN(const run::RunThread::Exported copy,
@@ -78,8 +80,8 @@ absl::Status Exporter::WriteFinal(StopBudget* budget) {
   LogWarning("the model is written as of an earlier round: the master replica was behind",
              {{"round", copy.origin.round.value()}});
   const StopBudget::Pause writing(budget);
-  return WriteModel(fs_, options_.path, copy.layout, copy.x, ExportMetadata(copy.origin),
-                    copy.config_json);
+  return WriteModel(fs_, options_.path, options_.format, copy.layout, copy.x,
+                    ExportMetadata(copy.origin), copy.config_json);
 }
 
 absl::Status Exporter::Final(StopBudget* budget, const std::function<bool()>& take_save) {

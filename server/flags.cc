@@ -36,7 +36,7 @@ struct Raw {
   std::string catch_up_bytes = "auto";
   std::string alias_eta0 = "auto";
   uint64_t test_applier_delay_ms = 0;
-  std::string export_every = "0";
+  std::string export_every = "0", export_dtype = "f32";
   double linger_export = 600;
   std::string log_level = "info", log_format = "text";
   bool print_config = false;
@@ -161,6 +161,16 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
   run->add_option("--export-keep", f->exports.keep, "how many of those copies are kept")
       ->capture_default_str()
       ->check(UnsignedBetween(1, 1'000'000));
+  run->add_option(
+         "--export-dtype", raw->export_dtype,
+         "how the numbers of --export and its copies are stored: f32; bf16, rounded to half "
+         "the bytes")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  run->add_option("--export-shard-bytes", f->exports.format.shard_bytes,
+                  "a model of more bytes is written as several files behind an index; 0: one file")
+      ->capture_default_str()
+      ->check(AnyUnsigned());
   run->add_option(
          "--linger-export", raw->linger_export,
          "seconds for which a model that cannot be written is held, so that it can be saved "
@@ -343,6 +353,14 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
   if (!f->exports.every.never() && f->exports.path.empty()) {
     return Usage("--export-every needs --export FILE, beside which it writes");
   }
+  const ModelFormat usual;
+  if (f->exports.path.empty() &&
+      (raw.export_dtype != "f32" || f->exports.format.shard_bytes != usual.shard_bytes)) {
+    return Usage(
+        "--export-dtype and --export-shard-bytes need --export FILE, which they are about");
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(f->exports.format.dtype,
+                            ParseWrittenDtype("--export-dtype", raw.export_dtype));
   f->exports.linger = FromSeconds(raw.linger_export);
   f->test_applier_delay = milliseconds(raw.test_applier_delay_ms);
   if (r.main_rounds_max == 0)

@@ -86,10 +86,9 @@ absl::Status CheckExport(const ServerFlags& flags, FileSystem* fs,
                          run::RunModel::ConfigCheck* config_check) {
   const std::string& path = flags.exports.path;
   if (path.empty()) return absl::OkStatus();
-  SIGNVOTE_RETURN_IF_ERROR(RequireWritable(fs, path));
-  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<std::string> there, ReadConfigBeside(fs, path));
   SIGNVOTE_RETURN_IF_ERROR(
-      RequireOwnConfig(path, there, init != nullptr ? init->config_json() : ""));
+      RequireModelTarget(fs, path, init != nullptr ? init->config_json() : ""));
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<std::string> there, ReadConfigBeside(fs, path));
   if (there.has_value()) {
     // It goes to a worker: a path need not be UTF-8.
     *config_check = [path = ForPeople(path, path.size()), there](const std::string& config_json) {

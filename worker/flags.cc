@@ -28,7 +28,7 @@ struct Parsed {
   double server_timeout_seconds = 600;
   double wait_timeout_seconds = 3600;
   std::string weight_decay;
-  std::string save_every = "0";
+  std::string save_every = "0", save_dtype = "f32";
   std::string log_level = "info", log_format = "text";
   bool print_config = false;
 };
@@ -80,7 +80,8 @@ void AddFlags(CLI::App* app, Parsed* parsed) {
 
   group("Model");
   app->add_option("--model", flags->model,
-                  "nano, micro, tiny, 60m, 130m, 350m, mlp, or the path of a config.json")
+                  "nano, micro, tiny, 60m, 130m, 350m, mlp, or the path of a config.json or of its "
+                  "folder")
       ->capture_default_str();
   app->add_option("--vocab-size", flags->vocabulary, "vocabulary of the model; 0: its own")
       ->capture_default_str()
@@ -153,6 +154,16 @@ void AddFlags(CLI::App* app, Parsed* parsed) {
   app->add_option("--save-keep", flags->save_keep, "how many of those copies are kept")
       ->capture_default_str()
       ->check(UnsignedBetween(1, 1'000'000));
+  app->add_option("--save-dtype", parsed->save_dtype,
+                  "how the numbers of --save and its copies are stored: f32; bf16, rounded to half "
+                  "the bytes")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  app->add_option(
+         "--save-shard-bytes", flags->save_format.shard_bytes,
+         "a replica of more bytes is written as several files behind an index; 0: one file")
+      ->capture_default_str()
+      ->check(AnyUnsigned());
   app->add_option("--log-level", parsed->log_level, "debug, info, warning or error")
       ->capture_default_str();
   app->add_option("--log-format", parsed->log_format, "text or json")->capture_default_str();
@@ -200,6 +211,14 @@ absl::Status Complete(Parsed* parsed) {
   if (!parsed->flags.save_every.never() && parsed->flags.save.empty()) {
     return absl::InvalidArgumentError("--save-every needs --save FILE, beside which it writes");
   }
+  const ModelFormat usual;
+  if (parsed->flags.save.empty() &&
+      (parsed->save_dtype != "f32" || parsed->flags.save_format.shard_bytes != usual.shard_bytes)) {
+    return absl::InvalidArgumentError(
+        "--save-dtype and --save-shard-bytes need --save FILE, which they are about");
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(parsed->flags.save_format.dtype,
+                            ParseWrittenDtype("--save-dtype", parsed->save_dtype));
   session.connect_timeout = FromSeconds(parsed->connect_timeout_seconds);
   session.server_timeout = FromSeconds(parsed->server_timeout_seconds);
   session.wait_timeout = FromSeconds(parsed->wait_timeout_seconds);

@@ -9,6 +9,7 @@
 #include "common/every.h"
 #include "common/file_system.h"
 #include "common/log.h"
+#include "common/model_writer.h"
 #include "worker/models/model.h"
 #include "worker/session/session.h"
 #include "worker/train/trainer.h"
@@ -32,6 +33,7 @@ struct WorkerFlags {
   std::string report, round_log, save;
   Every save_every;
   uint32_t save_keep = 2;
+  ModelFormat save_format;
   LogOptions log;
   bool selftest = false;
 };

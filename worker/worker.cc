@@ -289,6 +289,7 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
                      {.path = flags.save,
                       .every = flags.save_every,
                       .keep = flags.save_keep,
+                      .format = flags.save_format,
                       .config_json = ModelConfigJson(corpus.config)});
   absl::Status saved;
   trainer.set_on_joined([&](const RunInfo& run) {

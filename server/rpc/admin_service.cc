@@ -61,7 +61,8 @@ class ExportCall final : public grpc::ServerWriteReactor<v1::ExportChunk>,
       MutexLock lock(&mu_);
       if (finished_) return;
       exported_ = *std::move(exported);
-      header_ = SafetensorsHeader(exported_.layout, ExportMetadata(exported_.origin));
+      header_ = SafetensorsHeader(exported_.layout.tensors(), TensorDtype::kF32,
+                                  ExportMetadata(exported_.origin));
       begun_ = true;
     }
     WriteNext();

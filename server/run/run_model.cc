@@ -170,11 +170,15 @@ absl::Status RunModel::Adopt(Layout layout, Round start) {
 
 absl::Status RunModel::FixLayout(const CheckedJoin& join) {
   SIGNVOTE_CHECK(state_ == State::kUnknown);
-  if (init_ != nullptr && !init_identity_.empty() && init_identity_ != join.identity) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("worker '", join.name, "' trains another model than ", init_path_,
-                     " (--init): in config.json ", FirstDifference(init_identity_, join.identity),
-                     " (here: beside the file, there: the worker's)"));
+  if (init_ != nullptr && !init_identity_.empty()) {
+    // The file's config.json may be another program's: it need not say what a worker's does.
+    const std::string difference = FirstContradiction(init_identity_, join.identity);
+    if (!difference.empty()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("worker '", join.name, "' trains another model than ", init_path_,
+                       " (--init): in config.json ", difference,
+                       " (here: beside the file, there: the worker's)"));
+    }
   }
   SIGNVOTE_ASSIGN_OR_RETURN(Layout layout, WithDecay(join.layout));
   if (init_ != nullptr) {

@@ -117,6 +117,44 @@ class BadInput(harness.ProcessTest):
         path.write_bytes(struct.pack("<Q", 2) + b"{}")
         self.expect_program("empty-init", self.server_command("--init", path))
 
+    def test_inits_that_are_something_else(self):
+        for row, data in (("page", b"\n<!DOCTYPE html><html>"), ("pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+                          ("pickle", b"PK\x03\x04\x14\0"), ("pickle", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."),
+                          ("gguf", b"GGUF\x03\0\0\0"), ("noise", b"\1" * 100)):
+            path = self.folder / row
+            path.write_bytes(data)
+            self.expect_program(f"{row}-init", self.server_command("--init", path))
+
+    def test_inits_in_shards_that_do_not_hold(self):
+        model = self.folder / "model"
+        model.mkdir()
+        self.expect_program("folder-init", self.server_command("--init", model))
+        header = b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+        shard = struct.pack("<Q", len(header)) + header + struct.pack("<f", 1)
+        for name in ("s.safetensors", "t.safetensors"):
+            (model / name).write_bytes(shard)
+        index = model / "m.index.json"
+        for row, text in (("index", "{\n"), ("shard", '{"weight_map": {"x": "none.safetensors"}}'),
+                          ("twice", '{"weight_map": {"x": "s.safetensors", "x": "s.safetensors"}}'),
+                          ("elsewhere", '{"weight_map": {"x": "t.safetensors", "y": "s.safetensors"}}')):
+            index.write_text(text)
+            self.expect_program(f"{row}-init", self.server_command("--init", index))
+        config = model / "config.json"
+        config.write_text('{"model_type": "llama"}')
+        self.expect_program("map-init", self.server_command("--init", config))
+        config.write_text('{"hidden_size": 64,\n "vocab_size": 10,}\n')
+        self.expect_program("config-init", self.server_command("--init", model / "s.safetensors"))
+
+    def test_exports_that_cannot_be(self):
+        path = self.folder / "out" / "model.safetensors"
+        path.parent.mkdir()
+        self.expect_program("wrong-dtype", self.server_command("--export", path, "--export-dtype", "f16"))
+        self.expect_program("lone-dtype", self.server_command("--export-dtype", "bf16"))
+        index = path.parent / "model.safetensors.index.json"
+        index.write_text('{"weight_map": {"x": "model-00001-of-00001.safetensors"}}')
+        self.expect_program("foreign-index", self.server_command("--export", path))
+        self.assertEqual([p.name for p in path.parent.iterdir()], [index.name])
+
     def test_what_cannot_be_written_at_the_end_is_told_at_the_beginning(self):
         nowhere = self.folder / "none" / "model.safetensors"
         self.expect_program("unwritable-export", self.server_command("--export", nowhere))
@@ -162,6 +200,16 @@ class BadInput(harness.ProcessTest):
         self.expect_program("missing-corpus",
                             self.start_worker("a", "--data", self.folder / "none", program="signvote-worker"))
         self.expect_program("unknown-model", self.start_worker("a", "--model", "bogus", program="signvote-worker"))
+        model = self.folder / "model"
+        model.mkdir()
+        self.expect_program("folder-model", self.start_worker("a", "--model", model, program="signvote-worker"))
+        config = model / "config.json"
+        for row, text in (("page", "<html>"), ("json", '{"hidden_size": 64,\n "vocab_size": 10,}\n'),
+                          ("weights", "\x40\0\0\0\0\0\0\0{"),
+                          ("key", '{"model_type": "llama", "vocab_size": 10, "hidden_size": 8, "num_hidden_layers": 1, '
+                                  '"num_attention_heads": 1, "intermediate_size": 8, "rope_parameters": {"type": "linear"}}')):
+            config.write_text(text)
+            self.expect_program(f"{row}-model", self.start_worker("a", "--model", model, program="signvote-worker"))
         self.expect_program("unwritable-save", self.start_worker("a", "--save", self.folder / "none" / "model.safetensors",
                                                                  program="signvote-worker"))
 
@@ -306,7 +354,9 @@ class BadInput(harness.ProcessTest):
 
     def test_zz_every_row_of_the_page_was_checked(self):
         """Last in the alphabet, hence last to run."""
-        torch_rows = set() if harness.has_torch() else {"small-corpus", "missing-corpus", "unknown-model", "unwritable-save"}
+        torch_rows = set() if harness.has_torch() else {
+            "small-corpus", "missing-corpus", "unknown-model", "unwritable-save", "folder-model", "page-model", "json-model",
+            "weights-model", "key-model"}
         self.assertEqual(set(self.rows) - self.checked - torch_rows, set())
 
 

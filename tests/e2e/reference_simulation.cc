@@ -10,7 +10,7 @@
 #include "common/checksum.h"
 #include "common/clock.h"
 #include "common/exit_codes.h"
-#include "common/safetensors.h"
+#include "common/model_file.h"
 #include "common/status.h"
 #include "tests/e2e/simulation.h"
 
@@ -41,7 +41,7 @@ absl::Status Simulate(const SimulationOptions& options, const std::string& save)
   json["seconds"] = seconds;
   if (!save.empty()) {
     SIGNVOTE_RETURN_IF_ERROR(
-        WriteSafetensors(FileSystem::Posix(), save, simulation->layout(), x, {{"format", "pt"}}));
+        WriteModel(FileSystem::Posix(), save, {}, simulation->layout(), x, {}, /*config_json=*/""));
   }
   std::printf("%s\n", json.dump().c_str());
   return absl::OkStatus();

@@ -21,7 +21,7 @@ void Check(const std::string& there, const std::string& ours) {
   if (!read.ok()) return;
   SIGNVOTE_CHECK(read->has_value() && **read == there);
 
-  const auto joined = JoinConfigs(there, ours);
+  const auto joined = JoinConfigs(there, ours, TensorDtype::kF32);
   const absl::Status own = RequireOwnConfig("out/model.safetensors", there, ours);
   // "" is a model about which nothing is said yet, which JoinConfigs() is never asked about.
   if (!ours.empty()) SIGNVOTE_CHECK(own.code() == joined.status().code());
@@ -32,7 +32,7 @@ void Check(const std::string& there, const std::string& ours) {
   }
   if (joined->size() > ModelIdentity::kConfigBytesMax) return;  // two large ones
   SIGNVOTE_CHECK(ModelIdentity::FromConfig(*joined).ok());
-  const auto again = JoinConfigs(*joined, ours);
+  const auto again = JoinConfigs(*joined, ours, TensorDtype::kF32);
   SIGNVOTE_CHECK(again.ok());
   SIGNVOTE_CHECK(*again == *joined);
 }

@@ -12,6 +12,8 @@
 #include "common/check.h"
 #include "common/coin_mix.h"
 #include "common/exit_codes.h"
+#include "common/file_kind.h"
+#include "common/json_text.h"
 #include "common/rng.h"
 #include "common/status.h"
 #include "common/text.h"
@@ -54,7 +56,12 @@ absl::StatusOr<Json> ParseObject(const std::string& text, const std::string& pat
   };
   Json json = Json::parse(text, callback, /*allow_exceptions=*/false);
   if (too_deep) return BadConfig(path, absl::StrCat("nests deeper than ", kDepthMax, " levels"));
-  if (json.is_discarded() || !json.is_object()) return BadConfig(path, "not a JSON object");
+  if (json.is_discarded() || !json.is_object()) {
+    return BadConfig(path, BeginsAsSafetensors(text)
+                               ? "a safetensors file; give the config.json that belongs to it"
+                               : absl::StrCat("not a JSON object: ",
+                                              JsonObjectFault(text, RepeatedKeys::kLastCounts)));
+  }
   return json;
 }
 
@@ -107,11 +114,21 @@ absl::Status ReadRopeParameters(const Json& json, const std::string& path, doubl
   if (!it->is_object()) {
     return BadConfig(path, absl::StrCat("\"rope_parameters\" is ", Shown(*it), "; not an object"));
   }
-  if (const auto type = it->find("rope_type");
-      type != it->end() && !type->is_null() && *type != "default") {
-    return BadConfig(path, absl::StrCat("\"rope_type\" of \"rope_parameters\" is ", Shown(*type),
+  // "type" is what transformers 4 calls it; a file may have both.
+  for (const char* const key : {"rope_type", "type"}) {
+    const auto type = it->find(key);
+    if (type == it->end() || type->is_null() || *type == "default") continue;
+    return BadConfig(path, absl::StrCat("\"", key, "\" of \"rope_parameters\" is ", Shown(*type),
                                         "; only \"default\" is supported"));
   }
+  // One set for each type of layer: what is looked for below would be a level deeper.
+  for (const auto& [key, value] : it->items()) {
+    if (!value.is_object()) continue;
+    return BadConfig(path, absl::StrCat("\"", ForPeople(key, 64),
+                                        "\" of \"rope_parameters\" is an object; only one set for "
+                                        "all layers is supported"));
+  }
+  SIGNVOTE_RETURN_IF_ERROR(RefuseUnless(*it, path, "factor", 1));
   SIGNVOTE_RETURN_IF_ERROR(RefuseUnless(*it, path, "partial_rotary_factor", 1));
   return ReadPositive(*it, path, "rope_theta", rope_theta);
 }
@@ -163,17 +180,25 @@ absl::StatusOr<ModelConfig> LoadModelConfig(FileSystem* fs, const std::string& n
     config.layers = 2;
     return config;
   }
-  const absl::StatusOr<std::string> text = fs->ReadFile(name_or_path, kConfigBytesMax);
+  std::string path = name_or_path;
+  if (const absl::StatusOr<bool> folder = fs->IsDirectory(path); folder.ok() && *folder)
+    path += path.ends_with('/') ? "config.json" : "/config.json";
+  const absl::StatusOr<std::string> text = fs->ReadFile(path, kConfigBytesMax);
   if (!text.ok()) {
-    if (absl::IsNotFound(text.status()) && name_or_path.find('/') == std::string::npos &&
+    if (path == name_or_path && absl::IsNotFound(text.status()) &&
+        name_or_path.find('/') == std::string::npos &&
         name_or_path.find('.') == std::string::npos) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--model ", name_or_path, ": no such model; choose one of ",
-          absl::StrJoin(BuiltinModelNames(), ", "), ", or give the path of a config.json"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("--model ", name_or_path, ": no such model; choose one of ",
+                       absl::StrJoin(BuiltinModelNames(), ", "),
+                       ", or give the path of a config.json or of its folder"));
     }
+    if (absl::IsResourceExhausted(text.status()))
+      return BadConfig(absl::StrCat("--model ", path),
+                       "too large for a config.json; give that file");
     return WithContext(text.status(), "--model");
   }
-  return ParseModelConfig(*text, name_or_path);
+  return ParseModelConfig(*text, path);
 }
 
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& text, const std::string& path) {

@@ -49,9 +49,10 @@ struct ModelConfig {
 };
 
 // Built-in names: nano, micro, tiny, 60m, 130m, 350m, mlp. Anything else is the path of a
-// config.json. INVALID_ARGUMENT lists the names; NOT_FOUND names the file; INVALID_ARGUMENT with
-// exit code kBadInput names the key of a config.json that is missing, out of range, or asks for
-// something that this program does not compute.
+// config.json, or of a folder that holds one. INVALID_ARGUMENT lists the names; NOT_FOUND names the
+// file; INVALID_ARGUMENT with exit code kBadInput names the line and column of a config.json that is
+// not JSON, or the key that is missing, out of range, or asks for something that this program does
+// not compute.
 absl::StatusOr<ModelConfig> LoadModelConfig(FileSystem* fs, const std::string& name_or_path);
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json, const std::string& path);
 std::vector<std::string> BuiltinModelNames();

@@ -26,7 +26,9 @@ std::map<std::string, std::string> Metadata(const ExportOrigin& origin, uint64_t
 ReplicaSaver::ReplicaSaver(FileSystem* fs, Clock* clock, Options options)
     : fs_(fs), clock_(clock), options_(std::move(options)) {
   if (!options_.path.empty()) {
-    series_.emplace(fs_, ModelSeries::Options{.path = options_.path, .keep = options_.keep});
+    series_.emplace(fs_,
+                    ModelSeries::Options{
+                        .path = options_.path, .keep = options_.keep, .format = options_.format});
   }
 }
 
@@ -66,7 +68,7 @@ absl::Status ReplicaSaver::Final(const RunInfo& run, ReplicaMemory* replica, Rou
   const auto read = [replica](uint64_t first, std::span<float> values) {
     return replica->Read(first, values);
   };
-  return WriteModel(fs_, options_.path, run.layout, ReadValues(read),
+  return WriteModel(fs_, options_.path, options_.format, run.layout, ReadValues(read),
                     Metadata(Origin(run, round), digest), options_.config_json);
 }
 

@@ -29,6 +29,7 @@ class ReplicaSaver {
     std::string path;  // "": nothing is ever written
     Every every;
     uint32_t keep = 2;
+    ModelFormat format;
     std::string config_json;
   };
   ReplicaSaver(FileSystem* fs, Clock* clock, Options options);

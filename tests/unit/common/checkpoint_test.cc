@@ -134,12 +134,46 @@ TEST_F(CheckpointTest, ATiedHeadMayBeThereOnceOrTwice) {
       6u);
   ExpectRefused(Write("other.safetensors", FileOf({Embedding(), Bias(), Head({1, 2, 3, 4.5})})),
                 tied, "lm_head.weight that differs from model.embed_tokens.weight");
-  ExpectRefused(Write("one.safetensors", FileOf({Embedding(), Bias()})), Model(/*own_head=*/true),
-                "no tensor \"lm_head.weight\"");
+  ExpectRefused(
+      Write("one.safetensors", FileOf({Embedding(), Bias()})), Model(/*own_head=*/true),
+      "has no tensor \"lm_head.weight\"; if its head is tied, set \"tie_word_embeddings\"");
   EXPECT_EQ(Load(Write("own.safetensors", FileOf({Embedding(), Bias(), Head({7, 7, 7, 7})})),
                  Model(/*own_head=*/true))
                 .back(),
             7);
+}
+
+TEST_F(CheckpointTest, ATiedHeadOfAnotherFormatIsComparedByItsNumbers) {
+  const auto head = [](uint16_t last) {
+    return Written{"lm_head.weight", "BF16", "[2,2]",
+                   Bytes<uint16_t>({0x3f80, 0x4000, 0x4040, last})};
+  };
+  EXPECT_EQ(
+      Load(Write("same.safetensors", FileOf({Embedding(), Bias(), head(0x4080)})), Model()).front(),
+      1);
+  ExpectRefused(Write("other.safetensors", FileOf({Embedding(), Bias(), head(0x4081)})), Model(),
+                (dir_ / "other.safetensors") + " has a lm_head.weight that differs");
+  // Equal as numbers, not as bits.
+  ExpectRefused(
+      Write("zero.safetensors", FileOf({Embedding({0, 0, 0, 0}), Bias(), Head({0, 0, -0.0f, 0})})),
+      Model(), "differs from model.embed_tokens.weight");
+}
+
+// As safetensors.torch.save_model leaves it: of two names of one tensor the first in the alphabet.
+TEST_F(CheckpointTest, ATiedHeadMayStandForTheEmbeddingThatIsNotThere) {
+  const std::string path = Write("m.safetensors", FileOf({Bias(), Head({1, 2, 3, 4})}));
+  EXPECT_EQ(Load(path, Model()), (std::vector<float>{1, 2, 3, 4, 5, 6}));
+  ExpectRefused(path, Model(/*own_head=*/true), "no tensor \"model.embed_tokens.weight\"");
+}
+
+TEST_F(CheckpointTest, AHeaderWhoseLengthLooksLikeAPickleIsRead) {
+  std::string file = FileOf({Embedding(), Bias()});
+  uint64_t length;
+  std::memcpy(&length, file.data(), sizeof(length));
+  file.insert(sizeof(length) + length, std::string(640 - length, ' '));
+  length = 640;
+  std::memcpy(file.data(), &length, sizeof(length));
+  EXPECT_EQ(Load(Write("m.safetensors", file), Model()).back(), 6);
 }
 
 TEST_F(CheckpointTest, UnknownTensorsAndOtherShapesAreRefusedByName) {
@@ -148,7 +182,9 @@ TEST_F(CheckpointTest, UnknownTensorsAndOtherShapesAreRefusedByName) {
       Model(), "has the tensor \"x\", which the model does not have");
   ExpectRefused(
       Write("b.safetensors", FileOf({Embedding(), {"b", "F32", "[2,1]", Bytes<float>({1, 2})}})),
-      Model(), "tensor \"b\" has shape [2,1] in the file, the model wants [2]");
+      Model(),
+      "tensor \"b\" has shape [2,1] in " + (dir_ / "b.safetensors") + ", the model wants [2]");
+  ExpectRefused(dir_ / "a.safetensors", Model(), (dir_ / "a.safetensors") + " has the tensor");
   ExpectRefused(Write("c.safetensors",
                       FileOf({{"lm_head.weight", "F32", "[2]", Bytes<float>({5, 6})}, Bias()})),
                 Model(), "no tensor \"model.embed_tokens.weight\"");
@@ -170,6 +206,9 @@ TEST_F(CheckpointTest, AnIndexNamesTheFileOfEachTensor) {
 TEST_F(CheckpointTest, AFolderHoldsTheModelUnderItsUsualName) {
   ExpectNotOpened(dir_ / "", absl::StatusCode::kNotFound,
                   "neither model.safetensors nor model.safetensors.index.json");
+  Write("pytorch_model.bin", "PK");
+  ExpectNotOpened(dir_ / "", absl::StatusCode::kNotFound,
+                  "it has pytorch_model.bin, a PyTorch pickle: convert it to safetensors");
   Write("model.safetensors", FileOf({Embedding(), Bias()}));
   EXPECT_EQ(Load(dir_ / "", Model()).back(), 6);
 }
@@ -182,17 +221,39 @@ TEST_F(CheckpointTest, AnIndexThatDoesNotHoldIsRefused) {
     ExpectNotOpened(Write("x.index.json", index), code, text);
   };
   const absl::StatusCode loss = absl::StatusCode::kDataLoss;
-  for (const char* text : {"", "[]", "{}", R"({"weight_map":{}})", R"({"weight_map":[]})", "{"})
-    refused(text, loss, "not an index of safetensors files");
-  for (const char* name : {"\"../s-1.safetensors\"", "\"/etc/passwd\"", "\"..\"", "\"\"", "1"})
-    refused(std::string(R"({"weight_map":{"b":)") + name + "}}", loss,
-            "tensor \"b\" is not in a file beside the index");
+  refused("{}", loss, "not an index of safetensors files");
+  refused(R"({"weight_map":{"b":"../s-1.safetensors"}})", loss,
+          "tensor \"b\" is not in a file beside the index");
+  refused(R"({"weight_map":{"b":"s-1.safetensors","b":"s-1.safetensors"}})", loss,
+          "the key \"b\" stands twice");
   refused(R"({"weight_map":{"b":"s-1.safetensors","c":"s-1.safetensors"}})", loss,
           "tensor \"c\" is not in s-1.safetensors");
   refused(R"({"weight_map":{"b":"s-2.safetensors"}})", loss,
           "lies in s-2.safetensors, where the index does not have it");
   refused(R"({"weight_map":{"b":"missing.safetensors"}})", absl::StatusCode::kNotFound,
-          "missing.safetensors");
+          "x.index.json: where tensor \"b\" is to lie: " + (dir_ / "missing.safetensors"));
+  Write("pytorch_model-1.bin", std::string("PK\x03\x04", 4));
+  refused(R"({"weight_map":{"b":"pytorch_model-1.bin"}})", absl::StatusCode::kInvalidArgument,
+          "pytorch_model-1.bin: a zip archive: a PyTorch pickle");
+}
+
+TEST_F(CheckpointTest, AnIndexNeedsNoUsualNameAndStandsForAModelThatIsNotThere) {
+  Write("s.safetensors", FileOf({Embedding(), Bias()}));
+  const std::string index =
+      R"({"weight_map":{"model.embed_tokens.weight":"s.safetensors","b":"s.safetensors"}})";
+  EXPECT_EQ(Load(Write("model.safetensors.index.fp32.json", index), Model()).back(), 6);
+  Write("nano.st.index.json", index);
+  EXPECT_EQ(Load(dir_ / "nano.st", Model()).back(), 6);
+  Write("nano.st", FileOf({Embedding({9, 9, 9, 9}), Bias()}));
+  EXPECT_EQ(Load(dir_ / "nano.st", Model()).front(), 9);
+}
+
+TEST_F(CheckpointTest, InAFolderTheWholeModelComesBeforeAnIndexAsInTransformers) {
+  Write("s.safetensors", FileOf({Embedding({9, 9, 9, 9}), Bias()}));
+  Write("model.safetensors.index.json",
+        R"({"weight_map":{"model.embed_tokens.weight":"s.safetensors","b":"s.safetensors"}})");
+  Write("model.safetensors", FileOf({Embedding(), Bias()}));
+  EXPECT_EQ(Load(dir_ / "", Model()).front(), 1);
 }
 
 TEST_F(CheckpointTest, WhatIsClearlySomethingElseIsCalledByItsName) {
@@ -203,6 +264,9 @@ TEST_F(CheckpointTest, WhatIsClearlySomethingElseIsCalledByItsName) {
   ExpectNotOpened(Write("c", "<HTML lang=en>"), invalid, "a web page");
   ExpectNotOpened(Write("d", std::string("PK\x03\x04\x00\x00", 6)), invalid, "PyTorch pickle");
   ExpectNotOpened(Write("e", "GGUF\x03"), invalid, "GGUF");
+  ExpectNotOpened(Write("j", R"({"weight_map":{"b":"s-1.safetensors"}})"), invalid, "a JSON text");
+  ExpectNotOpened(Write("x.index.json", "version https://git-lfs.github.com/spec/v1\n"), invalid,
+                  "git lfs pull");
   ExpectNotOpened(Write("f", ""), absl::StatusCode::kDataLoss, "truncated");
   ExpectNotOpened(dir_ / "absent", absl::StatusCode::kNotFound, "absent");
 }

@@ -266,6 +266,15 @@ TEST_F(FileSystemTest, ListFilesIsSortedRecursiveAndSurvivesLoops) {
   EXPECT_THAT(*fs_->ListFiles(dir_.path() + "/"), ElementsAre(a, dir_ / "link", b, c));
 }
 
+TEST_F(FileSystemTest, NamesAreTakenApartAtTheirLastSlashAndDot) {
+  EXPECT_EQ(FolderPrefix("/a.b/c"), "/a.b/");
+  EXPECT_EQ(FolderPrefix("c"), "");
+  EXPECT_EQ(AddToName("/a.b/m.st", "-1"), "/a.b/m-1.st");
+  EXPECT_EQ(AddToName("/a.b/m", "-1"), "/a.b/m-1");
+  EXPECT_EQ(AddToName(".hidden", "-1"), ".hidden-1");
+  EXPECT_EQ(AddToName("m.a.st", "-1"), "m.a-1.st");
+}
+
 TEST_F(FileSystemTest, ListFilesOfAFileIsAnError) {
   const absl::Status status = fs_->ListFiles(Write("a", "")).status();
   EXPECT_FALSE(status.ok());

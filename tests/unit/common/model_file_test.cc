@@ -30,7 +30,7 @@ const std::vector<float> kValues = {1, 2, 3};
 class ModelFileTest : public testing::Test {
  protected:
   absl::Status Write(const std::string& config) {
-    return WriteModel(fs_, path_, OneTensor(), kValues, {{"signvote.round", "7"}}, config);
+    return WriteModel(fs_, path_, format_, OneTensor(), kValues, {{"signvote.round", "7"}}, config);
   }
   void Put(const std::string& config) {
     ASSERT_TRUE(WriteFileAtomically(fs_, dir_ / "config.json", config, 0644).ok());
@@ -47,6 +47,7 @@ class ModelFileTest : public testing::Test {
   TempDir dir_;
   FileSystem* const fs_ = FileSystem::Posix();
   const std::string path_ = dir_ / "model.safetensors";
+  ModelFormat format_;
 };
 
 TEST_F(ModelFileTest, TheModelIsWrittenWithItsConfigBesideIt) {
@@ -69,6 +70,37 @@ TEST_F(ModelFileTest, TheUsersKeysStayAndOursAreAddedAndTheDtypeIsWhatIsWritten)
             json::parse(R"({"_name_or_path": "mine", "architectures": ["MyModel"],
                             "hidden_size": 64.0, "bos_token_id": 1, "dtype": "float32",
                             "pad_token_id": null, "model_type": "llama", "rope_theta": 10000})"));
+}
+
+TEST_F(ModelFileTest, TheConfigSaysTheFormatThatIsWrittenWhoeverSaidAnother) {
+  const std::string theirs = R"({"bos_token_id": 1, "torch_dtype": "bfloat16"})";
+  ASSERT_TRUE(Write(theirs).ok());  // of a run that began with a file of theirs
+  EXPECT_EQ(json::parse(Config()), json::parse(R"({"bos_token_id": 1, "torch_dtype": "float32"})"));
+  format_.dtype = TensorDtype::kBf16;
+  ASSERT_TRUE(Write(kOurs).ok());
+  EXPECT_EQ(json::parse(Config()).at("torch_dtype"), "bfloat16");
+  EXPECT_EQ(Values(path_), kValues);
+  EXPECT_EQ(std::filesystem::file_size(path_) % 64, 3 * 2u);
+}
+
+TEST_F(ModelFileTest, AModelInShardsHasItsConfigBesideItToo) {
+  format_.shard_bytes = 1;
+  ASSERT_TRUE(WriteModel(fs_, path_, format_,
+                         *Layout::Make({{.name = "a", .shape = {1}}, {.name = "b", .shape = {2}}}),
+                         kValues, {}, kOurs)
+                  .ok());
+  EXPECT_EQ(Config(), kOurs);
+  EXPECT_FALSE(std::filesystem::exists(path_));
+  EXPECT_TRUE(std::filesystem::exists(path_ + ".index.json"));
+  EXPECT_TRUE(RequireModelTarget(fs_, path_, kOurs).ok());
+}
+
+TEST_F(ModelFileTest, AnIndexOfSomebodyElsesIsToldBeforeTheRun) {
+  const std::string index = path_ + ".index.json";
+  ASSERT_TRUE(WriteFileAtomically(fs_, index, R"({"weight_map": {"a": "m"}})", 0644).ok());
+  const absl::Status told = RequireModelTarget(fs_, path_, kOurs);
+  EXPECT_EQ(ExitCodeFor(told), ExitCode::kBadInput);
+  EXPECT_THAT(Describe(told), HasSubstr(index + " is there, and signvote did not write it"));
 }
 
 TEST_F(ModelFileTest, AFileThatSaysItAllStaysAsItWasLaidOut) {
@@ -120,7 +152,8 @@ TEST_F(ModelFileTest, AConfigThatIsNoneIsToldBeforeTheModelIsKnown) {
     EXPECT_EQ(ExitCodeFor(empty), ExitCode::kBadInput);
     EXPECT_THAT(std::string(empty.message()), HasSubstr("is empty and not a JSON object"));
   }
-  EXPECT_EQ(JoinConfigs("{}", "").status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(JoinConfigs("{}", "", TensorDtype::kF32).status().code(),
+            absl::StatusCode::kInvalidArgument);
   std::filesystem::remove(dir_ / "config.json");
   std::filesystem::create_directory(dir_ / "config.json");
   EXPECT_EQ(ExitCodeFor(RequireModelTarget(fs_, path_, "")), ExitCode::kBadInput);
@@ -154,7 +187,7 @@ TEST_F(ModelFileTest, WhatIsNoFileIsNeverReplaced) {
     EXPECT_EQ(ExitCodeFor(told), ExitCode::kBadInput);
     EXPECT_THAT(std::string(told.message()), HasSubstr(path + ": "));
     EXPECT_THAT(std::string(told.message()), HasSubstr(what));
-    EXPECT_FALSE(WriteModel(fs_, path, OneTensor(), kValues, {}, "").ok());
+    EXPECT_FALSE(WriteModel(fs_, path, {}, OneTensor(), kValues, {}, "").ok());
   }
   EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
   EXPECT_TRUE(std::filesystem::is_fifo(dir_ / "fifo"));

@@ -59,7 +59,7 @@ TEST(ModelIdentity, WhatIsNoJsonObjectIsRefused) {
                           "{\"a\": \"\xff\"}", "  "}) {
     const absl::Status status = ModelIdentity::FromConfig(bad).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bad;
-    EXPECT_EQ(status.message(), "config.json is not a JSON object") << bad;
+    EXPECT_THAT(Describe(status), HasSubstr("config.json is not a JSON object: ")) << bad;
   }
 }
 
@@ -100,6 +100,40 @@ TEST(ModelIdentity, TheFirstKeyThatDiffersIsNamedWithBothValues) {
   EXPECT_EQ(differ(R"({"b": 1})", R"({"b": {"a": 1}})"), "\"b\" is 1 here, {\"a\":1} there");
   EXPECT_EQ(differ("{\"b\": \"" + std::string(200, 'x') + "\"}", R"({"b": 1})"),
             "\"b\" is \"" + std::string(63, 'x') + "… here, 1 there");
+}
+
+TEST(ModelIdentity, AConfigMaySayMoreThanAnotherButNotTheContrary) {
+  const auto contradict = [](std::string_view a, std::string_view b) {
+    return FirstContradiction(Of(a), Of(b));
+  };
+  const std::string ours =
+      R"({"model_type": "llama", "rope_theta": 10000, "attention_bias": false, "head_dim": 8})";
+  for (const char* theirs :
+       {"{}", R"({"bos_token_id": 1, "pretraining_tp": 1, "attention_dropout": 0.0})",
+        R"({"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}, "mlp_bias": false})",
+        R"({"rope_parameters": {"type": "default"}, "hidden_act": "silu"})",
+        R"({"partial_rotary_factor": 1.0, "rope_scaling": null})"}) {
+    EXPECT_EQ(contradict(ours, theirs), "") << theirs;
+    EXPECT_EQ(contradict(theirs, ours), "") << theirs;
+  }
+  EXPECT_EQ(contradict(ours, R"({"bos_token_id": 1, "head_dim": 16})"),
+            "\"head_dim\" is 8 here, 16 there");
+  EXPECT_EQ(contradict(ours, R"({"rope_parameters": {"rope_theta": 5e5}})"),
+            "\"rope_theta\" is 10000 here, 500000 there");
+  EXPECT_EQ(contradict(ours, R"({"rope_scaling": {"factor": 2}})"),
+            "\"rope_scaling\" is missing here and {\"factor\":2} there");
+  EXPECT_EQ(contradict(ours, R"({"rope_parameters": {"type": "linear", "factor": 2}})"),
+            "\"rope_scaling\" is missing here and {\"factor\":2,\"type\":\"linear\"} there");
+  EXPECT_EQ(contradict(ours, R"({"attention_bias": true})"),
+            "\"attention_bias\" is false here, true there");
+  EXPECT_EQ(contradict(ours, R"({"mlp_bias": true})"),
+            "\"mlp_bias\" is missing here and true there");
+  EXPECT_EQ(contradict(R"({"hidden_act": "gelu"})", ours),
+            "\"hidden_act\" is \"gelu\" here and missing there");
+  EXPECT_EQ(contradict(ours, R"({"rope_parameters": {"partial_rotary_factor": 0.5}})"),
+            "\"partial_rotary_factor\" is missing here and 0.5 there");
+  EXPECT_EQ(FirstContradiction(Of(""), Of("{}")), "no config.json here, one there");
+  EXPECT_EQ(FirstContradiction(Of(""), Of("")), "");
 }
 
 }  // namespace

@@ -54,6 +54,21 @@ TEST_F(ModelSeriesTest, TheLastFewAreKeptAndWhatOthersWroteIsNeverRemoved) {
                                                "m.round-00000030.safetensors"}));
 }
 
+TEST_F(ModelSeriesTest, OldCopiesInShardsAreRemovedWithAllTheirFiles) {
+  ModelSeries series(FileSystem::Posix(), {.path = path_, .keep = 1, .format = {.shard_bytes = 4}});
+  for (const uint64_t round : {10, 20}) {
+    series.Write([round]() -> absl::StatusOr<ModelCopy> {
+      ModelCopy copy = CopyAt(round);
+      copy.layout = *Layout::Make({{.name = "v", .shape = {1}}, {.name = "w", .shape = {1}}});
+      return copy;
+    });
+    series.Finish();
+  }
+  EXPECT_EQ(Files(), (std::vector<std::string>{"m.round-00000020-00001-of-00002.safetensors",
+                                               "m.round-00000020-00002-of-00002.safetensors",
+                                               "m.round-00000020.safetensors.index.json"}));
+}
+
 TEST_F(ModelSeriesTest, ACopyThatCannotBeTakenOrWrittenCostsNoneThatIsThere) {
   ModelSeries series(FileSystem::Posix(), {.path = path_, .keep = 1});
   Write(&series, 10);

@@ -14,6 +14,7 @@
 
 #include "common/checkpoint.h"
 #include "common/exit_codes.h"
+#include "common/model_file.h"
 #include "common/rng.h"
 #include "common/status.h"
 #include "tests/support/temp_dir.h"
@@ -60,7 +61,7 @@ TEST_F(SafetensorsTest, WhatIsWrittenIsReadBackBitForBit) {
   const Layout layout = TwoTensors();
   std::vector<float> x = {1.0f, -0.0f, 1e-45f, 3.5f, -2.25f, 1e38f, 7.0f};
   const std::string path = dir_ / "x.safetensors";
-  ASSERT_TRUE(WriteSafetensors(fs_, path, layout, x, {{"round", "12"}}).ok());
+  ASSERT_TRUE(WriteModel(fs_, path, {}, layout, x, {{"round", "12"}}, "").ok());
   const auto file = SafetensorsFile::Open(fs_, path);
   ASSERT_TRUE(file.ok()) << Describe(file.status());
   ASSERT_EQ((*file)->tensors().size(), 2u);
@@ -78,7 +79,8 @@ TEST_F(SafetensorsTest, WhatIsWrittenIsReadBackBitForBit) {
 
 TEST_F(SafetensorsTest, TheHeaderIsAlignedAndFollowedByTheFlatBuffer) {
   const Layout layout = TwoTensors();
-  const std::string header = SafetensorsHeader(layout, {{"format", "np"}});
+  const std::string header =
+      SafetensorsHeader(layout.tensors(), TensorDtype::kF32, {{"format", "np"}});
   EXPECT_EQ(header.size() % 64, 0u);
   std::vector<float> x(7, 0.5f);
   std::string bytes = header;
@@ -92,7 +94,7 @@ TEST_F(SafetensorsTest, EveryTruncationIsRefused) {
   const Layout layout = TwoTensors();
   const std::vector<float> x(7, 1.0f);
   const std::string path = dir_ / "whole.safetensors";
-  ASSERT_TRUE(WriteSafetensors(fs_, path, layout, x, {}).ok());
+  ASSERT_TRUE(WriteModel(fs_, path, {}, layout, x, {}, "").ok());
   const std::string whole = *fs_->ReadFile(path, 1 << 20);
   for (size_t n = 0; n < whole.size(); ++n) {
     const absl::Status status = OpenBytes(whole.substr(0, n)).status();
@@ -105,7 +107,7 @@ TEST_F(SafetensorsTest, FlippedHeaderBytesAreRefusedOrHarmlessNeverACrash) {
   const Layout layout = TwoTensors();
   const std::vector<float> x(7, 1.0f);
   const std::string path = dir_ / "whole.safetensors";
-  ASSERT_TRUE(WriteSafetensors(fs_, path, layout, x, {}).ok());
+  ASSERT_TRUE(WriteModel(fs_, path, {}, layout, x, {}, "").ok());
   const std::string whole = *fs_->ReadFile(path, 1 << 20);
   Rng rng(17, 1);
   int refused = 0;
@@ -201,7 +203,7 @@ TEST_F(SafetensorsTest, TensorsComeInOrderOfTheirOffsets) {
 TEST_F(SafetensorsTest, AFailedWriteLeavesTheOldFile) {
   const Layout layout = TwoTensors();
   const std::vector<float> x(7, 1.0f);
-  EXPECT_EQ(WriteSafetensors(fs_, dir_ / "no/such/folder.safetensors", layout, x, {}).code(),
+  EXPECT_EQ(WriteModel(fs_, dir_ / "no/such/folder.safetensors", {}, layout, x, {}, "").code(),
             absl::StatusCode::kNotFound);
 }
 

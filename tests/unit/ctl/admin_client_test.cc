@@ -12,9 +12,12 @@
 #include <functional>
 #include <sstream>
 #include <thread>
+#include <vector>
 
+#include "common/checkpoint.h"
 #include "common/exit_codes.h"
 #include "common/mutex.h"
+#include "common/safetensors.h"
 #include "signvote/v1/admin.grpc.pb.h"
 
 namespace signvote::ctl {
@@ -103,6 +106,38 @@ class AdminClientTest : public testing::Test {
     chunk.set_round(round);
     return chunk;
   }
+  // A model of two tensors as a server sends it.
+  static Layout Model() {
+    return *Layout::Make({{.name = "w", .shape = {2}}, {.name = "b", .shape = {3}}});
+  }
+  static std::string ModelBytes() {
+    const std::vector<float> x = {1, 2, 3, 4, 5};
+    std::string bytes = SafetensorsHeader(Model().tensors(), TensorDtype::kF32,
+                                          {{"format", "pt"}, {"signvote.round", "9"}});
+    return bytes.append(reinterpret_cast<const char*>(x.data()), x.size() * sizeof(float));
+  }
+  // Answers an export with these bytes, so many in a part.
+  void SendInParts(const std::string& bytes, size_t part_bytes, const std::string& config = "") {
+    service_.set_on_export([bytes, part_bytes, config](
+                               grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
+      for (size_t at = 0; at < bytes.size(); at += part_bytes) {
+        v1::ExportChunk chunk = Chunk(bytes.substr(at, part_bytes), bytes.size());
+        if (at == 0) chunk.set_config_json(config);
+        writer->Write(chunk);
+      }
+      return grpc::Status::OK;
+    });
+  }
+  absl::StatusOr<Exported> Export(const ModelFormat& format = {}) {
+    return Client()->Export(FileSystem::Posix(), root_ + "/model.safetensors", format);
+  }
+  std::vector<float> Values(const std::string& path) {
+    const auto model = Checkpoint::Open(FileSystem::Posix(), path);
+    if (!model.ok()) return {};
+    std::vector<float> x(5);
+    EXPECT_TRUE((*model)->CopyInto(Model(), x).ok());
+    return x;
+  }
   std::string Read(const std::string& name) {
     std::ifstream in(root_ + "/" + name, std::ios::binary);
     std::stringstream text;
@@ -171,58 +206,89 @@ TEST_F(AdminClientTest, NothingIsDialledWithoutServerOrCertificates) {
             absl::StatusCode::kInvalidArgument);
 }
 
-TEST_F(AdminClientTest, ExportWritesModelAndConfig) {
-  service_.set_on_export([](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
-    v1::ExportChunk first = Chunk("abc", 5);
-    first.set_config_json("{\"a\":1}");
-    writer->Write(first);
-    writer->Write(Chunk("de", 5));
-    return grpc::Status::OK;
-  });
-  const auto exported = Client()->Export(FileSystem::Posix(), root_ + "/model.safetensors");
+TEST_F(AdminClientTest, ExportWritesModelAndConfigHoweverTheStreamIsCut) {
+  const std::string bytes = ModelBytes();
+  for (const size_t part_bytes : {size_t{1}, size_t{7}, size_t{63}, bytes.size()}) {
+    SendInParts(bytes, part_bytes, "{\"a\":1}");
+    const auto exported = Export();
+    ASSERT_TRUE(exported.ok()) << exported.status();
+    EXPECT_EQ(exported->round, 9u);
+    EXPECT_EQ(exported->model.bytes, 20u);
+    EXPECT_EQ(exported->model.path, root_ + "/model.safetensors");
+    EXPECT_TRUE(exported->has_config);
+    EXPECT_EQ(Read("model.safetensors"), bytes);
+    EXPECT_EQ(Read("config.json"), "{\"a\":1}");
+    std::filesystem::remove(root_ + "/model.safetensors");
+  }
+}
+
+TEST_F(AdminClientTest, AnExportIsWrittenInTheFormatThatIsAskedFor) {
+  SendInParts(ModelBytes(), 10, R"({"torch_dtype": "float32"})");
+  const auto exported = Export({.dtype = TensorDtype::kBf16, .shard_bytes = 6});
   ASSERT_TRUE(exported.ok()) << exported.status();
-  EXPECT_EQ(exported->round, 9u);
-  EXPECT_EQ(exported->bytes, 5u);
-  EXPECT_TRUE(exported->has_config);
-  EXPECT_EQ(Read("model.safetensors"), "abcde");
-  EXPECT_EQ(Read("config.json"), "{\"a\":1}");
+  EXPECT_EQ(exported->model.files, 2u);
+  EXPECT_EQ(exported->model.bytes, 10u);
+  EXPECT_EQ(exported->model.path, root_ + "/model.safetensors.index.json");
+  EXPECT_EQ(Values(root_), (std::vector<float>{1, 2, 3, 4, 5}));
+  EXPECT_THAT(Read("config.json"), testing::HasSubstr("bfloat16"));
+  const auto shard =
+      SafetensorsFile::Open(FileSystem::Posix(), root_ + "/model-00002-of-00002.safetensors");
+  ASSERT_TRUE(shard.ok()) << shard.status();
+  EXPECT_EQ((*shard)->metadata().at("signvote.round"), "9");
 }
 
 TEST_F(AdminClientTest, AnIncompleteExportLeavesTheOldFileAlone) {
   std::ofstream(root_ + "/model.safetensors") << "old";
-  const auto attempt = [&] {
-    return Client()->Export(FileSystem::Posix(), root_ + "/model.safetensors").status().code();
+  const std::string bytes = ModelBytes();
+  const auto attempt = [&] { return Export().status().code(); };
+  const auto send = [&](const std::vector<v1::ExportChunk>& chunks, grpc::Status status) {
+    service_.set_on_export(
+        [chunks, status](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
+          for (const v1::ExportChunk& chunk : chunks) writer->Write(chunk);
+          return status;
+        });
   };
+  const std::string first = bytes.substr(0, bytes.size() - 6), rest = bytes.substr(first.size());
+  const auto total = bytes.size();
 
-  service_.set_on_export([](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
-    writer->Write(Chunk("abc", 5));
-    return grpc::Status::OK;
-  });
+  send({}, grpc::Status::OK);
   EXPECT_EQ(attempt(), absl::StatusCode::kDataLoss);
-  service_.set_on_export([](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
-    writer->Write(Chunk("abc", 5));
-    writer->Write(Chunk("de", 5, 10));
-    return grpc::Status::OK;
-  });
+  send({Chunk(first, total)}, grpc::Status::OK);
   EXPECT_EQ(attempt(), absl::StatusCode::kDataLoss);
-  service_.set_on_export([](grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>* writer) {
-    writer->Write(Chunk("abc", 5));
-    return grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "no parameters yet");
-  });
+  send({Chunk(first, total), Chunk(rest, total, 10)}, grpc::Status::OK);
+  EXPECT_EQ(attempt(), absl::StatusCode::kDataLoss);
+  send({Chunk(first, total), Chunk(rest + "x", total)}, grpc::Status::OK);
+  EXPECT_EQ(attempt(), absl::StatusCode::kDataLoss);
+  send({Chunk(first, total)},
+       grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "no parameters yet"));
   EXPECT_EQ(attempt(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(Read("model.safetensors"), "old");
   EXPECT_FALSE(std::filesystem::exists(root_ + "/config.json"));
+  EXPECT_EQ(FileSystem::Posix()->ListFiles(root_)->size(), 1u);
+}
+
+TEST_F(AdminClientTest, WhatIsNoModelOfFp32IsNotWritten) {
+  const std::string narrow =
+      SafetensorsHeader(Model().tensors(), TensorDtype::kBf16, {}) + std::string(10, '\0');
+  const std::string empty = SafetensorsHeader({}, TensorDtype::kF32, {});
+  for (const std::string& bytes :
+       {std::string("abc"), std::string(100, '\xff'), narrow, empty,
+        ModelBytes() + std::string(4, '\0'), ModelBytes().substr(0, 40)}) {
+    SendInParts(bytes, 9);
+    EXPECT_EQ(Export().status().code(), absl::StatusCode::kDataLoss) << bytes.size();
+  }
+  EXPECT_TRUE(FileSystem::Posix()->ListFiles(root_)->empty());
 }
 
 TEST_F(AdminClientTest, AnExportThatStandsStillEnds) {
   service_.set_on_export(
       [](grpc::ServerContext* context, grpc::ServerWriter<v1::ExportChunk>* writer) {
-        writer->Write(Chunk("abc", 5));
+        writer->Write(Chunk(ModelBytes().substr(0, 100), 500));
         while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(10));
         return grpc::Status::CANCELLED;
       });
   const auto exported = Client(std::chrono::milliseconds(300))
-                            ->Export(FileSystem::Posix(), root_ + "/model.safetensors");
+                            ->Export(FileSystem::Posix(), root_ + "/model.safetensors", {});
   EXPECT_EQ(exported.status().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_FALSE(std::filesystem::exists(root_ + "/model.safetensors"));
 }

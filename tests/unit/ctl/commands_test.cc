@@ -42,10 +42,16 @@ class FakeClient final : public AdminClient {
   absl::Status Resume() override { return Note("resume"); }
   absl::Status Drain(const std::string& worker) override { return Note("drain " + worker); }
   absl::Status Evict(const std::string& worker) override { return Note("evict " + worker); }
-  absl::StatusOr<Exported> Export(FileSystem*, const std::string& path) override {
+  absl::StatusOr<Exported> Export(FileSystem*, const std::string& path,
+                                  const ModelFormat& format) override {
     asked_->push_back("export " + path);
     if (!answer_.ok()) return answer_;
-    return Exported{.round = 9, .bytes = 512, .has_config = has_config_};
+    const bool whole = format.shard_bytes != 1;
+    return Exported{.round = 9,
+                    .model = {.path = whole ? path : ShardIndexPath(path),
+                              .bytes = 512,
+                              .files = whole ? 1u : 3u},
+                    .has_config = has_config_};
   }
 
  private:
@@ -125,6 +131,12 @@ TEST_F(CommandsTest, AnExportWithAConfigurationSaysThatItLiesBeside) {
   has_config_ = true;
   EXPECT_TRUE(Run(Command::kExport).ok());
   EXPECT_THAT(printed_, HasSubstr(", config.json beside it\n"));
+  EXPECT_TRUE(Run(CtlFlags{.command = Command::kExport,
+                           .admin = {.server = "h:1", .tls = {}},
+                           .file = "m.st",
+                           .format = {.shard_bytes = 1}})
+                  .ok());
+  EXPECT_THAT(printed_, HasSubstr("m.st.index.json: round 9, 512 bytes in 3 files"));
 }
 
 TEST_F(CommandsTest, TheStatusIsATableOrOneJsonObject) {

@@ -140,6 +140,9 @@ TEST_F(CtlFlagsTest, CertsAndExportKeepWhatTheyWereGiven) {
   EXPECT_THAT(certs.flags.certs.workers, ElementsAre("a", "b"));
   EXPECT_EQ(certs.flags.certs.days, 7);
   EXPECT_EQ(ReadFlags({"export", "m.safetensors"}).flags.file, "m.safetensors");
+  const auto narrow = ReadFlags({"export", "m", "--dtype", "bf16", "--shard-bytes", "7"});
+  EXPECT_EQ(narrow.flags.format.dtype, TensorDtype::kBf16);
+  EXPECT_EQ(narrow.flags.format.shard_bytes, 7u);
   EXPECT_TRUE(ReadFlags({"status", "--json"}).flags.json);
 }
 

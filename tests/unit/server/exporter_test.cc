@@ -14,6 +14,7 @@
 #include "common/checkpoint.h"
 #include "common/exit_codes.h"
 #include "common/export_metadata.h"
+#include "common/model_file.h"
 #include "common/safetensors.h"
 #include "tests/unit/server/rpc/training_service_fixture.h"
 
@@ -86,6 +87,20 @@ TEST_F(ExporterTest, ACopyThatIsAskedForIsWrittenBesideTheRun) {
   EXPECT_TRUE(HoldsTheModel(path_));
 }
 
+TEST_F(ExporterTest, CopiesAndTheModelAreWrittenInTheFormatThatIsAskedFor) {
+  RunWithAModel();
+  const auto exporter = Make({.format = {.dtype = TensorDtype::kBf16}});
+  exporter->Look(Exporter::Asked::kYes);
+  End();
+  ASSERT_TRUE(exporter->Final(Budget(Never), Never).ok());
+  for (const std::string& path : {path_, dir_ / "model.round-00000000.safetensors"}) {
+    const auto file = SafetensorsFile::Open(FileSystem::Posix(), path);
+    ASSERT_TRUE(file.ok()) << file.status();
+    for (const SafetensorsFile::Tensor& tensor : (*file)->tensors())
+      EXPECT_EQ(tensor.dtype, TensorDtype::kBf16);
+  }
+}
+
 TEST_F(ExporterTest, AnApplierThatIsFarBehindHasWhatTheBudgetOfAStopLeavesAndNoMore) {
   around_.applier_delay = std::chrono::hours(1);
   RunWithAModel();
@@ -119,12 +134,12 @@ TEST_F(ExporterTest, BeforeThereIsAModelNothingIsWrittenAndNothingHeld) {
 TEST_F(ExporterTest, AModelSaysTheStepsizeThatItsRunWentOnFrom) {
   const std::vector<float> x(rpc::kCoordinates, 0.25f);
   around_.init = dir_ / "init.safetensors";
-  ASSERT_TRUE(WriteSafetensors(FileSystem::Posix(), around_.init, rpc::TestLayout(), x,
-                               ExportMetadata({.run_id = RunId::FromRandom(5, 6),
-                                               .round = Round(300),
-                                               .rule = "alias",
-                                               .stepsize = 0.001f}))
-                  .ok());
+  const auto metadata = ExportMetadata({.run_id = RunId::FromRandom(5, 6),
+                                        .round = Round(300),
+                                        .rule = "alias",
+                                        .stepsize = 0.001f});
+  ASSERT_TRUE(
+      WriteModel(FileSystem::Posix(), around_.init, {}, rpc::TestLayout(), x, metadata, "").ok());
   run::RunOptions options = Options();
   options.rule = {};
   options.stop_wait = milliseconds(1);
@@ -138,7 +153,7 @@ TEST_F(ExporterTest, AModelSaysTheStepsizeThatItsRunWentOnFrom) {
   const std::string copy = dir_ / "model.round-00000000.safetensors";
   EXPECT_TRUE(Eventually([&] { return HoldsTheModel(copy); }));
   End();
-  EXPECT_TRUE(exporter->Final(Never, Never).ok());
+  EXPECT_TRUE(exporter->Final(Budget(Never), Never).ok());
   for (const std::string& path : {copy, path_}) {
     const auto file = Checkpoint::Open(FileSystem::Posix(), path);
     ASSERT_TRUE(file.ok()) << file.status();

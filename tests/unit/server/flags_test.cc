@@ -72,6 +72,8 @@ TEST(ServerFlagsTest, EveryFlagReachesItsSetting) {
                                      "--warmup-rounds=11",
                                      "--init=i",
                                      "--export=e",
+                                     "--export-dtype=bf16",
+                                     "--export-shard-bytes=12",
                                      "--round-log=r",
                                      "--event-log=v",
                                      "--port-file=p",
@@ -118,6 +120,8 @@ TEST(ServerFlagsTest, EveryFlagReachesItsSetting) {
   EXPECT_EQ(c.rule.warmup_rounds, 11u);
   EXPECT_EQ(flags.init_path, "i");
   EXPECT_EQ(flags.exports.path, "e");
+  EXPECT_EQ(flags.exports.format.dtype, TensorDtype::kBf16);
+  EXPECT_EQ(flags.exports.format.shard_bytes, 12u);
   EXPECT_EQ(flags.round_log_path, "r");
   EXPECT_EQ(flags.event_log_path, "v");
   EXPECT_EQ(flags.port_file, "p");
@@ -169,6 +173,9 @@ TEST(ServerFlagsTest, WrongValuesNameTheFlagAndEndInUsage) {
       {{"--insecure", "--max-rounds=3", "--share-hold=-1"}, "--share-hold"},
       {{"--insecure", "--max-rounds=3", "--digest-every=-1"}, "--digest-every"},
       {{"--insecure", "--max-rounds=3", "--test-applier-delay-ms=-1"}, "--test-applier-delay-ms"},
+      {{"--insecure", "--max-rounds=3", "--export=e", "--export-dtype=f16"}, "--export-dtype"},
+      {{"--insecure", "--max-rounds=3", "--export-dtype=bf16"}, "need --export FILE"},
+      {{"--insecure", "--max-rounds=3", "--export-shard-bytes=9"}, "need --export FILE"},
       {{"--insecure", "--max-rounds=3", "--rule=bogus"}, "use alias or fixed"},
       {{"--insecure", "--max-rounds=3", "--alias-eta0=-1"}, "--alias-eta0"},
       {{"--insecure", "--max-rounds=3", "--alias-eta0=nan"}, "--alias-eta0"},

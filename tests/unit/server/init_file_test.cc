@@ -11,7 +11,7 @@
 
 #include "common/exit_codes.h"
 #include "common/export_metadata.h"
-#include "common/safetensors.h"
+#include "common/model_file.h"
 #include "common/status.h"
 #include "tests/support/temp_dir.h"
 
@@ -91,26 +91,28 @@ TEST_F(InitFileTest, ReadingItCanBeGivenUp) {
 
 TEST_F(InitFileTest, AFileWithoutAConfigHasNone) {
   ASSERT_TRUE(
-      WriteSafetensors(fs_, dir_ / "m.safetensors", Model(), std::vector<float>{1, 2, 3}, {}).ok());
+      WriteModel(fs_, dir_ / "m.safetensors", {}, Model(), std::vector<float>{1, 2, 3}, {}, "")
+          .ok());
   const auto init = OpenInitFile(fs_, dir_ / "m.safetensors");
   ASSERT_TRUE(init.ok()) << Describe(init.status());
   EXPECT_EQ((*init)->config_json(), "");
 }
 
 TEST_F(InitFileTest, AnExportOfOursSaysWhereAliasStood) {
-  const auto stepsize = [this](std::map<std::string, std::string> metadata) {
-    EXPECT_TRUE(WriteSafetensors(fs_, dir_ / "m.safetensors", Model(), std::vector<float>{1, 2, 3},
-                                 metadata)
+  const auto stepsize = [this](const std::map<std::string, std::string>& metadata,
+                               const ModelFormat& format = {}) {
+    EXPECT_TRUE(WriteModel(fs_, dir_ / "m.safetensors", format, Model(),
+                           std::vector<float>{1, 2, 3}, metadata, "")
                     .ok());
     const auto init = OpenInitFile(fs_, dir_ / "m.safetensors");
     EXPECT_TRUE(init.ok()) << Describe(init.status());
     return (*init)->alias_stepsize();
   };
-  EXPECT_EQ(*stepsize(ExportMetadata({.run_id = RunId::FromRandom(1, 2),
-                                      .round = Round(9),
-                                      .rule = "alias",
-                                      .stepsize = 0.1f})),
-            0.1f);
+  const auto of_alias = ExportMetadata(
+      {.run_id = RunId::FromRandom(1, 2), .round = Round(9), .rule = "alias", .stepsize = 0.1f});
+  EXPECT_EQ(*stepsize(of_alias), 0.1f);
+  EXPECT_EQ(*stepsize(of_alias, {.dtype = TensorDtype::kBf16, .shard_bytes = 2}), 0.1f)
+      << "of shards their index says it";
   EXPECT_EQ(*stepsize({}), std::nullopt);
   // The file itself can be used: with another rule, or with the flag.
   const absl::Status status =

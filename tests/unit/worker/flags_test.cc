@@ -32,6 +32,19 @@ TEST(WorkerFlagsTest, TheRunsWeightDecayIsAUsageErrorThatNamesTheServersFlag) {
             "--weight-decay");
 }
 
+TEST(WorkerFlagsTest, TheFormatOfTheReplicaIsReadAndNeedsAReplicaThatIsWritten) {
+  const Read read = ReadFlags({"--save", "m", "--save-dtype", "bf16", "--save-shard-bytes", "0"});
+  ASSERT_TRUE(read.status.ok()) << read.status;
+  EXPECT_EQ(read.flags.save_format.dtype, TensorDtype::kBf16);
+  EXPECT_EQ(read.flags.save_format.shard_bytes, 0u);
+  EXPECT_EQ(ReadFlags({}).flags.save_format.dtype, TensorDtype::kF32);
+  for (const std::vector<const char*>& bad :
+       {std::vector{"--save-dtype", "bf16"}, std::vector{"--save-shard-bytes", "1000"},
+        std::vector{"--save", "m", "--save-dtype", "f16"}}) {
+    EXPECT_EQ(ExitCodeFor(ReadFlags(bad).status), ExitCode::kUsage) << bad.back();
+  }
+}
+
 TEST(WorkerFlagsTest, HelpAndAPrintedConfigurationDoNotOfferWhatIsRefused) {
   for (const char* flag : {"--help", "--print-config"}) {
     const Read read = ReadFlags({flag});

@@ -13,7 +13,7 @@
 
 #include "common/exit_codes.h"
 #include "common/export_metadata.h"
-#include "common/safetensors.h"
+#include "common/model_file.h"
 #include "common/status.h"
 #include "server/replica/master_replica.h"
 #include "signvote/v1/admin.grpc.pb.h"
@@ -387,7 +387,7 @@ TEST_F(TrainingServiceTest, AWatcherLearnsWhatHappenedAndHowTheRunEnded) {
 TEST_F(TrainingServiceTest, InitialParametersFromAFileNeedNoUpload) {
   const std::vector<float> x(kCoordinates, 0.25f);
   around_.init = dir_ / "init.safetensors";
-  ASSERT_TRUE(WriteSafetensors(FileSystem::Posix(), around_.init, TestLayout(), x, {}).ok());
+  ASSERT_TRUE(WriteModel(FileSystem::Posix(), around_.init, {}, TestLayout(), x, {}, "").ok());
   ASSERT_TRUE(
       WriteFileAtomically(FileSystem::Posix(), dir_ / "config.json", R"({"a": 1})", 0644).ok());
   StartServer();

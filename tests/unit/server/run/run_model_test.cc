@@ -307,6 +307,19 @@ TEST(RunModel, ParametersFromAFileAreReadByWhoeverTakesThem) {
   EXPECT_EQ(model->config_json(), R"({"a": 1, "name": "file"})");
 }
 
+TEST(RunModel, AConfigOfAnotherProgramsBesideTheFileNeedNotSayWhatAWorkersSays) {
+  const std::string theirs =
+      R"({"a": 1, "bos_token_id": 1, "rope_parameters": {"rope_theta": 1e4, "type": "default"}})";
+  const auto model = Make({}, std::make_unique<FakeInit>(3.0f, theirs));
+  const absl::Status other = model->FixLayout(JoinOf(Small(), R"({"rope_theta": 5e5})"));
+  EXPECT_EQ(other.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Message(other), HasSubstr("\"rope_theta\" is 10000 here, 500000 there"));
+  EXPECT_EQ(model->FixLayout(JoinOf(Small(), "")).code(), absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(model->FixLayout(JoinOf(Small(), R"({"rope_theta": 10000, "b": 2})")).ok());
+  EXPECT_EQ(model->config_json(), theirs);
+  EXPECT_EQ(model->wanted_identity()->json(), R"({"b":2,"rope_theta":10000})");
+}
+
 TEST(RunModel, AFileWithoutAConfigIsExportedWithoutOne) {
   const auto model = Make({}, std::make_unique<FakeInit>(3.0f, ""));
   ASSERT_TRUE(model->FixLayout(JoinOf(Small(), R"({"a": 1})")).ok());

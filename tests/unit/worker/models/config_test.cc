@@ -1,6 +1,7 @@
 #include "worker/models/config.h"
 
 #include <cmath>
+#include <filesystem>
 #include <set>
 
 #include <gtest/gtest.h>
@@ -10,6 +11,7 @@
 #include "common/exit_codes.h"
 #include "common/rng.h"
 #include "tests/support/page_vectors.h"
+#include "tests/support/temp_dir.h"
 
 namespace signvote {
 namespace {
@@ -82,6 +84,37 @@ TEST(ModelConfigTest, TheRotaryBaseIsFoundWhereTransformers5WritesIt) {
                                        "c.json");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->rope_theta, 500000.0);
+  const auto older = ParseModelConfig(R"({"model_type": "llama", "hidden_size": 64,
+      "intermediate_size": 96, "num_attention_heads": 8, "num_hidden_layers": 3, "vocab_size": 500,
+      "rope_parameters": {"type": "default", "rope_theta": 500000.0}})",
+                                      "c.json");
+  ASSERT_TRUE(older.ok()) << older.status();
+  EXPECT_EQ(older->rope_theta, 500000.0);
+}
+
+TEST(ModelConfigTest, AFolderStandsForTheConfigInIt) {
+  FileSystem* const fs = FileSystem::Posix();
+  TempDir dir;
+  const auto none = LoadModelConfig(fs, dir.path());
+  EXPECT_EQ(ExitCodeFor(none.status()), ExitCode::kBadInput);
+  EXPECT_NE(none.status().message().find("--model: " + dir.path() + "/config.json: "),
+            absl::string_view::npos)
+      << none.status();
+  ASSERT_TRUE(
+      WriteFileAtomically(fs, dir / "config.json", ModelConfigJson(Builtin("micro")), 0644).ok());
+  std::filesystem::resize_file(dir / "config.json", 2 << 20);
+  const auto weights = LoadModelConfig(fs, dir / "config.json");
+  EXPECT_EQ(ExitCodeFor(weights.status()), ExitCode::kBadInput);
+  EXPECT_NE(weights.status().message().find("too large for a config.json"), absl::string_view::npos)
+      << weights.status();
+  ASSERT_TRUE(
+      WriteFileAtomically(fs, dir / "config.json", ModelConfigJson(Builtin("micro")), 0644).ok());
+  for (const std::string& path : {dir.path(), dir / "", dir / "config.json"}) {
+    const auto config = LoadModelConfig(fs, path);
+    ASSERT_TRUE(config.ok()) << config.status();
+    EXPECT_EQ(config->name, dir / "config.json");
+    EXPECT_EQ(MakeLayout(*config)->digest(), MakeLayout(Builtin("micro"))->digest());
+  }
 }
 
 TEST(ModelConfigTest, AConfigThatCannotBeComputedIsRefusedByName) {
@@ -91,8 +124,10 @@ TEST(ModelConfigTest, AConfigThatCannotBeComputedIsRefusedByName) {
     std::string json;
     const char* message;
   } cases[] = {
-      {"[1]", "not a JSON object"},
-      {"{", "not a JSON object"},
+      {"[1]", "c.json: not a JSON object: a JSON array"},
+      {"{\n\"model_type\" \"llama\"}", "c.json: not a JSON object: line 2, column 20"},
+      {"<!DOCTYPE html>", "c.json: not a JSON object: a web page"},
+      {std::string("\x40\0\0\0\0\0\0\0{", 9), "c.json: a safetensors file"},
       {"{}", "\"model_type\" is missing"},
       {R"({"model_type": "gpt2"})", "only \"llama\" and \"mlp\""},
       {head + R"("num_attention_heads": 4})", "\"intermediate_size\" is missing"},
@@ -110,6 +145,18 @@ TEST(ModelConfigTest, AConfigThatCannotBeComputedIsRefusedByName) {
       {head + R"("num_attention_heads": 4, "intermediate_size": 8,
                  "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0}})",
        "\"rope_type\" of \"rope_parameters\" is \"llama3\""},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8,
+                 "rope_parameters": {"type": "linear", "factor": 8.0}})",
+       "\"type\" of \"rope_parameters\" is \"linear\""},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8,
+                 "rope_parameters": {"rope_type": "default", "type": "yarn"}})",
+       "\"type\" of \"rope_parameters\" is \"yarn\""},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8,
+                 "rope_parameters": {"full_attention": {"rope_theta": 1000000.0}}})",
+       "\"full_attention\" of \"rope_parameters\" is an object"},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8,
+                 "rope_parameters": {"factor": 8.0}})",
+       "\"factor\" is 8.0"},
       {head + R"("num_attention_heads": 4, "intermediate_size": 8, "rope_parameters": 3})",
        "\"rope_parameters\" is 3"},
       {head + R"("num_attention_heads": 4, "intermediate_size": 8,

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/checkpoint.h"
 #include "common/exit_codes.h"
@@ -90,6 +91,24 @@ TEST_F(ReplicaSaverTest, AReplicaSaysWhereTheStepsizeStoodOnceItHasChanged) {
   run_.rule = "fixed";
   ASSERT_TRUE(saver.Final(run_, &replica_, Round(3), *replica_.Digest()).ok());
   EXPECT_EQ(stepsize("m"), std::nullopt);
+}
+
+TEST_F(ReplicaSaverTest, CopiesAndTheReplicaAreWrittenInTheFormatThatIsAskedFor) {
+  run_.layout = *Layout::Make({{.name = "v", .shape = {1}}, {.name = "w", .shape = {2}}});
+  ReplicaSaver saver(FileSystem::Posix(), &clock_,
+                     {.path = dir_ / "m",
+                      .format = {.dtype = TensorDtype::kBf16, .shard_bytes = 4},
+                      .config_json = "{}"});
+  saver.Begin(Round(0));
+  ASSERT_TRUE(saver.AfterRound(run_, &replica_, Round(1), ReplicaSaver::Asked::kYes).ok());
+  ASSERT_TRUE(saver.Final(run_, &replica_, Round(2), *replica_.Digest()).ok());
+  for (const char* name : {"m", "m.round-00000001"}) {
+    EXPECT_EQ(Says(name), absl::StrCat(name == std::string("m") ? 2 : 1)) << "1, 2, 3 fit bfloat16";
+    const auto shard =
+        SafetensorsFile::Open(FileSystem::Posix(), dir_ / (std::string(name) + "-00002-of-00002"));
+    ASSERT_TRUE(shard.ok()) << shard.status();
+    EXPECT_EQ((*shard)->tensors()[0].dtype, TensorDtype::kBf16);
+  }
 }
 
 TEST_F(ReplicaSaverTest, WithoutAPathNothingIsWrittenWhateverIsAsked) {
