@@ -72,14 +72,14 @@ class WorkerRun(harness.ProcessTest):
         exported.parent.mkdir()
         self.start_server("--export", exported, rounds=40, workers_min=1)
         self.assert_all_end_well([self.worker("a")])
-        first = self.report("a")["loss"]
+        first = self.report("a")["held_out"]
         # The config that was exported beside it describes the same model.
         self.start_server("--init", exported, rounds=2, workers_min=1, name="second")
         worker = self.worker("a", "--model", exported.parent / "config.json")
         self.assert_all_end_well([worker])
-        second = self.report("a")["loss"]
-        self.assertAlmostEqual(second["held_out_first"], first["held_out_last"], places=5)
-        self.assertLess(first["held_out_last"], first["held_out_first"] - 0.5)
+        second = self.report("a")["held_out"]
+        self.assertAlmostEqual(second["first"]["loss"], first["last"]["loss"], places=5)
+        self.assertLess(first["last"]["loss"], first["first"]["loss"] - 0.5)
 
     def test_gradients_that_are_not_finite_are_said_and_end_a_run_of_one_after_the_wait_timeout(self):
         # Finite losses: the model may recover with another minibatch, so rounds without a step go on, at growing intervals.
