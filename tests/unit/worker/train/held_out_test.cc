@@ -19,9 +19,9 @@ using testing::ElementsAre;
 class SampleDataset : public KeyDataset {
  public:
   absl::Status HeldOut(uint64_t first, uint64_t count, Batch* batch) const override {
-    const absl::Status status = KeyDataset::HeldOut(first, count, batch);
+    SIGNVOTE_RETURN_IF_ERROR(KeyDataset::HeldOut(first, count, batch));
     batch->length = 0;
-    return status;
+    return absl::OkStatus();
   }
 };
 
