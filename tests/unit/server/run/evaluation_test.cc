@@ -134,11 +134,13 @@ TEST_F(EvaluationTest, OneThatComesBackIsAskedAnew) {
   EXPECT_EQ(Open(0), 1u);
   evaluation_.OnJoined(WorkerId(1), Incarnation(2), kWindows);
   SeatOf(1).incarnation = Incarnation(2);
+  EXPECT_EQ(evaluation_.evaluator(), std::nullopt) << "it has forgotten what it was asked";
   EXPECT_EQ(Open(3), 1u);
   // A worker that has lost its windows meanwhile cannot.
   evaluation_.OnJoined(WorkerId(1), Incarnation(3), std::nullopt);
   SeatOf(1).incarnation = Incarnation(3);
   EXPECT_EQ(Open(4), std::nullopt);
+  EXPECT_EQ(Measured(1, 3), Verdict::kRefused);
 }
 
 TEST_F(EvaluationTest, OneThatDoesNotHearOfRoundsInTimeIsNotWaitedFor) {
