@@ -144,6 +144,15 @@ std::string RenderTable(const v1::Status& status, Colour colour) {
   for (const std::string& line : Wrapped(status.stepsize_warning(), kColumns - kLabelColumns)) {
     row(std::exchange(label, ""), paint(kYellow, line));
   }
+  const v1::HeldOut& held_out = status.held_out();
+  if (status.has_held_out() && std::isfinite(held_out.loss())) {
+    row("held out",
+        paint(kBold, Left(absl::StrFormat("%.4f ± %.4f", held_out.loss(), held_out.error()), 20)) +
+            "  round " + Grouped(held_out.round()) + ", by " + CutTo(held_out.worker(), 24));
+    row("windows", absl::StrFormat("%016x", held_out.windows()));
+  } else if (!status.evaluator().empty()) {
+    row("held out", Left("-", 20) + "  " + CutTo(status.evaluator(), 24) + " measures it");
+  }
   row("model", status.coordinates() == 0
                    ? std::string("-")
                    : Left(Grouped(status.coordinates()), 20) +

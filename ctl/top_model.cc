@@ -1,8 +1,11 @@
 #include "ctl/top_model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
+
+#include "common/check.h"
 
 namespace signvote::ctl {
 namespace {
@@ -35,6 +38,9 @@ void TopModel::OnReply(v1::WatchReply reply, Time now) {
   answered_at_ = now;
   status_ = std::move(*reply.mutable_status());
   series_ = std::move(*reply.mutable_series());
+  held_out_.assign(reply.held_out().begin(), reply.held_out().end());
+  for (v1::HeldOut& held_out : held_out_) held_out.set_worker(Printable(held_out.worker()));
+  status_.set_evaluator(Printable(status_.evaluator()));
   for (v1::Worker& worker : *status_.mutable_workers()) {
     worker.set_name(Printable(worker.name()));
     worker.set_address(Printable(worker.address()));
@@ -69,6 +75,13 @@ void TopModel::OnLost(std::string_view why, Time now) {
   lost_->why = Printable(why);
   // Rates over the gap would be neither the old ones nor the new ones.
   samples_.clear();
+}
+
+const v1::HeldOut& TopModel::first_comparable() const {
+  SIGNVOTE_CHECK(!held_out_.empty());
+  return *std::find_if(held_out_.begin(), held_out_.end(), [this](const v1::HeldOut& held_out) {
+    return held_out.windows() == held_out_.back().windows();
+  });
 }
 
 bool TopModel::ended() const {

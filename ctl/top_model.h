@@ -40,6 +40,11 @@ class TopModel {
   const v1::Status& status() const { return status_; }
   const v1::RoundSeries& series() const { return series_; }
 
+  // The run's held-out losses, oldest first. Those of other windows are another series.
+  const std::vector<v1::HeldOut>& held_out() const { return held_out_; }
+  // The oldest of the last one's windows, with which it may be compared. REQUIRES: there is one.
+  const v1::HeldOut& first_comparable() const;
+
   // Oldest first. `since_last_reply`: how many of them the last answer brought, at the end.
   const std::deque<v1::Event>& events() const { return events_; }
   size_t since_last_reply() const { return new_events_; }
@@ -75,6 +80,7 @@ class TopModel {
   bool has_status_ = false, new_run_ = false;
   v1::Status status_;
   v1::RoundSeries series_;
+  std::vector<v1::HeldOut> held_out_;
   std::deque<v1::Event> events_;
   size_t new_events_ = 0;
   uint64_t events_seen_ = 0;

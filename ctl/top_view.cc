@@ -17,7 +17,8 @@ namespace signvote::ctl {
 namespace {
 
 // The rows from which on a part is shown.
-constexpr int kRowsForSplit = 14, kRowsForEvents = 14, kRowsForGraph = 18, kRowsForSpace = 24;
+constexpr int kRowsForHeldOut = 14, kRowsForSplit = 14, kRowsForEvents = 14, kRowsForGraph = 18,
+              kRowsForSpace = 24;
 constexpr int kRowsBesideGraph = 16, kGraphRowsMax = 8;
 constexpr int kEventsMin = 3;
 constexpr size_t kWarningRowsMax = 3;
@@ -138,6 +139,24 @@ void AddWarning(const TopModel& model, const TopView& view, std::vector<Line>* o
     line.Add(text, Style::kWarning);
     out->push_back(line.Take());
   }
+}
+
+// From the first loss on the same windows to the last: others are of another series.
+Line HeldOutLine(const TopModel& model, const TopView& view) {
+  const bool utf8 = view.charset == Charset::kUtf8;
+  const v1::HeldOut& last = model.held_out().back();
+  const v1::HeldOut& first = model.first_comparable();
+  LineBuilder line(view);
+  line.Add("held out ", Style::kDim);
+  if (first.round() != last.round()) {
+    line.Add(NumberOrDash("%.4f", first.loss()) + (utf8 ? " → " : " -> "));
+  }
+  line.Add(NumberOrDash("%.4f", last.loss()), Style::kBold)
+      .Add((utf8 ? " ± " : " +- ") + NumberOrDash("%.4f", last.error()));
+  line.AddIfRoom({{"  round ", Style::kDim}, {Grouped(last.round())}});
+  line.AddIfRoom({{"  by ", Style::kDim}, {last.worker()}});
+  line.AddIfRoom({{"  windows ", Style::kDim}, {absl::StrFormat("%016x", last.windows())}});
+  return line.Take();
 }
 
 Line SavingsLine(const TopModel& model, const TopView& view) {
@@ -278,6 +297,7 @@ std::vector<Line> HelpLines(const TopView& view) {
       std::pair("p", "freeze what is shown, and go on"),
       std::pair("", ""),
       std::pair("saved", "against sending fp32 both ways; measured on the sockets, TLS included"),
+      std::pair("held out", "loss on windows that nobody trains on, and its standard error"),
       std::pair("wait", "first complete ballot to the last needed one"),
       std::pair("apply", "a commit, at the workers"),
       std::pair("agree", "share of a worker's bits that equal the verdict"),
@@ -332,6 +352,9 @@ Frame RenderTop(const TopModel& model, const TopView& view) {
   lines.push_back(ProgressLine(model, view));
   lines.push_back(LossLine(model, view));
   AddWarning(model, view, &lines);
+  if (rows >= kRowsForHeldOut && !model.held_out().empty()) {
+    lines.push_back(HeldOutLine(model, view));
+  }
   lines.push_back(SavingsLine(model, view));
   if (rows >= kRowsForSplit) AddSplit(model, view, &lines);
   blank();

@@ -131,10 +131,12 @@ ROWS = (
                Query("rate(signvote_server_setup_down_bytes_total{S}[R])", "joining, down")), width=8, low=0),
     )),
     Row("Convergence", (
-        Panel("Loss", "Robust mean of the voters' training losses, and the held-out loss of the workers that measure one; "
-              "nats per target.", "none",
+        Panel("Loss", "Robust mean of the voters' training losses, the run's held-out loss, and those that workers measured; "
+              "nats per target. Losses on other windows are another line.", "none",
               (Query("signvote_server_loss{S} > 0", "training"),
-               Query("signvote_worker_held_out_loss{W} >= 0", "held out, {{instance}}")), width=12, decimals=2),
+               Query("signvote_server_held_out_loss{S} >= 0", "held out, windows {{windows}}"),
+               Query("signvote_worker_held_out_loss{W} >= 0", "held out, {{instance}}, windows {{windows}}")),
+              width=12, decimals=2),
         Panel("Stepsize", "What the rule chose.", "none", (Query("signvote_server_stepsize{S} > 0", "{{instance}}"),),
               width=6, scale="log"),
         Panel("Progress", "Committed rounds, as a share of all.", "percentunit",

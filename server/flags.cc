@@ -128,6 +128,11 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
                   "rounds between comparisons of replicas; 0: only at the end")
       ->capture_default_str()
       ->check(AnyUnsigned());
+  run->add_option("--eval-every", r.evaluate_every,
+                  "rounds between held-out losses, each measured by one of the workers that can; "
+                  "0: none is asked for")
+      ->capture_default_str()
+      ->check(AnyUnsigned());
   run->add_option("--wait-timeout", raw->wait_timeout,
                   "seconds to wait for workers, a quorum or a step before giving up")
       ->capture_default_str()

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <utility>
 
+#include "absl/strings/str_format.h"
+
 namespace signvote {
 namespace {
 
@@ -55,6 +57,13 @@ void MetricsFeed::Update(const run::StatusPage& page) {
   set(ServerMetric::kCommitLag, page.health.applier_lag);
   set(ServerMetric::kTieRatio, page.tie_ratio);
   set(ServerMetric::kReady, page.health.ready ? 1 : 0);
+  if (page.held_out.has_value()) {
+    const std::string windows = absl::StrFormat("%016x", page.held_out->windows);
+    metrics_->SetWindows(ServerMetric::kHeldOutLoss, windows, page.held_out->loss);
+    metrics_->SetWindows(ServerMetric::kHeldOutError, windows, page.held_out->error);
+    metrics_->SetWindows(ServerMetric::kHeldOutRound, windows,
+                         static_cast<double>(page.held_out->round.value()));
+  }
   raise(ServerMetric::kBallots, page.wire.ballots);
   raise(ServerMetric::kTies, page.ties);
   raise(ServerMetric::kJoins, page.joins);

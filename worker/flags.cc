@@ -29,6 +29,7 @@ struct Parsed {
   double wait_timeout_seconds = 3600;
   std::string weight_decay;
   std::string save_every = "0", save_dtype = "f32";
+  std::string eval = "server";
   std::string log_level = "info", log_format = "text";
   bool print_config = false;
 };
@@ -118,15 +119,26 @@ void AddFlags(CLI::App* app, Parsed* parsed) {
   app->add_option("--accumulate", flags->trainer.accumulate, "micro-batches per ballot")
       ->capture_default_str()
       ->check(at_least_one);
-  app->add_option(
-         "--eval-every", flags->trainer.eval_every,
-         "rounds between held-out losses, over which each is measured; 0: only first and last")
+  app->add_option("--eval", parsed->eval,
+                  "server: the held-out loss is measured when the server asks this worker for it; "
+                  "here: for this worker itself too; off: never")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"server", "here", "off"}));
+  app->add_option("--eval-every", flags->trainer.eval_every,
+                  "with --eval here: rounds between held-out losses, over which each is measured; "
+                  "0: only first and last")
       ->capture_default_str()
       ->check(AnyUnsigned());
-  app->add_option("--eval-batches", flags->trainer.eval_batches,
-                  "micro-batches per held-out loss; 0: none at all")
+  app->add_option("--eval-tokens", flags->eval_tokens,
+                  "tokens (mlp: samples) that a held-out loss is measured on; the same at all "
+                  "workers of a run")
       ->capture_default_str()
-      ->check(AnyUnsigned(std::numeric_limits<uint32_t>::max()));
+      ->check(at_least_one);
+  app->add_option("--eval-sequence", flags->eval_sequence,
+                  "tokens of one held-out window; the same at all workers of a run; 0: 128, or the "
+                  "model's positions if they are fewer")
+      ->capture_default_str()
+      ->check(UnsignedBetween(0, 1u << 30));
 
   group("Output");
   app->add_option("--http", flags->http,
@@ -219,6 +231,17 @@ absl::Status Complete(Parsed* parsed) {
   }
   SIGNVOTE_ASSIGN_OR_RETURN(parsed->flags.save_format.dtype,
                             ParseWrittenDtype("--save-dtype", parsed->save_dtype));
+  TrainerOptions& trainer = parsed->flags.trainer;
+  trainer.evaluate = parsed->eval == "server" ? Evaluate::kWhenAsked
+                     : parsed->eval == "here" ? Evaluate::kOnItsOwnToo
+                                              : Evaluate::kOff;
+  if (trainer.evaluate != Evaluate::kOnItsOwnToo &&
+      trainer.eval_every != TrainerOptions().eval_every) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--eval-every ", trainer.eval_every,
+                     " belongs to --eval here; how often the server asks is signvote-server "
+                     "--eval-every"));
+  }
   session.connect_timeout = FromSeconds(parsed->connect_timeout_seconds);
   session.server_timeout = FromSeconds(parsed->server_timeout_seconds);
   session.wait_timeout = FromSeconds(parsed->wait_timeout_seconds);

@@ -26,6 +26,8 @@ struct WorkerFlags {
   std::string data_format;  // empty: text, or synthetic for the MLP
   uint32_t batch = 8;
   uint32_t sequence = 128;
+  uint32_t eval_tokens = 8192;  // of the held-out windows
+  uint32_t eval_sequence = 0;   // tokens of one; 0: as many as the model takes, up to 128
   TrainerOptions trainer;
   std::string http = "127.0.0.1:0";
   std::string progress = "auto";

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <limits>
@@ -39,8 +40,14 @@ namespace signvote {
 namespace {
 
 constexpr uint32_t kFileMode = 0644;
-constexpr uint64_t kHostRateCoordinates = uint64_t{1} << 24;               // well beyond any cache
-constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();  // in a log line
+// Tokens of a held-out window, unless a flag says otherwise.
+constexpr uint32_t kEvalSequence = 128;
+constexpr uint64_t kHostRateCoordinates = uint64_t{1} << 24;  // well beyond any cache
+
+// In a log line; NaN: not measured.
+double LossOf(const std::optional<HeldOutLoss>& held_out) {
+  return held_out.has_value() ? held_out->loss : std::numeric_limits<double>::quiet_NaN();
+}
 
 absl::StatusOr<ModelConfig> LoadModel(FileSystem* fs, const WorkerFlags& flags) {
   SIGNVOTE_ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(fs, flags.model));
@@ -50,7 +57,18 @@ absl::StatusOr<ModelConfig> LoadModel(FileSystem* fs, const WorkerFlags& flags) 
     return absl::InvalidArgumentError(absl::StrFormat("--sequence %d: the model has %d positions",
                                                       flags.sequence, config.positions_max));
   }
+  if (config.kind == ModelKind::kLlama && flags.eval_sequence > config.positions_max) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--eval-sequence %d: the model has %d positions", flags.eval_sequence,
+                        config.positions_max));
+  }
   return config;
+}
+
+// The same at every worker of a run, whose model is one.
+uint32_t EvalSequence(const WorkerFlags& flags, const ModelConfig& config) {
+  if (flags.eval_sequence != 0) return flags.eval_sequence;
+  return std::min(kEvalSequence, config.positions_max);
 }
 
 absl::StatusOr<std::unique_ptr<Dataset>> LoadData(FileSystem* fs, const WorkerFlags& flags,
@@ -74,6 +92,8 @@ absl::StatusOr<std::unique_ptr<Dataset>> LoadData(FileSystem* fs, const WorkerFl
   options.path = flags.data;
   options.rows = flags.batch;
   options.length = flags.sequence;
+  options.eval_targets = flags.trainer.evaluate == Evaluate::kOff ? 0 : flags.eval_tokens;
+  options.eval_length = EvalSequence(flags, config);
   options.vocabulary = config.vocabulary;
   options.features = config.features;
   options.classes = config.classes;
@@ -117,8 +137,7 @@ WorkerRound MetricsOf(const RoundReport& round) {
           .loss = round.scalars.loss,
           .run_loss = round.run_loss,
           .stepsize = static_cast<double>(round.stepsize),
-          .held_out_loss = round.held_out.has_value() ? std::optional<double>(round.held_out->loss)
-                                                      : std::nullopt,
+          .held_out = round.held_out,
           .embedding_norm = round.embedding_norm,
           .g_l1 = round.scalars.g_l1,
           .g_l2_squared = round.scalars.g_l2_squared,
@@ -171,6 +190,13 @@ class WorkerPort {
   std::atomic<const Session*> session_{nullptr};
   std::unique_ptr<HttpServer> http_;
 };
+
+// What a pass of a minibatch takes has memory for: as many tokens, or samples, as that.
+uint64_t EvalRows(const WorkerFlags& flags, const ModelConfig& config) {
+  if (config.kind == ModelKind::kMlp) return flags.batch;
+  return std::max<uint64_t>(1,
+                            uint64_t{flags.batch} * flags.sequence / EvalSequence(flags, config));
+}
 
 struct Corpus {
   ModelConfig config;
@@ -228,8 +254,8 @@ absl::Status WriteResults(const WorkerFlags& flags, FileSystem* fs, const Sessio
   SIGNVOTE_RETURN_IF_ERROR(reported);
   LogInfo("done", {{"outcome", context.outcome},
                    {"rounds_voted", report.rounds_voted},
-                   {"held_out_first", report.held_out_first.value_or(kNotMeasured)},
-                   {"held_out_last", report.held_out_last.value_or(kNotMeasured)},
+                   {"held_out_first", LossOf(report.held_out_first)},
+                   {"held_out_last", LossOf(report.held_out_last)},
                    {"digest", report.digest.has_value() ? absl::StrFormat("%016x", *report.digest)
                                                         : "none"}});
   return absl::OkStatus();
@@ -283,8 +309,9 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
 
   Progress progress(StyleOf(flags.progress), stdout, clock, FromSeconds(flags.progress_seconds),
                     session->name());
-  Trainer trainer(session.get(), model.get(), device.get(), corpus.data.get(), clock,
-                  flags.trainer);
+  TrainerOptions training = flags.trainer;
+  training.eval_rows = EvalRows(flags, corpus.config);
+  Trainer trainer(session.get(), model.get(), device.get(), corpus.data.get(), clock, training);
   ReplicaSaver saver(fs, clock,
                      {.path = flags.save,
                       .every = flags.save_every,

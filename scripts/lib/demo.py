@@ -123,9 +123,9 @@ class Demo:
                    "--tls-key", mine / "worker.key", "--model", o.model, "--threads", o.threads,
                    "--http", "127.0.0.1:0", "--report", self.out / f"{name}.report.json",
                    "--round-log", self.out / f"{name}.rounds.jsonl"]
-        # One measures the held-out loss; the others would only measure it again.
-        command += (["--eval-every", max(1, o.rounds // EVALUATIONS)] if name == self.names[0] else
-                    ["--eval-batches", 0])
+        # The server asks one of those that can; here it is the one whose report is read, which nobody kills.
+        if name != self.names[0]:
+            command += ["--eval", "off"]
         for flag in ("data", "batch", "sequence"):
             if getattr(o, flag) is not None:
                 command += [f"--{flag}", getattr(o, flag)]
@@ -181,7 +181,8 @@ class Demo:
         port_file = self.out / "ports.json"
         command = [self.bin / "signvote-server", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0",
                    "--port-file", port_file, "--rounds", o.rounds, "--workers-min", o.workers, "--seed", o.seed,
-                   "--rule", o.rule, "--tls-ca", self.tls / "ca.crt", "--tls-certificate", self.tls / "server.crt",
+                   "--rule", o.rule, "--eval-every", max(1, o.rounds // EVALUATIONS),
+                   "--tls-ca", self.tls / "ca.crt", "--tls-certificate", self.tls / "server.crt",
                    "--tls-key", self.tls / "server.key", "--tokens", self.tls / "tokens",
                    "--export", self.out / "model.safetensors",
                    "--round-log", self.out / "rounds.jsonl", "--event-log", self.out / "events.jsonl"]
@@ -393,7 +394,8 @@ def make_report(demo):
         "rule": demo.options.rule,
         "seed": demo.options.seed,
         "loss": {"first": rounds[0]["loss"], "last": rounds[-1]["loss"],
-                 "held_out_first": first["loss"]["held_out_first"], "held_out_last": first["loss"]["held_out_last"],
+                 "held_out_first": first["held_out"]["first"]["loss"], "held_out_last": first["held_out"]["last"]["loss"],
+                 "held_out_error": first["held_out"]["last"]["error"],
                  "unit": "nats per " + first["target_unit"]},
         # Per worker and round, of the workers that lived to the end: TCP payload of their own sockets, TLS and HTTP/2
         # included; handshakes, joining and state transfer are in "setup".
@@ -425,8 +427,8 @@ def write_curves(demo, report):
     held_out = {0: report["loss"]["held_out_first"]}
     lines = JsonLines(demo.out / f"{demo.names[0]}.rounds.jsonl").read()
     for line in lines:
-        if line["held_out_loss"] is not None:
-            held_out[line["held_out_round"]] = line["held_out_loss"]
+        if line["held_out"] is not None:
+            held_out[line["held_out"]["round"]] = line["held_out"]["loss"]
     held_out[len(demo.rounds)] = report["loss"]["held_out_last"]
     with open(demo.out / "curves.csv", "w", newline="") as file:
         table = csv.writer(file)

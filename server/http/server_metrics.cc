@@ -39,13 +39,18 @@ struct ServerMetrics::Impl {
   std::unordered_map<size_t, prometheus::Gauge*> gauges;
   std::unordered_map<size_t, prometheus::Counter*> counters;
   std::unordered_map<size_t, prometheus::Histogram*> histograms;
-  std::unordered_map<size_t, prometheus::Family<prometheus::Gauge>*> worker_families;
+  std::unordered_map<size_t, prometheus::Family<prometheus::Gauge>*> labelled_families;
   prometheus::Family<prometheus::Gauge>* info = nullptr;
 
   Mutex mu;
   // (metric, worker) → gauge; bounded by the workers that the server admits.
   std::unordered_map<std::string, std::unordered_map<size_t, prometheus::Gauge*>> workers
       ABSL_GUARDED_BY(mu);
+  struct OfWindows {
+    std::string windows;
+    prometheus::Gauge* gauge = nullptr;
+  };
+  std::unordered_map<size_t, OfWindows> windows ABSL_GUARDED_BY(mu);
 };
 
 ServerMetrics::ServerMetrics(Clock* clock)
@@ -74,7 +79,8 @@ ServerMetrics::ServerMetrics(Clock* clock)
                                     .Add({}, kSecondsBuckets);
         break;
       case MetricKind::kWorkerGauge:
-        impl_->worker_families[i] =
+      case MetricKind::kWindowsGauge:
+        impl_->labelled_families[i] =
             &prometheus::BuildGauge().Name(spec.name).Help(spec.help).Register(*registry_);
         break;
       case MetricKind::kInfo:
@@ -110,7 +116,7 @@ void ServerMetrics::SetWorker(ServerMetric gauge, const std::string& worker, dou
   const size_t key = static_cast<size_t>(gauge);
   MutexLock lock(&impl_->mu);
   prometheus::Gauge*& slot = impl_->workers[worker][key];
-  if (slot == nullptr) slot = &impl_->worker_families.at(key)->Add({{"worker", worker}});
+  if (slot == nullptr) slot = &impl_->labelled_families.at(key)->Add({{"worker", worker}});
   slot->Set(value);
 }
 
@@ -118,8 +124,22 @@ void ServerMetrics::ForgetWorker(const std::string& worker) {
   MutexLock lock(&impl_->mu);
   auto it = impl_->workers.find(worker);
   if (it == impl_->workers.end()) return;
-  for (auto& [key, gauge] : it->second) impl_->worker_families.at(key)->Remove(gauge);
+  for (auto& [key, gauge] : it->second) impl_->labelled_families.at(key)->Remove(gauge);
   impl_->workers.erase(it);
+}
+
+void ServerMetrics::SetWindows(ServerMetric gauge, const std::string& windows, double value) {
+  const size_t key = static_cast<size_t>(gauge);
+  MutexLock lock(&impl_->mu);
+  Impl::OfWindows& slot = impl_->windows[key];
+  if (slot.gauge != nullptr && slot.windows != windows) {
+    impl_->labelled_families.at(key)->Remove(std::exchange(slot.gauge, nullptr));
+  }
+  if (slot.gauge == nullptr) {
+    slot = {.windows = windows,
+            .gauge = &impl_->labelled_families.at(key)->Add({{"windows", windows}})};
+  }
+  slot.gauge->Set(value);
 }
 
 void ServerMetrics::SetInfo(const std::string& version, const std::string& rule,

@@ -107,6 +107,12 @@ namespace signvote {
     "Recent median from round open to a worker's complete ballot.")                              \
   X(kWorkerGauge, kWorkerMember, "signvote_server_worker_member",                                \
     "1 member, 0 observer; absent when not connected.")                                          \
+  X(kWindowsGauge, kHeldOutLoss, "signvote_server_held_out_loss",                                \
+    "The run's last held-out loss, nats per target.")                                            \
+  X(kWindowsGauge, kHeldOutError, "signvote_server_held_out_error",                              \
+    "Its standard error over the windows.")                                                      \
+  X(kWindowsGauge, kHeldOutRound, "signvote_server_held_out_round",                              \
+    "Commits that the replica held on which it was measured.")                                   \
   X(kProcessGauge, kProcessStart, "process_start_time_seconds",                                  \
     "Start of the process, seconds since 1970.")                                                 \
   X(kProcessGauge, kProcessResident, "process_resident_memory_bytes", "Resident memory.")        \
@@ -121,6 +127,7 @@ enum class MetricKind {
   kCounter,
   kHistogram,
   kWorkerGauge,
+  kWindowsGauge,
   kProcessGauge,
   kProcessCounter,
   kInfo
@@ -135,7 +142,8 @@ enum class ServerMetric {
 #undef SIGNVOTE_X
 };
 
-// Threads: thread-safe. Labelled metrics carry `worker` and vanish with ForgetWorker.
+// Threads: thread-safe. Labelled metrics carry `worker` and vanish with ForgetWorker, or `windows`,
+// the hash of held-out windows, and vanish when another is set.
 class ServerMetrics {
  public:
   explicit ServerMetrics(Clock* clock);
@@ -150,6 +158,8 @@ class ServerMetrics {
   void Observe(ServerMetric histogram, double value);
   void SetWorker(ServerMetric gauge, const std::string& worker, double value);
   void ForgetWorker(const std::string& worker);
+  // Series of other windows than these are removed: nobody draws one line through both.
+  void SetWindows(ServerMetric gauge, const std::string& windows, double value);
   // Labels of the info metric; call once.
   void SetInfo(const std::string& version, const std::string& rule, const std::string& direction);
   double Value(ServerMetric gauge_or_counter) const;

@@ -142,13 +142,13 @@ absl::StatusOr<std::optional<Notice>> Course::Decide(CourseEnd end, CommitRound&
     const char* why = end == CourseEnd::kNonFiniteLoss ? "no finite loss" : "no ballot";
     commit.reason = commit.reason.empty() ? why : absl::StrCat(why, "; ", commit.reason);
   }
-  commit.rule_state = std::move(decision.state);
+  commit.rule.state = std::move(decision.state);
   if (commit.kind != CommitKind::kStep) commit.chunks.clear();
 
   // A round without a verdict shows the rule nothing: what it was short of it still is.
   std::optional<Notice> told;
   if (end == CourseEnd::kVerdict) told = Warn(std::move(decision.warning));
-  commit.warning = warning_;
+  commit.rule.warning = warning_;
   return told;
 }
 

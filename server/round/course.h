@@ -51,7 +51,7 @@ class Course {
 
   std::vector<ScalarKind> Wanted(Round round) const;
   // Asks the rule and moves on. Of `commit` it reads round, asked and scalars, and fills in kind,
-  // gamma, rho, both data steps, main round and rounds, run_done, reason, warning and rule_state;
+  // gamma, rho, both data steps, main round and rounds, run_done, reason and the rule's words;
   // chunks stay only with a step. Returns what is to be told when the rule's warning has changed.
   // INTERNAL names the rule, and what it answered that no commit can carry out; the course has not
   // moved then, and the run is over.

@@ -156,6 +156,12 @@ struct ChunkCount {
   uint64_t checksum = 0;  // of the verdict's payload
   bool operator==(const ChunkCount&) const = default;
 };
+// What the rule says of itself.
+struct RuleWords {
+  std::string warning;  // what a person should mend, as of its last verdict; empty: nothing
+  // its state after this decision, by name, for logs and metrics
+  std::vector<std::pair<std::string, double>> state;
+};
 // The round's law. The caller proposes it to the pipeline and answers with CommitDurable.
 // Tallies of the round that are not in `chunks` are void.
 struct CommitRound {
@@ -170,10 +176,7 @@ struct CommitRound {
   uint64_t main_rounds = 0;  // committed so far, with this one
   bool run_done = false;     // no further round; FinishRun follows once this one is durable
   std::string reason;        // a few words for the log, of rule or engine
-  // what the rule last said that a person should mend, as of its last verdict; empty: nothing
-  std::string warning;
-  // the rule's state after this decision, by name, for logs and metrics
-  std::vector<std::pair<std::string, double>> rule_state;
+  RuleWords rule;
 
   std::vector<ChunkCount> chunks;  // by chunk; empty unless kind is step
   std::vector<WorkerId> voters;    // workers with at least one counted chunk, by WorkerId

@@ -47,6 +47,12 @@ run::ScalarsIn FromProto(const v1::Scalars& in) {
   out.scalars.samples = in.samples();
   out.scalars.wanted.assign(in.wanted().begin(), in.wanted().end());
   out.times = {.compute_us = in.compute_us(), .apply_us = in.apply_us()};
+  if (in.has_held_out_loss()) {
+    out.held_out = run::Evaluation::Measured{.loss = in.held_out_loss(),
+                                             .error = in.held_out_error(),
+                                             .round = Round(in.held_out_round()),
+                                             .windows = in.held_out_hash()};
+  }
   return out;
 }
 

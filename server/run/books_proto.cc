@@ -1,5 +1,8 @@
 #include "server/run/books_proto.h"
 
+#include <limits>
+#include <optional>
+
 #include "common/process.h"
 
 namespace signvote::run {
@@ -34,6 +37,21 @@ void Fill(const WireTotals& in, v1::WireTotals* out) {
   out->set_ballots(in.ballots);
 }
 
+v1::HeldOut ToProto(const HeldOut& in) {
+  v1::HeldOut out;
+  out.set_loss(in.loss);
+  out.set_error(in.error);
+  out.set_round(in.round.value());
+  out.set_windows(in.windows);
+  out.set_worker(in.worker);
+  out.set_own(in.own);
+  return out;
+}
+
+v1::HeldOut ToProto(const std::optional<HeldOut>& in) {
+  return ToProto(in.value_or(HeldOut{.loss = std::numeric_limits<double>::quiet_NaN()}));
+}
+
 void Fill(const WorkerPage& in, v1::Worker* out) {
   out->set_name(in.name);
   out->set_incarnation(in.incarnation.value());
@@ -53,6 +71,7 @@ void Fill(const WorkerPage& in, v1::Worker* out) {
   out->set_has_final_digest(in.final_digest.has_value());
   out->set_final_digest(in.final_digest.value_or(0));
   out->set_joined_seconds(in.joined_seconds);
+  *out->mutable_held_out() = ToProto(in.held_out);
 }
 
 }  // namespace
@@ -97,6 +116,8 @@ v1::Status ToProto(const StatusPage& page) {
   split.set_worker_apply(page.split.worker_apply);
   split.set_round(page.split.round);
   out.set_seconds_left(page.seconds_left);
+  *out.mutable_held_out() = ToProto(page.held_out);
+  out.set_evaluator(page.evaluator);
   return out;
 }
 
@@ -119,6 +140,7 @@ v1::WatchReply ToProto(const WatchView& view) {
     series.mutable_loss()->Assign(view.series->loss.begin(), view.series->loss.end());
     series.mutable_stepsize()->Assign(view.series->stepsize.begin(), view.series->stepsize.end());
   }
+  for (const HeldOut& held_out : view.held_out) *out.add_held_out() = ToProto(held_out);
   return out;
 }
 

@@ -141,6 +141,14 @@ void RunHistory::Merge() {
   rounds_per_point_ *= 2;
 }
 
+void RunHistory::AddHeldOut(HeldOut held_out) {
+  held_out_.push_back(std::move(held_out));
+  if (held_out_.size() <= kHeldOutMax) return;
+  size_t kept = 0;
+  for (size_t i = 0; i < held_out_.size(); i += 2) held_out_[kept++] = std::move(held_out_[i]);
+  held_out_.resize(kept);
+}
+
 std::vector<Event> RunHistory::EventsAfter(uint64_t sequence) const {
   std::vector<Event> out;
   for (const Event& event : events_) {

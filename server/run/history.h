@@ -1,6 +1,6 @@
 #pragma once
-// What a run did lately, for people who look late: the last events, and loss and stepsize of every
-// round at a resolution that halves as the run grows.
+// What a run did lately, for people who look late: the last events, loss and stepsize of every round
+// and the held-out losses, at a resolution that halves as the run grows.
 
 #include <cstddef>
 #include <cstdint>
@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "common/ids.h"
 
 namespace signvote::run {
 
@@ -53,6 +55,16 @@ struct RoundSeries {
   std::vector<float> stepsize;    // mean
 };
 
+// A loss on held-out windows. Only those of equal windows may be compared.
+struct HeldOut {
+  double loss = 0;       // nats per target
+  double error = 0;      // its standard error over the windows
+  Round round;           // of the replica that held all commits before it
+  uint64_t windows = 0;  // hash of what it was measured on
+  std::string worker;    // who measured it
+  bool own = false;      // for itself: the server had not asked
+};
+
 // Memory is bounded whatever peers send: by the constants below.
 // Threads: thread-compatible.
 class RunHistory {
@@ -62,6 +74,7 @@ class RunHistory {
   static constexpr size_t kEventsReserved = 64;
   static constexpr size_t kPointsMax = 512;  // even
   static constexpr size_t kTextBytesMax = 200;
+  static constexpr size_t kHeldOutMax = 128;  // even
 
   // The newest event. Its sequence number is given here, texts are cut and made fit for people. When
   // kEventsKept are there the oldest makes room: of those made by peers, while they have more than
@@ -70,10 +83,15 @@ class RunHistory {
   // The next committed round. `loss` may be NaN: nobody said one.
   void AddRound(uint64_t round, double loss, double stepsize);
 
+  // The run's next held-out loss. When they are more than kHeldOutMax every second of them goes, but
+  // for the first and the last.
+  void AddHeldOut(HeldOut held_out);
+
   // Events with a larger sequence number, in order; a gap in the numbers is what was dropped.
   std::vector<Event> EventsAfter(uint64_t sequence) const;
   bool has_rounds() const { return !points_.empty(); }
   RoundSeries Series() const;
+  const std::vector<HeldOut>& held_out() const { return held_out_; }  // in order
 
  private:
   struct Point {
@@ -88,6 +106,7 @@ class RunHistory {
   // Invariant: every point but the last stands for rounds_per_point_ rounds.
   std::vector<Point> points_;
   uint64_t first_round_ = 0, rounds_per_point_ = 1;
+  std::vector<HeldOut> held_out_;
 };
 
 }  // namespace signvote::run

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -12,6 +13,7 @@
 #include "common/ids.h"
 #include "common/vote_terms.h"
 #include "server/commit/commit_consumer.h"
+#include "server/run/evaluation.h"
 #include "server/run/initial.h"
 #include "server/run/peer.h"
 #include "server/run/run_books.h"
@@ -45,6 +47,7 @@ struct ScalarsIn {
   Attempt attempt;
   WorkerScalars scalars;
   VoterTimes times;
+  std::optional<Evaluation::Measured> held_out;  // since its last ones
 };
 struct AbstainIn {
   Round round;

@@ -108,6 +108,7 @@ v1::ServerMessage WelcomeMessage(const WelcomeFacts& facts, const Layout& layout
   out.set_main_rounds(facts.main_rounds);
   FillDirection(facts.direction, out.mutable_direction());
   out.set_digest_every(facts.digest_every);
+  out.set_evaluate_every(facts.evaluate_every);
   out.set_message_bytes_max(facts.message_bytes_max);
   out.set_round(now.round.value());
   FillLayout(layout, out.mutable_layout());

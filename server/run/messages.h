@@ -25,6 +25,7 @@ struct WelcomeFacts {
   std::string rule;
   bool probes = false, needs_x0 = false;
   uint64_t digest_every = 0;
+  uint64_t evaluate_every = 0;  // 0: nobody is asked
   uint64_t message_bytes_max = 0;
 };
 // And what it says to one worker now.

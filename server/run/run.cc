@@ -72,6 +72,7 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(RunOptions options, RunParts pa
                      .probes = rule->probes(),
                      .needs_x0 = rule->needs_x0(),
                      .digest_every = options.digest_every,
+                     .evaluate_every = options.evaluate_every,
                      .message_bytes_max = options.model.sizes.message_bytes_max};
   std::unique_ptr<Run> run(new Run(std::move(options), std::move(parts), std::move(facts),
                                    std::move(rule), std::move(model), state, now));
@@ -113,6 +114,7 @@ Run::Run(RunOptions options, RunParts parts, WelcomeFacts facts, std::unique_ptr
               .event_log = parts_.event_log,
               .listener = parts_.listener},
              At(now)),
+      evaluation_(options_.evaluate_every),
       fetches_(options_.fetches, options_.model.sizes.workers_max),
       lines_(RateLimit::Options{}) {
   stop_.waiting_since = now;
@@ -340,6 +342,7 @@ LiveFacts Run::Facts(const round::EngineView* view) const {
   if (course_ != nullptr) {
     facts.applier_lag = course_->pipeline->backlog();
     facts.waits_for = WaitsFor();
+    facts.evaluator = evaluation_.evaluator();
   }
   return facts;
 }

@@ -26,6 +26,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -41,6 +42,7 @@
 #include "server/commit/commit_ring.h"
 #include "server/round/engine.h"
 #include "server/run/admission.h"
+#include "server/run/evaluation.h"
 #include "server/run/fetch_budget.h"
 #include "server/run/inputs.h"
 #include "server/run/messages.h"
@@ -66,6 +68,7 @@ struct RunOptions {
   uint32_t nonfinite_rounds = 5;
   uint64_t share_hold_rounds = 100;
   uint64_t digest_every = 50;
+  uint64_t evaluate_every = 50;  // rounds between held-out losses; 0: none is asked for
   Duration wait_timeout = std::chrono::hours(1);
   Duration stop_wait = std::chrono::seconds(10);
   Duration linger = std::chrono::seconds(30);
@@ -400,6 +403,9 @@ class Run {
   void TellRoles(Time now);
   void NoteStatistics();
   bool IsOpen(Round round, Attempt attempt) const;
+  // One of those that can is asked to measure the replica of the round that opens, when it is time.
+  void AskForEvaluation(Time now, Round round, std::span<const round::Seat> seats);
+  void TakeHeldOut(Time now, const Stream& s, const Evaluation::Measured& measured);
 
   // ---- run.cc: time and the end ----
   void Tick(Time now);
@@ -426,6 +432,7 @@ class Run {
   std::unique_ptr<RunModel> model_;
   Roster roster_;
   RunBooks books_;
+  Evaluation evaluation_;
   std::unique_ptr<Course> course_;  // null: no parameters yet
   std::map<PeerId, Stream> streams_;
   // The same by hash: every input looks for its stream.

@@ -138,6 +138,15 @@ void RunBooks::OnAbstain(WorkerId worker, std::string_view reason) {
   if (Page* const page = FindPage(worker)) page->abstain_reason = std::string(reason);
 }
 
+void RunBooks::OnHeldOut(WorkerId worker, HeldOut held_out) {
+  Page* const page = FindPage(worker);
+  if (page == nullptr) return;
+  held_out.worker = page->name;
+  page->held_out = held_out;
+  page->held_out_logged = false;
+  if (!held_out.own) history_.AddHeldOut(std::move(held_out));
+}
+
 double RunBooks::Clamped(uint64_t micros, double seconds_max) {
   const double seconds = static_cast<double>(micros) * 1e-6;
   if (seconds <= seconds_max) return seconds;
@@ -214,6 +223,9 @@ void RunBooks::WriteRound(Moment at, const round::CommitRound& commit, const Com
       voter.apply_seconds = page->apply_seconds;
     }
     extras.voters.push_back(std::move(voter));
+  }
+  for (auto& [worker, page] : pages_) {
+    if (!std::exchange(page.held_out_logged, true)) extras.held_out.push_back(*page.held_out);
   }
   for (const WorkerId worker : commit.voters) extras.counted_workers.push_back(NameOf(worker));
   extras.unix_seconds = at.unix_seconds;
@@ -349,7 +361,7 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
   if (last_commit_.has_value()) {
     out.main_round = last_commit_->main_rounds;
     out.stepsize = static_cast<double>(last_commit_->gamma);
-    out.stepsize_warning = last_commit_->warning;
+    out.stepsize_warning = last_commit_->rule.warning;
     out.loss = last_commit_->loss.value_or(kNan);
     out.g_l1 = last_commit_->g_l1.value_or(kNan);
     out.density = last_commit_->density.value_or(kNan);
@@ -406,6 +418,7 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
       worker.loss = page->loss;
       worker.joined_seconds = page->joined_seconds;
       worker.wire = BytesOf(id);
+      worker.held_out = page->held_out;
     }
     if (member != members.end()) {
       const round::MemberView& view = *member->second;
@@ -428,6 +441,8 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
   out.ties = ties_;
   out.tie_ratio = tie_ratio_;
   out.implausible_times = implausible_times_;
+  if (!history_.held_out().empty()) out.held_out = history_.held_out().back();
+  if (facts.evaluator.has_value()) out.evaluator = NameOf(*facts.evaluator);
   out.events_held_back = budget_.held_back() + paced_.held_back();
   for (const LineSink* const sink : {options_.round_log, options_.event_log}) {
     if (sink != nullptr) out.log_lines_dropped += sink->dropped();
@@ -469,6 +484,7 @@ WatchView RunBooks::View(uint64_t events_after, StatusPage status) const {
   view.status = std::move(status);
   view.events = history_.EventsAfter(events_after);
   if (history_.has_rounds()) view.series = history_.Series();
+  view.held_out = history_.held_out();
   return view;
 }
 

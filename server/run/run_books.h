@@ -97,6 +97,7 @@ struct LiveFacts {
   uint64_t coordinates = 0, layout_digest = 0;  // 0: no layout yet
   uint64_t applier_lag = 0;                     // rounds
   std::string waits_for;                        // why no round goes on; empty: one does
+  std::optional<WorkerId> evaluator;            // who measures the held-out loss
 };
 
 // One worker, for people.
@@ -114,6 +115,7 @@ struct WorkerPage {
   Share share;
   uint64_t ballots = 0, abstentions = 0, late_chunks = 0, duplicate_chunks = 0;
   std::optional<uint64_t> final_digest;
+  std::optional<HeldOut> held_out;  // the last that it measured, for whomever
 };
 
 // As v1::Status.Phase: what a person needs to know of the engine's.
@@ -158,7 +160,9 @@ struct StatusPage {  // tidy: allow(members) v1::Status, field by field
   uint64_t implausible_times = 0;  // times of workers that were clamped
   uint64_t events_held_back = 0, log_lines_dropped = 0;
   uint32_t workers_min = 0;
-  uint64_t resident_bytes = 0;  // of the process; filled by who can ask for it
+  uint64_t resident_bytes = 0;      // of the process; filled by who can ask for it
+  std::optional<HeldOut> held_out;  // the run's last
+  std::string evaluator;            // who measures it; empty: nobody
   Health health;
 };
 
@@ -167,6 +171,7 @@ struct WatchView {
   StatusPage status;
   std::vector<Event> events;
   std::optional<RoundSeries> series;  // absent: no round is committed yet
+  std::vector<HeldOut> held_out;      // the run's, in order
 };
 using WatchDone = std::function<void(absl::StatusOr<WatchView>)>;
 
@@ -221,6 +226,8 @@ class RunBooks {
   void OnRefusal() { ++refusals_; }
   // The worker has said why it abstains from the open round.
   void OnAbstain(WorkerId worker, std::string_view reason);
+  // A held-out loss that a worker has measured; whose name is filled in.
+  void OnHeldOut(WorkerId worker, HeldOut held_out);
   void OnCommit(Moment at, const round::CommitRound& commit, const CommitNotes& notes);
   // What the last round's sample said, once it is known; `plan` is the run's.
   void OnStatistics(const OpenVote::Statistics& statistics, const ChunkPlan& plan);
@@ -274,6 +281,8 @@ class RunBooks {
     bool live = false;
     bool abstaining = false;     // was not counted in the last round in which it was a member
     std::string abstain_reason;  // of the open round, as it said itself
+    std::optional<HeldOut> held_out;
+    bool held_out_logged = true;
   };
   struct Watcher {
     uint64_t events_after = 0;

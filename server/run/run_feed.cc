@@ -181,7 +181,9 @@ void Run::SendRoundOpen(Time now, Stream& s) {
   if (open->deadline.has_value()) left = *open->deadline - (now - course_->opened_at);
   // One that has missed a chunk gets this round whole.
   s.live = course_->vote.tallied_chunks() == 0;
-  s.peer->Send(RoundOpenMessage(*open, *seat, left));
+  v1::ServerMessage message = RoundOpenMessage(*open, *seat, left);
+  message.mutable_round_open()->set_evaluate(evaluation_.Asks(open->round, *seat));
+  s.peer->Send(message);
   if (seat->role == round::Role::kMember && !std::exchange(s.seated, true)) {
     books_.OnSeated(*record.worker, now - record.joined);
     Event(now, EventKind::kMember, {.worker = WorkerName(s), .incarnation = record.incarnation});

@@ -84,6 +84,7 @@ void Run::Accept(Time now, const Roster::Accepted& accepted) {
   books_.OnJoined(accepted.worker, name, accepted.incarnation, s.peer->identity().address,
                   s.join->metrics_address);
   books_.AddSetupBytes(accepted.worker, s.baseline.received, s.baseline.sent);
+  evaluation_.OnJoined(accepted.worker, accepted.incarnation, s.join->held_out_hash);
   if (Event(now, EventKind::kJoined, {.worker = name, .incarnation = accepted.incarnation})) {
     LogInfo("worker joined", {{"worker", name},
                               {"incarnation", accepted.incarnation.value()},
@@ -366,6 +367,7 @@ void Run::Detach(Time now, Stream& s, const std::string& reason) {
   if (gone->was_live) {
     CountBytes(s, gone->worker);
     books_.OnGone(gone->worker);
+    evaluation_.OnGone(gone->worker);
     const Roster::Worker* worker = roster_.FindWorker(gone->worker);
     const bool evicted = worker != nullptr && worker->evicted;
     if (!s.left && !s.finish_sent && !stop_.ended && !evicted &&

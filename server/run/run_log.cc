@@ -73,7 +73,7 @@ JsonLine& JsonLine::Texts(std::string_view key, const std::vector<std::string>& 
 
 std::string RoundLine(const round::CommitRound& commit, const RoundLogExtras& extras) {
   JsonLine state;
-  for (const auto& [name, value] : commit.rule_state) state.Number(name, value);
+  for (const auto& [name, value] : commit.rule.state) state.Number(name, value);
   std::string workers = "[";
   for (const RoundLogExtras::Voter& voter : extras.voters) {
     const WorkerScalars& s = voter.scalars;
@@ -94,6 +94,18 @@ std::string RoundLine(const round::CommitRound& commit, const RoundLogExtras& ex
     workers += (workers.size() > 1 ? "," : "") + line.Object();
   }
   workers += "]";
+  std::string held_out = "[";
+  for (const HeldOut& measured : extras.held_out) {
+    JsonLine line;
+    line.Text("worker", measured.worker)
+        .Number("loss", measured.loss)
+        .Number("error", measured.error)
+        .Count("round", measured.round.value())
+        .Text("windows", Hex64(measured.windows))
+        .Raw("own", measured.own ? "true" : "false");
+    held_out += (held_out.size() > 1 ? "," : "") + line.Object();
+  }
+  held_out += "]";
   std::vector<uint32_t> counted;
   counted.reserve(commit.chunks.size());
   for (const round::ChunkCount& chunk : commit.chunks) counted.push_back(chunk.counted);
@@ -115,6 +127,7 @@ std::string RoundLine(const round::CommitRound& commit, const RoundLogExtras& ex
       .Number("g_l1", commit.g_l1.value_or(nan))
       .Number("density", commit.density.value_or(nan))
       .Raw("workers", workers)
+      .Raw("held_out", held_out)
       .Counts("counted", counted)
       .Texts("members", extras.members)
       .Texts("voters", extras.counted_workers)

@@ -11,6 +11,7 @@
 #include "common/ids.h"
 #include "common/line_sink.h"
 #include "server/round/types.h"
+#include "server/run/history.h"
 
 namespace signvote::run {
 
@@ -43,7 +44,8 @@ struct RoundLogExtras {
     double compute_seconds = 0;  // both clamped: VoterTimes
     double apply_seconds = 0;
   };
-  std::vector<Voter> voters;  // those whose scalars the rule saw
+  std::vector<Voter> voters;      // those whose scalars the rule saw
+  std::vector<HeldOut> held_out;  // that came since the commit before
   std::vector<std::string> counted_workers;
   std::vector<std::string> members;
   double unix_seconds = 0;

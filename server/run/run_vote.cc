@@ -32,6 +32,7 @@ void Run::On(Time now, Stream& s, ScalarsIn& in) {
   const Roster::StreamRecord& record = RecordOf(s);
   // The first ones stand, as those of the ballot do.
   if (IsOpen(in.round, in.attempt)) course_->times.try_emplace(*record.worker, in.times);
+  if (in.held_out.has_value()) TakeHeldOut(now, s, *in.held_out);
   Drive(now, round::ScalarsIn{*record.worker, record.incarnation, in.round, in.attempt,
                               std::move(in.scalars)});
 }
@@ -52,6 +53,30 @@ void Run::On(Time now, Stream& s, DigestIn& in) {
     books_.OnDigest(At(now), *record.worker, in.round, in.digest);
   }
   Drive(now, round::WorkerDigestIn{*record.worker, record.incarnation, in.round, in.digest});
+}
+
+void Run::TakeHeldOut(Time now, const Stream& s, const Evaluation::Measured& measured) {
+  const WorkerId worker = *RecordOf(s).worker;
+  const Evaluation::Verdict verdict = evaluation_.OnMeasured(worker, measured, committed());
+  if (verdict == Evaluation::Verdict::kKnown) return;
+  if (verdict == Evaluation::Verdict::kRefused) {
+    std::string text =
+        "a held-out loss is left out: no number, or of other windows than joined with";
+    const std::string name = WorkerName(s);
+    if (MayTell(now, "held out " + name, &text)) LogWarning(text, {{"worker", name}});
+    return;
+  }
+  const bool own = verdict == Evaluation::Verdict::kItsOwn;
+  const std::vector<HeldOut>& before = books_.history().held_out();
+  if (!own && !before.empty() && before.back().windows != measured.windows) {
+    LogWarning("the held-out loss is of other windows from now on: do not compare it with the last",
+               {{"worker", WorkerName(s)}, {"round", measured.round.value()}});
+  }
+  books_.OnHeldOut(worker, {.loss = measured.loss,
+                            .error = measured.error,
+                            .round = measured.round,
+                            .windows = measured.windows,
+                            .own = own});
 }
 
 bool Run::IsOpen(Round round, Attempt attempt) const {
@@ -153,27 +178,43 @@ void Run::Execute(Time now, const round::OpenRound& open) {
   for (auto& [peer, s] : streams_) s.live = s.owed_open = false;
   std::vector<WorkerId> seated;
   std::vector<OpenVote::Voter> voters;
-  std::vector<Stream*> told;
+  std::vector<round::Seat> in_time;
+  std::vector<std::pair<Stream*, bool>> told;  // and whether it is behind
   seated.reserve(open.seats.size());
   for (const round::Seat& seat : open.seats) {
     seated.push_back(seat.worker);
     Stream* s = FindLive(seat.worker, seat.incarnation);
     if (s == nullptr) continue;
     voters.push_back({.worker = seat.worker, .slots = s->slots});
-    if (StageOf(*s) == Stage::kReady) told.push_back(s);
-  }
-  roster_.SetSeated(std::move(seated));
-  c.vote.Open(open.round, open.attempt, std::move(voters));
-  for (Stream* s : told) {
-    // One that has not taken what came before could not vote yet, and gets the round whole.
+    if (StageOf(*s) != Stage::kReady) continue;
     const bool behind = s->next_send < open.round ||
                         s->peer->queued_bytes() > options_.model.sizes.session_buffer_bytes;
+    told.emplace_back(s, behind);
+    if (!behind) in_time.push_back(seat);
+  }
+  roster_.SetSeated(std::move(seated));
+  // Who has voted in an attempt of this round hears no more than that its ballot is wanted again.
+  if (!open.reopening) AskForEvaluation(now, open.round, in_time);
+  c.vote.Open(open.round, open.attempt, std::move(voters));
+  for (const auto& [s, behind] : told) {
+    // One that has not taken what came before could not vote yet, and gets the round whole.
     if (behind) {
       s->owed_open = true;
       s->peer->NotifyWhenBelow(feed_bytes_ / 2);
     } else {
       SendRoundOpen(now, *s);
     }
+  }
+}
+
+void Run::AskForEvaluation(Time now, Round round, std::span<const round::Seat> seats) {
+  if (!evaluation_.Due(round, seats)) return;
+  const std::optional<WorkerId> before = evaluation_.evaluator();
+  const WorkerId asked = evaluation_.Ask(round, seats, course_->engine->View(now).workers);
+  if (asked == before) return;
+  std::string text = "a worker measures the held-out loss from now on";
+  if (MayTell(now, "evaluator", &text)) {
+    LogInfo(text, {{"worker", roster_.FindWorker(asked)->name}, {"round", round.value()}});
   }
 }
 

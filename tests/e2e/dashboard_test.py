@@ -149,7 +149,7 @@ class Dashboard(WatchedTest):
     def attach(self, *names):
         """Starts workers and adds them to the targets. The first measures the held-out loss."""
         for name in names:
-            held_out = ["--eval-every", 20, "--eval-batches", 1] if not self.workers else ["--eval-batches", 0]
+            held_out = ["--eval-tokens", 1024] if not self.workers else ["--eval", "off"]
             self.workers[name] = self.start_worker(name, "--model", "nano", "--batch", 2, "--sequence", 64, "--threads", 1,
                                                    *held_out, program="signvote-worker")
         for name in names:
@@ -199,7 +199,7 @@ class Dashboard(WatchedTest):
         self.certify("a", "b", "c", "d")
         self.workers, self.addresses = {}, {}
         # Without a deadline a busy machine makes no abstentions.
-        self.start_server("--deadline", "off", "--digest-every", 10, rounds=ROUNDS, workers_min=3)
+        self.start_server("--deadline", "off", "--digest-every", 10, "--eval-every", 20, rounds=ROUNDS, workers_min=3)
         self.start_prometheus(self.server.http)
         self.attach("a", "b", "c")
         self.wait_round(10, timeout=120)

@@ -324,7 +324,7 @@ class WorkerEndings(harness.ProcessTest):
         self.save = (folder or self.folder) / f"{name}.safetensors"
         command = [BIN / "signvote-worker", *self.worker_flags(name), "--report", self.folder / f"{name}.report.json",
                    "--model", "micro", "--data", self.corpus, "--batch", 2, "--sequence", 32, "--threads", 1,
-                   "--eval-batches", 1, "--save", self.save, *flags]
+                   "--eval-tokens", 64, "--save", self.save, *flags]
         if limits:
             command = ["bash", "-c", limits + '; exec "$@"', "bash", *command]
         return self.start(name, command)

@@ -111,7 +111,7 @@ class WorkerFiles(harness.ProcessTest):
         self.config = self.shelf / "config.json"
 
     def worker(self, *flags, data=None):
-        return self.start_worker("a", "--model", "micro", "--batch", 2, "--sequence", 32, "--threads", 1, "--eval-batches", 0,
+        return self.start_worker("a", "--model", "micro", "--batch", 2, "--sequence", 32, "--threads", 1, "--eval", "off",
                                  "--data", data or self.corpus, *flags, program="signvote-worker")
 
     def test_a_users_config_keeps_its_keys(self):

@@ -22,7 +22,7 @@ TEST(OneProcessTest, TrainingAndRemoteCallsDoNotDisturbEachOther) {
   options.rounds = 60;
   auto simulation = Simulation::Create(options);
   ASSERT_TRUE(simulation.ok()) << simulation.status();
-  const double before = *(*simulation)->HeldOutLoss(2);
+  const double before = *(*simulation)->HeldOutLoss();
   std::atomic<bool> trained{false};
   absl::Status status;
   std::jthread trainer([&] {
@@ -38,7 +38,7 @@ TEST(OneProcessTest, TrainingAndRemoteCallsDoNotDisturbEachOther) {
   } while (!trained);
   trainer.join();
   EXPECT_TRUE(status.ok()) << status;
-  EXPECT_LT(*(*simulation)->HeldOutLoss(2), before);
+  EXPECT_LT(*(*simulation)->HeldOutLoss(), before);
   EXPECT_GT(calls, 0);
 }
 

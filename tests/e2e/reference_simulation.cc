@@ -20,13 +20,12 @@ namespace {
 absl::Status Simulate(const SimulationOptions& options, const std::string& save) {
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Simulation> simulation,
                             Simulation::Create(options));
-  constexpr uint32_t kEvalBatches = 8;
   nlohmann::ordered_json json;
-  SIGNVOTE_ASSIGN_OR_RETURN(const double held_out_first, simulation->HeldOutLoss(kEvalBatches));
+  SIGNVOTE_ASSIGN_OR_RETURN(const double held_out_first, simulation->HeldOutLoss());
   const Time start = Clock::System()->Now();
   SIGNVOTE_RETURN_IF_ERROR(simulation->Run());
   const double seconds = ToSeconds(Clock::System()->Now() - start);
-  SIGNVOTE_ASSIGN_OR_RETURN(const double held_out_last, simulation->HeldOutLoss(kEvalBatches));
+  SIGNVOTE_ASSIGN_OR_RETURN(const double held_out_last, simulation->HeldOutLoss());
   const std::vector<float> x = simulation->Parameters();
   json["rounds"] = options.rounds;
   json["coordinates"] = x.size();

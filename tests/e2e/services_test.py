@@ -103,11 +103,11 @@ class Services(harness.ProcessTest):
         self.type_in(serve, f"{WORK}/certs")
         self.assertEqual(self.active(SERVER), "active", self.journal(SERVER))
         self.machine.do("tee", "/etc/signvote/workers/alice.env", stdin=self.file(
-            f"LIBTORCH={LIBTORCH}/torch\nSIGNVOTE_WORKER_FLAGS=--threads 1 --eval-batches 0\n"))
+            f"LIBTORCH={LIBTORCH}/torch\nSIGNVOTE_WORKER_FLAGS=--threads 1 --eval off\n"))
         self.type_in(attach, f"{WORK}/certs/workers/alice")
         self.wait_until("alice is a member", lambda: self.role() == "member")
         words = self.machine.do("cat", f"/proc/{self.property(ALICE, 'MainPID')}/cmdline").split("\0")
-        self.assertEqual(words[-5:], ["--threads", "1", "--eval-batches", "0", ""], "the flags of its .env file")
+        self.assertEqual(words[-5:], ["--threads", "1", "--eval", "off", ""], "the flags of its .env file")
         self.assertEqual(self.property(ALICE, "UnitFileState"), "enabled")
         self.wait_until("rounds are committed", lambda: self.status()["round"] > 20)
         user = self.machine.do("id", "--user", "signvote").strip()

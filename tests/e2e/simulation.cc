@@ -13,6 +13,8 @@
 namespace signvote {
 namespace {
 
+constexpr uint64_t kHeldOutTargets = 2048;
+
 // What the server makes of the model's tensors.
 absl::StatusOr<Layout> RunLayout(const Layout& model, float weight_decay) {
   std::vector<TensorSpec> tensors(model.tensors().begin(), model.tensors().end());
@@ -33,6 +35,8 @@ absl::StatusOr<std::unique_ptr<Simulation>> Simulation::Create(const SimulationO
   data.vocabulary = config.vocabulary;
   data.features = config.features;
   data.classes = config.classes;
+  data.eval_targets = kHeldOutTargets;
+  data.eval_length = data.length;
   if (config.kind == ModelKind::kMlp) data.format = DataFormat::kSynthetic;
   SIGNVOTE_ASSIGN_OR_RETURN(simulation->data_, OpenDataset(FileSystem::Posix(), data));
   SIGNVOTE_ASSIGN_OR_RETURN(simulation->model_, MakeTorchModel(config, options.model_options));
@@ -169,16 +173,17 @@ std::vector<float> Simulation::Parameters() {
   return flat;
 }
 
-absl::StatusOr<double> Simulation::HeldOutLoss(uint32_t count) {
+absl::StatusOr<double> Simulation::HeldOutLoss() {
+  const uint64_t windows = data_->held_out_windows();
   double sum = 0;
-  for (uint32_t k = 0; k < count; ++k) {
-    Batch batch;
-    SIGNVOTE_RETURN_IF_ERROR(data_->HeldOutBatch(k, &batch));
-    SIGNVOTE_ASSIGN_OR_RETURN(const double loss,
+  Batch batch;
+  for (uint64_t k = 0; k < windows; ++k) {
+    SIGNVOTE_RETURN_IF_ERROR(data_->HeldOut(k, 1, &batch));
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<double> loss,
                               model_->Evaluate(ReplicaSlot::kCurrent, ViewOf(batch)));
-    sum += loss;
+    sum += loss.front();
   }
-  return sum / count;
+  return sum / static_cast<double>(windows);
 }
 
 }  // namespace signvote

@@ -51,8 +51,8 @@ class Simulation {
   // The run's: the model's tensors in the model's order, with scale and decay.
   const Layout& layout() const { return layout_; }
   std::vector<float> Parameters();  // [d], a copy in the layout's order
-  // Mean loss over held-out micro-batches 0 … count − 1.
-  absl::StatusOr<double> HeldOutLoss(uint32_t count);
+  // Mean loss over 2,048 held-out tokens, or samples, in windows as long as those of training.
+  absl::StatusOr<double> HeldOutLoss();
 
  private:
   absl::StatusOr<WorkerScalars> Ballot(Round round, Share share, std::span<const ScalarKind> asked,

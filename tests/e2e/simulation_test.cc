@@ -112,9 +112,9 @@ TEST_F(SimulationTest, TheHeldOutLossFallsWithoutAStepsizeGiven) {
   options_.rounds = 80;
   auto simulation = Simulation::Create(options_);
   ASSERT_TRUE(simulation.ok()) << simulation.status();
-  const double before = *(*simulation)->HeldOutLoss(4);
+  const double before = *(*simulation)->HeldOutLoss();
   ASSERT_TRUE((*simulation)->Run().ok());
-  const double after = *(*simulation)->HeldOutLoss(4);
+  const double after = *(*simulation)->HeldOutLoss();
   EXPECT_NEAR(before, std::log(256.0), 0.2);
   EXPECT_LT(after, before - 1.5);
 }
@@ -125,9 +125,9 @@ TEST_F(SimulationTest, TheSyntheticTaskIsLearnt) {
   options_.rounds = 100;
   auto simulation = Simulation::Create(options_);
   ASSERT_TRUE(simulation.ok()) << simulation.status();
-  const double before = *(*simulation)->HeldOutLoss(4);
+  const double before = *(*simulation)->HeldOutLoss();
   ASSERT_TRUE((*simulation)->Run().ok());
-  EXPECT_LT(*(*simulation)->HeldOutLoss(4), 0.6 * before);
+  EXPECT_LT(*(*simulation)->HeldOutLoss(), 0.6 * before);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 """The reference worker: the pipeline is real, and a run trains."""
 
+import math
 import unittest
 
 import harness
@@ -18,12 +19,21 @@ class ReferenceWorker(harness.ProcessTest):
         return path
 
     def test_a_run_on_text_lowers_the_held_out_loss(self):
-        self.start_server(rounds=30, workers_min=2)
+        self.start_server("--deadline", "off", "--eval-every", 10, rounds=30, workers_min=2)
         workers = self.start_workers("ab", "--model", "nano", "--data", self.corpus(), "--threads", 1, "--batch", 2,
                                      "--sequence", 32, program="signvote-worker")
         self.assert_all_end_well(workers.values(), timeout=240)
-        loss = self.report("a")["loss"]
-        self.assertLess(loss["held_out_last"], loss["held_out_first"] - 0.5)
+        # One of them measured for both, and the server has what it said.
+        ((name, measured),) = [(name, held_out) for name in "ab" if (held_out := self.report(name)["held_out"])["last"]]
+        logged = [held_out for line in self.rounds() for held_out in line["held_out"]]
+        self.assertEqual([held_out["round"] for held_out in logged], [0, 10, 20])
+        for held_out in logged:
+            self.assertEqual((held_out["worker"], held_out["windows"], held_out["own"]), (name, measured["last"]["windows"], False))
+            self.assertGreater(held_out["error"], 0)
+        self.assertEqual(logged[0]["loss"], measured["first"]["loss"])
+        self.assertAlmostEqual(measured["last"]["perplexity"], math.exp(measured["last"]["loss"]))
+        self.assertLess(measured["last"]["loss"], measured["first"]["loss"] - 0.5)
+        self.assertEqual(measured["last"]["windows"], measured["first"]["windows"])
 
     @harness.timed
     def test_the_first_chunk_leaves_before_backward_ends(self):

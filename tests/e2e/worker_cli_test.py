@@ -50,7 +50,8 @@ class WorkerCliTest(unittest.TestCase):
         self.expect(2, "does not fit --model", flags=self.flags + ["--data-format", "synthetic"])
         self.expect(2, "choose cpu, cuda or cuda:N", flags=self.flags + ["--device", "tpu"])
         self.expect(2, "HOST:PORT", flags=self.flags + ["--http", "8080"])
-        self.expect(2, "--sequence 4096: the model has 2048 positions", flags=self.flags + ["--sequence", "4096"])
+        for flag in ("--sequence", "--eval-sequence"):
+            self.expect(2, f"{flag} 4096: the model has 2048 positions", flags=self.flags + [flag, "4096"])
         self.expect(2, "--run-id", flags=self.flags + ["--run-id", "42"])
         self.assertEqual(run("--no-such-flag").returncode, 2)
         self.assertEqual(run("--batch", "0").returncode, 2)
@@ -92,7 +93,7 @@ class WorkerCliTest(unittest.TestCase):
         for flag in ("--connect-timeout", "--server-timeout", "--wait-timeout", "--parameter-divisor", "--progress-every"):
             self.expect(2, f"{flag}: 'nan' is not a number from", flags=self.flags + [flag, "nan"])
         self.expect(2, "give signvote-server --weight-decay", flags=self.flags + ["--weight-decay", "0.1"])
-        for flag in ("--init-seed", "--eval-every", "--eval-batches", "--batch"):
+        for flag in ("--init-seed", "--eval-every", "--eval-tokens", "--eval-sequence", "--batch"):
             self.expect(2, f"{flag}: '-1' is not a whole number from", flags=self.flags + [flag, "-1"])
         self.expect(2, "--threads 4096: this machine has", flags=self.flags + ["--threads", "4096"])
         self.expect(2, "leave --data away", flags=self.flags + ["--model", "mlp"])

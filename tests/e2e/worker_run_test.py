@@ -73,7 +73,7 @@ class WorkerRun(harness.ProcessTest):
         saved.parent.mkdir()
         self.start_server("--export", exported, rounds=40, workers_min=1)
         self.assert_all_end_well([self.worker("a", "--save", saved)])
-        first = self.report("a")["loss"]
+        first = self.report("a")["held_out"]
         # Both say where the stepsize stood, and that is where the next run goes on.
         stepsize = f"{self.stepsize(self.rounds()[-1]):.9g}"
         for path in (exported, saved):
@@ -84,9 +84,9 @@ class WorkerRun(harness.ProcessTest):
         self.assert_all_end_well([worker])
         self.assertIn("the stepsize goes on from that of the run", self.server.log())
         self.assertLessEqual(self.stepsize(self.rounds()[-1]), float(stepsize))
-        second = self.report("a")["loss"]
-        self.assertAlmostEqual(second["held_out_first"], first["held_out_last"], places=5)
-        self.assertLess(first["held_out_last"], first["held_out_first"] - 0.5)
+        second = self.report("a")["held_out"]
+        self.assertAlmostEqual(second["first"]["loss"], first["last"]["loss"], places=5)
+        self.assertLess(first["last"]["loss"], first["first"]["loss"] - 0.5)
 
     def test_gradients_that_are_not_finite_are_said_and_end_a_run_of_one_after_the_wait_timeout(self):
         # Finite losses: the model may recover with another minibatch, so rounds without a step go on, at growing intervals.

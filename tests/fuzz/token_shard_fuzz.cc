@@ -19,6 +19,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   options.format = kFormats[(choice & 0x7f) % 3];
   options.rows = 2;
   options.length = 4;
+  options.eval_targets = 8;
+  options.eval_length = 4;
   std::map<std::string, std::string> contents;
   if (choice & 0x80) {
     options.path = "d";
@@ -37,16 +39,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const absl::Status all = (*dataset)->CheckAll({});
   SIGNVOTE_CHECK(all.ok() || absl::IsInvalidArgument(all));
   Batch batch;
+  const auto check = [&](const absl::Status& status, size_t tokens) {
+    SIGNVOTE_CHECK(status.ok() || (absl::IsInvalidArgument(status) && !all.ok()));
+    if (!status.ok()) return;
+    SIGNVOTE_CHECK(batch.inputs.size() == tokens && batch.targets.size() == tokens);
+    for (const int64_t token : batch.inputs) SIGNVOTE_CHECK(token >= 0 && token < 256);
+    for (const int64_t token : batch.targets) SIGNVOTE_CHECK(token >= 0 && token < 256);
+  };
   for (uint64_t step = 0; step < 4; ++step) {
-    for (const absl::Status& status :
-         {(*dataset)->TrainBatch({.seed = step, .data_step = DataStep(step)}, &batch),
-          (*dataset)->HeldOutBatch(step, &batch)}) {
-      SIGNVOTE_CHECK(status.ok() || (absl::IsInvalidArgument(status) && !all.ok()));
-      if (!status.ok()) continue;
-      SIGNVOTE_CHECK(batch.inputs.size() == 8 && batch.targets.size() == 8);
-      for (const int64_t token : batch.inputs) SIGNVOTE_CHECK(token >= 0 && token < 256);
-      for (const int64_t token : batch.targets) SIGNVOTE_CHECK(token >= 0 && token < 256);
-    }
+    check((*dataset)->TrainBatch({.seed = step, .data_step = DataStep(step)}, &batch), 8);
   }
+  const uint64_t windows = (*dataset)->held_out_windows();
+  SIGNVOTE_CHECK(windows == 1 || windows == 2);
+  check((*dataset)->HeldOut(0, windows, &batch), 4 * windows);
   return 0;
 }

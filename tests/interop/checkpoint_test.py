@@ -147,7 +147,7 @@ class CheckpointTest(harness.ProcessTest):
 
     def worker(self, *flags, model=None):
         return self.start_worker("a", "--model", model or self.model, "--data", self.data, "--data-format", "nanogpt", "--batch", 1,
-                                 "--sequence", LENGTH, "--threads", 1, "--eval-batches", 0, *flags, program="signvote-worker")
+                                 "--sequence", LENGTH, "--threads", 1, "--eval", "off", *flags, program="signvote-worker")
 
     def train(self, *flags, init=None, worker_flags=(), model=None):
         """Two rounds; returns what was exported, as read by the library, its formats, and the loss of the first round."""

@@ -100,6 +100,15 @@ def recomputed(kind, named, words):
         return " ".join([str(label) for label in batch.labels] + [f"{checksums.xxh3(batch.values.tobytes()):016x}"])
     if kind == "window":
         return str(data.first_token(number["seed"], number["share"], number["k"], number["tokens"], number["length"]))
+    if kind == "held_out_window":
+        begins = data.held_out_windows(number["tokens"], number["length"], number["targets"])
+        return f"{begins[number['k']]} of {len(begins)}"
+    if kind == "held_out_tokens":
+        tokens, width = np.array([int(t) for t in listed(named["tokens"])], "<u4"), number["length"] + 1
+        return hex64(data.held_out_hash(number["length"], [w.tobytes() for w in tokens.reshape(-1, width)]))
+    if kind == "held_out_samples":
+        samples = [data.Synthetic().held_out(k) for k in range(number["samples"])]
+        return hex64(data.held_out_hash(0, [s.values.tobytes() + s.labels.astype("<u4").tobytes() for s in samples]))
     if kind == "mlp":
         model = mlp.Mlp()
         return " ".join(f"{n:016x}" for n in (model.layout.digest(),
@@ -121,7 +130,8 @@ class Pages(unittest.TestCase):
                    "replica", "xxh3")
 
     def test_every_vector_of_the_data_page(self):
-        self.check("data.md", "draw", "bell", "below", "minibatch", "window")
+        self.check("data.md", "draw", "bell", "below", "minibatch", "window", "held_out_window", "held_out_tokens",
+                   "held_out_samples")
 
     def test_every_vector_of_the_models_page(self):
         self.check("models.md", "mlp")

@@ -7,14 +7,17 @@
 #include "absl/strings/str_format.h"
 #include "common/apply.h"
 #include "common/checksum.h"
+#include "tests/sim/model.h"
 
 namespace signvote::sim {
 
-Checker::Checker(Layout layout, uint32_t chunks, uint32_t quorum, bool sees_proposals)
+Checker::Checker(Layout layout, uint32_t chunks, uint32_t quorum, bool sees_proposals,
+                 uint64_t evaluate_every)
     : layout_(std::move(layout)),
       chunks_(chunks),
       quorum_(quorum),
-      sees_proposals_(sees_proposals) {}
+      sees_proposals_(sees_proposals),
+      evaluate_every_(evaluate_every) {}
 
 void Checker::Fail(std::string what) {
   if (failure_.has_value()) return;
@@ -51,6 +54,7 @@ void Checker::OnRoundOpen(uint64_t peer, const std::string& name, const v1::Roun
       ++reopenings_;
       Require(attempt > open_->attempt, "an attempt is repeated");
     }
+    if (!open_ || open_->round != round) CountUnasked();
     Require(open.data_step() == next_data_step_, "the data step does not follow the commits");
     open_ = Open{.round = round, .attempt = attempt, .opened = now};
     if (open.deadline_ms() != 0) open_->deadline = std::chrono::milliseconds(open.deadline_ms());
@@ -60,6 +64,19 @@ void Checker::OnRoundOpen(uint64_t peer, const std::string& name, const v1::Roun
     open_->quorum = quorum_ == 0 ? (open.members() + 1) / 2 : std::min(quorum_, open.members());
   }
   Require(open.members() == open_->members, "two members of an attempt are told of other numbers");
+  if (open.evaluate()) {
+    Require(evaluate_every_ > 0 && able_.contains(peer), "one is asked who cannot measure");
+    Require(!open_->asked.has_value() || open_->asked == peer, "two are asked at once");
+    if (!open_->asked.has_value() && evaluator_ != name) {
+      evaluators_changed_ += evaluator_.empty() ? 0 : 1;
+      evaluator_ = name;
+    }
+    open_->asked = peer;
+    unasked_ = 0;
+  }
+  if (attempt == Attempt(0) && now == open_->opened && able_.contains(peer)) {
+    open_->could_ask = true;
+  }
   const bool member = open.role() == v1::RoundOpen::ROLE_MEMBER;
   if (const auto told = open_->seats.find(peer); told != open_->seats.end()) {
     // Told again, behind a state that it had to fetch.
@@ -69,6 +86,12 @@ void Checker::OnRoundOpen(uint64_t peer, const std::string& name, const v1::Roun
   Require(open_->names.insert(name).second, "one worker has two seats");
   Require(open_->shares.insert(open.share()).second, "two workers hold one share");
   open_->seats.emplace(peer, Seat{.member = member, .share = open.share()});
+}
+
+void Checker::CountUnasked() {
+  if (!open_ || evaluate_every_ == 0) return;
+  if (open_->could_ask && !open_->asked.has_value()) ++unasked_;
+  Require(unasked_ <= evaluate_every_, "nobody measures the held-out loss although one can");
 }
 
 Checker::Seat* Checker::Find(uint64_t peer, Round round, Attempt attempt) {
@@ -121,6 +144,15 @@ void Checker::OnCommitSent(const v1::Commit& commit) {
   const auto [it, first] = law_.emplace(round.value(), commit.payload_hash());
   Require(it->second == commit.payload_hash(), "two workers are told of different commits");
   if (round == published_) published_ = round.next();
+}
+
+// ---- held-out losses
+
+void Checker::OnHeldOut(Round round, double loss, uint64_t windows) {
+  Require(round <= handed_, "a held-out loss is of a round that is not committed");
+  if (failure_.has_value()) return;
+  Require(loss == Model::HeldOutLoss(digest(round), windows),
+          "a held-out loss is not that of its round's replica");
 }
 
 // ---- a closed chunk

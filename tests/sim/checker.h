@@ -31,7 +31,9 @@ namespace signvote::sim {
 //   gone has not; while a live member has not answered, only behind the deadline;
 //   a commit is what was tallied; one without a step comes only after its round was opened again, and
 //   moves nothing;
-//   a replica holds what was committed: equal round ⇒ equal digest.
+//   a replica holds what was committed: equal round ⇒ equal digest;
+//   one at a time is asked for a held-out loss, one that can; for no longer than a period nobody is
+//   while somebody can; what the run shows is the loss of that round's replica.
 //
 // Failure: the first broken rule is kept as text; later ones are its consequences.
 class Checker {
@@ -39,7 +41,9 @@ class Checker {
   // `quorum`: as the operator asked for it; 0: half of the members. Without `sees_proposals` commits
   // are released as they are proposed, and the first sight of one is what a worker is told, or the
   // applier gets.
-  Checker(Layout layout, uint32_t chunks, uint32_t quorum, bool sees_proposals);
+  // `evaluate_every`: rounds of a period; 0: nobody is asked.
+  Checker(Layout layout, uint32_t chunks, uint32_t quorum, bool sees_proposals,
+          uint64_t evaluate_every);
 
   // ---- the run
   // The initial parameters, once they are complete.
@@ -56,6 +60,8 @@ class Checker {
   // A chunk of a ballot was taken, with this checksum.
   void OnChunk(uint64_t peer, Round round, Attempt attempt, ChunkIndex chunk, uint64_t checksum);
   void OnAbstain(uint64_t peer, Round round, Attempt attempt, bool nonfinite_loss);
+  // It said in its Join that it can measure a held-out loss.
+  void OnAble(uint64_t peer) { able_.insert(peer); }
   // Nobody waits for it any more.
   void OnStreamEnd(uint64_t peer);
   void OnCommitSent(const v1::Commit& commit);
@@ -68,6 +74,10 @@ class Checker {
   void OnReleased(Round round);
   void OnHandedOver(const CommitRecord& record, const PayloadPlan& plan);
   void OnApplied(const Applied& applied);
+
+  // ---- held-out losses
+  // The run says that this is the loss of the replica that held all commits before `round`.
+  void OnHeldOut(Round round, double loss, uint64_t windows);
 
   // ---- replicas
   // One holds all commits before `round`, and has this digest.
@@ -89,6 +99,7 @@ class Checker {
   uint64_t rounds_without_step() const { return nones_; }
   uint64_t partial_commits() const { return partial_; }
   uint64_t reopenings() const { return reopenings_; }
+  uint64_t evaluators_changed() const { return evaluators_changed_; }
 
  private:
   struct Seat {
@@ -112,6 +123,8 @@ class Checker {
     std::set<uint64_t> voters;
     bool other_abstention = false;
     uint32_t abstained = 0;
+    std::optional<uint64_t> asked;  // for a held-out loss
+    bool could_ask = false;         // one that can hears of the round at once
   };
   // What a commit says of its round.
   struct Law {
@@ -125,12 +138,14 @@ class Checker {
     bool has_payload = false;
   };
   Seat* Find(uint64_t peer, Round round, Attempt attempt);
+  void CountUnasked();
   void Learn(const Law& law);
 
   // Constant after construction.
   const Layout layout_;
   const uint32_t chunks_, quorum_;
   const bool sees_proposals_;
+  const uint64_t evaluate_every_;
 
   std::optional<std::string> failure_;
   std::set<std::string> evicted_;
@@ -145,6 +160,10 @@ class Checker {
   std::vector<float> x_, x0_;
   std::vector<uint64_t> digests_;       // by number of commits
   std::map<uint64_t, uint64_t> early_;  // digests of rounds that x_ has not come to
+  std::set<uint64_t> able_;
+  uint64_t unasked_ = 0;  // rounds in a row in which somebody could have been asked, and nobody was
+  std::string evaluator_;  // asked last
+  uint64_t evaluators_changed_ = 0;
   uint32_t nonfinite_in_a_row_ = 0;
   uint64_t steps_ = 0, rewinds_ = 0, nones_ = 0, partial_ = 0, reopenings_ = 0;
 };

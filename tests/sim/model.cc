@@ -53,4 +53,8 @@ double Model::Gradient(const std::vector<float>& x, uint64_t seed, Share share, 
   return loss / static_cast<double>(d);
 }
 
+double Model::HeldOutLoss(uint64_t digest, uint64_t windows) {
+  return Rng(digest, windows).Uniform();
+}
+
 }  // namespace signvote::sim

@@ -25,6 +25,8 @@ class Model {
   // Fills `g` with the gradient of minibatch (seed, share, step) at x; returns its loss.
   double Gradient(const std::vector<float>& x, uint64_t seed, Share share, DataStep step,
                   std::vector<float>* g) const;
+  // The held-out loss of the replica with this digest on the windows with that hash.
+  static double HeldOutLoss(uint64_t digest, uint64_t windows);
 
  private:
   std::vector<TensorSpec> tensors_;

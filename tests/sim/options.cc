@@ -55,6 +55,9 @@ SimOptions DrawOptions(uint64_t seed) {
   r.rule.alias_option = rng.Below(2) == 0 ? "I" : "II";
   r.rule.alias_probe_every = 1 + rng.Below(3);
   r.rule.alias_resumed_stepsize = rng.Below(4) == 0 ? 1e-3f : 0.0f;
+  r.evaluate_every = rng.Below(8) == 0 ? 0 : 1 + rng.Below(12);
+  o.able = static_cast<uint32_t>(rng.Below(o.workers + 1));
+  o.other_windows = rng.Below(4) == 0;
   return o;
 }
 
@@ -66,11 +69,14 @@ std::string SimOptions::Describe() const {
   return absl::StrFormat(
       "seed=%d workers=%d+%d main_rounds=%d heal_round=%d workers_min=%d quorum=%d deadline=%s "
       "observer_after=%d share_hold=%d digest_every=%d ring=%d rule=%s durability=%s "
-      "fault_interval_s=%.3g message_fault_rate=%.3g compute_s=%.3g faults:%s",
+      "fault_interval_s=%.3g message_fault_rate=%.3g compute_s=%.3g evaluate_every=%d able=%d "
+      "other_windows=%d "
+      "faults:%s",
       seed, workers_first, workers - workers_first, run.main_rounds_max, heal_round,
       run.workers_min, run.quorum, run.deadline.enabled ? "on" : "off", run.observer_after,
       run.share_hold_rounds, run.digest_every, ring_rounds, own_rule ? "turns" : run.rule.rule,
-      durability ? "late" : "none", fault_interval_s, message_fault_rate, compute_s, faults);
+      durability ? "late" : "none", fault_interval_s, message_fault_rate, compute_s,
+      run.evaluate_every, able, other_windows ? 1 : 0, faults);
 }
 
 std::vector<std::pair<std::string, uint64_t>> SimCounters::Outcomes() const {
@@ -92,7 +98,10 @@ std::vector<std::pair<std::string, uint64_t>> SimCounters::Outcomes() const {
           {"second_sessions", second_sessions},
           {"ended_by_server", ended_by_server},
           {"restarts", epochs - std::min(epochs, runs)},
-          {"backlogs_full", backlogs_full}};
+          {"backlogs_full", backlogs_full},
+          {"evaluations", evaluations},
+          {"evaluators_changed", evaluators_changed},
+          {"windows_changed", windows_changed}};
 }
 
 std::string SimCounters::Describe() const {

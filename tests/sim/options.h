@@ -80,6 +80,8 @@ struct SimOptions {
   double resume_s = 0;                  // from a restart to the end of its pause
   double compute_s = 0.3;               // a worker's usual time for one ballot
   uint64_t heal_round = 0;              // from here on nothing goes wrong any more
+  uint32_t able = 0;                    // the first so many workers can measure a held-out loss
+  bool other_windows = false;           // every second of them on windows of its own
   std::optional<Round> nonfinite_from;  // every loss is NaN from this round on
   uint32_t digest_liars = 0;            // the first so many workers say one wrong digest, each time
   bool trace = false;                   // print what happens, for a failing seed
@@ -101,6 +103,7 @@ struct SimCounters {
   uint64_t uploads = 0, uploads_failed = 0, fetches = 0, fetches_in_pieces = 0, mismatches = 0;
   uint64_t refused_joins = 0, second_sessions = 0, ended_by_server = 0;
   uint64_t epochs = 0, backlogs_full = 0, diverged = 0;
+  uint64_t evaluations = 0, evaluators_changed = 0, windows_changed = 0;
 
   // What must come about over enough seeds, by name.
   std::vector<std::pair<std::string, uint64_t>> Outcomes() const;

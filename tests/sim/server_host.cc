@@ -115,6 +115,7 @@ class SimPeer final : public run::Peer {
       case v1::WorkerMessage::kJoin:
         joined_ = true;
         name_ = message.join().name();
+        if (message.join().has_held_out_hash()) world_->checker.OnAble(connection_);
         return run::JoinIn{std::make_shared<const v1::Join>(message.join())};
       case v1::WorkerMessage::kScalars: {
         const v1::Scalars& in = message.scalars();
@@ -126,6 +127,12 @@ class SimPeer final : public run::Peer {
                        .samples = in.samples(),
                        .wanted = {in.wanted().begin(), in.wanted().end()}};
         out.times = {.compute_us = in.compute_us(), .apply_us = in.apply_us()};
+        if (in.has_held_out_loss()) {
+          out.held_out = run::Evaluation::Measured{.loss = in.held_out_loss(),
+                                                   .error = in.held_out_error(),
+                                                   .round = Round(in.held_out_round()),
+                                                   .windows = in.held_out_hash()};
+        }
         return out;
       }
       case v1::WorkerMessage::kAbstain: {
@@ -456,6 +463,15 @@ void ServerHost::AccountFor() {
   SimCounters& c = *world_->counters;
   const run::StatusPage page = run_->Snapshot(Now());
   c.refused_joins += page.refusals;
+  run_->Watch(Now(), 0, Duration::zero(), [&](const absl::StatusOr<run::WatchView>& view) {
+    std::optional<uint64_t> windows;
+    for (const run::HeldOut& held_out : view->held_out) {
+      ++c.evaluations;
+      c.windows_changed += windows.value_or(held_out.windows) != held_out.windows ? 1 : 0;
+      windows = held_out.windows;
+      world_->checker.OnHeldOut(held_out.round, held_out.loss, held_out.windows);
+    }
+  });
 }
 
 // ---- those who work for the run

@@ -44,7 +44,8 @@ void SimWorker::Start() {
   Forget();
   up_ = true;
   FollowerOptions options{.name = name_};
-  options.model = {.tensors = world_->model.tensors(), .can_probe = true};
+  options.model = {
+      .tensors = world_->model.tensors(), .can_probe = true, .held_out_hash = Windows()};
   follower_ = std::make_unique<Follower>(std::move(options));
   retry_.emplace(RetryLimits{.connect_timeout = std::chrono::minutes(10),
                              .server_timeout = std::chrono::minutes(60)},
@@ -69,6 +70,7 @@ void SimWorker::Forget() {
   direction_.reset();
   retry_.reset();
   follower_.reset();
+  measurement_.reset();
   x_ = world_->model.Start();
   x_prev_.clear();
   damaged_ = false;
@@ -410,8 +412,27 @@ void SimWorker::Advance() {
 
 // ---- ballots
 
+std::optional<uint64_t> SimWorker::Windows() const {
+  const SimOptions& o = world_->options;
+  if (host_ >= o.able) return std::nullopt;
+  return o.other_windows ? 100 + host_ % 2 : 100;
+}
+
+void SimWorker::BeginEvaluation(const RoundTicket& ticket) {
+  // What a replica that has changed by itself says would be of no round.
+  if (damaged_) return;
+  const uint64_t every = follower_->run().evaluate_every;
+  const uint64_t windows = *Windows();
+  measurement_ = {.report = {.loss = Model::HeldOutLoss(*replica_->Digest(), windows),
+                             .error = 0.01,
+                             .round = ticket.round,
+                             .windows = windows},
+                  .ballots_left = every - every / 4};
+}
+
 void SimWorker::StartVote(const RoundTicket& ticket) {
   world_->Trace(name_, absl::StrCat("votes in round ", ticket.round.value()));
+  if (ticket.evaluate) BeginEvaluation(ticket);
   ballot_.emplace(Ballot{});
   ballot_->ticket = ticket;
   ballot_->number = ++last_ballot_;
@@ -471,6 +492,10 @@ void SimWorker::MakeBallot(const RoundTicket& ticket) {
     prev_inner += s.prev_inner;
   }
   ballot.scalars.samples = 1;
+  if (measurement_.has_value() && measurement_->report.round < ticket.round &&
+      --measurement_->ballots_left == 0) {
+    ballot.scalars.held_out = std::exchange(measurement_, std::nullopt)->report;
+  }
   for (const ScalarKind kind : ticket.wanted) {
     double value = kNaN;  // this worker cannot tell
     if (kind == ScalarKind::kProbeL1 && probe) value = probe_l1;
@@ -560,7 +585,19 @@ void SimWorker::SendScalars(const VoteId& vote) {
   scalars->set_attempt(vote.attempt.value());
   if (Is(lying_scalars_until_)) {
     world_->Count(Fault::kLyingScalars);
-    switch (world_->timeline.Below(6)) {
+    switch (world_->timeline.Below(9)) {
+      case 6:
+        scalars->set_held_out_loss(kNaN);
+        break;
+      case 7:
+        scalars->set_held_out_loss(1);
+        scalars->set_held_out_hash(7);
+        break;
+      case 8:
+        scalars->set_held_out_loss(1);
+        scalars->set_held_out_round(UINT64_MAX);
+        scalars->set_held_out_hash(100);
+        break;
       case 0:
         scalars->set_loss(kNaN);
         break;

@@ -103,6 +103,9 @@ class SimWorker final : public HostEnd, public CallEnd {
   void Advance();
   void SayDigest(bool last);
 
+  // Hash of the held-out windows that it can measure.
+  std::optional<uint64_t> Windows() const;
+  void BeginEvaluation(const RoundTicket& ticket);
   void StartVote(const RoundTicket& ticket);
   void MakeBallot(const RoundTicket& ticket);
   void HandChunk(uint64_t ballot, uint32_t k, double interval);
@@ -141,6 +144,11 @@ class SimWorker final : public HostEnd, public CallEnd {
   uint64_t last_ballot_ = 0;
   std::optional<Round> finish_rounds_;
   bool damaged_ = false;
+  struct Measurement {
+    HeldOutReport report;
+    uint64_t ballots_left = 0;  // until it is known
+  };
+  std::optional<Measurement> measurement_;
 
   // ---- faults
   Time slow_until_, late_chunk_until_, no_scalars_until_, lying_scalars_until_;

@@ -291,6 +291,7 @@ class Simulation {
     c.rounds_without_step += checker.rounds_without_step();
     c.partial_commits += checker.partial_commits();
     c.attempts_reopened += checker.reopenings();
+    c.evaluators_changed += checker.evaluators_changed();
     if (!server_.serving()) return;
     const run::StatusPage page = server_.Page();
     c.abstentions += page.abstentions;

@@ -14,7 +14,7 @@ World::World(const SimOptions& sim_options, const Model& sim_model, Codec* sim_c
       // One host more than workers: strangers dial from there.
       network(&timeline, sim_codec, sim_options.workers + 1),
       checker(sim_model.run_layout(), sim_model.plan().chunks(), sim_options.run.quorum,
-              sim_options.durability) {
+              sim_options.durability, sim_options.run.evaluate_every) {
   network.on_delay = [this] { Count(Fault::kDelay); };
   network.on_garbled = [this] { Count(Fault::kGarbled); };
   if (on(Fault::kDelay)) network.faults.delay_rate = options.message_fault_rate;

@@ -2,8 +2,10 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <climits>
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -13,6 +15,7 @@
 #include "common/exit_codes.h"
 #include "common/rng.h"
 #include "common/status.h"
+#include "worker/data/held_out_windows.h"
 #include "worker/data/token_source.h"
 #include "worker/data/window_order.h"
 
@@ -31,25 +34,34 @@ Rng TrainRng(const BatchKey& key) {
              Mix(uint64_t{key.share.value()} + 1, key.data_step.value(), key.micro));
 }
 
-// Windows of `length` tokens and their successors.
+// Windows of so many tokens and their successors.
 class WindowDataset : public Dataset {
  public:
   WindowDataset(std::unique_ptr<TokenSource> source, const DatasetOptions& options)
       : source_(std::move(source)),
         options_(options),
-        order_(source_->train_tokens(), options.length) {}
+        order_(source_->train_tokens(), options.length) {
+    if (options_.eval_targets == 0) return;
+    held_out_.emplace(source_->tokens() - source_->train_tokens(), options_.eval_length,
+                      options_.eval_targets);
+  }
 
   absl::Status TrainBatch(const BatchKey& key, Batch* batch) const override {
     const uint64_t micro = key.data_step.value() * key.micros + key.micro;
+    batch->rows = options_.rows;
+    batch->length = options_.length;
     return Fill(batch, [&](uint64_t row) {
       return order_.First(key.seed, key.share, micro * options_.rows + row);
     });
   }
-  absl::Status HeldOutBatch(uint64_t index, Batch* batch) const override {
-    const uint64_t begin = source_->train_tokens();
-    Rng rng(kHeldOutSeed, index);
-    return Fill(batch, [&](uint64_t) {
-      return begin + rng.Below(source_->tokens() - begin - options_.length);
+  uint64_t held_out_windows() const override {
+    return held_out_.has_value() ? held_out_->count() : 0;
+  }
+  absl::Status HeldOut(uint64_t first, uint64_t count, Batch* batch) const override {
+    batch->rows = count;
+    batch->length = options_.eval_length;
+    return Fill(batch, [&](uint64_t row) {
+      return source_->train_tokens() + held_out_->First(first + row);
     });
   }
   absl::Status CheckAll(const std::stop_token& stop) const override {
@@ -100,16 +112,14 @@ class WindowDataset : public Dataset {
     return absl::OkStatus();
   }
 
-  // Row r of the batch is the window that begins at first(r).
+  // Row r of the batch, whose sizes are set, is the window that begins at first(r).
   template <typename FirstToken>
   absl::Status Fill(Batch* batch, FirstToken first) const {
-    const uint64_t length = options_.length;
-    batch->rows = options_.rows;
-    batch->length = length;
-    batch->inputs.resize(options_.rows * length);
-    batch->targets.resize(options_.rows * length);
+    const uint64_t length = batch->length;
+    batch->inputs.resize(batch->rows * length);
+    batch->targets.resize(batch->rows * length);
     std::vector<int64_t> window(length + 1);
-    for (uint64_t row = 0; row < options_.rows; ++row) {
+    for (uint64_t row = 0; row < batch->rows; ++row) {
       SIGNVOTE_RETURN_IF_ERROR(ReadWindow(first(row), &window));
       std::copy(window.begin(), window.end() - 1,
                 batch->inputs.begin() + static_cast<int64_t>(row * length));
@@ -122,6 +132,7 @@ class WindowDataset : public Dataset {
   const std::unique_ptr<TokenSource> source_;
   const DatasetOptions options_;
   const WindowOrder order_;
+  std::optional<HeldOutWindows> held_out_;
 };
 
 // Gaussian-like clusters around seeded centres: class k's samples are centre_k/4 + noise of
@@ -135,11 +146,18 @@ class SyntheticDataset : public Dataset {
   }
 
   absl::Status TrainBatch(const BatchKey& key, Batch* batch) const override {
-    Draw(TrainRng(key), batch);
+    Resize(options_.rows, batch);
+    Rng rng = TrainRng(key);
+    for (uint64_t row = 0; row < options_.rows; ++row) Draw(&rng, row, batch);
     return absl::OkStatus();
   }
-  absl::Status HeldOutBatch(uint64_t index, Batch* batch) const override {
-    Draw(Rng(kHeldOutSeed, index), batch);
+  uint64_t held_out_windows() const override { return options_.eval_targets; }
+  absl::Status HeldOut(uint64_t first, uint64_t count, Batch* batch) const override {
+    Resize(count, batch);
+    for (uint64_t row = 0; row < count; ++row) {
+      Rng rng(kHeldOutSeed, first + row);
+      Draw(&rng, row, batch);
+    }
     return absl::OkStatus();
   }
   absl::Status CheckAll(const std::stop_token&) const override { return absl::OkStatus(); }
@@ -150,25 +168,48 @@ class SyntheticDataset : public Dataset {
   std::string target_unit() const override { return "sample"; }
 
  private:
-  void Draw(Rng rng, Batch* batch) const {
-    const uint64_t features = options_.features;
-    batch->rows = options_.rows;
+  void Resize(uint64_t rows, Batch* batch) const {
+    batch->rows = rows;
     batch->length = 0;
-    batch->values.resize(options_.rows * features);
-    batch->targets.resize(options_.rows);
-    for (uint64_t row = 0; row < options_.rows; ++row) {
-      const uint64_t label = rng.Below(options_.classes);
-      batch->targets[row] = static_cast<int64_t>(label);
-      for (uint64_t i = 0; i < features; ++i) {
-        batch->values[row * features + i] =
-            centres_[label * features + i] + static_cast<float>(rng.Bell());
-      }
+    batch->values.resize(rows * options_.features);
+    batch->targets.resize(rows);
+  }
+  void Draw(Rng* rng, uint64_t row, Batch* batch) const {
+    const uint64_t features = options_.features;
+    const uint64_t label = rng->Below(options_.classes);
+    batch->targets[row] = static_cast<int64_t>(label);
+    for (uint64_t i = 0; i < features; ++i) {
+      batch->values[row * features + i] =
+          centres_[label * features + i] + static_cast<float>(rng->Bell());
     }
   }
 
   const DatasetOptions options_;
   std::vector<float> centres_;  // [classes, features]
 };
+
+// Whether each part holds a window.
+absl::Status CheckSizes(const TokenSource& source, const DatasetOptions& options) {
+  const uint64_t held_out = source.tokens() - source.train_tokens();
+  const auto too_small = [&](const char* flag, uint64_t length, const char* part,
+                             const char* remedy) {
+    const std::string unit = options.format == DataFormat::kText ? "byte" : "token";
+    return WithExitCode(
+        absl::InvalidArgumentError(absl::StrFormat(
+            "--data %s: too small: %d %ss, of which %d are held out; %s %d needs %d "
+            "%s: give more text%s",
+            options.path, source.tokens(), unit, held_out, flag, length, length + 1, part, remedy)),
+        ExitCode::kBadInput);
+  };
+  if (source.train_tokens() <= options.length) {
+    return too_small("--sequence", options.length, "beside them", " or a shorter --sequence");
+  }
+  if (options.eval_targets > 0 && held_out <= options.eval_length) {
+    return too_small("--eval-sequence", options.eval_length, "of these",
+                     ", a shorter --eval-sequence, or --eval off");
+  }
+  return absl::OkStatus();
+}
 
 }  // namespace
 
@@ -210,19 +251,7 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(FileSystem* fs, const Datas
   absl::StatusOr<std::unique_ptr<TokenSource>> source =
       TokenSource::Open(fs, options.path, options.format);
   if (!source.ok()) return WithContext(source.status(), "--data");
-  const uint64_t smaller =
-      std::min((*source)->train_tokens(), (*source)->tokens() - (*source)->train_tokens());
-  if (smaller < options.length + 1) {
-    const std::string unit = options.format == DataFormat::kText ? "byte" : "token";
-    return WithExitCode(absl::InvalidArgumentError(absl::StrFormat(
-                            "--data %s: too small: %d %ss, of which %d are held out; a --sequence "
-                            "of %d needs %d in each part, so about "
-                            "%d in all: give more text or a shorter --sequence",
-                            options.path, (*source)->tokens(), unit,
-                            (*source)->tokens() - (*source)->train_tokens(), options.length,
-                            options.length + 1, 20 * (options.length + 1))),
-                        ExitCode::kBadInput);
-  }
+  SIGNVOTE_RETURN_IF_ERROR(CheckSizes(**source, options));
   auto dataset = std::make_unique<WindowDataset>(*std::move(source), options);
   SIGNVOTE_RETURN_IF_ERROR(dataset->CheckBeginnings());
   return std::unique_ptr<Dataset>(std::move(dataset));

@@ -44,9 +44,13 @@ class Dataset {
   virtual ~Dataset() = default;
   // INVALID_ARGUMENT with exit code kBadInput when a token is not in the model's vocabulary.
   virtual absl::Status TrainBatch(const BatchKey& key, Batch* batch) const = 0;
-  // Held-out micro-batch `index`: the same for every worker, seed and run. Never overlaps training
-  // data.
-  virtual absl::Status HeldOutBatch(uint64_t index, Batch* batch) const = 0;
+  // How many windows, or samples, the held-out loss is measured on; 0: none is wanted. The same ones
+  // for every worker, seed and run, whatever a minibatch is; they never overlap training data
+  // (held_out_windows.h).
+  virtual uint64_t held_out_windows() const = 0;
+  // Windows [first, first + count) of them, a row each. INVALID_ARGUMENT as TrainBatch.
+  // REQUIRES: first + count <= held_out_windows(), count > 0.
+  virtual absl::Status HeldOut(uint64_t first, uint64_t count, Batch* batch) const = 0;
   // Reads all there is to read, which takes as long as the disk does. INVALID_ARGUMENT as
   // TrainBatch, CANCELLED when a stop was asked for.
   virtual absl::Status CheckAll(const std::stop_token& stop) const = 0;
@@ -63,10 +67,13 @@ struct DatasetOptions {
   DataFormat format = DataFormat::kText;
   std::string path;   // file or folder; empty with kText: the C++ headers of the installed LibTorch
   uint64_t rows = 8;  // per micro-batch
-  uint64_t length = 128;      // tokens per row
-  uint64_t vocabulary = 256;  // of the model
-  uint64_t features = 64;     // kSynthetic
-  uint64_t classes = 10;      // kSynthetic
+  uint64_t length = 128;  // tokens per row
+  // Tokens, or samples, of the held-out windows, at least one window's; 0: none are wanted.
+  uint64_t eval_targets = 0;
+  uint64_t eval_length = 128;  // tokens per held-out window; kSynthetic: not read
+  uint64_t vocabulary = 256;   // of the model
+  uint64_t features = 64;      // kSynthetic
+  uint64_t classes = 10;       // kSynthetic
 };
 
 // NOT_FOUND, PERMISSION_DENIED: the path. INVALID_ARGUMENT or DATA_LOSS with exit code kBadInput:

@@ -49,8 +49,8 @@ class LlamaNetwork : public TorchNetwork {
 
   const std::vector<LeafSpec>& leaves() const override { return leaves_; }
 
-  at::Tensor Loss(const std::vector<at::Tensor>& leaves, const BatchView& batch,
-                  at::Device device) override {
+  at::Tensor Loss(const std::vector<at::Tensor>& leaves, const BatchView& batch, at::Device device,
+                  Of of) override {
     const int64_t rows = static_cast<int64_t>(batch.rows);
     const int64_t length = static_cast<int64_t>(batch.length);
     SIGNVOTE_CHECK(batch.inputs.size() == batch.rows * batch.length &&
@@ -93,7 +93,11 @@ class LlamaNetwork : public TorchNetwork {
     }
     x = Normalized(x, Scaled(leaves[k++]));
     const at::Tensor logits = at::linear(x, config_.tied ? embedding : Scaled(leaves[k++]));
-    return at::cross_entropy_loss(logits, TokenTensor(batch.targets, device));
+    const at::Tensor targets = TokenTensor(batch.targets, device);
+    if (of == Of::kBatch) return at::cross_entropy_loss(logits, targets);
+    return at::cross_entropy_loss(logits, targets, {}, at::Reduction::None)
+        .view({rows, length})
+        .mean(1);
   }
 
  private:
@@ -110,11 +114,12 @@ class LlamaNetwork : public TorchNetwork {
     const int64_t half = config_.head_size / 2;
     const std::vector<at::Tensor> halves = x.split_with_sizes({half, half}, 3);
     const at::Tensor &low = halves[0], &high = halves[1];
-    return at::cat({low * cos_ - high * sin_, high * cos_ + low * sin_}, 3);
+    const at::Tensor cos = cos_.narrow(1, 0, x.size(1)), sin = sin_.narrow(1, 0, x.size(1));
+    return at::cat({low * cos - high * sin, high * cos + low * sin}, 3);
   }
 
   void PrepareRotary(int64_t length, at::Device device) {
-    if (cos_.defined() && cos_.size(1) == length && cos_.device() == device) return;
+    if (cos_.defined() && cos_.size(1) >= length && cos_.device() == device) return;
     const int64_t half = config_.head_size / 2;
     at::Tensor cos = at::empty({1, length, 1, half}), sin = at::empty({1, length, 1, half});
     for (int64_t position = 0; position < length; ++position) {
@@ -139,7 +144,7 @@ class LlamaNetwork : public TorchNetwork {
 
   const ModelConfig config_;
   std::vector<LeafSpec> leaves_;
-  at::Tensor cos_, sin_;  // [1, length, 1, head_size / 2], of the last length asked for
+  at::Tensor cos_, sin_;  // [1, length, 1, head_size / 2], of the longest length so far
 };
 
 }  // namespace

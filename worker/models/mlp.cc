@@ -19,8 +19,8 @@ class MlpNetwork : public TorchNetwork {
 
   const std::vector<LeafSpec>& leaves() const override { return leaves_; }
 
-  at::Tensor Loss(const std::vector<at::Tensor>& leaves, const BatchView& batch,
-                  at::Device device) override {
+  at::Tensor Loss(const std::vector<at::Tensor>& leaves, const BatchView& batch, at::Device device,
+                  Of of) override {
     SIGNVOTE_CHECK(batch.values.size() == batch.rows * config_.features &&
                    batch.targets.size() == batch.rows);
     const int64_t rows = static_cast<int64_t>(batch.rows);
@@ -36,7 +36,8 @@ class MlpNetwork : public TorchNetwork {
       x = at::linear(x, Scaled(leaves[2 * k]), Scaled(leaves[2 * k + 1]));
       if (k < config_.layers) x = at::relu(x);
     }
-    return at::cross_entropy_loss(x, targets);
+    return at::cross_entropy_loss(x, targets, {},
+                                  of == Of::kBatch ? at::Reduction::Mean : at::Reduction::None);
   }
 
  private:

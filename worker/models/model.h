@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -80,8 +81,9 @@ class Model {
   // Whether the device still works on the last Backward, which has returned. Never on the CPU.
   virtual absl::StatusOr<bool> BackwardRunning() = 0;
 
-  // The mean loss without a graph. REQUIRES: the slot is kCurrent or was kept.
-  virtual absl::StatusOr<double> Evaluate(ReplicaSlot slot, const BatchView& batch) = 0;
+  // The mean loss of each row, in order, without a graph. REQUIRES: the slot is kCurrent or was kept.
+  virtual absl::StatusOr<std::vector<double>> Evaluate(ReplicaSlot slot,
+                                                       const BatchView& batch) = 0;
 };
 
 struct ModelOptions {

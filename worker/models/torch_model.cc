@@ -180,7 +180,7 @@ class TorchModel : public Model {
     SIGNVOTE_CHECK(slot.g.defined());
     double value = 0;
     const absl::Status status = Guarded("forward pass", [&] {
-      loss_ = network_->Loss(slot.leaves, batch, device_);
+      loss_ = network_->Loss(slot.leaves, batch, device_, TorchNetwork::Of::kBatch);
       loss_slot_ = which;
       value = loss_.item<double>();
     });
@@ -216,16 +216,20 @@ class TorchModel : public Model {
     return running;
   }
 
-  absl::StatusOr<double> Evaluate(ReplicaSlot which, const BatchView& batch) override {
+  absl::StatusOr<std::vector<double>> Evaluate(ReplicaSlot which, const BatchView& batch) override {
     const Slot& slot = SlotOf(which);
     SIGNVOTE_CHECK(slot.x.defined());
-    double value = 0;
+    std::vector<double> losses;
     const absl::Status status = Guarded("evaluation", [&] {
       const c10::NoGradGuard no_grad;
-      value = network_->Loss(slot.leaves, batch, device_).item<double>();
+      const at::Tensor rows = network_->Loss(slot.leaves, batch, device_, TorchNetwork::Of::kRows)
+                                  .to(at::kCPU, at::kDouble)
+                                  .contiguous();
+      const double* const first = rows.data_ptr<double>();
+      losses.assign(first, first + rows.numel());
     });
     if (!status.ok()) return status;
-    return value;
+    return losses;
   }
 
  private:

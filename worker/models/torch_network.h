@@ -29,10 +29,11 @@ class TorchNetwork {
   virtual ~TorchNetwork() = default;
   // In layout order, without gaps, together the whole layout.
   virtual const std::vector<LeafSpec>& leaves() const = 0;
-  // The mean loss, a scalar with a graph when gradients are on. `leaves` are in the order of
-  // leaves().
+  // The mean loss, a scalar, or that of each row; with a graph when gradients are on. `leaves` are in
+  // the order of leaves().
+  enum class Of { kBatch, kRows };
   virtual at::Tensor Loss(const std::vector<at::Tensor>& leaves, const BatchView& batch,
-                          at::Device device) = 0;
+                          at::Device device, Of of) = 0;
 };
 
 std::unique_ptr<TorchNetwork> MakeLlamaNetwork(const ModelConfig& config, const Layout& layout);

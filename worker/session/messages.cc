@@ -249,6 +249,7 @@ absl::StatusOr<RunInfo> RunFrom(const v1::Welcome& welcome, const ModelDescripti
   if (welcome.main_rounds() > 0) run.main_rounds = welcome.main_rounds();
   run.main_round = welcome.main_round();
   run.digest_every = welcome.digest_every();
+  run.evaluate_every = welcome.evaluate_every();
   return run;
 }
 

@@ -71,6 +71,7 @@ struct RunInfo {
   std::optional<uint64_t> main_rounds;  // planned, for progress and schedules; nullopt: unknown
   uint64_t main_round = 0;              // main rounds committed when the worker was let in
   uint64_t digest_every = 0;            // rounds between digests; 0: only after the last
+  uint64_t evaluate_every = 0;          // rounds between evaluations that are asked for; 0: none is
 };
 
 // Where a ballot's gradients start from.
@@ -111,7 +112,7 @@ struct RoundTicket {
 
 // A held-out loss that was measured since the last ballot.
 struct HeldOutReport {
-  double loss = 0;       // nats per token
+  double loss = 0;       // nats per target
   double error = 0;      // its standard error
   Round round;           // commits that the measured replica held
   uint64_t windows = 0;  // hash of the windows it was measured on

@@ -7,16 +7,17 @@
 #include <prometheus/metric_family.h>
 #include <prometheus/text_serializer.h>
 
+#include "absl/strings/str_format.h"
 #include "common/process.h"
 
 namespace signvote {
 namespace {
 
-constexpr auto kCounter = prometheus::MetricType::Counter;
-constexpr auto kGauge = prometheus::MetricType::Gauge;
+enum class Kind { kCounter, kGauge, kWindowsGauge };
+using enum Kind;
 
 struct Description {
-  prometheus::MetricType type;
+  Kind kind;
   const char* name;
   const char* help;
 };
@@ -31,7 +32,7 @@ static_assert(std::size(kDescriptions) == kWorkerMetrics);
 
 WorkerMetrics::WorkerMetrics() {
   for (size_t k = 0; k < kWorkerMetrics; ++k) {
-    values_[k] = kDescriptions[k].type == kCounter ? 0.0 : std::numeric_limits<double>::quiet_NaN();
+    values_[k] = kDescriptions[k].kind == kCounter ? 0.0 : std::numeric_limits<double>::quiet_NaN();
   }
   values_[static_cast<size_t>(WorkerMetric::kConnected)] = 0.0;
 }
@@ -64,7 +65,14 @@ void WorkerMetrics::OnRound(const WorkerRound& round) {
   At(WorkerMetric::kVoters) = round.voters;
   At(WorkerMetric::kLoss) = round.loss;
   At(WorkerMetric::kRunLoss) = round.run_loss;
-  if (round.held_out_loss.has_value()) At(WorkerMetric::kHeldOutLoss) = *round.held_out_loss;
+  if (round.held_out.has_value()) {
+    At(WorkerMetric::kHeldOutLoss) = round.held_out->loss;
+    At(WorkerMetric::kHeldOutError) = round.held_out->error;
+    At(WorkerMetric::kHeldOutPerplexity) =
+        round.held_out->perplexity.value_or(std::numeric_limits<double>::quiet_NaN());
+    At(WorkerMetric::kHeldOutRound) = static_cast<double>(round.held_out->round.value());
+    windows_ = absl::StrFormat("%016x", round.held_out->windows);
+  }
   if (round.embedding_norm.has_value()) At(WorkerMetric::kEmbeddingNorm) = *round.embedding_norm;
   At(WorkerMetric::kStepsize) = round.stepsize;
   if (round.voted) {
@@ -113,12 +121,16 @@ std::string WorkerMetrics::Text() const {
       prometheus::MetricFamily family;
       family.name = kDescriptions[k].name;
       family.help = kDescriptions[k].help;
-      family.type = kDescriptions[k].type;
+      const Kind kind = kDescriptions[k].kind;
+      family.type =
+          kind == kCounter ? prometheus::MetricType::Counter : prometheus::MetricType::Gauge;
       prometheus::ClientMetric metric;
+      // Values of other windows are another series: nothing joins the two.
+      if (kind == kWindowsGauge && !windows_.empty()) metric.label = {{"windows", windows_}};
       const double value = k == static_cast<size_t>(WorkerMetric::kMemory)
                                ? static_cast<double>(ResidentBytes())
                                : values_[k];
-      (kDescriptions[k].type == kCounter ? metric.counter.value : metric.gauge.value) = value;
+      (kind == kCounter ? metric.counter.value : metric.gauge.value) = value;
       family.metric.push_back(metric);
       families.push_back(std::move(family));
     }

@@ -10,11 +10,12 @@
 #include "common/ids.h"
 #include "common/mutex.h"
 #include "worker/session/types.h"
+#include "worker/train/held_out.h"
 
 namespace signvote {
 
 // clang-format off
-// X(identifier, counter or gauge, name, help)
+// X(identifier, counter, gauge, or gauge with the hash of the held-out windows as its label, name, help)
 #define SIGNVOTE_WORKER_METRICS(X)                                                                                     \
   X(kRoundsVoted, kCounter, "signvote_worker_rounds_voted_total", "Rounds in which a whole ballot was cast.")          \
   X(kRoundsAbstained, kCounter, "signvote_worker_rounds_abstained_total",                                              \
@@ -53,7 +54,13 @@ namespace signvote {
   X(kVoters, kGauge, "signvote_worker_voters", "Workers counted in the last commit.")                                  \
   X(kLoss, kGauge, "signvote_worker_loss", "This worker's training loss in the last round, nats per target.")          \
   X(kRunLoss, kGauge, "signvote_worker_run_loss", "The committed loss of the last round, nats per target.")            \
-  X(kHeldOutLoss, kGauge, "signvote_worker_held_out_loss", "The last held-out loss, nats per target.")                 \
+  X(kHeldOutLoss, kWindowsGauge, "signvote_worker_held_out_loss", "The last held-out loss, nats per target.")          \
+  X(kHeldOutError, kWindowsGauge, "signvote_worker_held_out_error",                                                    \
+    "Standard error of the last held-out loss over its windows.")                                                      \
+  X(kHeldOutPerplexity, kWindowsGauge, "signvote_worker_held_out_perplexity",                                          \
+    "e to the last held-out loss, of a model of tokens; NaN of any other.")                                            \
+  X(kHeldOutRound, kWindowsGauge, "signvote_worker_held_out_round",                                                    \
+    "Commits that the replica held whose held-out loss was measured last.")                                            \
   X(kEmbeddingNorm, kGauge, "signvote_worker_embedding_norm",                                                          \
     "Euclidean norm of the token embedding when the last held-out loss was measured; NaN: there is none.")             \
   X(kStepsize, kGauge, "signvote_worker_stepsize", "The last committed stepsize.")                                     \
@@ -90,7 +97,8 @@ struct WorkerRound {
   uint64_t main_round = 0;
   bool run_done = false;
   double loss = 0, run_loss = 0, stepsize = 0;
-  std::optional<double> held_out_loss, embedding_norm;
+  std::optional<HeldOutLoss> held_out;
+  std::optional<double> embedding_norm;
   double g_l1 = 0, g_l2_squared = 0;  // of a voted round, as the two below
   double first_chunk_seconds = 0, backward_end_seconds = 0;
   double compute_seconds = 0, pack_seconds = 0, wait_seconds = 0, apply_seconds = 0;
@@ -117,6 +125,7 @@ class WorkerMetrics {
 
   mutable Mutex mu_;
   std::array<double, kWorkerMetrics> values_ ABSL_GUARDED_BY(mu_);
+  std::string windows_ ABSL_GUARDED_BY(mu_);  // the label; empty: nothing was measured yet
   bool joined_ ABSL_GUARDED_BY(mu_) = false;
 };
 

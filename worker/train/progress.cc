@@ -66,8 +66,10 @@ std::string Progress::Line(const RoundReport& round, const SessionStats& stats) 
   } else {
     absl::StrAppend(&line, absl::StrFormat(" loss %.3f", round.scalars.loss));
   }
-  if (held_out_loss_.has_value())
-    absl::StrAppend(&line, absl::StrFormat(" held-out %.3f", *held_out_loss_));
+  if (held_out_.has_value()) {
+    absl::StrAppend(&line,
+                    absl::StrFormat(" held-out %.3f±%.3f", held_out_->loss, held_out_->error));
+  }
   absl::StrAppend(&line, absl::StrFormat(" stepsize %.1e", round.stepsize));
   if (seconds_per_round_ > 0) {
     absl::StrAppend(&line, " ", ShortCount(targets_per_round_ / seconds_per_round_), " targets/s");
@@ -91,7 +93,7 @@ std::string Progress::Line(const RoundReport& round, const SessionStats& stats) 
 
 void Progress::OnRound(const RoundReport& round, const SessionStats& stats) {
   const Time now = clock_->Now();
-  if (round.held_out.has_value()) held_out_loss_ = round.held_out->loss;
+  if (round.held_out.has_value()) held_out_ = round.held_out;
   // Rounds per second from one commit to the next, so that waiting between rounds counts.
   const double seconds =
       last_round_.has_value() ? ToSeconds(now - *last_round_) : round.round_took_seconds;

@@ -27,8 +27,8 @@ class Progress {
 
   // The line without control characters; the number behind the stroke is that of the planned main
   // rounds, where it is known. E.g.
-  // "w0 round 120/300 loss 2.713 held-out 3.008 stepsize 4.6e-04 8.5k targets/s 3 members saved 31x
-  // (1.2 GB) ETA 1:05"
+  // "w0 round 120/300 loss 2.713 held-out 3.008±0.021 stepsize 4.6e-04 8.5k targets/s 3 members saved
+  // 31x (1.2 GB) ETA 1:05"
   std::string Line(const RoundReport& round, const SessionStats& stats) const;
 
  private:
@@ -40,7 +40,7 @@ class Progress {
 
   std::optional<uint64_t> main_rounds_;
   uint64_t coordinates_ = 0;
-  std::optional<double> held_out_loss_;
+  std::optional<HeldOutLoss> held_out_;
   std::optional<Time> last_round_;
   std::optional<Time> last_print_;
   double seconds_per_round_ = 0;  // exponential mean over some twenty rounds

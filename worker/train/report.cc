@@ -18,6 +18,17 @@ Json Number(const std::optional<double>& value) {
   return value.has_value() ? Number(*value) : Json(nullptr);
 }
 
+Json ToJson(const HeldOutLoss& held_out) {
+  return {{"loss", Number(held_out.loss)},
+          {"error", Number(held_out.error)},
+          {"perplexity", Number(held_out.perplexity)},
+          {"round", held_out.round.value()},
+          {"windows", absl::StrFormat("%016x", held_out.windows)}};
+}
+Json ToJson(const std::optional<HeldOutLoss>& held_out) {
+  return held_out.has_value() ? ToJson(*held_out) : Json(nullptr);
+}
+
 double Ratio(double part, double whole) { return whole > 0 ? part / whole : 0.0; }
 
 }  // namespace
@@ -40,10 +51,9 @@ std::string ReportJson(const ReportContext& context, const TrainerReport& report
   json["rounds_voted"] = report.rounds_voted;
   json["rounds_abstained"] = report.rounds_abstained;
   json["rounds_applied"] = stats.rounds_applied;
-  json["loss"] = {{"first", Number(report.loss_first)},
-                  {"last", Number(report.loss_last)},
-                  {"held_out_first", Number(report.held_out_first)},
-                  {"held_out_last", Number(report.held_out_last)}};
+  json["loss"] = {{"first", Number(report.loss_first)}, {"last", Number(report.loss_last)}};
+  json["held_out"] = {{"first", ToJson(report.held_out_first)},
+                      {"last", ToJson(report.held_out_last)}};
   json["wire"] = {
       {"sent_bytes", stats.wire_sent_bytes},
       {"received_bytes", stats.wire_received_bytes},
@@ -86,8 +96,8 @@ std::string RoundLogLine(const RoundReport& round) {
   json["abstained"] = voted ? Json(nullptr) : Json(Words(*round.abstained));
   json["loss"] = Number(round.scalars.loss);
   json["run_loss"] = Number(round.run_loss);
-  json["held_out_loss"] = round.held_out ? Number(round.held_out->loss) : Json(nullptr);
-  json["held_out_round"] = round.held_out ? Json(round.held_out->round.value()) : Json(nullptr);
+  json["held_out"] = ToJson(round.held_out);
+  if (round.held_out.has_value()) json["held_out"]["own"] = round.held_out_own;
   json["commit"] = std::string(Words(round.kind));
   json["main_round"] = round.main_round;
   json["stepsize"] = Number(static_cast<double>(round.stepsize));

@@ -18,6 +18,9 @@ namespace {
 
 constexpr std::string_view kEmbeddingName = "embed_tokens.weight";  // Hugging Face's
 constexpr uint64_t kNormBlock = 1 << 16;                            // coordinates read at a time
+// An evaluation is done when so much of the time until the next is left, so that it is known by then
+// though this worker misses some rounds.
+constexpr uint64_t kLeftOfEvaluation = 4;  // a quarter
 
 // Pointers by tensor of the model, in another order.
 template <typename Pointer>
@@ -49,7 +52,8 @@ Trainer::Trainer(Session* session, Model* model, WorkerDevice* device, const Dat
       clock_(clock),
       options_(options) {
   SIGNVOTE_CHECK(options_.accumulate > 0);
-  if (options_.eval_batches > 0) held_out_.emplace(model, dataset, clock, options_.eval_batches);
+  if (options_.evaluate != Evaluate::kOff && dataset->held_out_windows() > 0)
+    held_out_.emplace(model, dataset, clock, options_.eval_rows);
 }
 
 Trainer::~Trainer() = default;
@@ -99,7 +103,9 @@ absl::Status Trainer::JoinAndTrain() {
                              if (backward_called_) return true;
                              return model_->BackwardRunning();
                            }}));
-  if (held_out_) SIGNVOTE_RETURN_IF_ERROR(held_out_->Begin(*session_->replica_round()));
+  if (held_out_ && options_.evaluate == Evaluate::kOnItsOwnToo) {
+    SIGNVOTE_RETURN_IF_ERROR(BeginEvaluation(*session_->replica_round(), options_.eval_every));
+  }
   if (on_joined_) on_joined_(run_);
 
   SIGNVOTE_RETURN_IF_ERROR(Train());
@@ -155,7 +161,10 @@ absl::Status Trainer::Train() {
     if (!started) run_start = round_start_;
     started = true;
     // The server names one worker to measure what the run is to know.
-    if (held_out_ && ticket->evaluate) SIGNVOTE_RETURN_IF_ERROR(held_out_->Begin(ticket->round));
+    if (held_out_ && ticket->evaluate) {
+      asked_round_ = ticket->round;
+      SIGNVOTE_RETURN_IF_ERROR(BeginEvaluation(ticket->round, run_.evaluate_every));
+    }
 
     RoundReport round;
     round.round = ticket->round;
@@ -169,17 +178,7 @@ absl::Status Trainer::Train() {
       SIGNVOTE_RETURN_IF_ERROR(voter_->PreviousKept());
     }
     // Here, while the others vote: the slowest worker is the only one that a slice delays.
-    if (held_out_ && held_out_->running()) {
-      SIGNVOTE_ASSIGN_OR_RETURN(round.held_out, held_out_->Slice(SlicesOfAnEvaluation()));
-      if (round.held_out) {
-        if (!report_.held_out_first) report_.held_out_first = round.held_out->loss;
-        held_out_unsent_ = HeldOutReport{.loss = round.held_out->loss,
-                                         .error = round.held_out->error,
-                                         .round = round.held_out->round,
-                                         .windows = held_out_->windows_hash()};
-        SIGNVOTE_ASSIGN_OR_RETURN(round.embedding_norm, EmbeddingNorm());
-      }
-    }
+    if (held_out_ && held_out_->running()) SIGNVOTE_RETURN_IF_ERROR(SliceOfEvaluation(&round));
 
     const double wait_start = Elapsed();
     SIGNVOTE_ASSIGN_OR_RETURN(const CommitOutcome outcome, voter_->Wait());
@@ -219,20 +218,20 @@ absl::Status Trainer::AddUp(const CommitOutcome& outcome, double wait_start, Rou
   }
   if (!held_out_) return absl::OkStatus();
   report_.eval_seconds = held_out_->seconds();
-  if (!EvaluationIsDue(outcome) || held_out_->running()) return absl::OkStatus();
-  return held_out_->Begin(outcome.next_round);
+  if (!OwnEvaluationIsDue(outcome) || held_out_->running()) return absl::OkStatus();
+  return BeginEvaluation(outcome.next_round, options_.eval_every);
 }
 
 // When nobody waits for this worker any more.
 absl::Status Trainer::FinishReport() {
   SIGNVOTE_RETURN_IF_ERROR(CloseReplica());
   if (held_out_ && held_out_->running() && !report_.held_out_first.has_value()) {
-    SIGNVOTE_ASSIGN_OR_RETURN(const HeldOutLoss first, held_out_->Finish());
-    report_.held_out_first = first.loss;
+    SIGNVOTE_ASSIGN_OR_RETURN(report_.held_out_first, held_out_->Finish());
   }
   if (report_.digest.has_value()) {
-    if (held_out_) {
-      SIGNVOTE_ASSIGN_OR_RETURN(report_.held_out_last, held_out_->Now());
+    // One that was never asked leaves the last to the one that was.
+    if (held_out_ && (asked_round_.has_value() || options_.evaluate == Evaluate::kOnItsOwnToo)) {
+      SIGNVOTE_ASSIGN_OR_RETURN(report_.held_out_last, held_out_->Now(report_.next_round));
     }
   } else {
     LogWarning("the run went on without this worker: a state transfer was not completed",
@@ -360,15 +359,30 @@ absl::StatusOr<std::optional<double>> Trainer::EmbeddingNorm() {
   return std::optional<double>();
 }
 
-uint64_t Trainer::SlicesOfAnEvaluation() const {
-  // Done when the next one is due; without a next one as slowly as can be.
-  return options_.eval_every > 0 ? options_.eval_every : std::numeric_limits<uint64_t>::max();
+absl::Status Trainer::BeginEvaluation(Round round, uint64_t every) {
+  // Without a next one as slowly as can be.
+  const uint64_t slices =
+      every > 0 ? every - every / kLeftOfEvaluation : std::numeric_limits<uint64_t>::max();
+  return held_out_->Begin(round, slices);
 }
 
-bool Trainer::EvaluationIsDue(const CommitOutcome& outcome) const {
+absl::Status Trainer::SliceOfEvaluation(RoundReport* round) {
+  SIGNVOTE_ASSIGN_OR_RETURN(round->held_out, held_out_->Slice());
+  if (!round->held_out.has_value()) return absl::OkStatus();
+  round->held_out_own = round->held_out->round != asked_round_;
+  if (!report_.held_out_first.has_value()) report_.held_out_first = round->held_out;
+  held_out_unsent_ = HeldOutReport{.loss = round->held_out->loss,
+                                   .error = round->held_out->error,
+                                   .round = round->held_out->round,
+                                   .windows = round->held_out->windows};
+  SIGNVOTE_ASSIGN_OR_RETURN(round->embedding_norm, EmbeddingNorm());
+  return absl::OkStatus();
+}
+
+bool Trainer::OwnEvaluationIsDue(const CommitOutcome& outcome) const {
   const uint64_t every = options_.eval_every;
   // Not only at the multiples: catching up goes past them.
-  return every > 0 && !outcome.run_done &&
+  return options_.evaluate == Evaluate::kOnItsOwnToo && every > 0 && !outcome.run_done &&
          outcome.next_round.value() / every > held_out_->round().value() / every;
 }
 

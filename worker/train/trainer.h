@@ -31,12 +31,20 @@
 
 namespace signvote {
 
+// When a worker measures the held-out loss.
+enum class Evaluate : uint8_t {
+  kOff,          // never
+  kWhenAsked,    // of the replicas that the server asks for, and then of the last
+  kOnItsOwnToo,  // also whatever the server says: of the first, of one every so often, of the last
+};
+
 struct TrainerOptions {
   uint32_t accumulate = 1;  // micro-batches per ballot; the gradient is that of their mean
-  // Rounds between held-out losses, over which each is measured; 0: only before the first round,
-  // after the last, and when the server asks.
+  // Nothing is measured either where the data set has no held-out windows.
+  Evaluate evaluate = Evaluate::kWhenAsked;
+  // kOnItsOwnToo: rounds between held-out losses; 0: only of the first and the last replica.
   uint64_t eval_every = 50;
-  uint32_t eval_batches = 8;  // micro-batches per held-out loss; 0: none is measured
+  uint64_t eval_rows = 8;  // held-out windows that one pass of the model takes at most
 };
 
 // One round as this worker saw it. Times are seconds since the round was opened to it, unless
@@ -59,6 +67,7 @@ struct RoundReport {  // tidy: allow(members) a line of the round log, key by ke
   float stepsize = 0;                          // committed
   double run_loss = 0;                         // committed robust mean over voters; NaN: none
   std::optional<HeldOutLoss> held_out;         // whose last slice was measured in this round
+  bool held_out_own = false;                   // and which the server had not asked for
   // ‖x‖₂ of the token embedding, with each held-out loss
   std::optional<double> embedding_norm;
   double first_chunk_seconds = 0;   // when the first chunk was handed to the session; 0: none was
@@ -78,8 +87,8 @@ struct TrainerReport {
   uint64_t rounds_overlapped = 0;  // voted rounds whose first chunk left before backward ended
   uint64_t targets = 0;
   std::optional<double> loss_first, loss_last;  // this worker's training loss, nats per target
-  std::optional<double> held_out_first, held_out_last;  // nats per target
-  double seconds = 0;                                   // first round opened to last commit
+  std::optional<HeldOutLoss> held_out_first, held_out_last;
+  double seconds = 0;  // first round opened to last commit
   double compute_seconds = 0, pack_seconds = 0, wait_seconds = 0, apply_seconds = 0,
          eval_seconds = 0;
   std::optional<uint64_t> digest;  // of the final replica; nullopt: it never was the run's
@@ -128,8 +137,10 @@ class Trainer {
   absl::Status CloseReplica();
   absl::Status FinishReport();
   absl::StatusOr<std::optional<double>> EmbeddingNorm();
-  uint64_t SlicesOfAnEvaluation() const;
-  bool EvaluationIsDue(const CommitOutcome& outcome) const;
+  // Begins to measure x_t, so that it is known well before the next evaluation in `every` rounds.
+  absl::Status BeginEvaluation(Round round, uint64_t every);
+  absl::Status SliceOfEvaluation(RoundReport* round);
+  bool OwnEvaluationIsDue(const CommitOutcome& outcome) const;
   double Elapsed() const { return ToSeconds(clock_->Now() - round_start_); }
 
   // Constant after construction.
@@ -154,6 +165,7 @@ class Trainer {
   std::optional<BackgroundCheck> data_check_;  // from Run() on
   Batch batch_;
   std::optional<HeldOutEvaluation> held_out_;     // nullopt: none is wanted
+  std::optional<Round> asked_round_;              // of the last that the server asked for
   std::optional<HeldOutReport> held_out_unsent_;  // measured since the last ballot
   TrainerReport report_;
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from . import coins
+from . import checksums, coins
 
 CENTRE_SEED = 0x63656E747265    # "centre"
 HELD_OUT_SEED = 0x68656C646F7574  # "heldout"
@@ -48,6 +48,19 @@ def first_token(seed, share, k, tokens, length):
     return number * length + offset
 
 
+def held_out_windows(tokens, length, targets):
+    """Where the held-out windows of a part of so many tokens begin: docs/data.md, "Held out, exactly"."""
+    whole = (tokens - 1) // length
+    count = min(max(targets // length, 1), whole)
+    return [k * whole // count * length for k in range(count)]
+
+
+def held_out_hash(length, windows):
+    """Of windows, each the bytes of what is measured: docs/wire_format.md, "Held-out windows"."""
+    sizes = len(windows).to_bytes(8, "little") + length.to_bytes(8, "little")
+    return checksums.xxh3(b"signvote-windows-1" + sizes + b"".join(windows))
+
+
 @dataclasses.dataclass
 class Batch:
     values: np.ndarray  # fp32 [rows, features]
@@ -63,12 +76,13 @@ class Synthetic:
     def train(self, seed, share, data_step, micro=0):
         """Minibatch = f(seed, share, data_step)."""
         stream = int(coins.mix(share + 1, data_step, micro)[0])
-        return self._draw(coins.domain_seed(coins.MINIBATCH, seed), stream)
+        return self._draw(coins.domain_seed(coins.MINIBATCH, seed), stream, self.rows)
 
     def held_out(self, index):
-        return self._draw(HELD_OUT_SEED, index)
+        """One sample."""
+        return self._draw(HELD_OUT_SEED, index, rows=1)
 
-    def _draw(self, seed, stream):
-        words = draws(seed, stream, self.rows * (1 + self.features)).reshape(self.rows, 1 + self.features)
+    def _draw(self, seed, stream, rows):
+        words = draws(seed, stream, rows * (1 + self.features)).reshape(rows, 1 + self.features)
         labels = below(words[:, 0], self.classes).astype(np.int64)
         return Batch(self.centres[labels] + bell(words[:, 1:]).astype(np.float32), labels)

@@ -123,6 +123,29 @@ TEST(RenderTest, UnknownValuesAreDashes) {
   EXPECT_THAT(table, testing::HasSubstr("lost"));
 }
 
+TEST(RenderTest, TheLastHeldOutLossHasItsErrorRoundWorkerAndWindows) {
+  v1::Status status = Sample();
+  status.set_evaluator("w0");
+  v1::HeldOut& held_out = *status.mutable_held_out();
+  held_out.set_loss(NAN);
+  EXPECT_THAT(RenderTable(status, Colour::kOff),
+              testing::HasSubstr("held out  -                     w0 measures it\n"));
+  held_out.set_loss(3.00814);
+  held_out.set_error(0.0214);
+  held_out.set_round(100);
+  held_out.set_windows(0xab);
+  held_out.set_worker("a-worker-with-quite-a-long-name.example.org");
+  const std::string table = RenderTable(status, Colour::kOff);
+  EXPECT_THAT(table, testing::HasSubstr("held out  3.0081 ± 0.0214       round 100, by "
+                                        "a-worker-with-quite-a-l…\n"
+                                        "windows   00000000000000ab\n"));
+  std::istringstream lines(table);
+  for (std::string line; std::getline(lines, line);) EXPECT_LE(Columns(line), 80u) << line;
+  status.clear_held_out();  // a server that knows of none
+  status.clear_evaluator();
+  EXPECT_THAT(RenderTable(status, Colour::kOff), testing::Not(testing::HasSubstr("held out")));
+}
+
 TEST(RenderTest, JsonHasEveryFieldUnderItsProtoName) {
   v1::Status status = Sample();
   status.set_g_l1(NAN);

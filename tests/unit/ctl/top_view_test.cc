@@ -236,6 +236,38 @@ q quit  h help  s sort: name  p freeze
 )");
 }
 
+v1::HeldOut HeldOut(double loss, uint64_t round, uint64_t windows) {
+  v1::HeldOut held_out;
+  held_out.set_loss(loss);
+  held_out.set_error(0.0125);
+  held_out.set_round(round);
+  held_out.set_windows(windows);
+  held_out.set_worker("bob");
+  return held_out;
+}
+
+TEST(TopViewTest, HeldOutLossesAreComparedWithThoseOfTheSameWindowsOnly) {
+  v1::WatchReply reply = Sample();
+  *reply.add_held_out() = HeldOut(5.5, 0, 0xab);
+  EXPECT_THAT(Picture(Model(reply), View(80, 24)),
+              HasSubstr("held out 5.5000 ± 0.0125  round 0  by bob  windows 00000000000000ab\n"));
+  *reply.add_held_out() = HeldOut(4.5, 50, 0xab);
+  EXPECT_THAT(
+      Picture(Model(reply), View(80, 24)),
+      HasSubstr("held out 5.5000 → 4.5000 ± 0.0125  round 50  by bob  windows 00000000000000ab\n"));
+  *reply.add_held_out() = HeldOut(3.5, 100, 0xcd);
+  EXPECT_THAT(Picture(Model(reply), View(80, 24)),
+              HasSubstr("held out 3.5000 ± 0.0125  round 100  by bob  windows 00000000000000cd\n"));
+  *reply.add_held_out() = HeldOut(3.25, 120, 0xcd);
+  EXPECT_THAT(
+      Picture(Model(reply), View(80, 24, Charset::kAscii)),
+      HasSubstr(
+          "held out 3.5000 -> 3.2500 +- 0.0125  round 120  by bob  windows 00000000000000cd\n"));
+  const Frame frame = RenderTop(Model(reply), View(80, 24));
+  EXPECT_EQ(frame.lines.size(), 24u) << "the others make room";
+  EXPECT_THAT(Picture(Model(reply), View(80, 13)), Not(HasSubstr("held out")));
+}
+
 TEST(TopViewTest, ARunOfUnknownLengthHasNoBar) {
   v1::WatchReply reply = Sample();
   reply.mutable_status()->set_main_rounds(0);

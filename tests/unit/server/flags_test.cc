@@ -58,6 +58,7 @@ TEST(ServerFlagsTest, EveryFlagReachesItsSetting) {
                                      "--observer-after=4",
                                      "--share-hold=6",
                                      "--digest-every=0",
+                                     "--eval-every=8",
                                      "--wait-timeout=1.5",
                                      "--linger=2.5",
                                      "--upload-timeout=3.5",
@@ -106,6 +107,7 @@ TEST(ServerFlagsTest, EveryFlagReachesItsSetting) {
   EXPECT_EQ(c.observer_after, 4u);
   EXPECT_EQ(c.share_hold_rounds, 6u);
   EXPECT_EQ(c.digest_every, 0u);
+  EXPECT_EQ(c.evaluate_every, 8u);
   EXPECT_EQ(c.wait_timeout, std::chrono::milliseconds(1500));
   EXPECT_EQ(c.linger, std::chrono::milliseconds(2500));
   EXPECT_EQ(c.model.upload.timeout, std::chrono::milliseconds(3500));

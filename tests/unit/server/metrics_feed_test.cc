@@ -10,6 +10,7 @@
 namespace signvote {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -61,6 +62,29 @@ TEST(MetricsFeedTest, ASnapshotBecomesGaugesCountersAndWorkerSeries) {
   EXPECT_EQ(metrics.Value(ServerMetric::kPaused), 0);
   EXPECT_THAT(metrics.Text(), Not(HasSubstr("worker=\"b\"")));
   EXPECT_THAT(metrics.Text(), HasSubstr("worker=\"a\""));
+}
+
+TEST(MetricsFeedTest, HeldOutLossesOfOtherWindowsAreAnotherSeries) {
+  ServerMetrics metrics(Clock::System());
+  MetricsFeed feed(&metrics);
+  run::StatusPage page;
+  feed.Update(page);
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("signvote_server_held_out_loss{")));
+  page.held_out = run::HeldOut{.loss = 2.5, .error = 0.5, .round = Round(7), .windows = 0xab};
+  feed.Update(page);
+  EXPECT_THAT(metrics.Text(),
+              AllOf(HasSubstr("signvote_server_held_out_loss{windows=\"00000000000000ab\"} 2.5"),
+                    HasSubstr("signvote_server_held_out_error{windows=\"00000000000000ab\"} 0.5"),
+                    HasSubstr("signvote_server_held_out_round{windows=\"00000000000000ab\"} 7")));
+  page.held_out->loss = 2;
+  feed.Update(page);
+  EXPECT_THAT(metrics.Text(),
+              HasSubstr("signvote_server_held_out_loss{windows=\"00000000000000ab\"} 2\n"));
+  page.held_out->windows = 0xcd;
+  feed.Update(page);
+  EXPECT_THAT(metrics.Text(),
+              AllOf(HasSubstr("signvote_server_held_out_loss{windows=\"00000000000000cd\"} 2\n"),
+                    Not(HasSubstr("00000000000000ab"))));
 }
 
 TEST(MetricsFeedTest, CommitsFillTheHistograms) {

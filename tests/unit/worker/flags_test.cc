@@ -75,6 +75,29 @@ TEST(WorkerFlagsTest, TimesRunIdAndLogAreReadIntoWhatTheProgramWorksWith) {
   EXPECT_EQ(ReadFlags({"--log-level", "loud"}).status.code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(WorkerFlagsTest, WhenAWorkerMeasuresIsOneOfThreeWords) {
+  EXPECT_EQ(ReadFlags({}).flags.trainer.evaluate, Evaluate::kWhenAsked);
+  EXPECT_EQ(ReadFlags({"--eval", "server"}).flags.trainer.evaluate, Evaluate::kWhenAsked);
+  EXPECT_EQ(ReadFlags({"--eval", "off"}).flags.trainer.evaluate, Evaluate::kOff);
+  const Read here = ReadFlags({"--eval", "here", "--eval-every", "7"});
+  ASSERT_TRUE(here.status.ok()) << here.status;
+  EXPECT_EQ(here.flags.trainer.evaluate, Evaluate::kOnItsOwnToo);
+  EXPECT_EQ(here.flags.trainer.eval_every, 7u);
+  EXPECT_EQ(ExitCodeFor(ReadFlags({"--eval", "sometimes"}).status), ExitCode::kUsage);
+}
+
+TEST(WorkerFlagsTest, AnIntervalThatIsTheServersToSayIsNotIgnored) {
+  for (const char* eval : {"server", "off"}) {
+    const Read read = ReadFlags({"--eval", eval, "--eval-every", "7"});
+    EXPECT_EQ(ExitCodeFor(read.status), ExitCode::kUsage);
+    EXPECT_EQ(read.status.message(),
+              "--eval-every 7 belongs to --eval here; how often the server asks is "
+              "signvote-server --eval-every");
+    // A printed configuration names every flag.
+    EXPECT_TRUE(ReadFlags({"--eval", eval, "--eval-every", "50"}).status.ok());
+  }
+}
+
 TEST(WorkerFlagsTest, WhatIsMissingIsNamedBeforeAnyWorkIsDone) {
   const auto check = [](const Read& read) {
     return std::string(

@@ -53,7 +53,7 @@ TEST_F(CourseTest, AStepMovesTheMinibatchAndCountsAsAMainRound) {
   EXPECT_EQ(commit.main_rounds, 1u);
   EXPECT_EQ(commit.chunks.size(), 2u);
   EXPECT_EQ(commit.reason, "spy");
-  ASSERT_EQ(commit.rule_state.size(), 1u);
+  ASSERT_EQ(commit.rule.state.size(), 1u);
   EXPECT_EQ(course().data_step(), DataStep(1));
   EXPECT_EQ(course().main_rounds(), 1u);
 }
@@ -190,17 +190,17 @@ TEST_F(CourseTest, TheRuleSeesTheRunAsItStands) {
 
 TEST_F(CourseTest, AWarningIsToldOnceAndStaysInEveryCommitUntilItEnds) {
   config_.main_rounds_max = 100;
-  EXPECT_EQ(Decide().warning, "");
+  EXPECT_EQ(Decide().rule.warning, "");
   EXPECT_FALSE(told_.has_value());
   rule_.next.warning = "no probe; do this";
-  EXPECT_EQ(Decide().warning, "no probe; do this");
+  EXPECT_EQ(Decide().rule.warning, "no probe; do this");
   ASSERT_TRUE(told_.has_value());
   EXPECT_EQ(told_->level, NoticeLevel::kWarning);
   EXPECT_EQ(told_->text, "no probe; do this");
   // A round without a verdict shows the rule nothing.
   for (const CourseEnd end : {CourseEnd::kVerdict, CourseEnd::kWithoutBallots,
                               CourseEnd::kNonFiniteLoss, CourseEnd::kVerdict}) {
-    EXPECT_EQ(Decide(end).warning, "no probe; do this");
+    EXPECT_EQ(Decide(end).rule.warning, "no probe; do this");
     EXPECT_FALSE(told_.has_value());
   }
   rule_.next.warning = "another";
@@ -208,7 +208,7 @@ TEST_F(CourseTest, AWarningIsToldOnceAndStaysInEveryCommitUntilItEnds) {
   ASSERT_TRUE(told_.has_value());
   EXPECT_EQ(told_->text, "another");
   rule_.next.warning.clear();
-  EXPECT_EQ(Decide().warning, "");
+  EXPECT_EQ(Decide().rule.warning, "");
   ASSERT_TRUE(told_.has_value());
   EXPECT_EQ(told_->level, NoticeLevel::kInfo);
   Decide();
@@ -223,7 +223,7 @@ TEST_F(CourseTest, GoesOnFromItsState) {
   Make(state);
   EXPECT_EQ(course().State(), state);
   EXPECT_EQ(course().BackOff(), Duration(std::chrono::seconds(1)));
-  EXPECT_EQ(Decide().rule_state[0].second, 3.0);
+  EXPECT_EQ(Decide().rule.state[0].second, 3.0);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <string>
 
 namespace signvote::run {
@@ -57,6 +58,10 @@ TEST(BooksProto, EveryFieldOfAPageTravels) {
   worker.share = Share(5);
   worker.ballots = worker.abstentions = worker.late_chunks = worker.duplicate_chunks = 6;
   worker.final_digest = 0xf;
+  const HeldOut held_out{
+      .loss = 2.5, .error = 0.5, .round = Round(4), .windows = 0xab, .worker = "a", .own = true};
+  worker.held_out = page.held_out = held_out;
+  page.evaluator = "a";
   page.workers = {worker};
   const v1::Status out = ToProto(page);
   // Method: no field of the message is left at its default.
@@ -70,6 +75,10 @@ TEST(BooksProto, EveryFieldOfAPageTravels) {
   all_set(out.workers(0));
   all_set(out.wire());
   all_set(out.time_split());
+  all_set(out.held_out());
+  all_set(out.workers(0).held_out());
+  EXPECT_EQ(out.held_out().windows(), 0xabu);
+  EXPECT_TRUE(std::isnan(ToProto(StatusPage()).held_out().loss())) << "none was measured";
   EXPECT_EQ(out.phase(), v1::Status::PHASE_FINISHING);
   EXPECT_EQ(out.main_round(), page.main_round);
   EXPECT_EQ(out.main_rounds(), 9u);
@@ -92,7 +101,11 @@ TEST(BooksProto, AViewCarriesEventsAndSeries) {
                   .reason = "why"}};
   view.series = RoundSeries{
       .first_round = 1, .rounds_per_point = 2, .loss = {0.5f, 0.25f}, .stepsize = {1, 2}};
+  view.held_out = {{.loss = 3, .worker = "a"}, {.loss = 2, .worker = "b"}};
   const v1::WatchReply out = ToProto(view);
+  ASSERT_EQ(out.held_out_size(), 2);
+  EXPECT_EQ(out.held_out(0).loss(), 3);
+  EXPECT_EQ(out.held_out(1).worker(), "b");
   ASSERT_EQ(out.events_size(), 1);
   EXPECT_EQ(out.events(0).sequence(), 4u);
   EXPECT_EQ(out.events(0).kind(), v1::Event::KIND_EVICTED);

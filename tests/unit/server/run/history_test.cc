@@ -119,5 +119,19 @@ TEST(RunHistoryTest, RoundsWithoutALossLeaveTheMeanAlone) {
   EXPECT_TRUE(std::isnan(history.Series().loss[1]));
 }
 
+TEST(RunHistoryTest, OfManyHeldOutLossesTheFirstAndTheLastStay) {
+  RunHistory history;
+  for (uint64_t round = 0; round < 10 * RunHistory::kHeldOutMax; ++round) {
+    history.AddHeldOut({.loss = 1, .round = Round(round)});
+    ASSERT_LE(history.held_out().size(), RunHistory::kHeldOutMax);
+    ASSERT_EQ(history.held_out().front().round, Round(0));
+    ASSERT_EQ(history.held_out().back().round, Round(round));
+    for (size_t i = 1; i < history.held_out().size(); ++i) {
+      ASSERT_LT(history.held_out()[i - 1].round, history.held_out()[i].round);
+    }
+  }
+  EXPECT_GE(history.held_out().size(), RunHistory::kHeldOutMax / 2);
+}
+
 }  // namespace
 }  // namespace signvote::run

@@ -124,7 +124,7 @@ TEST_F(RunBooksTest, ACommitIsInTheLogTheSeriesAndThePage) {
   EXPECT_THAT(books_.history().Series().loss, ElementsAre(2.0f));
   EXPECT_EQ(books_.history().Series().first_round, 7u);
   commit = Commit(8, {a, b});
-  commit.warning = "no probe";
+  commit.rule.warning = "no probe";
   books_.OnCommit(When(seconds(3)), commit, Notes());
   const StatusPage page = books_.Snapshot(When(seconds(4)), roster_, {});
   EXPECT_EQ(page.stepsize_warning, "no probe");
@@ -143,6 +143,36 @@ TEST_F(RunBooksTest, ACommitIsInTheLogTheSeriesAndThePage) {
   EXPECT_DOUBLE_EQ(page.split.commit, 0.125);
   EXPECT_DOUBLE_EQ(page.split.wait, 1.0);
   EXPECT_DOUBLE_EQ(page.split.round, 4.0);
+}
+
+TEST_F(RunBooksTest, AHeldOutLossIsOnceInTheLogAndOnThePageAndTheRunsAreASeries) {
+  const WorkerId a = Join(1, "a"), b = Join(2, "b");
+  EXPECT_FALSE(books_.Snapshot(When(seconds(1)), roster_, {}).held_out.has_value());
+  books_.OnHeldOut(a, {.loss = 3, .error = 0.5, .round = Round(5), .windows = 0xab});
+  books_.OnHeldOut(b, {.loss = 4, .error = 0.25, .round = Round(6), .windows = 0xcd, .own = true});
+  books_.OnHeldOut(WorkerId(99), {.loss = 5});  // forgotten meanwhile
+  books_.OnCommit(When(seconds(1)), Commit(7, {a, b}), Notes());
+  books_.OnCommit(When(seconds(2)), Commit(8, {a, b}), Notes());
+  ASSERT_EQ(rounds_.lines.size(), 2u);
+  EXPECT_EQ(rounds_.lines[0]["held_out"],
+            nlohmann::json::parse(R"([{"worker": "a", "loss": 3.0, "error": 0.5, "round": 5,
+                                       "windows": "00000000000000ab", "own": false},
+                                      {"worker": "b", "loss": 4.0, "error": 0.25, "round": 6,
+                                       "windows": "00000000000000cd", "own": true}])"));
+  EXPECT_EQ(rounds_.lines[1]["held_out"], nlohmann::json::array());
+  const StatusPage page = books_.Snapshot(When(seconds(3)), roster_, {.evaluator = b});
+  ASSERT_TRUE(page.held_out.has_value());
+  EXPECT_EQ(page.held_out->worker, "a") << "what b measured for itself is no loss of the run";
+  EXPECT_EQ(page.held_out->loss, 3);
+  EXPECT_EQ(page.evaluator, "b");
+  ASSERT_TRUE(page.workers[1].held_out.has_value());
+  EXPECT_EQ(page.workers[1].held_out->loss, 4);
+  EXPECT_TRUE(page.workers[1].held_out->own);
+  books_.OnHeldOut(a, {.loss = 2, .round = Round(8), .windows = 0xab});
+  const WatchView view = books_.View(0, {});
+  ASSERT_EQ(view.held_out.size(), 2u);
+  EXPECT_EQ(view.held_out[0].loss, 3);
+  EXPECT_EQ(view.held_out[1].loss, 2);
 }
 
 TEST_F(RunBooksTest, AMemberThatIsNotCountedIsToldOnceUntilItIsCountedAgain) {

@@ -159,6 +159,7 @@ class TestWorker {
   std::vector<v1::Notice> notices;
   std::optional<v1::Resync> resync;
   bool drain = false, finish = false;
+  std::optional<Evaluation::Measured> measured;  // goes with the next scalars
   int pings = 0;
   bool answers_pings = true, gives_digests = true;
 
@@ -230,10 +231,12 @@ class RunTest : public ::testing::Test, protected RunHost {
     Give({.peer = id, .what = StreamOpened{peer}});
     return *workers_.back();
   }
-  // Joined, with its state, ready.
-  TestWorker& Joined(const std::string& name) {
+  // Joined, with its state, ready. `windows`: hash of held-out windows that it can measure.
+  TestWorker& Joined(const std::string& name, std::optional<uint64_t> windows = std::nullopt) {
     TestWorker& worker = NewWorker();
-    worker.Join(name);
+    v1::Join join = worker.MakeJoin(name);
+    if (windows.has_value()) join.set_held_out_hash(*windows);
+    worker.Join(join);
     worker.BringState();
     return worker;
   }
@@ -517,6 +520,7 @@ inline void TestWorker::SendScalars(double loss, std::vector<double> wanted) {
   in.scalars.wanted = std::move(wanted);
   in.scalars.wanted.resize(static_cast<size_t>(open->wanted_size()), 0.0);
   in.times = {.compute_us = 1000, .apply_us = 10};
+  in.held_out = std::exchange(measured, std::nullopt);
   test_->Give({.peer = peer->id(), .what = std::move(in)});
 }
 

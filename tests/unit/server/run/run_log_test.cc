@@ -17,7 +17,7 @@ TEST(RoundLine, NumbersComeBackBitForBit) {
   commit.main_rounds = 6;
   commit.gamma = 0.1f;
   commit.reason = "alias: \"quoted\"\n";
-  commit.rule_state = {{"eta", 1.0 / 3.0}};
+  commit.rule.state = {{"eta", 1.0 / 3.0}};
   commit.chunks = {{.counted = 3}, {.counted = 2}};
   commit.asked = {ScalarKind::kProbeL1, ScalarKind::kX0Distance};
   commit.loss = 2.0 / 3.0;

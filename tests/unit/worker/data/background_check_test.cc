@@ -11,7 +11,8 @@ namespace {
 class GatedDataset : public Dataset {
  public:
   absl::Status TrainBatch(const BatchKey&, Batch*) const override { return absl::OkStatus(); }
-  absl::Status HeldOutBatch(uint64_t, Batch*) const override { return absl::OkStatus(); }
+  uint64_t held_out_windows() const override { return 0; }
+  absl::Status HeldOut(uint64_t, uint64_t, Batch*) const override { return absl::OkStatus(); }
   absl::Status CheckAll(const std::stop_token& stop) const override {
     const std::stop_callback stopped(stop, [this] { Go(); });
     go.wait(false);

@@ -6,15 +6,19 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <set>
 
 #include <gtest/gtest.h>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "common/checksum.h"
 #include "common/exit_codes.h"
 #include "common/rng.h"
 #include "tests/support/page_vectors.h"
+#include "worker/data/held_out_windows.h"
 #include "worker/data/token_source.h"
 #include "worker/data/window_order.h"
 
@@ -123,6 +127,8 @@ TEST_F(DatasetTest, HeldOutBytesAreNeverTrainedOn) {
   DatasetOptions options;
   options.path = Write("corpus.txt", std::string(9500, 'a') + std::string(500, 'b'));
   options.length = 20;
+  options.eval_targets = 10'000;
+  options.eval_length = 30;
   const auto data = Open(options);
   ASSERT_TRUE(data.ok()) << data.status();
   Batch batch;
@@ -131,11 +137,66 @@ TEST_F(DatasetTest, HeldOutBytesAreNeverTrainedOn) {
     for (const auto* tokens : {&batch.inputs, &batch.targets}) {
       ASSERT_EQ(std::set<int64_t>(tokens->begin(), tokens->end()), std::set<int64_t>{'a'});
     }
-    ASSERT_TRUE((*data)->HeldOutBatch(step, &batch).ok());
-    for (const auto* tokens : {&batch.inputs, &batch.targets}) {
-      ASSERT_EQ(std::set<int64_t>(tokens->begin(), tokens->end()), std::set<int64_t>{'b'});
-    }
   }
+  ASSERT_EQ((*data)->held_out_windows(), 16u) << "all that there are";
+  ASSERT_TRUE((*data)->HeldOut(0, 16, &batch).ok());
+  for (const auto* tokens : {&batch.inputs, &batch.targets}) {
+    ASSERT_EQ(tokens->size(), 16u * 30);
+    ASSERT_EQ(std::set<int64_t>(tokens->begin(), tokens->end()), std::set<int64_t>{'b'});
+  }
+}
+
+TEST_F(DatasetTest, HeldOutWindowsAreTheSameWhateverAMinibatchIs) {
+  DatasetOptions options;
+  options.path = Write("corpus.txt", Positions(100'000));
+  options.eval_targets = 1000;
+  options.eval_length = 50;
+  Batch expected, batch;
+  std::optional<uint64_t> hash;
+  for (const auto& [rows, length] : {std::pair(8u, 128u), {1u, 128u}, {8u, 16u}, {64u, 1024u}}) {
+    options.rows = rows;
+    options.length = length;
+    const auto data = Open(options);
+    ASSERT_TRUE(data.ok()) << data.status();
+    ASSERT_EQ((*data)->held_out_windows(), 20u);
+    ASSERT_TRUE((*data)->HeldOut(0, 20, &batch).ok());
+    if (!hash.has_value()) {
+      expected = batch;
+      hash = *HashOfHeldOut(**data);
+    }
+    EXPECT_EQ(batch.inputs, expected.inputs);
+    EXPECT_EQ(batch.targets, expected.targets);
+    EXPECT_EQ(*HashOfHeldOut(**data), *hash);
+    // A slice of them is a part of them.
+    ASSERT_TRUE((*data)->HeldOut(7, 2, &batch).ok());
+    EXPECT_EQ(batch.inputs, std::vector<int64_t>(expected.inputs.begin() + 7 * 50,
+                                                 expected.inputs.begin() + 9 * 50));
+  }
+}
+
+TEST_F(DatasetTest, TheHashNamesWhatIsMeasuredAndNotWhereItLies) {
+  DatasetOptions options;
+  options.eval_targets = 1000;
+  options.eval_length = 50;
+  const auto hash = [&](const std::string& path) {
+    options.path = path;
+    const auto data = Open(options);
+    EXPECT_TRUE(data.ok()) << data.status();
+    return data.ok() ? *HashOfHeldOut(**data) : 0;
+  };
+  std::string text = Positions(100'000);
+  const uint64_t one = hash(Write("one.txt", text));
+  // The same tokens in two files of a folder.
+  (void)Write("folder/a.txt", text.substr(0, 60'000));
+  (void)Write("folder/b.txt", text.substr(60'000));
+  EXPECT_EQ(hash((folder_ / "folder").string()), one);
+  // What is trained on is not part of it; a byte of what is measured is.
+  text[100] = 'x';
+  EXPECT_EQ(hash(Write("two.txt", text)), one);
+  text[95'000] = static_cast<char>(text[95'000] + 1);
+  EXPECT_NE(hash(Write("three.txt", text)), one);
+  options.eval_targets = 950;
+  EXPECT_NE(hash((folder_ / "one.txt").string()), one);
 }
 
 TEST_F(DatasetTest, AFolderIsItsFilesInOrderOfPathAcrossFileBorders) {
@@ -279,15 +340,36 @@ TEST_F(DatasetTest, AForeignTokenAtTheBeginningOfAnyShardIsToldAtTheStart) {
 TEST_F(DatasetTest, ACorpusThatIsTooSmallSaysHowMuchIsNeeded) {
   DatasetOptions options;
   options.path = Write("corpus.txt", std::string(2000, 'x'));
-  options.length = 128;
+  options.length = 1900;
   const auto data = Open(options);
   EXPECT_EQ(ExitCodeFor(data.status()), ExitCode::kBadInput);
-  EXPECT_NE(data.status().message().find(
-                "too small: 2000 bytes, of which 100 are held out; a --sequence of 128 needs "
-                "129 in each part"),
-            absl::string_view::npos)
+  EXPECT_NE(
+      data.status().message().find(
+          "too small: 2000 bytes, of which 100 are held out; --sequence 1900 needs 1901 beside "
+          "them: give more text or a shorter --sequence"),
+      absl::string_view::npos)
       << data.status();
-  options.length = 99;  // exactly enough
+  options.length = 1899;  // exactly enough
+  EXPECT_TRUE(Open(options).ok());
+}
+
+TEST_F(DatasetTest, AHeldOutPartThatIsTooSmallSaysHowMuchIsNeeded) {
+  DatasetOptions options;
+  options.path = Write("corpus.txt", std::string(2000, 'x'));
+  options.eval_targets = 1;
+  options.eval_length = 100;
+  const auto data = Open(options);
+  EXPECT_EQ(ExitCodeFor(data.status()), ExitCode::kBadInput);
+  EXPECT_NE(
+      data.status().message().find(
+          "too small: 2000 bytes, of which 100 are held out; --eval-sequence 100 needs 101 of "
+          "these: give more text, a shorter --eval-sequence, or --eval off"),
+      absl::string_view::npos)
+      << data.status();
+  options.eval_length = 99;  // exactly enough
+  EXPECT_TRUE(Open(options).ok());
+  options.eval_length = 100;
+  options.eval_targets = 0;  // none are wanted
   EXPECT_TRUE(Open(options).ok());
 }
 
@@ -350,6 +432,32 @@ TEST_F(DatasetTest, EveryTestVectorOfThePageIsTrue) {
       result = absl::StrCat(order.First(vector.number("seed"),
                                         Share(static_cast<uint32_t>(vector.number("share"))),
                                         vector.number("k")));
+    } else if (vector.kind == "held_out_window") {
+      const HeldOutWindows windows(vector.number("tokens"), vector.number("length"),
+                                   vector.number("targets"));
+      result = absl::StrCat(windows.First(vector.number("k")), " of ", windows.count());
+    } else if (vector.kind == "held_out_tokens") {
+      // Windows of `length` tokens and their successors, one behind the other.
+      const uint64_t length = vector.number("length");
+      std::vector<int64_t> tokens;
+      for (const absl::string_view token : absl::StrSplit(vector.arguments.at("tokens"), ',')) {
+        int64_t value = 0;
+        ASSERT_TRUE(absl::SimpleAtoi(token, &value));
+        tokens.push_back(value);
+      }
+      HeldOutHash hash(tokens.size() / (length + 1), length);
+      for (auto window = tokens.begin(); window != tokens.end();
+           window += static_cast<int64_t>(length + 1)) {
+        const auto end = window + static_cast<int64_t>(length);
+        hash.Add({.rows = 1,
+                  .length = length,
+                  .inputs = {window, end},
+                  .targets = {window + 1, end + 1}});
+      }
+      result = absl::StrCat(absl::Hex(hash.Digest(), absl::kZeroPad16));
+    } else if (vector.kind == "held_out_samples") {
+      options.eval_targets = vector.number("samples");
+      result = absl::StrCat(absl::Hex(*HashOfHeldOut(**Open(options)), absl::kZeroPad16));
     } else {
       Rng rng(vector.number("seed"), vector.number("stream"));
       for (uint64_t k = 0; k < vector.number("k"); ++k) (void)rng.Next();
@@ -362,18 +470,22 @@ TEST_F(DatasetTest, EveryTestVectorOfThePageIsTrue) {
     EXPECT_EQ(result, vector.result) << vector.line;
     seen.insert(vector.kind);
   }
-  EXPECT_EQ(seen, (std::set<std::string>{"draw", "bell", "below", "minibatch", "window"}));
+  EXPECT_EQ(seen,
+            (std::set<std::string>{"draw", "bell", "below", "minibatch", "window",
+                                   "held_out_window", "held_out_tokens", "held_out_samples"}));
 }
 
 TEST_F(DatasetTest, SyntheticClassesAreBalancedAndSeparable) {
   DatasetOptions options;
   options.format = DataFormat::kSynthetic;
   options.rows = 4096;
+  options.eval_targets = 4096;
   const auto data = Open(options);
   ASSERT_TRUE(data.ok()) << data.status();
   Batch train, held_out;
   ASSERT_TRUE((*data)->TrainBatch(Key(1, 0, 0), &train).ok());
-  ASSERT_TRUE((*data)->HeldOutBatch(0, &held_out).ok());
+  ASSERT_EQ((*data)->held_out_windows(), 4096u);
+  ASSERT_TRUE((*data)->HeldOut(0, 4096, &held_out).ok());
   EXPECT_NE(train.values, held_out.values);
   // Nearest class mean, learnt on one batch, judged on the other.
   std::vector<double> means(10 * 64, 0.0);

@@ -42,6 +42,10 @@ struct TokenBatch {
   BatchView view;
 };
 
+double MeanOf(const std::vector<double>& rows) {
+  return std::accumulate(rows.begin(), rows.end(), 0.0) / static_cast<double>(rows.size());
+}
+
 // y = W x for W [rows, columns].
 std::vector<double> Times(const float* w, size_t rows, const std::vector<double>& x) {
   std::vector<double> y(rows, 0.0);
@@ -185,7 +189,7 @@ void ExpectGradientMatchesDifferences(Model* model, const BatchView& batch) {
       for (uint64_t i = tensor.first; i < tensor.first + tensor.count; ++i) {
         Flat(model)[i] = x[i] + static_cast<float>((side == 0 ? step : -step) * g[i] / norm);
       }
-      losses[side] = *model->Evaluate(ReplicaSlot::kCurrent, batch);
+      losses[side] = MeanOf(*model->Evaluate(ReplicaSlot::kCurrent, batch));
     }
     std::copy(x.begin(), x.end(), Flat(model).begin());
     // Truncation is O(step²), cancellation 1e-6/step.
@@ -204,7 +208,8 @@ TEST(TorchModelTest, LlamaComputesTheFormulasOfHuggingFace) {
       const double expected = ReferenceLlamaLoss(config, model->layout(), Flat(model.get()), batch);
       const auto loss = model->Evaluate(ReplicaSlot::kCurrent, batch.view);
       ASSERT_TRUE(loss.ok()) << loss.status();
-      EXPECT_NEAR(*loss, expected, 1e-5 * expected) << "grouped " << grouped << " tied " << tied;
+      EXPECT_NEAR(MeanOf(*loss), expected, 1e-5 * expected)
+          << "grouped " << grouped << " tied " << tied;
     }
   }
 }
@@ -317,26 +322,54 @@ TEST(TorchModelTest, ASnapshotIsEvaluatedAsItWasWhileTheReplicaMovesOn) {
   const auto model = Make(SmallLlama());
   const TokenBatch batch(4, 9, 37, 5);
   const auto evaluate = [&](ReplicaSlot slot, const BatchView& view) {
-    const auto loss = model->Evaluate(slot, view);
-    EXPECT_TRUE(loss.ok()) << loss.status();
-    return loss.ok() ? *loss : NAN;
+    const auto losses = model->Evaluate(slot, view);
+    EXPECT_TRUE(losses.ok()) << losses.status();
+    return losses.ok() ? *losses : std::vector<double>(view.rows, NAN);
   };
-  const double before = evaluate(ReplicaSlot::kCurrent, batch.view);
+  const std::vector<double> before = evaluate(ReplicaSlot::kCurrent, batch.view);
+  ASSERT_EQ(before.size(), 4u);
   ASSERT_TRUE(model->Keep(ReplicaSlot::kSnapshot).ok());
   for (float& value : Flat(model.get())) value *= 1.01f;
   EXPECT_NE(evaluate(ReplicaSlot::kCurrent, batch.view), before);
   EXPECT_EQ(evaluate(ReplicaSlot::kSnapshot, batch.view), before);
   // Rows alone, as a slice of an evaluation asks for them.
-  double sum = 0;
   for (uint64_t row = 0; row < 4; ++row) {
     BatchView view;
     view.rows = 1;
     view.length = 9;
     view.inputs = std::span(batch.inputs).subspan(9 * row, 9);
     view.targets = std::span(batch.targets).subspan(9 * row, 9);
-    sum += evaluate(ReplicaSlot::kSnapshot, view);
+    EXPECT_NEAR(evaluate(ReplicaSlot::kSnapshot, view).front(), before[row], 1e-6 * before[row]);
   }
-  EXPECT_NEAR(sum / 4, before, 1e-6 * before);
+}
+
+TEST(TorchModelTest, TheMeanOfTheRowsIsTheLossThatIsTrainedOn) {
+  for (const ModelConfig& config : {SmallLlama(), *LoadModelConfig(FileSystem::Posix(), "mlp")}) {
+    const auto model = Make(config);
+    const TokenBatch tokens(4, 9, 37, 5);
+    std::vector<float> values(4 * config.features);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 13) * 0.1f;
+    const std::vector<int64_t> classes = {3, 1, 4, 1};
+    const BatchView view = config.kind == ModelKind::kMlp
+                               ? BatchView{.rows = 4, .values = values, .targets = classes}
+                               : tokens.view;
+    const auto rows = model->Evaluate(ReplicaSlot::kCurrent, view);
+    ASSERT_TRUE(rows.ok()) << rows.status();
+    ASSERT_EQ(rows->size(), 4u);
+    EXPECT_NE((*rows)[0], (*rows)[1]);
+    const auto loss = model->Forward(ReplicaSlot::kCurrent, view);
+    ASSERT_TRUE(loss.ok()) << loss.status();
+    EXPECT_NEAR(MeanOf(*rows), *loss, 1e-6 * *loss);
+  }
+}
+
+// What a window says does not depend on the length of those before it.
+TEST(TorchModelTest, LengthsMayAlternate) {
+  const auto model = Make(SmallLlama());
+  const TokenBatch shorter(2, 5, 37, 1), longer(2, 9, 37, 2);
+  const auto first = *model->Evaluate(ReplicaSlot::kCurrent, shorter.view);
+  ASSERT_TRUE(model->Evaluate(ReplicaSlot::kCurrent, longer.view).ok());
+  EXPECT_EQ(*model->Evaluate(ReplicaSlot::kCurrent, shorter.view), first);
 }
 
 TEST(TorchModelTest, ADivisorThatIsAPowerOfTwoScalesGradientsExactly) {
@@ -364,7 +397,7 @@ TEST(TorchModelTest, NanoStartsNearTheUniformGuess) {
   const auto config = LoadModelConfig(FileSystem::Posix(), "nano");
   const auto model = Make(*config);
   const TokenBatch batch(2, 64, 256, 7);
-  EXPECT_NEAR(*model->Evaluate(ReplicaSlot::kCurrent, batch.view), std::log(256.0), 0.1);
+  EXPECT_NEAR(MeanOf(*model->Evaluate(ReplicaSlot::kCurrent, batch.view)), std::log(256.0), 0.1);
 }
 
 TEST(TorchModelTest, ADeviceThatIsNotThereIsNamedWithItsOwnExitCode) {

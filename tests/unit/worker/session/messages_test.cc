@@ -56,6 +56,7 @@ TEST(MessagesTest, AWelcomeSaysWhatTheRunIs) {
   EXPECT_EQ(run->main_rounds, 300u);
   EXPECT_EQ(run->main_round, 12u);
   EXPECT_EQ(run->digest_every, 50u);
+  EXPECT_EQ(run->evaluate_every, 40u);
   EXPECT_EQ(run->rule, "alias");
   EXPECT_TRUE(run->probes);
   EXPECT_TRUE(run->needs_x0);

@@ -51,6 +51,7 @@ inline v1::ServerMessage WelcomeMessage(v1::Welcome::State state) {
   welcome->set_chunk_coordinates(512);
   welcome->set_seed(7);
   welcome->set_digest_every(50);
+  welcome->set_evaluate_every(40);
   welcome->set_message_bytes_max(1 << 20);
   welcome->mutable_direction()->set_kind(v1::Direction::KIND_SIGNUM);
   welcome->mutable_direction()->set_beta(0.9);

@@ -82,7 +82,8 @@ TEST(WorkerMetricsTest, RoundsAddUpAndGaugesFollowTheLastOne) {
   EXPECT_EQ(metrics.value(WorkerMetric::kMainRounds), 300);
   EXPECT_EQ(metrics.value(WorkerMetric::kRunDone), 0);
   WorkerRound voted = VotedRound();
-  voted.held_out_loss = 5.5;
+  voted.held_out = {
+      .round = Round(4), .loss = 5.5, .error = 0.25, .perplexity = 245, .windows = 0xab};
   voted.embedding_norm = 12.5;
   metrics.OnRound(voted);
   EXPECT_EQ(metrics.value(WorkerMetric::kMainRound), 5);
@@ -100,6 +101,9 @@ TEST(WorkerMetricsTest, RoundsAddUpAndGaugesFollowTheLastOne) {
   EXPECT_EQ(metrics.value(WorkerMetric::kComputeSeconds), 0.75);
   EXPECT_EQ(metrics.value(WorkerMetric::kRound), 8);
   EXPECT_EQ(metrics.value(WorkerMetric::kHeldOutLoss), 5.5);
+  EXPECT_EQ(metrics.value(WorkerMetric::kHeldOutError), 0.25);
+  EXPECT_EQ(metrics.value(WorkerMetric::kHeldOutPerplexity), 245);
+  EXPECT_EQ(metrics.value(WorkerMetric::kHeldOutRound), 4);
   EXPECT_EQ(metrics.value(WorkerMetric::kEmbeddingNorm), 12.5);
   EXPECT_EQ(metrics.value(WorkerMetric::kDensity),
             30.0 * 30 / (100 * 9));  // of the last gradient that was sent
@@ -111,6 +115,20 @@ TEST(WorkerMetricsTest, RoundsAddUpAndGaugesFollowTheLastOne) {
   metrics.OnSession(stats);
   EXPECT_EQ(metrics.value(WorkerMetric::kFp32Bytes), 3 * 4 * 100);
   EXPECT_EQ(metrics.value(WorkerMetric::kSentBytes), 13);
+}
+
+TEST(WorkerMetricsTest, HeldOutLossesOfOtherWindowsAreAnotherSeries) {
+  WorkerMetrics metrics;
+  WorkerRound round = VotedRound();
+  for (const uint64_t windows : {0xabu, 0xcdu}) {
+    round.held_out = {.loss = 5.5, .windows = windows};
+    metrics.OnRound(round);
+  }
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr("signvote_worker_held_out_loss{windows=\"00000000000000cd\"} 5.5\n"));
+  EXPECT_THAT(text,
+              HasSubstr("signvote_worker_held_out_perplexity{windows=\"00000000000000cd\"} Nan"));
+  EXPECT_THAT(text, testing::Not(HasSubstr("00000000000000ab")));
 }
 
 TEST(WorkerMetricsTest, TheTextIsWhatPromtoolAccepts) {

@@ -28,7 +28,11 @@ TEST(ReportTest, TheReportHoldsWhatWasMeasuredAndNullForWhatWasNot) {
   report.targets = 4096;
   report.seconds = 2;
   report.loss_first = 5.5;
-  report.held_out_last = std::numeric_limits<double>::infinity();
+  report.held_out_last = {.round = Round(10),
+                          .loss = 2,
+                          .error = 0.25,
+                          .perplexity = std::numeric_limits<double>::infinity(),
+                          .windows = 0xdef};
   report.digest = 0xabc;
   report.next_round = Round(10);
   SessionStats stats;
@@ -42,7 +46,12 @@ TEST(ReportTest, TheReportHoldsWhatWasMeasuredAndNullForWhatWasNot) {
   EXPECT_EQ(json["next_round"], 10);
   EXPECT_EQ(json["loss"]["first"], 5.5);
   EXPECT_TRUE(json["loss"]["last"].is_null());
-  EXPECT_TRUE(json["loss"]["held_out_last"].is_null());  // JSON knows no infinity
+  EXPECT_TRUE(json["held_out"]["first"].is_null());
+  EXPECT_EQ(json["held_out"]["last"], Json({{"loss", 2},
+                                            {"error", 0.25},
+                                            {"perplexity", nullptr},  // JSON knows no infinity
+                                            {"round", 10},
+                                            {"windows", "0000000000000def"}}));
   EXPECT_EQ(json["wire"]["sent_bytes_per_round"], 130);
   EXPECT_EQ(json["wire"]["received_bytes_per_round"], 140);
   EXPECT_EQ(json["wire"]["fp32_bytes_per_round"], 4000);
@@ -77,10 +86,18 @@ TEST(ReportTest, ARoundIsOneLineFromWhichTheStepsizeCanBeRecomputed) {
   EXPECT_TRUE(json["prev_inner"].is_null());
   EXPECT_TRUE(json["run_loss"].is_null());
   EXPECT_TRUE(json["abstained"].is_null());
-  EXPECT_TRUE(json["held_out_loss"].is_null());
-  round.held_out = {.round = Round(2), .loss = 2.75};
-  EXPECT_EQ(Json::parse(RoundLogLine(round))["held_out_loss"], 2.75);
-  EXPECT_EQ(Json::parse(RoundLogLine(round))["held_out_round"], 2);
+  EXPECT_TRUE(json["held_out"].is_null());
+  round.held_out = {.round = Round(2), .loss = 2.75, .error = 0.5, .windows = 7};
+  for (const bool own : {false, true}) {
+    round.held_out_own = own;
+    EXPECT_EQ(Json::parse(RoundLogLine(round))["held_out"],
+              Json({{"loss", 2.75},
+                    {"error", 0.5},
+                    {"perplexity", nullptr},  // of samples
+                    {"round", 2},
+                    {"windows", "0000000000000007"},
+                    {"own", own}}));
+  }
   round.abstained = AbstainReason::kNonFiniteLoss;
   EXPECT_EQ(Json::parse(RoundLogLine(round))["abstained"], "non-finite loss");
   EXPECT_EQ(json["commit"], "step");
@@ -111,12 +128,13 @@ TEST(ProgressTest, ALineTellsRoundLossStepsizeSpeedMembersSavingAndTimeLeft) {
   stats.rounds_voted = stats.rounds_received = 120;
   stats.wire_sent_bytes = stats.wire_received_bytes = 120 * 128;
   RoundReport measured = ProgressRound(119);
-  measured.held_out = {.round = Round(100), .loss = 5.55};
+  measured.held_out = {.round = Round(100), .loss = 5.55, .error = 0.0214};
   progress.OnRound(measured, stats);
-  EXPECT_EQ(progress.Line(ProgressRound(119), stats),
-            "w0 round 120/300 loss 2.713 held-out 5.550 stepsize 4.6e-04 2.0k targets/s 3 members "
-            "saved 31x (929 kB) "
-            "ETA 1:30");
+  EXPECT_EQ(
+      progress.Line(ProgressRound(119), stats),
+      "w0 round 120/300 loss 2.713 held-out 5.550±0.021 stepsize 4.6e-04 2.0k targets/s 3 members "
+      "saved 31x (929 kB) "
+      "ETA 1:30");
 }
 
 TEST(ProgressTest, WithoutAPlanThereIsNeitherAnEndNorATimeLeft) {

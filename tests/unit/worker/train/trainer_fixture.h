@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -39,6 +40,7 @@ inline double Target(const BatchView& batch) {
 
 class KeyDataset : public Dataset {
  public:
+  explicit KeyDataset(uint64_t held_out = 6) : windows_(held_out) {}
   absl::Status TrainBatch(const BatchKey& key, Batch* batch) const override {
     if (!all.ok()) all_read.wait(false);
     batch->rows = batch->length = 1;
@@ -47,12 +49,13 @@ class KeyDataset : public Dataset {
     batch->targets = batch->inputs;
     return status;
   }
-  absl::Status HeldOutBatch(uint64_t index, Batch* batch) const override {
-    batch->rows = 3;
+  uint64_t held_out_windows() const override { return windows_; }
+  absl::Status HeldOut(uint64_t first, uint64_t count, Batch* batch) const override {
+    batch->rows = count;
     batch->length = 1;
     batch->inputs.clear();
-    for (uint64_t row = 0; row < 3; ++row)
-      batch->inputs.push_back(static_cast<int64_t>(10 * index + row));
+    for (uint64_t row = 0; row < count; ++row)
+      batch->inputs.push_back(static_cast<int64_t>(first + row));
     batch->targets = batch->inputs;
     return absl::OkStatus();
   }
@@ -66,6 +69,9 @@ class KeyDataset : public Dataset {
   absl::Status status;
   absl::Status all;  // what the whole holds; unless OK no minibatch comes before it is read
   mutable std::atomic<bool> all_read{false};
+
+ private:
+  const uint64_t windows_;
 };
 
 class QuadraticModel : public Model {
@@ -121,14 +127,16 @@ class QuadraticModel : public Model {
     return absl::OkStatus();
   }
   absl::StatusOr<bool> BackwardRunning() override { return running_after_return; }
-  absl::StatusOr<double> Evaluate(ReplicaSlot slot, const BatchView& batch) override {
-    double sum = 0;
+  absl::StatusOr<std::vector<double>> Evaluate(ReplicaSlot slot, const BatchView& batch) override {
+    std::vector<double> losses;
+    std::string windows;
     for (uint64_t row = 0; row < batch.rows; ++row) {
-      events_->push_back(std::string(slot == ReplicaSlot::kCurrent ? "last" : "kept") +
-                         " held-out " + std::to_string(batch.inputs[row]));
-      sum += Loss(Of(slot).x, static_cast<double>(batch.inputs[row]) * 0.01);
+      windows += " " + std::to_string(batch.inputs[row]);
+      losses.push_back(Loss(Of(slot).x, static_cast<double>(batch.inputs[row]) * 0.01));
     }
-    return sum / static_cast<double>(batch.rows);
+    events_->push_back((slot == ReplicaSlot::kCurrent ? "last held-out" : "kept held-out") +
+                       windows);
+    return losses;
   }
   static double Loss(const std::vector<float>& at, double target) {
     double sum = 0;
@@ -181,6 +189,7 @@ class LoopSession : public Session {
     run.direction.kind = DirectionKind::kSignSgd;
     run.probes = probe;
     run.needs_x0 = !kinds.empty();
+    run.evaluate_every = evaluate_every;
     return run;
   }
   absl::Status Attach(ReplicaMemory* replica) override {
@@ -216,7 +225,7 @@ class LoopSession : public Session {
     ticket.wanted = {ScalarKind::kPrevInner};
     if (probe) ticket.wanted.push_back(ScalarKind::kProbeL1);
     ticket.replica_moved = std::exchange(moved_, false);
-    ticket.evaluate = evaluate_at == round_;
+    ticket.evaluate = evaluate_at.contains(round_);
     ticket.members = 1;
     return std::optional<RoundTicket>(ticket);
   }
@@ -293,8 +302,9 @@ class LoopSession : public Session {
   bool reversed = false;                 // the run has the tensors in the reverse order
   bool stranger = false;                 // the run has a tensor that no model has
   std::map<uint64_t, CommitKind> kinds;  // of rounds that are no step
-  uint64_t evaluate_at = std::numeric_limits<uint64_t>::max();  // the round that asks for it
-  ModelDescription description;                                 // as it was joined with
+  std::set<uint64_t> evaluate_at;        // the rounds that ask for it
+  uint64_t evaluate_every = 0;           // as the welcome says
+  ModelDescription description;          // as it was joined with
   float gamma = 0.01f;
   bool too_late = false;         // the run has ended before the state came
   bool lost_at_the_end = false;  // a state transfer was never completed
@@ -394,10 +404,12 @@ inline std::optional<double> PrevInner(const BallotScalars& scalars) { return To
 inline std::optional<double> ProbeL1(const BallotScalars& scalars) { return Told(scalars, 1); }
 
 struct Bench {
-  explicit Bench(uint64_t rounds, TrainerOptions options = {.eval_every = 0, .eval_batches = 0})
+  explicit Bench(uint64_t rounds, TrainerOptions options = {.evaluate = Evaluate::kOff},
+                 uint64_t windows = 6)
       : session(&events, rounds),
         model(&events),
         device(&events),
+        data(windows),
         trainer(&session, &model, &device, &data, &clock, options) {
     trainer.set_on_round([this](const RoundReport& round) { rounds_seen.push_back(round); });
   }

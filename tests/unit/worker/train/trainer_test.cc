@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -24,6 +25,7 @@ namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Not;
 
 TEST(TrainerTest, EachChunkLeavesAsSoonAsItsLastCoordinateIsFinalAndBeforeBackwardEnds) {
   Bench bench(1);
@@ -35,7 +37,7 @@ TEST(TrainerTest, EachChunkLeavesAsSoonAsItsLastCoordinateIsFinalAndBeforeBackwa
 
 TEST(TrainerTest, TakesItsMemoryAndThrowsOnePassAwayBeforeItIsReady) {
   for (const bool probes : {false, true}) {
-    Bench bench(1, {.eval_every = 0, .eval_batches = 1});
+    Bench bench(1, {});
     bench.session.probe = probes;
     std::map<ReplicaSlot, int> kept;
     bench.session.on_attach = [&] { kept = bench.model.kept; };
@@ -199,7 +201,7 @@ TEST(TrainerTest, ATensorThatTheModelHasNotEndsTheRunWithItsName) {
 }
 
 TEST(TrainerTest, ItJoinsWithWhatTheModelIsAndCan) {
-  Bench bench(1, {.eval_every = 0, .eval_batches = 2});
+  Bench bench(1, {});
   ASSERT_TRUE(bench.trainer.Run().ok());
   const ModelDescription& joined = bench.session.description;
   ASSERT_EQ(joined.tensors.size(), 2u);
@@ -207,12 +209,14 @@ TEST(TrainerTest, ItJoinsWithWhatTheModelIsAndCan) {
   EXPECT_EQ(joined.config_json, ModelConfigJson(bench.model.config()));
   EXPECT_TRUE(joined.can_probe);
   ASSERT_TRUE(joined.held_out_hash.has_value());
-  Bench more(1, {.eval_every = 0, .eval_batches = 3});
+  Bench more(1, {}, /*windows=*/7);
   ASSERT_TRUE(more.trainer.Run().ok());
   EXPECT_NE(more.session.description.held_out_hash, joined.held_out_hash);
-  Bench none(1);
-  ASSERT_TRUE(none.trainer.Run().ok());
-  EXPECT_FALSE(none.session.description.held_out_hash.has_value());
+  Bench unwilling(1, {.evaluate = Evaluate::kOff}), unable(1, {}, /*windows=*/0);
+  for (Bench* none : {&unwilling, &unable}) {
+    ASSERT_TRUE(none->trainer.Run().ok());
+    EXPECT_FALSE(none->session.description.held_out_hash.has_value());
+  }
 }
 
 TEST(TrainerTest, ACommitOfKindNoneMovesNothingAndEndsNoProbeButItsOwn) {
@@ -257,27 +261,81 @@ TEST(TrainerTest, WithoutProbesInTheRunNoPreviousReplicaIsKept) {
   EXPECT_EQ(probing.model.kept[ReplicaSlot::kPrevious], 1 + 3) << "one before it is ready";
 }
 
+// The held-out loss of each of six windows.
+std::vector<double> LossesAt(const std::vector<float>& x) {
+  std::vector<double> losses;
+  for (int window = 0; window < 6; ++window)
+    losses.push_back(QuadraticModel::Loss(x, window * 0.01));
+  return losses;
+}
+double MeanOf(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
 TEST(TrainerTest, AnEvaluationThatTheServerAsksForGoesWithTheScalarsOnceItIsKnown) {
-  Bench bench(8, {.eval_every = 3, .eval_batches = 2});
-  bench.session.evaluate_at = 4;
+  Bench bench(8, {});
+  bench.session.evaluate_at = {4};
+  bench.session.evaluate_every = 3;
   ASSERT_TRUE(bench.trainer.Run().ok());
-  // Six rows in three rounds: known after round 6, sent with round 7's scalars.
+  // Six windows in three rounds: known after round 6, sent with round 7's scalars.
   const std::vector<BallotScalars>& sent = bench.session.all_scalars;
   ASSERT_EQ(sent.size(), 8u);
   EXPECT_FALSE(sent[6].held_out.has_value());
   ASSERT_TRUE(sent[7].held_out.has_value());
   EXPECT_EQ(sent[7].held_out->round, Round(4));
   EXPECT_EQ(sent[7].held_out->windows, bench.session.description.held_out_hash);
-  double sum = 0, squares = 0;
-  for (const int batch : {0, 10}) {
-    double loss = 0;
-    for (int row = batch; row < batch + 3; ++row)
-      loss += QuadraticModel::Loss(bench.session.xs[4], row * 0.01) / 3;
-    sum += loss;
-    squares += loss * loss;
+  const std::vector<double> losses = LossesAt(bench.session.xs[4]);
+  const double mean = MeanOf(losses);
+  double squares = 0;
+  for (const double loss : losses) squares += (loss - mean) * (loss - mean);
+  EXPECT_NEAR(sent[7].held_out->loss, mean, 1e-12);
+  EXPECT_NEAR(sent[7].held_out->error, std::sqrt(squares / 5 / 6), 1e-12);
+  ASSERT_TRUE(bench.rounds_seen[6].held_out.has_value());
+  EXPECT_FALSE(bench.rounds_seen[6].held_out_own);
+}
+
+TEST(TrainerTest, OneThatIsNotAskedMeasuresNothing) {
+  Bench bench(4, {});
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  for (const std::string& event : bench.events) EXPECT_THAT(event, Not(HasSubstr("held-out")));
+  EXPECT_FALSE(bench.trainer.report().held_out_first.has_value());
+  EXPECT_FALSE(bench.trainer.report().held_out_last.has_value());
+}
+
+TEST(TrainerTest, OneThatWasAskedMeasuresTheLastReplicaToo) {
+  Bench bench(4, {});
+  bench.session.evaluate_at = {0};
+  bench.session.evaluate_every = 50;
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  const TrainerReport& report = bench.trainer.report();
+  ASSERT_TRUE(report.held_out_first.has_value() && report.held_out_last.has_value());
+  EXPECT_EQ(report.held_out_first->round, Round(0));
+  EXPECT_EQ(report.held_out_last->round, Round(4));
+  EXPECT_NEAR(report.held_out_last->loss, MeanOf(LossesAt(bench.model.x())), 1e-12);
+}
+
+TEST(TrainerTest, AnEvaluationThatIsAskedForIsKnownWellBeforeTheNext) {
+  Bench bench(20, {});
+  bench.session.evaluate_at = {0, 8, 16};
+  bench.session.evaluate_every = 8;
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  std::map<uint64_t, uint64_t> known;
+  for (const RoundReport& round : bench.rounds_seen) {
+    if (round.held_out.has_value()) known[round.round.value()] = round.held_out->round.value();
   }
-  EXPECT_NEAR(sent[7].held_out->loss, sum / 2, 1e-12);
-  EXPECT_NEAR(sent[7].held_out->error, std::sqrt((squares - sum * sum / 2) / 2), 1e-7);
+  EXPECT_EQ(known, (std::map<uint64_t, uint64_t>{{5, 0}, {13, 8}})) << "a quarter is left";
+}
+
+TEST(TrainerTest, OneThatMeasuresForItselfDoesWhatTheServerAsksForBesideIt) {
+  Bench bench(12, {.evaluate = Evaluate::kOnItsOwnToo, .eval_every = 4});
+  bench.session.evaluate_at = {5};
+  bench.session.evaluate_every = 4;
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  std::map<uint64_t, bool> own;  // by the round of the replica
+  for (const RoundReport& round : bench.rounds_seen) {
+    if (round.held_out.has_value()) own[round.held_out->round.value()] = round.held_out_own;
+  }
+  EXPECT_EQ(own, (std::map<uint64_t, bool>{{0, true}, {5, false}, {8, true}}));
 }
 
 TEST(TrainerTest, ANonFiniteLossAbstainsBeforeTheFirstChunk) {
@@ -304,7 +362,7 @@ TEST(TrainerTest, ANonFiniteGradientWithdrawsTheChunksNotYetSent) {
 }
 
 TEST(TrainerTest, AccumulationAveragesMicroBatchesAndSendsInTheLastOne) {
-  Bench bench(2, {.accumulate = 2, .eval_every = 0, .eval_batches = 0});
+  Bench bench(2, {.accumulate = 2, .evaluate = Evaluate::kOff});
   bench.session.probe = true;
   ASSERT_TRUE(bench.trainer.Run().ok());
   const std::vector<std::string> head(bench.events.begin(), bench.events.begin() + 9);
@@ -382,12 +440,12 @@ TEST(TrainerTest, AReplicaThatIsNotTheRunsIsNotHandedOverAfterAFailure) {
 }
 
 TEST(TrainerTest, TheReplicaIsHandedOverBeforeTheLastHeldOutLoss) {
-  Bench bench(2, {.eval_every = 0, .eval_batches = 2});
+  Bench bench(2, {.evaluate = Evaluate::kOnItsOwnToo, .eval_every = 0});
   bench.trainer.set_on_final_replica([&] { bench.events.push_back("final"); });
   ASSERT_TRUE(bench.trainer.Run().ok());
   const auto final = std::find(bench.events.begin(), bench.events.end(), "final");
   ASSERT_NE(final, bench.events.end());
-  EXPECT_EQ(std::count(final, bench.events.end(), "last held-out 0"), 1);
+  EXPECT_EQ(std::count(final, bench.events.end(), "last held-out 0 1 2 3 4 5"), 1);
 }
 
 TEST(TrainerTest, WhatTheWholeOfTheDataHoldsEndsTheRunLongBeforeAMinibatchMeetsIt) {
@@ -437,7 +495,7 @@ TEST(TrainerTest, ADrainBeforeJoiningIsNoError) {
 }
 
 TEST(TrainerTest, ARunThatEndsBeforeTheReplicaCameLeavesNothingToSave) {
-  Bench bench(0, {.eval_every = 1, .eval_batches = 2});
+  Bench bench(0, {.evaluate = Evaluate::kOnItsOwnToo, .eval_every = 1});
   bench.session.too_late = true;
   EXPECT_TRUE(bench.trainer.Run().ok());
   EXPECT_THAT(bench.events, ElementsAre("leave finished"));
@@ -446,7 +504,7 @@ TEST(TrainerTest, ARunThatEndsBeforeTheReplicaCameLeavesNothingToSave) {
 }
 
 TEST(TrainerTest, AReplicaThatIsNotTheRunsIsNeitherHashedNorEvaluated) {
-  Bench bench(2, {.eval_every = 1, .eval_batches = 2});
+  Bench bench(2, {.evaluate = Evaluate::kOnItsOwnToo, .eval_every = 1});
   bench.session.lost_at_the_end = true;
   ASSERT_TRUE(bench.trainer.Run().ok());
   EXPECT_EQ(bench.trainer.report().rounds_voted, 2u);
@@ -463,31 +521,30 @@ TEST(TrainerTest, TheReportNamesTheRoundOfItsDigestAlsoAfterCatchingUp) {
 
 // Goal:   the held-out loss is that of a whole replica, though it is measured over several rounds
 //         that move it.
-// Method: six held-out rows, an evaluation every four rounds: two rows a round, so that the third
-// round knows.
+// Method: six held-out windows, an evaluation every four rounds: two windows a round, so that the
+// third round knows.
 TEST(TrainerTest, HeldOutLossIsMeasuredAtTheStartAtTheEndAndInBetween) {
-  Bench bench(12, {.eval_every = 4, .eval_batches = 2});
+  Bench bench(12, {.evaluate = Evaluate::kOnItsOwnToo, .eval_every = 4});
   ASSERT_TRUE(bench.trainer.Run().ok());
   std::map<uint64_t, uint64_t> known;  // of which replica after which round
   for (const RoundReport& round : bench.rounds_seen) {
     if (!round.held_out.has_value()) continue;
     known[round.round.value()] = round.held_out->round.value();
-    double sum = 0;
-    for (const int row : {0, 1, 2, 10, 11, 12})
-      sum += QuadraticModel::Loss(bench.session.xs[round.held_out->round.value()], row * 0.01);
-    EXPECT_NEAR(round.held_out->loss, sum / 6, 1e-12) << round.round.value();
+    const std::vector<float>& x = bench.session.xs[round.held_out->round.value()];
+    EXPECT_NEAR(round.held_out->loss, MeanOf(LossesAt(x)), 1e-12) << round.round.value();
+    EXPECT_TRUE(round.held_out_own);
   }
   EXPECT_EQ(known, (std::map<uint64_t, uint64_t>{{2, 0}, {6, 4}, {10, 8}}));
   const TrainerReport& report = bench.trainer.report();
   ASSERT_TRUE(report.held_out_first.has_value() && report.held_out_last.has_value());
-  EXPECT_EQ(report.held_out_first, bench.rounds_seen[2].held_out->loss);
-  EXPECT_LT(*report.held_out_last, *report.held_out_first);
+  EXPECT_EQ(report.held_out_first->loss, bench.rounds_seen[2].held_out->loss);
+  EXPECT_LT(report.held_out_last->loss, report.held_out_first->loss);
   const std::vector<float>& x = bench.model.x();
   EXPECT_EQ(report.digest, ReplicaDigest(x.data(), 0, x.size()));
 }
 
 TEST(TrainerTest, ASliceOfTheHeldOutLossComesAfterTheBallotAndBeforeTheWait) {
-  Bench bench(2, {.eval_every = 6, .eval_batches = 2});
+  Bench bench(2, {.evaluate = Evaluate::kOnItsOwnToo, .eval_every = 8});
   ASSERT_TRUE(bench.trainer.Run().ok());
   const auto wait = std::find(bench.events.begin(), bench.events.end(), "wait");
   EXPECT_THAT(
@@ -495,24 +552,23 @@ TEST(TrainerTest, ASliceOfTheHeldOutLossComesAfterTheBallotAndBeforeTheWait) {
       ElementsAre("forward 3000", "final 1100", "final 700", "chunk 2", "final 300", "chunk 1",
                   "final 0", "chunk 0", "backward ends", "scalars", "kept held-out 0"));
   // What is left of the first is measured when nobody waits any more.
-  const std::vector<std::string> tail(bench.events.end() - 12, bench.events.end());
-  EXPECT_THAT(tail, ElementsAre("wait", "kept held-out 2", "kept held-out 10", "kept held-out 11",
-                                "kept held-out 12", "last held-out 0", "last held-out 1",
-                                "last held-out 2", "last held-out 10", "last held-out 11",
-                                "last held-out 12", "leave finished"));
-  EXPECT_LT(*bench.trainer.report().held_out_last, *bench.trainer.report().held_out_first);
+  const std::vector<std::string> tail(bench.events.end() - 4, bench.events.end());
+  EXPECT_THAT(tail, ElementsAre("wait", "kept held-out 2 3 4 5", "last held-out 0 1 2 3 4 5",
+                                "leave finished"));
+  EXPECT_LT(bench.trainer.report().held_out_last->loss,
+            bench.trainer.report().held_out_first->loss);
 }
 
-TEST(TrainerTest, WithoutFurtherEvaluationsTheFirstGoesOnRowByRow) {
-  Bench bench(8, {.eval_every = 0, .eval_batches = 2});
+TEST(TrainerTest, WithoutFurtherEvaluationsTheFirstGoesOnWindowByWindow) {
+  Bench bench(8, {.evaluate = Evaluate::kOnItsOwnToo, .eval_every = 0});
   ASSERT_TRUE(bench.trainer.Run().ok());
   for (const RoundReport& round : bench.rounds_seen)
     EXPECT_EQ(round.held_out.has_value(), round.round.value() == 5) << round.round.value();
-  EXPECT_EQ(bench.trainer.report().held_out_first, bench.rounds_seen[5].held_out->loss);
+  EXPECT_EQ(bench.trainer.report().held_out_first->loss, bench.rounds_seen[5].held_out->loss);
 }
 
 TEST(TrainerTest, AnEvaluationThatCatchingUpWentPastIsBegunAtTheNextCommit) {
-  Bench bench(12, {.eval_every = 4, .eval_batches = 2});
+  Bench bench(12, {.evaluate = Evaluate::kOnItsOwnToo, .eval_every = 4});
   bench.session.jump_before = 3;  // NextRound goes from round 3 to round 4
   ASSERT_TRUE(bench.trainer.Run().ok());
   std::map<uint64_t, uint64_t> known;
