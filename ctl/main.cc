@@ -148,17 +148,23 @@ int Main(int argc, char** argv) {
   app.fallthrough();
   app.add_option("--server", flags.admin.server, "HOST:PORT of the server")
       ->type_name("HOST:PORT")
-      ->envname("SIGNVOTE_SERVER");
+      ->envname("SIGNVOTE_SERVER")
+      ->check(Kind(ValueKind::kDial));
   app.add_option("--tls-dir", flags.tls_dir,
                  "folder with ca.crt, admin.crt and admin.key, as `certs` makes it")
       ->type_name("DIR")
-      ->envname("SIGNVOTE_TLS_DIR");
+      ->envname("SIGNVOTE_TLS_DIR")
+      ->check(Kind(ValueKind::kFolder));
   app.add_option("--tls-ca", flags.admin.tls.ca, "PEM file: who may sign the server's certificate")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kFile));
   app.add_option("--tls-certificate", flags.admin.tls.certificate,
                  "PEM file: the operator's certificate")
-      ->type_name("FILE");
-  app.add_option("--tls-key", flags.admin.tls.key, "PEM file: its private key")->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kFile));
+  app.add_option("--tls-key", flags.admin.tls.key, "PEM file: its private key")
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kFile));
   app.add_flag("--insecure", flags.admin.insecure, "plaintext, to a server that runs --insecure");
   app.add_option("--timeout", flags.timeout_seconds,
                  "seconds that a call, or a step of an export, may take")
@@ -190,31 +196,38 @@ int Main(int argc, char** argv) {
   add("drain", "ask a worker to finish its round and leave", &Drain)
       ->add_option("WORKER", flags.worker, "its name")
       ->type_name("")
-      ->required();
+      ->required()
+      ->check(Kind(ValueKind::kText));
   add("evict", "close a worker's session and refuse its name from now on", &Evict)
       ->add_option("WORKER", flags.worker, "its name")
       ->type_name("")
-      ->required();
+      ->required()
+      ->check(Kind(ValueKind::kText));
   add("export", "write the model as a safetensors file, config.json beside it", &Export)
       ->add_option("FILE", flags.file, "file to write")
       ->type_name("FILE")
-      ->required();
+      ->required()
+      ->check(Kind(ValueKind::kNewFile));
   CLI::App* certs =
       add("certs", "make a development CA, certificates and join tokens, or add workers to them",
           &Certs);
   certs
       ->add_option("DIR", flags.certs.directory,
                    "folder; made if missing, nothing in it is overwritten")
-      ->required();
-  certs->add_option("--server-name", flags.certs.server_names,
-                    "host name or address that workers dial; repeatable");
-  certs->add_option("--worker", flags.certs.workers, "worker name; repeatable");
+      ->required()
+      ->check(Kind(ValueKind::kNewFolder));
+  certs
+      ->add_option("--server-name", flags.certs.server_names,
+                   "host name or address that workers dial; repeatable")
+      ->check(Kind(ValueKind::kHost));
+  certs->add_option("--worker", flags.certs.workers, "worker name; repeatable")
+      ->check(Kind(ValueKind::kText));
   certs->add_option("--days", flags.certs.days, "validity of new certificates in days")
       ->capture_default_str();
   add("version", "print the version", &Version);
 
   std::string print;
-  absl::Status status = ParseFlags(&app, argc, argv, &print);
+  absl::Status status = ParseFlags(&app, argc, argv, FileSystem::Posix(), &print);
   if (status.ok() && print.empty()) status = command(flags);
   Print(print);
   if (!status.ok()) std::fprintf(stderr, "signvote: %s\n", Describe(status).c_str());

@@ -415,6 +415,7 @@ void ServerSession::AdvanceLocked(Todo* todo) {
     state_ = State::kFinished;
     todo->finish = true;
     todo->finish_status = wire::ToGrpc(close_status_);
+    wire::SendExitCode(close_status_, context_);
   }
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// The join tokens: one line "NAME TOKEN" per worker; '#' starts a comment. docs/operations.md,
-// "Security".
+// The join tokens of a run's workers, from a file with one line "NAME TOKEN" for each
+// (common/join_token.h). docs/operations.md, "Security".
 
 #include <cstddef>
 #include <map>
@@ -16,8 +16,8 @@ namespace signvote::run {
 // Threads: immutable.
 class TokenTable {
  public:
-  // PERMISSION_DENIED: others can read the file. INVALID_ARGUMENT names the line that is not "NAME
-  // TOKEN", or the name that is repeated or not a worker name. Messages never quote a token.
+  // PERMISSION_DENIED: others can read the file. INVALID_ARGUMENT: what ParseNamedTokens() refuses, or
+  // no token at all. Messages never quote a token.
   static absl::StatusOr<TokenTable> Load(FileSystem* fs, const std::string& path);
 
   // UNAUTHENTICATED, with the same words for an unknown name and a wrong token. Takes the same time

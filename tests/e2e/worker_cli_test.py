@@ -98,8 +98,8 @@ class WorkerCliTest(unittest.TestCase):
         self.expect(2, "leave --data away", flags=self.flags + ["--model", "mlp"])
         config = self.folder / "worker.toml"
         config.write_text("tls_dir = 'x'\n")
-        self.expect(2, f"--config {config}: 'tls_dir' is no flag", flags=["--config", str(config)])
-        self.expect(3, "no file that can be read", flags=["--config", str(self.folder / "none.toml")])
+        self.expect(2, f"--config: {config}: 'tls_dir' is no flag", flags=["--config", str(config)])
+        self.expect(3, "none.toml: cannot open: No such file", flags=["--config", str(self.folder / "none.toml")])
 
     def test_a_port_in_use_is_told(self):
         with socket.socket() as listener:

@@ -87,8 +87,8 @@ APART = [
      ("server/run/run_thread.", "server/vote/tally_sink.", "server/replica/applier.", "server/rpc/")),
     ("a socket", re.compile(r"#\s*include\s*<(?:sys/socket|netinet/\w+|arpa/inet|netdb|grpc(?:pp)?/[^>]*)(?:\.h)?>"), ("server/rpc/",)),
     ("a file", re.compile(r"\bFileSystem\b"),
-     # Tokens are read at the start; a model is written at the end.
-     ("server/run/tokens.", "server/replica/master_replica.", "server/rpc/", "server/server.", "server/init_file.",
+     # Flags and tokens are read at the start; a model is written at the end.
+     ("server/flags.", "server/run/tokens.", "server/replica/master_replica.", "server/rpc/", "server/server.", "server/init_file.",
       "server/exporter.", "server/main.")),
 ]
 

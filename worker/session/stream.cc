@@ -154,7 +154,7 @@ absl::Status Stream::Run(const grpc::ByteBuffer& first, Duration first_timeout,
   }
   MutexLock lock(&mu_);
   if (!cancelled_because_.ok()) return cancelled_because_;
-  return wire::FromGrpc(final_status_);
+  return wire::WithReceivedExitCode(wire::FromGrpc(final_status_), context_);
 }
 
 void Stream::HandOver(const grpc::ByteBuffer& message,

@@ -47,6 +47,14 @@ TEST_F(TokenTableTest, EachWorkerHasItsOwnToken) {
   }
 }
 
+TEST_F(TokenTableTest, ATokenMayHaveAHashSign) {
+  const auto table = Load("w0 se#cret\nw1 secret# # the second\n");
+  ASSERT_TRUE(table.ok()) << Describe(table.status());
+  EXPECT_TRUE(table->Check("w0", "se#cret").ok());
+  EXPECT_FALSE(table->Check("w0", "se").ok());
+  EXPECT_TRUE(table->Check("w1", "secret#").ok());
+}
+
 TEST_F(TokenTableTest, WithdrawnTokensAreNamed) {
   const auto before = Load("w0 a\nw1 b\nw2 c\n");
   const auto after = Load("w3 d\nw2 c\nw1 changed\n");
