@@ -49,7 +49,8 @@ class AdminClient {
     bool has_config = false;  // config.json was written beside it
   };
   // Writes the master replica to `path`, and the model's config.json beside it if the server has
-  // one; both atomically, the model last. DATA_LOSS: the stream ended early or its parts disagree;
+  // one; both atomically, the model last. Nothing is asked of the server when `path` cannot be written
+  // (RequireModelTarget()). DATA_LOSS: the stream ended early or its parts disagree;
   // `path` is then untouched.
   virtual absl::StatusOr<Exported> Export(FileSystem* fs, const std::string& path) = 0;
 };

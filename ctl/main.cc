@@ -11,6 +11,7 @@
 #include "common/flags/flags.h"
 #include "common/process.h"
 #include "common/status.h"
+#include "common/text.h"
 #include "ctl/admin_client.h"
 #include "ctl/certs.h"
 #include "ctl/render.h"
@@ -230,7 +231,10 @@ int Main(int argc, char** argv) {
   absl::Status status = ParseFlags(&app, argc, argv, FileSystem::Posix(), &print);
   if (status.ok() && print.empty()) status = command(flags);
   Print(print);
-  if (!status.ok()) std::fprintf(stderr, "signvote: %s\n", Describe(status).c_str());
+  if (!status.ok()) {
+    const std::string text = Describe(status);  // a path in it may be no UTF-8, or have several lines
+    std::fprintf(stderr, "signvote: %s\n", ForPeople(text, text.size()).c_str());
+  }
   if (std::fflush(stdout) != 0) return static_cast<int>(ExitCode::kInternal);
   return static_cast<int>(ExitCodeFor(status));
 }
