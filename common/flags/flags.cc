@@ -145,11 +145,12 @@ absl::Status ParseFlags(CLI::App* app, int argc, const char* const* argv, FileSy
   const auto config = std::make_shared<ConfigFile>(fs);
   app->config_formatter(config);
   if (CLI::Option* const option = app->get_config_ptr(); option != nullptr) {
-    // CLI11 checks the path before it opens the file.
+    // CLI11 checks the path before it opens the file. An app that is parsed again has a check of each time.
     option->check(CLI::Validator(
-        [config](std::string& path) {
-          config->Read(path);
-          return std::string(config->status().message());
+        [app](std::string& path) {
+          const auto file = std::static_pointer_cast<ConfigFile>(app->get_config_formatter());
+          file->Read(path);
+          return std::string(file->status().message());
         },
         /*validator_desc=*/""));
   }
