@@ -1,7 +1,5 @@
 #include <string>
-#include <utility>
 
-#include "common/exit_codes.h"
 #include "common/status.h"
 #include "common/text.h"
 #include "proto/wire/wire.h"
@@ -17,11 +15,6 @@ namespace {
 // up to three.
 constexpr size_t kMessageBytesMax = 2000;
 
-// What a run's end tells its workers.
-constexpr ExitCode kTold[] = {ExitCode::kDiverged, ExitCode::kReplicaMismatch};
-
-std::string TextOf(ExitCode code) { return std::to_string(static_cast<int>(code)); }
-
 }  // namespace
 
 grpc::Status ToGrpc(const absl::Status& status) {
@@ -33,24 +26,6 @@ grpc::Status ToGrpc(const absl::Status& status) {
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-}
-
-void SendExitCode(const absl::Status& status, grpc::CallbackServerContext* context) {
-  for (const ExitCode code : kTold) {
-    if (!status.ok() && ExitCodeFor(status) == code)
-      context->AddTrailingMetadata(kExitCodeKey, TextOf(code));
-  }
-}
-
-absl::Status WithReceivedExitCode(absl::Status status, const grpc::ClientContext& context) {
-  const auto& trailers = context.GetServerTrailingMetadata();
-  const auto sent = trailers.find(kExitCodeKey);
-  if (sent == trailers.end()) return status;
-  for (const ExitCode code : kTold) {
-    if (sent->second == grpc::string_ref(TextOf(code)))
-      return WithExitCode(std::move(status), code);
-  }
-  return status;
 }
 
 }  // namespace signvote::wire

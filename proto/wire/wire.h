@@ -15,8 +15,6 @@
 #include <string>
 
 #include <google/protobuf/message_lite.h>
-#include <grpcpp/client_context.h>
-#include <grpcpp/server_context.h>
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/status.h>
 
@@ -96,14 +94,5 @@ absl::Status ParseMessage(const grpc::ByteBuffer& buffer, google::protobuf::Mess
 // beyond 2000 bytes is cut: gRPC would replace status and message by an error of its own.
 grpc::Status ToGrpc(const absl::Status& status);
 absl::Status FromGrpc(const grpc::Status& status);
-
-// The exit code with which a server ends because of its run (kDiverged, kReplicaMismatch), so that its
-// workers end with the same: trailing metadata of a session, beside a status whose code says only that
-// nothing is left to come back for. Any other exit code stays where it is.
-inline constexpr char kExitCodeKey[] = "signvote-exit-code";
-// REQUIRES: the call is not finished yet.
-void SendExitCode(const absl::Status& status, grpc::CallbackServerContext* context);
-// `status`, with the exit code that came with it, if one did. REQUIRES: the call has ended.
-absl::Status WithReceivedExitCode(absl::Status status, const grpc::ClientContext& context);
 
 }  // namespace signvote::wire

@@ -8,6 +8,7 @@
 #include "common/check.h"
 #include "common/status.h"
 #include "common/text.h"
+#include "proto/wire/run_end.h"
 #include "proto/wire/security.h"
 #include "server/rpc/identity.h"
 #include "signvote/v1/training.pb.h"

@@ -8,6 +8,7 @@
 #include <grpcpp/support/channel_arguments.h>
 
 #include "absl/strings/str_cat.h"
+#include "proto/wire/run_end.h"
 #include "proto/wire/wire.h"
 
 namespace signvote {

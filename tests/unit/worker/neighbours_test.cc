@@ -23,7 +23,8 @@ class FakeTable final : public ProcessTable {
   void Add(const std::string& program, uint32_t processors) {
     others.push_back({.id = 100 + others.size(), .program = program, .processors = {processors}});
   }
-  std::optional<ProcessEntry> self{{.id = 1, .program = "signvote-worker", .processors = {kEight}}};
+  std::optional<ProcessEntry> self =
+      ProcessEntry{.id = 1, .program = "signvote-worker", .processors = {kEight}};
   std::vector<ProcessEntry> others;
   int looks = 0;
 };

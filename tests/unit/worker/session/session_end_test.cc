@@ -83,7 +83,7 @@ TEST_F(SessionTest, ADivergedRunEndsItsWorkersWithTheServersExitCode) {
 }
 
 TEST_F(SessionTest, NoOtherExitCodeOfAServerIsTaken) {
-  for (const char* text : {"0", "3", "-8", "8 ", "88", ""}) {
+  for (const char* text : {"0", "3", "-8", "08", "88", ""}) {
     FakeServer server(kPlan, {[&](FakeSession& s) {
                         s.LetIn(v1::Welcome::STATE_UPLOAD);
                         s.context()->AddTrailingMetadata("signvote-exit-code", text);
