@@ -91,6 +91,9 @@ if(SIGNVOTE_FUZZ)
   target_link_options(signvote_flags INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 
+# For what reads numbers that people type: none may change on its way into an option.
+set(SIGNVOTE_NUMBERS_OPTIONS -Werror=conversion)
+
 # ISA flags for set_source_files_properties(<kernel>.cc PROPERTIES COMPILE_OPTIONS ...): per file, never globally.
 # g++ 12 takes the intrinsics' deliberately undefined operands for a mistake.
 set(SIGNVOTE_INTRINSICS_OPTIONS "$<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>;$<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>")

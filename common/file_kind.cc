@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "absl/strings/match.h"
+#include "common/text.h"
 
 namespace signvote {
 namespace {
@@ -12,7 +13,6 @@ namespace {
 using std::string_view_literals::operator""sv;
 
 constexpr uint64_t kHeaderBytesMax = 100'000'000;
-constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 constexpr std::string_view kSpace = " \t\r\n";
 
 struct Mark {
@@ -57,7 +57,7 @@ std::string_view ForeignKind(std::string_view first_bytes) {
   if (BeginsAsSafetensors(head)) return "";
   for (const Mark& mark : kMarks)
     if (head.starts_with(mark.bytes)) return mark.kind;
-  if (head.starts_with(kByteOrderMark)) head.remove_prefix(kByteOrderMark.size());
+  head = WithoutMark(head);
   head.remove_prefix(std::min(head.find_first_not_of(kSpace), head.size()));
   for (const Mark& mark : kTextMarks) {
     if (absl::StartsWithIgnoreCase({head.data(), head.size()},

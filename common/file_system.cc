@@ -305,6 +305,8 @@ class PosixFileSystem final : public FileSystem {
   absl::Status RequirePrivate(const std::string& path) override {
     struct stat st;
     if (::stat(path.c_str(), &st) != 0) return ErrnoStatus(errno, path, "cannot stat");
+    // A device's or a folder's mode is none to be advised on.
+    if (!S_ISREG(st.st_mode)) return NotAFile(path);
     if ((st.st_mode & (S_IRWXG | S_IRWXO)) == 0) return absl::OkStatus();
     char mode[8];
     std::snprintf(mode, sizeof(mode), "%04o", static_cast<unsigned>(st.st_mode & 07777));

@@ -79,7 +79,7 @@ class FileSystem {
   virtual absl::StatusOr<std::vector<std::string>> ListFiles(const std::string& path) = 0;
   virtual absl::Status MakeDirectories(const std::string& path, uint32_t mode) = 0;
   // PERMISSION_DENIED, naming path, mode and remedy ("chmod 600 PATH"), when group or others can
-  // read the file.
+  // read the file; INVALID_ARGUMENT when it is none (a folder, a device, a FIFO, a socket).
   virtual absl::Status RequirePrivate(const std::string& path) = 0;
   // n unpredictable bytes for tokens, keys and run ids (getrandom).
   virtual absl::StatusOr<std::string> RandomBytes(size_t n) = 0;

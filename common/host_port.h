@@ -1,5 +1,6 @@
 #pragma once
-// HOST:PORT as flags have it.
+// HOST:PORT, and HOST alone, as flags have them. A host is a name, an address of IPv4, or one of IPv6,
+// which stands in brackets before a port. Whether there is such a host, only dialling tells.
 
 #include <cstdint>
 #include <string>
@@ -19,8 +20,12 @@ struct HostPort {
 // A free port to listen on is asked for by 0; nobody can dial it.
 enum class PortZero { kAllowed, kRefused };
 
-// Failure: INVALID_ARGUMENT that names `flag` and `text`.
+// Failure: INVALID_ARGUMENT that names `flag` and `text`, and says what to give instead.
 absl::StatusOr<HostPort> ParseHostPort(std::string_view flag, const std::string& text,
                                        PortZero zero);
+
+// A host whose port is said elsewhere, or nowhere; the brackets of an IPv6 address, which may stand
+// or not, are removed. Failure: as above.
+absl::StatusOr<std::string> ParseHost(std::string_view flag, const std::string& text);
 
 }  // namespace signvote

@@ -32,6 +32,12 @@ CodePoint FirstCodePoint(std::string_view text) {
   return {.bytes = bytes, .fits = !Controls(value)};
 }
 
+std::string_view WithoutMark(std::string_view text) {
+  constexpr std::string_view kMark = "\xef\xbb\xbf";
+  if (text.starts_with(kMark)) text.remove_prefix(kMark.size());
+  return text;
+}
+
 std::string ForPeople(std::string_view text, size_t bytes_max) {
   std::string out;
   while (!text.empty()) {

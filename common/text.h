@@ -13,6 +13,9 @@ namespace signvote {
 // byte that is not UTF-8 becomes '?'.
 std::string ForPeople(std::string_view text, size_t bytes_max);
 
+// A UTF-8 text without the byte-order mark that editors of some systems begin a file with.
+std::string_view WithoutMark(std::string_view text);
+
 // The code point at the start of a text.
 struct CodePoint {
   size_t bytes = 0;   // 1 to 4

@@ -128,6 +128,8 @@ class GrpcAdminClient final : public AdminClient {
 
   absl::StatusOr<Exported> Export(FileSystem* fs, const std::string& path,
                                   const ModelFormat& format) override {
+    // Before minutes of transfer; the config only the server has.
+    SIGNVOTE_RETURN_IF_ERROR(RequireModelTarget(fs, path, /*config_json=*/""));
     grpc::ClientContext context;
     Watchdog watchdog(&context, options_.timeout);
     const std::unique_ptr<grpc::ClientReader<v1::ExportChunk>> reader =

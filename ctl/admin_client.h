@@ -46,8 +46,9 @@ class AdminClient {
   virtual absl::Status Evict(const std::string& worker) = 0;
 
   // Writes the master replica to `path`, whole or in shards, and the model's config.json beside it if
-  // the server has one; the model first. DATA_LOSS: the stream ended early or its parts disagree; what
-  // stood at `path` is then untouched.
+  // the server has one; the model first. Nothing is asked of the server when `path` cannot be written
+  // (RequireModelTarget()). DATA_LOSS: the stream ended early or its parts disagree; what stood at
+  // `path` is then untouched.
   virtual absl::StatusOr<Exported> Export(FileSystem* fs, const std::string& path,
                                           const ModelFormat& format) = 0;
 };

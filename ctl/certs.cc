@@ -9,12 +9,16 @@
 #include <openssl/x509v3.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/exit_codes.h"
+#include "common/host_port.h"
 #include "common/ids.h"
+#include "common/join_token.h"
 #include "common/status.h"
 
 namespace signvote::ctl {
@@ -160,14 +164,14 @@ bool IsIpAddress(const std::string& text) {
          inet_pton(AF_INET6, text.c_str(), bytes) == 1;
 }
 
-// Letters, digits, '-' and '.', with an optional leading "*.": nothing that OpenSSL's extension
-// syntax gives a meaning.
+// Letters, digits, '-', '_' and '.', with an optional leading "*.": nothing that OpenSSL's extension
+// syntax gives a meaning. '_' is in no name of the Internet's, and in many of a cluster's.
 bool IsDnsName(const std::string& text) {
   const std::string_view name = text.starts_with("*.") ? std::string_view(text).substr(2) : text;
   if (name.empty() || name.size() > 253 || name.front() == '.' || name.back() == '.') return false;
   return std::all_of(name.begin(), name.end(), [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
-           c == '.';
+           c == '_' || c == '.';
   });
 }
 
@@ -209,7 +213,7 @@ std::string Hex(const std::string& bytes) {
 
 class Maker {
  public:
-  Maker(FileSystem* fs, const CertsOptions& options) : fs_(fs), options_(options) {}
+  Maker(FileSystem* fs, CertsOptions options) : fs_(fs), options_(std::move(options)) {}
 
   absl::StatusOr<CertsReport> Run() {
     SIGNVOTE_RETURN_IF_ERROR(Check());
@@ -232,17 +236,19 @@ class Maker {
   int64_t NotBefore() const { return options_.now_unix_seconds - kClockSkewSeconds; }
   int64_t NotAfter() const { return options_.now_unix_seconds + options_.days * kSecondsPerDay; }
 
-  absl::Status Check() const {
+  // Brings the names into the form in which certificates have them.
+  absl::Status Check() {
     if (options_.directory.empty())
       return absl::InvalidArgumentError("certs: give a folder to write to");
     if (options_.days < 1 || options_.days > kDaysMax) {
       return absl::InvalidArgumentError(
           absl::StrCat("--days ", options_.days, ": choose 1 to ", kDaysMax));
     }
-    for (const std::string& name : options_.server_names) {
+    for (std::string& name : options_.server_names) {
+      SIGNVOTE_ASSIGN_OR_RETURN(name, ParseHost("--server-name", name));
       if (!IsIpAddress(name) && !IsDnsName(name)) {
         return absl::InvalidArgumentError(
-            absl::StrCat("--server-name \"", name, "\": neither a host name nor an IP address"));
+            absl::StrCat("--server-name '", name, "' is neither a host name nor an IP address"));
       }
     }
     for (const std::string& worker : options_.workers) {
@@ -409,9 +415,17 @@ class Maker {
     SIGNVOTE_ASSIGN_OR_RETURN(const bool exists, Exists(Path("tokens")));
     if (!exists) return absl::OkStatus();
     SIGNVOTE_ASSIGN_OR_RETURN(tokens_text_, fs_->ReadFile(Path("tokens"), kFileBytesMax));
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<NamedToken> lines,
+                              ParseNamedTokens(Path("tokens"), tokens_text_));
+    for (const NamedToken& line : lines) tokens_.emplace(line.name, line.token);
     if (!tokens_text_.empty() && tokens_text_.back() != '\n') tokens_text_ += '\n';
     tokens_before_ = tokens_text_;
     return absl::OkStatus();
+  }
+
+  void AddToken(const std::string& worker, const std::string& token) {
+    tokens_.emplace(worker, token);
+    absl::StrAppend(&tokens_text_, worker, " ", token, "\n");
   }
 
   absl::Status WriteTokens() {
@@ -420,23 +434,6 @@ class Maker {
       return absl::OkStatus();
     }
     return Write("tokens", tokens_text_, kPrivateMode);
-  }
-
-  // The token of `worker` in the server's file; empty: none.
-  std::string TokenOf(const std::string& worker) const {
-    size_t begin = 0;
-    while (begin < tokens_text_.size()) {
-      const size_t end = tokens_text_.find('\n', begin);
-      const std::string line = tokens_text_.substr(begin, end - begin);
-      if (line.starts_with(worker + " ")) {
-        const size_t token = line.find_first_not_of(' ', worker.size());
-        return token == std::string::npos
-                   ? ""
-                   : line.substr(token, line.find_first_of(" \t\r", token) - token);
-      }
-      begin = end + 1;
-    }
-    return "";
   }
 
   absl::Status Worker(const std::string& worker) {
@@ -459,38 +456,41 @@ class Maker {
         Pair(folder + "/worker", worker,
              {{NID_ext_key_usage, "clientAuth"},
               {NID_subject_alt_name, absl::StrCat("URI:signvote:role:worker,DNS:", worker)}}));
-    std::string token = TokenOf(worker);
+    const auto known = tokens_.find(worker);
     SIGNVOTE_ASSIGN_OR_RETURN(const bool has_token, Exists(Path(folder + "/token")));
     if (has_token) {
-      SIGNVOTE_ASSIGN_OR_RETURN(std::string text,
+      SIGNVOTE_ASSIGN_OR_RETURN(const std::string text,
                                 fs_->ReadFile(Path(folder + "/token"), kFileBytesMax));
-      text.erase(std::min(text.find_first_of(" \t\r\n"), text.size()));
-      if (text.empty())
-        return FileProblem(Path(folder + "/token"), "empty; remove it to get a new one");
-      if (!token.empty() && token != text) {
+      SIGNVOTE_ASSIGN_OR_RETURN(const std::string own,
+                                ParseOwnToken(Path(folder + "/token"), text));
+      if (known != tokens_.end() && known->second != own) {
         return FileProblem(Path(folder + "/token"),
                            absl::StrCat("differs from the line of ", worker, " in ", Path("tokens"),
                                         "; remove the wrong one"));
       }
       report_.kept.push_back(folder + "/token");
-      if (token.empty()) absl::StrAppend(&tokens_text_, worker, " ", text, "\n");
+      if (known == tokens_.end()) AddToken(worker, own);
       return absl::OkStatus();
     }
-    if (token.empty()) {
+    std::string token;
+    if (known != tokens_.end()) {
+      token = known->second;
+    } else {
       SIGNVOTE_ASSIGN_OR_RETURN(const std::string bytes, fs_->RandomBytes(kTokenBytes));
       token = Hex(bytes);
-      absl::StrAppend(&tokens_text_, worker, " ", token, "\n");
+      AddToken(worker, token);
     }
     return Write(folder + "/token", token + "\n", kPrivateMode);
   }
 
   FileSystem* const fs_;
-  const CertsOptions& options_;
+  CertsOptions options_;
   CertsReport report_;
   Key ca_key_;
   Certificate ca_;
   std::string ca_pem_;
-  std::string tokens_text_, tokens_before_;  // the server's file, now and as it was
+  std::string tokens_text_, tokens_before_;    // the server's file, now and as it was
+  std::map<std::string, std::string> tokens_;  // what tokens_text_ says, by worker
 };
 
 }  // namespace

@@ -21,17 +21,23 @@ struct Typed {
 void AddConnection(CLI::App* app, AdminClientOptions* admin, Typed* typed) {
   app->add_option("--server", admin->server, "HOST:PORT of the server")
       ->type_name("HOST:PORT")
-      ->envname("SIGNVOTE_SERVER");
+      ->envname("SIGNVOTE_SERVER")
+      ->check(Kind(ValueKind::kDial));
   app->add_option("--tls-dir", typed->tls_dir,
                   "folder with ca.crt, admin.crt and admin.key, as `certs` makes it")
       ->type_name("DIR")
-      ->envname("SIGNVOTE_TLS_DIR");
+      ->envname("SIGNVOTE_TLS_DIR")
+      ->check(Kind(ValueKind::kFolder));
   app->add_option("--tls-ca", admin->tls.ca, "PEM file: who may sign the server's certificate")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kFile));
   app->add_option("--tls-certificate", admin->tls.certificate,
                   "PEM file: the operator's certificate")
-      ->type_name("FILE");
-  app->add_option("--tls-key", admin->tls.key, "PEM file: its private key")->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kFile));
+  app->add_option("--tls-key", admin->tls.key, "PEM file: its private key")
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kFile));
   app->add_flag("--insecure", admin->insecure, "plaintext, to a server that runs --insecure");
   app->add_option("--timeout", typed->timeout_seconds,
                   "seconds that a call, or a step of an export, may take")
@@ -53,7 +59,10 @@ void AddTop(CLI::App* top, CtlFlags* flags, Typed* typed) {
 }
 
 void AddExport(CLI::App* sub, CtlFlags* flags, Typed* typed) {
-  sub->add_option("FILE", flags->file, "file to write")->type_name("FILE")->required();
+  sub->add_option("FILE", flags->file, "file to write")
+      ->type_name("FILE")
+      ->required()
+      ->check(Kind(ValueKind::kNewFile));
   sub->add_option("--dtype", typed->dtype,
                   "how its numbers are stored: f32; bf16, rounded to half the bytes")
       ->capture_default_str()
@@ -66,10 +75,13 @@ void AddExport(CLI::App* sub, CtlFlags* flags, Typed* typed) {
 
 void AddCerts(CLI::App* sub, CertsOptions* certs) {
   sub->add_option("DIR", certs->directory, "folder; made if missing, nothing in it is overwritten")
-      ->required();
+      ->required()
+      ->check(Kind(ValueKind::kNewFolder));
   sub->add_option("--server-name", certs->server_names,
-                  "host name or address that workers dial; repeatable");
-  sub->add_option("--worker", certs->workers, "worker name; repeatable");
+                  "host name or address that workers dial; repeatable")
+      ->check(Kind(ValueKind::kHost));
+  sub->add_option("--worker", certs->workers, "worker name; repeatable")
+      ->check(Kind(ValueKind::kText));
   sub->add_option("--days", certs->days, "validity of new certificates in days")
       ->capture_default_str();
 }
@@ -99,7 +111,8 @@ absl::Status Finish(const Typed& typed, CtlFlags* flags) {
 
 }  // namespace
 
-absl::Status ParseCtlFlags(int argc, const char* const* argv, CtlFlags* flags, std::string* print) {
+absl::Status ParseCtlFlags(int argc, const char* const* argv, FileSystem* fs, CtlFlags* flags,
+                           std::string* print) {
   Typed typed;
   CLI::App app("signvote: look after a training run. Exit codes: docs/operations.md.", "signvote");
   app.set_version_flag("--version", absl::StrCat("signvote ", SoftwareVersion()));
@@ -113,7 +126,10 @@ absl::Status ParseCtlFlags(int argc, const char* const* argv, CtlFlags* flags, s
     return sub;
   };
   const auto name_worker = [flags](CLI::App* sub) {
-    sub->add_option("WORKER", flags->worker, "its name")->type_name("")->required();
+    sub->add_option("WORKER", flags->worker, "its name")
+        ->type_name("")
+        ->required()
+        ->check(Kind(ValueKind::kText));
   };
   add("status", "show the run and its workers", Command::kStatus)
       ->add_flag("--json", flags->json, "one JSON object, fields as in admin.proto");
@@ -135,7 +151,7 @@ absl::Status ParseCtlFlags(int argc, const char* const* argv, CtlFlags* flags, s
       &flags->certs);
   add("version", "print the version", Command::kVersion);
 
-  SIGNVOTE_RETURN_IF_ERROR(ParseFlags(&app, argc, argv, print));
+  SIGNVOTE_RETURN_IF_ERROR(ParseFlags(&app, argc, argv, fs, print));
   return print->empty() ? Finish(typed, flags) : absl::OkStatus();
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "common/file_system.h"
 #include "common/model_writer.h"
 #include "ctl/admin_client.h"
 #include "ctl/certs.h"
@@ -36,7 +37,8 @@ struct CtlFlags {
 
 // Reads the command line. `print` gets the text of --help, --version or --describe when one of them
 // was given, and is left alone otherwise; `flags` then names no command.
-// Failure: one line with exit code kUsage.
-absl::Status ParseCtlFlags(int argc, const char* const* argv, CtlFlags* flags, std::string* print);
+// `fs` is for ParseFlags(). Failure: one line with exit code kUsage.
+absl::Status ParseCtlFlags(int argc, const char* const* argv, FileSystem* fs, CtlFlags* flags,
+                           std::string* print);
 
 }  // namespace signvote::ctl

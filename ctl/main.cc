@@ -9,6 +9,7 @@
 #include "common/exit_codes.h"
 #include "common/process.h"
 #include "common/status.h"
+#include "common/text.h"
 #include "ctl/commands.h"
 #include "ctl/flags.h"
 #include "proto/wire/grpc_log.h"
@@ -32,7 +33,7 @@ int Main(int argc, char** argv) {
   wire::RouteGrpcLog();
   CtlFlags flags;
   std::string print;
-  absl::Status status = ParseCtlFlags(argc, argv, &flags, &print);
+  absl::Status status = ParseCtlFlags(argc, argv, FileSystem::Posix(), &flags, &print);
   Print(print);
   if (status.ok() && print.empty()) {
     status = RunCommand(flags, {.fs = FileSystem::Posix(),
@@ -40,7 +41,11 @@ int Main(int argc, char** argv) {
                                 .colour = TerminalColour(),
                                 .print = Print});
   }
-  if (!status.ok()) std::fprintf(stderr, "signvote: %s\n", Describe(status).c_str());
+  if (!status.ok()) {
+    // A path in it may be no UTF-8, or have several lines.
+    const std::string text = Describe(status);
+    std::fprintf(stderr, "signvote: %s\n", ForPeople(text, text.size()).c_str());
+  }
   if (std::fflush(stdout) != 0) return static_cast<int>(ExitCode::kInternal);
   return static_cast<int>(ExitCodeFor(status));
 }

@@ -58,28 +58,36 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
   auto* net = group("Network");
   net->add_option("--listen", f->listen,
                   "ADDRESS:PORT for workers [0.0.0.0:7070; 127.0.0.1:7070 with --insecure]")
-      ->type_name("ADDRESS:PORT");
+      ->type_name("ADDRESS:PORT")
+      ->check(Kind(ValueKind::kListen));
   net->add_option("--http", f->http,
                   "ADDRESS:PORT for /metrics, /healthz, /readyz, /api/v1/status; 'off': none")
       ->type_name("ADDRESS:PORT")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kListen));
   net->add_option("--tls-ca", f->tls_ca, "PEM file: who may sign the workers' certificates")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kFile));
   net->add_option("--tls-certificate", f->tls_certificate, "PEM file: the server's certificate")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kFile));
   net->add_option("--tls-key", f->tls_key, "PEM file: its key; readable by its owner only")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kFile));
   net->add_option("--tokens", f->tokens,
                   "file with one line \"NAME TOKEN\" per worker; readable by its owner only; read "
                   "again on SIGHUP")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kFile));
   net->add_flag("--insecure", f->insecure,
                 "plaintext, on this machine only; tokens only with --tokens");
   net->add_option("--insecure-bind", f->insecure_bind,
                   "with --insecure: the address to bind instead of loopback")
-      ->type_name("ADDRESS");
+      ->type_name("ADDRESS")
+      ->check(Kind(ValueKind::kHost));
   net->add_option("--port-file", f->port_file, "write the bound ports as JSON once listening")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kNewFile));
 
   auto* run = group("Run");
   run->add_option("--max-rounds,--rounds", r.main_rounds_max,
@@ -155,14 +163,17 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
          "--init", f->init_path,
          "the initial parameters: a safetensors file, its index, or the folder of either; else "
          "the first worker's own")
-      ->type_name("PATH");
+      ->type_name("PATH")
+      ->check(Kind(ValueKind::kPath));
   run->add_option("--export", f->exports.path, "write the final model here (safetensors)")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kNewFile));
   run->add_option(
          "--export-every", raw->export_every,
          "copies of the model meanwhile, beside --export and named after their round: every "
          "so many rounds (200) or so often (90s, 10m, 2h); 0: none")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kText));
   run->add_option("--export-keep", f->exports.keep, "how many of those copies are kept")
       ->capture_default_str()
       ->check(UnsignedBetween(1, 1'000'000));
@@ -198,15 +209,18 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->capture_default_str()
       ->check(NumberBetween(0, 1));
   method->add_option("--rule", r.rule.rule, "who chooses the stepsize: alias, fixed")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kText));
   method->add_option("--stepsize", r.rule.stepsize, "fixed: the stepsize")->capture_default_str();
   method->add_option("--schedule", r.rule.schedule, "fixed: constant, cosine, linear, wsd")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kText));
   method->add_option("--warmup-rounds", r.rule.warmup_rounds, "fixed: rounds of linear warm-up")
       ->capture_default_str()
       ->check(AnyUnsigned());
   method->add_option("--alias-option", r.rule.alias_option, "alias: I or II")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kText));
   method->add_option("--alias-f-min", r.rule.alias_f_min, "alias: a lower bound of the loss")
       ->capture_default_str();
   method->add_option("--alias-d0", r.rule.alias_d0, "alias, option I: the small start of d")
@@ -221,7 +235,8 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
                    "alias: the curvature to begin with, (loss - f-min)/stepsize^2; auto: from the "
                    "stepsize at which the run stood whose model --init names, else 0")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto"}) | NumberBetween(0, kEta0Max));
+      ->check(CLI::IsMember({"auto"}) | NumberBetween(0, kEta0Max))
+      ->check(Kind(ValueKind::kText));
 
   auto* limits = group("Limits");
   limits->add_option("--workers-max", sizes.workers_max, "workers connected at a time")
@@ -241,7 +256,8 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
                    "memory for recent commits, of which at least 4 are kept; auto: 64 MiB, or 8 "
                    "rounds of a larger model")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto"}) | UnsignedBetween(0, kCatchUpBytesMax));
+      ->check(CLI::IsMember({"auto"}) | UnsignedBetween(0, kCatchUpBytesMax))
+      ->check(Kind(ValueKind::kText));
   limits
       ->add_option("--tally-threads", f->tally_threads,
                    "threads that count ballots; 0: as many as this machine is best with")
@@ -250,14 +266,18 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
 
   auto* logs = group("Logs");
   logs->add_option("--log-level", raw->log_level, "debug, info, warning, error")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kText));
   logs->add_option("--log-format", raw->log_format, "text or json, on standard error")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kText));
   logs->add_option("--round-log", f->round_log_path, "append one JSON line per commit to this file")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kLog));
   logs->add_option("--event-log", f->event_log_path,
                    "append one JSON line per join, loss and the like to this file")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kLog));
 
   group("Tests")
       ->add_option("--test-applier-delay-ms", raw->test_applier_delay_ms,
@@ -270,7 +290,9 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->check(AnyUnsigned());
 
   group("Options");
-  app->set_config("--config", "", "TOML file with the same names as the flags")->type_name("FILE");
+  app->set_config("--config", "", "TOML file with the same names as the flags")
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kFile));
   app->allow_config_extras(CLI::config_extras_mode::error);
   app->add_flag("--print-config", raw->print_config, "print the configuration as TOML and end")
       ->configurable(false);
@@ -299,7 +321,7 @@ absl::Status CheckAddresses(ServerFlags* f) {
   SIGNVOTE_ASSIGN_OR_RETURN(HostPort listen,
                             ParseHostPort("--listen", f->listen, PortZero::kAllowed));
   if (f->insecure && !f->insecure_bind.empty()) {
-    listen.host = f->insecure_bind;
+    SIGNVOTE_ASSIGN_OR_RETURN(listen.host, ParseHost("--insecure-bind", f->insecure_bind));
   } else if (f->insecure && !IsLoopbackHost(listen.host)) {
     return Usage(
         "--listen " + f->listen +
@@ -401,7 +423,8 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
 
 }  // namespace
 
-absl::Status ParseServerFlags(int argc, const char* const* argv, ServerFlags* flags) {
+absl::Status ParseServerFlags(int argc, const char* const* argv, FileSystem* fs,
+                              ServerFlags* flags) {
   CLI::App app(
       "signvote-server: counts the votes, chooses the stepsize, keeps the master replica.\n"
       "Exit codes and examples: docs/operations.md",
@@ -410,7 +433,7 @@ absl::Status ParseServerFlags(int argc, const char* const* argv, ServerFlags* fl
   AddFlags(&app, flags, &raw);
   app.set_version_flag("--version", absl::StrCat("signvote-server ", SoftwareVersion()));
   std::string print;
-  SIGNVOTE_RETURN_IF_ERROR(ParseFlags(&app, argc, argv, &print));
+  SIGNVOTE_RETURN_IF_ERROR(ParseFlags(&app, argc, argv, fs, &print));
   if (!print.empty()) {
     flags->print = std::move(print);
     return absl::OkStatus();

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "common/clock.h"
+#include "common/file_system.h"
 #include "common/log.h"
 #include "server/export_options.h"
 #include "server/run/run.h"
@@ -36,7 +37,8 @@ struct ServerFlags {
 };
 
 // INVALID_ARGUMENT names the flag and what it accepts. Fills in defaults that depend on other
-// flags.
-absl::Status ParseServerFlags(int argc, const char* const* argv, ServerFlags* flags);
+// flags. `fs` has the file of --config.
+absl::Status ParseServerFlags(int argc, const char* const* argv, FileSystem* fs,
+                              ServerFlags* flags);
 
 }  // namespace signvote

@@ -5,6 +5,7 @@
 
 #include "common/cpu.h"
 #include "common/exit_codes.h"
+#include "common/file_system.h"
 #include "common/log.h"
 #include "common/process.h"
 #include "common/status.h"
@@ -21,7 +22,7 @@ int Main(int argc, char** argv) {
   InstallStopSignals();
   (void)RaiseDescriptorLimit();
   ServerFlags flags;
-  absl::Status status = ParseServerFlags(argc, argv, &flags);
+  absl::Status status = ParseServerFlags(argc, argv, FileSystem::Posix(), &flags);
   if (status.ok() && flags.print.has_value()) {
     std::fputs(flags.print->c_str(), stdout);
     return 0;

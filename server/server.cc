@@ -130,6 +130,8 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   // Written when the run is over: what cannot be written must be told before it begins.
   SIGNVOTE_RETURN_IF_ERROR(WithContext(
       CheckExport(flags, fs, parts.init.get(), &run_options.model.config_check), "--export"));
+  if (!flags.port_file.empty())
+    SIGNVOTE_RETURN_IF_ERROR(WithContext(RequireWritable(fs, flags.port_file), "--port-file"));
   std::unique_ptr<LineLog> round_log, event_log;
   if (!flags.round_log_path.empty()) {
     SIGNVOTE_ASSIGN_OR_RETURN(round_log, LineLog::Open(fs, flags.round_log_path));

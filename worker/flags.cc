@@ -43,29 +43,38 @@ void AddFlags(CLI::App* app, Parsed* parsed) {
   group("Connection");
   app->add_option("--server", flags->session.server, "HOST:PORT of the server")
       ->type_name("HOST:PORT")
-      ->envname("SIGNVOTE_SERVER");
+      ->envname("SIGNVOTE_SERVER")
+      ->check(Kind(ValueKind::kDial));
   app->add_option("--name", flags->session.name,
                   "this worker's name; with TLS that of its certificate")
-      ->type_name("NAME");
+      ->type_name("NAME")
+      ->check(Kind(ValueKind::kText));
   app->add_option("--token-file", flags->session.token_file,
                   "file with this worker's join token (mode 0600)")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kFile));
   app->add_option("--tls-dir", parsed->tls_dir,
                   "folder with ca.crt, worker.crt, worker.key and token, as `signvote certs` makes "
                   "one per worker")
       ->type_name("DIR")
-      ->envname("SIGNVOTE_TLS_DIR");
+      ->envname("SIGNVOTE_TLS_DIR")
+      ->check(Kind(ValueKind::kFolder));
   app->add_option("--tls-ca", flags->session.tls_ca,
                   "PEM file: who may sign the server's certificate")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kFile));
   app->add_option("--tls-certificate", flags->session.tls_certificate,
                   "PEM file: this worker's certificate")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kFile));
   app->add_option("--tls-key", flags->session.tls_key, "PEM file: its private key (mode 0600)")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kFile));
   app->add_flag("--insecure", flags->session.insecure,
                 "plaintext, to a server that runs --insecure");
-  app->add_option("--run-id", parsed->run_id, "join only this run (UUID)")->type_name("UUID");
+  app->add_option("--run-id", parsed->run_id, "join only this run (UUID)")
+      ->type_name("UUID")
+      ->check(Kind(ValueKind::kText));
   app->add_option("--connect-timeout", parsed->connect_timeout_seconds,
                   "seconds for the first connection")
       ->capture_default_str()
@@ -83,7 +92,8 @@ void AddFlags(CLI::App* app, Parsed* parsed) {
   app->add_option("--model", flags->model,
                   "nano, micro, tiny, 60m, 130m, 350m, mlp, or the path of a config.json or of its "
                   "folder")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kPath));
   app->add_option("--vocab-size", flags->vocabulary, "vocabulary of the model; 0: its own")
       ->capture_default_str()
       ->check(UnsignedBetween(0, 1u << 24));
@@ -98,7 +108,8 @@ void AddFlags(CLI::App* app, Parsed* parsed) {
   // Taken so that it can be refused with the remedy; not in --help.
   app->add_option("--weight-decay", parsed->weight_decay)->group("");
   app->add_option("--device", flags->model_options.device, "cpu, cuda or cuda:N")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kText));
   app->add_option("--threads", flags->model_options.threads,
                   "CPU threads of the model; fewer for several workers on one machine")
       ->capture_default_str()
@@ -107,9 +118,11 @@ void AddFlags(CLI::App* app, Parsed* parsed) {
   group("Data");
   app->add_option("--data", flags->data,
                   "file or folder; without it the C++ headers of the installed LibTorch")
-      ->type_name("PATH");
+      ->type_name("PATH")
+      ->check(Kind(ValueKind::kPath));
   app->add_option("--data-format", flags->data_format,
-                  "text, nanogpt, llmc or synthetic (default: text; mlp: synthetic)");
+                  "text, nanogpt, llmc or synthetic (default: text; mlp: synthetic)")
+      ->check(Kind(ValueKind::kText));
   app->add_option("--batch", flags->batch, "sequences or samples per micro-batch")
       ->capture_default_str()
       ->check(at_least_one);
@@ -144,25 +157,31 @@ void AddFlags(CLI::App* app, Parsed* parsed) {
   app->add_option("--http", flags->http,
                   "HOST:PORT of /metrics, /healthz, /readyz (port 0: a free one), or off")
       ->type_name("HOST:PORT")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kListen));
   app->add_option("--progress", flags->progress, "auto, terminal, lines or off")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "terminal", "lines", "off"}));
   app->add_option("--progress-every", flags->progress_seconds, "seconds between progress lines")
       ->capture_default_str()
       ->check(NumberBetween(0, 86400));
-  app->add_option("--report", flags->report, "JSON file written at the end")->type_name("FILE");
+  app->add_option("--report", flags->report, "JSON file written at the end")
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kNewFile));
   app->add_option("--round-log", flags->round_log, "file that gets one JSON line per round")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kLog));
   app->add_option("--save", flags->save,
                   "safetensors file of the replica, however this worker ends after it has joined; "
                   "config.json beside it")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kNewFile));
   app->add_option(
          "--save-every", parsed->save_every,
          "copies of the replica meanwhile, beside --save and named after their round: every "
          "so many rounds (200) or so often (90s, 10m, 2h); 0: none")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kText));
   app->add_option("--save-keep", flags->save_keep, "how many of those copies are kept")
       ->capture_default_str()
       ->check(UnsignedBetween(1, 1'000'000));
@@ -177,12 +196,17 @@ void AddFlags(CLI::App* app, Parsed* parsed) {
       ->capture_default_str()
       ->check(AnyUnsigned());
   app->add_option("--log-level", parsed->log_level, "debug, info, warning or error")
-      ->capture_default_str();
-  app->add_option("--log-format", parsed->log_format, "text or json")->capture_default_str();
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kText));
+  app->add_option("--log-format", parsed->log_format, "text or json")
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kText));
   group("Options");
   app->add_flag("--selftest", flags->selftest,
                 "compare the device's kernels with the definitions, measure them, and exit");
-  app->set_config("--config", "", "TOML file with flags (name = value)")->type_name("FILE");
+  app->set_config("--config", "", "TOML file with flags (name = value)")
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kFile));
   app->allow_config_extras(CLI::config_extras_mode::error);
   app->add_flag("--print-config", parsed->print_config,
                 "print the flags in effect as TOML and exit")
@@ -251,7 +275,7 @@ absl::Status Complete(Parsed* parsed) {
 
 }  // namespace
 
-absl::Status ParseWorkerFlags(int argc, const char* const* argv, WorkerFlags* flags,
+absl::Status ParseWorkerFlags(int argc, const char* const* argv, FileSystem* fs, WorkerFlags* flags,
                               std::string* print) {
   Parsed parsed;
   parsed.flags.model_options.threads = std::max(1u, std::thread::hardware_concurrency());
@@ -260,7 +284,7 @@ absl::Status ParseWorkerFlags(int argc, const char* const* argv, WorkerFlags* fl
       "signvote-worker");
   app.set_version_flag("--version", absl::StrCat("signvote-worker ", SoftwareVersion()));
   AddFlags(&app, &parsed);
-  SIGNVOTE_RETURN_IF_ERROR(ParseFlags(&app, argc, argv, print));
+  SIGNVOTE_RETURN_IF_ERROR(ParseFlags(&app, argc, argv, fs, print));
   if (parsed.print_config)
     *print = WithoutRefused(app.config_to_str(/*default_also=*/true, /*write_description=*/false));
   if (!print->empty()) return absl::OkStatus();

@@ -40,11 +40,11 @@ struct WorkerFlags {
   bool selftest = false;
 };
 
-// Reads the command line and a --config file. `print` gets the text of --help, --version or
+// Reads the command line and a --config file, which `fs` has. `print` gets the text of --help, --version or
 // --print-config when one of them was given, and is left alone otherwise.
 // Failure: one line with an exit code: kBadInput for a --config file that cannot be read, kUsage
 // for all else.
-absl::Status ParseWorkerFlags(int argc, const char* const* argv, WorkerFlags* flags,
+absl::Status ParseWorkerFlags(int argc, const char* const* argv, FileSystem* fs, WorkerFlags* flags,
                               std::string* print);
 
 // What no single flag can tell: flags that do not fit each other, this machine or the files that

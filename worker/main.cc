@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "common/exit_codes.h"
+#include "common/file_system.h"
 #include "common/log.h"
 #include "common/process.h"
 #include "common/status.h"
@@ -26,7 +27,7 @@ int Main(int argc, char** argv) {
   InstallStopSignals();
   WorkerFlags flags;
   std::string print;
-  absl::Status status = ParseWorkerFlags(argc, argv, &flags, &print);
+  absl::Status status = ParseWorkerFlags(argc, argv, FileSystem::Posix(), &flags, &print);
   if (!print.empty()) {
     std::fputs(print.c_str(), stdout);
     return static_cast<int>(ExitCode::kOk);

@@ -22,10 +22,12 @@
 #include "common/log.h"
 #include "common/memory_budget.h"
 #include "common/model_file.h"
+#include "common/process_table.h"
 #include "common/status.h"
 #include "worker/data/dataset.h"
 #include "worker/direction/cuda_device.h"
 #include "worker/models/model.h"
+#include "worker/neighbours.h"
 #include "worker/selftest/cuda_selftest.h"
 #include "worker/selftest/selftest.h"
 #include "worker/session/session.h"
@@ -277,6 +279,16 @@ absl::Status CheckModelMemory(FileSystem* fs, const ModelConfig& config,
       ExitCode::kNoMemory);
 }
 
+void TellOfNeighbours(NeighbourWatch* watch, Time now) {
+  const std::optional<ThreadsAdvice> advice = watch->Look(now);
+  if (!advice.has_value()) return;
+  LogWarning(
+      absl::StrCat("other workers compute on the same processors, and each waits for the others; "
+                   "give each of them --threads ",
+                   advice->threads),
+      {{"workers", uint64_t{advice->workers}}, {"processors", uint64_t{advice->processors}}});
+}
+
 absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, const Corpus& corpus,
                      LineLog* round_log, WorkerPort* port, const WorkerSignals& signals) {
   SIGNVOTE_RETURN_IF_ERROR(CheckModelMemory(fs, corpus.config, flags.model_options.device));
@@ -318,6 +330,10 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
                       .keep = flags.save_keep,
                       .format = flags.save_format,
                       .config_json = ModelConfigJson(corpus.config)});
+  ProcProcessTable processes(fs);
+  // A GPU's worker leaves the processors alone.
+  NeighbourWatch neighbours(&processes, gpu.has_value() ? 0 : flags.model_options.threads);
+  TellOfNeighbours(&neighbours, clock->Now());
   absl::Status saved;
   trainer.set_on_joined([&](const RunInfo& run) {
     port->metrics()->OnJoined(run);
@@ -334,6 +350,7 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
     port->metrics()->OnRound(MetricsOf(round));
     port->metrics()->OnSession(stats);
     progress.OnRound(round, stats);
+    TellOfNeighbours(&neighbours, clock->Now());
     const bool reopen = signals.take_reopen();
     if (round_log != nullptr) {
       if (reopen) round_log->Reopen();

@@ -16,15 +16,18 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// CLI11 tells a validator only by its description: "{a,b}" of IsMember, "UINT in [1 - 9]" of this
-// folder's bounds and of its own Range.
+// CLI11 tells a validator only by its name, which those of flags.h have, and by its description:
+// "{a,b}" of IsMember, "UINT in [1 - 9]" of this folder's bounds and of its own Range.
 struct Checks {
   std::string descriptions;  // as they stand behind the type in Option::get_type_name()
+  std::string kind;          // of flags.h; "": none of them
   std::vector<std::string> choices;
   std::string least, most;
 };
 
-void AddCheck(const std::string& description, Checks* checks) {
+void AddCheck(const CLI::Validator& check, Checks* checks) {
+  if (!check.get_name().empty()) checks->kind = check.get_name();
+  const std::string description = check.get_description();
   if (description.empty()) return;
   absl::StrAppend(&checks->descriptions, ":", description);
   absl::string_view text = description;
@@ -48,7 +51,7 @@ Checks ChecksOf(const CLI::Option& option) {
   auto& with_validators = const_cast<CLI::Option&>(option);
   for (int i = 0;; ++i) {
     try {
-      AddCheck(with_validators.get_validator(i)->get_description(), &checks);
+      AddCheck(*with_validators.get_validator(i), &checks);
     } catch (const CLI::OptionNotFound&) {
       return checks;
     }
@@ -71,6 +74,13 @@ std::vector<std::string> Sorted(const std::set<CLI::Option*>& options) {
   return names;
 }
 
+std::string KindOf(const Checks& checks, const std::string& type) {
+  if (!checks.kind.empty()) return checks.kind;
+  if (type.empty()) return "switch";
+  if (!checks.choices.empty()) return "word";
+  return type == "UINT" || type == "INT" || type == "FLOAT" ? "number" : "";
+}
+
 Json OptionJson(const CLI::Option& option) {
   const Checks checks = ChecksOf(option);
   std::string type;
@@ -83,6 +93,7 @@ Json OptionJson(const CLI::Option& option) {
           {"text", option.get_description()},
           {"group", option.get_group()},
           {"type", type},
+          {"kind", KindOf(checks, type)},
           {"choices", checks.choices},
           {"least", checks.least},
           {"most", checks.most},

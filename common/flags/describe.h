@@ -14,6 +14,8 @@ namespace signvote {
 //   text      what it is for, one line
 //   group     its heading in --help
 //   type      of its value ("FILE", "UINT", "HOST:PORT"); "": it takes none
+//   kind      what the value is: a kind of flags.h, "number", "word" (one of `choices`), "switch" (it
+//             takes none); "": nobody has said, and a test fails
 //   choices   the words it takes; empty: any of its type
 //   least, most   bounds as texts; "": none
 //   default   the value without it, as text; "": none

@@ -1,9 +1,6 @@
 #include "common/flags/flags.h"
 
-#include <cmath>
-#include <istream>
 #include <memory>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -13,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "common/exit_codes.h"
+#include "common/flags/config_file.h"
 #include "common/flags/describe.h"
 #include "common/status.h"
 #include "common/text.h"
@@ -20,30 +18,15 @@
 namespace signvote {
 namespace {
 
-constexpr char kSectionEnd[] = ".++";  // how CLI11 names the beginning of a section
 constexpr char kConfigExtra[] = "INI was not able to parse ";
 constexpr char kSeeHelp[] = "; --help lists what there is";
+constexpr char kEmpty[] = "the value is empty; give one, or leave the flag out";
+constexpr size_t kLineBytesMax = 2000;
 
 bool ParseUnsigned(const std::string& text, uint64_t* value) {
   return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos &&
          absl::SimpleAtoi(text, value);
 }
-
-// Editors of some systems begin a text with a byte-order mark, which CLI11 takes for a part of the
-// first name.
-class TomlWithMark : public CLI::ConfigTOML {
- public:
-  std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
-    constexpr std::string_view kMark = "\xef\xbb\xbf";
-    size_t matched = 0;
-    while (matched < kMark.size() && input.peek() == static_cast<unsigned char>(kMark[matched])) {
-      input.get();
-      ++matched;
-    }
-    if (matched != 0 && matched != kMark.size()) input.seekg(0);  // no mark: something else
-    return CLI::ConfigTOML::from_config(input);
-  }
-};
 
 CLI::Validator Checked(std::string description, std::function<std::string(std::string&)> check) {
   return CLI::Validator(std::move(check), std::move(description));
@@ -62,8 +45,8 @@ CLI::Validator UnsignedCheck(std::string description, uint64_t least, uint64_t m
   });
 }
 
-// A message stays one line whatever was typed or stands in a file.
-std::string OneLine(const std::string& text) { return ForPeople(text, text.size()); }
+// A message stays one line, and a short one, whatever was typed or stands in a file.
+std::string OneLine(const std::string& text) { return ForPeople(text, kLineBytesMax); }
 
 absl::Status Usage(const std::string& text) {
   return WithExitCode(absl::InvalidArgumentError(OneLine(text)), ExitCode::kUsage);
@@ -77,10 +60,8 @@ std::string ConfigPath(const CLI::App& app) {
 absl::Status ConfigFailed(const CLI::App& app, const std::string& what) {
   absl::string_view item = what;
   if (!absl::ConsumePrefix(&item, kConfigExtra))
-    return Usage(absl::StrCat("--config ", ConfigPath(app), ": ", what));
-  absl::ConsumeSuffix(&item, kSectionEnd);
-  return Usage(absl::StrCat("--config ", ConfigPath(app), ": '", item,
-                            "' is no flag; a line is NAME = VALUE, without sections", kSeeHelp));
+    return Usage(absl::StrCat("--config: ", ConfigPath(app), ": ", what));
+  return Usage(absl::StrCat("--config: ", ConfigPath(app), ": '", item, "' is no flag", kSeeHelp));
 }
 
 // CLI11 misses the subcommand before it looks at what stands in its place.
@@ -93,7 +74,49 @@ absl::Status RequiredFailed(const CLI::App& app, const std::string& what) {
   return Usage(absl::StrCat("'", rest[0], "' is no command; use ", absl::StrJoin(names, ", ")));
 }
 
+// CLI11 takes the word behind "--flag=" for its value, whatever it is.
+absl::Status RequireValues(int argc, const char* const* argv) {
+  for (int i = 1; i < argc; ++i) {
+    const absl::string_view word = argv[i];
+    if (absl::StartsWith(word, "--") && word.find('=') == word.size() - 1)
+      return Usage(absl::StrCat(word.substr(0, word.size() - 1), ": ", kEmpty));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+const char* NameOf(ValueKind kind) {
+  switch (kind) {
+    case ValueKind::kFile:
+      return "file";
+    case ValueKind::kPath:
+      return "path";
+    case ValueKind::kFolder:
+      return "folder";
+    case ValueKind::kNewFile:
+      return "new file";
+    case ValueKind::kLog:
+      return "log";
+    case ValueKind::kNewFolder:
+      return "new folder";
+    case ValueKind::kDial:
+      return "dial";
+    case ValueKind::kListen:
+      return "listen";
+    case ValueKind::kHost:
+      return "host";
+    case ValueKind::kText:
+      return "text";
+  }
+  return "";
+}
+
+CLI::Validator Kind(ValueKind kind) {
+  return CLI::Validator(
+      [](std::string& text) { return text.empty() ? std::string(kEmpty) : std::string(); },
+      /*validator_desc=*/"", NameOf(kind));
+}
 
 CLI::Validator UnsignedBetween(uint64_t least, uint64_t most) {
   return UnsignedCheck(absl::StrCat("UINT in [", least, " - ", most, "]"), least, most);
@@ -111,13 +134,26 @@ CLI::Validator NumberBetween(double least, double most) {
                  });
 }
 
-absl::Status ParseFlags(CLI::App* app, int argc, const char* const* argv, std::string* print) {
+absl::Status ParseFlags(CLI::App* app, int argc, const char* const* argv, FileSystem* fs,
+                        std::string* print) {
   // For programs, not for people: no option of --help.
   if (argc == 2 && absl::string_view(argv[1]) == "--describe") {
     *print = DescribeJson(*app);
     return absl::OkStatus();
   }
-  app->config_formatter(std::make_shared<TomlWithMark>());
+  SIGNVOTE_RETURN_IF_ERROR(RequireValues(argc, argv));
+  const auto config = std::make_shared<ConfigFile>(fs);
+  app->config_formatter(config);
+  if (CLI::Option* const option = app->get_config_ptr(); option != nullptr) {
+    // CLI11 checks the path before it opens the file. An app that is parsed again has a check of each time.
+    option->check(CLI::Validator(
+        [app](std::string& path) {
+          const auto file = std::static_pointer_cast<ConfigFile>(app->get_config_formatter());
+          file->Read(path);
+          return std::string(file->status().message());
+        },
+        /*validator_desc=*/""));
+  }
   // CLI11 reports by exceptions; they end here.
   try {
     app->parse(argc, argv);
@@ -125,11 +161,6 @@ absl::Status ParseFlags(CLI::App* app, int argc, const char* const* argv, std::s
     *print = app->help();
   } catch (const CLI::CallForVersion& e) {
     *print = absl::StrCat(e.what(), "\n");
-  } catch (const CLI::FileError&) {
-    return WithExitCode(
-        absl::NotFoundError(OneLine(absl::StrCat("--config ", ConfigPath(*app),
-                                                 ": no file that can be read; give a TOML file"))),
-        ExitCode::kBadInput);
   } catch (const CLI::ConfigError& e) {
     return ConfigFailed(*app, e.what());
   } catch (const CLI::RequiredError& e) {
@@ -137,6 +168,11 @@ absl::Status ParseFlags(CLI::App* app, int argc, const char* const* argv, std::s
   } catch (const CLI::ExtrasError& e) {
     return Usage(absl::StrCat(e.what(), kSeeHelp));
   } catch (const CLI::ParseError& e) {
+    if (!config->status().ok()) {
+      return WithExitCode(
+          absl::Status(config->status().code(), OneLine(std::string(config->status().message()))),
+          ExitCodeFor(config->status()));
+    }
     return Usage(e.what());
   }
   return absl::OkStatus();

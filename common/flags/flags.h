@@ -9,6 +9,7 @@
 #include <CLI/CLI.hpp>
 
 #include "absl/status/status.h"
+#include "common/file_system.h"
 
 namespace signvote {
 
@@ -20,10 +21,33 @@ CLI::Validator NumberBetween(double least, double most);
 // Any unsigned number of up to `most`; --help shows no bounds.
 CLI::Validator AnyUnsigned(uint64_t most = std::numeric_limits<uint64_t>::max());
 
+// What a flag's value is: its `kind` in DescribeJson(), by which a test tries each flag with what people
+// mistake for it.
+enum class ValueKind {
+  kFile,       // a file that is read
+  kPath,       // a file or a folder that is read
+  kFolder,     // a folder whose files are read
+  kNewFile,    // a file that is written whole, in place of what has its name
+  kLog,        // a file that is appended to
+  kNewFolder,  // a folder that is made where it is missing
+  kDial,       // HOST:PORT of another program
+  kListen,     // HOST:PORT of this one
+  kHost,       // a host without a port
+  kText,       // anything else that is neither a number nor one of a few words
+};
+// "file", "path", "folder", "new file", "log", "new folder", "dial", "listen", "host", "text".
+const char* NameOf(ValueKind kind);
+
+// A check that says of what kind the value is. It refuses an empty one, which nobody means: it is a
+// variable of a shell that is not set. Every flag needs it whose value is neither a number nor one of
+// a few words (CLI::IsMember).
+CLI::Validator Kind(ValueKind kind);
+
 // Parses; `print` gets the text of --help or --version when one of them was given, DescribeJson()'s
 // for a sole --describe, and is left alone otherwise.
-// Failure: one line with an exit code: kBadInput for a --config file that cannot be read, kUsage
-// for all else.
-absl::Status ParseFlags(CLI::App* app, int argc, const char* const* argv, std::string* print);
+// Failure: one line of bounded length with an exit code: kBadInput for a --config file that cannot be
+// read, kUsage for all else.
+absl::Status ParseFlags(CLI::App* app, int argc, const char* const* argv, FileSystem* fs,
+                        std::string* print);
 
 }  // namespace signvote

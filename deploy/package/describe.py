@@ -20,7 +20,8 @@ import sys
 import tempfile
 
 TEXT_COLUMN = 30  # where the descriptions stand in what help2man reads
-FILE_TYPES = {"FILE", "PATH"}
+FILE_KINDS = {"file", "path", "new file", "log"}
+FOLDER_KINDS = {"folder", "new folder"}
 MACHINE_DEFAULTS = {"--threads": "all processors"}  # what --help shows is the number of the machine that builds
 ADMINISTRATION = {"signvote-server", "signvote-libtorch"}  # man section 8; the others 1
 OWN_EXIT_STATUS = {"signvote-libtorch"}  # its --help has the table
@@ -36,6 +37,7 @@ class Option:
     text: str
     group: str
     type: str
+    kind: str
     choices: list[str]
     least: str
     most: str
@@ -217,8 +219,8 @@ def bash_values(options):
         if option.choices:
             out.append(f"    {pattern}) mapfile -t COMPREPLY < <(compgen -W {shlex.quote(' '.join(option.choices))} -- "
                        '"$current"); return ;;')
-        elif option.type in FILE_TYPES or option.type == "DIR":
-            action = "-d" if option.type == "DIR" else "-f"
+        elif option.kind in FILE_KINDS | FOLDER_KINDS:
+            action = "-d" if option.kind in FOLDER_KINDS else "-f"
             out.append(f"    {pattern}) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen {action} -- "
                        '"$current"); return ;;')
         else:
@@ -261,8 +263,7 @@ def bash(program):
             own = [o for o in program.options if not set(o.names) & {n for s in sub.options for n in s.names}]
             lines.append(f"    {sub.name})")
             lines.append(f"      words='{bash_words(sub, own)}'")
-            kinds = {p.type for p in sub.positionals}
-            if kinds & (FILE_TYPES | {"DIR"}) or any(p.names[0] == "DIR" for p in sub.positionals):
+            if any(p.kind in FILE_KINDS | FOLDER_KINDS for p in sub.positionals):
                 lines.append('      [[ $current == -* ]] || { compopt -o filenames 2>/dev/null; '
                              'mapfile -t COMPREPLY < <(compgen -f -- "$current"); return; }')
             lines.append("      ;;")
@@ -285,9 +286,9 @@ def zsh_text(text):
 def zsh_action(option):
     if option.choices:
         return f"({' '.join(option.choices)})"
-    if option.type == "DIR" or option.names == ["DIR"]:
+    if option.kind in FOLDER_KINDS:
         return "_files -/"
-    return "_files" if option.type in FILE_TYPES else " "
+    return "_files" if option.kind in FILE_KINDS else " "
 
 
 def zsh_specs(options):
@@ -343,9 +344,9 @@ def fish_option(program, option, condition):
         words += ["-l", name[2:]] if name.startswith("--") else ["-s", name[1:]]
     if option.choices:
         words += ["-x", "-a", fish_quote(" ".join(option.choices))]
-    elif option.type in FILE_TYPES:
+    elif option.kind in FILE_KINDS:
         words += ["-r", "-F"]
-    elif option.type == "DIR":
+    elif option.kind in FOLDER_KINDS:
         words += ["-x", "-a", "'(__fish_complete_directories)'"]
     elif option.type:
         words.append("-x")
@@ -361,7 +362,7 @@ def fish(program):
                      f"-a {sub.name} -d {fish_quote(sub.text)}")
         seen = f"__fish_seen_subcommand_from {sub.name}"
         lines += [fish_option(program, o, seen) for o in sub.options if "--help" not in o.names]
-        if any(p.type in FILE_TYPES or p.names == ["DIR"] for p in sub.positionals):
+        if any(p.kind in FILE_KINDS | FOLDER_KINDS for p in sub.positionals):
             lines.append(f"complete -c {program.name} -n {fish_quote(seen)} -F")
     return "\n".join(lines) + "\n"
 

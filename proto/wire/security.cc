@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/exit_codes.h"
 #include "common/status.h"
+#include "common/text.h"
 
 namespace signvote::wire {
 namespace {
@@ -39,6 +40,12 @@ using NamesPtr = std::unique_ptr<GENERAL_NAMES, Freer<GENERAL_NAMES, FreeNames>>
 
 BioPtr MemoryBio(const std::string& pem) {
   return BioPtr(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
+}
+
+// What OpenSSL does not take for the beginning of PEM is left out.
+absl::StatusOr<std::string> ReadPem(FileSystem* fs, const std::string& path) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::string text, fs->ReadFile(path, kPemBytesMax));
+  return std::string(WithoutMark(text));
 }
 
 std::vector<X509Ptr> ReadCertificates(const std::string& pem) {
@@ -175,11 +182,10 @@ absl::StatusOr<TlsMaterial> LoadTls(FileSystem* fs, const TlsFiles& files,
     }
   }
   TlsMaterial material;
-  SIGNVOTE_ASSIGN_OR_RETURN(material.ca_pem, fs->ReadFile(files.ca, kPemBytesMax));
-  SIGNVOTE_ASSIGN_OR_RETURN(material.certificate_pem,
-                            fs->ReadFile(files.certificate, kPemBytesMax));
+  SIGNVOTE_ASSIGN_OR_RETURN(material.ca_pem, ReadPem(fs, files.ca));
+  SIGNVOTE_ASSIGN_OR_RETURN(material.certificate_pem, ReadPem(fs, files.certificate));
   SIGNVOTE_RETURN_IF_ERROR(fs->RequirePrivate(files.key));
-  SIGNVOTE_ASSIGN_OR_RETURN(material.key_pem, fs->ReadFile(files.key, kPemBytesMax));
+  SIGNVOTE_ASSIGN_OR_RETURN(material.key_pem, ReadPem(fs, files.key));
 
   const std::vector<X509Ptr> authorities = ReadCertificates(material.ca_pem);
   if (authorities.empty()) return Unusable(absl::StrCat(files.ca, " holds no PEM certificate"));

@@ -8,6 +8,7 @@
 #include "common/check.h"
 #include "common/status.h"
 #include "common/text.h"
+#include "proto/wire/run_end.h"
 #include "proto/wire/security.h"
 #include "server/rpc/identity.h"
 #include "signvote/v1/training.pb.h"
@@ -421,6 +422,7 @@ void ServerSession::AdvanceLocked(Todo* todo) {
     state_ = State::kFinished;
     todo->finish = true;
     todo->finish_status = wire::ToGrpc(close_status_);
+    wire::SendExitCode(close_status_, context_);
   }
 }
 

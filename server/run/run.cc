@@ -451,8 +451,9 @@ void Run::End(Time now, absl::Status status) {
   AnswerWatchers(now, kEndOfTime);
   if (absl::IsAborted(status) || absl::IsDataLoss(status) || absl::IsInternal(status)) {
     // Nothing resumes a run that diverged, whose replica is damaged or whose rule is broken: workers
-    // must not look for this server again.
-    stop_.closing_status = absl::FailedPreconditionError(status.message());
+    // must not look for this server again, and of the first two they end as it does.
+    stop_.closing_status =
+        WithExitCode(absl::FailedPreconditionError(status.message()), ExitCodeFor(status));
   } else if (!status.ok()) {
     stop_.closing_status = status;
   }

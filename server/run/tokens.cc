@@ -1,13 +1,9 @@
 #include "server/run/tokens.h"
 
-#include <algorithm>
 #include <cstdint>
-#include <map>
-#include <sstream>
 
-#include "absl/strings/ascii.h"
 #include "common/exit_codes.h"
-#include "common/ids.h"
+#include "common/join_token.h"
 #include "common/status.h"
 
 namespace signvote::run {
@@ -27,31 +23,8 @@ bool EqualInConstantTime(const std::string& given, const std::string& wanted) {
 
 absl::StatusOr<TokenTable> TokenTable::Parse(std::string_view text, const std::string& source) {
   TokenTable table;
-  std::istringstream lines{std::string(text)};
-  std::string line;
-  std::map<std::string, std::string> owners;  // by token
-  for (int number = 1; std::getline(lines, line); ++number) {
-    std::istringstream words(line.substr(0, line.find('#')));
-    std::string name, token, rest;
-    if (!(words >> name)) continue;
-    const auto bad = [&](const std::string& what) {
-      return WithExitCode(
-          absl::InvalidArgumentError(source + ":" + std::to_string(number) + ": " + what),
-          ExitCode::kBadInput);
-    };
-    if (!(words >> token) || (words >> rest))
-      return bad("expected one line \"NAME TOKEN\" per worker");
-    if (const absl::Status s = ValidateWorkerName(name); !s.ok())
-      return bad(std::string(ToStd(s.message())));
-    if (!std::all_of(token.begin(), token.end(), absl::ascii_isgraph))
-      return bad("the token of '" + name + "' has characters that are not printable ASCII");
-    if (!table.tokens_.emplace(name, token).second)
-      return bad("the worker '" + name + "' has a token already");
-    if (const auto [other, is_new] = owners.emplace(token, name); !is_new) {
-      return bad("the workers '" + other->second + "' and '" + name +
-                 "' share a token; give each its own");
-    }
-  }
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<NamedToken> lines, ParseNamedTokens(source, text));
+  for (const NamedToken& line : lines) table.tokens_.emplace(line.name, line.token);
   if (table.tokens_.empty()) {
     return WithExitCode(absl::InvalidArgumentError(
                             source + ": holds no token; add one line \"NAME TOKEN\" per worker"),

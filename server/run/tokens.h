@@ -1,6 +1,6 @@
 #pragma once
-// The join tokens: one line "NAME TOKEN" per worker; '#' starts a comment. docs/operations.md,
-// "Security". The file is read by server/tokens_file.h.
+// The join tokens of a run's workers, from a text with one line "NAME TOKEN" for each
+// (common/join_token.h). docs/operations.md, "Security". The file is read by server/tokens_file.h.
 
 #include <cstddef>
 #include <map>
@@ -17,8 +17,7 @@ namespace signvote::run {
 class TokenTable {
  public:
   // `source` names the text in messages, "SOURCE:LINE: …". INVALID_ARGUMENT, with the exit code
-  // kBadInput, names the line that is not "NAME TOKEN", or the name that is repeated or not a worker
-  // name. Messages never quote a token.
+  // kBadInput: what ParseNamedTokens() refuses, or no token at all. Messages never quote a token.
   static absl::StatusOr<TokenTable> Parse(std::string_view text, const std::string& source);
 
   // UNAUTHENTICATED, with the same words for an unknown name and a wrong token. Takes the same time

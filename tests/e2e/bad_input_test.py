@@ -343,9 +343,10 @@ class BadInput(harness.ProcessTest):
         self.assertTrue(all(r["voters"] == ["a"] for r in self.rounds() if r["round"] >= 10))
         export = self.folder / "last.safetensors"
         self.start_server("--export", export, rounds=30, workers_min=1)
-        self.start_worker("a", "--nonfinite-from", 10)
+        worker = self.start_worker("a", "--nonfinite-from", 10)
         code = self.server.wait(30)
         self.expect("nonfinite-loss", code, self.server.log())
+        self.expect_program("nonfinite-loss-worker", worker)
         # Ten steps, then rounds that move nothing, each with the next minibatch.
         self.assertEqual([r["kind"] for r in self.rounds()], ["step"] * 10 + ["none"] * 5)
         self.assertEqual([r["data_step"] for r in self.rounds()], list(range(15)))

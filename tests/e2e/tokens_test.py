@@ -54,6 +54,15 @@ class Tokens(harness.ProcessTest):
         self.wait_vote("c")
         self.stop()
 
+    def test_a_token_with_a_hash_sign_and_a_name_with_an_underscore_are_as_good_as_any(self):
+        self.certify("gpu_1")
+        token = self.tls / "workers/gpu_1/token"
+        for text in ("se#cret#\n", "\ufeffse#cret#\r\n"):
+            token.write_text(text, newline="")
+            self.replace_file(self.without("gpu_1") + "gpu_1 se#cret# # in the second room\n")
+            self.start_server(rounds=3)
+            self.assert_all_end_well([self.start_worker("gpu_1")])
+
     def test_a_broken_file_keeps_the_old_tokens_and_says_so_once(self):
         self.start_server(rounds=100_000)
         self.start_worker("a", "--compute-ms", 20)

@@ -99,8 +99,8 @@ class WorkerCliTest(unittest.TestCase):
         self.expect(2, "leave --data away", flags=self.flags + ["--model", "mlp"])
         config = self.folder / "worker.toml"
         config.write_text("tls_dir = 'x'\n")
-        self.expect(2, f"--config {config}: 'tls_dir' is no flag", flags=["--config", str(config)])
-        self.expect(3, "no file that can be read", flags=["--config", str(self.folder / "none.toml")])
+        self.expect(2, f"--config: {config}: 'tls_dir' is no flag", flags=["--config", str(config)])
+        self.expect(3, "none.toml: cannot open: No such file", flags=["--config", str(self.folder / "none.toml")])
 
     def test_a_port_in_use_is_told(self):
         with socket.socket() as listener:
@@ -179,6 +179,25 @@ class WorkerCliTest(unittest.TestCase):
             worker.kill()
             worker.stderr.close()
             worker.wait()
+
+    def test_workers_that_take_every_processor_each_are_told_what_to_give(self):
+        processors = len(os.sched_getaffinity(0))
+        if processors < 2:
+            self.skipTest("one processor: there is nothing to share")
+        neighbour = subprocess.Popen([WORKER, *self.flags, "--connect-timeout", "600"], stderr=subprocess.PIPE, text=True)
+        try:
+            for line in neighbour.stderr:
+                if " info data " in line:
+                    break
+            said = {threads: [line for line in run(*self.flags, "--connect-timeout", "1", "--threads", str(threads)).stderr.splitlines()
+                              if "give each of them --threads" in line] for threads in (1, processors)}
+        finally:
+            neighbour.kill()
+            neighbour.stderr.close()
+            neighbour.wait()
+        self.assertEqual(said[1], [], "it leaves processors to others")
+        self.assertEqual(len(said[processors]), 1)
+        self.assertRegex(said[processors][0], rf" warning .*--threads \d+ workers=\d+ processors={processors}$")
 
     def test_version_and_help_succeed(self):
         self.assertRegex(run("--version").stdout, r"^signvote-worker \d+\.\d+\.\d+\n$")

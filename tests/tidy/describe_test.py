@@ -12,7 +12,7 @@ import describe  # noqa: E402
 
 
 def option(*names, text, **fields):
-    base = {"names": list(names), "text": text, "group": "Options", "type": "", "choices": [], "least": "", "most": "",
+    base = {"names": list(names), "text": text, "group": "Options", "type": "", "kind": "switch", "choices": [], "least": "", "most": "",
             "default": "", "many": False, "required": False, "env": "", "needs": [], "excludes": []}
     assert set(fields) <= set(base), fields
     return base | fields
@@ -23,21 +23,21 @@ TOOL = {
     "name": "tool", "text": "tool: does things. More elsewhere.", "positionals": [],
     "options": [
         HELP,
-        option("--server", text="HOST:PORT of the server", type="HOST:PORT", env="TOOL_SERVER"),
-        option("--rounds", "--max-rounds", text="rounds; 0: none", group="Numbers", type="UINT", least="1", most="99", default="5"),
-        option("--rate", text="a rate", group="Numbers", type="FLOAT", default="0.1"),
-        option("--threads", text="threads", group="Numbers", type="UINT", default="7"),
-        option("--mode", text="a mode", group="Numbers", type="TEXT", choices=["auto", "off"], default="auto"),
-        option("--key", text="its owner's", group="Numbers", type="FILE"),
+        option("--server", text="HOST:PORT of the server", type="HOST:PORT", kind="dial", env="TOOL_SERVER"),
+        option("--rounds", "--max-rounds", text="rounds; 0: none", group="Numbers", type="UINT", kind="number", least="1", most="99", default="5"),
+        option("--rate", text="a rate", group="Numbers", type="FLOAT", kind="number", default="0.1"),
+        option("--threads", text="threads", group="Numbers", type="UINT", kind="number", default="7"),
+        option("--mode", text="a mode", group="Numbers", type="TEXT", kind="word", choices=["auto", "off"], default="auto"),
+        option("--key", text="its owner's", group="Numbers", type="FILE", kind="file"),
         option("--lines", text="lines", group="Forms", excludes=["--json", "--once"]),
         option("--once", text="one picture", group="Forms", excludes=["--lines"]),
         option("--json", "--objects", text="objects", group="Forms", excludes=["--lines"]),
-        option("--token", text="a token", group="Forms", type="FILE", many=True, required=True, env="TOOL_TOKEN",
+        option("--token", text="a token", group="Forms", type="FILE", kind="file", many=True, required=True, env="TOOL_TOKEN",
                needs=["--key", "--name"], excludes=["--json"]),
     ],
     "subcommands": [
         {"name": "copy", "text": "copies one file", "subcommands": [], "options": [HELP, option("--force", text="even over another")],
-         "positionals": [option("FILE", text="what to copy", group="Positionals", type="FILE", required=True)]},
+         "positionals": [option("FILE", text="what to copy", group="Positionals", type="FILE", kind="file", required=True)]},
     ],
 }
 

@@ -92,8 +92,8 @@ APART = [
      ("server/run/run_thread.", "server/vote/tally_sink.", "server/replica/applier.", "server/rpc/")),
     ("a socket", re.compile(r"#\s*include\s*<(?:sys/socket|netinet/\w+|arpa/inet|netdb|grpc(?:pp)?/[^>]*)(?:\.h)?>"), ("server/rpc/",)),
     ("a file", re.compile(r"\bFileSystem\b"),
-     # Tokens and a model are read at the start; a model is written at the end.
-     ("server/rpc/", "server/server.", "server/init_file.", "server/tokens_file.", "server/exporter.", "server/main.")),
+     # Flags and tokens are read at the start; a model is written at the end.
+     ("server/flags.", "server/rpc/", "server/server.", "server/init_file.", "server/tokens_file.", "server/exporter.", "server/main.")),
 ]
 
 TORCH_HEADER = re.compile(r"^(?:torch|ATen|c10|caffe2)/")

@@ -9,6 +9,12 @@
 namespace signvote {
 namespace {
 
+// A server whose run has ended badly says with which exit code it ends itself.
+bool EndsWithItsRun(const absl::Status& status) {
+  const ExitCode code = ExitCodeFor(status);
+  return code == ExitCode::kDiverged || code == ExitCode::kReplicaMismatch;
+}
+
 // Statuses with which a server refuses this worker; a retry would only be refused again.
 bool IsRefusal(absl::StatusCode code, bool welcomed) {
   switch (code) {
@@ -34,6 +40,8 @@ absl::Status AfterConnection(const ConnectionEnd& end, Duration lost_for, int ha
                              const DialContext& dial) {
   const absl::Status status =
       end.status.ok() ? absl::UnavailableError("the server closed the session") : end.status;
+  const std::string ended = absl::StrCat("server ", dial.server, " has ended the run");
+  if (EndsWithItsRun(status) && !end.by_us) return WithContext(status, ended);
   if (IsRefusal(status.code(), end.welcomed)) {
     return WithExitCode(
         WithContext(status,
@@ -44,9 +52,7 @@ absl::Status AfterConnection(const ConnectionEnd& end, Duration lost_for, int ha
   }
   // Nobody but a server that waited for --wait-timeout says so, and it ends with that.
   if (absl::IsDeadlineExceeded(status) && !end.by_us) {
-    return WithExitCode(
-        WithContext(status, absl::StrCat("server ", dial.server, " has ended the run")),
-        ExitCode::kWaitTimeout);
+    return WithExitCode(WithContext(status, ended), ExitCode::kWaitTimeout);
   }
   if (!end.ever_welcomed) {
     // A server that was there before is looked for however it fails: it may be on its way back.

@@ -8,6 +8,7 @@
 #include <grpcpp/support/channel_arguments.h>
 
 #include "absl/strings/str_cat.h"
+#include "proto/wire/run_end.h"
 #include "proto/wire/wire.h"
 
 namespace signvote {
@@ -154,7 +155,7 @@ absl::Status Stream::Run(const grpc::ByteBuffer& first, Duration first_timeout,
   }
   MutexLock lock(&mu_);
   if (!cancelled_because_.ok()) return cancelled_because_;
-  return wire::FromGrpc(final_status_);
+  return wire::WithReceivedExitCode(wire::FromGrpc(final_status_), context_);
 }
 
 void Stream::HandOver(const grpc::ByteBuffer& message,

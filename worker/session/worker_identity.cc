@@ -1,33 +1,24 @@
 #include "worker/session/worker_identity.h"
 
-#include <algorithm>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "common/exit_codes.h"
 #include "common/host_port.h"
 #include "common/ids.h"
+#include "common/join_token.h"
 #include "common/status.h"
 #include "proto/wire/security.h"
 
 namespace signvote {
 namespace {
 
-constexpr uint64_t kTokenBytesMax = 4096;
+constexpr uint64_t kTokenFileBytesMax = 64 << 10;
 
 absl::StatusOr<std::string> ReadToken(FileSystem* fs, const std::string& path) {
   SIGNVOTE_RETURN_IF_ERROR(fs->RequirePrivate(path));
-  SIGNVOTE_ASSIGN_OR_RETURN(std::string token, fs->ReadFile(path, kTokenBytesMax));
-  absl::StripAsciiWhitespace(&token);
-  const auto bad = [&](const char* what) {
-    return WithExitCode(absl::InvalidArgumentError(absl::StrCat("token file ", path, what)),
-                        ExitCode::kBadInput);
-  };
-  if (token.empty()) return bad(" is empty");
-  if (!std::all_of(token.begin(), token.end(), absl::ascii_isgraph))
-    return bad(" holds more than one token of printable characters; give the worker's own");
-  return token;
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::string text, fs->ReadFile(path, kTokenFileBytesMax));
+  return ParseOwnToken(path, text);
 }
 
 }  // namespace

@@ -310,6 +310,15 @@ TEST_F(FileSystemTest, RequirePrivateNamesPathModeAndRemedy) {
   EXPECT_THAT(std::string(fs_->RequirePrivate(path).message()), HasSubstr("0644"));
 }
 
+TEST_F(FileSystemTest, NobodyIsAdvisedToChangeTheModeOfAFolderOrADevice) {
+  for (const std::string& path : {dir_.path(), std::string("/dev/null")}) {
+    const absl::Status status = fs_->RequirePrivate(path);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(std::string(status.message()), path + ": not a regular file");
+    EXPECT_EQ(ExitCodeFor(status), ExitCode::kBadInput);
+  }
+}
+
 TEST_F(FileSystemTest, RandomBytesHaveTheirLengthAndDiffer) {
   EXPECT_EQ(fs_->RandomBytes(0)->size(), 0u);
   const auto a = fs_->RandomBytes(1000);

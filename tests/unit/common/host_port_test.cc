@@ -3,6 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <string>
+#include <tuple>
+#include <utility>
+
 #include "common/exit_codes.h"
 #include "common/status.h"
 
@@ -49,12 +53,71 @@ TEST(HostPort, AnAddressOfIpv6NeedsItsBrackets) {
               HasSubstr("only an address of IPv6 stands in brackets"));
 }
 
+TEST(HostPort, WhatStandsInBracketsIsAnAddressOfIpv6) {
+  EXPECT_EQ(ParseHostPort("--server", "[fe80::1%eth0]:1", PortZero::kRefused)->host,
+            "fe80::1%eth0");
+  for (const char* text : {"[zz::1]:1", "[1:2]:1", "[::1::]:1", "[::1/64]:1"}) {
+    EXPECT_THAT(Describe(ParseHostPort("--server", text, PortZero::kRefused).status()),
+                HasSubstr("in the brackets is no address of IPv6"))
+        << text;
+  }
+}
+
+TEST(HostPort, AMissingPortIsSaidToBeMissing) {
+  for (const char* text : {"localhost", "192.0.2.1", "[::1]", "[2001:db8::1]"}) {
+    EXPECT_THAT(Describe(ParseHostPort("--server", text, PortZero::kRefused).status()),
+                HasSubstr("from 1 to 65535; the port is missing"))
+        << text;
+  }
+}
+
 TEST(HostPort, AUrlIsToldWhatToLeaveOut) {
-  const absl::Status status =
-      ParseHostPort("--server", "http://train.example.net:7070/x", PortZero::kRefused).status();
-  EXPECT_EQ(ExitCodeFor(status), ExitCode::kUsage);
-  EXPECT_THAT(Describe(status), HasSubstr("leave out 'http://' and what follows the port: "
-                                          "train.example.net:7070"));
+  const std::pair<const char*, const char*> cases[] = {
+      {"http://train.example.net:7070/x", "; leave out 'http://' and '/x': train.example.net:7070"},
+      {"https://[::1]:7070", "; leave out 'https://': [::1]:7070"},
+      {"grpc://head:1?a=b", "; leave out 'grpc://' and '?a=b': head:1"},
+  };
+  for (const auto& [text, remedy] : cases) {
+    const absl::Status status = ParseHostPort("--server", text, PortZero::kRefused).status();
+    EXPECT_EQ(ExitCodeFor(status), ExitCode::kUsage);
+    EXPECT_TRUE(Describe(status).ends_with(remedy)) << status;
+  }
+}
+
+TEST(HostPort, PartsOfAUrlOrOfAListAreNoHost) {
+  for (const char* text : {"head/x:1", "me@head:1", "head,other:1", "head#x:1", "'head':1"}) {
+    EXPECT_FALSE(ParseHostPort("--server", text, PortZero::kRefused).ok()) << text;
+  }
+}
+
+TEST(Host, ANameOrAnAddressIsTakenWithOrWithoutBrackets) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"localhost", "localhost"}, {"gpu_1.example", "gpu_1.example"},
+      {"0.0.0.0", "0.0.0.0"},     {"::", "::"},
+      {"[::1]", "::1"},           {"fe80::1%eth0", "fe80::1%eth0"},
+  };
+  for (const auto& [text, host] : cases) {
+    const absl::StatusOr<std::string> parsed = ParseHost("--insecure-bind", text);
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_EQ(*parsed, host);
+  }
+}
+
+TEST(Host, WhatIsNoneIsNamedWithWhatToLeaveOut) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"", "' is not the name or the address of a host"},
+      {"127.0.0.1:7070", "of a host; leave out ':7070'"},
+      {"[::1]:7070", "of a host; leave out ':7070'"},
+      {"http://head", "of a host; leave out 'http://': head"},
+      {"[head]", "of a host"},
+      {"a b", "of a host"},
+  };
+  for (const auto& [text, what] : cases) {
+    const absl::Status status = ParseHost("--insecure-bind", text).status();
+    EXPECT_EQ(ExitCodeFor(status), ExitCode::kUsage);
+    EXPECT_TRUE(Describe(status).ends_with(what)) << status;
+    EXPECT_THAT(Describe(status), HasSubstr("--insecure-bind '" + std::string(text) + "'"));
+  }
 }
 
 TEST(HostPort, NobodyDialsPortZero) {

@@ -5,6 +5,17 @@
 namespace signvote {
 namespace {
 
+TEST(WithoutMark, OneWholeMarkAtTheBeginningGoes) {
+  EXPECT_EQ(WithoutMark("\xef\xbb\xbf"
+                        "a"),
+            "a");
+  EXPECT_EQ(WithoutMark("\xef\xbb\xbf\xef\xbb\xbf"), "\xef\xbb\xbf");
+  for (const char* text : {"", "a", "a\xef\xbb\xbf", "\xef\xbb",
+                           "\xef\xbb"
+                           "a"})
+    EXPECT_EQ(WithoutMark(text), text);
+}
+
 TEST(ForPeople, TextIsCutAtTheStartOfACodePoint) {
   EXPECT_EQ(ForPeople("abc", 3), "abc");
   EXPECT_EQ(ForPeople("abcd", 3), "abc");

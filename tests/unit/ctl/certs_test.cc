@@ -226,6 +226,37 @@ TEST_F(CertsTest, ANewServerNameRenewsTheCertificateForTheSameKey) {
   EXPECT_EQ(Verify("server.crt", "ca.crt", X509_PURPOSE_SSL_SERVER), X509_V_OK);
 }
 
+// Clusters and people use '_' where the Internet's names have none.
+TEST_F(CertsTest, NamesWithAnUnderscoreHaveCertificates) {
+  const auto report = Make({"gpu_1.cluster", "[2001:db8::1]"}, {"worker_1"});
+  ASSERT_TRUE(report.ok()) << report.status();
+  const Certificate server = Read("server.crt");
+  EXPECT_EQ(X509_check_host(server.get(), "gpu_1.cluster", 0, 0, nullptr), 1);
+  EXPECT_EQ(X509_check_ip_asc(server.get(), "2001:db8::1", 0), 1);
+  const Certificate worker = Read("workers/worker_1/worker.crt");
+  EXPECT_EQ(X509_check_host(worker.get(), "worker_1", 0, 0, nullptr), 1);
+}
+
+TEST_F(CertsTest, TokensAreReadAsServerAndWorkersReadThem) {
+  ASSERT_TRUE(Make({}, {"alpha", "beta"}).ok());
+  const auto write = [&](const char* name, std::string_view text) {
+    ASSERT_TRUE(WriteFileAtomically(FileSystem::Posix(), Path(name), text, 0600).ok());
+  };
+  write("tokens", "\xef\xbb\xbf# of this room\r\nalpha\ta#1\r\nbeta  b # the second");
+  write("workers/alpha/token", "a#1\r\n");
+  std::filesystem::remove(Path("workers/beta/token"));
+  const auto report = Make({}, {"alpha", "beta", "gamma"});
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(Slurp(Path("workers/beta/token")), "b\n");
+  EXPECT_EQ(Slurp(Path("tokens")),
+            "\xef\xbb\xbf# of this room\r\nalpha\ta#1\r\nbeta  b # the second\ngamma " +
+                Slurp(Path("workers/gamma/token")));
+  write("tokens", "alpha\n");
+  const absl::Status status = Make({}, {"delta"}).status();
+  EXPECT_EQ(ExitCodeFor(status), ExitCode::kBadInput);
+  EXPECT_NE(status.message().find(Path("tokens") + ":1: expected"), absl::string_view::npos);
+}
+
 TEST_F(CertsTest, AnInterruptedRunIsFinishedByTheNext) {
   ASSERT_TRUE(Make({}, {"alpha"}).ok());
   const std::string key = Slurp(Path("workers/alpha/worker.key")),
@@ -286,6 +317,11 @@ TEST_F(CertsTest, UnusableOptionsWriteNothing) {
   EXPECT_EQ(Make({}, {"../alpha"}).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Make({"host,URI:signvote:role:admin"}, {}).status().code(),
             absl::StatusCode::kInvalidArgument);
+  for (const char* name : {"host:7070", "https://host", "[host]", "", "a b"}) {
+    const absl::Status status = Make({name}, {}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << name;
+    EXPECT_NE(status.message().find("--server-name '"), absl::string_view::npos) << status;
+  }
   EXPECT_EQ(Make({}, {}, kNow, 0).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Make({}, {}, kNow, 3650).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_FALSE(std::filesystem::exists(Path("")));

@@ -24,8 +24,8 @@ struct Read {
 Read ReadFlags(std::vector<const char*> arguments) {
   arguments.insert(arguments.begin(), "signvote");
   Read read;
-  read.status =
-      ParseCtlFlags(static_cast<int>(arguments.size()), arguments.data(), &read.flags, &read.print);
+  read.status = ParseCtlFlags(static_cast<int>(arguments.size()), arguments.data(),
+                              FileSystem::Posix(), &read.flags, &read.print);
   return read;
 }
 

@@ -15,7 +15,7 @@ using ::testing::HasSubstr;
 
 absl::Status Parse(std::vector<const char*> words, ServerFlags* flags) {
   words.insert(words.begin(), "signvote-server");
-  return ParseServerFlags(static_cast<int>(words.size()), words.data(), flags);
+  return ParseServerFlags(static_cast<int>(words.size()), words.data(), FileSystem::Posix(), flags);
 }
 
 TEST(ServerFlagsTest, TheShortestPlaintextCommandHasSafeDefaults) {

@@ -19,8 +19,8 @@ struct Read {
 Read ReadFlags(std::vector<const char*> arguments) {
   arguments.insert(arguments.begin(), "signvote-worker");
   Read read;
-  read.status = ParseWorkerFlags(static_cast<int>(arguments.size()), arguments.data(), &read.flags,
-                                 &read.print);
+  read.status = ParseWorkerFlags(static_cast<int>(arguments.size()), arguments.data(),
+                                 FileSystem::Posix(), &read.flags, &read.print);
   return read;
 }
 

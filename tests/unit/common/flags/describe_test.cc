@@ -25,8 +25,13 @@ class DescribeTest : public ::testing::Test {
     app_.add_option("--seconds", seconds_, "how long")->check(NumberBetween(-1.5, 100));
     app_.add_option("--seed", seed_, "any")->check(AnyUnsigned());
     app_.add_option("--mode", mode_, "how")->check(CLI::IsMember({"auto", "off"}));
-    app_.add_option("--address", address_, "where")->type_name("HOST:PORT");
-    CLI::Option* const file = app_.add_option("--file", files_, "which")->type_name("FILE");
+    app_.add_option("--address", address_, "where")
+        ->type_name("HOST:PORT")
+        ->check(Kind(ValueKind::kDial));
+    app_.add_option("--any", any_, "said by nobody");
+    CLI::Option* const file = app_.add_option("--file", files_, "which")
+                                  ->type_name("FILE")
+                                  ->check(Kind(ValueKind::kFile));
     file->required();
     CLI::Option* const quiet = app_.add_flag("--quiet", quiet_, "say nothing");
     quiet->needs(file)->excludes(app_.get_option("--mode"))->excludes(app_.get_option("--count"));
@@ -48,7 +53,7 @@ class DescribeTest : public ::testing::Test {
   CLI::App app_{"a program", "program"};
   uint64_t count_ = 3, seed_ = 0;
   double seconds_ = 1;
-  std::string mode_, address_, hidden_, from_;
+  std::string mode_, address_, any_, hidden_, from_;
   std::vector<std::string> files_;
   bool quiet_ = false;
   Json json_;
@@ -56,7 +61,8 @@ class DescribeTest : public ::testing::Test {
 
 TEST_F(DescribeTest, EachFieldOfAnOptionIsSaid) {
   EXPECT_EQ(Option("--count"), Json::parse(R"({"names": ["-c", "--count", "--number"],
-      "text": "how many", "group": "Numbers", "type": "UINT", "choices": [], "least": "1",
+      "text": "how many", "group": "Numbers", "type": "UINT", "kind": "number",
+      "choices": [], "least": "1",
       "most": "10", "default": "3", "many": false, "required": false, "env": "PROGRAM_COUNT",
       "needs": [], "excludes": ["--quiet"]})"));
 }
@@ -71,6 +77,14 @@ TEST_F(DescribeTest, BoundsChoicesAndTypesAreTakenApart) {
   EXPECT_EQ(Option("--mode")["choices"], Json({"auto", "off"}));
   EXPECT_EQ(Option("--address")["type"], "HOST:PORT");
   EXPECT_EQ(Option("--address")["choices"], Json::array());
+}
+
+TEST_F(DescribeTest, TheKindOfEachValueIsSaid) {
+  const std::pair<const char*, const char*> kinds[] = {
+      {"--count", "number"}, {"--seconds", "number"}, {"--mode", "word"}, {"--quiet", "switch"},
+      {"--address", "dial"}, {"--file", "file"},      {"--any", ""}};
+  for (const auto& [name, kind] : kinds) EXPECT_EQ(Option(name)["kind"], kind) << name;
+  EXPECT_EQ(Option("--file")["type"], "FILE") << "a kind is no part of the type";
 }
 
 TEST_F(DescribeTest, RepeatedRequiredAndConditionalOptionsSaySo) {
@@ -101,14 +115,15 @@ TEST_F(DescribeTest, SubcommandsCarryTheirOptionsAndPositionals) {
 TEST_F(DescribeTest, ASoleDescribePrintsItAndNothingElseIsChecked) {
   const std::vector<const char*> words = {"program", "--describe"};
   std::string print;
-  ASSERT_TRUE(ParseFlags(&app_, 2, words.data(), &print).ok()) << "--file is required";
+  ASSERT_TRUE(ParseFlags(&app_, 2, words.data(), FileSystem::Posix(), &print).ok())
+      << "--file is required";
   EXPECT_EQ(print, DescribeJson(app_));
 }
 
 TEST_F(DescribeTest, BesideOtherWordsDescribeIsAnUnknownFlag) {
   const std::vector<const char*> words = {"program", "--describe", "--file=x"};
   std::string print;
-  EXPECT_FALSE(ParseFlags(&app_, 3, words.data(), &print).ok());
+  EXPECT_FALSE(ParseFlags(&app_, 3, words.data(), FileSystem::Posix(), &print).ok());
   EXPECT_EQ(print, "");
 }
 

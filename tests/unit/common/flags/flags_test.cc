@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
+#include <string>
 #include <vector>
 
 #include "common/exit_codes.h"
@@ -22,14 +24,17 @@ class FlagsTest : public ::testing::Test {
     app_.add_option("--count", count_, "how many")->check(UnsignedBetween(1, 10));
     app_.add_option("--seed", seed_, "any")->check(AnyUnsigned());
     app_.add_option("--seconds", seconds_, "how long")->check(NumberBetween(0, 100));
+    app_.add_option("--file", file_, "which")->check(Kind(ValueKind::kFile));
+    app_.add_flag("--quiet", quiet_, "say nothing");
     app_.set_version_flag("--version", "program 1.2.3");
-    app_.set_config("--config", "", "TOML");
+    app_.set_config("--config", "", "TOML")->check(Kind(ValueKind::kFile));
     app_.allow_config_extras(CLI::config_extras_mode::error);
   }
 
   absl::Status Parse(std::vector<const char*> words) {
     words.insert(words.begin(), "program");
-    return ParseFlags(&app_, static_cast<int>(words.size()), words.data(), &print_);
+    return ParseFlags(&app_, static_cast<int>(words.size()), words.data(), FileSystem::Posix(),
+                      &print_);
   }
   void ExpectUsage(const std::vector<const char*>& words, const std::string& text) {
     const absl::Status status = Parse(words);
@@ -41,6 +46,8 @@ class FlagsTest : public ::testing::Test {
   CLI::App app_{"a program", "program"};
   uint64_t count_ = 1, seed_ = 0;
   double seconds_ = 1;
+  std::string file_;
+  bool quiet_ = false;
   std::string print_;
 };
 
@@ -100,17 +107,50 @@ TEST_F(FlagsTest, AConfigFileIsNamedWithTheKeyThatIsWrong) {
   ASSERT_TRUE(Parse({"--config", path.c_str()}).ok());
   EXPECT_EQ(seed_, 7u);
   write("sede = 7\n");
-  ExpectUsage({"--config", path.c_str()}, "--config " + path + ": 'sede' is no flag");
+  ExpectUsage({"--config", path.c_str()}, "--config: " + path + ": 'sede' is no flag");
   write("[server]\nseed = 7\n");
   ExpectUsage({"--config", path.c_str()},
-              "'server' is no flag; a line is NAME = VALUE, without sections");
+              path + ":1: '[server]' is no flag; a line is NAME = VALUE, without sections");
   write("seed = -7\n");
   ExpectUsage({"--config", path.c_str()}, "--seed: '-7' is not a whole number");
   write(std::string_view("\x01\x02\x7f = 7\n", 8));
   ExpectUsage({"--config", path.c_str()}, "'" + std::string(3, ' ') + "' is no flag");
   const absl::Status status = Parse({"--config", "/does/not/exist"});
   EXPECT_EQ(ExitCodeFor(status), ExitCode::kBadInput);
-  EXPECT_THAT(Describe(status), HasSubstr("--config /does/not/exist: no file that can be read"));
+  EXPECT_THAT(Describe(status),
+              HasSubstr("--config: /does/not/exist: cannot open: No such file or directory"));
+}
+
+TEST_F(FlagsTest, AConfigThatIsNoFileIsRefusedAndNothingHangs) {
+  TempDir dir;
+  const std::string fifo = dir / "fifo";
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  for (const std::string& path : {fifo, dir.path(), std::string("/dev/zero")}) {
+    const absl::Status status = Parse({"--config", path.c_str()});
+    EXPECT_EQ(ExitCodeFor(status), ExitCode::kBadInput) << path;
+    EXPECT_THAT(Describe(status), HasSubstr("--config: " + path + ": not a regular file"));
+  }
+}
+
+TEST_F(FlagsTest, AnEmptyValueIsRefusedBecauseNobodyMeansIt) {
+  for (const std::vector<const char*>& words :
+       std::vector<std::vector<const char*>>{{"--file", ""}, {"--file="}, {"--file=", "--quiet"}}) {
+    ExpectUsage(words, "--file: the value is empty");
+  }
+  ExpectUsage({"--config", ""}, "--config: the value is empty");
+  ExpectUsage({"--count", ""}, "--count: '' is not a whole number");
+  EXPECT_FALSE(quiet_);
+}
+
+TEST_F(FlagsTest, AMessageHasABoundWhateverStandsInAFile) {
+  TempDir dir;
+  const std::string path = dir / "run.toml";
+  for (const std::string& text : {std::string(100'000, 'x'), "seed = " + std::string(100'000, '7'),
+                                  "file = \"" + std::string(100'000, 'x')}) {
+    ASSERT_TRUE(WriteFileAtomically(FileSystem::Posix(), path, text, 0644).ok());
+    const absl::Status status = Parse({"--config", path.c_str()});
+    EXPECT_LT(status.message().size(), 2100u);
+  }
 }
 
 TEST_F(FlagsTest, AConfigFileMayBeginWithAByteOrderMarkAndEndLinesAsWindowsDoes) {

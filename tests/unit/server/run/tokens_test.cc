@@ -40,6 +40,14 @@ TEST(TokenTableTest, EachWorkerHasItsOwnToken) {
   }
 }
 
+TEST(TokenTableTest, ATokenMayHaveAHashSign) {
+  const auto table = Parse("w0 se#cret\nw1 secret# # the second\n");
+  ASSERT_TRUE(table.ok()) << Describe(table.status());
+  EXPECT_TRUE(table->Check("w0", "se#cret").ok());
+  EXPECT_FALSE(table->Check("w0", "se").ok());
+  EXPECT_TRUE(table->Check("w1", "secret#").ok());
+}
+
 TEST(TokenTableTest, WithdrawnTokensAreNamed) {
   const auto before = Parse("w0 a\nw1 b\nw2 c\n");
   const auto after = Parse("w3 d\nw2 c\nw1 changed\n");

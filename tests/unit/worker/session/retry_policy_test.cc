@@ -55,6 +55,18 @@ TEST(RetryPolicyTest, ARefusalEndsTheSessionAndAnythingElseIsDialledAgain) {
   }
 }
 
+TEST(RetryPolicyTest, ARunThatEndedBadlyEndsItsWorkersWithTheServersExitCode) {
+  for (const ExitCode code : {ExitCode::kDiverged, ExitCode::kReplicaMismatch}) {
+    const absl::Status told = WithExitCode(absl::FailedPreconditionError("because"), code);
+    for (const bool welcomed : {false, true}) {
+      const absl::Status after =
+          After({.status = told, .welcomed = welcomed, .ever_welcomed = welcomed});
+      EXPECT_EQ(ExitCodeFor(after), code);
+      EXPECT_EQ(std::string(after.message()), "server head:9 has ended the run: because");
+    }
+  }
+}
+
 TEST(RetryPolicyTest, WhatThisSideCannotWorkWithIsSaidSo) {
   const absl::Status after = After(
       {.status = absl::InvalidArgumentError("malformed"), .by_us = true, .ever_welcomed = true});

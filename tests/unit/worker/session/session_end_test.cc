@@ -66,6 +66,36 @@ TEST_F(SessionTest, ARunThatIsOverIsNotLookedFor) {
   EXPECT_EQ(server.connections(), 1);
 }
 
+TEST_F(SessionTest, ADivergedRunEndsItsWorkersWithTheServersExitCode) {
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                      s.LetIn(v1::Welcome::STATE_UPLOAD);
+                      s.context()->AddTrailingMetadata("signvote-exit-code", "8");
+                      return grpc::Status(grpc::StatusCode::FAILED_PRECONDITION,
+                                          "diverged: 5 rounds");
+                    }});
+  const auto session = MustCreate(Options(server.address()));
+  absl::Status status = JoinRun(session.get(), &memory_).status();
+  if (status.ok()) status = session->NextRound().status();
+  EXPECT_EQ(ExitCodeFor(status), ExitCode::kDiverged) << status;
+  EXPECT_EQ(std::string(status.message()),
+            "server " + server.address() + " has ended the run: diverged: 5 rounds");
+  EXPECT_EQ(server.connections(), 1);
+}
+
+TEST_F(SessionTest, NoOtherExitCodeOfAServerIsTaken) {
+  for (const char* text : {"0", "3", "-8", "08", "88", ""}) {
+    FakeServer server(kPlan, {[&](FakeSession& s) {
+                        s.LetIn(v1::Welcome::STATE_UPLOAD);
+                        s.context()->AddTrailingMetadata("signvote-exit-code", text);
+                        return grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "no");
+                      }});
+    const auto session = MustCreate(Options(server.address()));
+    absl::Status status = JoinRun(session.get(), &memory_).status();
+    if (status.ok()) status = session->NextRound().status();
+    EXPECT_EQ(ExitCodeFor(status), ExitCode::kRefused) << "'" << text << "': " << status;
+  }
+}
+
 TEST_F(SessionTest, AServerThatGoesWithTheLastCommitsIsNamed) {
   const std::vector<uint8_t> ballot = RandomBits(1);
   FakeServer server(kPlan, {[&](FakeSession& s) {

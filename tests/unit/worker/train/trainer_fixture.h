@@ -111,9 +111,15 @@ class QuadraticModel : public Model {
                        std::to_string(batch.inputs[0]));
     slot_ = slot;
     target_ = Target(batch);
+    batch_ = batch;
+    inputs_.assign(batch.inputs.begin(), batch.inputs.end());
     return next_loss != 0 ? next_loss : Loss(Of(slot).x, target_);
   }
   absl::Status Backward(float weight, const GradientReady& ready) override {
+    // As a graph does, which refers to the batch's buffers until here.
+    EXPECT_TRUE(std::equal(inputs_.begin(), inputs_.end(), batch_.inputs.begin(), batch_.inputs.end()))
+        << "the batch of the Forward was changed before its Backward";
+    ++batches_kept;
     Slot& slot = Of(slot_);
     for (size_t k = std::size(kLeaves) - 1; k-- > 0;) {
       for (uint64_t i = kLeaves[k]; i < kLeaves[k + 1]; ++i) {
@@ -145,6 +151,7 @@ class QuadraticModel : public Model {
   }
 
   std::map<ReplicaSlot, int> kept;  // how often
+  int batches_kept = 0;             // passes whose batch was as it was in the end
   absl::Status keep_status;
   double next_loss = 0;                                      // instead of the real one
   uint64_t poisoned = std::numeric_limits<uint64_t>::max();  // this coordinate's gradient is NaN
@@ -163,6 +170,8 @@ class QuadraticModel : public Model {
   std::vector<const float*> gradient_, previous_gradient_;
   ReplicaSlot slot_ = ReplicaSlot::kCurrent;
   double target_ = 0;
+  BatchView batch_;              // of the last Forward
+  std::vector<int64_t> inputs_;  // what it held then
 };
 
 // A server for one worker: the verdict is its ballot.

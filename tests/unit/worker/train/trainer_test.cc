@@ -379,6 +379,14 @@ TEST(TrainerTest, AccumulationAveragesMicroBatchesAndSendsInTheLastOne) {
   EXPECT_NEAR(*ProbeL1(bench.session.all_scalars[1]), 0.01 * 700 + 0.02 * 800, 1e-3);
 }
 
+// The model looks (QuadraticModel::Backward): a graph refers to the buffers of its batch.
+TEST(TrainerTest, TheBatchOfAForwardIsLeftAloneUntilItsBackward) {
+  Bench bench(3, {.accumulate = 2, .eval_every = 1, .eval_batches = 2});
+  bench.session.probe = true;
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  EXPECT_GE(bench.model.batches_kept, 3 * 2 + 2 * 2) << "each round's passes, and the probes'";
+}
+
 TEST(TrainerTest, AfterAFetchedStateTheNextRoundIsAskedForAtOnce) {
   Bench bench(4);
   bench.session.probe = true;
