@@ -1,6 +1,5 @@
 #include "server/exporter.h"
 
-#include <algorithm>
 #include <map>
 #include <string>
 #include <utility>
@@ -8,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/exit_codes.h"
 #include "common/export_metadata.h"
+#include "common/hold.h"
 #include "common/log.h"
 #include "common/model_file.h"
 #include "common/status.h"
@@ -19,9 +19,6 @@ namespace {
 constexpr Duration kApplierGrace = std::chrono::seconds(3);
 // A copy begins behind the commit that the applier is at.
 constexpr Duration kCopyPatience = std::chrono::seconds(30);
-constexpr Duration kLookEvery = std::chrono::milliseconds(100);
-constexpr Duration kAgainFirst = std::chrono::seconds(5);
-constexpr Duration kAgainLongest = std::chrono::seconds(60);
 
 }  // namespace
 
@@ -84,32 +81,19 @@ absl::Status Exporter::Final(const std::function<bool()>& stop_requested,
                              const std::function<bool()>& take_save) {
   if (!series_.has_value()) return absl::OkStatus();
   series_->Finish();
-  const bool stopped_before = stop_requested();
-  const Time until = clock_->Now() + options_.linger;
-  Duration again = kAgainFirst;
-  while (true) {
-    absl::Status status = WriteFinal(stop_requested);
-    if (status.ok()) {
-      LogInfo("the model is written", {{"path", options_.path}});
-      return status;
-    }
-    if (!run_->committed().has_value()) return status;  // nothing that could be lost
-    status = WithExitCode(std::move(status), ExitCode::kBadInput);
-    const Time now = clock_->Now();
-    const bool asked_to_end = !stopped_before && stop_requested();
-    if (now >= until || asked_to_end) return status;
-    const Time next = std::min(until, now + again);
-    again = std::min(again * 2, kAgainLongest);
-    LogError(
-        "the model is not written: the server holds it and tries again; free the disk, or save it "
-        "elsewhere with `signvote export PATH`, then stop the server",
-        {{"error", Describe(status)},
-         {"held_for_seconds", ToSeconds(until - now)},
-         {"again_in_seconds", ToSeconds(next - now)}});
-    while (clock_->Now() < next && !take_save() && (stopped_before || !stop_requested())) {
-      clock_->SleepFor(std::min<Duration>(kLookEvery, next - clock_->Now()));
-    }
-  }
+  // Nothing that could be lost.
+  if (!run_->committed().has_value()) return WriteFinal(stop_requested);
+  absl::Status status = WriteOrHold(
+      clock_,
+      {.what = "the model is not written",
+       .remedy =
+           "free the disk, or save it elsewhere with `signvote export PATH`, then stop the server",
+       .linger = options_.linger,
+       .stop_requested = stop_requested,
+       .take_save = take_save},
+      [&] { return WithExitCode(WriteFinal(stop_requested), ExitCode::kBadInput); });
+  if (status.ok()) LogInfo("the model is written", {{"path", options_.path}});
+  return status;
 }
 
 }  // namespace signvote

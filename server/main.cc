@@ -6,6 +6,7 @@
 #include "common/cpu.h"
 #include "common/exit_codes.h"
 #include "common/log.h"
+#include "common/memory_reserve.h"
 #include "common/process.h"
 #include "common/status.h"
 #include "proto/wire/grpc_log.h"
@@ -20,6 +21,7 @@ int Main(int argc, char** argv) {
   TuneMalloc();
   InstallStopSignals();
   (void)RaiseDescriptorLimit();
+  ReserveMemory();
   ServerFlags flags;
   absl::Status status = ParseServerFlags(argc, argv, &flags);
   if (status.ok() && flags.print.has_value()) {
@@ -42,6 +44,7 @@ int Main(int argc, char** argv) {
                     .take_reopen = TakeReopenRequest},
                    Clock::System(), FileSystem::Posix());
   }
+  if (status.ok()) status = MemoryReserveStatus();
   if (!status.ok()) LogError(Describe(status));
   return static_cast<int>(ExitCodeFor(status));
 }

@@ -38,6 +38,7 @@ constexpr Duration kSnapshotTimeout = std::chrono::seconds(2);
 constexpr Duration kStopWait = std::chrono::seconds(8);
 constexpr Duration kSessionsGrace = std::chrono::seconds(2);
 constexpr Duration kCallsGrace = std::chrono::seconds(1);
+constexpr uint64_t kFileDescriptors = 10;  // exports, logs, and what is read again
 
 // A thread that does not answer is neither healthy nor ready.
 HttpResponse Unavailable(const absl::Status& status) {
@@ -201,18 +202,23 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<run::RunThread> run,
                             run::RunThread::Create(std::move(options), std::move(parts), clock));
   run->Start();
+  const uint64_t descriptors = DescriptorLimit();
+  const uint32_t http_connections = HttpConnectionsFor(descriptors);
   SIGNVOTE_ASSIGN_OR_RETURN(
       const std::unique_ptr<rpc::GrpcServer> server,
       rpc::GrpcServer::Start({.listen = flags.listen,
                               .tls = tls.source,
                               .message_bytes_max = flags.run.model.sizes.message_bytes_max,
                               .workers_max = flags.run.model.sizes.workers_max,
-                              .descriptors_max = DescriptorLimit()},
+                              .descriptors_max = descriptors,
+                              .descriptors_reserved =
+                                  HttpDescriptors(http_connections) + kFileDescriptors},
                              run.get(), fs, Rng(words[4], words[5]), clock));
   std::unique_ptr<HttpServer> http;
   if (flags.http != "off") {
     SIGNVOTE_ASSIGN_OR_RETURN(
-        http, HttpServer::Start(flags.http, Routes(run.get(), server.get(), &metrics, &feed)));
+        http, HttpServer::Start(flags.http, Routes(run.get(), server.get(), &metrics, &feed),
+                                http_connections));
   }
   const int http_port = http == nullptr ? 0 : http->port();
   LogInfo("listening", {{"address", flags.listen},

@@ -29,6 +29,7 @@ struct Parsed {
   double wait_timeout_seconds = 3600;
   std::string weight_decay;
   std::string save_every = "0";
+  double linger_save = 600;
   std::string log_level = "info", log_format = "text";
   bool print_config = false;
 };
@@ -153,6 +154,11 @@ void AddFlags(CLI::App* app, Parsed* parsed) {
   app->add_option("--save-keep", flags->save_keep, "how many of those copies are kept")
       ->capture_default_str()
       ->check(UnsignedBetween(1, 1'000'000));
+  app->add_option("--linger-save", parsed->linger_save,
+                  "seconds for which a replica that cannot be written at the end is held and tried "
+                  "again")
+      ->capture_default_str()
+      ->check(NumberBetween(0, 1e6));
   app->add_option("--log-level", parsed->log_level, "debug, info, warning or error")
       ->capture_default_str();
   app->add_option("--log-format", parsed->log_format, "text or json")->capture_default_str();
@@ -200,6 +206,7 @@ absl::Status Complete(Parsed* parsed) {
   if (!parsed->flags.save_every.never() && parsed->flags.save.empty()) {
     return absl::InvalidArgumentError("--save-every needs --save FILE, beside which it writes");
   }
+  parsed->flags.save_linger = FromSeconds(parsed->linger_save);
   session.connect_timeout = FromSeconds(parsed->connect_timeout_seconds);
   session.server_timeout = FromSeconds(parsed->server_timeout_seconds);
   session.wait_timeout = FromSeconds(parsed->wait_timeout_seconds);

@@ -32,6 +32,7 @@ struct WorkerFlags {
   std::string report, round_log, save;
   Every save_every;
   uint32_t save_keep = 2;
+  Duration save_linger = std::chrono::minutes(10);  // of a replica that cannot be written
   LogOptions log;
   bool selftest = false;
 };

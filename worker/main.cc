@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "common/exit_codes.h"
 #include "common/log.h"
+#include "common/memory_reserve.h"
 #include "common/process.h"
 #include "common/status.h"
 #include "proto/wire/grpc_log.h"
@@ -24,6 +25,7 @@ int Main(int argc, char** argv) {
   TuneMalloc();
   (void)RaiseDescriptorLimit();
   InstallStopSignals();
+  ReserveMemory();
   WorkerFlags flags;
   std::string print;
   absl::Status status = ParseWorkerFlags(argc, argv, &flags, &print);
@@ -43,6 +45,7 @@ int Main(int argc, char** argv) {
         {.stop = stop.get_token(), .take_save = TakeSaveRequest, .take_reopen = TakeReopenRequest});
     RequestStop();  // wakes the watcher
   }
+  if (status.ok()) status = MemoryReserveStatus();
   if (!status.ok()) LogError(Describe(status));
   return static_cast<int>(ExitCodeFor(status));
 }

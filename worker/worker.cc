@@ -16,6 +16,7 @@
 #include "common/cpu.h"
 #include "common/exit_codes.h"
 #include "common/file_system.h"
+#include "common/hold.h"
 #include "common/http/http_server.h"
 #include "common/line_log.h"
 #include "common/log.h"
@@ -190,6 +191,24 @@ void SaveFinal(const WorkerFlags& flags, Trainer* trainer, ReplicaSaver* saver,
   }
 }
 
+// What could not be saved when the training ended, now that nobody waits for this worker any more.
+void HoldReplica(const WorkerFlags& flags, Clock* clock, const WorkerSignals& signals,
+                 Trainer* trainer, ReplicaSaver* saver, absl::Status* saved) {
+  *saved = WriteOrHold(
+      clock,
+      {.what = "the replica is not saved",
+       .remedy =
+           "free the disk, or make the file's folder a link to another one, and send SIGUSR1; a "
+           "stop gives it up",
+       .linger = flags.save_linger,
+       .stop_requested = [&signals] { return signals.stop.stop_requested(); },
+       .take_save = signals.take_save},
+      [&] {
+        SaveFinal(flags, trainer, saver, saved);
+        return *saved;
+      });
+}
+
 // Writes what the flags ask for once training has ended with `trained`; `saved` is what became of the
 // replica.
 absl::Status WriteResults(const WorkerFlags& flags, FileSystem* fs, const Session& session,
@@ -331,6 +350,7 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
     trained = trainer.Run();
   }
   progress.Finish();
+  if (!saved.ok()) HoldReplica(flags, clock, signals, &trainer, &saver, &saved);
   port->metrics()->OnSession(session->Stats());
   return WriteResults(flags, fs, *session, *model, *corpus.data, trainer.report(), trained, saved);
 }

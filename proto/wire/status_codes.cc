@@ -1,4 +1,5 @@
 #include <string>
+#include <utility>
 
 #include "common/status.h"
 #include "common/text.h"
@@ -15,17 +16,27 @@ namespace {
 // up to three.
 constexpr size_t kMessageBytesMax = 2000;
 
+std::string Details(ExitCode end) { return std::to_string(static_cast<int>(end)); }
+
 }  // namespace
 
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
+  std::string details;
+  for (const ExitCode end : kSharedEnds) {
+    if (ExitCodeFor(status) == end) details = Details(end);
+  }
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
-                      ForPeople(ToStd(status.message()), kMessageBytesMax));
+                      ForPeople(ToStd(status.message()), kMessageBytesMax), details);
 }
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+  absl::Status ours(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+  for (const ExitCode end : kSharedEnds) {
+    if (status.error_details() == Details(end)) return WithExitCode(std::move(ours), end);
+  }
+  return ours;
 }
 
 }  // namespace signvote::wire

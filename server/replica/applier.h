@@ -55,7 +55,8 @@ class Applier final : public CommitConsumer {
     std::vector<float> x0;  // empty: not kept
   };
   enum class WithX0 { kNo, kYes };
-  // DEADLINE_EXCEEDED: the applier was busy with one commit for all of `timeout`.
+  // DEADLINE_EXCEEDED: the applier was busy with one commit for all of `timeout`. RESOURCE_EXHAUSTED:
+  // there is no memory for a copy.
   absl::StatusOr<Snapshot> TakeSnapshot(WithX0 with_x0, Duration timeout);
 
  private:

@@ -417,8 +417,9 @@ void Run::End(Time now, absl::Status status) {
   AnswerWatchers(now, kEndOfTime);
   if (absl::IsAborted(status) || absl::IsDataLoss(status)) {
     // Nothing resumes a run that diverged, or whose replica is damaged: workers must not look for
-    // this server again.
-    stop_.closing_status = absl::FailedPreconditionError(status.message());
+    // this server again, and end with its exit code.
+    stop_.closing_status =
+        WithExitCode(absl::FailedPreconditionError(status.message()), ExitCodeFor(status));
   } else if (!status.ok()) {
     stop_.closing_status = status;
   }

@@ -1,10 +1,13 @@
 #include "worker/session/retry_policy.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/exit_codes.h"
 #include "common/status.h"
+#include "proto/wire/wire.h"
 
 namespace signvote {
 namespace {
@@ -27,6 +30,11 @@ bool IsRefusal(absl::StatusCode code, bool welcomed) {
   }
 }
 
+bool HasEndedTheRun(const absl::Status& status) {
+  return std::find(std::begin(wire::kSharedEnds), std::end(wire::kSharedEnds),
+                   ExitCodeFor(status)) != std::end(wire::kSharedEnds);
+}
+
 }  // namespace
 
 absl::Status AfterConnection(const ConnectionEnd& end, Duration lost_for, int hang_ups_in_a_row,
@@ -34,6 +42,10 @@ absl::Status AfterConnection(const ConnectionEnd& end, Duration lost_for, int ha
                              const DialContext& dial) {
   const absl::Status status =
       end.status.ok() ? absl::UnavailableError("the server closed the session") : end.status;
+  // Nobody but the server of a run that has ended says so, and it ends with that.
+  if (HasEndedTheRun(status) && !end.by_us) {
+    return WithContext(status, absl::StrCat("server ", dial.server, " has ended the run"));
+  }
   if (IsRefusal(status.code(), end.welcomed)) {
     return WithExitCode(
         WithContext(status,

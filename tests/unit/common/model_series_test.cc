@@ -1,8 +1,11 @@
 #include "common/model_series.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
+#include <sys/resource.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <utility>
@@ -93,6 +96,30 @@ TEST_F(ModelSeriesTest, WhoeverAsksForACopyDoesNotWaitForItsBeingTaken) {
   EXPECT_FALSE(series.busy());
   EXPECT_EQ(Files(), std::vector<std::string>{"m.round-00000005.safetensors"});
 }
+
+// Sanitizers need the address space.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+// The exit code, 0: the copy is there.
+int WriteWhereNoThreadCanBeMade(const std::string& path) {
+  ModelSeries series(FileSystem::Posix(), {.path = path});
+  pthread_attr_t large;
+  (void)::pthread_attr_init(&large);
+  // Beyond what the library keeps of stacks that were used before.
+  (void)::pthread_attr_setstacksize(&large, size_t{256} << 20);
+  if (::pthread_setattr_default_np(&large) != 0) return 2;
+  const rlimit none{0, RLIM_INFINITY};
+  if (::setrlimit(RLIMIT_AS, &none) != 0) return 3;
+  series.Write([] { return absl::StatusOr<ModelCopy>(CopyAt(5)); });
+  series.Finish();
+  return std::filesystem::exists(ModelSeries::PathOf(path, Round(5))) ? 0 : 4;
+}
+
+TEST(ModelSeriesDeathTest, ACopyIsWrittenWhereNoThreadCanBeMade) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const TempDir dir;
+  EXPECT_EXIT(std::_Exit(WriteWhereNoThreadCanBeMade(dir / "m")), testing::ExitedWithCode(0), "");
+}
+#endif
 
 }  // namespace
 }  // namespace signvote

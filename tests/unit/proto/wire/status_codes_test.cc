@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <string>
+
+#include "common/exit_codes.h"
 #include "proto/wire/wire.h"
 
 namespace signvote::wire {
@@ -32,6 +35,23 @@ TEST(StatusCodesTest, EveryCodeKeepsItsNameAndMessageBothWays) {
     const absl::Status back = FromGrpc(grpc::Status(theirs, "why"));
     EXPECT_EQ(back.code(), ours);
     EXPECT_EQ(std::string(back.message()), ours == absl::StatusCode::kOk ? "" : "why");
+  }
+}
+
+TEST(StatusCodesTest, TheExitCodeOfARunsEndGoesOverTheWireAndNoOther) {
+  for (int code = 0; code <= static_cast<int>(kExitCodeMax); ++code) {
+    const auto exit_code = static_cast<ExitCode>(code);
+    const bool shared = exit_code == ExitCode::kDiverged || exit_code == ExitCode::kReplicaMismatch;
+    const absl::Status ours = WithExitCode(absl::FailedPreconditionError("over"), exit_code);
+    const grpc::Status out = ToGrpc(ours);
+    EXPECT_EQ(out.error_details(), shared ? std::to_string(code) : "");
+    EXPECT_EQ(ExitCodeFor(FromGrpc(out)), shared ? exit_code : ExitCode::kRefused);
+  }
+  // Whatever a peer writes there.
+  for (const char* details : {"3", "08", "8 ", "88", "-8", "x"}) {
+    const absl::Status ours =
+        FromGrpc(grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "over", details));
+    EXPECT_EQ(ExitCodeFor(ours), ExitCode::kRefused) << details;
   }
 }
 

@@ -250,6 +250,7 @@ TEST_F(RunVoteTest, NoFiniteLossForFiveRoundsEndsTheRunAsDiverged) {
   run_->CloseStreams(clock_.Now());
   Settle();
   EXPECT_EQ(w.code(), absl::StatusCode::kFailedPrecondition) << "nothing resumes such a run";
+  EXPECT_EQ(ExitCodeFor(*w.peer->closed), ExitCode::kDiverged) << "its workers end as it does";
   EXPECT_EQ(run_->Snapshot(clock_.Now()).refusals, 0u) << "the end of a run is nobody's refusal";
 }
 

@@ -55,6 +55,19 @@ TEST(RetryPolicyTest, ARefusalEndsTheSessionAndAnythingElseIsDialledAgain) {
   }
 }
 
+TEST(RetryPolicyTest, TheEndOfARunIsTheWorkersToo) {
+  for (const ExitCode code : {ExitCode::kDiverged, ExitCode::kReplicaMismatch}) {
+    ConnectionEnd end{.status = WithExitCode(absl::FailedPreconditionError("over"), code)};
+    for (const bool welcomed : {false, true}) {
+      end.welcomed = end.ever_welcomed = welcomed;
+      EXPECT_EQ(ExitCodeFor(After(end)), code);
+      EXPECT_EQ(std::string(After(end).message()), "server head:9 has ended the run: over");
+    }
+    end.by_us = true;
+    EXPECT_EQ(ExitCodeFor(After(end)), ExitCode::kRefused);
+  }
+}
+
 TEST(RetryPolicyTest, WhatThisSideCannotWorkWithIsSaidSo) {
   const absl::Status after = After(
       {.status = absl::InvalidArgumentError("malformed"), .by_us = true, .ever_welcomed = true});
