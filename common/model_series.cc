@@ -78,10 +78,9 @@ void ModelSeries::Run() {
     {
       MutexLock lock(&mu_);
       // For whoever wants a copy, or stops the series.
-      (void)changed_.WaitUntil(&mu_, clock, clock->Now() + kLookAgain,
-                               [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-                                 return next_.has_value() || stopping_;
-                               });
+      (void)changed_.WaitUntil(
+          &mu_, clock, clock->Now() + kLookAgain,
+          [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return next_.has_value() || stopping_; });
       take.swap(next_);
       if (!take.has_value() && stopping_) return;
     }

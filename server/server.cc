@@ -206,14 +206,14 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   const uint32_t http_connections = HttpConnectionsFor(descriptors);
   SIGNVOTE_ASSIGN_OR_RETURN(
       const std::unique_ptr<rpc::GrpcServer> server,
-      rpc::GrpcServer::Start({.listen = flags.listen,
-                              .tls = tls.source,
-                              .message_bytes_max = flags.run.model.sizes.message_bytes_max,
-                              .workers_max = flags.run.model.sizes.workers_max,
-                              .descriptors_max = descriptors,
-                              .descriptors_reserved =
-                                  HttpDescriptors(http_connections) + kFileDescriptors},
-                             run.get(), fs, Rng(words[4], words[5]), clock));
+      rpc::GrpcServer::Start(
+          {.listen = flags.listen,
+           .tls = tls.source,
+           .message_bytes_max = flags.run.model.sizes.message_bytes_max,
+           .workers_max = flags.run.model.sizes.workers_max,
+           .descriptors_max = descriptors,
+           .descriptors_reserved = HttpDescriptors(http_connections) + kFileDescriptors},
+          run.get(), fs, Rng(words[4], words[5]), clock));
   std::unique_ptr<HttpServer> http;
   if (flags.http != "off") {
     SIGNVOTE_ASSIGN_OR_RETURN(

@@ -233,17 +233,18 @@ absl::Status WriteResults(const WorkerFlags& flags, FileSystem* fs, const Sessio
   if (!flags.save.empty() && !report.digest.has_value()) {
     LogWarning("nothing was saved: the replica is not the run's", {{"path", flags.save}});
   }
-  if (!trained.ok()) {
+  const absl::Status& ending = !trained.ok() ? trained : saved;
+  if (!ending.ok()) {
+    // Told here where it is not what the program ends with.
     const auto tell = [&](const char* what, const absl::Status& status) {
       if (status.ok()) return;
       LogError(what, {{"error", Describe(status)},
-                      {"exit_code", static_cast<int64_t>(ExitCodeFor(trained))}});
+                      {"exit_code", static_cast<int64_t>(ExitCodeFor(ending))}});
     };
-    tell("the replica is not saved", saved);
+    if (!trained.ok()) tell("the replica is not saved", saved);
     tell("the report is not written", reported);
-    return trained;
+    return ending;
   }
-  SIGNVOTE_RETURN_IF_ERROR(saved);
   SIGNVOTE_RETURN_IF_ERROR(reported);
   LogInfo("done", {{"outcome", context.outcome},
                    {"rounds_voted", report.rounds_voted},

@@ -132,9 +132,9 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string&
         kFlag, " ", address, ": this machine's civetweb serves IPv4 only; give an IPv4 address"));
   }
   try {
-    return std::unique_ptr<HttpServer>(
-        std::make_unique<CivetHttpServer>(ipv6 ? absl::StrCat("[", parsed.host, "]") : parsed.host,
-                                          absl::StrCat(parsed.port), std::move(routes), connections));
+    return std::unique_ptr<HttpServer>(std::make_unique<CivetHttpServer>(
+        ipv6 ? absl::StrCat("[", parsed.host, "]") : parsed.host, absl::StrCat(parsed.port),
+        std::move(routes), connections));
   } catch (const std::exception&) {
     return WithExitCode(
         absl::UnavailableError(absl::StrCat("cannot serve HTTP on ", address,

@@ -486,6 +486,14 @@ class WorkerEndings(harness.ProcessTest):
         self.assertEqual(self.assert_saved(), committed)
         self.assertEqual(json.loads((self.folder / "config.json").read_text())["model_type"], "llama")
 
+    def test_a_worker_that_waits_too_long_keeps_its_replica(self):
+        self.start_run()
+        worker = self.worker("a", "--wait-timeout", 1)
+        self.wait_round(3)
+        self.pause()
+        self.assert_exit(worker, harness.WAIT_TIMEOUT)
+        self.assertEqual(self.assert_saved(), len(self.rounds()))
+
     def test_an_evicted_worker_keeps_its_replica(self):
         self.start_run()
         worker = self.worker("a")

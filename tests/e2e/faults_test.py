@@ -229,6 +229,10 @@ class WhileARunGoesOn(harness.ProcessTest):
             code, out, err = self.ctl("export", elsewhere)
             self.assertEqual(code, OK, out + err)
             self.assertEqual(metadata(elsewhere)[0]["signvote.round"], str(rounds))
+        if row in ("full-disk", "read-only", "folder-gone"):  # not of a process, but of the place
+            code, out, err = self.ctl("export", fault.folder / "operator.safetensors")
+            self.assertEqual((code, err.count("\n")), (BAD_INPUT, 1), out + err)
+            self.assertIn(error, err)
         fault.mend(self.server)
         self.server.signal(signal.SIGUSR1)
         self.wait_end()
@@ -256,7 +260,7 @@ class WhileARunGoesOn(harness.ProcessTest):
 
     def corpus(self):
         path = self.folder / "corpus.txt"
-        path.write_text("".join(f"the sum of {a} and {b} is {a + b}.\n" for a in range(100) for b in range(20)))
+        path.write_text("".join(f"the sum of {a} and {b} is {a + b}.\n" for a in range(250) for b in range(100)))
         return path
 
     def worker(self, *flags, prefix=(), model="micro"):
@@ -321,6 +325,7 @@ class WhileARunGoesOn(harness.ProcessTest):
         fault.strike(worker)
         worker.signal(signal.SIGTERM)
         self.assert_exit(worker, BAD_INPUT)
+        self.assertRegex(worker.log(), r" error the report is not written .*No such file.* exit_code=3")
         self.assertRegex(worker.log().splitlines()[-1], r" error .*--save: the replica of round \d+ is not saved: .*No such file")
 
     def test_what_lies_on_a_read_only_disk_is_refused_before_the_run(self):
@@ -380,9 +385,28 @@ class WhileARunGoesOn(harness.ProcessTest):
                          r"a worker of a model of \d+ coordinates needs \d+ MiB and \d+ MiB are left \(.*ulimit -v\).*--model")
         self.assertIn(self.message("worker"), worker.log())
 
+    @unittest.skipUnless(harness.has_torch(), "needs LibTorch")
+    def test_a_worker_that_gets_no_memory_for_a_round_ends_with_11_and_saves_its_replica(self):
+        replica = self.folder / "a.safetensors"
+        self.start_server("--digest-every", 1, rounds=FOREVER)
+        # Activations so large that each round asks the system for them again.
+        worker = self.worker("--save", replica, "--batch", 64, "--sequence", 512)
+        self.wait_round(2)
+        self.pause()
+        rounds = len(self.rounds())
+        known = self.wait_until("its digest is known", lambda: {
+            e["digest"] for e in self.events("digest") if e.get("digest_round") == rounds})
+        pages = int(pathlib.Path(f"/proc/{worker.pid}/statm").read_text().split()[0])
+        resource.prlimit(worker.pid, resource.RLIMIT_AS, (pages * resource.getpagesize() + 8 * MIB, resource.RLIM_INFINITY))
+        self.assertEqual(self.ctl("resume")[0], OK)
+        self.assert_exit(worker, NO_MEMORY)
+        self.assertIn(self.message("round"), worker.log().splitlines()[-1])
+        said = metadata(replica)[0]
+        self.assertEqual((said["signvote.round"], {said["signvote.digest"]}), (str(rounds), known))
+
     def test_every_row_of_the_page_is_met(self):
         self.assertEqual(set(self.rows), set(FAULTS))
-        self.assertEqual(set(table("memory")), {"server", "copy", "worker", "reserve"})
+        self.assertEqual(set(table("memory")), {"server", "copy", "worker", "round", "reserve"})
         for cells in self.rows.values():
             self.assertIn(cells[1], {*LOG_SAYS, "untouched"})
 

@@ -36,9 +36,9 @@ class HoldTest : public testing::Test {
 
 TEST_F(HoldTest, WhatFailsIsTriedAgainAtGrowingIntervalsUntilItStands) {
   EXPECT_TRUE(Hold(minutes(10), seconds(200)).ok());
-  EXPECT_EQ(attempts_, (std::vector<Duration>{seconds(0), seconds(5), seconds(15), seconds(35),
-                                              seconds(75), seconds(135), seconds(195),
-                                              seconds(255)}));
+  EXPECT_EQ(attempts_,
+            (std::vector<Duration>{seconds(0), seconds(5), seconds(15), seconds(35), seconds(75),
+                                   seconds(135), seconds(195), seconds(255)}));
 }
 
 TEST_F(HoldTest, AfterTheLingerItReturnsWhatTheLastAttemptDid) {
