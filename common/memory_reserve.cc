@@ -56,7 +56,7 @@ absl::Status MemoryReserveStatus() {
   return WithExitCode(
       absl::ResourceExhaustedError(
           "out of memory: the program stopped in good order with what it had set aside; give it "
-          "more (ulimit -v, MemoryMax=), or a smaller model"),
+          "more (ulimit -v) or a smaller model"),
       ExitCode::kNoMemory);
 }
 

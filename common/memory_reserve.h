@@ -20,8 +20,8 @@ inline constexpr size_t kMemoryReserveBytes = size_t{64} << 20;
 // Sets address space aside; it costs no memory, since nobody writes to it. From now on the first `new`
 // that gets no memory gives the reserve back, asks the program to stop as SIGTERM does, so that what
 // was trained is written, and is tried again. One that fails for good after that says so in one line
-// on standard error and ends the process with kNoMemory. Call once, in main(), behind
-// InstallStopSignals() and before any thread starts. A process that gets no such space (its limit is smaller) runs without.
+// on standard error and ends the process with kNoMemory. A process whose limit has no room for the
+// reserve runs without. Call once, in main(), behind InstallStopSignals() and before any thread starts.
 void ReserveMemory(size_t bytes = kMemoryReserveBytes);
 
 // RESOURCE_EXHAUSTED with exit code kNoMemory once the reserve was needed, OK before: for the end of

@@ -407,8 +407,9 @@ class WorkerEndings(harness.ProcessTest):
             self.start_run()
             worker = self.worker("a", "--server-timeout", 1, folder=shelf)
             self.wait_round(3)
-            self.server.kill()
+            self.pause()  # its digests are known, and its rounds counted
             shelf.rename(self.folder / f"gone-{name}")
+            self.server.kill()
             self.wait_until("it is held", lambda: "the replica is not saved" in worker.log())
             return worker
         for name in stops:
@@ -432,7 +433,7 @@ class WorkerEndings(harness.ProcessTest):
         export = self.folder / "export" / "model.safetensors"
         export.parent.mkdir()
         # One step beyond all measure: finite parameters, no finite loss.
-        self.start_run("--rule", "fixed", "--stepsize", "1e30", "--export", export)
+        self.start_run("--rule", "fixed", "--stepsize", "1e15", "--export", export)
         worker = self.worker("a")
         self.wait_end(expected=harness.DIVERGED)
         self.assert_exit(worker, harness.DIVERGED)
@@ -491,8 +492,10 @@ class WorkerEndings(harness.ProcessTest):
         worker = self.worker("a", "--wait-timeout", 1)
         self.wait_round(3)
         self.pause()
+        committed = len(self.rounds())
+        self.wait_until("its digest is known", lambda: self.digests(committed))
         self.assert_exit(worker, harness.WAIT_TIMEOUT)
-        self.assertEqual(self.assert_saved(), len(self.rounds()))
+        self.assertEqual(self.assert_saved(), committed)
 
     def test_an_evicted_worker_keeps_its_replica(self):
         self.start_run()
