@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""What it takes to join a run at size: the real server and three members, then a fourth worker, which must fetch the whole
+"""What it takes to join a run at size: the real server and three members, then a newcomer, which must fetch the whole
 replica while rounds go on. Synthetic ballots, no model; defaults. Two kinds of runs over a server's link that tc's token bucket
 holds to a rate (network namespaces), and one over the loopback interface:
 
   paced  members compute, as long as it takes that verdicts fill a quarter of the server's link (--fill): those of the members
          and the newcomer's, which come while it fetches
   back   back to back: ballots are there when a round opens, so that a round takes what the network takes
-  large  600 M coordinates over the loopback interface: rounds are committed meanwhile
+  large  600 M coordinates and one member over the loopback interface: rounds are committed meanwhile
 
 Seconds are the server's: of commits, of the newcomer's join, and of its first seat. A seat is given when a round opens. The newcomer
-comes when one has just opened; one that comes later in a round may wait a round longer. Figures and gates, d coordinates, n
-members, `rate` the link's:
+has all that it needs and joins when one has just opened; one that comes later in a round may wait a round longer. Figures and
+gates, d coordinates, n members, `rate` the link's:
 
   transfers  state transfers of the newcomer: exactly one, and no connection lost
   bytes      what the transfer moved, at most 1.02 × 4 d; setup: that, and the verdicts that came meanwhile
@@ -25,6 +25,7 @@ members, `rate` the link's:
 
 import argparse
 import dataclasses
+import os
 import pathlib
 import re
 import shutil
@@ -56,10 +57,10 @@ class Case:
     mbit: int | None  # the server's link; None: the loopback interface
     paced: bool
     fill: float = FILL
+    exchange_s: float = 0  # paced: what a round takes beyond computing, as measured
+    members: int = MEMBERS
     before_s: float = 60  # how long rounds are timed before the newcomer comes
     server_flags: tuple = ()
-    # Members that keep no replica, to save memory: they have no digest to compare.
-    forgetful: tuple = ()
 
     @property
     def copy_s(self):
@@ -70,7 +71,7 @@ class Case:
     def compute_ms(self):
         if not self.paced:
             return 0
-        return round(1000 * self.verdicts_s(MEMBERS + 1) / self.fill)
+        return round(1000 * (self.verdicts_s(self.members + 1) / self.fill - self.exchange_s))
 
     def verdicts_s(self, workers):
         """Seconds in which the link moves a verdict to so many workers and nothing else."""
@@ -87,12 +88,11 @@ class Join:
 
     def _run(self, run):
         case = self.case
-        *members, newcomer = WORKERS
+        members, newcomer = WORKERS[:case.members], WORKERS[-1]
         flags = ["--compute-ms", case.compute_ms]
-        # Digests at the end alone where somebody has none.
-        run.serve("--workers-min", MEMBERS, *(("--digest-every", 0) if case.forgetful else ()), *case.server_flags)
+        run.serve("--workers-min", case.members, *case.server_flags)
         for name in members:
-            run.attach(name, case.coordinates, *flags, *(("--no-replica",) if name in case.forgetful else ()))
+            run.attach(name, case.coordinates, *flags)
         run.wait_members(300)
         if case.mbit is not None:
             run.network[SERVER].shape(case.mbit)
@@ -101,7 +101,12 @@ class Join:
         began = run.rounds()[-1]["unix_time"]
         run.wait_for("rounds were timed before the join", timeout=case.before_s + 300, condition=lambda: (
             len(run.rounds()) >= begin + ROUNDS_BEFORE_MIN and run.rounds()[-1]["unix_time"] >= began + case.before_s))
-        run.attach(newcomer, case.coordinates, *flags)
+        start = run.folder / "start"
+        os.mkfifo(start)
+        process = run.attach(newcomer, case.coordinates, *flags, "--start-fifo", start)
+        run.wait_for("the newcomer can join", lambda: "ready to join" in process.log(), 300)
+        run.wait_rounds(len(run.rounds()) + 1)
+        start.open("w").close()
         run.wait_for("the newcomer is a member", lambda: run.events("member", newcomer), 600)
         run.wait_rounds(len(run.rounds()) + ROUNDS_AFTER)
         self.reports = run.finish()
@@ -150,8 +155,8 @@ class Join:
             report.at_least(f"{case.name}_rounds_during", "", len(self.during_s), LARGE_ROUNDS_MIN)
             add("ratio_round", "ratio", ratios)
         else:
-            add("fill_before", "ratio", [case.verdicts_s(MEMBERS) / before])
-            add("fill_during", "ratio", [case.verdicts_s(MEMBERS + 1) / statistics.median(self.during_s)])
+            add("fill_before", "ratio", [case.verdicts_s(case.members) / before])
+            add("fill_during", "ratio", [case.verdicts_s(case.members + 1) / statistics.median(self.during_s)])
             add("ratio_ready", "ratio", [self.ready_s / case.copy_s])
             add("ratio_member", "ratio", [self.member_s / case.copy_s], MEMBER_PACED if case.paced else MEMBER_BACK)
             add("ratio_round", "ratio", ratios, ROUND_PACED if case.paced else ROUND_BACK)
@@ -159,12 +164,11 @@ class Join:
         add("server_resident", "MB", [self.resident_bytes / 1e6])
 
 
-CASES = [Case("paced_25m_100mbit", 25_000_000, 100, True),
+CASES = [Case("paced_25m_100mbit", 25_000_000, 100, True, exchange_s=0.06),
          Case("back_25m_100mbit", 25_000_000, 100, False),
-         Case("paced_134m_1000mbit", 134_000_000, 1000, True),
+         Case("paced_134m_1000mbit", 134_000_000, 1000, True, exchange_s=0.13),
          Case("back_134m_1000mbit", 134_000_000, 1000, False),
-         Case("large_600m_loopback", 600_000_000, None, False, before_s=0,
-              server_flags=("--workers-max", "8"), forgetful=("w2", "w3"))]
+         Case("large_600m_loopback", 600_000_000, None, False, members=1, before_s=0, server_flags=("--workers-max", "8"))]
 
 
 def run(case, folder):

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -51,6 +52,7 @@ struct Flags {
   int64_t nonfinite_from = -1;
   std::string config_json, identity_text;
   std::string report, round_log;
+  std::string start_fifo;
 };
 
 constexpr uint64_t kTargetStream = 1, kStartStream = 2, kNoiseStream = 3, kBallotStream = 4;
@@ -205,6 +207,10 @@ class SyntheticWorker {
       x_.resize(flags_.coordinates);
       for (float& value : x_) value = start.Next();
     }
+    if (!flags_.start_fifo.empty()) {
+      LogInfo("ready to join");
+      std::ifstream{flags_.start_fifo};  // opened when somebody opens it for writing
+    }
     SIGNVOTE_ASSIGN_OR_RETURN(run_, session_->Join(ModelOf(flags_)));
     if (flags_.no_replica) {
       replica_ = std::make_unique<DroppedReplica>(run_.layout.coordinates());
@@ -348,6 +354,9 @@ int Main(int argc, char** argv) {
       ->needs("--random-ballots");
   app.add_option("--nonfinite-from", flags.nonfinite_from,
                  "from this round on the loss is not finite");
+  app.add_option(
+      "--start-fifo", flags.start_fifo,
+      "joins when somebody opens this FIFO for writing; \"ready to join\" is logged before");
   app.add_option("--report", flags.report, "JSON file, written at the end");
   app.add_option("--round-log", flags.round_log, "JSON lines, one per round");
   try {

@@ -47,6 +47,8 @@ namespace signvote::emulator {
 namespace {
 
 constexpr size_t kPage = 4096;
+// Before and behind each buffer; address space alone.
+constexpr size_t kGuard = size_t{1} << 20;
 constexpr uint8_t kFill = 0xCD;
 constexpr size_t kAlignment = 256;  // as cudaMalloc
 
@@ -151,12 +153,12 @@ class Machine {
     const size_t offset = static_cast<size_t>(at - it->first);
     return offset <= it->second.bytes && bytes <= it->second.bytes - offset ? &it->second : nullptr;
   }
-  // The bytes between the end of each buffer and its guard page still hold what they were filled
+  // The bytes between the end of each buffer and its guard still hold what they were filled
   // with.
   void CheckRedZones() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
     for (const auto& [memory, allocation] : device_memory) {
       const uint8_t* const end =
-          static_cast<const uint8_t*>(allocation.mapping) + allocation.mapping_bytes - kPage;
+          static_cast<const uint8_t*>(allocation.mapping) + allocation.mapping_bytes - kGuard;
       for (const uint8_t* p = memory + allocation.bytes; p < end; ++p) {
         if (*p != kFill)
           Trap("something was written beyond a device buffer of %zu bytes", allocation.bytes);
@@ -285,21 +287,22 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 }
 
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  using signvote::emulator::kGuard;
   using signvote::emulator::kPage;
   auto& m = TheMachine();
   MutexLock lock(&m.mu);
   *memory = nullptr;
   if (const cudaError_t error = m.Count(Call::kMalloc); error != cudaSuccess) return Answer(error);
   if (bytes == 0) return cudaSuccess;
-  // As near to the guard page behind it as the alignment allows.
+  // As near to the guard behind it as the alignment allows.
   const size_t room = (bytes + kPage - 1) / kPage * kPage;
   signvote::emulator::Allocation a;
   a.device = signvote::emulator::current_device;
   a.bytes = bytes;
-  a.mapping_bytes = room + 2 * kPage;
+  a.mapping_bytes = room + 2 * kGuard;
   a.mapping = mmap(nullptr, a.mapping_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (a.mapping == MAP_FAILED) return Answer(cudaErrorMemoryAllocation);
-  auto* const inside = static_cast<uint8_t*>(a.mapping) + kPage;
+  auto* const inside = static_cast<uint8_t*>(a.mapping) + kGuard;
   SIGNVOTE_CHECK(mprotect(inside, room, PROT_READ | PROT_WRITE) == 0);
   std::memset(inside, signvote::emulator::kFill, room);
   uint8_t* const start =

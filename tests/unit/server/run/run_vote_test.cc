@@ -7,6 +7,7 @@
 
 #include "common/coin.h"
 #include "common/exit_codes.h"
+#include "common/log.h"
 #include "tests/unit/server/run/run_fixture.h"
 
 namespace signvote::run {
@@ -387,11 +388,27 @@ TEST_F(RunVoteTest, AnApplierThatIsAlwaysLateIsFollowedAtItsPace) {
     }
     return rounds;
   };
+  ASSERT_TRUE(FlushLog(minutes(1)));
+  testing::internal::CaptureStderr();
   EXPECT_EQ(vote_while_open(), 4u) << "as many as the ring holds";
+  ASSERT_TRUE(FlushLog(minutes(1)));
+  EXPECT_THAT(testing::internal::GetCapturedStderr(),
+              HasSubstr("round 4 waits for the server's own applier, which is behind"));
   for (int late = 0; late < 6; ++late) {
     Pass(seconds(15));
     EXPECT_EQ(vote_while_open(), 0u) << "nothing was applied";
     EXPECT_FALSE(run_->HealthNow().ready);
+    EXPECT_THAT(run_->HealthNow().not_ready_because, HasSubstr("its own applier"));
+    // A second stream under a member's name is answered by that member's pong.
+    const int pings = a.pings;
+    TestWorker& twin = NewWorker();
+    twin.Join("a");
+    ReadAll();
+    EXPECT_EQ(a.pings, pings + 1);
+    EXPECT_EQ(twin.code(), absl::StatusCode::kAlreadyExists) << twin.words();
+    TestWorker& other = NewWorker();
+    other.Join("other-" + std::to_string(late));
+    EXPECT_TRUE(other.welcome.has_value()) << "joins are answered";
     std::optional<Applied> applied = applier_->ApplyNext();
     ASSERT_TRUE(applied.has_value());
     run_->Handle(clock_.Now(), *std::move(applied));
@@ -449,7 +466,9 @@ TEST_F(RunVoteTest, ARunGoesOnFromItsStateWithTheSameDigests) {
   TestWorker& a = Joined("a");
   for (uint64_t round = 0; round < 4; ++round) {
     ReadAll();
-    if (round == 3) EXPECT_TRUE(run_->Pause(clock_.Now()).ok());
+    if (round == 3) {
+      EXPECT_TRUE(run_->Pause(clock_.Now()).ok());
+    }
     vote(a, round);
   }
   ReadAll();
