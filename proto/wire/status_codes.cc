@@ -3,6 +3,7 @@
 
 #include "common/status.h"
 #include "common/text.h"
+#include "proto/wire/run_end.h"
 #include "proto/wire/wire.h"
 
 namespace signvote::wire {
@@ -23,7 +24,7 @@ std::string Details(ExitCode end) { return std::to_string(static_cast<int>(end))
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   std::string details;
-  for (const ExitCode end : kSharedEnds) {
+  for (const ExitCode end : kRunEnds) {
     if (ExitCodeFor(status) == end) details = Details(end);
   }
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
@@ -33,7 +34,7 @@ grpc::Status ToGrpc(const absl::Status& status) {
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
   absl::Status ours(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-  for (const ExitCode end : kSharedEnds) {
+  for (const ExitCode end : kRunEnds) {
     if (status.error_details() == Details(end)) return WithExitCode(std::move(ours), end);
   }
   return ours;

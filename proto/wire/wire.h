@@ -20,7 +20,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "common/exit_codes.h"
 #include "common/ids.h"
 
 namespace signvote::wire {
@@ -91,13 +90,8 @@ absl::Status CopyPayloadChecked(const grpc::ByteBuffer& buffer, uint64_t offset,
 grpc::ByteBuffer EncodeMessage(const google::protobuf::MessageLite& message);
 absl::Status ParseMessage(const grpc::ByteBuffer& buffer, google::protobuf::MessageLite* message);
 
-// The exit codes of a run's end that its workers end with too. They go over the wire.
-inline constexpr ExitCode kSharedEnds[] = {ExitCode::kDiverged, ExitCode::kReplicaMismatch};
-
 // absl and gRPC number their codes alike; these are the only two places that rely on it. A message
-// beyond 2000 bytes is cut: gRPC would replace status and message by an error of its own. Of exit
-// codes those of kSharedEnds are kept, as the status's details ("8"); others are the sender's own
-// affair.
+// beyond 2000 bytes is cut: gRPC would replace status and message by an error of its own.
 grpc::Status ToGrpc(const absl::Status& status);
 absl::Status FromGrpc(const grpc::Status& status);
 

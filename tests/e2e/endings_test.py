@@ -3,6 +3,8 @@
 The table of signals in docs/operations.md is walked: what it says happens.
 """
 
+import array
+import itertools
 import json
 import os
 import pathlib
@@ -40,12 +42,8 @@ def values(path):
 def damage(pid, parameters):
     """A bit of a process's replica flips in its memory, wherever these bytes lie."""
     found = 0
-    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
-        for line in maps:
-            area, mode = line.split()[:2]
-            first, end = (int(n, 16) for n in area.split("-"))
-            if not mode.startswith("rw") or "[v" in line:
-                continue
+    with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+        for first, end in touched_memory(pid):
             memory.seek(first)
             at, data = -1, memory.read(end - first)
             while (at := data.find(parameters, at + 1)) >= 0:
@@ -53,6 +51,22 @@ def damage(pid, parameters):
                 memory.write(bytes([parameters[0] ^ 1]))
                 found += 1
     assert found, "the replica is not where it was looked for"
+
+
+def touched_memory(pid):
+    """(first, end) of what a process has written to."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pages:
+        for line in maps:
+            area, mode = line.split()[:2]
+            if not mode.startswith("rw"):
+                continue
+            at, end = (int(n, 16) for n in area.split("-"))
+            pages.seek(at // page * 8)
+            for present, run in itertools.groupby(array.array("Q", pages.read((end - at) // page * 8)), lambda entry: entry >> 63):
+                first, at = at, at + page * sum(1 for _ in run)
+                if present:
+                    yield first, at
 
 
 def signal_table():

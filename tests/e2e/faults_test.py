@@ -364,10 +364,10 @@ class WhileARunGoesOn(harness.ProcessTest):
     def test_a_copy_for_which_there_is_no_memory_is_left_out_and_the_model_written_at_the_end(self):
         model = self.folder / "model.safetensors"
         self.start_server("--export", model, "--rule", "fixed", "--stepsize", 0.001, "--workers-max", 2, rounds=FOREVER)
-        self.start_worker("a", "--coordinates", 16_000_000, "--random-ballots", "--compute-ms", 20, "--server-timeout", 1)
+        self.start_worker("a", "--coordinates", 32_000_000, "--random-ballots", "--compute-ms", 20, "--server-timeout", 1)
         self.wait_round(20)
         pages = int(pathlib.Path(f"/proc/{self.server.pid}/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + 40 * MIB  # a copy takes 61
+        limit = pages * resource.getpagesize() + 40 * MIB  # a copy takes 122
         resource.prlimit(self.server.pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
         self.server.signal(signal.SIGUSR1)
         self.told(self.server, " error ", NOT_COPIED, self.message("copy"))

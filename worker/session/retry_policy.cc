@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/exit_codes.h"
 #include "common/status.h"
-#include "proto/wire/wire.h"
+#include "proto/wire/run_end.h"
 
 namespace signvote {
 namespace {
@@ -31,8 +31,8 @@ bool IsRefusal(absl::StatusCode code, bool welcomed) {
 }
 
 bool HasEndedTheRun(const absl::Status& status) {
-  return std::find(std::begin(wire::kSharedEnds), std::end(wire::kSharedEnds),
-                   ExitCodeFor(status)) != std::end(wire::kSharedEnds);
+  return std::find(std::begin(wire::kRunEnds), std::end(wire::kRunEnds),
+                   ExitCodeFor(status)) != std::end(wire::kRunEnds);
 }
 
 }  // namespace
