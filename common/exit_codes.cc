@@ -1,6 +1,8 @@
 #include "common/exit_codes.h"
 
+#include <algorithm>
 #include <cstdlib>
+#include <iterator>
 #include <string>
 
 #include "absl/strings/cord.h"
@@ -11,6 +13,10 @@ namespace {
 constexpr char kPayloadUrl[] = "signvote/exit-code";
 
 }  // namespace
+
+bool IsRunEnd(ExitCode code) {
+  return std::find(std::begin(kRunEnds), std::end(kRunEnds), code) != std::end(kRunEnds);
+}
 
 absl::Status WithExitCode(absl::Status status, ExitCode code) {
   if (!status.ok())

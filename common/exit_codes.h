@@ -23,6 +23,11 @@ enum class ExitCode : int {
 
 inline constexpr ExitCode kExitCodeMax = ExitCode::kNoMemory;
 
+// How a server ends because of its run's end, where its workers are told and end with the same
+// (proto/wire/run_end.h). Every other exit code is a program's own affair.
+inline constexpr ExitCode kRunEnds[] = {ExitCode::kDiverged, ExitCode::kReplicaMismatch};
+bool IsRunEnd(ExitCode code);
+
 // Marks `status` with the exit code that it should end a program with, where the status code alone
 // does not tell (a file that may not be read and a server that refuses are both PERMISSION_DENIED).
 // OK stays OK.

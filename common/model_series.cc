@@ -5,17 +5,32 @@
 
 #include "absl/strings/str_format.h"
 #include "common/check.h"
+#include "common/clock.h"
 #include "common/log.h"
 #include "common/model_file.h"
 #include "common/status.h"
 
 namespace signvote {
+namespace {
 
-ModelSeries::ModelSeries(FileSystem* fs, Options options) : fs_(fs), options_(std::move(options)) {
+// Nothing waits without a bound; who has nothing to do looks again after this time.
+constexpr Duration kLookAgain = std::chrono::seconds(10);
+
+}  // namespace
+
+ModelSeries::ModelSeries(FileSystem* fs, Options options)
+    : fs_(fs), options_(std::move(options)), thread_([this] { Run(); }) {
   SIGNVOTE_CHECK(options_.keep > 0);
 }
 
-ModelSeries::~ModelSeries() { Finish(); }
+ModelSeries::~ModelSeries() {
+  {
+    MutexLock lock(&mu_);
+    stopping_ = true;
+    changed_.NotifyAll();
+  }
+  thread_.join();
+}
 
 std::string ModelSeries::PathOf(const std::string& path, Round round) {
   // Wide enough that names sort as rounds do.
@@ -33,21 +48,42 @@ void ModelSeries::TellBusy() const {
 }
 
 void ModelSeries::Write(Take take) {
-  {
-    MutexLock lock(&mu_);
-    SIGNVOTE_CHECK(!writing_);
-    writing_ = true;
-  }
-  Finish();  // at once: the thread before has said that it is done
-  thread_ = std::thread([this, take = std::move(take)]() mutable {
-    TakeAndWrite(take);
-    MutexLock lock(&mu_);
-    writing_ = false;
-  });
+  MutexLock lock(&mu_);
+  SIGNVOTE_CHECK(!writing_);
+  writing_ = true;
+  next_ = std::move(take);
+  changed_.NotifyAll();
 }
 
 void ModelSeries::Finish() {
-  if (thread_.joinable()) thread_.join();
+  Clock* const clock = Clock::System();
+  MutexLock lock(&mu_);
+  // For the disk, however long it takes.
+  while (!changed_.WaitUntil(&mu_, clock, clock->Now() + kLookAgain,
+                             [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !writing_; })) {
+  }
+}
+
+void ModelSeries::Run() {
+  Clock* const clock = Clock::System();
+  while (true) {
+    std::optional<Take> take;
+    {
+      MutexLock lock(&mu_);
+      // For whoever wants a copy, or stops the series.
+      (void)changed_.WaitUntil(
+          &mu_, clock, clock->Now() + kLookAgain,
+          [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return next_.has_value() || stopping_; });
+      take.swap(next_);
+      if (!take.has_value() && stopping_) return;
+    }
+    if (!take.has_value()) continue;
+    TakeAndWrite(*take);
+    take.reset();  // with what it holds, before anybody takes the copy to be done
+    MutexLock lock(&mu_);
+    writing_ = false;
+    changed_.NotifyAll();
+  }
 }
 
 void ModelSeries::TakeAndWrite(Take& take) {

@@ -1,13 +1,14 @@
 #include "server/exporter.h"
 
-#include <algorithm>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/exit_codes.h"
 #include "common/export_metadata.h"
+#include "common/hold.h"
 #include "common/log.h"
 #include "common/model_file.h"
 #include "common/status.h"
@@ -19,9 +20,6 @@ namespace {
 constexpr Duration kCopyShare = std::chrono::seconds(1);
 // A copy begins behind the commit that the applier is at.
 constexpr Duration kCopyPatience = std::chrono::seconds(30);
-constexpr Duration kLookEvery = std::chrono::milliseconds(100);
-constexpr Duration kAgainFirst = std::chrono::seconds(5);
-constexpr Duration kAgainLongest = std::chrono::seconds(60);
 
 }  // namespace
 
@@ -92,33 +90,25 @@ absl::Status Exporter::Final(StopBudget* budget, const std::function<bool()>& ta
     const StopBudget::Pause writing(budget);
     series_->Finish();
   }
-  const bool stopped_before = budget->Begun();
-  const Time until = clock_->Now() + options_.linger;
-  Duration again = kAgainFirst;
-  while (true) {
-    absl::Status status = WriteFinal(budget);
-    if (status.ok()) {
-      LogInfo("the model is written", {{"path", options_.path}});
-      return status;
-    }
-    if (!run_->committed().has_value()) return status;  // nothing that could be lost
-    status = WithExitCode(std::move(status), ExitCode::kBadInput);
-    const Time now = clock_->Now();
-    const bool asked_to_end = !stopped_before && budget->Begun();
-    if (now >= until || asked_to_end) return status;
-    const Time next = std::min(until, now + again);
-    again = std::min(again * 2, kAgainLongest);
-    LogError(
-        "the model is not written: the server holds it and tries again; free the disk, or save it "
-        "elsewhere with `signvote export PATH`, then stop the server",
-        {{"error", Describe(status)},
-         {"held_for_seconds", ToSeconds(until - now)},
-         {"again_in_seconds", ToSeconds(next - now)}});
-    while (clock_->Now() < next && !take_save() && (stopped_before || !budget->Begun())) {
-      const StopBudget::Pause held(budget);
-      clock_->SleepFor(std::min<Duration>(kLookEvery, next - clock_->Now()));
-    }
-  }
+  // Nothing that could be lost.
+  if (!run_->committed().has_value()) return WriteFinal(budget);
+  std::optional<StopBudget::Pause> held;  // between two attempts
+  absl::Status status = WriteOrHold(
+      clock_,
+      {.what = "the model is not written",
+       .remedy =
+           "free the disk, or save it elsewhere with `signvote export PATH`, then stop the server",
+       .linger = options_.linger,
+       .stop_requested = [budget] { return budget->Begun(); },
+       .take_save = take_save},
+      [&] {
+        held.reset();
+        absl::Status written = WithExitCode(WriteFinal(budget), ExitCode::kBadInput);
+        held.emplace(budget);
+        return written;
+      });
+  if (status.ok()) LogInfo("the model is written", {{"path", options_.path}});
+  return status;
 }
 
 }  // namespace signvote

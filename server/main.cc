@@ -7,6 +7,7 @@
 #include "common/exit_codes.h"
 #include "common/file_system.h"
 #include "common/log.h"
+#include "common/memory_reserve.h"
 #include "common/process.h"
 #include "common/status.h"
 #include "proto/wire/grpc_log.h"
@@ -21,6 +22,7 @@ int Main(int argc, char** argv) {
   TuneMalloc();
   InstallStopSignals();
   (void)RaiseDescriptorLimit();
+  ReserveMemory();
   ServerFlags flags;
   absl::Status status = ParseServerFlags(argc, argv, FileSystem::Posix(), &flags);
   if (status.ok() && flags.print.has_value()) {
@@ -43,6 +45,7 @@ int Main(int argc, char** argv) {
                     .take_reopen = TakeReopenRequest},
                    Clock::System(), FileSystem::Posix());
   }
+  if (status.ok()) status = MemoryReserveStatus();
   if (!status.ok()) LogError(Describe(status));
   return static_cast<int>(ExitCodeFor(status));
 }

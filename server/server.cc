@@ -40,6 +40,7 @@ constexpr Duration kStopWait = std::chrono::seconds(8);
 constexpr Duration kSessionsGrace = std::chrono::seconds(2);
 constexpr Duration kCallsGrace = std::chrono::seconds(1);
 static_assert(kCallsGrace <= Exporter::kReserve);
+constexpr uint64_t kFileDescriptors = 10;  // exports, logs, and what is read again
 
 struct TlsSetup {
   wire::TlsFiles files;
@@ -157,19 +158,24 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<run::RunThread> run,
                             run::RunThread::Create(std::move(options), std::move(parts), clock));
   run->Start();
+  const uint64_t descriptors = DescriptorLimit();
+  const uint32_t http_connections = HttpConnectionsFor(descriptors);
   SIGNVOTE_ASSIGN_OR_RETURN(
       const std::unique_ptr<rpc::GrpcServer> server,
-      rpc::GrpcServer::Start({.listen = flags.listen,
-                              .tls = tls.source,
-                              .message_bytes_max = flags.run.model.sizes.message_bytes_max,
-                              .workers_max = flags.run.model.sizes.workers_max,
-                              .descriptors_max = DescriptorLimit()},
-                             run.get(), fs, Rng(words[4], words[5]), clock));
+      rpc::GrpcServer::Start(
+          {.listen = flags.listen,
+           .tls = tls.source,
+           .message_bytes_max = flags.run.model.sizes.message_bytes_max,
+           .workers_max = flags.run.model.sizes.workers_max,
+           .descriptors_max = descriptors,
+           .descriptors_reserved = HttpDescriptors(http_connections) + kFileDescriptors},
+          run.get(), fs, Rng(words[4], words[5]), clock));
   std::unique_ptr<HttpServer> http;
   if (flags.http != "off") {
     const auto connections = [server = server.get()] { return server->connections(); };
     SIGNVOTE_ASSIGN_OR_RETURN(
-        http, HttpServer::Start(flags.http, Routes(run.get(), connections, &metrics, &feed)));
+        http, HttpServer::Start(flags.http, Routes(run.get(), connections, &metrics, &feed),
+                                http_connections));
   }
   const int http_port = http == nullptr ? 0 : http->port();
   LogInfo("listening", {{"address", flags.listen},

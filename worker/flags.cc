@@ -29,6 +29,7 @@ struct Parsed {
   double wait_timeout_seconds = 3600;
   std::string weight_decay;
   std::string save_every = "0", save_dtype = "f32";
+  double linger_save = 600;
   std::string eval = "server";
   std::string log_level = "info", log_format = "text";
   bool print_config = false;
@@ -195,6 +196,11 @@ void AddFlags(CLI::App* app, Parsed* parsed) {
          "a replica of more bytes is written as several files behind an index; 0: one file")
       ->capture_default_str()
       ->check(AnyUnsigned());
+  app->add_option("--linger-save", parsed->linger_save,
+                  "seconds for which a replica that cannot be written at the end is held and tried "
+                  "again")
+      ->capture_default_str()
+      ->check(NumberBetween(0, 1e6));
   app->add_option("--log-level", parsed->log_level, "debug, info, warning or error")
       ->capture_default_str()
       ->check(Kind(ValueKind::kText));
@@ -266,6 +272,7 @@ absl::Status Complete(Parsed* parsed) {
                      " belongs to --eval here; how often the server asks is signvote-server "
                      "--eval-every"));
   }
+  parsed->flags.save_linger = FromSeconds(parsed->linger_save);
   session.connect_timeout = FromSeconds(parsed->connect_timeout_seconds);
   session.server_timeout = FromSeconds(parsed->server_timeout_seconds);
   session.wait_timeout = FromSeconds(parsed->wait_timeout_seconds);

@@ -36,6 +36,7 @@ struct WorkerFlags {
   Every save_every;
   uint32_t save_keep = 2;
   ModelFormat save_format;
+  Duration save_linger = std::chrono::minutes(10);  // of a replica that cannot be written
   LogOptions log;
   bool selftest = false;
 };

@@ -9,6 +9,7 @@
 #include "common/exit_codes.h"
 #include "common/file_system.h"
 #include "common/log.h"
+#include "common/memory_reserve.h"
 #include "common/process.h"
 #include "common/status.h"
 #include "proto/wire/grpc_log.h"
@@ -25,6 +26,7 @@ int Main(int argc, char** argv) {
   TuneMalloc();
   (void)RaiseDescriptorLimit();
   InstallStopSignals();
+  ReserveMemory();
   WorkerFlags flags;
   std::string print;
   absl::Status status = ParseWorkerFlags(argc, argv, FileSystem::Posix(), &flags, &print);
@@ -44,6 +46,7 @@ int Main(int argc, char** argv) {
         {.stop = stop.get_token(), .take_save = TakeSaveRequest, .take_reopen = TakeReopenRequest});
     RequestStop();  // wakes the watcher
   }
+  if (status.ok()) status = MemoryReserveStatus();
   if (!status.ok()) LogError(Describe(status));
   return static_cast<int>(ExitCodeFor(status));
 }

@@ -17,6 +17,7 @@
 #include "common/cpu.h"
 #include "common/exit_codes.h"
 #include "common/file_system.h"
+#include "common/hold.h"
 #include "common/http/http_server.h"
 #include "common/line_log.h"
 #include "common/log.h"
@@ -218,6 +219,24 @@ void SaveFinal(const WorkerFlags& flags, Trainer* trainer, ReplicaSaver* saver,
   }
 }
 
+// What could not be saved when the training ended, now that nobody waits for this worker any more.
+void HoldReplica(const WorkerFlags& flags, Clock* clock, const WorkerSignals& signals,
+                 Trainer* trainer, ReplicaSaver* saver, absl::Status* saved) {
+  *saved = WriteOrHold(
+      clock,
+      {.what = "the replica is not saved",
+       .remedy =
+           "free the disk, or make the file's folder a link to another one, and send SIGUSR1; a "
+           "stop gives it up",
+       .linger = flags.save_linger,
+       .stop_requested = [&signals] { return signals.stop.stop_requested(); },
+       .take_save = signals.take_save},
+      [&] {
+        SaveFinal(flags, trainer, saver, saved);
+        return *saved;
+      });
+}
+
 // Writes what the flags ask for once training has ended with `trained`; `saved` is what became of the
 // replica.
 absl::Status WriteResults(const WorkerFlags& flags, FileSystem* fs, const Session& session,
@@ -242,17 +261,18 @@ absl::Status WriteResults(const WorkerFlags& flags, FileSystem* fs, const Sessio
   if (!flags.save.empty() && !report.digest.has_value()) {
     LogWarning("nothing was saved: the replica is not the run's", {{"path", flags.save}});
   }
-  if (!trained.ok()) {
+  const absl::Status& ending = !trained.ok() ? trained : saved;
+  if (!ending.ok()) {
+    // Told here where it is not what the program ends with.
     const auto tell = [&](const char* what, const absl::Status& status) {
       if (status.ok()) return;
       LogError(what, {{"error", Describe(status)},
-                      {"exit_code", static_cast<int64_t>(ExitCodeFor(trained))}});
+                      {"exit_code", static_cast<int64_t>(ExitCodeFor(ending))}});
     };
-    tell("the replica is not saved", saved);
+    if (!trained.ok()) tell("the replica is not saved", saved);
     tell("the report is not written", reported);
-    return trained;
+    return ending;
   }
-  SIGNVOTE_RETURN_IF_ERROR(saved);
   SIGNVOTE_RETURN_IF_ERROR(reported);
   LogInfo("done", {{"outcome", context.outcome},
                    {"rounds_voted", report.rounds_voted},
@@ -377,6 +397,7 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
     trained = trainer.Run();
   }
   progress.Finish();
+  if (!saved.ok()) HoldReplica(flags, clock, signals, &trainer, &saver, &saved);
   port->metrics()->OnSession(session->Stats());
   return WriteResults(flags, fs, *session, *model, *corpus.data, trainer.report(), trained, saved);
 }

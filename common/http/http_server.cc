@@ -1,5 +1,6 @@
 #include "common/http/http_server.h"
 
+#include <algorithm>
 #include <exception>
 #include <thread>
 #include <utility>
@@ -17,10 +18,15 @@
 namespace signvote {
 namespace {
 
-// A connection that says nothing holds a thread: many threads and little patience keep /healthz
-// answering beside dozens of them. A thread that waits costs only address space.
-constexpr char kThreads[] = "32";
-constexpr char kSilenceMs[] = "2000";
+constexpr char kFlag[] = "--http";
+// Whoever connects speaks at once: its request comes right behind the handshake, unless it was lost.
+constexpr char kSilenceMs[] = "500";
+// Who waits for a thread waits with the kernel, which turns nobody away before its queue is full
+// (net.core.somaxconn); of civetweb's own queue each place takes a descriptor.
+constexpr char kBacklog[] = "4096";
+constexpr uint64_t kQueued = 20;
+constexpr uint64_t kOwnDescriptors = 2;  // it listens, and wakes itself at the end
+constexpr uint64_t kDescriptorsPerConnection = 32;
 constexpr Duration kWakePeriod = std::chrono::milliseconds(10);
 
 // Orders the making of a route before its first request. civetweb's own locks do that too, but
@@ -59,11 +65,13 @@ class RouteHandler : public CivetHandler {
 class CivetHttpServer final : public HttpServer {
  public:
   // Throws CivetException when the address cannot be bound; Start() catches it.
-  CivetHttpServer(const std::string& host, const std::string& port, HttpRoutes routes)
+  CivetHttpServer(const std::string& host, const std::string& port, HttpRoutes routes,
+                  uint32_t connections)
       : host_(host),
-        server_(std::vector<std::string>{"listening_ports", absl::StrCat(host, ":", port),
-                                         "num_threads", kThreads, "request_timeout_ms", kSilenceMs,
-                                         "enable_directory_listing", "no"}) {
+        server_(std::vector<std::string>{
+            "listening_ports", absl::StrCat(host, ":", port), "num_threads",
+            absl::StrCat(connections), "connection_queue", absl::StrCat(kQueued), "listen_backlog",
+            kBacklog, "request_timeout_ms", kSilenceMs, "enable_directory_listing", "no"}) {
     MutexLock ordered(&publishing);
     handlers_.reserve(routes.size());
     for (auto& [path, route] : routes) {
@@ -106,26 +114,33 @@ class CivetHttpServer final : public HttpServer {
 
 }  // namespace
 
+uint32_t HttpConnectionsFor(uint64_t descriptors_max) {
+  return static_cast<uint32_t>(std::clamp<uint64_t>(descriptors_max / kDescriptorsPerConnection,
+                                                    kHttpConnectionsMin, kHttpConnectionsMax));
+}
+
+uint64_t HttpDescriptors(uint32_t connections) { return connections + kQueued + kOwnDescriptors; }
+
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address,
                                                               HttpRoutes routes,
-                                                              const std::string& flag) {
+                                                              uint32_t connections) {
   SIGNVOTE_ASSIGN_OR_RETURN(const HostPort parsed,
-                            ParseHostPort(flag, address, PortZero::kAllowed));
+                            ParseHostPort(kFlag, address, PortZero::kAllowed));
   const bool ipv6 = parsed.host.find(':') != std::string::npos;
   if (ipv6 && mg_check_feature(MG_FEATURES_IPV6) == 0) {
     return absl::InvalidArgumentError(absl::StrCat(
-        flag, " ", address, ": this machine's civetweb serves IPv4 only; give an IPv4 address"));
+        kFlag, " ", address, ": this machine's civetweb serves IPv4 only; give an IPv4 address"));
   }
   try {
-    return std::unique_ptr<HttpServer>(
-        std::make_unique<CivetHttpServer>(ipv6 ? absl::StrCat("[", parsed.host, "]") : parsed.host,
-                                          absl::StrCat(parsed.port), std::move(routes)));
+    return std::unique_ptr<HttpServer>(std::make_unique<CivetHttpServer>(
+        ipv6 ? absl::StrCat("[", parsed.host, "]") : parsed.host, absl::StrCat(parsed.port),
+        std::move(routes), connections));
   } catch (const std::exception&) {
     return WithExitCode(
         absl::UnavailableError(absl::StrCat("cannot serve HTTP on ", address,
                                             ": the port is in use, or the address is "
                                             "another machine's; choose another address with ",
-                                            flag, " (port 0 takes a free one)")),
+                                            kFlag, " (port 0 takes a free one)")),
         ExitCode::kPortInUse);
   }
 }

@@ -8,24 +8,20 @@
 namespace signvote::wire {
 namespace {
 
-constexpr ExitCode kTold[] = {ExitCode::kDiverged, ExitCode::kReplicaMismatch};
-
 std::string TextOf(ExitCode code) { return std::to_string(static_cast<int>(code)); }
 
 }  // namespace
 
 void SendExitCode(const absl::Status& status, grpc::CallbackServerContext* context) {
-  for (const ExitCode code : kTold) {
-    if (!status.ok() && ExitCodeFor(status) == code)
-      context->AddTrailingMetadata(kExitCodeKey, TextOf(code));
-  }
+  if (const ExitCode code = ExitCodeFor(status); IsRunEnd(code))
+    context->AddTrailingMetadata(kExitCodeKey, TextOf(code));
 }
 
 absl::Status WithReceivedExitCode(absl::Status status, const grpc::ClientContext& context) {
   const auto& trailers = context.GetServerTrailingMetadata();
   const auto sent = trailers.find(kExitCodeKey);
   if (sent == trailers.end()) return status;
-  for (const ExitCode code : kTold) {
+  for (const ExitCode code : kRunEnds) {
     if (sent->second == grpc::string_ref(TextOf(code)))
       return WithExitCode(std::move(status), code);
   }

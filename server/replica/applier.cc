@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "common/check.h"
+#include "common/memory_reserve.h"
 #include "common/process.h"
 #include "common/status.h"
 
@@ -104,8 +105,10 @@ absl::StatusOr<Applier::Snapshot> Applier::TakeSnapshot(WithX0 with_x0, Duration
   const auto given_up = [&give_up] { return give_up && give_up(); };
   Snapshot snapshot;
   // Fresh memory is slow to touch: before commits wait for it.
-  snapshot.x.resize(replica_->coordinates());
-  if (with_x0 == WithX0::kYes && replica_->has_x0()) snapshot.x0.resize(replica_->coordinates());
+  SIGNVOTE_RETURN_IF_ERROR(TryResize(&snapshot.x, replica_->coordinates()));
+  if (with_x0 == WithX0::kYes && replica_->has_x0()) {
+    SIGNVOTE_RETURN_IF_ERROR(TryResize(&snapshot.x0, replica_->coordinates()));
+  }
   {
     MutexLock lock(&mu_);
     // For the commit that is being applied.

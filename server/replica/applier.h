@@ -60,8 +60,8 @@ class Applier final : public CommitConsumer {
   };
   enum class WithX0 { kNo, kYes };
   // DEADLINE_EXCEEDED: the applier was busy with one commit, or with copies, for all of `timeout`.
-  // CANCELLED: `give_up` said so. That is asked, under a lock of this object, whenever something has
-  // changed here; null: nobody gives up.
+  // RESOURCE_EXHAUSTED: there is no memory for a copy. CANCELLED: `give_up` said so. That is asked,
+  // under a lock of this object, whenever something has changed here; null: nobody gives up.
   using GiveUp = std::function<bool()>;
   absl::StatusOr<Snapshot> TakeSnapshot(WithX0 with_x0, Duration timeout, const GiveUp& give_up);
   // Those who wait ask their `give_up` again.

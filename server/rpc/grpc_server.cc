@@ -38,7 +38,6 @@ constexpr uint64_t kEnvelopeBytes = 1024;
 
 // Connections of operators and monitoring, beside the workers'.
 constexpr uint64_t kOperators = 16;
-constexpr uint64_t kDescriptorsReserved = 64;  // HTTP, files, logs
 // Links may be slow: a handshake takes a few round trips and some kilobytes.
 constexpr int kHandshakeTimeoutMs = 20'000;
 // What a connection's place lasts on average while more come than there are places: who comes waits
@@ -71,8 +70,8 @@ class GrpcServerImpl final : public GrpcServer {
       : run_(run), fs_(fs), transfers_(run, &table_, options.transfers, options.find_socket) {}
 
   absl::Status Listen(const GrpcServerOptions& options, Rng rng, Clock* clock) {
-    const Places places =
-        PlacesFor(options.descriptors_max, kDescriptorsReserved, options.workers_max + kOperators);
+    const Places places = PlacesFor(options.descriptors_max, options.descriptors_reserved,
+                                    options.workers_max + kOperators);
     if (places.few) {
       LogWarning(
           "the limit of open descriptors is low for --workers-max; raise it (LimitNOFILE=, ulimit "
@@ -90,7 +89,7 @@ class GrpcServerImpl final : public GrpcServer {
                         .greeting = {.places = places.each, .patience = kGreetingPatience},
                         .quiet_max = std::chrono::milliseconds(kHandshakeTimeoutMs),
                         .descriptors_max = options.descriptors_max,
-                        .descriptors_reserved = kDescriptorsReserved},
+                        .descriptors_reserved = options.descriptors_reserved},
                        rng, clock);
     if (!listener.ok()) {
       return WithExitCode(

@@ -29,7 +29,8 @@ struct GrpcServerOptions {
   // Workers connected at a time; what descriptors are left beside them goes to connections that are
   // nobody's yet.
   uint64_t workers_max = 64;
-  uint64_t descriptors_max = 1024;  // of the process
+  uint64_t descriptors_max = 1024;     // of the process
+  uint64_t descriptors_reserved = 64;  // of those, for HTTP, files and logs
   TransferLimits transfers;
   SocketFinder find_socket = FindSocket;
 };

@@ -108,7 +108,8 @@ class Compose(hosts.HostsTest):
             self.assert_exit(process, harness.OK, timeout=60)
         state = self.volume("state")
         self.assertTrue(self.lines(state / "rounds.jsonl"))
-        self.assertGreater((state / "model.safetensors").stat().st_size, 1000)
+        for saved in (state / "model.safetensors", *(self.volume(f"{name}-state") / "replica.safetensors" for name in OURS[1:])):
+            self.assertGreater(saved.stat().st_size, 1000, saved)
 
 
 if __name__ == "__main__":

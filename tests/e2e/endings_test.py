@@ -3,6 +3,8 @@
 The table of signals in docs/operations.md is walked: what it says happens.
 """
 
+import array
+import itertools
 import json
 import os
 import pathlib
@@ -19,6 +21,43 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = ("server", "worker")
 STOP_SECONDS_MAX = 15  # docs/operations.md, "Stopping"
 COORDINATES = 8_000_000  # 32 MB: more than sockets hold
+
+
+def values(path):
+    """The parameters of a safetensors file as bytes."""
+    data = pathlib.Path(path).read_bytes()
+    length, = struct.unpack("<Q", data[:8])
+    return data[8 + length:]
+
+
+def damage(pid, parameters):
+    """A bit of a process's replica flips in its memory, wherever these bytes lie."""
+    found = 0
+    with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+        for first, end in touched_memory(pid):
+            memory.seek(first)
+            at, data = -1, memory.read(end - first)
+            while (at := data.find(parameters, at + 1)) >= 0:
+                memory.seek(first + at)
+                memory.write(bytes([parameters[0] ^ 1]))
+                found += 1
+    assert found, "the replica is not where it was looked for"
+
+
+def touched_memory(pid):
+    """(first, end) of what a process has written to."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pages:
+        for line in maps:
+            area, mode = line.split()[:2]
+            if not mode.startswith("rw"):
+                continue
+            at, end = (int(n, 16) for n in area.split("-"))
+            pages.seek(at // page * 8)
+            for present, run in itertools.groupby(array.array("Q", pages.read((end - at) // page * 8)), lambda entry: entry >> 63):
+                first, at = at, at + page * sum(1 for _ in run)
+                if present:
+                    yield first, at
 
 
 def signal_table():
@@ -207,32 +246,37 @@ class ServerEndings(harness.ProcessTest):
         self.wait_end(30)
         self.assert_holds_the_last_round()
 
+    def hold_a_model(self, name):
+        self.start_with_export(name, rounds=10)
+        self.export.parent.rename(self.folder / f"gone-{name}")
+        self.start_worker("a")
+        self.logged("the model is not written")
+
+    def test_each_signal_does_what_the_page_says_while_a_model_is_held(self):
+        table = signal_table()["server"]
+        # Nothing is opened again once the run is over; but it is no stop either.
+        stops = [name for name, does in table.items() if does == "stops" and name != "HUP"]
+        for name in stops:
+            with self.subTest(signal=name):
+                self.hold_a_model(name)
+                self.server.signal(getattr(signal, f"SIG{name}"))
+                self.wait_end(20, expected=BAD_INPUT)
+        self.hold_a_model("rest")
+        for name in sorted(set(table) - set(stops) - {"USR1"}):
+            self.server.signal(getattr(signal, f"SIG{name}"))
+        said = self.server.log().count("the model is not written")
+        self.server.signal(signal.SIGUSR1)
+        self.wait_until("it is tried again", lambda: self.server.log().count("the model is not written") > said)
+        self.export.parent.mkdir()
+        self.server.signal(signal.SIGUSR1)
+        self.wait_end(30)
+        self.assert_holds_the_last_round()
+
     def test_it_is_held_for_linger_export_and_no_longer(self):
         self.start_with_export("linger", "--linger-export", 1, rounds=10)
         self.export.parent.rename(self.folder / "gone")
         self.start_worker("a")
         self.wait_end(30, expected=BAD_INPUT)
-
-    def test_a_file_size_limit_costs_neither_the_run_nor_the_model(self):
-        folder = self.folder / "small"
-        folder.mkdir()
-        port_file, log = self.folder / "ports.json", folder / "rounds.jsonl"
-        command = " ".join(map(str, [BIN / "signvote-server", "--insecure", "--listen", "127.0.0.1:0", "--http", "off",
-                                     "--port-file", port_file, "--rounds", 60, "--export", folder / "model.safetensors",
-                                     "--round-log", log]))
-        server = self.start("server", ["bash", "-c", f"ulimit -f 8; exec {command}"], harness.Server)
-        server.port_file = port_file
-        self.server, self.round_log = server, log
-        server.ports()
-        self.start_worker("a")
-        self.logged("the model is not written")
-        self.assertIn("a log cannot be written; the run goes on without it", server.log())
-        self.assertIn("File too large", server.log())
-        elsewhere = self.folder / "elsewhere.safetensors"
-        self.assertEqual(self.ctl("export", elsewhere)[0], OK)
-        self.assertEqual(int(metadata(elsewhere)["signvote.round"]), 60)
-        server.signal(signal.SIGTERM)
-        self.wait_end(20, expected=BAD_INPUT)
 
     def test_copies_are_written_while_the_run_goes_on_and_the_last_are_kept(self):
         self.start_with_export("copies", "--export-every", 5, "--export-keep", 2)
@@ -320,17 +364,18 @@ class WorkerEndings(harness.ProcessTest):
         self.corpus.write_text("".join(f"the sum of {a} and {b} is {a + b}.\n" for a in range(250) for b in range(200)))
         self.assertGreater(self.corpus.stat().st_size, 1 << 20)
 
-    def worker(self, name, *flags, folder=None, limits=""):
+    def worker(self, name, *flags, folder=None):
         self.save = (folder or self.folder) / f"{name}.safetensors"
         command = [BIN / "signvote-worker", *self.worker_flags(name), "--report", self.folder / f"{name}.report.json",
                    "--model", "micro", "--data", self.corpus, "--batch", 2, "--sequence", 32, "--threads", 1,
                    "--eval-tokens", 64, "--save", self.save, *flags]
-        if limits:
-            command = ["bash", "-c", limits + '; exec "$@"', "bash", *command]
         return self.start(name, command)
 
-    def start_run(self, **arguments):
-        self.start_server("--digest-every", 1, rounds=FOREVER, **arguments)
+    def start_run(self, *flags, **arguments):
+        self.start_server("--digest-every", 1, *flags, rounds=FOREVER, **arguments)
+
+    def assert_same_values(self, one, other):
+        self.assertTrue(values(one) == values(other), f"{one} and {other} hold different parameters")
 
     def assert_saved(self):
         """The file holds the replica of its round: its digest is the one that the run knows of that round."""
@@ -369,28 +414,122 @@ class WorkerEndings(harness.ProcessTest):
                 self.assert_saved()
                 self.save.unlink()
 
-    def assert_each_signal_in_a_phase_without_rounds(self, reach, saved_round):
-        for name, does in signal_table()["worker"].items():
-            with self.subTest(signal=name):
-                worker = self.worker("a", "--connect-timeout", 600)
-                self.wait_until("it is so far", lambda: reach in worker.log())
-                worker.signal(getattr(signal, f"SIG{name}"))
-                if does != "stops":
-                    worker.signal(signal.SIGTERM)
-                self.assert_exit(worker, OK)
+    def assert_each_signal_in_a_phase_without_rounds(self, reach, saved_round, code=OK):
+        """`reach` brings a new worker there. Signals that are no stop change nothing, so one worker gets them all."""
+        table = signal_table()["worker"]
+        stops = [name for name, does in table.items() if does == "stops"]
+        others = sorted(set(table) - set(stops))
+        for names in [[name] for name in stops] + [[*others, "TERM"]]:
+            with self.subTest(signals=names):
+                worker = reach()
+                for name in names:
+                    worker.signal(getattr(signal, f"SIG{name}"))
+                self.assert_exit(worker, code)
                 said = metadata(self.save)
-                self.assertEqual(said and said["signvote.round"], saved_round)
+                self.assertEqual(said and said["signvote.round"], saved_round and saved_round())
                 self.save.unlink(missing_ok=True)
+
+    def so_far(self, text, *flags):
+        worker = self.worker("a", *flags)
+        self.wait_until("it is so far", lambda: text in worker.log())
+        return worker
 
     def test_each_signal_does_what_the_page_says_while_it_waits_for_others(self):
         self.start_run(workers_min=2)
-        self.assert_each_signal_in_a_phase_without_rounds(" joined ", "0")
+        self.assert_each_signal_in_a_phase_without_rounds(lambda: self.so_far(" joined "), lambda: "0")
 
     def test_each_signal_does_what_the_page_says_while_it_looks_for_the_server(self):
         self.start_run()
         self.server.ports()
         self.server.kill()
-        self.assert_each_signal_in_a_phase_without_rounds(" data ", None)
+        self.assert_each_signal_in_a_phase_without_rounds(lambda: self.so_far(" data ", "--connect-timeout", 600), None)
+
+    def test_each_signal_does_what_the_page_says_while_the_run_is_paused(self):
+        self.start_run()
+        worker = self.worker("a")
+        self.wait_round(3)
+        self.pause()
+        worker.signal(signal.SIGTERM)
+        self.assert_exit(worker, OK)
+        # From now on no round opens; who joins has the replica.
+        self.assert_each_signal_in_a_phase_without_rounds(lambda: self.so_far(" joined "), lambda: str(len(self.rounds())))
+
+    def test_each_signal_does_what_the_page_says_once_the_server_is_lost(self):
+        def reach():
+            self.start_run()
+            worker = self.worker("a")
+            self.wait_round(3)
+            self.pause()
+            self.server.kill()
+            return worker
+        self.assert_each_signal_in_a_phase_without_rounds(reach, lambda: str(len(self.rounds())))
+
+    def test_each_signal_does_what_the_page_says_while_a_replica_is_held(self):
+        shelf = self.folder / "shelf"
+        table = signal_table()["worker"]
+        stops = [name for name, does in table.items() if does == "stops"]
+
+        def hold(name):
+            shelf.mkdir()
+            self.start_run()
+            worker = self.worker("a", "--server-timeout", 1, folder=shelf)
+            self.wait_round(3)
+            self.pause()  # its digests are known, and its rounds counted
+            shelf.rename(self.folder / f"gone-{name}")
+            self.server.kill()
+            self.wait_until("it is held", lambda: "the replica is not saved" in worker.log())
+            return worker
+        for name in stops:
+            with self.subTest(signal=name):
+                worker = hold(name)
+                worker.signal(getattr(signal, f"SIG{name}"))
+                self.assert_exit(worker, UNAVAILABLE)
+                self.assertRegex(worker.log(), r"the replica is not saved .*No such file.* exit_code=5")
+        worker = hold("rest")
+        for name in sorted(set(table) - set(stops) - {"USR1"}):
+            worker.signal(getattr(signal, f"SIG{name}"))
+        said = worker.log().count("the replica is not saved")
+        worker.signal(signal.SIGUSR1)
+        self.wait_until("it is tried again", lambda: worker.log().count("the replica is not saved") > said)
+        shelf.mkdir()
+        worker.signal(signal.SIGUSR1)
+        self.assert_exit(worker, UNAVAILABLE)
+        self.assert_saved()
+
+    def test_a_run_that_diverges_ends_its_worker_with_8_and_costs_no_replica(self):
+        export = self.folder / "export" / "model.safetensors"
+        export.parent.mkdir()
+        # One step beyond all measure: finite parameters, no finite loss.
+        self.start_run("--rule", "fixed", "--stepsize", "1e15", "--export", export)
+        worker = self.worker("a")
+        self.wait_end(expected=harness.DIVERGED)
+        self.assert_exit(worker, harness.DIVERGED)
+        self.assertRegex(worker.log().splitlines()[-1], r" error .*server \S+ has ended the run: no worker had a finite loss")
+        self.assertEqual(metadata(self.save)["signvote.round"], str(len(self.rounds())))
+        self.assert_same_values(self.save, export)
+
+    def test_a_damaged_replica_of_the_server_ends_its_workers_with_9_and_costs_none_of_theirs(self):
+        self.start_run(workers_min=2)
+        workers = [self.worker(name) for name in "ab"]
+        self.wait_round(3)
+        self.pause()
+        known = self.folder / "known" / "model.safetensors"
+        known.parent.mkdir()
+        self.assertEqual(self.ctl("export", known)[0], OK)
+        damage(self.server.pid, values(known)[:256])
+        self.assertEqual(self.ctl("resume")[0], OK)
+        self.wait_end(expected=harness.MISMATCH)
+        files = []
+        for worker in workers:
+            self.assert_exit(worker, harness.MISMATCH)
+            self.assertRegex(worker.log().splitlines()[-1], r" error .*server \S+ has ended the run: ")
+            files.append(self.folder / f"{worker.name}.safetensors")
+        said = [metadata(path) for path in files]
+        round_ = int(said[0]["signvote.round"])
+        self.assertEqual({m["signvote.round"] for m in said}, {str(round_)})
+        self.assertEqual({m["signvote.digest"] for m in said},
+                         {e["digest"] for e in self.events("digest") if e.get("digest_round") == round_ and e.get("worker")})
+        self.assert_same_values(*files)
 
     def test_a_second_signal_ends_it_at_once(self):
         self.start_run()
@@ -415,6 +554,16 @@ class WorkerEndings(harness.ProcessTest):
         self.assertEqual(self.assert_saved(), committed)
         self.assertEqual(json.loads((self.folder / "config.json").read_text())["model_type"], "llama")
 
+    def test_a_worker_that_waits_too_long_keeps_its_replica(self):
+        self.start_run()
+        worker = self.worker("a", "--wait-timeout", 1)
+        self.wait_round(3)
+        self.pause()
+        committed = len(self.rounds())
+        self.wait_until("its digest is known", lambda: self.digests(committed))
+        self.assert_exit(worker, harness.WAIT_TIMEOUT)
+        self.assertEqual(self.assert_saved(), committed)
+
     def test_an_evicted_worker_keeps_its_replica(self):
         self.start_run()
         worker = self.worker("a")
@@ -431,20 +580,6 @@ class WorkerEndings(harness.ProcessTest):
         self.assert_exit(worker, BAD_INPUT)
         self.assertRegex(worker.log().splitlines()[-1], r" error .*--data: .*corpus\.txt: was cut while it was trained on")
         self.assert_saved()
-
-    def test_a_replica_that_cannot_be_saved_is_told_with_the_exit_code(self):
-        self.start_run()
-        worker = self.worker("a", "--server-timeout", 1, limits="ulimit -f 64")
-        self.wait_round(5)
-        self.server.kill()
-        self.assert_exit(worker, UNAVAILABLE)
-        self.assertRegex(worker.log(), r"the replica is not saved .*File too large.* exit_code=5")
-        self.start_run()
-        worker = self.worker("a", limits="ulimit -f 64")
-        self.wait_round(5)
-        worker.signal(signal.SIGTERM)
-        self.assert_exit(worker, BAD_INPUT)
-        self.assertRegex(worker.log().splitlines()[-1], r"--save: the replica of round \d+ is not saved: .*File too large")
 
     def test_copies_are_saved_while_it_trains_and_the_last_are_kept(self):
         self.start_run()
@@ -468,13 +603,6 @@ class WorkerEndings(harness.ProcessTest):
         worker = self.worker("a", "--server", address, "--connect-timeout", 1)
         self.assert_exit(worker, UNAVAILABLE)
         self.assertIsNone(metadata(self.save))
-
-    def test_a_model_beyond_the_memory_limit_is_told_with_bytes_and_remedy(self):
-        self.start_run()
-        worker = self.worker("a", "--model", "350m", limits="ulimit -v 4000000")
-        self.assert_exit(worker, harness.NO_MEMORY)
-        self.assertRegex(worker.log().splitlines()[-1],
-                         r"a worker of a model of \d+ coordinates needs \d+ MiB and \d+ MiB are left \(.*ulimit -v\).*--model")
 
 
 if __name__ == "__main__":

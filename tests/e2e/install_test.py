@@ -120,7 +120,7 @@ class Package(Installed):
         self.assertEqual(set(control), {"/" + f for f in files_under(self.root) if f.startswith("etc/")})
 
     def test_files_are_where_a_distribution_looks_for_them(self):
-        expected = ["etc/signvote/server.toml", "usr/bin/signvote", "usr/bin/signvote-server",
+        expected = ["etc/logrotate.d/signvote", "etc/signvote/server.toml", "usr/bin/signvote", "usr/bin/signvote-server",
                     "usr/lib/systemd/system/signvote-server.service", "usr/lib/sysusers.d/signvote.conf",
                     "usr/lib/tmpfiles.d/signvote.conf", "usr/share/doc/signvote/copyright",
                     "usr/share/doc/signvote/docs/operations.md", "usr/share/signvote/proto/signvote/v1/training.proto"]
@@ -240,11 +240,12 @@ class Services(Installed):
         return re.findall(rf"(?m)^{key}=(.*)$", self.unit(unit))
 
     def with_targets(self):
-        """A copy of the root that has the units which every service stands on, and the program that reloads one."""
+        """A copy of the root that has the units which every service stands on, and the programs of this system that they call."""
         root = self.folder / "root"
         shutil.copytree(self.root, root, symlinks=True)
         (root / "bin").mkdir(exist_ok=True)
-        shutil.copy("/bin/kill", root / "bin")
+        for program in ("/bin/kill", "/bin/sh"):
+            shutil.copy(program, root / "bin")
         for target in pathlib.Path("/usr/lib/systemd/system").resolve().glob("*.target"):
             shutil.copy(target, root / "usr/lib/systemd/system")
         return root
@@ -585,6 +586,7 @@ class Removal(Installed):
 
         self.dpkg(root, "--remove", "signvote")
         configuration = {f"etc/signvote/{name}.toml" for name in ("server", "worker") if self.worker or name == "server"}
+        configuration.add("etc/logrotate.d/signvote")
         self.assertEqual(left(), configuration | {"etc/signvote/server/server.key", "var/lib/signvote/model.safetensors"})
         self.dpkg(root, "--purge", "signvote")
         self.assertEqual(left(), {"var/lib/signvote/model.safetensors"})

@@ -118,6 +118,7 @@ class Services(harness.ProcessTest):
             self.assertEqual((seen["NoNewPrivs"], seen["Seccomp"]), ("1", "2"), unit)
 
         self.the_live_view_works_over_ssh()
+        self.the_logs_are_rotated()
         self.a_crashed_worker_comes_back()
         self.the_drop_in_for_cuda_opens_the_devices(open_devices)
         self.an_evicted_worker_stays_away()
@@ -159,6 +160,20 @@ class Services(harness.ProcessTest):
         self.machine.do("pkill", "--exact", "dbclient")
         self.wait_until("nothing is left", lambda: self.machine.run("pgrep", "--exact", "signvote")[0] == 1)
 
+    def the_logs_are_rotated(self):
+        """What logrotate does by the installed file, one step after the other."""
+        text = self.machine.do("cat", "/etc/logrotate.d/signvote")
+        patterns = re.search(r"(?m)^(/.*) {$", text).group(1).split()
+        tell = re.search(r"(?s)\tpostrotate\n(.*?)\tendscript\n", text).group(1)
+        logs = self.machine.do("sh", "-c", f"ls {' '.join(patterns)} 2>/dev/null || true").split()
+        self.assertEqual(sorted(logs), [f"/var/lib/signvote/{name}.jsonl" for name in ("events", "rounds")])
+        for log in logs:
+            self.machine.do("mv", log, f"{log}.1")
+        self.machine.do("sh", "-c", tell)
+        self.wait_until("the round log is there again", lambda: self.machine.run(
+            "test", "-s", "/var/lib/signvote/rounds.jsonl")[0] == 0)
+        self.assertEqual((self.active(SERVER), self.active(ALICE)), ("active", "active"))
+
     def a_crashed_worker_comes_back(self):
         before = self.incarnation()
         self.machine.do("systemctl", "kill", "--signal=KILL", ALICE)
@@ -170,8 +185,11 @@ class Services(harness.ProcessTest):
         self.assert_ended(ALICE, "success", harness.OK)
         report = json.loads(self.machine.do("cat", "/var/lib/signvote/alice/report.json"))
         self.assertEqual(report["outcome"], "drained")
+        saved = self.machine.do("sha256sum", "/var/lib/signvote/alice/replica.safetensors").split()[0]
         self.type_in(block, "/")
         self.machine.do("systemctl", "start", ALICE)
+        self.assertEqual(self.machine.do("sha256sum", "/var/lib/signvote/alice/replica.previous.safetensors").split()[0], saved,
+                         "the one of the last run stays")
         self.assertEqual((self.property(ALICE, "PrivateDevices"), self.property(ALICE, "DevicePolicy")), ("no", "closed"))
         self.wait_until("alice is a member", lambda: self.role() == "member")
 
@@ -189,7 +207,7 @@ class Services(harness.ProcessTest):
             owner, mode, size = self.machine.do("stat", "--format=%u %a %s", f"/var/lib/signvote/{name}").split()
             self.assertEqual((owner, mode), (user, "640"), name)
             self.assertGreater(int(size), 0, name)
-        written = self.machine.do("wc", "--lines", "/var/lib/signvote/rounds.jsonl").split()[0]
+        written = self.machine.do("sh", "-c", "cat /var/lib/signvote/rounds.jsonl* | wc --lines")
         self.assertGreaterEqual(int(written), rounds)
 
     def a_taken_address_is_tried_again(self):

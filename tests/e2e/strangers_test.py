@@ -1,6 +1,7 @@
 """Whoever knocks at the ports: thousands of connections that are nobody's cost the run nothing.
 
-Each storm runs for 30 s against a server that may have 1,024 descriptors open, soft and hard, with two workers in the run.
+Each storm runs for 30 s against a server with two workers in its run that may have 1,024 descriptors open, soft and hard,
+or 16,384 where the storm is at the port for monitors.
 """
 
 import json
@@ -20,16 +21,20 @@ STRANGERS = 2000
 STORM_SECONDS = float(os.environ.get("SIGNVOTE_STORM_SECONDS", "30"))
 
 
-class Storms(harness.ProcessTest):
+class Weather(harness.ProcessTest):
+    strangers_count = STRANGERS
+    descriptors_max = DESCRIPTORS  # of the server, soft and hard
+    port = "grpc"
+
     def setUp(self):
         super().setUp()
-        if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < STRANGERS + 100:
-            self.skipTest(f"this machine does not let a process have {STRANGERS} sockets (ulimit -Hn)")
+        if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < max(self.strangers_count + 100, self.descriptors_max):
+            self.skipTest("this machine does not let a process have so many sockets (ulimit -Hn)")
         self.certify("a", "b", "during", "after", "raw")
 
-    def begin(self, *flags):
-        self.start_server("--deadline", "off", *flags, rounds=FOREVER, workers_min=2,
-                          prefix=["prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}"])
+    def begin(self):
+        self.start_server("--deadline", "off", rounds=FOREVER, workers_min=2,
+                          prefix=["prlimit", f"--nofile={self.descriptors_max}:{self.descriptors_max}"])
         self.members = self.start_workers("ab", "--compute-ms", 20)
         self.wait_round(5)
 
@@ -40,9 +45,9 @@ class Storms(harness.ProcessTest):
         fields = pathlib.Path(f"/proc/{self.server.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def strangers(self, kind, port="grpc"):
+    def strangers(self, kind):
         storm = self.start(f"strangers-{kind}", [
-            sys.executable, HERE / "strangers.py", "127.0.0.1", self.server.ports()[port], STRANGERS, kind])
+            sys.executable, HERE / "strangers.py", "127.0.0.1", self.server.ports()[self.port], self.strangers_count, kind])
         self.wait_until("the strangers are there", lambda: storm.log().count("\n") >= 1)
         return storm
 
@@ -53,38 +58,28 @@ class Storms(harness.ProcessTest):
         self.wait_until(f"{name} is a member", lambda: any(e.get("worker") == name for e in self.events("member")), poll=0.02)
         return time.monotonic() - began
 
-    def get(self, path, port):
-        """The answer of the HTTP port. When it is the one in the storm a connection may be turned away, and is tried again."""
-        for _ in range(100):
-            try:
-                return harness.http_get(self.server.http, path)
-            except OSError:
-                if port != "http":
-                    raise
-        self.fail(f"{path} was not answered")
-
-    def health_seconds(self, port):
+    def health_seconds(self):
         began = time.monotonic()
-        self.assertEqual(self.get("/healthz", port)[0], 200)
+        self.assertEqual(harness.http_get(self.server.http, "/healthz")[0], 200)
         return time.monotonic() - began
 
-    def weather(self, kind, port="grpc"):
+    def weather(self, kind):
         """A storm, and everything that must go on in it and after it."""
         self.begin()
         before = self.descriptors()
-        storm = self.strangers(kind, port)
+        storm = self.strangers(kind)
         end = time.monotonic() + STORM_SECONDS
         cpu = self.cpu_seconds()
         rounds = len(self.rounds())
         joined = self.member_after("during")
         health, gaps, most = [], [], 0
         while time.monotonic() < end:
-            health.append(self.health_seconds(port))
+            health.append(self.health_seconds())
             most = max(most, self.descriptors())
             time.sleep(0.2)
         cpu = (self.cpu_seconds() - cpu) / (time.monotonic() - end + STORM_SECONDS)
-        ready = self.get("/readyz", port)
-        metrics = self.get("/metrics", port)[1]
+        ready = harness.http_get(self.server.http, "/readyz")
+        metrics = harness.http_get(self.server.http, "/metrics")[1]
         during = self.rounds()[rounds:]
         self.assertTrue(storm.alive, "the storm is over too early")
         storm.signal(15)
@@ -101,7 +96,7 @@ class Storms(harness.ProcessTest):
         self.assertEqual([e for e in self.events("lost") if e["worker"] in "ab"], [])
         for name in ("a", "b"):
             self.assertNotIn("reconnect", self.members[name].log())
-        self.assertLess(most, DESCRIPTORS)
+        self.assertLess(most, self.descriptors_max)
         self.assertEqual(ready[0], 200, ready[1])
         self.assert_in_time(joined <= 10, f"in the storm a new worker was a member after {joined:.1f} s")
         self.assert_in_time(later <= 5, f"after the storm a new worker was a member after {later:.1f} s")
@@ -119,6 +114,8 @@ class Storms(harness.ProcessTest):
         self.assertIn("some are turned away", self.server.log())
         self.assertLess(self.server.log().count("some are turned away"), 5)
 
+
+class Storms(Weather):
     @timed
     def test_silent_connections_cost_the_run_nothing(self):
         self.assert_told(*self.weather("silent"))
@@ -141,6 +138,23 @@ class PlaintextStorms(Storms):
     @timed
     def test_connections_without_a_call_cost_the_run_nothing(self):
         self.assert_told(*self.weather("settings"))
+
+
+class HttpStorms(Weather):
+    """At the port for monitors, with descriptors for as many connections as are ever heard at a time."""
+
+    insecure = True
+    strangers_count = 1000
+    descriptors_max = 16384
+    port = "http"
+
+    @timed
+    def test_silent_connections_keep_no_monitor_waiting(self):
+        self.weather("silent")
+
+    @timed
+    def test_half_requests_keep_no_monitor_waiting(self):
+        self.weather("request")
 
 
 if __name__ == "__main__":

@@ -9,12 +9,6 @@
 namespace signvote {
 namespace {
 
-// A server whose run has ended badly says with which exit code it ends itself.
-bool EndsWithItsRun(const absl::Status& status) {
-  const ExitCode code = ExitCodeFor(status);
-  return code == ExitCode::kDiverged || code == ExitCode::kReplicaMismatch;
-}
-
 // Statuses with which a server refuses this worker; a retry would only be refused again.
 bool IsRefusal(absl::StatusCode code, bool welcomed) {
   switch (code) {
@@ -41,7 +35,8 @@ absl::Status AfterConnection(const ConnectionEnd& end, Duration lost_for, int ha
   const absl::Status status =
       end.status.ok() ? absl::UnavailableError("the server closed the session") : end.status;
   const std::string ended = absl::StrCat("server ", dial.server, " has ended the run");
-  if (EndsWithItsRun(status) && !end.by_us) return WithContext(status, ended);
+  // Nobody but the server of a run that has ended says so, and it ends with that.
+  if (IsRunEnd(ExitCodeFor(status)) && !end.by_us) return WithContext(status, ended);
   if (IsRefusal(status.code(), end.welcomed)) {
     return WithExitCode(
         WithContext(status,

@@ -2,8 +2,8 @@
 // What follows a broken connection: dial again, or give up, and in which words.
 //
 //   the server ended it with         before a welcome              after one
-//   DEADLINE_EXCEEDED                give up: the run is over      give up
-//   exit code 8 or 9, whatever else  give up: the run is over      give up
+//   DEADLINE_EXCEEDED, or a status   give up: the run is over      give up
+//     with the exit code of its end
 //   a refusal (table in the .cc)     give up                       give up
 //   RESOURCE_EXHAUSTED               give up: no place for it      dial again: it read too slowly
 //   a TLS or address mistake         give up, once it is sure      dial again: the server was right once
@@ -41,10 +41,10 @@ struct ConnectionEnd {
   bool finish_seen = false;    // the server has said that the run is finished
 };
 
-// OK: dial again. Else the status with which the session ends: exit code kRefused with a refusal,
-// kWaitTimeout when the run is over because its server waited too long, kDiverged or kReplicaMismatch
-// when it ended so, UNAVAILABLE when the server stayed away too long. `lost_for`: since the last connection that was
-// welcomed ended, or since the start. `hang_ups_in_a_row`: see ExplainDialFailure().
+// OK: dial again. Else the status with which the session ends: exit code kRefused with a refusal; that
+// of the run's end when it is over (kDiverged, kReplicaMismatch; kWaitTimeout: its server waited too
+// long); UNAVAILABLE when the server stayed away too long. `lost_for`: since the last connection that
+// was welcomed ended, or since the start. `hang_ups_in_a_row`: see ExplainDialFailure().
 absl::Status AfterConnection(const ConnectionEnd& end, Duration lost_for, int hang_ups_in_a_row,
                              const RetryLimits& limits, const std::string& worker,
                              const DialContext& dial);

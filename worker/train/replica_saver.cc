@@ -9,6 +9,7 @@
 #include "common/checksum.h"
 #include "common/export_metadata.h"
 #include "common/log.h"
+#include "common/memory_reserve.h"
 #include "common/model_file.h"
 #include "common/status.h"
 
@@ -51,7 +52,11 @@ absl::Status ReplicaSaver::AfterRound(const RunInfo& run, ReplicaMemory* replica
     return absl::OkStatus();
   }
   ModelCopy copy{.layout = run.layout, .round = round, .config_json = options_.config_json};
-  copy.x.resize(replica->coordinates());
+  if (const absl::Status room = TryResize(&copy.x, replica->coordinates()); !room.ok()) {
+    LogError("a copy of the model is not written; the next one is tried when it is due",
+             {{"error", Describe(room)}});
+    return absl::OkStatus();
+  }
   SIGNVOTE_RETURN_IF_ERROR(replica->Read(0, copy.x));
   series_->Write(
       [origin = Origin(run, round), copy = std::move(copy)]() mutable -> absl::StatusOr<ModelCopy> {

@@ -21,8 +21,9 @@ namespace signvote {
 //            (4 bytes a coordinate) while one is written.
 // Threads:   thread-compatible: the training's thread. AfterRound() reads the replica there, and
 //            leaves hashing and writing to a thread of its own.
-// Failure:   AfterRound() fails only with what the replica's memory does; what a disk does to a copy
-//            is told in the log. Final() returns it, with the exit code kBadInput.
+// Failure:   AfterRound() fails only with what the replica's memory does; a copy for which there is no
+//            memory, and what a disk does to one, is told in the log. Final() returns what the disk
+//            does, with the exit code kBadInput, and may be called again.
 class ReplicaSaver {
  public:
   struct Options {

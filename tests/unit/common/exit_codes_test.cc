@@ -37,6 +37,11 @@ TEST(ExitCodes, AMarkedStatusKeepsItsExitCodeThroughContext) {
   }
 }
 
+TEST(ExitCodes, TwoOfThemAreTheEndOfARun) {
+  for (int code = 0; code <= static_cast<int>(kExitCodeMax); ++code)
+    EXPECT_EQ(IsRunEnd(static_cast<ExitCode>(code)), code == 8 || code == 9) << code;
+}
+
 TEST(ExitCodes, OkStaysOkWhateverItIsMarkedWith) {
   EXPECT_EQ(ExitCodeFor(WithExitCode(absl::OkStatus(), ExitCode::kDiverged)), ExitCode::kOk);
 }

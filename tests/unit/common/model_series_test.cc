@@ -1,13 +1,16 @@
 #include "common/model_series.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <utility>
 
 #include "common/mutex.h"
+#include "tests/support/address_space.h"
 #include "tests/support/temp_dir.h"
 
 namespace signvote {
@@ -108,6 +111,34 @@ TEST_F(ModelSeriesTest, WhoeverAsksForACopyDoesNotWaitForItsBeingTaken) {
   EXPECT_FALSE(series.busy());
   EXPECT_EQ(Files(), std::vector<std::string>{"m.round-00000005.safetensors"});
 }
+
+// Sanitizers need the address space.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+// The exit code, 0: the copy is there.
+int WriteWhereNoThreadCanBeMade() {
+  const TempDir dir;
+  const std::string path = dir / "m";
+  ModelSeries series(FileSystem::Posix(), {.path = path});
+  const auto write = [&series](uint64_t round) {
+    series.Write([round] { return absl::StatusOr<ModelCopy>(CopyAt(round)); });
+    series.Finish();
+  };
+  write(1);  // what is made once, such as the log's thread, is there from now on
+  pthread_attr_t large;
+  (void)::pthread_attr_init(&large);
+  // Beyond what the library keeps of stacks that were used before.
+  (void)::pthread_attr_setstacksize(&large, size_t{256} << 20);
+  if (::pthread_setattr_default_np(&large) != 0) return 2;
+  if (!LimitAddressSpace(size_t{64} << 20)) return 3;
+  write(5);
+  return std::filesystem::exists(ModelSeries::PathOf(path, Round(5))) ? 0 : 4;
+}
+
+TEST(ModelSeriesDeathTest, ACopyIsWrittenWhereNoThreadCanBeMade) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(std::_Exit(WriteWhereNoThreadCanBeMade()), testing::ExitedWithCode(0), "");
+}
+#endif
 
 }  // namespace
 }  // namespace signvote

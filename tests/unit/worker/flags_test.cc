@@ -65,10 +65,11 @@ TEST(WorkerFlagsTest, ATlsFolderNamesTheFilesThatNoFlagNames) {
 }
 
 TEST(WorkerFlagsTest, TimesRunIdAndLogAreReadIntoWhatTheProgramWorksWith) {
-  const Read read = ReadFlags({"--wait-timeout", "2.5", "--run-id",
+  const Read read = ReadFlags({"--wait-timeout", "2.5", "--linger-save", "0.5", "--run-id",
                                "00000000-0000-4000-8000-000000000001", "--log-level", "warning"});
   ASSERT_TRUE(read.status.ok()) << read.status;
   EXPECT_EQ(read.flags.session.wait_timeout, std::chrono::milliseconds(2500));
+  EXPECT_EQ(read.flags.save_linger, std::chrono::milliseconds(500));
   EXPECT_TRUE(read.flags.session.run_id.has_value());
   EXPECT_EQ(read.flags.log.level, LogLevel::kWarning);
   EXPECT_EQ(ReadFlags({"--run-id", "x"}).status.code(), absl::StatusCode::kInvalidArgument);

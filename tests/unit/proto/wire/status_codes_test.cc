@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <string>
+
+#include "common/exit_codes.h"
 #include "proto/wire/wire.h"
 
 namespace signvote::wire {
@@ -33,6 +36,19 @@ TEST(StatusCodesTest, EveryCodeKeepsItsNameAndMessageBothWays) {
     EXPECT_EQ(back.code(), ours);
     EXPECT_EQ(std::string(back.message()), ours == absl::StatusCode::kOk ? "" : "why");
   }
+}
+
+// That of a run's end travels beside the status (run_end.h).
+TEST(StatusCodesTest, AnExitCodeIsNoPartOfWhatAStatusCarries) {
+  for (int code = 1; code <= static_cast<int>(kExitCodeMax); ++code) {
+    const absl::Status ours =
+        WithExitCode(absl::FailedPreconditionError("over"), static_cast<ExitCode>(code));
+    const grpc::Status out = ToGrpc(ours);
+    EXPECT_EQ(out.error_details(), "");
+    EXPECT_EQ(ExitCodeFor(FromGrpc(out)), ExitCode::kRefused);
+  }
+  const grpc::Status details(grpc::StatusCode::FAILED_PRECONDITION, "over", "8");
+  EXPECT_EQ(ExitCodeFor(FromGrpc(details)), ExitCode::kRefused) << "whatever a peer writes there";
 }
 
 TEST(StatusCodesTest, AMessageThatGrpcWouldNotCarryIsCut) {

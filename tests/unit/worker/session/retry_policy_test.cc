@@ -56,14 +56,15 @@ TEST(RetryPolicyTest, ARefusalEndsTheSessionAndAnythingElseIsDialledAgain) {
 }
 
 TEST(RetryPolicyTest, ARunThatEndedBadlyEndsItsWorkersWithTheServersExitCode) {
-  for (const ExitCode code : {ExitCode::kDiverged, ExitCode::kReplicaMismatch}) {
-    const absl::Status told = WithExitCode(absl::FailedPreconditionError("because"), code);
+  for (const ExitCode code : kRunEnds) {
+    ConnectionEnd end{.status = WithExitCode(absl::FailedPreconditionError("because"), code)};
     for (const bool welcomed : {false, true}) {
-      const absl::Status after =
-          After({.status = told, .welcomed = welcomed, .ever_welcomed = welcomed});
-      EXPECT_EQ(ExitCodeFor(after), code);
-      EXPECT_EQ(std::string(after.message()), "server head:9 has ended the run: because");
+      end.welcomed = end.ever_welcomed = welcomed;
+      EXPECT_EQ(ExitCodeFor(After(end)), code);
+      EXPECT_EQ(std::string(After(end).message()), "server head:9 has ended the run: because");
     }
+    end.by_us = true;
+    EXPECT_EQ(ExitCodeFor(After(end)), ExitCode::kRefused);
   }
 }
 

@@ -66,20 +66,23 @@ TEST_F(SessionTest, ARunThatIsOverIsNotLookedFor) {
   EXPECT_EQ(server.connections(), 1);
 }
 
-TEST_F(SessionTest, ADivergedRunEndsItsWorkersWithTheServersExitCode) {
-  FakeServer server(kPlan, {[&](FakeSession& s) {
-                      s.LetIn(v1::Welcome::STATE_UPLOAD);
-                      s.context()->AddTrailingMetadata("signvote-exit-code", "8");
-                      return grpc::Status(grpc::StatusCode::FAILED_PRECONDITION,
-                                          "diverged: 5 rounds");
-                    }});
-  const auto session = MustCreate(Options(server.address()));
-  absl::Status status = JoinRun(session.get(), &memory_).status();
-  if (status.ok()) status = session->NextRound().status();
-  EXPECT_EQ(ExitCodeFor(status), ExitCode::kDiverged) << status;
-  EXPECT_EQ(std::string(status.message()),
-            "server " + server.address() + " has ended the run: diverged: 5 rounds");
-  EXPECT_EQ(server.connections(), 1);
+TEST_F(SessionTest, ARunThatEndedBadlyEndsItsWorkersWithTheServersExitCode) {
+  for (const ExitCode code : kRunEnds) {
+    FakeServer server(kPlan, {[&](FakeSession& s) {
+                        s.LetIn(v1::Welcome::STATE_UPLOAD);
+                        s.context()->AddTrailingMetadata("signvote-exit-code",
+                                                         std::to_string(static_cast<int>(code)));
+                        return grpc::Status(grpc::StatusCode::FAILED_PRECONDITION,
+                                            "diverged: 5 rounds");
+                      }});
+    const auto session = MustCreate(Options(server.address()));
+    absl::Status status = JoinRun(session.get(), &memory_).status();
+    if (status.ok()) status = session->NextRound().status();
+    EXPECT_EQ(ExitCodeFor(status), code) << status;
+    EXPECT_EQ(std::string(status.message()),
+              "server " + server.address() + " has ended the run: diverged: 5 rounds");
+    EXPECT_EQ(server.connections(), 1);
+  }
 }
 
 TEST_F(SessionTest, NoOtherExitCodeOfAServerIsTaken) {

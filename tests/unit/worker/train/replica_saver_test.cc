@@ -127,5 +127,41 @@ TEST_F(ReplicaSaverTest, AFolderThatIsGoneIsABadFileOfTheEnd) {
   EXPECT_EQ(ExitCodeFor(saver.Final(run_, &replica_, Round(1), 0)), ExitCode::kBadInput);
 }
 
+// Of a model that no machine holds.
+class VastReplica final : public ReplicaMemory {
+ public:
+  uint64_t coordinates() const override { return uint64_t{1} << 62; }
+  absl::Status Write(uint64_t, std::span<const float>) override { return NotHere(); }
+  absl::Status Read(uint64_t, std::span<float>) override { return NotHere(); }
+  absl::Status Apply(const Layout&, const StepArguments&, uint64_t, uint64_t,
+                     const uint8_t*) override {
+    return NotHere();
+  }
+  absl::StatusOr<uint64_t> Digest() override { return NotHere(); }
+
+ private:
+  static absl::Status NotHere() { return absl::UnimplementedError("nothing is here"); }
+};
+
+TEST_F(ReplicaSaverTest, WithoutMemoryForACopyTheTrainingGoesOn) {
+  ReplicaSaver saver = Saver({});
+  saver.Begin(Round(0));
+  VastReplica vast;
+  EXPECT_TRUE(saver.AfterRound(run_, &vast, Round(1), ReplicaSaver::Asked::kYes).ok());
+  ASSERT_TRUE(saver.AfterRound(run_, &replica_, Round(2), ReplicaSaver::Asked::kYes).ok());
+  ASSERT_TRUE(saver.Final(run_, &replica_, Round(3), *replica_.Digest()).ok());
+  EXPECT_EQ(Says("m.round-00000001"), "");
+  EXPECT_EQ(Says("m.round-00000002"), "2");
+}
+
+TEST_F(ReplicaSaverTest, WhatWasNotWrittenAtTheEndCanBeWrittenOnceMore) {
+  ReplicaSaver saver(FileSystem::Posix(), &clock_, {.path = dir_ / "gone/m"});
+  saver.Begin(Round(0));
+  EXPECT_FALSE(saver.Final(run_, &replica_, Round(1), *replica_.Digest()).ok());
+  std::filesystem::create_directory(dir_ / "gone");
+  EXPECT_TRUE(saver.Final(run_, &replica_, Round(1), *replica_.Digest()).ok());
+  EXPECT_EQ(Says("gone/m"), "1");
+}
+
 }  // namespace
 }  // namespace signvote

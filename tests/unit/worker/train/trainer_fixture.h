@@ -117,7 +117,8 @@ class QuadraticModel : public Model {
   }
   absl::Status Backward(float weight, const GradientReady& ready) override {
     // As a graph does, which refers to the batch's buffers until here.
-    EXPECT_TRUE(std::equal(inputs_.begin(), inputs_.end(), batch_.inputs.begin(), batch_.inputs.end()))
+    EXPECT_TRUE(
+        std::equal(inputs_.begin(), inputs_.end(), batch_.inputs.begin(), batch_.inputs.end()))
         << "the batch of the Forward was changed before its Backward";
     ++batches_kept;
     Slot& slot = Of(slot_);

@@ -381,7 +381,8 @@ TEST(TrainerTest, AccumulationAveragesMicroBatchesAndSendsInTheLastOne) {
 
 // The model looks (QuadraticModel::Backward): a graph refers to the buffers of its batch.
 TEST(TrainerTest, TheBatchOfAForwardIsLeftAloneUntilItsBackward) {
-  Bench bench(3, {.accumulate = 2, .eval_every = 1, .eval_batches = 2});
+  Bench bench(
+      3, {.accumulate = 2, .evaluate = Evaluate::kOnItsOwnToo, .eval_every = 1, .eval_rows = 2});
   bench.session.probe = true;
   ASSERT_TRUE(bench.trainer.Run().ok());
   EXPECT_GE(bench.model.batches_kept, 3 * 2 + 2 * 2) << "each round's passes, and the probes'";
