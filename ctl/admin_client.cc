@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/exit_codes.h"
 #include "common/host_port.h"
+#include "common/model_file.h"
 #include "common/mutex.h"
 #include "common/status.h"
 #include "proto/wire/wire.h"
