@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <cstddef>
 
 #include "common/bits.h"
 #include "common/check.h"
@@ -88,14 +88,16 @@ void Direction::Reset() {
 
 absl::Status Direction::SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) const {
   SIGNVOTE_RETURN_IF_ERROR(CheckStateRange(*layout_, state_.size(), plane, first, bytes.size()));
-  std::memcpy(bytes.data(), state_[plane].data() + first, bytes.size());
+  const auto from = std::as_bytes(std::span(state_[plane]).subspan(first)).first(bytes.size());
+  std::copy(from.begin(), from.end(), bytes.begin());
   return absl::OkStatus();
 }
 
 absl::Status Direction::RestoreState(size_t plane, uint64_t first,
                                      std::span<const std::byte> bytes) {
   SIGNVOTE_RETURN_IF_ERROR(CheckStateRange(*layout_, state_.size(), plane, first, bytes.size()));
-  std::memcpy(state_[plane].data() + first, bytes.data(), bytes.size());
+  const auto to = std::as_writable_bytes(std::span(state_[plane]).subspan(first));
+  std::copy(bytes.begin(), bytes.end(), to.begin());
   return absl::OkStatus();
 }
 

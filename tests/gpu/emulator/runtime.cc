@@ -364,7 +364,9 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
       (kind == cudaMemcpyDeviceToHost && m.Find(to, 1) != nullptr)) {
     return Answer(cudaErrorInvalidValue);
   }
-  return Answer(m.Enqueue(stream, {.run = [=] { std::memcpy(to, from, bytes); }}));
+  return Answer(m.Enqueue(stream, {.run = [=] {
+                            if (bytes > 0) std::memcpy(to, from, bytes);
+                          }}));
 }
 
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
