@@ -57,11 +57,8 @@ std::optional<uint64_t> RateLimit::Take(const std::string& key, Time now) {
 
 Duration RateLimit::Wait(const std::string& key, Time now) const {
   const auto it = keys_.find(key);
-  if (it == keys_.end()) return Duration::zero();
-  Bucket bucket = it->second;
-  Refill(&bucket, options_.each, now);
-  if (bucket.left > 0) return Duration::zero();
-  return bucket.counted_to + options_.each.refill - now;
+  if (it == keys_.end() || it->second.left > 0) return Duration::zero();
+  return std::max(Duration::zero(), it->second.counted_to + options_.each.refill - now);
 }
 
 }  // namespace signvote::run

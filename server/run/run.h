@@ -324,8 +324,11 @@ class Run {
   void Accept(Time now, const Roster::Accepted& accepted);
   void Welcome(Time now, Stream& s);
   void SendWelcome(Stream& s, v1::Welcome::State state);
-  // One worker uploads the initial parameters; the others are told whom they wait for.
-  void NameUploader(Time now);
+  // One worker uploads the initial parameters, where nobody does and none come from --init. True: it was
+  // named now, and all others who wait have been told.
+  bool NameUploader(Time now);
+  // What those wait for who have joined and are not welcomed.
+  v1::ServerMessage AwaitedNotice();
   void Uploaded(Time now, Stream& s, float max_abs);
   void On(Time now, const InitLoaded& loaded);
   // The parameters are complete.

@@ -93,7 +93,8 @@ void Run::Accept(Time now, const Roster::Accepted& accepted) {
   ForgetNames();
   Arriving(now, s);
   if (course_ != nullptr) return Welcome(now, s);
-  NameUploader(now);
+  // Those who wait already have heard it: told to all at every join it would be as many as their square.
+  if (!NameUploader(now) && StageOf(s) == Stage::kWaitingState) s.peer->Send(AwaitedNotice());
 }
 
 void Run::Welcome(Time now, Stream& s) {
@@ -113,16 +114,11 @@ void Run::SendWelcome(Stream& s, v1::Welcome::State state) {
                                .main_rounds = course_ == nullptr ? 0 : course_->main_rounds}));
 }
 
-void Run::NameUploader(Time now) {
-  if (model_->loading()) {
-    const v1::ServerMessage notice = NoticeMessage(
-        "waiting for the initial parameters from the server's file (--init), which is being read");
-    for (const PeerId peer : roster_.In(Stage::kWaitingState)) Find(peer)->peer->Send(notice);
-    return;
-  }
-  while (course_ == nullptr && !model_->lease().holder().has_value()) {
+bool Run::NameUploader(Time now) {
+  bool named = false;
+  while (course_ == nullptr && !model_->loading() && !model_->lease().holder().has_value()) {
     const std::optional<PeerId> first = roster_.LongestIn(Stage::kWaitingState);
-    if (!first.has_value()) return;
+    if (!first.has_value()) return false;
     Stream& s = *Find(*first);
     if (const absl::Status status = model_->GrantUpload(s.id, *s.join, now); !status.ok()) {
       Refuse(now, s, WorkerName(s), status);
@@ -133,11 +129,18 @@ void Run::NameUploader(Time now) {
     SendWelcome(s, v1::Welcome::STATE_UPLOAD);
     std::string text = "initial parameters come from a worker";
     if (MayTell(now, "uploader", &text)) LogInfo(text, {{"worker", WorkerName(s)}});
+    named = true;
   }
-  if (course_ != nullptr) return;
-  const v1::ServerMessage notice = NoticeMessage("waiting for the initial parameters from " +
-                                                 WorkerName(*Find(*model_->lease().holder())));
+  if (!named) return false;
+  const v1::ServerMessage notice = AwaitedNotice();
   for (const PeerId peer : roster_.In(Stage::kWaitingState)) Find(peer)->peer->Send(notice);
+  return true;
+}
+
+v1::ServerMessage Run::AwaitedNotice() {
+  return NoticeMessage("waiting for the initial parameters from " +
+                       (model_->loading() ? "the server's file (--init), which is being read"
+                                          : WorkerName(*Find(*model_->lease().holder()))));
 }
 
 void Run::Refuse(Time now, Stream& s, const std::string& name, const absl::Status& status) {

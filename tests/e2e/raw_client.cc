@@ -150,12 +150,17 @@ class RawClient {
     return false;
   }
 
+  // Joins, up to the Welcome. False: the stream ended before.
+  bool BeWelcomed(Stream* stream, v1::ServerMessage* welcome) {
+    return Send(stream, Join()) &&
+           ReadUntil(stream, welcome, [](const v1::ServerMessage& m) { return m.has_welcome(); });
+  }
+
   // Joins up to the point where a round may be opened for this worker. False: the stream ended
   // first.
   bool BecomeReady(Stream* stream) {
     v1::ServerMessage message;
-    if (!Send(stream, Join()) ||
-        !ReadUntil(stream, &message, [](const v1::ServerMessage& m) { return m.has_welcome(); })) {
+    if (!BeWelcomed(stream, &message)) {
       return false;
     }
     welcome_ = message.welcome();
@@ -391,9 +396,7 @@ grpc::Status ShortUpload(RawClient* client) {
   grpc::ClientContext context;
   const auto stream = client->Open(&context);
   v1::ServerMessage message;
-  if (!client->Send(stream.get(), client->Join()) ||
-      !client->ReadUntil(stream.get(), &message,
-                         [](const v1::ServerMessage& m) { return m.has_welcome(); })) {
+  if (!client->BeWelcomed(stream.get(), &message)) {
     return stream->Finish();
   }
   if (message.welcome().state() != v1::Welcome::STATE_UPLOAD)
@@ -439,9 +442,7 @@ grpc::Status TwoSessions(RawClient* client, bool answer) {
   grpc::ClientContext first_context;
   const auto first = client->Open(&first_context);
   v1::ServerMessage message;
-  if (!client->Send(first.get(), client->Join()) ||
-      !client->ReadUntil(first.get(), &message,
-                         [](const v1::ServerMessage& m) { return m.has_welcome(); })) {
+  if (!client->BeWelcomed(first.get(), &message)) {
     return first->Finish();
   }
   std::thread reader;
@@ -456,9 +457,7 @@ grpc::Status TwoSessions(RawClient* client, bool answer) {
     grpc::ClientContext second_context;
     const auto second = client->Open(&second_context);
     v1::ServerMessage ignored;
-    if (client->Send(second.get(), client->Join()) &&
-        client->ReadUntil(second.get(), &ignored,
-                          [](const v1::ServerMessage& m) { return m.has_welcome(); })) {
+    if (client->BeWelcomed(second.get(), &ignored)) {
       v1::WorkerMessage leave;
       leave.mutable_leave()->set_reason("let in");
       client->Send(second.get(), leave);
@@ -487,9 +486,7 @@ grpc::Status LeaveWhileFetching(RawClient* client) {
     grpc::ClientContext context;
     const auto stream = client->Open(&context);
     v1::ServerMessage message;
-    if (!client->Send(stream.get(), client->Join()) ||
-        !client->ReadUntil(stream.get(), &message,
-                           [](const v1::ServerMessage& m) { return m.has_welcome(); })) {
+    if (!client->BeWelcomed(stream.get(), &message)) {
       status = stream->Finish();
       break;
     }
@@ -520,9 +517,7 @@ grpc::Status HoldFetch(RawClient* client) {
   grpc::ClientContext context, fetching;
   const auto stream = client->Open(&context);
   v1::ServerMessage message;
-  if (!client->Send(stream.get(), client->Join()) ||
-      !client->ReadUntil(stream.get(), &message,
-                         [](const v1::ServerMessage& m) { return m.has_welcome(); })) {
+  if (!client->BeWelcomed(stream.get(), &message)) {
     return stream->Finish();
   }
   const auto stub = v1::Training::NewStub(client->channel());

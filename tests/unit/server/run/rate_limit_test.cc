@@ -35,6 +35,34 @@ TEST(RateLimit, ABudgetFillsUpToItsBurst) {
   EXPECT_FALSE(limit.Take("a", At(seconds(1'000))).has_value());
 }
 
+TEST(RateLimit, WhatIsLeftAndWhatComesBackAreNoMoreThanTheBurst) {
+  RateLimit limit({.each = {.burst = 3, .refill = seconds(10)}, .all = std::nullopt});
+  EXPECT_TRUE(limit.Take("a", At(seconds(5'000))).has_value());
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(limit.Take("a", At(seconds(9'000))).has_value()) << i;
+  EXPECT_FALSE(limit.Take("a", At(seconds(9'000))).has_value());
+}
+
+// Time counts from the first line on, not from the beginning of the clock.
+TEST(RateLimit, AFreshKeyWaitsForItsFirstRefill) {
+  RateLimit limit({.each = {.burst = 1, .refill = seconds(10)}, .all = std::nullopt});
+  EXPECT_TRUE(limit.Take("a", At(seconds(5'000))).has_value());
+  EXPECT_FALSE(limit.Take("a", At(seconds(5'009))).has_value());
+  EXPECT_TRUE(limit.Take("a", At(seconds(5'010))).has_value());
+}
+
+TEST(RateLimit, TheKeyThatWasAskedAboutLongestAgoMakesRoom) {
+  RateLimit limit({.each = {.burst = 1, .refill = seconds(10'000)}, .all = std::nullopt});
+  for (size_t i = 0; i < RateLimit::kKeysMax; ++i) {
+    EXPECT_TRUE(limit.Take("k" + std::to_string(i), At(seconds(i))).has_value());
+  }
+  for (const char* key : {"k0", "k1"})
+    EXPECT_FALSE(limit.Take(key, At(seconds(2'000))).has_value());
+  EXPECT_TRUE(limit.Take("new", At(seconds(2'001))).has_value());
+  for (const char* key : {"k0", "k1"})
+    EXPECT_FALSE(limit.Take(key, At(seconds(2'002))).has_value()) << "asked about lately";
+  EXPECT_TRUE(limit.Take("k2", At(seconds(2'003))).has_value()) << "forgotten, so it is new";
+}
+
 TEST(RateLimit, ManyKeysTogetherHaveABudgetToo) {
   RateLimit limit({.each = {.burst = 8, .refill = seconds(10)},
                    .all = RateLimit::Budget{.burst = 3, .refill = seconds(1)}});

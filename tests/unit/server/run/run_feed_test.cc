@@ -89,6 +89,25 @@ TEST_F(RunFeedTest, AFetchThatTheRoundsOutrunSaysWhichBudgetWouldHelp) {
   EXPECT_FALSE(a.closed());
 }
 
+// One fetch mends a replica that is too old; who has fetched and is outrun again would be so for ever.
+TEST_F(RunFeedTest, WhoHasFetchedAndFallsBehindAgainIsToldWhatWouldHelp) {
+  StartRun(ShortRing());
+  TestWorker& a = Joined("a");
+  TestWorker& b = NewWorker();
+  b.Join("b");
+  b.Fetch();
+  b.peer->network_takes = false;
+  b.peer->queued = size_t{2} << 20;
+  Rounds(a, 2);  // which it must read before it is ready
+  b.Ready(Round(0));
+  Rounds(a, 4);
+  EXPECT_EQ(b.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(b.words(), HasSubstr("--catch-up-bytes"));
+  b.ReadAll();
+  EXPECT_FALSE(b.resync.has_value());
+  EXPECT_FALSE(a.closed());
+}
+
 // Rounds of 100 ms of one member, and a worker that fetches and whose queue nobody empties.
 class RunGivesWayTest : public RunFeedTest {
  protected:

@@ -251,6 +251,28 @@ TEST_F(RunJoinTest, ALostUploaderPassesTheLeaseOn) {
   EXPECT_TRUE(b.open.has_value());
 }
 
+// A thousand who wait are told a thousand times, not a million.
+TEST_F(RunJoinTest, WhoWaitsForTheParametersHearsOfWhomOnceAndOfAnotherOnceMore) {
+  StartRun();
+  TestWorker& a = NewWorker();
+  a.Join("a");
+  TestWorker& b = NewWorker();
+  b.Join("b");
+  TestWorker& c = NewWorker();
+  c.Join("c");
+  TestWorker& d = NewWorker();
+  d.Join("d");
+  ReadAll();
+  for (const TestWorker* waiting : {&b, &c, &d}) EXPECT_EQ(waiting->notices.size(), 1u);
+  a.Break();
+  ReadAll();
+  EXPECT_EQ(b.welcome->state(), v1::Welcome::STATE_UPLOAD);
+  for (const TestWorker* waiting : {&c, &d}) {
+    ASSERT_EQ(waiting->notices.size(), 2u);
+    EXPECT_THAT(waiting->notices[1].text(), HasSubstr("from b"));
+  }
+}
+
 // A trickle is no progress: a coordinate a minute would take years.
 TEST_F(RunJoinTest, AnUploaderThatTricklesLosesItsLease) {
   StartRun();
@@ -389,6 +411,9 @@ TEST_F(RunInitTest, TheFirstJoinReadsNoFileAndJoinsPingsAndHealthGoOnMeanwhile) 
   TestWorker& other = NewWorker(kCoordinates - 1);
   other.Join("other");
   EXPECT_EQ(other.code(), absl::StatusCode::kFailedPrecondition);
+  ReadAll();
+  EXPECT_EQ(a.notices.size(), 1u) << "told once, whoever joins later";
+  EXPECT_EQ(b.notices.size(), 1u);
   EXPECT_EQ(run_->HealthNow().not_ready_because, "waiting for the initial parameters");
   auto upload = std::make_shared<FakeCall>();
   Give({.peer = a.peer->id(), .what = CallAsked{CallKind::kUpload, upload}});
