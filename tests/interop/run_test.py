@@ -22,7 +22,7 @@ NOBODY_IS_LATE = ("--deadline", "off")
 sys.path.insert(0, str(HERE.parent / "e2e"))
 
 import harness  # noqa: E402
-from harness import BAD_INPUT, OK, REFUSED, UNAVAILABLE  # noqa: E402
+from harness import BAD_INPUT, MISMATCH, OK, REFUSED, UNAVAILABLE  # noqa: E402
 
 from pyworker import data, mlp, security  # noqa: E402
 from pyworker.messages import services  # noqa: E402
@@ -91,6 +91,16 @@ class InteropTest(harness.ProcessTest):
         if server:
             flags[flags.index("--server") + 1] = server
         return self.start(name, [sys.executable, "-m", "pyworker", *flags, "--report", self.folder / f"{name}.report.json"])
+
+    def credentials(self, name):
+        mine = self.tls / "workers" / name
+        return security.Credentials(mine / "ca.crt", mine / "worker.crt", mine / "worker.key")
+
+    def session(self, name, trainer):
+        """A session in this process, so that the test can reach into it."""
+        options = Options(self.server.address, name, (self.tls / "workers" / name / "token").read_text().strip(),
+                          self.credentials(name), server_timeout=60, message_timeout=60)
+        return Session(options, trainer, trainer.model.initial, lambda text: None)
 
     def voters(self):
         return [r["voters"] for r in self.rounds()]
@@ -184,17 +194,42 @@ class BesideCpp(InteropTest):
         self.assertEqual(self.events("lost"), [])
 
 
+    def test_most_replicas_against_the_servers_end_the_run_and_its_workers_with_9(self):
+        rounds = 20
+
+        class Damaged(Trainer):
+            def vote(self, open_, seed, factors, replica):
+                if open_.round == rounds - 1:  # after the last digest but the final one
+                    replica.values[100] += np.float32(1)
+                return super().vote(open_, seed, factors, replica)
+
+        exported, saved = self.folder / "export" / "model.safetensors", self.folder / "a" / "replica.safetensors"
+        for path in (exported, saved):
+            path.parent.mkdir()
+        self.start_server("--export", exported, *NOBODY_IS_LATE, rounds=rounds, workers_min=3)
+        worker, = self.cpp_workers("a", "--save", saved)
+        refused = []
+
+        def run(session):
+            try:
+                session.run()
+            except security.Refused as error:
+                refused.append(str(error))
+
+        threads = [threading.Thread(target=run, args=(self.session(name, Damaged(mlp.Mlp(), data.Synthetic())),))
+                   for name in "bc"]
+        for thread in threads:
+            thread.start()
+        self.assert_exit(self.server, MISMATCH)
+        self.assert_exit(worker, MISMATCH)
+        for thread in threads:
+            thread.join()
+        self.assertEqual(len(refused), 2, refused)
+        for path in (exported, saved):
+            self.assertGreater(path.stat().st_size, 4 * mlp.Mlp().layout.coordinates, path)
+
+
 class PythonOnly(InteropTest):
-    def credentials(self, name):
-        mine = self.tls / "workers" / name
-        return security.Credentials(mine / "ca.crt", mine / "worker.crt", mine / "worker.key")
-
-    def session(self, name, trainer):
-        """A session in this process, so that the test can reach into it."""
-        options = Options(self.server.address, name, (self.tls / "workers" / name / "token").read_text().strip(),
-                          self.credentials(name), server_timeout=60, message_timeout=60)
-        return Session(options, trainer, trainer.model.initial, lambda text: None)
-
     def test_two_python_workers_are_a_run_and_the_first_uploads(self):
         exported = self.folder / "model.safetensors"
         self.start_server("--digest-every", 5, "--chunk-coordinates", 8192, "--export", exported, *NOBODY_IS_LATE, rounds=30,

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "common/exit_codes.h"
 #include "common/status.h"
 #include "proto/wire/wire.h"
 
@@ -35,7 +36,9 @@ std::optional<ConnectionEnd> Conversation::Ends(absl::Status status, bool by_us)
   // With every worker's last digest the server closes in good order, perhaps before the caller asks
   // for the next round: nothing is left to say, and nobody to say it to.
   const bool parted = status.ok() && follower_->parted();
-  if (!closed_ && !follower_->goodbye() && !parted) {
+  // How the run has ended may be what the last digests have decided.
+  const bool ended_badly = awaits_server_ && IsRunEnd(ExitCodeFor(status));
+  if (!closed_ && !parted && (!follower_->goodbye() || ended_badly)) {
     end = ConnectionEnd{.status = std::move(status),
                         .by_us = by_us,
                         .welcomed = follower_->welcomed(),
@@ -119,6 +122,7 @@ void Conversation::SayGoodbye(const std::optional<v1::WorkerMessage>& last, Good
   {
     MutexLock lock(&mu_);
     follower_->SayGoodbye();
+    awaits_server_ = goodbye == Goodbye::kAwaitServer;
     live = stream_;
     welcomed = follower_->welcomed();
   }

@@ -47,7 +47,8 @@ class Conversation {
   // A new one, over this stream. nullopt: none is wanted any more.
   std::optional<Opening> Begins(std::shared_ptr<OutgoingStream> stream) ABSL_LOCKS_EXCLUDED(mu_);
   // It has ended with `status`; `by_us`: this side ended it because of what it was sent. nullopt:
-  // nothing follows, because both have parted or this side has said goodbye.
+  // nothing follows, because both have parted or this side has said goodbye; one that awaited the
+  // server's still hears of a run that ended badly (kRunEnds of common/exit_codes.h).
   std::optional<ConnectionEnd> Ends(absl::Status status, bool by_us) ABSL_LOCKS_EXCLUDED(mu_);
   // No other one is wanted, and the live one ends at once.
   void Close() ABSL_LOCKS_EXCLUDED(mu_);
@@ -98,6 +99,7 @@ class Conversation {
   std::shared_ptr<OutgoingStream> stream_ ABSL_GUARDED_BY(mu_);
   uint64_t connection_ ABSL_GUARDED_BY(mu_) = 0;
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
+  bool awaits_server_ ABSL_GUARDED_BY(mu_) = false;  // with its goodbye said
 };
 
 }  // namespace signvote

@@ -4,6 +4,7 @@
 #include <variant>
 #include <vector>
 
+#include "common/exit_codes.h"
 #include "common/status.h"
 #include "proto/wire/security.h"
 #include "proto/wire/wire.h"
@@ -115,7 +116,7 @@ void Link::Main(const std::string& worker) {
   retry_ = &retry;
   const absl::Status status = connection_.Run(this, &retry);
   const bool finished = conversation_.finish_seen();
-  events_.End(finished ? absl::OkStatus() : status);
+  events_.End(finished && !IsRunEnd(ExitCodeFor(status)) ? absl::OkStatus() : status);
   if (finished && absl::IsUnavailable(status)) {
     (*log_)(LogLevel::kWarning, "the finished run's server did not come back",
             {{"server", options_.server}});

@@ -9,6 +9,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "common/exit_codes.h"
 #include "common/file_system.h"
 #include "common/status.h"
 #include "worker/session/link.h"
@@ -391,6 +392,7 @@ absl::Status SessionImpl::FinishRun() {
     log_(LogLevel::kWarning, "the server did not close the finished run's session",
          {{"server", options_.server}});
   }
+  if (absl::Status end = link_->events().status(); IsRunEnd(ExitCodeFor(end))) return end;
   finished_ = true;
   return absl::OkStatus();
 }

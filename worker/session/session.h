@@ -106,7 +106,8 @@ class Session {
   virtual absl::Status Attach(ReplicaMemory* replica) = 0;
 
   // Waits for a round that this worker has not voted in. nullopt: the run finished or this worker
-  // was drained (finished() and drained() tell); the final digest has been sent.
+  // was drained (finished() and drained() tell); the final digest has been sent. An error with one
+  // of kRunEnds (common/exit_codes.h): the run ended so, if need be by the last digests.
   virtual absl::StatusOr<std::optional<RoundTicket>> NextRound() = 0;
 
   // Chunk k of the ballot of the ticket's round, plan.Bytes(k) bytes, which must not change while

@@ -5,6 +5,7 @@
 
 #include <functional>
 
+#include "common/exit_codes.h"
 #include "tests/unit/server/run/run_fixture.h"
 
 namespace signvote::run {
@@ -166,6 +167,26 @@ TEST_F(RunStopTest, AStopLetsTheOpenRoundCompleteAndTellsTheWorkers) {
   ASSERT_TRUE(run_->ended());
   run_->CloseStreams(clock_.Now());
   EXPECT_EQ(w.code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(RunStopTest, MostFinalReplicasAgainstTheServersEndTheRunAndItsWorkersAsAMismatch) {
+  RunOptions options = Options();
+  options.main_rounds_max = 1;
+  StartRun(std::move(options));
+  const std::vector<TestWorker*> workers = {&Joined("a"), &Joined("b"), &Joined("c")};
+  ReadAll();
+  workers[0]->x[100] = workers[1]->x[100] = 7;
+  for (TestWorker* w : workers) w->Vote(RandomBits(kCoordinates, 1));
+  ReadAll();
+  ASSERT_TRUE(run_->ended());
+  EXPECT_EQ(ExitCodeFor(run_->end_status()), ExitCode::kReplicaMismatch);
+  run_->CloseStreams(clock_.Now());
+  Settle();
+  for (TestWorker* w : workers) {
+    EXPECT_TRUE(w->finish);
+    EXPECT_EQ(w->code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(ExitCodeFor(*w->peer->closed), ExitCode::kReplicaMismatch);
+  }
 }
 
 TEST_F(RunStopTest, ARunThatIsOverIsNotStoppedByTheOperator) {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "common/exit_codes.h"
 #include "tests/unit/worker/session/fake_stream.h"
 #include "tests/unit/worker/session/run_messages.h"
 
@@ -169,6 +170,18 @@ TEST_F(ConversationTest, WhoWaitsForTheServersGoodbyeDoesNotHangUp) {
   const auto stream = Following(0);
   conversation_.SayGoodbye(std::nullopt, Goodbye::kAwaitServer);
   EXPECT_FALSE(stream->half_closed);
+}
+
+TEST_F(ConversationTest, OnlyWhoAwaitsTheServersGoodbyeHearsHowTheRunEnded) {
+  const auto ended = WithExitCode(absl::FailedPreconditionError("x"), ExitCode::kReplicaMismatch);
+  Following(0);
+  conversation_.SayGoodbye(std::nullopt, Goodbye::kAwaitServer);
+  EXPECT_FALSE(conversation_.Ends(absl::UnavailableError("x"), false).has_value());
+  const auto end = conversation_.Ends(ended, false);
+  ASSERT_TRUE(end.has_value());
+  EXPECT_EQ(ExitCodeFor(end->status), ExitCode::kReplicaMismatch);
+  conversation_.SayGoodbye(Leave(), Goodbye::kHalfClose);
+  EXPECT_FALSE(conversation_.Ends(ended, false).has_value());
 }
 
 TEST_F(ConversationTest, BeforeTheWelcomeThereIsNobodyToPartFrom) {

@@ -85,6 +85,26 @@ TEST_F(SessionTest, ARunThatEndedBadlyEndsItsWorkersWithTheServersExitCode) {
   }
 }
 
+// What only the digests of the finished run have shown.
+TEST_F(SessionTest, AFinishedRunWhoseReplicasDifferFromTheServersEndsItsWorkersWithThat) {
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                      s.LetIn(v1::Welcome::STATE_UPLOAD);
+                      s.Finish(0);
+                      s.Await(v1::WorkerMessage::kReplicaDigest);
+                      s.context()->AddTrailingMetadata("signvote-exit-code", "9");
+                      return grpc::Status(grpc::StatusCode::FAILED_PRECONDITION,
+                                          "most replicas differ");
+                    }});
+  const auto session = MustCreate(Options(server.address()));
+  absl::Status status = JoinRun(session.get(), &memory_).status();
+  if (status.ok()) status = session->NextRound().status();
+  EXPECT_EQ(ExitCodeFor(status), ExitCode::kReplicaMismatch) << status;
+  EXPECT_EQ(std::string(status.message()),
+            "server " + server.address() + " has ended the run: most replicas differ");
+  EXPECT_FALSE(session->finished());
+  EXPECT_EQ(server.connections(), 1);
+}
+
 TEST_F(SessionTest, NoOtherExitCodeOfAServerIsTaken) {
   for (const char* text : {"0", "3", "-8", "08", "88", ""}) {
     FakeServer server(kPlan, {[&](FakeSession& s) {
