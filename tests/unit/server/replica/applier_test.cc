@@ -142,7 +142,7 @@ TEST(ApplierTest, ACopySaysTheStepsizeOfItsRoundAndNotOfWhatWaits) {
        {none, none, std::optional(0.5f), std::optional(1.0f / 3)}) {
     ASSERT_TRUE(applier.ApplyNext().has_value());
     EXPECT_EQ(applier.stepsize(), stepsize);
-    const auto copy = applier.TakeSnapshot(Applier::WithX0::kNo, seconds(0));
+    const auto copy = applier.TakeSnapshot(Applier::WithX0::kNo, seconds(0), nullptr);
     ASSERT_TRUE(copy.ok());
     EXPECT_EQ(copy->stepsize, stepsize);
   }
