@@ -187,7 +187,11 @@ TEST_F(CheckpointTest, UnknownTensorsAndOtherShapesAreRefusedByName) {
   ExpectRefused(dir_ / "a.safetensors", Model(), (dir_ / "a.safetensors") + " has the tensor");
   ExpectRefused(Write("c.safetensors",
                       FileOf({{"lm_head.weight", "F32", "[2]", Bytes<float>({5, 6})}, Bias()})),
-                Model(), "no tensor \"model.embed_tokens.weight\"");
+                Model(),
+                "tensor \"lm_head.weight\" has shape [2] in " + (dir_ / "c.safetensors") +
+                    ", the model wants [2,2]");
+  ExpectRefused(Write("d.safetensors", FileOf({Bias()})), Model(),
+                (dir_ / "d.safetensors") + " has no tensor \"model.embed_tokens.weight\"");
 }
 
 TEST_F(CheckpointTest, AnIndexNamesTheFileOfEachTensor) {

@@ -37,9 +37,9 @@ class RunEvaluationTest : public RunTest {
 TEST_F(RunEvaluationTest, OneThatCanIsAskedAndWhatItMeasuresIsTheRuns) {
   Start(2);
   TestWorker& a = Joined("a");
-  TestWorker& b = Joined("b", kWindows);
   EXPECT_EQ(a.welcome->evaluate_every(), 4u);
   EXPECT_EQ(Page().evaluator, "") << "no round is open";
+  TestWorker& b = Joined("b", kWindows);
   EXPECT_EQ(RoundOf({&a, &b}), 1u);
   EXPECT_EQ(Page().evaluator, "b");
   EXPECT_EQ(RoundOf({&a, &b}), std::nullopt);

@@ -172,6 +172,7 @@ TEST_F(RunStopTest, AStopLetsTheOpenRoundCompleteAndTellsTheWorkers) {
 TEST_F(RunStopTest, MostFinalReplicasAgainstTheServersEndTheRunAndItsWorkersAsAMismatch) {
   RunOptions options = Options();
   options.main_rounds_max = 1;
+  options.workers_min = 3;
   StartRun(std::move(options));
   const std::vector<TestWorker*> workers = {&Joined("a"), &Joined("b"), &Joined("c")};
   ReadAll();
