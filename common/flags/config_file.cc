@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <sstream>
+#include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "common/exit_codes.h"
 #include "common/status.h"
@@ -99,6 +102,16 @@ std::vector<CLI::ConfigItem> ConfigFile::from_config(std::istream&) const {
   reader.comment(kNoComments);
   std::istringstream text(text_);
   return reader.from_config(text);
+}
+
+std::string ConfigFile::to_config(const CLI::App* app, bool default_also, bool write_description,
+                                  std::string prefix) const {
+  const std::string text =
+      CLI::ConfigTOML::to_config(app, default_also, write_description, std::move(prefix));
+  std::vector<std::string> lines = absl::StrSplit(text, '\n');
+  for (std::string& line : lines)
+    if (absl::EndsWith(line, "=\"\"")) line.insert(0, "# ");
+  return absl::StrJoin(lines, "\n");
 }
 
 }  // namespace signvote

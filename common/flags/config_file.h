@@ -33,6 +33,9 @@ class ConfigFile final : public CLI::ConfigTOML {
 
   // CLI11's. What Read() has read; the stream is of the same file, and left alone.
   std::vector<CLI::ConfigItem> from_config(std::istream&) const override;
+  // CLI11's, with a '#' before each flag that has no value: read again, an empty one is refused.
+  std::string to_config(const CLI::App* app, bool default_also, bool write_description,
+                        std::string prefix) const override;
 
  private:
   FileSystem* const fs_;

@@ -54,9 +54,13 @@ void Checker::OnRoundOpen(uint64_t peer, const std::string& name, const v1::Roun
       ++reopenings_;
       Require(attempt > open_->attempt, "an attempt is repeated");
     }
-    if (!open_ || open_->round != round) CountUnasked();
+    const bool again = open_ && open_->round == round;
+    if (!again) CountUnasked();
+    const bool could_ask = again && open_->could_ask, was_asked = again && open_->was_asked;
     Require(open.data_step() == next_data_step_, "the data step does not follow the commits");
     open_ = Open{.round = round, .attempt = attempt, .opened = now};
+    open_->could_ask = could_ask;
+    open_->was_asked = was_asked;
     if (open.deadline_ms() != 0) open_->deadline = std::chrono::milliseconds(open.deadline_ms());
     open_->data_step = open.data_step();
     open_->members = open.members();
@@ -72,7 +76,7 @@ void Checker::OnRoundOpen(uint64_t peer, const std::string& name, const v1::Roun
       evaluator_ = name;
     }
     open_->asked = peer;
-    unasked_ = 0;
+    open_->was_asked = true;
   }
   if (attempt == Attempt(0) && now == open_->opened && able_.contains(peer)) {
     open_->could_ask = true;
@@ -90,7 +94,7 @@ void Checker::OnRoundOpen(uint64_t peer, const std::string& name, const v1::Roun
 
 void Checker::CountUnasked() {
   if (!open_ || evaluate_every_ == 0) return;
-  if (open_->could_ask && !open_->asked.has_value()) ++unasked_;
+  unasked_ = open_->could_ask && !open_->was_asked ? unasked_ + 1 : 0;
   Require(unasked_ <= evaluate_every_, "nobody measures the held-out loss although one can");
 }
 

@@ -124,7 +124,8 @@ class Checker {
     bool other_abstention = false;
     uint32_t abstained = 0;
     std::optional<uint64_t> asked;  // for a held-out loss
-    bool could_ask = false;         // one that can hears of the round at once
+    // Of the round, whatever its attempts: one that can heard of it at once; one was asked.
+    bool could_ask = false, was_asked = false;
   };
   // What a commit says of its round.
   struct Law {

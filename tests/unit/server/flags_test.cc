@@ -250,7 +250,8 @@ TEST(ServerFlagsTest, AConfigFileHasTheSameNamesAndPrintConfigWritesOne) {
   ServerFlags printed;
   ASSERT_TRUE(Parse({"--config", path.c_str(), "--print-config"}, &printed).ok());
   ASSERT_TRUE(printed.print.has_value());
-  EXPECT_THAT(*printed.print, AllOf(HasSubstr("max-rounds=12"), HasSubstr("seed=5")));
+  EXPECT_THAT(*printed.print, AllOf(HasSubstr("max-rounds=12"), HasSubstr("seed=5"),
+                                    HasSubstr("\n# tls-ca=\"\"\n")));
   const std::string again = dir / "again.toml";
   ASSERT_TRUE(WriteFileAtomically(FileSystem::Posix(), again, *printed.print, 0644).ok());
   ServerFlags reread;
