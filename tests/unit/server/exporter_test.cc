@@ -91,9 +91,11 @@ TEST_F(ExporterTest, CopiesAndTheModelAreWrittenInTheFormatThatIsAskedFor) {
   RunWithAModel();
   const auto exporter = Make({.format = {.dtype = TensorDtype::kBf16}});
   exporter->Look(Exporter::Asked::kYes);
+  const std::string copy = dir_ / "model.round-00000000.safetensors";
+  EXPECT_TRUE(Eventually([&] { return HoldsTheModel(copy); }));
   End();
   ASSERT_TRUE(exporter->Final(Budget(Never), Never).ok());
-  for (const std::string& path : {path_, dir_ / "model.round-00000000.safetensors"}) {
+  for (const std::string& path : {path_, copy}) {
     const auto file = SafetensorsFile::Open(FileSystem::Posix(), path);
     ASSERT_TRUE(file.ok()) << file.status();
     for (const SafetensorsFile::Tensor& tensor : (*file)->tensors())
