@@ -213,8 +213,9 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   run->CloseStreams(budget.Share(kSessionsGrace, kCallsGrace));
   if (const absl::Status exported = exporter.Final(&budget, signals.take_save); !exported.ok()) {
     // Whoever reads the exit code takes the model to be written after any other end.
-    if (!status.ok()) LogError("the run has ended", {{"error", Describe(status)}});
-    if (status.ok() || ExitCodeFor(exported) == ExitCode::kBadInput) status = exported;
+    const bool lost = ExitCodeFor(exported) == ExitCode::kBadInput;
+    if (lost && !status.ok()) LogError("the run has ended", {{"error", Describe(status)}});
+    if (lost || status.ok()) status = exported;
   }
   http.reset();
   run->EndCopies();

@@ -67,6 +67,7 @@ constexpr ForeignKind kForeignKinds[] = {
     {"\x93NUMPY", "a NumPy array", "write its numbers alone, as uint16 (ndarray.tofile)"},
     {"PAR1", "a Parquet file", "write its text or its tokens to a file of their own"},
 };
+constexpr size_t kTextBytesLooked = 4096;
 constexpr std::string_view kUtf16Marks[] = {"\xff\xfe", "\xfe\xff"};
 
 absl::Status RefuseForeignKinds(const std::string& path, std::span<const std::byte> data,
@@ -84,6 +85,15 @@ absl::Status RefuseForeignKinds(const std::string& path, std::span<const std::by
       return BadData(absl::InvalidArgumentError(
           absl::StrCat(path, ": UTF-16 text; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")));
     }
+  }
+  // Pictures, programs, numbers, UTF-16 without its mark.
+  const auto looked = data.first(std::min(data.size(), kTextBytesLooked));
+  const auto zero = std::find(looked.begin(), looked.end(), std::byte{0});
+  if (zero != looked.end()) {
+    return BadData(absl::InvalidArgumentError(
+        absl::StrCat(path, ": byte ", zero - looked.begin(),
+                     " is zero, which none of a text is; give UTF-8 text, or shards of tokens with "
+                     "--data-format")));
   }
   return absl::OkStatus();
 }

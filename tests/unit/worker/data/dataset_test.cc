@@ -288,6 +288,7 @@ TEST_F(DatasetTest, FilesOfAnotherKindAreNamedWithTheRemedy) {
       {"e.npy", bytes("\x93NUMPY\x01\x00", 8), DataFormat::kNanoGpt, "a NumPy array"},
       {"f.txt", bytes("\xff\xfeh\x00i\x00", 6), DataFormat::kText, "UTF-16 text; convert it"},
       {"g.txt", bytes("\xfe\xff\x00h", 4), DataFormat::kText, "UTF-16 text"},
+      {"h.txt", bytes("\x89PNG\r\n\x1a\n\0\0", 10), DataFormat::kText, "byte 8 is zero"},
       {"h.bin", LlmcHeader(20240520, 1, 0), DataFormat::kNanoGpt, "give --data-format llmc"},
       {"i.bin", Bytes(wide), DataFormat::kNanoGpt, "seem to be 32-bit tokens"},
       {"big.txt", bytes("\xff\xfe", 2) + std::string(2 << 20, 'x'), DataFormat::kText, "UTF-16"},
