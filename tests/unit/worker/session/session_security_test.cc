@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <filesystem>
+#include <utility>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -178,11 +179,15 @@ TEST_F(SecureSessionTest, UnusableOptionsAreRefusedBeforeAnythingIsDialled) {
   options.token_file = WriteTestFile(folder_, "empty", "\n", 0600);
   EXPECT_EQ(code(options), absl::StatusCode::kInvalidArgument);
   options = good;
-  for (const char* junk : {"two tokens", "to\xffken", "tok\x01n"}) {
+  constexpr char kMoreThanOne[] = "junk holds more than one token";
+  constexpr char kNoText[] = "junk has characters that are not printable ASCII";
+  for (const auto& [junk, said] :
+       {std::pair("two tokens", kMoreThanOne), std::pair("to\xffken", kNoText),
+        std::pair("tok\x01n", kNoText)}) {
     options.token_file = WriteTestFile(folder_, "junk", junk, 0600);
     const absl::Status status = Session::CheckOptions(options, Clock::System());
     EXPECT_EQ(ExitCodeFor(status), ExitCode::kBadInput) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("junk holds more than one token"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr(said));
   }
   options.token_file = folder_ + "/absent";
   EXPECT_EQ(code(options), absl::StatusCode::kNotFound);

@@ -5,9 +5,9 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/checkpoint.h"
 #include "common/exit_codes.h"
@@ -96,16 +96,17 @@ TEST_F(ReplicaSaverTest, AReplicaSaysWhereTheStepsizeStoodOnceItHasChanged) {
 TEST_F(ReplicaSaverTest, CopiesAndTheReplicaAreWrittenInTheFormatThatIsAskedFor) {
   run_.layout = *Layout::Make({{.name = "v", .shape = {1}}, {.name = "w", .shape = {2}}});
   ReplicaSaver saver(FileSystem::Posix(), &clock_,
-                     {.path = dir_ / "m",
+                     {.path = dir_ / "m.safetensors",
                       .format = {.dtype = TensorDtype::kBf16, .shard_bytes = 4},
                       .config_json = "{}"});
   saver.Begin(Round(0));
   ASSERT_TRUE(saver.AfterRound(run_, &replica_, Round(1), ReplicaSaver::Asked::kYes).ok());
   ASSERT_TRUE(saver.Final(run_, &replica_, Round(2), *replica_.Digest()).ok());
-  for (const char* name : {"m", "m.round-00000001"}) {
-    EXPECT_EQ(Says(name), absl::StrCat(name == std::string("m") ? 2 : 1)) << "1, 2, 3 fit bfloat16";
+  const std::pair<std::string, std::string> written[] = {{"m", "2"}, {"m.round-00000001", "1"}};
+  for (const auto& [name, round] : written) {
+    EXPECT_EQ(Says(name + ".safetensors"), round) << "1, 2, 3 fit bfloat16";
     const auto shard =
-        SafetensorsFile::Open(FileSystem::Posix(), dir_ / (std::string(name) + "-00002-of-00002"));
+        SafetensorsFile::Open(FileSystem::Posix(), dir_ / (name + "-00002-of-00002.safetensors"));
     ASSERT_TRUE(shard.ok()) << shard.status();
     EXPECT_EQ((*shard)->tensors()[0].dtype, TensorDtype::kBf16);
   }
