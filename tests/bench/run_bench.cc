@@ -258,8 +258,8 @@ class Bench final : private RunHost {
         SIGNVOTE_CHECK(peer->slots->Begin(peer->round, peer->attempt, ChunkIndex(k), &place) ==
                        BallotSlots::Place::kWrite);
         SIGNVOTE_CHECK(peer->slots->End(peer->round, peer->attempt, ChunkIndex(k), true));
-        inputs.push_back(StreamInput{.peer = peer->id(),
-                                     .what = BallotIn{peer->round, peer->attempt, ChunkIndex(k)}});
+        inputs.emplace_back(StreamInput{
+            .peer = peer->id(), .what = BallotIn{peer->round, peer->attempt, ChunkIndex(k)}});
       }
     }
     double loss = 2;
@@ -267,7 +267,7 @@ class Bench final : private RunHost {
       ScalarsIn in{.round = peer->round, .attempt = peer->attempt};
       in.scalars = {.loss = loss += 1, .g_l1 = 3, .g_l2_squared = 1, .samples = 8};
       in.scalars.wanted.assign(peer->wanted, 1e-3);
-      inputs.push_back(StreamInput{.peer = peer->id(), .what = std::move(in)});
+      inputs.emplace_back(StreamInput{.peer = peer->id(), .what = std::move(in)});
     }
     double seconds = Timed(std::move(inputs));
     while (!tally_.done.empty()) {

@@ -277,7 +277,7 @@ TEST_F(OpenAttemptTest, ScalarsAreSettledOnceThoseWhoWereCountedSentThem) {
   EXPECT_EQ(open().AddScalars(0, Scalars(1)), Took::kTaken);
   EXPECT_EQ(open().AddScalars(0, Scalars(2)), Took::kStale);
   WorkerScalars bad = Scalars(1);
-  bad.wanted = {-1};  // no norm
+  bad.wanted = {-1};                                     // no norm
   EXPECT_EQ(open().AddScalars(1, bad), Took::kRefused);  // it answered
   EXPECT_FALSE(open().ScalarsSettled(false));
   open().SetPresence(3, Presence::kGone);
