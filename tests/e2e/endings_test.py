@@ -11,6 +11,7 @@ import pathlib
 import pty
 import re
 import signal
+import struct
 import time
 import unittest
 
@@ -382,7 +383,7 @@ class WorkerEndings(harness.ProcessTest):
         said = metadata(self.save)
         self.assertIsNotNone(said, "nothing was saved")
         round_ = int(said["signvote.round"])
-        known = self.digests(round_)
+        known = self.wait_until(f"the digest of round {round_} is known", lambda: self.digests(round_))
         self.assertEqual(known, {said["signvote.digest"]}, f"round {round_}")
         return round_
 
@@ -504,7 +505,7 @@ class WorkerEndings(harness.ProcessTest):
         worker = self.worker("a")
         self.wait_end(expected=harness.DIVERGED)
         self.assert_exit(worker, harness.DIVERGED)
-        self.assertRegex(worker.log().splitlines()[-1], r" error .*server \S+ has ended the run: no worker had a finite loss")
+        self.assertRegex(worker.log().splitlines()[-1], r" error .*server \S+ has ended the run: diverged: no worker had a finite loss")
         self.assertEqual(metadata(self.save)["signvote.round"], str(len(self.rounds())))
         self.assert_same_values(self.save, export)
 

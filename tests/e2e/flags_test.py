@@ -1,6 +1,7 @@
 """Flags in the pages are flags of the programs: every one that a page names exists, and the defaults of docs/operations.md are
 those of --help."""
 
+import json
 import pathlib
 import re
 import subprocess
@@ -95,9 +96,14 @@ class Flags(unittest.TestCase):
                 self.assertEqual(real[flag.strip("`")], str(int(number.group(1)) * (2**20 if number.group(2) else 1)), flag)
 
     def test_every_option_says_what_it_does(self):
-        for name, text in {**self.help, "signvote's commands": self.operator}.items():
-            for line in re.findall(r"(?m)^  -.*\n(?!    )", text):
-                self.assertRegex(line, r"^  -\S+.*?  +\S|^  -\S+  +\S", f"{name}: {line}")
+        def check(command, name):
+            for option in command["options"] + command["positionals"]:
+                self.assertTrue(option["text"], f"{name} {option['names']}")
+            for sub in command["subcommands"]:
+                check(sub, f"{name} {sub['name']}")
+        for name in self.help:
+            done = subprocess.run([harness.BIN / name, HIDDEN], capture_output=True, timeout=30, check=True)
+            check(json.loads(done.stdout), name)
 
 
 if __name__ == "__main__":

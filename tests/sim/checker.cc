@@ -59,6 +59,7 @@ void Checker::OnRoundOpen(uint64_t peer, const std::string& name, const v1::Roun
     const bool could_ask = again && open_->could_ask, was_asked = again && open_->was_asked;
     Require(open.data_step() == next_data_step_, "the data step does not follow the commits");
     open_ = Open{.round = round, .attempt = attempt, .opened = now};
+    open_->input = inputs_;
     open_->could_ask = could_ask;
     open_->was_asked = was_asked;
     if (open.deadline_ms() != 0) open_->deadline = std::chrono::milliseconds(open.deadline_ms());
@@ -78,7 +79,7 @@ void Checker::OnRoundOpen(uint64_t peer, const std::string& name, const v1::Roun
     open_->asked = peer;
     open_->was_asked = true;
   }
-  if (attempt == Attempt(0) && now == open_->opened && able_.contains(peer)) {
+  if (attempt == Attempt(0) && inputs_ == open_->input && able_.contains(peer)) {
     open_->could_ask = true;
   }
   const bool member = open.role() == v1::RoundOpen::ROLE_MEMBER;

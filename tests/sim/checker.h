@@ -55,6 +55,9 @@ class Checker {
   void OnStop(Time patience_ends) { patience_ends_ = patience_ends; }
   void OnEvict(const std::string& name) { evicted_.insert(name); }
 
+  // The server is about to be given an input: what it opens with one it opens at once.
+  void OnInput() { ++inputs_; }
+
   // ---- streams, by their number
   void OnRoundOpen(uint64_t peer, const std::string& name, const v1::RoundOpen& open, Time now);
   // A chunk of a ballot was taken, with this checksum.
@@ -124,6 +127,7 @@ class Checker {
     bool other_abstention = false;
     uint32_t abstained = 0;
     std::optional<uint64_t> asked;  // for a held-out loss
+    uint64_t input = 0;             // with which it was opened
     // Of the round, whatever its attempts: one that can heard of it at once; one was asked.
     bool could_ask = false, was_asked = false;
   };
@@ -162,6 +166,7 @@ class Checker {
   std::vector<uint64_t> digests_;       // by number of commits
   std::map<uint64_t, uint64_t> early_;  // digests of rounds that x_ has not come to
   std::set<uint64_t> able_;
+  uint64_t inputs_ = 0;
   uint64_t unasked_ = 0;  // rounds in a row in which somebody could have been asked, and nobody was
   std::string evaluator_;  // asked last
   uint64_t evaluators_changed_ = 0;

@@ -239,6 +239,7 @@ void ServerHost::Make(run::RunState state) {
 // ---- inputs
 
 void ServerHost::Give(run::Input input) {
+  world_->checker.OnInput();
   run_->Handle(Now(), std::move(input));
   Settle();
 }

@@ -66,8 +66,14 @@ constexpr ForeignKind kForeignKinds[] = {
     {"BZh", "a bzip2 file", "unpack it first"},
     {"\x93NUMPY", "a NumPy array", "write its numbers alone, as uint16 (ndarray.tofile)"},
     {"PAR1", "a Parquet file", "write its text or its tokens to a file of their own"},
+    {"\x89PNG\r\n", "a picture", "give text or tokens"},
+    {"\xff\xd8\xff", "a picture", "give text or tokens"},
+    {"%PDF-", "a PDF file", "write its text to a file of its own"},
+    {"\x7f"
+     "ELF",
+     "a program", "give text or tokens"},
+    {"GGUF", "a GGUF file", "give text or tokens"},
 };
-constexpr size_t kTextBytesLooked = 4096;
 constexpr std::string_view kUtf16Marks[] = {"\xff\xfe", "\xfe\xff"};
 
 absl::Status RefuseForeignKinds(const std::string& path, std::span<const std::byte> data,
@@ -85,15 +91,6 @@ absl::Status RefuseForeignKinds(const std::string& path, std::span<const std::by
       return BadData(absl::InvalidArgumentError(
           absl::StrCat(path, ": UTF-16 text; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")));
     }
-  }
-  // Pictures, programs, numbers, UTF-16 without its mark.
-  const auto looked = data.first(std::min(data.size(), kTextBytesLooked));
-  const auto zero = std::find(looked.begin(), looked.end(), std::byte{0});
-  if (zero != looked.end()) {
-    return BadData(absl::InvalidArgumentError(
-        absl::StrCat(path, ": byte ", zero - looked.begin(),
-                     " is zero, which none of a text is; give UTF-8 text, or shards of tokens with "
-                     "--data-format")));
   }
   return absl::OkStatus();
 }
