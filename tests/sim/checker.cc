@@ -59,7 +59,7 @@ void Checker::OnRoundOpen(uint64_t peer, const std::string& name, const v1::Roun
     const bool could_ask = again && open_->could_ask, was_asked = again && open_->was_asked;
     Require(open.data_step() == next_data_step_, "the data step does not follow the commits");
     open_ = Open{.round = round, .attempt = attempt, .opened = now};
-    open_->input = inputs_;
+    open_->go = goes_;
     open_->could_ask = could_ask;
     open_->was_asked = was_asked;
     if (open.deadline_ms() != 0) open_->deadline = std::chrono::milliseconds(open.deadline_ms());
@@ -78,8 +78,10 @@ void Checker::OnRoundOpen(uint64_t peer, const std::string& name, const v1::Roun
     }
     open_->asked = peer;
     open_->was_asked = true;
+    asked_last_ = peer;
+    unasked_ = 0;
   }
-  if (attempt == Attempt(0) && inputs_ == open_->input && able_.contains(peer)) {
+  if (attempt == Attempt(0) && goes_ == open_->go && able_.contains(peer)) {
     open_->could_ask = true;
   }
   const bool member = open.role() == v1::RoundOpen::ROLE_MEMBER;
@@ -95,7 +97,7 @@ void Checker::OnRoundOpen(uint64_t peer, const std::string& name, const v1::Roun
 
 void Checker::CountUnasked() {
   if (!open_ || evaluate_every_ == 0) return;
-  unasked_ = open_->could_ask && !open_->was_asked ? unasked_ + 1 : 0;
+  if (open_->could_ask && !open_->was_asked) ++unasked_;
   Require(unasked_ <= evaluate_every_, "nobody measures the held-out loss although one can");
 }
 
@@ -121,6 +123,7 @@ void Checker::OnAbstain(uint64_t peer, Round round, Attempt attempt, bool nonfin
 }
 
 void Checker::OnStreamEnd(uint64_t peer) {
+  if (peer == asked_last_) unasked_ = 0;  // the next takes over within a period from here
   if (!open_) return;
   const auto it = open_->seats.find(peer);
   if (it == open_->seats.end()) return;
@@ -129,6 +132,7 @@ void Checker::OnStreamEnd(uint64_t peer) {
 }
 
 void Checker::OnCommitSent(const v1::Commit& commit) {
+  ++goes_;
   const Round round(commit.round());
   if (!sees_proposals_ && round >= proposed_) {
     Learn({.round = round,

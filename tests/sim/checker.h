@@ -55,8 +55,8 @@ class Checker {
   void OnStop(Time patience_ends) { patience_ends_ = patience_ends; }
   void OnEvict(const std::string& name) { evicted_.insert(name); }
 
-  // The server is about to be given an input: what it opens with one it opens at once.
-  void OnInput() { ++inputs_; }
+  // The server is about to be given an input.
+  void OnInput() { ++goes_; }
 
   // ---- streams, by their number
   void OnRoundOpen(uint64_t peer, const std::string& name, const v1::RoundOpen& open, Time now);
@@ -127,7 +127,7 @@ class Checker {
     bool other_abstention = false;
     uint32_t abstained = 0;
     std::optional<uint64_t> asked;  // for a held-out loss
-    uint64_t input = 0;             // with which it was opened
+    uint64_t go = 0;                // in which it was opened
     // Of the round, whatever its attempts: one that can heard of it at once; one was asked.
     bool could_ask = false, was_asked = false;
   };
@@ -166,8 +166,10 @@ class Checker {
   std::vector<uint64_t> digests_;       // by number of commits
   std::map<uint64_t, uint64_t> early_;  // digests of rounds that x_ has not come to
   std::set<uint64_t> able_;
-  uint64_t inputs_ = 0;
-  uint64_t unasked_ = 0;  // rounds in a row in which somebody could have been asked, and nobody was
+  uint64_t goes_ = 0;  // of RoundOpens one behind the other: who is sent a commit before was behind
+  std::optional<uint64_t> asked_last_;  // the stream
+  // Rounds in which somebody could have been asked and nobody was, since one was asked or went.
+  uint64_t unasked_ = 0;
   std::string evaluator_;  // asked last
   uint64_t evaluators_changed_ = 0;
   uint32_t nonfinite_in_a_row_ = 0;
