@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "common/flags/flags.h"
 #include "common/model_file.h"
 #include "common/process.h"
@@ -223,7 +224,7 @@ void AddFlags(CLI::App* app, Parsed* parsed) {
 std::string WithoutRefused(const std::string& toml) {
   std::string kept;
   for (const absl::string_view line : absl::StrSplit(toml, absl::ByString("\n"))) {
-    if (absl::StartsWith(line, "weight-decay=")) continue;
+    if (absl::StartsWith(absl::StripPrefix(line, "# "), "weight-decay=")) continue;
     absl::StrAppend(&kept, line, "\n");
   }
   if (!kept.empty()) kept.pop_back();
