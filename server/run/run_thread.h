@@ -20,6 +20,7 @@
 #include "server/replica/applier.h"
 #include "server/run/inbox.h"
 #include "server/run/inputs.h"
+#include "server/run/outbound.h"
 #include "server/run/run.h"
 
 namespace signvote::run {
@@ -96,6 +97,9 @@ class RunThread final : private RunHost {
   // Rounds committed so far; nullopt: there are no parameters yet.
   std::optional<Round> committed() const;
 
+  // Where sessions say what they have queued.
+  Outbound* outbound() { return &outbound_; }
+
   const RunId& run_id() const { return run_id_; }
   Epoch epoch() const { return epoch_; }
 
@@ -130,6 +134,7 @@ class RunThread final : private RunHost {
 
   // Own synchronisation.
   Inbox<Item> inbox_;
+  Outbound outbound_;
   TallyThreads tally_;
 
   mutable Mutex mu_;
