@@ -12,7 +12,7 @@
 #include "common/text.h"
 #include "ctl/commands.h"
 #include "ctl/flags.h"
-#include "proto/wire/grpc_log.h"
+#include "proto/wire/grpc_setup.h"
 
 namespace signvote::ctl {
 namespace {
@@ -30,7 +30,7 @@ int Main(int argc, char** argv) {
   OpenStandardDescriptors();
   IgnoreFileSizeSignal();
   TuneMalloc();
-  wire::RouteGrpcLog();
+  wire::SetUpGrpc();
   CtlFlags flags;
   std::string print;
   absl::Status status = ParseCtlFlags(argc, argv, FileSystem::Posix(), &flags, &print);

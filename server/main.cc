@@ -10,7 +10,7 @@
 #include "common/memory_reserve.h"
 #include "common/process.h"
 #include "common/status.h"
-#include "proto/wire/grpc_log.h"
+#include "proto/wire/grpc_setup.h"
 #include "server/flags.h"
 #include "server/server.h"
 
@@ -30,7 +30,7 @@ int Main(int argc, char** argv) {
     return 0;
   }
   InitLogging(flags.log);
-  wire::RouteGrpcLog();
+  wire::SetUpGrpc();
   if (status.ok()) {
     if (const absl::StatusOr<Isa> isa = ChooseIsa(); !isa.ok())
       status = WithExitCode(isa.status(), ExitCode::kUsage);

@@ -12,7 +12,7 @@
 #include "common/memory_reserve.h"
 #include "common/process.h"
 #include "common/status.h"
-#include "proto/wire/grpc_log.h"
+#include "proto/wire/grpc_setup.h"
 #include "worker/flags.h"
 #include "worker/worker.h"
 
@@ -36,7 +36,7 @@ int Main(int argc, char** argv) {
   }
   if (status.ok()) {
     InitLogging(flags.log);
-    wire::RouteGrpcLog();
+    wire::SetUpGrpc();
     std::stop_source stop;
     std::jthread watcher([&stop] {
       if (WaitForStop(kForever)) stop.request_stop();

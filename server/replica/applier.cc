@@ -190,6 +190,8 @@ void ApplierThread::Run() {
       ++delayed;
       if (!WaitBefore()) return;
     }
+    // Not for the last commit's verdict when it holds up the next one.
+    if (options_.give_way && applier_->backlog() == 1) options_.give_way();
     const std::optional<Applied> applied = applier_->ApplyNext();
     if (applied.has_value() && options_.on_applied) options_.on_applied(*applied);
   }

@@ -98,6 +98,9 @@ class ApplierThread {
     Duration delay{};
     uint64_t delayed = UINT64_MAX;
     std::function<void(const Applied&)> on_applied;
+    // Called before a commit behind which no other waits; returns when the commit's verdict has left
+    // for the workers, or soon in any case. Null: nothing is waited for.
+    std::function<void()> give_way;
   };
 
   ApplierThread(Applier* applier, Clock* clock, Options options);

@@ -86,7 +86,9 @@ std::span<float> MasterReplica::RestoreX0() {
 
 uint64_t MasterReplica::Apply(const CommitRecord& record) {
   uint64_t digest = 0;
-  for (uint64_t p = 0; p < pieces(); ++p) {
+  // From the last to the first: whoever reads the other way cannot overtake and meet an older piece
+  // behind a newer one.
+  for (uint64_t p = pieces(); p-- > 0;) {
     Piece& piece = pieces_[p];
     MutexLock lock(&piece.mu);
     SIGNVOTE_CHECK(piece.round == record.round);

@@ -25,7 +25,10 @@ enum class Plane : uint8_t {
 // x0 is not copied when the run starts: each of its pieces is, right before the first commit that
 // moves that piece of x. Until then piece p of x0 is piece p of x.
 //
-// Threads: thread-safe where not stated otherwise. Each piece has a lock of its own.
+// Threads:    thread-safe where not stated otherwise. Each piece has a lock of its own.
+// Invariants: to whoever copies the pieces of x from the first to the last, beside any number of
+//             commits, their rounds never fall: what follows the copy (worker/session/catch_up.h) has
+//             then let go of no commit that a later piece lacks.
 class MasterReplica {
  public:
   // Coordinates per piece; a multiple of kReplicaDigestBlock and of kChunkCoordinatesMultiple. 1

@@ -110,8 +110,7 @@ void ServerSession::Queue(const grpc::ByteBuffer& message) {
   {
     MutexLock lock(&mu_);
     if (state_ != State::kOpen) return;
-    queue_.push_back(message);
-    queued_bytes_ += message.Length();
+    PushLocked(message);
     AdvanceLocked(&todo);
   }
   Do(todo);
@@ -224,13 +223,11 @@ void ServerSession::OnWriteDone(bool ok) {
     MutexLock lock(&mu_);
     writing_ = false;
     const size_t bytes = queue_.front().Length();
-    queued_bytes_ -= bytes;
-    queue_.pop_front();
+    PopFrontLocked();
     if (ok) {
       moved_.messages.sent += bytes;
     } else {
-      queue_.clear();
-      queued_bytes_ = 0;
+      while (!queue_.empty()) PopBackLocked();
       if (state_ == State::kOpen) CloseLocked(absl::CancelledError("the connection broke"), &todo);
     }
     if (notify_below_.has_value() && queued_bytes_ <= *notify_below_) {
@@ -395,10 +392,7 @@ void ServerSession::CloseLocked(absl::Status status, Todo* todo) {
   SIGNVOTE_CHECK(state_ == State::kOpen);
   state_ = State::kClosing;
   if (!status.ok()) {
-    while (queue_.size() > (writing_ ? 1u : 0u)) {
-      queued_bytes_ -= queue_.back().Length();
-      queue_.pop_back();
-    }
+    while (queue_.size() > (writing_ ? 1u : 0u)) PopBackLocked();
   }
   close_status_ = std::move(status);
   if (!std::exchange(gone_told_, true)) {
@@ -424,6 +418,27 @@ void ServerSession::AdvanceLocked(Todo* todo) {
     todo->finish_status = wire::ToGrpc(close_status_);
     wire::SendExitCode(close_status_, context_);
   }
+}
+
+void ServerSession::PushLocked(const grpc::ByteBuffer& message) {
+  const size_t bytes = message.Length();
+  queue_.push_back(message);
+  queued_bytes_ += bytes;
+  run_->outbound()->Add(bytes);
+}
+
+void ServerSession::PopFrontLocked() {
+  const size_t bytes = queue_.front().Length();
+  queue_.pop_front();
+  queued_bytes_ -= bytes;
+  run_->outbound()->Remove(bytes);
+}
+
+void ServerSession::PopBackLocked() {
+  const size_t bytes = queue_.back().Length();
+  queue_.pop_back();
+  queued_bytes_ -= bytes;
+  run_->outbound()->Remove(bytes);
 }
 
 void ServerSession::Do(const Todo& todo) {

@@ -26,6 +26,7 @@ using PeerId = StrongInt<struct PeerIdTag, uint64_t>;
 // Who is at the other end, as its connection shows it.
 struct PeerIdentity {
   std::string address;                 // "host:port", for people
+  std::string host;                    // by which what a host may do is counted, for people too
   bool authenticated = false;          // it has shown a certificate of our authority
   std::vector<std::string> dns_names;  // the certificate's; empty without one
   bool worker_role = false;            // the certificate has the role of a worker

@@ -19,10 +19,6 @@ namespace {
 constexpr size_t kNameForPeopleBytes = 80;
 
 // Without the port, which is another with each connection.
-std::string HostOf(const PeerIdentity& identity) {
-  return identity.address.substr(0, identity.address.rfind(':'));
-}
-
 }  // namespace
 
 // ---- joining ------------------------------------------------------------------------------------
@@ -148,7 +144,7 @@ void Run::Refuse(Time now, Stream& s, const std::string& name, const absl::Statu
   const std::string reason = Describe(status);
   // A stranger's budget of lines is that of its host, whatever names it invents.
   if (Event(now, EventKind::kRefused,
-            {.worker = name, .reason = reason, .who = HostOf(s.peer->identity())})) {
+            {.worker = name, .reason = reason, .who = s.peer->identity().host})) {
     LogWarning("join refused", {{"worker", name}, {"address", address}, {"reason", reason}});
   }
   CloseStream(now, s, status);
@@ -238,7 +234,7 @@ absl::Status Run::CheckFetch(Time now, const Stream& s) {
   if (StageOf(s) != Stage::kFetching) {
     return absl::FailedPreconditionError("this worker was not told to fetch the state");
   }
-  return fetches_.Take(WorkerName(s), HostOf(s.peer->identity()), now);
+  return fetches_.Take(WorkerName(s), s.peer->identity().host, now);
 }
 
 void Run::On(Time now, Stream& s, CallAsked& in) {

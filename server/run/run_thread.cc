@@ -16,6 +16,12 @@ namespace {
 constexpr Duration kLookAgain = std::chrono::seconds(1);
 constexpr Duration kGiveUpEvery = std::chrono::milliseconds(100);
 constexpr Duration kTellEvery = std::chrono::seconds(10);
+// The applier begins when a commit's verdict has left and its workers have had a moment to take it: of
+// a machine that they share it then takes nothing that they wait for (docs/performance.md).
+constexpr Duration kQuiet = std::chrono::milliseconds(10);
+// How long it waits for that: about as long as the verdict of 25 M coordinates takes to four workers at
+// 1 Gbit/s. A worker that does not read delays each commit's application by this much.
+constexpr Duration kGiveWayMax = std::chrono::milliseconds(100);
 
 absl::Status NoParameters() {
   return absl::FailedPreconditionError("there are no parameters yet: no worker brought any");
@@ -38,13 +44,18 @@ absl::StatusOr<std::unique_ptr<RunThread>> RunThread::Create(RunThreadOptions op
 RunThread::RunThread(const RunThreadOptions& options, Clock* clock)
     : clock_(clock),
       epoch_(options.state.epoch),
-      applier_options_({.delay = options.test_applier_delay,
-                        .delayed = options.test_applier_delayed,
-                        .on_applied =
-                            [this](const Applied& applied) {
-                              (void)Post(applied);  // false: nobody counts any more
-                            }}),
+      applier_options_(
+          {.delay = options.test_applier_delay,
+           .delayed = options.test_applier_delayed,
+           .on_applied =
+               [this](const Applied& applied) {
+                 (void)Post(applied);  // false: nobody counts any more
+               },
+           // In time or not, the commit is applied.
+           .give_way = [this] { (void)outbound_.WaitUntilQuiet(kQuiet, kGiveWayMax); }}),
       origin_{.run_id = options.state.run_id, .rule = options.run.rule.rule},
+      // The system's clock: the run's may stand still.
+      outbound_(Clock::System()),
       tally_(std::max<size_t>(1, options.tally_threads), clock, [this](ChunkTallied tallied) {
         (void)Post(std::move(tallied));  // likewise
       }) {}

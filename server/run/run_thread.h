@@ -21,6 +21,7 @@
 #include "server/replica/applier.h"
 #include "server/run/inbox.h"
 #include "server/run/inputs.h"
+#include "server/run/outbound.h"
 #include "server/run/run.h"
 
 namespace signvote::run {
@@ -97,6 +98,9 @@ class RunThread final : private RunHost {
   // Rounds committed so far; nullopt: there are no parameters yet.
   std::optional<Round> committed() const;
 
+  // Where sessions say what they have queued.
+  Outbound* outbound() { return &outbound_; }
+
   const RunId& run_id() const { return origin_.run_id; }
   Epoch epoch() const { return epoch_; }
 
@@ -132,6 +136,7 @@ class RunThread final : private RunHost {
 
   // Own synchronisation.
   Inbox<Item> inbox_;
+  Outbound outbound_;
   TallyThreads tally_;
 
   mutable Mutex mu_;

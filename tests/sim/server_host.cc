@@ -44,7 +44,8 @@ class SimPeer final : public run::Peer {
         connection_(connection),
         host_(world->network.host_of(connection)),
         admitted_(std::move(admitted)) {
-    identity_.address = absl::StrCat("host", host_, ":", connection);
+    identity_.host = absl::StrCat("host", host_);
+    identity_.address = absl::StrCat(identity_.host, ":", connection);
     ticket_ = absl::StrCat("ticket ", connection);
     ticket_.resize(16, ' ');
   }

@@ -247,6 +247,18 @@ TEST(ApplierThreadTest, OtherThreadsGoFirst) {
   EXPECT_EQ(niceness, std::min(::getpriority(PRIO_PROCESS, 0) + 10, 19));
 }
 
+TEST(ApplierThreadTest, ItGivesWayBeforeACommitBehindWhichNoOtherWaits) {
+  const auto replica = Replica(10);
+  Applier applier(replica.get(), Clock::System(), 4);
+  for (uint64_t r = 0; r < 3; ++r) ASSERT_TRUE(applier.TryPush(Up(r, 10)));
+  std::vector<size_t> waiting;
+  ApplierThread thread(&applier, Clock::System(),
+                       {.give_way = [&] { waiting.push_back(applier.backlog()); }});
+  ASSERT_TRUE(applier.WaitUntilIdle(seconds(20)));
+  thread.Stop();
+  EXPECT_EQ(waiting, std::vector<size_t>{1}) << "of the three only before the last";
+}
+
 TEST(ApplierThreadTest, ADelayedOneStopsAtOnce) {
   const auto replica = Replica(10);
   Applier applier(replica.get(), Clock::System(), 4);

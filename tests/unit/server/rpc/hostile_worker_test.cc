@@ -59,6 +59,31 @@ TEST_F(HostileWorkerTest, NamesWithoutEndMakeNobodyForgetAMemberOfTheOpenRound) 
   }));
 }
 
+TEST_F(HostileWorkerTest, WhoReadsNothingDelaysTheApplierByAMomentAndLeavesNothingOnItsWay) {
+  run::RunOptions options = Options();
+  options.main_rounds_max = 100;
+  StartServer(std::move(options));
+  constexpr uint64_t kMany = 8'000'000;
+  auto client = NewClient(kMany);
+  ASSERT_TRUE(client->JoinRun("w"));
+  v1::ServerMessage message;
+  ASSERT_TRUE(client->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+  const auto vote = [&](uint64_t round) {
+    client->open.set_round(round);
+    ASSERT_TRUE(client->Vote(RandomBits(kMany, round)));
+    ASSERT_TRUE(Eventually([&] { return Look().round == Round(round + 1); }));
+    EXPECT_TRUE(Eventually([&] { return run_->CopyReplica(kLong)->round == Round(round + 1); }));
+  };
+  // gRPC takes some verdicts for who reads nothing, and then none.
+  uint64_t round = 0;
+  do {
+    vote(round++);
+  } while (run_->outbound()->WaitUntilQuiet({}, std::chrono::milliseconds(20)) && round < 32);
+  ASSERT_LT(round, 32u);
+  client->Cancel();
+  EXPECT_TRUE(run_->outbound()->WaitUntilQuiet({}, kLong));
+}
+
 // A message of some kilobytes may decompress into gigabytes before any limit is looked at.
 TEST_F(HostileWorkerTest, CompressedMessagesAreRefused) {
   StartServer();

@@ -219,6 +219,21 @@ TEST_F(TrainingServiceTest, MalformedMessagesEndTheirSessionAndNothingElse) {
   ASSERT_TRUE(good->ReadUntil(v1::ServerMessage::kCommit, &message));
 }
 
+TEST_F(TrainingServiceTest, ACommitIsAppliedOnceNothingIsOnItsWayOrAMomentLater) {
+  StartServer();
+  auto client = NewClient();
+  ASSERT_TRUE(client->JoinRun("w"));
+  v1::ServerMessage message;
+  ASSERT_TRUE(client->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+  run_->outbound()->Add(1);
+  const Time begin = Clock::System()->Now();
+  ASSERT_TRUE(client->Vote(RandomBits(kCoordinates, 0)));
+  ASSERT_TRUE(client->ReadUntil(v1::ServerMessage::kCommit, &message));
+  EXPECT_TRUE(Eventually([&] { return run_->CopyReplica(kLong)->round == Round(1); }));
+  EXPECT_GE(Clock::System()->Now() - begin, milliseconds(100));
+  run_->outbound()->Remove(1);
+}
+
 TEST_F(TrainingServiceTest, ASlowApplierHoldsUpNoAnswer) {
   run::RunOptions options = Options();
   options.main_rounds_max = 100;

@@ -313,7 +313,8 @@ TEST_F(RunFeedTest, InventedNamesSpendTheBudgetOfTheirHostAndNobodyElses) {
   StartRun(std::move(options));
   Joined("a");
   const auto come = [&](const std::string& name, const std::string& port) -> TestWorker& {
-    TestWorker& worker = NewWorker(kCoordinates, {.address = "ipv4:10.9.9.9:" + port});
+    TestWorker& worker =
+        NewWorker(kCoordinates, {.address = "ipv4:10.9.9.9:" + port, .host = "10.9.9.9"});
     worker.Join(name);
     return worker;
   };

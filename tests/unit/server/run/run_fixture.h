@@ -225,6 +225,7 @@ class RunTest : public ::testing::Test, protected RunHost {
     const PeerId id(++last_peer_);
     if (identity.address.empty())
       identity.address = "ipv4:10.0.0." + std::to_string(last_peer_) + ":7";
+    if (identity.host.empty()) identity.host = "10.0.0." + std::to_string(last_peer_);
     auto peer = std::make_shared<FakePeer>(id, std::move(identity));
     peers_.push_back(peer);
     workers_.push_back(std::make_unique<TestWorker>(this, peer, TestLayout(d)));

@@ -58,6 +58,36 @@ TEST(InboxTest, AClosedInboxGivesWhatItHasAndTakesNothing) {
   EXPECT_FALSE(inbox.TakeAll(kLong, &taken)) << "and nobody waits any more";
 }
 
+TEST(OutboundTest, NothingOnItsWayIsQuietAtOnce) {
+  Outbound outbound(Clock::System());
+  EXPECT_TRUE(outbound.WaitUntilQuiet(seconds(1), Duration::zero()));
+}
+
+TEST(OutboundTest, AsLongAsOneByteIsOnItsWayItIsNotQuiet) {
+  Outbound outbound(Clock::System());
+  outbound.Add(3);
+  outbound.Add(1);
+  outbound.Remove(3);
+  const Time begin = Clock::System()->Now();
+  EXPECT_FALSE(outbound.WaitUntilQuiet(Duration::zero(), milliseconds(20)));
+  EXPECT_GE(Clock::System()->Now() - begin, milliseconds(20));
+}
+
+TEST(OutboundTest, TheLastByteWakesWhoeverWaitsAndAMomentLaterItIsQuiet) {
+  Outbound outbound(Clock::System());
+  outbound.Add(1);
+  Time removed{};
+  std::jthread sender([&] {
+    removed = Clock::System()->Now();
+    outbound.Remove(1);
+  });
+  EXPECT_TRUE(outbound.WaitUntilQuiet(milliseconds(30), kLong));
+  const Time quiet = Clock::System()->Now();
+  sender.join();
+  EXPECT_GE(quiet - removed, milliseconds(30));
+  EXPECT_LT(quiet - removed, kLong / 2) << "it waited for its time to pass";
+}
+
 class RunThreadTest : public ::testing::Test {
  protected:
   void Start(RunOptions options = RunTest::Options(), Duration applier_delay = {}) {

@@ -1,10 +1,11 @@
-#include "proto/wire/grpc_log.h"
+#include "proto/wire/grpc_setup.h"
 
 #include <cstdlib>
 #include <string>
 
 #include <grpc/support/log.h>
 
+#include "absl/synchronization/mutex.h"
 #include "common/log.h"
 
 namespace signvote::wire {
@@ -17,8 +18,9 @@ void ToDebugLog(gpr_log_func_args* line) {
 
 }  // namespace
 
-void RouteGrpcLog() {
+void SetUpGrpc() {
   if (std::getenv("GRPC_VERBOSITY") == nullptr) gpr_set_log_function(&ToDebugLog);
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
 }
 
 }  // namespace signvote::wire
