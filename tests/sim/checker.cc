@@ -81,8 +81,12 @@ void Checker::OnRoundOpen(uint64_t peer, const std::string& name, const v1::Roun
     asked_last_ = peer;
     unasked_ = 0;
   }
-  if (attempt == Attempt(0) && goes_ == open_->go && able_.contains(peer)) {
-    open_->could_ask = true;
+  if (attempt == Attempt(0) && goes_ == open_->go) {
+    ++open_->told_at_once;
+    open_->able_at_once |= able_.contains(peer);
+    // One alone may have heard of it late: nothing here says when it opened. Two that hear of it late
+    // are sent a commit each before.
+    open_->could_ask |= open_->told_at_once > 1 && open_->able_at_once;
   }
   const bool member = open.role() == v1::RoundOpen::ROLE_MEMBER;
   if (const auto told = open_->seats.find(peer); told != open_->seats.end()) {
@@ -123,7 +127,11 @@ void Checker::OnAbstain(uint64_t peer, Round round, Attempt attempt, bool nonfin
 }
 
 void Checker::OnStreamEnd(uint64_t peer) {
-  if (peer == asked_last_) unasked_ = 0;  // the next takes over within a period from here
+  if (peer == asked_last_) {
+    // The next takes over within a period from here; the open round was still this one's.
+    unasked_ = 0;
+    if (open_) open_->could_ask = false;
+  }
   if (!open_) return;
   const auto it = open_->seats.find(peer);
   if (it == open_->seats.end()) return;

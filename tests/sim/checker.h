@@ -127,7 +127,9 @@ class Checker {
     bool other_abstention = false;
     uint32_t abstained = 0;
     std::optional<uint64_t> asked;  // for a held-out loss
-    uint64_t go = 0;                // in which it was opened
+    uint64_t go = 0;                // in which the first heard of it
+    uint32_t told_at_once = 0;      // in that go
+    bool able_at_once = false;      // one of them can measure
     // Of the round, whatever its attempts: one that can heard of it at once; one was asked.
     bool could_ask = false, was_asked = false;
   };
