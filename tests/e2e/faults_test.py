@@ -394,6 +394,8 @@ class WhileARunGoesOn(harness.ProcessTest):
         self.wait_round(2)
         self.pause()
         rounds = len(self.rounds())
+        self.wait_until("the worker has done with the last round", lambda: any(
+            e.get("digest_round") == rounds and e.get("worker") == "a" for e in self.events("digest")))
         pages = int(pathlib.Path(f"/proc/{worker.pid}/statm").read_text().split()[0])
         resource.prlimit(worker.pid, resource.RLIMIT_AS, (pages * resource.getpagesize() + 8 * MIB, resource.RLIM_INFINITY))
         self.assertEqual(self.ctl("resume")[0], OK)
