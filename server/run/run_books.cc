@@ -423,7 +423,9 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
     if (member != members.end()) {
       const round::MemberView& view = *member->second;
       worker.share = view.share;
-      worker.member = view.role == round::Role::kMember;
+      // One that came back and still fetches the state has its old role only by name.
+      const bool takes_part = view.connected && view.incarnation == known->incarnation;
+      worker.member = view.role == round::Role::kMember && (!worker.connected || takes_part);
       worker.ballots = view.ballots;
       worker.abstentions = view.abstentions;
       worker.late_chunks = view.late_chunks;

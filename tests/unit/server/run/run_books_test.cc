@@ -366,6 +366,8 @@ TEST_F(RunBooksTest, APageShowsTheEnginesViewAndForgetsWhoIsForgottenThere) {
   view.totals.digest_mismatches = 12;
   round::MemberView member;
   member.worker = a;
+  member.incarnation = Incarnation(1);
+  member.connected = true;
   member.share = Share(3);
   member.ballots = 21;
   member.median_arrival = seconds(2);
@@ -394,6 +396,25 @@ TEST_F(RunBooksTest, APageShowsTheEnginesViewAndForgetsWhoIsForgottenThere) {
             PagePhase::kEnded);
   EXPECT_EQ(books_.Snapshot(When(seconds(10)), roster_, {.paused = true}).phase,
             PagePhase::kPaused);
+}
+
+TEST_F(RunBooksTest, WhoComesBackIsShownAsAMemberOnlyWhenRoundsWaitForItAgain) {
+  const WorkerId a = Join(1, "a");
+  round::EngineView view;
+  view.workers = {{.worker = a, .name = "a", .incarnation = Incarnation(1), .connected = true}};
+  const auto is_member = [&] {
+    return books_.Snapshot(When(seconds(1)), roster_, {.engine = &view}).workers[0].member;
+  };
+  EXPECT_TRUE(is_member());
+  (void)roster_.Close(PeerId(1), Time{});
+  view.workers[0].connected = false;
+  EXPECT_TRUE(is_member()) << "as long as its name is kept so is its role";
+  (void)Join(2, "a");
+  EXPECT_FALSE(is_member()) << "it has joined and holds no parameters yet";
+  view.workers[0].connected = true;
+  EXPECT_FALSE(is_member()) << "that is its last incarnation";
+  view.workers[0].incarnation = Incarnation(2);
+  EXPECT_TRUE(is_member());
 }
 
 TEST_F(RunBooksTest, WatchersAreAnsweredWhenTheirTimeComesAndAreBounded) {
