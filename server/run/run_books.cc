@@ -291,6 +291,7 @@ void RunBooks::OnApplied(Moment at, const AppliedNote& applied) {
   master_.round = applied.next_round;
   WriteEvent(EventLine(at, "digest")
                  .Text("worker", "")
+                 .Count("digest_round", applied.next_round.value())
                  .Text("digest", absl::StrFormat("%016x", *applied.digest)));
 }
 

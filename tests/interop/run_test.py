@@ -108,7 +108,7 @@ class InteropTest(harness.ProcessTest):
     def assert_one_digest(self, workers, rounds):
         """All end well; the server has compared every replica with its own and asked none to fetch the state again."""
         digest = self.assert_all_end_well(workers)
-        last = [e for e in self.events("digest") if e["round"] == rounds]
+        last = [e for e in self.events("digest") if e["digest_round"] == rounds]
         self.assertEqual({e["digest"] for e in last}, {digest})
         self.assertLessEqual({"", *(w.name for w in workers)}, {e["worker"] for e in last})
         self.assertEqual(self.events("resync"), [])

@@ -298,6 +298,7 @@ TEST_F(RunBooksTest, DigestsAreInTheEventLogAndTheMastersOnThePage) {
   books_.OnDigest(When(seconds(1)), a, Round(9), 0xcd);
   ASSERT_EQ(events_.lines.size(), 2u);
   EXPECT_EQ(events_.lines[0]["digest"], "00000000000000ab");
+  EXPECT_EQ(events_.lines[0]["digest_round"], 9);
   EXPECT_EQ(events_.lines[1]["worker"], "a");
   EXPECT_EQ(events_.lines[1]["digest_round"], 9);
   EXPECT_THAT(listener_.applied, ElementsAre(0.5, 1.5));
