@@ -82,6 +82,7 @@ absl::Status ExportReceiver::TakeValues(std::span<const std::byte> data) {
   // Parts may end within a value.
   rest_.append(reinterpret_cast<const char*>(data.data()), data.size());
   std::vector<float> values(rest_.size() / sizeof(float));
+  if (values.empty()) return absl::OkStatus();
   std::memcpy(values.data(), rest_.data(), values.size() * sizeof(float));
   rest_.erase(0, values.size() * sizeof(float));
   return writer_->Append(values);
