@@ -29,9 +29,9 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/clock.h"
@@ -439,7 +439,7 @@ class Run {
   std::unique_ptr<Course> course_;  // null: no parameters yet
   std::map<PeerId, Stream> streams_;
   // The same by hash: every input looks for its stream.
-  std::unordered_map<PeerId, Stream*> by_peer_;
+  absl::flat_hash_map<PeerId, Stream*> by_peer_;
   FetchBudget fetches_;
   RateLimit lines_;  // of the log, beside those of events
   Time now_;         // of the input at hand
