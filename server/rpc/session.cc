@@ -1,6 +1,7 @@
 #include "server/rpc/session.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -223,11 +224,11 @@ void ServerSession::OnWriteDone(bool ok) {
     MutexLock lock(&mu_);
     writing_ = false;
     const size_t bytes = queue_.front().Length();
-    PopFrontLocked();
+    EraseLocked(queue_.begin());
     if (ok) {
       moved_.messages.sent += bytes;
     } else {
-      while (!queue_.empty()) PopBackLocked();
+      while (!queue_.empty()) EraseLocked(queue_.begin());
       if (state_ == State::kOpen) CloseLocked(absl::CancelledError("the connection broke"), &todo);
     }
     if (notify_below_.has_value() && queued_bytes_ <= *notify_below_) {
@@ -392,7 +393,7 @@ void ServerSession::CloseLocked(absl::Status status, Todo* todo) {
   SIGNVOTE_CHECK(state_ == State::kOpen);
   state_ = State::kClosing;
   if (!status.ok()) {
-    while (queue_.size() > (writing_ ? 1u : 0u)) PopBackLocked();
+    while (queue_.size() > (writing_ ? 1u : 0u)) EraseLocked(std::prev(queue_.end()));
   }
   close_status_ = std::move(status);
   if (!std::exchange(gone_told_, true)) {
@@ -427,16 +428,9 @@ void ServerSession::PushLocked(const grpc::ByteBuffer& message) {
   run_->outbound()->Add(bytes);
 }
 
-void ServerSession::PopFrontLocked() {
-  const size_t bytes = queue_.front().Length();
-  queue_.pop_front();
-  queued_bytes_ -= bytes;
-  run_->outbound()->Remove(bytes);
-}
-
-void ServerSession::PopBackLocked() {
-  const size_t bytes = queue_.back().Length();
-  queue_.pop_back();
+void ServerSession::EraseLocked(std::deque<grpc::ByteBuffer>::iterator message) {
+  const size_t bytes = message->Length();
+  queue_.erase(message);
   queued_bytes_ -= bytes;
   run_->outbound()->Remove(bytes);
 }

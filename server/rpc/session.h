@@ -99,10 +99,10 @@ class ServerSession final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
   // Starts the next write, or finishes, when nothing is being written.
   void AdvanceLocked(Todo* todo) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Do(const Todo& todo) ABSL_LOCKS_EXCLUDED(mu_);
-  // queue_ grows or shrinks by one end.
+  // The only ways in which queue_ grows and shrinks: by its back, and by either end.
   void PushLocked(const grpc::ByteBuffer& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void PopFrontLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void PopBackLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void EraseLocked(std::deque<grpc::ByteBuffer>::iterator message)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Constant after construction.
   run::RunThread* const run_;

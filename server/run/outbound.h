@@ -2,6 +2,7 @@
 // What is on its way to the workers.
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 
 #include "common/check.h"
@@ -14,23 +15,23 @@ namespace signvote::run {
 // when nothing is left: what nobody waits for leaves memory and processors to it until then.
 //
 // Ownership:  does not own the clock, which must move on by itself.
-// Threads:    thread-safe; Add() and Remove() take a lock for a moment only.
+// Threads:    thread-safe. Add() and Remove() run for every message of every session: they take no
+//             lock, but for the Remove() that leaves nothing.
 // Invariants: nothing is removed that was not added.
 class Outbound {
  public:
   explicit Outbound(const Clock* clock) : clock_(clock) {}
 
-  void Add(size_t bytes) {
-    MutexLock lock(&mu_);
-    bytes_ += bytes;
-  }
+  void Add(size_t bytes) { bytes_.fetch_add(bytes, std::memory_order_relaxed); }
   void Remove(size_t bytes) {
+    // Before the bytes go: who sees that nothing is left also sees since when.
+    removed_at_.store(clock_->Now(), std::memory_order_relaxed);
+    const size_t before = bytes_.fetch_sub(bytes, std::memory_order_acq_rel);
+    SIGNVOTE_CHECK(before >= bytes);
+    if (before > bytes) return;
     {
+      // Whoever has looked and seen some does not yet wait until it lets go of the lock.
       MutexLock lock(&mu_);
-      SIGNVOTE_CHECK(bytes_ >= bytes);
-      bytes_ -= bytes;
-      if (bytes_ > 0) return;
-      empty_since_ = clock_->Now();
     }
     empty_.NotifyAll();
   }
@@ -40,20 +41,21 @@ class Outbound {
     const Time until = clock_->Now() + timeout;
     MutexLock lock(&mu_);
     while (true) {
+      const bool empty = bytes_.load(std::memory_order_acquire) == 0;
       const Time now = clock_->Now();
-      if (bytes_ == 0 && now - empty_since_ >= quiet) return true;
+      const Time quiet_at = removed_at_.load(std::memory_order_relaxed) + quiet;
+      if (empty && now >= quiet_at) return true;
       if (now >= until) return false;
-      const Time look = bytes_ == 0 ? std::min(empty_since_ + quiet, until) : until;
-      (void)empty_.WaitFor(&mu_, look - now);  // this loop looks again
+      (void)empty_.WaitFor(&mu_, (empty ? std::min(quiet_at, until) : until) - now);  // looks again
     }
   }
 
  private:
   const Clock* const clock_;
-  Mutex mu_;
+  std::atomic<size_t> bytes_ = 0;
+  std::atomic<Time> removed_at_{Time{}};
+  Mutex mu_;  // guards nothing: who waits must not miss the notification
   CondVar empty_;
-  size_t bytes_ ABSL_GUARDED_BY(mu_) = 0;
-  Time empty_since_ ABSL_GUARDED_BY(mu_){};
 };
 
 }  // namespace signvote::run

@@ -18,7 +18,6 @@ namespace {
 // Beyond the longest name that is one.
 constexpr size_t kNameForPeopleBytes = 80;
 
-// Without the port, which is another with each connection.
 }  // namespace
 
 // ---- joining ------------------------------------------------------------------------------------
