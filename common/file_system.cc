@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -25,6 +26,13 @@ namespace {
 
 constexpr int kDirectoryDepthMax = 64;
 constexpr int kLinksMax = 40;  // as many as the kernel follows
+// A temporary's name: that of its target, as far as there is room, the mark, 16 hex digits, the end.
+constexpr std::string_view kTemporaryMark = ".signvote-";
+constexpr std::string_view kTemporaryEnd = ".tmp";
+constexpr size_t kTemporaryDigits = 16;
+constexpr size_t kTemporaryAdds = kTemporaryMark.size() + kTemporaryDigits + kTemporaryEnd.size();
+// Somebody who clears up may be faster than who has just made a temporary, but not so often.
+constexpr int kTemporaryTriesMax = 100;
 
 absl::Status FileError(absl::StatusCode code, const std::string& message) {
   return WithExitCode(absl::Status(code, message), ExitCode::kBadInput);
@@ -98,6 +106,60 @@ absl::StatusOr<std::string> TargetOf(const std::string& path) {
   return ErrnoStatus(ELOOP, path, "cannot follow the link");
 }
 
+bool IsTemporary(std::string_view name) {
+  if (name.size() < kTemporaryAdds || !name.ends_with(kTemporaryEnd)) return false;
+  const std::string_view added = name.substr(name.size() - kTemporaryAdds);
+  return added.starts_with(kTemporaryMark) &&
+         added.substr(kTemporaryMark.size(), kTemporaryDigits)
+                 .find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+absl::StatusOr<uint64_t> RandomNumber() {
+  uint64_t number = 0;
+  ssize_t got;
+  do {
+    got = ::getrandom(&number, sizeof(number), 0);
+  } while (got < 0 && errno == EINTR);
+  if (got < 0) return ErrnoStatus(errno, "getrandom", "no random bytes");
+  return number;
+}
+
+absl::StatusOr<std::string> TemporaryFor(const std::string& target) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const uint64_t number, RandomNumber());
+  char digits[kTemporaryDigits + 1];
+  std::snprintf(digits, sizeof(digits), "%016llx", static_cast<unsigned long long>(number));
+  const std::string folder = FolderPrefix(target);
+  std::string name = target.substr(folder.size(), NAME_MAX - kTemporaryAdds);
+  name.append(kTemporaryMark).append(digits).append(kTemporaryEnd);
+  return folder + name;
+}
+
+// 0, or the errno: EWOULDBLOCK, another process or writer has it locked. The lock lasts until the
+// descriptor is closed, at the latest when the process ends.
+int TryLock(const Fd& fd) { return ::flock(fd.get(), LOCK_EX | LOCK_NB) == 0 ? 0 : errno; }
+
+// Whoever clears up takes the lock before it removes anything: after this nobody does.
+bool LockOwn(const Fd& fd) {
+  struct stat st;
+  // A file system without locks is one where nobody clears up.
+  return TryLock(fd) != EWOULDBLOCK && ::fstat(fd.get(), &st) == 0 && st.st_nlink > 0;
+}
+
+// What cannot be removed is left: it takes room, and is never read.
+void RemoveLeftTemporaries(const std::string& folder) {
+  DIR* const dir = ::opendir(folder.c_str());
+  if (dir == nullptr) return;  // whoever creates a file there is told why
+  while (const dirent* entry = ::readdir(dir)) {
+    if (!IsTemporary(entry->d_name)) continue;
+    const std::string path = folder + "/" + entry->d_name;
+    struct stat st;
+    if (::lstat(path.c_str(), &st) != 0 || !S_ISREG(st.st_mode)) continue;
+    const Fd fd = OpenRetry(path, O_WRONLY | O_NOFOLLOW | O_NONBLOCK);
+    if (fd.ok() && TryLock(fd) == 0) (void)::unlink(path.c_str());
+  }
+  (void)::closedir(dir);  // opened for reading only: nothing can be lost
+}
+
 absl::Status SyncDirectory(const std::string& path) {
   const Fd fd = OpenRetry(path, O_RDONLY | O_DIRECTORY);
   if (!fd.ok()) return ErrnoStatus(errno, path, "cannot open the folder");
@@ -112,7 +174,7 @@ class PosixAtomicFile final : public AtomicFile {
 
   ~PosixAtomicFile() override {
     if (!renamed_)
-      (void)::unlink(temporary_.c_str());  // nothing to report to; a leftover is replaced next time
+      (void)::unlink(temporary_.c_str());  // nothing to report to; a leftover is cleared up later
   }
 
   absl::Status Append(std::span<const std::byte> data) override {
@@ -125,7 +187,7 @@ class PosixAtomicFile final : public AtomicFile {
           ::write(fd_.get(), data.data(), std::min<size_t>(data.size(), size_t{1} << 30));
       if (written < 0) {
         if (errno == EINTR) continue;
-        return Poison(ErrnoStatus(errno, temporary_, "cannot write"));
+        return Poison(ErrnoStatus(errno, path_, "cannot write"));
       }
       data = data.subspan(static_cast<size_t>(written));
     }
@@ -136,13 +198,13 @@ class PosixAtomicFile final : public AtomicFile {
     CheckMayWait("a file's sync");
     if (!poison_.ok()) return poison_;
     if (renamed_) return Poison(absl::FailedPreconditionError(path_ + ": already committed"));
-    if (::fsync(fd_.get()) != 0) return Poison(ErrnoStatus(errno, temporary_, "cannot sync"));
-    if (const int error = fd_.Close(); error != 0)
-      return Poison(ErrnoStatus(error, temporary_, "cannot close"));
+    if (::fsync(fd_.get()) != 0) return Poison(ErrnoStatus(errno, path_, "cannot sync"));
+    // Before it is closed, and with that unlocked. A close has nothing to lose behind a sync.
     if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
       return Poison(ErrnoStatus(errno, path_, "cannot rename " + temporary_));
     }
     renamed_ = true;
+    (void)fd_.Close();
     if (absl::Status s = SyncDirectory(ParentOf(path_)); !s.ok()) return Poison(std::move(s));
     return absl::OkStatus();
   }
@@ -227,17 +289,18 @@ class PosixFileSystem final : public FileSystem {
                                                            uint32_t mode) override {
     CheckMayWait("a new file");
     SIGNVOTE_ASSIGN_OR_RETURN(std::string target, TargetOf(path));
-    std::string temporary = target + ".tmp";
-    // A leftover of a crash may have another owner's mode or still be open elsewhere: never write
-    // into it.
-    if (::unlink(temporary.c_str()) != 0 && errno != ENOENT) {
-      return ErrnoStatus(errno, temporary, "cannot remove the leftover");
+    RemoveLeftTemporaries(ParentOf(target));
+    for (int tries = 0; tries < kTemporaryTriesMax; ++tries) {
+      SIGNVOTE_ASSIGN_OR_RETURN(std::string temporary, TemporaryFor(target));
+      Fd fd = OpenRetry(temporary, O_WRONLY | O_CREAT | O_EXCL, static_cast<mode_t>(mode));
+      if (!fd.ok()) return ErrnoStatus(errno, target, "cannot create");
+      if (!LockOwn(fd)) continue;
+      auto file =
+          std::make_unique<PosixAtomicFile>(std::move(target), std::move(temporary), std::move(fd));
+      return std::unique_ptr<AtomicFile>(std::move(file));
     }
-    Fd fd = OpenRetry(temporary, O_WRONLY | O_CREAT | O_EXCL, static_cast<mode_t>(mode));
-    if (!fd.ok()) return ErrnoStatus(errno, temporary, "cannot create");
-    auto file =
-        std::make_unique<PosixAtomicFile>(std::move(target), std::move(temporary), std::move(fd));
-    return std::unique_ptr<AtomicFile>(std::move(file));
+    return FileError(absl::StatusCode::kAborted,
+                     target + ": somebody removes whatever is made beside it");
   }
 
   absl::StatusOr<std::unique_ptr<LogFile>> OpenLog(const std::string& path,
@@ -258,6 +321,36 @@ class PosixFileSystem final : public FileSystem {
 
   absl::StatusOr<std::string> FollowLinks(const std::string& path) override {
     return TargetOf(path);
+  }
+
+  bool IsSameFile(const std::string& a, const std::string& b) override {
+    const absl::StatusOr<std::string> a_file = TargetOf(a), b_file = TargetOf(b);
+    if (!a_file.ok() || !b_file.ok()) return false;
+    if (*a_file == *b_file) return true;
+    struct stat a_st, b_st;
+    const bool a_there = ::stat(a_file->c_str(), &a_st) == 0;
+    if (a_there != (::stat(b_file->c_str(), &b_st) == 0)) return false;
+    if (!a_there && (a_file->substr(FolderPrefix(*a_file).size()) !=
+                         b_file->substr(FolderPrefix(*b_file).size()) ||
+                     ::stat(ParentOf(*a_file).c_str(), &a_st) != 0 ||
+                     ::stat(ParentOf(*b_file).c_str(), &b_st) != 0)) {
+      return false;
+    }
+    return a_st.st_dev == b_st.st_dev && a_st.st_ino == b_st.st_ino;
+  }
+
+  absl::Status AlsoCall(const std::string& path, const std::string& also) override {
+    CheckMayWait("a file's second name");
+    if (::link(path.c_str(), also.c_str()) == 0) return absl::OkStatus();
+    const int error = errno;
+    // EPERM also where the kernel guards files of others against it (fs.protected_hardlinks).
+    if (error != EPERM && error != EOPNOTSUPP && error != ENOSYS && error != EMLINK)
+      return ErrnoStatus(error, path, "cannot call it " + also);
+    struct stat st;
+    if (::lstat(also.c_str(), &st) == 0) return ErrnoStatus(EEXIST, path, "cannot call it " + also);
+    if (::rename(path.c_str(), also.c_str()) != 0)
+      return ErrnoStatus(errno, path, "cannot call it " + also);
+    return absl::OkStatus();
   }
 
   absl::Status Remove(const std::string& path) override {
@@ -381,6 +474,10 @@ class PosixFileSystem final : public FileSystem {
 };
 
 }  // namespace
+
+absl::Status FileSystem::AlsoCall(const std::string& path, const std::string& also) {
+  return absl::UnimplementedError(path + ": cannot call it " + also + ": no second names here");
+}
 
 FileSystem* FileSystem::Posix() {
   static PosixFileSystem fs;

@@ -16,6 +16,8 @@
 namespace signvote {
 
 // An append-only file that replaces its target atomically. Threads: not thread-safe.
+// Writers:    each has a temporary of its own, also in other processes: whichever commits last, its file
+//             is whole.
 // Links:      a target that is a symbolic link is followed: what it points to is replaced, the link
 //             stays.
 // Durability: only after Commit() returned OK does the target have the new bytes, and they survive
@@ -58,9 +60,11 @@ class FileSystem {
   // bytes_max.
   virtual absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t bytes_max) = 0;
   virtual absl::StatusOr<std::unique_ptr<MappedFile>> Map(const std::string& path) = 0;
-  // Creates "path.tmp" beside the target with `mode` (an octal permission such as 0644).
-  // INVALID_ARGUMENT: the target is there and no file (a folder, a device, a FIFO, a socket), which
-  // is never replaced.
+  // Creates a temporary beside the target with `mode` (an octal permission such as 0644), under a name
+  // that nobody else has: NAME.signvote-3f2a90c5d1e87b64.tmp. It is locked (flock) for as long as it is
+  // written; those in the same folder that no process has locked are of writers that ended without
+  // removing them, and are removed first. INVALID_ARGUMENT: the target is there and no file (a folder, a
+  // device, a FIFO, a socket), which is never replaced.
   virtual absl::StatusOr<std::unique_ptr<AtomicFile>> CreateAtomic(const std::string& path,
                                                                    uint32_t mode) = 0;
   // Opens `path` for appending; creates it with `mode` when it is not there. UNAVAILABLE: a FIFO that
@@ -70,6 +74,13 @@ class FileSystem {
   // The file that CreateAtomic() would replace or make: `path`, or where its links lead in the end.
   // Failure as of CreateAtomic(). Where there are no links, `path`.
   virtual absl::StatusOr<std::string> FollowLinks(const std::string& path) { return path; }
+  // Whether two names are of one file, links followed. Of files that are not there yet: whether they
+  // would be. False where one of them is no file. Where there are no links, whether the names are equal.
+  virtual bool IsSameFile(const std::string& a, const std::string& b) { return a == b; }
+  // Calls the file `path` by a second name: what then replaces or removes `path` leaves it. Where the
+  // file system has no second names, it has only the new one from now on. ALREADY_EXISTS: there is
+  // something of that name. NOT_FOUND: there is no file `path`.
+  virtual absl::Status AlsoCall(const std::string& path, const std::string& also);
   // Removes a file. NOT_FOUND: it is not there.
   virtual absl::Status Remove(const std::string& path) = 0;
   virtual absl::StatusOr<uint64_t> FileSize(const std::string& path) = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "common/exit_codes.h"
 #include "common/log.h"
 #include "common/status.h"
 
@@ -12,6 +13,10 @@ namespace {
 constexpr Duration kLookEvery = std::chrono::milliseconds(100);
 constexpr Duration kAgainFirst = std::chrono::seconds(5);
 constexpr Duration kAgainLongest = std::chrono::seconds(60);
+
+bool CanBeMended(const absl::Status& status) {
+  return ExitCodeFor(status) == ExitCode::kBadInput && !absl::IsDataLoss(status);
+}
 
 }  // namespace
 
@@ -24,7 +29,7 @@ absl::Status WriteOrHold(Clock* clock, const HoldOptions& options,
     const absl::Status status = write();
     const Time now = clock->Now();
     const bool gives_up = now >= until || (!stopped_before && options.stop_requested());
-    if (status.ok() || gives_up) return status;
+    if (status.ok() || gives_up || !CanBeMended(status)) return status;
     const Time next = std::min(until, now + again);
     again = std::min(again * 2, kAgainLongest);
     LogError(absl::StrCat(options.what, ": it is held and tried again; ", options.remedy),

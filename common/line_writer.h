@@ -38,7 +38,8 @@ class LineWriter {
   LineWriter(const LineWriter&) = delete;
   LineWriter& operator=(const LineWriter&) = delete;
 
-  // `line` ends with a newline. Never waits. False: it is lost.
+  // `line` ends with a newline, or is a piece of a terminal's that stands by itself. Never waits. False:
+  // it is lost.
   bool Write(std::string line);
   // Waits until everything written so far has reached the sink; false after `timeout`.
   bool Flush(Duration timeout);

@@ -108,7 +108,7 @@ void ModelSeries::TakeAndWrite(Take& take) {
     return;
   }
   LogInfo("a copy of the model is written", {{"path", path}, {"round", round.value()}});
-  // Also one of the same name, of a run before.
+  // One that was asked for twice in a round is one.
   std::erase(written_, path);
   written_.push_back(path);
   while (written_.size() > options_.keep) {

@@ -17,8 +17,6 @@ namespace {
 
 constexpr uint32_t kFileMode = 0644;
 constexpr size_t kPieceValues = size_t{1} << 20;
-// Tells an index of ours: all files that it names were written by signvote.
-constexpr char kIndexMark[] = "signvote.index";
 constexpr char kIndexVersion[] = "1";
 
 // "model.safetensors", 2 of 3: "model-00002-of-00003.safetensors", which is how transformers calls it.
@@ -26,35 +24,6 @@ constexpr char kIndexVersion[] = "1";
 std::string ShardPath(const std::string& path, int generation, size_t shard, size_t shards) {
   const std::string version = generation == 0 ? "" : absl::StrCat("-v", generation);
   return AddToName(path, version + absl::StrFormat("-%05d-of-%05d", shard + 1, shards));
-}
-
-// What stands at ShardIndexPath(path).
-struct StandingIndex {
-  bool there = false;
-  bool ours = false;
-  std::set<std::string> files;  // of ours: their names
-};
-
-StandingIndex ReadStandingIndex(FileSystem* fs, const std::string& path) {
-  const std::string index_path = ShardIndexPath(path);
-  const absl::StatusOr<std::string> text = fs->ReadFile(index_path, kShardIndexBytesMax);
-  if (absl::IsNotFound(text.status())) return {};
-  StandingIndex standing{.there = true};
-  if (!text.ok()) return standing;
-  const absl::StatusOr<ShardIndex> index = ParseShardIndex(index_path, *text);
-  if (!index.ok() || !index->metadata.contains(kIndexMark)) return standing;
-  standing.ours = true;
-  for (const auto& [tensor, file] : index->files) standing.files.insert(file);
-  return standing;
-}
-
-absl::Status Foreign(const std::string& path) {
-  return WithExitCode(
-      absl::FailedPreconditionError(absl::StrCat(
-          ShardIndexPath(path),
-          " is there, and signvote did not write it; it is left as it is: give another folder, or "
-          "move it and its shards away")),
-      ExitCode::kBadInput);
 }
 
 // What is left over takes room and is never read: no reason to call a written model unwritten.
@@ -71,27 +40,6 @@ absl::StatusOr<TensorDtype> ParseWrittenDtype(std::string_view flag, std::string
   return WithExitCode(absl::InvalidArgumentError(absl::StrCat(ToAbsl(flag), " '", ToAbsl(text),
                                                               "' is unknown; use f32 or bf16")),
                       ExitCode::kUsage);
-}
-
-std::string ShardIndexPath(const std::string& path) {
-  return path + std::string(kShardIndexSuffix);
-}
-
-absl::Status RequireOwnIndex(FileSystem* fs, const std::string& path) {
-  SIGNVOTE_ASSIGN_OR_RETURN(const std::string target, fs->FollowLinks(path));
-  const StandingIndex standing = ReadStandingIndex(fs, target);
-  return standing.there && !standing.ours ? Foreign(target) : absl::OkStatus();
-}
-
-absl::Status RemoveModel(FileSystem* fs, const std::string& path) {
-  const StandingIndex standing = ReadStandingIndex(fs, path);
-  absl::Status removed = fs->Remove(path);
-  if (!standing.ours) return removed;
-  if (absl::IsNotFound(removed)) removed = absl::OkStatus();
-  removed.Update(fs->Remove(ShardIndexPath(path)));
-  for (const std::string& file : standing.files)
-    removed.Update(fs->Remove(FolderPrefix(path) + file));
-  return removed;
 }
 
 ModelWriter::ModelWriter(FileSystem* fs, std::string path, Layout layout, const ModelFormat& format,
@@ -150,7 +98,7 @@ absl::Status ModelWriter::Begin() {
   replaces_index_ = standing.ours;
   former_ = std::move(standing.files);
   const std::vector<std::span<const TensorSpec>> parts = Split();
-  if (parts.size() > 1 && standing.there && !standing.ours) return Foreign(path_);
+  if (parts.size() > 1 && standing.there && !standing.ours) return ForeignIndex(path_);
   // The first generation of names of which none is there: no file is written over, whoever wrote it.
   for (int generation = 0; shards_.empty(); ++generation) {
     for (size_t k = 0; k < parts.size(); ++k) {
@@ -220,11 +168,19 @@ absl::Status ModelWriter::CommitIndex(uint64_t bytes) {
 }
 
 absl::StatusOr<WrittenModel> ModelWriter::CommitAll() {
-  SIGNVOTE_RETURN_IF_ERROR(file_->Commit());
-  ++shard_;
+  const bool whole = shards_.size() == 1;
+  const auto commit_file = [this]() -> absl::Status {
+    SIGNVOTE_RETURN_IF_ERROR(file_->Commit());
+    ++shard_;
+    return absl::OkStatus();
+  };
+  if (!whole) SIGNVOTE_RETURN_IF_ERROR(commit_file());
+  SIGNVOTE_ASSIGN_OR_RETURN(const KeptEarlier kept, KeepEarlierModels(fs_, path_, metadata_));
+  if (kept.index_kept) former_.clear();
+  if (whole) SIGNVOTE_RETURN_IF_ERROR(commit_file());
   const uint64_t bytes = layout_.coordinates() * BytesOf(format_.dtype);
   WrittenModel written{.path = path_, .bytes = bytes, .files = 1};
-  if (shards_.size() == 1) {
+  if (whole) {
     if (replaces_index_) RemoveLeftOver(fs_, ShardIndexPath(path_));
   } else {
     SIGNVOTE_RETURN_IF_ERROR(CommitIndex(bytes));

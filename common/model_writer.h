@@ -6,7 +6,8 @@
 // the one before or this one, whatever ends the program: shards are written under names that are free,
 // then the index is replaced. Only then goes what was replaced: PATH by an index, an index of ours and
 // its shards by PATH or by the next index. While both PATH and an index are there, PATH is the model:
-// that is what transformers and common/checkpoint.h open.
+// that is what transformers and common/checkpoint.h open. What is not of the same run goes nowhere: it
+// is kept under another name (common/standing_model.h).
 
 #include <cstddef>
 #include <cstdint>
@@ -23,6 +24,7 @@
 #include "common/file_system.h"
 #include "common/layout.h"
 #include "common/safetensors.h"
+#include "common/standing_model.h"
 
 namespace signvote {
 
@@ -43,16 +45,6 @@ struct WrittenModel {
   uint32_t files = 1;  // that hold them
 };
 
-// PATH.index.json
-std::string ShardIndexPath(const std::string& path);
-
-// OK when a model could replace what is called `path`: there is no index of shards that signvote did
-// not write, whose model would be lost or hidden. FAILED_PRECONDITION names it. Exit code kBadInput.
-absl::Status RequireOwnIndex(FileSystem* fs, const std::string& path);
-
-// Removes the model called `path`, whole or in shards. NOT_FOUND: there is none.
-absl::Status RemoveModel(FileSystem* fs, const std::string& path);
-
 // Ownership:  does not own the file system, which must outlive it. Memory: at most 4 MiB, whatever the
 //             model's size.
 // Threads:    thread-compatible.
@@ -64,7 +56,8 @@ absl::Status RemoveModel(FileSystem* fs, const std::string& path);
 class ModelWriter {
  public:
   // The model of `layout`, all of whose coordinates follow in order. `metadata` goes into every file,
-  // with {"format": "pt"} unless it has one. Failure: as of RequireOwnIndex() where shards are needed,
+  // with {"format": "pt"} unless it has one; its signvote.run_id is the run of which a model is replaced.
+  // Failure: as of RequireOwnIndex() where shards are needed,
   // and of FileSystem::CreateAtomic.
   static absl::StatusOr<std::unique_ptr<ModelWriter>> Create(
       FileSystem* fs, const std::string& path, Layout layout, const ModelFormat& format,
@@ -94,7 +87,7 @@ class ModelWriter {
   absl::StatusOr<WrittenModel> CommitAll();
   absl::Status CommitIndex(uint64_t bytes);
 
-  // Constant once Begin() has returned.
+  // Constant once Begin() has returned, but for former_.
   FileSystem* const fs_;
   const std::string path_;  // no link
   const Layout layout_;
@@ -102,7 +95,7 @@ class ModelWriter {
   const std::map<std::string, std::string> metadata_;
   std::vector<Shard> shards_;     // one: the whole model as path_
   bool replaces_index_ = false;   // one of ours stands there
-  std::set<std::string> former_;  // its files, beside it
+  std::set<std::string> former_;  // its files, beside it; none once they are a kept model's
 
   // Invariant: the first shard_ shards are committed, if there are several; file_ is that of shard_.
   size_t shard_ = 0;

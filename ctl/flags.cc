@@ -62,7 +62,7 @@ void AddExport(CLI::App* sub, CtlFlags* flags, Typed* typed) {
   sub->add_option("FILE", flags->file, "file to write")
       ->type_name("FILE")
       ->required()
-      ->check(Kind(ValueKind::kNewFile));
+      ->check(Kind(ValueKind::kNewModel));
   sub->add_option("--dtype", typed->dtype,
                   "how its numbers are stored: f32; bf16, rounded to half the bytes")
       ->capture_default_str()

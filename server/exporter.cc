@@ -73,8 +73,11 @@ absl::Status Exporter::WriteFinal(StopBudget* budget) {
                       final->replica->x(), ExportMetadata(final->origin), final->config_json);
   }
   if (!absl::IsCancelled(final.status())) return WithContext(final.status(), options_.path);
-  SIGNVOTE_ASSIGN_OR_RETURN(const run::RunThread::Exported copy,
-                            run_->CopyReplica(budget->Share(kCopyShare, kReserve)));
+  absl::StatusOr<run::RunThread::Exported> copied =
+      run_->CopyReplica(budget->Share(kCopyShare, kReserve));
+  // A hung commit may end while the model is held, as a full disk may be mended.
+  if (!copied.ok()) return WithExitCode(copied.status(), ExitCode::kBadInput);
+  const run::RunThread::Exported copy = *std::move(copied);
   LogWarning("the model is written as of an earlier round: the master replica was behind",
              {{"round", copy.origin.round.value()}});
   const StopBudget::Pause writing(budget);
@@ -103,10 +106,11 @@ absl::Status Exporter::Final(StopBudget* budget, const std::function<bool()>& ta
        .take_save = take_save},
       [&] {
         held.reset();
-        absl::Status written = WithExitCode(WriteFinal(budget), ExitCode::kBadInput);
+        absl::Status written = WriteFinal(budget);
         held.emplace(budget);
         return written;
       });
+  status = WithExitCode(std::move(status), ExitCode::kBadInput);
   if (status.ok()) LogInfo("the model is written", {{"path", options_.path}});
   return status;
 }

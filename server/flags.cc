@@ -167,7 +167,7 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->check(Kind(ValueKind::kPath));
   run->add_option("--export", f->exports.path, "write the final model here (safetensors)")
       ->type_name("FILE")
-      ->check(Kind(ValueKind::kNewFile));
+      ->check(Kind(ValueKind::kNewModel));
   run->add_option(
          "--export-every", raw->export_every,
          "copies of the model meanwhile, beside --export and named after their round: every "

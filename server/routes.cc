@@ -17,6 +17,8 @@ HttpResponse Unavailable(const absl::Status& status) {
   return {.code = 503, .body = Describe(status) + "\n"};
 }
 
+}  // namespace
+
 HttpResponse Readiness(const run::Health& health, const ListenerState& connections) {
   if (!health.ready) return {.code = 503, .body = health.not_ready_because + "\n"};
   if (connections.out_of_descriptors) {
@@ -33,8 +35,6 @@ HttpResponse Readiness(const run::Health& health, const ListenerState& connectio
   }
   return {.body = "ok\n"};
 }
-
-}  // namespace
 
 HttpRoutes Routes(run::RunThread* run, std::function<ListenerState()> connections,
                   ServerMetrics* metrics, MetricsFeed* feed) {

@@ -19,6 +19,9 @@
 
 namespace signvote {
 
+// What /readyz answers of a run and of the listener's state.
+HttpResponse Readiness(const run::Health& health, const ListenerState& connections);
+
 // Threads: the routes may be asked from any thread, for as long as what they are given lives.
 // Failure: a thread that does not answer within 1 s, or 2 s for a snapshot, is 503.
 HttpRoutes Routes(run::RunThread* run, std::function<ListenerState()> connections,

@@ -80,8 +80,8 @@ void Reload(const ServerFlags& flags, const TlsSetup& tls, const Clock& clock, F
   }
 }
 
-// A config.json of another model beside --export is told before the run: with --init at once, else to
-// the first worker, whose model it then is.
+// A config.json of another model beside --export is told before the run: at once where one lies beside
+// --init, else to the first worker, whose model it then is.
 absl::Status CheckExport(const ServerFlags& flags, FileSystem* fs,
                          const run::InitialParameters* init,
                          run::RunModel::ConfigCheck* config_check) {

@@ -177,7 +177,7 @@ void AddFlags(CLI::App* app, Parsed* parsed) {
                   "safetensors file of the replica, however this worker ends after it has joined; "
                   "config.json beside it")
       ->type_name("FILE")
-      ->check(Kind(ValueKind::kNewFile));
+      ->check(Kind(ValueKind::kNewModel));
   app->add_option(
          "--save-every", parsed->save_every,
          "copies of the replica meanwhile, beside --save and named after their round: every "

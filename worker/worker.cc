@@ -38,6 +38,7 @@
 #include "worker/train/report.h"
 #include "worker/train/routes.h"
 #include "worker/train/trainer.h"
+#include "worker/train/worker_memory.h"
 
 namespace signvote {
 namespace {
@@ -238,10 +239,11 @@ void HoldReplica(const WorkerFlags& flags, Clock* clock, const WorkerSignals& si
 }
 
 // Writes what the flags ask for once training has ended with `trained`; `saved` is what became of the
-// replica.
+// replica, `before_transfer` the round of one that was saved before a state was to take its place.
 absl::Status WriteResults(const WorkerFlags& flags, FileSystem* fs, const Session& session,
                           const Model& model, const Dataset& data, const TrainerReport& report,
-                          const absl::Status& trained, const absl::Status& saved) {
+                          const absl::Status& trained, const absl::Status& saved,
+                          std::optional<Round> before_transfer) {
   ReportContext context;
   context.name = session.name();
   context.model = flags.model;
@@ -259,7 +261,12 @@ absl::Status WriteResults(const WorkerFlags& flags, FileSystem* fs, const Sessio
                     "--report");
   }
   if (!flags.save.empty() && !report.digest.has_value()) {
-    LogWarning("nothing was saved: the replica is not the run's", {{"path", flags.save}});
+    if (before_transfer.has_value()) {
+      LogWarning("the state that was to take the replica's place had not come: as saved before",
+                 {{"path", flags.save}, {"round", before_transfer->value()}});
+    } else {
+      LogWarning("nothing was saved: the replica is not the run's", {{"path", flags.save}});
+    }
   }
   const absl::Status& ending = !trained.ok() ? trained : saved;
   if (!ending.ok()) {
@@ -284,18 +291,12 @@ absl::Status WriteResults(const WorkerFlags& flags, FileSystem* fs, const Sessio
 }
 
 // Told before it is taken: a machine that promises any amount of memory ends the program when it is
-// used.
-absl::Status CheckModelMemory(FileSystem* fs, const ModelConfig& config,
-                              const std::string& device) {
-  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<int> gpu, ParseDevice(device));
-  if (gpu.has_value()) return absl::OkStatus();  // of the host's memory it takes little
+// used. What the run takes on top is known, and told, when it has let this worker in.
+absl::Status CheckModelMemory(FileSystem* fs, const ModelConfig& config) {
   SIGNVOTE_ASSIGN_OR_RETURN(const Layout layout, MakeLayout(config));
-  const uint64_t bytes = layout.coordinates() * sizeof(float);
   return WithExitCode(
       CheckMemory(absl::StrCat("a worker of a model of ", layout.coordinates(), " coordinates"),
-                  {{.what = "parameters", .bytes = bytes, .remedy = "a smaller --model"},
-                   {.what = "gradients", .bytes = bytes, .remedy = ""}},
-                  AvailableMemory(fs)),
+                  ModelMemory(layout.coordinates()), AvailableMemory(fs)),
       ExitCode::kNoMemory);
 }
 
@@ -311,7 +312,9 @@ void TellOfNeighbours(NeighbourWatch* watch, Time now) {
 
 absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, const Corpus& corpus,
                      LineLog* round_log, WorkerPort* port, const WorkerSignals& signals) {
-  SIGNVOTE_RETURN_IF_ERROR(CheckModelMemory(fs, corpus.config, flags.model_options.device));
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<int> gpu, ParseDevice(flags.model_options.device));
+  // With a GPU a worker takes little of the host's memory.
+  if (!gpu.has_value()) SIGNVOTE_RETURN_IF_ERROR(CheckModelMemory(fs, corpus.config));
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
                             MakeTorchModel(corpus.config, flags.model_options));
   LogInfo("model", {{"name", corpus.config.name},
@@ -322,7 +325,6 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
   LogInfo("data", {{"corpus", corpus.data->description()}});
   // Declared before the session, whose bits lie in its memory.
   std::unique_ptr<WorkerDevice> device = std::make_unique<HostDevice>();
-  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<int> gpu, ParseDevice(flags.model_options.device));
   if (gpu.has_value()) {
     SIGNVOTE_ASSIGN_OR_RETURN(
         device, MakeCudaDevice(*gpu, [model = model.get()] { return model->current_stream(); }));
@@ -330,6 +332,16 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
   SessionOptions options = flags.session;
   options.metrics_address = port->address();
   options.bits_memory = device->host_memory().get();
+  ReplicaSaver saver(fs, clock,
+                     {.path = flags.save,
+                      .every = flags.save_every,
+                      .keep = flags.save_keep,
+                      .format = flags.save_format,
+                      .config_json = ModelConfigJson(corpus.config)});
+  Trainer* trains = nullptr;  // the session's calls are the trainer's
+  options.before_transfer = [&saver, &trains](Round round) {
+    saver.BeforeTransfer(trains->report().run, trains->replica(), round);
+  };
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
                             Session::Create(options, clock));
   port->Show(session.get());
@@ -339,17 +351,14 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
     ~PortStop() { port->Stop(); }
   } const port_stop{port};
 
-  Progress progress(StyleOf(flags.progress), stdout, clock, FromSeconds(flags.progress_seconds),
-                    session->name());
+  Progress progress(StyleOf(flags.progress), STDOUT_FILENO, clock,
+                    FromSeconds(flags.progress_seconds), session->name());
   TrainerOptions training = flags.trainer;
   training.eval_rows = EvalRows(flags, corpus.config);
+  training.copied_meanwhile = !flags.save_every.never();
   Trainer trainer(session.get(), model.get(), device.get(), corpus.data.get(), clock, training);
-  ReplicaSaver saver(fs, clock,
-                     {.path = flags.save,
-                      .every = flags.save_every,
-                      .keep = flags.save_keep,
-                      .format = flags.save_format,
-                      .config_json = ModelConfigJson(corpus.config)});
+  trains = &trainer;
+  if (!gpu.has_value()) trainer.set_memory_left([fs] { return AvailableMemory(fs); });
   ProcProcessTable processes(fs);
   // A GPU's worker leaves the processors alone.
   NeighbourWatch neighbours(&processes, gpu.has_value() ? 0 : flags.model_options.threads);
@@ -399,7 +408,8 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
   progress.Finish();
   if (!saved.ok()) HoldReplica(flags, clock, signals, &trainer, &saver, &saved);
   port->metrics()->OnSession(session->Stats());
-  return WriteResults(flags, fs, *session, *model, *corpus.data, trainer.report(), trained, saved);
+  return WriteResults(flags, fs, *session, *model, *corpus.data, trainer.report(), trained, saved,
+                      saver.before_transfer());
 }
 
 }  // namespace

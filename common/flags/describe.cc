@@ -123,6 +123,8 @@ Json CommandJson(const CLI::App& app) {
 
 }  // namespace
 
+std::string KindNameOf(const CLI::Option& option) { return ChecksOf(option).kind; }
+
 std::string DescribeJson(const CLI::App& app) { return CommandJson(app).dump(1) + "\n"; }
 
 }  // namespace signvote

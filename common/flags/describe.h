@@ -25,4 +25,7 @@ namespace signvote {
 //   needs, excludes   one name of each option that must, or must not, be given too; sorted
 std::string DescribeJson(const CLI::App& app);
 
+// The kind of flags.h that the option's value was given; "": none.
+std::string KindNameOf(const CLI::Option& option);
+
 }  // namespace signvote

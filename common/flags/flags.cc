@@ -12,6 +12,7 @@
 #include "common/exit_codes.h"
 #include "common/flags/config_file.h"
 #include "common/flags/describe.h"
+#include "common/flags/own_files.h"
 #include "common/status.h"
 #include "common/text.h"
 
@@ -96,6 +97,8 @@ const char* NameOf(ValueKind kind) {
       return "folder";
     case ValueKind::kNewFile:
       return "new file";
+    case ValueKind::kNewModel:
+      return "new model";
     case ValueKind::kLog:
       return "log";
     case ValueKind::kNewFolder:
@@ -175,7 +178,7 @@ absl::Status ParseFlags(CLI::App* app, int argc, const char* const* argv, FileSy
     }
     return Usage(e.what());
   }
-  return absl::OkStatus();
+  return print->empty() ? RequireOwnFiles(*app, fs) : absl::OkStatus();
 }
 
 }  // namespace signvote

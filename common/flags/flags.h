@@ -28,6 +28,7 @@ enum class ValueKind {
   kPath,       // a file or a folder that is read
   kFolder,     // a folder whose files are read
   kNewFile,    // a file that is written whole, in place of what has its name
+  kNewModel,   // the same of a model, beside which config.json is written
   kLog,        // a file that is appended to
   kNewFolder,  // a folder that is made where it is missing
   kDial,       // HOST:PORT of another program
@@ -35,7 +36,7 @@ enum class ValueKind {
   kHost,       // a host without a port
   kText,       // anything else that is neither a number nor one of a few words
 };
-// "file", "path", "folder", "new file", "log", "new folder", "dial", "listen", "host", "text".
+// "file", "path", "folder", "new file", "new model", "log", "new folder", "dial", "listen", "host", "text".
 const char* NameOf(ValueKind kind);
 
 // A check that says of what kind the value is. It refuses an empty one, which nobody means: it is a
@@ -44,7 +45,8 @@ const char* NameOf(ValueKind kind);
 CLI::Validator Kind(ValueKind kind);
 
 // Parses; `print` gets the text of --help or --version when one of them was given, DescribeJson()'s
-// for a sole --describe, and is left alone otherwise.
+// for a sole --describe, and is left alone otherwise. What two flags say of one file is refused here
+// (own_files.h), whatever the program.
 // Failure: one line of bounded length with an exit code: kBadInput for a --config file that cannot be
 // read, kUsage for all else.
 absl::Status ParseFlags(CLI::App* app, int argc, const char* const* argv, FileSystem* fs,

@@ -20,7 +20,7 @@ import sys
 import tempfile
 
 TEXT_COLUMN = 30  # where the descriptions stand in what help2man reads
-FILE_KINDS = {"file", "path", "new file", "log"}
+FILE_KINDS = {"file", "path", "new file", "new model", "log"}
 FOLDER_KINDS = {"folder", "new folder"}
 MACHINE_DEFAULTS = {"--threads": "all processors"}  # what --help shows is the number of the machine that builds
 ADMINISTRATION = {"signvote-server", "signvote-libtorch"}  # man section 8; the others 1

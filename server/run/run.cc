@@ -33,9 +33,12 @@ absl::Status TakeUpStepsize(const InitialParameters& init, RuleFlags* rule) {
     LogInfo("the stepsize goes on from that of the run that made the initial parameters",
             {{"stepsize", double{*stepsize}}});
   } else {
-    LogInfo(
-        "the initial parameters do not say where a stepsize could go on from: it begins as with an "
-        "untrained model; --alias-eta0 holds it back");
+    rule->alias_unknown_start = true;  // of which the rule warns in each round
+    LogWarning(
+        "the initial parameters do not say at which stepsize they were trained: ALIAS begins as "
+        "with an "
+        "untrained model, and its first steps may spoil a trained one; --alias-eta0 holds it back",
+        {{"init", init.path()}});
   }
   return absl::OkStatus();
 }

@@ -188,11 +188,15 @@ absl::Status RunModel::FixLayout(const CheckedJoin& join) {
           " (--init) does not fit the worker's model: ", std::string(ToStd(fits.message()))));
     }
   }
+  const bool without_config = init_ != nullptr && init_->config_json().empty();
+  if (without_config && options_.config_check)
+    SIGNVOTE_RETURN_IF_ERROR(options_.config_check(join.config_json));
   SIGNVOTE_RETURN_IF_ERROR(Adopt(std::move(layout), Round(0)));
   // With --init they stay: a file without a config.json binds whoever comes later to the first
-  // worker's, and is exported without one.
+  // worker's.
   identity_ = join.identity;
   identity_text_ = join.identity_text;
+  if (without_config) config_json_ = join.config_json;
   return absl::OkStatus();
 }
 

@@ -67,15 +67,15 @@ std::vector<MemoryPart> ServerMemory(uint64_t coordinates, const ModelSizes& siz
 //             as their headers say.
 // Failure:    a layout that does not fit leaves the state as it was.
 // Invariants: the order of coordinates is the uploader's (with --init, the first joiner's) and fixed
-//             once kComplete. config_json() is the uploader's, or lies beside --init; never of
-//             whoever came first.
+//             once kComplete. config_json() is of whom the model is: the uploader's, or what lies beside
+//             --init; where nothing does, that of the first joiner, to whose identity --init is bound.
 class RunModel {
  public:
   enum class State { kUnknown, kLayoutKnown, kComplete };
 
-  // The operator's own reasons to refuse a model, by the config.json that would be exported: the
-  // uploader's, asked before it becomes the run's. Its status goes to that worker. Not asked with
-  // --init, whose config is known before the run.
+  // The operator's own reasons to refuse a model, by the config.json that would be exported, asked before
+  // it becomes the run's: the uploader's, or the first joiner's where none lies beside --init. Its status
+  // goes to that worker. One that lies beside --init is known before the run, and not asked about here.
   using ConfigCheck = std::function<absl::Status(const std::string& config_json)>;
 
   struct Options {
@@ -94,7 +94,8 @@ class RunModel {
 
   // The first worker's layout becomes the run's: scales 1, decay by rank. INVALID_ARGUMENT:
   // PlanChunks(). RESOURCE_EXHAUSTED: the memory rule, with the bytes of each part and the flags that
-  // help. FAILED_PRECONDITION: --init, or the config.json beside it, is of another model.
+  // help. FAILED_PRECONDITION: --init, or the config.json beside it, is of another model. The status of
+  // config_check, where it is asked.
   // REQUIRES: kUnknown.
   absl::Status FixLayout(const CheckedJoin& join);
   // What is to be read into replica() now, by another thread, whose answer is for Complete(); null:

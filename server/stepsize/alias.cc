@@ -28,6 +28,14 @@ constexpr uint64_t kProbelessSteps = 8;
 // Nor for so many of the rounds that want a probe, where these are further apart.
 constexpr uint64_t kProbelessTimes = 2;
 
+constexpr char kUnknownStart[] =
+    "the initial parameters do not say at which stepsize they were trained, so that ALIAS begins "
+    "as with "
+    "an untrained model, and its first steps may spoil a trained one: give --alias-eta0, (loss - "
+    "f-min)/"
+    "stepsize^2 for the stepsize to begin with, or --rule fixed; --alias-eta0 0 says that it is "
+    "meant so";
+
 constexpr uint32_t kStateVersion = 2;
 
 uint64_t StartRounds(uint64_t main_rounds_max) {
@@ -242,6 +250,7 @@ class AliasRule final : public StepsizeRule {
           "%.6g; give a smaller --alias-f-min",
           StartLoss(), config_.f_min, gamma_);
     }
+    if (config_.unknown_start) return kUnknownStart;
     return "";
   }
 

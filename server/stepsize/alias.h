@@ -28,7 +28,8 @@ enum class AliasOption { kOptionI, kOptionII };
 //               above is the committed fp32 value
 // γ is kept, and the reason says so, while η = 0, while f(x_0) is unknown, when num ≤ 0, and when
 // √(num/η) is not a positive finite fp32 number. A person is warned when no probe has been counted for
-// 8 steps (for 2k where that is more, once η > 0), and when f(x_0) ≤ f_min under Option II.
+// 8 steps (for 2k where that is more, once η > 0), when f(x_0) ≤ f_min under Option II, and all along when
+// x_0 may be trained already and nothing says where γ could go on from.
 // γ_0, d0, the start and η_0 are choices of ours, the paper has none; docs/algorithms.md says why.
 struct AliasConfig {
   AliasOption option = AliasOption::kOptionII;
@@ -39,6 +40,8 @@ struct AliasConfig {
   // At which the run stood that x_0 comes from: with the η_0 that follows from it γ never begins
   // above it. 0: x_0 comes from no such run.
   float resumed_stepsize = 0;
+  // x_0 comes from elsewhere and may be trained already, and neither eta0 nor resumed_stepsize is known.
+  bool unknown_start = false;
 };
 
 // REQUIRES: values in the ranges above, all finite.

@@ -72,7 +72,8 @@ absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeRule(const RuleFlags& flags) {
          .f_min = flags.alias_f_min,
          .probe_every = flags.alias_probe_every,
          .eta0 = eta0,
-         .resumed_stepsize = ResumesStepsize(flags) ? flags.alias_resumed_stepsize : 0.0f});
+         .resumed_stepsize = ResumesStepsize(flags) ? flags.alias_resumed_stepsize : 0.0f,
+         .unknown_start = ResumesStepsize(flags) && flags.alias_unknown_start});
   }
   return absl::InvalidArgumentError(
       absl::StrFormat("stepsize rule '%s' is unknown; use alias or fixed", flags.rule));

@@ -25,6 +25,9 @@ struct RuleFlags {
   // No flag: where ALIAS stood in the run whose model this one starts from; 0: nowhere. Not beside
   // alias_eta0.
   float alias_resumed_stepsize = 0;
+  // No flag: this run starts from a model that says no such stepsize. It counts beside alias_eta0 for
+  // nothing.
+  bool alias_unknown_start = false;
 };
 
 // Whether the rule goes on from the stepsize of a run whose model this one starts from, where it is known.

@@ -573,6 +573,45 @@ class WorkerEndings(harness.ProcessTest):
         self.assert_exit(worker, REFUSED)
         self.assert_saved()
 
+    def test_a_server_that_came_back_as_another_run_ends_its_worker_with_4_and_costs_no_replica(self):
+        self.start_run()
+        address = self.server.address
+        worker = self.worker("a")
+        self.wait_round(5)
+        self.pause()
+        committed = len(self.rounds())
+        known = self.wait_until("its digest is known", lambda: self.digests(committed))
+        self.server.kill()
+        self.start_run(listen=address)
+        self.assert_exit(worker, REFUSED)
+        self.assertRegex(worker.log().splitlines()[-1], r" error .*the server came back as another run")
+        said = metadata(self.save)
+        self.assertEqual((int(said["signvote.round"]), {said["signvote.digest"]}), (committed, known))
+
+    def test_a_replica_is_saved_before_another_state_takes_its_place(self):
+        # As few commits are kept, and as few bytes are queued for a worker, as can be.
+        self.start_run("--catch-up-bytes", 0, "--session-buffer-bytes", 1 << 20)
+        worker = self.worker("a")
+        self.wait_round(5)
+        self.pause()
+        committed = len(self.rounds())
+        known = self.wait_until("its digest is known", lambda: self.digests(committed))
+        harness.stop(worker)
+        # Its connection is over for the server, and the run goes on without it.
+        other = self.worker("b")
+        save_b, self.save = self.save, self.folder / "a.safetensors"
+        self.assertEqual(self.ctl("resume")[0], OK)
+        self.wait_until("it is given up", lambda: any(e["worker"] == "a" for e in self.events("lost")), timeout=120)
+        self.wait_round(committed + 20, timeout=120)
+        harness.cont(worker)
+        self.wait_until("it is saved", lambda: "the replica is saved before another state takes its place" in worker.log())
+        worker.kill()
+        said = metadata(self.save)
+        self.assertEqual((int(said["signvote.round"]), {said["signvote.digest"]}), (committed, known))
+        other.signal(signal.SIGTERM)
+        self.assert_exit(other, OK)
+        self.assertIsNotNone(metadata(save_b))
+
     def test_a_corpus_that_is_cut_is_told_and_costs_no_replica(self):
         self.start_run()
         worker = self.worker("a")

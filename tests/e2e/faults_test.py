@@ -386,6 +386,24 @@ class WhileARunGoesOn(harness.ProcessTest):
         self.assertIn(self.message("worker"), worker.log())
 
     @unittest.skipUnless(harness.has_torch(), "needs LibTorch")
+    def test_a_run_that_needs_more_than_the_model_is_told_with_all_its_parts(self):
+        self.start_server(rounds=FOREVER)
+        coordinates = 22_404_608  # of the model tiny: docs/models.md
+        worker = self.worker(model="tiny")
+        self.told(worker, " joined ")
+        pages = int(pathlib.Path(f"/proc/{worker.pid}/statm").read_text().split()[0])
+        worker.kill()
+        # Of the 12 bytes a coordinate beside parameters and gradient (momentum, probe) most are missing.
+        limit = pages * resource.getpagesize() - 9 * coordinates
+        worker = self.worker("--save", self.folder / "a.safetensors", prefix=["prlimit", f"--as={limit}"], model="tiny")
+        self.assert_exit(worker, NO_MEMORY)
+        said = worker.log().splitlines()[-1]
+        for part in (f"parameters 86 MiB ({4 * coordinates} bytes)", "for the probe 171 MiB", "the direction's state m 86 MiB",
+                     "ballot and verdicts", "--rule fixed at the server", self.message("worker")):
+            self.assertIn(part, said)
+        self.assertFalse((self.folder / "a.safetensors").exists(), "it never was a member")
+
+    @unittest.skipUnless(harness.has_torch(), "needs LibTorch")
     def test_a_worker_that_gets_no_memory_for_a_round_ends_with_11_and_saves_its_replica(self):
         replica = self.folder / "a.safetensors"
         self.start_server("--digest-every", 1, rounds=FOREVER)

@@ -1,5 +1,6 @@
 """Files that are none, or another's: what a program writes onto, reads from and logs to."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -9,7 +10,9 @@ import struct
 import unittest
 
 import harness
-from harness import BAD_INPUT, BIN, FOREVER, OK, REFUSED
+from harness import BAD_INPUT, BIN, FOREVER, OK, REFUSED, USAGE, metadata
+
+PIPE_BYTES_MIN = 4096
 
 
 def values(path):
@@ -63,6 +66,54 @@ class ServerFiles(harness.ProcessTest):
             self.assertTrue((self.folder / name).is_symlink())
         self.assertEqual(values(self.folder / "shelf" / "end"), values(self.folder / "shelf" / "now"))
         self.assertEqual(sorted(p.name for p in (self.folder / "shelf").iterdir()), ["end", "now"])
+
+    def test_a_run_that_is_begun_again_costs_no_model_of_the_run_before(self):
+        model, kept = self.folder / "model.safetensors", self.folder / "model.earlier-1.safetensors"
+
+        def run(rounds):
+            self.start_server("--export", model, rounds=rounds)
+            self.assert_all_end_well([self.start_worker("a")])
+            return model.read_bytes(), metadata(model)["signvote.run_id"]
+        trained, first = run(20)
+        _, second = run(1)  # by mistake, with the same command
+        self.assertNotEqual(first, second)
+        self.assertTrue(kept.read_bytes() == trained)
+        self.assertIn("kept_as=", self.server.log())
+        # A service that begins again and again leaves three, and the trained one among them.
+        for _ in range(4):
+            run(1)
+        self.assertEqual(sorted(p.name for p in self.folder.glob("model*")), [
+            *(f"model.earlier-{n}.safetensors" for n in (1, 2, 3)), "model.safetensors"])
+        self.assertTrue(kept.read_bytes() == trained)
+
+    def test_one_path_is_no_two_flags_of_which_one_writes(self):
+        path = self.folder / "one"
+        read, written = {"file", "path"}, {"new file", "new model", "log"}
+        tried = 0
+        for program in ("signvote-server", "signvote-worker", "signvote"):
+            if not (BIN / program).exists():
+                continue
+            code, out, err = self.command(program, "--describe")
+            self.assertEqual(code, OK, err)
+            command = json.loads(out)
+            options = [(o["names"][0], o["kind"], "") for o in command["options"]]
+            options += [(o["names"][0], o["kind"], sub["name"]) for sub in command["subcommands"] for o in sub["positionals"]]
+            options = [o for o in options if o[1] in read | written]
+            for k, (one, kind, of) in enumerate(options):
+                for other, other_kind, other_of in options[k + 1:]:
+                    path.write_bytes(b"")
+                    words = [word for name in (one, other) if name.startswith("-") for word in (name, path)]
+                    words += [word for sub in {of, other_of} - {""} for word in (sub, path)]
+                    code, out, err = self.command(program, *words)
+                    tried += 1
+                    if {kind, other_kind} <= read:
+                        self.assertNotIn("a file of its own", err, words)
+                        continue
+                    self.assertEqual((code, err.count("\n")), (USAGE, 1), f"{words}: {out}{err}")
+                    self.assertIn("give each a file of its own", err)
+                    self.assertIn(f"{one} {path}", err)
+                    self.assertIn(f"of {other} too", err)
+        self.assertGreater(tried, 50)
 
     def test_a_log_that_nobody_reads_is_refused_and_a_reader_that_stops_holds_up_nobody(self):
         fifo = self.folder / f"events.{len(self.processes)}.jsonl"  # the next server's
@@ -167,6 +218,22 @@ class WorkerFiles(harness.ProcessTest):
         self.assert_all_end_well([worker])
         self.assertIn("corpus.txt", self.report("a")["data"])
         self.assertTrue(os.path.exists(folder + b"/m"))
+
+    def test_a_standard_output_that_nobody_reads_holds_up_no_round_and_costs_no_replica(self):
+        fifo, replica = self.folder / "fifo", self.folder / "a.safetensors"
+        os.mkfifo(fifo)
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_BYTES_MIN)
+        self.start_server(rounds=FOREVER)
+        worker = self.start("a", ["bash", "-c", 'exec "$@" > "$0"', fifo, BIN / "signvote-worker", *self.worker_flags("a"),
+                                  "--model", "micro", "--batch", 2, "--sequence", 32, "--threads", 1, "--eval", "off",
+                                  "--data", self.corpus, "--progress", "lines", "--progress-every", 0, "--save", replica])
+        self.wait_round(150, timeout=180)  # more lines than the pipe holds
+        worker.signal(signal.SIGTERM)
+        self.assert_exit(worker, OK)
+        self.assertGreaterEqual(int(metadata(replica)["signvote.round"]), 150)
+        self.assertTrue(os.read(reader, PIPE_BYTES_MIN).startswith(b"a round 1"))
 
     def test_a_round_log_whose_reader_stops_holds_up_no_worker(self):
         fifo = self.folder / "fifo"

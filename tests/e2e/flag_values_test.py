@@ -25,6 +25,7 @@ PROGRAMS = ("signvote-server", "signvote-worker", "signvote")
 FILE_KINDS = ("file", "path", "folder", "new file", "log", "new folder")
 ADDRESS_KINDS = ("dial", "listen", "host")
 OTHER_KINDS = ("number", "word", "switch", "text")
+LIKE = {"new model": "new file"}  # kinds for which the page has no column of their own
 NOT_TRIED, TAKEN = "–", "taken"
 BOUND_S = 20 * harness.SLOWNESS
 MARK = b"\xef\xbb\xbf"
@@ -237,8 +238,9 @@ class FlagValues(harness.ProcessTest):
         """(program, option) of each flag and argument of these kinds; option["of"]: its subcommand, or ""."""
         def walk(program, command, of):
             for option in command["options"] + command["positionals"]:
-                if option["kind"] in kinds:
-                    yield program, option | {"of": of}
+                kind = LIKE.get(option["kind"], option["kind"])
+                if kind in kinds:
+                    yield program, option | {"of": of, "kind": kind}
             for sub in command["subcommands"]:
                 yield from walk(program, sub, sub["name"])
         for program, command in self.described.items():

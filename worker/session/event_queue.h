@@ -38,6 +38,7 @@ struct StateEvent {
   TransferAction::Kind kind = TransferAction::Kind::kFetch;
   uint64_t connection = 0;
   std::string ticket;
+  bool differs = false;  // the server found that the replica is not the run's
 };
 struct FinishEvent {
   Round rounds;

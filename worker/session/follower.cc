@@ -73,7 +73,7 @@ absl::StatusOr<std::vector<FollowerAction>> Follower::Handle(const v1::ServerMes
       Forget(Following::kFetching);
       open_.reset();
       actions.push_back(ClosedAction{});
-      actions.push_back(TransferAction{TransferAction::Kind::kFetch, ticket_});
+      actions.push_back(TransferAction{TransferAction::Kind::kFetch, ticket_, /*differs=*/true});
       break;
     case v1::ServerMessage::kPing: {
       SayAction pong;

@@ -63,6 +63,7 @@ struct JoinedAction {
 struct TransferAction {
   enum class Kind { kFetch, kUpload } kind = Kind::kFetch;
   std::string ticket;
+  bool differs = false;  // the server found that the replica is not the run's
 };
 // This commit is due: put it together, then Took(), or Mismatched() when it cannot be.
 struct CommitDueAction {};

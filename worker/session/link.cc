@@ -202,7 +202,8 @@ absl::Status Link::Do(Stream* stream, FollowerAction action, const v1::ServerMes
     receiver_.Drop();
     return events_.Push(StateEvent{.kind = transfer->kind,
                                    .connection = conversation_.connection(),
-                                   .ticket = std::move(transfer->ticket)});
+                                   .ticket = std::move(transfer->ticket),
+                                   .differs = transfer->differs});
   } else if (std::holds_alternative<ClosedAction>(action)) {
     ballot_.VoteEnds();
   } else if (const auto* finish = std::get_if<FinishAction>(&action)) {

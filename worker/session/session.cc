@@ -57,7 +57,7 @@ class SessionImpl final : public Session {
   absl::Status Leave(const std::string& reason) override;
   void RequestDrain(const std::string& reason) override { link_->RequestDrain(reason); }
   std::optional<Round> replica_round() const override {
-    return ReplicaReady() ? std::optional(replica_->round()) : std::nullopt;
+    return ReplicaReady() && !differs_ ? std::optional(replica_->round()) : std::nullopt;
   }
   bool finished() const override { return finished_; }
   bool drained() const override { return drained_; }
@@ -100,6 +100,8 @@ class SessionImpl final : public Session {
   std::optional<RoundTicket> ticket_;
   std::optional<OpenEvent> pending_open_;
   std::optional<StateEvent> pending_state_;
+  bool differs_ = false;       // the server said so of the replica, and no state has come since
+  bool transferring_ = false;  // StateMover::Move() has begun a transfer
   std::optional<Round> finish_rounds_;
   std::optional<std::string> drain_reason_;
 
@@ -178,7 +180,14 @@ absl::Status SessionImpl::TakeReplica(ReplicaMemory* replica) {
                           .first_pause = options_.transfer_backoff,
                           .verdict_bytes = run_->plan.TotalBytes()},
       replica_.get(), memory_,
-      StateMover::Session{.begins = [this] { moves_.Transferred(); },
+      StateMover::Session{.begins =
+                              [this] {
+                                transferring_ = true;
+                                if (const auto round = replica_round();
+                                    round.has_value() && options_.before_transfer)
+                                  options_.before_transfer(*round);
+                                moves_.Transferred();
+                              },
                           .take_arrived = [this] { return TakeArrived(); },
                           .apply =
                               [this](const CommitEvent& commit) {
@@ -229,7 +238,11 @@ absl::Status SessionImpl::Handle(LinkEvent event) {
 absl::Status SessionImpl::Settle() {
   while (pending_state_ && replica_ != nullptr && !drain_reason_) {
     const StateEvent state = *std::exchange(pending_state_, std::nullopt);
+    differs_ = differs_ || state.differs;
+    transferring_ = false;
     SIGNVOTE_ASSIGN_OR_RETURN(const StateMover::Moved moved, mover_->Move(state));
+    // Not of a connection that was over before the state came.
+    if (transferring_ && ReplicaReady()) differs_ = false;
     if (moved == StateMover::Moved::kDone) continue;
     pending_state_ = state;  // taken up by the next call
     return absl::CancelledError("interrupted before a state transfer");

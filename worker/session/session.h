@@ -68,6 +68,10 @@ struct SessionOptions {
   // Called on the caller's thread for each commit that has been received, before it is applied; for
   // benches.
   std::function<void()> before_apply;
+  // Called on the caller's thread before a state transfer, which writes over the replica, while that is
+  // the run's as of this round (replica_round()): whoever wants to keep it as it is copies it now. It may
+  // take its time. Until the state has come whole, which may be never, the replica is of no round.
+  std::function<void(Round replica)> before_transfer;
   // Asked on the caller's thread, about ten times a second, while a call waits or a state transfer
   // runs. True: the call returns CANCELLED at once, having changed nothing but that a transfer in
   // progress is given up (a later call begins it anew). For languages that look for signals only
@@ -133,8 +137,8 @@ class Session {
   virtual void RequestDrain(const std::string& reason) = 0;
 
   // The replica holds all commits before this round. nullopt: it is not the run's as of any round,
-  // because a state transfer has not been completed; so after Attach() when the run ended before
-  // the state had come. Threads: the caller's.
+  // because a state transfer has not been completed (so after Attach() when the run ended before the
+  // state had come), or because the server found that it differs. Threads: the caller's.
   virtual std::optional<Round> replica_round() const = 0;
   virtual bool finished() const = 0;
   virtual bool drained() const = 0;

@@ -1,10 +1,12 @@
 #include "worker/train/progress.h"
 
-#include <stdio.h>  // fileno
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +17,9 @@ namespace {
 
 constexpr Duration kTerminalInterval = std::chrono::milliseconds(100);
 constexpr double kSmoothing = 0.1;
+constexpr Duration kPatience = std::chrono::seconds(1);
+// Some seconds of a terminal: what is older than that need not be shown to whoever reads again.
+constexpr size_t kLinesMax = 64;
 
 std::string Scaled(double value, const char* const* units, size_t count) {
   size_t unit = 0;
@@ -26,9 +31,19 @@ std::string Scaled(double value, const char* const* units, size_t count) {
 }
 
 // Columns of the terminal behind `out`; 0: it is none, or does not say.
-size_t ColumnsOf(std::FILE* out) {
+size_t ColumnsOf(int out) {
   winsize size{};
-  return ::ioctl(::fileno(out), TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+  return ::ioctl(out, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+}
+
+// Where nobody reads any more (`| head`) there is nobody to tell either.
+void WriteAll(int out, std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t written = ::write(out, text.data(), text.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return;
+    text.remove_prefix(static_cast<size_t>(written));
+  }
 }
 
 }  // namespace
@@ -49,9 +64,18 @@ std::string ShortSeconds(double seconds) {
   return absl::StrFormat("%d:%02d:%02d", whole / 3600, whole / 60 % 60, whole % 60);
 }
 
-Progress::Progress(ProgressStyle style, std::FILE* out, Clock* clock, Duration interval,
-                   std::string name)
-    : style_(style), out_(out), clock_(clock), interval_(interval), name_(std::move(name)) {}
+Progress::Progress(ProgressStyle style, int out, Clock* clock, Duration interval, std::string name)
+    : style_(style), out_(out), clock_(clock), interval_(interval), name_(std::move(name)) {
+  if (style_ == ProgressStyle::kOff) return;
+  // A terminal's next line takes the place of those that are lost.
+  const bool told = style_ == ProgressStyle::kLines;
+  writer_.emplace([out](std::string_view lines) { WriteAll(out, lines); },
+                  [told](uint64_t count) {
+                    return told ? absl::StrCat("(", count, " lines were not read in time)\n")
+                                : std::string();
+                  },
+                  LineWriter::Options{.lines_max = kLinesMax, .patience = kPatience});
+}
 
 void Progress::OnJoined(const RunInfo& run) {
   main_rounds_ = run.main_rounds;
@@ -111,18 +135,17 @@ void Progress::OnRound(const RoundReport& round, const SessionStats& stats) {
     // may wrap.
     if (const size_t columns = ColumnsOf(out_); columns > 0 && line.size() >= columns)
       line.resize(columns - 1);
-    std::fprintf(out_, "\r%s\x1b[K", line.c_str());  // clears what a longer line left
+    line = absl::StrCat("\r", line, "\x1b[K");  // clears what a longer line left
   } else {
-    std::fprintf(out_, "%s\n", line.c_str());
+    line += '\n';
   }
-  std::fflush(out_);
+  (void)writer_->Write(std::move(line));  // false: counted, and told of
 }
 
 void Progress::Finish() {
-  if (style_ == ProgressStyle::kTerminal && last_print_.has_value()) {
-    std::fputc('\n', out_);
-    std::fflush(out_);
-  }
+  if (!writer_.has_value()) return;
+  if (style_ == ProgressStyle::kTerminal && last_print_.has_value()) (void)writer_->Write("\n");
+  (void)writer_->Flush(kPatience);  // false: nobody reads
 }
 
 }  // namespace signvote

@@ -66,6 +66,24 @@ absl::Status ReplicaSaver::AfterRound(const RunInfo& run, ReplicaMemory* replica
   return absl::OkStatus();
 }
 
+void ReplicaSaver::BeforeTransfer(const RunInfo& run, ReplicaMemory* replica, Round round) {
+  if (!series_.has_value()) return;
+  absl::Status saved;
+  if (const absl::StatusOr<uint64_t> digest = replica->Digest(); digest.ok()) {
+    saved = Final(run, replica, round, *digest);
+  } else {
+    saved = digest.status();
+  }
+  if (saved.ok()) {
+    before_transfer_ = round;
+    LogInfo("the replica is saved before another state takes its place",
+            {{"path", options_.path}, {"round", round.value()}});
+    return;
+  }
+  LogError("the replica cannot be saved before another state takes its place",
+           {{"path", options_.path}, {"round", round.value()}, {"error", Describe(saved)}});
+}
+
 absl::Status ReplicaSaver::Final(const RunInfo& run, ReplicaMemory* replica, Round round,
                                  uint64_t digest) {
   if (!series_.has_value()) return absl::OkStatus();

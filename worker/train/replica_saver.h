@@ -22,8 +22,8 @@ namespace signvote {
 // Threads:   thread-compatible: the training's thread. AfterRound() reads the replica there, and
 //            leaves hashing and writing to a thread of its own.
 // Failure:   AfterRound() fails only with what the replica's memory does; a copy for which there is no
-//            memory, and what a disk does to one, is told in the log. Final() returns what the disk
-//            does, with the exit code kBadInput, and may be called again.
+//            memory, and what a disk does to one or to BeforeTransfer(), is told in the log. Final()
+//            returns what the disk does, with the exit code kBadInput, and may be called again.
 class ReplicaSaver {
  public:
   struct Options {
@@ -42,7 +42,14 @@ class ReplicaSaver {
   enum class Asked { kNo, kYes };
   // The replica stands at `round`: writes a copy when it is due or asked for. REQUIRES: Begin().
   absl::Status AfterRound(const RunInfo& run, ReplicaMemory* replica, Round round, Asked asked);
-  // The replica with this digest, after which nothing is written. Waits for the disk.
+  // A state is about to be written over the replica, which stands at `round`: that is saved as Final()
+  // would, so that the end finds it there should the state not come. Waits for the disk, as long as it
+  // takes; a copy in memory would need room that a worker of this model may not have.
+  void BeforeTransfer(const RunInfo& run, ReplicaMemory* replica, Round round);
+  // The round of what BeforeTransfer() saved last.
+  std::optional<Round> before_transfer() const { return before_transfer_; }
+  // The replica with this digest, under the path itself, behind the copies that are being written. Waits
+  // for the disk.
   absl::Status Final(const RunInfo& run, ReplicaMemory* replica, Round round, uint64_t digest);
 
  private:
@@ -54,6 +61,7 @@ class ReplicaSaver {
   std::optional<EverySchedule> schedule_;
   std::optional<ModelSeries> series_;  // unless there is no path
   LastStepsize stepsize_;
+  std::optional<Round> before_transfer_;
 };
 
 }  // namespace signvote

@@ -12,6 +12,7 @@
 #include "common/log.h"
 #include "common/status.h"
 #include "worker/train/batch_view.h"
+#include "worker/train/worker_memory.h"
 
 namespace signvote {
 namespace {
@@ -97,12 +98,6 @@ absl::Status Trainer::JoinAndTrain() {
     SIGNVOTE_RETURN_IF_ERROR(session_->NextRound().status());
     return session_->Leave("finished");
   }
-  SIGNVOTE_ASSIGN_OR_RETURN(
-      voter_, Voter::Make(run_, session_, replica_.get(), device_, &source_, clock_,
-                          {.can_probe = true, .gradient_runs = [this]() -> absl::StatusOr<bool> {
-                             if (backward_called_) return true;
-                             return model_->BackwardRunning();
-                           }}));
   if (held_out_ && options_.evaluate == Evaluate::kOnItsOwnToo) {
     SIGNVOTE_RETURN_IF_ERROR(BeginEvaluation(*session_->replica_round(), options_.eval_every));
   }
@@ -132,18 +127,35 @@ absl::Status Trainer::Enter(const RunInfo& run) {
     run_tensor_[found->second] = model_tensor_.size();
     model_tensor_.push_back(found->second);
   }
-  SIGNVOTE_ASSIGN_OR_RETURN(
-      replica_,
-      device_->MakeReplica(&run_.layout, InOrder<float*>(model_tensor_, model_->parameters())));
-  if (run_.needs_x0) SIGNVOTE_RETURN_IF_ERROR(replica_->KeepX0());
+  SIGNVOTE_RETURN_IF_ERROR(TakeMemory());
   SIGNVOTE_RETURN_IF_ERROR(WarmUp());
   return session_->Attach(replica_.get());
 }
 
-// At whatever parameters the model has now: nobody takes the result.
-absl::Status Trainer::WarmUp() {
+// All that a round will need but what a pass of the model takes by itself.
+absl::Status Trainer::TakeMemory() {
+  if (memory_left_) {
+    SIGNVOTE_RETURN_IF_ERROR(CheckRunMemory(
+        run_, {.evaluates = held_out_.has_value(), .writes_copies = options_.copied_meanwhile},
+        memory_left_()));
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(
+      replica_,
+      device_->MakeReplica(&run_.layout, InOrder<float*>(model_tensor_, model_->parameters())));
+  if (run_.needs_x0) SIGNVOTE_RETURN_IF_ERROR(replica_->KeepX0());
   if (run_.probes) SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kPrevious));
   if (held_out_) SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kSnapshot));
+  SIGNVOTE_ASSIGN_OR_RETURN(
+      voter_, Voter::Make(run_, session_, replica_.get(), device_, &source_, clock_,
+                          {.can_probe = true, .gradient_runs = [this]() -> absl::StatusOr<bool> {
+                             if (backward_called_) return true;
+                             return model_->BackwardRunning();
+                           }}));
+  return absl::OkStatus();
+}
+
+// At whatever parameters the model has now: nobody takes the result.
+absl::Status Trainer::WarmUp() {
   SIGNVOTE_RETURN_IF_ERROR(dataset_->TrainBatch({.seed = run_.seed}, &batch_));
   SIGNVOTE_RETURN_IF_ERROR(model_->BeginStep(ReplicaSlot::kCurrent));
   SIGNVOTE_RETURN_IF_ERROR(model_->Forward(ReplicaSlot::kCurrent, ViewOf(batch_)).status());

@@ -9,8 +9,9 @@
 //
 // The probe runs first so that the main pass streams. docs/architecture.md, "One ballot".
 //
-// Before it says that it is ready it takes all memory that a round will need, and throws one pass
-// away: what does not fit, and what is slow the first time, shows before others wait for this worker.
+// Before it says that it is ready it takes all memory that a round will need, after a look at whether
+// there is enough of it, and throws one pass away: what does not fit, and what is slow the first time,
+// shows before others wait for this worker.
 
 #include <cstdint>
 #include <functional>
@@ -21,6 +22,7 @@
 #include "absl/status/status.h"
 #include "common/clock.h"
 #include "common/ids.h"
+#include "common/memory_budget.h"
 #include "worker/data/background_check.h"
 #include "worker/data/dataset.h"
 #include "worker/direction/worker_device.h"
@@ -45,6 +47,8 @@ struct TrainerOptions {
   // kOnItsOwnToo: rounds between held-out losses; 0: only of the first and the last replica.
   uint64_t eval_every = 50;
   uint64_t eval_rows = 8;  // held-out windows that one pass of the model takes at most
+  bool copied_meanwhile =
+      false;  // on_round takes copies of the replica, for which there shall be memory
 };
 
 // One round as this worker saw it. Times are seconds since the round was opened to it, unless
@@ -107,6 +111,8 @@ class Trainer {
   using OnRound = std::function<void(const RoundReport& round)>;
   // The replica will not move any more: report().digest and next_round say what it is.
   using OnFinalReplica = std::function<void()>;
+  // Memory of the host that is left; nullopt: unknown.
+  using MemoryLeft = std::function<std::optional<MemoryLimit>()>;
 
   // `device` is the model's.
   Trainer(Session* session, Model* model, WorkerDevice* device, const Dataset* dataset,
@@ -117,6 +123,9 @@ class Trainer {
   // Called once, however the run ends for this worker, when its replica is the run's as of a round;
   // nobody waits for this worker then. Before the last held-out loss, which may take long.
   void set_on_final_replica(OnFinalReplica callback) { on_final_replica_ = std::move(callback); }
+  // Asked when the run is known, before more is taken (worker_memory.h). Empty: all of it is a GPU's, which
+  // tells by itself.
+  void set_memory_left(MemoryLeft reader) { memory_left_ = std::move(reader); }
 
   // Joins, trains until the run is finished or this worker is drained, leaves.
   absl::Status Run();
@@ -127,6 +136,7 @@ class Trainer {
  private:
   absl::Status JoinAndTrain();
   absl::Status Enter(const RunInfo& run);
+  absl::Status TakeMemory();
   absl::Status WarmUp();
   absl::Status Train();
   absl::Status Vote(const RoundTicket& ticket, RoundReport* round);
@@ -153,6 +163,7 @@ class Trainer {
   OnJoined on_joined_;
   OnRound on_round_;
   OnFinalReplica on_final_replica_;
+  MemoryLeft memory_left_;
 
   // Constant once Run() has joined.
   RunInfo run_;

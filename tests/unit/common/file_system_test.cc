@@ -5,9 +5,12 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <climits>
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -21,6 +24,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
 
 class FileSystemTest : public ::testing::Test {
  protected:
@@ -36,6 +40,9 @@ class FileSystemTest : public ::testing::Test {
   }
   static std::span<const std::byte> Bytes(std::string_view text) {
     return std::as_bytes(std::span(text));
+  }
+  static std::string Temporary(const std::string& path) {
+    return path + "\\.signvote-[0-9a-f]+\\.tmp";
   }
   static uint32_t ModeOf(const std::string& path) {
     struct stat st {};
@@ -132,7 +139,7 @@ TEST_F(FileSystemTest, CommitReplacesTheTargetWithTheAskedMode) {
   ASSERT_TRUE((*file)->Commit().ok());
   EXPECT_EQ(Read(path), "new bytes");
   EXPECT_EQ(ModeOf(path), 0600u);
-  EXPECT_FALSE(std::filesystem::exists(path + ".tmp"));
+  EXPECT_THAT(*fs_->ListFiles(dir_.path()), ElementsAre(path));
 }
 
 TEST_F(FileSystemTest, WithoutCommitTheTargetIsUntouchedAndTheTemporaryGone) {
@@ -141,19 +148,84 @@ TEST_F(FileSystemTest, WithoutCommitTheTargetIsUntouchedAndTheTemporaryGone) {
     auto file = fs_->CreateAtomic(path, 0644);
     ASSERT_TRUE(file.ok());
     ASSERT_TRUE((*file)->Append(Bytes("half a fi")).ok());
-    EXPECT_TRUE(std::filesystem::exists(path + ".tmp"));
+    EXPECT_THAT(*fs_->ListFiles(dir_.path()), ElementsAre(path, MatchesRegex(Temporary(path))));
   }
   EXPECT_EQ(Read(path), "old");
-  EXPECT_FALSE(std::filesystem::exists(path + ".tmp"));
+  EXPECT_THAT(*fs_->ListFiles(dir_.path()), ElementsAre(path));
 }
 
-TEST_F(FileSystemTest, ALeftoverTemporaryIsReplacedNotWrittenInto) {
+// Two workers that were given one --save: the slower one's half-written file never has its name.
+TEST_F(FileSystemTest, OfTwoWritersOfOneFileEachCommitsAWholeOne) {
   const std::string path = dir_ / "target";
-  const std::string elsewhere = Write("elsewhere", "precious");
-  ASSERT_EQ(::symlink(elsewhere.c_str(), (path + ".tmp").c_str()), 0);
+  auto first = fs_->CreateAtomic(path, 0644);
+  ASSERT_TRUE(first.ok() && (*first)->Append(Bytes("the first")).ok());
+  auto second = fs_->CreateAtomic(path, 0644);
+  ASSERT_TRUE(second.ok() && (*second)->Append(Bytes("the sec")).ok());
+  EXPECT_TRUE(RequireWritable(fs_, path).ok()) << "as a third that begins";
+  ASSERT_TRUE((*first)->Commit().ok());
+  EXPECT_EQ(Read(path), "the first");
+  ASSERT_TRUE((*second)->Append(Bytes("ond")).ok());
+  ASSERT_TRUE((*second)->Commit().ok());
+  EXPECT_EQ(Read(path), "the second");
+  EXPECT_THAT(*fs_->ListFiles(dir_.path()), ElementsAre(path));
+}
+
+TEST_F(FileSystemTest, TemporariesOfProcessesThatAreGoneAreRemovedAndNobodyElsesFile) {
+  const std::string path = dir_ / "target";
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const auto file = fs_->CreateAtomic(dir_ / "another", 0644);
+    std::_Exit(file.ok() && (*file)->Append(Bytes("half")).ok() ? 0 : 1);
+  }
+  int ended = -1;
+  ASSERT_EQ(::waitpid(child, &ended, 0), child);
+  ASSERT_EQ(ended, 0);
+  ASSERT_THAT(*fs_->ListFiles(dir_.path()), ElementsAre(MatchesRegex(Temporary(dir_ / "another"))));
+  const std::string mine = Write("target.tmp", "mine");
+  const std::string alike = Write("target.signvote-0123456789abcdeX.tmp", "mine");
+  const std::string link = dir_ / "a.signvote-0123456789abcdef.tmp";
+  ASSERT_EQ(::symlink(mine.c_str(), link.c_str()), 0);
+  const auto open = fs_->CreateAtomic(dir_ / "open", 0644);
+  ASSERT_TRUE(open.ok());
+  ASSERT_TRUE(WriteFileAtomically(fs_, path, "new", 0644).ok());
+  EXPECT_THAT(*fs_->ListFiles(dir_.path()),
+              ElementsAre(link, MatchesRegex(Temporary(dir_ / "open")), path, alike, mine));
+  EXPECT_EQ(Read(mine), "mine");
+}
+
+TEST_F(FileSystemTest, AsLongANameAsAFileMayHaveIsWritten) {
+  const std::string path = dir_ / std::string(NAME_MAX, 'n');
   ASSERT_TRUE(WriteFileAtomically(fs_, path, "new", 0644).ok());
   EXPECT_EQ(Read(path), "new");
-  EXPECT_EQ(Read(elsewhere), "precious");
+}
+
+TEST_F(FileSystemTest, NamesOfOneFileAreToldFromNamesOfTwo) {
+  const std::string a = Write("a", "x"), b = Write("b", "x");
+  ASSERT_TRUE(fs_->MakeDirectories(dir_ / "folder", 0755).ok());
+  ASSERT_EQ(::symlink(".", (dir_ / "here").c_str()), 0);
+  ASSERT_EQ(::symlink("a", (dir_ / "link").c_str()), 0);
+  ASSERT_EQ(::symlink("none", (dir_ / "dangling").c_str()), 0);
+  for (const char* const same : {"a", "./a", "folder/../a", "here/a", "link"})
+    EXPECT_TRUE(fs_->IsSameFile(a, dir_ / same)) << same;
+  for (const char* const same : {"none", "here/none", "dangling"})
+    EXPECT_TRUE(fs_->IsSameFile(dir_ / "none", dir_ / same)) << same << ", which is not there yet";
+  for (const char* const other : {"b", "none", "folder/a", "folder"})
+    EXPECT_FALSE(fs_->IsSameFile(a, dir_ / other)) << other;
+  EXPECT_FALSE(fs_->IsSameFile(dir_ / "none", dir_ / "no"));
+  EXPECT_FALSE(fs_->IsSameFile(dir_ / "gone/none", dir_ / "folder/none"));
+  EXPECT_FALSE(fs_->IsSameFile("/dev/null", "/dev/null")) << "is no file";
+}
+
+TEST_F(FileSystemTest, ASecondNameStaysWhateverBecomesOfTheFirst) {
+  const std::string path = Write("a", "old"), also = dir_ / "b";
+  ASSERT_TRUE(fs_->AlsoCall(path, also).ok());
+  EXPECT_TRUE(fs_->IsSameFile(path, also));
+  ASSERT_TRUE(WriteFileAtomically(fs_, path, "new", 0644).ok());
+  EXPECT_EQ(Read(also), "old");
+  EXPECT_EQ(fs_->AlsoCall(path, also).code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(Read(also), "old");
+  EXPECT_EQ(fs_->AlsoCall(dir_ / "none", dir_ / "c").code(), absl::StatusCode::kNotFound);
 }
 
 TEST_F(FileSystemTest, ALogFileGrowsAtItsEndWhoeverOpensIt) {

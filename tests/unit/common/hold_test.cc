@@ -4,6 +4,8 @@
 
 #include <vector>
 
+#include "common/exit_codes.h"
+
 namespace signvote {
 namespace {
 
@@ -25,11 +27,13 @@ class HoldTest : public testing::Test {
                        [&]() -> absl::Status {
                          attempts_.push_back(clock_.Now() - begin);
                          if (clock_.Now() - begin >= mended) return absl::OkStatus();
-                         return absl::ResourceExhaustedError("the disk is full");
+                         return failure_;
                        });
   }
 
   FakeClock clock_;
+  absl::Status failure_ =
+      WithExitCode(absl::ResourceExhaustedError("the disk is full"), ExitCode::kBadInput);
   Time stop_at_ = Time{} + minutes(10'000), ask_at_ = stop_at_;
   std::vector<Duration> attempts_;
 };
@@ -43,13 +47,35 @@ TEST_F(HoldTest, WhatFailsIsTriedAgainAtGrowingIntervalsUntilItStands) {
 
 TEST_F(HoldTest, AfterTheLingerItReturnsWhatTheLastAttemptDid) {
   const absl::Status status = Hold(seconds(12), minutes(10));
-  EXPECT_EQ(status, absl::ResourceExhaustedError("the disk is full"));
+  EXPECT_EQ(status, failure_);
   EXPECT_EQ(attempts_, (std::vector<Duration>{seconds(0), seconds(5), seconds(12)}));
 }
 
 TEST_F(HoldTest, WithoutALingerThereIsOneAttempt) {
   EXPECT_FALSE(Hold({}, seconds(1)).ok());
   EXPECT_EQ(attempts_.size(), 1u);
+}
+
+TEST_F(HoldTest, WhatNobodyCanMendIsNotHeld) {
+  for (const absl::Status& failure :
+       {absl::UnavailableError("the GPU is gone"), absl::InternalError("a bug"),
+        absl::ResourceExhaustedError("no memory for a copy"),
+        absl::FailedPreconditionError("no parameters"), absl::DataLossError("the file was cut"),
+        WithExitCode(absl::DataLossError("the file was cut"), ExitCode::kBadInput)}) {
+    failure_ = failure;
+    attempts_.clear();
+    EXPECT_EQ(Hold(minutes(10), minutes(1)), failure);
+    EXPECT_EQ(attempts_.size(), 1u) << failure;
+  }
+}
+
+TEST_F(HoldTest, WhatTheFileSystemFailsWithIsHeldWhateverItIs) {
+  for (const absl::StatusCode code :
+       {absl::StatusCode::kNotFound, absl::StatusCode::kPermissionDenied,
+        absl::StatusCode::kUnknown, absl::StatusCode::kFailedPrecondition}) {
+    failure_ = WithExitCode(absl::Status(code, "a disk"), ExitCode::kBadInput);
+    EXPECT_TRUE(Hold(minutes(10), minutes(1)).ok()) << failure_;
+  }
 }
 
 TEST_F(HoldTest, WhoAsksNeedNotWait) {

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -42,10 +43,12 @@ std::vector<float> Values(float first) {
 }
 
 absl::StatusOr<WrittenModel> WriteTo(FileSystem* fs, const std::string& path,
-                                     const ModelFormat& format, std::span<const float> x) {
-  SIGNVOTE_ASSIGN_OR_RETURN(
-      const std::unique_ptr<ModelWriter> writer,
-      ModelWriter::Create(fs, path, ThreeTensors(), format, {{"signvote.round", "7"}}));
+                                     const ModelFormat& format, std::span<const float> x,
+                                     const std::string& run = "") {
+  std::map<std::string, std::string> metadata = {{"signvote.round", "7"}};
+  if (!run.empty()) metadata["signvote.run_id"] = run;
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<ModelWriter> writer,
+                            ModelWriter::Create(fs, path, ThreeTensors(), format, metadata));
   // In pieces that end within tensors.
   for (size_t at = 0; at < x.size(); at += 2)
     SIGNVOTE_RETURN_IF_ERROR(writer->Append(x.subspan(at, std::min<size_t>(2, x.size() - at))));
@@ -81,6 +84,13 @@ class DyingFiles final : public FileSystem {
   }
   absl::StatusOr<std::string> FollowLinks(const std::string& path) override {
     return real_->FollowLinks(path);
+  }
+  bool IsSameFile(const std::string& a, const std::string& b) override {
+    return real_->IsSameFile(a, b);
+  }
+  absl::Status AlsoCall(const std::string& path, const std::string& also) override {
+    SIGNVOTE_RETURN_IF_ERROR(Act());
+    return real_->AlsoCall(path, also);
   }
   absl::Status Remove(const std::string& path) override {
     if (lacks_ == Lacks::kLife) SIGNVOTE_RETURN_IF_ERROR(Act());
@@ -231,6 +241,7 @@ TEST_F(ModelWriterTest, WhateverStoodThereIsReplacedAndNothingOfItIsLeft) {
   }
 }
 
+// And one of another run for ever, under this name or beside it.
 TEST_F(ModelWriterTest, AtEveryMomentAReaderFindsOneWholeModel) {
   const ModelFormat formats[] = {{.shard_bytes = 0}, {.shard_bytes = 20}, {.shard_bytes = 1}};
   std::vector<std::optional<ModelFormat>> stood = {std::nullopt};
@@ -238,30 +249,36 @@ TEST_F(ModelWriterTest, AtEveryMomentAReaderFindsOneWholeModel) {
   int ends = 0;
   for (const std::optional<ModelFormat>& before : stood) {
     for (const ModelFormat& after : formats) {
-      bool done = false;
-      for (int acts = 0; !done; ++acts) {
-        TempDir dir;
-        const std::string path = dir / "model.safetensors";
-        std::optional<std::vector<float>> old;
-        if (before.has_value()) {
-          old = Values(1);
-          ASSERT_TRUE(WriteTo(fs_, path, *before, *old).ok());
+      for (const char* const run : {"this", "another"}) {
+        bool done = false;
+        for (int acts = 0; !done; ++acts) {
+          TempDir dir;
+          const std::string path = dir / "model.safetensors";
+          std::optional<std::vector<float>> old;
+          if (before.has_value()) {
+            old = Values(1);
+            ASSERT_TRUE(WriteTo(fs_, path, *before, *old, run).ok());
+          }
+          DyingFiles dying(acts);
+          const absl::Status status = WriteTo(&dying, path, after, Values(50), "this").status();
+          const bool gone = !dying.Act().ok();
+          done = !gone;
+          if (gone) ++ends;
+          const std::optional<std::vector<float>> kept = Read(dir / "model.earlier-1.safetensors");
+          for (const std::string& way : {dir.path(), path}) {
+            const std::optional<std::vector<float>> found = Read(way);
+            EXPECT_TRUE(found == Values(50) || (found == old && !status.ok()))
+                << acts << " acts, read as " << way << ": " << Describe(status);
+            EXPECT_TRUE(run == std::string("this") ? !kept.has_value()
+                                                   : found == old || kept == old)
+                << acts << " acts: " << Describe(status);
+          }
+          ASSERT_LT(acts, 100);
         }
-        DyingFiles dying(acts);
-        const absl::Status status = WriteTo(&dying, path, after, Values(50)).status();
-        const bool gone = !dying.Act().ok();
-        done = !gone;
-        if (gone) ++ends;
-        for (const std::string& way : {dir.path(), path}) {
-          const std::optional<std::vector<float>> found = Read(way);
-          EXPECT_TRUE(found == Values(50) || (found == old && !status.ok()))
-              << acts << " acts, read as " << way << ": " << Describe(status);
-        }
-        ASSERT_LT(acts, 100);
       }
     }
   }
-  EXPECT_GT(ends, 100);
+  EXPECT_GT(ends, 200);
 }
 
 TEST_F(ModelWriterTest, AnAttemptThatFailsLeavesNothingAndStaysFailed) {

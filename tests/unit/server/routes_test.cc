@@ -112,6 +112,29 @@ TEST_F(RoutesTest, ARunThatIsNotReadyIsHealthyAllTheSame) {
   EXPECT_THAT(ready.body, HasSubstr("initial parameters"));
 }
 
+TEST(Readiness, ARunWithoutADescriptorLeftIsNotReadyAndSaysWhatToRaise) {
+  const HttpResponse response = Readiness({.ready = true}, {.out_of_descriptors = true});
+  EXPECT_EQ(response.code, 503);
+  EXPECT_EQ(response.body,
+            "no descriptor is left for another connection; raise the limit (LimitNOFILE=, ulimit "
+            "-n)\n");
+}
+
+TEST(Readiness, ACrowdOfStrangersSendsNobodyElsewhereButIsTold) {
+  const HttpResponse response = Readiness({.ready = true}, {.waiting = 700, .crowded = true});
+  EXPECT_EQ(response.code, 200);
+  EXPECT_EQ(response.body,
+            "ok\ncrowded: 700 connections without a handshake, and some are turned away\n");
+  EXPECT_EQ(Readiness({.ready = true}, {}).body, "ok\n");
+}
+
+TEST(Readiness, WhatTheRunWaitsForComesFirst) {
+  const HttpResponse response = Readiness({.not_ready_because = "waiting for the first worker"},
+                                          {.out_of_descriptors = true});
+  EXPECT_EQ(response.code, 503);
+  EXPECT_EQ(response.body, "waiting for the first worker\n");
+}
+
 TEST_F(RoutesTest, AThreadThatIsGoneIsNeitherHealthyNorReady) {
   const HttpRoutes routes = Routes(
       run_.get(), [this] { return listener_; }, &metrics_, &feed_);

@@ -320,11 +320,27 @@ TEST(RunModel, AConfigOfAnotherProgramsBesideTheFileNeedNotSayWhatAWorkersSays) 
   EXPECT_EQ(model->wanted_identity()->json(), R"({"b":2,"rope_theta":10000})");
 }
 
-TEST(RunModel, AFileWithoutAConfigIsExportedWithoutOne) {
+TEST(RunModel, AFileWithoutAConfigIsBoundToTheFirstWorkersAndExportedWithIt) {
   const auto model = Make({}, std::make_unique<FakeInit>(3.0f, ""));
   ASSERT_TRUE(model->FixLayout(JoinOf(Small(), R"({"a": 1})")).ok());
-  EXPECT_EQ(model->config_json(), "");
+  EXPECT_EQ(model->config_json(), R"({"a": 1})");
   EXPECT_EQ(model->wanted_identity()->json(), R"({"a":1})");
+  model->Forget();
+  EXPECT_EQ(model->config_json(), "");
+}
+
+TEST(RunModel, TheOperatorsCheckIsOfTheFirstWorkersConfigWhereNoneLiesBesideTheFile) {
+  RunModel::Options options;
+  options.config_check = [](const std::string& config) {
+    return config == "{\"a\":1}" ? absl::OkStatus()
+                                 : absl::FailedPreconditionError("another model");
+  };
+  const auto model = Make(options, std::make_unique<FakeInit>(3.0f, ""));
+  EXPECT_EQ(model->FixLayout(JoinOf(Small(), "{\"a\":2}")),
+            absl::FailedPreconditionError("another model"));
+  EXPECT_EQ(model->state(), RunModel::State::kUnknown);
+  EXPECT_EQ(model->config_json(), "");
+  EXPECT_TRUE(model->FixLayout(JoinOf(Small(), "{\"a\":1}")).ok());
 }
 
 TEST(RunModel, ABadConfigBesideTheFileIsToldAtTheStart) {

@@ -129,6 +129,34 @@ TEST_F(RunStepsizeTest, ParametersThatSayNothingBeginAnew) {
   EXPECT_GT(stepsizes[4], 5e-4f);
 }
 
+TEST_F(RunStepsizeTest, ThatNothingSaysWhereToGoOnFromShowsInTheStatusFromTheFirstRoundOn) {
+  StartFrom(std::nullopt, Alias());
+  TestWorker& a = Member("a");
+  for (const int rounds : {1, 5}) {
+    Rounds(a, rounds, 15);
+    EXPECT_THAT(Warning(), HasSubstr("may spoil a trained one: give --alias-eta0"));
+  }
+  // What stops the rule altogether comes first.
+  Rounds(a, 8);
+  EXPECT_THAT(Warning(), HasSubstr("no worker's probe"));
+}
+
+TEST_F(RunStepsizeTest, WhoeverSaysWhereToBeginIsNotWarned) {
+  RunOptions meant = Alias();
+  meant.rule.alias_eta0 = 0;
+  StartFrom(std::nullopt, meant);
+  Rounds(Member("a"), 5, 15);
+  EXPECT_EQ(Warning(), "");
+  NewTest();
+  StartFrom(2.5e-4f, Alias());  // the file does
+  Rounds(Member("a"), 5, 15);
+  EXPECT_EQ(Warning(), "");
+  NewTest();
+  StartRun(Alias());  // from parameters that a worker brings
+  Rounds(Member("a"), 5, 15);
+  EXPECT_EQ(Warning(), "");
+}
+
 TEST_F(RunStepsizeTest, ARunThatIsTakenUpWithinItsStartGoesOnAsIfItHadNeverStopped) {
   const auto votes = [](TestWorker& worker, uint64_t from, uint64_t to) {
     std::vector<float> stepsizes;

@@ -64,6 +64,28 @@ TEST_F(ReplicaSaverTest, CopiesAreWrittenWhenTheyAreDueAndTheReplicaAtTheEnd) {
   EXPECT_EQ(*FileSystem::Posix()->ReadFile(dir_ / "config.json", 100), "{\"a\":1}");
 }
 
+TEST_F(ReplicaSaverTest, AReplicaWhoseStateNeverComesIsThereAsItWasBefore) {
+  ReplicaSaver saver = Saver({});
+  saver.Begin(Round(0));
+  EXPECT_EQ(saver.before_transfer(), std::nullopt);
+  saver.BeforeTransfer(run_, &replica_, Round(5));
+  x_[0] = 99;  // half of another state
+  EXPECT_EQ(Says("m"), "5");
+  EXPECT_EQ(saver.before_transfer(), Round(5));
+  // One that comes takes its place.
+  ASSERT_TRUE(saver.Final(run_, &replica_, Round(9), *replica_.Digest()).ok());
+  EXPECT_EQ(Says("m"), "9");
+}
+
+TEST_F(ReplicaSaverTest, WhatADiskDoesBeforeATransferEndsNothing) {
+  ReplicaSaver saver(FileSystem::Posix(), &clock_, {.path = dir_ / "gone/m"});
+  saver.BeforeTransfer(run_, &replica_, Round(5));
+  EXPECT_EQ(saver.before_transfer(), std::nullopt);
+  ReplicaSaver without(FileSystem::Posix(), &clock_, {});
+  without.BeforeTransfer(run_, &replica_, Round(5));
+  EXPECT_EQ(without.before_transfer(), std::nullopt);
+}
+
 TEST_F(ReplicaSaverTest, ACopyThatIsAskedForIsWrittenAtOnce) {
   ReplicaSaver saver = Saver({});
   saver.Begin(Round(0));

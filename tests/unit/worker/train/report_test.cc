@@ -1,11 +1,15 @@
 #include "worker/train/report.h"
 
+#include <fcntl.h>
 #include <pty.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <limits>
+#include <optional>
+#include <string>
+#include <thread>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -119,7 +123,7 @@ RoundReport ProgressRound(uint64_t number) {
 
 TEST(ProgressTest, ALineTellsRoundLossStepsizeSpeedMembersSavingAndTimeLeft) {
   FakeClock clock;
-  Progress progress(ProgressStyle::kOff, stdout, &clock, std::chrono::seconds(10), "w0");
+  Progress progress(ProgressStyle::kOff, STDOUT_FILENO, &clock, std::chrono::seconds(10), "w0");
   RunInfo run;
   run.main_rounds = 300;
   run.layout = *Layout::Make({{.name = "w", .shape = {1000}}});
@@ -139,7 +143,7 @@ TEST(ProgressTest, ALineTellsRoundLossStepsizeSpeedMembersSavingAndTimeLeft) {
 
 TEST(ProgressTest, WithoutAPlanThereIsNeitherAnEndNorATimeLeft) {
   FakeClock clock;
-  Progress progress(ProgressStyle::kOff, stdout, &clock, std::chrono::seconds(10), "w0");
+  Progress progress(ProgressStyle::kOff, STDOUT_FILENO, &clock, std::chrono::seconds(10), "w0");
   progress.OnJoined(RunInfo());
   progress.OnRound(ProgressRound(119), {});
   EXPECT_EQ(progress.Line(ProgressRound(119), {}),
@@ -148,7 +152,7 @@ TEST(ProgressTest, WithoutAPlanThereIsNeitherAnEndNorATimeLeft) {
 
 TEST(ProgressTest, NoTimeIsLeftOnceTheRunIsDone) {
   FakeClock clock;
-  Progress progress(ProgressStyle::kOff, stdout, &clock, std::chrono::seconds(10), "w0");
+  Progress progress(ProgressStyle::kOff, STDOUT_FILENO, &clock, std::chrono::seconds(10), "w0");
   RunInfo run;
   run.main_rounds = 300;
   progress.OnJoined(run);
@@ -162,7 +166,7 @@ TEST(ProgressTest, LinesComeAtTheirIntervalAndAtTheEnd) {
   std::FILE* file = std::tmpfile();
   ASSERT_NE(file, nullptr);
   FakeClock clock;
-  Progress progress(ProgressStyle::kLines, file, &clock, std::chrono::seconds(10), "w0");
+  Progress progress(ProgressStyle::kLines, ::fileno(file), &clock, std::chrono::seconds(10), "w0");
   RunInfo run;
   progress.OnJoined(run);  // how many there will be is not known
   for (uint64_t t = 0; t < 30; ++t) {
@@ -172,9 +176,9 @@ TEST(ProgressTest, LinesComeAtTheirIntervalAndAtTheEnd) {
     progress.OnRound(round, {});
   }
   progress.Finish();
-  std::string text(static_cast<size_t>(std::ftell(file)), '\0');
-  std::rewind(file);
-  ASSERT_EQ(std::fread(text.data(), 1, text.size(), file), text.size());
+  std::string text(static_cast<size_t>(::lseek(::fileno(file), 0, SEEK_CUR)), '\0');
+  ASSERT_EQ(::pread(::fileno(file), text.data(), text.size(), 0),
+            static_cast<ssize_t>(text.size()));
   std::fclose(file);
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 4);  // after 1, 11, 21 and 30 seconds
   EXPECT_EQ(text.find('\r'), std::string::npos);
@@ -184,9 +188,8 @@ TEST(ProgressTest, TheLineOfATerminalIsNoWiderThanIt) {
   int terminal = -1, other_end = -1;
   winsize size{.ws_row = 24, .ws_col = 40, .ws_xpixel = 0, .ws_ypixel = 0};
   ASSERT_EQ(::openpty(&other_end, &terminal, nullptr, nullptr, &size), 0);
-  std::FILE* out = ::fdopen(terminal, "w");
   FakeClock clock;
-  Progress progress(ProgressStyle::kTerminal, out, &clock, std::chrono::seconds(10), "w0");
+  Progress progress(ProgressStyle::kTerminal, terminal, &clock, std::chrono::seconds(10), "w0");
   RunInfo run;
   run.main_rounds = 300;
   run.layout = *Layout::Make({{.name = "w", .shape = {1000}}});
@@ -203,8 +206,42 @@ TEST(ProgressTest, TheLineOfATerminalIsNoWiderThanIt) {
   size.ws_col = 20;
   ASSERT_EQ(::ioctl(terminal, TIOCSWINSZ, &size), 0);
   EXPECT_EQ(shown(), "\rw0 round 120/300 lo\x1b[K");
-  std::fclose(out);
+  ::close(terminal);
   ::close(other_end);
+}
+
+TEST(ProgressTest, AnOutputThatNobodyReadsHoldsUpNoRoundAndIsToldWhatItMissed) {
+  int ends[2];
+  ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+  FakeClock clock;
+  std::optional<Progress> progress;
+  progress.emplace(ProgressStyle::kLines, ends[1], &clock, Duration{}, "w0");
+  progress->OnJoined(RunInfo());
+  // Several times what a pipe holds.
+  for (uint64_t t = 0; t < 5000; ++t) progress->OnRound(ProgressRound(t), {});
+  // All of this took no reader. Now there is one.
+  std::string text;
+  std::thread reader([&text, pipe = ends[0]] {
+    char part[4096];
+    for (ssize_t got = 0; (got = ::read(pipe, part, sizeof(part))) > 0;)
+      text.append(part, static_cast<size_t>(got));
+  });
+  progress.reset();
+  ::close(ends[1]);
+  reader.join();
+  ::close(ends[0]);
+  EXPECT_EQ(text.find("w0 round 1 "), 0u) << "in order, from the first on";
+  EXPECT_NE(text.find(" lines were not read in time)\n"), std::string::npos);
+  EXPECT_EQ(text.back(), '\n');
+}
+
+TEST(ProgressTest, AnOutputThatIsNeverReadDoesNotKeepTheProgram) {
+  int ends[2];  // stay open: the writer is left behind with one of them
+  ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+  FakeClock clock;
+  Progress progress(ProgressStyle::kLines, ends[1], &clock, Duration{}, "w0");
+  for (uint64_t t = 0; t < 5000; ++t) progress.OnRound(ProgressRound(t), {});
+  progress.Finish();
 }
 
 TEST(ProgressTest, NumbersAreShort) {

@@ -29,8 +29,8 @@ inline constexpr uint64_t kLeaves[] = {0, 300, 700, 1100,
                                        kCoordinates};  // ranges that backward finishes, last first
 
 inline Layout TestLayout() {
-  return *Layout::Make(
-      {{.name = "a", .shape = {700}}, {.name = "b", .shape = {800}, .step_scale = 2.0f}});
+  return *Layout::Make({{.name = "model.embed_tokens.weight", .shape = {700}},
+                        {.name = "b", .shape = {800}, .step_scale = 2.0f}});
 }
 
 // The target of minibatch (share, step, micro); gradients are x − target.
@@ -354,13 +354,16 @@ class QueueingDevice : public HostDevice {
 
   absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(const Layout* layout, ChunkPlan plan,
                                                            const DirectionConfig& config) override {
+    SIGNVOTE_RETURN_IF_ERROR(packer_status);
+    ++packers;
     SIGNVOTE_ASSIGN_OR_RETURN(auto packer, HostDevice::MakePacker(layout, plan, config));
     return std::make_unique<Packer>(this, std::move(packer));
   }
 
   bool queues = false;
   int ready = 0;
-  absl::Status start_status, finish_status;
+  int packers = 0;  // that were made
+  absl::Status packer_status, start_status, finish_status;
 
  private:
   class Packer : public BallotPacker {

@@ -17,6 +17,7 @@
 
 #include "common/bits.h"
 #include "common/checksum.h"
+#include "common/exit_codes.h"
 #include "common/status.h"
 #include "tests/unit/worker/train/trainer_fixture.h"
 
@@ -40,12 +41,18 @@ TEST(TrainerTest, TakesItsMemoryAndThrowsOnePassAwayBeforeItIsReady) {
     Bench bench(1, {});
     bench.session.probe = probes;
     std::map<ReplicaSlot, int> kept;
-    bench.session.on_attach = [&] { kept = bench.model.kept; };
+    int packers = 0;
+    bench.session.on_attach = [&] {
+      kept = bench.model.kept;
+      packers = bench.device.packers;
+    };
     ASSERT_TRUE(bench.trainer.Run().ok());
     EXPECT_THAT(bench.session.before_ready, ElementsAre("forward 0", "final 1100", "final 700",
                                                         "final 300", "final 0", "backward ends"));
     EXPECT_EQ(kept[ReplicaSlot::kSnapshot], 1);
     EXPECT_EQ(kept[ReplicaSlot::kPrevious], probes ? 1 : 0);
+    EXPECT_EQ(packers, 1) << "the direction's state";
+    EXPECT_EQ(bench.device.packers, 1);
   }
 }
 
@@ -55,6 +62,35 @@ TEST(TrainerTest, AModelThatDoesNotFitEndsBeforeItIsReady) {
   bench.model.keep_status = absl::ResourceExhaustedError("copy of the replica: out of memory");
   bench.session.on_attach = [] { FAIL() << "it said that it was ready"; };
   EXPECT_EQ(bench.trainer.Run(), bench.model.keep_status);
+  Bench stateless(1);
+  stateless.device.packer_status = absl::ResourceExhaustedError("the direction's state: no memory");
+  stateless.session.on_attach = [] { FAIL() << "it said that it was ready"; };
+  EXPECT_EQ(stateless.trainer.Run(), stateless.device.packer_status);
+}
+
+TEST(TrainerTest, WhatDoesNotFitIsToldRightAfterTheWelcomeAndNothingIsTaken) {
+  // Of 8 d for the probe and 4 d for a snapshot beside the model, less than all.
+  for (const uint64_t left : {uint64_t{12 * kCoordinates}, uint64_t{13 * kCoordinates}}) {
+    Bench bench(1, {});
+    bench.session.probe = true;
+    int asked = 0;
+    bench.trainer.set_memory_left([&]() -> std::optional<MemoryLimit> {
+      ++asked;
+      return MemoryLimit{.bytes = left, .source = "the machine"};
+    });
+    bool attached = false;
+    bench.session.on_attach = [&] { attached = true; };
+    const absl::Status status = bench.trainer.Run();
+    EXPECT_EQ(asked, 1);
+    const bool fits = left == 13 * kCoordinates;
+    EXPECT_EQ(attached, fits);
+    EXPECT_EQ(status.ok(), fits) << status;
+    if (fits) continue;
+    EXPECT_EQ(ExitCodeFor(status), ExitCode::kNoMemory);
+    EXPECT_TRUE(bench.model.kept.empty());
+    EXPECT_EQ(bench.device.packers, 0);
+    EXPECT_TRUE(bench.session.before_ready.empty());
+  }
 }
 
 TEST(TrainerTest, ADeviceThatQueuesHasItsChunksSentAsTheyGetDone) {
@@ -336,6 +372,30 @@ TEST(TrainerTest, OneThatMeasuresForItselfDoesWhatTheServerAsksForBesideIt) {
     if (round.held_out.has_value()) own[round.held_out->round.value()] = round.held_out_own;
   }
   EXPECT_EQ(own, (std::map<uint64_t, bool>{{0, true}, {5, false}, {8, true}}));
+}
+
+// docs/algorithms.md: rows that no text uses move by coins, and only their norm shows it.
+TEST(TrainerTest, WithEachHeldOutLossComesTheEmbeddingsNormWhereverItLies) {
+  for (const bool reversed : {false, true}) {
+    Bench bench(6, {.evaluate = Evaluate::kOnItsOwnToo, .eval_every = 2});
+    bench.session.reversed = reversed;
+    ASSERT_TRUE(bench.trainer.Run().ok());
+    const size_t first = reversed ? 800 : 0;
+    int measured = 0;
+    for (const RoundReport& round : bench.rounds_seen) {
+      EXPECT_EQ(round.embedding_norm.has_value(), round.held_out.has_value());
+      if (!round.embedding_norm.has_value()) continue;
+      ++measured;
+      double squares = 0;
+      for (size_t i = 0; i < 700; ++i) {
+        const double x = bench.session.xs[round.round.value()][first + i];
+        squares += x * x;
+      }
+      EXPECT_NEAR(*round.embedding_norm, std::sqrt(squares), 1e-9);
+      EXPECT_GT(*round.embedding_norm, 1);
+    }
+    EXPECT_GE(measured, 2);
+  }
 }
 
 TEST(TrainerTest, ANonFiniteLossAbstainsBeforeTheFirstChunk) {

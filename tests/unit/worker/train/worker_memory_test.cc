@@ -1,0 +1,70 @@
+#include "worker/train/worker_memory.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "common/bits.h"
+#include "common/exit_codes.h"
+#include "common/status.h"
+
+namespace signvote {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+constexpr uint64_t kD = 1'000'000;
+
+RunInfo RunOf(bool probes, size_t planes) {
+  RunInfo run;
+  run.layout = *Layout::Make({{.name = "w", .shape = {kD}}});
+  run.plan = ChunkPlan(kD, 512);
+  run.probes = probes;
+  for (size_t k = 0; k < planes; ++k) run.planes.push_back({.name = "m", .element_bytes = 4});
+  return run;
+}
+
+// docs/models.md, "Memory": 24 d with the defaults, 16 d without the probe, 4 d less without evaluations.
+TEST(WorkerMemory, FollowsTheTableOfThePage) {
+  const uint64_t bits = 3 * BytesForBits(kD);
+  const uint64_t model = TotalBytes(ModelMemory(kD));
+  EXPECT_EQ(model, 8 * kD);
+  EXPECT_EQ(model + TotalBytes(RunMemory(RunOf(true, 1), {.evaluates = true})), 24 * kD + bits);
+  EXPECT_EQ(model + TotalBytes(RunMemory(RunOf(false, 1), {.evaluates = true})), 16 * kD + bits);
+  EXPECT_EQ(model + TotalBytes(RunMemory(RunOf(false, 1), {})), 12 * kD + bits);
+  EXPECT_EQ(model + TotalBytes(RunMemory(RunOf(false, 0), {.writes_copies = true})),
+            12 * kD + bits);
+  RunInfo with_x0 = RunOf(false, 0);
+  with_x0.needs_x0 = true;
+  EXPECT_EQ(TotalBytes(RunMemory(with_x0, {})), 4 * kD + bits);
+}
+
+TEST(WorkerMemory, WhatDoesNotFitIsToldByAllItsPartsWithTheFlagsThatHelp) {
+  const RunInfo run = RunOf(true, 1);
+  const WorkerMemoryNeeds needs{.evaluates = true, .writes_copies = true};
+  const uint64_t needed = TotalBytes(RunMemory(run, needs));
+  const MemoryLimit enough{.bytes = needed, .source = "the machine"};
+  EXPECT_TRUE(CheckRunMemory(run, needs, enough).ok()) << "the model has its own already";
+  EXPECT_TRUE(CheckRunMemory(run, needs, std::nullopt).ok());
+  const absl::Status status =
+      CheckRunMemory(run, needs, MemoryLimit{.bytes = needed - 1, .source = "the machine"});
+  EXPECT_EQ(ExitCodeFor(status), ExitCode::kNoMemory);
+  const std::string text = Describe(status);
+  EXPECT_THAT(text, Not(HasSubstr("\n")));
+  for (const char* const words :
+       {"a worker of this run, whose model has 1000000 coordinates, needs 28 MiB", "(the machine)",
+        "parameters 4 MiB (4000000 bytes)", "gradients 4 MiB (4000000 bytes)",
+        "the previous replica and its gradient, for the probe 8 MiB (8000000 bytes)",
+        "the direction's state m 4 MiB (4000000 bytes)",
+        "the replica that is evaluated 4 MiB (4000000 bytes)",
+        "a copy that is written 4 MiB (4000000 bytes)", "ballot and verdicts 1 MiB (375000 bytes)",
+        "a smaller --model", "--rule fixed at the server", "--direction signsgd at the server",
+        "--eval off", "no --save-every"}) {
+    EXPECT_THAT(text, HasSubstr(words));
+  }
+}
+
+}  // namespace
+}  // namespace signvote

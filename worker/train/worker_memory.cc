@@ -1,0 +1,71 @@
+#include "worker/train/worker_memory.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/exit_codes.h"
+#include "common/status.h"
+
+namespace signvote {
+namespace {
+
+// Of rounds that are received and not applied, as a rule.
+constexpr uint64_t kVerdicts = 2;
+
+}  // namespace
+
+std::vector<MemoryPart> ModelMemory(uint64_t coordinates) {
+  const uint64_t plane = coordinates * sizeof(float);
+  return {{.what = "parameters", .bytes = plane, .remedy = "a smaller --model"},
+          {.what = "gradients", .bytes = plane, .remedy = ""}};
+}
+
+std::vector<MemoryPart> RunMemory(const RunInfo& run, const WorkerMemoryNeeds& needs) {
+  const uint64_t d = run.layout.coordinates();
+  const uint64_t plane = d * sizeof(float);
+  std::vector<MemoryPart> parts;
+  if (run.probes) {
+    parts.push_back({.what = "the previous replica and its gradient, for the probe",
+                     .bytes = 2 * plane,
+                     .remedy = "--rule fixed at the server"});
+  }
+  for (const RunStatePlane& state : run.planes) {
+    parts.push_back({.what = absl::StrCat("the direction's state ", state.name),
+                     .bytes = d * state.element_bytes,
+                     .remedy = "--direction signsgd at the server"});
+  }
+  if (needs.evaluates) {
+    parts.push_back(
+        {.what = "the replica that is evaluated", .bytes = plane, .remedy = "--eval off"});
+  }
+  if (run.needs_x0) {
+    parts.push_back({.what = "the starting parameters",
+                     .bytes = plane,
+                     .remedy = "a --rule at the server that does not need them"});
+  }
+  if (needs.writes_copies) {
+    parts.push_back({.what = "a copy that is written",
+                     .bytes = plane,
+                     .remedy = "no --save-every, for --save itself takes none"});
+  }
+  parts.push_back({.what = "ballot and verdicts",
+                   .bytes = (1 + kVerdicts) * run.plan.TotalBytes(),
+                   .remedy = ""});
+  return parts;
+}
+
+absl::Status CheckRunMemory(const RunInfo& run, const WorkerMemoryNeeds& needs,
+                            const std::optional<MemoryLimit>& left) {
+  const uint64_t d = run.layout.coordinates();
+  std::vector<MemoryPart> parts = ModelMemory(d);
+  std::optional<MemoryLimit> with_model = left;
+  // What the model has is not left any more.
+  if (with_model.has_value()) with_model->bytes += TotalBytes(parts);
+  for (MemoryPart& part : RunMemory(run, needs)) parts.push_back(std::move(part));
+  return WithExitCode(
+      CheckMemory(absl::StrCat("a worker of this run, whose model has ", d, " coordinates,"), parts,
+                  with_model),
+      ExitCode::kNoMemory);
+}
+
+}  // namespace signvote
