@@ -22,8 +22,18 @@ bool IsName(const std::string& host) {
 
 // With or without the interface of a link-local address (%eth0).
 bool IsIpv6(const std::string& host) {
+  const size_t percent = host.find('%');
   in6_addr address;
-  return ::inet_pton(AF_INET6, host.substr(0, host.find('%')).c_str(), &address) == 1;
+  return ::inet_pton(AF_INET6, host.substr(0, percent).c_str(), &address) == 1 &&
+         (percent == std::string::npos ||
+          (percent + 1 < host.size() && IsName(host.substr(percent + 1))));
+}
+
+// Such an address stands for another machine behind each interface.
+bool LacksInterface(const std::string& host) {
+  in6_addr address;
+  return host.find('%') == std::string::npos &&
+         ::inet_pton(AF_INET6, host.c_str(), &address) == 1 && IN6_IS_ADDR_LINKLOCAL(&address);
 }
 
 bool IsPort(const std::string& text, PortZero zero, uint16_t* port) {
@@ -84,6 +94,10 @@ absl::StatusOr<HostPort> ParseHostPort(std::string_view flag, const std::string&
   if (bracketed.has_value() && !ipv6)
     return refused("; only an address of IPv6 stands in brackets");
   if (ipv6 && !IsIpv6(out.host)) return refused("; in the brackets is no address of IPv6");
+  if (LacksInterface(out.host)) {
+    return refused(absl::StrCat("; an address of link-local scope needs its interface: [", out.host,
+                                "%eth0]"));
+  }
   if (!ipv6 && !IsName(out.host)) return refused("");
   if (!IsPort(text.substr(colon + 1), zero, &out.port)) return refused("");
   return out;

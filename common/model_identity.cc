@@ -86,17 +86,26 @@ std::string Difference(const Json& here, const Json& there, const std::string& p
   return "";
 }
 
-// A canonical form with what rope_parameters says where an older config says it.
+// Whether an object that speaks of rotary positions asks for more than every model's.
+bool Scales(const Json& rope) {
+  for (const char* const key : {"rope_type", "type"})
+    if (const auto type = rope.find(key); type != rope.end() && *type != "default") return true;
+  const auto factor = rope.find("factor");
+  return factor != rope.end() && *factor != 1;
+}
+
+// A canonical form with what rope_parameters says where an older config says it, and without a
+// scaling that scales nothing.
 Json Function(const std::string& canonical) {
   Json function = Json::parse(canonical);
+  if (const auto scaling = function.find(kRopeScaling);
+      scaling != function.end() && scaling->is_object() && !Scales(*scaling))
+    function.erase(scaling);
   const auto found = function.find(kRopeParameters);
   if (found == function.end() || !found->is_object()) return function;
   Json rope = *found;
   function.erase(found);
-  bool scaled = false;
-  for (const char* const key : {"rope_type", "type"}) {
-    if (const auto type = rope.find(key); type != rope.end()) scaled |= *type != "default";
-  }
+  const bool scaled = Scales(rope);
   for (const char* const key : {"rope_theta", "partial_rotary_factor"}) {
     const auto value = rope.find(key);
     if (value == rope.end()) continue;

@@ -186,8 +186,8 @@ void InstallReloadSignal() {
 bool TakeReloadRequest() { return g_reload_requested.exchange(false); }
 
 void YieldToOtherThreads() {
-  // On Linux this is the calling thread's own. Giving way is always allowed; were it not, it would
-  // cost speed only.
+  // On Linux this is the calling thread's own. Every thread may give way; where a filter of system
+  // calls forbids it, that costs speed only.
   const int now = ::getpriority(PRIO_PROCESS, 0);
   (void)::setpriority(PRIO_PROCESS, 0, now + kYieldingNiceness);
 }
@@ -217,7 +217,7 @@ uint64_t OpenDescriptors() {
 }
 
 void RunWhenIdle() {
-  // Always allowed; were it not, it would cost speed only.
+  // As above.
   const sched_param none{};
   (void)::sched_setscheduler(0, SCHED_IDLE, &none);
 }

@@ -211,7 +211,11 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   absl::Status status = run->end_status();
   // Workers first: they need nothing any more, and the export may take a while.
   run->CloseStreams(budget.Share(kSessionsGrace, kCallsGrace));
-  if (const absl::Status exported = exporter.Final(&budget, signals.take_save); !exported.ok()) {
+  if (const absl::Status exported = exporter.Final(&budget, signals.take_save);
+      absl::IsFailedPrecondition(exported)) {
+    // It is a stop before there was anything to lose.
+    LogWarning("no model is written", {{"why", std::string(exported.message())}});
+  } else if (!exported.ok()) {
     // Whoever reads the exit code takes the model to be written after any other end.
     const bool lost = ExitCodeFor(exported) == ExitCode::kBadInput;
     if (lost && !status.ok()) LogError("the run has ended", {{"error", Describe(status)}});

@@ -42,6 +42,7 @@ constexpr size_t kSpeakingMax = 64;
 // What the program itself has open beside connections: files, polls, pipes.
 constexpr uint64_t kOwnDescriptors = 64;
 constexpr size_t kPlacesMin = 64;
+constexpr size_t kPlacesFew = 8;  // where there are not even descriptors for these
 constexpr size_t kPlacesMax = 1024;
 
 // Tokens of epoll that are no connection's. Connections count from kFirstId.
@@ -416,13 +417,18 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Bind(const ListenerOptions& 
 }
 
 Places PlacesFor(uint64_t descriptors_max, uint64_t descriptors_reserved, uint64_t sessions_max) {
-  const uint64_t taken =
-      descriptors_reserved + kOwnDescriptors + kSpeakingMax + Greeters::kLeavingMax + sessions_max;
+  const uint64_t others =
+      descriptors_reserved + kOwnDescriptors + kSpeakingMax + Greeters::kLeavingMax;
+  const uint64_t taken = others + sessions_max;
   const uint64_t wanted = taken + 2 * kPlacesMin;
-  if (descriptors_max < wanted) {
-    return {.each = kPlacesMin, .few = true, .descriptors_wanted = wanted};
+  if (descriptors_max >= wanted) {
+    return {.each = std::min<uint64_t>((descriptors_max - taken) / 2, kPlacesMax),
+            .descriptors_wanted = wanted};
   }
-  return {.each = std::min<uint64_t>((descriptors_max - taken) / 2, kPlacesMax),
+  // Half of what there is for the sessions.
+  const uint64_t left = descriptors_max > others ? descriptors_max - others : 0;
+  return {.each = std::clamp<uint64_t>(left / 4, kPlacesFew, kPlacesMin),
+          .few = true,
           .descriptors_wanted = wanted};
 }
 

@@ -10,25 +10,20 @@ import os
 import pathlib
 import pty
 import re
+import select
 import signal
-import struct
+import socket
+import threading
 import time
 import unittest
 
 import harness
-from harness import BAD_INPUT, BIN, FOREVER, OK, REFUSED, UNAVAILABLE, USAGE, metadata, timed
+from harness import BAD_INPUT, BIN, FOREVER, OK, REFUSED, UNAVAILABLE, USAGE, metadata, timed, values
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = ("server", "worker")
 STOP_SECONDS_MAX = 15  # docs/operations.md, "Stopping"
 COORDINATES = 8_000_000  # 32 MB: more than sockets hold
-
-
-def values(path):
-    """The parameters of a safetensors file as bytes."""
-    data = pathlib.Path(path).read_bytes()
-    length, = struct.unpack("<Q", data[:8])
-    return data[8 + length:]
 
 
 def damage(pid, parameters):
@@ -59,6 +54,64 @@ def touched_memory(pid):
                 first, at = at, at + page * sum(1 for _ in run)
                 if present:
                     yield first, at
+
+
+class Valve:
+    """A port that passes connections on to another one, until it has passed `bytes_max` of one connection in one direction,
+    "up" to that port or "down" from it: whatever follows waits, the other way too."""
+
+    def __init__(self, test, address, direction, bytes_max):
+        host, port = address.rsplit(":", 1)
+        self.target, self.direction, self.bytes_max = (host, int(port)), direction, bytes_max
+        self.shut, self.held = threading.Event(), []
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.listening.getsockname()[1]}"
+        self.ended = os.pipe()
+        thread = threading.Thread(target=self.run)
+        thread.start()
+
+        def end():
+            os.close(self.ended[1])
+            thread.join()
+            os.close(self.ended[0])
+        test.addCleanup(end)
+
+    def run(self):
+        peers, passed = {}, {}  # of each socket: the one that its bytes go to, and how many did
+        while True:
+            readable = select.select([self.listening, self.ended[0], *peers], [], [])[0]
+            if self.ended[0] in readable:
+                break
+            for one in readable:
+                if one is self.listening:
+                    near = one.accept()[0]
+                    try:
+                        far = socket.create_connection(self.target)
+                    except OSError:  # it has ended
+                        near.close()
+                        continue
+                    peers |= {near: far, far: near}
+                    passed |= {near: (0, "up"), far: (0, "down")}
+                    continue
+                if one not in peers:
+                    continue  # its other end has just gone
+                other, (count, direction) = peers[one], passed[one]
+                try:
+                    data = one.recv(1 << 16)
+                    other.sendall(data)
+                except OSError:
+                    data = b""
+                passed[one] = count + len(data), direction
+                if not data:
+                    for gone in (one, other):
+                        peers.pop(gone)
+                        gone.close()
+                elif direction == self.direction and passed[one][0] > self.bytes_max:
+                    peers.pop(one), peers.pop(other)  # open, and nobody looks at them any more
+                    self.held += one, other
+                    self.shut.set()
+        for one in [self.listening, *peers, *self.held]:
+            one.close()
 
 
 def signal_table():
@@ -150,12 +203,16 @@ class ServerEndings(harness.ProcessTest):
 
         def uploading():
             self.start_server("--export", self.export, rounds=FOREVER)
-            uploader = self.start_worker("a", "--coordinates", 4 * COORDINATES, "--server-timeout", 1)
+            valve = Valve(self, self.server.address, "up", 1 << 20)
+            flags = self.worker_flags("a")
+            flags[flags.index("--server") + 1] = valve.address
+            self.start("a", [BIN / "synthetic_worker", *flags, "--coordinates", COORDINATES, "--server-timeout", 1])
+            self.assertTrue(valve.shut.wait(60 * harness.SLOWNESS), self.server.log())
             self.logged("initial parameters come from a worker")
-            harness.stop(uploader)
+
         return [("a round that nobody completes and a transfer that nobody reads", round_and_transfer, True),
                 ("an applier that is far behind", far_behind, True),
-                ("an upload that stands still", uploading, None)]
+                ("an upload that stands still", uploading, False)]
 
     @timed
     def test_a_stop_ends_the_server_in_time_also_when_nobody_else_moves(self):
@@ -166,12 +223,97 @@ class ServerEndings(harness.ProcessTest):
                 self.export = self.folder / f"busy-{number}-{len(self.processes)}.safetensors"
                 reach()
                 code, took[phase] = self.stop_server()
-                if has_model is not None:
-                    self.assertEqual(code, OK, self.server.log())
-                    self.assertEqual(self.export.exists(), has_model)
+                self.assertEqual(code, OK, self.server.log())
+                self.assertEqual(self.export.exists(), has_model)
                 self.start_over()
         print("".join(f"{seconds:.1f} s: {phase}\n" for phase, seconds in took.items()), end="", flush=True)
         self.assert_in_time(max(took.values()) <= STOP_SECONDS_MAX, f"a stop took {took}")
+
+    def reading_init(self):
+        """A server that is stopped while it reads its --init."""
+        header = json.dumps({"x": {"dtype": "F32", "shape": [1 << 28], "data_offsets": [0, 1 << 30]}}).encode()
+        init = self.folder / "init.safetensors"
+        with init.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(8 + len(header) + (1 << 30))  # zeros that take no room
+        for attempt in range(5):
+            port_file = self.folder / f"ports.init.{len(self.processes)}.json"
+            self.event_log = self.folder / f"events.init.{len(self.processes)}.jsonl"
+            self.server = self.start("server", [
+                BIN / "signvote-server", "--listen", "127.0.0.1:0", "--http", "off", "--port-file", port_file, "--rounds", FOREVER,
+                "--tokens", self.tls / "tokens", "--init", init, "--export", self.export, "--event-log", self.event_log,
+                *self.server_flags()], harness.Server)
+            self.server.port_file = port_file
+            maps = pathlib.Path(f"/proc/{self.server.pid}/maps")
+            while self.server.alive and str(init) not in maps.read_text() and not port_file.exists():
+                time.sleep(0.001)
+            harness.stop(self.server)
+            if self.server.alive and not port_file.exists():
+                return
+            self.server.kill()  # it had read all of it before it was stopped
+        self.fail("the server reads 1 GiB quicker than it can be stopped")
+
+    def assert_each_signal_in_a_busy_phase(self, reach, after, at_stop):
+        """`reach` brings a new server there; what is no stop leaves it there (`after`), so that one server gets all of that.
+        `at_stop`: what holds of its exit code and its export."""
+        table = signal_table()["server"]
+        stops = [name for name, does in table.items() if does == "stops" and name != "HUP"]
+        others = sorted(set(table) - set(stops))
+        longest = 0
+        for names in [[name] for name in stops] + [[*others, "TERM"]]:
+            with self.subTest(signals=names):
+                self.export = self.folder / f"{'-'.join(names)}-{len(self.processes)}.safetensors"
+                reach()
+                for name in names[:-1]:
+                    self.server.signal(getattr(signal, f"SIG{name}"))
+                if names[:-1]:
+                    after()
+                    self.assertTrue(self.server.alive, self.server.log())
+                begin = time.monotonic()
+                self.server.signal(getattr(signal, f"SIG{names[-1]}"))
+                harness.cont(self.server)
+                code = self.server.wait(60)
+                longest = max(longest, time.monotonic() - begin)
+                at_stop(code)
+                self.start_over()
+        self.assert_in_time(longest <= STOP_SECONDS_MAX, f"a stop took {longest:.1f} s")
+
+    def assert_written(self, code):
+        self.assertEqual(code, OK, self.server.log())
+        self.assertIsNotNone(metadata(self.export), self.server.log())
+
+    def assert_nothing_to_write(self, code):
+        self.assertEqual(code, OK, self.server.log())
+        self.assertIsNone(metadata(self.export))
+
+    @timed
+    def test_each_signal_does_what_the_page_says_while_the_server_reads_init(self):
+        def goes_on():
+            harness.cont(self.server)
+            self.server.ports()
+        self.assert_each_signal_in_a_busy_phase(self.reading_init, goes_on, self.assert_nothing_to_write)
+
+    @timed
+    def test_each_signal_does_what_the_page_says_while_an_upload_stands_still(self):
+        reach = dict((phase, reach) for phase, reach, _ in self.busy_phases())["an upload that stands still"]
+        self.assert_each_signal_in_a_busy_phase(reach, self.reopened, self.assert_nothing_to_write)
+
+    @timed
+    def test_each_signal_does_what_the_page_says_with_a_round_open_and_a_transfer_under_way(self):
+        self.certify("b")
+        reach = self.busy_phases()[0][1]
+        self.assert_each_signal_in_a_busy_phase(reach, self.reopened, self.assert_written)
+
+    @timed
+    def test_each_signal_does_what_the_page_says_while_the_applier_is_far_behind(self):
+        reach = self.busy_phases()[1][1]
+        self.assert_each_signal_in_a_busy_phase(reach, self.reopened, self.assert_written)
+
+    def reopened(self):
+        """SIGUSR2 has come, and with it whatever came before it."""
+        self.event_log.rename(self.event_log.with_suffix(".1"))
+        self.server.signal(signal.SIGUSR2)
+        self.wait_until("the log is there again", self.an_event_is_logged)
 
     def test_a_second_signal_ends_the_server_at_once_with_a_round_open_and_a_transfer_in_flight(self):
         self.certify("b")
@@ -199,8 +341,8 @@ class ServerEndings(harness.ProcessTest):
                     if does == "stops":
                         code = server.wait(60)
                         longest = max(longest, time.monotonic() - begin)
+                        self.assertEqual(code, OK, server.log())
                         if has_model:
-                            self.assertEqual(code, OK, server.log())
                             self.assert_holds_the_last_round()
                     else:
                         if phase == "training":
@@ -454,6 +596,38 @@ class WorkerEndings(harness.ProcessTest):
         self.assert_exit(worker, OK)
         # From now on no round opens; who joins has the replica.
         self.assert_each_signal_in_a_phase_without_rounds(lambda: self.so_far(" joined "), lambda: str(len(self.rounds())))
+
+    def large_worker(self, name, *flags):
+        """8 MB of parameters, of which a valve lets one through."""
+        config = self.folder / "large" / "config.json"
+        config.parent.mkdir(exist_ok=True)
+        config.write_text(json.dumps({"model_type": "llama", "vocab_size": 256, "hidden_size": 256, "num_hidden_layers": 2,
+                                      "num_attention_heads": 4, "intermediate_size": 768}))
+        return self.worker(name, "--model", config, *flags)
+
+    def test_each_signal_does_what_the_page_says_while_it_uploads_the_parameters(self):
+        def reach():
+            self.start_run()
+            valve = Valve(self, self.server.address, "up", 1 << 20)
+            worker = self.large_worker("a", "--server", valve.address)
+            self.assertTrue(valve.shut.wait(60 * harness.SLOWNESS), worker.log())
+            return worker
+        # What it began with is not the run's yet, and nothing was trained.
+        self.assert_each_signal_in_a_phase_without_rounds(reach, None)
+
+    def test_each_signal_does_what_the_page_says_while_it_fetches_the_state(self):
+        self.start_run()
+        member = self.large_worker("b")
+        self.wait_round(3)
+
+        def reach():
+            valve = Valve(self, self.server.address, "down", 1 << 20)
+            worker = self.large_worker("a", "--server", valve.address)
+            self.assertTrue(valve.shut.wait(60 * harness.SLOWNESS), worker.log())
+            return worker
+        # Not all of the replica is the run's.
+        self.assert_each_signal_in_a_phase_without_rounds(reach, None)
+        self.assertTrue(member.alive, member.log())
 
     def test_each_signal_does_what_the_page_says_once_the_server_is_lost(self):
         def reach():

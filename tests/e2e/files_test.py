@@ -6,19 +6,12 @@ import os
 import pathlib
 import signal
 import stat
-import struct
 import unittest
 
 import harness
-from harness import BAD_INPUT, BIN, FOREVER, OK, REFUSED, USAGE, metadata
+from harness import BAD_INPUT, BIN, FOREVER, OK, REFUSED, USAGE, metadata, values
 
 PIPE_BYTES_MIN = 4096
-
-
-def values(path):
-    data = pathlib.Path(path).read_bytes()
-    length, = struct.unpack("<Q", data[:8])
-    return data[8 + length:]
 
 
 class ServerFiles(harness.ProcessTest):

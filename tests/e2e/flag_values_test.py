@@ -1,4 +1,5 @@
-"""Every flag of every program whose value is a file, a folder or an address, given what people mistake for one.
+"""Every flag of every program whose value is a file, a folder or an address, given what people mistake for one; on the
+command line, in the environment and in a config file.
 
 The programs say themselves which flags those are (`--describe`, "kind"); what shall happen stands in the two tables of
 docs/bad_input.md, "What a flag is given". A program that refuses says so in one line that names the flag or what it was
@@ -31,6 +32,8 @@ BOUND_S = 20 * harness.SLOWNESS
 MARK = b"\xef\xbb\xbf"
 NO_UTF8 = b"\xff\xe4"
 PICTURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256))
+# What a config file may do to a value that the command line does not; the rest is the same code.
+CONFIG_ROWS = ("no value", "an empty folder", "a link to what is good", "`127.0.0.1:PORT`", "`[::1]`", "`http://127.0.0.1:PORT/`")
 # Root may read what nobody may, unless it gives that up.
 AS_OTHERS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 
@@ -228,6 +231,8 @@ class FlagValues(harness.ProcessTest):
             "a name that does not resolve": "no-such-host.invalid", "the same with a port": "no-such-host.invalid:7070",
             "another machine's address with a port": "192.0.2.1:7070", "another machine's address": "192.0.2.1",
             "`http://127.0.0.1:PORT/`": f"http://127.0.0.1:{closed['127.0.0.1']}/",
+            "`fe80::1%lo`": "fe80::1%lo", "`fe80::1`": "fe80::1", "`[fe80::1]:PORT`": "[fe80::1]:7070",
+            "`[fe80::1%]:PORT`": "[fe80::1%]:7070", "`[fe80::1%lo]:PORT`": "[fe80::1%lo]:7070",
         }
         self.assertIn(given, values, "the page has a row of which this test knows nothing")
         return values[given].encode()
@@ -246,15 +251,23 @@ class FlagValues(harness.ProcessTest):
         for program, command in self.described.items():
             yield from walk(program, command, "")
 
-    def check(self, given, program, option, value, cell):
-        """What is wrong with what the program does; "": nothing."""
+    def check(self, given, program, option, value, cell, way="flag"):
+        """What is wrong with what the program does; "": nothing. `way`: where the value stands, "flag", "env" or "config"."""
         name = option["names"][0]
         command, well = self.command_of(program, option)
-        words = [os.fsencode(str(word)) for word in command] + ([name.encode()] if name.startswith("-") else []) + [value]
-        prefix = AS_OTHERS if "nobody may" in given and os.geteuid() == 0 else []
+        words = [os.fsencode(str(word)) for word in command]
         environment = {key: text for key, text in os.environ.items() if not key.startswith("SIGNVOTE_")}
         environment["RES_OPTIONS"] = "timeout:1 attempts:1"
-        what = f"{program} {name} with {given}"
+        if way == "env":
+            environment[option["env"]] = os.fsdecode(value)
+        elif way == "config":
+            quoted = json.dumps(os.fsdecode(value))
+            words += [b"--config", self.write(os.fsencode(self.new_folder()) + b"/flags.toml",
+                                              f"{name.lstrip('-')} = {quoted}\n".encode())]
+        else:
+            words += ([name.encode()] if name.startswith("-") else []) + [value]
+        prefix = AS_OTHERS if "nobody may" in given and os.geteuid() == 0 else []
+        what = f"{program} {name} ({way}) with {given}"
         try:
             done = subprocess.run([*prefix, *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=BOUND_S,
                                   env=environment, cwd=self.folder)
@@ -266,30 +279,35 @@ class FlagValues(harness.ProcessTest):
             return f"{what}: exit {done.returncode}, not {cell} ({expected}): {said}"
         if said.count("\n") != (1 if expected else 0):
             return f"{what}: says not one line: {said}"
-        if cell != TAKEN and name not in said and not (value and shown(value) in said):
+        nothing = way == "env" and not value  # as if it were not there
+        if cell != TAKEN and not nothing and name not in said and not (value and shown(value) in said):
             return f"{what}: names neither the flag nor {shown(value)}: {said}"
         return ""
 
     @staticmethod
     def cell(given, option, cells, exceptions):
         name = option["names"][0]
-        if name == "--http" and given in ("`[::1]:PORT`", "`[::1]:0`") and not http_has_ipv6():
+        if name == "--http" and given in ("`[::1]:PORT`", "`[::1]:0`", "`[fe80::1%lo]:PORT`") and not http_has_ipv6():
             return "2"
         return exceptions.get(name, cells[option["kind"]])
 
-    def try_all(self, kinds, rows, value_of, skipped=lambda given, option: False):
-        self.assertEqual({kind for _, option in self.options(kinds) for kind in [option["kind"]]}, set(kinds))
-        cases = []
+    def cases(self, kinds, rows, value_of, skipped):
         for program, option in self.options(kinds):
             for given, (cells, exceptions) in rows.items():
                 cell = self.cell(given, option, cells, exceptions)
                 value = None if cell == NOT_TRIED or skipped(given, option) else value_of(given, program, option)
                 if value is not None:
-                    cases.append((given, program, option, value, cell))
+                    yield given, program, option, value, cell
+
+    def check_all(self, cases):
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             wrong = [what for what in pool.map(lambda case: self.check(*case), cases) if what]
         self.assertEqual(wrong, [], f"{len(wrong)} of {len(cases)}:\n" + "\n".join(wrong))
         return len(cases)
+
+    def try_all(self, kinds, rows, value_of, skipped=lambda given, option: False):
+        self.assertEqual({kind for _, option in self.options(kinds) for kind in [option["kind"]]}, set(kinds))
+        return self.check_all(list(self.cases(kinds, rows, value_of, skipped)))
 
     def tearDown(self):
         for folder, folders, _ in os.walk(self.folder):  # so that it can be removed
@@ -317,6 +335,88 @@ class FlagValues(harness.ProcessTest):
         self.assertGreater(tried, 60)
         if not ipv6:
             self.skipTest("no IPv6 here: its addresses to listen on were left out")
+
+
+    def every_case(self):
+        ipv6 = has_ipv6()
+        yield from self.cases(FILE_KINDS, self.files, self.file_value, lambda given, option: False)
+        yield from self.cases(ADDRESS_KINDS, self.addresses, lambda given, program, option: self.address_value(given),
+                              lambda given, option: not ipv6 and "::1" in given and option["kind"] != "dial")
+
+    def test_values_of_the_environment(self):
+        cases = [(*case, "env") for case in self.every_case() if case[2]["env"]]
+        self.assertEqual({case[2]["env"] for case in cases}, {"SIGNVOTE_SERVER", "SIGNVOTE_TLS_DIR"})
+        self.assertGreater(self.check_all(cases), 20)
+
+    def test_values_of_a_config_file(self):
+        with_config = {program for program, option in self.options({"file"}) if option["names"][0] == "--config"}
+        cases = [(*case, "config") for case in self.every_case() if case[0] in CONFIG_ROWS and case[1] in with_config and
+                 case[2]["names"][0] != "--config"]
+        self.assertEqual({case[0] for case in cases}, set(CONFIG_ROWS))
+        self.assertGreater(self.check_all(cases), 60)
+
+    @unittest.skipUnless(harness.has_torch(), "needs LibTorch")
+    def test_the_folder_of_libtorch_when_no_corpus_is_named(self):
+        """$LIBTORCH has the corpus of who names none."""
+        option = {"names": ["LIBTORCH"], "kind": "folder", "env": "LIBTORCH"}
+        good = self.new_folder()
+        (good / "include").mkdir()
+        shutil.copy(self.corpus, good / "include")
+        rows = {row: cells for row, cells in self.files.items() if row != "no value"}
+
+        def value(given, program, _):
+            if given == "a link to what is good":
+                link = self.new_folder() / "link"
+                link.symlink_to(good)
+                return os.fsencode(link)
+            if given == "what is good, under a name that is no UTF-8":
+                copy = os.fsencode(self.new_folder()) + b"/" + NO_UTF8
+                shutil.copytree(good, os.fsdecode(copy))
+                return copy
+            return self.file_value(given, program, {"kind": "path", "names": ["--data"]})
+        mine = self.tls / "workers" / "a"
+        self.command_of = lambda program, _: ([
+            BIN / program, "--server", f"127.0.0.1:{self.closed['127.0.0.1']}", "--tls-dir", mine, "--connect-timeout", "0.1",
+            "--http", "off", "--progress", "off", "--threads", "1", "--model", "micro", "--batch", "1", "--sequence", "16",
+            "--eval", "off", "--log-level", "error"], UNAVAILABLE)
+        cases = []
+        for given, (cells, _) in rows.items():
+            if cells["folder"] != NOT_TRIED and given != "a new name in a folder that nobody may write":
+                cases.append((given, "signvote-worker", option, value(given, "signvote-worker", option), cells["folder"], "env"))
+        self.assertGreater(self.check_all(cases), 8)
+
+
+class LibTorch(FlagValues):
+    """signvote-libtorch, a script, as it lies in an installation."""
+
+    test_each_flag_says_of_what_kind_its_value_is = test_files_and_folders = test_addresses = None
+    test_values_of_the_environment = test_values_of_a_config_file = None
+    test_the_folder_of_libtorch_when_no_corpus_is_named = None
+    NO_LIBTORCH = 7  # docs/install.md, "LibTorch"
+
+    def setUp(self):
+        super().setUp()
+        root = PAGE.parents[1]
+        self.prefix = self.folder / "prefix"
+        for source, folder in (("deploy/package/signvote-libtorch", "bin"), ("scripts/lib/libtorch.sh", "share/signvote"),
+                               ("scripts/lib/wheels.sh", "share/signvote")):
+            (self.prefix / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / source, self.prefix / folder)
+        (self.prefix / "lib" / "signvote").mkdir(parents=True)
+
+    def test_the_folder_that_is_linked(self):
+        option = {"names": ["--link"], "kind": "folder", "env": ""}
+        self.command_of = lambda program, _: ([self.prefix / "bin" / program], OK)
+        cases = []
+        for given, (cells, _) in self.files.items():
+            # A copy of LibTorch to link is install_test's.
+            if cells["folder"] in (NOT_TRIED, TAKEN) or given == "a new name in a folder that nobody may write":
+                continue
+            value = self.file_value(given, "signvote-worker", {"kind": "path", "names": ["--data"]})
+            code = cells["folder"] if cells["folder"] == "2" else str(self.NO_LIBTORCH)
+            cases.append((given, "signvote-libtorch", option, value, code))
+        self.assertGreater(self.check_all(cases), 10)
+        self.assertEqual(list((self.prefix / "lib" / "signvote").iterdir()), [])
 
 
 class Ipv6(harness.ProcessTest):

@@ -342,10 +342,10 @@ class ProcessTest(unittest.TestCase):
         return next(iter(digests.values()))
 
 
-def http_get(address, path):
+def http_get(address, path, timeout=10):
     """(status, body) of http://address/path."""
     try:
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as reply:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=timeout) as reply:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -359,6 +359,13 @@ def metadata(path):
         return None
     length, = struct.unpack("<Q", data[:8])
     return json.loads(data[8:8 + length])["__metadata__"]
+
+
+def values(path):
+    """The parameters of a safetensors file as bytes."""
+    data = pathlib.Path(path).read_bytes()
+    length, = struct.unpack("<Q", data[:8])
+    return data[8 + length:]
 
 
 def stop(process):

@@ -1,13 +1,15 @@
 """Whoever knocks at the ports: thousands of connections that are nobody's cost the run nothing.
 
 Each storm runs for 30 s against a server with two workers in its run that may have 1,024 descriptors open, soft and hard,
-or 16,384 where the storm is at the port for monitors.
+or 16,384 where the storm is at the port for monitors. What fewer places mean stands in docs/bad_input.md, "Strangers at the
+port for monitors", and is held too.
 """
 
 import json
 import os
 import pathlib
 import resource
+import socket
 import sys
 import time
 import unittest
@@ -27,6 +29,9 @@ class Weather(harness.ProcessTest):
     strangers_count = STRANGERS
     descriptors_max = DESCRIPTORS  # of the server, soft and hard
     port = "grpc"
+    health_seconds_max = 1
+    ready_codes = (200,)
+    newcomers = True  # come in during the storm too
 
     def setUp(self):
         super().setUp()
@@ -73,7 +78,7 @@ class Weather(harness.ProcessTest):
         end = time.monotonic() + seconds
         cpu = self.cpu_seconds()
         rounds = len(self.rounds())
-        joined = self.member_after("during")
+        joined = self.member_after("during") if self.newcomers else 0
         health, gaps, most = [], [], 0
         while time.monotonic() < end:
             health.append(self.health_seconds())
@@ -99,10 +104,10 @@ class Weather(harness.ProcessTest):
         for name in ("a", "b"):
             self.assertNotIn("reconnect", self.members[name].log())
         self.assertLess(most, self.descriptors_max)
-        self.assertEqual(ready[0], 200, ready[1])
+        self.assertIn(ready[0], self.ready_codes, ready[1])
         self.assert_in_time(joined <= 10, f"in the storm a new worker was a member after {joined:.1f} s")
         self.assert_in_time(later <= 5, f"after the storm a new worker was a member after {later:.1f} s")
-        self.assert_in_time(max(health) <= 1, f"/healthz took {max(health):.2f} s")
+        self.assert_in_time(max(health) <= self.health_seconds_max, f"/healthz took {max(health):.2f} s")
         self.assert_in_time(max(gaps) <= 5, f"a round took {max(gaps):.1f} s")
         return told, ready[1], metrics
 
@@ -161,6 +166,60 @@ class HttpStorms(Weather):
     @timed
     def test_half_requests_keep_no_monitor_waiting(self):
         self.weather("request")
+
+
+class FewHttpPlaces(Weather):
+    """Where 32 connections are heard at a time who comes waits for the others, and the run does not."""
+
+    insecure = True
+    strangers_count = 320
+    port = "http"
+    health_seconds_max = (320 / 32 - 1) * 0.5 + 2
+
+    @timed
+    def test_at_a_server_with_the_usual_descriptors(self):
+        self.weather("request")
+
+    @unittest.skipUnless(harness.has_torch(), "needs LibTorch")
+    @timed
+    def test_at_a_worker(self):
+        corpus = self.folder / "corpus.txt"
+        corpus.write_text("to vote is to count, to count is to vote. " * 500)
+        self.start_server("--deadline", "off", rounds=FOREVER)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        worker = self.start_worker("a", "--model", "micro", "--data", corpus, "--batch", 1, "--sequence", 16, "--threads", 1,
+                                   "--eval", "off", "--http", address, program="signvote-worker")
+        self.wait_round(3)
+        storm = self.start("strangers", [sys.executable, HERE / "strangers.py", *address.split(":"), self.strangers_count, "silent"])
+        self.wait_until("the strangers are there", lambda: storm.log().count("\n") >= 1)
+        before, longest = len(self.rounds()), 0
+        for _ in range(3):
+            began = time.monotonic()
+            self.assertEqual(harness.http_get(address, "/healthz", timeout=60)[0], 200)
+            longest = max(longest, time.monotonic() - began)
+        self.wait_round(before + 10)
+        self.assertTrue(storm.alive and worker.alive)
+        self.assertEqual(self.events("lost"), [])
+        print(f"{self.id()}: /healthz {longest:.2f} s", flush=True)
+        storm.signal(15)
+        self.assert_exit(storm, harness.OK)
+        self.assert_in_time(longest <= self.health_seconds_max, f"/healthz took {longest:.2f} s")
+
+
+class FewDescriptors(Weather):
+    """Fewer than the workers that may come and all the rest want: members go on, and newcomers, whose turn would come in
+    minutes, come in after the storm."""
+
+    descriptors_max = 256
+    ready_codes = (200, 503)
+    newcomers = False
+
+    @timed
+    def test_half_done_handshakes_cost_the_run_nothing(self):
+        self.weather("handshake")
+        self.assertIn("the limit of open descriptors is low for --workers-max", self.server.log())
 
 
 if __name__ == "__main__":

@@ -6,9 +6,12 @@ A line may say `// tidy: allow(rule) reason` (in scripts `# tidy: allow(rule) re
 not optional. The rules are the functions below; tidy_test.py plants a violation of each.
 """
 
+import ast
+import builtins
 import os
 import pathlib
 import re
+import symtable
 import sys
 from typing import Iterator, NamedTuple
 
@@ -404,6 +407,32 @@ def page_names(tree: Tree) -> Iterator[Finding]:
                 yield Finding(path, number, "name", f"{word}: there is no such path")
 
 
+def promised_messages(tree: Tree) -> Iterator[Finding]:
+    """What docs/bad_input.md says that a refusal says stands in a test that the row names."""
+    page = "docs/bad_input.md"
+    head = "| input | ends with | message | test |"
+    if head not in tree.text.get(page, ""):
+        return
+    sources = {path: re.sub(r'"\s*\n\s*R?"', "", text).replace('\\"', '"') for path, text in tree.text.items()
+               if path.startswith("tests/") and path.endswith((".cc", ".py"))}
+    lines = tree.text[page].splitlines()
+    first = lines.index(head) + 2
+    for number, line in enumerate(lines[first:], first + 1):
+        if not line.startswith("|"):
+            break
+        *_, messages, tests = [cell.strip() for cell in line.strip("|").split(" | ")]
+        said = ""
+        for test in re.findall(r"`([\w.]+)`", tests):
+            suite, _, name = test.partition(".")
+            script = re.fullmatch(r"(e2e|interop)_(\w+)", test)
+            said += "".join(text for path, text in sources.items()
+                            if (script and path == f"tests/{script.group(1)}/{script.group(2)}.py") or
+                            re.search(rf"\bTEST(?:_[FP])?\(\s*{suite},\s*{name or '.'}", text))
+        for message in re.findall(r"`([^`]+)`", messages):
+            if message not in said:
+                yield Finding(page, number, "message", f"{message}: no test of this row expects that")
+
+
 def private_words(tree: Tree) -> Iterator[Finding]:
     for path, text in tree.text.items():
         for number, line in enumerate(text.splitlines(), 1):
@@ -494,6 +523,37 @@ def torch_version(tree: Tree) -> Iterator[Finding]:
                 yield Finding(path, number, "torch", f"LibTorch's version: read it from {home}")
 
 
+# What a module has without a word of its own.
+MODULE_NAMES = set(dir(builtins)) | {"__file__", "__name__", "__doc__", "__spec__", "__package__", "__loader__", "__builtins__"}
+
+
+def undefined_names(tree: Tree) -> Iterator[Finding]:
+    """A name that a Python file reads somewhere and defines nowhere is an error only where and when it is read."""
+    for path, text in tree.text.items():
+        if not (path.endswith(".py") or re.match(r"#!.*\bpython", text)):
+            continue
+        try:
+            parsed, table = ast.parse(text), symtable.symtable(text, path, "exec")
+        except SyntaxError as error:
+            yield Finding(path, error.lineno or 1, "undefined", f"no Python: {error.msg}")
+            continue
+        if any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in ast.walk(parsed)):
+            continue  # it may define anything
+        scopes = [table]
+        for scope in scopes:  # grows while it is walked
+            scopes += scope.get_children()
+        # Those that a function assigns to by `global` count too.
+        defined = MODULE_NAMES | {symbol.get_name() for scope in scopes for symbol in scope.get_symbols()
+                                  if (scope is table or symbol.is_declared_global()) and
+                                  (symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace())}
+        missing = {symbol.get_name() for scope in scopes for symbol in scope.get_symbols()
+                   if symbol.is_referenced() and (scope is table or symbol.is_global())} - defined
+        for node in ast.walk(parsed):
+            if isinstance(node, ast.Name) and node.id in missing:
+                missing.remove(node.id)
+                yield Finding(path, node.lineno, "undefined", f"{node.id} is defined nowhere: import it, or mend its name")
+
+
 def long_files(tree: Tree) -> Iterator[Finding]:
     for path, text in tree.text.items():
         lines = text.count("\n")
@@ -501,8 +561,8 @@ def long_files(tree: Tree) -> Iterator[Finding]:
             yield Finding(path, LINES_MAX + 1, "length", f"{lines} lines: split files above {LINES_MAX}")
 
 
-RULES = [include_order, own_header_first, pragma_once, banned_calls, torch_apart, link_graph, effects_apart, listed_sources, dead_links, page_names,
-         private_words, unfinished, exit_codes, proto_comments, types, small_mains, torch_version, wide_prose, long_files]
+RULES = [include_order, own_header_first, pragma_once, banned_calls, torch_apart, link_graph, effects_apart, listed_sources, dead_links, page_names, promised_messages,
+         private_words, unfinished, exit_codes, proto_comments, types, small_mains, torch_version, wide_prose, undefined_names, long_files]
 
 
 def check(root: pathlib.Path) -> list[Finding]:

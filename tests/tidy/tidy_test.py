@@ -332,6 +332,60 @@ class TidyTest(unittest.TestCase):
         self.assertIn("common/b.h:1: [pragma]", dirty.stdout)
         self.assertIn("tidy: 1 findings", dirty.stdout)
 
+    def test_a_message_that_no_test_of_its_row_expects_is_found(self):
+        self.plant_cc("tests/unit/a_test.cc", 'TEST(ATest, Refuses) {\n  Expect("\\"key\\" is "\n         "missing");\n}\n')
+        self.plant("tests/e2e/b_test.py", 'print("no such file")\n')
+        head = "| input | ends with | message | test |\n|---|---|---|---|\n"
+        good = '| x | exit 3 | `"key" is missing`, `no such` | `ATest.Refuses`, `e2e_b_test` |\n| y | taken | | `ATest` |\n'
+        self.plant("docs/bad_input.md", head + good)
+        self.assertEqual(self.found(), [])
+        self.plant("docs/bad_input.md", head + good + "| z | exit 3 | `no such file` | `ATest.Refuses` |\n")
+        self.expect("docs/bad_input.md", 5, "message")
+
+    def test_a_name_that_a_python_file_defines_nowhere_is_found(self):
+        missing = {
+            "import os\nprint(os.sep, struct.calcsize('<Q'))\n": 2,
+            "def f(x):\n    return [y + z for y in x]\n": 2,
+            "class A:\n    def f(self):\n        return lambda: base64.b64encode(self)\n": 3,
+            "def f():\n    import json\n\n\ndef g():\n    return json.loads('1')\n": 6,
+            "x: Finding = None\n": 1,
+        }
+        for text, line in missing.items():
+            for path, head in (("tests/e2e/x_test.py", ""), ("scripts/x", "#!/usr/bin/env python3\n")):
+                with self.subTest(text=text, path=path):
+                    self.plant(path, head + text)
+                    self.expect(path, line + head.count("\n"), "undefined")
+                    (self.root / path).unlink()
+
+    def test_names_that_python_or_the_file_defines_are_fine(self):
+        self.plant("tests/e2e/x_test.py", '''import os.path as where
+from json import loads
+
+def f(x, *rest, key=None, **more):
+    global later
+    later = [y for y in rest if (z := y)]
+    try:
+        with open(where.join(__file__, x)) as file:
+            return loads(file.read()), key, more
+    except OSError as error:
+        return lambda n: (n, error, Other.size, z)
+
+
+class Other:
+    size = 3
+    half = size / 2
+
+
+if __name__ == "__main__":
+    print(f("a"), later, f"{Other.half}")
+''')
+        self.plant("tests/e2e/y_test.py", "from x_test import *\nprint(whatever)\n")
+        self.assertEqual(self.found(), [])
+
+    def test_a_python_file_that_is_none_is_found(self):
+        self.plant("tests/e2e/x_test.py", "def f(:\n")
+        self.expect("tests/e2e/x_test.py", 1, "undefined")
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -75,9 +75,14 @@ class WindowDataset : public Dataset {
     return absl::OkStatus();
   }
   std::string description() const override {
-    return absl::StrFormat("%s: %d %ss in %d files, %d held out", options_.path, source_->tokens(),
-                           target_unit(), source_->files(),
-                           source_->tokens() - source_->train_tokens());
+    std::string line = absl::StrFormat("%s: %d %ss in %d files, %d held out", options_.path,
+                                       source_->tokens(), target_unit(), source_->files(),
+                                       source_->tokens() - source_->train_tokens());
+    const std::string& held_out = source_->held_out_files();
+    if (!held_out.empty()) absl::StrAppend(&line, " (", held_out, ")");
+    const std::string& left_out = source_->left_out_files();
+    if (!left_out.empty()) absl::StrAppend(&line, "; left out: ", left_out);
+    return line;
   }
   std::string target_unit() const override {
     return options_.format == DataFormat::kText ? "byte" : "token";

@@ -3,113 +3,24 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <string_view>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/check.h"
 #include "common/exit_codes.h"
 #include "common/status.h"
+#include "worker/data/corpus_files.h"
+#include "worker/data/data_kind.h"
 
 namespace signvote {
 namespace {
 
 constexpr uint64_t kMapBytesMin = 1 << 20;  // smaller text files are copied
 constexpr double kHeldOutFraction = 0.05;
-constexpr size_t kLlmcHeaderBytes = 256 * 4;  // github.com/karpathy/llm.c, dev/data/data_common.py
-
-struct LlmcFormat {
-  int32_t magic, version;
-  uint32_t width;
-};
-constexpr LlmcFormat kLlmcFormats[] = {{20240520, 1, 2}, {20240801, 7, 4}};
 
 absl::Status BadData(absl::Status status) {
   return WithExitCode(std::move(status), ExitCode::kBadInput);
-}
-
-std::string_view FileName(std::string_view path) {
-  const size_t slash = path.rfind('/');
-  return slash == std::string_view::npos ? path : path.substr(slash + 1);
-}
-
-// "fineweb_val_000000.bin", "validation.bin"; not "interval_003.bin".
-bool IsHeldOutShard(const std::string& path) {
-  const std::string_view name = FileName(path);
-  size_t begin = 0;
-  while (begin < name.size()) {
-    size_t end = begin;
-    while (end < name.size() && absl::ascii_isalpha(static_cast<unsigned char>(name[end]))) ++end;
-    const std::string_view word = name.substr(begin, end - begin);
-    if (word == "val" || word == "validation") return true;
-    begin = end + 1;
-  }
-  return false;
-}
-
-// Files that are neither text nor shards, by their first bytes: read as such they would train on
-// noise without a word.
-struct ForeignKind {
-  std::string_view magic;
-  const char* what;
-  const char* remedy;
-};
-constexpr ForeignKind kForeignKinds[] = {
-    {"\x1f\x8b", "a gzip file", "unpack it first"},
-    {"PK\x03\x04", "a zip file", "unpack it first"},
-    {"\x28\xb5\x2f\xfd", "a zstd file", "unpack it first"},
-    {"\xfd"
-     "7zXZ",
-     "an xz file", "unpack it first"},
-    {"BZh", "a bzip2 file", "unpack it first"},
-    {"\x93NUMPY", "a NumPy array", "write its numbers alone, as uint16 (ndarray.tofile)"},
-    {"PAR1", "a Parquet file", "write its text or its tokens to a file of their own"},
-    {"\x89PNG\r\n", "a picture", "give text or tokens"},
-    {"\xff\xd8\xff", "a picture", "give text or tokens"},
-    {"%PDF-", "a PDF file", "write its text to a file of its own"},
-    {"\x7f"
-     "ELF",
-     "a program", "give text or tokens"},
-    {"GGUF", "a GGUF file", "give text or tokens"},
-};
-constexpr std::string_view kUtf16Marks[] = {"\xff\xfe", "\xfe\xff"};
-
-absl::Status RefuseForeignKinds(const std::string& path, std::span<const std::byte> data,
-                                DataFormat format) {
-  const std::string_view head(reinterpret_cast<const char*>(data.data()),
-                              std::min<size_t>(data.size(), 16));
-  for (const ForeignKind& kind : kForeignKinds) {
-    if (!head.starts_with(kind.magic)) continue;
-    return BadData(
-        absl::InvalidArgumentError(absl::StrCat(path, ": ", kind.what, "; ", kind.remedy)));
-  }
-  if (format != DataFormat::kText) return absl::OkStatus();
-  for (const std::string_view mark : kUtf16Marks) {
-    if (head.starts_with(mark)) {
-      return BadData(absl::InvalidArgumentError(
-          absl::StrCat(path, ": UTF-16 text; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")));
-    }
-  }
-  return absl::OkStatus();
-}
-
-// Headerless files do not say how wide a token is. Of 32-bit tokens below 65,536 every other 16-bit
-// word is zero, which no text is.
-bool LooksLikeWideTokens(std::span<const std::byte> data) {
-  constexpr size_t kTokensLooked = 1024;
-  constexpr size_t kTokensMin = 16;
-  const size_t tokens = std::min(kTokensLooked, data.size() / 4);
-  if (tokens < kTokensMin) return false;
-  bool low_word_seen = false;
-  for (size_t i = 0; i < tokens; ++i) {
-    uint16_t words[2];
-    std::memcpy(words, data.data() + 4 * i, sizeof(words));
-    if (words[1] != 0) return false;
-    low_word_seen = low_word_seen || words[0] != 0;
-  }
-  return low_word_seen;
 }
 
 }  // namespace
@@ -120,30 +31,35 @@ absl::StatusOr<std::unique_ptr<TokenSource>> TokenSource::Open(FileSystem* fs,
   SIGNVOTE_CHECK(format != DataFormat::kSynthetic);
   const bool text = format == DataFormat::kText;
   SIGNVOTE_ASSIGN_OR_RETURN(const bool folder, fs->IsDirectory(path));
-  std::vector<std::string> files = {path};
+  CorpusFiles files{.train = {path}};
   if (folder) {
-    SIGNVOTE_ASSIGN_OR_RETURN(files, fs->ListFiles(path));
-    if (!text) {
-      std::erase_if(files, [](const std::string& file) { return !file.ends_with(".bin"); });
-      std::stable_partition(files.begin(), files.end(),
-                            [](const std::string& file) { return !IsHeldOutShard(file); });
-    }
-    if (files.empty()) {
+    SIGNVOTE_ASSIGN_OR_RETURN(std::vector<std::string> found, fs->ListFiles(path));
+    files = ChooseCorpusFiles(path, std::move(found), format);
+    if (files.train.empty()) {
       return BadData(absl::InvalidArgumentError(
-          absl::StrCat("--data ", path, ": the folder holds no ", text ? "file" : ".bin file")));
+          absl::StrCat("--data ", path, ": the folder holds no ", text ? "file" : ".bin file",
+                       files.left_out.empty() ? "" : ", but ", ListedFiles(path, files.left_out))));
     }
   }
   auto source = std::make_unique<TokenSource>();
-  uint64_t shards_train_tokens = 0;
-  for (const std::string& file : files) {
-    SIGNVOTE_RETURN_IF_ERROR(text ? source->AddText(fs, file) : source->AddShard(fs, file, format));
-    if (!IsHeldOutShard(file)) shards_train_tokens = source->tokens_;
+  const auto add = [&](const std::vector<std::string>& part) -> absl::Status {
+    for (const std::string& file : part)
+      SIGNVOTE_RETURN_IF_ERROR(text ? source->AddText(fs, file)
+                                    : source->AddShard(fs, file, format));
+    return absl::OkStatus();
+  };
+  SIGNVOTE_RETURN_IF_ERROR(add(files.train));
+  source->train_tokens_ = source->tokens_;
+  SIGNVOTE_RETURN_IF_ERROR(add(files.held_out));
+  // Empty texts, too, hold nothing out.
+  if (source->train_tokens_ == 0 || source->train_tokens_ == source->tokens_) {
+    source->train_tokens_ =
+        source->tokens_ -
+        static_cast<uint64_t>(static_cast<double>(source->tokens_) * kHeldOutFraction);
+  } else {
+    source->held_out_files_ = ListedFiles(path, files.held_out);
   }
-  const uint64_t held_out =
-      static_cast<uint64_t>(static_cast<double>(source->tokens_) * kHeldOutFraction);
-  const bool has_val_shards =
-      !text && shards_train_tokens > 0 && shards_train_tokens < source->tokens_;
-  source->train_tokens_ = has_val_shards ? shards_train_tokens : source->tokens_ - held_out;
+  source->left_out_files_ = ListedFiles(path, files.left_out);
   return source;
 }
 
@@ -154,7 +70,7 @@ absl::Status TokenSource::AddText(FileSystem* fs, const std::string& path) {
   segment.first = tokens_;
   if (bytes >= kMapBytesMin) {
     SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> map, fs->Map(path));
-    SIGNVOTE_RETURN_IF_ERROR(RefuseForeignKinds(path, map->data(), DataFormat::kText));
+    SIGNVOTE_RETURN_IF_ERROR(CheckDataKind(path, map->data(), DataFormat::kText));
     segment.data = map->data().data();
     segment.count = map->data().size();
     maps_.push_back({.path = path, .file = std::move(map)});
@@ -163,8 +79,7 @@ absl::Status TokenSource::AddText(FileSystem* fs, const std::string& path) {
     segment.offset = pool_.size();
     segment.count = text.size();
     const auto* data = reinterpret_cast<const std::byte*>(text.data());
-    SIGNVOTE_RETURN_IF_ERROR(
-        RefuseForeignKinds(path, std::span(data, text.size()), DataFormat::kText));
+    SIGNVOTE_RETURN_IF_ERROR(CheckDataKind(path, std::span(data, text.size()), DataFormat::kText));
     pool_.insert(pool_.end(), data, data + text.size());
   }
   tokens_ += segment.count;
@@ -178,28 +93,12 @@ absl::Status TokenSource::AddShard(FileSystem* fs, const std::string& path, Data
     return BadData(absl::DataLossError(absl::StrCat(path, ": the shard is empty")));
   SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> map, fs->Map(path));
   const std::span<const std::byte> data = map->data();
-  SIGNVOTE_RETURN_IF_ERROR(RefuseForeignKinds(path, data, format));
+  SIGNVOTE_RETURN_IF_ERROR(CheckDataKind(path, data, format));
   Segment segment;
   segment.first = tokens_;
   size_t header_bytes = 0;
   if (format == DataFormat::kNanoGpt) {
     segment.width = 2;
-    if (data.size() >= kLlmcHeaderBytes) {
-      int32_t magic;
-      std::memcpy(&magic, data.data(), sizeof(magic));
-      for (const LlmcFormat& llmc : kLlmcFormats) {
-        if (magic == llmc.magic) {
-          return BadData(absl::InvalidArgumentError(
-              absl::StrCat(path, ": an llm.c shard with a header; give --data-format llmc")));
-        }
-      }
-    }
-    if (LooksLikeWideTokens(data)) {
-      return BadData(absl::InvalidArgumentError(absl::StrCat(
-          path,
-          ": every second 16-bit token is 0: these seem to be 32-bit tokens; write them as "
-          "uint16, or as llm.c's version 7 (--data-format llmc)")));
-    }
     if (data.size() % 2 != 0) {
       return BadData(absl::DataLossError(
           absl::StrFormat("%s: %d bytes are no whole number of 16-bit tokens", path, data.size())));

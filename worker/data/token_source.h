@@ -16,21 +16,24 @@ namespace signvote {
 // Threads:   thread-safe; reads only.
 class TokenSource {
  public:
-  // Text: every file is a run of bytes; a folder's files follow each other in order of path.
-  // Shards: the files whose name ends in ".bin" (a folder) or the file; those with the word "val" or
-  // "validation" in their name come last and are the held-out part.
-  // INVALID_ARGUMENT: a file of another kind (compressed, UTF-16, an array with a header, tokens of
-  // another width); DATA_LOSS: a malformed shard, or one without tokens.
+  // Text: every file is a run of bytes. Shards: the file, or a folder's files whose name ends in
+  // ".bin". A folder's files follow each other in order of path, those that are held out by their
+  // name last (corpus_files.h). INVALID_ARGUMENT: a file of another kind (data_kind.h); DATA_LOSS: a
+  // malformed shard, or one without tokens.
   static absl::StatusOr<std::unique_ptr<TokenSource>> Open(FileSystem* fs, const std::string& path,
                                                            DataFormat format);
 
   uint64_t tokens() const { return tokens_; }
   uint64_t files() const { return segments_.size(); }
-  // Tokens [0, train_tokens()) may be trained on: the val shards are left out, or else the last 5
-  // %.
+  // Tokens [0, train_tokens()) may be trained on: what lies in files that are held out is not, or
+  // else the last 5 %.
   uint64_t train_tokens() const { return train_tokens_; }
   // No token is larger, whatever the files hold: 255 of bytes.
   uint64_t largest_possible_token() const { return (uint64_t{1} << (8 * width_max_)) - 1; }
+  // Which files are held out, and which of a folder are no part of the corpus, as ListedFiles(); "":
+  // none.
+  const std::string& held_out_files() const { return held_out_files_; }
+  const std::string& left_out_files() const { return left_out_files_; }
   // The position of each file's first token.
   std::vector<uint64_t> file_starts() const;
   // Copies tokens [first, first + count). REQUIRES: first + count <= tokens().
@@ -64,6 +67,8 @@ class TokenSource {
   uint64_t tokens_ = 0;
   uint64_t train_tokens_ = 0;
   uint32_t width_max_ = 1;  // of the segments
+  std::string held_out_files_;
+  std::string left_out_files_;
 };
 
 }  // namespace signvote

@@ -107,26 +107,28 @@ absl::Status RefuseUnless(const Json& json, const std::string& path, const char*
                    absl::StrFormat("\"%s\" is %s; only %g is supported", key, Shown(*it), only));
 }
 
-// Where transformers 5 has what "rope_theta" and "rope_scaling" say before.
-absl::Status ReadRopeParameters(const Json& json, const std::string& path, double* rope_theta) {
-  const auto it = json.find("rope_parameters");
+// How positions turn: "rope_parameters", where transformers 5 also has the base, or before it
+// "rope_scaling". An object that asks for what every model does is as good as none.
+absl::Status ReadRope(const Json& json, const std::string& path, const std::string& name,
+                      double* rope_theta) {
+  const auto it = json.find(name);
   if (it == json.end() || it->is_null()) return absl::OkStatus();
   if (!it->is_object()) {
-    return BadConfig(path, absl::StrCat("\"rope_parameters\" is ", Shown(*it), "; not an object"));
+    return BadConfig(path, absl::StrCat("\"", name, "\" is ", Shown(*it), "; not an object"));
   }
   // "type" is what transformers 4 calls it; a file may have both.
   for (const char* const key : {"rope_type", "type"}) {
     const auto type = it->find(key);
     if (type == it->end() || type->is_null() || *type == "default") continue;
-    return BadConfig(path, absl::StrCat("\"", key, "\" of \"rope_parameters\" is ", Shown(*type),
+    return BadConfig(path, absl::StrCat("\"", key, "\" of \"", name, "\" is ", Shown(*type),
                                         "; only \"default\" is supported"));
   }
   // One set for each type of layer: what is looked for below would be a level deeper.
   for (const auto& [key, value] : it->items()) {
     if (!value.is_object()) continue;
-    return BadConfig(path, absl::StrCat("\"", ForPeople(key, 64),
-                                        "\" of \"rope_parameters\" is an object; only one set for "
-                                        "all layers is supported"));
+    return BadConfig(path, absl::StrCat("\"", ForPeople(key, 64), "\" of \"", name,
+                                        "\" is an object; only one set for all layers is "
+                                        "supported"));
   }
   SIGNVOTE_RETURN_IF_ERROR(RefuseUnless(*it, path, "factor", 1));
   SIGNVOTE_RETURN_IF_ERROR(RefuseUnless(*it, path, "partial_rotary_factor", 1));
@@ -244,15 +246,12 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& text, const std:
   SIGNVOTE_RETURN_IF_ERROR(ReadPositive(json, path, "rms_norm_eps", &config.norm_epsilon));
   SIGNVOTE_RETURN_IF_ERROR(ReadPositive(json, path, "rope_theta", &config.rope_theta));
   SIGNVOTE_RETURN_IF_ERROR(ReadPositive(json, path, "initializer_range", &config.init_std));
-  SIGNVOTE_RETURN_IF_ERROR(ReadRopeParameters(json, path, &config.rope_theta));
+  SIGNVOTE_RETURN_IF_ERROR(ReadRope(json, path, "rope_parameters", &config.rope_theta));
+  SIGNVOTE_RETURN_IF_ERROR(ReadRope(json, path, "rope_scaling", &config.rope_theta));
   SIGNVOTE_RETURN_IF_ERROR(RefuseUnless(json, path, "partial_rotary_factor", 1));
   SIGNVOTE_RETURN_IF_ERROR(RefuseUnless(json, path, "attention_dropout", 0));
   SIGNVOTE_RETURN_IF_ERROR(RefuseUnlessFalse(json, path, "attention_bias"));
   SIGNVOTE_RETURN_IF_ERROR(RefuseUnlessFalse(json, path, "mlp_bias"));
-  if (const auto scaling = json.find("rope_scaling");
-      scaling != json.end() && !scaling->is_null()) {
-    return BadConfig(path, "\"rope_scaling\" is not supported; leave it out or null");
-  }
   if (const auto act = json.find("hidden_act"); act != json.end() && *act != "silu") {
     return BadConfig(
         path, absl::StrCat("\"hidden_act\" is ", Shown(*act), "; only \"silu\" is supported"));

@@ -28,6 +28,35 @@ def below(words, bound):
     return ((words >> np.uint64(32)) * bound + low) >> np.uint64(32)
 
 
+def turns(windows, shares, share):
+    """How many of the first `windows` turns of so many shares are this one's."""
+    return windows // shares + (share < windows % shares)
+
+
+def own_parts(windows, share):
+    """Share by share up to this one, the places with which each begins: what those before it leave to it, one from each in
+    turn. As lists: for corpora of a few windows."""
+    parts = [list(range(windows))]
+    for newcomer in range(1, share + 1):
+        left = [parts[i][turns(windows, newcomer + 1, i):turns(windows, newcomer, i)] for i in range(newcomer)]
+        rows = range(max(map(len, left)))
+        parts.append([places[row] for row in rows for places in left if row < len(places)])
+    return parts
+
+
+def place(windows, share, k):
+    """The k-th place of a share's order, by the definition and not by its closed form."""
+    own = own_parts(windows, share)[share] if share < windows else []  # of W/(share + 1) places
+    if k < len(own):
+        return own[k]
+    start = int(f"{share:032b}"[::-1], 2) * windows >> 32
+    at = {place: index for index, place in enumerate(own)}
+    found = (start + k) % windows
+    while found in at:
+        found = (start + at[found]) % windows
+    return found
+
+
 def first_token(seed, share, k, tokens, length):
     """Where the k-th window of a share begins: docs/data.md, "Windows, exactly". In plain integers."""
     def mix(a, b, c):
@@ -35,7 +64,7 @@ def first_token(seed, share, k, tokens, length):
 
     windows = max(1, tokens // length - 1)
     key = mix(coins.domain_seed(coins.MINIBATCH, seed), k // windows, windows)
-    number = ((int(f"{share:032b}"[::-1], 2) * windows >> 32) + k % windows) % windows
+    number = place(windows, share, k % windows)
     half = max(1, ((windows - 1).bit_length() + 1) // 2)
     while True:
         left, right = number >> half, number % (1 << half)

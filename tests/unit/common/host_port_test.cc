@@ -63,6 +63,18 @@ TEST(HostPort, WhatStandsInBracketsIsAnAddressOfIpv6) {
   }
 }
 
+TEST(HostPort, AnAddressOfLinkLocalScopeNeedsItsInterface) {
+  EXPECT_THAT(Describe(ParseHostPort("--server", "[fe80::1]:1", PortZero::kRefused).status()),
+              HasSubstr("an address of link-local scope needs its interface: [fe80::1%eth0]"));
+  for (const char* text : {"[fe80::1%]:1", "[fe80::1%a b]:1", "[fe80::1%/]:1"}) {
+    EXPECT_THAT(Describe(ParseHostPort("--server", text, PortZero::kRefused).status()),
+                HasSubstr("in the brackets is no address of IPv6"))
+        << text;
+  }
+  // As a name alone it may be a certificate's.
+  EXPECT_TRUE(ParseHost("--server-name", "fe80::1").ok());
+}
+
 TEST(HostPort, AMissingPortIsSaidToBeMissing) {
   for (const char* text : {"localhost", "192.0.2.1", "[::1]", "[2001:db8::1]"}) {
     EXPECT_THAT(Describe(ParseHostPort("--server", text, PortZero::kRefused).status()),

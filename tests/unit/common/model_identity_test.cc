@@ -112,7 +112,9 @@ TEST(ModelIdentity, AConfigMaySayMoreThanAnotherButNotTheContrary) {
        {"{}", R"({"bos_token_id": 1, "pretraining_tp": 1, "attention_dropout": 0.0})",
         R"({"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}, "mlp_bias": false})",
         R"({"rope_parameters": {"type": "default"}, "hidden_act": "silu"})",
-        R"({"partial_rotary_factor": 1.0, "rope_scaling": null})"}) {
+        R"({"partial_rotary_factor": 1.0, "rope_scaling": null})", R"({"rope_scaling": {}})",
+        R"({"rope_scaling": {"rope_type": "default"}})",
+        R"({"rope_scaling": {"type": "default", "factor": 1.0}})"}) {
     EXPECT_EQ(contradict(ours, theirs), "") << theirs;
     EXPECT_EQ(contradict(theirs, ours), "") << theirs;
   }
@@ -122,6 +124,8 @@ TEST(ModelIdentity, AConfigMaySayMoreThanAnotherButNotTheContrary) {
             "\"rope_theta\" is 10000 here, 500000 there");
   EXPECT_EQ(contradict(ours, R"({"rope_scaling": {"factor": 2}})"),
             "\"rope_scaling\" is missing here and {\"factor\":2} there");
+  EXPECT_EQ(contradict(ours, R"({"rope_parameters": {"rope_type": "default", "factor": 2}})"),
+            "\"rope_scaling\" is missing here and {\"factor\":2,\"rope_type\":\"default\"} there");
   EXPECT_EQ(contradict(ours, R"({"rope_parameters": {"type": "linear", "factor": 2}})"),
             "\"rope_scaling\" is missing here and {\"factor\":2,\"type\":\"linear\"} there");
   EXPECT_EQ(contradict(ours, R"({"attention_bias": true})"),

@@ -323,6 +323,16 @@ TEST(PlacesTest, WhatSessionsDoNotNeedGoesToTheRooms) {
   EXPECT_EQ(PlacesFor(1'000'000, 64, 64).each, 1024u);
 }
 
+// Beside the reserve, what the program has open and those that wait for a place or leave one.
+TEST(PlacesTest, RoomsTakeNotAllThatAFewDescriptorsLeave) {
+  for (uint64_t descriptors = 256; descriptors < 470; ++descriptors) {
+    const Places few = PlacesFor(descriptors, 64, 64);
+    EXPECT_TRUE(few.few || descriptors >= few.descriptors_wanted);
+    EXPECT_GE(few.each, 8u);
+    EXPECT_LE(2 * few.each + 64 + 64 + 64 + 32, descriptors) << "32 sessions have room";
+  }
+}
+
 TEST(PlacesTest, TooFewDescriptorsForTheSessionsAreTold) {
   const Places few = PlacesFor(1024, 64, 1000);
   EXPECT_TRUE(few.few);

@@ -60,10 +60,10 @@ class DatasetTest : public testing::Test {
   stdfs::path folder_;
 };
 
-// Position i holds a value from which i can be read back.
+// Position i holds a value from which i can be read back; none is zero, which no text has.
 std::string Positions(size_t count) {
-  std::string text(count, '\0');
-  for (size_t i = 0; i < count; ++i) text[i] = static_cast<char>(i % 251);
+  std::string text(count, ' ');
+  for (size_t i = 0; i < count; ++i) text[i] = static_cast<char>(1 + i % 251);
   return text;
 }
 
@@ -119,7 +119,7 @@ TEST_F(DatasetTest, TargetsAreTheNextTokens) {
   ASSERT_TRUE((*data)->TrainBatch(Key(5, 0, 0), &batch).ok());
   ASSERT_EQ(batch.inputs.size(), 4u * 32u);
   for (size_t i = 0; i < batch.inputs.size(); ++i)
-    EXPECT_EQ(batch.targets[i], (batch.inputs[i] + 1) % 251);
+    EXPECT_EQ(batch.targets[i], batch.inputs[i] % 251 + 1);
 }
 
 TEST_F(DatasetTest, HeldOutBytesAreNeverTrainedOn) {
@@ -288,10 +288,25 @@ TEST_F(DatasetTest, FilesOfAnotherKindAreNamedWithTheRemedy) {
       {"e.npy", bytes("\x93NUMPY\x01\x00", 8), DataFormat::kNanoGpt, "a NumPy array"},
       {"f.txt", bytes("\xff\xfeh\x00i\x00", 6), DataFormat::kText, "UTF-16 text; convert it"},
       {"g.txt", bytes("\xfe\xff\x00h", 4), DataFormat::kText, "UTF-16 text"},
-      {"h.png", bytes("\x89PNG\r\n\x1a\n", 8), DataFormat::kText, "a picture; give text"},
-      {"i.jpg", bytes("\xff\xd8\xff\xe0", 4), DataFormat::kText, "a picture"},
-      {"j.pdf", bytes("%PDF-1.7", 8), DataFormat::kText, "a PDF file; write its text"},
-      {"k.so", bytes("\x7f\x45\x4c\x46", 4), DataFormat::kNanoGpt, "a program"},
+      {"h.txt", bytes("\x89PNG\r\n\x1a\n\0\0", 10), DataFormat::kText, "a picture; give text"},
+      {"j.txt", bytes("h\0i\0", 4), DataFormat::kText,
+       "byte 1 is zero, which none of a text is; give token shards with --data-format nanogpt or "
+       "llmc, convert UTF-16 to UTF-8 (iconv)"},
+      {"k.txt", std::string(65535, 'x') + bytes("\0", 1), DataFormat::kText, "byte 65535 is zero"},
+      {"l.bin", Bytes(std::vector<uint16_t>(3000, 262)) + bytes("\1\0", 2), DataFormat::kText,
+       "byte 6001 is zero"},
+      {"m.bin", LlmcHeader(20240520, 1, 0), DataFormat::kText,
+       "an llm.c shard; give --data-format llmc"},
+      {"n.bin", LlmcHeader(20240801, 7, 0), DataFormat::kText, "give --data-format llmc"},
+      {"o.pdf", "%PDF-1.7\n", DataFormat::kText, "a PDF file; write its text"},
+      {"s.gguf", "GGUF", DataFormat::kNanoGpt, "a GGUF file"},
+      {"p.db", bytes("SQLite format 3\0", 16), DataFormat::kText, "an SQLite database"},
+      {"q.so",
+       bytes("\x7f"
+             "ELF\2",
+             5),
+       DataFormat::kText, "a program; give text, or take it out"},
+      {"r.jpg", bytes("\xff\xd8\xff\xe0", 4), DataFormat::kText, "a picture"},
       {"h.bin", LlmcHeader(20240520, 1, 0), DataFormat::kNanoGpt, "give --data-format llmc"},
       {"i.bin", Bytes(wide), DataFormat::kNanoGpt, "seem to be 32-bit tokens"},
       {"big.txt", bytes("\xff\xfe", 2) + std::string(2 << 20, 'x'), DataFormat::kText, "UTF-16"},
@@ -306,27 +321,104 @@ TEST_F(DatasetTest, FilesOfAnotherKindAreNamedWithTheRemedy) {
   }
 }
 
+// Vocabularies of more than 65,536 are what 32-bit tokens are written for.
+TEST_F(DatasetTest, HeaderlessTokensOf32And64BitsAreRefusedWhateverTheirVocabulary) {
+  Rng rng(1, 2);
+  for (const uint64_t vocabulary : {65u, 50'257u, 65'537u, 128'256u, 262'144u, 1'000'000u}) {
+    std::vector<uint32_t> wide(1024);
+    for (uint32_t& token : wide) token = static_cast<uint32_t>(rng.Below(vocabulary));
+    const std::vector<int64_t> wider(wide.begin(), wide.end());
+    for (const std::string& shard : {Bytes(wide), Bytes(wider), Bytes(wide).substr(0, 64)}) {
+      const auto source =
+          TokenSource::Open(FileSystem::Posix(), Write("t.bin", shard), DataFormat::kNanoGpt);
+      EXPECT_EQ(ExitCodeFor(source.status()), ExitCode::kBadInput) << vocabulary;
+      EXPECT_NE(source.status().message().find("seem to be 32-bit tokens, or wider"),
+                absl::string_view::npos)
+          << vocabulary << source.status();
+    }
+  }
+}
+
 TEST_F(DatasetTest, SixteenBitTokensAreNotTakenForWiderOnes) {
-  // Half of the tokens are 0, but not every second one; and a file of zeros alone.
-  std::vector<uint16_t> tokens(400);
-  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = i % 4 < 2 ? 0 : 9;
-  for (const auto& shard : {tokens, std::vector<uint16_t>(400, 0)}) {
+  // Half of the tokens are 0, but not every second one; a file of zeros alone; one of few different
+  // tokens; small ones at every second place but for one.
+  std::vector<uint16_t> half(400), few(400), rare(400);
+  for (size_t i = 0; i < 400; ++i) {
+    half[i] = i % 4 < 2 ? 0 : 9;
+    few[i] = static_cast<uint16_t>(i * i % 11);
+    rare[i] = static_cast<uint16_t>(i % 2 == 1 ? i % 16 : 20'000 + i);
+  }
+  rare[201] = 16;
+  for (const auto& shard : {half, std::vector<uint16_t>(400, 0), few, rare}) {
     const auto source =
         TokenSource::Open(FileSystem::Posix(), Write("t.bin", Bytes(shard)), DataFormat::kNanoGpt);
     EXPECT_TRUE(source.ok()) << source.status();
   }
 }
 
-TEST_F(DatasetTest, OnlyTheWordValHoldsAShardOut) {
-  const std::string tokens = Bytes(std::vector<uint16_t>(100, 7));
-  for (const char* name :
-       {"interval_003.bin", "evaluate.bin", "x_train_val.bin", "validation-1.bin"})
-    Write(name, tokens);
+TEST_F(DatasetTest, ATextMayHoldAnyByteButZeroAmongItsFirst) {
+  std::string text = Positions(100'000);
+  text[65'536] = '\0';  // as rare slips in a long text are
   const auto source =
-      TokenSource::Open(FileSystem::Posix(), folder_.string(), DataFormat::kNanoGpt);
-  ASSERT_TRUE(source.ok()) << source.status();
-  EXPECT_EQ((*source)->tokens(), 400u);
-  EXPECT_EQ((*source)->train_tokens(), 200u);
+      TokenSource::Open(FileSystem::Posix(), Write("t.txt", text), DataFormat::kText);
+  EXPECT_TRUE(source.ok()) << source.status();
+}
+
+TEST_F(DatasetTest, OnlyAWordOfItsNameHoldsAShardOut) {
+  const std::string tokens = Bytes(std::vector<uint16_t>(100, 7));
+  const auto held_out = [&] {
+    const auto source =
+        TokenSource::Open(FileSystem::Posix(), folder_.string(), DataFormat::kNanoGpt);
+    EXPECT_TRUE(source.ok()) << source.status();
+    return source.ok() ? (*source)->tokens() - (*source)->train_tokens() : 0;
+  };
+  for (const char* name : {"interval_003.bin", "evaluate.bin", "latest.bin", "invalid.bin"})
+    Write(name, tokens);
+  EXPECT_EQ(held_out(), 20u) << "the last 5 %";
+  uint64_t files = 0;
+  for (const char* name :
+       {"x_train_val.bin", "validation-1.bin", "VALID_000.bin", "owt.Test.bin"}) {
+    Write(name, tokens);
+    EXPECT_EQ(held_out(), 100 * ++files) << name;
+  }
+}
+
+TEST_F(DatasetTest, ATextIsHeldOutByTheNameOfTheOneBesideIt) {
+  DatasetOptions options;
+  options.path = folder_.string();
+  options.length = 10;
+  options.eval_targets = 100;
+  options.eval_length = 10;
+  Write("test_tools.txt", std::string(500, 'a'));  // no text has its name with "train" in it
+  Write("wiki.train.txt", std::string(2000, 'a'));
+  Write("wiki.VALID.txt", std::string(300, 'b'));
+  const auto data = Open(options);
+  ASSERT_TRUE(data.ok()) << data.status();
+  Batch batch;
+  ASSERT_TRUE((*data)->HeldOut(0, (*data)->held_out_windows(), &batch).ok());
+  EXPECT_EQ(std::set<int64_t>(batch.inputs.begin(), batch.inputs.end()), std::set<int64_t>{'b'});
+  EXPECT_EQ((*data)->description(), absl::StrCat(options.path, ": 2800 bytes in 3 files, 300 held ",
+                                                 "out (wiki.VALID.txt)"));
+}
+
+TEST_F(DatasetTest, WhatOfAFolderIsNoShardIsSaidToBeLeftOut) {
+  DatasetOptions options;
+  options.path = folder_.string();
+  options.format = DataFormat::kNanoGpt;
+  Write("a.npy", "x");
+  Write("b/train.bin.gz", "x");
+  const auto none = Open(options);
+  EXPECT_NE(none.status().message().find("holds no .bin file, but a.npy, b/train.bin.gz"),
+            absl::string_view::npos)
+      << none.status();
+  Write("c.u16", "x");
+  Write("d.txt", "x");
+  Write("e/train.bin", Bytes(std::vector<uint16_t>(1000, 7)));
+  const auto data = Open(options);
+  ASSERT_TRUE(data.ok()) << data.status();
+  EXPECT_EQ((*data)->description(),
+            absl::StrCat(options.path, ": 1000 tokens in 1 files, 50 held out; left out: a.npy, ",
+                         "b/train.bin.gz, c.u16 and 1 more"));
 }
 
 TEST_F(DatasetTest, AForeignTokenAtTheBeginningOfAnyShardIsToldAtTheStart) {

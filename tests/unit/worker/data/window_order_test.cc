@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include "common/rng.h"
+
 namespace signvote {
 namespace {
 
@@ -53,26 +55,78 @@ TEST(WindowOrderTest, WhatAnEpochLeavesOutIsLessThanTwoWindows) {
   }
 }
 
-TEST(WindowOrderTest, APowerOfTwoOfSharesMeetsEveryWindowOnceInAnEpochsWorth) {
-  const WindowOrder order(128 * 1025, 128);
-  ASSERT_EQ(order.windows(), 1024u);
-  for (const uint32_t shares : {1u, 2u, 4u, 8u, 64u}) {
-    const uint64_t steps = 1024 / shares;
-    for (uint64_t epoch = 0; epoch < 2; ++epoch) {
-      const auto met = Met(order, shares, epoch * 1024, steps);
-      EXPECT_EQ(Different(met), 1024u) << shares << " shares";
+// An order of so many windows of two tokens.
+WindowOrder OrderOf(uint64_t windows) { return {2 * (windows + 1), 2}; }
+
+TEST(WindowOrderTest, AnyNumberOfSharesByTurnsMeetsEveryWindowOnceBeforeAnyTwice) {
+  for (const uint64_t windows :
+       {1u, 2u, 3u, 5u, 7u, 8u, 9u, 10u, 12u, 17u, 60u, 61u, 64u, 97u, 255u, 1000u, 1023u, 5039u}) {
+    const WindowOrder order = OrderOf(windows);
+    ASSERT_EQ(order.windows(), windows);
+    for (uint32_t shares = 1; shares <= 40; ++shares) {
+      for (uint64_t epoch = 0; epoch < 2; ++epoch) {
+        std::set<uint64_t> met;
+        for (uint64_t turn = 0; turn < windows; ++turn) {
+          const Share share(static_cast<uint32_t>(turn % shares));
+          met.insert(order.First(kSeed, share, epoch * windows + turn / shares));
+        }
+        ASSERT_EQ(met.size(), windows) << shares << " shares, epoch " << epoch;
+      }
     }
   }
 }
 
-TEST(WindowOrderTest, AnyNumberOfSharesMeetsMostWindowsInAnEpochsWorth) {
-  const WindowOrder order(128 * 10001, 128);
-  for (uint32_t shares = 1; shares <= 40; ++shares) {
-    const uint64_t steps = order.windows() / shares;
-    EXPECT_GE(Different(Met(order, shares, 0, steps)),
-              static_cast<size_t>(0.82 * static_cast<double>(order.windows())))
-        << shares << " shares";
+// What a run sees in which workers come late, pause and go: of `shares` that were ever in it, each in
+// whatever steps it took part in.
+TEST(WindowOrderTest, WhoeverComesAndGoesNoWindowIsMetTwiceInTheFirstTurns) {
+  const uint64_t windows = 1009;
+  const WindowOrder order = OrderOf(windows);
+  Rng rng(3, 4);
+  for (uint32_t shares = 1; shares <= 9; ++shares) {
+    std::vector<uint64_t> met;
+    for (uint32_t share = 0; share < shares; ++share) {
+      for (uint64_t k = 0; k < windows / shares; ++k)
+        if (rng.Below(3) > 0) met.push_back(order.First(kSeed, Share(share), k));
+    }
+    EXPECT_EQ(Different(met), met.size()) << shares;
+    EXPECT_GT(met.size(), windows / 2);
   }
+}
+
+// It cannot be all of them for every number (docs/decisions/0024-windows-by-turns.md).
+TEST(WindowOrderTest, LaterTurnsMeetMostWindowsAgain) {
+  const uint64_t windows = 5040;
+  const WindowOrder order = OrderOf(windows);
+  for (uint32_t shares = 2; shares <= 40; ++shares) {
+    double sum = 0;
+    for (uint32_t pass = 0; pass < shares; ++pass) {
+      const uint64_t first = pass * windows / shares;
+      const uint64_t end = (pass + 1) * windows / shares;
+      const double met =
+          static_cast<double>(Different(Met(order, shares, first, end - first))) / windows;
+      EXPECT_GE(met, 0.67) << shares << " shares, pass " << pass;
+      sum += met;
+    }
+    EXPECT_GE(sum / shares, shares <= 4 ? 0.94 : 0.78) << shares << " shares";
+  }
+}
+
+TEST(WindowOrderTest, TheHighestShareOfTheSmallestAndTheLargestCorpusHasAnOrder) {
+  for (const uint64_t windows : {1u, 2u, 100u}) {
+    const WindowOrder order = OrderOf(windows);
+    std::set<uint64_t> met;
+    for (uint64_t k = 0; k < windows; ++k) met.insert(order.First(kSeed, Share(0xffffffff), k));
+    EXPECT_EQ(met.size(), windows);
+  }
+  // Of as many shares as there can be, the last ones' first and last turn.
+  const WindowOrder large(uint64_t{1} << 62, 1);
+  std::set<uint64_t> met;
+  for (uint32_t share = 0xfffffff0; share != 0; ++share) {
+    for (const uint64_t k : {uint64_t{0}, (large.windows() >> 32) - 1})
+      met.insert(large.First(kSeed, Share(share), k));
+    EXPECT_LT(large.First(kSeed, Share(share), large.windows() - 1), large.windows());
+  }
+  EXPECT_EQ(met.size(), 2u * 16);
 }
 
 TEST(WindowOrderTest, SeedEpochAndCorpusChangeTheOrder) {

@@ -92,6 +92,21 @@ TEST(ModelConfigTest, TheRotaryBaseIsFoundWhereTransformers5WritesIt) {
   EXPECT_EQ(older->rope_theta, 500000.0);
 }
 
+// transformers 4 writes the type of a scaling also where nothing is scaled.
+TEST(ModelConfigTest, ARopeScalingThatScalesNothingIsTaken) {
+  for (const char* const scaling :
+       {"null", "{}", R"({"rope_type": "default"})", R"({"type": "default", "factor": 1.0})"}) {
+    const auto config = ParseModelConfig(
+        absl::StrCat(R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
+            "num_attention_heads": 8, "num_hidden_layers": 3, "vocab_size": 500,
+            "rope_theta": 500000.0, "rope_scaling": )",
+                     scaling, "}"),
+        "c.json");
+    ASSERT_TRUE(config.ok()) << scaling << config.status();
+    EXPECT_EQ(config->rope_theta, 500000.0);
+  }
+}
+
 TEST(ModelConfigTest, AFolderStandsForTheConfigInIt) {
   FileSystem* const fs = FileSystem::Posix();
   TempDir dir;
@@ -140,8 +155,14 @@ TEST(ModelConfigTest, AConfigThatCannotBeComputedIsRefusedByName) {
        "3 does not divide"},
       {head + R"("num_attention_heads": 4, "intermediate_size": 8, "attention_bias": true})",
        "only false"},
-      {head + R"("num_attention_heads": 4, "intermediate_size": 8, "rope_scaling": {}})",
-       "rope_scaling"},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8,
+                 "rope_scaling": {"rope_type": "llama3", "factor": 8.0}})",
+       "\"rope_type\" of \"rope_scaling\" is \"llama3\""},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8,
+                 "rope_scaling": {"type": "default", "factor": 2.0}})",
+       "\"factor\" is 2.0"},
+      {head + R"("num_attention_heads": 4, "intermediate_size": 8, "rope_scaling": 8})",
+       "\"rope_scaling\" is 8; not an object"},
       {head + R"("num_attention_heads": 4, "intermediate_size": 8,
                  "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0}})",
        "\"rope_type\" of \"rope_parameters\" is \"llama3\""},
