@@ -103,7 +103,7 @@ class FaultFinder final : public nlohmann::json_sax<json> {
 }  // namespace
 
 std::string JsonObjectFault(std::string_view text, RepeatedKeys repeated) {
-  if (const std::string_view kind = ForeignKind(text); !kind.empty()) return std::string(kind);
+  if (std::string kind = ForeignKind(text, GivenAs::kModel); !kind.empty()) return kind;
   FaultFinder finder(text, repeated);
   (void)json::sax_parse(text.begin(), text.end(), &finder);  // its answer: whether there is a fault
   return finder.fault();

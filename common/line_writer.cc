@@ -26,12 +26,16 @@ struct LineWriter::Shared {
 
   mutable Mutex mu;
   CondVar work, progress;
-  std::deque<std::string> queue ABSL_GUARDED_BY(mu);
+  struct Line {
+    uint64_t lost_before = 0;  // since the line before it
+    std::string text;
+  };
+  std::deque<Line> queue ABSL_GUARDED_BY(mu);
   size_t queued_bytes ABSL_GUARDED_BY(mu) = 0;
   uint64_t accepted ABSL_GUARDED_BY(mu) = 0;  // lines
   uint64_t written ABSL_GUARDED_BY(mu) = 0;   // Invariant: written <= accepted
   uint64_t dropped ABSL_GUARDED_BY(mu) = 0;
-  uint64_t dropped_told ABSL_GUARDED_BY(mu) = 0;
+  uint64_t dropped_placed ABSL_GUARDED_BY(mu) = 0;  // of them, those before a line or told
   bool stopping ABSL_GUARDED_BY(mu) = false;
   bool stopped ABSL_GUARDED_BY(mu) = false;
 };
@@ -68,7 +72,8 @@ bool LineWriter::Write(std::string line) {
     return false;
   }
   s.queued_bytes += line.size();
-  s.queue.push_back(std::move(line));
+  s.queue.push_back({.lost_before = s.dropped - s.dropped_placed, .text = std::move(line)});
+  s.dropped_placed = s.dropped;
   ++s.accepted;
   s.work.NotifyOne();
   return true;
@@ -111,16 +116,18 @@ void LineWriter::Run(const std::shared_ptr<Shared>& shared) {
         s.progress.NotifyAll();
         return;
       }
-      if (s.dropped > s.dropped_told) {
-        batch = s.dropped_line(s.dropped - s.dropped_told);
-        s.dropped_told = s.dropped;
-      }
       do {
-        s.queued_bytes -= s.queue.front().size();
-        batch += s.queue.front();
+        const Shared::Line& line = s.queue.front();
+        if (line.lost_before > 0) batch += s.dropped_line(line.lost_before);
+        batch += line.text;
+        s.queued_bytes -= line.text.size();
         s.queue.pop_front();
         ++lines;
-      } while (!s.queue.empty() && batch.size() + s.queue.front().size() <= kBatchBytes);
+      } while (!s.queue.empty() && batch.size() + s.queue.front().text.size() <= kBatchBytes);
+      if (s.queue.empty() && s.dropped > s.dropped_placed) {
+        batch += s.dropped_line(s.dropped - s.dropped_placed);
+        s.dropped_placed = s.dropped;
+      }
     }
     s.sink(batch);
     MutexLock lock(&s.mu);

@@ -17,8 +17,8 @@ namespace signvote {
 // Ownership:  owns its thread and the sink. A sink that hangs is left behind with its thread by the
 //             destructor, which waits for it at most `patience`.
 // Threads:    thread-safe. The sink runs on the internal thread, one call at a time, and may wait.
-// Failure:    a line that finds the queue full is dropped and counted. The next line that is
-//             written follows one that says how many were lost.
+// Failure:    a line that finds the queue full is dropped and counted. One that says how many were
+//             lost stands in their place.
 // Invariants: lines keep their order; at most lines_max lines and bytes_max bytes are queued.
 class LineWriter {
  public:

@@ -226,8 +226,8 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(FileSyste
   SIGNVOTE_ASSIGN_OR_RETURN(file->map_, fs->Map(path));
   const std::span<const std::byte> bytes = file->map_->data();
   const std::string_view all(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  if (const std::string_view kind = ForeignKind(all.substr(0, kFileKindBytes)); !kind.empty())
-    return Unfit(path + ": " + std::string(kind));
+  if (const std::string kind = ForeignKind(all, GivenAs::kModel); !kind.empty())
+    return Unfit(path + ": " + kind);
   if (bytes.size() < kSafetensorsPrefixBytes) {
     return Damaged(path, "truncated: " + std::to_string(bytes.size()) +
                              " bytes, a safetensors file has at least 8");

@@ -31,10 +31,8 @@ bool IsPlainName(const std::string& name) {
 }  // namespace
 
 absl::StatusOr<ShardIndex> ParseShardIndex(const std::string& path, std::string_view text) {
-  if (const std::string_view kind = ForeignKind(text); !kind.empty()) {
-    return WithExitCode(absl::InvalidArgumentError(path + ": " + std::string(kind)),
-                        ExitCode::kBadInput);
-  }
+  if (const std::string kind = ForeignKind(text, GivenAs::kModel); !kind.empty())
+    return WithExitCode(absl::InvalidArgumentError(path + ": " + kind), ExitCode::kBadInput);
   const auto not_one = [&path](const std::string& why) {
     return Damaged(path, "not an index of safetensors files: " + why);
   };

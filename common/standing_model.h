@@ -4,8 +4,8 @@
 // A model of the same run is replaced. One of another run stays: as NAME.earlier-1.EXT (-2, -3, …) beside
 // the new one, so that a run which is begun again, by mistake or by a service, costs no model that the
 // run before has trained. kEarlierRunsMax of them are kept, the oldest under the lowest number; when one
-// more comes, the one of the fewest rounds goes, of equals the oldest. What is of no run, such as another program's model, is kept in the same way and never
-// goes. docs/models.md, "What is written".
+// more comes, the one of the fewest rounds goes, of equals the oldest. What is of no run, such as another
+// program's model, is kept in the same way and never goes. docs/models.md, "What is written".
 
 #include <cstddef>
 #include <map>

@@ -52,7 +52,8 @@ void Exporter::Look(Asked asked) {
   if (series_->busy()) return series_->TellBusy();
   series_->Write([run = run_, over = &over_]() -> absl::StatusOr<ModelCopy> {
     SIGNVOTE_ASSIGN_OR_RETURN(run::RunThread::Exported copy,
-                              run->CopyReplica(kCopyPatience, [over] { return over->load(); }));
+                              run->CopyReplica(run::RunThread::CopyOf::kCommitted, kCopyPatience,
+                                               [over] { return over->load(); }));
     std::map<std::string, std::string> metadata = ExportMetadata(copy.origin);
     return ModelCopy{.layout = std::move(copy.layout),
                      .round = copy.origin.round,
@@ -74,7 +75,7 @@ absl::Status Exporter::WriteFinal(StopBudget* budget) {
   }
   if (!absl::IsCancelled(final.status())) return WithContext(final.status(), options_.path);
   absl::StatusOr<run::RunThread::Exported> copied =
-      run_->CopyReplica(budget->Share(kCopyShare, kReserve));
+      run_->CopyReplica(run::RunThread::CopyOf::kApplied, budget->Share(kCopyShare, kReserve));
   // A hung commit may end while the model is held, as a full disk may be mended.
   if (!copied.ok()) return WithExitCode(copied.status(), ExitCode::kBadInput);
   const run::RunThread::Exported copy = *std::move(copied);

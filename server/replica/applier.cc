@@ -25,6 +25,7 @@ bool Applier::TryPush(const std::shared_ptr<const CommitRecord>& record) {
     MutexLock lock(&mu_);
     if (queue_.size() >= backlog_max_) return false;
     queue_.push_back(record);
+    ++pushed_;
   }
   changed_.NotifyAll();
   return true;
@@ -82,6 +83,22 @@ bool Applier::WaitUntilIdle(Duration timeout) {
   // For whoever calls ApplyNext().
   return changed_.WaitUntil(&mu_, clock_, until,
                             [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return queue_.empty(); });
+}
+
+uint64_t Applier::pushed() const {
+  MutexLock lock(&mu_);
+  return pushed_;
+}
+
+bool Applier::WaitUntilApplied(uint64_t pushed, Duration timeout, const GiveUp& give_up) {
+  const Time until = clock_->Now() + timeout;
+  bool given_up = false;
+  MutexLock lock(&mu_);
+  // For whoever calls ApplyNext().
+  return changed_.WaitUntil(&mu_, clock_, until, [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    given_up = give_up && give_up();
+    return given_up || pushed_ - queue_.size() >= pushed;
+  }) && !given_up;
 }
 
 size_t Applier::backlog() const {

@@ -41,6 +41,12 @@ class Applier final : public CommitConsumer {
   void Wake();
   // Waits until everything pushed is applied; false after `timeout`.
   bool WaitUntilIdle(Duration timeout);
+  // Commits pushed since the beginning.
+  uint64_t pushed() const;
+  // Waits until the first `pushed` of them are applied; false after `timeout`, or when `give_up` says so,
+  // which is asked as by TakeSnapshot().
+  using GiveUp = std::function<bool()>;
+  bool WaitUntilApplied(uint64_t pushed, Duration timeout, const GiveUp& give_up);
   // Commits not yet applied.
   size_t backlog() const;
   // Of the commits that are applied.
@@ -62,7 +68,6 @@ class Applier final : public CommitConsumer {
   // DEADLINE_EXCEEDED: the applier was busy with one commit, or with copies, for all of `timeout`.
   // RESOURCE_EXHAUSTED: there is no memory for a copy. CANCELLED: `give_up` said so. That is asked,
   // under a lock of this object, whenever something has changed here; null: nobody gives up.
-  using GiveUp = std::function<bool()>;
   absl::StatusOr<Snapshot> TakeSnapshot(WithX0 with_x0, Duration timeout, const GiveUp& give_up);
   // Those who wait ask their `give_up` again.
   void AskAgain();
@@ -79,7 +84,9 @@ class Applier final : public CommitConsumer {
   mutable Mutex mu_;
   CondVar changed_;
   std::deque<std::shared_ptr<const CommitRecord>> queue_
-      ABSL_GUARDED_BY(mu_);                 // front: the next, or being applied
+      ABSL_GUARDED_BY(mu_);  // front: the next, or being applied
+  uint64_t pushed_ ABSL_GUARDED_BY(mu_) =
+      0;                                    // Invariant: all but the last queue_.size() are applied
   bool busy_ ABSL_GUARDED_BY(mu_) = false;  // somebody has the replica
   bool woken_ ABSL_GUARDED_BY(mu_) = false;
   std::optional<Round> drop_x0_from_ ABSL_GUARDED_BY(mu_);

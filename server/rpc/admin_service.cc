@@ -208,7 +208,9 @@ class AdminService final : public v1::Admin::CallbackService {
       exporting_ = false;
     });
     // The copy takes a while and may wait for the applier: not on gRPC's threads.
-    copies_.Run([run = run_, call] { call->Begin(run->CopyReplica(kCopyPatience)); });
+    copies_.Run([run = run_, call] {
+      call->Begin(run->CopyReplica(run::RunThread::CopyOf::kCommitted, kCopyPatience));
+    });
     return call.get();
   }
 

@@ -50,7 +50,8 @@ absl::Status CheckRun(const v1::Join& join, const RunId& run_id) {
   if (wanted == run_id) return absl::OkStatus();
   return absl::FailedPreconditionError("worker '" + join.name() + "' belongs to run " +
                                        wanted.ToText() + ", this server trains run " +
-                                       run_id.ToText());
+                                       run_id.ToText() +
+                                       ", which a worker that is started anew joins");
 }
 
 absl::StatusOr<Layout> LayoutOf(const v1::Join& join) {

@@ -36,8 +36,8 @@ absl::Status TakeUpStepsize(const InitialParameters& init, RuleFlags* rule) {
     rule->alias_unknown_start = true;  // of which the rule warns in each round
     LogWarning(
         "the initial parameters do not say at which stepsize they were trained: ALIAS begins as "
-        "with an "
-        "untrained model, and its first steps may spoil a trained one; --alias-eta0 holds it back",
+        "with an untrained model, and its first steps may spoil a trained one; "
+        "--alias-eta0 holds it back",
         {{"init", init.path()}});
   }
   return absl::OkStatus();

@@ -16,6 +16,8 @@ namespace {
 constexpr Duration kLookAgain = std::chrono::seconds(1);
 constexpr Duration kGiveUpEvery = std::chrono::milliseconds(100);
 constexpr Duration kTellEvery = std::chrono::seconds(10);
+// The applier lets verdicts leave first, and is otherwise some commits behind at most.
+constexpr Duration kLevelPatience = std::chrono::seconds(2);
 // The applier begins when a commit's verdict has left and its workers have had a moment to take it: of
 // a machine that they share it then takes nothing that they wait for (docs/performance.md).
 constexpr Duration kQuiet = std::chrono::milliseconds(10);
@@ -158,7 +160,7 @@ ExportOrigin RunThread::OriginAt(Round round, std::optional<float> stepsize) con
   return origin;
 }
 
-absl::StatusOr<RunThread::Exported> RunThread::CopyReplica(Duration timeout,
+absl::StatusOr<RunThread::Exported> RunThread::CopyReplica(CopyOf what, Duration timeout,
                                                            const std::function<bool()>& give_up) {
   Exported out;
   Applier* applier = nullptr;
@@ -169,10 +171,14 @@ absl::StatusOr<RunThread::Exported> RunThread::CopyReplica(Duration timeout,
     out.config_json = public_.config_json;
     applier = applier_.get();
   }
-  SIGNVOTE_ASSIGN_OR_RETURN(Applier::Snapshot snapshot,
-                            applier->TakeSnapshot(Applier::WithX0::kNo, timeout, [&] {
-                              return copies_ended_.load() || (give_up && give_up());
-                            }));
+  const auto unwanted = [&] { return copies_ended_.load() || (give_up && give_up()); };
+  const Time until = clock_->Now() + timeout;
+  if (what == CopyOf::kCommitted) {
+    (void)applier->WaitUntilApplied(applier->pushed(), std::min(timeout, kLevelPatience), unwanted);
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(
+      Applier::Snapshot snapshot,
+      applier->TakeSnapshot(Applier::WithX0::kNo, until - clock_->Now(), unwanted));
   out.origin = OriginAt(snapshot.round, snapshot.stepsize);
   out.x = std::move(snapshot.x);
   return out;

@@ -70,17 +70,20 @@ class RunThread final : private RunHost {
   absl::StatusOr<Health> HealthNow(Duration timeout);
   absl::StatusOr<StatusPage> Snapshot(Duration timeout);
 
-  // A copy of the master replica at one round, with what belongs to it. FAILED_PRECONDITION: no
-  // parameters yet. DEADLINE_EXCEEDED: the applier was busy all of `timeout`. CANCELLED: `give_up` said
-  // so (as in Applier::TakeSnapshot()), or EndCopies(). Takes as long as the copy: for a thread of its
-  // own.
+  // A copy of the master replica at one round, with what belongs to it. kCommitted: with every commit
+  // that was there when it was asked for, unless the applier does not come to them within some seconds.
+  // FAILED_PRECONDITION: no parameters yet. DEADLINE_EXCEEDED: the applier was busy all of `timeout`.
+  // CANCELLED: `give_up` said so (as in Applier::TakeSnapshot()), or EndCopies(). Takes as long as the
+  // copy: for a thread of its own.
+  enum class CopyOf { kCommitted, kApplied };
   struct Exported {
     Layout layout;
     ExportOrigin origin;
     std::vector<float> x;
     std::string config_json;
   };
-  absl::StatusOr<Exported> CopyReplica(Duration timeout, const std::function<bool()>& give_up = {});
+  absl::StatusOr<Exported> CopyReplica(CopyOf what, Duration timeout,
+                                       const std::function<bool()>& give_up = {});
   // Those who wait in CopyReplica() ask their `give_up` again.
   void AskCopiesAgain();
   // Nobody waits in CopyReplica() any more, now and later.

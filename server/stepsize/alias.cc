@@ -30,11 +30,9 @@ constexpr uint64_t kProbelessTimes = 2;
 
 constexpr char kUnknownStart[] =
     "the initial parameters do not say at which stepsize they were trained, so that ALIAS begins "
-    "as with "
-    "an untrained model, and its first steps may spoil a trained one: give --alias-eta0, (loss - "
-    "f-min)/"
-    "stepsize^2 for the stepsize to begin with, or --rule fixed; --alias-eta0 0 says that it is "
-    "meant so";
+    "as with an untrained model, and its first steps may spoil a trained one: give --alias-eta0, "
+    "(loss - f-min)/stepsize^2 for the stepsize to begin with, or --rule fixed; --alias-eta0 0 "
+    "says that it is meant so";
 
 constexpr uint32_t kStateVersion = 2;
 

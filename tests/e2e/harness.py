@@ -333,8 +333,11 @@ class ProcessTest(unittest.TestCase):
         return self.one_digest(workers)
 
     def pause(self):
+        """Between two rounds, of which the round log has every one."""
         self.assertEqual(self.ctl("pause")[0], OK)
         self.wait_until("the run is paused", lambda: self.status()["phase"] == "paused")
+        committed = self.status()["round"]
+        self.wait_until("the round log has every round", lambda: len(self.rounds()) >= committed)
 
     def one_digest(self, workers):
         digests = {p.name: self.report(p.name)["digest"] for p in workers}

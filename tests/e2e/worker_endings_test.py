@@ -24,8 +24,8 @@ def damage(pid, parameters):
             memory.seek(first)
             at, data = -1, memory.read(end - first)
             while (at := data.find(parameters, at + 1)) >= 0:
-                memory.seek(first + at)
-                memory.write(bytes([parameters[0] ^ 1]))
+                memory.seek(first + at + 2)  # a high bit of the first value: a step's rounding may swallow a low one
+                memory.write(bytes([parameters[2] ^ 0x40]))
                 found += 1
     assert found, "the replica is not where it was looked for"
 
@@ -307,7 +307,8 @@ class WorkerEndings(harness.ProcessTest):
         self.server.kill()
         self.start_run(listen=address)
         self.assert_exit(worker, REFUSED)
-        self.assertRegex(worker.log().splitlines()[-1], r" error .*the server came back as another run")
+        self.assertRegex(worker.log().splitlines()[-1], r" error .*worker 'a' belongs to run \S+, this server trains run \S+, which a worker "
+                         "that is started anew joins")
         said = metadata(self.save)
         self.assertEqual((int(said["signvote.round"]), {said["signvote.digest"]}), (committed, known))
 
@@ -318,7 +319,7 @@ class WorkerEndings(harness.ProcessTest):
         self.wait_round(5)
         self.pause()
         committed = len(self.rounds())
-        known = self.wait_until("its digest is known", lambda: self.digests(committed))
+        self.wait_until("its digest is known", lambda: self.digests(committed))
         harness.stop(worker)
         # Its connection is over for the server, and the run goes on without it.
         other = self.worker("b")
@@ -329,8 +330,8 @@ class WorkerEndings(harness.ProcessTest):
         harness.cont(worker)
         self.wait_until("it is saved", lambda: "the replica is saved before another state takes its place" in worker.log())
         worker.kill()
-        said = metadata(self.save)
-        self.assertEqual((int(said["signvote.round"]), {said["signvote.digest"]}), (committed, known))
+        # It may have had some more commits from what its connection still held.
+        self.assertGreaterEqual(self.assert_saved(), committed)
         other.signal(signal.SIGTERM)
         self.assert_exit(other, OK)
         self.assertIsNotNone(metadata(save_b))

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cstring>
 #include <string_view>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/exit_codes.h"
+#include "common/file_kind.h"
 #include "common/status.h"
 
 namespace signvote {
@@ -16,42 +16,10 @@ using std::string_view_literals::operator""sv;
 
 constexpr size_t kTextBytesLooked = 64 << 10;
 
-struct ForeignKind {
-  std::string_view magic;
-  const char* what;
-  const char* remedy;
-};
-constexpr char kUnpack[] = "unpack it first";
-constexpr char kOwnFile[] = "write its text or its tokens to a file of their own";
-constexpr char kNoData[] = "give text, or take it out of the folder";
-constexpr ForeignKind kForeignKinds[] = {
-    {"\x1f\x8b\x08"sv, "a gzip file", kUnpack},
-    {"PK\x03\x04"sv, "a zip file", kUnpack},
-    {"\x28\xb5\x2f\xfd"sv, "a zstd file", kUnpack},
-    {"\x04\x22\x4d\x18"sv, "an lz4 file", kUnpack},
-    {"7z\xbc\xaf\x27\x1c"sv, "a 7z file", kUnpack},
-    {"\xfd"
-     "7zXZ"sv,
-     "an xz file", kUnpack},
-    {"BZh"sv, "a bzip2 file", kUnpack},
-    {"\x93NUMPY"sv, "a NumPy array", "write its numbers alone, as uint16 (ndarray.tofile)"},
-    {"GGUF"sv, "a GGUF file", kNoData},
-    {"PAR1"sv, "a Parquet file", kOwnFile},
-    {"ARROW1"sv, "an Arrow file", kOwnFile},
-    {"SQLite format 3"sv, "an SQLite database", kOwnFile},
-    {"%PDF-"sv, "a PDF file", kOwnFile},
-    {"\x89PNG\r\n\x1a\n"sv, "a picture", kNoData},
-    {"\xff\xd8\xff"sv, "a picture", kNoData},
-    {"\x7f"
-     "ELF"sv,
-     "a program", kNoData},
-};
 constexpr std::string_view kUtf16Marks[] = {"\xff\xfe"sv, "\xfe\xff"sv};
 
-absl::Status Refused(const std::string& path, std::string_view what, std::string_view remedy) {
-  return WithExitCode(absl::InvalidArgumentError(
-                          absl::StrCat(path, ": ", absl::string_view(what.data(), what.size()),
-                                       "; ", absl::string_view(remedy.data(), remedy.size()))),
+absl::Status Refused(const std::string& path, const std::string& what_and_remedy) {
+  return WithExitCode(absl::InvalidArgumentError(path + ": " + what_and_remedy),
                       ExitCode::kBadInput);
 }
 
@@ -68,19 +36,20 @@ absl::Status CheckText(const std::string& path, std::string_view head,
                        std::span<const std::byte> data) {
   for (const std::string_view mark : kUtf16Marks) {
     if (head.starts_with(mark)) {
-      return Refused(path, "UTF-16 text", "convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)");
+      return Refused(path, "UTF-16 text; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)");
     }
   }
-  if (FindLlmc(data) != nullptr) return Refused(path, "an llm.c shard", "give --data-format llmc");
+  if (FindLlmc(data) != nullptr) return Refused(path, "an llm.c shard; give --data-format llmc");
   // Letters of UTF-16 and small 16-bit tokens have every second byte zero alike; which of the two it
   // is its owner knows.
   const auto looked = data.first(std::min(data.size(), kTextBytesLooked));
   const auto zero = std::find(looked.begin(), looked.end(), std::byte{0});
   if (zero == looked.end()) return absl::OkStatus();
-  return Refused(path,
-                 absl::StrCat("byte ", zero - looked.begin(), " is zero, which none of a text is"),
-                 "give token shards with --data-format nanogpt or llmc, convert UTF-16 to UTF-8 "
-                 "(iconv), take anything else out of the folder");
+  return Refused(
+      path, absl::StrCat("byte ", zero - looked.begin(),
+                         " is zero, which none of a text is; give token shards with --data-format "
+                         "nanogpt or llmc, convert UTF-16 to UTF-8 (iconv), take anything else out "
+                         "of the folder"));
 }
 
 // Headerless files do not say how wide a token is. Of 32-bit tokens every other 16-bit word is the
@@ -105,11 +74,12 @@ bool LooksWide(std::span<const std::byte> data) {
 
 absl::Status CheckHeaderless(const std::string& path, std::span<const std::byte> data) {
   if (data.size() >= kLlmcHeaderBytes && FindLlmc(data) != nullptr)
-    return Refused(path, "an llm.c shard with a header", "give --data-format llmc");
+    return Refused(path, "an llm.c shard with a header; give --data-format llmc");
   if (LooksWide(data)) {
     return Refused(
-        path, "every second 16-bit token is below 16: these seem to be 32-bit tokens, or wider",
-        "write them as uint16, or as llm.c's version 7 (--data-format llmc)");
+        path,
+        "every second 16-bit token is below 16: these seem to be 32-bit tokens, or wider; write "
+        "them as uint16, or as llm.c's version 7 (--data-format llmc)");
   }
   return absl::OkStatus();
 }
@@ -119,9 +89,9 @@ absl::Status CheckHeaderless(const std::string& path, std::span<const std::byte>
 absl::Status CheckDataKind(const std::string& path, std::span<const std::byte> data,
                            DataFormat format) {
   const std::string_view head(reinterpret_cast<const char*>(data.data()),
-                              std::min<size_t>(data.size(), 16));
-  for (const ForeignKind& kind : kForeignKinds)
-    if (head.starts_with(kind.magic)) return Refused(path, kind.what, kind.remedy);
+                              std::min(data.size(), kFileKindBytes));
+  if (const std::string kind = ForeignKind(head, GivenAs::kData); !kind.empty())
+    return Refused(path, kind);
   if (format == DataFormat::kText) return CheckText(path, head, data);
   if (format == DataFormat::kNanoGpt) return CheckHeaderless(path, data);
   return absl::OkStatus();

@@ -238,7 +238,7 @@ TEST_F(CheckpointTest, AnIndexThatDoesNotHoldIsRefused) {
           "x.index.json: where tensor \"b\" is to lie: " + (dir_ / "missing.safetensors"));
   Write("pytorch_model-1.bin", std::string("PK\x03\x04", 4));
   refused(R"({"weight_map":{"b":"pytorch_model-1.bin"}})", absl::StatusCode::kInvalidArgument,
-          "pytorch_model-1.bin: a zip archive: a PyTorch pickle");
+          "pytorch_model-1.bin: a zip archive; convert a PyTorch pickle");
 }
 
 TEST_F(CheckpointTest, AnIndexNeedsNoUsualNameAndStandsForAModelThatIsNotThere) {

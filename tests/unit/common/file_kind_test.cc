@@ -11,7 +11,8 @@ namespace {
 
 using testing::HasSubstr;
 
-std::string Kind(const std::string& head) { return std::string(ForeignKind(head)); }
+std::string Kind(const std::string& head) { return ForeignKind(head, GivenAs::kModel); }
+std::string AsData(const std::string& head) { return ForeignKind(head, GivenAs::kData); }
 
 TEST(FileKindTest, WhatPeopleDownloadByMistakeIsCalledByItsNameWithTheRemedy) {
   EXPECT_THAT(Kind("version https://git-lfs.github.com/spec/v1\noid sha256:1\n"),
@@ -29,9 +30,23 @@ TEST(FileKindTest, WhatPeopleDownloadByMistakeIsCalledByItsNameWithTheRemedy) {
   EXPECT_THAT(Kind("\x28\xb5\x2f\xfd"), HasSubstr("zstd"));
 }
 
+TEST(FileKindTest, WhatHelpsDependsOnWhatAFileWasGivenAs) {
+  EXPECT_THAT(Kind("%PDF-1.7"), HasSubstr("a PDF file; give a safetensors file"));
+  EXPECT_THAT(AsData("%PDF-1.7"), HasSubstr("a PDF file; write its text"));
+  EXPECT_THAT(AsData("version https://git-lfs.github.com/spec/v1\n"), HasSubstr("git lfs pull"));
+  EXPECT_THAT(AsData("\xfd"
+                     "7zXZ"),
+              HasSubstr("an xz file; unpack it first"));
+  EXPECT_THAT(AsData(std::string("\x10\0\0\0\0\0\0\0{\"a\"", 12)), HasSubstr("a safetensors file"));
+  for (const char* head : {"<html>", "<?xml version=\"1.0\"?>", "\x80\x02"})
+    EXPECT_EQ(AsData(head), "") << head << ": a text, or a token";
+}
+
 TEST(FileKindTest, WhatMayBeRightIsNothingElse) {
-  for (const char* head : {"", "{", "{\"model_type\": 1}", "<", "P", "\x80", "some words"})
+  for (const char* head : {"", "{", "{\"model_type\": 1}", "<", "P", "\x80", "some words"}) {
     EXPECT_EQ(Kind(head), "") << head;
+    EXPECT_EQ(AsData(head), "") << head;
+  }
 }
 
 // Its length is a number like any other: 640 bytes begin as a pickle does.

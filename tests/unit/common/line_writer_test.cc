@@ -70,10 +70,21 @@ TEST(LineWriterTest, WhatASlowReaderMissesIsCountedAndTold) {
   EXPECT_FALSE(writer.Flush(std::chrono::milliseconds(1)));
   gate.Open();
   ASSERT_TRUE(writer.Flush(kLong));
-  EXPECT_EQ(gate.text(), "a\nlost 2\nb\nc\n");
+  EXPECT_EQ(gate.text(), "a\nb\nc\nlost 2\n") << "in their place";
   (void)writer.Write("f\n");
   ASSERT_TRUE(writer.Flush(kLong));
-  EXPECT_EQ(gate.text(), "a\nlost 2\nb\nc\nf\n") << "told once";
+  EXPECT_EQ(gate.text(), "a\nb\nc\nlost 2\nf\n") << "told once";
+}
+
+TEST(LineWriterTest, WhatIsLostBetweenLinesIsToldBetweenThem) {
+  Gate gate;
+  LineWriter writer([&](std::string_view lines) { gate.Take(lines); }, Lost, {.bytes_max = 6});
+  (void)writer.Write("a\n");
+  gate.AwaitEntered();
+  for (const char* line : {"b\n", "too long\n", "c\n", "d\n", "e\n"}) (void)writer.Write(line);
+  gate.Open();
+  ASSERT_TRUE(writer.Flush(kLong));
+  EXPECT_EQ(gate.text(), "a\nb\nlost 1\nc\nd\nlost 1\n");
 }
 
 TEST(LineWriterTest, TheQueueIsBoundedInBytes) {

@@ -186,6 +186,20 @@ TEST(ApplierTest, AHungCommitHoldsUpNoCallerAndACopyOnlyForItsTime) {
   EXPECT_TRUE(applier.TakeSnapshot(Applier::WithX0::kNo, seconds(0), nullptr).ok());
 }
 
+TEST(ApplierTest, WhoWaitsForWhatWasPushedWaitsForNothingBehindIt) {
+  const auto replica = Replica(10);
+  Applier applier(replica.get(), Clock::System(), 2);
+  EXPECT_TRUE(applier.WaitUntilApplied(applier.pushed(), seconds(0), nullptr));
+  ASSERT_TRUE(applier.TryPush(Up(0, 10)));
+  const uint64_t pushed = applier.pushed();
+  ASSERT_TRUE(applier.TryPush(Up(1, 10)));
+  EXPECT_FALSE(applier.WaitUntilApplied(pushed, milliseconds(1), nullptr));
+  EXPECT_FALSE(applier.WaitUntilApplied(pushed, std::chrono::hours(1), [] { return true; }));
+  ASSERT_TRUE(applier.ApplyNext().has_value());
+  EXPECT_TRUE(applier.WaitUntilApplied(pushed, seconds(0), nullptr));
+  EXPECT_FALSE(applier.WaitUntilApplied(applier.pushed(), milliseconds(1), nullptr));
+}
+
 TEST(ApplierTest, WhoWaitsForACopyBehindAHungCommitCanBeToldNotTo) {
   const auto replica = Replica(10);
   InterruptingClock clock;

@@ -229,7 +229,9 @@ TEST_F(TrainingServiceTest, ACommitIsAppliedOnceNothingIsOnItsWayOrAMomentLater)
   const Time begin = Clock::System()->Now();
   ASSERT_TRUE(client->Vote(RandomBits(kCoordinates, 0)));
   ASSERT_TRUE(client->ReadUntil(v1::ServerMessage::kCommit, &message));
-  EXPECT_TRUE(Eventually([&] { return run_->CopyReplica(kLong)->origin.round == Round(1); }));
+  ASSERT_TRUE(run_->HealthNow(kLong).ok());  // the run's thread has done with that commit
+  // Whoever asks for the model now gets it with that one.
+  EXPECT_EQ(run_->CopyReplica(run::RunThread::CopyOf::kCommitted, kLong)->origin.round, Round(1));
   EXPECT_GE(Clock::System()->Now() - begin, milliseconds(100));
   run_->outbound()->Remove(1);
 }

@@ -111,7 +111,8 @@ TEST_F(RunThreadTest, HealthAndSnapshotsAreAnswered) {
   const auto page = thread_->Snapshot(kLong);
   ASSERT_TRUE(page.ok());
   EXPECT_GT(page->resident_bytes, 0u);
-  EXPECT_EQ(thread_->CopyReplica(kLong).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(thread_->CopyReplica(RunThread::CopyOf::kCommitted, kLong).status().code(),
+            absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_F(RunThreadTest, AThreadThatIsHeldUpIsToldOfAndDoesNotHoldUpWhoAsks) {
@@ -215,7 +216,7 @@ TEST_F(RunThreadInitTest, AFileIsReadOnAThreadThatNobodyWaitsFor) {
   while (!thread_->committed().has_value() && Clock::System()->Now() < until) {
     std::this_thread::yield();
   }
-  const auto copy = thread_->CopyReplica(kLong);
+  const auto copy = thread_->CopyReplica(RunThread::CopyOf::kCommitted, kLong);
   ASSERT_TRUE(copy.ok()) << Describe(copy.status());
   EXPECT_EQ(copy->x, std::vector<float>{2});
 }

@@ -283,7 +283,7 @@ TEST_F(DatasetTest, FilesOfAnotherKindAreNamedWithTheRemedy) {
   } cases[] = {
       {"a.gz", bytes("\x1f\x8b\x08\x00", 4), DataFormat::kText, "a gzip file; unpack it first"},
       {"b.bin", bytes("\x1f\x8b\x08\x00", 4), DataFormat::kNanoGpt, "a gzip file"},
-      {"c.zip", bytes("PK\x03\x04", 4), DataFormat::kText, "a zip file"},
+      {"c.zip", bytes("PK\x03\x04", 4), DataFormat::kText, "a zip archive; unpack it first"},
       {"d.zst", bytes("\x28\xb5\x2f\xfd", 4), DataFormat::kText, "a zstd file"},
       {"e.npy", bytes("\x93NUMPY\x01\x00", 8), DataFormat::kNanoGpt, "a NumPy array"},
       {"f.txt", bytes("\xff\xfeh\x00i\x00", 6), DataFormat::kText, "UTF-16 text; convert it"},
