@@ -117,6 +117,9 @@ void HandleHangUp() {
 const char* SoftwareVersion() { return SIGNVOTE_VERSION; }
 
 void TuneMalloc() {
+  for (const char* const own :
+       {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES"})
+    if (std::getenv(own) != nullptr) return;
   // A refused setting costs speed, not correctness.
   (void)::mallopt(M_MMAP_THRESHOLD, 32 << 20);
   (void)::mallopt(M_TRIM_THRESHOLD, 2000 << 20);

@@ -13,7 +13,9 @@ const char* SoftwareVersion();
 
 // Sets glibc malloc's M_MMAP_THRESHOLD 32 MiB, M_TRIM_THRESHOLD 2000 MiB and M_TOP_PAD 64 MiB, all
 // three together: with the defaults gRPC streaming ran at a third of the speed
-// (docs/performance.md). Call first in main().
+// (docs/performance.md). What it has freed a program then keeps, up to 2 GB. Where the environment sets
+// one of them (MALLOC_TRIM_THRESHOLD_ and the like, or GLIBC_TUNABLES), all are the environment's. Call
+// first in main().
 void TuneMalloc();
 
 // Opens those of the descriptors 0, 1 and 2 that are closed on /dev/null, so that no file or socket

@@ -400,7 +400,7 @@ class WhileARunGoesOn(harness.ProcessTest):
         replica = self.folder / "a.safetensors"
         self.start_server("--digest-every", 1, rounds=FOREVER)
         # Each round asks the system for its activations again: malloc keeps nothing back that would do for the next.
-        worker = self.worker("--save", replica, "--batch", 64, "--sequence", 512, prefix=["env", "MALLOC_MMAP_THRESHOLD_=65536"])
+        worker = self.worker("--save", replica, "--batch", 32, "--sequence", 256, prefix=["env", "MALLOC_MMAP_THRESHOLD_=65536"])
         self.wait_round(2)
         self.pause()
         rounds = len(self.rounds())

@@ -223,6 +223,23 @@ TEST(Process, ResidentBytesGrowWithTouchedMemory) {
   EXPECT_EQ(block.back(), 1);
 }
 
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // whose malloc is their own
+TEST(ProcessDeathTest, WhatIsFreedIsKeptUnlessTheEnvironmentTunesMalloc) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");  // a process whose malloc nobody has tuned yet
+  const auto kept = [] {
+    TuneMalloc();
+    const uint64_t before = ResidentBytes();
+    { const std::vector<char> block(16 << 20, 1); }
+    return ResidentBytes() > before + (uint64_t{8} << 20);
+  };
+  EXPECT_EXIT(::_exit(kept() ? 0 : 1), ::testing::ExitedWithCode(0), "");
+  for (const char* const name : {"MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"}) {
+    EXPECT_EXIT(::setenv(name, "1", 1); ::_exit(kept() ? 1 : 0), ::testing::ExitedWithCode(0), "")
+        << name;
+  }
+}
+#endif
+
 TEST(Process, CpuSecondsGrowWithWork) {
   const double before = ProcessCpuSeconds();
   volatile uint64_t sink = 0;
