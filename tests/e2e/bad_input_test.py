@@ -16,13 +16,12 @@ EXPIRED_AT = 1_600_000_000  # 2020-09-13
 
 
 def table():
-    """{row: (ends with, message)} of the page."""
-    page = (ROOT / "docs" / "bad_input.md").read_text()
+    """{row: (ends with, message)} of the page's first table."""
+    text = re.search(r"(?m)^\| row \| input \|.*\n\|[-|]+\n((?:\|.*\n)+)", (ROOT / "docs" / "bad_input.md").read_text()).group(1)
     rows = {}
-    for line in page.splitlines():
-        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
-        if len(cells) == 4 and re.fullmatch(r"[a-z-]+", cells[0]) and cells[0] != "row":
-            rows[cells[0]] = (cells[2], cells[3].strip("`"))
+    for line in text.splitlines():
+        row, _, ends_with, message = (cell.strip() for cell in line.strip().strip("|").split(" | "))
+        rows[row] = (ends_with, message.strip("`"))
     return rows
 
 
