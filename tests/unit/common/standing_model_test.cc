@@ -127,6 +127,17 @@ TEST_F(StandingModelTest, TheOneOfTheFewestRoundsGoesEvenIfItCameLast) {
   EXPECT_THAT(Kept(), ElementsAre("A 30", "C 40", "E 50"));
 }
 
+// The lowest number is the oldest's, whatever a person has taken away.
+TEST_F(StandingModelTest, ANameThatIsFreeAgainIsNoNewerRuns) {
+  for (const char* const run : {"A", "B", "C"}) Write(run, 300);
+  ASSERT_THAT(Kept(), ElementsAre("A 300", "B 300"));
+  ASSERT_TRUE(fs_->Remove(dir_ / "m.earlier-1.st").ok());
+  Write("D", 300);
+  EXPECT_EQ(At("m.earlier-1.st"), "");
+  EXPECT_EQ(At("m.earlier-2.st"), "B 300");
+  EXPECT_EQ(At("m.earlier-3.st"), "C 300");
+}
+
 TEST_F(StandingModelTest, WhatIsOfNoRunIsKeptAndNeverGoes) {
   ASSERT_TRUE(WriteFileAtomically(fs_, path_, "notes", 0644).ok());
   Write("A", 1);
