@@ -49,6 +49,25 @@ void DigestBoard::Forget(WorkerId worker) {
   for (auto& [round, entry] : entries_) entry.outstanding.erase(worker);
 }
 
+void DigestBoard::TakeBack(WorkerId worker) {
+  Forget(worker);
+  for (auto& [round, entry] : entries_) {
+    const auto answer = entry.answers.find(worker);
+    if (answer == entry.answers.end()) continue;
+    const auto group = entry.groups.find(answer->second);
+    entry.answers.erase(answer);
+    std::erase(entry.unnamed, worker);
+    if (group == entry.groups.end() || !entry.asked.contains(worker)) continue;
+    if (--group->second == 0) entry.groups.erase(group);
+    entry.rivals = 0;
+    for (const auto& [digest, size] : entry.groups) {
+      if (size <= entry.rivals) continue;
+      entry.rival = digest;
+      entry.rivals = size;
+    }
+  }
+}
+
 std::vector<Round> DigestBoard::Rounds() const {
   std::vector<Round> rounds;
   for (const auto& [round, entry] : entries_) rounds.push_back(round);

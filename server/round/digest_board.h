@@ -28,7 +28,7 @@ struct DigestFinding {
 // Threads: thread-compatible.
 // Memory:  at most kRoundsMax rounds, one answer per worker each.
 // Cost:    an answer is compared once: AddWorker() and Forget() are O(log workers), Check() is O(1)
-//          beside what it finds.
+//          beside what it finds; TakeBack() is O(workers).
 class DigestBoard {
  public:
   static constexpr size_t kRoundsMax = 4;
@@ -44,6 +44,9 @@ class DigestBoard {
   bool HasMaster(Round round) const;
   // The worker is gone; nobody waits for its answers.
   void Forget(WorkerId worker);
+  // It gives up the replica that it has answered of: its answers are taken back, and nobody waits for
+  // others. It may answer again, of the next one.
+  void TakeBack(WorkerId worker);
 
   std::vector<Round> Rounds() const;
   // Empty while the master's digest is missing. With `final`, what has not been answered never will

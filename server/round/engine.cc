@@ -645,11 +645,15 @@ void Engine::CheckDigests() {
     }
     for (const WorkerId id : finding.differing) {
       ++members_.totals().digest_mismatches;
+      // What it has said of later rounds is of the replica that it gives up.
+      digests_.TakeBack(id);
       const Worker* w = members_.Find(id);
       if (w == nullptr) continue;
       Note(NoticeLevel::kWarning,
            absl::StrFormat("the replica of %s differs after round %d", w->name, round.value()), id);
-      if (w->connected) out_.push_back(Resync{id, w->incarnation, round});
+      if (!w->connected) continue;
+      members_.Live(id, w->incarnation)->final_digest.reset();
+      out_.push_back(Resync{id, w->incarnation, round});
     }
   }
 }

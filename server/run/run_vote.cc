@@ -45,7 +45,8 @@ void Run::On(Time now, Stream& s, AbstainIn& in) {
 }
 
 void Run::On(Time now, Stream& s, DigestIn& in) {
-  if (!s.in_engine) return;
+  // Of one that was told to fetch the state again it is of the replica that it gives up.
+  if (!s.in_engine || StageOf(s) == Stage::kFetching) return;
   const Roster::StreamRecord& record = RecordOf(s);
   // Once a round: the log's size is not for a worker to decide.
   if (in.round > s.digest_logged && in.round <= committed()) {

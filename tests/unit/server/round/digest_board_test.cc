@@ -43,6 +43,42 @@ TEST(DigestBoardTest, AWorkerIsNamedOnce) {
   EXPECT_THAT(board.Check(Round(1), false).differing, IsEmpty());
 }
 
+TEST(DigestBoardTest, WhoGivesItsReplicaUpIsNotNamedForWhatItHasSaidOfLaterRounds) {
+  DigestBoard board;
+  for (const uint64_t round : {1, 2, 3}) {
+    board.Expect(Round(round), Workers(3));
+    for (const uint32_t w : {1u, 2u}) board.AddWorker(Round(round), WorkerId(w), 5);
+    board.AddWorker(Round(round), WorkerId(0), 4);
+  }
+  board.AddMaster(Round(1), 5);
+  board.AddMaster(Round(2), 5);
+  EXPECT_THAT(board.Check(Round(1), false).differing, ElementsAre(WorkerId(0)));
+  board.TakeBack(WorkerId(0));
+  board.AddMaster(Round(3), 5);
+  for (const uint64_t round : {1, 2, 3})
+    EXPECT_THAT(board.Check(Round(round), true).differing, IsEmpty()) << round;
+  // What it says of the next replica counts.
+  EXPECT_TRUE(board.AddWorker(Round(2), WorkerId(0), 5));
+  EXPECT_TRUE(board.AddWorker(Round(3), WorkerId(0), 6));
+  EXPECT_THAT(board.Check(Round(2), true).differing, IsEmpty());
+  EXPECT_THAT(board.Check(Round(3), true).differing, ElementsAre(WorkerId(0)));
+}
+
+TEST(DigestBoardTest, WhatIsTakenBackIsNoPartOfAMajorityAndTheOthersStand) {
+  DigestBoard board;
+  board.Expect(Round(1), Workers(3));
+  board.AddMaster(Round(1), 5);
+  board.AddWorker(Round(1), WorkerId(0), 4);
+  board.TakeBack(WorkerId(0));
+  board.AddWorker(Round(1), WorkerId(1), 4);
+  EXPECT_THAT(board.Check(Round(1), true).majority_against_master, IsEmpty());
+  board.AddWorker(Round(1), WorkerId(2), 4);
+  EXPECT_THAT(board.Check(Round(1), true).majority_against_master,
+              ElementsAre(WorkerId(1), WorkerId(2)));
+  board.TakeBack(WorkerId(3));  // has said nothing
+  EXPECT_EQ(board.Check(Round(1), true).majority_against_master.size(), 2u);
+}
+
 TEST(DigestBoardTest, ALaterRoundEndsTheWaitForEarlierAnswers) {
   DigestBoard board;
   board.Expect(Round(1), Workers(3));

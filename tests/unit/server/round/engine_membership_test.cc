@@ -300,6 +300,25 @@ TEST_F(EngineTest, AWorkerThatDiffersMidRunIsResynced) {
   EXPECT_THAT(Do(MasterDigestIn{Round(2), 77}), IsEmpty());
 }
 
+// The master replica may be rounds behind: a worker has then answered of more than one.
+TEST_F(EngineTest, AWorkerThatDiffersIsResyncedOnceHoweverManyRoundsItHasAnsweredOf) {
+  config_.digest_every = 1;
+  config_.main_rounds_max = 3;
+  Start(3);
+  for (const uint64_t round : {1, 2, 3}) {
+    VoteAll({0, 1, 2});
+    for (const uint32_t w : {1u, 2u}) Do(WorkerDigestIn{Id(w), Inc(w), Round(round), 77});
+    Do(WorkerDigestIn{Id(0), Inc(0), Round(round), 66});
+  }
+  EXPECT_EQ(One<Resync>(Do(MasterDigestIn{Round(1), 77})).worker, Id(0));
+  EXPECT_THAT(Do(MasterDigestIn{Round(2), 77}), IsEmpty());
+  EXPECT_FALSE(Has<EndRun>(Do(MasterDigestIn{Round(3), 77})))
+      << "its last replica is still to come";
+  EXPECT_TRUE(One<EndRun>(Do(WorkerDigestIn{Id(0), Inc(0), Round(3), 77})).status.ok());
+  EXPECT_EQ(*Member(0).final_digest, 77u);
+  EXPECT_EQ(Totals().digest_mismatches, 1u);
+}
+
 TEST_F(EngineTest, NobodyIsResyncedWhileTheMajorityIsUndecided) {
   config_.digest_every = 1;
   Start(3);

@@ -526,6 +526,39 @@ TEST_F(RunFeedTest, AWorkerThatReadsNothingIsClosedAndTheOthersGoOn) {
   Rounds(a, 2);
 }
 
+TEST_F(RunFeedTest, WhatIsSaidOfAReplicaThatIsGivenUpSaysNothingOfTheNext) {
+  RunOptions options = Options();
+  options.digest_every = 1;
+  StartRun(std::move(options));
+  TestWorker& a = Joined("a");
+  TestWorker& b = Joined("b");
+  b.gives_digests = false;
+  Rounds(a, 1);  // which was open before b came
+  ReadAll();
+  for (int i = 0; i < 2; ++i) {
+    for (TestWorker* const w : {&a, &b}) {
+      ASSERT_TRUE(w->open.has_value());
+      w->Vote(RandomBits(kCoordinates, 3));
+    }
+    ReadAll();
+  }
+  Give({.peer = b.peer->id(), .what = DigestIn{Round(2), b.Digest() + 1}});
+  b.ReadAll();
+  ASSERT_TRUE(b.resync.has_value());
+  // It was on its way before the worker knew.
+  Give({.peer = b.peer->id(), .what = DigestIn{Round(3), b.Digest() + 1}});
+  b.resync.reset();
+  b.Fetch();
+  b.Ready(b.lowest());
+  ReadAll();
+  EXPECT_FALSE(b.resync.has_value());
+  Give({.peer = b.peer->id(), .what = DigestIn{Round(3), b.Digest()}});
+  ReadAll();
+  EXPECT_FALSE(b.resync.has_value());
+  EXPECT_EQ(run_->Snapshot(clock_.Now()).digest_mismatches, 1u);
+  EXPECT_EQ(b.Digest(), a.Digest());
+}
+
 TEST_F(RunFeedTest, AReplicaOfItsOwnThatIsTooOldIsFetchedAnew) {
   StartRun(ShortRing());
   TestWorker& a = Joined("a");
