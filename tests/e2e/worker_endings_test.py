@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import unittest
 
 import harness
 from endings import Valve, signal_table
@@ -46,7 +45,6 @@ def touched_memory(pid):
                     yield first, at
 
 
-@unittest.skipUnless(harness.has_torch(), "needs LibTorch")
 class WorkerEndings(harness.ProcessTest):
     def setUp(self):
         super().setUp()
