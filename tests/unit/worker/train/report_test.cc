@@ -189,14 +189,15 @@ TEST(ProgressTest, TheLineOfATerminalIsNoWiderThanIt) {
   winsize size{.ws_row = 24, .ws_col = 40, .ws_xpixel = 0, .ws_ypixel = 0};
   ASSERT_EQ(::openpty(&other_end, &terminal, nullptr, nullptr, &size), 0);
   FakeClock clock;
-  Progress progress(ProgressStyle::kTerminal, terminal, &clock, std::chrono::seconds(10), "w0");
+  std::optional<Progress> progress;
+  progress.emplace(ProgressStyle::kTerminal, terminal, &clock, std::chrono::seconds(10), "w0");
   RunInfo run;
   run.main_rounds = 300;
   run.layout = *Layout::Make({{.name = "w", .shape = {1000}}});
-  progress.OnJoined(run);
+  progress->OnJoined(run);
   const auto shown = [&] {
     clock.Advance(std::chrono::seconds(1));
-    progress.OnRound(ProgressRound(119), {});
+    progress->OnRound(ProgressRound(119), {});
     char text[4096];
     const ssize_t bytes = ::read(other_end, text, sizeof(text));
     return std::string(text, static_cast<size_t>(std::max<ssize_t>(0, bytes)));
@@ -206,6 +207,7 @@ TEST(ProgressTest, TheLineOfATerminalIsNoWiderThanIt) {
   size.ws_col = 20;
   ASSERT_EQ(::ioctl(terminal, TIOCSWINSZ, &size), 0);
   EXPECT_EQ(shown(), "\rw0 round 120/300 lo\x1b[K");
+  progress.reset();  // with the thread that writes to it
   ::close(terminal);
   ::close(other_end);
 }
