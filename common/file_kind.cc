@@ -13,7 +13,7 @@ namespace {
 
 using std::string_view_literals::operator""sv;
 
-constexpr uint64_t kHeaderBytesMax = 100'000'000;
+constexpr uint64_t kHeaderBytesMin = 2, kHeaderBytesMax = 100'000'000;
 constexpr std::string_view kSpace = " \t\r\n";
 
 // A remedy that is null: given as this it may be right.
@@ -78,7 +78,8 @@ bool BeginsAsSafetensors(std::string_view first_bytes) {
   uint64_t header_bytes;
   if (first_bytes.size() <= sizeof(header_bytes)) return false;
   std::memcpy(&header_bytes, first_bytes.data(), sizeof(header_bytes));
-  return header_bytes <= kHeaderBytesMax && first_bytes[sizeof(header_bytes)] == '{';
+  return header_bytes >= kHeaderBytesMin && header_bytes <= kHeaderBytesMax &&
+         first_bytes[sizeof(header_bytes)] == '{';
 }
 
 std::string ForeignKind(std::string_view first_bytes, GivenAs as) {

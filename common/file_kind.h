@@ -24,7 +24,7 @@ enum class GivenAs {
 // two bytes).
 std::string ForeignKind(std::string_view first_bytes, GivenAs as);
 
-// Whether the bytes begin as a safetensors file does: a length of at most 100 MB, then '{'. Its first
+// Whether the bytes begin as a safetensors file does: a length of 2 bytes to 100 MB, then '{'. Its first
 // bytes are a number, which may look like any other kind's mark.
 bool BeginsAsSafetensors(std::string_view first_bytes);
 

@@ -14,7 +14,7 @@ import unittest
 
 import harness
 from endings import Valve, signal_table
-from harness import BAD_INPUT, BIN, FOREVER, OK, USAGE, metadata, timed, values
+from harness import BAD_INPUT, BIN, FOREVER, OK, USAGE, metadata, timed
 
 STOP_SECONDS_MAX = 15  # docs/operations.md, "Stopping"
 COORDINATES = 8_000_000  # 32 MB: more than sockets hold

@@ -76,6 +76,12 @@ class WorkerEndings(harness.ProcessTest):
         self.assertEqual(known, {said["signvote.digest"]}, f"round {round_}")
         return round_
 
+    def pause_known(self):
+        """Pauses the run and waits for the digest of its last round; returns both."""
+        self.pause()
+        committed = len(self.rounds())
+        return committed, self.wait_until("its digest is known", lambda: self.digests(committed))
+
     def digests(self, round_):
         return {e["digest"] for e in self.events("digest") if e.get("digest_round") == round_}
 
@@ -268,9 +274,7 @@ class WorkerEndings(harness.ProcessTest):
         self.start_run()
         worker = self.worker("a", "--server-timeout", 1)
         self.wait_round(5)
-        self.pause()
-        committed = len(self.rounds())
-        self.wait_until("its digest is known", lambda: self.digests(committed))
+        committed, _ = self.pause_known()
         self.server.kill()
         self.assert_exit(worker, UNAVAILABLE)
         self.assertEqual(self.assert_saved(), committed)
@@ -280,9 +284,7 @@ class WorkerEndings(harness.ProcessTest):
         self.start_run()
         worker = self.worker("a", "--wait-timeout", 1)
         self.wait_round(3)
-        self.pause()
-        committed = len(self.rounds())
-        self.wait_until("its digest is known", lambda: self.digests(committed))
+        committed, _ = self.pause_known()
         self.assert_exit(worker, harness.WAIT_TIMEOUT)
         self.assertEqual(self.assert_saved(), committed)
 
@@ -299,9 +301,7 @@ class WorkerEndings(harness.ProcessTest):
         address = self.server.address
         worker = self.worker("a")
         self.wait_round(5)
-        self.pause()
-        committed = len(self.rounds())
-        known = self.wait_until("its digest is known", lambda: self.digests(committed))
+        committed, known = self.pause_known()
         self.server.kill()
         self.start_run(listen=address)
         self.assert_exit(worker, REFUSED)
@@ -315,9 +315,7 @@ class WorkerEndings(harness.ProcessTest):
         self.start_run("--catch-up-bytes", 0, "--session-buffer-bytes", 1 << 20)
         worker = self.worker("a")
         self.wait_round(5)
-        self.pause()
-        committed = len(self.rounds())
-        self.wait_until("its digest is known", lambda: self.digests(committed))
+        committed, _ = self.pause_known()
         harness.stop(worker)
         # Its connection is over for the server, and the run goes on without it.
         other = self.worker("b")

@@ -61,6 +61,8 @@ TEST(FileKindTest, AHeaderOfAnyLengthIsASafetensorsFiles) {
     EXPECT_EQ(Kind(head), "") << bytes;
   }
   EXPECT_FALSE(BeginsAsSafetensors("<!DOCTYP{"));
+  // A shard of tokens that begins with padding.
+  EXPECT_EQ(AsData(std::string("\0\0\0\0\0\0\0\0{\0", 10)), "");
 }
 
 }  // namespace
