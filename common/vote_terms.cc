@@ -53,9 +53,17 @@ std::string_view Words(ScalarKind kind) {
     case ScalarKind::kLocalInner:
       return "local_inner";
     case ScalarKind::kLocalProduct:
+      return "local_product";
+    case ScalarKind::kProbeInner:
+      return "probe_inner";
+    case ScalarKind::kChangeL1:
+      return "change_l1";
+    case ScalarKind::kGradientMax:
+      return "gradient_max";
+    case ScalarKind::kGradientMin:
       break;
   }
-  return "local_product";
+  return "gradient_min";
 }
 
 }  // namespace signvote

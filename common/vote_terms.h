@@ -35,6 +35,10 @@ enum class ScalarKind : uint8_t {
   kX0Distance,    // ‖x − x0‖₂
   kLocalInner,    // local steps: Σ_h⟨g_h, x0 − y_h⟩
   kLocalProduct,  // local steps: Σ_h‖g_h‖₂‖x0 − y_h‖₂
+  kProbeInner,    // Σ_k scale_k⟨h_k, b_k⟩, h as in kProbeL1, b the previous verdict
+  kChangeL1,      // ‖g − g₋₁‖₁, g₋₁ this worker's gradient in the round before
+  kGradientMax,   // max_i g_i
+  kGradientMin,   // min_i g_i
 };
 
 // A few words each, for logs and pages.

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_format.h"
 #include "ctl/format.h"
+#include "ctl/rule_text.h"
 
 namespace signvote::ctl {
 namespace {
@@ -129,18 +130,23 @@ std::string RenderTable(const v1::Status& status, Colour colour) {
     round += " of " + Grouped(status.main_rounds()) + absl::StrFormat(" (%.0f %%)", done);
   }
   if (status.attempt() > 0) round += absl::StrFormat(", attempt %d", status.attempt());
-  row("round",
+  row("main",
       paint(kBold, Left(round, 20)) + "  " +
           (status.round_seconds() > 0 ? SecondsText(status.round_seconds()) + " a round, " : "") +
           (status.seconds_left() > 0 ? SecondsText(status.seconds_left()) + " left"
                                      : "time left unknown"));
   if (status.round() != status.main_round())
     row("commits", Grouped(status.round()) + ", with those that are no main rounds");
+  if (const std::string race = RaceText(status.race()); !race.empty()) row("race", race);
   row("loss",
       paint(kBold, Left(NumberOrDash("%.4f", status.round() > 0 ? status.loss() : NAN), 20)) +
           "  stepsize " + NumberOrDash("%.4g", status.stepsize()) + " (" + status.rule() + ", " +
           status.direction() + ")");
-  const char* label = "warning";
+  const char* label = "rule";
+  for (const std::string& line : Wrapped(RuleText(status), kColumns - kLabelColumns)) {
+    row(std::exchange(label, ""), line);
+  }
+  label = "warning";
   for (const std::string& line : Wrapped(status.stepsize_warning(), kColumns - kLabelColumns)) {
     row(std::exchange(label, ""), paint(kYellow, line));
   }

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "ctl/format.h"
+#include "ctl/rule_text.h"
 #include "ctl/top_graph.h"
 #include "ctl/top_table.h"
 #include "ctl/top_text.h"
@@ -18,7 +19,8 @@ namespace {
 
 // The rows from which on a part is shown.
 constexpr int kRowsForHeldOut = 14, kRowsForSplit = 14, kRowsForEvents = 14, kRowsForGraph = 18,
-              kRowsForSpace = 24;
+              kRowsForRule = 18, kRowsForSpace = 24;
+constexpr int kColumnsForMain = 60;
 constexpr int kRowsBesideGraph = 16, kGraphRowsMax = 8;
 constexpr int kEventsMin = 3;
 constexpr size_t kWarningRowsMax = 3;
@@ -77,10 +79,13 @@ Line ProgressLine(const TopModel& model, const TopView& view) {
   if (status.attempt() > 0) phase += absl::StrFormat(", attempt %d", status.attempt());
   line.Add(phase, PhaseStyle(status.phase()));
   if (view.frozen) line.Add(" FROZEN", Style::kWarning);
-  line.Add("  ")
-      .Add(Grouped(status.main_round()), Style::kBold)
-      .Add(status.main_rounds() > 0 ? " of " + Grouped(status.main_rounds()) + " "
-                                    : " main rounds");
+  line.Add("  ").Add(Grouped(status.main_round()), Style::kBold);
+  if (status.main_rounds() > 0) {
+    line.Add(" of " + Grouped(status.main_rounds()) + " ");
+    if (view.columns >= kColumnsForMain) line.Add("main ");
+  } else {
+    line.Add(" main rounds");
+  }
   if (status.main_rounds() == 0) return line.Take();  // no end to draw the way to
   const double done = std::clamp(
       static_cast<double>(status.main_round()) / static_cast<double>(status.main_rounds()), 0.0,
@@ -121,6 +126,21 @@ Line LossLine(const TopModel& model, const TopView& view) {
                   {"  abstentions ", Style::kDim},
                   {Grouped(status.abstentions())}});
   return line.Take();
+}
+
+// By what the stepsize's rule goes.
+void AddRule(const TopModel& model, const TopView& view, std::vector<Line>* out) {
+  const std::string race = RaceText(model.status().race());
+  const std::string numbers = RuleText(model.status());
+  if (race.empty() && numbers.empty()) return;
+  LineBuilder line(view);
+  if (!race.empty()) {
+    line.Add("race ", Style::kDim);
+    line.Add(race, model.status().race().over() ? Style::kPlain : Style::kWarning);
+    if (!numbers.empty()) line.Add("  ");
+  }
+  line.Add(numbers);
+  out->push_back(line.Take());
 }
 
 // What the stepsize's rule is short of. On a small screen only how it begins.
@@ -297,6 +317,7 @@ std::vector<Line> HelpLines(const TopView& view) {
       std::pair("p", "freeze what is shown, and go on"),
       std::pair("", ""),
       std::pair("saved", "against sending fp32 both ways; measured on the sockets, TLS included"),
+      std::pair("race", "short trials that choose a stepsize; no main rounds"),
       std::pair("held out", "loss on windows that nobody trains on, and its standard error"),
       std::pair("wait", "first complete ballot to the last needed one"),
       std::pair("apply", "a commit, at the workers"),
@@ -351,6 +372,7 @@ Frame RenderTop(const TopModel& model, const TopView& view) {
   if (model.lost().has_value() && !model.ended()) lines.push_back(LostLine(model, view));
   lines.push_back(ProgressLine(model, view));
   lines.push_back(LossLine(model, view));
+  if (rows >= kRowsForRule) AddRule(model, view, &lines);
   AddWarning(model, view, &lines);
   if (rows >= kRowsForHeldOut && !model.held_out().empty()) {
     lines.push_back(HeldOutLine(model, view));

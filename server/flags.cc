@@ -5,6 +5,7 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/direction_config.h"
@@ -90,8 +91,10 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->check(Kind(ValueKind::kNewFile));
 
   auto* run = group("Run");
-  run->add_option("--max-rounds,--rounds", r.main_rounds_max,
-                  "the run ends after this many committed rounds")
+  run->add_option(
+         "--max-rounds,--rounds", r.main_rounds_max,
+         "the run ends after this many main rounds; those of a race of stepsizes, a quarter of "
+         "them at most, come on top")
       ->check(UnsignedBetween(1, kRoundsMax));
   run->add_option("--workers-min", r.workers_min, "round 0 waits for this many workers")
       ->capture_default_str()
@@ -208,14 +211,20 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
                    "decoupled weight decay of tensors with two dimensions and more")
       ->capture_default_str()
       ->check(NumberBetween(0, 1));
-  method->add_option("--rule", r.rule.rule, "who chooses the stepsize: alias, fixed")
+  method
+      ->add_option("--rule", r.rule.rule,
+                   "who chooses the stepsize: alias, fixed, lever, mechanic, prodigy, sos")
       ->capture_default_str()
       ->check(Kind(ValueKind::kText));
   method->add_option("--stepsize", r.rule.stepsize, "fixed: the stepsize")->capture_default_str();
-  method->add_option("--schedule", r.rule.schedule, "fixed: constant, cosine, linear, wsd")
+  method
+      ->add_option("--schedule", r.rule.schedule,
+                   "fixed, mechanic, prodigy: constant, cosine, linear, wsd")
       ->capture_default_str()
       ->check(Kind(ValueKind::kText));
-  method->add_option("--warmup-rounds", r.rule.warmup_rounds, "fixed: rounds of linear warm-up")
+  method
+      ->add_option("--warmup-rounds", r.rule.warmup_rounds,
+                   "fixed, mechanic, prodigy: rounds of linear warm-up")
       ->capture_default_str()
       ->check(AnyUnsigned());
   method->add_option("--alias-option", r.rule.alias_option, "alias: I or II")
@@ -226,10 +235,24 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
   method->add_option("--alias-d0", r.rule.alias_d0, "alias, option I: the small start of d")
       ->capture_default_str();
   method
-      ->add_option("--alias-probe-every", r.rule.alias_probe_every,
-                   "alias: a probe in every k-th round")
+      ->add_option(
+          "--alias-probe-every", r.rule.alias_probe_every,
+          "alias, probes same and directional: every worker probes in every k-th round, in "
+          "turns")
       ->capture_default_str()
       ->check(AnyUnsigned());
+  method
+      ->add_option(
+          "--alias-probe", r.rule.alias_probe,
+          "alias: how the gradient's change is measured: same (a second gradient of the same "
+          "minibatch), directional (likewise, along the verdict), previous (against the last "
+          "round's), extrema (only the largest and smallest coordinates)")
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kText));
+  method
+      ->add_option("--alias-extrema-scale", r.rule.alias_extrema_scale,
+                   "alias, probe extrema: factor of the change; 1 is as published")
+      ->capture_default_str();
   method
       ->add_option("--alias-eta0", raw->alias_eta0,
                    "alias: the curvature to begin with, (loss - f-min)/stepsize^2; auto: from the "
@@ -237,6 +260,29 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->capture_default_str()
       ->check(CLI::IsMember({"auto"}) | NumberBetween(0, kEta0Max))
       ->check(Kind(ValueKind::kText));
+
+  method
+      ->add_option("--lever-start", r.rule.lever_start,
+                   "lever: the stepsize that its race begins with; any will do")
+      ->capture_default_str();
+  method
+      ->add_option("--lever-form", r.rule.lever_form,
+                   "lever: full; lite, which never rescales the parameters")
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kText));
+  method
+      ->add_option(
+          "--lever-race", r.rule.lever_race,
+          "lever: on, off: the run begins at --lever-start; auto: on, but for runs of fewer "
+          "than 400 rounds")
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kText));
+  method
+      ->add_option(
+          "--rival-start", r.rule.rival_start,
+          "mechanic, prodigy, sos: the small stepsize to begin with; 0: from the size of the "
+          "parameters")
+      ->capture_default_str();
 
   auto* limits = group("Limits");
   limits->add_option("--workers-max", sizes.workers_max, "workers connected at a time")
@@ -336,22 +382,31 @@ absl::Status CheckAddresses(ServerFlags* f) {
 
 // A flag that the chosen rule does not read must not pass for one that was obeyed. Its default may
 // be repeated: a printed configuration names every flag.
-absl::Status CheckRuleFlags(const RuleFlags& given) {
+absl::Status CheckRuleFlags(const RuleFlags& given, const RuleRun& run) {
   const RuleFlags untouched;
   const std::tuple<const char*, const char*, bool> flags[] = {
       {"fixed", "--stepsize", given.stepsize == untouched.stepsize},
-      {"fixed", "--schedule", given.schedule == untouched.schedule},
-      {"fixed", "--warmup-rounds", given.warmup_rounds == untouched.warmup_rounds},
+      {"fixed, mechanic or prodigy", "--schedule", given.schedule == untouched.schedule},
+      {"fixed, mechanic or prodigy", "--warmup-rounds",
+       given.warmup_rounds == untouched.warmup_rounds},
       {"alias", "--alias-option", given.alias_option == untouched.alias_option},
       {"alias", "--alias-f-min", given.alias_f_min == untouched.alias_f_min},
       {"alias", "--alias-d0", given.alias_d0 == untouched.alias_d0},
       {"alias", "--alias-probe-every", given.alias_probe_every == untouched.alias_probe_every},
+      {"alias", "--alias-probe", given.alias_probe == untouched.alias_probe},
+      {"alias", "--alias-extrema-scale",
+       given.alias_extrema_scale == untouched.alias_extrema_scale},
       {"alias", "--alias-eta0", given.alias_eta0 == untouched.alias_eta0},
+      {"lever", "--lever-start", given.lever_start == untouched.lever_start},
+      {"lever", "--lever-form", given.lever_form == untouched.lever_form},
+      {"lever", "--lever-race", given.lever_race == untouched.lever_race},
+      {"mechanic, prodigy or sos", "--rival-start", given.rival_start == untouched.rival_start},
   };
-  SIGNVOTE_RETURN_IF_ERROR(MakeRule(given).status());
-  for (const auto& [rule, flag, is_default] : flags) {
-    if (given.rule == rule || is_default) continue;
-    return Usage(absl::StrCat(flag, " belongs to --rule ", rule, ", and the rule is ", given.rule,
+  SIGNVOTE_RETURN_IF_ERROR(MakeRule(given, run).status());
+  for (const auto& [rules, flag, is_default] : flags) {
+    // No rule's name is part of another's.
+    if (is_default || absl::StrContains(rules, given.rule)) continue;
+    return Usage(absl::StrCat(flag, " belongs to --rule ", rules, ", and the rule is ", given.rule,
                               "; leave it away or choose that rule"));
   }
   return absl::OkStatus();
@@ -414,7 +469,8 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
                               sizes.message_bytes_max));
   }
   SIGNVOTE_ASSIGN_OR_RETURN(r.direction, ParseDirection(raw.direction, raw.beta, raw.beta2));
-  SIGNVOTE_RETURN_IF_ERROR(CheckRuleFlags(r.rule));
+  SIGNVOTE_RETURN_IF_ERROR(
+      CheckRuleFlags(r.rule, {.main_rounds_max = r.main_rounds_max, .direction = r.direction}));
   r.tls = !f->insecure;
   SIGNVOTE_RETURN_IF_ERROR(ParseLogLevel(raw.log_level, &f->log.level));
   SIGNVOTE_RETURN_IF_ERROR(ParseLogFormat(raw.log_format, &f->log.format));

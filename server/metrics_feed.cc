@@ -50,6 +50,13 @@ void MetricsFeed::Update(const run::StatusPage& page) {
   set(ServerMetric::kLastCommit, page.health.last_commit_unix_seconds);
   set(ServerMetric::kPaused, page.phase == run::PagePhase::kPaused ? 1 : 0);
   set(ServerMetric::kStepsize, page.stepsize);
+  set(ServerMetric::kRescaling, page.rho);
+  for (const auto& [name, value] : page.rule_numbers) {
+    if (name == "z") set(ServerMetric::kLean, value);
+  }
+  set(ServerMetric::kRaceTrials, page.race.trials);
+  set(ServerMetric::kRaceRounds, page.race.rounds);
+  set(ServerMetric::kRaceRoundsLeft, page.race.rounds_left());
   SetIfKnown(metrics_, ServerMetric::kLoss, page.loss);
   SetIfKnown(metrics_, ServerMetric::kGradientL1, page.g_l1);
   SetIfKnown(metrics_, ServerMetric::kDensity, page.density);

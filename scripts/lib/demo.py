@@ -230,7 +230,7 @@ class Demo:
             if fresh:
                 self.rounds += fresh
                 last_progress = time.monotonic()
-            done = len(self.rounds)
+            done = self.main_rounds()
             if not attached and done >= attach_at:
                 attached = True
                 self.start_worker(self.late)
@@ -242,7 +242,7 @@ class Demo:
                 victim.killed_on_purpose = True
                 victim.popen.send_signal(signal.SIGKILL)
                 self.note("worker_killed", self.victim)
-            limit = FIRST_ROUND_SECONDS if done == 0 else EXIT_SECONDS if done >= o.rounds else STANDSTILL_SECONDS
+            limit = FIRST_ROUND_SECONDS if not self.rounds else EXIT_SECONDS if done >= o.rounds else STANDSTILL_SECONDS
             if time.monotonic() - last_progress > limit:
                 raise DemoError(f"no progress for {limit} s in round {done}", self.server)
             if time.monotonic() - last_draw > (DRAW_SECONDS if TERMINAL else LINE_SECONDS):
@@ -263,8 +263,8 @@ class Demo:
         self.draw()
         if not killed:
             raise DemoError(f"the run ended before {self.late} was a member; use more --rounds")
-        if len(self.rounds) != o.rounds:
-            raise DemoError(f"{len(self.rounds)} of {o.rounds} rounds were committed", self.server)
+        if self.main_rounds() != o.rounds:
+            raise DemoError(f"{self.main_rounds()} of {o.rounds} main rounds were committed", self.server)
 
     def master_digest(self):
         """Of the server's own replica after the last commit."""
@@ -272,6 +272,10 @@ class Demo:
         if not lines:
             raise DemoError("the server wrote no digest of its replica", self.server)
         return lines[-1]["digest"]
+
+    def main_rounds(self):
+        """Those that --rounds counts: the trials of a race of stepsizes come on top."""
+        return self.rounds[-1]["main_rounds"] if self.rounds else 0
 
     def is_member(self, name):
         return bool(self.rounds) and name in self.rounds[-1]["voters"]
@@ -284,19 +288,23 @@ class Demo:
                 print(f"waiting for {self.options.workers} workers", flush=True)
             return
         last = self.rounds[-1]
-        done, total = len(self.rounds), self.options.rounds
+        done, total = self.main_rounds(), self.options.rounds
+        race = last["race"]
+        race_left = race["rounds_max"] - race["rounds"] if race and not race["over"] else 0
         recent = self.rounds[-20:]
         pace = (recent[-1]["unix_time"] - recent[0]["unix_time"]) / max(1, len(recent) - 1)
-        left = pace * (total - done)
+        left = pace * (total - done + race_left)
+        racing = f"race {race['rounds']}/{race['rounds_max']}  " if race_left else ""
         if not TERMINAL:
-            print(f"round {done}/{total}  loss {number(last['loss'], '.4f')}  stepsize {last['stepsize']:.3g}  "
+            print(f"{racing}round {done}/{total}  loss {number(last['loss'], '.4f')}  stepsize {last['stepsize']:.3g}  "
                   f"voters {len(last['voters'])}  {pace * 1e3:.0f} ms/round  {left:.0f} s left", flush=True)
             return
         width = 40
         filled = int(width * done / total)
         lines = [
             paint("1", "signvote demo") + f"   {self.options.model}, {self.options.rule}, seed {self.options.seed}",
-            "[" + paint("32", "█" * filled) + "·" * (width - filled) + f"] {done}/{total}   {pace * 1e3:.0f} ms a round, {left:.0f} s left",
+            "[" + paint("32", "█" * filled) + "·" * (width - filled)
+            + f"] {racing}{done}/{total}   {pace * 1e3:.0f} ms a round, {left:.0f} s left",
             f"loss {paint('1', number(last['loss'], '.4f'))} nats/byte   stepsize {last['stepsize']:.4g}   voters {len(last['voters'])}",
         ]
         wire = self.status.get("wire", {})
@@ -388,6 +396,8 @@ def make_report(demo):
     votes = [r["rounds_voted"] for r in reports.values()]
     return {
         "rounds": len(rounds),
+        "main_rounds": demo.main_rounds(),
+        "race_rounds": next((r["race"]["rounds"] for r in reversed(rounds) if r["race"]), 0),
         "coordinates": coordinates,
         "model": demo.options.model,
         "data": first["data"],
@@ -473,7 +483,10 @@ def print_report(report, out, files):
     packed = report["coordinates"] / 8
     unit = loss["unit"]
     print()
-    print(paint("1", f"{report['rounds']} rounds of {report['coordinates']:,} coordinates in {report['seconds']:.1f} s"))
+    rounds = f"{report['rounds']} rounds"
+    if report["race_rounds"]:
+        rounds = f"{report['main_rounds']} main rounds, and {report['race_rounds']} of a race of stepsizes,"
+    print(paint("1", f"{rounds} of {report['coordinates']:,} coordinates in {report['seconds']:.1f} s"))
     print(f"  held-out loss   {number(loss['held_out_first'], '.4f')} -> {number(loss['held_out_last'], '.4f')} {unit}")
     print(f"  training loss   {number(loss['first'], '.4f')} -> {number(loss['last'], '.4f')} {unit}")
     print(f"  stepsize        {report['stepsize']['first']:.3g} -> {report['stepsize']['last']:.3g}, chosen by rule {report['rule']}")
@@ -512,7 +525,7 @@ def parse(arguments):
     parser.add_argument("--workers", type=at_least_one, default=3)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--data")
-    parser.add_argument("--rule", default="alias", choices=["alias", "fixed"])
+    parser.add_argument("--rule", default="alias", choices=["alias", "fixed", "lever"])
     parser.add_argument("--stepsize", type=float)
     parser.add_argument("--seed", type=natural, default=1)
     parser.add_argument("--keep", action="store_true")

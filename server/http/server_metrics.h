@@ -30,6 +30,16 @@ namespace signvote {
   X(kGauge, kPaused, "signvote_server_paused",                                                   \
     "1 while the operator's pause keeps rounds from opening, else 0.")                           \
   X(kGauge, kStepsize, "signvote_server_stepsize", "Stepsize of the last commit.")               \
+  X(kGauge, kRescaling, "signvote_server_rescaling_ratio",                                       \
+    "rho: by what the last step lengthened all steps so far; 1: rules that rescale nothing.")    \
+  X(kGauge, kLean, "signvote_server_lean_ratio",                                                 \
+    "z of Lever, -1 to 1: above 0 all steps so far were too short.")                             \
+  X(kGauge, kRaceTrials, "signvote_server_race_trials",                                          \
+    "Trials of stepsizes that were begun; 0: the rule runs none.")                               \
+  X(kGauge, kRaceRounds, "signvote_server_race_rounds",                                          \
+    "Rounds of trials so far, which are no main rounds.")                                        \
+  X(kGauge, kRaceRoundsLeft, "signvote_server_race_rounds_left",                                 \
+    "Rounds that the trials may still take; 0: they are over.")                                  \
   X(kGauge, kLoss, "signvote_server_loss",                                                       \
     "Robust mean of the voters' losses in the last commit.")                                     \
   X(kGauge, kGradientL1, "signvote_server_gradient_l1",                                          \

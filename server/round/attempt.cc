@@ -252,7 +252,7 @@ void OpenAttempt::Summarise(Verdict verdict, uint64_t coordinates, CommitRound& 
       densities.push_back(scalars.g_l1 * scalars.g_l1 /
                           (static_cast<double>(coordinates) * scalars.g_l2_squared));
     }
-    commit.scalars_from.push_back(plan_.seats[s].worker);
+    commit.scalars_from.push_back({plan_.seats[s].worker, plan_.seats[s].share});
     commit.scalars.push_back(std::move(scalars_[s]));
   }
   commit.loss = RobustMean(losses);

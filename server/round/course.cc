@@ -23,6 +23,7 @@ Course::Course(const EngineConfig& config, std::unique_ptr<StepsizeRule> rule,
       nonfinite_rounds_(config.nonfinite_rounds),
       x0_max_abs_(config.x0_max_abs),
       step_scale_max_(config.step_scale_max),
+      coordinates_(config.coordinates),
       rule_(std::move(rule)),
       state_(state) {
   state_.rule.clear();
@@ -43,13 +44,22 @@ RoundAhead Course::Ahead(Round round) const {
 
 std::vector<ScalarKind> Course::Wanted(Round round) const { return rule_->Wanted(Ahead(round)); }
 
+bool Course::x0_over(Round round) const {
+  return rule_->needs_x0() && rule_->x0_over(Ahead(round));
+}
+
+size_t Course::WantedOf(Round round, Share share, size_t wanted) const {
+  return std::min(wanted, rule_->WantedOf(Ahead(round), share, wanted));
+}
+
 Duration Course::BackOff() const {
   if (state_.stepless_in_a_row == 0) return Duration{0};
   const uint32_t doublings = std::min(state_.stepless_in_a_row - 1, kBackOffDoublings);
   return std::min(kBackOffFirst * (int64_t{1} << doublings), kBackOffMax);
 }
 
-absl::Status Course::Check(const StepsizeDecision& decision, CourseEnd end, Round round) const {
+absl::Status Course::Check(const StepsizeDecision& decision, CourseEnd end, Round round,
+                           bool x0_over) const {
   const auto bad = [&](const auto&... what) {
     return absl::InternalError(absl::StrCat("the stepsize rule '", ToAbsl(rule_->name()),
                                             "' answers round ", round.value(), " with ", what...,
@@ -68,7 +78,7 @@ absl::Status Course::Check(const StepsizeDecision& decision, CourseEnd end, Roun
   if (decision.kind != CommitKind::kStep && decision.rho != 1.0f) {
     return bad("rho ", decision.rho, " and a ", ToAbsl(kind));
   }
-  if (!rule_->needs_x0() && (decision.kind == CommitKind::kRewind || decision.rho != 1.0f)) {
+  if (x0_over && (decision.kind == CommitKind::kRewind || decision.rho != 1.0f)) {
     return bad("a ", ToAbsl(kind), " and rho ", decision.rho,
                " although it does without the starting parameters");
   }
@@ -76,16 +86,23 @@ absl::Status Course::Check(const StepsizeDecision& decision, CourseEnd end, Roun
 }
 
 absl::StatusOr<StepsizeDecision> Course::Ask(CourseEnd end, const CommitRound& commit) {
+  std::vector<Share> shares;
+  for (const ScalarsSource& from : commit.scalars_from) shares.push_back(from.share);
   const RuleInput input{.ahead = Ahead(commit.round),
                         .main_rounds_max = main_rounds_max_,
                         .gamma = state_.gamma,
                         .x0_max_abs = x0_max_abs_,
                         .step_scale_max = step_scale_max_,
+                        .coordinates = coordinates_,
                         .asked = commit.asked,
-                        .workers = commit.scalars};
+                        .workers = commit.scalars,
+                        .nonfinite_losses = end == CourseEnd::kNonFiniteLoss,
+                        .shares = shares};
+  const bool x0_over = rule_->x0_over(input.ahead);  // deciding may end its need
   StepsizeDecision decision =
       end == CourseEnd::kVerdict ? rule_->Decide(input) : rule_->DecideWithoutBallot(input);
-  SIGNVOTE_RETURN_IF_ERROR(Check(decision, end, commit.round));
+  SIGNVOTE_RETURN_IF_ERROR(decision.status);
+  SIGNVOTE_RETURN_IF_ERROR(Check(decision, end, commit.round, x0_over));
   return decision;
 }
 
@@ -143,6 +160,9 @@ absl::StatusOr<std::optional<Notice>> Course::Decide(CourseEnd end, CommitRound&
     commit.reason = commit.reason.empty() ? why : absl::StrCat(why, "; ", commit.reason);
   }
   commit.rule.state = std::move(decision.state);
+  // A rule that says nothing of a round without a verdict has not stopped its trials.
+  if (decision.race.rounds_max > 0) race_ = decision.race;
+  commit.rule.race = race_;
   if (commit.kind != CommitKind::kStep) commit.chunks.clear();
 
   // A round without a verdict shows the rule nothing: what it was short of it still is.

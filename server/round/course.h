@@ -50,11 +50,15 @@ class Course {
   Duration BackOff() const;
 
   std::vector<ScalarKind> Wanted(Round round) const;
+  // The rule has needed x0, and needs it no more from this round on.
+  bool x0_over(Round round) const;
+  // How many of them this share is asked for.
+  size_t WantedOf(Round round, Share share, size_t wanted) const;
   // Asks the rule and moves on. Of `commit` it reads round, asked and scalars, and fills in kind,
   // gamma, rho, both data steps, main round and rounds, run_done, reason and the rule's words;
   // chunks stay only with a step. Returns what is to be told when the rule's warning has changed.
-  // INTERNAL names the rule, and what it answered that no commit can carry out; the course has not
-  // moved then, and the run is over.
+  // What the rule says when it cannot go on. INTERNAL names the rule, and what it answered that no
+  // commit can carry out. The course has not moved then, and the run is over.
   absl::StatusOr<std::optional<Notice>> Decide(CourseEnd end, CommitRound& commit);
 
   CourseState State() const;
@@ -63,7 +67,8 @@ class Course {
   Course(const EngineConfig& config, std::unique_ptr<StepsizeRule> rule, const CourseState& state);
   RoundAhead Ahead(Round round) const;
   absl::StatusOr<StepsizeDecision> Ask(CourseEnd end, const CommitRound& commit);
-  absl::Status Check(const StepsizeDecision& decision, CourseEnd end, Round round) const;
+  absl::Status Check(const StepsizeDecision& decision, CourseEnd end, Round round,
+                     bool x0_over) const;
   void CountWithoutStep(CourseEnd end);
   std::optional<Notice> Warn(std::string warning);
 
@@ -72,10 +77,12 @@ class Course {
   uint32_t nonfinite_rounds_;
   double x0_max_abs_;
   double step_scale_max_;
+  uint64_t coordinates_;
 
   std::unique_ptr<StepsizeRule> rule_;
   CourseState state_;    // its rule bytes are filled in by State() only
   std::string warning_;  // of the rule; an engine that takes the run up says it again
+  RaceProgress race_;    // what the rule said last
 };
 
 }  // namespace signvote::round

@@ -325,6 +325,8 @@ void Engine::Open() {
                    .seats = members_.SeatEverybody(round_, out_),
                    .opened = now_,
                    .deadline = std::nullopt};
+  for (Seat& seat : plan.seats)
+    seat.wanted = course_.WantedOf(round_, seat.share, plan.wanted.size());
   const auto members = static_cast<uint32_t>(
       std::count_if(plan.seats.begin(), plan.seats.end(),
                     [](const Seat& seat) { return seat.role == Role::kMember; }));
@@ -337,6 +339,7 @@ void Engine::Open() {
                    .members = members,
                    .quorum = plan.quorum,
                    .deadline = std::nullopt,
+                   .x0_over = course_.x0_over(round_),
                    .seats = plan.seats};
   if (config_.deadline.enabled) {
     action.deadline = members_.Wait(plan.seats, out_);

@@ -83,6 +83,8 @@ class Engine {
   // rule again. While a commit is not durable the state is the one after it.
   // REQUIRES: no attempt is open: phase is not kRoundOpen.
   EngineState State() const;
+  // Whether x0 was needed, and is not from the next round to open on.
+  bool x0_over() const { return course_.x0_over(round_); }
 
  private:
   Engine(EngineConfig config, Course course, const EngineState& state, Time now);

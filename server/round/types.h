@@ -128,6 +128,8 @@ struct Seat {
   Incarnation incarnation;
   Share share;
   Role role = Role::kMember;
+  // It is asked for so many of OpenRound::wanted, from the first on.
+  size_t wanted = 0;
 };
 
 // Tell every seat that this round (or this attempt of it) is open. Seats hold everybody who is
@@ -141,6 +143,7 @@ struct OpenRound {
   uint32_t members = 0;
   uint32_t quorum = 0;
   std::optional<Duration> deadline;  // from now on; nullopt when off
+  bool x0_over = false;              // x0 was needed, and is not from this round on
   std::vector<Seat> seats;
 };
 // Tally these ballots of the chunk and send its verdict to everybody who follows; answer with
@@ -156,9 +159,16 @@ struct ChunkCount {
   uint64_t checksum = 0;  // of the verdict's payload
   bool operator==(const ChunkCount&) const = default;
 };
+// Whose scalars they are.
+struct ScalarsSource {
+  WorkerId worker;
+  Share share;  // of the data, in that round
+  bool operator==(const ScalarsSource&) const = default;
+};
 // What the rule says of itself.
 struct RuleWords {
   std::string warning;  // what a person should mend, as of its last verdict; empty: nothing
+  RaceProgress race;    // as it said last
   // its state after this decision, by name, for logs and metrics
   std::vector<std::pair<std::string, double>> state;
 };
@@ -182,7 +192,7 @@ struct CommitRound {
   std::vector<WorkerId> voters;    // workers with at least one counted chunk, by WorkerId
   // what the rule saw, for log and metrics: scalars[i] came from scalars_from[i]
   std::vector<ScalarKind> asked;
-  std::vector<WorkerId> scalars_from;
+  std::vector<ScalarsSource> scalars_from;
   std::vector<WorkerScalars> scalars;
   std::optional<double> loss;     // robust mean of the voters' losses
   std::optional<double> g_l1;     // robust mean of ‖g_j‖₁

@@ -333,13 +333,15 @@ class FetchCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, publi
   // False: nothing more is written. Only one write at a time: nobody else is here meanwhile.
   bool WriteNext() {
     if (!moving()) return false;
+    if (piece_ == 0 && plane_ == Plane::kX) x0_follows_ = replica_->has_x0();
     if (piece_ == replica_->pieces()) {
       piece_ = 0;
-      const bool x0_follows = plane_ == Plane::kX && replica_->has_x0();
-      if (!x0_follows) {
+      if (plane_ == Plane::kX0 || !x0_follows_) {
         End(absl::OkStatus());
         return false;
       }
+      // Where the run lets go of it now, the copy fails: parts that were sent stand at rounds that may
+      // still want x0, and the worker fetches all again.
       plane_ = Plane::kX0;
     }
     const uint64_t first = replica_->First(piece_);
@@ -373,6 +375,7 @@ class FetchCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, publi
 
   // Of whoever writes.
   Plane plane_ = Plane::kX;
+  bool x0_follows_ = false;  // was kept when the first piece was sent
   uint64_t piece_ = 0, sent_bytes_ = 0;
   grpc::ByteBuffer message_;
 };

@@ -90,7 +90,18 @@ v1::Status ToProto(const StatusPage& page) {
   out.set_layout_digest(page.layout_digest);
   out.set_rule(page.rule);
   out.set_stepsize(page.stepsize);
+  out.set_rho(page.rho);
   out.set_stepsize_warning(page.stepsize_warning);
+  for (const auto& [name, value] : page.rule_numbers) {
+    v1::RuleNumber& number = *out.add_rule_numbers();
+    number.set_name(name);
+    number.set_value(value);
+  }
+  v1::Race& race = *out.mutable_race();
+  race.set_trials(page.race.trials);
+  race.set_rounds(page.race.rounds);
+  race.set_rounds_max(page.race.rounds_max);
+  race.set_over(page.race.over);
   out.set_loss(page.loss);
   out.set_g_l1(page.g_l1);
   out.set_density(page.density);

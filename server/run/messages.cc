@@ -62,9 +62,17 @@ v1::ScalarKind ToProto(ScalarKind kind) {
     case ScalarKind::kLocalInner:
       return v1::SCALAR_LOCAL_INNER;
     case ScalarKind::kLocalProduct:
+      return v1::SCALAR_LOCAL_PRODUCT;
+    case ScalarKind::kProbeInner:
+      return v1::SCALAR_PROBE_INNER;
+    case ScalarKind::kChangeL1:
+      return v1::SCALAR_CHANGE_L1;
+    case ScalarKind::kGradientMax:
+      return v1::SCALAR_GRADIENT_MAX;
+    case ScalarKind::kGradientMin:
       break;
   }
-  return v1::SCALAR_LOCAL_PRODUCT;
+  return v1::SCALAR_GRADIENT_MIN;
 }
 
 void FillDirection(const DirectionConfig& config, v1::Direction* out) {
@@ -115,6 +123,7 @@ v1::ServerMessage WelcomeMessage(const WelcomeFacts& facts, const Layout& layout
   out.set_rule(facts.rule);
   out.set_probes(facts.probes);
   out.set_needs_x0(facts.needs_x0);
+  out.set_keeps_gradients(facts.keeps_gradients);
   out.set_main_round(now.main_rounds);
   return message;
 }
@@ -129,8 +138,10 @@ v1::ServerMessage RoundOpenMessage(const round::OpenRound& open, const round::Se
   out.set_share(seat.share.value());
   out.set_role(seat.role == round::Role::kMember ? v1::RoundOpen::ROLE_MEMBER
                                                  : v1::RoundOpen::ROLE_OBSERVER);
-  for (const ScalarKind kind : open.wanted) out.add_wanted(ToProto(kind));
+  for (const ScalarKind kind : std::span(open.wanted).first(seat.wanted))
+    out.add_wanted(ToProto(kind));
   out.set_members(open.members);
+  out.set_x0_over(open.x0_over);
   if (deadline_left.has_value()) {
     // At least 1: zero would mean none.
     const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(*deadline_left).count();

@@ -23,7 +23,7 @@ struct WelcomeFacts {
   uint64_t main_rounds = 0;  // planned; 0: unknown
   DirectionConfig direction;
   std::string rule;
-  bool probes = false, needs_x0 = false;
+  bool probes = false, keeps_gradients = false, needs_x0 = false;
   uint64_t digest_every = 0;
   uint64_t evaluate_every = 0;  // 0: nobody is asked
   uint64_t message_bytes_max = 0;

@@ -56,9 +56,14 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(RunOptions options, RunParts pa
     if (parts.init != nullptr) {
       SIGNVOTE_RETURN_IF_ERROR(TakeUpStepsize(*parts.init, &options.rule));
     }
-    SIGNVOTE_ASSIGN_OR_RETURN(rule, MakeRule(options.rule));
+    const RuleRun made_for{.main_rounds_max = options.main_rounds_max,
+                           .direction = options.direction};
+    SIGNVOTE_ASSIGN_OR_RETURN(rule, MakeRule(options.rule, made_for));
+    if (const std::string choice = ExplainRule(options.rule, made_for); !choice.empty())
+      LogInfo(choice);
   }
-  options.model.sizes.needs_x0 = rule->needs_x0();
+  const bool rule_needs_x0 = rule->needs_x0();
+  options.model.sizes.needs_x0 = rule_needs_x0;
   // What cannot work is told before anybody brings a model.
   round::EngineConfig config = EngineConfigOf(options);
   config.coordinates = config.chunks = 1;
@@ -73,6 +78,7 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(RunOptions options, RunParts pa
                      .direction = options.direction,
                      .rule = std::string(rule->name()),
                      .probes = rule->probes(),
+                     .keeps_gradients = rule->keeps_gradients(),
                      .needs_x0 = rule->needs_x0(),
                      .digest_every = options.digest_every,
                      .evaluate_every = options.evaluate_every,
@@ -90,6 +96,12 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(RunOptions options, RunParts pa
                               .x0_max_abs = state.x0_max_abs,
                               .round = state.engine.round}));
     SIGNVOTE_RETURN_IF_ERROR(run->StartCourse(now, state.engine));
+    if (rule_needs_x0 && !run->model_->replica()->has_x0() && !run->course_->engine->x0_over()) {
+      return absl::DataLossError(
+          "the saved state lacks the starting parameters, which its stepsize rule needs; restore "
+          "an "
+          "older state of the run");
+    }
   }
   return run;
 }
@@ -417,7 +429,7 @@ absl::StatusOr<RunState> Run::State() const {
     return out;
   };
   SIGNVOTE_ASSIGN_OR_RETURN(state.x, copy(Plane::kX));
-  if (facts_.needs_x0) {
+  if (replica.has_x0()) {
     SIGNVOTE_ASSIGN_OR_RETURN(state.x0, copy(Plane::kX0));
   }
   return state;

@@ -89,6 +89,8 @@ class RunHost {
   // result lives at least as long as the run.
   virtual CommitConsumer* StartApplier(const std::shared_ptr<MasterReplica>& replica,
                                        size_t backlog_max) = 0;
+  // No commit from `round` on needs x0: the applier lets go of it when it comes there (DropX0From).
+  virtual void DropX0From(Round round) = 0;
   // The model is known: LoadInitial(*init, *replica) on a thread of its own, because it reads files and
   // touches all of the replica. Its answer comes as an InitLoaded input, once `init` is given up. Said
   // at most once, and only of a run with RunParts::init.
@@ -275,6 +277,7 @@ class Run {
     bool room = true;          // as the engine was told
     Round told;                // workers are told of all commits before
     uint64_t main_rounds = 0;  // of those
+    bool x0_dropped = false;   // the host was told to
     std::optional<round::OpenRound> open;
     Time opened_at;
     std::map<WorkerId, VoterTimes> times;  // of the open attempt

@@ -212,7 +212,7 @@ void RunBooks::WriteRound(Moment at, const round::CommitRound& commit, const Com
     if (seat.role == round::Role::kMember) extras.members.push_back(NameOf(seat.worker));
   }
   for (size_t i = 0; i < commit.scalars_from.size() && i < commit.scalars.size(); ++i) {
-    const WorkerId worker = commit.scalars_from[i];
+    const WorkerId worker = commit.scalars_from[i].worker;
     RoundLogExtras::Voter voter;
     voter.name = NameOf(worker);
     if (const auto share = shares.find(worker); share != shares.end()) voter.share = share->second;
@@ -251,7 +251,8 @@ void RunBooks::OnCommit(Moment at, const round::CommitRound& commit, const Commi
   means_.tally.Add(times.tally);
   means_.commit.Add(times.commit);
   for (size_t i = 0; i < commit.scalars_from.size() && i < commit.scalars.size(); ++i) {
-    if (Page* const page = FindPage(commit.scalars_from[i])) page->loss = commit.scalars[i].loss;
+    if (Page* const page = FindPage(commit.scalars_from[i].worker))
+      page->loss = commit.scalars[i].loss;
   }
   WriteRound(at, commit, notes);
   commit_times_.push_back(at.now);
@@ -260,6 +261,8 @@ void RunBooks::OnCommit(Moment at, const round::CommitRound& commit, const Commi
   history_.AddRound(commit.round.value(), commit.loss.value_or(kNan),
                     static_cast<double>(commit.gamma));
   last_commit_ = commit;
+  // A round without a verdict has none.
+  if (!commit.rule.state.empty()) rule_numbers_ = commit.rule.state;
   if (options_.listener != nullptr) options_.listener->OnCommit(times);
 }
 
@@ -362,7 +365,10 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
   if (last_commit_.has_value()) {
     out.main_round = last_commit_->main_rounds;
     out.stepsize = static_cast<double>(last_commit_->gamma);
+    out.rho = static_cast<double>(last_commit_->rho);
     out.stepsize_warning = last_commit_->rule.warning;
+    out.rule_numbers = rule_numbers_;
+    out.race = last_commit_->rule.race;
     out.loss = last_commit_->loss.value_or(kNan);
     out.g_l1 = last_commit_->g_l1.value_or(kNan);
     out.density = last_commit_->density.value_or(kNan);
@@ -391,7 +397,8 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
     out.round_seconds = ToSeconds(commit_times_.back() - commit_times_.front()) /
                         static_cast<double>(commit_times_.size() - 1);
     if (out.main_rounds >= out.main_round && out.main_rounds != 0) {
-      out.seconds_left = out.round_seconds * static_cast<double>(out.main_rounds - out.main_round);
+      const uint64_t rounds_left = out.main_rounds - out.main_round + out.race.rounds_left();
+      out.seconds_left = out.round_seconds * static_cast<double>(rounds_left);
     }
   } else if (means_.round.count() > 0) {
     out.round_seconds = means_.round.value();

@@ -11,6 +11,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -23,6 +24,7 @@
 #include "server/run/rate_limit.h"
 #include "server/run/roster.h"
 #include "server/run/run_log.h"
+#include "server/stepsize/types.h"
 #include "server/vote/open_vote.h"
 
 namespace signvote::run {
@@ -138,8 +140,10 @@ struct StatusPage {  // tidy: allow(members) v1::Status, field by field
   Attempt attempt;
   uint64_t main_round = 0, main_rounds = 0;  // main_rounds: planned; 0: unknown
   uint64_t coordinates = 0, layout_digest = 0;
-  double stepsize = 0;
+  double stepsize = 0, rho = 1;
   std::string stepsize_warning;  // what its rule is short of, and the remedy; empty: nothing
+  std::vector<std::pair<std::string, double>> rule_numbers;  // by which the rule went last
+  RaceProgress race;
   double loss = std::numeric_limits<double>::quiet_NaN();
   double g_l1 = std::numeric_limits<double>::quiet_NaN();
   double density = std::numeric_limits<double>::quiet_NaN();
@@ -311,7 +315,8 @@ class RunBooks {
   std::map<WorkerId, Page> pages_;
   std::vector<Watcher> watchers_;  // bounded: kWatchersMax
   std::optional<round::CommitRound> last_commit_;
-  std::deque<Time> commit_times_;  // of the last commits
+  std::vector<std::pair<std::string, double>> rule_numbers_;  // of the last commit that has some
+  std::deque<Time> commit_times_;                             // of the last commits
   double last_commit_unix_seconds_ = 0;
   Round round_;  // committed
   struct {

@@ -106,6 +106,14 @@ std::string RoundLine(const round::CommitRound& commit, const RoundLogExtras& ex
     held_out += (held_out.size() > 1 ? "," : "") + line.Object();
   }
   held_out += "]";
+  const RaceProgress& race = commit.rule.race;
+  JsonLine trials;
+  if (race.rounds_max > 0) {
+    trials.Count("trials", race.trials)
+        .Count("rounds", race.rounds)
+        .Count("rounds_max", race.rounds_max)
+        .Raw("over", race.over ? "true" : "false");
+  }
   std::vector<uint32_t> counted;
   counted.reserve(commit.chunks.size());
   for (const round::ChunkCount& chunk : commit.chunks) counted.push_back(chunk.counted);
@@ -123,6 +131,7 @@ std::string RoundLine(const round::CommitRound& commit, const RoundLogExtras& ex
       .Stepsize("rho", commit.rho)
       .Text("reason", commit.reason)
       .Raw("rule", state.Object())
+      .Raw("race", trials.Object())
       .Number("loss", commit.loss.value_or(nan))
       .Number("g_l1", commit.g_l1.value_or(nan))
       .Number("density", commit.density.value_or(nan))

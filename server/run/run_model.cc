@@ -151,15 +151,13 @@ absl::StatusOr<Layout> RunModel::WithDecay(const Layout& joined) const {
   return Layout::Make(std::move(tensors));
 }
 
-absl::Status RunModel::Adopt(Layout layout, Round start) {
+absl::Status RunModel::Adopt(Layout layout, const MasterReplica::Options& replica_options) {
   SIGNVOTE_ASSIGN_OR_RETURN(const ChunkPlan plan, PlanChunks(layout, options_.sizes));
   SIGNVOTE_RETURN_IF_ERROR(
       CheckMemory(absl::StrCat("a server of a model of ", layout.coordinates(), " coordinates"),
                   ServerMemory(layout.coordinates(), options_.sizes), memory_()));
-  SIGNVOTE_ASSIGN_OR_RETURN(
-      std::unique_ptr<MasterReplica> replica,
-      MasterReplica::Create(std::move(layout),
-                            {.start = start, .needs_x0 = options_.sizes.needs_x0}));
+  SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<MasterReplica> replica,
+                            MasterReplica::Create(std::move(layout), replica_options));
   replica_ = std::move(replica);
   plan_ = plan;
   verdict_pool_ = std::make_unique<BufferPool>(plan_.TotalBytes(), kVerdictsKept);
@@ -191,7 +189,8 @@ absl::Status RunModel::FixLayout(const CheckedJoin& join) {
   const bool without_config = init_ != nullptr && init_->config_json().empty();
   if (without_config && options_.config_check)
     SIGNVOTE_RETURN_IF_ERROR(options_.config_check(join.config_json));
-  SIGNVOTE_RETURN_IF_ERROR(Adopt(std::move(layout), Round(0)));
+  SIGNVOTE_RETURN_IF_ERROR(
+      Adopt(std::move(layout), {.start = Round(0), .needs_x0 = options_.sizes.needs_x0}));
   // With --init they stay: a file without a config.json binds whoever comes later to the first
   // worker's.
   identity_ = join.identity;
@@ -241,11 +240,12 @@ absl::Status RunModel::Restore(const Known& known) {
   SIGNVOTE_CHECK(state_ == State::kUnknown);
   const uint64_t d = known.layout.coordinates();
   SIGNVOTE_CHECK(known.x.size() == d);
-  SIGNVOTE_CHECK(known.x0.size() == (options_.sizes.needs_x0 ? d : 0));
+  SIGNVOTE_CHECK(known.x0.empty() || (options_.sizes.needs_x0 && known.x0.size() == d));
   SIGNVOTE_ASSIGN_OR_RETURN(ModelIdentity identity, ModelIdentity::FromConfig(known.config_json));
-  SIGNVOTE_RETURN_IF_ERROR(Adopt(known.layout, known.round));
+  SIGNVOTE_RETURN_IF_ERROR(
+      Adopt(known.layout, {.start = known.round, .needs_x0 = !known.x0.empty()}));
   std::copy(known.x.begin(), known.x.end(), replica_->x().begin());
-  if (options_.sizes.needs_x0) {
+  if (!known.x0.empty()) {
     std::copy(known.x0.begin(), known.x0.end(), replica_->RestoreX0().begin());
   }
   identity_ = std::move(identity);

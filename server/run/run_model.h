@@ -120,7 +120,7 @@ class RunModel {
   absl::Status Complete(float max_abs);
 
   // A model whose parameters are known from before: as FixLayout() and Complete() would have left it.
-  // `x0` is empty unless sizes.needs_x0. REQUIRES: kUnknown.
+  // `x0` is empty unless sizes.needs_x0, and where the rule has let go of it. REQUIRES: kUnknown.
   struct Known {
     Layout layout;  // scales and decays are kept as they are
     std::string config_json, identity_text;
@@ -155,7 +155,7 @@ class RunModel {
 
  private:
   RunModel(Options options, MemoryReader memory, std::unique_ptr<InitialParameters> init);
-  absl::Status Adopt(Layout layout, Round start);
+  absl::Status Adopt(Layout layout, const MasterReplica::Options& replica_options);
   absl::StatusOr<Layout> WithDecay(const Layout& joined) const;
 
   // Constant after construction.

@@ -234,6 +234,11 @@ CommitConsumer* RunThread::StartApplier(const std::shared_ptr<MasterReplica>& re
   return applier_.get();
 }
 
+void RunThread::DropX0From(Round round) {
+  MutexLock lock(&mu_);
+  applier_->DropX0From(round);
+}
+
 void RunThread::LoadInitial(std::unique_ptr<InitialParameters> init,
                             std::shared_ptr<MasterReplica> replica) {
   loader_ = std::thread([this, init = std::move(init), replica = std::move(replica)]() mutable {

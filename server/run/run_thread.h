@@ -123,6 +123,7 @@ class RunThread final : private RunHost {
   RunThread(const RunThreadOptions& options, Clock* clock);
   CommitConsumer* StartApplier(const std::shared_ptr<MasterReplica>& replica,
                                size_t backlog_max) override;
+  void DropX0From(Round round) override;
   void LoadInitial(std::unique_ptr<InitialParameters> init,
                    std::shared_ptr<MasterReplica> replica) override;
   ExportOrigin OriginAt(Round round, std::optional<float> stepsize) const;

@@ -176,6 +176,7 @@ void Run::Execute(Time now, const round::OpenRound& open) {
     const std::string reason = absl::StrCat("attempt ", open.attempt.value());
     Event(now, EventKind::kReopened, {.reason = reason});
   }
+  if (open.x0_over && !std::exchange(c.x0_dropped, true)) parts_.host->DropX0From(open.round);
   for (auto& [peer, s] : streams_) s.live = s.owed_open = false;
   std::vector<WorkerId> seated;
   std::vector<OpenVote::Voter> voters;

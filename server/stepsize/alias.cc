@@ -2,20 +2,20 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_format.h"
 #include "common/check.h"
-#include "server/stepsize/robust_mean.h"
+#include "server/stepsize/first_step.h"
+#include "server/stepsize/input_means.h"
 #include "server/stepsize/rule_state.h"
 
 namespace signvote {
 namespace {
 
-constexpr double kFirstStepRelative = 1e-5;
 // One minibatch tells neither the loss nor the curvature of a model that is trained already: its first
 // probe alone took γ from 1e-5 to 1.2e-3, and the model was lost. Eight bring the error of both down to
 // about a third, …
@@ -34,49 +34,58 @@ constexpr char kUnknownStart[] =
     "(loss - f-min)/stepsize^2 for the stepsize to begin with, or --rule fixed; --alias-eta0 0 "
     "says that it is meant so";
 
-constexpr uint32_t kStateVersion = 2;
+constexpr uint32_t kStateVersion = 3;
 
 uint64_t StartRounds(uint64_t main_rounds_max) {
   if (main_rounds_max == 0) return kStartRoundsMax;
   return std::clamp(main_rounds_max / kStartPartOfRun, uint64_t{1}, kStartRoundsMax);
 }
 
-// A positive fp32 number.
-bool IsStepsize(double gamma) {
-  return gamma > 0 && gamma <= double{std::numeric_limits<float>::max()} &&
-         double{static_cast<float>(gamma)} == gamma;
-}
-
 class AliasRule final : public StepsizeRule {
  public:
   explicit AliasRule(const AliasConfig& config)
-      : config_(config), eta_(config.eta0), d_(config.d0), resumed_(config.resumed_stepsize) {
+      : config_(config),
+        curvature_({.form = config.form,
+                    .probe_every = config.probe_every,
+                    .extrema_scale = config.extrema_scale}),
+        eta_(config.eta0),
+        d_(config.d0),
+        resumed_(config.resumed_stepsize) {
     SIGNVOTE_CHECK(std::isfinite(config.d0) && config.d0 > 0);
     SIGNVOTE_CHECK(std::isfinite(config.f_min));
-    SIGNVOTE_CHECK(config.probe_every > 0);
     SIGNVOTE_CHECK(std::isfinite(config.eta0) && config.eta0 >= 0);
     SIGNVOTE_CHECK(config.resumed_stepsize == 0 || IsStepsize(double{config.resumed_stepsize}));
   }
 
   std::string_view name() const override { return "alias"; }
 
-  bool probes() const override { return true; }
+  bool probes() const override { return curvature_.needs_h(); }
+  bool keeps_gradients() const override { return config_.form == AliasForm::kPrevious; }
   bool needs_x0() const override { return false; }
 
   std::vector<ScalarKind> Wanted(const RoundAhead& ahead) const override {
     std::vector<ScalarKind> wanted;
-    if (ahead.main_rounds == 0) return wanted;  // there is no step behind it to learn from
-    if (ProbeDue(ahead)) wanted.push_back(ScalarKind::kProbeL1);
-    if (config_.option == AliasOption::kOptionI) wanted.push_back(ScalarKind::kPrevInner);
+    if (ahead.main_rounds == 0) {
+      // There is no step behind it to learn from; the next one is measured from here.
+      if (config_.form == AliasForm::kExtrema) return curvature_.Wanted();
+      return wanted;
+    }
+    if (WantsInner()) wanted.push_back(ScalarKind::kPrevInner);
+    for (const ScalarKind kind : curvature_.Wanted()) wanted.push_back(kind);
     return wanted;
+  }
+
+  size_t WantedOf(const RoundAhead& ahead, Share share, size_t wanted) const override {
+    if (!curvature_.needs_h() || wanted == 0) return wanted;
+    return curvature_.AskedForH(ahead.main_rounds, share) ? wanted : wanted - 1;
   }
 
   StepsizeDecision Decide(const RuleInput& input) override {
     MeasureStart(input);
     if (!started_) {
       started_ = true;
-      const double size = std::isfinite(input.x0_max_abs) ? std::max(1.0, input.x0_max_abs) : 1.0;
-      gamma_ = static_cast<float>(kFirstStepRelative * size);
+      curvature_.Begin(input);
+      gamma_ = FirstStepsize(input.x0_max_abs);
       return Decision("alias: first step");
     }
     Accumulate(input);
@@ -96,6 +105,7 @@ class AliasRule final : public StepsizeRule {
     writer.Add(loss_sum_);
     writer.Add(uint64_t{measured_ ? 1u : 0u});
     writer.Add(double{resumed_});
+    curvature_.Save(writer);
     return writer.Take();
   }
 
@@ -111,6 +121,8 @@ class AliasRule final : public StepsizeRule {
     const double loss_sum = reader.Double();
     const uint64_t measured = reader.U64();
     const double resumed = reader.Double();
+    AliasCurvature curvature = curvature_;
+    const absl::Status curvature_fits = curvature.Restore(reader);
     if (absl::Status status = reader.Finish(); !status.ok()) return status;
     const bool start_fits =
         started == 1 ? IsStepsize(gamma)
@@ -120,7 +132,7 @@ class AliasRule final : public StepsizeRule {
     const bool loss_fits =
         losses == 0 ? loss_sum == 0 && measured == 0 : std::isfinite(loss_sum) && measured <= 1;
     const bool resumed_fits = resumed == 0 || (IsStepsize(resumed) && measured == 0);
-    if (!start_fits || !sums_fit || !loss_fits || !resumed_fits) {
+    if (!start_fits || !sums_fit || !loss_fits || !resumed_fits || !curvature_fits.ok()) {
       return absl::DataLossError(
           "the saved state of stepsize rule 'alias' has values that this run's flags cannot give; "
           "start the server with the flags that it was started with before");
@@ -135,30 +147,13 @@ class AliasRule final : public StepsizeRule {
     loss_sum_ = loss_sum;
     measured_ = measured == 1;
     resumed_ = static_cast<float>(resumed);
+    curvature_ = std::move(curvature);
     return absl::OkStatus();
   }
 
  private:
-  bool ProbeDue(const RoundAhead& ahead) const {
-    return ahead.main_rounds >= 1 && (ahead.main_rounds - 1) % config_.probe_every == 0;
-  }
-
-  static std::optional<double> MeanLoss(const RuleInput& input) {
-    std::vector<double> values;
-    values.reserve(input.workers.size());
-    for (const WorkerScalars& worker : input.workers) values.push_back(worker.loss);
-    return RobustMean(values);
-  }
-
-  static std::optional<double> MeanOf(const RuleInput& input, ScalarKind kind) {
-    std::vector<double> values;
-    values.reserve(input.workers.size());
-    for (const WorkerScalars& worker : input.workers) {
-      if (const std::optional<double> value = ScalarOf(worker, input.asked, kind)) {
-        values.push_back(*value);
-      }
-    }
-    return RobustMean(values);
+  bool WantsInner() const {
+    return config_.option == AliasOption::kOptionI || config_.form == AliasForm::kDirectional;
   }
 
   static bool InStart(const RuleInput& input) {
@@ -187,15 +182,11 @@ class AliasRule final : public StepsizeRule {
   void Accumulate(const RuleInput& input) {
     const double gamma = gamma_;
     ++steps_since_probe_;
-    if (ProbeDue(input.ahead)) {
-      const std::optional<double> probe = MeanOf(input, ScalarKind::kProbeL1);
-      if (probe.has_value() && *probe >= 0) {
-        const double eta = eta_ + static_cast<double>(steps_since_probe_) *
-                                      (*probe / (gamma * input.step_scale_max));
-        if (std::isfinite(eta)) {
-          eta_ = eta;
-          steps_since_probe_ = 0;
-        }
+    if (const std::optional<double> change = curvature_.Measure(input, gamma_)) {
+      const double eta = eta_ + static_cast<double>(steps_since_probe_) * *change;
+      if (std::isfinite(eta)) {
+        eta_ = eta;
+        steps_since_probe_ = 0;
       }
     }
     if (config_.option == AliasOption::kOptionI) {
@@ -264,6 +255,7 @@ class AliasRule final : public StepsizeRule {
   }
 
   const AliasConfig config_;
+  AliasCurvature curvature_;
   bool started_ = false;
   float gamma_ = 0;  // the last committed stepsize
   double eta_;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "server/stepsize/alias_curvature.h"
 #include "server/stepsize/stepsize_rule.h"
 
 namespace signvote {
@@ -18,9 +19,9 @@ enum class AliasOption { kOptionI, kOptionII };
 //               one, that of the first round that does
 //   η_0       = eta0, and (f(x_0) − f_min)/resumed_stepsize² more where a run goes on from another's
 //               parameters, once f(x_0) is known
-//   η        += r·mean(probe_l1)/(γ_{t−1}·s)       in the main rounds 1, 1 + k, 1 + 2k, …, which are
-//               those that want kProbeL1; r: steps since the last probe that was counted, since x_0
-//               before the first. So a probe stands for the rounds of those that were missed too
+//   η        += r·ℓ_t                             ℓ_t as its form says (alias_curvature.h), in the main
+//               rounds from 1 on in which somebody told it; r: steps since the last round that had one,
+//               since x_0 before the first. So a probe stands for the rounds of those that were missed
 //   Option I:   a += γ_{t−1}·mean(prev_inner);  num = d = max(d, a), d starts at d0; every round but
 //               the first wants kPrevInner
 //   Option II:  num = f(x_0) − f_min
@@ -30,12 +31,14 @@ enum class AliasOption { kOptionI, kOptionII };
 // √(num/η) is not a positive finite fp32 number. A person is warned when no probe has been counted for
 // 8 steps (for 2k where that is more, once η > 0), when f(x_0) ≤ f_min under Option II, and all along when
 // x_0 may be trained already and nothing says where γ could go on from.
-// γ_0, d0, the start and η_0 are choices of ours, the paper has none; docs/algorithms.md says why.
+// γ_0, d0, the start and η_0 are choices of ours, the paper has none; docs/algorithms/alias.md says why.
 struct AliasConfig {
   AliasOption option = AliasOption::kOptionII;
-  double d0 = 1e-6;          // Option I: the small starting value of d, > 0
-  double f_min = 0.0;        // f̃, a lower bound of the loss
-  uint64_t probe_every = 1;  // k: a probe in every k-th round
+  double d0 = 1e-6;    // Option I: the small starting value of d, > 0
+  double f_min = 0.0;  // f̃, a lower bound of the loss
+  AliasForm form = AliasForm::kSame;
+  uint64_t probe_every = 1;  // k: every worker probes in every k-th round, in turns
+  double extrema_scale = 1;  // of AliasForm::kExtrema
   double eta0 = 0;           // ≥ 0
   // At which the run stood that x_0 comes from: with the η_0 that follows from it γ never begins
   // above it. 0: x_0 comes from no such run.

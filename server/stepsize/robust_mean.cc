@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 namespace signvote {
@@ -9,6 +10,8 @@ namespace {
 
 // 1.48·MAD estimates the standard deviation of a normal sample; three of them are kept.
 constexpr double kClipDeviations = 3 * 1.48;
+// The most that one worker weighs, in medians.
+constexpr double kWeightMedians = 3;
 
 // REQUIRES: values not empty. Reorders them.
 double Median(std::vector<double>& values) {
@@ -21,6 +24,15 @@ double Median(std::vector<double>& values) {
   return lower / 2 + upper / 2;  // halved first: the sum of two large values may overflow
 }
 
+// REQUIRES: values has more than two.
+void Clip(std::vector<double>& values) {
+  std::vector<double> scratch = values;
+  const double median = Median(scratch);
+  for (size_t i = 0; i < values.size(); ++i) scratch[i] = std::abs(values[i] - median);
+  const double width = kClipDeviations * Median(scratch);
+  for (double& v : values) v = std::clamp(v, median - width, median + width);
+}
+
 }  // namespace
 
 std::optional<double> RobustMean(std::span<const double> values) {
@@ -30,13 +42,7 @@ std::optional<double> RobustMean(std::span<const double> values) {
     if (std::isfinite(v)) kept.push_back(v);
   }
   if (kept.empty()) return std::nullopt;
-  if (kept.size() > 2) {
-    std::vector<double> scratch = kept;
-    const double median = Median(scratch);
-    for (size_t i = 0; i < kept.size(); ++i) scratch[i] = std::abs(kept[i] - median);
-    const double width = kClipDeviations * Median(scratch);
-    for (double& v : kept) v = std::clamp(v, median - width, median + width);
-  }
+  if (kept.size() > 2) Clip(kept);
   // Ascending order makes the sum independent of the order in which workers answered.
   std::sort(kept.begin(), kept.end());
   double sum = 0;
@@ -46,6 +52,39 @@ std::optional<double> RobustMean(std::span<const double> values) {
   sum = 0;
   for (const double v : kept) sum += v / n;
   return std::isfinite(sum) ? std::optional(sum) : std::nullopt;
+}
+
+std::optional<double> RobustRatio(std::span<const RatioPart> parts) {
+  // Ascending order, as above.
+  std::vector<std::pair<double, double>> kept;  // ratio, weight
+  for (const RatioPart& part : parts) {
+    if (!std::isfinite(part.weight) || part.weight <= 0) continue;
+    const double ratio = part.numerator / part.weight;
+    if (std::isfinite(ratio)) kept.emplace_back(ratio, part.weight);
+  }
+  if (kept.empty()) return std::nullopt;
+  std::sort(kept.begin(), kept.end());
+  std::vector<double> ratios, weights;
+  for (const auto& [ratio, weight] : kept) {
+    ratios.push_back(ratio);
+    weights.push_back(weight);
+  }
+  double unit = *std::max_element(weights.begin(), weights.end());
+  if (kept.size() > 2) {
+    Clip(ratios);
+    std::vector<double> scratch = weights;
+    unit = std::min(unit, kWeightMedians * Median(scratch));
+    for (size_t i = 0; i < weights.size(); ++i)
+      weights[i] = ratios[i] == kept[i].first ? std::min(weights[i], unit) : 0.0;
+  }
+  // In units of the largest weight, so that no product overflows.
+  double sum = 0, total = 0;
+  for (size_t i = 0; i < ratios.size(); ++i) {
+    sum += ratios[i] * (weights[i] / unit);
+    total += weights[i] / unit;
+  }
+  const double ratio = sum / total;
+  return std::isfinite(ratio) ? std::optional(ratio) : std::nullopt;
 }
 
 }  // namespace signvote

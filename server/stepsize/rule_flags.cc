@@ -3,19 +3,48 @@
 #include <cmath>
 
 #include "absl/strings/str_format.h"
+#include "common/status.h"
 #include "server/stepsize/alias.h"
 #include "server/stepsize/fixed.h"
+#include "server/stepsize/lever.h"
+#include "server/stepsize/mechanic.h"
+#include "server/stepsize/prodigy.h"
+#include "server/stepsize/sos.h"
 
 namespace signvote {
 namespace {
 
-absl::StatusOr<ScheduleKind> ParseSchedule(const std::string& text) {
-  if (text == "constant") return ScheduleKind::kConstant;
-  if (text == "cosine") return ScheduleKind::kCosine;
-  if (text == "linear") return ScheduleKind::kLinear;
-  if (text == "wsd") return ScheduleKind::kWsd;
+// The range in which a stepsize is a normal fp32 number, whatever a schedule does to it for 10^6
+// rounds.
+constexpr double kStepsizeMin = 1e-30, kStepsizeMax = 1e30;
+
+absl::Status CheckStepsize(const char* what, double stepsize) {
+  if (stepsize >= kStepsizeMin && stepsize <= kStepsizeMax) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrFormat("schedule '%s' is unknown; use constant, cosine, linear or wsd", text));
+      absl::StrFormat("%s %g is out of range; use a number in [1e-30, 1e30]", what, stepsize));
+}
+
+absl::StatusOr<Schedule> ParseSchedule(const RuleFlags& flags) {
+  Schedule schedule{.warmup_rounds = flags.warmup_rounds};
+  if (flags.schedule == "constant") {
+    schedule.kind = ScheduleKind::kConstant;
+  } else if (flags.schedule == "cosine") {
+    schedule.kind = ScheduleKind::kCosine;
+  } else if (flags.schedule == "linear") {
+    schedule.kind = ScheduleKind::kLinear;
+  } else if (flags.schedule == "wsd") {
+    schedule.kind = ScheduleKind::kWsd;
+  } else {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "schedule '%s' is unknown; use constant, cosine, linear or wsd", flags.schedule));
+  }
+  return schedule;
+}
+
+absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeFixed(const RuleFlags& flags) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const Schedule schedule, ParseSchedule(flags));
+  SIGNVOTE_RETURN_IF_ERROR(CheckStepsize("stepsize", flags.stepsize));
+  return MakeFixedRule({.gamma0 = flags.stepsize, .schedule = schedule});
 }
 
 absl::StatusOr<AliasOption> ParseAliasOption(const std::string& text) {
@@ -25,58 +54,144 @@ absl::StatusOr<AliasOption> ParseAliasOption(const std::string& text) {
       absl::StrFormat("ALIAS option '%s' is unknown; use I or II", text));
 }
 
+absl::StatusOr<AliasForm> ParseAliasForm(const std::string& text) {
+  if (text == "same") return AliasForm::kSame;
+  if (text == "previous") return AliasForm::kPrevious;
+  if (text == "directional") return AliasForm::kDirectional;
+  if (text == "extrema") return AliasForm::kExtrema;
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "ALIAS probe '%s' is unknown; use same, previous, directional or extrema", text));
+}
+
+absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeAlias(const RuleFlags& flags) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const AliasOption option, ParseAliasOption(flags.alias_option));
+  if (!std::isfinite(flags.alias_f_min)) {
+    return absl::InvalidArgumentError(
+        "the lower bound of the loss (ALIAS, Option II) must be a finite number");
+  }
+  if (!std::isfinite(flags.alias_d0) || flags.alias_d0 <= 0) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "d0 = %g (ALIAS, Option I) is out of range; use a finite number above 0", flags.alias_d0));
+  }
+  if (flags.alias_probe_every == 0 || flags.alias_probe_every > 1000000) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("a probe in every %d-th round (ALIAS) is out of range; use 1 to 1000000",
+                        flags.alias_probe_every));
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(const AliasForm form, ParseAliasForm(flags.alias_probe));
+  const bool second_gradient = form == AliasForm::kSame || form == AliasForm::kDirectional;
+  if (flags.alias_probe_every > 1 && !second_gradient) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("ALIAS with the probe '%s' takes no second gradient that could be left "
+                        "away: probe in every "
+                        "round, or choose the probe same or directional",
+                        flags.alias_probe));
+  }
+  if (!(flags.alias_extrema_scale >= 1e-30 && flags.alias_extrema_scale <= 1e30)) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "the scale %g of the extrema (ALIAS) is out of range; use a number in [1e-30, "
+        "1e30]",
+        flags.alias_extrema_scale));
+  }
+  const double eta0 = flags.alias_eta0.value_or(0);
+  if (!std::isfinite(eta0) || eta0 < 0) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "eta0 = %g (ALIAS) is out of range; use a finite number of 0 or more", eta0));
+  }
+  return MakeAliasRule(
+      {.option = option,
+       .d0 = flags.alias_d0,
+       .f_min = flags.alias_f_min,
+       .form = form,
+       .probe_every = flags.alias_probe_every,
+       .extrema_scale = flags.alias_extrema_scale,
+       .eta0 = eta0,
+       .resumed_stepsize = ResumesStepsize(flags) ? flags.alias_resumed_stepsize : 0.0f,
+       .unknown_start = ResumesStepsize(flags) && flags.alias_unknown_start});
+}
+
+bool IsShort(const RuleRun& run) {
+  return run.main_rounds_max > 0 && run.main_rounds_max < kShortRunRounds;
+}
+
+// Whether a short run takes the decision away from the flags.
+bool ShortRunDecides(const RuleFlags& flags, const RuleRun& run) {
+  return flags.rule == "lever" && flags.lever_race == "auto" && IsShort(run);
+}
+
+absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeLever(const RuleFlags& flags,
+                                                        const RuleRun& run) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckStepsize("Lever's start value", flags.lever_start));
+  LeverConfig config{.start = flags.lever_start, .main_rounds = run.main_rounds_max};
+  if (flags.lever_form == "lite") {
+    config.form = LeverForm::kLite;
+  } else if (flags.lever_form != "full") {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("Lever's form '%s' is unknown; use full or lite", flags.lever_form));
+  }
+  if (flags.lever_race == "off") {
+    config.race = false;
+  } else if (flags.lever_race == "auto") {
+    config.race = !IsShort(run);
+  } else if (flags.lever_race != "on") {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("Lever's race '%s' is unknown; use auto, on or off", flags.lever_race));
+  }
+  if (flags.lever_race == "on" && run.main_rounds_max > 0 &&
+      run.main_rounds_max < kLeverRaceRoundsMin) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("a quarter of %d main rounds is too short for Lever's race; train for %d "
+                        "rounds and more, or "
+                        "leave --lever-race away",
+                        run.main_rounds_max, kLeverRaceRoundsMin));
+  }
+  if (ShortRunDecides(flags, run) && run.short_runs == ShortRuns::kAlias) return MakeAlias(flags);
+  // What has momentum has state.
+  config.kappa = PlanesOf(run.direction.kind).empty() ? kLeverKappaRaw : kLeverKappaMomentum;
+  return MakeLeverRule(config);
+}
+
 }  // namespace
 
 bool ResumesStepsize(const RuleFlags& flags) {
   return flags.rule == "alias" && !flags.alias_eta0.has_value();
 }
 
-absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeRule(const RuleFlags& flags) {
-  if (flags.rule == "fixed") {
-    const absl::StatusOr<ScheduleKind> schedule = ParseSchedule(flags.schedule);
-    if (!schedule.ok()) return schedule.status();
-    // The range in which γ is a normal fp32 number, whatever the schedule does to it for 10^6
-    // rounds.
-    if (!(flags.stepsize >= 1e-30 && flags.stepsize <= 1e30)) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "stepsize %g is out of range; use a number in [1e-30, 1e30]", flags.stepsize));
-    }
-    return MakeFixedRule(
-        {.gamma0 = flags.stepsize, .schedule = *schedule, .warmup_rounds = flags.warmup_rounds});
+absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeRule(const RuleFlags& flags, const RuleRun& run) {
+  if (flags.rule == "fixed") return MakeFixed(flags);
+  if (flags.rule == "alias") return MakeAlias(flags);
+  if (flags.rule == "lever") return MakeLever(flags, run);
+  if (flags.rule != "prodigy" && flags.rule != "mechanic" && flags.rule != "sos") {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("stepsize rule '%s' is unknown; use alias, fixed, lever, mechanic, prodigy "
+                        "or sos",
+                        flags.rule));
   }
-  if (flags.rule == "alias") {
-    const absl::StatusOr<AliasOption> option = ParseAliasOption(flags.alias_option);
-    if (!option.ok()) return option.status();
-    if (!std::isfinite(flags.alias_f_min)) {
-      return absl::InvalidArgumentError(
-          "the lower bound of the loss (ALIAS, Option II) must be a finite number");
-    }
-    if (!std::isfinite(flags.alias_d0) || flags.alias_d0 <= 0) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("d0 = %g (ALIAS, Option I) is out of range; use a finite number above 0",
-                          flags.alias_d0));
-    }
-    if (flags.alias_probe_every == 0 || flags.alias_probe_every > 1000000) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("a probe in every %d-th round (ALIAS) is out of range; use 1 to 1000000",
-                          flags.alias_probe_every));
-    }
-    const double eta0 = flags.alias_eta0.value_or(0);
-    if (!std::isfinite(eta0) || eta0 < 0) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "eta0 = %g (ALIAS) is out of range; use a finite number of 0 or more", eta0));
-    }
-    return MakeAliasRule(
-        {.option = *option,
-         .d0 = flags.alias_d0,
-         .f_min = flags.alias_f_min,
-         .probe_every = flags.alias_probe_every,
-         .eta0 = eta0,
-         .resumed_stepsize = ResumesStepsize(flags) ? flags.alias_resumed_stepsize : 0.0f,
-         .unknown_start = ResumesStepsize(flags) && flags.alias_unknown_start});
+  if (flags.rival_start != 0) {
+    SIGNVOTE_RETURN_IF_ERROR(CheckStepsize("the start value", flags.rival_start));
   }
-  return absl::InvalidArgumentError(
-      absl::StrFormat("stepsize rule '%s' is unknown; use alias or fixed", flags.rule));
+  if (flags.rule == "sos") {
+    if (run.main_rounds_max > 0 && run.main_rounds_max < kSosRoundsMin) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "a quarter of %d main rounds is too short for the trials of SOS; train for %d rounds and "
+          "more, or choose another --rule",
+          run.main_rounds_max, kSosRoundsMin));
+    }
+    return MakeSosRule({.start = flags.rival_start, .main_rounds = run.main_rounds_max});
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(const Schedule schedule, ParseSchedule(flags));
+  if (flags.rule == "prodigy")
+    return MakeProdigyRule({.d0 = flags.rival_start, .schedule = schedule});
+  return MakeMechanicRule({.start = flags.rival_start, .schedule = schedule});
+}
+
+std::string ExplainRule(const RuleFlags& flags, const RuleRun& run) {
+  if (!ShortRunDecides(flags, run)) return "";
+  const std::string why = absl::StrFormat(
+      "a race of stepsizes would take too much of a run of %d main rounds, fewer than %d: ",
+      run.main_rounds_max, kShortRunRounds);
+  if (run.short_runs == ShortRuns::kAlias) return why + "ALIAS chooses the stepsize";
+  return why + absl::StrFormat("Lever runs without it, from the start value %g", flags.lever_start);
 }
 
 }  // namespace signvote

@@ -7,19 +7,22 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "common/direction_config.h"
 #include "server/stepsize/stepsize_rule.h"
 
 namespace signvote {
 
 struct RuleFlags {
-  std::string rule = "alias";  // alias | fixed
+  std::string rule = "alias";  // alias | fixed | lever | mechanic | prodigy | sos
   double stepsize = 1e-3;
   std::string schedule = "constant";  // constant | cosine | linear | wsd
   uint64_t warmup_rounds = 0;
   std::string alias_option = "II";  // I | II
   double alias_f_min = 0;
   double alias_d0 = 1e-6;
+  std::string alias_probe = "same";  // same | previous | directional | extrema
   uint64_t alias_probe_every = 1;
+  double alias_extrema_scale = 1;
   // nullopt: what follows from alias_resumed_stepsize, 0 without one
   std::optional<double> alias_eta0;
   // No flag: where ALIAS stood in the run whose model this one starts from; 0: nowhere. Not beside
@@ -28,12 +31,32 @@ struct RuleFlags {
   // No flag: this run starts from a model that says no such stepsize. It counts beside alias_eta0 for
   // nothing.
   bool alias_unknown_start = false;
+  double lever_start = 1e-3;
+  std::string lever_form = "full";  // full | lite
+  std::string lever_race = "auto";  // auto | on | off
+  double rival_start = 0;           // of mechanic, prodigy and sos; 0: FirstStepsize()
+};
+
+// What becomes of Lever in a run of fewer than kShortRunRounds main rounds, where trials would take too
+// much of it.
+enum class ShortRuns { kLeverWithoutRace, kAlias };
+inline constexpr uint64_t kShortRunRounds = 400;
+
+// What of the run a rule is made for.
+struct RuleRun {
+  uint64_t main_rounds_max = 0;  // 0: unknown
+  DirectionConfig direction;
+  ShortRuns short_runs = ShortRuns::kLeverWithoutRace;
 };
 
 // Whether the rule goes on from the stepsize of a run whose model this one starts from, where it is known.
 bool ResumesStepsize(const RuleFlags& flags);
 
 // INVALID_ARGUMENT names the culprit and the accepted range.
-absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeRule(const RuleFlags& flags);
+absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeRule(const RuleFlags& flags,
+                                                       const RuleRun& run = {});
+
+// What MakeRule() chose in place of a person, and why: one sentence. Empty: nothing.
+std::string ExplainRule(const RuleFlags& flags, const RuleRun& run);
 
 }  // namespace signvote

@@ -94,6 +94,12 @@ uint64_t RuleStateReader::U64() {
   return TakeInteger(left_, kFieldBytes);
 }
 
+size_t RuleStateReader::Count(size_t fields) {
+  const uint64_t count = U64();
+  if (status_.ok() && count > left_.size() / (fields * kFieldBytes)) status_ = Damaged(name_);
+  return status_.ok() ? static_cast<size_t>(count) : 0;
+}
+
 double RuleStateReader::Double() { return std::bit_cast<double>(U64()); }
 
 absl::Status RuleStateReader::Finish() const {

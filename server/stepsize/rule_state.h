@@ -3,7 +3,8 @@
 // Format, all integers little-endian:
 //   name    u8 length, then the rule's name
 //   version u32, of this rule's fields
-//   fields  8 bytes each: a uint64, or the bits of a double
+//   fields  8 bytes each: a uint64, or the bits of a double; where a field says how many things follow,
+//           those follow
 //   hash    u64, XXH3-64 of everything before
 // What it is not for: the rule's configuration, which the caller has.
 
@@ -37,6 +38,9 @@ class RuleStateReader {
   RuleStateReader(std::string_view bytes, std::string_view name, uint32_t version);
   uint64_t U64();
   double Double();
+  // How many of the things that follow there are, each of at least `fields` fields: 0, and damaged, when
+  // the record has not as many.
+  size_t Count(size_t fields);
   // OK when the record is whole, of this rule and version, and every field was read.
   // INVALID_ARGUMENT: of another rule or version. DATA_LOSS: damaged.
   absl::Status Finish() const;

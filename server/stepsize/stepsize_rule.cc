@@ -2,6 +2,8 @@
 
 namespace signvote {
 
+size_t StepsizeRule::WantedOf(const RoundAhead&, Share, size_t wanted) const { return wanted; }
+
 StepsizeDecision StepsizeRule::DecideWithoutBallot(const RuleInput& input) {
   StepsizeDecision decision;
   decision.kind = CommitKind::kNone;

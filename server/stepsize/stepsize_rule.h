@@ -2,6 +2,7 @@
 // The stepsize rules behind one small interface: a rule sees a few scalars per worker and round,
 // and answers what the round's commit does and with which stepsize.
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,10 +24,18 @@ class StepsizeRule {
   virtual std::string_view name() const = 0;
   // Whether some round of such a run may want ScalarKind::kProbeL1: workers need memory for it.
   virtual bool probes() const = 0;
+  // Whether some round of such a run may want ScalarKind::kChangeL1: likewise. Default: none.
+  virtual bool keeps_gradients() const { return false; }
   // Whether commits may rewind to x_0 or rescale about it: everybody keeps it, joiners fetch it.
   virtual bool needs_x0() const = 0;
+  // Whether no round from this one on rewinds, rescales or asks about x_0, whatever it is shown, so that
+  // x_0 may be let go of; then it stays so. Default: never, of a rule that needs x_0.
+  virtual bool x0_over(const RoundAhead&) const { return !needs_x0(); }
   // The scalars that workers shall send in this round, in the order in which they travel.
   virtual std::vector<ScalarKind> Wanted(const RoundAhead& ahead) const = 0;
+  // How many of those, from the first on, the worker of this share is asked for; `wanted` is their
+  // number, and the default.
+  virtual size_t WantedOf(const RoundAhead& ahead, Share share, size_t wanted) const;
 
   // The round was voted on. With no worker's scalars the last stepsize is kept (the first one at
   // the start).

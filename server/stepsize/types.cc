@@ -8,10 +8,14 @@ namespace {
 bool IsNorm(ScalarKind kind) {
   switch (kind) {
     case ScalarKind::kProbeL1:
+    case ScalarKind::kChangeL1:
     case ScalarKind::kX0Distance:
     case ScalarKind::kLocalProduct:
       return true;
     case ScalarKind::kPrevInner:
+    case ScalarKind::kProbeInner:
+    case ScalarKind::kGradientMax:
+    case ScalarKind::kGradientMin:
     case ScalarKind::kX0Inner:
     case ScalarKind::kLocalInner:
       break;
@@ -42,6 +46,10 @@ bool Plausible(const WorkerScalars& scalars, std::span<const ScalarKind> asked) 
     if (!std::isfinite(v) || (IsNorm(asked[i]) && v < 0)) return false;
   }
   return true;
+}
+
+Share ShareOf(const RuleInput& input, size_t i) {
+  return input.shares.empty() ? Share(static_cast<uint32_t>(i)) : input.shares[i];
 }
 
 }  // namespace signvote

@@ -1,6 +1,6 @@
 #pragma once
 // What a stepsize rule is shown and what it answers. Plain values; formulas and sources:
-// docs/algorithms.md, "Stepsize".
+// docs/algorithms/README.md.
 
 #include <cstdint>
 #include <optional>
@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "common/ids.h"
 #include "common/vote_terms.h"
 
@@ -49,9 +50,28 @@ struct RuleInput {
   float gamma = 0;                    // the last committed stepsize; 0 before the first
   double x0_max_abs = 0;              // max_i |x_0,i|
   double step_scale_max = 1;          // max_k scale_k
+  uint64_t coordinates = 0;           // d; 0: unknown
   std::span<const ScalarKind> asked;  // the scalars that the round wanted
   // of the counted workers whose scalars arrived in time; may be empty
   std::span<const WorkerScalars> workers;
+  // Without a verdict only: every worker abstained because its loss is not finite.
+  bool nonfinite_losses = false;
+  // shares[i] is the share of the data that workers[i] is of. Empty: nobody says, and i stands for it
+  std::span<const Share> shares = {};
+};
+
+// The share that input.workers[i] is of. REQUIRES: i < input.workers.size().
+Share ShareOf(const RuleInput& input, size_t i);
+
+// How far the trials are of a rule that runs some before the run. Their rounds are no main rounds.
+struct RaceProgress {
+  uint64_t trials = 0;      // that were begun
+  uint64_t rounds = 0;      // of all of them so far
+  uint64_t rounds_max = 0;  // that they may take; 0: the rule runs no trials
+  bool over = false;
+  // At most.
+  uint64_t rounds_left() const { return over || rounds >= rounds_max ? 0 : rounds_max - rounds; }
+  bool operator==(const RaceProgress&) const = default;
 };
 
 // What a rule proposes for one round. The engine's Course turns it into a commit.
@@ -71,6 +91,9 @@ struct StepsizeDecision {
   std::string warning;
   // The rule's state after this decision, by name, for logs and metrics (e.g. {"eta", 12.5}).
   std::vector<std::pair<std::string, double>> state;
+  RaceProgress race;  // after this round
+  // Not OK: the rule cannot go on, and the run ends with this; nothing else is read then.
+  absl::Status status;
 };
 
 }  // namespace signvote

@@ -40,7 +40,9 @@ absl::StatusOr<std::unique_ptr<Simulation>> Simulation::Create(const SimulationO
   if (config.kind == ModelKind::kMlp) data.format = DataFormat::kSynthetic;
   SIGNVOTE_ASSIGN_OR_RETURN(simulation->data_, OpenDataset(FileSystem::Posix(), data));
   SIGNVOTE_ASSIGN_OR_RETURN(simulation->model_, MakeTorchModel(config, options.model_options));
-  SIGNVOTE_ASSIGN_OR_RETURN(simulation->rule_, MakeRule(options.rule));
+  SIGNVOTE_ASSIGN_OR_RETURN(
+      simulation->rule_,
+      MakeRule(options.rule, {.main_rounds_max = options.rounds, .direction = options.direction}));
   SIGNVOTE_ASSIGN_OR_RETURN(simulation->layout_,
                             RunLayout(simulation->model_->layout(), options.weight_decay));
   const Layout& layout = simulation->layout_;
@@ -129,8 +131,11 @@ absl::Status Simulation::Run() {
     SimulatedRound& record = rounds_.emplace_back();
     record.asked = rule_->Wanted(ahead);
     for (uint32_t share = 0; share < options_.shares; ++share) {
-      SIGNVOTE_ASSIGN_OR_RETURN(WorkerScalars scalars, Ballot(round, Share(share), record.asked,
-                                                              verdict, &ballots[share]));
+      const std::span<const ScalarKind> asked = record.asked;
+      const size_t wanted = rule_->WantedOf(ahead, Share(share), asked.size());
+      SIGNVOTE_ASSIGN_OR_RETURN(
+          WorkerScalars scalars,
+          Ballot(round, Share(share), asked.first(wanted), verdict, &ballots[share]));
       record.scalars.push_back(std::move(scalars));
     }
     const StepsizeDecision decision = rule_->Decide({.ahead = ahead,

@@ -20,7 +20,7 @@ def median(values):
 
 
 def robust_mean(values):
-    """docs/algorithms.md, "Stepsize": clip to median ± 3·1.48·MAD, then the mean; with one or two values the plain mean."""
+    """docs/algorithms/README.md: clip to median ± 3·1.48·MAD, then the mean; with one or two values the plain mean."""
     values = [v for v in values if v is not None and math.isfinite(v)]
     if not values:
         return None
@@ -54,6 +54,35 @@ def alias(rounds, x0_max_abs, f_min=0.0, resumed=None):
             if eta > 0 and f0 is not None:
                 gamma = fp32(math.sqrt((f0 - f_min) / eta))
         yield gamma
+
+
+def robust_ratio(parts):
+    """Σp/Σq as docs/algorithms/README.md has it: of more than two, those beyond the band are left out and weights capped."""
+    parts = [(p, q) for p, q in parts if q > 0]
+    if not parts:
+        return None
+    if len(parts) > 2:
+        ratios = [p / q for p, q in parts]
+        middle, cap = median(ratios), 3 * median([q for _, q in parts])
+        width = 3 * 1.48 * median([abs(ratio - middle) for ratio in ratios])
+        parts = [(ratio * min(q, cap), min(q, cap)) for ratio, (_, q) in zip(ratios, parts) if abs(ratio - middle) <= width]
+    return math.fsum(p for p, _ in parts) / math.fsum(q for _, q in parts)
+
+
+def lever(rounds, total):
+    """Yields γ_t and ρ_t of phase B of Lever (docs/algorithms/lever.md) from the first main round's γ on, which is s_0."""
+    h = min(max(total // 16, 30), max(75, total // 64))
+    log_scale = math.log(rounds[0]["stepsize"])
+    v, k, before = 0.0, 0, log_scale
+    for t, line in enumerate(rounds):
+        if h <= t and 4 * t < 3 * total:
+            z = robust_ratio([(w["x0_inner"] / w["x0_distance"], math.sqrt(w["g_l2_squared"])) for w in line["workers"]])
+            k += 1
+            v = 0.97 * v + 0.03 * z * z
+            unit = z / math.sqrt(v / (1 - 0.97 ** k))
+            log_scale += min(4, len(line["workers"])) / (t + 1) * min(max(unit, -2), 2)
+        yield math.exp(log_scale) * (1 - t / total), math.exp(log_scale - before)
+        before = log_scale
 
 
 def max_abs(path):
@@ -118,6 +147,29 @@ class Stepsize(harness.ProcessTest):
         plain = [self.stepsize(line) for line in self.run_once(scale=1)]
         stretched = [self.stepsize(line) for line in self.run_once(scale=128)]
         self.assertEqual(stretched, [128 * gamma for gamma in plain])
+
+    def test_lever_races_from_the_start_again_and_again_and_its_run_follows_the_formula(self):
+        rounds = self.run_once(rounds=320, server_flags=("--rule", "lever", "--lever-race", "on"))
+        race = [line for line in rounds if line["main_rounds"] == 0]
+        main = rounds[len(race):]
+        self.assertEqual(len(main), 320)
+        self.assertLessEqual(len(race), 80)
+        self.assertEqual(race[-1]["kind"], "rewind")
+        step = 0
+        for line in race:
+            self.assertEqual(line["data_step"], step, f"round {line['round']} replays the trials' minibatches")
+            step = 0 if line["kind"] == "rewind" else step + 1
+        self.assertEqual(main[0]["data_step"], 0)
+        # All trials begin at the same parameters, so that their first losses are the same.
+        first = [[w["loss"] for w in line["workers"]] for line in race + main[:1] if line["data_step"] == 0]
+        self.assertGreater(len(first), 4)
+        self.assertEqual(first, [first[0]] * len(first))
+        moved = 0
+        for line, (gamma, rho) in zip(main, lever(main, 320), strict=True):
+            self.assertAlmostEqual(self.stepsize(line) / gamma, 1, delta=1e-5, msg=f"round {line['round']}")
+            self.assertAlmostEqual(line["rho"], rho, delta=1e-6, msg=f"round {line['round']}")
+            moved += line["rho"] != 1
+        self.assertGreater(moved, 150)
 
     def test_the_same_seeds_give_the_same_run(self):
         first = self.run_once(rounds=20)

@@ -241,7 +241,7 @@ class Top(harness.ProcessTest):
         self.assertNotIn("\x1b", text)
         self.assertTrue(text.isascii())
         head, *rest = text.splitlines()
-        self.assertEqual(head.split()[:4], ["TIME", "ROUND", "OF", "PHASE"])
+        self.assertEqual(head.split()[:4], ["TIME", "MAIN", "OF", "RACE"])
         rows = [line for line in rest if " event: " not in line]
         self.assertEqual({len(row.split()) for row in rows}, {len(head.split()) + 1}, "the time is two words")
         self.assertEqual({len(row) for row in rows}, {len(head)}, "stable columns")

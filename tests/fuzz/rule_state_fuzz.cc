@@ -18,15 +18,27 @@ namespace signvote {
 namespace {
 
 RuleFlags FlagsOf(uint8_t which) {
-  switch (which % 4) {
+  switch (which % 10) {
     case 0:
       return {.rule = "alias", .alias_option = "I"};
     case 1:
       return {.rule = "alias", .alias_option = "II", .alias_probe_every = 3};
     case 2:
       return {.rule = "fixed"};
-    default:
+    case 3:
       return {.rule = "fixed", .schedule = "cosine", .warmup_rounds = 5};
+    case 4:
+      return {.rule = "lever"};
+    case 5:
+      return {.rule = "lever", .lever_form = "lite", .lever_race = "off"};
+    case 6:
+      return {.rule = "prodigy"};
+    case 7:
+      return {.rule = "mechanic", .rival_start = 1e-4};
+    case 8:
+      return {.rule = "sos"};
+    default:
+      return {.rule = "alias", .alias_probe = "extrema"};
   }
 }
 

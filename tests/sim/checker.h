@@ -99,6 +99,7 @@ class Checker {
   uint32_t nonfinite_in_a_row() const { return nonfinite_in_a_row_; }
   uint64_t steps() const { return steps_; }
   uint64_t rewinds() const { return rewinds_; }
+  uint64_t races() const { return races_; }  // that were won
   uint64_t rounds_without_step() const { return nones_; }
   uint64_t partial_commits() const { return partial_; }
   uint64_t reopenings() const { return reopenings_; }
@@ -175,7 +176,7 @@ class Checker {
   std::string evaluator_;  // asked last
   uint64_t evaluators_changed_ = 0;
   uint32_t nonfinite_in_a_row_ = 0;
-  uint64_t steps_ = 0, rewinds_ = 0, nones_ = 0, partial_ = 0, reopenings_ = 0;
+  uint64_t steps_ = 0, rewinds_ = 0, races_ = 0, nones_ = 0, partial_ = 0, reopenings_ = 0;
 };
 
 }  // namespace signvote::sim

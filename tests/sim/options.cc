@@ -16,6 +16,50 @@ const char* FaultName(Fault fault) {
   return kNames[static_cast<size_t>(fault)];
 }
 
+namespace {
+
+// In place of what the flags say already, in half of the draws.
+void DrawRule(Rng& rng, SimOptions* o) {
+  RuleFlags& flags = o->run.rule;
+  flags.lever_start = rng.Below(2) == 0 ? 1e-4 : 3e-2;
+  const char* const probes[] = {"same", "directional", "previous", "extrema"};
+  const uint64_t probe = rng.Below(4);
+  flags.alias_probe = probes[probe];
+  if (probe > 1) flags.alias_probe_every = 1;  // there is no second gradient
+  switch (rng.Below(8)) {
+    case 0:
+      o->rule_used = RuleUsed::kRace;
+      return;
+    case 1:
+      o->rule_used = RuleUsed::kRaceLite;
+      return;
+    case 2:
+      flags.rule = "prodigy";
+      return;
+    case 3:
+      flags.rule = "mechanic";
+      return;
+    default:
+      return;
+  }
+}
+
+const char* RuleName(const SimOptions& o) {
+  switch (o.rule_used) {
+    case RuleUsed::kOfFlags:
+      return o.run.rule.rule.c_str();
+    case RuleUsed::kTurns:
+      return "turns";
+    case RuleUsed::kRace:
+      return "race";
+    case RuleUsed::kRaceLite:
+      break;
+  }
+  return "race-lite";
+}
+
+}  // namespace
+
 SimOptions DrawOptions(uint64_t seed) {
   Rng rng(seed, /*stream=*/1);
   SimOptions o;
@@ -27,7 +71,7 @@ SimOptions DrawOptions(uint64_t seed) {
   o.resume_s = rng.Below(2) == 0 ? 0 : 5 * rng.Uniform();
   o.ring_rounds = 4 + rng.Below(13);
   o.durability = rng.Below(2) == 0;
-  o.own_rule = rng.Below(4) == 0;
+  if (rng.Below(4) == 0) o.rule_used = RuleUsed::kTurns;
   if (rng.Below(20) == 0) {
     o.workers_first = 4 + static_cast<uint32_t>(rng.Below(12));
     o.workers = o.workers_first + 1;
@@ -58,6 +102,7 @@ SimOptions DrawOptions(uint64_t seed) {
   r.evaluate_every = rng.Below(8) == 0 ? 0 : 1 + rng.Below(12);
   o.able = static_cast<uint32_t>(rng.Below(o.workers + 1));
   o.other_windows = rng.Below(4) == 0;
+  if (o.rule_used == RuleUsed::kOfFlags) DrawRule(rng, &o);
   return o;
 }
 
@@ -74,13 +119,15 @@ std::string SimOptions::Describe() const {
       "faults:%s",
       seed, workers_first, workers - workers_first, run.main_rounds_max, heal_round,
       run.workers_min, run.quorum, run.deadline.enabled ? "on" : "off", run.observer_after,
-      run.share_hold_rounds, run.digest_every, ring_rounds, own_rule ? "turns" : run.rule.rule,
+      run.share_hold_rounds, run.digest_every, ring_rounds, RuleName(*this),
       durability ? "late" : "none", fault_interval_s, message_fault_rate, compute_s,
       run.evaluate_every, able, other_windows ? 1 : 0, faults);
 }
 
 std::vector<std::pair<std::string, uint64_t>> SimCounters::Outcomes() const {
   return {{"rewinds", rewinds},
+          {"races", races},
+          {"fetches_without_x0", fetches_without_x0},
           {"rounds_without_step", rounds_without_step},
           {"attempts_reopened", attempts_reopened},
           {"abstentions", abstentions},

@@ -64,6 +64,14 @@ enum class Fault : uint8_t {
 inline constexpr size_t kFaultCount = static_cast<size_t>(Fault::kCount);
 const char* FaultName(Fault fault);
 
+// Which stepsize rule the run has.
+enum class RuleUsed : uint8_t {
+  kOfFlags,   // the one that RunOptions::rule names
+  kTurns,     // TurnsRule (turns_rule.h): commits of every kind
+  kRace,      // Lever, with trials short enough for these runs
+  kRaceLite,  // likewise, and nothing is rescaled
+};
+
 struct SimOptions {
   uint64_t seed = 0;
   uint64_t coordinates = 2048;
@@ -72,8 +80,8 @@ struct SimOptions {
   run::RunOptions run;
   size_t ring_rounds = 8;           // commits kept for those who catch up
   uint64_t part_coordinates = 256;  // of one message of a state transfer
-  bool own_rule = false;            // TurnsRule (rule.h): commits of every kind
-  bool durability = false;          // commits are released by a policy that may take its time
+  RuleUsed rule_used = RuleUsed::kOfFlags;
+  bool durability = false;  // commits are released by a policy that may take its time
   std::array<bool, kFaultCount> enabled{};
   double fault_interval_s = 1;          // between two strikes, on average
   double message_fault_rate = 0;        // per message, for the faults that befall messages
@@ -97,6 +105,9 @@ struct SimCounters {
   std::array<uint64_t, kFaultCount> struck{};
   uint64_t runs = 0, rounds = 0, events = 0;
   uint64_t steps = 0, rewinds = 0, rounds_without_step = 0;
+  uint64_t races = 0;  // that were won
+  // By workers that came when the run had let go of x0, and while it did.
+  uint64_t fetches_without_x0 = 0, fetches_beside_x0_let_go = 0;
   uint64_t attempts_reopened = 0, abstentions = 0, late_chunks = 0, duplicate_chunks = 0;
   uint64_t stale_messages = 0, scalars_refused = 0, digest_mismatches = 0;
   uint64_t partial_commits = 0;  // fewer ballots than members in some chunk

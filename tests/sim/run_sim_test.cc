@@ -59,7 +59,7 @@ TEST(RunSimulationTest, TheSameSeedGivesTheSameRun) {
 SimOptions WithoutFaults(uint64_t seed) {
   SimOptions options = DrawOptions(seed);
   options.enabled.fill(false);
-  options.own_rule = false;
+  options.rule_used = RuleUsed::kOfFlags;
   options.run.workers_min = options.workers_first;
   options.run.deadline.enabled = true;
   return options;
@@ -101,6 +101,30 @@ TEST(RunSimulationTest, ARestartFromItsBytesChangesNothingThatIsCommitted) {
   EXPECT_GT(restarted.epochs, 3u);
   EXPECT_EQ(once.rounds, often.rounds);
   EXPECT_EQ(once.digest, often.digest);
+}
+
+TEST(RunSimulationTest, ARaceOfStepsizesGoesOnThroughJoinsAndKills) {
+  // Goal: trials neither wait for nor die with one worker. Method: workers crash, hang, break off and join
+  // late every second or so, from the first round to the end of the race and beyond.
+  StructCodec codec;
+  SimCounters counters;
+  for (uint64_t seed = 100; seed < 112; ++seed) {
+    SimOptions options = WithoutFaults(seed);
+    options.rule_used = seed % 2 == 0 ? RuleUsed::kRace : RuleUsed::kRaceLite;
+    options.run.rule.lever_start = 1e-4;
+    options.run.workers_min = 1;
+    options.run.quorum = 1;
+    for (const Fault fault : {Fault::kCrash, Fault::kHang, Fault::kDisconnect, Fault::kLateJoin,
+                              Fault::kRestart, Fault::kLyingScalars, Fault::kNoScalars}) {
+      options.enabled[static_cast<size_t>(fault)] = true;
+    }
+    options.fault_interval_s = 0.3;
+    const SimResult result = RunSimulation(options, &codec, &counters);
+    ASSERT_FALSE(result.failure.has_value()) << "seed " << seed << ": " << *result.failure;
+  }
+  EXPECT_EQ(counters.races, 12u);
+  EXPECT_GT(counters.struck[static_cast<size_t>(Fault::kCrash)], 6u);
+  EXPECT_GT(counters.epochs, 20u);
 }
 
 TEST(RunSimulationTest, TwoOfFourThatLieAlikeDoNotStopTheRun) {

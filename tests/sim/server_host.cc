@@ -9,6 +9,7 @@
 #include "common/check.h"
 #include "common/checksum.h"
 #include "common/status.h"
+#include "server/stepsize/lever.h"
 #include "tests/sim/turns_rule.h"
 
 namespace signvote::sim {
@@ -206,6 +207,30 @@ ServerHost::ServerHost(World* world) : world_(world) {}
 
 ServerHost::~ServerHost() = default;
 
+namespace {
+
+// Null: the one that the flags name.
+std::unique_ptr<StepsizeRule> RuleOf(const SimOptions& o) {
+  switch (o.rule_used) {
+    case RuleUsed::kOfFlags:
+      return nullptr;
+    case RuleUsed::kTurns:
+      return std::make_unique<TurnsRule>(o.seed);
+    case RuleUsed::kRace:
+    case RuleUsed::kRaceLite:
+      break;
+  }
+  return MakeLeverRule(
+      {.form = o.rule_used == RuleUsed::kRace ? LeverForm::kFull : LeverForm::kLite,
+       .start = o.run.rule.lever_start,
+       .kappa = kLeverKappaMomentum,
+       .main_rounds = o.run.main_rounds_max,
+       .short_trial_min = 3,
+       .long_trial_min = 4});
+}
+
+}  // namespace
+
 void ServerHost::Start() {
   run::RunState state;
   state.run_id = RunId::FromRandom(world_->options.seed, 1);
@@ -223,7 +248,7 @@ void ServerHost::Make(run::RunState state) {
   parts.durability = o.durability ? this : nullptr;
   parts.rng = Rng(o.seed, /*stream=*/3 + life_);
   parts.memory = [] { return std::optional<MemoryLimit>(); };  // as much as it likes
-  if (o.own_rule) parts.rule = std::make_unique<TurnsRule>(o.seed);
+  parts.rule = RuleOf(o);
   appended_ = round;
   if (world_->checker.begun()) world_->checker.OnEpoch(round);
   absl::StatusOr<std::unique_ptr<run::Run>> made =

@@ -68,6 +68,7 @@ class ServerHost final : public ServerEnd,
   // ---- RunHost
   CommitConsumer* StartApplier(const std::shared_ptr<MasterReplica>& replica,
                                size_t backlog_max) override;
+  void DropX0From(Round round) override { applier_->DropX0From(round); }
   // ---- CommitConsumer
   bool TryPush(const std::shared_ptr<const CommitRecord>& record) override;
   // ---- Durability

@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "common/bits.h"
 #include "common/check.h"
 #include "common/checksum.h"
 #include "common/status.h"
@@ -22,6 +23,25 @@ constexpr double kPartSeconds = 0.002;
 constexpr double kRestartMin = 2, kRestartMax = 15;
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+// Σ_k scale_k⟨g_k, b_k⟩.
+double InnerWith(const std::vector<uint8_t>& verdict, const Layout& layout,
+                 const std::vector<float>& g) {
+  double sum = 0;
+  for (const TensorSpec& tensor : layout.tensors()) {
+    for (uint64_t i = tensor.first; i < tensor.first + tensor.count; ++i) {
+      const double sign = GetBit(verdict.data(), i) ? 1 : -1;
+      sum += double{tensor.step_scale} * sign * double{g[i]};
+    }
+  }
+  return sum;
+}
+
+double Distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += std::abs(double{a[i]} - double{b[i]});
+  return sum;
+}
 
 }  // namespace
 
@@ -72,7 +92,7 @@ void SimWorker::Forget() {
   follower_.reset();
   measurement_.reset();
   x_ = world_->model.Start();
-  x_prev_.clear();
+  ForgetPrevious();
   damaged_ = false;
 }
 
@@ -277,7 +297,7 @@ absl::Status SimWorker::CommitDue(const v1::Commit& commit) {
 void SimWorker::Applied(const CommitEvent& commit) {
   const bool contiguous = ballot_.has_value() && ballot_->ticket.round == commit.round;
   if (commit.kind == CommitKind::kRewind) direction_->Reset();
-  if (!contiguous) x_prev_.clear();
+  if (!contiguous || commit.kind != CommitKind::kStep) ForgetPrevious();
   prev_verdict_.reset();
   if (contiguous && commit.slot != nullptr) {
     prev_verdict_ =
@@ -316,8 +336,9 @@ void SimWorker::Transfer(const TransferAction& action) {
   std::shared_ptr<const std::vector<float>> values;
   if (fetch) {
     replica_->Clear();
+    SIGNVOTE_CHECK(replica_->ExpectX0().ok());
     ballot_.reset();
-    x_prev_.clear();
+    ForgetPrevious();
     prev_verdict_.reset();
     damaged_ = false;
     catch_up_ = std::make_unique<CatchUp>(
@@ -370,6 +391,7 @@ void SimWorker::OnCallEnded(uint64_t call, const absl::Status& status) {
   if (call_kind_ == TransferAction::Kind::kUpload) {
     SIGNVOTE_CHECK(replica_->BeginHere().ok());
   } else {
+    if (replica_->received_x0() == 0) replica_->LetGoOfX0();
     const absl::Status followed = catch_up_->FollowAll();
     catch_up_.reset();
     if (!followed.ok()) return world_->checker.Fail(name_ + " cannot follow what it fetched");
@@ -451,6 +473,7 @@ void SimWorker::StartVote(const RoundTicket& ticket) {
 void SimWorker::MakeBallot(const RoundTicket& ticket) {
   const RunInfo& run = follower_->run();
   Ballot& ballot = *ballot_;
+  if (ticket.x0_over && replica_->round() == ticket.round) replica_->LetGoOfX0();
   ballot.bits.assign(run.plan.TotalBytes(), 0);
   const std::optional<Round>& nonfinite_from = world_->options.nonfinite_from;
   if (nonfinite_from.has_value() && ticket.round >= *nonfinite_from) {
@@ -464,12 +487,13 @@ void SimWorker::MakeBallot(const RoundTicket& ticket) {
     }
   }
   if (replica_->round() != ticket.round || !replica_->level()) {
-    x_prev_.clear();  // committed meanwhile: these bits are late anyway
+    ForgetPrevious();  // committed meanwhile: these bits are late anyway
     prev_verdict_.reset();
   }
   std::vector<float> g, h;
   ballot.scalars.loss = world_->model.Gradient(x_, run.seed, ticket.share, ticket.data_step, &g);
-  const bool probe = ticket.Wants(ScalarKind::kProbeL1) && !x_prev_.empty();
+  const bool wants_h = ticket.Wants(ScalarKind::kProbeL1) || ticket.Wants(ScalarKind::kProbeInner);
+  const bool probe = wants_h && !x_prev_.empty();
   if (probe) (void)world_->model.Gradient(x_prev_, run.seed, ticket.share, ticket.data_step, &h);
   const std::vector<const float*> g_by_tensor = PointersInto<const float>(run.layout, g.data());
   const std::vector<const float*> h_by_tensor =
@@ -496,13 +520,31 @@ void SimWorker::MakeBallot(const RoundTicket& ticket) {
       --measurement_->ballots_left == 0) {
     ballot.scalars.held_out = std::exchange(measurement_, std::nullopt)->report;
   }
+  std::optional<X0Sums> x0_sums;
+  const bool about_x0 = ticket.Wants(ScalarKind::kX0Inner) || ticket.Wants(ScalarKind::kX0Distance);
+  if (about_x0 && memory_->keeps_x0())
+    x0_sums = memory_->SumsAboutX0(run.layout, g_by_tensor).value();
   for (const ScalarKind kind : ticket.wanted) {
     double value = kNaN;  // this worker cannot tell
+    if (kind == ScalarKind::kProbeInner && probe && prev_verdict_ != nullptr)
+      value = InnerWith(*prev_verdict_, run.layout, h);
+    if (kind == ScalarKind::kChangeL1 && !g_prev_.empty()) value = Distance(g, g_prev_);
+    if (kind == ScalarKind::kGradientMax) value = double{*std::max_element(g.begin(), g.end())};
+    if (kind == ScalarKind::kGradientMin) value = double{*std::min_element(g.begin(), g.end())};
+    if (kind == ScalarKind::kX0Inner && x0_sums.has_value()) value = x0_sums->inner;
+    if (kind == ScalarKind::kX0Distance && x0_sums.has_value())
+      value = std::sqrt(x0_sums->distance_squared);
     if (kind == ScalarKind::kProbeL1 && probe) value = probe_l1;
     if (kind == ScalarKind::kPrevInner && prev_verdict_ != nullptr) value = prev_inner;
     ballot.scalars.wanted.push_back(value);
   }
   x_prev_ = x_;
+  g_prev_ = std::move(g);
+}
+
+void SimWorker::ForgetPrevious() {
+  x_prev_.clear();
+  g_prev_.clear();
 }
 
 void SimWorker::HandChunk(uint64_t number, uint32_t k, double interval) {

@@ -108,6 +108,7 @@ class SimWorker final : public HostEnd, public CallEnd {
   void BeginEvaluation(const RoundTicket& ticket);
   void StartVote(const RoundTicket& ticket);
   void MakeBallot(const RoundTicket& ticket);
+  void ForgetPrevious();  // what is kept of the round before
   void HandChunk(uint64_t ballot, uint32_t k, double interval);
   void HandScalars(uint64_t ballot);
   void HandAll();
@@ -129,7 +130,7 @@ class SimWorker final : public HostEnd, public CallEnd {
   std::optional<RetryPolicy> retry_;
   std::optional<ConnectionId> connection_;
   std::shared_ptr<const v1::WorkerMessage> join_;  // said over it
-  std::vector<float> x_, x_prev_;                  // x_prev_ empty: unknown
+  std::vector<float> x_, x_prev_, g_prev_;         // of the round before; empty: unknown
   std::unique_ptr<HostReplicaMemory> memory_;
   std::unique_ptr<Replica> replica_;
   std::unique_ptr<VerdictStore> store_;

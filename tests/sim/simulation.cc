@@ -288,6 +288,7 @@ class Simulation {
     c.events += timeline().events();
     c.steps += checker.steps();
     c.rewinds += checker.rewinds();
+    c.races += checker.races();
     c.rounds_without_step += checker.rounds_without_step();
     c.partial_commits += checker.partial_commits();
     c.attempts_reopened += checker.reopenings();

@@ -64,9 +64,15 @@ void SimCall::FetchPart() {
   const uint64_t piece = first_ / MasterReplica::kPieceCoordinates;
   piece_.resize(replica_->Count(piece));
   // As the transfers of the product do, each message looks at the replica as it stands by then.
+  if (plane_ == 0 && first_ == 0) x0_follows_ = replica_->has_x0();
   const absl::StatusOr<Round> round =
       replica_->CopyPiece(static_cast<Plane>(plane_), piece, piece_.data());
-  SIGNVOTE_CHECK(round.ok());
+  if (!round.ok()) {
+    SIGNVOTE_CHECK(plane_ == 1);
+    ++world_->counters->fetches_beside_x0_let_go;
+    over_ = true;
+    return Finish(round.status());
+  }
   const uint64_t end = std::min(
       {d, first_ + world_->options.part_coordinates, replica_->First(piece) + piece_.size()});
   const auto begin = piece_.begin() + static_cast<ptrdiff_t>(first_ - replica_->First(piece));
@@ -92,10 +98,12 @@ void SimCall::FetchPart() {
   }
   if (over_ || first_ < d) return;
   first_ = 0;
-  if (plane_ == 0 && replica_->has_x0()) {
+  if (plane_ == 0 && x0_follows_) {
     plane_ = 1;
     return;
   }
+  if (world_->options.rule_used != RuleUsed::kOfFlags && !x0_follows_)
+    ++world_->counters->fetches_without_x0;
   if (lowest_ != highest_) ++world_->counters->fetches_in_pieces;
   ++world_->counters->fetches;
   over_ = true;

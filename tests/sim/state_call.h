@@ -66,7 +66,8 @@ class SimCall final : public run::StateCall, public std::enable_shared_from_this
   std::shared_ptr<MasterReplica> replica_;
   std::vector<float> piece_;
   uint32_t plane_ = 0;
-  uint64_t first_ = 0;  // next coordinate of the plane
+  bool x0_follows_ = false;  // was kept when the first part was sent
+  uint64_t first_ = 0;       // next coordinate of the plane
   std::optional<Round> lowest_, highest_;
   uint64_t moved_ = 0;
   bool over_ = false;

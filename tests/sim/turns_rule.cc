@@ -9,10 +9,16 @@ namespace signvote::sim {
 namespace {
 
 constexpr uint32_t kVersion = 1;
+constexpr uint64_t kNeedsX0MainRounds = 40;
 
 }  // namespace
 
+bool TurnsRule::x0_over(const RoundAhead& ahead) const {
+  return ahead.main_rounds >= kNeedsX0MainRounds;
+}
+
 std::vector<ScalarKind> TurnsRule::Wanted(const RoundAhead& ahead) const {
+  if (x0_over(ahead)) return {ScalarKind::kPrevInner};
   switch (Mix(seed_, ahead.round.value(), 0) % 4) {
     case 0:
       return {};
@@ -33,11 +39,12 @@ StepsizeDecision TurnsRule::Decide(const RuleInput& input) {
       std::clamp(gamma_ * (1.0 + 1e-3 * static_cast<double>(input.workers.size())), 1e-4, 1e-2);
   decision.gamma = static_cast<float>(gamma_);
   const uint64_t turn = Mix(seed_, input.ahead.round.value(), decisions_) % 12;
-  if (turn == 0) {
+  const bool x0 = !x0_over(input.ahead);
+  if (turn == 0 && x0) {
     decision.kind = CommitKind::kRewind;
     decision.main_round = false;
     decision.next_data_step = DataStep(0);
-  } else if (turn < 4) {
+  } else if (turn < 4 && x0) {
     decision.rho = 0.875f;
   } else if (turn == 4) {
     decision.main_round = false;

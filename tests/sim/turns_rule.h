@@ -18,6 +18,7 @@ class TurnsRule final : public StepsizeRule {
   std::string_view name() const override { return "turns"; }
   bool probes() const override { return true; }
   bool needs_x0() const override { return true; }
+  bool x0_over(const RoundAhead& ahead) const override;
   std::vector<ScalarKind> Wanted(const RoundAhead& ahead) const override;
   StepsizeDecision Decide(const RuleInput& input) override;
   std::string Save() const override;

@@ -11,6 +11,9 @@ namespace signvote::cuda {
 namespace {
 
 constexpr uint64_t kDigestPiece = 64 * kReplicaDigestBlock;  // coordinates: 1 MiB
+// What is looked at on the host travels in such pieces, in coordinates: large enough that the waits do
+// not count, small beside a replica.
+constexpr uint64_t kHostPiece = 256 * kReplicaDigestBlock;
 
 }  // namespace
 
@@ -181,13 +184,11 @@ absl::StatusOr<X0Sums> CudaReplicaMemory::SumsAboutX0(const Layout& layout, Cons
   SIGNVOTE_RETURN_IF_ERROR(CheckReplicaPointers(layout, g.size()));
   X0Sums sums;
   const uint64_t d = coordinates();
-  // Large enough that the waits do not count, small beside a replica.
-  constexpr uint64_t kPiece = 256 * kReplicaDigestBlock;
-  const uint64_t most = std::min(kPiece, d);
+  const uint64_t most = std::min(kHostPiece, d);
   std::vector<float> host_g(most), host_x(most), host_x0(most);
   const absl::Status done = Guarded([&](cudaStream_t stream) {
-    for (uint64_t first = 0; first < d; first += kPiece) {
-      const uint64_t count = std::min(kPiece, d - first);
+    for (uint64_t first = 0; first < d; first += kHostPiece) {
+      const uint64_t count = std::min(kHostPiece, d - first);
       absl::Status status = QueueRead(first, count, host_x.data(), stream);
       if (status.ok()) {
         status = SIGNVOTE_CUDA(cudaMemcpyAsync, host_x0.data(), x0_.data() + first,
@@ -218,6 +219,34 @@ absl::StatusOr<X0Sums> CudaReplicaMemory::SumsAboutX0(const Layout& layout, Cons
   });
   if (!done.ok()) return done;
   return sums;
+}
+
+absl::StatusOr<GradientRange> CudaReplicaMemory::RangeOf(const Layout& layout,
+                                                         ConstTensorPointers g) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckLayout(layout));
+  SIGNVOTE_RETURN_IF_ERROR(CheckReplicaPointers(layout, g.size()));
+  RangeBuilder range;
+  std::vector<float> piece(std::min(kHostPiece, coordinates()));
+  const absl::Status done = Guarded([&](cudaStream_t stream) {
+    for (size_t k = 0; k < g.size(); ++k) {
+      const uint64_t count = layout.tensors()[k].count;
+      if (g[k] == nullptr) {
+        range.Add(nullptr, count);
+        continue;
+      }
+      for (uint64_t first = 0; first < count; first += piece.size()) {
+        const uint64_t part = std::min<uint64_t>(piece.size(), count - first);
+        SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, piece.data(), g[k] + first,
+                                               part * sizeof(float), cudaMemcpyDeviceToHost,
+                                               stream));
+        SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaStreamSynchronize, stream));
+        range.Add(piece.data(), part);
+      }
+    }
+    return absl::OkStatus();
+  });
+  if (!done.ok()) return done;
+  return range.range();
 }
 
 absl::StatusOr<uint64_t> CudaReplicaMemory::Digest() {

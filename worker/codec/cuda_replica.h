@@ -34,8 +34,11 @@ class CudaReplicaMemory : public ReplicaMemory {
                      uint64_t count, const uint8_t* verdict) override;
   // Hashed on the host, through two small buffers (docs/decisions/0010-digest-on-the-host.md).
   absl::StatusOr<uint64_t> Digest() override;
+  // On the host as well; 4 bytes per coordinate travel.
+  absl::StatusOr<GradientRange> RangeOf(const Layout& layout, ConstTensorPointers g) override;
   absl::Status KeepX0() override;
   bool keeps_x0() const override { return x0_.size() > 0; }
+  void DropX0() override { x0_ = DeviceBuffer<float>(); }
   absl::Status WriteX0(uint64_t first, std::span<const float> values) override;
   absl::Status ReadX0(uint64_t first, std::span<float> values) override;
   absl::Status Rewind(uint64_t first, uint64_t count) override;

@@ -55,6 +55,12 @@ absl::Status CheckApply(const ReplicaMemory& replica, const Layout& layout,
                                                  layout.tensors().size(), " tensors"));
 }
 
+absl::StatusOr<GradientRange> ReplicaMemory::RangeOf(const Layout&, ConstTensorPointers) {
+  return absl::UnimplementedError(
+      "this replica's memory does not tell the extrema of a gradient; runs whose stepsize rule "
+      "needs "
+      "them need another");
+}
 absl::Status ReplicaMemory::KeepX0() { return NoX0(); }
 absl::Status ReplicaMemory::WriteX0(uint64_t, std::span<const float>) { return NoX0(); }
 absl::Status ReplicaMemory::ReadX0(uint64_t, std::span<float>) { return NoX0(); }
@@ -68,6 +74,17 @@ void AddX0Block(const float* g, const float* x, const float* x0, uint64_t count,
     const double moved = static_cast<double>(x[i] - x0[i]);
     block->distance_squared += moved * moved;
     if (g != nullptr && std::isfinite(g[i])) block->inner -= static_cast<double>(g[i]) * moved;
+  }
+}
+
+void RangeBuilder::Add(const float* g, uint64_t count) {
+  for (uint64_t i = 0; i < count; ++i) {
+    const float value = g == nullptr ? 0.0f : g[i];
+    if (!std::isfinite(value)) continue;
+    range_.max = any_ ? std::max(range_.max, value) : value;
+    range_.min = any_ ? std::min(range_.min, value) : value;
+    any_ = true;
+    if (g == nullptr) return;
   }
 }
 
@@ -150,6 +167,15 @@ absl::StatusOr<uint64_t> HostReplicaMemory::Digest() {
     first += count;
   }
   return digest;
+}
+
+absl::StatusOr<GradientRange> HostReplicaMemory::RangeOf(const Layout& layout,
+                                                         ConstTensorPointers g) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckModel(*this, layout));
+  SIGNVOTE_RETURN_IF_ERROR(CheckReplicaPointers(layout, g.size()));
+  RangeBuilder range;
+  for (size_t k = 0; k < g.size(); ++k) range.Add(g[k], layout.tensors()[k].count);
+  return range.range();
 }
 
 absl::Status HostReplicaMemory::KeepX0() {

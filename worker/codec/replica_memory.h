@@ -32,6 +32,13 @@ struct X0Sums {
   double distance_squared = 0;  // Σ (x_i − x0_i)²
 };
 
+// The extrema of a gradient; a tensor without one is zero, and coordinates that are not finite are left
+// out.
+struct GradientRange {
+  float max = 0;
+  float min = 0;
+};
+
 class ReplicaMemory {
  public:
   virtual ~ReplicaMemory() = default;
@@ -56,6 +63,9 @@ class ReplicaMemory {
   }
   // docs/wire_format.md, "Replica digest".
   virtual absl::StatusOr<uint64_t> Digest() = 0;
+  // Of the gradient in memory of the replica's device, by tensor of `layout`; null entries are zero.
+  // UNIMPLEMENTED: this memory cannot.
+  virtual absl::StatusOr<GradientRange> RangeOf(const Layout& layout, ConstTensorPointers g);
 
   // ---- x0, the run's starting point, as a second plane. Not every memory can keep one.
 
@@ -63,6 +73,8 @@ class ReplicaMemory {
   // memory keeps no x0.
   virtual absl::Status KeepX0();
   virtual bool keeps_x0() const { return false; }
+  // Gives that memory back; KeepX0() may make room again.
+  virtual void DropX0() {}
   // As Write and Read, of x0. All that follow want it.
   virtual absl::Status WriteX0(uint64_t first, std::span<const float> values);
   virtual absl::Status ReadX0(uint64_t first, std::span<float> values);
@@ -87,8 +99,10 @@ class HostReplicaMemory : public ReplicaMemory {
   absl::Status Apply(const Layout& layout, const StepArguments& step, uint64_t first,
                      uint64_t count, const uint8_t* verdict) override;
   absl::StatusOr<uint64_t> Digest() override;
+  absl::StatusOr<GradientRange> RangeOf(const Layout& layout, ConstTensorPointers g) override;
   absl::Status KeepX0() override;
   bool keeps_x0() const override { return !x0_.empty(); }
+  void DropX0() override { x0_ = std::vector<float>(); }
   absl::Status WriteX0(uint64_t first, std::span<const float> values) override;
   absl::Status ReadX0(uint64_t first, std::span<float> values) override;
   absl::Status Rewind(uint64_t first, uint64_t count) override;
@@ -118,6 +132,19 @@ absl::Status RequireX0(const ReplicaMemory& replica);
 // Of Apply(): the range, x0 where the step wants it, and one scale per tensor or none.
 absl::Status CheckApply(const ReplicaMemory& replica, const Layout& layout,
                         const StepArguments& step, uint64_t first, uint64_t count);
+
+// A GradientRange, piece by piece.
+class RangeBuilder {
+ public:
+  // `count` values that lie behind each other; null: they are zero.
+  void Add(const float* g, uint64_t count);
+  // All zero where nothing finite was added.
+  GradientRange range() const { return any_ ? range_ : GradientRange(); }
+
+ private:
+  bool any_ = false;
+  GradientRange range_;
+};
 
 // One block of X0Sums, whose values are `count` neighbours; g may be null.
 void AddX0Block(const float* g, const float* x, const float* x0, uint64_t count, X0Sums* block);

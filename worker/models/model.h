@@ -65,6 +65,10 @@ class Model {
   virtual ConstTensorPointers previous_parameters() const = 0;  // empty before Keep(kPrevious)
   virtual ConstTensorPointers previous_gradient() const = 0;    // likewise
 
+  // Copies the gradient of x_t to a buffer of 4 bytes per coordinate, which its first call allocates.
+  virtual absl::Status KeepGradient() = 0;
+  virtual ConstTensorPointers kept_gradient() const = 0;  // empty before KeepGradient()
+
   // Zeroes the slot's gradient.
   virtual absl::Status BeginStep(ReplicaSlot slot) = 0;
 

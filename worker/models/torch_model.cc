@@ -166,6 +166,19 @@ class TorchModel : public Model {
     });
   }
 
+  absl::Status KeepGradient() override {
+    return Guarded("copy of the gradient", [&] {
+      const c10::NoGradGuard no_grad;
+      if (!kept_g_.defined()) {
+        kept_g_ = at::empty_like(current_.g);
+        kept_gradient_ = PointersInto<const float>(
+            layout_, static_cast<const float*>(kept_g_.data_ptr<float>()));
+      }
+      kept_g_.copy_(current_.g, /*non_blocking=*/true);
+    });
+  }
+  ConstTensorPointers kept_gradient() const override { return kept_gradient_; }
+
   absl::Status BeginStep(ReplicaSlot which) override {
     Slot& slot = SlotOf(which);
     SIGNVOTE_CHECK(slot.g.defined());
@@ -263,6 +276,8 @@ class TorchModel : public Model {
   const at::Device device_;
   std::unique_ptr<TorchNetwork> network_;
   Slot current_, previous_, snapshot_;
+  at::Tensor kept_g_;  // [d], undefined before KeepGradient()
+  std::vector<const float*> kept_gradient_;
   at::Tensor loss_;  // with its graph, between Forward and Backward
   ReplicaSlot loss_slot_ = ReplicaSlot::kCurrent;
   std::optional<c10::Event> backward_end_;  // CUDA: behind the last Backward

@@ -174,6 +174,14 @@ absl::StatusOr<ScalarKind> ScalarFrom(int kind) {
       return ScalarKind::kLocalInner;
     case v1::SCALAR_LOCAL_PRODUCT:
       return ScalarKind::kLocalProduct;
+    case v1::SCALAR_PROBE_INNER:
+      return ScalarKind::kProbeInner;
+    case v1::SCALAR_CHANGE_L1:
+      return ScalarKind::kChangeL1;
+    case v1::SCALAR_GRADIENT_MAX:
+      return ScalarKind::kGradientMax;
+    case v1::SCALAR_GRADIENT_MIN:
+      return ScalarKind::kGradientMin;
     default:
       return Upgrade(absl::StrCat("scalar ", kind));
   }
@@ -232,6 +240,7 @@ absl::StatusOr<RunInfo> RunFrom(const v1::Welcome& welcome, const ModelDescripti
   SIGNVOTE_ASSIGN_OR_RETURN(run.planes, PlanesFrom(welcome.direction()));
   run.rule = welcome.rule();
   run.probes = welcome.probes();
+  run.keeps_gradients = welcome.keeps_gradients();
   switch (welcome.clip().kind()) {
     case v1::Clip::KIND_UNSPECIFIED:
       break;
@@ -316,6 +325,7 @@ absl::StatusOr<RoundTicket> TicketFrom(const v1::RoundOpen& open, Time now) {
     ticket.steps_until =
         now + std::chrono::milliseconds(std::min<uint64_t>(open.steps_until_ms(), kForever));
   }
+  ticket.x0_over = open.x0_over();
   switch (open.start()) {
     case v1::RoundOpen::START_UNSPECIFIED:
     case v1::RoundOpen::START_REPLICA:

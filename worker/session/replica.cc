@@ -40,6 +40,20 @@ void Replica::Clear() {
   x0_end_ = 0;
 }
 
+absl::Status Replica::ExpectX0() {
+  if (!x0_let_go_) return absl::OkStatus();
+  SIGNVOTE_RETURN_IF_ERROR(memory_->KeepX0());
+  x0_let_go_ = false;
+  return absl::OkStatus();
+}
+
+void Replica::LetGoOfX0() {
+  if (!needs_x0()) return;
+  x0_let_go_ = true;
+  x0_end_ = 0;
+  memory_->DropX0();
+}
+
 absl::Status Replica::AddPart(Round round, uint64_t first, uint64_t count) {
   const uint64_t end = received();
   const uint64_t left = layout_->coordinates() - end;

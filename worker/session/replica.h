@@ -34,6 +34,10 @@ class Replica {
   absl::Status BeginHere();
   // Forgets everything; AddPart then covers each plane from coordinate 0 on.
   void Clear();
+  // Before parts of x0 may come again: makes room where the run needs x0 and it was let go of.
+  absl::Status ExpectX0();
+  // No commit from now on wants x0: its memory is given back.
+  void LetGoOfX0();
   // Coordinates [first, first + count) are there and hold all commits before `round`.
   // INVALID_ARGUMENT unless they follow the last part.
   absl::Status AddPart(Round round, uint64_t first, uint64_t count);
@@ -43,7 +47,7 @@ class Replica {
   // Coordinates from 0 on that are there, of either plane.
   uint64_t received() const { return parts_.empty() ? 0 : parts_.back().end; }
   uint64_t received_x0() const { return x0_end_; }
-  bool needs_x0() const { return x0_ == X0::kNeeded; }
+  bool needs_x0() const { return x0_ == X0::kNeeded && !x0_let_go_; }
   // Every coordinate of every plane is there / and stands at the same round.
   bool complete() const { return received() == layout_->coordinates() && x0_complete(); }
   bool level() const { return complete() && parts_.size() == 1; }
@@ -62,15 +66,16 @@ class Replica {
     Round round;
   };
 
-  bool x0_complete() const { return x0_ == X0::kUnused || x0_end_ == layout_->coordinates(); }
+  bool x0_complete() const { return !needs_x0() || x0_end_ == layout_->coordinates(); }
   absl::Status ApplyTo(const CommitEvent& commit, uint64_t first, uint64_t count);
 
   const Layout* const layout_;
   ReplicaMemory* const memory_;
-  const X0 x0_;
+  const X0 x0_;  // the run's need
   // In order of coordinate, without gaps; neighbours stand at different rounds.
   std::vector<Part> parts_;
   uint64_t x0_end_ = 0;
+  bool x0_let_go_ = false;  // of a run that needed it
 };
 
 }  // namespace signvote

@@ -330,6 +330,7 @@ absl::StatusOr<std::optional<RoundTicket>> SessionImpl::NextRound() {
   }
   (void)link_->ballot().Close();  // of a round that went on without this worker
   ticket_ = pending_open_->ticket;
+  if (ticket_->x0_over) replica_->LetGoOfX0();
   moves_.Tell(&*ticket_);
   link_->ballot().Open(ticket_->round, pending_open_->at, run_->plan);
   return ticket_;

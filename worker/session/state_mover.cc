@@ -81,6 +81,7 @@ absl::StatusOr<StateMover::Moved> StateMover::Move(const StateEvent& state) {
 absl::Status StateMover::Fetch(const StateEvent& state, TransferStop* stop) {
   untouched_ = false;
   replica_->Clear();
+  SIGNVOTE_RETURN_IF_ERROR(replica_->ExpectX0());
   const Time start = clock_->Now();
   std::optional<Round> first, last;  // of the replica's parts
   wire::SocketBytes moved;
@@ -96,6 +97,8 @@ absl::Status StateMover::Fetch(const StateEvent& state, TransferStop* stop) {
       },
       &moved);
   if (status.ok()) status = session_.take_arrived();
+  // The server had let go of it: no commit behind what it sent wants it.
+  if (status.ok() && replica_->received_x0() == 0) replica_->LetGoOfX0();
   if (status.ok()) status = catch_up_->FollowAll();
   catch_up_.reset();
   SIGNVOTE_RETURN_IF_ERROR(status);

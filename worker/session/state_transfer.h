@@ -60,7 +60,8 @@ struct FetchedPart {
 };
 
 // Fetches the run's replica and, if asked to, x0. on_part is called for each part before it is
-// written; parts come in ascending order, the replica's first, and cover all when OK is returned.
+// written; parts come in ascending order, the replica's first, and cover all when OK is returned: of x0
+// all or none, which says that the server has let go of it.
 // `moved` gets the connection's bytes in any case.
 // CANCELLED: stopped or interrupted. DATA_LOSS: a checksum differs. INVALID_ARGUMENT: the server
 // broke the protocol. DEADLINE_EXCEEDED: no progress. Otherwise the server's status, that of the

@@ -65,9 +65,10 @@ struct RunInfo {
   DirectionConfig direction;           // what to sign
   std::vector<RunStatePlane> planes;   // its state
   std::string rule;                    // name of the stepsize rule, for people
-  bool probes = false;              // rounds may want ScalarKind::kProbeL1: memory for it is needed
-  std::optional<double> clip_norm;  // the minibatch gradient is clipped to this l2 norm
-  bool needs_x0 = false;            // the replica has x0 as a second plane
+  // Rounds may want ScalarKind::kProbeL1 or kProbeInner, and kChangeL1: memory for them is needed.
+  bool probes = false, keeps_gradients = false;
+  std::optional<double> clip_norm;      // the minibatch gradient is clipped to this l2 norm
+  bool needs_x0 = false;                // the replica has x0 as a second plane
   std::optional<uint64_t> main_rounds;  // planned, for progress and schedules; nullopt: unknown
   uint64_t main_round = 0;              // main rounds committed when the worker was let in
   uint64_t digest_every = 0;            // rounds between digests; 0: only after the last
@@ -91,6 +92,7 @@ struct RoundTicket {
   bool observer = false;            // the round does not wait for this worker
   bool uncounted = false;           // the ballot warms the worker up and has weight 0
   bool evaluate = false;            // measure the held-out loss of the replica as it stands now
+  bool x0_over = false;             // no round from this one on needs x0
   uint32_t local_steps = 1;         // minibatches per ballot; 1: an ordinary vote
   float eta_first = 0;              // local steps: inner stepsize of the first minibatch
   float eta_last = 0;               // local steps: of the last

@@ -83,8 +83,13 @@ void Progress::OnJoined(const RunInfo& run) {
 }
 
 std::string Progress::Line(const RoundReport& round, const SessionStats& stats) const {
-  std::string line = absl::StrFormat("%s round %d", name_, round.main_round);
-  if (main_rounds_.has_value()) absl::StrAppend(&line, "/", *main_rounds_);
+  std::string of_main = absl::StrCat(round.main_round);
+  if (main_rounds_.has_value()) absl::StrAppend(&of_main, "/", *main_rounds_);
+  // Trials of stepsizes, and rounds that moved nothing, are no main rounds.
+  const uint64_t rounds = round.round.value() + 1;
+  std::string line = rounds == round.main_round
+                         ? absl::StrCat(name_, " round ", of_main)
+                         : absl::StrCat(name_, " round ", rounds, " (main ", of_main, ")");
   if (round.abstained.has_value()) {
     absl::StrAppend(&line, " abstained");
   } else {

@@ -48,6 +48,7 @@ std::string ReportJson(const ReportContext& context, const TrainerReport& report
   json["run_id"] = report.run.run_id.empty() ? Json(nullptr) : Json(report.run.run_id.ToText());
   json["coordinates"] = context.coordinates;
   json["next_round"] = report.next_round.value();
+  json["main_rounds"] = report.main_rounds;
   json["rounds_voted"] = report.rounds_voted;
   json["rounds_abstained"] = report.rounds_abstained;
   json["rounds_applied"] = stats.rounds_applied;

@@ -112,6 +112,7 @@ absl::Status Trainer::JoinAndTrain() {
 absl::Status Trainer::Enter(const RunInfo& run) {
   run_ = run;
   report_.run = run;
+  report_.main_rounds = run_.main_round;
   std::map<std::string, size_t> by_name;
   for (size_t k = 0; k < model_->layout().tensors().size(); ++k)
     by_name[model_->layout().tensors()[k].name] = k;
@@ -144,13 +145,16 @@ absl::Status Trainer::TakeMemory() {
       device_->MakeReplica(&run_.layout, InOrder<float*>(model_tensor_, model_->parameters())));
   if (run_.needs_x0) SIGNVOTE_RETURN_IF_ERROR(replica_->KeepX0());
   if (run_.probes) SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kPrevious));
+  if (run_.keeps_gradients) SIGNVOTE_RETURN_IF_ERROR(model_->KeepGradient());
   if (held_out_) SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kSnapshot));
-  SIGNVOTE_ASSIGN_OR_RETURN(
-      voter_, Voter::Make(run_, session_, replica_.get(), device_, &source_, clock_,
-                          {.can_probe = true, .gradient_runs = [this]() -> absl::StatusOr<bool> {
-                             if (backward_called_) return true;
-                             return model_->BackwardRunning();
-                           }}));
+  SIGNVOTE_ASSIGN_OR_RETURN(voter_,
+                            Voter::Make(run_, session_, replica_.get(), device_, &source_, clock_,
+                                        {.can_probe = true,
+                                         .can_keep_gradient = true,
+                                         .gradient_runs = [this]() -> absl::StatusOr<bool> {
+                                           if (backward_called_) return true;
+                                           return model_->BackwardRunning();
+                                         }}));
   return absl::OkStatus();
 }
 
@@ -189,6 +193,10 @@ absl::Status Trainer::Train() {
       SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kPrevious));
       SIGNVOTE_RETURN_IF_ERROR(voter_->PreviousKept());
     }
+    if (voter_->keeps_gradient()) {
+      SIGNVOTE_RETURN_IF_ERROR(model_->KeepGradient());
+      SIGNVOTE_RETURN_IF_ERROR(voter_->GradientKept());
+    }
     // Here, while the others vote: the slowest worker is the only one that a slice delays.
     if (held_out_ && held_out_->running()) SIGNVOTE_RETURN_IF_ERROR(SliceOfEvaluation(&round));
 
@@ -215,6 +223,7 @@ absl::Status Trainer::AddUp(const CommitOutcome& outcome, double wait_start, Rou
   round->voters = outcome.voters;
 
   report_.next_round = outcome.next_round;
+  report_.main_rounds = outcome.main_round;
   report_.compute_seconds += round->compute_took_seconds;
   report_.pack_seconds += round->pack_took_seconds;
   report_.wait_seconds += round->wait_took_seconds;
@@ -276,6 +285,10 @@ absl::Status Trainer::Vote(const RoundTicket& ticket, RoundReport* round) {
       SIGNVOTE_RETURN_IF_ERROR(
           voter_->SetProbe(InOrder<const float*>(model_tensor_, model_->previous_gradient())));
     }
+  }
+  if (voter_->wants_change()) {
+    SIGNVOTE_RETURN_IF_ERROR(
+        voter_->SetLastGradient(InOrder<const float*>(model_tensor_, model_->kept_gradient())));
   }
   SIGNVOTE_RETURN_IF_ERROR(
       voter_->SetGradient(InOrder<const float*>(model_tensor_, model_->gradient())));

@@ -97,6 +97,7 @@ struct TrainerReport {
          eval_seconds = 0;
   std::optional<uint64_t> digest;  // of the final replica; nullopt: it never was the run's
   Round next_round;                // the replica holds all commits before it
+  uint64_t main_rounds = 0;        // of the run, at this worker's last commit, else when it joined
   RunInfo run;
 };
 

@@ -29,6 +29,11 @@ std::vector<MemoryPart> RunMemory(const RunInfo& run, const WorkerMemoryNeeds& n
                      .bytes = 2 * plane,
                      .remedy = "--rule fixed at the server"});
   }
+  if (run.keeps_gradients) {
+    parts.push_back({.what = "the last round's gradient",
+                     .bytes = plane,
+                     .remedy = "a --rule at the server that does not need it"});
+  }
   for (const RunStatePlane& state : run.planes) {
     parts.push_back({.what = absl::StrCat("the direction's state ", state.name),
                      .bytes = d * state.element_bytes,

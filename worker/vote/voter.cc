@@ -83,7 +83,7 @@ absl::Status Voter::Expect(bool in_order, const char* call) const {
 absl::Status Voter::Begin(const RoundTicket& ticket) {
   SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kIdle, "Begin"));
   if (ticket.replica_moved || ticket.rewound) {
-    previous_valid_ = false;
+    previous_valid_ = gradient_valid_ = false;
     prev_verdict_ = nullptr;
   }
   if (ticket.rewound) SIGNVOTE_RETURN_IF_ERROR(Forget());
@@ -98,8 +98,13 @@ absl::Status Voter::Begin(const RoundTicket& ticket) {
   ticket_ = ticket;
   gradients_ = gradients;
   gradient_ = 0;
-  wants_probe_ = options_.can_probe && previous_valid_ && ticket.Wants(ScalarKind::kProbeL1);
+  wants_probe_ = options_.can_probe && previous_valid_ &&
+                 (ticket.Wants(ScalarKind::kProbeL1) || ticket.Wants(ScalarKind::kProbeInner));
+  // A round that wants both is told the probe.
+  wants_change_ = !wants_probe_ && options_.can_keep_gradient && gradient_valid_ &&
+                  ticket.Wants(ScalarKind::kChangeL1);
   x0_sums_.reset();
+  range_.reset();
   ballot_.reset();  // for the shelf, unless it is still being sent
   ballot_ = buffers_.Take();
   now_ = Ballot();
@@ -108,14 +113,56 @@ absl::Status Voter::Begin(const RoundTicket& ticket) {
   return absl::OkStatus();
 }
 
-absl::Status Voter::SetProbe(ConstTensorPointers h) {
-  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kOpen && wants_probe_, "SetProbe"));
-  if (h.size() != run_.layout.tensors().size()) {
-    return absl::InvalidArgumentError(absl::StrCat("the probe gradient has ", h.size(),
+absl::Status Voter::SetCompared(ConstTensorPointers other, std::string_view what) {
+  if (other.size() != run_.layout.tensors().size()) {
+    return absl::InvalidArgumentError(absl::StrCat("the ", ToAbsl(what), " has ", other.size(),
                                                    " tensors and the run's model ",
                                                    run_.layout.tensors().size()));
   }
-  now_.h.assign(h.begin(), h.end());
+  if (!now_.h.empty()) {
+    return absl::FailedPreconditionError(
+        "a round compares its gradient with one other: the probe's or the last round's");
+  }
+  now_.h.assign(other.begin(), other.end());
+  return absl::OkStatus();
+}
+
+absl::Status Voter::SetProbe(ConstTensorPointers h) {
+  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kOpen && wants_probe_, "SetProbe"));
+  SIGNVOTE_RETURN_IF_ERROR(SetCompared(h, "probe gradient"));
+  if (!ticket_.Wants(ScalarKind::kProbeInner)) return absl::OkStatus();
+  return now_.status = MeasureProbeInner();
+}
+
+absl::Status Voter::SetLastGradient(ConstTensorPointers g) {
+  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kOpen && wants_change_, "SetLastGradient"));
+  return SetCompared(g, "last gradient");
+}
+
+// ⟨h, b⟩ is what packing h as g adds up. With u given no state is touched, and the bits are
+// overwritten by the ballot's own.
+absl::Status Voter::MeasureProbeInner() {
+  const auto missing = std::find(now_.h.begin(), now_.h.end(), nullptr);
+  if (prev_verdict_ == nullptr || missing != now_.h.end()) return absl::OkStatus();
+  const Time start = clock_->Now();
+  const Direction::ChunkInput input{.g = now_.h,
+                                    .u = now_.h,
+                                    .prev_verdict = prev_verdict_,
+                                    .seed = run_.seed,
+                                    .round = ticket_.round,
+                                    .share = ticket_.share};
+  double inner = 0;
+  uint64_t nonfinite = 0;
+  for (uint32_t k = 0; k < run_.plan.chunks(); ++k) {
+    const ChunkIndex chunk(k);
+    SIGNVOTE_RETURN_IF_ERROR(
+        packer_->Start(chunk, input, ballot_.get() + run_.plan.ByteOffset(chunk)));
+    SIGNVOTE_ASSIGN_OR_RETURN(const ChunkScalars sums, packer_->Finish(chunk));
+    inner += sums.prev_inner;
+    nonfinite += sums.nonfinite;
+  }
+  now_.sent.packing += clock_->Now() - start;
+  if (nonfinite == 0 && std::isfinite(inner)) now_.sent.probe_inner = inner;
   return absl::OkStatus();
 }
 
@@ -256,6 +303,16 @@ absl::StatusOr<double> Voter::Wanted(ScalarKind kind, const ChunkScalars& sum) {
   switch (kind) {
     case ScalarKind::kProbeL1:
       return now_.sent.probe_l1.value_or(kCannotTell);
+    case ScalarKind::kProbeInner:
+      return now_.sent.probe_inner.value_or(kCannotTell);
+    case ScalarKind::kChangeL1:
+      return now_.sent.change_l1.value_or(kCannotTell);
+    case ScalarKind::kGradientMax:
+    case ScalarKind::kGradientMin:
+      if (!range_.has_value()) {
+        SIGNVOTE_ASSIGN_OR_RETURN(range_, replica_->RangeOf(run_.layout, now_.g));
+      }
+      return double{kind == ScalarKind::kGradientMax ? range_->max : range_->min};
     case ScalarKind::kPrevInner:
       return prev_verdict_ == nullptr ? kCannotTell : sum.prev_inner;
     case ScalarKind::kX0Inner:
@@ -301,7 +358,9 @@ absl::StatusOr<SentBallot> Voter::Finish(double loss, uint64_t samples,
   scalars.samples += samples;
   scalars.held_out = std::move(held_out);
   // A probe that went wrong says nothing of the ballot.
-  if (!now_.h.empty() && std::isfinite(sum.probe_l1)) now_.sent.probe_l1 = sum.probe_l1;
+  if (!now_.h.empty() && std::isfinite(sum.probe_l1)) {
+    (wants_change_ ? now_.sent.change_l1 : now_.sent.probe_l1) = sum.probe_l1;
+  }
   if (prev_verdict_ != nullptr) now_.sent.prev_inner = sum.prev_inner;
   if (!std::isfinite(scalars.loss)) return Withdraw(AbstainReason::kNonFiniteLoss);
   if (now_.withdrawn) return Withdraw(AbstainReason::kNonFiniteGradient);
@@ -340,11 +399,18 @@ absl::Status Voter::PreviousKept() {
   return absl::OkStatus();
 }
 
+absl::Status Voter::GradientKept() {
+  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kSent && keeps_gradient(), "GradientKept"));
+  // Of a ballot that was withdrawn not every coordinate need be there.
+  now_.gradient_kept = !now_.sent.abstained.has_value();
+  return absl::OkStatus();
+}
+
 absl::StatusOr<CommitOutcome> Voter::Wait() {
   SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kSent, "Wait"));
-  // What lay in the session's memory is gone with the wait, and the caller's copy of x_t takes the
-  // place of an older one, whatever comes of the round.
-  previous_valid_ = false;
+  // What lay in the session's memory is gone with the wait, and the caller's copies take the place of
+  // older ones, whatever comes of the round.
+  previous_valid_ = gradient_valid_ = false;
   prev_verdict_ = nullptr;
   stage_ = Stage::kIdle;
   SIGNVOTE_ASSIGN_OR_RETURN(CommitOutcome outcome, session_->WaitCommit());
@@ -353,6 +419,7 @@ absl::StatusOr<CommitOutcome> Voter::Wait() {
   if (outcome.commits > 0 && outcome.kind == CommitKind::kStep) stepsize_ = outcome.stepsize;
   if (alone && outcome.kind == CommitKind::kStep) {
     previous_valid_ = now_.kept;
+    gradient_valid_ = now_.gradient_kept;
     prev_verdict_ = outcome.verdict;
   }
   if (!alone || outcome.kind != CommitKind::kNone) SIGNVOTE_RETURN_IF_ERROR(RefreshCopies());

@@ -6,15 +6,18 @@
 //
 //   Voter::Make → { Begin(ticket)
 //                   [ SetProbe ]                       where wants_probe()
+//                   [ SetLastGradient ]                where wants_change()
 //                   { SetGradient → GradientReady… → EndGradient }…   gradients() − 1 times
 //                   SetGradient → GradientReady… → Finish | Abstain
 //                   [ PreviousKept ]                   where keeps_previous()
+//                   [ GradientKept ]                   where keeps_gradient()
 //                   Wait }…
 //
 // What it keeps from round to round, and when it lets go of it:
 //   previous replica   x_{t−1}, which the caller keeps and says so. Usable when exactly one commit, a
 //                      step, has moved the replica since: else a probe would compare gradients of
 //                      one place, or of places that are rounds apart
+//   last gradient      the one of the round before, likewise kept by the caller, and usable likewise
 //   previous verdict   of that commit
 //   direction's state  zero after a rewind; otherwise each ballot's gradient enters it, also that of
 //                      a ballot which is withdrawn or not counted. A commit of kind none leaves it
@@ -23,7 +26,7 @@
 // Ownership: owns the packer and the direction's state in it, and shares the ballot's bits with the
 //            session, which may send them for longer than the round lasts. The session, the
 //            replica, the device, the source and the copies are the caller's and must outlive it;
-//            so must gradients from SetGradient, and a probe from SetProbe, until Finish or Abstain
+//            so must gradients from SetGradient, SetProbe and SetLastGradient, until Finish or Abstain
 //            returned.
 // Threads:   one thread at a time; GradientReady may come from another thread than the rest, while
 //            the caller does nothing else with the voter.
@@ -36,6 +39,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -54,6 +58,8 @@ namespace signvote {
 struct VoterOptions {
   // The caller can compute a second gradient at the previous replica.
   bool can_probe = false;
+  // It can keep the gradient of one round for the next.
+  bool can_keep_gradient = false;
   // Brought up to date whenever the replica has moved, before Begin or Wait returns.
   std::vector<ReplicaCopy*> copies;
   // Whether gradients are still being computed; asked once per ballot, when its first chunk has
@@ -65,9 +71,10 @@ struct VoterOptions {
 struct SentBallot {
   std::optional<AbstainReason> abstained;
   BallotScalars scalars;  // of an abstention only what is known, and none of it was sent
-  std::optional<double> probe_l1, prev_inner;  // where they could be told, wanted or not
-  Duration packing{};                          // spent on direction, signs, sums and handing over
-  std::optional<Time> first_chunk;             // when the first chunk was handed to the session
+  // Where they could be told, wanted or not.
+  std::optional<double> probe_l1, prev_inner, probe_inner, change_l1;
+  Duration packing{};               // spent on direction, signs, sums and handing over
+  std::optional<Time> first_chunk;  // when the first chunk was handed to the session
   // When the last of the chunks was done that a GPU still had queued when Finish was called.
   std::optional<Time> queue_done;
   bool first_chunk_overlapped = false;  // while gradients were still being computed
@@ -88,11 +95,15 @@ class Voter {
   // Opens the ballot of a ticket from session->NextRound().
   absl::Status Begin(const RoundTicket& ticket);
   uint32_t gradients() const { return gradients_; }  // that this ballot takes
-  // The round wants ‖g − h‖₁ and the previous replica is there to compute h at.
+  // The round wants ‖g − h‖₁ or ⟨h, b⟩, and the previous replica is there to compute h at.
   bool wants_probe() const { return wants_probe_; }
+  // The round wants ‖g − g₋₁‖₁, and the last round's gradient is there.
+  bool wants_change() const { return wants_change_; }
   // h by tensor of the run's layout, of the minibatch of the last gradient, in memory of the device;
   // a null entry is zero. Before that gradient's first GradientReady.
   absl::Status SetProbe(ConstTensorPointers h);
+  // The last round's gradient, likewise.
+  absl::Status SetLastGradient(ConstTensorPointers g);
 
   // Where the next gradient will lie: by tensor of the run's layout, in memory of the device. A null
   // entry, or a tensor of which no coordinate becomes ready: it has no gradient and casts coins.
@@ -113,6 +124,9 @@ class Voter {
   bool keeps_previous() const { return run_.probes && options_.can_probe; }
   // It has been.
   absl::Status PreviousKept();
+  // The same of this ballot's gradient, the last one where it takes several.
+  bool keeps_gradient() const { return run_.keeps_gradients && options_.can_keep_gradient; }
+  absl::Status GradientKept();
 
   // Waits for the commit and follows it.
   absl::StatusOr<CommitOutcome> Wait();
@@ -134,6 +148,8 @@ class Voter {
   absl::Status PackChunk(ChunkIndex k);
   enum class Until { kAnyIsUnfinished, kAllAreSent };
   absl::Status SendChunks(Until until);
+  absl::Status SetCompared(ConstTensorPointers other, std::string_view what);
+  absl::Status MeasureProbeInner();
   absl::StatusOr<double> Wanted(ScalarKind kind, const ChunkScalars& sum);
   absl::StatusOr<SentBallot> Withdraw(AbstainReason reason);
   absl::Status Forget();         // the direction's state, and what the source carries
@@ -152,27 +168,30 @@ class Voter {
   std::unique_ptr<BallotPacker> packer_;
 
   // What earlier rounds left behind.
-  bool previous_valid_ = false;
+  bool previous_valid_ = false, gradient_valid_ = false;
   const uint8_t* prev_verdict_ = nullptr;  // null, or of the last commit
   float stepsize_ = 0.0f;
 
   // The ballot in progress.
   struct Ballot {
-    std::vector<const float*> g, h;                       // by tensor; h empty: no probe
+    std::vector<const float*> g;  // by tensor
+    std::vector<const float*> h;  // likewise, what g is compared with; empty: with nothing
     std::vector<uint64_t> tensor_missing, chunk_missing;  // coordinates that are not final yet
     std::deque<ChunkIndex> packing;  // in flight at the packer, in order of Start()
     std::vector<ChunkScalars> chunk_scalars;
     double loss = 0;         // sum over the gradients that have ended
     bool withdrawn = false;  // a non-finite gradient was met; no further chunk is sent
     bool kept = false;       // the caller has kept x_t
-    absl::Status status;     // first failure
+    bool gradient_kept = false;
+    absl::Status status;  // first failure
     SentBallot sent;
   };
   Stage stage_ = Stage::kIdle;
   RoundTicket ticket_;
   uint32_t gradients_ = 1, gradient_ = 0;
-  bool wants_probe_ = false;
+  bool wants_probe_ = false, wants_change_ = false;
   std::optional<X0Sums> x0_sums_;
+  std::optional<GradientRange> range_;
   Ballot now_;
 };
 

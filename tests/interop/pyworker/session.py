@@ -69,6 +69,7 @@ class Session:
         self.stream = None
         self._mismatches = 0  # verdicts that did not match their commit, in a row
         self._fetches_failed = 0
+        self._x0_over = False  # the run has let go of x0
         # For the report.
         self.streams = self.voted = self.fetched = 0
         self.commits = dict.fromkeys(("step", "rewind", "none"), 0)  # applied, by kind
@@ -190,7 +191,7 @@ class Session:
         self.states.append(state.Name(welcome.state))
         self.log(f"welcome: incarnation {welcome.incarnation}, {state.Name(welcome.state)}, round {welcome.round}")
         if welcome.state == state.STATE_KEEP and self.replica is not None:
-            if welcome.needs_x0 and self.replica.x0 is None:
+            if welcome.needs_x0 and self.replica.x0 is None and not self._x0_over:
                 raise Broken("Welcome says STATE_KEEP, and that x0 is needed, which this replica lacks")
         elif welcome.state == state.STATE_FETCH:
             self._fetch()
@@ -343,7 +344,7 @@ class Session:
         return [slice(first // 8, (min(first + c, d) + 7) // 8) for first in range(0, d, c)]
 
     def _fetch(self):
-        """The replica, plane by plane, each in ascending order."""
+        """The replica, plane by plane, each in ascending order. x0 does not come once the run has let go of it."""
         pieces = {plane: [] for plane in ((PLANE_REPLICA, PLANE_X0) if self._welcome.needs_x0 else (PLANE_REPLICA,))}
         due = [(plane, 0) for plane in pieces]
         try:
@@ -361,6 +362,9 @@ class Session:
                 due[0] = (chunk.plane, end)
                 if end == self.layout.coordinates:
                     due.pop(0)
+            if due == [(PLANE_X0, 0)]:
+                del pieces[PLANE_X0], due[0]
+                self._x0_over = True
             if due:
                 raise Rejoin(f"the state ended at coordinate {due[0][1]} of plane {due[0][0]}", keep=False)
         except (grpc.RpcError, Rejoin) as error:

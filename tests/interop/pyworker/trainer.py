@@ -59,6 +59,11 @@ class Trainer:
             return float(np.abs(g - probe).sum())
         if kind == training.SCALAR_PREV_INNER and replica.verdict is not None:
             return float((replica.layout.step_scales() * g * np.where(replica.verdict, 1.0, -1.0)).sum())
+        if kind == training.SCALAR_PROBE_INNER and replica.previous is not None and replica.verdict is not None:
+            _, probe = self.model.loss_and_gradient(replica.previous, batch)
+            return float((replica.layout.step_scales() * probe * np.where(replica.verdict, 1.0, -1.0)).sum())
+        if kind in (training.SCALAR_GRADIENT_MAX, training.SCALAR_GRADIENT_MIN):
+            return float(g.max() if kind == training.SCALAR_GRADIENT_MAX else g.min())
         if kind in (training.SCALAR_X0_INNER, training.SCALAR_X0_DISTANCE) and replica.x0 is not None:
             way = replica.x0.astype(np.float64) - replica.values
             return float((g * way).sum()) if kind == training.SCALAR_X0_INNER else float(np.sqrt((way * way).sum()))

@@ -62,12 +62,42 @@ TEST(RenderTest, ProgressIsThatOfMainRounds) {
   status.set_main_rounds(0);
   status.set_round(128);
   EXPECT_THAT(RenderTable(status, Colour::kOff),
-              testing::AllOf(testing::HasSubstr("round     128 "),
+              testing::AllOf(testing::HasSubstr("main      128 "),
                              testing::Not(testing::HasSubstr(" of "))));
+}
+
+void AddRace(v1::Status* status) {
+  status->mutable_race()->set_trials(3);
+  status->mutable_race()->set_rounds(45);
+  status->mutable_race()->set_rounds_max(75);
+  for (const char* name : {"s", "rho", "z"}) {
+    v1::RuleNumber& number = *status->add_rule_numbers();
+    number.set_name(name);
+    number.set_value(-1.25e-8);
+  }
+}
+
+TEST(RenderTest, TheRaceAndTheRulesNumbersHaveRowsWhereThereAreSome) {
+  v1::Status status = Sample();
+  EXPECT_THAT(RenderTable(status, Colour::kOff),
+              testing::AllOf(testing::Not(testing::HasSubstr("\nrace ")),
+                             testing::Not(testing::HasSubstr("\nrule "))));
+  AddRace(&status);
+  EXPECT_THAT(
+      RenderTable(status, Colour::kOff),
+      testing::AllOf(testing::HasSubstr("\nrace      trial 3, 45 of at most 75 rounds\n"),
+                     testing::HasSubstr("\nrule      s -1.25e-08 rho -1.25e-08 z -1.25e-08\n")));
+  const auto json = nlohmann::json::parse(RenderJson(status));
+  EXPECT_EQ(json["race"]["rounds_max"], 75);
+  EXPECT_EQ(json["rule_numbers"][2]["name"], "z");
 }
 
 TEST(RenderTest, TheTableFitsEightyColumns) {
   v1::Status status = Sample();
+  for (int i = 0; i < 9; ++i) AddRace(&status);
+  status.mutable_race()->set_trials(1'000'000'000);
+  status.mutable_race()->set_rounds(1'000'000'000);
+  status.mutable_race()->set_rounds_max(1'000'000'000);
   status.set_round(123'456'789);
   status.set_main_round(123'456'789);
   status.set_main_rounds(1'000'000'000);

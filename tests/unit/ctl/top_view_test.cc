@@ -43,7 +43,7 @@ std::string Picture(const TopModel& model, const TopView& view) {
 TEST(TopViewTest, EightyColumnsShowTheWholeRun) {
   EXPECT_EQ(Picture(Model(Sample()), View(80, 24)),
             R"(run 0f8fad5b-d9cb-469f-a165-70867728950e  train:7070  up 1 min 15 s  epoch 1
-round open  128 of 300 ████████████████░░░░░░░░░░░░░░░░░░░░░░  42 %  36.2 s left
+round open  128 of 300 main ██████████████░░░░░░░░░░░░░░░░░░░  42 %  36.2 s left
 loss 2.8413  stepsize 0.001234 (alias, signum)  4.0 rounds/s  d 857,216
 saved 2.5 GB  up 108 kB a ballot, 31.8 x  down 108 kB, 31.7 x less than fp32
 round 210 ms  █████████████████████████████████████████████████████████░░░░░░▓▞▞
@@ -93,11 +93,29 @@ TEST(TopViewTest, WhatTheStepsizeIsShortOfStandsBelowItWholeWhereThereIsRoom) {
   }
 }
 
+TEST(TopViewTest, TheRaceAndTheRulesNumbersStandBelowTheStepsize) {
+  v1::WatchReply reply = Sample();
+  v1::Race& race = *reply.mutable_status()->mutable_race();
+  race.set_trials(3);
+  race.set_rounds(45);
+  race.set_rounds_max(75);
+  EXPECT_THAT(Picture(Model(reply), View(80, 24)),
+              HasSubstr("d 857,216\nrace trial 3, 45 of at most 75 rounds\nsaved "));
+  race.set_over(true);
+  v1::RuleNumber& number = *reply.mutable_status()->add_rule_numbers();
+  number.set_name("z");
+  number.set_value(0.125);
+  EXPECT_THAT(Picture(Model(reply), View(80, 24)),
+              HasSubstr("d 857,216\nrace over: 3 trials in 45 rounds  z 0.125\nsaved "));
+  EXPECT_THAT(Picture(Model(reply), View(80, 16)), Not(HasSubstr("race over"))) << "no room";
+  EXPECT_EQ(RenderTop(Model(reply), View(40, 18)).lines.size(), 18u);
+}
+
 TEST(TopViewTest, AWideTerminalShowsMore) {
   EXPECT_EQ(
       Picture(Model(Sample()), View(120, 34)),
       R"(run 0f8fad5b-d9cb-469f-a165-70867728950e  train:7070  up 1 min 15 s  server 0.1.0  epoch 1                      12:00:00
-round open  128 of 300 █████████████████████████████████░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░  42 %  36.2 s left
+round open  128 of 300 main ███████████████████████████████░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░  42 %  36.2 s left
 loss 2.8413  stepsize 0.001234 (alias, signum)  4.0 rounds/s  d 857,216  joined 4  lost 1  abstentions 2
 saved 2.5 GB  up 108 kB a ballot, 31.8 x  down 108 kB, 31.7 x less than fp32  now 862 kB/s up 865 kB/s down
 round 210 ms  ███████████████████████████████████████████████████████████████████████████████████████████░░░░░░░░░░▓▞▞▞▞
@@ -136,7 +154,7 @@ q quit  h help  s sort: name  p freeze
 TEST(TopViewTest, ASmallTerminalKeepsWhatMatters) {
   EXPECT_EQ(Picture(Model(Sample()), View(60, 16)),
             R"(run 0f8fad5b-d9cb-469f-a165-70867728950e  train:7070
-round open  128 of 300 ███████░░░░░░░░░░░  42 %  36.2 s left
+round open  128 of 300 main █████░░░░░░░░  42 %  36.2 s left
 loss 2.8413  stepsize 0.001234 (alias, signum)  4.0 rounds/s
 saved 2.5 GB  up 108 kB a ballot, 31.8 x less than fp32
 round 210 ms  ████████████████████████████████████████░░░░▞▞
@@ -169,7 +187,7 @@ q quit  h help  s sort: name  p freeze
 TEST(TopViewTest, WithoutUtf8EverythingIsAscii) {
   EXPECT_EQ(Picture(Model(Sample()), View(80, 24, Charset::kAscii)),
             R"(run 0f8fad5b-d9cb-469f-a165-70867728950e  train:7070  up 1 min 15 s  epoch 1
-round open  128 of 300 ################......................  42 %  36.2 s left
+round open  128 of 300 main ##############...................  42 %  36.2 s left
 loss 2.8413  stepsize 0.001234 (alias, signum)  4.0 rounds/s  d 857,216
 saved 2.5 GB  up 108 kB a ballot, 31.8 x  down 108 kB, 31.7 x less than fp32
 round 210 ms  CCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCwwwwwwTAA
@@ -210,7 +228,7 @@ TEST(TopViewTest, BeforeTheFirstWorkerNothingIsInvented) {
   model.OnReply(reply, Time{});
   EXPECT_EQ(Picture(model, View(80, 24)),
             R"(run 0f8fad5b-d9cb-469f-a165-70867728950e  train:7070  up 3.0 s  server 0.1.0
-waiting for workers  0 of 300 ░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░   0 %
+waiting for workers  0 of 300 main ░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░   0 %
 loss -  stepsize - (alias, signum)  - rounds/s  d -
 saved -
 round -
@@ -287,7 +305,7 @@ TEST(TopViewTest, AFinishedRunSaysSoAndHasNothingLeft) {
   model.OnLost("gone", Time{} + std::chrono::seconds(1));
   const std::string picture = Picture(model, View(80, 24));
   EXPECT_THAT(picture,
-              AllOf(HasSubstr("ended  300 of 300 █"), HasSubstr("100 %\n"),
+              AllOf(HasSubstr("ended  300 of 300 main █"), HasSubstr("100 %\n"),
                     HasSubstr("the run has ended\n"), HasSubstr("the run has ended  q quit"),
                     Not(HasSubstr("left")), Not(HasSubstr("reconnecting"))));
 }

@@ -178,7 +178,8 @@ TEST(ServerFlagsTest, WrongValuesNameTheFlagAndEndInUsage) {
       {{"--insecure", "--max-rounds=3", "--export=e", "--export-dtype=f16"}, "--export-dtype"},
       {{"--insecure", "--max-rounds=3", "--export-dtype=bf16"}, "need --export FILE"},
       {{"--insecure", "--max-rounds=3", "--export-shard-bytes=9"}, "need --export FILE"},
-      {{"--insecure", "--max-rounds=3", "--rule=bogus"}, "use alias or fixed"},
+      {{"--insecure", "--max-rounds=3", "--rule=bogus"},
+       "use alias, fixed, lever, mechanic, prodigy or sos"},
       {{"--insecure", "--max-rounds=3", "--alias-eta0=-1"}, "--alias-eta0"},
       {{"--insecure", "--max-rounds=3", "--alias-eta0=nan"}, "--alias-eta0"},
       {{"--insecure", "--max-rounds=3", "--alias-eta0=none"}, "--alias-eta0"},
@@ -212,12 +213,20 @@ TEST(ServerFlagsTest, EtaIsANumberOrComesFromTheModelThatTheRunStartsFrom) {
 TEST(ServerFlagsTest, AFlagOfAnotherRuleIsNotIgnored) {
   const std::vector<std::pair<std::vector<const char*>, const char*>> cases = {
       {{"--stepsize=0.1"}, "--stepsize belongs to --rule fixed, and the rule is alias"},
-      {{"--schedule=cosine"}, "--schedule belongs to --rule fixed"},
-      {{"--warmup-rounds=3"}, "--warmup-rounds belongs to --rule fixed"},
+      {{"--schedule=cosine"}, "--schedule belongs to --rule fixed, mechanic or prodigy"},
+      {{"--warmup-rounds=3"}, "--warmup-rounds belongs to --rule fixed, mechanic or prodigy"},
       {{"--rule=fixed", "--alias-option=I"}, "--alias-option belongs to --rule alias"},
       {{"--rule=fixed", "--alias-f-min=1"}, "--alias-f-min belongs to --rule alias"},
       {{"--rule=fixed", "--alias-d0=1"}, "--alias-d0 belongs to --rule alias"},
       {{"--rule=fixed", "--alias-probe-every=2"}, "--alias-probe-every belongs to --rule alias"},
+      {{"--rule=fixed", "--alias-probe=previous"}, "--alias-probe belongs to --rule alias"},
+      {{"--rule=fixed", "--alias-extrema-scale=2"},
+       "--alias-extrema-scale belongs to --rule alias"},
+      {{"--lever-start=2"}, "--lever-start belongs to --rule lever, and the rule is alias"},
+      {{"--rule=mechanic", "--lever-form=lite"}, "--lever-form belongs to --rule lever"},
+      {{"--rule=prodigy", "--lever-race=off"}, "--lever-race belongs to --rule lever"},
+      {{"--rule=lever", "--rival-start=2"},
+       "--rival-start belongs to --rule mechanic, prodigy or sos, and the rule is lever"},
       {{"--rule=fixed", "--alias-eta0=0"}, "--alias-eta0 belongs to --rule alias"},
   };
   for (const auto& [given, text] : cases) {

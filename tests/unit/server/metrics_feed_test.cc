@@ -26,6 +26,9 @@ TEST(MetricsFeedTest, ASnapshotBecomesGaugesCountersAndWorkerSeries) {
   page.refusals = 2;
   page.log_lines_dropped = 5;
   page.health.ready = true;
+  page.rho = 1.25;
+  page.rule_numbers = {{"s", 7}, {"z", -0.5}};
+  page.race = {.trials = 3, .rounds = 45, .rounds_max = 75};
   page.workers_min = 2;
   page.health.last_commit_unix_seconds = 1.7e9;
   page.phase = run::PagePhase::kPaused;
@@ -51,13 +54,20 @@ TEST(MetricsFeedTest, ASnapshotBecomesGaugesCountersAndWorkerSeries) {
   EXPECT_EQ(metrics.Value(ServerMetric::kReady), 1);
   EXPECT_EQ(metrics.Value(ServerMetric::kWorkersMin), 2);
   EXPECT_EQ(metrics.Value(ServerMetric::kLastCommit), 1.7e9);
+  EXPECT_EQ(metrics.Value(ServerMetric::kRescaling), 1.25);
+  EXPECT_EQ(metrics.Value(ServerMetric::kLean), -0.5);
+  EXPECT_EQ(metrics.Value(ServerMetric::kRaceTrials), 3);
+  EXPECT_EQ(metrics.Value(ServerMetric::kRaceRounds), 45);
+  EXPECT_EQ(metrics.Value(ServerMetric::kRaceRoundsLeft), 30);
   EXPECT_EQ(metrics.Value(ServerMetric::kPaused), 1);
   EXPECT_THAT(metrics.Text(),
               HasSubstr("signvote_server_worker_agreement_ratio{worker=\"b\"} 0.75"));
 
   page.workers[1].connected = false;
   page.phase = run::PagePhase::kRoundOpen;
+  page.race.over = true;
   feed.Update(page);
+  EXPECT_EQ(metrics.Value(ServerMetric::kRaceRoundsLeft), 0);
   EXPECT_EQ(metrics.Value(ServerMetric::kObservers), 0);
   EXPECT_EQ(metrics.Value(ServerMetric::kPaused), 0);
   EXPECT_THAT(metrics.Text(), Not(HasSubstr("worker=\"b\"")));

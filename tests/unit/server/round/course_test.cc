@@ -95,11 +95,27 @@ TEST_F(CourseTest, WithoutBallotsTheMinibatchGoesOnAndTheStepsizeStays) {
   EXPECT_EQ(rule_.ahead.back().data_step, DataStep(1));
 }
 
+TEST_F(CourseTest, ARoundWithoutBallotsOfWhichTheRuleSaysNothingEndsNoRace) {
+  rule_.next.race = {.trials = 2, .rounds = 7, .rounds_max = 20};
+  EXPECT_EQ(Decide().rule.race, rule_.next.race);
+  EXPECT_EQ(Decide(CourseEnd::kWithoutBallots).rule.race, rule_.next.race);
+  rule_.next.race.over = true;
+  EXPECT_TRUE(Decide().rule.race.over);
+}
+
 TEST_F(CourseTest, ARoundWithoutBallotsNeverRepeatsItsMinibatch) {
   rule_.without_ballot = StepsizeDecision{.kind = CommitKind::kNone, .next_data_step = DataStep(0)};
   EXPECT_EQ(Decide(CourseEnd::kNonFiniteLoss).next_data_step, DataStep(1));
   rule_.without_ballot->next_data_step = DataStep(7);
   EXPECT_EQ(Decide(CourseEnd::kNonFiniteLoss).next_data_step, DataStep(7));
+}
+
+TEST_F(CourseTest, X0IsOverOnlyWhereItWasNeeded) {
+  EXPECT_FALSE(course().x0_over(round_));
+  rule_.x0_over = true;
+  EXPECT_TRUE(course().x0_over(round_));
+  rule_.needs_x0 = false;
+  EXPECT_FALSE(course().x0_over(round_));
 }
 
 TEST_F(CourseTest, ARuleMayRewindWithoutBallots) {
@@ -121,6 +137,7 @@ TEST_F(CourseTest, WhatNoCommitCanCarryOutIsRefusedWithTheRulesNameAndTheCourseS
     bool needs_x0;
     StepsizeDecision decision;
     const char* words;
+    bool x0_over = false;
   };
   const Case cases[] = {
       {kVerdict, true, {.gamma = kInfinite}, "the stepsize inf"},
@@ -129,6 +146,7 @@ TEST_F(CourseTest, WhatNoCommitCanCarryOutIsRefusedWithTheRulesNameAndTheCourseS
       {kVerdict, true, {.gamma = 1, .rho = kInfinite}, "rho inf"},
       {kVerdict, true, {.kind = CommitKind::kRewind, .rho = 0.5f}, "rho 0.5 and a rewind"},
       {kVerdict, false, {.kind = CommitKind::kRewind}, "without the starting parameters"},
+      {kVerdict, true, {.kind = CommitKind::kRewind}, "without the starting parameters", true},
       {kVerdict, false, {.gamma = 1, .rho = 0.5f}, "without the starting parameters"},
       {CourseEnd::kWithoutBallots, true, {.gamma = 1}, "a step although there is no verdict"},
       {CourseEnd::kNonFiniteLoss, true, {.kind = CommitKind::kRewind, .rho = 2}, "rho 2"},
@@ -138,6 +156,7 @@ TEST_F(CourseTest, WhatNoCommitCanCarryOutIsRefusedWithTheRulesNameAndTheCourseS
   for (const Case& c : cases) {
     SCOPED_TRACE(c.words);
     rule_.needs_x0 = c.needs_x0;
+    rule_.x0_over = c.x0_over;
     rule_.next = c.decision;
     rule_.without_ballot = c.decision;
     CommitRound commit;
@@ -150,6 +169,34 @@ TEST_F(CourseTest, WhatNoCommitCanCarryOutIsRefusedWithTheRulesNameAndTheCourseS
     EXPECT_EQ(course().data_step(), DataStep(1));
     EXPECT_EQ(course().main_rounds(), 1u);
   }
+}
+
+TEST_F(CourseTest, ARuleThatCannotGoOnEndsTheRunWithItsOwnWords) {
+  Decide();
+  rule_.next.status = absl::FailedPreconditionError("nothing lowers the loss; look at the data");
+  rule_.without_ballot = rule_.next;
+  for (const CourseEnd end : {CourseEnd::kVerdict, CourseEnd::kNonFiniteLoss}) {
+    CommitRound commit;
+    EXPECT_EQ(course().Decide(end, commit).status(), rule_.next.status);
+    EXPECT_EQ(course().data_step(), DataStep(1));
+    EXPECT_EQ(course().main_rounds(), 1u);
+  }
+}
+
+TEST_F(CourseTest, ARuleSeesWhoseScalarsTheyAreAndWhyARoundHasNoVerdict) {
+  config_.coordinates = 1234;
+  CommitRound commit;
+  commit.scalars.resize(2);
+  commit.scalars_from = {{.worker = WorkerId(0), .share = Share(4)},
+                         {.worker = WorkerId(1), .share = Share(2)}};
+  ASSERT_TRUE(course().Decide(CourseEnd::kVerdict, commit).ok());
+  EXPECT_THAT(rule_.shares, testing::ElementsAre(4, 2));
+  EXPECT_EQ(rule_.coordinates, 1234u);
+  EXPECT_FALSE(rule_.nonfinite_losses);
+  Decide(CourseEnd::kNonFiniteLoss);
+  EXPECT_TRUE(rule_.nonfinite_losses);
+  Decide(CourseEnd::kWithoutBallots);
+  EXPECT_FALSE(rule_.nonfinite_losses);
 }
 
 TEST_F(CourseTest, DivergesAfterSoManyRoundsInARowWithoutAFiniteLoss) {

@@ -51,18 +51,27 @@ class SpyRule final : public StepsizeRule {
   struct Log {
     std::vector<RoundAhead> ahead;
     std::vector<size_t> workers;
-    std::vector<float> gammas;  // that it was shown as the last ones
+    std::vector<float> gammas;       // that it was shown as the last ones
+    std::vector<uint32_t> shares;    // of the last round's workers
+    uint64_t coordinates = 0;        // likewise
+    bool nonfinite_losses = false;   // likewise
+    bool first_share_alone = false;  // share 0 is asked for everything, others for what comes first
     StepsizeDecision next{.gamma = 0.5f, .reason = "spy"};
     std::optional<StepsizeDecision> without_ballot;
     bool needs_x0 = true;
+    bool x0_over = false;
   };
   explicit SpyRule(Log* log) : log_(log) {}
   std::string_view name() const override { return "spy"; }
   bool probes() const override { return true; }
   bool needs_x0() const override { return log_->needs_x0; }
+  bool x0_over(const RoundAhead&) const override { return !log_->needs_x0 || log_->x0_over; }
   std::vector<ScalarKind> Wanted(const RoundAhead& ahead) const override {
     if (ahead.main_rounds % 2 == 0) return {};
     return {ScalarKind::kProbeL1, ScalarKind::kPrevInner};
+  }
+  size_t WantedOf(const RoundAhead&, Share share, size_t wanted) const override {
+    return log_->first_share_alone && share != Share(0) ? std::min<size_t>(wanted, 1) : wanted;
   }
   StepsizeDecision Decide(const RuleInput& input) override {
     Record(input);
@@ -88,6 +97,11 @@ class SpyRule final : public StepsizeRule {
     log_->ahead.push_back(input.ahead);
     log_->workers.push_back(input.workers.size());
     log_->gammas.push_back(input.gamma);
+    log_->shares.clear();
+    for (size_t i = 0; i < input.workers.size(); ++i)
+      log_->shares.push_back(ShareOf(input, i).value());
+    log_->coordinates = input.coordinates;
+    log_->nonfinite_losses = input.nonfinite_losses;
   }
 
   Log* log_;

@@ -67,6 +67,18 @@ TEST_F(EngineTest, TheRuleSaysWhichScalarsARoundWants) {
   EXPECT_THAT(last_open_.wanted, IsEmpty());
 }
 
+TEST_F(EngineTest, EachSeatIsAskedForAsMuchAsTheRuleSays) {
+  rule_.first_share_alone = true;
+  Start(2);
+  VoteAll({0, 1});
+  ASSERT_EQ(last_open_.wanted.size(), 2u);
+  ASSERT_EQ(last_open_.seats.size(), 2u);
+  EXPECT_EQ(last_open_.seats[0].wanted, 2u);
+  EXPECT_EQ(last_open_.seats[1].wanted, 1u);
+  VoteAll({0, 1});
+  EXPECT_THAT(rule_.shares, ElementsAre(0, 1));
+}
+
 TEST_F(EngineTest, ANewcomerIsAdmittedOnlyWhenTheNextRoundOpens) {
   Start(2);
   EXPECT_THAT(All<OpenRound>(Ready(2)), IsEmpty());
@@ -134,7 +146,9 @@ TEST_F(EngineTest, ScalarsThatAreNotFiniteAreRefusedAndTheVoteStands) {
   const Actions actions = Scalars(1, bad);
   const CommitRound commit = One<CommitRound>(actions);
   EXPECT_EQ(Counted(commit), (std::vector<uint32_t>{2, 2}));
-  EXPECT_THAT(Ids(commit.scalars_from), ElementsAre(0));
+  ASSERT_EQ(commit.scalars_from.size(), 1u);
+  EXPECT_EQ(commit.scalars_from[0].worker, WorkerId(0));
+  EXPECT_EQ(commit.scalars_from[0].share, Share(0));
   EXPECT_EQ(Totals().scalars_refused, 1u);
   EXPECT_THAT(rule_.workers, ElementsAre(1));
   EXPECT_THAT(Notices(actions), HasSubstr("w1 sent scalars in round 0 that are not finite"));

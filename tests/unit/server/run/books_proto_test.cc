@@ -33,6 +33,9 @@ TEST(BooksProto, EveryFieldOfAPageTravels) {
   page.coordinates = 100;
   page.layout_digest = 5;
   page.stepsize = 0.5;
+  page.rho = 0.75;
+  page.rule_numbers = {{"z", 0.25}};
+  page.race = {.trials = 3, .rounds = 45, .rounds_max = 75, .over = true};
   page.stepsize_warning = "no probe";
   page.loss = 1;
   page.g_l1 = 2;
@@ -76,6 +79,11 @@ TEST(BooksProto, EveryFieldOfAPageTravels) {
   all_set(out.wire());
   all_set(out.time_split());
   all_set(out.held_out());
+  all_set(out.race());
+  ASSERT_EQ(out.rule_numbers_size(), 1);
+  all_set(out.rule_numbers(0));
+  EXPECT_EQ(out.race().rounds(), 45u);
+  EXPECT_EQ(out.rho(), 0.75);
   all_set(out.workers(0).held_out());
   EXPECT_EQ(out.held_out().windows(), 0xabu);
   EXPECT_TRUE(std::isnan(ToProto(StatusPage()).held_out().loss())) << "none was measured";

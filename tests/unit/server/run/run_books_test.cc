@@ -111,7 +111,7 @@ TEST_F(RunBooksTest, AnImpossibleTimeIsClampedAndCountedAndLeavesTheMeansUsable)
 TEST_F(RunBooksTest, ACommitIsInTheLogTheSeriesAndThePage) {
   const WorkerId a = Join(1, "a"), b = Join(2, "b");
   round::CommitRound commit = Commit(7, {a});
-  commit.scalars_from = {a};
+  commit.scalars_from = {{.worker = a}};
   commit.scalars = {{.loss = 1.5}};
   times_ = {{a, {.compute_us = 3'000'000, .apply_us = 10}}};
   books_.OnCommit(When(seconds(1)), commit, Notes());
@@ -351,6 +351,33 @@ TEST_F(RunBooksTest, HealthSaysWhatIsWaitedFor) {
   EXPECT_EQ(health.applier_lag, 5u);
   EXPECT_EQ(health.round, Round(7));
   EXPECT_EQ(health.last_commit_unix_seconds, 1000);
+}
+
+TEST_F(RunBooksTest, WhatTheRaceMayStillTakeIsInTheTimeLeftAndTheRulesNumbersStay) {
+  const WorkerId a = Join(1, "a");
+  round::CommitRound commit = Commit(0, {a});
+  commit.main_rounds = 0;
+  commit.rho = 1.5f;
+  commit.rule.state = {{"z", 0.25}};
+  commit.rule.race = {.trials = 2, .rounds = 15, .rounds_max = 25};
+  books_.OnCommit(When(seconds(1)), commit, Notes());
+  commit.round = Round(1);
+  commit.rule.state.clear();  // closed without a verdict
+  books_.OnCommit(When(seconds(3)), commit, Notes());
+  StatusPage page = books_.Snapshot(When(seconds(4)), roster_, {});
+  EXPECT_DOUBLE_EQ(page.seconds_left, 2.0 * (100 + 10));
+  EXPECT_EQ(page.race.trials, 2u);
+  EXPECT_EQ(page.rho, 1.5);
+  ASSERT_EQ(page.rule_numbers.size(), 1u);
+  EXPECT_EQ(page.rule_numbers[0].second, 0.25);
+  EXPECT_EQ(
+      rounds_.lines[0]["race"],
+      nlohmann::json::parse(R"({"trials": 2, "rounds": 15, "rounds_max": 25, "over": false})"));
+  commit.round = Round(2);
+  commit.rule.race.over = true;
+  books_.OnCommit(When(seconds(5)), commit, Notes());
+  page = books_.Snapshot(When(seconds(6)), roster_, {});
+  EXPECT_DOUBLE_EQ(page.seconds_left, 2.0 * 100);
 }
 
 TEST_F(RunBooksTest, APageShowsTheEnginesViewAndForgetsWhoIsForgottenThere) {

@@ -190,21 +190,23 @@ class RunTest : public ::testing::Test, protected RunHost {
     return *Layout::Make({{.name = "w", .shape = {d - 1}}, {.name = "b", .shape = {1}}});
   }
 
+  RunParts Parts(std::unique_ptr<StepsizeRule> rule) {
+    return {.clock = &clock_,
+            .host = this,
+            .tally = &tally_,
+            .durability = durability_,
+            .rng = Rng(7, 7),
+            .tokens = tokens_,
+            .memory = [] { return std::nullopt; },
+            .init = std::move(init_),
+            .rule = std::move(rule)};
+  }
   void StartRun(RunOptions options = Options(), std::unique_ptr<StepsizeRule> rule = nullptr,
                 RunState state = {}) {
     NewTest();
     if (state.run_id.empty()) state.run_id = RunId::FromRandom(1, 2);
-    RunParts parts{.clock = &clock_,
-                   .host = this,
-                   .tally = &tally_,
-                   .durability = durability_,
-                   .rng = Rng(7, 7),
-                   .tokens = tokens_,
-                   .memory = [] { return std::nullopt; },
-                   .init = std::move(init_),
-                   .rule = std::move(rule)};
-    auto run =
-        run::Run::Create(std::move(options), std::move(parts), std::move(state), clock_.Now());
+    auto run = run::Run::Create(std::move(options), Parts(std::move(rule)), std::move(state),
+                                clock_.Now());
     ASSERT_TRUE(run.ok()) << Describe(run.status());
     run_ = std::move(*run);
   }
@@ -341,6 +343,7 @@ class RunTest : public ::testing::Test, protected RunHost {
     to_load_ = std::move(init);
     replica_ = std::move(replica);
   }
+  void DropX0From(Round round) override { applier_->DropX0From(round); }
   CommitConsumer* StartApplier(const std::shared_ptr<MasterReplica>& replica,
                                size_t backlog_max) override {
     replica_ = replica;

@@ -44,6 +44,7 @@ TEST(RoundLine, NumbersComeBackBitForBit) {
   EXPECT_EQ(json["stepsize_bits"], "3dcccccd");
   EXPECT_EQ(json["reason"], "alias: \"quoted\"\n");
   EXPECT_EQ(json["rule"]["eta"].get<double>(), 1.0 / 3.0);
+  EXPECT_TRUE(json["race"].empty()) << "the rule runs no trials";
   EXPECT_EQ(json["loss"].get<double>(), 2.0 / 3.0);
   EXPECT_EQ(json["g_l1"], nullptr);
   EXPECT_EQ(json["counted"], nlohmann::json({3, 2}));

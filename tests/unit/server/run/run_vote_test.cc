@@ -266,6 +266,13 @@ class ScriptedRule final : public StepsizeRule {
   std::vector<ScalarKind> Wanted(const RoundAhead&) const override {
     return {ScalarKind::kX0Inner, ScalarKind::kProbeL1};
   }
+  size_t WantedOf(const RoundAhead&, Share share, size_t wanted) const override {
+    return share == Share(0) ? wanted : 1;
+  }
+  bool x0_over(const RoundAhead& ahead) const override {
+    return !needs_x0_ || ahead.main_rounds >= x0_main_rounds_;
+  }
+  bool keeps_gradients() const override { return true; }
   StepsizeDecision Decide(const RuleInput& input) override {
     seen_ = input.workers.empty() ? 0 : input.workers[0].wanted[0];
     return script_.at(next_++);
@@ -276,12 +283,45 @@ class ScriptedRule final : public StepsizeRule {
     return absl::OkStatus();
   }
   double seen_ = 0;
+  uint64_t x0_main_rounds_ = UINT64_MAX;  // from which on it lets go of x0
 
  private:
   const std::vector<StepsizeDecision> script_;
   const bool needs_x0_;
   size_t next_ = 0;
 };
+
+TEST_F(RunVoteTest, AWorkerIsToldOnlyTheScalarsThatItIsAskedFor) {
+  StartRun(Options(), std::make_unique<ScriptedRule>(
+                          std::vector<StepsizeDecision>(3, {.gamma = 0.5f, .reason = "on"})));
+  TestWorker& one = NewWorker();
+  one.Join("one");
+  one.BringState();
+  one.KeepX0(one.x);
+  TestWorker& two = NewWorker();
+  two.Join("two");
+  two.Fetch();
+  two.KeepX0(one.x);
+  two.Ready(two.lowest());
+  ReadAll();
+  Pass(minutes(1));
+  ReadAll();
+  for (int round = 0; round < 2 && !two.open.has_value(); ++round) {
+    ASSERT_TRUE(one.open.has_value());
+    const v1::RoundOpen open = *one.open;
+    for (uint32_t k = 0; k < 3; ++k) one.SendChunk(k, RandomBits(kCoordinates, 1));
+    one.open = open;
+    one.SendScalars(1, {7.0, 1.0});
+    ReadAll();
+    Pass(minutes(1));
+    ReadAll();
+  }
+  ASSERT_TRUE(one.open.has_value());
+  ASSERT_TRUE(two.open.has_value());
+  EXPECT_EQ(one.open->wanted_size(), 2);
+  ASSERT_EQ(two.open->wanted_size(), 1);
+  EXPECT_EQ(two.open->wanted(0), v1::SCALAR_X0_INNER);
+}
 
 TEST_F(RunVoteTest, CommitsOfEveryKindReachWorkersReplicaAndThoseWhoCatchUp) {
   auto rule = std::make_unique<ScriptedRule>(std::vector<StepsizeDecision>{
@@ -299,6 +339,7 @@ TEST_F(RunVoteTest, CommitsOfEveryKindReachWorkersReplicaAndThoseWhoCatchUp) {
   w.Join("w");
   EXPECT_TRUE(w.welcome->needs_x0());
   EXPECT_TRUE(w.welcome->probes());
+  EXPECT_TRUE(w.welcome->keeps_gradients());
   w.BringState();
   w.KeepX0(x0);
   TestWorker& late = NewWorker();
@@ -536,6 +577,56 @@ TEST_F(RunVoteTest, ARunGoesOnFromItsStateWithTheSameDigests) {
   }
   ReadAll();
   EXPECT_EQ(stopped, whole.Digest());
+}
+
+TEST_F(RunVoteTest, X0IsLetGoOfWhenTheRuleNeedsItNoMoreAndTheRunGoesOnFromAStateWithoutIt) {
+  const auto rule = [](uint64_t x0_main_rounds) {
+    auto made = std::make_unique<ScriptedRule>(std::vector<StepsizeDecision>{
+        {.gamma = 0.5f, .rho = 1.25f}, {.gamma = 0.25f}, {.gamma = 0.125f}, {.gamma = 0.5f}});
+    made->x0_main_rounds_ = x0_main_rounds;
+    return made;
+  };
+  StartRun(Options(), rule(1));
+  TestWorker& w = NewWorker();
+  w.Join("w");
+  w.BringState();
+  w.KeepX0(w.x);
+  for (uint64_t round = 0; round < 3; ++round) {
+    ReadAll();
+    ASSERT_TRUE(w.open.has_value()) << round;
+    EXPECT_EQ(w.open->x0_over(), round >= 1);
+    EXPECT_EQ(replica_->has_x0(), round < 2) << "the commit of round 1 is the first without x0";
+    if (round == 2) {
+      EXPECT_TRUE(run_->Pause(clock_.Now()).ok());
+    }
+    w.Vote(RandomBits(kCoordinates, round));
+  }
+  ReadAll();
+  auto state = run_->State();
+  ASSERT_TRUE(state.ok()) << Describe(state.status());
+  EXPECT_EQ(state->x0, nullptr);
+  const uint64_t digest = w.Digest();
+  run_.reset();
+
+  state->epoch = Epoch(2);
+  StartRun(Options(), rule(1), *state);
+  TestWorker& again = NewWorker();
+  again.Join("w");
+  EXPECT_TRUE(run_->Resume(clock_.Now()).ok());
+  again.BringState();
+  EXPECT_EQ(again.Digest(), digest);
+  ReadAll();
+  ASSERT_TRUE(again.open.has_value());
+  EXPECT_TRUE(again.open->x0_over());
+  again.Vote(RandomBits(kCoordinates, 3));
+  ReadAll();
+  EXPECT_EQ(again.commits.size(), 1u);
+  run_.reset();
+
+  const absl::Status refused =
+      Run::Create(Options(), Parts(rule(4)), *state, clock_.Now()).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(ToStd(refused.message())), HasSubstr("lacks the starting parameters"));
 }
 
 TEST_F(RunVoteTest, AStateIsGivenBetweenTwoRoundsOnly) {

@@ -314,6 +314,11 @@ void Recompute(const LoggedRun& log, const AliasConfig& config) {
   double eta = config.eta0, a = 0, d = config.d0, loss_sum = 0;
   std::optional<double> f0;
   size_t moved = 0, without = 0, losses_seen = 0, probed = 0, missed = 0;
+  struct Latest {
+    size_t t = 0;
+    double change = 0;
+  };
+  std::map<uint32_t, Latest> latest;  // by share, where workers take turns
   for (size_t t = 0; t < log.commits.size(); ++t) {
     const round::CommitRound& commit = log.commits[t];
     std::vector<double> losses, probes, inners;
@@ -341,12 +346,30 @@ void Recompute(const LoggedRun& log, const AliasConfig& config) {
     } else {
       const float last = log.commits[t - 1].gamma;
       const double gamma = last;
-      if ((t - 1) % config.probe_every == 0) {
-        if (const auto u = NaiveRobustMean(probes)) {
-          eta += static_cast<double>(t - probed) * *u / (gamma * log.step_scale_max);
-          missed += t - probed > config.probe_every ? 1 : 0;
-          probed = t;
+      const double unit = gamma * log.step_scale_max;
+      std::optional<double> change;
+      if (config.probe_every == 1) {
+        if (const auto u = NaiveRobustMean(probes)) change = *u / unit;
+      } else {
+        bool told = false;
+        for (size_t i = 0; i < commit.scalars.size(); ++i) {
+          const uint32_t share = commit.scalars_from[i].share.value();
+          const auto probe = ScalarOf(commit.scalars[i], commit.asked, ScalarKind::kProbeL1);
+          if ((t - 1) % config.probe_every != share % config.probe_every || !probe.has_value())
+            continue;
+          latest[share] = {.t = t, .change = *probe / unit};
+          told = true;
         }
+        std::vector<double> changes;
+        for (const auto& [share, of_share] : latest) {
+          if (t - of_share.t < config.probe_every) changes.push_back(of_share.change);
+        }
+        if (told) change = NaiveRobustMean(changes);
+      }
+      if (change.has_value()) {
+        eta += static_cast<double>(t - probed) * *change;
+        missed += t - probed > (config.probe_every == 1 ? 1u : 2u) ? 1 : 0;
+        probed = t;
       }
       if (const auto v = NaiveRobustMean(inners)) {
         a += gamma * *v;

@@ -145,8 +145,11 @@ TEST(AliasRuleTest, AProbeInEveryKthRoundStandsForTheStepsSinceTheOneBefore) {
   auto rule = MakeAliasRule({.probe_every = 3});
   std::vector<uint64_t> probes;
   for (uint64_t t = 0; t < 10; ++t) {
-    const std::vector<ScalarKind> wanted = rule->Wanted({.round = Round(2 * t), .main_rounds = t});
-    if (wanted == std::vector{ScalarKind::kProbeL1}) probes.push_back(t);
+    const RoundAhead ahead{.round = Round(2 * t), .main_rounds = t};
+    const std::vector<ScalarKind> wanted = rule->Wanted(ahead);
+    if (rule->WantedOf(ahead, Share(0), wanted.size()) == 0) continue;
+    EXPECT_EQ(wanted, std::vector{ScalarKind::kProbeL1});
+    probes.push_back(t);
   }
   EXPECT_EQ(probes, (std::vector<uint64_t>{1, 4, 7}));
   Driver third({.probe_every = 3});
@@ -434,8 +437,13 @@ TEST(AliasRuleTest, WithoutAStartingLossTheStepsizeIsKept) {
 TEST(AliasRuleTest, OptionOneWantsTheInnerProductInEveryRoundButTheFirst) {
   auto rule = MakeAliasRule({.option = AliasOption::kOptionI, .probe_every = 2});
   EXPECT_TRUE(rule->Wanted({.round = Round(3), .main_rounds = 0}).empty());
-  EXPECT_EQ(rule->Wanted({.main_rounds = 1}), kAsked);
-  EXPECT_EQ(rule->Wanted({.main_rounds = 2}), std::vector{ScalarKind::kPrevInner});
+  const std::vector wanted = {ScalarKind::kPrevInner, ScalarKind::kProbeL1};
+  for (const uint64_t t : {1u, 2u}) {
+    EXPECT_EQ(rule->Wanted({.main_rounds = t}), wanted);
+    for (const uint32_t share : {0u, 1u}) {
+      EXPECT_EQ(rule->WantedOf({.main_rounds = t}, Share(share), 2), t % 2 == share ? 1u : 2u);
+    }
+  }
   EXPECT_TRUE(rule->probes());
   EXPECT_FALSE(rule->needs_x0());
 }
@@ -501,7 +509,7 @@ TEST(AliasRuleTest, AStateOfTheFirstVersionIsRefusedInOneSentence) {
   const absl::Status status = MakeAliasRule({})->Restore(writer.Take());
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("'alias', version 1, and this run has "
-                                                       "'alias', version 2"));
+                                                       "'alias', version 3"));
 }
 
 TEST(AliasRuleTest, AStateThatTheseFlagsCannotGiveIsRefusedAndChangesNothing) {
@@ -523,9 +531,10 @@ TEST(AliasRuleTest, EverySavedFieldIsChecked) {
     double loss_sum = 6;
     uint64_t measured = 1;
     double resumed = 0;
+    uint64_t seen = 0;  // shares of which something is kept
   };
   const auto restore = [](const Fields& f) {
-    RuleStateWriter writer("alias", 2);
+    RuleStateWriter writer("alias", 3);
     writer.Add(f.started);
     for (const double v : {f.gamma, f.eta, f.a, f.d}) writer.Add(v);
     writer.Add(f.steps_since_probe);
@@ -533,6 +542,7 @@ TEST(AliasRuleTest, EverySavedFieldIsChecked) {
     writer.Add(f.loss_sum);
     writer.Add(f.measured);
     writer.Add(f.resumed);
+    writer.Add(f.seen);
     return MakeAliasRule({})->Restore(writer.Take()).code();
   };
   const Fields fresh{.started = 0,
@@ -554,6 +564,7 @@ TEST(AliasRuleTest, EverySavedFieldIsChecked) {
   EXPECT_EQ(restore(fresh), kFine);
   EXPECT_EQ(restore(but(fresh, [](Fields& f) { f.resumed = 0.25; })), kFine);
   EXPECT_EQ(restore({.gamma = double{std::numeric_limits<float>::max()}}), kFine);
+  EXPECT_EQ(restore({.seen = 1}), kLost);
   EXPECT_EQ(restore({.started = 2}), kLost);
   EXPECT_EQ(restore(but(fresh, [](Fields& f) { f.gamma = 0.5; })), kLost);
   EXPECT_EQ(restore(but(fresh, [](Fields& f) { f.steps_since_probe = 1; })), kLost);

@@ -33,14 +33,14 @@ TEST(FixedRuleTest, AConstantScheduleNeverMoves) {
 }
 
 TEST(FixedRuleTest, TheWarmUpRisesLinearlyToGamma0) {
-  const auto gammas = Gammas({.gamma0 = 1, .warmup_rounds = 10});
+  const auto gammas = Gammas({.gamma0 = 1, .schedule = {.warmup_rounds = 10}});
   for (size_t t = 0; t < 10; ++t) EXPECT_FLOAT_EQ(gammas[t], static_cast<float>(t + 1) / 10);
   EXPECT_EQ(gammas[10], 1.0f);
   EXPECT_EQ(gammas[99], 1.0f);
 }
 
 TEST(FixedRuleTest, TheCosineFallsFromGamma0ToNearZero) {
-  const auto gammas = Gammas({.gamma0 = 2, .schedule = ScheduleKind::kCosine});
+  const auto gammas = Gammas({.gamma0 = 2, .schedule = {.kind = ScheduleKind::kCosine}});
   EXPECT_EQ(gammas[0], 2.0f);
   EXPECT_FLOAT_EQ(gammas[50], 1.0f);
   EXPECT_FLOAT_EQ(gammas[25], static_cast<float>(1 + std::cos(std::numbers::pi / 4)));
@@ -49,19 +49,21 @@ TEST(FixedRuleTest, TheCosineFallsFromGamma0ToNearZero) {
 }
 
 TEST(FixedRuleTest, TheCosineStartsAfterTheWarmUp) {
-  const auto gammas = Gammas({.gamma0 = 1, .schedule = ScheduleKind::kCosine, .warmup_rounds = 20});
+  const auto gammas =
+      Gammas({.gamma0 = 1, .schedule = {.kind = ScheduleKind::kCosine, .warmup_rounds = 20}});
   EXPECT_FLOAT_EQ(gammas[20], 1.0f);
   EXPECT_FLOAT_EQ(gammas[60], 0.5f);
 }
 
 TEST(FixedRuleTest, TheLinearScheduleLosesTheSameAmountEachRound) {
-  const auto gammas = Gammas({.gamma0 = 1, .schedule = ScheduleKind::kLinear});
+  const auto gammas = Gammas({.gamma0 = 1, .schedule = {.kind = ScheduleKind::kLinear}});
   for (size_t t = 0; t < kRounds; ++t)
     EXPECT_NEAR(gammas[t], 1 - static_cast<double>(t) / kRounds, 1e-7);
 }
 
 TEST(FixedRuleTest, WsdIsFlatAndThenFallsLinearly) {
-  const auto gammas = Gammas({.gamma0 = 1, .schedule = ScheduleKind::kWsd, .warmup_rounds = 5});
+  const auto gammas =
+      Gammas({.gamma0 = 1, .schedule = {.kind = ScheduleKind::kWsd, .warmup_rounds = 5}});
   EXPECT_FLOAT_EQ(gammas[0], 0.2f);
   for (size_t t = 5; t <= 80; ++t) EXPECT_EQ(gammas[t], 1.0f);
   for (size_t t = 80; t < kRounds; ++t)
@@ -69,12 +71,13 @@ TEST(FixedRuleTest, WsdIsFlatAndThenFallsLinearly) {
 }
 
 TEST(FixedRuleTest, RoundsBeyondThePlanKeepTheLastStepsize) {
-  const auto gammas = Gammas({.gamma0 = 1, .schedule = ScheduleKind::kLinear}, 120);
+  const auto gammas = Gammas({.gamma0 = 1, .schedule = {.kind = ScheduleKind::kLinear}}, 120);
   EXPECT_EQ(gammas[119], gammas[99]);
 }
 
 TEST(FixedRuleTest, ARunOfUnknownLengthHasOnlyTheWarmUp) {
-  auto rule = MakeFixedRule({.gamma0 = 1, .schedule = ScheduleKind::kLinear, .warmup_rounds = 2});
+  auto rule =
+      MakeFixedRule({.gamma0 = 1, .schedule = {.kind = ScheduleKind::kLinear, .warmup_rounds = 2}});
   const auto gamma = [&](uint64_t t) {
     return rule->Decide({.ahead = {.main_rounds = t}, .main_rounds_max = 0}).gamma;
   };
@@ -93,14 +96,15 @@ TEST(FixedRuleTest, EveryDecisionIsAStepOfTheMainRun) {
 }
 
 TEST(FixedRuleTest, ADecisionNamesItsShareOfGamma0) {
-  auto rule = MakeFixedRule({.gamma0 = 0.5, .warmup_rounds = 4});
+  auto rule = MakeFixedRule({.gamma0 = 0.5, .schedule = {.warmup_rounds = 4}});
   const StepsizeDecision decision = rule->Decide({.main_rounds_max = 10});
   EXPECT_EQ(decision.reason, "fixed: 0.25 of 0.5");
   EXPECT_EQ(decision.state, (std::vector<std::pair<std::string, double>>{{"factor", 0.25}}));
 }
 
 TEST(FixedRuleTest, AWarmUpAsLongAsTheRunNeverDecays) {
-  auto rule = MakeFixedRule({.gamma0 = 1, .schedule = ScheduleKind::kCosine, .warmup_rounds = 4});
+  auto rule =
+      MakeFixedRule({.gamma0 = 1, .schedule = {.kind = ScheduleKind::kCosine, .warmup_rounds = 4}});
   for (uint64_t t = 0; t < 6; ++t) {
     EXPECT_EQ(rule->Decide({.ahead = {.main_rounds = t}, .main_rounds_max = 4}).gamma,
               std::min(1.0f, static_cast<float>(t + 1) / 4));
@@ -108,7 +112,8 @@ TEST(FixedRuleTest, AWarmUpAsLongAsTheRunNeverDecays) {
 }
 
 TEST(FixedRuleTest, TheDecayOfWsdIsRoundedUpToWholeRounds) {
-  auto rule = MakeFixedRule({.gamma0 = 1, .schedule = ScheduleKind::kWsd, .decay_fraction = 0.25});
+  auto rule = MakeFixedRule(
+      {.gamma0 = 1, .schedule = {.kind = ScheduleKind::kWsd, .decay_fraction = 0.25}});
   const auto gamma = [&](uint64_t t) {
     return rule->Decide({.ahead = {.main_rounds = t}, .main_rounds_max = 10}).gamma;
   };

@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 namespace signvote {
@@ -63,6 +65,43 @@ TEST(RobustMeanTest, HugeValuesDoNotOverflow) {
   const double huge = std::numeric_limits<double>::max();
   EXPECT_DOUBLE_EQ(*RobustMean(Values{huge, huge}), huge);
   EXPECT_TRUE(std::isfinite(*RobustMean(Values{huge, huge, -huge, huge})));
+}
+
+TEST(RobustRatioTest, OneOrTwoPartsAreSummedAsTheyAre) {
+  EXPECT_DOUBLE_EQ(*RobustRatio(std::vector<RatioPart>{{3, 2}}), 1.5);
+  EXPECT_DOUBLE_EQ(*RobustRatio(std::vector<RatioPart>{{3, 2}, {-1, 8}}), 0.2);
+}
+
+TEST(RobustRatioTest, WhatIsNotFiniteOrWeighsNothingIsLeftOut) {
+  const double inf = std::numeric_limits<double>::infinity(), nan = std::nan("");
+  EXPECT_FALSE(RobustRatio({}).has_value());
+  EXPECT_FALSE(RobustRatio(std::vector<RatioPart>{{1, 0}, {1, -2}, {nan, 1}, {1, inf}, {inf, 1}})
+                   .has_value());
+  EXPECT_DOUBLE_EQ(*RobustRatio(std::vector<RatioPart>{{nan, 1}, {1, 4}, {1, 0}}), 0.25);
+}
+
+TEST(RobustRatioTest, ALiarIsLeftOutAndNobodyWeighsMoreThanThreeMedians) {
+  // Ratios .1, .2, .3, .4 and one of 1e9, which is beyond .3 + 4.44·.1.
+  const std::vector<RatioPart> parts = {{.1, 1}, {.2, 1}, {1e9, 1}, {.3, 1}, {.4, 1}};
+  EXPECT_DOUBLE_EQ(*RobustRatio(parts), (.1 + .2 + .3 + .4) / 4);
+  // A weight of 1e9 counts as three medians.
+  const std::vector<RatioPart> heavy = {{.1, 1}, {.2, 1}, {.4e9, 1e9}, {.3, 1}};
+  EXPECT_DOUBLE_EQ(*RobustRatio(heavy), (.1 + .2 + .3 + 3 * .4) / 6);
+}
+
+TEST(RobustRatioTest, TheOrderOfThePartsDoesNotMatterToTheLastBit) {
+  std::vector<RatioPart> parts;
+  for (int i = 0; i < 7; ++i) parts.push_back({std::sin(i) / 3, 1 + std::cos(i) / 7});
+  const double first = *RobustRatio(parts);
+  std::reverse(parts.begin(), parts.end());
+  EXPECT_EQ(*RobustRatio(parts), first);
+  std::swap(parts[1], parts[5]);
+  EXPECT_EQ(*RobustRatio(parts), first);
+}
+
+TEST(RobustRatioTest, HugePartsDoNotOverflow) {
+  EXPECT_DOUBLE_EQ(
+      *RobustRatio(std::vector<RatioPart>{{1e307, 1e308}, {3e307, 1e308}, {2e307, 1e308}}), 0.2);
 }
 
 }  // namespace

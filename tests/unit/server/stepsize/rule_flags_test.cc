@@ -16,7 +16,22 @@ TEST(RuleFlagsTest, MakesEachRuleByName) {
   EXPECT_EQ((*MakeRule({}))->name(), "alias");
   EXPECT_EQ((*MakeRule({.rule = "alias", .alias_option = "I"}))->name(), "alias");
   for (const char* schedule : {"constant", "cosine", "linear", "wsd"}) {
-    EXPECT_EQ((*MakeRule({.rule = "fixed", .schedule = schedule}))->name(), "fixed");
+    for (const char* rule : {"fixed", "mechanic", "prodigy"})
+      EXPECT_EQ((*MakeRule({.rule = rule, .schedule = schedule}))->name(), rule);
+  }
+  for (const char* probe : {"same", "previous", "directional", "extrema"}) {
+    const auto rule = *MakeRule({.alias_probe = probe});
+    const std::string form = probe;
+    EXPECT_EQ(rule->probes(), form == "same" || form == "directional");
+    EXPECT_EQ(rule->keeps_gradients(), form == "previous");
+  }
+  EXPECT_EQ((*MakeRule({.rule = "sos"}))->name(), "sos");
+  for (const char* form : {"full", "lite"}) {
+    for (const char* race : {"auto", "on", "off"}) {
+      const RuleFlags flags{.rule = "lever", .lever_form = form, .lever_race = race};
+      EXPECT_EQ((*MakeRule(flags, {.main_rounds_max = 1000}))->name(), "lever");
+      EXPECT_EQ((*MakeRule(flags))->name(), "lever");
+    }
   }
 }
 
@@ -26,15 +41,28 @@ TEST(RuleFlagsTest, NamesTheCulpritAndWhatIsAccepted) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     return std::string(status.message());
   };
-  EXPECT_THAT(message({.rule = "adam"}), HasSubstr("'adam' is unknown; use alias or fixed"));
+  EXPECT_THAT(message({.rule = "adam"}), HasSubstr("'adam' is unknown; use alias, fixed, lever,"));
   EXPECT_THAT(message({.rule = "fixed", .stepsize = 0}), HasSubstr("stepsize 0 is out of range"));
   EXPECT_THAT(message({.rule = "fixed", .stepsize = std::nan("")}), HasSubstr("out of range"));
   EXPECT_THAT(message({.rule = "fixed", .schedule = "step"}),
               HasSubstr("use constant, cosine, linear or wsd"));
+  EXPECT_THAT(message({.rule = "prodigy", .schedule = "step"}), HasSubstr("use constant"));
+  EXPECT_THAT(message({.rule = "prodigy", .rival_start = -1}), HasSubstr("start value -1 is out"));
+  EXPECT_THAT(message({.rule = "sos", .rival_start = std::nan("")}), HasSubstr("out of range"));
+  EXPECT_THAT(message({.rule = "lever", .lever_start = 0}), HasSubstr("start value 0 is out"));
+  EXPECT_THAT(message({.rule = "lever", .lever_form = "half"}), HasSubstr("use full or lite"));
+  EXPECT_THAT(message({.rule = "lever", .lever_race = "yes"}), HasSubstr("use auto, on or off"));
   EXPECT_THAT(message({.alias_option = "III"}), HasSubstr("use I or II"));
   EXPECT_THAT(message({.alias_f_min = std::nan("")}), HasSubstr("finite"));
   EXPECT_THAT(message({.alias_d0 = 0}), HasSubstr("above 0"));
   EXPECT_THAT(message({.alias_probe_every = 0}), HasSubstr("use 1 to 1000000"));
+  EXPECT_THAT(message({.alias_probe = "none"}), HasSubstr("use same, previous, directional"));
+  EXPECT_THAT(message({.alias_probe = "extrema", .alias_extrema_scale = 0}),
+              HasSubstr("scale 0 of the extrema (ALIAS) is out of range"));
+  for (const char* probe : {"previous", "extrema"}) {
+    EXPECT_THAT(message({.alias_probe = probe, .alias_probe_every = 2}),
+                HasSubstr("takes no second gradient"));
+  }
   EXPECT_THAT(message({.alias_eta0 = -1}), HasSubstr("eta0 = -1 (ALIAS) is out of range"));
   EXPECT_THAT(message({.alias_eta0 = std::nan("")}), HasSubstr("finite number of 0 or more"));
 }
@@ -57,6 +85,66 @@ TEST(RuleFlagsTest, AGivenEtaStandsInPlaceOfTheStepsizeThatTheRunGoesOnFrom) {
   EXPECT_EQ(gamma({.alias_eta0 = 200}), 0.1f);
   EXPECT_EQ(gamma({.alias_eta0 = 200, .alias_resumed_stepsize = 0.25f}), 0.1f);
   EXPECT_EQ(gamma({.alias_eta0 = 0, .alias_resumed_stepsize = 0.25f}), 1e-5f);
+}
+
+TEST(RuleFlagsTest, AShortRunHasNoRaceAndTheLogSaysWhy) {
+  const RuleFlags flags{.rule = "lever", .lever_start = 0.25};
+  const auto first = [&](const RuleRun& run) { return (*MakeRule(flags, run))->Decide({}); };
+  const RuleRun brief{.main_rounds_max = kShortRunRounds - 1},
+      long_run{.main_rounds_max = kShortRunRounds};
+  EXPECT_TRUE(first(brief).main_round);
+  EXPECT_EQ(first(brief).gamma, 0.25f);
+  EXPECT_THAT(
+      ExplainRule(flags, brief),
+      HasSubstr("399 main rounds, fewer than 400: Lever runs without it, from the start value "
+                "0.25"));
+  EXPECT_FALSE(first(long_run).main_round);
+  EXPECT_EQ(ExplainRule(flags, long_run), "");
+  EXPECT_EQ(ExplainRule({}, brief), "");
+  EXPECT_EQ(ExplainRule({.rule = "lever", .lever_race = "off"}, brief), "") << "a person chose it";
+}
+
+TEST(RuleFlagsTest, AShortRunMayHaveAliasInstead) {
+  const RuleRun run{.main_rounds_max = 60, .short_runs = ShortRuns::kAlias};
+  EXPECT_EQ((*MakeRule({.rule = "lever"}, run))->name(), "alias");
+  EXPECT_THAT(ExplainRule({.rule = "lever"}, run), HasSubstr("ALIAS chooses the stepsize"));
+  EXPECT_EQ((*MakeRule({.rule = "lever", .lever_race = "off"}, run))->name(), "lever");
+}
+
+TEST(RuleFlagsTest, ARunThatIsTooShortForTrialsIsTold) {
+  const auto message = [](const RuleFlags& flags, uint64_t rounds) {
+    return std::string(MakeRule(flags, {.main_rounds_max = rounds}).status().message());
+  };
+  EXPECT_THAT(message({.rule = "lever", .lever_race = "on"}, 319),
+              HasSubstr("for 320 rounds and more"));
+  EXPECT_EQ(message({.rule = "lever", .lever_race = "on"}, 320), "");
+  EXPECT_THAT(message({.rule = "sos"}, 191), HasSubstr("for 192 rounds and more"));
+  EXPECT_EQ(message({.rule = "sos"}, 192), "");
+}
+
+TEST(RuleFlagsTest, LeverBeginsLowerWhereTheDirectionHasMomentum) {
+  const auto first_main = [](DirectionKind kind) {
+    const auto rule =
+        *MakeRule({.rule = "lever"}, {.main_rounds_max = 640, .direction = {.kind = kind}});
+    // A valley at 1e-2.
+    float gamma = 0;
+    uint64_t step = 0;
+    while (true) {
+      const double away = gamma > 0 ? std::log10(gamma) + 2 : 0;
+      const WorkerScalars worker{.loss = 3 + 0.01 * static_cast<double>(step) * (away * away - 1)};
+      const StepsizeDecision decision =
+          rule->Decide({.ahead = {.data_step = DataStep(step)}, .workers = std::span(&worker, 1)});
+      if (decision.main_round) return decision.gamma;
+      gamma = decision.gamma;
+      step = decision.kind == CommitKind::kRewind ? 0 : step + 1;
+    }
+  };
+  const float raw = first_main(DirectionKind::kSignSgd);
+  EXPECT_NEAR(raw, 2e-2 / 3, 1e-3);
+  for (const DirectionKind kind :
+       {DirectionKind::kSignum, DirectionKind::kNesterovSignum, DirectionKind::kLion}) {
+    EXPECT_NEAR(first_main(kind), raw / 2, 1e-6);
+  }
 }
 
 }  // namespace

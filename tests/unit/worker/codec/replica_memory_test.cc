@@ -122,6 +122,27 @@ TEST(HostReplicaMemoryTest, WhereItsTensorsLieMakesNoDifference) {
   EXPECT_NE(flat[4200], x0[4200]);
 }
 
+TEST(HostReplicaMemoryTest, TheRangeOfAGradientLeavesOutWhatIsNotFinite) {
+  const Layout layout = *Layout::Make(
+      {{.name = "a", .shape = {3}}, {.name = "b", .shape = {2}}, {.name = "c", .shape = {2}}});
+  std::vector<float> x(7);
+  HostReplicaMemory memory(x);
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  const float a[] = {3, kInf, 5}, b[] = {2, -kInf},
+              c[] = {std::numeric_limits<float>::quiet_NaN(), 4};
+  const float* pointers[] = {a, b, c};
+  const GradientRange range = *memory.RangeOf(layout, pointers);
+  EXPECT_EQ(range.max, 5);
+  EXPECT_EQ(range.min, 2);
+  pointers[1] = nullptr;  // a tensor without a gradient is zero
+  EXPECT_EQ(memory.RangeOf(layout, pointers)->min, 0);
+  EXPECT_EQ(memory.RangeOf(layout, pointers)->max, 5);
+  const float* nothing[] = {nullptr, nullptr, nullptr};
+  EXPECT_EQ(memory.RangeOf(layout, nothing)->max, 0);
+  EXPECT_EQ(memory.RangeOf(layout, std::span(nothing).first(2)).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
 TEST(HostReplicaMemoryTest, TheSumsAboutX0AreTheirDefinition) {
   const Layout layout = *Layout::Make({{.name = "a", .shape = {4}}});
   std::vector<float> x = {1.0f, 2.0f, 3.0f, 4.0f};

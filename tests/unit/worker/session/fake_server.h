@@ -131,6 +131,7 @@ class FakeSession {
     if (round % 2 == 1) open->add_wanted(v1::SCALAR_PROBE_L1);
     open->add_wanted(v1::SCALAR_PREV_INNER);
     open->set_members(1);
+    open->set_x0_over(x0_over);
     Send(message);
   }
 
@@ -234,6 +235,7 @@ class FakeSession {
 
   uint64_t epoch = 1;
   bool needs_x0 = false;
+  bool x0_over = false;  // said by rounds that open
   std::optional<uint64_t> ready_round;
   std::vector<v1::WorkerMessage::MessageCase> order;  // every message received
 

@@ -259,7 +259,7 @@ TEST(MessagesTest, ATicketHoldsWhatARoundOpenSays) {
   open.set_data_step(8);
   open.set_share(9);
   open.set_members(3);
-  for (int kind = v1::SCALAR_PROBE_L1; kind <= v1::SCALAR_LOCAL_PRODUCT; ++kind)
+  for (int kind = v1::SCALAR_PROBE_L1; kind <= v1::SCALAR_GRADIENT_MIN; ++kind)
     open.add_wanted(static_cast<v1::ScalarKind>(kind));
   open.set_role(v1::RoundOpen::ROLE_OBSERVER);
   open.set_local_steps(4);
@@ -269,15 +269,18 @@ TEST(MessagesTest, ATicketHoldsWhatARoundOpenSays) {
   open.set_start(v1::RoundOpen::START_X0);
   open.set_uncounted(true);
   open.set_evaluate(true);
+  open.set_x0_over(true);
   const absl::StatusOr<RoundTicket> full = TicketFrom(open, now);
   ASSERT_TRUE(full.ok()) << full.status();
   EXPECT_EQ(full->round, Round(7));
   EXPECT_EQ(full->data_step, DataStep(8));
   EXPECT_EQ(full->share, Share(9));
   EXPECT_EQ(full->members, 3u);
-  EXPECT_THAT(full->wanted, ElementsAre(ScalarKind::kProbeL1, ScalarKind::kPrevInner,
-                                        ScalarKind::kX0Inner, ScalarKind::kX0Distance,
-                                        ScalarKind::kLocalInner, ScalarKind::kLocalProduct));
+  EXPECT_THAT(full->wanted,
+              ElementsAre(ScalarKind::kProbeL1, ScalarKind::kPrevInner, ScalarKind::kX0Inner,
+                          ScalarKind::kX0Distance, ScalarKind::kLocalInner,
+                          ScalarKind::kLocalProduct, ScalarKind::kProbeInner, ScalarKind::kChangeL1,
+                          ScalarKind::kGradientMax, ScalarKind::kGradientMin));
   EXPECT_TRUE(full->observer);
   EXPECT_EQ(full->local_steps, 4u);
   EXPECT_EQ(full->eta_first, 0.5f);
@@ -286,6 +289,7 @@ TEST(MessagesTest, ATicketHoldsWhatARoundOpenSays) {
   EXPECT_EQ(full->start, BallotStart::kX0);
   EXPECT_TRUE(full->uncounted);
   EXPECT_TRUE(full->evaluate);
+  EXPECT_TRUE(full->x0_over);
 
   v1::RoundOpen plain;
   plain.set_role(v1::RoundOpen::ROLE_MEMBER);

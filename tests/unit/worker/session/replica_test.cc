@@ -138,6 +138,34 @@ TEST(ReplicaTest, CommitsOfEveryKindMoveWhatIsThere) {
   EXPECT_EQ(replica.round(), Round(5));
 }
 
+TEST(ReplicaTest, X0ThatWasLetGoOfTakesNoMemoryAndComesBackWithTheNextTransfer) {
+  const Layout layout = TestLayout();
+  std::vector<float> x(kD, 1.0f);
+  HostReplicaMemory memory(x);
+  ASSERT_TRUE(memory.KeepX0().ok());
+  Replica replica(&layout, &memory, Replica::X0::kNeeded);
+  ASSERT_TRUE(replica.BeginHere().ok());
+  replica.LetGoOfX0();
+  EXPECT_FALSE(memory.keeps_x0());
+  EXPECT_FALSE(replica.needs_x0());
+  EXPECT_TRUE(replica.level());
+  CommitEvent rewind;
+  rewind.kind = CommitKind::kRewind;
+  EXPECT_EQ(replica.Apply(rewind).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(replica.Apply(Step(0, 0.5f).event()).ok());
+  replica.Clear();
+  ASSERT_TRUE(replica.ExpectX0().ok());
+  EXPECT_TRUE(memory.keeps_x0());
+  ASSERT_TRUE(replica.AddPart(Round(0), 0, kD).ok());
+  EXPECT_FALSE(replica.complete());
+  ASSERT_TRUE(replica.AddX0Part(0, kD).ok());
+  EXPECT_TRUE(replica.Apply(rewind).ok());
+
+  Replica without(&layout, &memory, Replica::X0::kUnused);
+  without.LetGoOfX0();
+  EXPECT_TRUE(memory.keeps_x0()) << "it is not this replica's";
+}
+
 TEST(ReplicaTest, WhatWantsX0WaitsForAllOfIt) {
   const Layout layout = TestLayout();
   std::vector<float> x(kD, 2.0f);

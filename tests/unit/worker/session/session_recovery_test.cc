@@ -480,6 +480,52 @@ TEST_F(SessionTest, AFetchedStateBringsX0WhereTheRunNeedsIt) {
   EXPECT_EQ(x_, x0);
 }
 
+TEST_F(SessionTest, AStateWithoutX0IsThatOfARunThatHasLetGoOfIt) {
+  const std::vector<float> state = StartValues(2.0f);
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                      s.needs_x0 = true;
+                      s.LetIn(v1::Welcome::STATE_FETCH);
+                      s.OpenRound(4);
+                      s.AwaitEnd();
+                      return grpc::Status::OK;
+                    }});
+  server.SetFetch([&](grpc::ServerWriter<v1::StateChunk>* out) {
+    out->Write(StatePart(state, 4, 0, kD));
+    return grpc::Status::OK;
+  });
+  const auto session = MustCreate(Options(server.address()));
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
+  const auto ticket = session->NextRound();
+  ASSERT_TRUE(ticket.ok() && ticket->has_value()) << ticket.status();
+  EXPECT_EQ(x_, state);
+  EXPECT_FALSE(memory_.keeps_x0());
+}
+
+TEST_F(SessionTest, X0IsLetGoOfWhenARoundOpensThatNeedsItNoMore) {
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                      s.needs_x0 = true;
+                      s.LetIn(v1::Welcome::STATE_UPLOAD);
+                      s.OpenRound(0);
+                      s.Await(v1::WorkerMessage::kAbstain);
+                      s.Send(s.CommitOf(0, v1::Commit::KIND_NONE));
+                      s.x0_over = true;
+                      s.OpenRound(1);
+                      s.AwaitEnd();
+                      return grpc::Status::OK;
+                    }});
+  const auto session = MustCreate(Options(server.address()));
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
+  const auto first = session->NextRound();
+  ASSERT_TRUE(first.ok() && first->has_value()) << first.status();
+  EXPECT_TRUE(memory_.keeps_x0());
+  ASSERT_TRUE(session->Abstain(AbstainReason::kNonFiniteLoss).ok());
+  ASSERT_TRUE(session->WaitCommit().ok());
+  const auto second = session->NextRound();
+  ASSERT_TRUE(second.ok() && second->has_value()) << second.status();
+  EXPECT_TRUE((*second)->x0_over);
+  EXPECT_FALSE(memory_.keeps_x0());
+}
+
 TEST_F(SessionTest, AStateThatAlwaysFallsBehindEndsTheSessionWithTheNumberThatWouldHelp) {
   const std::vector<float> state = StartValues(2.0f);
   LogLines lines;

@@ -39,6 +39,7 @@ TEST(ReportTest, TheReportHoldsWhatWasMeasuredAndNullForWhatWasNot) {
                           .windows = 0xdef};
   report.digest = 0xabc;
   report.next_round = Round(10);
+  report.main_rounds = 7;
   SessionStats stats;
   stats.rounds_voted = 8;
   stats.rounds_received = 10;
@@ -48,6 +49,7 @@ TEST(ReportTest, TheReportHoldsWhatWasMeasuredAndNullForWhatWasNot) {
   const Json json = Json::parse(ReportJson(context, report, stats));
   EXPECT_EQ(json["outcome"], "finished");
   EXPECT_EQ(json["next_round"], 10);
+  EXPECT_EQ(json["main_rounds"], 7);
   EXPECT_EQ(json["loss"]["first"], 5.5);
   EXPECT_TRUE(json["loss"]["last"].is_null());
   EXPECT_TRUE(json["held_out"]["first"].is_null());
@@ -111,7 +113,7 @@ TEST(ReportTest, ARoundIsOneLineFromWhichTheStepsizeCanBeRecomputed) {
 
 RoundReport ProgressRound(uint64_t number) {
   RoundReport round;
-  round.round = Round(number + 5);  // some of them were no main rounds
+  round.round = Round(number);
   round.main_round = number + 1;
   round.members = 3;
   round.targets = 1000;
@@ -139,6 +141,20 @@ TEST(ProgressTest, ALineTellsRoundLossStepsizeSpeedMembersSavingAndTimeLeft) {
       "w0 round 120/300 loss 2.713 held-out 5.550±0.021 stepsize 4.6e-04 2.0k targets/s 3 members "
       "saved 31x (929 kB) "
       "ETA 1:30");
+}
+
+TEST(ProgressTest, RoundsThatAreNoMainRoundsAreToldApart) {
+  FakeClock clock;
+  Progress progress(ProgressStyle::kOff, STDOUT_FILENO, &clock, std::chrono::seconds(10), "w0");
+  RunInfo run;
+  run.main_rounds = 300;
+  progress.OnJoined(run);
+  RoundReport trial = ProgressRound(119);
+  trial.main_round = 0;
+  progress.OnRound(trial, {});
+  EXPECT_EQ(
+      progress.Line(trial, {}),
+      "w0 round 120 (main 0/300) loss 2.713 stepsize 4.6e-04 2.0k targets/s 3 members ETA 2:30");
 }
 
 TEST(ProgressTest, WithoutAPlanThereIsNeitherAnEndNorATimeLeft) {

@@ -102,6 +102,13 @@ class QuadraticModel : public Model {
   }
   ConstTensorPointers previous_parameters() const override { return {}; }
   ConstTensorPointers previous_gradient() const override { return previous_gradient_; }
+  absl::Status KeepGradient() override {
+    kept_g_ = slots_[0].g;
+    kept_gradient_ = PointersInto<const float>(layout_, kept_g_.data());
+    ++gradients_kept;
+    return absl::OkStatus();
+  }
+  ConstTensorPointers kept_gradient() const override { return kept_gradient_; }
   absl::Status BeginStep(ReplicaSlot slot) override {
     std::fill(Of(slot).g.begin(), Of(slot).g.end(), 0.0f);
     return absl::OkStatus();
@@ -152,7 +159,8 @@ class QuadraticModel : public Model {
   }
 
   std::map<ReplicaSlot, int> kept;  // how often
-  int batches_kept = 0;             // passes whose batch was as it was in the end
+  int gradients_kept = 0;
+  int batches_kept = 0;  // passes whose batch was as it was in the end
   absl::Status keep_status;
   double next_loss = 0;                                      // instead of the real one
   uint64_t poisoned = std::numeric_limits<uint64_t>::max();  // this coordinate's gradient is NaN
@@ -168,7 +176,8 @@ class QuadraticModel : public Model {
   std::vector<std::string>* const events_;
   Slot slots_[3];
   std::vector<float*> parameters_;
-  std::vector<const float*> gradient_, previous_gradient_;
+  std::vector<const float*> gradient_, previous_gradient_, kept_gradient_;
+  std::vector<float> kept_g_;
   ReplicaSlot slot_ = ReplicaSlot::kCurrent;
   double target_ = 0;
   BatchView batch_;              // of the last Forward
@@ -198,6 +207,7 @@ class LoopSession : public Session {
     run.plan = plan_ = ChunkPlan(run.layout.coordinates(), 512);
     run.direction.kind = DirectionKind::kSignSgd;
     run.probes = probe;
+    run.keeps_gradients = keeps_gradients;
     run.needs_x0 = !kinds.empty();
     run.evaluate_every = evaluate_every;
     return run;
@@ -234,6 +244,7 @@ class LoopSession : public Session {
     ticket.share = Share(3);
     ticket.wanted = {ScalarKind::kPrevInner};
     if (probe) ticket.wanted.push_back(ScalarKind::kProbeL1);
+    if (keeps_gradients) ticket.wanted.push_back(ScalarKind::kChangeL1);
     ticket.replica_moved = std::exchange(moved_, false);
     ticket.evaluate = evaluate_at.contains(round_);
     ticket.members = 1;
@@ -308,7 +319,7 @@ class LoopSession : public Session {
 
   std::vector<std::string> before_ready;  // events that the others need not wait for
   std::function<void()> on_attach;
-  bool probe = false;
+  bool probe = false, keeps_gradients = false;
   bool reversed = false;                 // the run has the tensors in the reverse order
   bool stranger = false;                 // the run has a tensor that no model has
   std::map<uint64_t, CommitKind> kinds;  // of rounds that are no step

@@ -178,6 +178,28 @@ TEST(TrainerTest, TheProbeRunsFirstOnTheSameMinibatchAtThePreviousReplica) {
   }
 }
 
+TEST(TrainerTest, TheLastRoundsGradientIsKeptWhereTheRunComparesWithIt) {
+  Bench bench(4);
+  bench.session.keeps_gradients = true;
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  EXPECT_EQ(bench.model.gradients_kept, 5);  // one of them before it was ready
+  EXPECT_EQ(bench.model.kept[ReplicaSlot::kPrevious], 0);
+  const auto& scalars = bench.session.all_scalars;
+  ASSERT_EQ(scalars.size(), 4u);
+  EXPECT_TRUE(std::isnan(scalars[0].wanted.at(1)));
+  for (size_t t = 1; t < 4; ++t) {
+    const auto target = [](size_t round) {
+      return static_cast<double>((3000 + 10 * round) % 97) * 0.01;
+    };
+    double change = 0;
+    for (uint64_t i = 0; i < kCoordinates; ++i) {
+      change += std::abs(bench.session.xs[t][i] - target(t) -
+                         (bench.session.xs[t - 1][i] - target(t - 1)));
+    }
+    EXPECT_NEAR(scalars[t].wanted.at(1), change, 2e-3) << t;
+  }
+}
+
 TEST(TrainerTest, AfterAGapOrAStateTransferThereIsNeitherProbeNorPreviousVerdict) {
   for (const bool in_next_round : {false, true}) {
     Bench bench(4);

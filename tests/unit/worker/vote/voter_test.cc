@@ -254,6 +254,115 @@ TEST_F(VoterTest, WantedScalarsAreAnsweredInTheOrderOfTheTicket) {
   EXPECT_EQ(session_.scalars.wanted[4], 300.0 + 2 * 700.0 + 500.0);
 }
 
+TEST_F(VoterTest, TheProbesInnerProductIsThatOfHWithThePreviousVerdictAndTouchesNoState) {
+  // b is +1 on even coordinates and −1 on the others; h grows with the coordinate.
+  for (size_t i = 0; i < verdict_.size(); ++i) verdict_[i] = 0x55;
+  for (uint64_t i = 0; i < kD; ++i) h_[i] = static_cast<float>(i);
+  double inner = 0;
+  for (const TensorSpec& tensor : run_.layout.tensors()) {
+    for (uint64_t i = tensor.first; i < tensor.first + tensor.count; ++i)
+      inner += double{tensor.step_scale} * h_[i] * (i % 2 == 0 ? 1 : -1);
+  }
+  const auto vote = [&](std::vector<ScalarKind> wanted) {
+    Make();
+    VoteRound(Ticket(0), Step(verdict_.data()));
+    RoundTicket ticket = Ticket(1);
+    ticket.wanted = std::move(wanted);
+    VoteRound(ticket, Step(verdict_.data(), 2));
+    return std::pair(session_.scalars.wanted, session_.ballots);
+  };
+  const auto [scalars, bits] = vote({ScalarKind::kPrevInner, ScalarKind::kProbeInner});
+  EXPECT_EQ(scalars.at(1), inner);
+  // g is 1 everywhere; the tensors of 300, 700 and 500 have as many +1 as −1.
+  EXPECT_EQ(scalars.at(0), 0.0);
+  const auto [none, without] = vote({});
+  EXPECT_EQ(bits, without) << "the ballot is the same with and without it";
+}
+
+TEST_F(VoterTest, WhereTheProbeIsNotWholeItsInnerProductCannotBeTold) {
+  for (const bool missing : {false, true}) {
+    Make();
+    VoteRound(Ticket(0), Step(verdict_.data()));
+    RoundTicket ticket = Ticket(1);
+    ticket.wanted = {ScalarKind::kProbeInner};
+    ASSERT_TRUE(voter_->Begin(ticket).ok());
+    std::vector<const float*> h = Pointers(h_);
+    if (missing) {
+      h[1] = nullptr;
+    } else {
+      h_[77] = kNan;
+    }
+    ASSERT_TRUE(voter_->SetProbe(h).ok());
+    ASSERT_TRUE(voter_->SetGradient(Pointers(g_)).ok());
+    ASSERT_TRUE(voter_->GradientReady(0, kD).ok());
+    EXPECT_FALSE(voter_->Finish(1, 1)->probe_inner.has_value());
+    EXPECT_TRUE(std::isnan(session_.scalars.wanted.at(0)));
+    h_[77] = 0.75f;
+  }
+}
+
+TEST_F(VoterTest, TheChangeIsThatOfTheGradientSinceTheRoundBefore) {
+  run_.probes = false;
+  run_.keeps_gradients = true;
+  Make({.can_keep_gradient = true});
+  ASSERT_TRUE(voter_->keeps_gradient());
+  std::vector<float> kept;
+  const auto vote = [&](uint64_t round, const CommitOutcome& outcome) {
+    RoundTicket ticket = Ticket(round);
+    ticket.wanted = {ScalarKind::kChangeL1};
+    EXPECT_TRUE(voter_->Begin(ticket).ok());
+    EXPECT_FALSE(voter_->wants_probe());
+    if (voter_->wants_change()) {
+      EXPECT_TRUE(voter_->SetLastGradient(Pointers(kept)).ok());
+    }
+    EXPECT_TRUE(voter_->SetGradient(Pointers(g_)).ok());
+    EXPECT_TRUE(voter_->GradientReady(0, kD).ok());
+    const auto sent = voter_->Finish(2.5, 8);
+    EXPECT_TRUE(sent.ok());
+    EXPECT_FALSE(sent->probe_l1.has_value());
+    kept = g_;
+    EXPECT_TRUE(voter_->GradientKept().ok());
+    session_.outcome = outcome;
+    EXPECT_TRUE(voter_->Wait().ok());
+    return session_.scalars.wanted.at(0);
+  };
+  EXPECT_TRUE(std::isnan(vote(0, Step(verdict_.data()))));
+  std::fill(g_.begin(), g_.end(), 1.5f);
+  EXPECT_EQ(vote(1, Step(verdict_.data(), 2)), 0.5 * kD);
+  // A round that moved nothing lies between: not one step's change.
+  CommitOutcome none = Step(nullptr, 3);
+  none.kind = CommitKind::kNone;
+  std::fill(g_.begin(), g_.end(), 2.0f);
+  EXPECT_EQ(vote(2, none), 0.5 * kD);
+  EXPECT_TRUE(std::isnan(vote(3, Step(verdict_.data(), 4))));
+  EXPECT_EQ(vote(4, Step(verdict_.data(), 5)), 0.0);
+}
+
+TEST_F(VoterTest, AGradientThatWasWithdrawnIsNotComparedWith) {
+  run_.keeps_gradients = true;
+  Make({.can_keep_gradient = true});
+  ASSERT_TRUE(voter_->Begin(Ticket(0)).ok());
+  EXPECT_EQ(voter_->SetLastGradient(Pointers(g_)).code(), absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(voter_->Abstain(AbstainReason::kOther).ok());
+  ASSERT_TRUE(voter_->GradientKept().ok());
+  session_.outcome = Step(verdict_.data());
+  ASSERT_TRUE(voter_->Wait().ok());
+  RoundTicket ticket = Ticket(1);
+  ticket.wanted = {ScalarKind::kChangeL1};
+  ASSERT_TRUE(voter_->Begin(ticket).ok());
+  EXPECT_FALSE(voter_->wants_change());
+}
+
+TEST_F(VoterTest, TheLargestAndTheSmallestCoordinateAreTold) {
+  Make();
+  g_[5] = 7;
+  g_[900] = -3;
+  RoundTicket ticket = Ticket(0);
+  ticket.wanted = {ScalarKind::kGradientMin, ScalarKind::kGradientMax};
+  VoteRound(ticket, Step(verdict_.data()));
+  EXPECT_THAT(session_.scalars.wanted, ElementsAre(-3.0, 7.0));
+}
+
 TEST_F(VoterTest, WhatCannotBeToldIsNaN) {
   Make();
   RoundTicket ticket = Ticket(0);

@@ -1,0 +1,263 @@
+#include "server/stepsize/lever.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "common/check.h"
+#include "common/status.h"
+#include "server/stepsize/lever_scale.h"
+#include "server/stepsize/race.h"
+#include "server/stepsize/rule_state.h"
+#include "server/stepsize/x0_reports.h"
+
+namespace signvote {
+namespace {
+
+constexpr uint32_t kStateVersion = 1;
+constexpr uint64_t kFirstLeg = 1000;
+constexpr double kGainMax = 4;
+constexpr double kGainLite = 1;
+// Of the largest parameter: smaller steps move few coordinates in fp32.
+constexpr double kFloorRelative = 1e-6;
+constexpr uint64_t kLongTrialMax = 75;
+
+// The part of a run whose schedule goes from s to 0.
+struct Leg {
+  uint64_t first = 0, rounds = 0;
+  bool is_first() const { return first == 0; }
+};
+
+Leg LegAt(uint64_t t, uint64_t main_rounds) {
+  if (main_rounds > 0) return {.first = 0, .rounds = main_rounds};
+  Leg leg{.first = 0, .rounds = kFirstLeg};
+  while (t - leg.first >= leg.rounds) {
+    leg.first += leg.rounds;
+    leg.rounds *= 2;
+  }
+  return leg;
+}
+
+// h of a leg.
+uint64_t LongTrial(const LeverConfig& config, uint64_t rounds) {
+  return std::clamp(rounds / 16, config.long_trial_min, std::max(kLongTrialMax, rounds / 64));
+}
+
+RaceConfig ConfigOfRace(const LeverConfig& config) {
+  const uint64_t rounds = LegAt(0, config.main_rounds).rounds;
+  const uint64_t h = LongTrial(config, rounds);
+  return {.start = config.start,
+          .short_rounds = std::max(config.short_trial_min, h / 3),
+          .long_rounds = h,
+          .rounds_max = rounds / 4};
+}
+
+class LeverRule final : public StepsizeRule {
+ public:
+  explicit LeverRule(const LeverConfig& config)
+      : config_(config), scale_(config.start), s_prev_(scale_.s()) {
+    SIGNVOTE_CHECK(std::isfinite(config.start) && config.start > 0);
+    SIGNVOTE_CHECK(std::isfinite(config.kappa) && config.kappa > 0);
+    if (!config.race) return;
+    race_.emplace(ConfigOfRace(config));
+  }
+
+  std::string_view name() const override { return "lever"; }
+  bool probes() const override { return false; }
+  bool needs_x0() const override { return true; }
+  bool x0_over(const RoundAhead& ahead) const override {
+    return !Racing() && Frozen(ahead.main_rounds);
+  }
+
+  std::vector<ScalarKind> Wanted(const RoundAhead& ahead) const override {
+    if (Racing() || !Measures(ahead.main_rounds)) return {};
+    return X0ReportScalars();
+  }
+
+  StepsizeDecision Decide(const RuleInput& input) override {
+    if (!Racing()) return Main(input);
+    BeginRace(input);
+    const float gamma = static_cast<float>(race_->gamma());
+    if (race_->OnVerdict(input) == TrialMove::kRewind) return EndOfTrial(gamma);
+    StepsizeDecision decision{.gamma = gamma, .main_round = false};
+    decision.reason = absl::StrFormat("lever: trial %d, round %d of %d", race_->trials(),
+                                      race_->step(), race_->trial_rounds());
+    TellRace(decision);
+    return decision;
+  }
+
+  StepsizeDecision DecideWithoutBallot(const RuleInput& input) override {
+    // Before the first trial another minibatch will do as well.
+    if (!Racing() || race_->untouched()) return StepsizeRule::DecideWithoutBallot(input);
+    BeginRace(input);
+    const float gamma = static_cast<float>(race_->gamma());
+    race_->OnNoVerdict(input);
+    return EndOfTrial(gamma);
+  }
+
+  std::string Save() const override {
+    RuleStateWriter writer(name(), kStateVersion);
+    writer.Add(uint64_t{Racing() ? 1u : 0u});
+    writer.Add(uint64_t{first_step_.has_value() ? 1u : 0u});
+    writer.Add(first_step_.value_or(DataStep(0)).value());
+    writer.Add(race_trials_);
+    writer.Add(race_rounds_);
+    if (Racing()) {
+      race_->Save(writer);
+    } else {
+      scale_.Save(writer);
+      writer.Add(s_prev_);
+    }
+    return writer.Take();
+  }
+
+  absl::Status Restore(std::string_view bytes) override {
+    LeverRule other(config_);
+    RuleStateReader reader(bytes, name(), kStateVersion);
+    SIGNVOTE_RETURN_IF_ERROR(other.Read(reader));
+    race_ = std::move(other.race_);
+    first_step_ = other.first_step_;
+    race_trials_ = other.race_trials_;
+    race_rounds_ = other.race_rounds_;
+    scale_ = other.scale_;
+    s_prev_ = other.s_prev_;
+    return absl::OkStatus();
+  }
+
+ private:
+  // For a copy in a state that does not matter afterwards.
+  absl::Status Read(RuleStateReader& reader) {
+    const uint64_t racing = reader.U64(), begun = reader.U64(), first_step = reader.U64();
+    race_trials_ = reader.U64();
+    race_rounds_ = reader.U64();
+    if (begun == 1) first_step_ = DataStep(first_step);
+    absl::Status part;
+    if (racing == 1 && race_.has_value()) {
+      part = race_->Restore(reader);
+    } else {
+      race_.reset();
+      part = scale_.Restore(reader);
+      s_prev_ = reader.Double();
+    }
+    SIGNVOTE_RETURN_IF_ERROR(reader.Finish());
+    const bool fits = part.ok() && racing <= (config_.race ? 1u : 0u) && begun <= 1 &&
+                      (begun == 1 || first_step == 0) && s_prev_ > 0 && std::isfinite(s_prev_) &&
+                      race_trials_ <= race_rounds_ + 1 && race_rounds_ <= Progress().rounds_max &&
+                      (!race_.has_value() || !race_->over());
+    if (fits) return absl::OkStatus();
+    return absl::DataLossError(
+        "the saved state of stepsize rule 'lever' has values that this run's flags cannot give; "
+        "start the server with the flags that it was started with before");
+  }
+
+  bool Racing() const { return race_.has_value(); }
+
+  void BeginRace(const RuleInput& input) {
+    if (first_step_.has_value()) return;
+    first_step_ = input.ahead.data_step;
+    if (std::isfinite(input.x0_max_abs)) race_->set_floor(kFloorRelative * input.x0_max_abs);
+  }
+
+  // Back to x_0 and to the trials' first minibatch: for the next trial, or for the run.
+  StepsizeDecision EndOfTrial(float gamma) {
+    StepsizeDecision decision{.kind = CommitKind::kRewind,
+                              .gamma = gamma,
+                              .next_data_step = *first_step_,
+                              .main_round = false};
+    TellRace(decision);
+    if (race_->state() == RaceState::kFailed) {
+      decision.status = absl::FailedPreconditionError(
+          absl::StrFormat("the stepsize race found in %d trials no stepsize that lowers the "
+                          "training loss; look at the "
+                          "model and its data, give another --lever-start, or choose --rule fixed",
+                          race_->trials()));
+    } else if (race_->state() == RaceState::kWon) {
+      const double winner = race_->winner();
+      decision.reason =
+          absl::StrFormat("lever: the race chose %.6g in %d rounds", winner, race_->rounds());
+      race_.reset();
+      scale_ = LeverScale(config_.kappa * winner);
+      s_prev_ = scale_.s();
+    } else {
+      decision.reason =
+          absl::StrFormat("lever: trial %d begins at %.6g", race_->trials(), race_->gamma());
+    }
+    return decision;
+  }
+
+  // REQUIRES: Racing().
+  void TellRace(StepsizeDecision& decision) {
+    race_trials_ = race_->trials();
+    race_rounds_ = race_->rounds();
+    decision.race = Progress();
+  }
+
+  RaceProgress Progress() const {
+    if (!config_.race) return {};
+    return {.trials = race_trials_,
+            .rounds = race_rounds_,
+            .rounds_max = ConfigOfRace(config_).rounds_max,
+            .over = !race_.has_value() || race_->over()};
+  }
+
+  // Whether s may move in main round t.
+  bool Measures(uint64_t t) const {
+    return !Frozen(t) && t >= LongTrial(config_, LegAt(t, config_.main_rounds).rounds);
+  }
+
+  // Whether s stays from main round t on.
+  bool Frozen(uint64_t t) const {
+    const Leg leg = LegAt(t, config_.main_rounds);
+    if (!leg.is_first()) return true;
+    return config_.form == LeverForm::kLite ? 2 * t >= leg.rounds : 4 * t >= 3 * leg.rounds;
+  }
+
+  StepsizeDecision Main(const RuleInput& input) {
+    const uint64_t t = input.ahead.main_rounds;
+    std::optional<Lean> lean;
+    if (Measures(t)) lean = MeasureLean(input);
+    const bool lite = config_.form == LeverForm::kLite;
+    if (lean.has_value()) scale_.Move(*lean, t, lite ? kGainLite : kGainMax);
+    const double s = scale_.s();
+    const Leg leg = LegAt(t, config_.main_rounds);
+    // Of a run that goes on beyond its length every round is the last.
+    const uint64_t at = std::min(t - leg.first, leg.rounds - 1);
+    StepsizeDecision decision;
+    decision.gamma =
+        static_cast<float>(s * (1 - static_cast<double>(at) / static_cast<double>(leg.rounds)));
+    if (!lite) decision.rho = static_cast<float>(s / s_prev_);
+    s_prev_ = s;
+    decision.state = {{"s", s}, {"rho", double{decision.rho}}};
+    if (lean.has_value()) {
+      decision.state.emplace_back("z", lean->z);
+      decision.reason = absl::StrFormat("lever: s=%.6g z=%.3g", s, lean->z);
+    } else if (Measures(t)) {
+      decision.reason = absl::StrFormat("lever: s=%.6g kept, nothing tells its length", s);
+    } else {
+      decision.reason = absl::StrFormat("lever: s=%.6g", s);
+    }
+    if (!config_.race) decision.reason += ", without a race";
+    decision.race = Progress();
+    return decision;
+  }
+
+  const LeverConfig config_;
+  std::optional<Race> race_;                    // nullopt: over, or none was run
+  std::optional<DataStep> first_step_;          // the minibatch that all trials begin with
+  uint64_t race_trials_ = 0, race_rounds_ = 0;  // as of the last round
+  LeverScale scale_;
+  double s_prev_;  // s of the last main round; of the first one s_0
+};
+
+}  // namespace
+
+std::unique_ptr<StepsizeRule> MakeLeverRule(const LeverConfig& config) {
+  return std::make_unique<LeverRule>(config);
+}
+
+}  // namespace signvote

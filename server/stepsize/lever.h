@@ -1,0 +1,50 @@
+#pragma once
+// Lever (ours): a stepsize from a race of short trials, then moved by what says whether all steps so
+// far were too short or too long. Nothing to tune; any start value will do. docs/algorithms/lever.md.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "server/stepsize/stepsize_rule.h"
+
+namespace signvote {
+
+// T = main_rounds.   h = clamp(T/16, 30, max(75, T/64)),  h' = max(16, h/3)
+//
+//   phase A   the race (race.h): no main rounds, ⌊T/4⌋ rounds at most; it ends with a rewind
+//   phase B   the run, again from x_0:  s_0 = κ·γ_h
+//             γ_t = s·(1 − t/T),  ρ_t = s/s_prev: everybody rescales, then steps
+//             in the rounds h ≤ t < ¾T every worker sends ⟨g, x_0 − x⟩ and ‖x − x_0‖₂, and s moves
+//             (lever_scale.h); from ¾T on it stays
+//   lite      ρ = 1, G = 1, s stays from T/2 on: nothing is rescaled
+//   no race   s_0 = start
+//   T = 0     unknown length: legs of 1,000, 2,000, 4,000, … main rounds, each with a schedule of its own
+//             that begins at the s where the last one ended. s moves in the first leg only: later ones
+//             would need the distance from where they began, and x_0 is where the run began
+//
+// A round whose scalars do not come, or say nothing, leaves s as it is; the schedule goes on.
+enum class LeverForm { kFull, kLite };
+
+struct LeverConfig {
+  LeverForm form = LeverForm::kFull;
+  double start = 1e-3;  // a positive fp32 number
+  double kappa = 1;     // > 0: what of the race's stepsize the run begins with
+  bool race = true;     // needs main_rounds = 0 or ≥ kLeverRaceRoundsMin
+  uint64_t main_rounds = 0;
+  // The 16 and the 30 above, which are smaller in tests: h' ≤ T/20.
+  uint64_t short_trial_min = 16, long_trial_min = 30;
+};
+
+// In shorter runs a quarter of the run does not pay for two trials and three more of ≥ 16 rounds.
+inline constexpr uint64_t kLeverRaceRoundsMin = 320;
+
+// κ: the run begins below γ_h, for too long early steps do damage that never heals, and momentum about
+// doubles the harm of a given step.
+inline constexpr double kLeverKappaRaw = 2.0 / 3.0;
+inline constexpr double kLeverKappaMomentum = 1.0 / 3.0;
+
+// REQUIRES: values in the ranges above.
+std::unique_ptr<StepsizeRule> MakeLeverRule(const LeverConfig& config);
+
+}  // namespace signvote

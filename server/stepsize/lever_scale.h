@@ -1,0 +1,49 @@
+#pragma once
+// Phase B of Lever: the scale s of all steps so far, moved by what says whether they were too short.
+//
+//   z = Σp_j / (Σq_j·r)      p_j = ⟨g_j, x_0 − x_t⟩, q_j = ‖g_j‖₂, r = ‖x_t − x_0‖₂
+//   v = .97 v + .03 z² ;     L += (G/(t+1))·clip(z/√(v/(1−.97^k)), ±2) ;     s = e^L
+//
+// k counts the updates, with this one; G = min(gain, workers that z is made of).
+
+#include <cstdint>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "server/stepsize/rule_state.h"
+#include "server/stepsize/types.h"
+
+namespace signvote {
+
+// What one round says of all steps before it.
+struct Lean {
+  double z = 0;          // in [−1, 1]; > 0: they were too short
+  uint32_t workers = 0;  // that it is made of
+};
+
+// The robust form of z (robust_mean.h) over the workers whose reports fit together (x0_reports.h).
+// nullopt: nobody can tell, or nothing has moved.
+std::optional<Lean> MeasureLean(const RuleInput& input);
+
+// Threads: thread-compatible.
+class LeverScale {
+ public:
+  // s = scale at first. REQUIRES: scale > 0, finite.
+  explicit LeverScale(double scale);
+
+  double s() const;
+  double v() const { return v_; }
+  // t: main rounds before the one that leans so.
+  void Move(const Lean& lean, uint64_t t, double gain_max);
+
+  void Save(RuleStateWriter& writer) const;
+  // DATA_LOSS: values that no scale can have.
+  absl::Status Restore(RuleStateReader& reader);
+
+ private:
+  double log_scale_;
+  double v_ = 0;
+  uint64_t updates_ = 0;
+};
+
+}  // namespace signvote

@@ -1,0 +1,296 @@
+#include "server/stepsize/race.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "common/check.h"
+
+namespace signvote {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr uint64_t kTrialsMax = 16;      // in each part
+constexpr uint64_t kFailuresMax = 3;     // h' is doubled so often
+constexpr uint64_t kClimbingTrials = 3;  // that the budget keeps for the second part
+constexpr double kStandardErrors = 4;    // by which a trial that ends early is worse
+constexpr uint64_t kPairsMin = 4;        // steps without which a standard error tells nothing
+constexpr uint64_t kEarliestPart = 4;    // of its rounds a trial has done a quarter by then
+// Stepsizes are fp32, and their product with a displacement must be.
+constexpr double kGammaMin = 1e-37, kGammaMax = 1e30;
+
+int64_t Stride(bool up, uint64_t taken) {
+  if (up) return taken == 0 ? 2 : 4;
+  return -(taken == 0 ? 1 : taken == 1 ? 2 : 4);
+}
+
+}  // namespace
+
+Race::Race(const RaceConfig& config) : config_(config), short_rounds_(config.short_rounds) {
+  SIGNVOTE_CHECK(config.start > 0 && std::isfinite(config.start));
+  SIGNVOTE_CHECK(config.short_rounds > 0);
+  SIGNVOTE_CHECK(config.rounds_max / 5 >= config.short_rounds);
+  BeginPart(RaceState::kExpanding, 0, short_rounds_);
+}
+
+double Race::Gamma(int64_t k) const {
+  return config_.start * std::pow(10.0, static_cast<double>(k) / 2);
+}
+
+bool Race::IsStepsize(int64_t k) const {
+  const double gamma = Gamma(k);
+  return gamma >= kGammaMin && gamma <= kGammaMax;
+}
+
+uint64_t Race::rounds_left() const {
+  return config_.rounds_max - std::min(config_.rounds_max, rounds_);
+}
+
+void Race::BeginPart(RaceState part, int64_t k, uint64_t rounds) {
+  state_ = part;
+  part_trials_ = 0;
+  best_.reset();
+  scores_.clear();
+  way_ = Way::kUnknown;
+  strides_ = 0;
+  BeginTrial(k, rounds);
+}
+
+void Race::BeginTrial(int64_t k, uint64_t rounds) {
+  trial_ = {.k = k, .rounds = rounds};
+  ++trials_;
+  ++part_trials_;
+}
+
+TrialMove Race::OnVerdict(const RuleInput& input) {
+  SIGNVOTE_CHECK(!over());
+  trial_.losses.Add(trial_.step, input);
+  ++trial_.step;
+  ++rounds_;
+  bool ended = trial_.step >= trial_.rounds;
+  if (!ended && best_.has_value() && kEarliestPart * trial_.step >= trial_.rounds) {
+    const std::optional<LossDifference> above = trial_.losses.Above(best_->losses);
+    ended = above.has_value() && above->steps >= kPairsMin &&
+            above->mean > kStandardErrors * above->standard_error;
+  }
+  if (!ended) return TrialMove::kStep;
+  EndTrial();
+  return TrialMove::kRewind;
+}
+
+void Race::OnNoVerdict(const RuleInput& input) {
+  SIGNVOTE_CHECK(!over());
+  if (trial_.step == 0) return;  // at x_0 no stepsize is to blame
+  ++rounds_;
+  // What kept everybody from voting need not be the stepsize.
+  if (!input.nonfinite_losses && RunAgain()) return;
+  trial_.failed = true;
+  EndTrial();
+}
+
+bool Race::RunAgain() {
+  if (trial_.again || part_trials_ >= kTrialsMax || rounds_left() < trial_.rounds) return false;
+  BeginTrial(trial_.k, trial_.rounds);
+  trial_.again = true;
+  return true;
+}
+
+void Race::EndTrial() {
+  double score = kInfinity;
+  bool better = false;
+  if (!trial_.failed) {
+    std::optional<double> above;
+    if (best_.has_value()) {
+      if (const auto paired = trial_.losses.Above(best_->losses)) above = paired->mean;
+    }
+    const std::optional<double> mean = trial_.losses.Mean();
+    if (!mean.has_value() || (best_.has_value() && !above.has_value())) {
+      // Nobody who was there for the best is there now: perhaps next time.
+      if (RunAgain()) return;
+      if (mean.has_value()) above = *mean - best_->losses.Mean().value_or(*mean);
+    }
+    if (best_.has_value() && above.has_value()) {
+      const double done = static_cast<double>(trial_.step);
+      score = best_->score + *above * (static_cast<double>(trial_.rounds) / done);
+      better = std::isfinite(score) && (*above < 0 || (*above == 0 && trial_.k > best_->k));
+    } else if (mean.has_value()) {
+      score = *mean;
+      better = true;
+    }
+  }
+  scores_[trial_.k] = score;
+  if (better) best_ = Best{.k = trial_.k, .score = score, .losses = std::move(trial_.losses)};
+  if (state_ == RaceState::kExpanding) {
+    NextExpansion(better);
+  } else {
+    NextClimb();
+  }
+}
+
+void Race::NextExpansion(bool better) {
+  int64_t from = trial_.k;
+  if (way_ == Way::kUnknown && trial_.k == 0 && better) return BeginTrial(1, short_rounds_);
+  if (way_ == Way::kUnknown) {
+    way_ = better ? Way::kUp : Way::kDown;
+    if (way_ == Way::kDown) from = 0;
+  } else if (!better && best_.has_value()) {
+    return EndExpansion();
+  } else {
+    ++strides_;
+  }
+  const int64_t k = from + Stride(way_ == Way::kUp, strides_);
+  const bool affordable = rounds_left() >= (1 + kClimbingTrials) * short_rounds_;
+  if (part_trials_ >= kTrialsMax || !affordable || !IsStepsize(k)) return EndExpansion();
+  BeginTrial(k, short_rounds_);
+}
+
+void Race::EndExpansion() {
+  const bool endless = way_ == Way::kDown && part_trials_ >= kTrialsMax;
+  if (!best_.has_value() || Gamma(best_->k) < floor_ || endless) return Fail();
+  const uint64_t share = rounds_left() / kClimbingTrials;
+  if (share < short_rounds_) return Win(Gamma(best_->k));
+  BeginPart(RaceState::kClimbing, best_->k,
+            std::min(share, std::max(config_.long_rounds, short_rounds_)));
+}
+
+void Race::NextClimb() {
+  std::optional<int64_t> next;
+  if (!best_.has_value()) {
+    next = scores_.begin()->first - 1;
+  } else if (!scores_.contains(best_->k + 1)) {
+    next = best_->k + 1;
+  } else if (!scores_.contains(best_->k - 1)) {
+    next = best_->k - 1;
+  }
+  const bool affordable = part_trials_ < kTrialsMax && rounds_left() >= trial_.rounds;
+  if (next.has_value() && affordable && IsStepsize(*next)) {
+    return BeginTrial(*next, trial_.rounds);
+  }
+  if (!best_.has_value()) return Fail();
+  Win(Gamma(best_->k) * std::pow(10.0, Shift() / 2));
+}
+
+double Race::Shift() const {
+  const auto lower = scores_.find(best_->k - 1), upper = scores_.find(best_->k + 1);
+  if (lower == scores_.end() || upper == scores_.end()) return 0;
+  double low = lower->second, here = best_->score, high = upper->second;
+  const bool low_finite = std::isfinite(low), high_finite = std::isfinite(high);
+  if (!low_finite || !high_finite) return low_finite ? -0.5 : high_finite ? 0.5 : 0;
+  if (low > 0 && here > 0 && high > 0) {
+    low = std::log(low);
+    here = std::log(here);
+    high = std::log(high);
+  }
+  const double curvature = low - 2 * here + high;
+  if (!(curvature > 0)) return 0;
+  return std::clamp((low - high) / (2 * curvature), -0.5, 0.5);
+}
+
+void Race::Fail() {
+  ++failures_;
+  short_rounds_ *= 2;
+  if (failures_ > kFailuresMax || rounds_left() / 5 < short_rounds_) {
+    state_ = RaceState::kFailed;
+    return;
+  }
+  BeginPart(RaceState::kExpanding, 0, short_rounds_);
+}
+
+void Race::Win(double gamma) {
+  state_ = RaceState::kWon;
+  winner_ = gamma;
+}
+
+void Race::Save(RuleStateWriter& writer) const {
+  writer.Add(static_cast<uint64_t>(state_));
+  writer.Add(floor_);
+  writer.Add(rounds_);
+  writer.Add(trials_);
+  writer.Add(short_rounds_);
+  writer.Add(failures_);
+  writer.Add(winner_);
+  writer.Add(static_cast<uint64_t>(trial_.k));
+  writer.Add(trial_.rounds);
+  writer.Add(trial_.step);
+  writer.Add(uint64_t{trial_.again ? 1u : 0u});
+  trial_.losses.Save(writer);
+  writer.Add(part_trials_);
+  writer.Add(uint64_t{best_.has_value() ? 1u : 0u});
+  if (best_.has_value()) {
+    writer.Add(static_cast<uint64_t>(best_->k));
+    writer.Add(best_->score);
+    best_->losses.Save(writer);
+  }
+  writer.Add(uint64_t{scores_.size()});
+  for (const auto& [k, score] : scores_) {
+    writer.Add(static_cast<uint64_t>(k));
+    writer.Add(score);
+  }
+  writer.Add(static_cast<uint64_t>(way_));
+  writer.Add(strides_);
+}
+
+absl::Status Race::Restore(RuleStateReader& reader) {
+  const absl::Status impossible =
+      absl::DataLossError("the saved race of stepsizes has values that none can have");
+  const uint64_t state = reader.U64();
+  const double floor = reader.Double();
+  const uint64_t rounds = reader.U64(), trials = reader.U64(), short_rounds = reader.U64();
+  const uint64_t failures = reader.U64();
+  const double winner = reader.Double();
+  Trial trial;
+  trial.k = static_cast<int64_t>(reader.U64());
+  trial.rounds = reader.U64();
+  trial.step = reader.U64();
+  const uint64_t again = reader.U64();
+  if (absl::Status status = trial.losses.Restore(reader); !status.ok()) return status;
+  const uint64_t part_trials = reader.U64(), has_best = reader.U64();
+  std::optional<Best> best;
+  if (has_best == 1) {
+    best.emplace();
+    best->k = static_cast<int64_t>(reader.U64());
+    best->score = reader.Double();
+    if (absl::Status status = best->losses.Restore(reader); !status.ok()) return status;
+  }
+  std::map<int64_t, double> scores;
+  for (size_t count = reader.Count(2); count > 0; --count) {
+    const auto k = static_cast<int64_t>(reader.U64());
+    scores[k] = reader.Double();
+  }
+  const uint64_t way = reader.U64(), strides = reader.U64();
+
+  const auto on_grid = [](int64_t k) { return std::abs(static_cast<double>(k)) <= 1000; };
+  bool fits = state <= static_cast<uint64_t>(RaceState::kFailed) && std::isfinite(floor) &&
+              floor >= 0 && rounds <= config_.rounds_max && part_trials <= kTrialsMax &&
+              part_trials <= trials && failures <= kFailuresMax + 1 &&
+              short_rounds == config_.short_rounds << failures && has_best <= 1 && again <= 1 &&
+              on_grid(trial.k) && trial.step <= trial.rounds && trial.losses.end() <= trial.step &&
+              trial.rounds <= config_.rounds_max && way <= 2 && strides <= kTrialsMax;
+  const bool goes_on = state <= static_cast<uint64_t>(RaceState::kClimbing);
+  if (goes_on) fits = fits && trial.step < trial.rounds;
+  if (best.has_value()) fits = fits && on_grid(best->k) && std::isfinite(best->score);
+  for (const auto& [k, score] : scores)
+    fits = fits && on_grid(k) && (std::isfinite(score) || score == kInfinity);
+  const bool won = state == static_cast<uint64_t>(RaceState::kWon);
+  fits = fits && (won ? winner > 0 && std::isfinite(winner) : winner == 0);
+  if (!fits) return impossible;
+
+  state_ = static_cast<RaceState>(state);
+  floor_ = floor;
+  rounds_ = rounds;
+  trials_ = trials;
+  short_rounds_ = short_rounds;
+  failures_ = failures;
+  winner_ = winner;
+  trial.again = again == 1;
+  trial_ = std::move(trial);
+  part_trials_ = part_trials;
+  best_ = std::move(best);
+  scores_ = std::move(scores);
+  way_ = static_cast<Way>(way);
+  strides_ = strides;
+  return absl::OkStatus();
+}
+
+}  // namespace signvote

@@ -1,0 +1,135 @@
+#pragma once
+// Phase A of Lever: a race of stepsizes. Every trial begins at x_0 with fresh direction state, replays
+// the same minibatches at a constant stepsize, and is scored by its training loss. docs/algorithms/
+// lever.md has the formulas and why they are so.
+//
+//   grid      γ(k) = start·10^(k/2)
+//   expand    trials of h' rounds: k = 0, 1; then k += 2, 4, 4, … while not worse (ties go up), or, where
+//             1 was worse than 0, k −= 1, 2, 4, 4, … while better
+//   climb     trials of h rounds: the winner, then whichever neighbour of the best is unknown, the upper
+//             one first, until both are known
+//   parabola  through the best's log-score and its neighbours': γ_h = γ(k + shift), |shift| ≤ ½; through
+//             the scores themselves where one is not above 0. A neighbour at +∞ is the limit: ½ away
+//   score     that of the best, and by how much the trial lies above it. Of one that ended early, times
+//             planned over done rounds: it is taken to grow on as it has
+//   end       a trial ends early once it has a quarter of its rounds and is worse than the best by more
+//             than four standard errors of their difference. One whose losses are not finite is at +∞
+//   budget    at most 16 trials in each part, and rounds_max rounds in all. What expanding must leave is
+//             three climbing trials of h' rounds; what is left then, shared by three, is h where that is
+//             less; less than h', and the winner of the expansion is γ_h
+//   failure   no trial lowers the loss: the best one is at +∞, below the floor, at which steps move
+//             nothing, or the sixteenth on the way down. h' doubles and expanding begins again, three
+//             times at most
+//
+// "Better" is by TrialLosses::Above(); a trial without a pair in common with the best is run once more,
+// and compared by its own mean then.
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "server/stepsize/rule_state.h"
+#include "server/stepsize/trial_losses.h"
+#include "server/stepsize/types.h"
+
+namespace signvote {
+
+struct RaceConfig {
+  double start = 1e-3;        // γ(0), a positive fp32 number
+  uint64_t short_rounds = 0;  // h' at first, ≥ 1
+  uint64_t long_rounds = 0;   // h
+  uint64_t rounds_max = 0;    // of all trials together; ≥ 5 h'
+};
+
+enum class RaceState : uint64_t { kExpanding, kClimbing, kWon, kFailed };
+
+// What the round's commit does for the trial in progress.
+enum class TrialMove : uint8_t {
+  kStep,    // a step at gamma()
+  kRewind,  // the trial is over
+};
+
+// Threads: thread-compatible.
+class Race {
+ public:
+  // REQUIRES: values in the ranges above.
+  explicit Race(const RaceConfig& config);
+
+  // Steps at stepsizes below this move no coordinate by much: 1e-6 of the largest one.
+  void set_floor(double floor) { floor_ = floor; }
+
+  RaceState state() const { return state_; }
+  bool over() const { return state_ == RaceState::kWon || state_ == RaceState::kFailed; }
+  // The stepsize of the trial that goes on. REQUIRES: !over().
+  double gamma() const { return Gamma(trial_.k); }
+  // γ_h. REQUIRES: state() is kWon.
+  double winner() const { return winner_; }
+  uint64_t rounds() const { return rounds_; }  // of all trials so far
+  uint64_t trials() const { return trials_; }  // that were begun
+  uint64_t step() const { return trial_.step; }
+  uint64_t trial_rounds() const { return trial_.rounds; }
+
+  // A round of the trial was voted on, `step` minibatches behind its first one. REQUIRES: !over().
+  TrialMove OnVerdict(const RuleInput& input);
+  // It closed without a verdict, and the trial is over: at +∞ where every loss was not finite or it was
+  // its second time; else it is run once more. Before its first step the trial goes on as if the round
+  // had not been: what is wrong there, however long, is not its stepsize.
+  void OnNoVerdict(const RuleInput& input);
+  // Nothing was voted on yet.
+  bool untouched() const { return trials_ == 1 && trial_.step == 0; }
+
+  void Save(RuleStateWriter& writer) const;
+  // DATA_LOSS: values that no race of this config can have.
+  absl::Status Restore(RuleStateReader& reader);
+
+ private:
+  enum class Way : uint64_t { kUnknown, kUp, kDown };
+  struct Trial {
+    int64_t k = 0;
+    uint64_t rounds = 0;  // planned
+    uint64_t step = 0;    // rounds done
+    bool again = false;   // it is run once more
+    bool failed = false;  // it closed without a verdict
+    TrialLosses losses;
+  };
+  struct Best {
+    int64_t k = 0;
+    double score = 0;
+    TrialLosses losses;
+  };
+
+  double Gamma(int64_t k) const;
+  bool IsStepsize(int64_t k) const;
+  uint64_t rounds_left() const;
+  // A part begins anew, with a trial at k.
+  void BeginPart(RaceState part, int64_t k, uint64_t rounds);
+  void BeginTrial(int64_t k, uint64_t rounds);
+  bool RunAgain();  // the same trial, unless this was the second time or there is no room
+  void EndTrial();
+  void NextExpansion(bool better);
+  void EndExpansion();
+  void NextClimb();
+  void Fail();
+  void Win(double gamma);
+  double Shift() const;  // of the parabola's vertex from the best, in grid steps
+
+  RaceConfig config_;  // constant after construction
+  double floor_ = 0;
+  RaceState state_ = RaceState::kExpanding;
+  uint64_t rounds_ = 0, trials_ = 0;
+  uint64_t short_rounds_;  // h'
+  uint64_t failures_ = 0;  // of expansions
+  double winner_ = 0;
+
+  // The part in progress.
+  Trial trial_;
+  uint64_t part_trials_ = 0;
+  std::optional<Best> best_;          // nullopt while no trial of the part has a finite score
+  std::map<int64_t, double> scores_;  // by k
+  Way way_ = Way::kUnknown;
+  uint64_t strides_ = 0;  // taken that way
+};
+
+}  // namespace signvote
