@@ -51,6 +51,10 @@ constexpr uint16_t Uniform16(uint64_t seed, Round round, Share share, uint64_t c
 // uses.
 void FillTieCoins(uint64_t seed, Round round, uint64_t first_word, std::span<uint64_t> out);
 
+// Fills out[k] = UniformWord(seed, round, share, first_word + k); the fast implementation.
+void FillUniforms(uint64_t seed, Round round, Share share, uint64_t first_word,
+                  std::span<uint64_t> out);
+
 // The zero rule. A ballot bit is 1 where u > 0, 0 where u < 0, the own coin where u = ±0.
 // A NaN is not a direction: callers handle it before they ask (it casts the own coin, and is
 // counted).

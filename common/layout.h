@@ -10,9 +10,9 @@
 //   name                 UTF-8
 //   rank       u32       number of dimensions; 0 for a scalar
 //   dims       rank×u64  outermost first
-// Order in the flat buffer, step_scale and weight_decay are the run's and not part of it. The tensors
-// w [2, 3] and b [], in either order, have the digest of the golden vector in layout_test.cc; page:
-// docs/wire_format.md, "Layout digest".
+// Order in the flat buffer, step_scale, weight_decay and treatment are the run's and not part of it.
+// The tensors w [2, 3] and b [], in either order, have the digest of the golden vector in
+// layout_test.cc; page: docs/wire_format.md, "Layout digest".
 
 #include <cstddef>
 #include <cstdint>
@@ -30,6 +30,16 @@ namespace signvote {
 // lines of packed bits.
 inline constexpr uint64_t kChunkCoordinatesMultiple = 512;
 
+// What of a tensor is signed, beside the direction that all of them have.
+enum class TensorTreatment : uint8_t {
+  kUsual,
+  // Where the gradient is exactly zero the own coin is cast and the direction's state stays: for
+  // embeddings, most rows of which get no gradient in a round.
+  kSparse,
+  // Not as a matrix, though it may be one: Muon signs its momentum as it is.
+  kPlain,
+};
+
 struct TensorSpec {
   std::string name;             // the name in the exported safetensors file
   std::vector<uint64_t> shape;  // dimensions, outermost first; a scalar has none
@@ -37,6 +47,7 @@ struct TensorSpec {
   uint64_t count = 0;           // product of shape
   float step_scale = 1.0f;      // this tensor moves by γ·step_scale per round; > 0, finite
   float weight_decay = 0.0f;    // decoupled decay; ≥ 0, finite
+  TensorTreatment treatment = TensorTreatment::kUsual;
 
   bool operator==(const TensorSpec&) const = default;
 };

@@ -32,8 +32,10 @@ struct Raw {
   std::string deadline = "auto";
   uint64_t deadline_floor_ms = 500, deadline_ceiling_ms = 1500, deadline_initial_ms = kMinuteMs;
   double wait_timeout = 3600, linger = 30, upload_timeout = 60;
-  std::string direction = "signum";
-  double beta = 0.9, beta2 = 0.99;
+  DirectionWords direction;
+  std::string clip = "off";
+  double clip_norm = 1;
+  std::string tensor_scale, tensor_decay, tensor_treatment;
   std::string catch_up_bytes = "auto";
   std::string alias_eta0 = "auto";
   uint64_t test_applier_delay_ms = 0;
@@ -199,18 +201,79 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
 
   auto* method = group("Method");
   method
-      ->add_option("--direction", raw->direction,
-                   "what workers sign: signsgd, signum, nesterov, lion")
+      ->add_option("--direction", raw->direction.name,
+                   "what workers sign: signsgd, signum, nesterov, lion, stosign, adam, sgd, muon")
       ->capture_default_str()
-      ->check(CLI::IsMember({"signsgd", "signum", "nesterov", "lion"}));
-  method->add_option("--beta", raw->beta, "its momentum, [0, 1)")->capture_default_str();
-  method->add_option("--beta2", raw->beta2, "its second momentum (lion), [0, 1)")
-      ->capture_default_str();
+      ->check(CLI::IsMember(
+          {"signsgd", "signum", "nesterov", "lion", "stosign", "adam", "sgd", "muon"}));
+  method->add_option("--beta", raw->direction.beta, "its momentum, [0, 1)")->capture_default_str();
+  method
+      ->add_option("--beta2", raw->direction.beta2,
+                   "its second momentum (lion, adam), [0, 1); auto: 0.99, adam: 0.999")
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kText));
+  method
+      ->add_option("--momentum", raw->direction.momentum, "stosign: off signs the gradient itself")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"on", "off"}));
+  method
+      ->add_option(
+          "--noise", raw->direction.noise,
+          "sign under uniform noise as large as an envelope: off; of each coordinate, kept; "
+          "of the tensor, in this round; one; auto: coordinate with stosign, adam and sgd, "
+          "else off")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "off", "coordinate", "tensor", "one"}));
+  method
+      ->add_option("--noise-decay", raw->direction.noise_decay,
+                   "of --noise coordinate: what is left of an envelope after a round")
+      ->capture_default_str()
+      ->check(NumberBetween(0, 1));
+  method->add_flag(
+      "--error-feedback", raw->direction.error_feedback,
+      "signsgd: what the sign takes off is added to the next gradient (an experiment)");
+  method
+      ->add_option("--feedback-keep", raw->direction.feedback_keep,
+                   "of --error-feedback: how much of it is kept from round to round")
+      ->capture_default_str()
+      ->check(NumberBetween(0, 1));
+  method
+      ->add_option("--state-dtype", raw->direction.state_dtype,
+                   "how workers keep momentum and envelope: f32; bf16, half the memory")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  method
+      ->add_option("--clip", raw->clip,
+                   "norm: a worker's gradient is shrunk to --clip-norm before its direction; off")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"off", "norm"}));
+  method->add_option("--clip-norm", raw->clip_norm, "of --clip norm: the longest gradient")
+      ->capture_default_str()
+      ->check(NumberBetween(1e-30, 1e30));
   method
       ->add_option("--weight-decay", r.model.weight_decay,
                    "decoupled weight decay of tensors with two dimensions and more")
       ->capture_default_str()
       ->check(NumberBetween(0, 1));
+  method
+      ->add_option(
+          "--tensor-scale", raw->tensor_scale,
+          "step scale of single tensors: PATTERN=NUMBER, or PATTERN=fan-in for the root of "
+          "their inputs; several with commas, the last that fits a name counts")
+      ->type_name("PATTERN=SCALE")
+      ->check(Kind(ValueKind::kText));
+  method
+      ->add_option("--tensor-decay", raw->tensor_decay,
+                   "weight decay of single tensors in place of --weight-decay")
+      ->type_name("PATTERN=DECAY")
+      ->check(Kind(ValueKind::kText));
+  method
+      ->add_option(
+          "--tensor-treatment", raw->tensor_treatment,
+          "of single tensors: sparse (a gradient of exactly zero casts coins and leaves the "
+          "direction's state), plain (muon: no matrix), usual")
+      ->type_name("PATTERN=WORD")
+      ->check(Kind(ValueKind::kText));
   method
       ->add_option("--rule", r.rule.rule,
                    "who chooses the stepsize: alias, fixed, lever, mechanic, prodigy, sos")
@@ -468,9 +531,26 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
                               sizes.chunk_coordinates / 8, " bytes, above --message-bytes-max ",
                               sizes.message_bytes_max));
   }
-  SIGNVOTE_ASSIGN_OR_RETURN(r.direction, ParseDirection(raw.direction, raw.beta, raw.beta2));
+  SIGNVOTE_ASSIGN_OR_RETURN(r.direction, ParseDirection(raw.direction));
+  if (raw.clip == "norm") r.clip_norm = raw.clip_norm;
+  if (raw.clip == "off" && raw.clip_norm != Raw().clip_norm) {
+    return Usage(absl::StrCat("--clip-norm ", raw.clip_norm,
+                              " belongs to --clip norm, and gradients are not clipped; say so, or "
+                              "leave it away"));
+  }
+  for (const auto& parse :
+       {run::ParseTensorScales(raw.tensor_scale), run::ParseTensorDecays(raw.tensor_decay),
+        run::ParseTensorTreatments(raw.tensor_treatment)}) {
+    SIGNVOTE_RETURN_IF_ERROR(parse.status());
+    r.model.tensor_rules.insert(r.model.tensor_rules.end(), parse->begin(), parse->end());
+  }
   SIGNVOTE_RETURN_IF_ERROR(
       CheckRuleFlags(r.rule, {.main_rounds_max = r.main_rounds_max, .direction = r.direction}));
+  // A step's length is what was signed, of which no rule that measures its steps knows.
+  if (r.direction.error_feedback && r.rule.rule != "fixed") {
+    return Usage(absl::StrCat("--error-feedback belongs to --rule fixed, and the rule is ",
+                              r.rule.rule, "; choose that rule or leave it away"));
+  }
   r.tls = !f->insecure;
   SIGNVOTE_RETURN_IF_ERROR(ParseLogLevel(raw.log_level, &f->log.level));
   SIGNVOTE_RETURN_IF_ERROR(ParseLogFormat(raw.log_format, &f->log.format));

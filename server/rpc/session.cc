@@ -48,6 +48,8 @@ run::ScalarsIn FromProto(const v1::Scalars& in) {
   out.scalars.nonfinite_coordinates = in.nonfinite_coordinates();
   out.scalars.samples = in.samples();
   out.scalars.wanted.assign(in.wanted().begin(), in.wanted().end());
+  out.scalars.displacement_mean.assign(in.displacement_mean().begin(),
+                                       in.displacement_mean().end());
   out.times = {.compute_us = in.compute_us(), .apply_us = in.apply_us()};
   if (in.has_held_out_loss()) {
     out.held_out = run::Evaluation::Measured{.loss = in.held_out_loss(),

@@ -18,9 +18,49 @@ v1::Direction::Kind ToProto(DirectionKind kind) {
     case DirectionKind::kNesterovSignum:
       return v1::Direction::KIND_NESTEROV_SIGNUM;
     case DirectionKind::kLion:
+      return v1::Direction::KIND_LION;
+    case DirectionKind::kStoSign:
+      return v1::Direction::KIND_STOSIGN;
+    case DirectionKind::kAdam:
+      return v1::Direction::KIND_ADAM;
+    case DirectionKind::kMomentumSgd:
+      return v1::Direction::KIND_MOMENTUM_SGD;
+    case DirectionKind::kMuon:
       break;
   }
-  return v1::Direction::KIND_LION;
+  return v1::Direction::KIND_MUON;
+}
+
+v1::Direction::Envelope ToProto(Envelope envelope) {
+  switch (envelope) {
+    case Envelope::kNone:
+      break;
+    case Envelope::kCoordinate:
+      return v1::Direction::ENVELOPE_COORDINATE;
+    case Envelope::kTensor:
+      return v1::Direction::ENVELOPE_TENSOR;
+    case Envelope::kOne:
+      return v1::Direction::ENVELOPE_ONE;
+  }
+  return v1::Direction::ENVELOPE_UNSPECIFIED;
+}
+
+v1::Tensor::Treatment ToProto(TensorTreatment treatment) {
+  switch (treatment) {
+    case TensorTreatment::kUsual:
+      break;
+    case TensorTreatment::kSparse:
+      return v1::Tensor::TREATMENT_SPARSE;
+    case TensorTreatment::kPlain:
+      return v1::Tensor::TREATMENT_PLAIN;
+  }
+  return v1::Tensor::TREATMENT_UNSPECIFIED;
+}
+
+v1::StatePlane::Element ElementOf(size_t bytes) {
+  return bytes == 8   ? v1::StatePlane::ELEMENT_UINT64
+         : bytes == 2 ? v1::StatePlane::ELEMENT_BF16
+                      : v1::StatePlane::ELEMENT_FP32;
 }
 
 v1::Commit::Kind ToProto(CommitKind kind) {
@@ -78,13 +118,19 @@ v1::ScalarKind ToProto(ScalarKind kind) {
 void FillDirection(const DirectionConfig& config, v1::Direction* out) {
   out->set_kind(ToProto(config.kind));
   if (config.kind != DirectionKind::kSignSgd) out->set_beta(config.beta);
-  if (config.kind == DirectionKind::kLion) out->set_beta2(config.beta2);
-  for (const StatePlane& plane : PlanesOf(config.kind)) {
+  if (config.kind == DirectionKind::kLion || config.kind == DirectionKind::kAdam)
+    out->set_beta2(config.beta2);
+  for (const StatePlane& plane : PlanesOf(config)) {
     v1::StatePlane& added = *out->add_planes();
-    added.set_name(std::string(plane.name));
-    added.set_element(plane.element_bytes == 4 ? v1::StatePlane::ELEMENT_FP32
-                                               : v1::StatePlane::ELEMENT_BF16);
+    added.set_name(std::string(plane.name()));
+    added.set_element(ElementOf(plane.element_bytes));
+    added.set_single(plane.single);
   }
+  out->set_envelope(ToProto(config.envelope));
+  if (config.envelope == Envelope::kCoordinate) out->set_envelope_decay(config.envelope_decay);
+  if (config.state_dtype == StateDtype::kBf16) out->set_state_element(v1::StatePlane::ELEMENT_BF16);
+  out->set_error_feedback(config.error_feedback);
+  if (config.error_feedback) out->set_feedback_keep(config.feedback_keep);
 }
 
 void FillLayout(const Layout& layout, v1::Layout* out) {
@@ -94,6 +140,7 @@ void FillLayout(const Layout& layout, v1::Layout* out) {
     added.mutable_shape()->Add(tensor.shape.begin(), tensor.shape.end());
     added.set_step_scale(tensor.step_scale);
     added.set_weight_decay(tensor.weight_decay);
+    added.set_treatment(ToProto(tensor.treatment));
   }
   out->set_digest(layout.digest());
 }
@@ -120,6 +167,10 @@ v1::ServerMessage WelcomeMessage(const WelcomeFacts& facts, const Layout& layout
   out.set_message_bytes_max(facts.message_bytes_max);
   out.set_round(now.round.value());
   FillLayout(layout, out.mutable_layout());
+  if (facts.clip_norm.has_value()) {
+    out.mutable_clip()->set_kind(v1::Clip::KIND_NORM);
+    out.mutable_clip()->set_max_norm(*facts.clip_norm);
+  }
   out.set_rule(facts.rule);
   out.set_probes(facts.probes);
   out.set_needs_x0(facts.needs_x0);

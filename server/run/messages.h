@@ -22,6 +22,7 @@ struct WelcomeFacts {
   uint64_t seed = 0;
   uint64_t main_rounds = 0;  // planned; 0: unknown
   DirectionConfig direction;
+  std::optional<double> clip_norm;  // nullopt: gradients are not clipped
   std::string rule;
   bool probes = false, keeps_gradients = false, needs_x0 = false;
   uint64_t digest_every = 0;

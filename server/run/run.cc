@@ -76,6 +76,7 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(RunOptions options, RunParts pa
                      .seed = options.seed,
                      .main_rounds = options.main_rounds_max,
                      .direction = options.direction,
+                     .clip_norm = options.clip_norm,
                      .rule = std::string(rule->name()),
                      .probes = rule->probes(),
                      .keeps_gradients = rule->keeps_gradients(),

@@ -76,6 +76,7 @@ struct RunOptions {
   Roster::Options roster;
   FetchBudget::Options fetches;
   DirectionConfig direction;
+  std::optional<double> clip_norm;  // of each worker's minibatch gradient; nullopt: none
   RuleFlags rule;
   bool tls = false;  // peers must show a worker's certificate of their name
 };

@@ -142,12 +142,14 @@ absl::StatusOr<std::unique_ptr<RunModel>> RunModel::Create(
   return model;
 }
 
-absl::StatusOr<Layout> RunModel::WithDecay(const Layout& joined) const {
+absl::StatusOr<Layout> RunModel::WithRules(const Layout& joined) const {
   std::vector<TensorSpec> tensors(joined.tensors().begin(), joined.tensors().end());
   for (TensorSpec& t : tensors) {
     t.step_scale = 1.0f;
     t.weight_decay = t.shape.size() >= 2 ? options_.weight_decay : 0.0f;
+    t.treatment = TensorTreatment::kUsual;
   }
+  SIGNVOTE_RETURN_IF_ERROR(ApplyTensorRules(options_.tensor_rules, &tensors));
   return Layout::Make(std::move(tensors));
 }
 
@@ -178,7 +180,7 @@ absl::Status RunModel::FixLayout(const CheckedJoin& join) {
                        " (here: beside the file, there: the worker's)"));
     }
   }
-  SIGNVOTE_ASSIGN_OR_RETURN(Layout layout, WithDecay(join.layout));
+  SIGNVOTE_ASSIGN_OR_RETURN(Layout layout, WithRules(join.layout));
   if (init_ != nullptr) {
     if (const absl::Status fits = init_->CheckFits(layout); !fits.ok()) {
       return absl::FailedPreconditionError(absl::StrCat(
@@ -209,7 +211,7 @@ absl::Status RunModel::GrantUpload(PeerId uploader, const CheckedJoin& join, Tim
   SIGNVOTE_CHECK(state_ == State::kLayoutKnown && !loading_);
   SIGNVOTE_CHECK(join.layout.digest() == layout().digest());
   if (options_.config_check) SIGNVOTE_RETURN_IF_ERROR(options_.config_check(join.config_json));
-  SIGNVOTE_ASSIGN_OR_RETURN(Layout layout, WithDecay(join.layout));
+  SIGNVOTE_ASSIGN_OR_RETURN(Layout layout, WithRules(join.layout));
   // A fresh replica also when the order stays: what an uploader before this one left behind is no
   // part of this one's model, and its transfer may still be writing.
   SIGNVOTE_ASSIGN_OR_RETURN(

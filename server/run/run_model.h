@@ -27,6 +27,7 @@
 #include "server/replica/master_replica.h"
 #include "server/run/admission.h"
 #include "server/run/initial.h"
+#include "server/run/tensor_rules.h"
 #include "server/run/upload_lease.h"
 #include "server/vote/buffer_pool.h"
 
@@ -81,6 +82,7 @@ class RunModel {
   struct Options {
     ModelSizes sizes;
     float weight_decay = 0;  // --weight-decay: of the tensors with two dimensions and more; >= 0
+    std::vector<TensorRule> tensor_rules;  // --tensor-…: after it
     UploadLease::Options upload;
     ConfigCheck config_check;  // null: any model will do
   };
@@ -92,10 +94,10 @@ class RunModel {
   static absl::StatusOr<std::unique_ptr<RunModel>> Create(Options options, MemoryReader memory,
                                                           std::unique_ptr<InitialParameters> init);
 
-  // The first worker's layout becomes the run's: scales 1, decay by rank. INVALID_ARGUMENT:
-  // PlanChunks(). RESOURCE_EXHAUSTED: the memory rule, with the bytes of each part and the flags that
-  // help. FAILED_PRECONDITION: --init, or the config.json beside it, is of another model. The status of
-  // config_check, where it is asked.
+  // The first worker's layout becomes the run's: scales 1, decay by rank, then the tensors' rules.
+  // INVALID_ARGUMENT: PlanChunks(). RESOURCE_EXHAUSTED: the memory rule, with the bytes of each part
+  // and the flags that help. FAILED_PRECONDITION: --init, or the config.json beside it, is of another
+  // model; ApplyTensorRules(). The status of config_check, where it is asked.
   // REQUIRES: kUnknown.
   absl::Status FixLayout(const CheckedJoin& join);
   // What is to be read into replica() now, by another thread, whose answer is for Complete(); null:
@@ -156,7 +158,7 @@ class RunModel {
  private:
   RunModel(Options options, MemoryReader memory, std::unique_ptr<InitialParameters> init);
   absl::Status Adopt(Layout layout, const MasterReplica::Options& replica_options);
-  absl::StatusOr<Layout> WithDecay(const Layout& joined) const;
+  absl::StatusOr<Layout> WithRules(const Layout& joined) const;
 
   // Constant after construction.
   const Options options_;

@@ -179,6 +179,7 @@ std::string EncodeBody(const RunState& state) {
     tensor.mutable_shape()->Assign(t.shape.begin(), t.shape.end());
     tensor.set_step_scale(t.step_scale);
     tensor.set_weight_decay(t.weight_decay);
+    tensor.set_treatment(static_cast<uint32_t>(t.treatment));
   }
   out.set_config_json(state.config_json);
   out.set_identity_text(state.identity_text);
@@ -211,6 +212,11 @@ absl::StatusOr<RunState> DecodeBody(std::span<const std::byte> body) {
       tensor.shape = {t.shape().begin(), t.shape().end()};
       tensor.step_scale = t.step_scale();
       tensor.weight_decay = t.weight_decay();
+      if (t.treatment() > static_cast<uint32_t>(TensorTreatment::kPlain)) {
+        return absl::DataLossError(
+            absl::StrCat("tensor ", t.name(), " has a treatment ", t.treatment()));
+      }
+      tensor.treatment = static_cast<TensorTreatment>(t.treatment());
       tensors.push_back(std::move(tensor));
     }
     SIGNVOTE_ASSIGN_OR_RETURN(out.layout, Layout::Make(std::move(tensors)));

@@ -9,6 +9,7 @@
 #include "common/log.h"
 #include "common/status.h"
 #include "server/run/run.h"
+#include "server/stepsize/robust_mean.h"
 
 namespace signvote::run {
 namespace {
@@ -246,6 +247,12 @@ void Run::Execute(Time now, const round::CommitRound& commit) {
     record.payload = WholePayload(c.vote.plan(), std::move(result.payload));
     tally_time = result.tally_time;
     c.counted = true;
+    // What error feedback signs is applied at the length that it was signed at: γ is in it.
+    if (options_.direction.error_feedback) {
+      record.scales = RobustLengths(commit.scalars, model_->layout().tensors().size());
+      record.decay_step = record.gamma;
+      record.gamma = 1;
+    }
   } else {
     c.vote.Abandon();
   }

@@ -87,4 +87,18 @@ std::optional<double> RobustRatio(std::span<const RatioPart> parts) {
   return std::isfinite(ratio) ? std::optional(ratio) : std::nullopt;
 }
 
+std::vector<float> RobustLengths(std::span<const WorkerScalars> workers, size_t tensors) {
+  std::vector<float> lengths(tensors, 0.0f);
+  std::vector<double> of_tensor;
+  for (size_t k = 0; k < tensors; ++k) {
+    of_tensor.clear();
+    for (const WorkerScalars& worker : workers) {
+      if (worker.displacement_mean.size() == tensors)
+        of_tensor.push_back(static_cast<double>(worker.displacement_mean[k]));
+    }
+    lengths[k] = static_cast<float>(RobustMean(of_tensor).value_or(0.0));
+  }
+  return lengths;
+}
+
 }  // namespace signvote

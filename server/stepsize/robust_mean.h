@@ -1,8 +1,12 @@
 #pragma once
 // One number from the scalars of many workers, of whom some may lie.
 
+#include <cstddef>
 #include <optional>
 #include <span>
+#include <vector>
+
+#include "server/stepsize/types.h"
 
 namespace signvote {
 
@@ -23,5 +27,9 @@ struct RatioPart {
 // beside its noise, a liar that is clipped would decide its sign, round after round. nullopt when no part
 // remains.
 std::optional<double> RobustRatio(std::span<const RatioPart> parts);
+
+// RobustMean of each tensor's length over the workers that sent one for each of `tensors`; 0 where
+// nobody did. Rounded once to fp32.
+std::vector<float> RobustLengths(std::span<const WorkerScalars> workers, size_t tensors);
 
 }  // namespace signvote

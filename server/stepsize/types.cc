@@ -40,6 +40,9 @@ bool Plausible(const WorkerScalars& scalars, std::span<const ScalarKind> asked) 
       !FiniteNorm(scalars.g_l2_squared) || scalars.wanted.size() > asked.size()) {
     return false;
   }
+  for (const float length : scalars.displacement_mean) {
+    if (!FiniteNorm(static_cast<double>(length))) return false;
+  }
   for (size_t i = 0; i < scalars.wanted.size(); ++i) {
     const double v = scalars.wanted[i];
     if (std::isnan(v)) continue;

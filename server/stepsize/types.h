@@ -26,6 +26,9 @@ struct WorkerScalars {
   uint64_t samples = 0;
   // What the round asked for, in that order; NaN, or left away at the end: the worker cannot tell.
   std::vector<double> wanted;
+  // Per tensor, in order of the layout: the mean length of what is signed, where a ballot is the sign
+  // of more than a direction (error feedback); else empty.
+  std::vector<float> displacement_mean;
 };
 
 // The value of `kind` in scalars that answer a round which asked for `asked`; nullopt when the round
@@ -33,8 +36,8 @@ struct WorkerScalars {
 std::optional<double> ScalarOf(const WorkerScalars& scalars, std::span<const ScalarKind> asked,
                                ScalarKind kind);
 
-// Whether the scalars may be used: everything finite, no norm negative, no more wanted values than
-// were asked for; of those NaN is allowed.
+// Whether the scalars may be used: everything finite, no norm and no length negative, no more wanted
+// values than were asked for; of those NaN is allowed.
 bool Plausible(const WorkerScalars& scalars, std::span<const ScalarKind> asked);
 
 // The round that is about to open, as a rule sees it.

@@ -17,7 +17,8 @@ int Main(int argc, char** argv) {
       argc, argv, "Pack (direction + ballot + scalars) against one core's stream bandwidth.");
   bench::Report report(options);
   const size_t d = options.quick ? size_t{1} << 18 : size_t{1} << 25;
-  bench::Buffer g(d * 4), h(d * 4), m(d * 4), bits(BytesForBits(d)), previous(BytesForBits(d));
+  bench::Buffer g(d * 4), h(d * 4), m(d * 4), v(d * 4), r(d * 4), bits(BytesForBits(d)),
+      previous(BytesForBits(d));
   Rng rng(1, 0);
   for (size_t i = 0; i < d; ++i) {
     const uint64_t r = rng.Next();
@@ -59,6 +60,26 @@ int Main(int argc, char** argv) {
                 [&] { pack(signum, true); }});
   report.AddRatio("pack_signum_probe_previous", "GB/s", bench::Rates(4 * floats, seconds[0]),
                   bench::Rates(4 * floats + 2 * packed, seconds[1]), options.quick ? 0 : 0.9);
+  // Beyond the linear directions: what they move, against the same limit as Signum.
+  const auto formed = [&](const char* name, const Formation& formation, double moved) {
+    const auto run = [&] {
+      sink += Pack({.coefficients = signum, .formation = formation, .seed = 1},
+                   {.g = g.as<float>(),
+                    .state = {m.data(), v.data(), r.data()},
+                    .bits = bits.data(),
+                    .count = d})
+                  .g_l1;
+    };
+    seconds = bench::RunPaired(
+        options, {[&] { bench::StreamAdd(h.as<float>(), g.as<float>(), d, 0.5f); }, run});
+    report.AddRatio(name, "GB/s", bench::Rates(3 * floats, seconds[0]),
+                    bench::Rates(moved * floats + packed, seconds[1]), 0);
+  };
+  formed("pack_signum_bf16", {.bf16 = true}, 2);
+  formed("pack_stosign", {.envelope = Envelope::kCoordinate}, 5);
+  formed("pack_stosign_bf16", {.envelope = Envelope::kCoordinate, .bf16 = true}, 3);
+  formed("pack_adam", {.update = Formation::Update::kAdam, .envelope = Envelope::kCoordinate}, 7);
+
   // A result that somebody looks at keeps the reads from being optimised away.
   if (sink == 42) std::fprintf(stderr, "%g\n", sink);
   return report.Finish();

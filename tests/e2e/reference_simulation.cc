@@ -5,6 +5,8 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
 
 #include "absl/strings/str_format.h"
 #include "common/checksum.h"
@@ -48,8 +50,9 @@ absl::Status Simulate(const SimulationOptions& options, const std::string& save)
 
 int Main(int argc, char** argv) {
   SimulationOptions options;
-  std::string save, direction = "signum", format = "text";
-  double beta = 0.9, beta2 = 0.99;
+  std::string save, format = "text", tensor_scale, tensor_decay, tensor_treatment;
+  DirectionWords direction;
+  double clip_norm = 0;
   CLI::App app("A run in one process, for comparison with real ones.", "reference_simulation");
   app.add_option("--model", options.model);
   app.add_option("--parameter-divisor", options.parameter_divisor);
@@ -69,23 +72,34 @@ int Main(int argc, char** argv) {
   app.add_option("--stepsize", options.rule.stepsize);
   app.add_option("--schedule", options.rule.schedule);
   app.add_option("--alias-option", options.rule.alias_option);
-  app.add_option("--direction", direction);
-  app.add_option("--beta", beta);
-  app.add_option("--beta2", beta2);
+  app.add_option("--direction", direction.name);
+  app.add_option("--beta", direction.beta);
+  app.add_option("--beta2", direction.beta2);
+  app.add_option("--momentum", direction.momentum);
+  app.add_option("--noise", direction.noise);
+  app.add_option("--noise-decay", direction.noise_decay);
+  app.add_flag("--error-feedback", direction.error_feedback);
+  app.add_option("--feedback-keep", direction.feedback_keep);
+  app.add_option("--state-dtype", direction.state_dtype);
+  app.add_option("--tensor-scale", tensor_scale);
+  app.add_option("--tensor-decay", tensor_decay);
+  app.add_option("--tensor-treatment", tensor_treatment);
+  app.add_option("--clip-norm", clip_norm);  // 0: gradients are not clipped
   app.add_option("--save", save);
   CLI11_PARSE(app, argc, argv);
-  absl::Status status;
-  const absl::StatusOr<DirectionConfig> parsed = ParseDirection(direction, beta, beta2);
-  const absl::StatusOr<DataFormat> data_format = ParseDataFormat(format);
-  if (!parsed.ok()) {
-    status = parsed.status();
-  } else if (!data_format.ok()) {
-    status = data_format.status();
-  } else {
-    options.direction = *parsed;
-    options.data.format = *data_format;
-    status = Simulate(options, save);
-  }
+  options.clip_norm = clip_norm > 0 ? std::optional(clip_norm) : std::nullopt;
+  const auto simulate = [&]() -> absl::Status {
+    SIGNVOTE_ASSIGN_OR_RETURN(options.direction, ParseDirection(direction));
+    SIGNVOTE_ASSIGN_OR_RETURN(options.data.format, ParseDataFormat(format));
+    for (const auto& parse :
+         {run::ParseTensorScales(tensor_scale), run::ParseTensorDecays(tensor_decay),
+          run::ParseTensorTreatments(tensor_treatment)}) {
+      SIGNVOTE_RETURN_IF_ERROR(parse.status());
+      options.tensor_rules.insert(options.tensor_rules.end(), parse->begin(), parse->end());
+    }
+    return Simulate(options, save);
+  };
+  const absl::Status status = simulate();
   if (!status.ok()) std::fprintf(stderr, "reference_simulation: %s\n", Describe(status).c_str());
   return static_cast<int>(ExitCodeFor(status));
 }

@@ -66,6 +66,21 @@ class Reference(harness.ProcessTest):
                   "--schedule", "cosine", "--weight-decay", 0.1]
         self.compare(chosen, ["--accumulate", 2], chosen)
 
+    def test_adams_update_under_noise_of_clipped_gradients_is_equal_too(self):
+        chosen = ["--direction", "adam", "--beta", 0.9, "--beta2", 0.999, "--rule", "fixed", "--stepsize", 0.003]
+        self.compare([*chosen, "--clip", "norm", "--clip-norm", 0.5], [], [*chosen, "--clip-norm", 0.5])
+
+    def test_muons_signs_of_scaled_plain_and_decaying_tensors_are_equal_too(self):
+        chosen = ["--direction", "muon", "--beta", 0.95, "--state-dtype", "bf16", "--rule", "fixed", "--stepsize", 0.003,
+                  "--tensor-scale", "*norm.weight=0.5,lm_head.weight=0.25", "--tensor-decay", "*mlp*=0.1",
+                  "--tensor-treatment", "*embed_tokens.weight=plain,lm_head.weight=sparse"]
+        self.compare(chosen, [], chosen)
+
+    def test_what_error_feedback_commits_is_equal_too(self):
+        chosen = ["--direction", "signsgd", "--error-feedback", "--feedback-keep", 0.9, "--rule", "fixed", "--stepsize", 0.3,
+                  "--schedule", "linear", "--weight-decay", 0.1, "--tensor-scale", "lm_head.weight=0.5"]
+        self.compare([*chosen, "--clip", "norm", "--clip-norm", 2], [], [*chosen, "--clip-norm", 2])
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

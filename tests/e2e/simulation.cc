@@ -1,12 +1,14 @@
 #include "tests/e2e/simulation.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <utility>
 
 #include "common/apply.h"
 #include "common/bits.h"
 #include "common/status.h"
+#include "server/stepsize/robust_mean.h"
 #include "server/tally/tally.h"
 #include "worker/train/batch_view.h"
 
@@ -16,10 +18,11 @@ namespace {
 constexpr uint64_t kHeldOutTargets = 2048;
 
 // What the server makes of the model's tensors.
-absl::StatusOr<Layout> RunLayout(const Layout& model, float weight_decay) {
+absl::StatusOr<Layout> RunLayout(const Layout& model, const SimulationOptions& options) {
   std::vector<TensorSpec> tensors(model.tensors().begin(), model.tensors().end());
   for (TensorSpec& tensor : tensors)
-    tensor.weight_decay = tensor.shape.size() >= 2 ? weight_decay : 0.0f;
+    tensor.weight_decay = tensor.shape.size() >= 2 ? options.weight_decay : 0.0f;
+  SIGNVOTE_RETURN_IF_ERROR(run::ApplyTensorRules(options.tensor_rules, &tensors));
   return Layout::Make(std::move(tensors));
 }
 
@@ -43,8 +46,7 @@ absl::StatusOr<std::unique_ptr<Simulation>> Simulation::Create(const SimulationO
   SIGNVOTE_ASSIGN_OR_RETURN(
       simulation->rule_,
       MakeRule(options.rule, {.main_rounds_max = options.rounds, .direction = options.direction}));
-  SIGNVOTE_ASSIGN_OR_RETURN(simulation->layout_,
-                            RunLayout(simulation->model_->layout(), options.weight_decay));
+  SIGNVOTE_ASSIGN_OR_RETURN(simulation->layout_, RunLayout(simulation->model_->layout(), options));
   const Layout& layout = simulation->layout_;
   const uint64_t chunk = options.chunk_coordinates != 0
                              ? options.chunk_coordinates
@@ -52,6 +54,11 @@ absl::StatusOr<std::unique_ptr<Simulation>> Simulation::Create(const SimulationO
   simulation->plan_ = ChunkPlan(layout.coordinates(), chunk);
   for (uint32_t share = 0; share < options.shares; ++share) {
     simulation->directions_.emplace_back(&layout, simulation->plan_, options.direction);
+    SIGNVOTE_ASSIGN_OR_RETURN(
+        std::unique_ptr<BallotSource> source,
+        simulation->model_->MakeSource(&layout, options.direction, options.seed));
+    if (source == nullptr) source = std::make_unique<GradientSource>();
+    simulation->sources_.push_back(std::move(source));
   }
   return simulation;
 }
@@ -88,18 +95,30 @@ absl::StatusOr<WorkerScalars> Simulation::Ballot(Round round, Share share,
   }
   SIGNVOTE_ASSIGN_OR_RETURN(scalars.loss,
                             Gradient(ReplicaSlot::kCurrent, round, share, &scalars.samples));
+  Direction& direction = directions_[share.value()];
+  BallotSource& source = *sources_[share.value()];
+  SIGNVOTE_RETURN_IF_ERROR(
+      source.Begin({.round = round, .data_step = DataStep(round.value()), .share = share}));
+  source.SetStepsize(gamma_);
+  direction.Begin();
+  const float clip = Clip(direction);
+  source.SetClip(clip);
   ChunkScalars sum;
   for (uint32_t k = 0; k < plan_.chunks(); ++k) {
     const ChunkIndex chunk(k);
-    const ChunkScalars part = directions_[share.value()].PackChunk(
-        chunk,
-        {.g = model_->gradient(),
-         .h = probe ? model_->previous_gradient() : ConstTensorPointers{},
-         .prev_verdict = prev_verdict.empty() ? nullptr : prev_verdict.data(),
-         .seed = options_.seed,
-         .round = round,
-         .share = share},
-        ballot->data() + plan_.ByteOffset(chunk));
+    SIGNVOTE_RETURN_IF_ERROR(
+        source.MakeChunk(plan_.First(chunk), plan_.Count(chunk), model_->gradient()));
+    const ChunkScalars part =
+        direction.PackChunk(chunk,
+                            {.g = model_->gradient(),
+                             .u = source.u(),
+                             .h = probe ? model_->previous_gradient() : ConstTensorPointers{},
+                             .prev_verdict = prev_verdict.empty() ? nullptr : prev_verdict.data(),
+                             .seed = options_.seed,
+                             .round = round,
+                             .share = share,
+                             .clip = clip},
+                            ballot->data() + plan_.ByteOffset(chunk));
     sum.g_l1 += part.g_l1;
     sum.g_l2_squared += part.g_l2_squared;
     sum.probe_l1 += part.probe_l1;
@@ -115,7 +134,20 @@ absl::StatusOr<WorkerScalars> Simulation::Ballot(Round round, Share share,
     if (kind == ScalarKind::kPrevInner && !prev_verdict.empty()) value = sum.prev_inner;
     scalars.wanted.push_back(value);
   }
+  const std::span<const float> lengths = source.displacement_mean();
+  scalars.displacement_mean.assign(lengths.begin(), lengths.end());
   return scalars;
+}
+
+float Simulation::Clip(const Direction& direction) const {
+  if (!options_.clip_norm.has_value() || !LengthMatters(options_.direction)) return 1.0f;
+  const double norm = std::sqrt(direction.SquaredNorm(model_->gradient()));
+  return norm > *options_.clip_norm ? static_cast<float>(*options_.clip_norm / norm) : 1.0f;
+}
+
+std::vector<float> Simulation::ScalesOf(std::span<const WorkerScalars> workers) const {
+  if (!options_.direction.error_feedback) return {};
+  return RobustLengths(workers, layout_.tensors().size());
 }
 
 absl::Status Simulation::Run() {
@@ -124,7 +156,6 @@ absl::Status Simulation::Run() {
   std::vector<std::vector<uint8_t>> ballots(options_.shares,
                                             std::vector<uint8_t>(plan_.TotalBytes()));
   std::vector<uint8_t> verdict;
-  float gamma = 0;
   for (uint64_t t = 0; t < options_.rounds; ++t) {
     const Round round(t);
     const RoundAhead ahead{.round = round, .data_step = DataStep(t), .main_rounds = t};
@@ -140,14 +171,16 @@ absl::Status Simulation::Run() {
     }
     const StepsizeDecision decision = rule_->Decide({.ahead = ahead,
                                                      .main_rounds_max = options_.rounds,
-                                                     .gamma = gamma,
+                                                     .gamma = gamma_,
                                                      .x0_max_abs = x0_max_abs,
                                                      .step_scale_max = layout_.step_scale_max(),
                                                      .asked = record.asked,
                                                      .workers = record.scalars});
     if (decision.kind != CommitKind::kStep || decision.rho != 1)
       return absl::UnimplementedError("the simulation knows only steps without rescaling");
-    record.stepsize = gamma = decision.gamma;
+    gamma_ = decision.gamma;
+    const std::vector<float> scales = ScalesOf(record.scalars);
+    record.stepsize = scales.empty() ? gamma_ : 1.0f;
     SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kPrevious));
     // The whole model as one vote: chunks are a matter of transport.
     verdict.assign(plan_.TotalBytes(), 0);
@@ -162,7 +195,8 @@ absl::Status Simulation::Run() {
     const TensorPointers x = model_->parameters();
     for (size_t k = 0; k < x.size(); ++k) {
       const TensorSpec& tensor = layout_.tensors()[k];
-      ApplyStep(layout_, gamma, tensor.first, tensor.count, verdict.data(), 0, x[k]);
+      ApplyStep(layout_, {.gamma = record.stepsize, .decay_step = gamma_, .scales = scales},
+                tensor.first, tensor.count, verdict.data(), 0, nullptr, x[k]);
     }
   }
   return absl::OkStatus();

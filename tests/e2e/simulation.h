@@ -6,16 +6,19 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/run/tensor_rules.h"
 #include "server/stepsize/rule_flags.h"
 #include "server/stepsize/stepsize_rule.h"
 #include "worker/data/dataset.h"
 #include "worker/direction/direction.h"
 #include "worker/models/model.h"
+#include "worker/vote/ballot_source.h"
 
 namespace signvote {
 
@@ -24,6 +27,7 @@ struct SimulationOptions {
   float parameter_divisor = 1.0f;
   ModelOptions model_options;
   float weight_decay = 0.0f;  // of tensors of rank ≥ 2, as the server's --weight-decay
+  std::vector<run::TensorRule> tensor_rules;  // as the server's --tensor-…
   DatasetOptions data;
   uint32_t accumulate = 1;
   uint32_t shares = 3;
@@ -32,10 +36,11 @@ struct SimulationOptions {
   uint64_t chunk_coordinates = 0;  // 0: the default cut
   RuleFlags rule;
   DirectionConfig direction;
+  std::optional<double> clip_norm;  // as the server's --clip norm --clip-norm
 };
 
 struct SimulatedRound {
-  float stepsize = 0;
+  float stepsize = 0;                  // that the commit says
   std::vector<ScalarKind> asked;       // scalars that the rule wanted
   std::vector<WorkerScalars> scalars;  // by share
 };
@@ -59,6 +64,10 @@ class Simulation {
                                        const std::vector<uint8_t>& prev_verdict,
                                        std::vector<uint8_t>* ballot);
   absl::StatusOr<double> Gradient(ReplicaSlot slot, Round round, Share share, uint64_t* targets);
+  // Of the gradient that the model has now, what it counts times in the direction.
+  float Clip(const Direction& direction) const;
+  // The lengths at which the tensors move, of a commit that has any.
+  std::vector<float> ScalesOf(std::span<const WorkerScalars> workers) const;
 
   SimulationOptions options_;
   std::unique_ptr<Model> model_;
@@ -66,7 +75,9 @@ class Simulation {
   std::unique_ptr<Dataset> data_;
   std::unique_ptr<StepsizeRule> rule_;
   ChunkPlan plan_;
-  std::vector<Direction> directions_;  // by share
+  std::vector<Direction> directions_;                   // by share
+  std::vector<std::unique_ptr<BallotSource>> sources_;  // by share
+  float gamma_ = 0;                                     // of the last step; 0 before the first
   std::vector<SimulatedRound> rounds_;
 };
 

@@ -2,6 +2,7 @@
 // A whole run without network: the real directions, tally and apply, one call after the other. The
 // paper tests state what papers claim about these three.
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -42,6 +43,7 @@ class VoteLoop {
     std::vector<uint8_t> verdict(plan_.TotalBytes());
     std::vector<std::vector<uint8_t>> ballots(directions_.size(),
                                               std::vector<uint8_t>(plan_.TotalBytes()));
+    for (const auto& direction : directions_) direction->Begin();
     for (uint32_t c = 0; c < plan_.chunks(); ++c) {
       const ChunkIndex k(c);
       std::vector<const uint8_t*> chunks;
@@ -64,6 +66,11 @@ class VoteLoop {
     }
     ApplyStep(layout_, gamma, 0, x_.size(), verdict.data(), 0, x_.data());
     round_ = round_.next();
+  }
+
+  // x back into [−edge, edge].
+  void Clamp(float edge) {
+    for (float& v : x_) v = std::clamp(v, -edge, edge);
   }
 
   const std::vector<float>& x() const { return x_; }

@@ -272,6 +272,12 @@ class PythonOnly(InteropTest):
         self.start_server("--direction", "lion", rounds=5)
         self.assert_one_digest([self.python_worker("a")], 5)
 
+    def test_python_workers_sign_under_noise_clipped_gradients_of_sparse_and_scaled_tensors(self):
+        self.start_server("--direction", "stosign", "--noise-decay", 0.9, "--clip", "norm", "--clip-norm", 0.5,
+                          "--tensor-treatment", "layers.0.*=sparse", "--tensor-scale", "*=fan-in,layers.2.*=2", *NOBODY_IS_LATE,
+                          rounds=20, workers_min=2)
+        self.assert_one_digest([self.python_worker("a"), self.python_worker("b")], 20)
+
     def test_a_wrong_token_a_lost_server_and_an_open_key_end_with_their_exit_codes(self):
         self.start_server(rounds=5, workers_min=1)
         wrong = self.folder / "wrong"

@@ -224,15 +224,37 @@ class Pieces(unittest.TestCase):
         for kind, beta, beta2, a, c in ((kinds.KIND_SIGNSGD, 0.5, 0.75, 0, 0), (kinds.KIND_SIGNUM, 0.5, 0.75, 0.5, 0.5),
                                         (kinds.KIND_NESTEROV_SIGNUM, 0.5, 0, 0.25, 0.5), (kinds.KIND_LION, 0.5, 0.75, 0.5, 0.75)):
             factors = direction.factors(training.Direction(kind=kind, beta=beta, beta2=beta2))
-            self.assertEqual(factors, (a, c))
+            self.assertEqual((factors.a, factors.c), (a, c))
             state = direction.Direction(3)
             state.momentum[:] = (8, 0, 0)
             signs = state.signs(factors, np.array([-1, -1, 0], np.float32), np.array([False, True, True]))
             # u = a m + (1-a) g; the last coordinate is zero: the coin.
             self.assertEqual(signs.tolist(), [8 * a - (1 - a) > 0, False, True])
             self.assertEqual(state.momentum.tolist(), [8 * c - (1 - c), -(1 - c), 0])
-        with self.assertRaisesRegex(ValueError, "direction 0 is unknown"):
-            direction.factors(training.Direction())
+        for words, changes in (("direction 0", {"kind": 0}), ("direction 6", {"kind": kinds.KIND_ADAM}),
+                               ("noise with envelope 2", {"envelope": kinds.ENVELOPE_TENSOR}),
+                               ("error feedback", {"error_feedback": True}),
+                               ("elements of kind 2", {"state_element": training.StatePlane.ELEMENT_BF16})):
+            with self.assertRaisesRegex(ValueError, f"{words}.* is unknown"):
+                direction.factors(training.Direction(**{"kind": kinds.KIND_SIGNUM, **changes}))
+
+    def test_noise_is_that_of_the_uniforms_and_grows_with_its_envelope(self):
+        noise = direction.noise(7, 3, 2, 10)
+        words = coins.uniform_words(7, 3, 2, np.arange(3, dtype=np.uint64))
+        for i in range(10):
+            k = int(words[i // 4]) >> 16 * (i % 4) & 0xFFFF
+            self.assertEqual(float(noise[i]), (2 * k + 1) / 65536 - 1)
+        factors = direction.factors(training.Direction(kind=training.Direction.KIND_STOSIGN, beta=0.5, envelope_decay=0.75,
+                                                       envelope=training.Direction.ENVELOPE_COORDINATE))
+        state = direction.Direction(4)
+        none, sparse = np.zeros(4, bool), np.array([False, False, False, True])
+        signs = state.signs(factors, np.array([8, -8, 0, 0], np.float32), none, np.float32([-.9, .9, .9, .9]), sparse)
+        self.assertEqual(signs.tolist(), [True, False, False, False])
+        self.assertEqual(state.envelope.tolist(), [4, 4, 0, 0])
+        # u = 1 under an envelope of 3: the noise decides. The last one has no gradient and stays as it was.
+        signs = state.signs(factors, np.array([-2, -2, 2, 0], np.float32), ~none, np.float32([-.7, .7, 0, .9]), sparse)
+        self.assertEqual(signs.tolist(), [False, False, True, True])
+        self.assertEqual(state.envelope.tolist(), [3, 3, 1, 0])
 
     def test_padding_bits_are_refused(self):
         with self.assertRaisesRegex(ValueError, "not zero"):

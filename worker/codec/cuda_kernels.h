@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "worker/codec/formation.h"
 #include "worker/codec/pack_sums.h"
 
 namespace signvote::cuda {
@@ -21,8 +22,10 @@ struct TensorRow {
   uint64_t first;  // first coordinate in the model
   float step_scale;
   float weight_decay;
+  uint32_t sparse;  // PackSegment::sparse
+  uint32_t unused;
 };
-static_assert(sizeof(TensorRow) == 16);
+static_assert(sizeof(TensorRow) == 24);
 
 // What is packed of one tensor: pointers to its first coordinate. Null: there is none, see
 // PackSegment in worker/codec/pack.h.
@@ -33,14 +36,16 @@ struct TensorInputs {
 };
 static_assert(sizeof(TensorInputs) == 24);
 
-inline constexpr uint32_t kStatePlanes = 4;  // kStatePlanesMax of worker/codec/pack.h
+inline constexpr uint32_t kStatePlanes = 3;  // kStateSlots of worker/codec/pack.h, in its order
 
 // One chunk: direction, ballot and sums in one pass.
 struct PackArguments {
   const TensorInputs* inputs;  // [tensor_count] of the chunk's tensors
   bool given;                  // u is, of every tensor; the state is then not touched
   bool probe;                  // a tensor without h has a probe gradient of zero
-  float* state[kStatePlanes];  // [d] each: the direction's planes; null beyond them
+  void* state[kStatePlanes];   // [d] each: the direction's planes; null where it has none
+  bool formed;                 // IsFormed() of the chunk: what is signed takes the formation
+  const float* envelopes;      // [tensor_count] Envelope::kTensor; else null
   const uint32_t*
       prev_verdict;  // [⌈d/256⌉·8] packed verdict of the whole model, 16-byte aligned, or null
   uint16_t* bits;    // [⌈count/16⌉] the ballot; padding bits become zero
@@ -49,13 +54,24 @@ struct PackArguments {
   uint32_t tensor_count;     // tensors with a coordinate in the chunk
   uint64_t first;            // the chunk's first coordinate; a multiple of 512
   uint64_t count;            // > 0
-  float a, one_minus_a, c, one_minus_c;
-  float stepsize;  // of the last commit; the linear directions do not read it
+  float a, c;
+  Formation formation;
+  float clip;
   uint64_t seed;
   uint64_t round;
   uint32_t share;
 };
 cudaError_t LaunchPack(const PackArguments& arguments, cudaStream_t stream);
+
+// Largest() of one tensor, as LaunchPack() of `pack` would form it now. Of `pack` the state, the
+// tables and numbers are read: not what a chunk is, nor the ballot.
+struct LargestArguments {
+  PackArguments pack;  // inputs, tensors: of this tensor alone
+  uint64_t first;      // the tensor's
+  uint64_t count;      // > 0
+  float* largest;      // 0 before
+};
+cudaError_t LaunchLargest(const LargestArguments& arguments, cudaStream_t stream);
 
 // Tiles that hold `count` coordinates.
 constexpr uint64_t Tiles(uint64_t count) {

@@ -60,9 +60,17 @@ void PinnedMemory::do_deallocate(void* memory, size_t bytes, size_t alignment) {
 absl::StatusOr<DeviceBuffer<TensorRow>> MakeTensorTable(const Layout& layout, cudaStream_t stream) {
   std::vector<TensorRow> rows;
   for (const TensorSpec& t : layout.tensors()) {
-    rows.push_back({.first = t.first, .step_scale = t.step_scale, .weight_decay = t.weight_decay});
+    rows.push_back({.first = t.first,
+                    .step_scale = t.step_scale,
+                    .weight_decay = t.weight_decay,
+                    .sparse = t.treatment == TensorTreatment::kSparse ? 1u : 0u,
+                    .unused = 0});
   }
-  rows.push_back({.first = layout.coordinates(), .step_scale = 0.0f, .weight_decay = 0.0f});
+  rows.push_back({.first = layout.coordinates(),
+                  .step_scale = 0.0f,
+                  .weight_decay = 0.0f,
+                  .sparse = 0,
+                  .unused = 0});
   SIGNVOTE_ASSIGN_OR_RETURN(auto table, DeviceBuffer<TensorRow>::Make(rows.size()));
   SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, table.data(), rows.data(), table.bytes(),
                                          cudaMemcpyHostToDevice, stream));

@@ -1,6 +1,7 @@
 #include "worker/codec/pack.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <iterator>
@@ -9,13 +10,29 @@
 #include "common/bits.h"
 #include "common/check.h"
 #include "common/coin.h"
+#include "common/half_float.h"
 #include "worker/codec/pack_kernels.h"
 
 namespace signvote {
+namespace {
+
+constexpr uint64_t kUniformsPerWord = 4;
+
+}  // namespace
+
 namespace pack_kernels {
 
 uint64_t OwnCoins(const PackContext& context, uint64_t first) {
   return OwnCoinWord(context.seed, context.round, context.share, first / kBitsPerWord);
+}
+
+void Uniforms(const PackContext& context, uint64_t first, uint64_t* out, size_t words) {
+  FillUniforms(context.seed, context.round, context.share, first / kUniformsPerWord, {out, words});
+}
+
+bool IsFormed(const PackContext& context, const PackSegment& s) {
+  if (context.formation.envelope != Envelope::kNone) return true;
+  return s.u == nullptr && (context.formation != Formation() || context.clip != 1.0f || s.sparse);
 }
 
 }  // namespace pack_kernels
@@ -49,8 +66,12 @@ struct LaneSums {
 };
 
 void CheckSegment(const PackContext& context, const PackSegment& s) {
-  SIGNVOTE_CHECK(s.u != nullptr || s.g == nullptr || s.state[0] != nullptr ||
-                 (context.coefficients.a == 0.0f && context.coefficients.c == 0.0f));
+  const Formation& f = context.formation;
+  const bool adam = f.update == Formation::Update::kAdam;
+  SIGNVOTE_CHECK(s.u != nullptr || s.g == nullptr || s.state[kMomentumSlot] != nullptr ||
+                 (!adam && context.coefficients.a == 0.0f && context.coefficients.c == 0.0f));
+  SIGNVOTE_CHECK(s.u != nullptr || s.g == nullptr || !adam || s.state[kSquaresSlot] != nullptr);
+  SIGNVOTE_CHECK(f.envelope != Envelope::kCoordinate || s.state[kEnvelopeSlot] != nullptr);
   SIGNVOTE_CHECK(s.bits_first % kBitsPerWord == 0 && s.bits_first <= s.first);
   SIGNVOTE_CHECK(s.prev_bits == nullptr || s.prev_first <= s.first);
 }
@@ -84,9 +105,15 @@ PackScalars PackWithoutGradient(const PackContext& context, const PackSegment& s
   stand_in.g = s.h != nullptr ? s.h : s.u;
   stand_in.h = nullptr;
   stand_in.prev_bits = nullptr;
-  std::fill(std::begin(stand_in.state), std::end(stand_in.state), nullptr);
+  stand_in.sparse = false;
+  PackContext plain = context;
+  if (s.u == nullptr) {  // no state moves without a gradient, nor with it
+    std::fill(std::begin(stand_in.state), std::end(stand_in.state), nullptr);
+    plain.formation = {};
+    plain.clip = 1.0f;
+  }
   PackScalars sums;
-  if (stand_in.g != nullptr) pack(context, stand_in, &sums);
+  if (stand_in.g != nullptr) pack(plain, stand_in, &sums);
   if (s.u != nullptr) return {.nonfinite = sums.nonfinite};
   CastCoins(context, s);
   if (s.h == nullptr) return {};
@@ -97,6 +124,95 @@ PackScalars PackWithoutGradient(const PackContext& context, const PackSegment& s
   return probed;
 }
 
+// ---- the formation, coordinate by coordinate ----------------------------------------------------
+
+constexpr uint32_t kSignBit = 0x80000000u;
+constexpr uint32_t kBf16Largest = 0x7F7Fu;
+
+uint16_t NarrowNearest(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t size = bits & ~kSignBit;
+  const uint32_t near = std::min((size + 0x7FFFu + (size >> 16 & 1u)) >> 16, kBf16Largest);
+  return static_cast<uint16_t>(near | (bits & kSignBit) >> 16);
+}
+// REQUIRES: value ≥ 0 or NaN.
+uint16_t NarrowUpwards(float value) {
+  const uint32_t size = std::bit_cast<uint32_t>(value) & ~kSignBit;
+  return static_cast<uint16_t>(std::min((size + 0xFFFFu) >> 16, kBf16Largest));
+}
+
+float LoadState(const void* plane, bool bf16, uint64_t i) {
+  if (plane == nullptr) return 0.0f;
+  return bf16 ? WidenBf16(static_cast<const uint16_t*>(plane)[i])
+              : static_cast<const float*>(plane)[i];
+}
+
+float Larger(float p, float q) { return p > q ? p : q; }
+
+// u of coordinate i, and what m and v become.
+struct Update {
+  float u = 0, m = 0, v = 0;
+};
+Update UpdateOf(const PackContext& context, const PackSegment& s, uint64_t i) {
+  if (s.u != nullptr) return {.u = s.u[i]};
+  const Formation& f = context.formation;
+  const auto [a, c] = context.coefficients;
+  const float x = context.clip * s.g[i];
+  const float m0 = LoadState(s.state[kMomentumSlot], f.bf16, i);
+  Update next;
+  next.m = std::fma(c, m0, f.WeightOfGradient(c) * x);
+  if (f.update != Formation::Update::kAdam) {
+    next.u = std::fma(a, m0, f.WeightOfGradient(a) * x);
+    return next;
+  }
+  const float square = x * x;
+  next.v =
+      std::fma(f.c2, static_cast<const float*>(s.state[kSquaresSlot])[i], (1.0f - f.c2) * square);
+  const float root = std::sqrt(next.v * f.square_correction);
+  next.u = (next.m * f.mean_correction) / (root + f.epsilon);
+  return next;
+}
+
+// What is signed of coordinate i; its state moves on. REQUIRES: IsFormed(); g is there, or u.
+float Form(const PackContext& context, const PackSegment& s, uint64_t i) {
+  const Formation& f = context.formation;
+  const Update next = UpdateOf(context, s, i);
+  if (s.u == nullptr) {
+    if (void* const m = s.state[kMomentumSlot]; m != nullptr) {
+      if (f.bf16) {
+        static_cast<uint16_t*>(m)[i] = NarrowNearest(next.m);
+      } else {
+        static_cast<float*>(m)[i] = next.m;
+      }
+    }
+    if (f.update == Formation::Update::kAdam)
+      static_cast<float*>(s.state[kSquaresSlot])[i] = next.v;
+  }
+  float envelope = 1.0f;
+  switch (f.envelope) {
+    case Envelope::kNone:
+      return next.u;
+    case Envelope::kCoordinate: {
+      void* const r = s.state[kEnvelopeSlot];
+      envelope = Larger(f.envelope_decay * LoadState(r, f.bf16, i), std::fabs(next.u));
+      if (f.bf16) {
+        static_cast<uint16_t*>(r)[i] = NarrowUpwards(envelope);
+      } else {
+        static_cast<float*>(r)[i] = envelope;
+      }
+      break;
+    }
+    case Envelope::kTensor:
+      envelope = s.envelope;
+      break;
+    case Envelope::kOne:
+      break;
+  }
+  return std::fma(envelope,
+                  NoiseOf(Uniform16(context.seed, context.round, context.share, s.first + i)),
+                  next.u);
+}
+
 }  // namespace
 
 PackScalars PackReference(const PackContext& context, const PackSegment& s) {
@@ -105,6 +221,7 @@ PackScalars PackReference(const PackContext& context, const PackSegment& s) {
   const float c = context.coefficients.c;
   const float one_minus_a = 1.0f - a;
   const float one_minus_c = 1.0f - c;
+  const bool formed = pack_kernels::IsFormed(context, s);
   PackScalars total, tile;
   LaneSums sums;  // of the group that `at` is in
   for (uint64_t i = 0; i < s.count; ++i) {
@@ -127,11 +244,16 @@ PackScalars PackReference(const PackContext& context, const PackSegment& s) {
     if (!std::isfinite(g) || (s.u != nullptr && !std::isfinite(s.u[i]))) {
       ++sums.nonfinite;
     } else {
-      if (s.u != nullptr) {
+      if (formed) {
+        if (s.u != nullptr || (s.g != nullptr && !(s.sparse && g == 0.0f))) {
+          const float signed_value = Form(context, s, i);
+          if (std::isfinite(signed_value)) bit = BallotBit(signed_value, own_coin);
+        }
+      } else if (s.u != nullptr) {
         bit = BallotBit(s.u[i], own_coin);
       } else if (s.g != nullptr) {
         float u = g;
-        if (float* const m = s.state[0]; m != nullptr) {
+        if (auto* const m = static_cast<float*>(s.state[kMomentumSlot]); m != nullptr) {
           u = std::fma(a, m[i], one_minus_a * g);
           m[i] = std::fma(c, m[i], one_minus_c * g);
         }
@@ -166,6 +288,27 @@ PackScalars Pack(const PackContext& context, const PackSegment& segment, Isa isa
   PackScalars sums;
   pack(context, segment, &sums);
   return sums;
+}
+
+float LargestReference(const PackContext& context, const PackSegment& s) {
+  float largest = 0.0f;
+  if (s.g == nullptr && s.u == nullptr) return largest;
+  for (uint64_t i = 0; i < s.count; ++i) {
+    const float g = s.g != nullptr ? s.g[i] : 0.0f;
+    if (!std::isfinite(g) || (s.u != nullptr && !std::isfinite(s.u[i]))) continue;
+    if (s.u == nullptr && s.sparse && g == 0.0f) continue;
+    largest = Larger(std::fabs(UpdateOf(context, s, i).u), largest);
+  }
+  return largest;
+}
+
+float Largest(const PackContext& context, const PackSegment& segment, Isa isa) {
+  if (isa == Isa::kScalar) return LargestReference(context, segment);
+  PackSegment s = segment;
+  if (s.g == nullptr) s.g = s.u;  // a gradient of zero hides no u
+  if (s.g == nullptr || s.count == 0) return 0.0f;
+  return (isa == Isa::kAvx512 ? pack_kernels::LargestAvx512 : pack_kernels::LargestAvx2)(context,
+                                                                                         s);
 }
 
 }  // namespace signvote

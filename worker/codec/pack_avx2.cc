@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include <cstring>
+#include <type_traits>
 
 #include "common/apply_bits.h"
 #include "worker/codec/pack_kernels.h"
@@ -146,12 +147,66 @@ inline __attribute__((always_inline)) BlockBits Block(const Coefficients& k, con
   return bits;
 }
 
+// ---- the vector of formed_body.inc --------------------------------------------------------------
+
+using Vec = __m256;
+using Mask = __m256;
+constexpr size_t kWidth = 8;
+
+inline Vec All(float v) { return _mm256_set1_ps(v); }
+inline Vec Load(const float* from) { return _mm256_loadu_ps(from); }
+inline void Store(float* to, Vec v) { _mm256_storeu_ps(to, v); }
+inline Vec Add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
+inline Vec Mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
+inline Vec Fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vec Div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
+inline Vec Sqrt(Vec v) { return _mm256_sqrt_ps(v); }
+inline Vec Larger(Vec p, Vec q) { return _mm256_max_ps(p, q); }
+inline Mask And(Mask a, Mask b) { return _mm256_and_ps(a, b); }
+inline Mask NotZero(Vec v) { return _mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_NEQ_UQ); }
+inline Vec Keep(Mask mask, Vec v) { return _mm256_and_ps(mask, v); }
+inline Vec Choose(Mask mask, Vec v, Vec otherwise) { return _mm256_blendv_ps(otherwise, v, mask); }
+inline __m256i Upper(Vec v, __m256i rounding) {
+  const __m256i size = _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7FFFFFFF));
+  return _mm256_min_epu32(_mm256_srli_epi32(_mm256_add_epi32(size, rounding), 16),
+                          _mm256_set1_epi32(0x7F7F));
+}
+inline void StoreHalves(uint16_t* to, __m256i v) {
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(v, v), 0x08);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
+}
+inline __m256i LoadHalves(const uint16_t* from) {
+  return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+inline Vec LoadBf16(const uint16_t* from) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(LoadHalves(from), 16));
+}
+inline void StoreNearest(uint16_t* to, Vec v) {
+  const __m256i bits = _mm256_castps_si256(v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i near = Upper(v, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+  const __m256i sign = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x8000));
+  StoreHalves(to, _mm256_or_si256(near, sign));
+}
+inline void StoreUpwards(uint16_t* to, Vec v) {
+  StoreHalves(to, Upper(v, _mm256_set1_epi32(0xFFFF)));
+}
+inline Vec Noise(const uint16_t* uniforms) {
+  const __m256i twice = _mm256_slli_epi32(LoadHalves(uniforms), 1);
+  return Mul(_mm256_cvtepi32_ps(_mm256_add_epi32(twice, _mm256_set1_epi32(1 - 65536))),
+             All(0x1p-16f));
+}
+
 #include "worker/codec/pack_body.inc"
 
 }  // namespace
 
 void PackAvx2(const PackContext& context, const PackSegment& segment, PackScalars* sums) {
   Pack(context, segment, sums);
+}
+
+float LargestAvx2(const PackContext& context, const PackSegment& segment) {
+  return LargestOf(context, segment);
 }
 
 }  // namespace signvote::pack_kernels

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include <cstring>
+#include <type_traits>
 
 #include "common/apply_bits.h"
 #include "worker/codec/pack_kernels.h"
@@ -154,12 +155,69 @@ inline __attribute__((always_inline)) BlockBits Block(const Coefficients& k, con
           .nonfinite = Join(q0.nonfinite, q1.nonfinite, q2.nonfinite, q3.nonfinite)};
 }
 
+// ---- the vector of formed_body.inc --------------------------------------------------------------
+
+using Vec = __m512;
+using Mask = __mmask16;
+constexpr size_t kWidth = 16;
+
+inline Vec All(float v) { return _mm512_set1_ps(v); }
+inline Vec Load(const float* from) { return _mm512_loadu_ps(from); }
+inline void Store(float* to, Vec v) { _mm512_storeu_ps(to, v); }
+inline Vec Add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+inline Vec Mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+inline Vec Fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vec Div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+inline Vec Sqrt(Vec v) { return _mm512_sqrt_ps(v); }
+inline Vec Abs(Vec v) { return _mm512_abs_ps(v); }
+inline Vec Larger(Vec p, Vec q) { return _mm512_max_ps(p, q); }
+inline Mask And(Mask a, Mask b) { return _kand_mask16(a, b); }
+inline Mask Finite(Vec v) { return _knot_mask16(_mm512_fpclass_ps_mask(v, kNonfiniteClasses)); }
+inline Mask NotZero(Vec v) { return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_NEQ_UQ); }
+inline Vec Keep(Mask mask, Vec v) { return _mm512_maskz_mov_ps(mask, v); }
+inline Vec Choose(Mask mask, Vec v, Vec otherwise) {
+  return _mm512_mask_mov_ps(otherwise, mask, v);
+}
+inline __m512i Upper(Vec v, __m512i rounding) {
+  const __m512i size = _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7FFFFFFF));
+  return _mm512_min_epu32(_mm512_srli_epi32(_mm512_add_epi32(size, rounding), 16),
+                          _mm512_set1_epi32(0x7F7F));
+}
+inline void StoreHalves(uint16_t* to, __m512i v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(v));
+}
+inline __m512i LoadHalves(const uint16_t* from) {
+  return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+inline Vec LoadBf16(const uint16_t* from) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(LoadHalves(from), 16));
+}
+inline void StoreNearest(uint16_t* to, Vec v) {
+  const __m512i bits = _mm512_castps_si512(v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i near = Upper(v, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+  const __m512i sign = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(0x8000));
+  StoreHalves(to, _mm512_or_si512(near, sign));
+}
+inline void StoreUpwards(uint16_t* to, Vec v) {
+  StoreHalves(to, Upper(v, _mm512_set1_epi32(0xFFFF)));
+}
+inline Vec Noise(const uint16_t* uniforms) {
+  const __m512i twice = _mm512_slli_epi32(LoadHalves(uniforms), 1);
+  return Mul(_mm512_cvtepi32_ps(_mm512_add_epi32(twice, _mm512_set1_epi32(1 - 65536))),
+             All(0x1p-16f));
+}
+
 #include "worker/codec/pack_body.inc"
 
 }  // namespace
 
 void PackAvx512(const PackContext& context, const PackSegment& segment, PackScalars* sums) {
   Pack(context, segment, sums);
+}
+
+float LargestAvx512(const PackContext& context, const PackSegment& segment) {
+  return LargestOf(context, segment);
 }
 
 }  // namespace signvote::pack_kernels

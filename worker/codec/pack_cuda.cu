@@ -17,6 +17,45 @@ constexpr uint32_t kRows = kGroupCoordinates / kSumLanes;           // coordinat
 constexpr uint32_t kGroups = kTileCoordinates / kGroupCoordinates;  // of a tile
 static_assert(kRows == 16 && kSumLanes == 16 && kGroups * kSumLanes == kThreads);
 
+// ---- the formation: pack.h, operation by operation -----------------------------------------------
+
+__device__ inline float Widen(uint16_t bits) { return __uint_as_float(uint32_t{bits} << 16); }
+__device__ inline uint16_t Upper(uint32_t size, uint32_t rounding) {
+  const uint32_t upper = (size + rounding) >> 16;
+  return static_cast<uint16_t>(upper < 0x7F7Fu ? upper : 0x7F7Fu);
+}
+__device__ inline uint16_t NarrowNearest(float value) {
+  const uint32_t bits = __float_as_uint(value);
+  const uint32_t size = bits & 0x7FFFFFFFu;
+  return static_cast<uint16_t>(Upper(size, 0x7FFFu + (size >> 16 & 1u)) | (bits >> 16 & 0x8000u));
+}
+__device__ inline uint16_t NarrowUpwards(float value) {
+  return Upper(__float_as_uint(value) & 0x7FFFFFFFu, 0xFFFFu);
+}
+__device__ inline float LoadKept(const void* plane, bool bf16, uint64_t at) {
+  if (plane == nullptr) return 0.0f;
+  return bf16 ? Widen(static_cast<const uint16_t*>(plane)[at])
+              : static_cast<const float*>(plane)[at];
+}
+
+struct Update {
+  float u, m, v;
+};
+// What becomes of one coordinate whose u is not given.
+__device__ inline Update UpdateOf(const PackArguments& p, float g, float m0, float v0) {
+  const Formation& f = p.formation;
+  const float x = __fmul_rn(p.clip, g);
+  Update next{0.0f, fmaf(p.c, m0, __fmul_rn(f.WeightOfGradient(p.c), x)), 0.0f};
+  if (f.update != Formation::Update::kAdam) {
+    next.u = fmaf(p.a, m0, __fmul_rn(f.WeightOfGradient(p.a), x));
+    return next;
+  }
+  next.v = fmaf(f.c2, v0, __fmul_rn(1.0f - f.c2, __fmul_rn(x, x)));
+  const float root = __fsqrt_rn(__fmul_rn(next.v, f.square_correction));
+  next.u = __fdiv_rn(__fmul_rn(next.m, f.mean_correction), __fadd_rn(root, f.epsilon));
+  return next;
+}
+
 __device__ inline bool Finite(float v) { return fabsf(v) <= 3.402823466e38f; }
 
 // Lane 0 of each half warp gets the sum of its sixteen lanes.
@@ -33,8 +72,10 @@ __device__ inline uint32_t AddUpLanes(uint32_t v) {
   return v;
 }
 
-template <bool kState, bool kGiven, bool kProbe, bool kPrevious>
-__global__ void __launch_bounds__(kThreads) PackKernel(PackArguments p) {
+// kFormed: what is signed is formed, with kGiven from a u that is given. One block of such a kernel
+// may have a multiprocessor to itself: left alone, ptxas would rather spill than have fewer.
+template <bool kState, bool kGiven, bool kFormed, bool kProbe, bool kPrevious>
+__global__ void __launch_bounds__(kThreads, kFormed ? 1 : 0) PackKernel(PackArguments p) {
   // Two of each: while one thread adds up a piece's groups the others go on to the next piece.
   __shared__ double group_l1[2][kGroups], group_l2[2][kGroups];
   __shared__ double group_probe[2][kGroups], group_prev[2][kGroups];
@@ -63,7 +104,10 @@ __global__ void __launch_bounds__(kThreads) PackKernel(PackArguments p) {
   uint64_t tensor_first = p.tensors[tensor].first, tensor_end = p.tensors[tensor + 1].first;
 
   // All loads before the first use.
-  float g[kRows], m[kRows], u[kRows], h[kRows];
+  constexpr bool kMoves = kFormed && !kGiven;  // m and v
+  float g[kRows], m[kRows], u[kRows], h[kRows], v[kRows], r[kRows];
+  const bool squares = kMoves && p.formation.update == Formation::Update::kAdam;
+  const bool kept_envelope = kFormed && p.formation.envelope == Envelope::kCoordinate;
   uint32_t coins = 0;  // bit k: coordinate k has nothing to sign
 #pragma unroll
   for (uint32_t k = 0; k < kRows; ++k) {
@@ -71,6 +115,8 @@ __global__ void __launch_bounds__(kThreads) PackKernel(PackArguments p) {
     if constexpr (kState) m[k] = 0.0f;
     if constexpr (kGiven) u[k] = 0.0f;
     if constexpr (kProbe) h[k] = 0.0f;
+    if constexpr (kMoves) m[k] = v[k] = 0.0f;
+    if constexpr (kFormed) r[k] = 1.0f;
     if (!in_chunk(k)) continue;
     const uint64_t at = thread_first + k * kSumLanes;
     if (at >= tensor_end) {
@@ -84,7 +130,17 @@ __global__ void __launch_bounds__(kThreads) PackKernel(PackArguments p) {
     } else if constexpr (!kGiven) {
       coins |= 1u << k;
     }
-    if constexpr (kState) m[k] = p.state[0][at];
+    if constexpr (kState) m[k] = static_cast<const float*>(p.state[0])[at];
+    if constexpr (kMoves) {
+      m[k] = LoadKept(p.state[0], p.formation.bf16, at);
+      if (squares) v[k] = static_cast<const float*>(p.state[1])[at];
+      if (p.tensors[tensor].sparse != 0 && g[k] == 0.0f) coins |= 1u << k;
+    }
+    if constexpr (kFormed) {
+      // Where u is given r waits until it is used: both and their places do not fit the registers.
+      if (kMoves && kept_envelope) r[k] = LoadKept(p.state[2], p.formation.bf16, at);
+      if (p.envelopes != nullptr) r[k] = p.envelopes[tensor];
+    }
     if constexpr (kGiven) u[k] = inputs.u[at - tensor_first];
     if constexpr (kProbe) {
       if (inputs.h != nullptr) h[k] = inputs.h[at - tensor_first];
@@ -105,18 +161,63 @@ __global__ void __launch_bounds__(kThreads) PackKernel(PackArguments p) {
 
   uint32_t nonfinite = 0;  // bit k: coordinate k of this thread
   uint32_t mine = 0;       // the group's sixteen bits of row `lane`
+  // Four neighbouring coordinates share a word of uniforms: each of their threads makes that of one
+  // row in four.
+  uint64_t uniforms = 0;
 #pragma unroll
   for (uint32_t k = 0; k < kRows; ++k) {
+    [[maybe_unused]] uint16_t uniform = 0;
+    if constexpr (kFormed) {
+      if (p.formation.envelope != Envelope::kNone) {
+        if (k % 4 == 0) {
+          const uint64_t row = thread_first + (k + lane % 4) * kSumLanes;
+          uniforms = UniformBits(p.seed, p.round, p.share, row / 4);
+        }
+        const uint64_t word = __shfl_sync(kFullWarp, uniforms, threadIdx.x % 32 / 4 * 4 + k % 4);
+        uniform = static_cast<uint16_t>(word >> (16 * (lane % 4)));
+      }
+    }
     bool finite = Finite(g[k]);
     if constexpr (kGiven) finite = finite && Finite(u[k]);
     const bool no_gradient = ((coins >> k) & 1u) != 0;
     float what = g[k];
     if constexpr (kGiven) what = u[k];
     if constexpr (kState) {
-      what = fmaf(p.a, m[k], __fmul_rn(p.one_minus_a, g[k]));
+      what = fmaf(p.a, m[k], __fmul_rn(1.0f - p.a, g[k]));
       if (in_chunk(k) && finite && !no_gradient) {
-        p.state[0][thread_first + k * kSumLanes] = fmaf(p.c, m[k], __fmul_rn(p.one_minus_c, g[k]));
+        static_cast<float*>(p.state[0])[thread_first + k * kSumLanes] =
+            fmaf(p.c, m[k], __fmul_rn(1.0f - p.c, g[k]));
       }
+    }
+    if constexpr (kFormed) {
+      const uint64_t at = thread_first + k * kSumLanes;
+      const bool moves = in_chunk(k) && finite && !no_gradient;
+      if constexpr (kMoves) {
+        const Update next = UpdateOf(p, g[k], m[k], v[k]);
+        what = next.u;
+        if (moves && p.state[0] != nullptr) {
+          if (p.formation.bf16) {
+            static_cast<uint16_t*>(p.state[0])[at] = NarrowNearest(next.m);
+          } else {
+            static_cast<float*>(p.state[0])[at] = next.m;
+          }
+        }
+        if (moves && squares) static_cast<float*>(p.state[1])[at] = next.v;
+      }
+      if (kept_envelope) {
+        if (kGiven && in_chunk(k)) r[k] = LoadKept(p.state[2], p.formation.bf16, at);
+        const float decayed = __fmul_rn(p.formation.envelope_decay, r[k]), size = fabsf(what);
+        r[k] = decayed > size ? decayed : size;
+        if (moves) {
+          if (p.formation.bf16) {
+            static_cast<uint16_t*>(p.state[2])[at] = NarrowUpwards(r[k]);
+          } else {
+            static_cast<float*>(p.state[2])[at] = r[k];
+          }
+        }
+      }
+      if (p.formation.envelope != Envelope::kNone) what = fmaf(r[k], NoiseOf(uniform), what);
+      if (!Finite(what)) what = 0.0f;  // the own coin decides
     }
     bool one = what > 0.0f;
     // Rare but where whole rows have no gradient; also a u that is NaN, which only a bad state
@@ -187,23 +288,66 @@ __global__ void __launch_bounds__(kThreads) PackKernel(PackArguments p) {
   }
 }
 
+// A block is a tile of the tensor.
+__global__ void __launch_bounds__(kThreads) LargestKernel(LargestArguments a) {
+  const PackArguments& p = a.pack;
+  const TensorInputs inputs = p.inputs[0];
+  const bool sparse = p.tensors[0].sparse != 0;
+  float largest = 0.0f;
+  for (uint32_t k = 0; k < kTileCoordinates / kThreads; ++k) {
+    const uint64_t offset = uint64_t{blockIdx.x} * kTileCoordinates + k * kThreads + threadIdx.x;
+    if (offset >= a.count) continue;
+    const uint64_t at = a.first + offset;
+    const float g = inputs.g != nullptr ? inputs.g[offset] : 0.0f;
+    float u = 0.0f;
+    if (p.given) {
+      u = inputs.u[offset];
+      if (!Finite(g) || !Finite(u)) continue;
+    } else {
+      if (inputs.g == nullptr || !Finite(g) || (sparse && g == 0.0f)) continue;
+      const bool adam = p.formation.update == Formation::Update::kAdam;
+      u = UpdateOf(p, g, LoadKept(p.state[0], p.formation.bf16, at),
+                   adam ? static_cast<const float*>(p.state[1])[at] : 0.0f)
+              .u;
+    }
+    const float size = fabsf(u);
+    largest = size > largest ? size : largest;
+  }
+  for (uint32_t step = 16; step > 0; step /= 2) {
+    const float other = __shfl_xor_sync(kFullWarp, largest, step);
+    largest = other > largest ? other : largest;
+  }
+  // Of numbers that are not negative the bits are in order as well.
+  if (threadIdx.x % 32 == 0)
+    atomicMax(reinterpret_cast<unsigned*>(a.largest), __float_as_uint(largest));
+}
+
 }  // namespace
+
+cudaError_t LaunchLargest(const LargestArguments& a, cudaStream_t stream) {
+  return LaunchKernel(LargestKernel, Tiles(a.count), a, stream);
+}
 
 cudaError_t LaunchPack(const PackArguments& p, cudaStream_t stream) {
   using Kernel = void (*)(PackArguments);
-  // By where u comes from: g itself, g and the state, or the caller.
-  constexpr Kernel kKernels[3][4] = {
-      {PackKernel<false, false, false, false>, PackKernel<false, false, false, true>,
-       PackKernel<false, false, true, false>, PackKernel<false, false, true, true>},
-      {PackKernel<true, false, false, false>, PackKernel<true, false, false, true>,
-       PackKernel<true, false, true, false>, PackKernel<true, false, true, true>},
-      {PackKernel<false, true, false, false>, PackKernel<false, true, false, true>,
-       PackKernel<false, true, true, false>, PackKernel<false, true, true, true>}};
+  // By where what is signed comes from: g itself, g and the state, the caller; formed from either.
+#define SIGNVOTE_KERNELS(state, given, formed)                                                     \
+  {                                                                                                \
+    PackKernel<state, given, formed, false, false>, PackKernel<state, given, formed, false, true>, \
+        PackKernel<state, given, formed, true, false>,                                             \
+        PackKernel<state, given, formed, true, true>,                                              \
+  }
+  constexpr Kernel kKernels[5][4] = {
+      SIGNVOTE_KERNELS(false, false, false), SIGNVOTE_KERNELS(true, false, false),
+      SIGNVOTE_KERNELS(false, true, false), SIGNVOTE_KERNELS(false, false, true),
+      SIGNVOTE_KERNELS(false, true, true)};
+#undef SIGNVOTE_KERNELS
   const unsigned which = (p.probe ? 2u : 0u) | (p.prev_verdict != nullptr ? 1u : 0u);
-  return LaunchKernel(kKernels[p.given                 ? 2
-                               : p.state[0] != nullptr ? 1
-                                                       : 0][which],
-                      Tiles(p.count), p, stream);
+  const unsigned from = p.formed                ? (p.given ? 4u : 3u)
+                        : p.given               ? 2u
+                        : p.state[0] != nullptr ? 1u
+                                                : 0u;
+  return LaunchKernel(kKernels[from][which], Tiles(p.count), p, stream);
 }
 
 }  // namespace signvote::cuda

@@ -26,6 +26,9 @@ class BallotPacker {
  public:
   virtual ~BallotPacker() = default;
 
+  // A ballot begins, of which each chunk is packed once at most: what Direction::Begin() says.
+  // REQUIRES: no chunk is in flight.
+  virtual absl::Status Begin() = 0;
   // Packs chunk k into ballot[0, plan.Bytes(k)), padding bits zero. `input.g`, `u` and `h` point to
   // memory of the device. `input.prev_verdict`, if given, is the verdict that was last applied to
   // the replica of the same WorkerDevice. `ballot` is memory of WorkerDevice::host_memory() and is
@@ -39,6 +42,10 @@ class BallotPacker {
   // Waits until the ballot of chunk k is there and returns the chunk's scalars; it is no longer in
   // flight.
   virtual absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) = 0;
+
+  // ‖g‖₂² over the whole model, the sum that the chunks' scalars will say; what is not finite counts
+  // in none. Waits for it. INVALID_ARGUMENT: CheckGradient(). REQUIRES: no chunk is in flight.
+  virtual absl::StatusOr<double> SquaredNorm(ConstTensorPointers g) = 0;
 
   // The direction's state as planes of bytes, as in Direction: what a checkpoint holds, the same on
   // every device. INVALID_ARGUMENT: CheckStateRange(). REQUIRES: no chunk is in flight.

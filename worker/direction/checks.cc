@@ -31,7 +31,7 @@ absl::Status CheckChunk(const ChunkPlan& plan, ChunkIndex k) {
 absl::Status CheckChunkInput(const Layout& layout, const ChunkPlan& plan, ChunkIndex k,
                              const Direction::ChunkInput& input) {
   SIGNVOTE_RETURN_IF_ERROR(CheckChunk(plan, k));
-  SIGNVOTE_RETURN_IF_ERROR(CheckPointers("the gradient", layout, input.g));
+  SIGNVOTE_RETURN_IF_ERROR(CheckGradient(layout, input.g));
   if (!input.h.empty()) {
     SIGNVOTE_RETURN_IF_ERROR(CheckPointers("the probe gradient", layout, input.h));
   }
@@ -47,21 +47,26 @@ absl::Status CheckChunkInput(const Layout& layout, const ChunkPlan& plan, ChunkI
   return status;
 }
 
-absl::Status CheckStateRange(const Layout& layout, size_t planes, size_t plane, uint64_t first,
-                             size_t bytes) {
-  if (plane >= planes) {
+absl::Status CheckGradient(const Layout& layout, ConstTensorPointers g) {
+  return CheckPointers("the gradient", layout, g);
+}
+
+absl::Status CheckStateRange(const Layout& layout, std::span<const StatePlane> planes, size_t plane,
+                             uint64_t first, size_t bytes) {
+  if (plane >= planes.size()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("there is no plane ", plane, ": the direction's state has ", planes));
+        absl::StrCat("there is no plane ", plane, ": the direction's state has ", planes.size()));
   }
-  if (bytes % sizeof(float) != 0) {
+  const size_t element_bytes = planes[plane].element_bytes;
+  if (bytes % element_bytes != 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat(bytes, " bytes of state are no whole elements of ", sizeof(float)));
+        absl::StrCat(bytes, " bytes of state are no whole elements of ", element_bytes));
   }
-  const uint64_t d = layout.coordinates();
-  const uint64_t count = bytes / sizeof(float);
-  if (first <= d && count <= d - first) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(count, " elements of state from ", first, " on are beyond the plane's ", d));
+  const uint64_t elements = planes[plane].elements(layout.coordinates());
+  const uint64_t count = bytes / element_bytes;
+  if (first <= elements && count <= elements - first) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(count, " elements of state from ", first,
+                                                 " on are beyond the plane's ", elements));
 }
 
 }  // namespace signvote

@@ -6,8 +6,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "absl/status/status.h"
+#include "common/direction_config.h"
 #include "common/ids.h"
 #include "common/layout.h"
 #include "worker/direction/direction.h"
@@ -22,9 +24,11 @@ absl::Status CheckChunk(const ChunkPlan& plan, ChunkIndex k);
 // where the chunk lies.
 absl::Status CheckChunkInput(const Layout& layout, const ChunkPlan& plan, ChunkIndex k,
                              const Direction::ChunkInput& input);
-// Of a state of `planes` planes of fp32. INVALID_ARGUMENT: no such plane, `bytes` are no whole
-// elements, or reach beyond the plane from element `first` on.
-absl::Status CheckStateRange(const Layout& layout, size_t planes, size_t plane, uint64_t first,
-                             size_t bytes);
+// INVALID_ARGUMENT: no such plane, `bytes` are no whole elements, or reach beyond the plane from
+// element `first` on.
+absl::Status CheckStateRange(const Layout& layout, std::span<const StatePlane> planes, size_t plane,
+                             uint64_t first, size_t bytes);
+// INVALID_ARGUMENT: not one entry per tensor.
+absl::Status CheckGradient(const Layout& layout, ConstTensorPointers g);
 
 }  // namespace signvote

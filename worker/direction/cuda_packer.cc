@@ -18,11 +18,17 @@ absl::StatusOr<std::unique_ptr<CudaPacker>> CudaPacker::Make(const Device* devic
   const cudaStream_t stream = device->stream();
   SIGNVOTE_ASSIGN_OR_RETURN(packer->tensors_, MakeTensorTable(*layout, stream));
   const uint64_t d = layout->coordinates();
-  static_assert(kStatePlanes == kStatePlanesMax);
-  for (const StatePlane& plane : PlanesOf(config.kind)) {
-    SIGNVOTE_CHECK(plane.element_bytes == sizeof(float) && packer->state_.size() < kStatePlanes);
-    SIGNVOTE_ASSIGN_OR_RETURN(auto memory, DeviceBuffer<float>::Make(d));
-    packer->state_.push_back(std::move(memory));
+  static_assert(kStatePlanes == kStateSlots);
+  for (const StatePlane& plane : packer->planes_) {
+    packer->state_.emplace_back();
+    if (plane.single) continue;  // steps are a number of the host
+    SIGNVOTE_ASSIGN_OR_RETURN(packer->state_.back(),
+                              DeviceBuffer<std::byte>::Make(d * plane.element_bytes));
+  }
+  if (config.envelope == Envelope::kTensor) {
+    SIGNVOTE_ASSIGN_OR_RETURN(packer->envelopes_,
+                              DeviceBuffer<float>::Make(layout->tensors().size()));
+    packer->measured_.assign(layout->tensors().size(), false);
   }
   SIGNVOTE_ASSIGN_OR_RETURN(packer->bits_, DeviceBuffer<uint16_t>::Make((d + 15) / 16));
 
@@ -60,7 +66,8 @@ absl::StatusOr<std::unique_ptr<CudaPacker>> CudaPacker::Make(const Device* devic
       SIGNVOTE_CUDA(cudaMemsetAsync, packer->pieces_.data(), 0, packer->pieces_.bytes(), stream));
   SIGNVOTE_RETURN_IF_ERROR(
       SIGNVOTE_CUDA(cudaMemsetAsync, packer->inputs_.data(), 0, packer->inputs_.bytes(), stream));
-  for (DeviceBuffer<float>& plane : packer->state_) {
+  for (DeviceBuffer<std::byte>& plane : packer->state_) {
+    if (plane.size() == 0) continue;
     SIGNVOTE_RETURN_IF_ERROR(
         SIGNVOTE_CUDA(cudaMemsetAsync, plane.data(), 0, plane.bytes(), stream));
   }
@@ -74,6 +81,12 @@ CudaPacker::~CudaPacker() {
   // What was queued before an error is waited for as well.
   (void)cudaStreamSynchronize(device_->stream());  // nobody could act on an error
   if (copies_.get() != nullptr) (void)cudaStreamSynchronize(copies_.get());
+}
+
+absl::Status CudaPacker::Begin() {
+  begun_ = true;
+  std::fill(measured_.begin(), measured_.end(), false);
+  return poison_;
 }
 
 absl::Status CudaPacker::Start(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) {
@@ -108,38 +121,76 @@ absl::Status CudaPacker::SendInputs(const Chunk& chunk, const Direction::ChunkIn
                        chunk.tensors * sizeof(TensorInputs), cudaMemcpyHostToDevice, stream);
 }
 
+PackArguments CudaPacker::ArgumentsOf(ChunkIndex k, const Direction::ChunkInput& input) const {
+  const Chunk& chunk = chunks_[k.value()];
+  const uint64_t first = plan_.First(k);
+  PackArguments arguments{.inputs = inputs_.data() + chunk.first_input,
+                          .given = !input.u.empty(),
+                          .probe = !input.h.empty(),
+                          .state = {},
+                          .formed = false,
+                          .envelopes = nullptr,
+                          .prev_verdict = input.prev_verdict == nullptr ? nullptr : *verdict_,
+                          .bits = bits_.data() + first / 16,
+                          .pieces = pieces_.data() + chunk.first_piece,
+                          .tensors = tensors_.data() + chunk.first_tensor,
+                          .tensor_count = chunk.tensors,
+                          .first = first,
+                          .count = plan_.Count(k),
+                          .a = coefficients_.a,
+                          .c = coefficients_.c,
+                          .formation = FormationOf(config_, steps_),
+                          .clip = input.clip,
+                          .seed = input.seed,
+                          .round = input.round.value(),
+                          .share = input.share.value()};
+  for (size_t plane = 0; plane < planes_.size(); ++plane) {
+    if (!planes_[plane].single) arguments.state[SlotOf(planes_[plane])] = state_[plane].data();
+  }
+  if (envelopes_.size() > 0) arguments.envelopes = envelopes_.data() + chunk.first_tensor;
+  const std::span<const TensorSpec> tensors =
+      layout_->tensors().subspan(chunk.first_tensor, chunk.tensors);
+  const bool sparse = std::any_of(tensors.begin(), tensors.end(), [](const TensorSpec& t) {
+    return t.treatment == TensorTreatment::kSparse;
+  });
+  arguments.formed =
+      config_.envelope != Envelope::kNone ||
+      (input.u.empty() && (arguments.formation != Formation() || input.clip != 1.0f || sparse));
+  return arguments;
+}
+
+absl::Status CudaPacker::MeasureEnvelopes(const Chunk& chunk, const PackArguments& of_chunk,
+                                          cudaStream_t stream) {
+  for (uint32_t t = 0; t < chunk.tensors; ++t) {
+    const uint32_t tensor = chunk.first_tensor + t;
+    if (measured_[tensor]) continue;
+    measured_[tensor] = true;
+    LargestArguments arguments{.pack = of_chunk,
+                               .first = layout_->tensors()[tensor].first,
+                               .count = layout_->tensors()[tensor].count,
+                               .largest = envelopes_.data() + tensor};
+    arguments.pack.inputs += t;
+    arguments.pack.tensors += t;
+    SIGNVOTE_RETURN_IF_ERROR(
+        SIGNVOTE_CUDA(cudaMemsetAsync, arguments.largest, 0, sizeof(float), stream));
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(LaunchLargest, arguments, stream));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CudaPacker::Queue(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) {
   SIGNVOTE_RETURN_IF_ERROR(device_->Use());
   const cudaStream_t stream = device_->stream();
   const Chunk& chunk = chunks_[k.value()];
-  const uint64_t first = plan_.First(k);
-  uint16_t* const bits = bits_.data() + first / 16;
-  PackScalars* const pieces = pieces_.data() + chunk.first_piece;
+  if (begun_ && config_.kind == DirectionKind::kAdam) ++steps_;
+  begun_ = false;
   SIGNVOTE_RETURN_IF_ERROR(SendInputs(chunk, input, stream));
-  float* state[kStatePlanes] = {};
-  for (size_t plane = 0; plane < state_.size(); ++plane) state[plane] = state_[plane].data();
-  SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(
-      LaunchPack,
-      PackArguments{.inputs = inputs_.data() + chunk.first_input,
-                    .given = !input.u.empty(),
-                    .probe = !input.h.empty(),
-                    .state = {state[0], state[1], state[2], state[3]},
-                    .prev_verdict = input.prev_verdict == nullptr ? nullptr : *verdict_,
-                    .bits = bits,
-                    .pieces = pieces,
-                    .tensors = tensors_.data() + chunk.first_tensor,
-                    .tensor_count = chunk.tensors,
-                    .first = first,
-                    .count = plan_.Count(k),
-                    .a = coefficients_.a,
-                    .one_minus_a = 1.0f - coefficients_.a,
-                    .c = coefficients_.c,
-                    .one_minus_c = 1.0f - coefficients_.c,
-                    .stepsize = input.stepsize,
-                    .seed = input.seed,
-                    .round = input.round.value(),
-                    .share = input.share.value()},
-      stream));
+  const PackArguments arguments = ArgumentsOf(k, input);
+  uint16_t* const bits = arguments.bits;
+  PackScalars* const pieces = arguments.pieces;
+  if (config_.envelope == Envelope::kTensor)
+    SIGNVOTE_RETURN_IF_ERROR(MeasureEnvelopes(chunk, arguments, stream));
+  SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(LaunchPack, arguments, stream));
   SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaEventRecord, chunk.packed.get(), stream));
   SIGNVOTE_RETURN_IF_ERROR(
       SIGNVOTE_CUDA(cudaStreamWaitEvent, copies_.get(), chunk.packed.get(), 0));
@@ -211,30 +262,68 @@ absl::Status CudaPacker::Guarded(const Function& function) {
   return poison_;
 }
 
+absl::StatusOr<double> CudaPacker::SquaredNorm(ConstTensorPointers g) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckGradient(*layout_, g));
+  const Direction::ChunkInput input{.g = g};
+  const auto sum_all = [&](cudaStream_t stream) -> absl::Status {
+    for (uint32_t k = 0; k < plan_.chunks(); ++k) {
+      SIGNVOTE_RETURN_IF_ERROR(SendInputs(chunks_[k], input, stream));
+      // The gradient alone: its bits are overwritten by the ballot's.
+      PackArguments arguments = ArgumentsOf(ChunkIndex(k), input);
+      std::fill(std::begin(arguments.state), std::end(arguments.state), nullptr);
+      arguments.formed = false;
+      SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(LaunchPack, arguments, stream));
+      SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(
+          cudaMemcpyAsync, host_pieces_.data() + chunks_[k].first_piece, arguments.pieces,
+          chunks_[k].pieces * sizeof(PackScalars), cudaMemcpyDeviceToHost, stream));
+    }
+    return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
+  };
+  SIGNVOTE_RETURN_IF_ERROR(Guarded(sum_all));
+  double sum = 0;
+  for (uint32_t k = 0; k < plan_.chunks(); ++k) sum += AddUp(ChunkIndex(k)).g_l2_squared;
+  return sum;
+}
+
 absl::Status CudaPacker::SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) {
-  SIGNVOTE_RETURN_IF_ERROR(CheckStateRange(*layout_, state_.size(), plane, first, bytes.size()));
-  return Guarded([&](cudaStream_t stream) {
-    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, bytes.data(),
-                                           state_[plane].data() + first, bytes.size(),
-                                           cudaMemcpyDeviceToHost, stream));
+  SIGNVOTE_RETURN_IF_ERROR(CheckStateRange(*layout_, planes_, plane, first, bytes.size()));
+  return Guarded([&](cudaStream_t stream) -> absl::Status {
+    if (planes_[plane].single) {
+      std::copy_n(std::as_bytes(std::span(&steps_, 1)).begin() +
+                      static_cast<ptrdiff_t>(first * sizeof(steps_)),
+                  bytes.size(), bytes.begin());
+      return absl::OkStatus();
+    }
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(
+        cudaMemcpyAsync, bytes.data(), state_[plane].data() + first * planes_[plane].element_bytes,
+        bytes.size(), cudaMemcpyDeviceToHost, stream));
     return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
   });
 }
 
 absl::Status CudaPacker::RestoreState(size_t plane, uint64_t first,
                                       std::span<const std::byte> bytes) {
-  SIGNVOTE_RETURN_IF_ERROR(CheckStateRange(*layout_, state_.size(), plane, first, bytes.size()));
-  return Guarded([&](cudaStream_t stream) {
-    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, state_[plane].data() + first,
-                                           bytes.data(), bytes.size(), cudaMemcpyHostToDevice,
-                                           stream));
+  SIGNVOTE_RETURN_IF_ERROR(CheckStateRange(*layout_, planes_, plane, first, bytes.size()));
+  return Guarded([&](cudaStream_t stream) -> absl::Status {
+    if (planes_[plane].single) {
+      std::copy(bytes.begin(), bytes.end(),
+                std::as_writable_bytes(std::span(&steps_, 1)).begin() +
+                    static_cast<ptrdiff_t>(first * sizeof(steps_)));
+      return absl::OkStatus();
+    }
+    SIGNVOTE_RETURN_IF_ERROR(
+        SIGNVOTE_CUDA(cudaMemcpyAsync, state_[plane].data() + first * planes_[plane].element_bytes,
+                      bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream));
     return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
   });
 }
 
 absl::Status CudaPacker::Reset() {
+  steps_ = 0;
+  SIGNVOTE_RETURN_IF_ERROR(Begin());
   return Guarded([&](cudaStream_t stream) {
-    for (const DeviceBuffer<float>& plane : state_) {
+    for (const DeviceBuffer<std::byte>& plane : state_) {
+      if (plane.size() == 0) continue;
       SIGNVOTE_RETURN_IF_ERROR(
           SIGNVOTE_CUDA(cudaMemsetAsync, plane.data(), 0, plane.bytes(), stream));
     }

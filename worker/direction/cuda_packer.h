@@ -7,6 +7,7 @@
 // computes next. Device memory: the state's planes, the ballot's bits, and of each tensor of a chunk
 // where its values lie, which is sent again when a framework has moved them.
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -32,9 +33,11 @@ class CudaPacker : public BallotPacker {
   // Waits for what is in flight, because it writes to the callers' ballots.
   ~CudaPacker() override;
 
+  absl::Status Begin() override;
   absl::Status Start(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) override;
   absl::StatusOr<bool> Ready(ChunkIndex k) override;
   absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) override;
+  absl::StatusOr<double> SquaredNorm(ConstTensorPointers g) override;
   absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) override;
   absl::Status RestoreState(size_t plane, uint64_t first,
                             std::span<const std::byte> bytes) override;
@@ -56,7 +59,9 @@ class CudaPacker : public BallotPacker {
       : device_(device),
         layout_(layout),
         plan_(plan),
+        config_(config),
         coefficients_(CoefficientsOf(config)),
+        planes_(PlanesOf(config, StatePlane::Holder::kPacker)),
         verdict_(verdict) {}
   // Brings the chunk's part of inputs_ up to date. REQUIRES: the chunk is not in flight.
   absl::Status SendInputs(const Chunk& chunk, const Direction::ChunkInput& input,
@@ -65,15 +70,27 @@ class CudaPacker : public BallotPacker {
   template <typename Function>
   absl::Status Guarded(const Function& function);
   absl::Status Queue(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot);
+  // Of a chunk, with its direction; bits, sums and tables are this packer's.
+  PackArguments ArgumentsOf(ChunkIndex k, const Direction::ChunkInput& input) const;
+  // Queues what measures the envelopes of the chunk's tensors that no chunk of this ballot has
+  // touched yet.
+  absl::Status MeasureEnvelopes(const Chunk& chunk, const PackArguments& of_chunk,
+                                cudaStream_t stream);
   ChunkScalars AddUp(ChunkIndex k) const;
 
   const Device* const device_;
   const Layout* const layout_;
   const ChunkPlan plan_;
+  const DirectionConfig config_;
   const DirectionCoefficients coefficients_;
+  const std::vector<StatePlane> planes_;
   const uint32_t* const* const verdict_;
   DeviceBuffer<TensorRow> tensors_;
-  std::vector<DeviceBuffer<float>> state_;  // by plane, [d] each
+  std::vector<DeviceBuffer<std::byte>> state_;  // by plane; of a single element none
+  uint64_t steps_ = 0;                          // as in Direction
+  bool begun_ = true;
+  DeviceBuffer<float> envelopes_;           // [tensors], with Envelope::kTensor
+  std::vector<bool> measured_;              // by tensor, in this ballot
   DeviceBuffer<TensorInputs> inputs_;       // of all chunks
   PinnedBuffer<TensorInputs> host_inputs_;  // what was sent there last
   DeviceBuffer<uint16_t> bits_;             // [⌈d/16⌉]

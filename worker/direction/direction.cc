@@ -10,19 +10,67 @@
 #include "worker/direction/checks.h"
 
 namespace signvote {
+namespace {
+
+// 1/(1 − decay^steps); 1 where nothing decays.
+float Correction(double decay, uint64_t steps) {
+  return static_cast<float>(1.0 / (1.0 - std::pow(decay, static_cast<double>(steps))));
+}
+
+}  // namespace
+
 DirectionCoefficients CoefficientsOf(const DirectionConfig& config) {
   const float beta = static_cast<float>(config.beta);
   switch (config.kind) {
     case DirectionKind::kSignSgd:
       break;
     case DirectionKind::kSignum:
+    case DirectionKind::kStoSign:
+    case DirectionKind::kMomentumSgd:
       return {.a = beta, .c = beta};
     case DirectionKind::kNesterovSignum:
+    case DirectionKind::kMuon:
       return {.a = static_cast<float>(config.beta * config.beta), .c = beta};
     case DirectionKind::kLion:
       return {.a = beta, .c = static_cast<float>(config.beta2)};
+    case DirectionKind::kAdam:
+      return {.a = 0.0f, .c = beta};
   }
   return {};
+}
+
+Formation FormationOf(const DirectionConfig& config, uint64_t steps) {
+  Formation f;
+  f.envelope = config.envelope;
+  if (config.envelope == Envelope::kCoordinate)
+    f.envelope_decay = static_cast<float>(config.envelope_decay);
+  f.bf16 = config.state_dtype == StateDtype::kBf16;
+  if (config.kind == DirectionKind::kMomentumSgd) f.update = Formation::Update::kSum;
+  if (config.kind != DirectionKind::kAdam) return f;
+  f.update = Formation::Update::kAdam;
+  f.c2 = static_cast<float>(config.beta2);
+  f.mean_correction = Correction(config.beta, steps);
+  f.square_correction = Correction(config.beta2, steps);
+  return f;
+}
+
+StateSlot SlotOf(const StatePlane& plane) {
+  switch (plane.kind) {
+    case StatePlane::Kind::kSquares:
+      return kSquaresSlot;
+    case StatePlane::Kind::kEnvelope:
+      return kEnvelopeSlot;
+    case StatePlane::Kind::kMomentum:
+    case StatePlane::Kind::kSteps:
+    case StatePlane::Kind::kResidual:
+      break;
+  }
+  return kMomentumSlot;
+}
+
+bool LengthMatters(const DirectionConfig& config) {
+  return config.kind != DirectionKind::kSignSgd || config.error_feedback ||
+         config.envelope == Envelope::kCoordinate || config.envelope == Envelope::kOne;
 }
 
 void ChunkScalars::AddSegment(const PackScalars& segment, const TensorSpec& tensor) {
@@ -34,13 +82,55 @@ void ChunkScalars::AddSegment(const PackScalars& segment, const TensorSpec& tens
 }
 
 Direction::Direction(const Layout* layout, ChunkPlan plan, DirectionConfig config)
-    : layout_(layout), plan_(plan), config_(config), coefficients_(CoefficientsOf(config)) {
+    : layout_(layout),
+      plan_(plan),
+      config_(config),
+      coefficients_(CoefficientsOf(config)),
+      planes_(PlanesOf(config, StatePlane::Holder::kPacker)) {
   SIGNVOTE_CHECK(plan_.coordinates() == layout_->coordinates());
-  SIGNVOTE_CHECK(planes().size() <= kStatePlanesMax);
-  for (const StatePlane& plane : planes()) {
-    SIGNVOTE_CHECK(plane.element_bytes == sizeof(float));
-    state_.emplace_back(layout_->coordinates(), 0.0f);
+  for (const StatePlane& plane : planes_) {
+    // Steps are a number of their own.
+    state_.emplace_back(plane.single ? 0 : layout_->coordinates() * plane.element_bytes);
   }
+  Begin();
+}
+
+void Direction::Begin() {
+  begun_ = true;
+  if (config_.envelope == Envelope::kTensor) envelopes_.assign(layout_->tensors().size(), {});
+}
+
+void* Direction::StateAt(size_t plane, uint64_t first) {
+  return state_[plane].data() + first * planes_[plane].element_bytes;
+}
+
+PackSegment Direction::SegmentAt(const TensorRange& range, const ChunkInput& input) {
+  const auto at = [&](ConstTensorPointers values) -> const float* {
+    if (values.empty() || values[range.tensor] == nullptr) return nullptr;
+    return values[range.tensor] + range.offset;
+  };
+  PackSegment segment{
+      .g = at(input.g),
+      .u = at(input.u),
+      .h = at(input.h),
+      .first = range.first,
+      .count = range.count,
+      .sparse = layout_->tensors()[range.tensor].treatment == TensorTreatment::kSparse};
+  for (size_t plane = 0; plane < planes_.size(); ++plane) {
+    if (!planes_[plane].single) segment.state[SlotOf(planes_[plane])] = StateAt(plane, range.first);
+  }
+  return segment;
+}
+
+float Direction::EnvelopeOf(size_t tensor, const PackContext& context, const ChunkInput& input) {
+  std::optional<float>& known = envelopes_[tensor];
+  if (!known.has_value()) {
+    const TensorSpec& t = layout_->tensors()[tensor];
+    known = Largest(
+        context,
+        SegmentAt({.tensor = tensor, .offset = 0, .first = t.first, .count = t.count}, input));
+  }
+  return *known;
 }
 
 ChunkScalars Direction::PackChunk(ChunkIndex k, const ChunkInput& input, uint8_t* ballot) {
@@ -48,32 +138,26 @@ ChunkScalars Direction::PackChunk(ChunkIndex k, const ChunkInput& input, uint8_t
   SIGNVOTE_CHECK(input.g.size() == tensors);
   SIGNVOTE_CHECK(input.u.empty() || input.u.size() == tensors);
   SIGNVOTE_CHECK(input.h.empty() || input.h.size() == tensors);
+  if (begun_ && config_.kind == DirectionKind::kAdam) ++steps_;
+  begun_ = false;
   const PackContext context{.coefficients = coefficients_,
+                            .formation = FormationOf(config_, steps_),
+                            .clip = input.clip,
                             .seed = input.seed,
                             .round = input.round,
-                            .share = input.share,
-                            .stepsize = input.stepsize};
+                            .share = input.share};
   // Padding: the kernel keeps the bits that belong to no coordinate.
   ballot[plan_.Bytes(k) - 1] = 0;
 
   ChunkScalars total;
   ForEachTensorRange(*layout_, plan_.First(k), plan_.Count(k), [&](const TensorRange& range) {
-    const auto at = [&](ConstTensorPointers values) -> const float* {
-      if (values.empty() || values[range.tensor] == nullptr) return nullptr;
-      return values[range.tensor] + range.offset;
-    };
-    PackSegment segment{.g = at(input.g),
-                        .u = at(input.u),
-                        .h = at(input.h),
-                        .prev_bits = input.prev_verdict,
-                        .prev_first = 0,
-                        .bits = ballot,
-                        .bits_first = plan_.First(k),
-                        .first = range.first,
-                        .count = range.count};
+    PackSegment segment = SegmentAt(range, input);
     SIGNVOTE_CHECK(input.u.empty() || segment.u != nullptr);
-    for (size_t plane = 0; plane < state_.size(); ++plane)
-      segment.state[plane] = state_[plane].data() + range.first;
+    segment.prev_bits = input.prev_verdict;
+    segment.bits = ballot;
+    segment.bits_first = plan_.First(k);
+    if (config_.envelope == Envelope::kTensor)
+      segment.envelope = EnvelopeOf(range.tensor, context, input);
     PackScalars scalars = Pack(context, segment);
     // A probe gradient of zero: |g − 0| is |g|, in the same order.
     if (!input.h.empty() && segment.h == nullptr) scalars.probe_l1 = scalars.g_l1;
@@ -82,22 +166,49 @@ ChunkScalars Direction::PackChunk(ChunkIndex k, const ChunkInput& input, uint8_t
   return total;
 }
 
+double Direction::SquaredNorm(ConstTensorPointers g) const {
+  std::vector<uint8_t> bits(plan_.Bytes(ChunkIndex(0)));
+  double sum = 0;
+  for (uint32_t k = 0; k < plan_.chunks(); ++k) {
+    const uint64_t first = plan_.First(ChunkIndex(k));
+    double of_chunk = 0;
+    ForEachTensorRange(*layout_, first, plan_.Count(ChunkIndex(k)), [&](const TensorRange& range) {
+      if (g[range.tensor] == nullptr) return;
+      of_chunk += Pack({}, {.g = g[range.tensor] + range.offset,
+                            .bits = bits.data(),
+                            .bits_first = first,
+                            .first = range.first,
+                            .count = range.count})
+                      .g_l2_squared;
+    });
+    sum += of_chunk;
+  }
+  return sum;
+}
+
 void Direction::Reset() {
-  for (std::vector<float>& plane : state_) std::fill(plane.begin(), plane.end(), 0.0f);
+  for (std::vector<std::byte>& plane : state_) std::fill(plane.begin(), plane.end(), std::byte{0});
+  steps_ = 0;
+  Begin();
 }
 
 absl::Status Direction::SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) const {
-  SIGNVOTE_RETURN_IF_ERROR(CheckStateRange(*layout_, state_.size(), plane, first, bytes.size()));
-  const auto from = std::as_bytes(std::span(state_[plane]).subspan(first)).first(bytes.size());
-  std::copy(from.begin(), from.end(), bytes.begin());
+  SIGNVOTE_RETURN_IF_ERROR(CheckStateRange(*layout_, planes_, plane, first, bytes.size()));
+  const std::span<const std::byte> from =
+      planes_[plane].single ? std::as_bytes(std::span(&steps_, 1)) : std::span(state_[plane]);
+  const auto begin = from.begin() + static_cast<ptrdiff_t>(first * planes_[plane].element_bytes);
+  std::copy_n(begin, bytes.size(), bytes.begin());
   return absl::OkStatus();
 }
 
 absl::Status Direction::RestoreState(size_t plane, uint64_t first,
                                      std::span<const std::byte> bytes) {
-  SIGNVOTE_RETURN_IF_ERROR(CheckStateRange(*layout_, state_.size(), plane, first, bytes.size()));
-  const auto to = std::as_writable_bytes(std::span(state_[plane]).subspan(first));
-  std::copy(bytes.begin(), bytes.end(), to.begin());
+  SIGNVOTE_RETURN_IF_ERROR(CheckStateRange(*layout_, planes_, plane, first, bytes.size()));
+  const std::span<std::byte> to = planes_[plane].single
+                                      ? std::as_writable_bytes(std::span(&steps_, 1))
+                                      : std::span(state_[plane]);
+  std::copy(bytes.begin(), bytes.end(),
+            to.begin() + static_cast<ptrdiff_t>(first * planes_[plane].element_bytes));
   return absl::OkStatus();
 }
 

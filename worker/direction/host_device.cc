@@ -13,6 +13,10 @@ class HostPacker : public BallotPacker {
   HostPacker(const Layout* layout, ChunkPlan plan, const DirectionConfig& config)
       : layout_(layout), plan_(plan), direction_(layout, plan, config), scalars_(plan.chunks()) {}
 
+  absl::Status Begin() override {
+    direction_.Begin();
+    return absl::OkStatus();
+  }
   absl::Status Start(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) override {
     SIGNVOTE_RETURN_IF_ERROR(CheckChunkInput(*layout_, plan_, k, input));
     scalars_[k.value()] = direction_.PackChunk(k, input, ballot);
@@ -25,6 +29,10 @@ class HostPacker : public BallotPacker {
   absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) override {
     SIGNVOTE_RETURN_IF_ERROR(CheckChunk(plan_, k));
     return scalars_[k.value()];
+  }
+  absl::StatusOr<double> SquaredNorm(ConstTensorPointers g) override {
+    SIGNVOTE_RETURN_IF_ERROR(CheckGradient(*layout_, g));
+    return direction_.SquaredNorm(g);
   }
   absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) override {
     return direction_.SaveState(plane, first, bytes);

@@ -12,9 +12,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/direction_config.h"
 #include "common/layout.h"
 #include "worker/codec/tensor_pointers.h"
 #include "worker/models/config.h"
+#include "worker/vote/ballot_source.h"
 
 namespace signvote {
 
@@ -84,6 +86,13 @@ class Model {
   virtual absl::Status Backward(float weight, const GradientReady& ready) = 0;
   // Whether the device still works on the last Backward, which has returned. Never on the CPU.
   virtual absl::StatusOr<bool> BackwardRunning() = 0;
+
+  // What makes the ballots of a run whose direction signs more than one coordinate at a time: Muon,
+  // error feedback. Null: the packer needs none, or this model has none. `layout` and `seed` are the
+  // run's; the layout must outlive the source. RESOURCE_EXHAUSTED: no memory for what it carries.
+  virtual absl::StatusOr<std::unique_ptr<BallotSource>> MakeSource(const Layout* layout,
+                                                                   const DirectionConfig& config,
+                                                                   uint64_t seed);
 
   // The mean loss of each row, in order, without a graph. REQUIRES: the slot is kCurrent or was kept.
   virtual absl::StatusOr<std::vector<double>> Evaluate(ReplicaSlot slot,

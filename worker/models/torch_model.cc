@@ -5,10 +5,8 @@
 
 #include <array>
 #include <cmath>
-#include <exception>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <utility>
 
 #include <ATen/ATen.h>
@@ -25,41 +23,12 @@
 #include "common/exit_codes.h"
 #include "common/status.h"
 #include "worker/direction/worker_device.h"
+#include "worker/models/torch_guard.h"
 #include "worker/models/torch_network.h"
+#include "worker/models/update_source.h"
 
 namespace signvote {
 namespace {
-
-constexpr std::string_view kHostAllocator = "DefaultCPUAllocator";
-
-absl::Status OutOfMemory(const char* what, const std::string& detail) {
-  return WithExitCode(
-      absl::ResourceExhaustedError(absl::StrCat(
-          what, ": out of memory", detail.empty() ? "" : ": ", detail,
-          "; a smaller --batch (with --accumulate), --sequence or --model takes less")),
-      ExitCode::kNoMemory);
-}
-
-// Runs `body` and turns what LibTorch or the standard library throws into a status: the only place
-// where exceptions are caught.
-template <typename Body>
-absl::Status Guarded(const char* what, Body&& body) {
-  try {
-    body();
-    return absl::OkStatus();
-  } catch (const c10::OutOfMemoryError& e) {
-    return OutOfMemory(what, e.what_without_backtrace());
-  } catch (const std::bad_alloc&) {
-    return OutOfMemory(what, "");
-  } catch (const c10::Error& e) {
-    // A host's allocator has no type of error of its own.
-    if (std::string_view(e.what_without_backtrace()).find(kHostAllocator) != std::string_view::npos)
-      return OutOfMemory(what, e.what_without_backtrace());
-    return absl::InternalError(absl::StrCat(what, ": ", e.what_without_backtrace()));
-  } catch (const std::exception& e) {
-    return absl::InternalError(absl::StrCat(what, ": ", e.what()));
-  }
-}
 
 // Calls back when autograd has added the last contribution to one leaf's gradient.
 class LeafHook : public torch::autograd::PostAccumulateGradHook {
@@ -227,6 +196,12 @@ class TorchModel : public Model {
         "backward pass", [&] { running = backward_end_.has_value() && !backward_end_->query(); });
     if (!status.ok()) return status;
     return running;
+  }
+
+  absl::StatusOr<std::unique_ptr<BallotSource>> MakeSource(const Layout* layout,
+                                                           const DirectionConfig& config,
+                                                           uint64_t seed) override {
+    return MakeUpdateSource(layout, config, seed, device_);
   }
 
   absl::StatusOr<std::vector<double>> Evaluate(ReplicaSlot which, const BatchView& batch) override {

@@ -39,8 +39,9 @@ class CudaSelftestMemory : public SelftestMemory {
                                                       std::span<float> x) override {
     const uint64_t d = g.size();
     // A model of one tensor and one chunk.
-    const cuda::TensorRow rows[2] = {{.first = 0, .step_scale = 1.0f, .weight_decay = 0.0f},
-                                     {.first = d, .step_scale = 0.0f, .weight_decay = 0.0f}};
+    const cuda::TensorRow rows[2] = {
+        {.first = 0, .step_scale = 1.0f, .weight_decay = 0.0f, .sparse = 0, .unused = 0},
+        {.first = d, .step_scale = 0.0f, .weight_decay = 0.0f, .sparse = 0, .unused = 0}};
     SIGNVOTE_ASSIGN_OR_RETURN(cuda::TensorRow* const table, Allocate<cuda::TensorRow>(2));
     SIGNVOTE_ASSIGN_OR_RETURN(float* const m, Allocate<float>(d));
     SIGNVOTE_ASSIGN_OR_RETURN(uint32_t* const bits, Allocate<uint32_t>(d / 32 + 1));
@@ -63,6 +64,8 @@ class CudaSelftestMemory : public SelftestMemory {
                                    .given = false,
                                    .probe = false,
                                    .state = {m},
+                                   .formed = false,
+                                   .envelopes = nullptr,
                                    .prev_verdict = nullptr,
                                    .bits = reinterpret_cast<uint16_t*>(bits),
                                    .pieces = pieces,
@@ -71,10 +74,9 @@ class CudaSelftestMemory : public SelftestMemory {
                                    .first = 0,
                                    .count = d,
                                    .a = 0.9f,
-                                   .one_minus_a = 1.0f - 0.9f,
                                    .c = 0.9f,
-                                   .one_minus_c = 1.0f - 0.9f,
-                                   .stepsize = 0.0f,
+                                   .formation = {},
+                                   .clip = 1.0f,
                                    .seed = 1,
                                    .round = 1,
                                    .share = 0};

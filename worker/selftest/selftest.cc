@@ -32,15 +32,21 @@ struct Case {
   bool given = false;    // u is
   bool missing = false;  // some tensors have no gradient, some no probe gradient
   bool special = false;  // NaN, infinities, zeros, denormals among the values
+  bool sparse = false;   // half of the tensors are
+  float clip = 1.0f;
 };
 
 std::string Describe(const Case& c) {
   uint64_t d = 0;
   for (const uint64_t count : c.tensors) d += count;
-  return absl::StrCat(std::string(DirectionName(c.direction.kind)), ", ", d, " coordinates in ",
-                      c.tensors.size(), " tensors (the first has ", c.tensors[0], "), chunks of ",
-                      c.chunk, c.probe ? ", with probe" : "", c.given ? ", u given" : "",
-                      c.missing ? ", gradients missing" : "", c.special ? ", special values" : "");
+  return absl::StrCat(std::string(DirectionName(c.direction.kind)), " with noise ",
+                      std::string(EnvelopeWord(c.direction.envelope)),
+                      c.direction.state_dtype == StateDtype::kBf16 ? " and bf16 state" : "",
+                      c.sparse ? ", sparse tensors" : "", c.clip == 1.0f ? "" : ", clipped", ", ",
+                      d, " coordinates in ", c.tensors.size(), " tensors (the first has ",
+                      c.tensors[0], "), chunks of ", c.chunk, c.probe ? ", with probe" : "",
+                      c.given ? ", u given" : "", c.missing ? ", gradients missing" : "",
+                      c.special ? ", special values" : "");
 }
 
 // Every length around the sizes at which kernels change course, tiny tensors, tensors across tiles
@@ -66,17 +72,28 @@ std::vector<Case> Cases(Rng rng) {
     models.push_back(std::move(mixed));
   }
   std::vector<Case> cases;
+  // What packers form themselves: Muon's u is given to them.
   constexpr DirectionKind kKinds[] = {DirectionKind::kSignum, DirectionKind::kSignSgd,
-                                      DirectionKind::kLion};
+                                      DirectionKind::kLion,   DirectionKind::kStoSign,
+                                      DirectionKind::kAdam,   DirectionKind::kMomentumSgd};
+  constexpr Envelope kEnvelopes[] = {Envelope::kNone, Envelope::kNone, Envelope::kCoordinate,
+                                     Envelope::kTensor, Envelope::kOne};
   constexpr uint64_t kChunks[] = {512, 1024, 4096, 4608, 1 << 15};
   for (size_t k = 0; k < models.size(); ++k) {
     cases.push_back({.tensors = std::move(models[k]),
                      .chunk = kChunks[rng.Below(std::size(kChunks))],
-                     .direction = {.kind = kKinds[k % 3]},
+                     .direction = {.kind = kKinds[k % std::size(kKinds)]},
                      .probe = rng.Below(2) == 1,
                      .given = rng.Below(4) == 0,
                      .missing = rng.Below(4) == 0,
                      .special = rng.Below(2) == 1});
+    Case& c = cases.back();
+    c.direction.envelope = kEnvelopes[rng.Below(std::size(kEnvelopes))];
+    if (c.direction.envelope == Envelope::kCoordinate && rng.Below(2) == 0)
+      c.direction.envelope_decay = 0.75;
+    if (rng.Below(3) == 0) c.direction.state_dtype = StateDtype::kBf16;
+    c.sparse = rng.Below(4) == 0;
+    if (rng.Below(4) == 0) c.clip = 0.3f;
   }
   return cases;
 }
@@ -144,13 +161,14 @@ absl::Status CompareScalars(const ChunkScalars& got, const ChunkScalars& want, u
                                  got.nonfinite, want.nonfinite));
 }
 
-absl::StatusOr<Layout> LayoutOf(const std::vector<uint64_t>& tensors, Rng* rng) {
+absl::StatusOr<Layout> LayoutOf(const std::vector<uint64_t>& tensors, bool sparse, Rng* rng) {
   std::vector<TensorSpec> specs;
   for (const uint64_t count : tensors) {
     specs.push_back({.name = absl::StrCat("t", specs.size()),
                      .shape = {count},
                      .step_scale = static_cast<float>(0.25 + rng->Uniform()),
                      .weight_decay = static_cast<float>(rng->Below(2)) * 0.1f});
+    if (sparse && rng->Below(2) == 0) specs.back().treatment = TensorTreatment::kSparse;
   }
   return Layout::Make(std::move(specs));
 }
@@ -199,7 +217,7 @@ class Comparison {
       : case_(c), device_(device), memory_(memory), rng_(rng) {}
 
   absl::Status Run(int rounds) {
-    SIGNVOTE_ASSIGN_OR_RETURN(layout_, LayoutOf(case_.tensors, &rng_));
+    SIGNVOTE_ASSIGN_OR_RETURN(layout_, LayoutOf(case_.tensors, case_.sparse, &rng_));
     const uint64_t d = layout_.coordinates();
     plan_ = ChunkPlan(d, case_.chunk);
     SIGNVOTE_ASSIGN_OR_RETURN(Scattered g, Scattered::Make(&layout_, memory_, &rng_));
@@ -210,7 +228,10 @@ class Comparison {
                               device_->MakeReplica(&layout_, x.pointers()));
     SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<BallotPacker> packer,
                               device_->MakePacker(&layout_, plan_, case_.direction));
-    if (case_.direction.kind != DirectionKind::kSignSgd) m_.assign(d, 0.0f);
+    for (const StatePlane& plane : PlanesOf(case_.direction, StatePlane::Holder::kPacker)) {
+      planes_.push_back(plane);
+      state_.emplace_back(plane.elements(d) * plane.element_bytes);
+    }
     Fill(&x_, case_.special);
     SIGNVOTE_RETURN_IF_ERROR(replica->Write(0, x_));
     Fill(&x0_, case_.special);
@@ -234,7 +255,7 @@ class Comparison {
                                   .seed = rng_.Next(),
                                   .round = Round(rng_.Below(1000)),
                                   .share = Share(static_cast<uint32_t>(rng_.Below(100))),
-                                  .stepsize = 0.25f};
+                                  .clip = case_.clip};
       if (case_.given) input.u = u_pointers;
       if (case_.probe) input.h = h_pointers;
       SIGNVOTE_RETURN_IF_ERROR(PackAndCompare(packer.get(), input));
@@ -265,7 +286,30 @@ class Comparison {
     return pointers;
   }
 
-  // By the definition, as Direction::PackChunk() does it, from the host's copies.
+  PackContext ContextOf(const Direction::ChunkInput& input) const {
+    return {.coefficients = CoefficientsOf(case_.direction),
+            .formation = FormationOf(case_.direction, steps_),
+            .clip = input.clip,
+            .seed = input.seed,
+            .round = input.round,
+            .share = input.share};
+  }
+  // Tensor n from its coordinate `first` of the model on, from the host's copies.
+  PackSegment SegmentOf(size_t n, uint64_t first, uint64_t count,
+                        const Direction::ChunkInput& input) {
+    PackSegment s{.g = input.g[n] == nullptr ? nullptr : g_.data() + first,
+                  .u = input.u.empty() ? nullptr : u_.data() + first,
+                  .first = first,
+                  .count = count,
+                  .sparse = layout_.tensors()[n].treatment == TensorTreatment::kSparse};
+    for (size_t plane = 0; plane < planes_.size(); ++plane) {
+      if (planes_[plane].single) continue;
+      s.state[SlotOf(planes_[plane])] = state_[plane].data() + first * planes_[plane].element_bytes;
+    }
+    return s;
+  }
+
+  // By the definition, as Direction::PackChunk() does it.
   ChunkScalars Expected(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) {
     const uint64_t begin = plan_.First(k), end = begin + plan_.Count(k);
     ChunkScalars total;
@@ -276,23 +320,13 @@ class Comparison {
       // A probe gradient that is missing is zero.
       const bool probe = !input.h.empty();
       const bool no_h = probe && input.h[n] == nullptr;
-      const PackScalars sums =
-          PackReference({.coefficients = CoefficientsOf(case_.direction),
-                         .seed = input.seed,
-                         .round = input.round,
-                         .share = input.share,
-                         .stepsize = input.stepsize},
-                        {.g = input.g[n] == nullptr ? nullptr : g_.data() + first,
-                         .u = input.u.empty() ? nullptr : u_.data() + first,
-                         .state = {m_.empty() ? nullptr : m_.data() + first},
-                         .h = !probe ? nullptr
-                              : no_h ? Zeros(stop - first)
-                                     : h_.data() + first,
-                         .prev_bits = input.prev_verdict,
-                         .bits = ballot,
-                         .bits_first = begin,
-                         .first = first,
-                         .count = stop - first});
+      PackSegment segment = SegmentOf(n, first, stop - first, input);
+      segment.h = !probe ? nullptr : no_h ? Zeros(stop - first) : h_.data() + first;
+      segment.prev_bits = input.prev_verdict;
+      segment.bits = ballot;
+      segment.bits_first = begin;
+      if (case_.direction.envelope == Envelope::kTensor) segment.envelope = envelopes_[n];
+      const PackScalars sums = PackReference(ContextOf(input), segment);
       total.AddSegment(sums, t);
     }
     return total;
@@ -300,6 +334,16 @@ class Comparison {
 
   absl::Status PackAndCompare(BallotPacker* packer, const Direction::ChunkInput& input) {
     const uint32_t chunks = plan_.chunks();
+    SIGNVOTE_RETURN_IF_ERROR(packer->Begin());
+    if (case_.direction.kind == DirectionKind::kAdam) ++steps_;
+    SIGNVOTE_RETURN_IF_ERROR(CompareNorm(packer, input.g));
+    // Before any state moves, as the first chunk that touches a tensor finds it.
+    envelopes_.clear();
+    for (size_t n = 0; n < layout_.tensors().size(); ++n) {
+      const TensorSpec& t = layout_.tensors()[n];
+      envelopes_.push_back(
+          LargestReference(ContextOf(input), SegmentOf(n, t.first, t.count, input)));
+    }
     ballots_.clear();
     for (uint32_t k = 0; k < chunks; ++k) {
       ballots_.emplace_back(plan_.Bytes(ChunkIndex(k)) + kMarginBytes, kUntouched,
@@ -329,28 +373,77 @@ class Comparison {
     return CompareState(packer);
   }
 
-  absl::Status CompareState(BallotPacker* packer) {
-    std::vector<float> state(m_.size());
-    if (!m_.empty()) {
-      SIGNVOTE_RETURN_IF_ERROR(packer->SaveState(0, 0, std::as_writable_bytes(std::span(state))));
+  absl::Status CompareNorm(BallotPacker* packer, ConstTensorPointers g) {
+    SIGNVOTE_ASSIGN_OR_RETURN(const double got, packer->SquaredNorm(g));
+    double want = 0;
+    std::vector<uint8_t> bits(plan_.Bytes(ChunkIndex(0)));
+    for (uint32_t k = 0; k < plan_.chunks(); ++k) {
+      const uint64_t begin = plan_.First(ChunkIndex(k));
+      double of_chunk = 0;
+      ForEachTensorRange(layout_, begin, plan_.Count(ChunkIndex(k)), [&](const TensorRange& range) {
+        if (g[range.tensor] == nullptr) return;
+        of_chunk += PackReference({}, {.g = g_.data() + range.first,
+                                       .bits = bits.data(),
+                                       .bits_first = begin,
+                                       .first = range.first,
+                                       .count = range.count})
+                        .g_l2_squared;
+      });
+      want += of_chunk;
     }
-    return CompareArrays(state, m_, "the direction's state");
+    if (Same(got, want)) return absl::OkStatus();
+    return Differs(absl::StrFormat("the gradient's squared norm is %a where the definition has %a",
+                                   got, want));
   }
 
-  // A part out and in again, and zero.
+  absl::Status CompareState(BallotPacker* packer) {
+    for (size_t plane = 0; plane < planes_.size(); ++plane) {
+      if (planes_[plane].single) std::memcpy(state_[plane].data(), &steps_, state_[plane].size());
+      std::vector<std::byte> got(state_[plane].size());
+      SIGNVOTE_RETURN_IF_ERROR(packer->SaveState(plane, 0, got));
+      SIGNVOTE_RETURN_IF_ERROR(CompareBytes(plane, 0, got));
+    }
+    return absl::OkStatus();
+  }
+  // `got` is what the device has of the plane from element `first` on.
+  absl::Status CompareBytes(size_t plane, uint64_t first, std::span<const std::byte> got) const {
+    const size_t bytes = planes_[plane].element_bytes;
+    const std::span<const std::byte> want =
+        std::span(state_[plane]).subspan(first * bytes, got.size());
+    for (size_t i = 0; i < got.size(); i += bytes) {
+      if (std::memcmp(got.data() + i, want.data() + i, bytes) == 0) continue;
+      if (bytes == sizeof(float)) {
+        float a = 0, b = 0;
+        std::memcpy(&a, got.data() + i, bytes);
+        std::memcpy(&b, want.data() + i, bytes);
+        if (Same(a, b)) continue;
+      }
+      return Differs(absl::StrFormat("the direction's state differs at element %d of plane %s",
+                                     first + i / bytes, std::string(planes_[plane].name())));
+    }
+    return absl::OkStatus();
+  }
+
+  // A part of each plane out and in again, and zero.
   absl::Status MoveStateAndCompare(BallotPacker* packer) {
-    if (m_.empty()) return packer->Reset();
-    const uint64_t first = rng_.Below(m_.size());
-    std::vector<float> part(1 + rng_.Below(m_.size() - first));
-    for (float& v : part) v = Draw(&rng_, false);
-    std::copy(part.begin(), part.end(), m_.begin() + static_cast<ptrdiff_t>(first));
-    SIGNVOTE_RETURN_IF_ERROR(packer->RestoreState(0, first, std::as_bytes(std::span(part))));
-    SIGNVOTE_RETURN_IF_ERROR(CompareState(packer));
-    std::fill(part.begin(), part.end(), 0.0f);
-    SIGNVOTE_RETURN_IF_ERROR(packer->SaveState(0, first, std::as_writable_bytes(std::span(part))));
-    SIGNVOTE_RETURN_IF_ERROR(CompareArrays(part, std::span(m_).subspan(first, part.size()),
-                                           "a part of the direction's state"));
-    std::fill(m_.begin(), m_.end(), 0.0f);
+    for (size_t plane = 0; plane < planes_.size(); ++plane) {
+      const size_t bytes = planes_[plane].element_bytes;
+      const uint64_t elements = planes_[plane].elements(layout_.coordinates());
+      const uint64_t first = rng_.Below(elements);
+      std::vector<std::byte> part((1 + rng_.Below(elements - first)) * bytes);
+      for (std::byte& b : part) b = static_cast<std::byte>(rng_.Below(128));  // no NaN
+      SIGNVOTE_RETURN_IF_ERROR(packer->RestoreState(plane, first, part));
+      std::copy(part.begin(), part.end(),
+                state_[plane].begin() + static_cast<ptrdiff_t>(first * bytes));
+      if (planes_[plane].single) std::memcpy(&steps_, state_[plane].data(), sizeof(steps_));
+      SIGNVOTE_RETURN_IF_ERROR(CompareState(packer));
+      std::fill(part.begin(), part.end(), std::byte{0});
+      SIGNVOTE_RETURN_IF_ERROR(packer->SaveState(plane, first, part));
+      SIGNVOTE_RETURN_IF_ERROR(CompareBytes(plane, first, part));
+    }
+    for (std::vector<std::byte>& plane : state_)
+      std::fill(plane.begin(), plane.end(), std::byte{0});
+    steps_ = 0;
     SIGNVOTE_RETURN_IF_ERROR(packer->Reset());
     return CompareState(packer);
   }
@@ -452,7 +545,11 @@ class Comparison {
   Rng rng_;
   Layout layout_;
   ChunkPlan plan_;
-  std::vector<float> g_, u_, h_, m_, x_, x0_;
+  std::vector<float> g_, u_, h_, x_, x0_;
+  std::vector<StatePlane> planes_;
+  std::vector<std::vector<std::byte>> state_;  // by plane
+  uint64_t steps_ = 0;                         // the plane of steps
+  std::vector<float> envelopes_;               // by tensor, of this ballot
   std::vector<float> zeros_;
   std::vector<uint8_t> verdict_;
   std::vector<std::pmr::vector<uint8_t>>
@@ -468,7 +565,7 @@ absl::Status MeasureRates(WorkerDevice* device, SelftestMemory* memory, Clock* c
                           const SelftestOptions& options, SelftestReport* report) {
   const uint64_t d = options.rate_coordinates;
   Rng rng(options.seed, 2);
-  SIGNVOTE_ASSIGN_OR_RETURN(const Layout layout, LayoutOf({d}, &rng));
+  SIGNVOTE_ASSIGN_OR_RETURN(const Layout layout, LayoutOf({d}, /*sparse=*/false, &rng));
   const ChunkPlan plan(d, ChunkPlan::DefaultChunkCoordinates(d));
   SIGNVOTE_ASSIGN_OR_RETURN(const std::span<float> g, memory->Allocate(d));
   SIGNVOTE_ASSIGN_OR_RETURN(const std::span<float> x, memory->Allocate(d));

@@ -25,34 +25,82 @@ absl::Status Upgrade(std::string_view what) {
                    ", which this version does not know; upgrade the worker"));
 }
 
-bool IsCoefficient(double beta) { return beta >= 0 && beta < 1; }
+absl::StatusOr<DirectionKind> KindFrom(v1::Direction::Kind kind) {
+  switch (kind) {
+    case v1::Direction::KIND_SIGNSGD:
+      return DirectionKind::kSignSgd;
+    case v1::Direction::KIND_SIGNUM:
+      return DirectionKind::kSignum;
+    case v1::Direction::KIND_NESTEROV_SIGNUM:
+      return DirectionKind::kNesterovSignum;
+    case v1::Direction::KIND_LION:
+      return DirectionKind::kLion;
+    case v1::Direction::KIND_STOSIGN:
+      return DirectionKind::kStoSign;
+    case v1::Direction::KIND_ADAM:
+      return DirectionKind::kAdam;
+    case v1::Direction::KIND_MOMENTUM_SGD:
+      return DirectionKind::kMomentumSgd;
+    case v1::Direction::KIND_MUON:
+      return DirectionKind::kMuon;
+    default:
+      return Upgrade(absl::StrCat("direction ", static_cast<int>(kind)));
+  }
+}
+
+absl::StatusOr<Envelope> EnvelopeFrom(v1::Direction::Envelope envelope) {
+  switch (envelope) {
+    case v1::Direction::ENVELOPE_UNSPECIFIED:
+      return Envelope::kNone;
+    case v1::Direction::ENVELOPE_COORDINATE:
+      return Envelope::kCoordinate;
+    case v1::Direction::ENVELOPE_TENSOR:
+      return Envelope::kTensor;
+    case v1::Direction::ENVELOPE_ONE:
+      return Envelope::kOne;
+    default:
+      return Upgrade(absl::StrCat("noise with envelope ", static_cast<int>(envelope)));
+  }
+}
+
+absl::StatusOr<StateDtype> DtypeFrom(v1::StatePlane::Element element) {
+  switch (element) {
+    case v1::StatePlane::ELEMENT_UNSPECIFIED:
+    case v1::StatePlane::ELEMENT_FP32:
+      return StateDtype::kFp32;
+    case v1::StatePlane::ELEMENT_BF16:
+      return StateDtype::kBf16;
+    default:
+      return Upgrade(absl::StrCat("state in elements of kind ", static_cast<int>(element)));
+  }
+}
+
+absl::StatusOr<TensorTreatment> TreatmentFrom(v1::Tensor::Treatment treatment) {
+  switch (treatment) {
+    case v1::Tensor::TREATMENT_UNSPECIFIED:
+      return TensorTreatment::kUsual;
+    case v1::Tensor::TREATMENT_SPARSE:
+      return TensorTreatment::kSparse;
+    case v1::Tensor::TREATMENT_PLAIN:
+      return TensorTreatment::kPlain;
+    default:
+      return Upgrade(absl::StrCat("treatment ", static_cast<int>(treatment), " of a tensor"));
+  }
+}
 
 absl::StatusOr<DirectionConfig> DirectionFrom(const v1::Direction& direction) {
   DirectionConfig config;
-  config.beta = direction.beta();
-  config.beta2 = direction.beta2();
-  switch (direction.kind()) {
-    case v1::Direction::KIND_SIGNSGD:
-      config.kind = DirectionKind::kSignSgd;
-      return config;
-    case v1::Direction::KIND_SIGNUM:
-      config.kind = DirectionKind::kSignum;
-      break;
-    case v1::Direction::KIND_NESTEROV_SIGNUM:
-      config.kind = DirectionKind::kNesterovSignum;
-      break;
-    case v1::Direction::KIND_LION:
-      config.kind = DirectionKind::kLion;
-      break;
-    default:
-      return Upgrade(absl::StrCat("direction ", static_cast<int>(direction.kind())));
-  }
-  if (!IsCoefficient(config.beta) ||
-      (config.kind == DirectionKind::kLion && !IsCoefficient(config.beta2))) {
-    return absl::InvalidArgumentError(absl::StrCat("the server's direction has beta ", config.beta,
-                                                   " and beta2 ", config.beta2,
-                                                   "; both must be in [0, 1)"));
-  }
+  SIGNVOTE_ASSIGN_OR_RETURN(config.kind, KindFrom(direction.kind()));
+  if (config.kind != DirectionKind::kSignSgd) config.beta = direction.beta();
+  if (config.kind == DirectionKind::kLion || config.kind == DirectionKind::kAdam)
+    config.beta2 = direction.beta2();
+  SIGNVOTE_ASSIGN_OR_RETURN(config.envelope, EnvelopeFrom(direction.envelope()));
+  if (config.envelope == Envelope::kCoordinate) config.envelope_decay = direction.envelope_decay();
+  SIGNVOTE_ASSIGN_OR_RETURN(config.state_dtype, DtypeFrom(direction.state_element()));
+  config.error_feedback = direction.error_feedback();
+  if (config.error_feedback) config.feedback_keep = direction.feedback_keep();
+  if (const absl::Status fits = CheckDirection(config); !fits.ok())
+    return WithContext(fits, "the server's direction");
   return config;
 }
 
@@ -61,10 +109,13 @@ absl::StatusOr<std::vector<RunStatePlane>> PlanesFrom(const v1::Direction& direc
   for (const v1::StatePlane& plane : direction.planes()) {
     switch (plane.element()) {
       case v1::StatePlane::ELEMENT_FP32:
-        planes.push_back({plane.name(), 4});
+        planes.push_back({plane.name(), 4, plane.single()});
         break;
       case v1::StatePlane::ELEMENT_BF16:
-        planes.push_back({plane.name(), 2});
+        planes.push_back({plane.name(), 2, plane.single()});
+        break;
+      case v1::StatePlane::ELEMENT_UINT64:
+        planes.push_back({plane.name(), 8, plane.single()});
         break;
       default:
         return Upgrade(
@@ -113,6 +164,7 @@ absl::StatusOr<Layout> LayoutFrom(const v1::Layout& layout) {
     spec.shape.assign(tensor.shape().begin(), tensor.shape().end());
     spec.step_scale = tensor.step_scale();
     spec.weight_decay = tensor.weight_decay();
+    SIGNVOTE_ASSIGN_OR_RETURN(spec.treatment, TreatmentFrom(tensor.treatment()));
     tensors.push_back(std::move(spec));
   }
   absl::StatusOr<Layout> made = Layout::Make(std::move(tensors));

@@ -39,6 +39,7 @@ struct ModelDescription {
 struct RunStatePlane {
   std::string name;
   size_t element_bytes = 4;
+  bool single = false;  // one element for the whole model, not one per coordinate
 
   bool operator==(const RunStatePlane&) const = default;
 };
@@ -127,7 +128,8 @@ struct BallotScalars {
   double g_l2_squared = 0;  // Σ g_i²
   // In order of RoundTicket::wanted; NaN, or left away at the end: this worker cannot tell.
   std::vector<double> wanted;
-  // Local steps: mean |displacement| per tensor, in order of the layout; otherwise empty.
+  // Per tensor, in order of the layout: local steps: mean |displacement|; error feedback: mean |p|;
+  // otherwise empty.
   std::vector<float> displacement_mean;
   uint64_t nonfinite_coordinates = 0;  // that cast a coin because their gradient was not finite
   uint64_t samples = 0;                // training samples in the minibatch

@@ -147,14 +147,16 @@ absl::Status Trainer::TakeMemory() {
   if (run_.probes) SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kPrevious));
   if (run_.keeps_gradients) SIGNVOTE_RETURN_IF_ERROR(model_->KeepGradient());
   if (held_out_) SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kSnapshot));
-  SIGNVOTE_ASSIGN_OR_RETURN(voter_,
-                            Voter::Make(run_, session_, replica_.get(), device_, &source_, clock_,
-                                        {.can_probe = true,
-                                         .can_keep_gradient = true,
-                                         .gradient_runs = [this]() -> absl::StatusOr<bool> {
-                                           if (backward_called_) return true;
-                                           return model_->BackwardRunning();
-                                         }}));
+  SIGNVOTE_ASSIGN_OR_RETURN(source_, model_->MakeSource(&run_.layout, run_.direction, run_.seed));
+  if (source_ == nullptr) source_ = std::make_unique<GradientSource>();
+  SIGNVOTE_ASSIGN_OR_RETURN(
+      voter_, Voter::Make(run_, session_, replica_.get(), device_, source_.get(), clock_,
+                          {.can_probe = true,
+                           .can_keep_gradient = true,
+                           .gradient_runs = [this]() -> absl::StatusOr<bool> {
+                             if (backward_called_) return true;
+                             return model_->BackwardRunning();
+                           }}));
   return absl::OkStatus();
 }
 

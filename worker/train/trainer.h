@@ -171,7 +171,7 @@ class Trainer {
   std::vector<size_t> model_tensor_;  // of each tensor of the run's layout, in the model's
   std::vector<size_t> run_tensor_;    // the reverse
   std::unique_ptr<ReplicaMemory> replica_;
-  GradientSource source_;
+  std::unique_ptr<BallotSource> source_;
   std::unique_ptr<Voter> voter_;
 
   std::optional<BackgroundCheck> data_check_;  // from Run() on

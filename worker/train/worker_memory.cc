@@ -1,5 +1,6 @@
 #include "worker/train/worker_memory.h"
 
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -34,11 +35,15 @@ std::vector<MemoryPart> RunMemory(const RunInfo& run, const WorkerMemoryNeeds& n
                      .bytes = plane,
                      .remedy = "a --rule at the server that does not need it"});
   }
+  const std::string other = run.direction.error_feedback ? "no --error-feedback at the server"
+                                                         : "--direction signsgd at the server";
   for (const RunStatePlane& state : run.planes) {
     parts.push_back({.what = absl::StrCat("the direction's state ", state.name),
-                     .bytes = d * state.element_bytes,
-                     .remedy = "--direction signsgd at the server"});
+                     .bytes = (state.single ? 1 : d) * state.element_bytes,
+                     .remedy = other});
   }
+  if (!PlanesOf(run.direction, StatePlane::Holder::kSource).empty())
+    parts.push_back({.what = "what waits to be signed", .bytes = plane, .remedy = other});
   if (needs.evaluates) {
     parts.push_back(
         {.what = "the replica that is evaluated", .bytes = plane, .remedy = "--eval off"});

@@ -8,6 +8,15 @@ namespace signvote {
 
 double BallotSource::Scalar(ScalarKind) const { return std::numeric_limits<double>::quiet_NaN(); }
 
+absl::Status BallotSource::SaveState(size_t plane, uint64_t, std::span<std::byte>) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("there is no plane ", plane, ": the source of ballots carries none"));
+}
+
+absl::Status BallotSource::RestoreState(size_t plane, uint64_t, std::span<const std::byte>) {
+  return SaveState(plane, 0, {});
+}
+
 absl::Status GradientSource::Begin(const RoundTicket& ticket) {
   if (ticket.local_steps == 1 && ticket.start == BallotStart::kReplica) return absl::OkStatus();
   return absl::UnimplementedError(

@@ -2,10 +2,12 @@
 // Where the bits of a ballot come from: the gradient, by the run's direction; the displacement of
 // several local steps; an optimizer's update, converted.
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
 #include "absl/status/status.h"
+#include "common/direction_config.h"
 #include "common/vote_terms.h"
 #include "worker/codec/tensor_pointers.h"
 #include "worker/session/types.h"
@@ -41,6 +43,26 @@ class BallotSource {
   // Forgets what it carries from round to round, as a rewind asks for.
   virtual absl::Status Reset() = 0;
 
+  // Whether MakeChunk() looks at whole tensors: it is then called once the last gradient is final on
+  // every tensor that the chunk touches.
+  virtual bool needs_whole_tensors() const { return false; }
+  // Whether it clips: SetClip() is called before the first MakeChunk() of a ballot whose run clips,
+  // and says what the last gradient counts times. One that does not, and makes what is signed, is
+  // refused by such a run.
+  virtual bool clips() const { return false; }
+  virtual void SetClip(float) {}
+  // γ of the last step that the replica has taken; 0 before the first. Before the first MakeChunk().
+  virtual void SetStepsize(float) {}
+  // Rounds went on without this worker: what was to be made good in them is not any more.
+  virtual absl::Status Missed() { return absl::OkStatus(); }
+
+  // What it carries, for checkpoints: the planes of the run's direction that are a source's
+  // (common/direction_config.h), as BallotPacker has the others. INVALID_ARGUMENT: CheckStateRange()
+  // of worker/direction/checks.h. Between two ballots.
+  virtual std::span<const StatePlane> planes() const { return {}; }
+  virtual absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes);
+  virtual absl::Status RestoreState(size_t plane, uint64_t first, std::span<const std::byte> bytes);
+
   // A wanted scalar that only the source knows; NaN: it does not. Asked once every chunk is made.
   virtual double Scalar(ScalarKind kind) const;
   // Mean |displacement| per tensor, in order of the layout; empty for a ballot of one gradient.
@@ -55,6 +77,7 @@ class GradientSource : public BallotSource {
   absl::Status TakeGradient(uint32_t index, ConstTensorPointers g) override;
   absl::Status MakeChunk(uint64_t first, uint64_t count, ConstTensorPointers g) override;
   absl::Status Reset() override;
+  bool clips() const override { return true; }  // nothing: the packer does
 };
 
 }  // namespace signvote

@@ -15,7 +15,7 @@ namespace {
 constexpr double kCannotTell = std::numeric_limits<double>::quiet_NaN();
 
 // What a run may ask for that no ballot here can be.
-absl::Status CheckRun(const RunInfo& run) {
+absl::Status CheckRun(const RunInfo& run, const BallotSource& source) {
   if (run.plan.coordinates() != run.layout.coordinates()) {
     return absl::InvalidArgumentError(
         absl::StrCat("the run's chunks cover ", run.plan.coordinates(), " coordinates and its ",
@@ -29,10 +29,20 @@ absl::Status CheckRun(const RunInfo& run) {
                                                  " on, but this worker sends signs; use a worker "
                                                  "that knows them, or another server setting"));
   }
-  if (run.clip_norm.has_value()) {
+  if (run.clip_norm.has_value() && !source.clips()) {
     return absl::UnimplementedError(
         absl::StrCat("the run clips gradients to the norm ", *run.clip_norm,
-                     ", which this worker does not; start the server without --clip"));
+                     ", which this worker's ballots are not made for; start the server without "
+                     "--clip"));
+  }
+  const std::vector<StatePlane> carried = PlanesOf(run.direction, StatePlane::Holder::kSource);
+  if (!carried.empty() &&
+      !std::equal(carried.begin(), carried.end(), source.planes().begin(), source.planes().end())) {
+    return absl::UnimplementedError(absl::StrCat(
+        "the run signs ", std::string(DirectionName(run.direction.kind)),
+        run.direction.error_feedback ? " with error feedback" : "",
+        ", which this worker cannot make; use signvote-worker, or another --direction at the "
+        "server"));
   }
   return absl::OkStatus();
 }
@@ -43,7 +53,7 @@ absl::StatusOr<std::unique_ptr<Voter>> Voter::Make(const RunInfo& run, Session* 
                                                    ReplicaMemory* replica, WorkerDevice* device,
                                                    BallotSource* source, Clock* clock,
                                                    VoterOptions options) {
-  SIGNVOTE_RETURN_IF_ERROR(CheckRun(run));
+  SIGNVOTE_RETURN_IF_ERROR(CheckRun(run, *source));
   if (replica->coordinates() != run.layout.coordinates()) {
     return absl::InvalidArgumentError(absl::StrCat("the replica has ", replica->coordinates(),
                                                    " coordinates and the run's model ",
@@ -64,6 +74,9 @@ Voter::Voter(const RunInfo& run, Session* session, ReplicaMemory* replica, Worke
       source_(source),
       clock_(clock),
       options_(std::move(options)),
+      planes_(PlanesOf(run.direction)),
+      waits_for_length_(run.clip_norm.has_value() && LengthMatters(run.direction)),
+      whole_tensors_(source->needs_whole_tensors() || NeedsWholeTensors(run.direction)),
       buffers_(run.plan.TotalBytes(), device->host_memory()),
       ballot_(buffers_.Take()) {
   // Touched here, where nobody waits: fresh memory is slow.
@@ -83,12 +96,19 @@ absl::Status Voter::Expect(bool in_order, const char* call) const {
 absl::Status Voter::Begin(const RoundTicket& ticket) {
   SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kIdle, "Begin"));
   if (ticket.replica_moved || ticket.rewound) {
-    previous_valid_ = gradient_valid_ = false;
-    prev_verdict_ = nullptr;
+    earlier_.previous_valid = earlier_.gradient_valid = false;
+    earlier_.verdict = nullptr;
   }
   if (ticket.rewound) SIGNVOTE_RETURN_IF_ERROR(Forget());
-  if (ticket.replica_moved) SIGNVOTE_RETURN_IF_ERROR(RefreshCopies());
+  if (ticket.replica_moved) {
+    // Before the first ballot there is only what a checkpoint brought.
+    if (earlier_.has_voted) SIGNVOTE_RETURN_IF_ERROR(source_->Missed());
+    SIGNVOTE_RETURN_IF_ERROR(RefreshCopies());
+  }
+  earlier_.has_voted = true;
   SIGNVOTE_RETURN_IF_ERROR(source_->Begin(ticket));
+  source_->SetStepsize(earlier_.stepsize);
+  SIGNVOTE_RETURN_IF_ERROR(packer_->Begin());
 
   const uint32_t gradients = source_->Gradients(ticket);
   if (gradients == 0) {
@@ -98,10 +118,10 @@ absl::Status Voter::Begin(const RoundTicket& ticket) {
   ticket_ = ticket;
   gradients_ = gradients;
   gradient_ = 0;
-  wants_probe_ = options_.can_probe && previous_valid_ &&
+  wants_probe_ = options_.can_probe && earlier_.previous_valid &&
                  (ticket.Wants(ScalarKind::kProbeL1) || ticket.Wants(ScalarKind::kProbeInner));
   // A round that wants both is told the probe.
-  wants_change_ = !wants_probe_ && options_.can_keep_gradient && gradient_valid_ &&
+  wants_change_ = !wants_probe_ && options_.can_keep_gradient && earlier_.gradient_valid &&
                   ticket.Wants(ScalarKind::kChangeL1);
   x0_sums_.reset();
   range_.reset();
@@ -143,11 +163,11 @@ absl::Status Voter::SetLastGradient(ConstTensorPointers g) {
 // overwritten by the ballot's own.
 absl::Status Voter::MeasureProbeInner() {
   const auto missing = std::find(now_.h.begin(), now_.h.end(), nullptr);
-  if (prev_verdict_ == nullptr || missing != now_.h.end()) return absl::OkStatus();
+  if (earlier_.verdict == nullptr || missing != now_.h.end()) return absl::OkStatus();
   const Time start = clock_->Now();
   const Direction::ChunkInput input{.g = now_.h,
                                     .u = now_.h,
-                                    .prev_verdict = prev_verdict_,
+                                    .prev_verdict = earlier_.verdict,
                                     .seed = run_.seed,
                                     .round = ticket_.round,
                                     .share = ticket_.share};
@@ -178,8 +198,10 @@ absl::Status Voter::SetGradient(ConstTensorPointers g) {
   for (const TensorSpec& tensor : run_.layout.tensors())
     now_.tensor_missing.push_back(tensor.count);
   now_.chunk_missing.clear();
-  for (uint32_t k = 0; k < run_.plan.chunks(); ++k)
-    now_.chunk_missing.push_back(run_.plan.Count(ChunkIndex(k)));
+  for (uint32_t k = 0; k < run_.plan.chunks(); ++k) {
+    const Range needs = NeedsOf(ChunkIndex(k));
+    now_.chunk_missing.push_back(needs.end - needs.first);
+  }
   stage_ = Stage::kGradient;
   return absl::OkStatus();
 }
@@ -210,16 +232,41 @@ absl::Status Voter::MarkReady(uint64_t first, uint64_t count) {
   });
   const uint64_t size = run_.plan.chunk_coordinates();
   const uint64_t end = first + count;
+  const uint64_t chunks_end = whole_tensors_ ? run_.plan.chunks() : (end - 1) / size + 1;
+  const uint64_t chunks_first = whole_tensors_ ? 0 : first / size;
   // High chunks first: that is the order in which backward passes finish them.
-  for (uint64_t k = (end - 1) / size + 1; k-- > first / size;) {
+  for (uint64_t k = chunks_end; k-- > chunks_first;) {
     const ChunkIndex chunk(static_cast<uint32_t>(k));
-    const uint64_t begin = run_.plan.First(chunk);
-    const uint64_t overlap = std::min(end, begin + run_.plan.Count(chunk)) - std::max(first, begin);
-    now_.chunk_missing[k] -= overlap;
-    if (now_.chunk_missing[k] > 0 || !last_gradient()) continue;
+    const Range needs = NeedsOf(chunk);
+    if (needs.first >= end || needs.end <= first) continue;
+    now_.chunk_missing[k] -= std::min(end, needs.end) - std::max(first, needs.first);
+    if (now_.chunk_missing[k] > 0 || !last_gradient() || waits_for_length_) continue;
     now_.status = PackChunk(chunk);
     if (!now_.status.ok()) return now_.status;
   }
+  return absl::OkStatus();
+}
+
+Voter::Range Voter::NeedsOf(ChunkIndex k) const {
+  Range range{.first = run_.plan.First(k), .end = run_.plan.First(k) + run_.plan.Count(k)};
+  if (!whole_tensors_) return range;
+  const std::span<const TensorSpec> tensors = run_.layout.tensors();
+  ForEachTensorRange(run_.layout, range.first, range.end - range.first,
+                     [&, chunk = range](const TensorRange& part) {
+                       const TensorSpec& t = tensors[part.tensor];
+                       range.first = std::min(range.first, t.first);
+                       range.end = std::max(chunk.end, t.first + t.count);
+                     });
+  return range;
+}
+
+absl::Status Voter::PackClipped() {
+  SIGNVOTE_ASSIGN_OR_RETURN(const double square, packer_->SquaredNorm(now_.g));
+  const double norm = std::sqrt(square);
+  if (norm > *run_.clip_norm) now_.clip = static_cast<float>(*run_.clip_norm / norm);
+  source_->SetClip(now_.clip);
+  for (uint32_t k = run_.plan.chunks(); k-- > 0;)
+    SIGNVOTE_RETURN_IF_ERROR(PackChunk(ChunkIndex(k)));
   return absl::OkStatus();
 }
 
@@ -262,11 +309,11 @@ absl::Status Voter::PackChunk(ChunkIndex k) {
   const Direction::ChunkInput input{.g = now_.g,
                                     .u = source_->u(),
                                     .h = now_.h,
-                                    .prev_verdict = prev_verdict_,
+                                    .prev_verdict = earlier_.verdict,
                                     .seed = run_.seed,
                                     .round = ticket_.round,
                                     .share = ticket_.share,
-                                    .stepsize = stepsize_};
+                                    .clip = now_.clip};
   // Packed even when it will not be sent: the direction's state follows every finite coordinate.
   SIGNVOTE_RETURN_IF_ERROR(packer_->Start(k, input, ballot_.get() + run_.plan.ByteOffset(k)));
   now_.packing.push_back(k);
@@ -314,7 +361,7 @@ absl::StatusOr<double> Voter::Wanted(ScalarKind kind, const ChunkScalars& sum) {
       }
       return double{kind == ScalarKind::kGradientMax ? range_->max : range_->min};
     case ScalarKind::kPrevInner:
-      return prev_verdict_ == nullptr ? kCannotTell : sum.prev_inner;
+      return earlier_.verdict == nullptr ? kCannotTell : sum.prev_inner;
     case ScalarKind::kX0Inner:
     case ScalarKind::kX0Distance:
       if (!replica_->keeps_x0()) return kCannotTell;
@@ -333,6 +380,10 @@ absl::StatusOr<SentBallot> Voter::Finish(double loss, uint64_t samples,
                                          std::optional<HeldOutReport> held_out) {
   SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kGradient && last_gradient(), "Finish"));
   SIGNVOTE_RETURN_IF_ERROR(CloseGradient());
+  if (waits_for_length_) {
+    now_.status = PackClipped();
+    SIGNVOTE_RETURN_IF_ERROR(now_.status);
+  }
   // What a GPU has queued is sent as it gets done.
   if (!now_.packing.empty()) {
     now_.status = SendChunks(Until::kAllAreSent);
@@ -361,7 +412,7 @@ absl::StatusOr<SentBallot> Voter::Finish(double loss, uint64_t samples,
   if (!now_.h.empty() && std::isfinite(sum.probe_l1)) {
     (wants_change_ ? now_.sent.change_l1 : now_.sent.probe_l1) = sum.probe_l1;
   }
-  if (prev_verdict_ != nullptr) now_.sent.prev_inner = sum.prev_inner;
+  if (earlier_.verdict != nullptr) now_.sent.prev_inner = sum.prev_inner;
   if (!std::isfinite(scalars.loss)) return Withdraw(AbstainReason::kNonFiniteLoss);
   if (now_.withdrawn) return Withdraw(AbstainReason::kNonFiniteGradient);
   for (const ScalarKind kind : ticket_.wanted) {
@@ -410,20 +461,34 @@ absl::StatusOr<CommitOutcome> Voter::Wait() {
   SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kSent, "Wait"));
   // What lay in the session's memory is gone with the wait, and the caller's copies take the place of
   // older ones, whatever comes of the round.
-  previous_valid_ = gradient_valid_ = false;
-  prev_verdict_ = nullptr;
+  earlier_.previous_valid = earlier_.gradient_valid = false;
+  earlier_.verdict = nullptr;
   stage_ = Stage::kIdle;
   SIGNVOTE_ASSIGN_OR_RETURN(CommitOutcome outcome, session_->WaitCommit());
   if (outcome.rewound) SIGNVOTE_RETURN_IF_ERROR(Forget());
+  if (!outcome.contiguous || outcome.commits > 1) SIGNVOTE_RETURN_IF_ERROR(source_->Missed());
   const bool alone = outcome.contiguous && outcome.commits == 1 && !outcome.rewound;
-  if (outcome.commits > 0 && outcome.kind == CommitKind::kStep) stepsize_ = outcome.stepsize;
+  if (outcome.commits > 0 && outcome.kind == CommitKind::kStep)
+    earlier_.stepsize = outcome.decay_step;
   if (alone && outcome.kind == CommitKind::kStep) {
-    previous_valid_ = now_.kept;
-    gradient_valid_ = now_.gradient_kept;
-    prev_verdict_ = outcome.verdict;
+    earlier_.previous_valid = now_.kept;
+    earlier_.gradient_valid = now_.gradient_kept;
+    earlier_.verdict = outcome.verdict;
   }
   if (!alone || outcome.kind != CommitKind::kNone) SIGNVOTE_RETURN_IF_ERROR(RefreshCopies());
   return outcome;
+}
+
+absl::Status Voter::SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) {
+  const size_t carried = source_->planes().size();
+  return plane < carried ? source_->SaveState(plane, first, bytes)
+                         : packer_->SaveState(plane - carried, first, bytes);
+}
+
+absl::Status Voter::RestoreState(size_t plane, uint64_t first, std::span<const std::byte> bytes) {
+  const size_t carried = source_->planes().size();
+  return plane < carried ? source_->RestoreState(plane, first, bytes)
+                         : packer_->RestoreState(plane - carried, first, bytes);
 }
 
 absl::Status Voter::Forget() {

@@ -19,9 +19,14 @@
 //                      one place, or of places that are rounds apart
 //   last gradient      the one of the round before, likewise kept by the caller, and usable likewise
 //   previous verdict   of that commit
-//   direction's state  zero after a rewind; otherwise each ballot's gradient enters it, also that of
-//                      a ballot which is withdrawn or not counted. A commit of kind none leaves it
-//   γ                  of the last step
+//   direction's state  zero after a rewind; what error feedback carries also where rounds went on
+//                      without this worker, and so for a worker that joins again; otherwise each
+//                      ballot's gradient enters it, also that of a ballot which is withdrawn or not
+//                      counted. A commit of kind none leaves it
+//   γ                  of the last step: its decay step, as a step at another length says γ there
+//
+// With a clip the gradient's length decides what is signed: every chunk is packed in Finish, once
+// the whole gradient is there, unless the direction does not look at lengths (signSGD).
 //
 // Ownership: owns the packer and the direction's state in it, and shares the ballot's bits with the
 //            session, which may send them for longer than the round lasts. The session, the
@@ -83,7 +88,7 @@ struct SentBallot {
 class Voter {
  public:
   // REQUIRES: session->Join() returned `run`, `replica` lies in its layout.
-  // UNIMPLEMENTED: the run wants ballots or gradients of a kind that this worker does not make.
+  // UNIMPLEMENTED: the run wants ballots of a kind, or a direction, that this worker does not make.
   static absl::StatusOr<std::unique_ptr<Voter>> Make(const RunInfo& run, Session* session,
                                                      ReplicaMemory* replica, WorkerDevice* device,
                                                      BallotSource* source, Clock* clock,
@@ -131,8 +136,11 @@ class Voter {
   // Waits for the commit and follows it.
   absl::StatusOr<CommitOutcome> Wait();
 
-  // The direction's state, for checkpoints. Between two ballots.
-  BallotPacker* packer() { return packer_.get(); }
+  // The direction's state, for checkpoints, between two ballots: the planes of PlanesOf(), wherever
+  // they are held. INVALID_ARGUMENT: CheckStateRange() of worker/direction/checks.h.
+  std::span<const StatePlane> planes() const { return planes_; }
+  absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes);
+  absl::Status RestoreState(size_t plane, uint64_t first, std::span<const std::byte> bytes);
 
  private:
   enum class Stage : uint8_t { kIdle, kOpen, kGradient, kSent };
@@ -145,6 +153,13 @@ class Voter {
   // Tensors of which nothing became ready have no gradient; every other one must be whole.
   absl::Status CloseGradient();
   absl::Status MarkReady(uint64_t first, uint64_t count);
+  // The coordinates that must be final before chunk k is packed.
+  struct Range {
+    uint64_t first, end;
+  };
+  Range NeedsOf(ChunkIndex k) const;
+  // Every chunk that waited for the gradient's length.
+  absl::Status PackClipped();
   absl::Status PackChunk(ChunkIndex k);
   enum class Until { kAnyIsUnfinished, kAllAreSent };
   absl::Status SendChunks(Until until);
@@ -162,15 +177,21 @@ class Voter {
   BallotSource* const source_;
   Clock* const clock_;
   const VoterOptions options_;
+  const std::vector<StatePlane> planes_;
+  const bool waits_for_length_, whole_tensors_;
   BallotBuffers buffers_;
   std::shared_ptr<uint8_t> ballot_;  // [⌈d/8⌉], of the ballot in progress or the last
   // after ballot_, which it may still write to when a run fails
   std::unique_ptr<BallotPacker> packer_;
 
   // What earlier rounds left behind.
-  bool previous_valid_ = false, gradient_valid_ = false;
-  const uint8_t* prev_verdict_ = nullptr;  // null, or of the last commit
-  float stepsize_ = 0.0f;
+  struct Earlier {
+    bool previous_valid = false, gradient_valid = false;
+    const uint8_t* verdict = nullptr;  // null, or of the last commit
+    float stepsize = 0.0f;
+    bool has_voted = false;  // or begun to
+  };
+  Earlier earlier_;
 
   // The ballot in progress.
   struct Ballot {
@@ -179,6 +200,7 @@ class Voter {
     std::vector<uint64_t> tensor_missing, chunk_missing;  // coordinates that are not final yet
     std::deque<ChunkIndex> packing;  // in flight at the packer, in order of Start()
     std::vector<ChunkScalars> chunk_scalars;
+    float clip = 1.0f;       // what the last gradient counts times in the direction
     double loss = 0;         // sum over the gradients that have ended
     bool withdrawn = false;  // a non-finite gradient was met; no further chunk is sent
     bool kept = false;       // the caller has kept x_t

@@ -23,6 +23,7 @@
 
 #include <math.h>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -110,6 +111,18 @@ extern dim3 blockDim, gridDim;
 // -ffp-contract=off.
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fsqrt_rn(float a) { return sqrtf(a); }
+inline unsigned __float_as_uint(float v) { return std::bit_cast<unsigned>(v); }
+inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
+
+// One thread runs at a time.
+inline unsigned atomicMax(unsigned* at, unsigned value) {
+  const unsigned old = *at;
+  *at = value > old ? value : old;
+  return old;
+}
 
 namespace signvote::emulator {
 

@@ -17,6 +17,7 @@ class Tensor:
     shape: tuple
     step_scale: float = 1.0    # fp32
     weight_decay: float = 0.0  # fp32
+    sparse: bool = False       # a gradient of exactly zero casts a coin and leaves the direction's state
 
     @property
     def count(self):
@@ -58,3 +59,7 @@ class Layout:
     def step_scales(self):
         """step_scale of every coordinate, fp32."""
         return np.concatenate([np.full(t.count, t.step_scale, np.float32) for t in self.tensors])
+
+    def sparse(self):
+        """Whether each coordinate is of a sparse tensor."""
+        return np.concatenate([np.full(t.count, t.sparse) for t in self.tensors])

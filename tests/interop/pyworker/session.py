@@ -204,7 +204,11 @@ class Session:
 
     def _adopt(self, layout):
         """The run's order of tensors, with its scales and decays. ValueError: it is not this worker's model."""
-        run = Layout([Tensor(t.name, tuple(t.shape), t.step_scale, t.weight_decay) for t in layout.tensors])
+        unknown = [t.name for t in layout.tensors if t.treatment > training.Tensor.TREATMENT_PLAIN]
+        if unknown:
+            raise ValueError(f"the treatment of tensor {unknown[0]} is unknown")
+        run = Layout([Tensor(t.name, tuple(t.shape), t.step_scale, t.weight_decay,
+                             t.treatment == training.Tensor.TREATMENT_SPARSE) for t in layout.tensors])
         if run.digest() != layout.digest:
             raise ValueError("Welcome's layout has another digest than it says")
         if run.digest() != Layout(self.trainer.model.tensors).digest():

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from . import bits, coins
+from . import direction as directions
 from .direction import Direction
 from .messages import training
 
@@ -47,7 +48,8 @@ class Trainer:
         g = gradient.astype(np.float64)
         norm = float(np.sqrt((g * g).sum()))
         clip = self.norm_max / norm if self.norm_max is not None and norm > self.norm_max else 1.0
-        signs = self.direction.signs(factors, gradient * np.float32(clip), own)
+        noise = directions.noise(seed, open_.round, open_.share, len(gradient)) if factors.envelope else None
+        signs = self.direction.signs(factors, gradient * np.float32(clip), own, noise, replica.layout.sparse())
         return Ballot(open_.round, bits.pack(signs), {
             "loss": loss, "g_l1": float(np.abs(g).sum()), "g_l2_squared": float((g * g).sum()),
             "wanted": [self._scalar(kind, g, batch, replica) for kind in open_.wanted], "samples": len(batch.labels)})

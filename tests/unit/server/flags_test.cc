@@ -172,6 +172,29 @@ TEST(ServerFlagsTest, WrongValuesNameTheFlagAndEndInUsage) {
       {{"--insecure", "--max-rounds=3", "--direction=up"}, "--direction"},
       {{"--insecure", "--max-rounds=3", "--catch-up-bytes=x"}, "--catch-up-bytes"},
       {{"--insecure", "--max-rounds=3", "--beta=1"}, "beta"},
+      {{"--insecure", "--max-rounds=3", "--direction=adam", "--beta2=1"}, "beta2"},
+      {{"--insecure", "--max-rounds=3", "--beta2=x"}, "--beta2 x"},
+      {{"--insecure", "--max-rounds=3", "--noise=loud"}, "--noise"},
+      {{"--insecure", "--max-rounds=3", "--momentum=off"},
+       "--momentum off belongs to --direction stosign, and the direction is signum"},
+      {{"--insecure", "--max-rounds=3", "--noise-decay=0.5"},
+       "--noise-decay 0.5 belongs to --noise coordinate, and the noise is off"},
+      {{"--insecure", "--max-rounds=3", "--direction=stosign", "--noise-decay=0"}, "decay is 0"},
+      {{"--insecure", "--max-rounds=3", "--error-feedback"},
+       "--error-feedback belongs to --direction signsgd"},
+      {{"--insecure", "--max-rounds=3", "--direction=signsgd", "--error-feedback"},
+       "--error-feedback belongs to --rule fixed, and the rule is alias"},
+      {{"--insecure", "--max-rounds=3", "--feedback-keep=0.5"}, "belongs to --error-feedback"},
+      {{"--insecure", "--max-rounds=3", "--direction=signsgd", "--error-feedback",
+        "--state-dtype=bf16"},
+       "leave --state-dtype away"},
+      {{"--insecure", "--max-rounds=3", "--state-dtype=f16"}, "--state-dtype"},
+      {{"--insecure", "--max-rounds=3", "--clip=value"}, "--clip"},
+      {{"--insecure", "--max-rounds=3", "--clip=norm", "--clip-norm=0"}, "--clip-norm"},
+      {{"--insecure", "--max-rounds=3", "--clip-norm=2"}, "--clip-norm 2 belongs to --clip norm"},
+      {{"--insecure", "--max-rounds=3", "--tensor-scale=a"}, "--tensor-scale a: give PATTERN="},
+      {{"--insecure", "--max-rounds=3", "--tensor-decay=a=2"}, "--tensor-decay a=2"},
+      {{"--insecure", "--max-rounds=3", "--tensor-treatment=a=b"}, "--tensor-treatment a=b"},
       {{"--insecure", "--max-rounds=3", "--share-hold=-1"}, "--share-hold"},
       {{"--insecure", "--max-rounds=3", "--digest-every=-1"}, "--digest-every"},
       {{"--insecure", "--max-rounds=3", "--test-applier-delay-ms=-1"}, "--test-applier-delay-ms"},
@@ -196,6 +219,59 @@ TEST(ServerFlagsTest, WrongValuesNameTheFlagAndEndInUsage) {
     EXPECT_EQ(ExitCodeFor(status), ExitCode::kUsage) << Describe(status);
     EXPECT_THAT(Describe(status), HasSubstr(named));
   }
+}
+
+TEST(ServerFlagsTest, ADirectionsChoicesAreItsOwnUnlessTheyAreSaid) {
+  const auto of = [](std::vector<const char*> words) {
+    words.insert(words.end(), {"--insecure", "--max-rounds=3"});
+    ServerFlags flags;
+    const absl::Status status = Parse(words, &flags);
+    EXPECT_TRUE(status.ok()) << Describe(status);
+    return flags.run.direction;
+  };
+  EXPECT_EQ(of({}), DirectionConfig());
+  EXPECT_EQ(of({"--direction=stosign"}),
+            (DirectionConfig{.kind = DirectionKind::kStoSign, .envelope = Envelope::kCoordinate}));
+  EXPECT_EQ(of({"--direction=adam"}),
+            (DirectionConfig{
+                .kind = DirectionKind::kAdam, .beta2 = 0.999, .envelope = Envelope::kCoordinate}));
+  EXPECT_EQ(of({"--direction=muon", "--beta=0.95"}),
+            (DirectionConfig{.kind = DirectionKind::kMuon, .beta = 0.95}));
+  // The three ablations of StoSign, and the noise of another direction.
+  EXPECT_EQ(of({"--direction=stosign", "--noise=off"}),
+            (DirectionConfig{.kind = DirectionKind::kStoSign}));
+  EXPECT_EQ(of({"--direction=stosign", "--noise=one"}),
+            (DirectionConfig{.kind = DirectionKind::kStoSign, .envelope = Envelope::kOne}));
+  EXPECT_EQ(of({"--direction=stosign", "--momentum=off"}),
+            (DirectionConfig{
+                .kind = DirectionKind::kStoSign, .beta = 0, .envelope = Envelope::kCoordinate}));
+  EXPECT_EQ(of({"--direction=lion", "--noise=tensor", "--state-dtype=bf16"}),
+            (DirectionConfig{.kind = DirectionKind::kLion,
+                             .envelope = Envelope::kTensor,
+                             .state_dtype = StateDtype::kBf16}));
+  EXPECT_EQ(of({"--direction=signsgd", "--error-feedback", "--feedback-keep=0.7", "--rule=fixed"}),
+            (DirectionConfig{
+                .kind = DirectionKind::kSignSgd, .error_feedback = true, .feedback_keep = 0.7}));
+}
+
+TEST(ServerFlagsTest, ClipAndRulesForSingleTensorsReachTheRun) {
+  ServerFlags flags;
+  const absl::Status status =
+      Parse({"--insecure", "--max-rounds=3", "--clip=norm", "--clip-norm=0.5",
+             "--tensor-scale=*=fan-in,head=2", "--tensor-decay=*norm*=0",
+             "--tensor-treatment=*embed*=sparse"},
+            &flags);
+  ASSERT_TRUE(status.ok()) << Describe(status);
+  EXPECT_EQ(flags.run.clip_norm, 0.5);
+  ASSERT_EQ(flags.run.model.tensor_rules.size(), 4u);
+  EXPECT_TRUE(flags.run.model.tensor_rules[0].fan_in);
+  EXPECT_EQ(flags.run.model.tensor_rules[1].step_scale, 2.0f);
+  EXPECT_EQ(flags.run.model.tensor_rules[2].weight_decay, 0.0f);
+  EXPECT_EQ(flags.run.model.tensor_rules[3].treatment, TensorTreatment::kSparse);
+  ServerFlags untouched;
+  ASSERT_TRUE(Parse({"--insecure", "--max-rounds=3"}, &untouched).ok());
+  EXPECT_EQ(untouched.run.clip_norm, std::nullopt);
+  EXPECT_TRUE(untouched.run.model.tensor_rules.empty());
 }
 
 TEST(ServerFlagsTest, EtaIsANumberOrComesFromTheModelThatTheRunStartsFrom) {

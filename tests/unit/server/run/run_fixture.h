@@ -134,6 +134,7 @@ class TestWorker {
   void Vote(const std::vector<uint8_t>& bits, double loss = 1);
   void SendChunk(uint32_t k, const std::vector<uint8_t>& bits);
   void SendScalars(double loss, std::vector<double> wanted = {});
+  std::vector<float> lengths;  // that its scalars say, per tensor
   void Abstain(AbstainReason reason);
   void Leave(const std::string& reason);
   void Break();  // the connection
@@ -523,6 +524,7 @@ inline void TestWorker::SendScalars(double loss, std::vector<double> wanted) {
   in.scalars.g_l2_squared = 1;
   in.scalars.wanted = std::move(wanted);
   in.scalars.wanted.resize(static_cast<size_t>(open->wanted_size()), 0.0);
+  in.scalars.displacement_mean = lengths;
   in.times = {.compute_us = 1000, .apply_us = 10};
   in.held_out = std::exchange(measured, std::nullopt);
   test_->Give({.peer = peer->id(), .what = std::move(in)});

@@ -23,6 +23,46 @@ using ::testing::HasSubstr;
 
 class RunJoinTest : public RunTest {};
 
+TEST_F(RunJoinTest, AWelcomeSaysWhatADirectionKeepsAndItsNoise) {
+  RunOptions options = Options();
+  options.direction = {.kind = DirectionKind::kAdam,
+                       .beta2 = 0.999,
+                       .envelope = Envelope::kCoordinate,
+                       .envelope_decay = 0.5,
+                       .state_dtype = StateDtype::kBf16};
+  StartRun(std::move(options));
+  const v1::Welcome& w = *Joined("a").welcome;
+  const v1::Direction& direction = w.direction();
+  EXPECT_FALSE(w.has_clip());
+  EXPECT_EQ(direction.kind(), v1::Direction::KIND_ADAM);
+  EXPECT_EQ(direction.beta(), 0.9);
+  EXPECT_EQ(direction.beta2(), 0.999);
+  EXPECT_EQ(direction.envelope(), v1::Direction::ENVELOPE_COORDINATE);
+  EXPECT_EQ(direction.envelope_decay(), 0.5);
+  EXPECT_EQ(direction.state_element(), v1::StatePlane::ELEMENT_BF16);
+  const std::vector<std::tuple<std::string, v1::StatePlane::Element, bool>> planes = {
+      {"m", v1::StatePlane::ELEMENT_BF16, false},
+      {"v", v1::StatePlane::ELEMENT_FP32, false},
+      {"r", v1::StatePlane::ELEMENT_BF16, false},
+      {"t", v1::StatePlane::ELEMENT_UINT64, true}};
+  ASSERT_EQ(direction.planes_size(), 4);
+  for (int k = 0; k < 4; ++k) {
+    const v1::StatePlane& plane = direction.planes(k);
+    EXPECT_EQ(std::tuple(plane.name(), plane.element(), plane.single()),
+              planes[static_cast<size_t>(k)]);
+  }
+}
+
+TEST_F(RunJoinTest, AModelWithoutATensorThatTheOperatorNamesIsRefused) {
+  RunOptions options = Options();
+  options.model.tensor_rules = *ParseTensorScales("lm_head.*=0.5");
+  StartRun(std::move(options));
+  TestWorker& a = NewWorker();
+  a.Join("a");
+  EXPECT_EQ(a.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(a.words(), HasSubstr("--tensor-scale lm_head.*=…: no tensor of this model"));
+}
+
 TEST_F(RunJoinTest, AWelcomeSaysWhatTheRunIs) {
   RunOptions options = Options();
   options.seed = 42;
@@ -30,6 +70,8 @@ TEST_F(RunJoinTest, AWelcomeSaysWhatTheRunIs) {
   options.digest_every = 3;
   options.model.weight_decay = 0.25f;
   options.direction = {.kind = DirectionKind::kLion, .beta = 0.5, .beta2 = 0.75};
+  options.clip_norm = 1.5;
+  options.model.tensor_rules = *ParseTensorTreatments("w=sparse");
   StartRun(std::move(options));
   TestWorker& a = Joined("a");
   const v1::Welcome& w = *a.welcome;
@@ -56,6 +98,11 @@ TEST_F(RunJoinTest, AWelcomeSaysWhatTheRunIs) {
   EXPECT_EQ(w.direction().kind(), v1::Direction::KIND_LION);
   EXPECT_EQ(w.direction().beta(), 0.5);
   EXPECT_EQ(w.direction().beta2(), 0.75);
+  EXPECT_EQ(w.direction().envelope(), v1::Direction::ENVELOPE_UNSPECIFIED);
+  EXPECT_EQ(w.clip().kind(), v1::Clip::KIND_NORM);
+  EXPECT_EQ(w.clip().max_norm(), 1.5);
+  EXPECT_EQ(w.layout().tensors(0).treatment(), v1::Tensor::TREATMENT_SPARSE);
+  EXPECT_EQ(w.layout().tensors(1).treatment(), v1::Tensor::TREATMENT_UNSPECIFIED);
   ASSERT_EQ(w.direction().planes_size(), 1);
   EXPECT_EQ(w.direction().planes(0).name(), "m");
 }

@@ -154,6 +154,20 @@ TEST(RunModel, WeightDecayIsThatOfMatricesAndScalesAreOne) {
   }
 }
 
+TEST(RunModel, RulesForSingleTensorsComeAfterTheDecayByRankAndMustFitTheModel) {
+  const std::string name = Small()[0].name;
+  const auto model =
+      Make({.weight_decay = 0.1f, .tensor_rules = *ParseTensorDecays(name + "=0.5")});
+  ASSERT_TRUE(model->FixLayout(JoinOf(Small(), R"({"a": 1})")).ok());
+  EXPECT_EQ(model->layout().tensors()[0].weight_decay, 0.5f);
+  const auto strange = Make({.tensor_rules = *ParseTensorScales("nothing=2")});
+  const absl::Status refused = strange->FixLayout(JoinOf(Small(), R"({"a": 1})"));
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Message(refused),
+              HasSubstr("--tensor-scale nothing=…: no tensor of this model has such a name"));
+  EXPECT_EQ(strange->state(), RunModel::State::kUnknown);
+}
+
 TEST(RunModel, OrderConfigAndIdentityAreTheUploadersNotWhoeverCameFirst) {
   const auto model = Make();
   ASSERT_TRUE(model->FixLayout(JoinOf(Small(), R"({"a": 1, "name": "first"})")).ok());

@@ -71,8 +71,12 @@ RunState Full() {
       {.id = WorkerId(4), .name = "b"}};
   state.roster.next_worker_id = 5;
   state.paused = true;
-  state.layout = *Layout::Make(
-      {{.name = "w", .shape = {2, 2}, .step_scale = 2.0f, .weight_decay = 0.5f}, {.name = "s"}});
+  state.layout = *Layout::Make({{.name = "w",
+                                 .shape = {2, 2},
+                                 .step_scale = 2.0f,
+                                 .weight_decay = 0.5f,
+                                 .treatment = TensorTreatment::kSparse},
+                                {.name = "s"}});
   state.config_json = "{}";
   state.identity_text = "loss: x";
   state.x0_max_abs = 1.5;

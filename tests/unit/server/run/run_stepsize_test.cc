@@ -101,6 +101,27 @@ TEST_F(RunStepsizeTest, AGivenEtaOverrulesWhatTheParametersSay) {
   EXPECT_GT(Rounds(Member("a"), 5, 1e-3).back(), 2.5e-4f);
 }
 
+// The commit steps by what was signed: γ is only the decay's, and what workers weigh the next gradient
+// with.
+TEST_F(RunStepsizeTest, WithErrorFeedbackACommitHasTheLengthsThatWorkersSigned) {
+  RunOptions options = Options();
+  options.direction = {.kind = DirectionKind::kSignSgd, .error_feedback = true};
+  StartRun(std::move(options));
+  TestWorker& a = Member("a");
+  const size_t tensors = static_cast<size_t>(a.welcome->layout().tensors_size());
+  EXPECT_TRUE(a.welcome->direction().error_feedback());
+  a.lengths.assign(tensors, 0.5f);
+  a.lengths.back() = 0.25f;
+  EXPECT_EQ(Round1(a), 1.0f);
+  const v1::Commit& commit = a.commits.back();
+  EXPECT_EQ(commit.decay_step(), 0.01f);
+  EXPECT_EQ(std::vector<float>(commit.scales().begin(), commit.scales().end()), a.lengths);
+  // Whose lengths fit no model are nobody's.
+  a.lengths.push_back(1.0f);
+  Round1(a);
+  for (const float scale : a.commits.back().scales()) EXPECT_EQ(scale, 0.0f);
+}
+
 TEST_F(RunStepsizeTest, OtherRulesDoNotAskWhatTheParametersSay) {
   init_ = std::make_unique<FakeInit>(absl::InvalidArgumentError("no stepsize"));
   StartRun();

@@ -104,5 +104,16 @@ TEST(RobustRatioTest, HugePartsDoNotOverflow) {
       *RobustRatio(std::vector<RatioPart>{{1e307, 1e308}, {3e307, 1e308}, {2e307, 1e308}}), 0.2);
 }
 
+TEST(RobustMeanTest, LengthsAreRobustPerTensorAndOnlyOfWorkersThatSentAllOfThem) {
+  std::vector<WorkerScalars> workers(5);
+  workers[0].displacement_mean = {1.0f, 2.0f};
+  workers[1].displacement_mean = {1.0f, 2.0f};
+  workers[2].displacement_mean = {1.0f, 2.0f};
+  workers[3].displacement_mean = {1e9f, 2.0f};  // a liar: the deviation of the others is 0
+  workers[4].displacement_mean = {7.0f};
+  EXPECT_EQ(RobustLengths(workers, 2), (std::vector<float>{1.0f, 2.0f}));
+  EXPECT_EQ(RobustLengths({}, 2), (std::vector<float>{0.0f, 0.0f}));
+}
+
 }  // namespace
 }  // namespace signvote

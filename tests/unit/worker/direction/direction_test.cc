@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -69,8 +71,9 @@ TEST(HostDeviceTest, RefusesWhatDoesNotFitAndChangesNothing) {
 TEST(DirectionTest, ChunksAndTensorsDoNotShowInTheBallot) {
   const Layout layout = MakeLayout({1, 700, 3, 64, 1000, 5, 901});
   const ChunkPlan plan(layout.coordinates(), 512);
-  for (const char* name : {"signsgd", "signum", "nesterov", "lion"}) {
+  for (const char* name : {"signsgd", "signum", "nesterov", "lion", "sgd", "stosign"}) {
     Direction direction(&layout, plan, Config(name));
+    std::vector<float> r(layout.coordinates(), 0.0f);
     std::vector<float> m(layout.coordinates(), 0.0f);
     for (uint64_t round = 0; round < 4; ++round) {
       const std::vector<float> g = Gradient(layout.coordinates(), round);
@@ -79,11 +82,12 @@ TEST(DirectionTest, ChunksAndTensorsDoNotShowInTheBallot) {
           direction, plan, {.g = pointers, .seed = 3, .round = Round(round), .share = Share(1)});
       std::vector<uint8_t> whole(plan.TotalBytes(), 0);
       PackReference({.coefficients = CoefficientsOf(Config(name)),
+                     .formation = FormationOf(Config(name), round + 1),
                      .seed = 3,
                      .round = Round(round),
                      .share = Share(1)},
                     {.g = g.data(),
-                     .state = {m.data()},
+                     .state = {m.data(), nullptr, r.data()},
                      .bits = whole.data(),
                      .count = layout.coordinates()});
       ASSERT_EQ(packed.ballot, whole) << name << ", round " << round;
@@ -190,30 +194,208 @@ TEST(DirectionTest, SignSgdKeepsNoState) {
   EXPECT_TRUE(Direction(&layout, ChunkPlan(600, 512), Config("signsgd")).planes().empty());
   const Direction signum(&layout, ChunkPlan(600, 512), Config("signum"));
   ASSERT_EQ(signum.planes().size(), 1u);
-  EXPECT_EQ(signum.planes()[0].name, "m");
+  EXPECT_EQ(signum.planes()[0].name(), "m");
   EXPECT_EQ(signum.planes()[0].element_bytes, sizeof(float));
+}
+
+// Every direction that packers form, with every kind of noise and state.
+std::vector<DirectionConfig> FormedHere() {
+  std::vector<DirectionConfig> configs;
+  for (const DirectionKind kind : kDirectionKinds) {
+    if (kind == DirectionKind::kMuon) continue;
+    for (const Envelope envelope :
+         {Envelope::kNone, Envelope::kCoordinate, Envelope::kTensor, Envelope::kOne}) {
+      for (const StateDtype dtype : {StateDtype::kFp32, StateDtype::kBf16}) {
+        configs.push_back({.kind = kind, .envelope = envelope, .state_dtype = dtype});
+        EXPECT_TRUE(CheckDirection(configs.back()).ok());
+      }
+    }
+  }
+  return configs;
+}
+
+std::string NameOf(const DirectionConfig& config) {
+  return std::string(DirectionName(config.kind)) + ", noise " +
+         std::string(EnvelopeWord(config.envelope)) +
+         (config.state_dtype == StateDtype::kBf16 ? ", bf16" : "");
+}
+
+void CopyState(const Direction& from, Direction* to, uint64_t d) {
+  for (size_t plane = 0; plane < from.planes().size(); ++plane) {
+    const StatePlane& p = from.planes()[plane];
+    const uint64_t elements = p.elements(d), half = elements / 3;
+    for (const auto& [first, count] :
+         {std::pair(uint64_t{0}, half), std::pair(half, elements - half)}) {
+      std::vector<std::byte> bytes(count * p.element_bytes);
+      ASSERT_TRUE(from.SaveState(plane, first, bytes).ok());
+      ASSERT_TRUE(to->RestoreState(plane, first, bytes).ok());
+    }
+  }
 }
 
 // A run that stops, saves in pieces and goes on elsewhere casts the ballots of one that does not.
 TEST(DirectionTest, WhatIsSavedAndRestoredGoesOnAsIfNothingHadHappened) {
   const Layout layout = MakeLayout({600, 400});
   const ChunkPlan plan(1000, 512);
-  for (const char* name : {"signsgd", "signum", "nesterov", "lion"}) {
-    Direction before(&layout, plan, Config(name)), after(&layout, plan, Config(name));
-    const std::vector<float> first = Gradient(1000, 1), second = Gradient(1000, 2);
-    PackAll(before, plan, {.g = PointersInto(layout, first.data())});
-    for (size_t plane = 0; plane < before.planes().size(); ++plane) {
-      for (const auto& [from, count] :
-           {std::pair<uint64_t, uint64_t>(0, 333), std::pair<uint64_t, uint64_t>(333, 667)}) {
-        std::vector<std::byte> bytes(count * before.planes()[plane].element_bytes);
-        ASSERT_TRUE(before.SaveState(plane, from, bytes).ok());
-        ASSERT_TRUE(after.RestoreState(plane, from, bytes).ok());
-      }
+  for (const DirectionConfig& config : FormedHere()) {
+    Direction before(&layout, plan, config), after(&layout, plan, config);
+    const auto vote = [&](Direction& direction, uint64_t round) {
+      direction.Begin();
+      const std::vector<float> g = Gradient(1000, round);
+      return PackAll(direction, plan,
+                     {.g = PointersInto(layout, g.data()), .seed = 5, .round = Round(round)})
+          .ballot;
+    };
+    for (uint64_t round = 0; round < 3; ++round) vote(before, round);
+    CopyState(before, &after, 1000);
+    for (uint64_t round = 3; round < 6; ++round)
+      EXPECT_EQ(vote(before, round), vote(after, round)) << NameOf(config) << ", " << round;
+    // And what was reset goes on as what is new.
+    after.Reset();
+    Direction fresh(&layout, plan, config);
+    for (uint64_t round = 6; round < 9; ++round)
+      EXPECT_EQ(vote(after, round), vote(fresh, round)) << NameOf(config) << ", " << round;
+  }
+}
+
+// docs/algorithms.md has the table; a direction says itself what it keeps.
+TEST(DirectionTest, TheStateIsAsLargeAsItSays) {
+  const Layout layout = MakeLayout({600, 400});
+  for (const DirectionConfig& config : FormedHere()) {
+    const Direction direction(&layout, ChunkPlan(1000, 512), config);
+    size_t bytes = 0;
+    for (size_t plane = 0; plane < direction.planes().size(); ++plane) {
+      const StatePlane& p = direction.planes()[plane];
+      std::vector<std::byte> whole(p.elements(1000) * p.element_bytes);
+      EXPECT_TRUE(direction.SaveState(plane, 0, whole).ok());
+      EXPECT_FALSE(direction.SaveState(plane, 1, whole).ok());
+      if (!p.single) bytes += whole.size();
     }
-    const auto pointers = PointersInto(layout, second.data());
-    EXPECT_EQ(PackAll(before, plan, {.g = pointers}).ballot,
-              PackAll(after, plan, {.g = pointers}).ballot)
-        << name;
+    EXPECT_EQ(bytes, 1000 * StateBytesPerCoordinate(config)) << NameOf(config);
+  }
+}
+
+TEST(DirectionTest, AdamCountsABallotOnceHoweverManyChunksItHasAndNoneThatWasNotPacked) {
+  const Layout layout = MakeLayout({1000});
+  const ChunkPlan plan(1000, 512);
+  Direction adam(&layout, plan, {.kind = DirectionKind::kAdam, .beta2 = 0.999});
+  const std::vector<float> g = Gradient(1000, 1);
+  const auto steps = [&adam] {
+    uint64_t value = 0;
+    EXPECT_EQ(adam.planes().back().name(), "t");
+    EXPECT_TRUE(
+        adam.SaveState(adam.planes().size() - 1, 0, std::as_writable_bytes(std::span(&value, 1)))
+            .ok());
+    return value;
+  };
+  EXPECT_EQ(steps(), 0u);
+  for (uint64_t ballot = 1; ballot <= 3; ++ballot) {
+    adam.Begin();
+    adam.Begin();  // one that ended before its first chunk
+    PackAll(adam, plan, {.g = PointersInto(layout, g.data())});
+    EXPECT_EQ(steps(), ballot);
+  }
+}
+
+// Kingma and Ba, "Adam" (ICLR 2015, arXiv 1412.6980), algorithm 1, in double precision: signs of
+// u + R·n with R = 1 are those of Adam's update under that noise.
+TEST(DirectionTest, AdamsUpdateIsThatOfItsPaper) {
+  constexpr uint64_t kD = 500;
+  const Layout layout = MakeLayout({kD});
+  const ChunkPlan plan(kD, 512);
+  Direction adam(&layout, plan,
+                 {.kind = DirectionKind::kAdam, .beta2 = 0.999, .envelope = Envelope::kOne});
+  std::vector<double> m(kD, 0.0), v(kD, 0.0);
+  uint64_t unclear = 0, plus = 0;
+  for (uint64_t t = 1; t <= 30; ++t) {
+    const std::vector<float> g = Gradient(kD, t);
+    adam.Begin();
+    const Packed packed =
+        PackAll(adam, plan, {.g = PointersInto(layout, g.data()), .seed = 2, .round = Round(t)});
+    for (uint64_t i = 0; i < kD; ++i) {
+      const double x = static_cast<double>(g[i]), n = static_cast<double>(t);
+      m[i] = 0.9 * m[i] + 0.1 * x;
+      v[i] = 0.999 * v[i] + 0.001 * x * x;
+      const double u =
+          (m[i] / (1 - std::pow(0.9, n))) / (std::sqrt(v[i] / (1 - std::pow(0.999, n))) + 1e-8);
+      const double noise = static_cast<double>(NoiseOf(Uniform16(2, Round(t), Share(0), i)));
+      if (std::fabs(u + noise) < 1e-5) {
+        ++unclear;
+        continue;
+      }
+      EXPECT_EQ(GetBit(packed.ballot.data(), i), u + noise > 0) << t << ", " << i;
+      plus += u + noise > 0 ? 1 : 0;
+    }
+  }
+  EXPECT_LT(unclear, 10u);
+  EXPECT_GT(plus, 5000u);
+}
+
+TEST(DirectionTest, ASparseTensorCastsCoinsWhereItsGradientIsZeroAndKeepsItsState) {
+  std::vector<TensorSpec> tensors = {
+      {.name = "e", .shape = {128}, .treatment = TensorTreatment::kSparse},
+      {.name = "w", .shape = {128}}};
+  const Layout layout = *Layout::Make(std::move(tensors));
+  const ChunkPlan plan(256, 512);
+  Direction direction(&layout, plan, Config("signum"));
+  std::vector<float> g(256, 1.0f);
+  PackAll(direction, plan, {.g = PointersInto(layout, std::as_const(g).data())});
+  const std::vector<float> before = StateOf(direction, 256);
+  for (size_t i = 0; i < 256; i += 2) g[i] = 0.0f;
+  const Packed packed =
+      PackAll(direction, plan,
+              {.g = PointersInto(layout, std::as_const(g).data()), .seed = 4, .round = Round(9)});
+  const std::vector<float> after = StateOf(direction, 256);
+  for (uint64_t i = 0; i < 256; ++i) {
+    const bool left = i < 128 && i % 2 == 0;
+    EXPECT_EQ(after[i] == before[i], left) << i;
+    const bool coin = ((OwnCoinWord(4, Round(9), Share(0), i / 64) >> (i % 64)) & 1u) != 0;
+    EXPECT_EQ(GetBit(packed.ballot.data(), i), left ? coin : true) << i;
+  }
+  EXPECT_EQ(packed.scalars[0].g_l1, 128.0) << "sums are the raw gradient's";
+}
+
+TEST(DirectionTest, AClippedGradientEntersTheMomentumShorterAndTheSumsAsItIs) {
+  const Layout layout = MakeLayout({600});
+  const ChunkPlan plan(600, 512);
+  Direction direction(&layout, plan, Config("signum", 0.5));
+  const std::vector<float> g(600, 2.0f);
+  const auto pointers = PointersInto(layout, g.data());
+  EXPECT_EQ(direction.SquaredNorm(pointers), 2400.0);
+  const Packed packed = PackAll(direction, plan, {.g = pointers, .clip = 0.25f});
+  EXPECT_EQ(StateOf(direction, 600), std::vector<float>(600, 0.25f));
+  EXPECT_EQ(packed.scalars[0].g_l1 + packed.scalars[1].g_l1, 1200.0);
+}
+
+// The envelope of a tensor is that of its whole u, whichever of its chunks comes first.
+TEST(DirectionTest, AnEnvelopePerTensorIsTheLargestOfTheWholeTensorInEachBallot) {
+  const Layout layout = MakeLayout({1400, 100});
+  const ChunkPlan plan(1500, 512);
+  const DirectionConfig config{.kind = DirectionKind::kMomentumSgd, .envelope = Envelope::kTensor};
+  Direction forwards(&layout, plan, config), backwards(&layout, plan, config);
+  std::vector<double> m(1500, 0.0);
+  for (uint64_t round = 0; round < 4; ++round) {
+    const std::vector<float> g = Gradient(1500, round);
+    const auto pointers = PointersInto(layout, g.data());
+    const Direction::ChunkInput input{.g = pointers, .seed = 3, .round = Round(round)};
+    forwards.Begin();
+    const std::vector<uint8_t> ballot = PackAll(forwards, plan, input).ballot;
+    backwards.Begin();
+    std::vector<uint8_t> other(plan.TotalBytes());
+    for (uint32_t k = plan.chunks(); k-- > 0;)
+      backwards.PackChunk(ChunkIndex(k), input, other.data() + plan.ByteOffset(ChunkIndex(k)));
+    EXPECT_EQ(ballot, other) << round;
+    double largest[2] = {0, 0};
+    for (uint64_t i = 0; i < 1500; ++i) {
+      m[i] = 0.9 * m[i] + static_cast<double>(g[i]);
+      largest[i < 1400 ? 0 : 1] = std::max(largest[i < 1400 ? 0 : 1], std::fabs(m[i]));
+    }
+    for (uint64_t i = 0; i < 1500; ++i) {
+      const double noise = static_cast<double>(NoiseOf(Uniform16(3, Round(round), Share(0), i)));
+      const double s = m[i] + largest[i < 1400 ? 0 : 1] * noise;
+      if (std::fabs(s) < 1e-5) continue;
+      EXPECT_EQ(GetBit(ballot.data(), i), s > 0) << round << ", " << i;
+    }
   }
 }
 
@@ -248,8 +430,7 @@ TEST(DirectionTest, WhatIsGivenIsSignedInPlaceOfTheGradient) {
 }
 
 TEST(DirectionTest, NamesAreReadAndWrittenAlike) {
-  for (const DirectionKind kind : {DirectionKind::kSignSgd, DirectionKind::kSignum,
-                                   DirectionKind::kNesterovSignum, DirectionKind::kLion}) {
+  for (const DirectionKind kind : kDirectionKinds) {
     const auto config = ParseDirection(DirectionName(kind), 0.9, 0.99);
     ASSERT_TRUE(config.ok());
     EXPECT_EQ(config->kind, kind);
@@ -257,10 +438,11 @@ TEST(DirectionTest, NamesAreReadAndWrittenAlike) {
 }
 
 TEST(DirectionTest, BadNamesAndBetasAreRefusedWithTheRemedy) {
-  const auto unknown = ParseDirection("adam", 0.9, 0.99);
+  const auto unknown = ParseDirection("rmsprop", 0.9, 0.99);
   EXPECT_EQ(unknown.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(std::string(unknown.status().message()),
-            "unknown direction \"adam\"; use one of signsgd, signum, nesterov, lion");
+            "unknown direction \"rmsprop\"; use one of signsgd, signum, nesterov, lion, stosign, "
+            "adam, sgd, muon");
   // 0.99999999999 is 1 in fp32, with which nothing would ever move.
   for (const double beta : {-0.1, 1.0, 1.5, 0.99999999999, std::nan("")}) {
     EXPECT_EQ(ParseDirection("signum", beta, 0.99).status().code(),

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstddef>
@@ -25,6 +26,7 @@ class WrongDevice : public HostDevice {
     kMargin,
     kSum,
     kCount,
+    kNorm,
     kState,
     kRestore,
     kReset,
@@ -113,6 +115,12 @@ class WrongDevice : public HostDevice {
    public:
     Packer(Wrong wrong, std::unique_ptr<BallotPacker> right, ChunkPlan plan)
         : wrong_(wrong), right_(std::move(right)), plan_(plan) {}
+    absl::Status Begin() override { return right_->Begin(); }
+    absl::StatusOr<double> SquaredNorm(ConstTensorPointers g) override {
+      SIGNVOTE_ASSIGN_OR_RETURN(double norm, right_->SquaredNorm(g));
+      if (wrong_ == Wrong::kNorm) Nudge<double, uint64_t>(&norm);
+      return norm;
+    }
     absl::Status Start(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) override {
       SIGNVOTE_RETURN_IF_ERROR(right_->Start(k, input, ballot));
       const uint64_t last = plan_.Count(k) - 1;
@@ -135,14 +143,17 @@ class WrongDevice : public HostDevice {
     }
     absl::Status RestoreState(size_t plane, uint64_t first,
                               std::span<const std::byte> bytes) override {
-      return right_->RestoreState(
-          plane, first, wrong_ == Wrong::kRestore ? bytes.first(bytes.size() - 4) : bytes);
+      return right_->RestoreState(plane, first,
+                                  wrong_ == Wrong::kRestore
+                                      ? bytes.first(bytes.size() - std::min(bytes.size(), kWidest))
+                                      : bytes);
     }
     absl::Status Reset() override {
       return wrong_ == Wrong::kReset ? absl::OkStatus() : right_->Reset();
     }
 
    private:
+    static constexpr size_t kWidest = 8;  // bytes of an element
     const Wrong wrong_;
     const std::unique_ptr<BallotPacker> right_;
     const ChunkPlan plan_;
@@ -183,6 +194,7 @@ TEST(SelftestTest, OneWrongBitAnywhereIsFound) {
       {Wrong::kMargin, "ballot of chunk"},
       {Wrong::kSum, "prev_inner of chunk"},
       {Wrong::kCount, "nonfinite of chunk"},
+      {Wrong::kNorm, "the gradient's squared norm"},
       {Wrong::kState, "the direction's state differs at"},
       {Wrong::kRestore, "the direction's state differs at"},
       {Wrong::kReset, "the direction's state differs at"},

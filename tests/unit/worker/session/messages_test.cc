@@ -99,6 +99,53 @@ TEST(MessagesTest, EveryDirectionAndElementHasItsName) {
   EXPECT_EQ(kind(v1::Direction::KIND_SIGNUM), DirectionKind::kSignum);
   EXPECT_EQ(kind(v1::Direction::KIND_NESTEROV_SIGNUM), DirectionKind::kNesterovSignum);
   EXPECT_EQ(kind(v1::Direction::KIND_LION), DirectionKind::kLion);
+  EXPECT_EQ(kind(v1::Direction::KIND_STOSIGN), DirectionKind::kStoSign);
+  EXPECT_EQ(kind(v1::Direction::KIND_ADAM), DirectionKind::kAdam);
+  EXPECT_EQ(kind(v1::Direction::KIND_MOMENTUM_SGD), DirectionKind::kMomentumSgd);
+  EXPECT_EQ(kind(v1::Direction::KIND_MUON), DirectionKind::kMuon);
+}
+
+TEST(MessagesTest, ADirectionsNoiseStateAndTreatmentsAreRead) {
+  v1::Welcome welcome = GoodWelcome();
+  v1::Direction& direction = *welcome.mutable_direction();
+  direction.set_kind(v1::Direction::KIND_ADAM);
+  direction.set_state_element(v1::StatePlane::ELEMENT_BF16);
+  v1::StatePlane& steps = *direction.add_planes();
+  steps.set_name("t");
+  steps.set_element(v1::StatePlane::ELEMENT_UINT64);
+  steps.set_single(true);
+  welcome.mutable_layout()->mutable_tensors(0)->set_treatment(v1::Tensor::TREATMENT_SPARSE);
+  welcome.mutable_layout()->mutable_tensors(1)->set_treatment(v1::Tensor::TREATMENT_PLAIN);
+  const std::pair<v1::Direction::Envelope, Envelope> envelopes[] = {
+      {v1::Direction::ENVELOPE_UNSPECIFIED, Envelope::kNone},
+      {v1::Direction::ENVELOPE_COORDINATE, Envelope::kCoordinate},
+      {v1::Direction::ENVELOPE_TENSOR, Envelope::kTensor},
+      {v1::Direction::ENVELOPE_ONE, Envelope::kOne}};
+  for (const auto& [word, envelope] : envelopes) {
+    direction.set_envelope(word);
+    direction.set_envelope_decay(envelope == Envelope::kCoordinate ? 0.5 : 0);
+    const absl::StatusOr<RunInfo> run = RunFrom(welcome, SmallModel());
+    ASSERT_TRUE(run.ok()) << run.status();
+    EXPECT_EQ(run->direction,
+              (DirectionConfig{.kind = DirectionKind::kAdam,
+                               .beta = 0.5,
+                               .beta2 = 0.75,
+                               .envelope = envelope,
+                               .envelope_decay = envelope == Envelope::kCoordinate ? 0.5 : 1.0,
+                               .state_dtype = StateDtype::kBf16}));
+    EXPECT_THAT(run->planes,
+                ElementsAre(RunStatePlane{"m", 2, false}, RunStatePlane{"t", 8, true}));
+    EXPECT_EQ(run->layout.tensors()[0].treatment, TensorTreatment::kSparse);
+    EXPECT_EQ(run->layout.tensors()[1].treatment, TensorTreatment::kPlain);
+  }
+  direction.Clear();
+  direction.set_kind(v1::Direction::KIND_SIGNSGD);
+  direction.set_error_feedback(true);
+  direction.set_feedback_keep(0.7);
+  const absl::StatusOr<RunInfo> run = RunFrom(welcome, SmallModel());
+  ASSERT_TRUE(run.ok()) << run.status();
+  EXPECT_TRUE(run->direction.error_feedback);
+  EXPECT_EQ(run->direction.feedback_keep, 0.7);
 }
 
 TEST(MessagesTest, AWelcomeThatCannotBeFollowedIsRefusedByWhatIsWrong) {
@@ -118,11 +165,27 @@ TEST(MessagesTest, AWelcomeThatCannotBeFollowedIsRefusedByWhatIsWrong) {
     w->mutable_direction()->set_kind(static_cast<v1::Direction::Kind>(99));
   });
   for (const double beta : {-0.5, 1.0, std::numeric_limits<double>::quiet_NaN()}) {
-    refused(kInvalid, "must be in [0, 1)",
+    refused(kInvalid, "less than 1 in fp32",
             [beta](v1::Welcome* w) { w->mutable_direction()->set_beta(beta); });
-    refused(kInvalid, "must be in [0, 1)",
+    refused(kInvalid, "less than 1 in fp32",
             [beta](v1::Welcome* w) { w->mutable_direction()->set_beta2(beta); });
   }
+  refused(kPrecondition, "noise with envelope 9", [](v1::Welcome* w) {
+    w->mutable_direction()->set_envelope(static_cast<v1::Direction::Envelope>(9));
+  });
+  refused(kInvalid, "noise's decay is 0", [](v1::Welcome* w) {
+    w->mutable_direction()->set_envelope(v1::Direction::ENVELOPE_COORDINATE);
+  });
+  refused(kInvalid, "what is kept of the error is 2", [](v1::Welcome* w) {
+    w->mutable_direction()->set_error_feedback(true);
+    w->mutable_direction()->set_feedback_keep(2);
+  });
+  refused(kPrecondition, "state in elements of kind 3", [](v1::Welcome* w) {
+    w->mutable_direction()->set_state_element(v1::StatePlane::ELEMENT_UINT64);
+  });
+  refused(kPrecondition, "treatment 9 of a tensor", [](v1::Welcome* w) {
+    w->mutable_layout()->mutable_tensors(0)->set_treatment(static_cast<v1::Tensor::Treatment>(9));
+  });
   refused(kPrecondition, "elements of kind 0",
           [](v1::Welcome* w) { w->mutable_direction()->mutable_planes(0)->clear_element(); });
   refused(kPrecondition, "--message-bytes-max of the server 319",

@@ -381,6 +381,10 @@ class QueueingDevice : public HostDevice {
    public:
     Packer(QueueingDevice* device, std::unique_ptr<BallotPacker> host)
         : device_(device), host_(std::move(host)) {}
+    absl::Status Begin() override { return host_->Begin(); }
+    absl::StatusOr<double> SquaredNorm(ConstTensorPointers g) override {
+      return host_->SquaredNorm(g);
+    }
     absl::Status Start(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) override {
       SIGNVOTE_RETURN_IF_ERROR(device_->start_status);
       if (!device_->queues) return host_->Start(k, input, ballot);

@@ -41,6 +41,27 @@ TEST(WorkerMemory, FollowsTheTableOfThePage) {
   EXPECT_EQ(TotalBytes(RunMemory(with_x0, {})), 4 * kD + bits);
 }
 
+// docs/algorithms.md, "Directions": Adam's t is one number; what takes whole tensors has a plane more.
+TEST(WorkerMemory, OfADirectionTheStateCountsAndWhatWaitsToBeSigned) {
+  const uint64_t bits = 3 * BytesForBits(kD);
+  RunInfo adam = RunOf(false, 3);
+  adam.direction = *ParseDirection({.name = "adam"});
+  adam.planes.push_back({.name = "t", .element_bytes = 8, .single = true});
+  EXPECT_EQ(TotalBytes(RunMemory(adam, {})), 12 * kD + 8 + bits);
+  RunInfo muon = RunOf(false, 1);
+  muon.direction = *ParseDirection({.name = "muon", .state_dtype = "bf16"});
+  muon.planes[0].element_bytes = 2;
+  EXPECT_EQ(TotalBytes(RunMemory(muon, {})), 6 * kD + bits);
+  RunInfo feedback = RunOf(false, 1);
+  feedback.direction = *ParseDirection({.name = "signsgd", .error_feedback = true});
+  EXPECT_EQ(TotalBytes(RunMemory(feedback, {})), 8 * kD + bits);
+  const std::string text =
+      Describe(CheckRunMemory(feedback, {}, MemoryLimit{.bytes = 1, .source = "the machine"}));
+  EXPECT_THAT(text, HasSubstr("what waits to be signed 4 MiB (4000000 bytes)"));
+  EXPECT_THAT(text, HasSubstr("no --error-feedback at the server"));
+  EXPECT_THAT(text, Not(HasSubstr("--direction signsgd")));
+}
+
 TEST(WorkerMemory, WhatDoesNotFitIsToldByAllItsPartsWithTheFlagsThatHelp) {
   const RunInfo run = RunOf(true, 1);
   const WorkerMemoryNeeds needs{.evaluates = true, .writes_copies = true};

@@ -14,7 +14,7 @@
 
 #include "common/bits.h"
 #include "common/coin.h"
-#include "tests/unit/worker/vote/fake_session.h"
+#include "tests/unit/worker/vote/voter_fixture.h"
 
 namespace signvote {
 namespace {
@@ -23,29 +23,7 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-constexpr uint64_t kD = 1500;  // chunks of 512: 0..511, 512..1023, 1024..1499
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-RunInfo TestRun() {
-  RunInfo run;
-  run.seed = 7;
-  run.layout = *Layout::Make({{.name = "a", .shape = {300}},
-                              {.name = "b", .shape = {700}, .step_scale = 2.0f},
-                              {.name = "c", .shape = {500}}});
-  run.plan = ChunkPlan(kD, 512);
-  run.direction.kind = DirectionKind::kSignum;
-  run.probes = true;
-  return run;
-}
-
-CommitOutcome Step(const uint8_t* verdict, uint64_t next_round = 1) {
-  return {.next_round = Round(next_round),
-          .commits = 1,
-          .contiguous = true,
-          .kind = CommitKind::kStep,
-          .stepsize = 0.25f,
-          .verdict = verdict};
-}
 
 // A source of displacements: y goes down each gradient by η, and the way from the start is signed.
 class DisplacementSource : public BallotSource {
@@ -101,69 +79,13 @@ class DisplacementSource : public BallotSource {
   float eta_ = 0;
 };
 
-class VoterTest : public testing::Test {
- protected:
-  VoterTest()
-      : x_(kD, 1.0f), g_(kD, 1.0f), h_(kD, 0.75f), replica_(x_), verdict_(BytesForBits(kD), 0xFF) {
-    session_.plan = run_.plan;
-  }
-  void Make(VoterOptions options = {.can_probe = true}, BallotSource* source = nullptr) {
-    auto voter = Voter::Make(run_, &session_, &replica_, &device_,
-                             source == nullptr ? &gradient_source_ : source, Clock::System(),
-                             std::move(options));
-    ASSERT_TRUE(voter.ok()) << Describe(voter.status());
-    voter_ = *std::move(voter);
-  }
-  std::vector<const float*> Pointers(const std::vector<float>& values) {
-    return PointersInto<const float>(run_.layout, values.data());
-  }
-  RoundTicket Ticket(uint64_t round) const {
-    return {.round = Round(round),
-            .data_step = DataStep(round),
-            .share = Share(3),
-            .wanted = {ScalarKind::kPrevInner, ScalarKind::kProbeL1}};
-  }
-  // A ballot from opening to commit, in which everything goes well.
-  SentBallot VoteRound(const RoundTicket& ticket, const CommitOutcome& outcome) {
-    EXPECT_TRUE(voter_->Begin(ticket).ok());
-    if (voter_->wants_probe()) {
-      EXPECT_TRUE(voter_->SetProbe(Pointers(h_)).ok());
-    }
-    EXPECT_TRUE(voter_->SetGradient(Pointers(g_)).ok());
-    EXPECT_TRUE(voter_->GradientReady(0, kD).ok());
-    const auto sent = voter_->Finish(2.5, 8);
-    EXPECT_TRUE(sent.ok()) << sent.status();
-    if (voter_->keeps_previous()) {
-      EXPECT_TRUE(voter_->PreviousKept().ok());
-    }
-    session_.outcome = outcome;
-    EXPECT_TRUE(voter_->Wait().ok());
-    return *sent;
-  }
-  std::vector<float> State() {
-    std::vector<float> state(kD);
-    EXPECT_TRUE(voter_->packer()->SaveState(0, 0, std::as_writable_bytes(std::span(state))).ok());
-    return state;
-  }
-
-  RunInfo run_ = TestRun();
-  std::vector<float> x_, g_, h_;
-  HostReplicaMemory replica_;
-  HostDevice device_;
-  FakeSession session_;
-  GradientSource gradient_source_;
-  std::vector<uint8_t> verdict_;
-  std::unique_ptr<Voter> voter_;
-};
-
 // What a checkpoint names wrongly is its caller's to know, and ends nobody's process.
 TEST_F(VoterTest, AStateThatTheDirectionDoesNotHaveIsRefusedAndTheVoterGoesOn) {
   Make();
   std::vector<float> state(kD + 1);
   const auto bytes = std::as_writable_bytes(std::span(state));
-  EXPECT_EQ(voter_->packer()->SaveState(1, 0, bytes.first(4)).code(),
-            absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(voter_->packer()->RestoreState(0, 0, bytes).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(voter_->SaveState(1, 0, bytes.first(4)).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(voter_->RestoreState(0, 0, bytes).code(), absl::StatusCode::kInvalidArgument);
   (void)VoteRound(Ticket(0), Step(verdict_.data()));
 }
 
@@ -234,217 +156,6 @@ TEST_F(VoterTest, ARangeMayBeOfAnySizeAndCrossTensors) {
   ASSERT_TRUE(voter_->GradientReady(kD, 0).ok());
   EXPECT_THAT(session_.events, ElementsAre("chunk 0", "chunk 1", "chunk 2"));
   EXPECT_TRUE(voter_->Finish(1.0, 1).ok());
-}
-
-TEST_F(VoterTest, WantedScalarsAreAnsweredInTheOrderOfTheTicket) {
-  run_.needs_x0 = true;
-  ASSERT_TRUE(replica_.KeepX0().ok());
-  ASSERT_TRUE(replica_.WriteX0(0, std::vector<float>(kD, 3.0f)).ok());
-  Make();
-  VoteRound(Ticket(0), Step(verdict_.data()));
-  RoundTicket ticket = Ticket(1);
-  ticket.wanted = {ScalarKind::kX0Distance, ScalarKind::kProbeL1, ScalarKind::kLocalInner,
-                   ScalarKind::kX0Inner, ScalarKind::kPrevInner};
-  VoteRound(ticket, Step(verdict_.data(), 2));
-  ASSERT_EQ(session_.scalars.wanted.size(), 5u);
-  EXPECT_EQ(session_.scalars.wanted[0], std::sqrt(1500.0 * 4.0));
-  EXPECT_EQ(session_.scalars.wanted[1], 1500.0 * 0.25);
-  EXPECT_TRUE(std::isnan(session_.scalars.wanted[2]));
-  EXPECT_EQ(session_.scalars.wanted[3], 1500.0 * 2.0);
-  EXPECT_EQ(session_.scalars.wanted[4], 300.0 + 2 * 700.0 + 500.0);
-}
-
-TEST_F(VoterTest, TheProbesInnerProductIsThatOfHWithThePreviousVerdictAndTouchesNoState) {
-  // b is +1 on even coordinates and −1 on the others; h grows with the coordinate.
-  for (size_t i = 0; i < verdict_.size(); ++i) verdict_[i] = 0x55;
-  for (uint64_t i = 0; i < kD; ++i) h_[i] = static_cast<float>(i);
-  double inner = 0;
-  for (const TensorSpec& tensor : run_.layout.tensors()) {
-    for (uint64_t i = tensor.first; i < tensor.first + tensor.count; ++i)
-      inner += double{tensor.step_scale} * h_[i] * (i % 2 == 0 ? 1 : -1);
-  }
-  const auto vote = [&](std::vector<ScalarKind> wanted) {
-    Make();
-    VoteRound(Ticket(0), Step(verdict_.data()));
-    RoundTicket ticket = Ticket(1);
-    ticket.wanted = std::move(wanted);
-    VoteRound(ticket, Step(verdict_.data(), 2));
-    return std::pair(session_.scalars.wanted, session_.ballots);
-  };
-  const auto [scalars, bits] = vote({ScalarKind::kPrevInner, ScalarKind::kProbeInner});
-  EXPECT_EQ(scalars.at(1), inner);
-  // g is 1 everywhere; the tensors of 300, 700 and 500 have as many +1 as −1.
-  EXPECT_EQ(scalars.at(0), 0.0);
-  const auto [none, without] = vote({});
-  EXPECT_EQ(bits, without) << "the ballot is the same with and without it";
-}
-
-TEST_F(VoterTest, WhereTheProbeIsNotWholeItsInnerProductCannotBeTold) {
-  for (const bool missing : {false, true}) {
-    Make();
-    VoteRound(Ticket(0), Step(verdict_.data()));
-    RoundTicket ticket = Ticket(1);
-    ticket.wanted = {ScalarKind::kProbeInner};
-    ASSERT_TRUE(voter_->Begin(ticket).ok());
-    std::vector<const float*> h = Pointers(h_);
-    if (missing) {
-      h[1] = nullptr;
-    } else {
-      h_[77] = kNan;
-    }
-    ASSERT_TRUE(voter_->SetProbe(h).ok());
-    ASSERT_TRUE(voter_->SetGradient(Pointers(g_)).ok());
-    ASSERT_TRUE(voter_->GradientReady(0, kD).ok());
-    EXPECT_FALSE(voter_->Finish(1, 1)->probe_inner.has_value());
-    EXPECT_TRUE(std::isnan(session_.scalars.wanted.at(0)));
-    h_[77] = 0.75f;
-  }
-}
-
-TEST_F(VoterTest, TheChangeIsThatOfTheGradientSinceTheRoundBefore) {
-  run_.probes = false;
-  run_.keeps_gradients = true;
-  Make({.can_keep_gradient = true});
-  ASSERT_TRUE(voter_->keeps_gradient());
-  std::vector<float> kept;
-  const auto vote = [&](uint64_t round, const CommitOutcome& outcome) {
-    RoundTicket ticket = Ticket(round);
-    ticket.wanted = {ScalarKind::kChangeL1};
-    EXPECT_TRUE(voter_->Begin(ticket).ok());
-    EXPECT_FALSE(voter_->wants_probe());
-    if (voter_->wants_change()) {
-      EXPECT_TRUE(voter_->SetLastGradient(Pointers(kept)).ok());
-    }
-    EXPECT_TRUE(voter_->SetGradient(Pointers(g_)).ok());
-    EXPECT_TRUE(voter_->GradientReady(0, kD).ok());
-    const auto sent = voter_->Finish(2.5, 8);
-    EXPECT_TRUE(sent.ok());
-    EXPECT_FALSE(sent->probe_l1.has_value());
-    kept = g_;
-    EXPECT_TRUE(voter_->GradientKept().ok());
-    session_.outcome = outcome;
-    EXPECT_TRUE(voter_->Wait().ok());
-    return session_.scalars.wanted.at(0);
-  };
-  EXPECT_TRUE(std::isnan(vote(0, Step(verdict_.data()))));
-  std::fill(g_.begin(), g_.end(), 1.5f);
-  EXPECT_EQ(vote(1, Step(verdict_.data(), 2)), 0.5 * kD);
-  // A round that moved nothing lies between: not one step's change.
-  CommitOutcome none = Step(nullptr, 3);
-  none.kind = CommitKind::kNone;
-  std::fill(g_.begin(), g_.end(), 2.0f);
-  EXPECT_EQ(vote(2, none), 0.5 * kD);
-  EXPECT_TRUE(std::isnan(vote(3, Step(verdict_.data(), 4))));
-  EXPECT_EQ(vote(4, Step(verdict_.data(), 5)), 0.0);
-}
-
-TEST_F(VoterTest, AGradientThatWasWithdrawnIsNotComparedWith) {
-  run_.keeps_gradients = true;
-  Make({.can_keep_gradient = true});
-  ASSERT_TRUE(voter_->Begin(Ticket(0)).ok());
-  EXPECT_EQ(voter_->SetLastGradient(Pointers(g_)).code(), absl::StatusCode::kFailedPrecondition);
-  ASSERT_TRUE(voter_->Abstain(AbstainReason::kOther).ok());
-  ASSERT_TRUE(voter_->GradientKept().ok());
-  session_.outcome = Step(verdict_.data());
-  ASSERT_TRUE(voter_->Wait().ok());
-  RoundTicket ticket = Ticket(1);
-  ticket.wanted = {ScalarKind::kChangeL1};
-  ASSERT_TRUE(voter_->Begin(ticket).ok());
-  EXPECT_FALSE(voter_->wants_change());
-}
-
-TEST_F(VoterTest, TheLargestAndTheSmallestCoordinateAreTold) {
-  Make();
-  g_[5] = 7;
-  g_[900] = -3;
-  RoundTicket ticket = Ticket(0);
-  ticket.wanted = {ScalarKind::kGradientMin, ScalarKind::kGradientMax};
-  VoteRound(ticket, Step(verdict_.data()));
-  EXPECT_THAT(session_.scalars.wanted, ElementsAre(-3.0, 7.0));
-}
-
-TEST_F(VoterTest, WhatCannotBeToldIsNaN) {
-  Make();
-  RoundTicket ticket = Ticket(0);
-  ticket.wanted = {ScalarKind::kProbeL1, ScalarKind::kPrevInner, ScalarKind::kX0Inner,
-                   ScalarKind::kX0Distance};
-  const SentBallot sent = VoteRound(ticket, Step(verdict_.data()));
-  ASSERT_EQ(session_.scalars.wanted.size(), 4u);
-  for (const double value : session_.scalars.wanted) EXPECT_TRUE(std::isnan(value));
-  EXPECT_FALSE(sent.probe_l1.has_value());
-  EXPECT_FALSE(sent.prev_inner.has_value());
-}
-
-TEST_F(VoterTest, TheProbeIsWantedOnlyWhereTheRoundTheRunAndTheCallerAllow) {
-  Make();
-  ASSERT_TRUE(voter_->Begin(Ticket(0)).ok());
-  EXPECT_FALSE(voter_->wants_probe()) << "no previous replica";
-  ASSERT_TRUE(voter_->Abstain(AbstainReason::kOther).ok());
-  ASSERT_TRUE(voter_->PreviousKept().ok());
-  session_.outcome = Step(verdict_.data());
-  ASSERT_TRUE(voter_->Wait().ok());
-  RoundTicket ticket = Ticket(1);
-  ticket.wanted = {ScalarKind::kPrevInner};
-  ASSERT_TRUE(voter_->Begin(ticket).ok());
-  EXPECT_FALSE(voter_->wants_probe()) << "the round does not";
-  EXPECT_EQ(voter_->SetProbe(Pointers(h_)).code(), absl::StatusCode::kFailedPrecondition);
-  ASSERT_TRUE(voter_->Abstain(AbstainReason::kOther).ok());
-  ASSERT_TRUE(voter_->Wait().ok());
-  ASSERT_TRUE(voter_->Begin(Ticket(2)).ok());
-  EXPECT_FALSE(voter_->wants_probe()) << "x_1 was not kept";
-
-  Make({.can_probe = false});
-  EXPECT_FALSE(voter_->keeps_previous());
-  VoteRound(Ticket(0), Step(verdict_.data()));
-  ASSERT_TRUE(voter_->Begin(Ticket(1)).ok());
-  EXPECT_FALSE(voter_->wants_probe()) << "the caller cannot";
-  run_.probes = false;
-  Make();
-  EXPECT_FALSE(voter_->keeps_previous());
-}
-
-// Each thing that may have moved the replica between two ballots, and what may be used after it.
-TEST_F(VoterTest, PreviousReplicaAndVerdictOutliveExactlyOneStepInOrder) {
-  struct Case {
-    const char* what;
-    CommitOutcome outcome;
-    bool moved = false, rewound = false;  // what the next ticket says
-    bool usable = false;
-  };
-  const CommitOutcome step = Step(verdict_.data());
-  std::vector<Case> cases = {{"a step", step, false, false, true},
-                             {"a step, then a fetched state", step, true, false, false},
-                             {"a step, then a rewind elsewhere", step, true, true, false}};
-  CommitOutcome other = step;
-  other.contiguous = false;
-  cases.push_back({"a step after a gap", other});
-  other = step;
-  other.commits = 2;
-  cases.push_back({"two steps", other});
-  other = step;
-  other.kind = CommitKind::kNone;
-  other.verdict = nullptr;
-  cases.push_back({"none", other});
-  other.kind = CommitKind::kRewind;
-  other.rewound = true;
-  cases.push_back({"a rewind", other});
-  cases.push_back({"a fetched state", {.commits = 0, .contiguous = false}});
-  other = step;
-  other.rewound = true;
-  other.commits = 2;
-  cases.push_back({"a rewind and a step", other});
-  for (const Case& c : cases) {
-    SCOPED_TRACE(c.what);
-    Make();
-    VoteRound(Ticket(0), c.outcome);
-    RoundTicket ticket = Ticket(1);
-    ticket.replica_moved = c.moved;
-    ticket.rewound = c.rewound;
-    const SentBallot sent = VoteRound(ticket, Step(verdict_.data()));
-    EXPECT_EQ(sent.probe_l1.has_value(), c.usable);
-    EXPECT_EQ(sent.prev_inner.has_value(), c.usable);
-    EXPECT_EQ(std::isnan(session_.scalars.wanted.at(0)), !c.usable);
-  }
 }
 
 TEST_F(VoterTest, ARewindZeroesTheDirectionsStateAndNothingElseDoes) {
@@ -695,6 +406,103 @@ TEST_F(VoterTest, AHeldOutLossGoesWithTheScalars) {
   EXPECT_EQ(session_.scalars.held_out->windows, 77u);
 }
 
+// ‖g‖₂ = √1500: a gradient of ones is shortened to half.
+TEST_F(VoterTest, AClippedGradientIsPackedOnceItsLengthIsKnownAndEntersTheStateShorter) {
+  run_.clip_norm = std::sqrt(1500.0) / 2;
+  Make();
+  ASSERT_TRUE(voter_->Begin(Ticket(0)).ok());
+  ASSERT_TRUE(voter_->SetGradient(Pointers(g_)).ok());
+  ASSERT_TRUE(voter_->GradientReady(0, kD).ok());
+  EXPECT_THAT(session_.events, IsEmpty());
+  ASSERT_TRUE(voter_->Finish(1.0, 1).ok());
+  EXPECT_THAT(session_.events, ElementsAre("chunk 2", "chunk 1", "chunk 0", "scalars"));
+  EXPECT_EQ(session_.scalars.g_l1, 1500.0) << "sums are the raw gradient's";
+  const float rest = 1.0f - 0.9f;
+  for (const float m : State()) ASSERT_EQ(m, rest * 0.5f);
+  // One that is short enough counts as it is.
+  session_.outcome = Step(verdict_.data());
+  ASSERT_TRUE(voter_->Wait().ok());
+  g_.assign(kD, 0.25f);
+  VoteRound(Ticket(1), Step(verdict_.data(), 2));
+  for (const float m : State()) ASSERT_EQ(m, std::fma(0.9f, rest * 0.5f, rest * 0.25f));
+}
+
+TEST_F(VoterTest, AClipMakesNoChunkWaitWhereOnlySignsCount) {
+  run_.clip_norm = 1.0;
+  run_.direction.kind = DirectionKind::kSignSgd;
+  Make();
+  ASSERT_TRUE(voter_->Begin(Ticket(0)).ok());
+  ASSERT_TRUE(voter_->SetGradient(Pointers(g_)).ok());
+  ASSERT_TRUE(voter_->GradientReady(1000, 500).ok());
+  EXPECT_THAT(session_.events, ElementsAre("chunk 2"));
+}
+
+TEST_F(VoterTest, AChunkWaitsForItsWholeTensorsWhereTheDirectionLooksAtThem) {
+  run_.direction = {.kind = DirectionKind::kSignum, .envelope = Envelope::kTensor};
+  Make();
+  ASSERT_TRUE(voter_->Begin(Ticket(0)).ok());
+  ASSERT_TRUE(voter_->SetGradient(Pointers(g_)).ok());
+  ASSERT_TRUE(voter_->GradientReady(1024, 476).ok());  // all of chunk 2, not all of c
+  EXPECT_THAT(session_.events, IsEmpty());
+  ASSERT_TRUE(voter_->GradientReady(1000, 24).ok());
+  EXPECT_THAT(session_.events, ElementsAre("chunk 2"));
+  ASSERT_TRUE(voter_->GradientReady(0, 600).ok());  // all of chunk 0, not all of b
+  EXPECT_THAT(session_.events, ElementsAre("chunk 2"));
+  ASSERT_TRUE(voter_->GradientReady(600, 400).ok());
+  EXPECT_THAT(session_.events, ElementsAre("chunk 2", "chunk 1", "chunk 0"));
+  EXPECT_TRUE(voter_->Finish(1.0, 1).ok());
+}
+
+// Adam's steps and a tensor's envelope begin anew with each ballot, also after one that ended early.
+TEST_F(VoterTest, EachBallotIsBegunAtThePacker) {
+  run_.direction = {.kind = DirectionKind::kAdam, .envelope = Envelope::kTensor};
+  Make();
+  const auto steps = [this] {
+    uint64_t value = 0;
+    EXPECT_EQ(voter_->planes().back().name(), "t");
+    EXPECT_TRUE(voter_
+                    ->SaveState(voter_->planes().size() - 1, 0,
+                                std::as_writable_bytes(std::span(&value, 1)))
+                    .ok());
+    return value;
+  };
+  VoteRound(Ticket(0), Step(verdict_.data()));
+  EXPECT_EQ(steps(), 1u);
+  ASSERT_TRUE(voter_->Begin(Ticket(1)).ok());
+  ASSERT_TRUE(voter_->Abstain(AbstainReason::kNonFiniteLoss).ok());
+  session_.outcome = Step(verdict_.data(), 2);
+  ASSERT_TRUE(voter_->Wait().ok());
+  EXPECT_EQ(steps(), 1u);
+  VoteRound(Ticket(2), Step(verdict_.data(), 3));
+  EXPECT_EQ(steps(), 2u);
+}
+
+// What a source is told between ballots, in order.
+TEST_F(VoterTest, ASourceLearnsOfTheLastStepsizeAndOfRoundsThatWentOnWithoutIt) {
+  class Listener : public GradientSource {
+   public:
+    void SetStepsize(float stepsize) override { heard.push_back(std::to_string(stepsize)); }
+    absl::Status Missed() override {
+      heard.push_back("missed");
+      return absl::OkStatus();
+    }
+    std::vector<std::string> heard;
+  } source;
+  Make({.can_probe = true}, &source);
+  RoundTicket first = Ticket(0);
+  first.replica_moved = true;  // as every first ticket
+  VoteRound(first, Step(verdict_.data()));
+  EXPECT_THAT(source.heard, ElementsAre(std::to_string(0.0f))) << "a restored state stays";
+  VoteRound(Ticket(1), Step(verdict_.data(), 2));
+  RoundTicket late = Ticket(5);
+  late.replica_moved = true;
+  CommitOutcome gap = Step(verdict_.data(), 9);
+  gap.commits = 3;
+  VoteRound(late, gap);
+  EXPECT_THAT(source.heard, ElementsAre(std::to_string(0.0f), std::to_string(0.25f), "missed",
+                                        std::to_string(0.25f), "missed"));
+}
+
 TEST_F(VoterTest, RunsThatWantOtherBallotsAreRefusedWithTheRemedy) {
   const auto refusal = [this] {
     return Voter::Make(run_, &session_, &replica_, &device_, &gradient_source_, Clock::System(), {})
@@ -706,9 +514,21 @@ TEST_F(VoterTest, RunsThatWantOtherBallotsAreRefusedWithTheRemedy) {
   EXPECT_THAT(std::string(refusal().message()),
               HasSubstr("ballots of bf16 for the 1 chunks from 2"));
   run_.payloads.clear();
+  for (const DirectionConfig& carried :
+       {DirectionConfig{.kind = DirectionKind::kMuon},
+        DirectionConfig{.kind = DirectionKind::kSignSgd, .error_feedback = true}}) {
+    run_.direction = carried;
+    EXPECT_EQ(refusal().code(), absl::StatusCode::kUnimplemented);
+    EXPECT_THAT(std::string(refusal().message()), HasSubstr("this worker cannot make"));
+  }
+  run_.direction = TestRun().direction;
   run_.clip_norm = 1.0;
-  EXPECT_EQ(refusal().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(refusal().message()), HasSubstr("--clip"));
+  EXPECT_TRUE(refusal().ok());
+  DisplacementSource source(&run_.layout);
+  const auto unclipped =
+      Voter::Make(run_, &session_, &replica_, &device_, &source, Clock::System(), {});
+  EXPECT_EQ(unclipped.status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(unclipped.status().message()), HasSubstr("--clip"));
   run_.clip_norm.reset();
   HostReplicaMemory small(std::span<float>(x_).first(10));
   EXPECT_EQ(Voter::Make(run_, &session_, &small, &device_, &gradient_source_, Clock::System(), {})

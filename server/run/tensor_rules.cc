@@ -1,0 +1,112 @@
+#include "server/run/tensor_rules.h"
+
+#include <fnmatch.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "common/status.h"
+
+namespace signvote::run {
+namespace {
+
+constexpr size_t kNamesShown = 3;
+
+// One "PATTERN=VALUE" each; the last = divides, as no value has one.
+template <typename SetValue>
+absl::StatusOr<std::vector<TensorRule>> Parse(std::string_view flag, std::string_view text,
+                                              std::string_view takes, const SetValue& set) {
+  std::vector<TensorRule> rules;
+  if (text.empty()) return rules;
+  for (const absl::string_view part : absl::StrSplit(ToAbsl(text), ',')) {
+    const size_t divider = part.rfind('=');
+    TensorRule rule;
+    rule.flag = std::string(flag);
+    if (divider != absl::string_view::npos) rule.pattern = std::string(part.substr(0, divider));
+    if (rule.pattern.empty() || !set(std::string(part.substr(divider + 1)), &rule)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          ToAbsl(flag), " ", part, ": give PATTERN=", ToAbsl(takes), ", several with commas"));
+    }
+    rules.push_back(std::move(rule));
+  }
+  return rules;
+}
+
+std::optional<float> NumberIn(const std::string& text) {
+  float value = 0;
+  if (!absl::SimpleAtof(text, &value) || !std::isfinite(value)) return std::nullopt;
+  return value;
+}
+
+bool Matches(const TensorRule& rule, const TensorSpec& tensor) {
+  return fnmatch(rule.pattern.c_str(), tensor.name.c_str(), 0) == 0;
+}
+
+void Set(const TensorRule& rule, TensorSpec* tensor) {
+  if (rule.step_scale.has_value()) tensor->step_scale = *rule.step_scale;
+  if (rule.fan_in) {
+    tensor->step_scale =
+        tensor->shape.size() < 2
+            ? 1.0f
+            : static_cast<float>(1 / std::sqrt(static_cast<double>(tensor->shape.back())));
+  }
+  if (rule.weight_decay.has_value()) tensor->weight_decay = *rule.weight_decay;
+  if (rule.treatment.has_value()) tensor->treatment = *rule.treatment;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<TensorRule>> ParseTensorScales(std::string_view text) {
+  return Parse("--tensor-scale", text, "a number above 0 or fan-in",
+               [](const std::string& value, TensorRule* rule) {
+                 rule->fan_in = value == "fan-in";
+                 if (!rule->fan_in) rule->step_scale = NumberIn(value);
+                 return rule->fan_in || (rule->step_scale.has_value() && *rule->step_scale > 0);
+               });
+}
+
+absl::StatusOr<std::vector<TensorRule>> ParseTensorDecays(std::string_view text) {
+  return Parse("--tensor-decay", text, "a number from 0 to 1",
+               [](const std::string& value, TensorRule* rule) {
+                 rule->weight_decay = NumberIn(value);
+                 return rule->weight_decay.has_value() && *rule->weight_decay >= 0 &&
+                        *rule->weight_decay <= 1;
+               });
+}
+
+absl::StatusOr<std::vector<TensorRule>> ParseTensorTreatments(std::string_view text) {
+  return Parse("--tensor-treatment", text, "usual, sparse or plain",
+               [](const std::string& value, TensorRule* rule) {
+                 if (value == "usual") rule->treatment = TensorTreatment::kUsual;
+                 if (value == "sparse") rule->treatment = TensorTreatment::kSparse;
+                 if (value == "plain") rule->treatment = TensorTreatment::kPlain;
+                 return rule->treatment.has_value();
+               });
+}
+
+absl::Status ApplyTensorRules(std::span<const TensorRule> rules, std::vector<TensorSpec>* tensors) {
+  for (const TensorRule& rule : rules) {
+    bool matched = false;
+    for (TensorSpec& tensor : *tensors) {
+      if (!Matches(rule, tensor)) continue;
+      Set(rule, &tensor);
+      matched = true;
+    }
+    if (matched) continue;
+    std::string names;
+    for (const TensorSpec& tensor :
+         std::span(*tensors).first(std::min(kNamesShown, tensors->size())))
+      absl::StrAppend(&names, names.empty() ? "" : ", ", tensor.name);
+    return absl::FailedPreconditionError(
+        absl::StrCat(rule.flag, " ", rule.pattern, "=…: no tensor of this model has such a name (",
+                     names, tensors->size() > kNamesShown ? ", …" : "",
+                     "); start the server with patterns of its names"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace signvote::run

@@ -1,0 +1,42 @@
+#pragma once
+// What the operator says of single tensors, by their names: step scale, weight decay, treatment.
+//
+// A pattern is one of fnmatch(3): * stands for any characters, ? for one, [ab] for one of them, and
+// it is the whole name that must match. Of several rules that say something of the same tensor the
+// last one counts.
+//
+// Threads: pure functions.
+
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/layout.h"
+
+namespace signvote::run {
+
+struct TensorRule {
+  std::string flag;     // that it came from, such as "--tensor-scale"
+  std::string pattern;  // of names
+  // Exactly one of these is there.
+  std::optional<float> step_scale;
+  bool fan_in = false;  // step scale 1/√(inputs): the last dimension; 1 with fewer than two
+  std::optional<float> weight_decay;
+  std::optional<TensorTreatment> treatment;
+};
+
+// "PATTERN=VALUE,PATTERN=VALUE": a scale is a number above 0 or "fan-in", a decay one from 0 to 1, a
+// treatment "usual", "sparse" or "plain"; "" is no rule. INVALID_ARGUMENT: one sentence with the flag
+// and what it takes.
+absl::StatusOr<std::vector<TensorRule>> ParseTensorScales(std::string_view text);
+absl::StatusOr<std::vector<TensorRule>> ParseTensorDecays(std::string_view text);
+absl::StatusOr<std::vector<TensorRule>> ParseTensorTreatments(std::string_view text);
+
+// FAILED_PRECONDITION: a rule's pattern matches none of the tensors; names some of them.
+absl::Status ApplyTensorRules(std::span<const TensorRule> rules, std::vector<TensorSpec>* tensors);
+
+}  // namespace signvote::run
