@@ -1,6 +1,8 @@
 #include "server/stepsize/rule_flags.h"
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "common/status.h"
@@ -119,6 +121,13 @@ bool ShortRunDecides(const RuleFlags& flags, const RuleRun& run) {
   return flags.rule == "lever" && flags.lever_race == "auto" && IsShort(run);
 }
 
+bool HasMomentum(const DirectionConfig& direction) {
+  const std::vector<StatePlane> planes = PlanesOf(direction);
+  return std::any_of(planes.begin(), planes.end(), [](const StatePlane& plane) {
+    return plane.kind == StatePlane::Kind::kMomentum;
+  });
+}
+
 absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeLever(const RuleFlags& flags,
                                                         const RuleRun& run) {
   SIGNVOTE_RETURN_IF_ERROR(CheckStepsize("Lever's start value", flags.lever_start));
@@ -146,8 +155,7 @@ absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeLever(const RuleFlags& flags,
                         run.main_rounds_max, kLeverRaceRoundsMin));
   }
   if (ShortRunDecides(flags, run) && run.short_runs == ShortRuns::kAlias) return MakeAlias(flags);
-  // What has momentum has state.
-  config.kappa = PlanesOf(run.direction.kind).empty() ? kLeverKappaRaw : kLeverKappaMomentum;
+  config.kappa = HasMomentum(run.direction) ? kLeverKappaMomentum : kLeverKappaRaw;
   return MakeLeverRule(config);
 }
 

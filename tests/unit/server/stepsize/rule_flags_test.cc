@@ -123,9 +123,9 @@ TEST(RuleFlagsTest, ARunThatIsTooShortForTrialsIsTold) {
 }
 
 TEST(RuleFlagsTest, LeverBeginsLowerWhereTheDirectionHasMomentum) {
-  const auto first_main = [](DirectionKind kind) {
+  const auto first_main = [](const DirectionConfig& direction) {
     const auto rule =
-        *MakeRule({.rule = "lever"}, {.main_rounds_max = 640, .direction = {.kind = kind}});
+        *MakeRule({.rule = "lever"}, {.main_rounds_max = 640, .direction = direction});
     // A valley at 1e-2.
     float gamma = 0;
     uint64_t step = 0;
@@ -139,11 +139,15 @@ TEST(RuleFlagsTest, LeverBeginsLowerWhereTheDirectionHasMomentum) {
       step = decision.kind == CommitKind::kRewind ? 0 : step + 1;
     }
   };
-  const float raw = first_main(DirectionKind::kSignSgd);
+  const float raw = first_main({.kind = DirectionKind::kSignSgd});
   EXPECT_NEAR(raw, 2e-2 / 3, 1e-3);
+  // An envelope is state, and no momentum.
+  EXPECT_EQ(first_main({.kind = DirectionKind::kSignSgd, .envelope = Envelope::kCoordinate}), raw);
+  EXPECT_EQ(first_main({.kind = DirectionKind::kStoSign, .beta = 0}), raw);
   for (const DirectionKind kind :
-       {DirectionKind::kSignum, DirectionKind::kNesterovSignum, DirectionKind::kLion}) {
-    EXPECT_NEAR(first_main(kind), raw / 2, 1e-6);
+       {DirectionKind::kSignum, DirectionKind::kNesterovSignum, DirectionKind::kLion,
+        DirectionKind::kStoSign, DirectionKind::kMuon}) {
+    EXPECT_NEAR(first_main({.kind = kind}), raw / 2, 1e-6);
   }
 }
 
