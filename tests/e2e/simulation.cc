@@ -141,7 +141,7 @@ absl::StatusOr<WorkerScalars> Simulation::Ballot(Round round, Share share,
 
 float Simulation::Clip(const Direction& direction) const {
   if (!options_.clip_norm.has_value() || !LengthMatters(options_.direction)) return 1.0f;
-  const double norm = std::sqrt(direction.SquaredNorm(model_->gradient()));
+  const double norm = std::sqrt(direction.Sums(model_->gradient(), nullptr).g_l2_squared);
   return norm > *options_.clip_norm ? static_cast<float>(*options_.clip_norm / norm) : 1.0f;
 }
 

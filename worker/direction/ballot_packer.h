@@ -43,9 +43,10 @@ class BallotPacker {
   // flight.
   virtual absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) = 0;
 
-  // ‖g‖₂² over the whole model, the sum that the chunks' scalars will say; what is not finite counts
-  // in none. Waits for it. INVALID_ARGUMENT: CheckGradient(). REQUIRES: no chunk is in flight.
-  virtual absl::StatusOr<double> SquaredNorm(ConstTensorPointers g) = 0;
+  // What the chunks' scalars will say, added up over the whole model: of g alone, and of the previous
+  // verdict where it is given, as in ChunkInput. Nothing is signed and no state moves. Waits for it.
+  // INVALID_ARGUMENT: CheckGradient(). FAILED_PRECONDITION: as Start(). REQUIRES: no chunk is in flight.
+  virtual absl::StatusOr<ChunkScalars> Sums(ConstTensorPointers g, const uint8_t* prev_verdict) = 0;
 
   // The direction's state as planes of bytes, as in Direction: what a checkpoint holds, the same on
   // every device. INVALID_ARGUMENT: CheckStateRange(). REQUIRES: no chunk is in flight.

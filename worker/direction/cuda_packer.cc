@@ -7,6 +7,14 @@
 #include "worker/direction/checks.h"
 
 namespace signvote::cuda {
+namespace {
+
+absl::Status NoVerdict() {
+  return absl::FailedPreconditionError(
+      "there is no previous verdict on this device: no replica was made here");
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<CudaPacker>> CudaPacker::Make(const Device* device,
                                                              const Layout* layout, ChunkPlan plan,
@@ -95,10 +103,7 @@ absl::Status CudaPacker::Start(ChunkIndex k, const Direction::ChunkInput& input,
     return absl::FailedPreconditionError(
         absl::StrCat("chunk ", k.value(), " is in flight; call Finish first"));
   }
-  if (input.prev_verdict != nullptr && *verdict_ == nullptr) {
-    return absl::FailedPreconditionError(
-        "there is no previous verdict on this device: no replica was made here");
-  }
+  if (input.prev_verdict != nullptr && *verdict_ == nullptr) return NoVerdict();
   if (poison_.ok()) poison_ = Queue(k, input, ballot);
   chunks_[k.value()].in_flight = poison_.ok();
   return poison_;
@@ -262,9 +267,10 @@ absl::Status CudaPacker::Guarded(const Function& function) {
   return poison_;
 }
 
-absl::StatusOr<double> CudaPacker::SquaredNorm(ConstTensorPointers g) {
+absl::StatusOr<ChunkScalars> CudaPacker::Sums(ConstTensorPointers g, const uint8_t* prev_verdict) {
   SIGNVOTE_RETURN_IF_ERROR(CheckGradient(*layout_, g));
-  const Direction::ChunkInput input{.g = g};
+  if (prev_verdict != nullptr && *verdict_ == nullptr) return NoVerdict();
+  const Direction::ChunkInput input{.g = g, .prev_verdict = prev_verdict};
   const auto sum_all = [&](cudaStream_t stream) -> absl::Status {
     for (uint32_t k = 0; k < plan_.chunks(); ++k) {
       SIGNVOTE_RETURN_IF_ERROR(SendInputs(chunks_[k], input, stream));
@@ -280,9 +286,9 @@ absl::StatusOr<double> CudaPacker::SquaredNorm(ConstTensorPointers g) {
     return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
   };
   SIGNVOTE_RETURN_IF_ERROR(Guarded(sum_all));
-  double sum = 0;
-  for (uint32_t k = 0; k < plan_.chunks(); ++k) sum += AddUp(ChunkIndex(k)).g_l2_squared;
-  return sum;
+  ChunkScalars sums;
+  for (uint32_t k = 0; k < plan_.chunks(); ++k) sums.AddChunk(AddUp(ChunkIndex(k)));
+  return sums;
 }
 
 absl::Status CudaPacker::SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) {

@@ -81,6 +81,14 @@ void ChunkScalars::AddSegment(const PackScalars& segment, const TensorSpec& tens
   nonfinite += segment.nonfinite;
 }
 
+void ChunkScalars::AddChunk(const ChunkScalars& chunk) {
+  g_l1 += chunk.g_l1;
+  g_l2_squared += chunk.g_l2_squared;
+  probe_l1 += chunk.probe_l1;
+  prev_inner += chunk.prev_inner;
+  nonfinite += chunk.nonfinite;
+}
+
 Direction::Direction(const Layout* layout, ChunkPlan plan, DirectionConfig config)
     : layout_(layout),
       plan_(plan),
@@ -166,24 +174,25 @@ ChunkScalars Direction::PackChunk(ChunkIndex k, const ChunkInput& input, uint8_t
   return total;
 }
 
-double Direction::SquaredNorm(ConstTensorPointers g) const {
+ChunkScalars Direction::Sums(ConstTensorPointers g, const uint8_t* prev_verdict) const {
   std::vector<uint8_t> bits(plan_.Bytes(ChunkIndex(0)));
-  double sum = 0;
+  ChunkScalars sums;
   for (uint32_t k = 0; k < plan_.chunks(); ++k) {
     const uint64_t first = plan_.First(ChunkIndex(k));
-    double of_chunk = 0;
+    ChunkScalars of_chunk;
     ForEachTensorRange(*layout_, first, plan_.Count(ChunkIndex(k)), [&](const TensorRange& range) {
       if (g[range.tensor] == nullptr) return;
-      of_chunk += Pack({}, {.g = g[range.tensor] + range.offset,
-                            .bits = bits.data(),
-                            .bits_first = first,
-                            .first = range.first,
-                            .count = range.count})
-                      .g_l2_squared;
+      const PackScalars segment = Pack({}, {.g = g[range.tensor] + range.offset,
+                                            .prev_bits = prev_verdict,
+                                            .bits = bits.data(),
+                                            .bits_first = first,
+                                            .first = range.first,
+                                            .count = range.count});
+      of_chunk.AddSegment(segment, layout_->tensors()[range.tensor]);
     });
-    sum += of_chunk;
+    sums.AddChunk(of_chunk);
   }
-  return sum;
+  return sums;
 }
 
 void Direction::Reset() {

@@ -35,6 +35,8 @@ struct ChunkScalars {
 
   // The next segment of the chunk, in order of coordinate.
   void AddSegment(const PackScalars& segment, const TensorSpec& tensor);
+  // The next chunk, likewise.
+  void AddChunk(const ChunkScalars& chunk);
 };
 
 // Direction state of one worker and the packing of its ballots chunk by chunk. The state is planes
@@ -70,8 +72,9 @@ class Direction {
   // Packs chunk k into ballot[0, plan.Bytes(k)); padding bits are zero. REQUIRES: CheckChunkInput().
   ChunkScalars PackChunk(ChunkIndex k, const ChunkInput& input, uint8_t* ballot);
 
-  // Σ g_i² over the whole model in the order of the chunks' sums. REQUIRES: CheckGradient().
-  double SquaredNorm(ConstTensorPointers g) const;
+  // The sums of g alone, and of the previous verdict where it is given, over the whole model in the
+  // order of the chunks' sums. REQUIRES: CheckGradient().
+  ChunkScalars Sums(ConstTensorPointers g, const uint8_t* prev_verdict) const;
 
   // Zero state, as after a rewind.
   void Reset();

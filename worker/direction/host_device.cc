@@ -30,9 +30,9 @@ class HostPacker : public BallotPacker {
     SIGNVOTE_RETURN_IF_ERROR(CheckChunk(plan_, k));
     return scalars_[k.value()];
   }
-  absl::StatusOr<double> SquaredNorm(ConstTensorPointers g) override {
+  absl::StatusOr<ChunkScalars> Sums(ConstTensorPointers g, const uint8_t* prev_verdict) override {
     SIGNVOTE_RETURN_IF_ERROR(CheckGradient(*layout_, g));
-    return direction_.SquaredNorm(g);
+    return direction_.Sums(g, prev_verdict);
   }
   absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) override {
     return direction_.SaveState(plane, first, bytes);

@@ -159,30 +159,14 @@ absl::Status Voter::SetLastGradient(ConstTensorPointers g) {
   return SetCompared(g, "last gradient");
 }
 
-// ⟨h, b⟩ is what packing h as g adds up. With u given no state is touched, and the bits are
-// overwritten by the ballot's own.
 absl::Status Voter::MeasureProbeInner() {
   const auto missing = std::find(now_.h.begin(), now_.h.end(), nullptr);
   if (earlier_.verdict == nullptr || missing != now_.h.end()) return absl::OkStatus();
   const Time start = clock_->Now();
-  const Direction::ChunkInput input{.g = now_.h,
-                                    .u = now_.h,
-                                    .prev_verdict = earlier_.verdict,
-                                    .seed = run_.seed,
-                                    .round = ticket_.round,
-                                    .share = ticket_.share};
-  double inner = 0;
-  uint64_t nonfinite = 0;
-  for (uint32_t k = 0; k < run_.plan.chunks(); ++k) {
-    const ChunkIndex chunk(k);
-    SIGNVOTE_RETURN_IF_ERROR(
-        packer_->Start(chunk, input, ballot_.get() + run_.plan.ByteOffset(chunk)));
-    SIGNVOTE_ASSIGN_OR_RETURN(const ChunkScalars sums, packer_->Finish(chunk));
-    inner += sums.prev_inner;
-    nonfinite += sums.nonfinite;
-  }
+  SIGNVOTE_ASSIGN_OR_RETURN(const ChunkScalars sums, packer_->Sums(now_.h, earlier_.verdict));
   now_.sent.packing += clock_->Now() - start;
-  if (nonfinite == 0 && std::isfinite(inner)) now_.sent.probe_inner = inner;
+  if (sums.nonfinite == 0 && std::isfinite(sums.prev_inner))
+    now_.sent.probe_inner = sums.prev_inner;
   return absl::OkStatus();
 }
 
@@ -261,8 +245,8 @@ Voter::Range Voter::NeedsOf(ChunkIndex k) const {
 }
 
 absl::Status Voter::PackClipped() {
-  SIGNVOTE_ASSIGN_OR_RETURN(const double square, packer_->SquaredNorm(now_.g));
-  const double norm = std::sqrt(square);
+  SIGNVOTE_ASSIGN_OR_RETURN(const ChunkScalars sums, packer_->Sums(now_.g, nullptr));
+  const double norm = std::sqrt(sums.g_l2_squared);
   if (norm > *run_.clip_norm) now_.clip = static_cast<float>(*run_.clip_norm / norm);
   source_->SetClip(now_.clip);
   for (uint32_t k = run_.plan.chunks(); k-- > 0;)

@@ -361,7 +361,11 @@ TEST(DirectionTest, AClippedGradientEntersTheMomentumShorterAndTheSumsAsItIs) {
   Direction direction(&layout, plan, Config("signum", 0.5));
   const std::vector<float> g(600, 2.0f);
   const auto pointers = PointersInto(layout, g.data());
-  EXPECT_EQ(direction.SquaredNorm(pointers), 2400.0);
+  const std::vector<uint8_t> verdict(BytesForBits(600), 0xFF);
+  const ChunkScalars sums = direction.Sums(pointers, verdict.data());
+  EXPECT_EQ(sums.g_l2_squared, 2400.0);
+  EXPECT_EQ(sums.prev_inner, 1200.0);
+  EXPECT_EQ(direction.Sums(pointers, nullptr).prev_inner, 0.0);
   const Packed packed = PackAll(direction, plan, {.g = pointers, .clip = 0.25f});
   EXPECT_EQ(StateOf(direction, 600), std::vector<float>(600, 0.25f));
   EXPECT_EQ(packed.scalars[0].g_l1 + packed.scalars[1].g_l1, 1200.0);

@@ -116,10 +116,10 @@ class WrongDevice : public HostDevice {
     Packer(Wrong wrong, std::unique_ptr<BallotPacker> right, ChunkPlan plan)
         : wrong_(wrong), right_(std::move(right)), plan_(plan) {}
     absl::Status Begin() override { return right_->Begin(); }
-    absl::StatusOr<double> SquaredNorm(ConstTensorPointers g) override {
-      SIGNVOTE_ASSIGN_OR_RETURN(double norm, right_->SquaredNorm(g));
-      if (wrong_ == Wrong::kNorm) Nudge<double, uint64_t>(&norm);
-      return norm;
+    absl::StatusOr<ChunkScalars> Sums(ConstTensorPointers g, const uint8_t* verdict) override {
+      SIGNVOTE_ASSIGN_OR_RETURN(ChunkScalars sums, right_->Sums(g, verdict));
+      if (wrong_ == Wrong::kNorm) Nudge<double, uint64_t>(&sums.g_l2_squared);
+      return sums;
     }
     absl::Status Start(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) override {
       SIGNVOTE_RETURN_IF_ERROR(right_->Start(k, input, ballot));

@@ -382,8 +382,8 @@ class QueueingDevice : public HostDevice {
     Packer(QueueingDevice* device, std::unique_ptr<BallotPacker> host)
         : device_(device), host_(std::move(host)) {}
     absl::Status Begin() override { return host_->Begin(); }
-    absl::StatusOr<double> SquaredNorm(ConstTensorPointers g) override {
-      return host_->SquaredNorm(g);
+    absl::StatusOr<ChunkScalars> Sums(ConstTensorPointers g, const uint8_t* verdict) override {
+      return host_->Sums(g, verdict);
     }
     absl::Status Start(ChunkIndex k, const Direction::ChunkInput& input, uint8_t* ballot) override {
       SIGNVOTE_RETURN_IF_ERROR(device_->start_status);

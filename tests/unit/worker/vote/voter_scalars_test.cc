@@ -52,12 +52,16 @@ TEST_F(VoterTest, TheProbesInnerProductIsThatOfHWithThePreviousVerdictAndTouches
     VoteRound(ticket, Step(verdict_.data(), 2));
     return std::pair(session_.scalars.wanted, session_.ballots);
   };
-  const auto [scalars, bits] = vote({ScalarKind::kPrevInner, ScalarKind::kProbeInner});
-  EXPECT_EQ(scalars.at(1), inner);
-  // g is 1 everywhere; the tensors of 300, 700 and 500 have as many +1 as −1.
-  EXPECT_EQ(scalars.at(0), 0.0);
-  const auto [none, without] = vote({});
-  EXPECT_EQ(bits, without) << "the ballot is the same with and without it";
+  // With an envelope what is signed depends on what was signed before.
+  for (const Envelope envelope : {Envelope::kNone, Envelope::kCoordinate, Envelope::kTensor}) {
+    run_.direction.envelope = envelope;
+    const auto [scalars, bits] = vote({ScalarKind::kPrevInner, ScalarKind::kProbeInner});
+    EXPECT_EQ(scalars.at(1), inner);
+    // g is 1 everywhere; the tensors of 300, 700 and 500 have as many +1 as −1.
+    EXPECT_EQ(scalars.at(0), 0.0);
+    const auto [none, without] = vote({});
+    EXPECT_EQ(bits, without) << "the ballot is the same with and without it";
+  }
 }
 
 TEST_F(VoterTest, WhereTheProbeIsNotWholeItsInnerProductCannotBeTold) {
