@@ -153,8 +153,9 @@ std::vector<std::pair<std::string, uint64_t>> SimCounters::Outcomes() const {
 }
 
 std::string SimCounters::Describe() const {
-  std::string text = absl::StrFormat("runs=%d rounds=%d events=%d steps=%d diverged=%d uploads=%d",
-                                     runs, rounds, events, steps, diverged, uploads);
+  std::string text = absl::StrFormat(
+      "runs=%d rounds=%d events=%d steps=%d diverged=%d uploads=%d fetches_beside_x0_let_go=%d",
+      runs, rounds, events, steps, diverged, uploads, fetches_beside_x0_let_go);
   for (const auto& [what, count] : Outcomes()) text += absl::StrFormat(" %s=%d", what, count);
   text += "\nfaults:";
   for (size_t i = 0; i < kFaultCount; ++i) {
