@@ -247,7 +247,7 @@ class Top(harness.ProcessTest):
         self.assertEqual({len(row) for row in rows}, {len(head)}, "stable columns")
         for event in ("a joined", "b is a member", "the last round is committed", "the run has ended"):
             self.assertEqual(text.count(f"event: {event}\n"), 1, text)
-        self.assertEqual(rows[-1].split()[2:5], [str(rounds), str(rounds), "ended"])
+        self.assertEqual(rows[-1].split()[2:6], [str(rounds), str(rounds), "-", "ended"])
 
         answers = [json.loads(line) for line in objects.log().splitlines()]
         self.assertEqual(answers[-1]["phase"], "ended")
