@@ -50,6 +50,8 @@ uint64_t Race::rounds_left() const {
 void Race::BeginPart(RaceState part, int64_t k, uint64_t rounds) {
   state_ = part;
   part_trials_ = 0;
+  part_first_ = k;
+  part_losses_ = false;
   best_.reset();
   scores_.clear();
   way_ = Way::kUnknown;
@@ -85,6 +87,7 @@ void Race::OnNoVerdict(const RuleInput& input) {
   ++rounds_;
   // What kept everybody from voting need not be the stepsize.
   if (!input.nonfinite_losses && RunAgain()) return;
+  part_losses_ = part_losses_ || input.nonfinite_losses;
   trial_.failed = true;
   EndTrial();
 }
@@ -105,6 +108,7 @@ void Race::EndTrial() {
       if (const auto paired = trial_.losses.Above(best_->losses)) above = paired->mean;
     }
     const std::optional<double> mean = trial_.losses.Mean();
+    part_losses_ = part_losses_ || mean.has_value();
     if (!mean.has_value() || (best_.has_value() && !above.has_value())) {
       // Nobody who was there for the best is there now: perhaps next time.
       if (RunAgain()) return;
@@ -191,6 +195,7 @@ void Race::Fail() {
   ++failures_;
   short_rounds_ *= 2;
   if (failures_ > kFailuresMax || rounds_left() / 5 < short_rounds_) {
+    if (!part_losses_) return Win(Gamma(part_first_));
     state_ = RaceState::kFailed;
     return;
   }
@@ -229,6 +234,8 @@ void Race::Save(RuleStateWriter& writer) const {
   }
   writer.Add(static_cast<uint64_t>(way_));
   writer.Add(strides_);
+  writer.Add(static_cast<uint64_t>(part_first_));
+  writer.Add(uint64_t{part_losses_ ? 1u : 0u});
 }
 
 absl::Status Race::Restore(RuleStateReader& reader) {
@@ -259,6 +266,8 @@ absl::Status Race::Restore(RuleStateReader& reader) {
     scores[k] = reader.Double();
   }
   const uint64_t way = reader.U64(), strides = reader.U64();
+  const auto part_first = static_cast<int64_t>(reader.U64());
+  const uint64_t part_losses = reader.U64();
 
   const auto on_grid = [](int64_t k) { return std::abs(static_cast<double>(k)) <= 1000; };
   bool fits = state <= static_cast<uint64_t>(RaceState::kFailed) && std::isfinite(floor) &&
@@ -266,7 +275,8 @@ absl::Status Race::Restore(RuleStateReader& reader) {
               part_trials <= trials && failures <= kFailuresMax + 1 &&
               short_rounds == config_.short_rounds << failures && has_best <= 1 && again <= 1 &&
               on_grid(trial.k) && trial.step <= trial.rounds && trial.losses.end() <= trial.step &&
-              trial.rounds <= config_.rounds_max && way <= 2 && strides <= kTrialsMax;
+              trial.rounds <= config_.rounds_max && way <= 2 && strides <= kTrialsMax &&
+              on_grid(part_first) && part_losses <= 1;
   const bool goes_on = state <= static_cast<uint64_t>(RaceState::kClimbing);
   if (goes_on) fits = fits && trial.step < trial.rounds;
   if (best.has_value()) fits = fits && on_grid(best->k) && std::isfinite(best->score);
@@ -290,6 +300,8 @@ absl::Status Race::Restore(RuleStateReader& reader) {
   scores_ = std::move(scores);
   way_ = static_cast<Way>(way);
   strides_ = strides;
+  part_first_ = part_first;
+  part_losses_ = part_losses == 1;
   return absl::OkStatus();
 }
 

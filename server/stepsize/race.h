@@ -17,6 +17,8 @@
 //   budget    at most 16 trials in each part, and rounds_max rounds in all. What expanding must leave is
 //             three climbing trials of h' rounds; what is left then, shared by three, is h where that is
 //             less; less than h', and the winner of the expansion is γ_h
+//   outage    where no trial of a part came to a loss, because nobody could vote, the part's first stepsize
+//             wins once there is no room for more: nothing speaks against it
 //   failure   no trial lowers the loss: the best one is at +∞, below the floor, at which steps move
 //             nothing, or the sixteenth on the way down. h' doubles and expanding begins again, three
 //             times at most
@@ -126,6 +128,8 @@ class Race {
   // The part in progress.
   Trial trial_;
   uint64_t part_trials_ = 0;
+  int64_t part_first_ = 0;    // k of its first trial
+  bool part_losses_ = false;  // some trial ended by what its losses were, finite or not
   std::optional<Best> best_;          // nullopt while no trial of the part has a finite score
   std::map<int64_t, double> scores_;  // by k
   Way way_ = Way::kUnknown;

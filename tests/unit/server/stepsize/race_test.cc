@@ -164,6 +164,26 @@ TEST(RaceTest, ARoundThatNobodyVotedInForAnotherReasonRepeatsItsTrialOnce) {
   EXPECT_LT(race.gamma(), 1e-3) << "it counts as diverged now, and the race goes down";
 }
 
+TEST(RaceTest, WhereNobodyCouldVoteInAnyTrialTheFirstStepsizeOfThePartWins) {
+  // One vote in each trial, without a loss, and an outage after it.
+  const auto outage = [](Race& race) {
+    while (!race.over()) {
+      if (race.OnVerdict({}) == TrialMove::kStep) race.OnNoVerdict({});
+    }
+  };
+  Race race(kConfig);
+  outage(race);
+  ASSERT_EQ(race.state(), RaceState::kWon);
+  EXPECT_DOUBLE_EQ(race.winner(), 1e-3);
+  EXPECT_LE(race.rounds(), kConfig.rounds_max);
+
+  // With a loss that is not finite in one of them there is something against it.
+  Race other(kConfig);
+  other.OnVerdict({});
+  other.OnNoVerdict({.nonfinite_losses = true});
+  EXPECT_LT(other.gamma(), 1e-3);
+}
+
 TEST(RaceTest, BeforeItsFirstStepATrialWaitsForAVerdictHoweverLong) {
   Race race(kConfig);
   EXPECT_TRUE(race.untouched());
