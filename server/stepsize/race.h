@@ -128,8 +128,8 @@ class Race {
   // The part in progress.
   Trial trial_;
   uint64_t part_trials_ = 0;
-  int64_t part_first_ = 0;    // k of its first trial
-  bool part_losses_ = false;  // some trial ended by what its losses were, finite or not
+  int64_t part_first_ = 0;            // k of its first trial
+  bool part_losses_ = false;          // some trial ended by what its losses were, finite or not
   std::optional<Best> best_;          // nullopt while no trial of the part has a finite score
   std::map<int64_t, double> scores_;  // by k
   Way way_ = Way::kUnknown;
