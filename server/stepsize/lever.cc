@@ -179,7 +179,8 @@ class LeverRule final : public StepsizeRule {
     } else if (race_->state() == RaceState::kWon) {
       const double winner = race_->winner();
       decision.reason =
-          absl::StrFormat("lever: the race chose %.6g in %d rounds", winner, race_->rounds());
+          absl::StrFormat("lever: the race chose %.6g in %d rounds%s", winner, race_->rounds(),
+                          race_->measured() ? "" : ", in which no trial came to a finite loss");
       race_.reset();
       scale_ = LeverScale(config_.kappa * winner);
       s_prev_ = scale_.s();

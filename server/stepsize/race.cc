@@ -195,11 +195,19 @@ void Race::Fail() {
   ++failures_;
   short_rounds_ *= 2;
   if (failures_ > kFailuresMax || rounds_left() / 5 < short_rounds_) {
-    if (!part_losses_) return Win(Gamma(part_first_));
+    if (const std::optional<int64_t> k = Untried()) return Win(Gamma(*k));
     state_ = RaceState::kFailed;
     return;
   }
   BeginPart(RaceState::kExpanding, 0, short_rounds_);
+}
+
+std::optional<int64_t> Race::Untried() const {
+  if (!part_losses_) return part_first_;
+  if (best_.has_value() || part_trials_ >= kTrialsMax || scores_.empty()) return std::nullopt;
+  const int64_t below = scores_.begin()->first - 1;
+  if (!IsStepsize(below)) return std::nullopt;
+  return below;
 }
 
 void Race::Win(double gamma) {

@@ -17,11 +17,12 @@
 //   budget    at most 16 trials in each part, and rounds_max rounds in all. What expanding must leave is
 //             three climbing trials of h' rounds; what is left then, shared by three, is h where that is
 //             less; less than h', and the winner of the expansion is γ_h
-//   outage    where no trial of a part came to a loss, because nobody could vote, the part's first stepsize
-//             wins once there is no room for more: nothing speaks against it
 //   failure   no trial lowers the loss: the best one is at +∞, below the floor, at which steps move
 //             nothing, or the sixteenth on the way down. h' doubles and expanding begins again, three
 //             times at most
+//   unheard   where there is no room for that and no trial of the part has a finite score, what was not
+//             refuted wins: the part's first stepsize where no trial came to any loss, because nobody
+//             could vote; else, before the sixteenth trial, the next one below all that diverged
 //
 // "Better" is by TrialLosses::Above(); a trial without a pair in common with the best is run once more,
 // and compared by its own mean then.
@@ -68,6 +69,8 @@ class Race {
   double gamma() const { return Gamma(trial_.k); }
   // γ_h. REQUIRES: state() is kWon.
   double winner() const { return winner_; }
+  // γ_h was a trial's own, not only one that none refuted.
+  bool measured() const { return best_.has_value(); }
   uint64_t rounds() const { return rounds_; }  // of all trials so far
   uint64_t trials() const { return trials_; }  // that were begun
   uint64_t step() const { return trial_.step; }
@@ -114,6 +117,7 @@ class Race {
   void EndExpansion();
   void NextClimb();
   void Fail();
+  std::optional<int64_t> Untried() const;  // that nothing speaks against
   void Win(double gamma);
   double Shift() const;  // of the parabola's vertex from the best, in grid steps
 

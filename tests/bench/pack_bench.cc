@@ -21,9 +21,9 @@ int Main(int argc, char** argv) {
       previous(BytesForBits(d));
   Rng rng(1, 0);
   for (size_t i = 0; i < d; ++i) {
-    const uint64_t r = rng.Next();
-    g.as<float>()[i] = static_cast<float>(static_cast<int32_t>(r)) * 0x1p-40f;
-    h.as<float>()[i] = static_cast<float>(static_cast<int32_t>(r >> 32)) * 0x1p-40f;
+    const uint64_t word = rng.Next();
+    g.as<float>()[i] = static_cast<float>(static_cast<int32_t>(word)) * 0x1p-40f;
+    h.as<float>()[i] = static_cast<float>(static_cast<int32_t>(word >> 32)) * 0x1p-40f;
   }
   for (size_t i = 0; i < BytesForBits(d); i += 8) StoreWord(previous.data() + i, rng.Next());
 

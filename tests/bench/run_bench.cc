@@ -236,6 +236,7 @@ class Bench final : private RunHost {
     applier_ = std::make_unique<Applier>(replica.get(), &clock_, backlog_max);
     return applier_.get();
   }
+  void DropX0From(Round round) override { applier_->DropX0From(round); }
   template <typename What>
   void Give(PeerId peer, What what) {
     run_->Handle(clock_.Now(), StreamInput{.peer = peer, .what = std::move(what)});

@@ -30,9 +30,6 @@ void DrawRule(Rng& rng, SimOptions* o) {
     case 0:
     case 1:
       o->rule_used = rng.Below(2) == 0 ? RuleUsed::kRace : RuleUsed::kRaceLite;
-      // A race of trials as short as these, in which nobody has a finite loss, finds no stepsize and ends
-      // the run: as it should.
-      o->enabled[static_cast<size_t>(Fault::kAllAbstain)] = false;
       return;
     case 2:
       flags.rule = "prodigy";

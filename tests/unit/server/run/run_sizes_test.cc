@@ -276,6 +276,7 @@ class SizesRun final : private RunHost {
     applier_ = std::make_unique<Applier>(replica.get(), &clock_, backlog_max);
     return applier_.get();
   }
+  void DropX0From(Round round) override { applier_->DropX0From(round); }
   void Upload(SizesPeer& peer) {
     const auto call = std::make_shared<Call>();
     Give(peer, CallAsked{CallKind::kUpload, call});

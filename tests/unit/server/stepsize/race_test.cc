@@ -184,6 +184,19 @@ TEST(RaceTest, WhereNobodyCouldVoteInAnyTrialTheFirstStepsizeOfThePartWins) {
   EXPECT_LT(other.gamma(), 1e-3);
 }
 
+TEST(RaceTest, WhereAShortRaceHeardOfNoFiniteLossTheNextStepsizeBelowAllTriedOnesWins) {
+  Race race({.start = 1e-3, .short_rounds = 2, .long_rounds = 4, .rounds_max = 10});
+  while (!race.over()) {
+    if (race.OnVerdict({}) == TrialMove::kStep) race.OnNoVerdict({.nonfinite_losses = true});
+  }
+  ASSERT_EQ(race.state(), RaceState::kWon);
+  EXPECT_FALSE(race.measured());
+  EXPECT_LE(race.rounds(), 10u);
+  EXPECT_LE(race.trials(), 4u);
+  EXPECT_LT(race.winner(), 1e-3 / 3);
+  EXPECT_GT(race.winner(), 1e-3 / 1000);
+}
+
 TEST(RaceTest, BeforeItsFirstStepATrialWaitsForAVerdictHoweverLong) {
   Race race(kConfig);
   EXPECT_TRUE(race.untouched());
