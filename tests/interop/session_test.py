@@ -431,7 +431,7 @@ class SessionTest(unittest.TestCase):
 
     def test_planes_of_a_state_in_another_order_are_not_taken(self):
         self.script.conversation = lambda number, requests: iter(())
-        for planes, text in (((1, 0), "plane 1 is not the one that is due"), ((0,), "ended at coordinate 0 of plane 1"),
+        for planes, text in (((1, 0), "plane 1 is not the one that is due"), ((), "ended at coordinate 0 of plane 0"),
                              ((0, 0), "plane 0 is not the one that is due")):
             with self.subTest(planes=planes):
                 self.script.planes = planes
