@@ -149,6 +149,11 @@ float LoadState(const void* plane, bool bf16, uint64_t i) {
 
 float Larger(float p, float q) { return p > q ? p : q; }
 
+constexpr float kLargest = std::numeric_limits<float>::max();
+// What is not a number stays so.
+float AtMostLargest(float p) { return kLargest < p ? kLargest : p; }
+float WithinLargest(float p) { return Larger(-kLargest, AtMostLargest(p)); }
+
 // u of coordinate i, and what m and v become.
 struct Update {
   float u = 0, m = 0, v = 0;
@@ -160,14 +165,14 @@ Update UpdateOf(const PackContext& context, const PackSegment& s, uint64_t i) {
   const float x = context.clip * s.g[i];
   const float m0 = LoadState(s.state[kMomentumSlot], f.bf16, i);
   Update next;
-  next.m = std::fma(c, m0, f.WeightOfGradient(c) * x);
+  next.m = WithinLargest(std::fma(c, m0, f.WeightOfGradient(c) * x));
   if (f.update != Formation::Update::kAdam) {
     next.u = std::fma(a, m0, f.WeightOfGradient(a) * x);
     return next;
   }
   const float square = x * x;
-  next.v =
-      std::fma(f.c2, static_cast<const float*>(s.state[kSquaresSlot])[i], (1.0f - f.c2) * square);
+  next.v = AtMostLargest(
+      std::fma(f.c2, static_cast<const float*>(s.state[kSquaresSlot])[i], (1.0f - f.c2) * square));
   const float root = std::sqrt(next.v * f.square_correction);
   next.u = (next.m * f.mean_correction) / (root + f.epsilon);
   return next;
@@ -194,7 +199,8 @@ float Form(const PackContext& context, const PackSegment& s, uint64_t i) {
       return next.u;
     case Envelope::kCoordinate: {
       void* const r = s.state[kEnvelopeSlot];
-      envelope = Larger(f.envelope_decay * LoadState(r, f.bf16, i), std::fabs(next.u));
+      envelope =
+          AtMostLargest(Larger(f.envelope_decay * LoadState(r, f.bf16, i), std::fabs(next.u)));
       if (f.bf16) {
         static_cast<uint16_t*>(r)[i] = NarrowUpwards(envelope);
       } else {

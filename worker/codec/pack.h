@@ -18,9 +18,11 @@
 //           kCoordinate: R = r ← max(ρ·r, |u|);  kTensor: R = PackSegment::envelope;  kOne: R = 1
 //   none    s = u
 //   bit = BallotBit(s, own coin); an s that is not finite casts the coin
-// u and R are used before they are rounded to a state of bfloat16: m to the nearest, ties to even, r
-// upwards, so that |m| ≤ r holds for what is kept too; beyond the largest bfloat16 both are it.
-// max(p, q) is p where p > q, else q: what is not a number in r does not stay.
+// m, v and r end at the largest finite fp32, which a gradient beyond reason may pass: an infinite one
+// would never come back, and this coordinate would cast coins for ever. u and R are used before they
+// are rounded to a state of bfloat16: m to the nearest, ties to even, r upwards, so that |m| ≤ r holds
+// for what is kept too; beyond the largest bfloat16 both are it. max(p, q) is p where p > q, else q:
+// what is not a number in r does not stay.
 //
 // Every scalar is added up in the order of pack_sums.h. Raw pointers only: no torch, no gRPC.
 

@@ -162,6 +162,7 @@ inline Vec Fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vec Div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 inline Vec Sqrt(Vec v) { return _mm256_sqrt_ps(v); }
 inline Vec Larger(Vec p, Vec q) { return _mm256_max_ps(p, q); }
+inline Vec Smaller(Vec p, Vec q) { return _mm256_min_ps(p, q); }
 inline Mask And(Mask a, Mask b) { return _mm256_and_ps(a, b); }
 inline Mask NotZero(Vec v) { return _mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_NEQ_UQ); }
 inline Vec Keep(Mask mask, Vec v) { return _mm256_and_ps(mask, v); }

@@ -171,6 +171,7 @@ inline Vec Div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 inline Vec Sqrt(Vec v) { return _mm512_sqrt_ps(v); }
 inline Vec Abs(Vec v) { return _mm512_abs_ps(v); }
 inline Vec Larger(Vec p, Vec q) { return _mm512_max_ps(p, q); }
+inline Vec Smaller(Vec p, Vec q) { return _mm512_min_ps(p, q); }
 inline Mask And(Mask a, Mask b) { return _kand_mask16(a, b); }
 inline Mask Finite(Vec v) { return _knot_mask16(_mm512_fpclass_ps_mask(v, kNonfiniteClasses)); }
 inline Mask NotZero(Vec v) { return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_NEQ_UQ); }

@@ -38,6 +38,17 @@ __device__ inline float LoadKept(const void* plane, bool bf16, uint64_t at) {
               : static_cast<const float*>(plane)[at];
 }
 
+// What is not a number stays so.
+constexpr float kLargest = 3.402823466e38f;
+__device__ inline float AtMostLargest(float v) {
+  if (kLargest < v) return kLargest;
+  return v;
+}
+__device__ inline float WithinLargest(float v) {
+  const float most = AtMostLargest(v);
+  return -kLargest > most ? -kLargest : most;
+}
+
 struct Update {
   float u, m, v;
 };
@@ -45,18 +56,18 @@ struct Update {
 __device__ inline Update UpdateOf(const PackArguments& p, float g, float m0, float v0) {
   const Formation& f = p.formation;
   const float x = __fmul_rn(p.clip, g);
-  Update next{0.0f, fmaf(p.c, m0, __fmul_rn(f.WeightOfGradient(p.c), x)), 0.0f};
+  Update next{0.0f, WithinLargest(fmaf(p.c, m0, __fmul_rn(f.WeightOfGradient(p.c), x))), 0.0f};
   if (f.update != Formation::Update::kAdam) {
     next.u = fmaf(p.a, m0, __fmul_rn(f.WeightOfGradient(p.a), x));
     return next;
   }
-  next.v = fmaf(f.c2, v0, __fmul_rn(1.0f - f.c2, __fmul_rn(x, x)));
+  next.v = AtMostLargest(fmaf(f.c2, v0, __fmul_rn(1.0f - f.c2, __fmul_rn(x, x))));
   const float root = __fsqrt_rn(__fmul_rn(next.v, f.square_correction));
   next.u = __fdiv_rn(__fmul_rn(next.m, f.mean_correction), __fadd_rn(root, f.epsilon));
   return next;
 }
 
-__device__ inline bool Finite(float v) { return fabsf(v) <= 3.402823466e38f; }
+__device__ inline bool Finite(float v) { return fabsf(v) <= kLargest; }
 
 // Lane 0 of each half warp gets the sum of its sixteen lanes.
 __device__ inline double AddUpLanes(double v) {
@@ -207,7 +218,7 @@ __global__ void __launch_bounds__(kThreads, kFormed ? 1 : 0) PackKernel(PackArgu
       if (kept_envelope) {
         if (kGiven && in_chunk(k)) r[k] = LoadKept(p.state[2], p.formation.bf16, at);
         const float decayed = __fmul_rn(p.formation.envelope_decay, r[k]), size = fabsf(what);
-        r[k] = decayed > size ? decayed : size;
+        r[k] = AtMostLargest(decayed > size ? decayed : size);
         if (moves) {
           if (p.formation.bf16) {
             static_cast<uint16_t*>(p.state[2])[at] = NarrowUpwards(r[k]);

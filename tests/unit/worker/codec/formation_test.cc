@@ -93,10 +93,19 @@ Left Run(const Case& c, uint64_t stream, Isa isa) {
     u[i] = Draw(rng, c.special);
     v[i] = std::fabs(Draw(rng, false));
   }
-  // Finite bit patterns of either format.
+  // Finite bit patterns of either format; the last byte of an element has the sign.
   for (size_t i = 0; i < c.count * bytes; ++i) {
-    m[i] = static_cast<std::byte>(rng.Below(128));
-    r[i] = static_cast<std::byte>(rng.Below(128));
+    const uint64_t sign = i % bytes == bytes - 1 ? rng.Below(2) * 128 : 0;
+    m[i] = static_cast<std::byte>(rng.Below(127) | sign);
+    r[i] = static_cast<std::byte>(rng.Below(127));
+  }
+  if (c.special && !c.formation.bf16 && c.count > 0) {  // near the end of the range
+    for (uint64_t k = 0; k < 4; ++k) {
+      const float huge = rng.Below(2) == 0 ? std::numeric_limits<float>::max() : -3e38f;
+      const size_t i = rng.Below(c.count);
+      g[i] = huge;
+      std::memcpy(m.get() + i * bytes, &huge, sizeof(huge));
+    }
   }
   const size_t bit_bytes = BytesForBits(c.first - 128 + c.count);
   auto bits = Exact<uint8_t>(bit_bytes);
@@ -246,6 +255,44 @@ TEST(FormationTest, WhatIsNotANumberInAnEnvelopeDoesNotStay) {
     Pack({.coefficients = {.a = 0.5f, .c = 0.5f}, .formation = {.envelope = Envelope::kCoordinate}},
          {.g = &g, .state = {&m, nullptr, &r}, .bits = &bits, .count = 1}, isa);
     EXPECT_EQ(r, 1.0f);
+  }
+}
+
+// A finite gradient of no size that a state can follow: its square, its sum or what it is divided by
+// passes the largest number. An infinite state would be infinite for ever.
+TEST(FormationTest, NoFiniteGradientMakesAStateInfiniteAndItComesBackAfterASpike) {
+  struct {
+    Update update;
+    float spike;
+    int rounds;  // until the noise is small again: the state decays by 0.9, Adam's v by 0.5
+  } const kCases[] = {{Update::kSum, 3e38f, 1000},
+                      {Update::kAdam, 1e20f, 1000},
+                      {Update::kMean, std::numeric_limits<float>::max(), 1000}};
+  for (const auto& c : kCases) {
+    for (const Isa isa : {Isa::kScalar, ActiveIsa()}) {
+      float m = 0.0f, v = 0.0f, r = 0.0f;
+      const auto pack = [&](float g, uint64_t round) {
+        uint8_t bits = 0;
+        Pack({.coefficients = {.a = 0.9f, .c = 0.9f},
+              .formation = {.update = c.update,
+                            .envelope = Envelope::kCoordinate,
+                            .envelope_decay = 0.9f,
+                            .c2 = 0.5f},
+              .round = Round(round)},
+             {.g = &g, .state = {&m, &v, &r}, .bits = &bits, .count = 1}, isa);
+        return bits & 1;
+      };
+      for (uint64_t t = 0; t < 20; ++t) pack(c.spike, t);
+      EXPECT_TRUE(std::isfinite(m) && std::isfinite(v) && std::isfinite(r))
+          << static_cast<int>(c.update) << ": " << m << ", " << v << ", " << r;
+      int ones = 0;
+      for (int t = 0; t < c.rounds + 100; ++t) {
+        const int bit = pack(-1.0f, 20 + static_cast<uint64_t>(t));
+        if (t >= c.rounds) ones += bit;
+      }
+      // |m| is nearly R by now: hardly any chance is left.
+      EXPECT_EQ(ones, 0) << static_cast<int>(c.update) << ": " << m << ", " << v << ", " << r;
+    }
   }
 }
 
