@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -15,6 +16,8 @@ namespace signvote::run {
 namespace {
 
 constexpr size_t kNamesShown = 3;
+// Any stepsize that moves the other tensors would throw this one beyond use.
+constexpr float kStepScaleMax = 1e6f;
 
 // One "PATTERN=VALUE" each; the last = divides, as no value has one.
 template <typename SetValue>
@@ -46,13 +49,19 @@ bool Matches(const TensorRule& rule, const TensorSpec& tensor) {
   return fnmatch(rule.pattern.c_str(), tensor.name.c_str(), 0) == 0;
 }
 
+// REQUIRES: two dimensions or more.
+double InputsOf(const TensorSpec& tensor) {
+  double inputs = 1;
+  for (const uint64_t size : std::span(tensor.shape).subspan(1))
+    inputs *= static_cast<double>(size);
+  return inputs;
+}
+
 void Set(const TensorRule& rule, TensorSpec* tensor) {
   if (rule.step_scale.has_value()) tensor->step_scale = *rule.step_scale;
   if (rule.fan_in) {
     tensor->step_scale =
-        tensor->shape.size() < 2
-            ? 1.0f
-            : static_cast<float>(1 / std::sqrt(static_cast<double>(tensor->shape.back())));
+        tensor->shape.size() < 2 ? 1.0f : static_cast<float>(1 / std::sqrt(InputsOf(*tensor)));
   }
   if (rule.weight_decay.has_value()) tensor->weight_decay = *rule.weight_decay;
   if (rule.treatment.has_value()) tensor->treatment = *rule.treatment;
@@ -61,11 +70,12 @@ void Set(const TensorRule& rule, TensorSpec* tensor) {
 }  // namespace
 
 absl::StatusOr<std::vector<TensorRule>> ParseTensorScales(std::string_view text) {
-  return Parse("--tensor-scale", text, "a number above 0 or fan-in",
+  return Parse("--tensor-scale", text, "a number above 0 and at most 1e6, or fan-in",
                [](const std::string& value, TensorRule* rule) {
                  rule->fan_in = value == "fan-in";
                  if (!rule->fan_in) rule->step_scale = NumberIn(value);
-                 return rule->fan_in || (rule->step_scale.has_value() && *rule->step_scale > 0);
+                 return rule->fan_in || (rule->step_scale.has_value() && *rule->step_scale > 0 &&
+                                         *rule->step_scale <= kStepScaleMax);
                });
 }
 

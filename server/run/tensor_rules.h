@@ -24,14 +24,15 @@ struct TensorRule {
   std::string pattern;  // of names
   // Exactly one of these is there.
   std::optional<float> step_scale;
-  bool fan_in = false;  // step scale 1/√(inputs): the last dimension; 1 with fewer than two
+  // Step scale 1/√(inputs): the product of all dimensions but the first; 1 with fewer than two.
+  bool fan_in = false;
   std::optional<float> weight_decay;
   std::optional<TensorTreatment> treatment;
 };
 
-// "PATTERN=VALUE,PATTERN=VALUE": a scale is a number above 0 or "fan-in", a decay one from 0 to 1, a
-// treatment "usual", "sparse" or "plain"; "" is no rule. INVALID_ARGUMENT: one sentence with the flag
-// and what it takes.
+// "PATTERN=VALUE,PATTERN=VALUE": a scale is a number above 0, at most 10⁶, or "fan-in", a decay one
+// from 0 to 1, a treatment "usual", "sparse" or "plain"; "" is no rule. INVALID_ARGUMENT: one sentence
+// with the flag and what it takes.
 absl::StatusOr<std::vector<TensorRule>> ParseTensorScales(std::string_view text);
 absl::StatusOr<std::vector<TensorRule>> ParseTensorDecays(std::string_view text);
 absl::StatusOr<std::vector<TensorRule>> ParseTensorTreatments(std::string_view text);

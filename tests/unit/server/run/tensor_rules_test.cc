@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
@@ -48,6 +49,15 @@ TEST(TensorRulesTest, AScaleMayComeFromTheInputsOfAMatrix) {
   EXPECT_EQ(With(ParseTensorScales("*=fan-in,*norm*=3"))[2].step_scale, 3.0f);
 }
 
+// A filter's inputs are its channels times its area.
+TEST(TensorRulesTest, TheInputsOfAConvolutionAreAllItsDimensionsButTheFirst) {
+  std::vector<TensorSpec> tensors = {{.name = "conv.weight", .shape = {64, 32, 3, 3}},
+                                     {.name = "line.weight", .shape = {16, 8, 2}}};
+  ASSERT_TRUE(ApplyTensorRules(*ParseTensorScales("*=fan-in"), &tensors).ok());
+  EXPECT_EQ(tensors[0].step_scale, static_cast<float>(1 / std::sqrt(288.0)));
+  EXPECT_EQ(tensors[1].step_scale, 0.25f);
+}
+
 TEST(TensorRulesTest, DecayAndTreatmentAreSetByNameToo) {
   const auto decays = With(ParseTensorDecays("lm_head.weight=0,*norm.weight=0.5"));
   EXPECT_EQ(decays[3].weight_decay, 0.0f);
@@ -60,11 +70,12 @@ TEST(TensorRulesTest, DecayAndTreatmentAreSetByNameToo) {
 }
 
 TEST(TensorRulesTest, WhatIsNoRuleIsRefusedWithWhatTheFlagTakes) {
-  for (const char* bad :
-       {"lm_head.weight", "=2", "a=", "a=x", "a=0", "a=-1", "a=nan", "a=inf", "a=1,", "a=1,,b=2"}) {
+  for (const char* bad : {"lm_head.weight", "=2", "a=", "a=x", "a=0", "a=-1", "a=nan", "a=inf",
+                          "a=1000001", "a=3e38", "a=1,", "a=1,,b=2"}) {
     const absl::Status status = ParseTensorScales(bad).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bad;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("give PATTERN=a number above 0 or fan-in"))
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr("give PATTERN=a number above 0 and at most 1e6, or fan-in"))
         << bad;
   }
   for (const char* bad : {"a=2", "a=-0.1", "a=fan-in"})
