@@ -1,5 +1,6 @@
 #include "worker/train/worker_memory.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -12,6 +13,24 @@ namespace {
 
 // Of rounds that are received and not applied, as a rule.
 constexpr uint64_t kVerdicts = 2;
+// What worker/models/update_source.cc holds of one tensor while it makes what is signed of it, with
+// what an expression of LibTorch keeps until its end: copies of the tensor, and where Muon multiplies
+// a matrix, of the product of its shorter side with itself.
+constexpr uint64_t kMuonTensors = 5, kMuonProducts = 5, kFeedbackTensors = 4;
+
+uint64_t ArithmeticBytes(const Layout& layout, const DirectionConfig& direction) {
+  const bool muon = direction.kind == DirectionKind::kMuon;
+  uint64_t most = 0;
+  for (const TensorSpec& tensor : layout.tensors()) {
+    uint64_t values = (muon ? kMuonTensors : kFeedbackTensors) * tensor.count;
+    if (muon && tensor.shape.size() > 1 && tensor.treatment == TensorTreatment::kUsual) {
+      const uint64_t side = std::min(tensor.shape[0], tensor.count / tensor.shape[0]);
+      values += kMuonProducts * side * side;
+    }
+    most = std::max(most, values);
+  }
+  return most * sizeof(float);
+}
 
 }  // namespace
 
@@ -42,8 +61,12 @@ std::vector<MemoryPart> RunMemory(const RunInfo& run, const WorkerMemoryNeeds& n
                      .bytes = (state.single ? 1 : d) * state.element_bytes,
                      .remedy = other});
   }
-  if (!PlanesOf(run.direction, StatePlane::Holder::kSource).empty())
+  if (!PlanesOf(run.direction, StatePlane::Holder::kSource).empty()) {
     parts.push_back({.what = "what waits to be signed", .bytes = plane, .remedy = other});
+    parts.push_back({.what = "what the direction's arithmetic takes of its largest tensor",
+                     .bytes = ArithmeticBytes(run.layout, run.direction),
+                     .remedy = ""});
+  }
   if (needs.evaluates) {
     parts.push_back(
         {.what = "the replica that is evaluated", .bytes = plane, .remedy = "--eval off"});

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "common/bits.h"
 #include "common/exit_codes.h"
@@ -51,15 +53,33 @@ TEST(WorkerMemory, OfADirectionTheStateCountsAndWhatWaitsToBeSigned) {
   RunInfo muon = RunOf(false, 1);
   muon.direction = *ParseDirection({.name = "muon", .state_dtype = "bf16"});
   muon.planes[0].element_bytes = 2;
-  EXPECT_EQ(TotalBytes(RunMemory(muon, {})), 6 * kD + bits);
+  // One vector, of which Muon holds five copies for a while.
+  EXPECT_EQ(TotalBytes(RunMemory(muon, {})), (6 + 5 * 4) * kD + bits);
   RunInfo feedback = RunOf(false, 1);
   feedback.direction = *ParseDirection({.name = "signsgd", .error_feedback = true});
-  EXPECT_EQ(TotalBytes(RunMemory(feedback, {})), 8 * kD + bits);
+  EXPECT_EQ(TotalBytes(RunMemory(feedback, {})), (8 + 4 * 4) * kD + bits);
   const std::string text =
       Describe(CheckRunMemory(feedback, {}, MemoryLimit{.bytes = 1, .source = "the machine"}));
   EXPECT_THAT(text, HasSubstr("what waits to be signed 4 MiB (4000000 bytes)"));
   EXPECT_THAT(text, HasSubstr("no --error-feedback at the server"));
   EXPECT_THAT(text, Not(HasSubstr("--direction signsgd")));
+}
+
+// Five copies of the largest matrix, and five squares of its shorter side.
+TEST(WorkerMemory, OfMuonTheProductsOfTheLargestMatrixCount) {
+  RunInfo muon = RunOf(false, 1);
+  muon.direction = *ParseDirection({.name = "muon"});
+  const auto products = [&muon](std::vector<TensorSpec> tensors) {
+    muon.layout = *Layout::Make(std::move(tensors));
+    for (const MemoryPart& part : RunMemory(muon, {}))
+      if (part.what.find("arithmetic") != std::string::npos) return part.bytes;
+    return uint64_t{0};
+  };
+  EXPECT_EQ(products({{.name = "w", .shape = {100, 300}}, {.name = "v", .shape = {50}}}),
+            4 * (5 * 30000 + 5 * 10000));
+  EXPECT_EQ(products({{.name = "w", .shape = {300, 10, 10}}}), 4 * (5 * 30000 + 5 * 10000));
+  EXPECT_EQ(products({{.name = "w", .shape = {100, 300}, .treatment = TensorTreatment::kPlain}}),
+            4 * 5 * 30000);
 }
 
 TEST(WorkerMemory, WhatDoesNotFitIsToldByAllItsPartsWithTheFlagsThatHelp) {
