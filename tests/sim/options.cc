@@ -1,9 +1,12 @@
 #include "tests/sim/options.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "absl/strings/str_format.h"
+#include "common/check.h"
 #include "common/rng.h"
+#include "server/run/tensor_rules.h"
 
 namespace signvote::sim {
 
@@ -40,6 +43,28 @@ void DrawRule(Rng& rng, SimOptions* o) {
     default:
       return;
   }
+}
+
+// In place of a linear direction, in half of the seeds: what a Direction alone signs, which leaves
+// out Muon and error feedback. From a stream of its own, so that a seed's other draws stay what
+// they are.
+void DrawDirection(uint64_t seed, run::RunOptions* r) {
+  Rng rng(seed, /*stream=*/0xD1);
+  if (rng.Below(2) == 0) return;
+  constexpr DirectionKind kKinds[] = {DirectionKind::kSignum, DirectionKind::kLion,
+                                      DirectionKind::kStoSign, DirectionKind::kAdam,
+                                      DirectionKind::kMomentumSgd};
+  constexpr Envelope kEnvelopes[] = {Envelope::kNone, Envelope::kCoordinate, Envelope::kTensor,
+                                     Envelope::kOne};
+  r->direction.kind = kKinds[rng.Below(std::size(kKinds))];
+  r->direction.envelope = kEnvelopes[rng.Below(std::size(kEnvelopes))];
+  if (rng.Below(2) == 0) {
+    r->direction.state_dtype = StateDtype::kBf16;
+  } else if (r->direction.envelope == Envelope::kCoordinate) {
+    r->direction.envelope_decay = 0.9;
+  }
+  SIGNVOTE_CHECK(CheckDirection(r->direction).ok());
+  if (rng.Below(2) == 0) r->model.tensor_rules = run::ParseTensorTreatments("b=sparse").value();
 }
 
 const char* RuleName(const SimOptions& o) {
@@ -101,6 +126,7 @@ SimOptions DrawOptions(uint64_t seed) {
   o.able = static_cast<uint32_t>(rng.Below(o.workers + 1));
   o.other_windows = rng.Below(4) == 0;
   if (o.rule_used == RuleUsed::kOfFlags) DrawRule(rng, &o);
+  DrawDirection(seed, &r);
   return o;
 }
 
@@ -111,15 +137,18 @@ std::string SimOptions::Describe() const {
   }
   return absl::StrFormat(
       "seed=%d workers=%d+%d main_rounds=%d heal_round=%d workers_min=%d quorum=%d deadline=%s "
-      "observer_after=%d share_hold=%d digest_every=%d ring=%d rule=%s durability=%s "
+      "observer_after=%d share_hold=%d digest_every=%d ring=%d rule=%s direction=%s noise=%s "
+      "durability=%s "
       "fault_interval_s=%.3g message_fault_rate=%.3g compute_s=%.3g evaluate_every=%d able=%d "
       "other_windows=%d "
       "faults:%s",
       seed, workers_first, workers - workers_first, run.main_rounds_max, heal_round,
       run.workers_min, run.quorum, run.deadline.enabled ? "on" : "off", run.observer_after,
       run.share_hold_rounds, run.digest_every, ring_rounds, RuleName(*this),
-      durability ? "late" : "none", fault_interval_s, message_fault_rate, compute_s,
-      run.evaluate_every, able, other_windows ? 1 : 0, faults);
+      std::string(DirectionName(run.direction.kind)),
+      std::string(EnvelopeWord(run.direction.envelope)), durability ? "late" : "none",
+      fault_interval_s, message_fault_rate, compute_s, run.evaluate_every, able,
+      other_windows ? 1 : 0, faults);
 }
 
 std::vector<std::pair<std::string, uint64_t>> SimCounters::Outcomes() const {

@@ -11,7 +11,9 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "common/log.h"
@@ -43,6 +45,24 @@ TEST(RunSimulationTest, EverySeedStaysSafeAndFinishes) {
   for (const auto& [what, count] : counters.Outcomes()) {
     EXPECT_GT(count, 0u) << "never came about: " << what;
   }
+}
+
+TEST(RunSimulationTest, SeedsDrawEveryDirectionThatThePackerMakesAloneAndEveryNoise) {
+  std::set<DirectionKind> kinds;
+  std::set<Envelope> envelopes;
+  std::set<StateDtype> dtypes;
+  bool sparse = false;
+  for (uint64_t seed = 0; seed < kSeedsForEveryFault; ++seed) {
+    const SimOptions options = DrawOptions(seed);
+    kinds.insert(options.run.direction.kind);
+    envelopes.insert(options.run.direction.envelope);
+    dtypes.insert(options.run.direction.state_dtype);
+    sparse = sparse || !options.run.model.tensor_rules.empty();
+  }
+  EXPECT_EQ(kinds.size(), std::size(kDirectionKinds) - 1) << "all but Muon";
+  EXPECT_EQ(envelopes.size(), 4u);
+  EXPECT_EQ(dtypes.size(), 2u);
+  EXPECT_TRUE(sparse);
 }
 
 TEST(RunSimulationTest, TheSameSeedGivesTheSameRun) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <utility>
 #include <variant>
 
@@ -23,6 +24,17 @@ constexpr double kPartSeconds = 0.002;
 constexpr double kRestartMin = 2, kRestartMax = 15;
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+// Ballots that a direction which counts them has been given; 0 with one that does not.
+uint64_t StepsOf(const Direction& direction) {
+  uint64_t steps = 0;
+  const std::span<const StatePlane> planes = direction.planes();
+  for (size_t k = 0; k < planes.size(); ++k) {
+    if (planes[k].kind != StatePlane::Kind::kSteps) continue;
+    SIGNVOTE_CHECK(direction.SaveState(k, 0, std::as_writable_bytes(std::span(&steps, 1))).ok());
+  }
+  return steps;
+}
 
 // Σ_k scale_k⟨g_k, b_k⟩.
 double InnerWith(const std::vector<uint8_t>& verdict, const Layout& layout,
@@ -499,6 +511,8 @@ void SimWorker::MakeBallot(const RoundTicket& ticket) {
   const std::vector<const float*> h_by_tensor =
       probe ? PointersInto<const float>(run.layout, h.data()) : std::vector<const float*>();
   double probe_l1 = 0, prev_inner = 0;
+  const uint64_t steps_before = StepsOf(*direction_);
+  direction_->Begin();
   for (uint32_t k = 0; k < run.plan.chunks(); ++k) {
     const ChunkIndex chunk(k);
     const ChunkScalars s = direction_->PackChunk(
@@ -514,6 +528,10 @@ void SimWorker::MakeBallot(const RoundTicket& ticket) {
     ballot.scalars.g_l2_squared += s.g_l2_squared;
     probe_l1 += s.probe_l1;
     prev_inner += s.prev_inner;
+  }
+  if (run.direction.kind == DirectionKind::kAdam) {
+    world_->checker.Require(StepsOf(*direction_) == steps_before + 1,
+                            "a ballot is not one step of its direction");
   }
   ballot.scalars.samples = 1;
   if (measurement_.has_value() && measurement_->report.round < ticket.round &&
