@@ -278,6 +278,10 @@ class PythonOnly(InteropTest):
                           rounds=20, workers_min=2)
         self.assert_one_digest([self.python_worker("a"), self.python_worker("b")], 20)
 
+    def test_python_workers_sign_adams_update_under_noise_of_their_tensors(self):
+        self.start_server("--direction", "adam", "--noise", "tensor", *NOBODY_IS_LATE, rounds=10, workers_min=2)
+        self.assert_one_digest([self.python_worker("a"), self.python_worker("b")], 10)
+
     def test_a_wrong_token_a_lost_server_and_an_open_key_end_with_their_exit_codes(self):
         self.start_server(rounds=5, workers_min=1)
         wrong = self.folder / "wrong"

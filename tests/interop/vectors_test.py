@@ -231,12 +231,44 @@ class Pieces(unittest.TestCase):
             # u = a m + (1-a) g; the last coordinate is zero: the coin.
             self.assertEqual(signs.tolist(), [8 * a - (1 - a) > 0, False, True])
             self.assertEqual(state.momentum.tolist(), [8 * c - (1 - c), -(1 - c), 0])
-        for words, changes in (("direction 0", {"kind": 0}), ("direction 6", {"kind": kinds.KIND_ADAM}),
-                               ("noise with envelope 2", {"envelope": kinds.ENVELOPE_TENSOR}),
+        for words, changes in (("direction 0", {"kind": 0}), ("direction 8", {"kind": kinds.KIND_MUON}),
+                               ("noise with envelope 9", {"envelope": 9}),
                                ("error feedback", {"error_feedback": True}),
                                ("elements of kind 2", {"state_element": training.StatePlane.ELEMENT_BF16})):
             with self.assertRaisesRegex(ValueError, f"{words}.* is unknown"):
                 direction.factors(training.Direction(**{"kind": kinds.KIND_SIGNUM, **changes}))
+
+    def test_sums_and_adams_updates_are_those_of_their_pages(self):
+        kinds, nobody = training.Direction, np.zeros(2, bool)
+        sgd = direction.factors(training.Direction(kind=kinds.KIND_MOMENTUM_SGD, beta=0.5))
+        state = direction.Direction(2)
+        for g, m in (([1, -2], [1, -2]), ([-0.25, 2], [0.25, 1])):
+            self.assertEqual(state.signs(sgd, np.float32(g), nobody).tolist(), [v > 0 for v in m])
+            self.assertEqual(state.momentum.tolist(), m)
+        adam = direction.factors(training.Direction(kind=kinds.KIND_ADAM, beta=0.5, beta2=0.75, envelope=kinds.ENVELOPE_ONE))
+        state = direction.Direction(2)
+        # Of a first gradient, whatever its size, the update is its sign: length one, which noise of nearly one leaves.
+        self.assertEqual(state.signs(adam, np.float32([1e-3, -7]), nobody, np.float32([-.99, .99])).tolist(), [True, False])
+        state.reset()
+        m, v = np.zeros(2), np.zeros(2)
+        for t, g in enumerate((np.array([1.0, -2]), np.array([-3.0, 1]), np.array([0.5, 0.5])), 1):
+            m, v = 0.5 * m + 0.5 * g, 0.75 * v + 0.25 * g * g
+            u = m / (1 - 0.5**t) / (np.sqrt(v / (1 - 0.75**t)) + 1e-8)
+            for shift in (-1e-4, 1e-4):  # noise by which u is just positive, and just not
+                before = [x.copy() for x in (state.momentum, state.squares)], state.steps
+                signs = state.signs(adam, np.float32(g), nobody, np.float32(shift - u))
+                self.assertEqual(signs.tolist(), [shift > 0] * 2, t)
+                if shift < 0:
+                    (state.momentum, state.squares), state.steps = before
+        self.assertEqual(state.steps, 3)
+
+    def test_an_envelope_per_tensor_is_its_largest_update(self):
+        factors = direction.factors(training.Direction(kind=training.Direction.KIND_SIGNSGD,
+                                                       envelope=training.Direction.ENVELOPE_TENSOR))
+        g, none = np.float32([1, -4, 1, 0]), np.zeros(4, bool)
+        for noise, want in ((-0.2, [True, False, True, False]), (-0.3, [False, False, True, False])):
+            signs = direction.Direction(4).signs(factors, g, none, np.float32([noise] * 4), None, (2, 2))
+            self.assertEqual(signs.tolist(), want)
 
     def test_noise_is_that_of_the_uniforms_and_grows_with_its_envelope(self):
         noise = direction.noise(7, 3, 2, 10)

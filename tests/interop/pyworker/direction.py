@@ -1,4 +1,5 @@
-"""What a worker signs: u = a m + (1-a) g, then m <- c m + (1-c) g, under noise or not; docs/algorithms.md, "Directions".
+"""What a worker signs: u = a m + w(a) g, then m <- c m + w(c) g, or Adam's update, under noise or not; w(a) is 1 - a, and 1 of
+a sum. docs/algorithms.md, "Directions".
 
 In fp32 without a fused multiply-add: a sign of u may differ from the C++ worker's where u is within a rounding of zero.
 Nothing that must agree depends on it.
@@ -11,7 +12,7 @@ import numpy as np
 from . import coins
 from .messages import training
 
-UNKNOWN_NOISE = (training.Direction.ENVELOPE_TENSOR,)
+ADAM_EPSILON = np.float32(1e-8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,12 @@ class Factors:
     c: float
     envelope: int = training.Direction.ENVELOPE_UNSPECIFIED
     decay: float = 1.0
+    sums: bool = False         # momentum SGD
+    squares: float | None = None  # Adam: decay of the squares' mean
+
+    def weight(self, decay):
+        """How a gradient counts beside what decays."""
+        return np.float32(1 if self.sums else 1 - decay)
 
 
 def factors(direction):
@@ -28,40 +35,57 @@ def factors(direction):
     kinds = training.Direction
     beta, beta2 = direction.beta, direction.beta2
     known = {kinds.KIND_SIGNSGD: (0.0, 0.0), kinds.KIND_SIGNUM: (beta, beta), kinds.KIND_STOSIGN: (beta, beta),
-             kinds.KIND_NESTEROV_SIGNUM: (beta * beta, beta), kinds.KIND_LION: (beta, beta2)}
+             kinds.KIND_NESTEROV_SIGNUM: (beta * beta, beta), kinds.KIND_LION: (beta, beta2),
+             kinds.KIND_MOMENTUM_SGD: (beta, beta), kinds.KIND_ADAM: (0.0, beta)}
     if direction.kind not in known:
         raise ValueError(f"direction {direction.kind} is unknown")
     if direction.error_feedback:
         raise ValueError("error feedback is unknown")
     if direction.state_element not in (training.StatePlane.ELEMENT_UNSPECIFIED, training.StatePlane.ELEMENT_FP32):
         raise ValueError(f"state in elements of kind {direction.state_element} is unknown")
-    if direction.envelope in UNKNOWN_NOISE or direction.envelope > kinds.ENVELOPE_ONE:
+    if direction.envelope not in kinds.Envelope.values():
         raise ValueError(f"noise with envelope {direction.envelope} is unknown")
-    return Factors(*known[direction.kind], direction.envelope, direction.envelope_decay)
+    return Factors(*known[direction.kind], direction.envelope, direction.envelope_decay, direction.kind == kinds.KIND_MOMENTUM_SGD,
+                   beta2 if direction.kind == kinds.KIND_ADAM else None)
 
 
 class Direction:
     def __init__(self, coordinates):
         self.momentum = np.zeros(coordinates, dtype=np.float32)
+        self.squares = np.zeros(coordinates, dtype=np.float32)
         self.envelope = np.zeros(coordinates, dtype=np.float32)
+        self.steps = 0
 
     def reset(self):
         """Its state as at the start: what a rewind does."""
         self.momentum[:] = 0
+        self.squares[:] = 0
         self.envelope[:] = 0
+        self.steps = 0
 
-    def signs(self, factors_, gradient, coins_, noise=None, sparse=None):
+    def signs(self, factors_, gradient, coins_, noise=None, sparse=None, counts=None):
         """The ballot's bits: u > 0, the coin where u is zero; the momentum moves on. All of gradient must be finite. `noise`: of
         each coordinate, in (-1, 1); needed where the direction has an envelope. `sparse`: coordinates that cast the coin and
-        stay as they are where their gradient is zero."""
+        stay as they are where their gradient is zero. `counts`: coordinates of each tensor, for an envelope per tensor."""
         a, c = factors_.a, factors_.c
         moves = np.ones(len(gradient), bool) if sparse is None else ~(sparse & (gradient == 0))
-        u = np.float32(a) * self.momentum + np.float32(1 - a) * gradient
-        self.momentum = np.where(moves, np.float32(c) * self.momentum + np.float32(1 - c) * gradient, self.momentum)
+        u = np.float32(a) * self.momentum + factors_.weight(a) * gradient
+        momentum = np.float32(c) * self.momentum + factors_.weight(c) * gradient
+        if factors_.squares is not None:
+            self.steps += 1
+            decay = np.float32(factors_.squares)
+            squares = decay * self.squares + (1 - decay) * gradient * gradient
+            mean, square = (np.float32(1 / (1 - d**self.steps)) for d in (c, factors_.squares))
+            u = momentum * mean / (np.sqrt(squares * square) + ADAM_EPSILON)
+            self.squares = np.where(moves, squares, self.squares)
+        self.momentum = np.where(moves, momentum, self.momentum)
         if factors_.envelope == training.Direction.ENVELOPE_COORDINATE:
             grown = np.maximum(np.float32(factors_.decay) * self.envelope, np.abs(u))
             self.envelope = np.where(moves, grown, self.envelope)
             u = u + self.envelope * noise
+        elif factors_.envelope == training.Direction.ENVELOPE_TENSOR:
+            parts = np.split(np.where(moves, np.abs(u), np.float32(0)), np.cumsum(counts)[:-1])
+            u = u + np.concatenate([np.full(len(part), part.max(), np.float32) for part in parts]) * noise
         elif factors_.envelope == training.Direction.ENVELOPE_ONE:
             u = u + noise
         u = np.where(moves, u, np.float32(0))
