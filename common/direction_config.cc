@@ -33,6 +33,8 @@ constexpr struct {
 
 constexpr double kLionBeta2 = 0.99;
 constexpr double kAdamBeta2 = 0.999;
+// Above it a momentum in bfloat16 ends below four fifths of what it averages.
+constexpr double kBf16DecayMax = 0.99;
 
 // As fp32, which the kernels compute with; false for NaN.
 bool IsDecay(double beta) { return beta >= 0.0 && static_cast<float>(beta) < 1.0f; }
@@ -42,6 +44,11 @@ absl::Status CheckBeta(const char* which, double beta) {
   if (IsDecay(beta)) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrFormat("%s is %.17g; it must be at least 0 and less than 1 in fp32", which, beta));
+}
+
+bool KeepsMomentum(const DirectionConfig& config) {
+  return config.kind != DirectionKind::kSignSgd &&
+         !(config.kind == DirectionKind::kStoSign && config.beta == 0);
 }
 
 bool IsConversion(DirectionKind kind) {
@@ -70,6 +77,8 @@ std::string_view StatePlane::name() const {
       return "r";
     case Kind::kSteps:
       return "t";
+    case Kind::kStepsize:
+      return "gamma";
     case Kind::kResidual:
       break;
   }
@@ -85,9 +94,16 @@ absl::StatusOr<DirectionConfig> ParseDirection(const DirectionWords& words) {
   }
   DirectionConfig config{.kind = entry->kind, .beta = words.beta};
   config.beta2 = config.kind == DirectionKind::kAdam ? kAdamBeta2 : kLionBeta2;
-  if (words.beta2 != "auto" && !absl::SimpleAtod(words.beta2, &config.beta2)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--beta2 ", words.beta2, " is no number; give one in [0, 1), or auto"));
+  if (words.beta2 != "auto") {
+    if (!absl::SimpleAtod(words.beta2, &config.beta2)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--beta2 ", words.beta2, " is no number; give one in [0, 1), or auto"));
+    }
+    if (config.kind != DirectionKind::kLion && config.kind != DirectionKind::kAdam) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--beta2 ", words.beta2, " belongs to --direction lion and adam, and the direction is ",
+          words.name, "; leave it away"));
+    }
   }
   if (words.momentum != "on" && words.momentum != "off") {
     return absl::InvalidArgumentError(
@@ -100,6 +116,12 @@ absl::StatusOr<DirectionConfig> ParseDirection(const DirectionWords& words) {
                        words.name, "; without momentum signum is signsgd"));
     }
     config.beta = 0;
+  }
+  const bool no_momentum = words.momentum == "off" || config.kind == DirectionKind::kSignSgd;
+  if (no_momentum && words.beta != DirectionWords().beta) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--beta ", words.beta, " is a momentum's, and --direction ", words.name,
+                     words.momentum == "off" ? " --momentum off" : "", " has none; leave it away"));
   }
   SIGNVOTE_ASSIGN_OR_RETURN(config.envelope, ParseNoise(words.noise, config.kind));
   config.envelope_decay = words.noise_decay;
@@ -124,20 +146,21 @@ absl::StatusOr<DirectionConfig> ParseDirection(const DirectionWords& words) {
   return config;
 }
 
-absl::StatusOr<DirectionConfig> ParseDirection(std::string_view name, double beta, double beta2) {
-  SIGNVOTE_ASSIGN_OR_RETURN(DirectionConfig config,
-                            ParseDirection({.name = std::string(name), .beta = beta}));
-  config.beta2 = beta2;
-  SIGNVOTE_RETURN_IF_ERROR(CheckDirection(config));
-  return config;
-}
-
 absl::Status CheckDirection(const DirectionConfig& config) {
   SIGNVOTE_RETURN_IF_ERROR(CheckBeta("beta", config.beta));
   SIGNVOTE_RETURN_IF_ERROR(CheckBeta("beta2", config.beta2));
-  if (!IsShare(config.envelope_decay) || config.envelope_decay == 0) {
+  const float envelope_decay = static_cast<float>(config.envelope_decay);
+  if (!IsShare(config.envelope_decay) || envelope_decay == 0.0f) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("the noise's decay is %.17g; it must be above 0 in fp32 and at most 1",
+                        config.envelope_decay));
+  }
+  if (config.state_dtype == StateDtype::kBf16 && config.envelope == Envelope::kCoordinate &&
+      envelope_decay < 1.0f) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "the noise's decay is %.17g; it must be above 0 and at most 1", config.envelope_decay));
+        "--noise-decay %g needs --state-dtype f32: an envelope in bf16 is rounded upwards, which "
+        "takes back what a decay near 1 takes away; leave one of the two away",
+        config.envelope_decay));
   }
   if (!IsShare(config.feedback_keep)) {
     return absl::InvalidArgumentError(absl::StrFormat(
@@ -156,6 +179,26 @@ absl::Status CheckDirection(const DirectionConfig& config) {
         "lost, and nothing may be; leave --state-dtype away");
   }
   return absl::OkStatus();
+}
+
+std::vector<std::string> DirectionWarnings(const DirectionConfig& config) {
+  std::vector<std::string> warnings;
+  const bool lion = config.kind == DirectionKind::kLion;
+  const double decay = lion ? config.beta2 : config.beta;
+  if (config.state_dtype == StateDtype::kBf16 && KeepsMomentum(config) && decay > kBf16DecayMax) {
+    warnings.push_back(absl::StrFormat(
+        "%s %g with --state-dtype bf16: a momentum that is rounded to bf16 in every round stands "
+        "still short of the mean that it is to be (docs/algorithms.md says by how much); use "
+        "--state-dtype f32, or a decay of at most %g",
+        lion ? "--beta2" : "--beta", decay, kBf16DecayMax));
+  }
+  if (config.error_feedback) {
+    warnings.push_back(
+        "--error-feedback with more than one worker takes off what each worker asked for, not what "
+        "the vote committed: only with one worker is nothing lost "
+        "(docs/algorithms/error_feedback.md)");
+  }
+  return warnings;
 }
 
 std::string_view DirectionName(DirectionKind kind) {
@@ -181,10 +224,11 @@ std::string_view EnvelopeWord(Envelope envelope) {
 std::vector<StatePlane> PlanesOf(const DirectionConfig& config) {
   const size_t bytes = config.state_dtype == StateDtype::kBf16 ? 2 : 4;
   std::vector<StatePlane> planes;
-  if (config.error_feedback) planes.push_back({.kind = Kind::kResidual, .holder = Holder::kSource});
-  const bool momentum = config.kind != DirectionKind::kSignSgd &&
-                        !(config.kind == DirectionKind::kStoSign && config.beta == 0);
-  if (momentum) {
+  if (config.error_feedback) {
+    planes.push_back({.kind = Kind::kResidual, .holder = Holder::kSource});
+    planes.push_back({.kind = Kind::kStepsize, .single = true, .holder = Holder::kSource});
+  }
+  if (KeepsMomentum(config)) {
     const bool muon = config.kind == DirectionKind::kMuon;
     planes.push_back({.kind = Kind::kMomentum,
                       .element_bytes = bytes,

@@ -53,7 +53,7 @@ struct StatePlane {
     kPacker,  // what packs ballots (worker/direction)
     kSource,  // what makes what is signed (worker/vote, BallotSource)
   };
-  enum class Kind : uint8_t { kMomentum, kSquares, kEnvelope, kSteps, kResidual };
+  enum class Kind : uint8_t { kMomentum, kSquares, kEnvelope, kSteps, kResidual, kStepsize };
 
   Kind kind = Kind::kMomentum;
   size_t element_bytes = 4;  // 4: fp32; 2: bfloat16; 8: uint64
@@ -67,7 +67,7 @@ struct StatePlane {
 };
 inline constexpr size_t kStatePlanesMax = 4;
 
-// What a name and flags make of the rest: nullopt is the direction's own choice.
+// A direction as flags say it; "auto" is the direction's own choice.
 struct DirectionWords {
   std::string name = "signum";
   double beta = 0.9;
@@ -79,13 +79,13 @@ struct DirectionWords {
   double feedback_keep = 1.0;
   std::string state_dtype = "f32";
 };
-// INVALID_ARGUMENT: one sentence that names the flag and what it takes.
+// INVALID_ARGUMENT: one sentence that names the flag and what it takes, also where a flag has been
+// given that this direction does not look at.
 absl::StatusOr<DirectionConfig> ParseDirection(const DirectionWords& words);
-// With a direction's own choices. INVALID_ARGUMENT names the accepted words; betas must lie in
-// [0, 1).
-absl::StatusOr<DirectionConfig> ParseDirection(std::string_view name, double beta, double beta2);
 // INVALID_ARGUMENT: numbers or parts that do not fit together, whoever put them there.
 absl::Status CheckDirection(const DirectionConfig& config);
+// What is allowed and seldom meant: sentences for the log of whoever chose the direction.
+std::vector<std::string> DirectionWarnings(const DirectionConfig& config);
 std::string_view DirectionName(DirectionKind kind);
 // "signsgd, signum, …": what a name may be.
 std::string DirectionNames();

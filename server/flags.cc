@@ -226,7 +226,8 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->check(CLI::IsMember({"auto", "off", "coordinate", "tensor", "one"}));
   method
       ->add_option("--noise-decay", raw->direction.noise_decay,
-                   "of --noise coordinate: what is left of an envelope after a round")
+                   "of --noise coordinate: what is left of an envelope after a round; below 1 with "
+                   "--state-dtype f32 only")
       ->capture_default_str()
       ->check(NumberBetween(0, 1));
   method->add_flag(
@@ -239,7 +240,8 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->check(NumberBetween(0, 1));
   method
       ->add_option("--state-dtype", raw->direction.state_dtype,
-                   "how workers keep momentum and envelope: f32; bf16, half the memory")
+                   "how workers keep momentum and envelope: f32; bf16, half the memory (what it "
+                   "costs a slow momentum: docs/algorithms.md)")
       ->capture_default_str()
       ->check(CLI::IsMember({"f32", "bf16"}));
   method
@@ -256,10 +258,9 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->capture_default_str()
       ->check(NumberBetween(0, 1));
   method
-      ->add_option(
-          "--tensor-scale", raw->tensor_scale,
-          "step scale of single tensors: PATTERN=NUMBER, or PATTERN=fan-in for the root of "
-          "their inputs; several with commas, the last that fits a name counts")
+      ->add_option("--tensor-scale", raw->tensor_scale,
+                   "step scale of single tensors: PATTERN=NUMBER, or PATTERN=fan-in for 1/root of "
+                   "their inputs; several with commas, the last that fits a name counts")
       ->type_name("PATTERN=SCALE")
       ->check(Kind(ValueKind::kText));
   method
@@ -411,6 +412,24 @@ absl::Status Usage(const std::string& text) {
   return WithExitCode(absl::InvalidArgumentError(text), ExitCode::kUsage);
 }
 
+// What --tensor-treatment says, beside a direction that does not look at it or cannot have it.
+absl::Status CheckTreatments(const run::RunOptions& r) {
+  for (const run::TensorRule& rule : r.model.tensor_rules) {
+    if (rule.treatment == TensorTreatment::kPlain && r.direction.kind != DirectionKind::kMuon) {
+      return Usage(absl::StrCat("--tensor-treatment ", rule.pattern,
+                                "=plain belongs to --direction muon, and the direction is ",
+                                std::string(DirectionName(r.direction.kind)), "; leave it away"));
+    }
+    // The coin of a coordinate without gradient would move it, and nothing would make it good.
+    if (rule.treatment == TensorTreatment::kSparse && r.direction.error_feedback) {
+      return Usage(absl::StrCat("--tensor-treatment ", rule.pattern,
+                                "=sparse casts coins that --error-feedback does not make good; "
+                                "leave one of the two away"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckAddresses(ServerFlags* f) {
   const bool tls_given = !f->tls_ca.empty() || !f->tls_certificate.empty() || !f->tls_key.empty();
   if (f->insecure && tls_given) return Usage("--insecure and --tls-… exclude each other");
@@ -544,6 +563,7 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
     SIGNVOTE_RETURN_IF_ERROR(parse.status());
     r.model.tensor_rules.insert(r.model.tensor_rules.end(), parse->begin(), parse->end());
   }
+  SIGNVOTE_RETURN_IF_ERROR(CheckTreatments(r));
   SIGNVOTE_RETURN_IF_ERROR(
       CheckRuleFlags(r.rule, {.main_rounds_max = r.main_rounds_max, .direction = r.direction}));
   // A step's length is what was signed, of which no rule that measures its steps knows.

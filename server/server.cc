@@ -109,6 +109,7 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
     SIGNVOTE_ASSIGN_OR_RETURN(wire::TlsMaterial material, LoadServerTls(fs, *clock, tls.files));
     tls.source = std::make_shared<rpc::TlsSource>(std::move(material));
   }
+  for (const std::string& warning : DirectionWarnings(flags.run.direction)) LogWarning(warning);
   ServerMetrics metrics(clock);
   metrics.SetInfo(SoftwareVersion(), flags.run.rule.rule,
                   std::string(DirectionName(flags.run.direction.kind)));

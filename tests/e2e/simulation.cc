@@ -97,9 +97,9 @@ absl::StatusOr<WorkerScalars> Simulation::Ballot(Round round, Share share,
                             Gradient(ReplicaSlot::kCurrent, round, share, &scalars.samples));
   Direction& direction = directions_[share.value()];
   BallotSource& source = *sources_[share.value()];
+  source.SetStepsize(gamma_);
   SIGNVOTE_RETURN_IF_ERROR(
       source.Begin({.round = round, .data_step = DataStep(round.value()), .share = share}));
-  source.SetStepsize(gamma_);
   direction.Begin();
   const float clip = Clip(direction);
   source.SetClip(clip);
@@ -128,10 +128,11 @@ absl::StatusOr<WorkerScalars> Simulation::Ballot(Round round, Share share,
   if (sum.nonfinite > 0) return absl::InternalError("the simulated gradient is not finite");
   scalars.g_l1 = sum.g_l1;
   scalars.g_l2_squared = sum.g_l2_squared;
+  const double factor = ClipFactor(sum.g_l2_squared);
   for (const ScalarKind kind : asked) {
     double value = std::numeric_limits<double>::quiet_NaN();
-    if (kind == ScalarKind::kProbeL1 && probe) value = sum.probe_l1;
-    if (kind == ScalarKind::kPrevInner && !prev_verdict.empty()) value = sum.prev_inner;
+    if (kind == ScalarKind::kProbeL1 && probe) value = factor * sum.probe_l1;
+    if (kind == ScalarKind::kPrevInner && !prev_verdict.empty()) value = factor * sum.prev_inner;
     scalars.wanted.push_back(value);
   }
   const std::span<const float> lengths = source.displacement_mean();
@@ -141,8 +142,13 @@ absl::StatusOr<WorkerScalars> Simulation::Ballot(Round round, Share share,
 
 float Simulation::Clip(const Direction& direction) const {
   if (!options_.clip_norm.has_value() || !LengthMatters(options_.direction)) return 1.0f;
-  const double norm = std::sqrt(direction.Sums(model_->gradient(), nullptr).g_l2_squared);
-  return norm > *options_.clip_norm ? static_cast<float>(*options_.clip_norm / norm) : 1.0f;
+  return static_cast<float>(ClipFactor(direction.Sums(model_->gradient(), nullptr).g_l2_squared));
+}
+
+double Simulation::ClipFactor(double l2_squared) const {
+  if (!options_.clip_norm.has_value()) return 1.0;
+  const double norm = std::sqrt(l2_squared);
+  return norm > *options_.clip_norm ? *options_.clip_norm / norm : 1.0;
 }
 
 std::vector<float> Simulation::ScalesOf(std::span<const WorkerScalars> workers) const {
@@ -179,6 +185,8 @@ absl::Status Simulation::Run() {
     if (decision.kind != CommitKind::kStep || decision.rho != 1)
       return absl::UnimplementedError("the simulation knows only steps without rescaling");
     gamma_ = decision.gamma;
+    for (const auto& source : sources_)
+      SIGNVOTE_RETURN_IF_ERROR(source->Settle(BallotFate::kApplied));
     const std::vector<float> scales = ScalesOf(record.scalars);
     record.stepsize = scales.empty() ? gamma_ : 1.0f;
     SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kPrevious));

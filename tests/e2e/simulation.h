@@ -66,6 +66,8 @@ class Simulation {
   absl::StatusOr<double> Gradient(ReplicaSlot slot, Round round, Share share, uint64_t* targets);
   // Of the gradient that the model has now, what it counts times in the direction.
   float Clip(const Direction& direction) const;
+  // What one of this length counts times where gradients are compared, with any direction.
+  double ClipFactor(double l2_squared) const;
   // The lengths at which the tensors move, of a commit that has any.
   std::vector<float> ScalesOf(std::span<const WorkerScalars> workers) const;
 

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/coin.h"
@@ -19,8 +20,11 @@ namespace {
 
 using Gradients = std::vector<std::vector<float>>;
 
-DirectionConfig Config(std::string_view name, double beta = 0.9, double beta2 = 0.99) {
-  return *ParseDirection(name, beta, beta2);
+DirectionConfig Config(std::string name, double beta = 0.9, double beta2 = 0.99) {
+  DirectionConfig config = *ParseDirection({.name = std::move(name)});
+  config.beta = beta;
+  config.beta2 = beta2;
+  return config;
 }
 
 // The golden vectors count a zero as non-negative; here a zero casts the worker's own coin. Worker

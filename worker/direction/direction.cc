@@ -63,6 +63,7 @@ StateSlot SlotOf(const StatePlane& plane) {
     case StatePlane::Kind::kMomentum:
     case StatePlane::Kind::kSteps:
     case StatePlane::Kind::kResidual:
+    case StatePlane::Kind::kStepsize:
       break;
   }
   return kMomentumSlot;

@@ -1,6 +1,9 @@
 #include "worker/models/update_source.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -21,10 +24,15 @@ namespace {
 constexpr int kSteps = 5;
 constexpr double kA = 3.4445, kB = -4.7750, kC = 2.0315;
 constexpr double kNormFloor = 1e-7;
+constexpr double kLargestBf16 = 0x1.FEp127;
+constexpr double kLargestFloat = std::numeric_limits<float>::max();
 
 at::Tensor Orthogonalised(const at::Tensor& matrix) {
   const bool tall = matrix.size(0) > matrix.size(1);
   at::Tensor x = tall ? matrix.t() : matrix;
+  // Of a length that fp32 cannot have the squares would be infinite, or nothing.
+  const at::Tensor largest = x.abs().max();
+  x = x / at::where(largest.eq(0), at::ones_like(largest), largest);
   x = x / (x.norm() + kNormFloor);
   for (int step = 0; step < kSteps; ++step) {
     const at::Tensor square = at::mm(x, x.t());
@@ -100,24 +108,33 @@ class UpdateSource : public BallotSource {
 
   virtual void AllAreMade() {}
 
+  // Tensor k's part of a plane.
+  at::Tensor TensorOf(const at::Tensor& plane, size_t k) const {
+    const TensorSpec& tensor = layout_->tensors()[k];
+    return plane.narrow(0, static_cast<int64_t>(tensor.first), static_cast<int64_t>(tensor.count));
+  }
+  at::Tensor StateOf(size_t k) const { return TensorOf(state_, k); }
+  at::Tensor SignedOf(size_t k) const { return TensorOf(u_, k); }
+
   const Layout* const layout_;
   const DirectionConfig config_;
 
  private:
   void MakeTensor(size_t k, const float* g) {
     const TensorSpec& tensor = layout_->tensors()[k];
-    const auto first = static_cast<int64_t>(tensor.first);
     const auto count = static_cast<int64_t>(tensor.count);
-    at::Tensor u = u_.narrow(0, first, count);
+    at::Tensor u = SignedOf(k);
     if (g == nullptr) {
       u.zero_();
       return;
     }
     const at::Tensor raw = at::from_blob(const_cast<float*>(g), {count}, u.options());
     at::Tensor moves = raw.isfinite();
-    if (tensor.treatment == TensorTreatment::kSparse) moves = moves.logical_and(raw.ne(0));
+    // A coin of error feedback moves the replica too, and is made good like every bit.
+    if (tensor.treatment == TensorTreatment::kSparse && !config_.error_feedback)
+      moves = moves.logical_and(raw.ne(0));
     const at::Tensor x = at::where(moves, raw * clip_, at::zeros_like(raw));
-    Update(k, x, moves, state_.narrow(0, first, count), u);
+    Update(k, x, moves, StateOf(k), u);
     u.masked_fill_(moves.logical_not(), 0);
   }
   at::Tensor Part(uint64_t first, size_t bytes) const {
@@ -148,7 +165,9 @@ class MuonSource : public UpdateSource {
     const at::Tensor m = state.to(at::kFloat);
     // u first: an m that is fp32 already is the state itself.
     u.copy_(beta * beta * m + (1 - beta * beta) * x);
-    state.copy_(at::where(moves, beta * m + (1 - beta) * x, m));
+    // Rounded to bfloat16 what is near the end of fp32 would be infinite.
+    const double largest = state.scalar_type() == at::kBFloat16 ? kLargestBf16 : kLargestFloat;
+    state.copy_(at::where(moves, beta * m + (1 - beta) * x, m).clamp(-largest, largest));
     const TensorSpec& tensor = layout_->tensors()[k];
     if (tensor.shape.size() < 2 || tensor.treatment != TensorTreatment::kUsual) return;
     const at::Tensor matrix = u.view({static_cast<int64_t>(tensor.shape[0]), -1});
@@ -169,23 +188,57 @@ class FeedbackSource : public UpdateSource {
     scales_.clear();
     round_ = ticket.round;
     share_ = ticket.share;
+    if (round_ == Round(0)) stepsize_ = 0.0f;  // no step has been taken
+    has_gradient_.assign(layout_->tensors().size(), false);
     SIGNVOTE_RETURN_IF_ERROR(Guarded("error feedback", [&] { scales_on_device_.zero_(); }));
     return UpdateSource::Begin(ticket);
   }
+  bool CanVote() const override { return !std::isnan(stepsize_); }
   void SetStepsize(float stepsize) override { stepsize_ = stepsize; }
-  absl::Status Missed() override { return Reset(); }
+  absl::Status Missed() override {
+    stepsize_ = kUnknown;
+    return Reset();
+  }
+  absl::Status Settle(BallotFate fate) override {
+    if (fate == BallotFate::kWithdrawn) return absl::OkStatus();
+    return Guarded("error feedback", [&] {
+      const c10::NoGradGuard no_grad;
+      for (size_t k = 0; k < has_gradient_.size(); ++k) {
+        if (!has_gradient_[k]) continue;
+        at::Tensor left = SignedOf(k);
+        if (fate == BallotFate::kApplied)
+          left = left - scales_on_device_[static_cast<int64_t>(k)] * BitsOf(k, left);
+        StateOf(k).copy_(config_.feedback_keep * left);
+      }
+    });
+  }
   std::span<const float> displacement_mean() const override { return scales_; }
 
+  absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) override {
+    if (plane != kStepsizePlane) return UpdateSource::SaveState(plane, first, bytes);
+    SIGNVOTE_RETURN_IF_ERROR(CheckStateRange(*layout_, planes(), plane, first, bytes.size()));
+    std::memcpy(bytes.data(), &stepsize_, bytes.size());
+    return absl::OkStatus();
+  }
+  absl::Status RestoreState(size_t plane, uint64_t first,
+                            std::span<const std::byte> bytes) override {
+    if (plane != kStepsizePlane) return UpdateSource::RestoreState(plane, first, bytes);
+    SIGNVOTE_RETURN_IF_ERROR(CheckStateRange(*layout_, planes(), plane, first, bytes.size()));
+    std::memcpy(&stepsize_, bytes.data(), bytes.size());
+    return absl::OkStatus();
+  }
+
  private:
+  static constexpr size_t kStepsizePlane = 1;
+  static constexpr float kUnknown = std::numeric_limits<float>::quiet_NaN();
+
   void Update(size_t k, const at::Tensor& x, const at::Tensor& moves, at::Tensor state,
               at::Tensor u) override {
-    u.copy_(stepsize_ * x + state);
+    has_gradient_[k] = true;
+    u.copy_((CanVote() ? stepsize_ : 0.0f) * x + state);
     u.masked_fill_(moves.logical_not(), 0);
-    const at::Tensor scale =
-        (u.abs().sum(at::kDouble) / static_cast<double>(u.numel())).to(at::kFloat);
-    scales_on_device_[static_cast<int64_t>(k)].copy_(scale);
-    const at::Tensor bits = BitsOf(k, u);
-    state.copy_(at::where(moves, config_.feedback_keep * (u - scale * bits), state));
+    scales_on_device_[static_cast<int64_t>(k)].copy_(u.abs().sum(at::kDouble) /
+                                                     static_cast<double>(u.numel()));
   }
   // ±1 as the ballot has them.
   at::Tensor BitsOf(size_t k, const at::Tensor& u) const {
@@ -211,9 +264,10 @@ class FeedbackSource : public UpdateSource {
   const uint64_t seed_;
   Round round_;
   Share share_;
-  float stepsize_ = 0.0f;
-  at::Tensor scales_on_device_;  // [tensors]
-  std::vector<float> scales_;    // the same, once all of this ballot are known
+  float stepsize_ = kUnknown;
+  std::vector<bool> has_gradient_;  // by tensor, in this ballot
+  at::Tensor scales_on_device_;     // [tensors]
+  std::vector<float> scales_;       // the same, once all of this ballot are known
 };
 
 }  // namespace

@@ -14,10 +14,17 @@
 
 namespace signvote {
 
+// What became of a ballot, as far as its worker can tell.
+enum class BallotFate : uint8_t {
+  kApplied,     // the commit was a step: the verdict may have the ballot's bits, if it was in time
+  kNotApplied,  // nothing of it moved a replica: the commit was none, or the ballot had no weight
+  kWithdrawn,   // the worker abstained
+};
+
 // What a Voter asks while it makes a ballot. A source is given each gradient of the ballot but the
 // last whole, and of the last one chunk by chunk, as its coordinates become final.
 //
-//   Begin(ticket) → { TakeGradient }… → { MakeChunk }…, every chunk once, in any order
+//   Begin(ticket) → { TakeGradient }… → { MakeChunk }…, every chunk once, in any order → Settle
 //
 // Ownership: what u() and displacement_mean() return stays valid until the next Begin().
 // Threads:   as Voter::GradientReady: one call at a time, MakeChunk on the thread that says a
@@ -40,6 +47,12 @@ class BallotSource {
   // What is signed, by tensor, none null, in memory of the device. Empty: the packer computes it
   // from the last gradient and the direction's state.
   virtual ConstTensorPointers u() const { return {}; }
+  // Whether it can make the ballot that was begun. Where it cannot the worker abstains, as what it
+  // would send has the weight of every other ballot.
+  virtual bool CanVote() const { return true; }
+  // The ballot that was begun last is over. What is carried to the next one changes here and not
+  // before, so that a ballot that came to nothing leaves no trace of itself.
+  virtual absl::Status Settle(BallotFate) { return absl::OkStatus(); }
   // Forgets what it carries from round to round, as a rewind asks for.
   virtual absl::Status Reset() = 0;
 
@@ -51,9 +64,10 @@ class BallotSource {
   // refused by such a run.
   virtual bool clips() const { return false; }
   virtual void SetClip(float) {}
-  // γ of the last step that the replica has taken; 0 before the first. Before the first MakeChunk().
+  // γ of the last step that the replica has taken. Between two ballots, whenever a commit tells it.
   virtual void SetStepsize(float) {}
-  // Rounds went on without this worker: what was to be made good in them is not any more.
+  // Rounds went on without this worker: what was to be made good in them is not any more, and γ may
+  // be another by now.
   virtual absl::Status Missed() { return absl::OkStatus(); }
 
   // What it carries, for checkpoints: the planes of the run's direction that are a source's

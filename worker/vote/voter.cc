@@ -101,13 +101,11 @@ absl::Status Voter::Begin(const RoundTicket& ticket) {
   }
   if (ticket.rewound) SIGNVOTE_RETURN_IF_ERROR(Forget());
   if (ticket.replica_moved) {
-    // Before the first ballot there is only what a checkpoint brought.
-    if (earlier_.has_voted) SIGNVOTE_RETURN_IF_ERROR(source_->Missed());
+    if (earlier_.state_before != ticket.round) SIGNVOTE_RETURN_IF_ERROR(source_->Missed());
     SIGNVOTE_RETURN_IF_ERROR(RefreshCopies());
   }
-  earlier_.has_voted = true;
+  earlier_.state_before.reset();
   SIGNVOTE_RETURN_IF_ERROR(source_->Begin(ticket));
-  source_->SetStepsize(earlier_.stepsize);
   SIGNVOTE_RETURN_IF_ERROR(packer_->Begin());
 
   const uint32_t gradients = source_->Gradients(ticket);
@@ -129,6 +127,7 @@ absl::Status Voter::Begin(const RoundTicket& ticket) {
   ballot_ = buffers_.Take();
   now_ = Ballot();
   now_.chunk_scalars.resize(run_.plan.chunks());
+  if (!source_->CanVote()) now_.withdrawn = AbstainReason::kOther;
   stage_ = Stage::kOpen;
   return absl::OkStatus();
 }
@@ -244,10 +243,15 @@ Voter::Range Voter::NeedsOf(ChunkIndex k) const {
   return range;
 }
 
+double Voter::ClipFactor(double l2_squared) const {
+  if (!run_.clip_norm.has_value()) return 1.0;
+  const double norm = std::sqrt(l2_squared);
+  return norm > *run_.clip_norm ? *run_.clip_norm / norm : 1.0;
+}
+
 absl::Status Voter::PackClipped() {
   SIGNVOTE_ASSIGN_OR_RETURN(const ChunkScalars sums, packer_->Sums(now_.g, nullptr));
-  const double norm = std::sqrt(sums.g_l2_squared);
-  if (norm > *run_.clip_norm) now_.clip = static_cast<float>(*run_.clip_norm / norm);
+  now_.clip = static_cast<float>(ClipFactor(sums.g_l2_squared));
   source_->SetClip(now_.clip);
   for (uint32_t k = run_.plan.chunks(); k-- > 0;)
     SIGNVOTE_RETURN_IF_ERROR(PackChunk(ChunkIndex(k)));
@@ -315,8 +319,9 @@ absl::Status Voter::SendChunks(Until until) {
     }
     SIGNVOTE_ASSIGN_OR_RETURN(now_.chunk_scalars[k.value()], packer_->Finish(k));
     now_.packing.pop_front();
-    if (now_.chunk_scalars[k.value()].nonfinite > 0) now_.withdrawn = true;
-    if (now_.withdrawn) continue;
+    if (now_.chunk_scalars[k.value()].nonfinite > 0)
+      now_.withdrawn = AbstainReason::kNonFiniteGradient;
+    if (now_.withdrawn.has_value()) continue;
     SIGNVOTE_RETURN_IF_ERROR(session_->SendChunk(
         k, std::shared_ptr<const uint8_t>(ballot_, ballot_.get() + run_.plan.ByteOffset(k))));
     if (now_.sent.first_chunk.has_value()) continue;
@@ -330,7 +335,7 @@ absl::Status Voter::SendChunks(Until until) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<double> Voter::Wanted(ScalarKind kind, const ChunkScalars& sum) {
+absl::StatusOr<double> Voter::Wanted(ScalarKind kind) {
   switch (kind) {
     case ScalarKind::kProbeL1:
       return now_.sent.probe_l1.value_or(kCannotTell);
@@ -343,9 +348,10 @@ absl::StatusOr<double> Voter::Wanted(ScalarKind kind, const ChunkScalars& sum) {
       if (!range_.has_value()) {
         SIGNVOTE_ASSIGN_OR_RETURN(range_, replica_->RangeOf(run_.layout, now_.g));
       }
-      return double{kind == ScalarKind::kGradientMax ? range_->max : range_->min};
+      return now_.clip_of_sums *
+             double{kind == ScalarKind::kGradientMax ? range_->max : range_->min};
     case ScalarKind::kPrevInner:
-      return earlier_.verdict == nullptr ? kCannotTell : sum.prev_inner;
+      return now_.sent.prev_inner.value_or(kCannotTell);
     case ScalarKind::kX0Inner:
     case ScalarKind::kX0Distance:
       if (!replica_->keeps_x0()) return kCannotTell;
@@ -392,15 +398,21 @@ absl::StatusOr<SentBallot> Voter::Finish(double loss, uint64_t samples,
   scalars.nonfinite_coordinates = sum.nonfinite;
   scalars.samples += samples;
   scalars.held_out = std::move(held_out);
+  const double clip = now_.clip_of_sums = ClipFactor(sum.g_l2_squared);
   // A probe that went wrong says nothing of the ballot.
   if (!now_.h.empty() && std::isfinite(sum.probe_l1)) {
-    (wants_change_ ? now_.sent.change_l1 : now_.sent.probe_l1) = sum.probe_l1;
+    if (wants_change_) {
+      now_.sent.change_l1 = std::min(clip, earlier_.clip) * sum.probe_l1;
+    } else {
+      now_.sent.probe_l1 = clip * sum.probe_l1;
+    }
   }
-  if (earlier_.verdict != nullptr) now_.sent.prev_inner = sum.prev_inner;
+  if (now_.sent.probe_inner.has_value()) *now_.sent.probe_inner *= clip;
+  if (earlier_.verdict != nullptr) now_.sent.prev_inner = clip * sum.prev_inner;
   if (!std::isfinite(scalars.loss)) return Withdraw(AbstainReason::kNonFiniteLoss);
-  if (now_.withdrawn) return Withdraw(AbstainReason::kNonFiniteGradient);
+  if (now_.withdrawn.has_value()) return Withdraw(*now_.withdrawn);
   for (const ScalarKind kind : ticket_.wanted) {
-    absl::StatusOr<double> value = Wanted(kind, sum);
+    absl::StatusOr<double> value = Wanted(kind);
     if (!value.ok()) return now_.status = value.status();
     scalars.wanted.push_back(*value);
   }
@@ -449,18 +461,26 @@ absl::StatusOr<CommitOutcome> Voter::Wait() {
   earlier_.verdict = nullptr;
   stage_ = Stage::kIdle;
   SIGNVOTE_ASSIGN_OR_RETURN(CommitOutcome outcome, session_->WaitCommit());
+  const bool alone = outcome.contiguous && outcome.commits == 1 && !outcome.rewound;
+  SIGNVOTE_RETURN_IF_ERROR(source_->Settle(FateOf(outcome, alone)));
   if (outcome.rewound) SIGNVOTE_RETURN_IF_ERROR(Forget());
   if (!outcome.contiguous || outcome.commits > 1) SIGNVOTE_RETURN_IF_ERROR(source_->Missed());
-  const bool alone = outcome.contiguous && outcome.commits == 1 && !outcome.rewound;
-  if (outcome.commits > 0 && outcome.kind == CommitKind::kStep)
-    earlier_.stepsize = outcome.decay_step;
+  if (outcome.commits > 0 && outcome.kind != CommitKind::kRewind)
+    source_->SetStepsize(outcome.decay_step);
   if (alone && outcome.kind == CommitKind::kStep) {
     earlier_.previous_valid = now_.kept;
     earlier_.gradient_valid = now_.gradient_kept;
+    earlier_.clip = now_.clip_of_sums;
     earlier_.verdict = outcome.verdict;
   }
   if (!alone || outcome.kind != CommitKind::kNone) SIGNVOTE_RETURN_IF_ERROR(RefreshCopies());
   return outcome;
+}
+
+BallotFate Voter::FateOf(const CommitOutcome& outcome, bool alone) const {
+  if (now_.sent.abstained.has_value()) return BallotFate::kWithdrawn;
+  const bool stepped = alone && outcome.kind == CommitKind::kStep && !ticket_.uncounted;
+  return stepped ? BallotFate::kApplied : BallotFate::kNotApplied;
 }
 
 absl::Status Voter::SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) {

@@ -19,14 +19,19 @@
 //                      one place, or of places that are rounds apart
 //   last gradient      the one of the round before, likewise kept by the caller, and usable likewise
 //   previous verdict   of that commit
-//   direction's state  zero after a rewind; what error feedback carries also where rounds went on
-//                      without this worker, and so for a worker that joins again; otherwise each
-//                      ballot's gradient enters it, also that of a ballot which is withdrawn or not
-//                      counted. A commit of kind none leaves it
-//   γ                  of the last step: its decay step, as a step at another length says γ there
+//   direction's state  zero after a rewind; otherwise each ballot's gradient enters it, also that of
+//                      a ballot which is withdrawn or not counted. A commit of kind none leaves it
+//   what a source      its own to say, once the ballot's fate is known (BallotFate). Forgotten where
+//   carries            rounds went on without this worker, and so by a worker that joins again
+//   γ                  of the last step, kept by the source: a commit's decay step, as a step at
+//                      another length says γ there. A commit of kind none says the last step's
+//
+// A source that cannot make a ballot, as error feedback without γ cannot, abstains: for one round,
+// because its commit tells γ.
 //
 // With a clip the gradient's length decides what is signed: every chunk is packed in Finish, once
-// the whole gradient is there, unless the direction does not look at lengths (signSGD).
+// the whole gradient is there, unless the direction does not look at lengths (signSGD). What compares
+// gradients, for rules, is clipped alike; g_l1 and g_l2_squared never are (docs/algorithms.md).
 //
 // Ownership: owns the packer and the direction's state in it, and shares the ballot's bits with the
 //            session, which may send them for longer than the round lasts. The session, the
@@ -76,7 +81,7 @@ struct VoterOptions {
 struct SentBallot {
   std::optional<AbstainReason> abstained;
   BallotScalars scalars;  // of an abstention only what is known, and none of it was sent
-  // Where they could be told, wanted or not.
+  // Where they could be told, wanted or not, as they are sent.
   std::optional<double> probe_l1, prev_inner, probe_inner, change_l1;
   Duration packing{};               // spent on direction, signs, sums and handing over
   std::optional<Time> first_chunk;  // when the first chunk was handed to the session
@@ -141,6 +146,9 @@ class Voter {
   std::span<const StatePlane> planes() const { return planes_; }
   absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes);
   absl::Status RestoreState(size_t plane, uint64_t first, std::span<const std::byte> bytes);
+  // What RestoreState() brought is the state before this round. When the first ticket is of another
+  // one, or this was never said, what a source carries is forgotten: rounds went on without it.
+  void StateIsBefore(Round round) { earlier_.state_before = round; }
 
  private:
   enum class Stage : uint8_t { kIdle, kOpen, kGradient, kSent };
@@ -165,8 +173,11 @@ class Voter {
   absl::Status SendChunks(Until until);
   absl::Status SetCompared(ConstTensorPointers other, std::string_view what);
   absl::Status MeasureProbeInner();
-  absl::StatusOr<double> Wanted(ScalarKind kind, const ChunkScalars& sum);
+  // What a gradient of this length counts times: 1 without a clip.
+  double ClipFactor(double l2_squared) const;
+  absl::StatusOr<double> Wanted(ScalarKind kind);
   absl::StatusOr<SentBallot> Withdraw(AbstainReason reason);
+  BallotFate FateOf(const CommitOutcome& outcome, bool alone) const;
   absl::Status Forget();         // the direction's state, and what the source carries
   absl::Status RefreshCopies();  // the replica has moved
 
@@ -187,9 +198,9 @@ class Voter {
   // What earlier rounds left behind.
   struct Earlier {
     bool previous_valid = false, gradient_valid = false;
-    const uint8_t* verdict = nullptr;  // null, or of the last commit
-    float stepsize = 0.0f;
-    bool has_voted = false;  // or begun to
+    const uint8_t* verdict = nullptr;   // null, or of the last commit
+    double clip = 1.0;                  // of the gradient that was kept
+    std::optional<Round> state_before;  // of a restored state that no ballot has changed
   };
   Earlier earlier_;
 
@@ -200,10 +211,11 @@ class Voter {
     std::vector<uint64_t> tensor_missing, chunk_missing;  // coordinates that are not final yet
     std::deque<ChunkIndex> packing;  // in flight at the packer, in order of Start()
     std::vector<ChunkScalars> chunk_scalars;
-    float clip = 1.0f;       // what the last gradient counts times in the direction
-    double loss = 0;         // sum over the gradients that have ended
-    bool withdrawn = false;  // a non-finite gradient was met; no further chunk is sent
-    bool kept = false;       // the caller has kept x_t
+    float clip = 1.0f;          // what the last gradient counts times in the direction
+    double clip_of_sums = 1.0;  // and in comparisons, also with a direction that is not clipped
+    double loss = 0;            // sum over the gradients that have ended
+    std::optional<AbstainReason> withdrawn;  // no further chunk is sent
+    bool kept = false;                       // the caller has kept x_t
     bool gradient_kept = false;
     absl::Status status;  // first failure
     SentBallot sent;

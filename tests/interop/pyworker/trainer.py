@@ -10,6 +10,10 @@ from . import direction as directions
 from .direction import Direction
 from .messages import training
 
+# What compares gradients counts as the direction's does; sums of the gradient itself never do.
+CLIPPED = (training.SCALAR_PROBE_L1, training.SCALAR_PREV_INNER, training.SCALAR_PROBE_INNER, training.SCALAR_GRADIENT_MAX,
+           training.SCALAR_GRADIENT_MIN)
+
 
 @dataclasses.dataclass
 class Ballot:
@@ -49,10 +53,12 @@ class Trainer:
         norm = float(np.sqrt((g * g).sum()))
         clip = self.norm_max / norm if self.norm_max is not None and norm > self.norm_max else 1.0
         noise = directions.noise(seed, open_.round, open_.share, len(gradient)) if factors.envelope else None
-        signs = self.direction.signs(factors, gradient * np.float32(clip), own, noise, replica.layout.sparse())
+        signs = self.direction.signs(factors, gradient * np.float32(clip), own, noise, replica.layout.sparse(),
+                                     [tensor.count for tensor in replica.layout.tensors])
         return Ballot(open_.round, bits.pack(signs), {
             "loss": loss, "g_l1": float(np.abs(g).sum()), "g_l2_squared": float((g * g).sum()),
-            "wanted": [self._scalar(kind, g, batch, replica) for kind in open_.wanted], "samples": len(batch.labels)})
+            "wanted": [clip * self._scalar(kind, g, batch, replica) if kind in CLIPPED
+                       else self._scalar(kind, g, batch, replica) for kind in open_.wanted], "samples": len(batch.labels)})
 
     def _scalar(self, kind, g, batch, replica):
         """One that the round wants; NaN where this worker cannot tell."""

@@ -11,6 +11,7 @@
 
 #include "common/bits.h"
 #include "common/coin.h"
+#include "common/half_float.h"
 #include "common/rng.h"
 #include "tests/support/device_refusals.h"
 
@@ -56,8 +57,11 @@ std::vector<float> StateOf(const Direction& direction, uint64_t count) {
   return state;
 }
 
-DirectionConfig Config(std::string_view name, double beta = 0.9, double beta2 = 0.99) {
-  return *ParseDirection(name, beta, beta2);
+DirectionConfig Config(std::string name, double beta = 0.9, double beta2 = 0.99) {
+  DirectionConfig config = *ParseDirection({.name = std::move(name)});
+  config.beta = beta;
+  config.beta2 = beta2;
+  return config;
 }
 
 TEST(HostDeviceTest, RefusesWhatDoesNotFitAndChangesNothing) {
@@ -433,27 +437,67 @@ TEST(DirectionTest, WhatIsGivenIsSignedInPlaceOfTheGradient) {
   EXPECT_EQ(StateOf(direction, 600), std::vector<float>(600, 0.0f));
 }
 
+// docs/algorithms.md, "What bfloat16 costs a momentum".
+TEST(DirectionTest, AMomentumInBfloat16EndsShortOfItsMeanByWhatThePageSays) {
+  struct {
+    double decay, ends_at;
+    bool decays;
+  } const kRows[] = {{0.9, 0.984375, true},   {0.95, 0.9609375, true}, {0.98, 0.90625, true},
+                     {0.99, 0.8046875, true}, {0.995, 0.609375, true}, {0.998, 0.5, false},
+                     {0.999, 0.25, false}};
+  const Layout layout = *Layout::Make({{.name = "x", .shape = {8}}});
+  const ChunkPlan plan(8, 512);
+  for (const auto& row : kRows) {
+    const DirectionConfig config{
+        .kind = DirectionKind::kLion, .beta2 = row.decay, .state_dtype = StateDtype::kBf16};
+    EXPECT_EQ(DirectionWarnings(config).empty(), row.decay <= 0.99) << row.decay;
+    Direction direction(&layout, plan, config);
+    const auto after = [&](float gradient) {
+      const std::vector<float> g(8, gradient);
+      for (int round = 0; round < 20000; ++round)
+        PackAll(direction, plan, {.g = PointersInto<const float>(layout, g.data())});
+      uint16_t m = 0;
+      EXPECT_TRUE(direction.SaveState(0, 0, std::as_writable_bytes(std::span(&m, 1))).ok());
+      return static_cast<double>(WidenBf16(m));
+    };
+    EXPECT_EQ(after(1.0f), row.ends_at) << row.decay;
+    EXPECT_EQ(after(0.0f) < 1e-30, row.decays) << row.decay;
+  }
+}
+
+TEST(DirectionTest, WhatIsAllowedAndSeldomMeantIsSaidToWhoeverChoseIt) {
+  EXPECT_TRUE(DirectionWarnings(DirectionConfig()).empty());
+  DirectionConfig signum{.beta = 0.999};
+  EXPECT_TRUE(DirectionWarnings(signum).empty());
+  signum.state_dtype = StateDtype::kBf16;
+  ASSERT_EQ(DirectionWarnings(signum).size(), 1u);
+  EXPECT_EQ(DirectionWarnings(signum)[0].find("--beta 0.999 with --state-dtype bf16: "), 0u);
+  const DirectionConfig feedback{.kind = DirectionKind::kSignSgd, .error_feedback = true};
+  ASSERT_EQ(DirectionWarnings(feedback).size(), 1u);
+  EXPECT_NE(DirectionWarnings(feedback)[0].find("only with one worker is nothing lost"),
+            std::string::npos);
+}
+
 TEST(DirectionTest, NamesAreReadAndWrittenAlike) {
   for (const DirectionKind kind : kDirectionKinds) {
-    const auto config = ParseDirection(DirectionName(kind), 0.9, 0.99);
+    const auto config = ParseDirection({.name = std::string(DirectionName(kind))});
     ASSERT_TRUE(config.ok());
     EXPECT_EQ(config->kind, kind);
   }
 }
 
 TEST(DirectionTest, BadNamesAndBetasAreRefusedWithTheRemedy) {
-  const auto unknown = ParseDirection("rmsprop", 0.9, 0.99);
+  const auto unknown = ParseDirection({.name = "rmsprop"});
   EXPECT_EQ(unknown.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(std::string(unknown.status().message()),
             "unknown direction \"rmsprop\"; use one of signsgd, signum, nesterov, lion, stosign, "
             "adam, sgd, muon");
   // 0.99999999999 is 1 in fp32, with which nothing would ever move.
   for (const double beta : {-0.1, 1.0, 1.5, 0.99999999999, std::nan("")}) {
-    EXPECT_EQ(ParseDirection("signum", beta, 0.99).status().code(),
-              absl::StatusCode::kInvalidArgument)
+    EXPECT_EQ(ParseDirection({.beta = beta}).status().code(), absl::StatusCode::kInvalidArgument)
         << beta;
-    EXPECT_EQ(ParseDirection("lion", 0.9, beta).status().code(), absl::StatusCode::kInvalidArgument)
-        << beta;
+    DirectionConfig lion{.kind = DirectionKind::kLion, .beta2 = beta};
+    EXPECT_EQ(CheckDirection(lion).code(), absl::StatusCode::kInvalidArgument) << beta;
   }
 }
 

@@ -41,9 +41,9 @@ class Made {
   BallotSource& operator*() { return *source_; }
   BallotSource* operator->() { return source_.get(); }
 
-  // u of one ballot.
+  // u of one ballot, which ends as it is said.
   std::vector<float> Make(const std::vector<const float*>& g, float stepsize = 0.1f,
-                          float clip = 1.0f) {
+                          float clip = 1.0f, BallotFate fate = BallotFate::kApplied) {
     EXPECT_TRUE(source_->Begin({.round = Round(round_)}).ok());
     source_->SetStepsize(stepsize);
     source_->SetClip(clip);
@@ -57,10 +57,12 @@ class Made {
       const TensorSpec& t = layout_.tensors()[k];
       std::copy_n(source_->u()[k], t.count, u.begin() + static_cast<ptrdiff_t>(t.first));
     }
+    EXPECT_TRUE(source_->Settle(fate).ok());
     return u;
   }
-  std::vector<float> Make(const std::vector<float>& g, float stepsize = 0.1f, float clip = 1.0f) {
-    return Make(PointersInto<const float>(layout_, g.data()), stepsize, clip);
+  std::vector<float> Make(const std::vector<float>& g, float stepsize = 0.1f, float clip = 1.0f,
+                          BallotFate fate = BallotFate::kApplied) {
+    return Make(PointersInto<const float>(layout_, g.data()), stepsize, clip, fate);
   }
   // ±1 as the packer signs u of the ballot made last.
   std::vector<double> Signs(const std::vector<float>& u) const {
@@ -150,14 +152,16 @@ TEST(UpdateSourceTest, WhatHasNoFiniteGradientLeavesItsStateAlone) {
     (void)made.Make(Gradient(48, 1));
     const std::vector<float> before = made.State();
     std::vector<float> g = Gradient(48, 2);
-    g[3] = std::numeric_limits<float>::quiet_NaN();
+    // Error feedback's ballot with such a coordinate is withdrawn, and it has no sparse tensors.
+    const bool muon = config.kind == DirectionKind::kMuon;
+    if (muon) g[3] = std::numeric_limits<float>::quiet_NaN();
     g[20] = 0.0f;
     std::vector<const float*> pointers = PointersInto<const float>(made.layout(), g.data());
     pointers[2] = nullptr;
     const std::vector<float> u = made.Make(pointers);
     const std::vector<float> after = made.State();
     for (size_t i = 0; i < 48; ++i) {
-      const bool stays = i == 3 || i == 20 || i >= 32;
+      const bool stays = (muon && (i == 3 || i == 20)) || i >= 32;
       EXPECT_EQ(after[i] == before[i], stays) << i;
       EXPECT_TRUE(!stays || u[i] == 0.0f) << i;
     }
@@ -171,7 +175,7 @@ TEST(UpdateSourceTest, WhatIsSavedAndRestoredGoesOnAsIfNothingHadHappened) {
     const Layout layout =
         *Layout::Make({{.name = "w", .shape = {6, 5}}, {.name = "b", .shape = {7}}});
     Made before(layout, config), after(layout, config);
-    ASSERT_EQ(before->planes().size(), 1u);
+    ASSERT_EQ(before->planes().size(), config.error_feedback ? 2u : 1u);
     const size_t bytes = before->planes()[0].element_bytes;
     EXPECT_EQ(bytes, config.state_dtype == StateDtype::kBf16 ? 2u : 4u);
     for (uint64_t t = 0; t < 3; ++t) {
@@ -185,12 +189,37 @@ TEST(UpdateSourceTest, WhatIsSavedAndRestoredGoesOnAsIfNothingHadHappened) {
     }
     EXPECT_EQ(before.Make(Gradient(37, 3)), after.Make(Gradient(37, 3)));
     std::vector<std::byte> part(bytes);
-    EXPECT_EQ(before->SaveState(1, 0, part).code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(before->SaveState(2, 0, part).code(), absl::StatusCode::kInvalidArgument);
     EXPECT_EQ(before->RestoreState(0, 37, part).code(), absl::StatusCode::kInvalidArgument);
     Made fresh(layout, config);
     ASSERT_TRUE(before->Reset().ok());
     EXPECT_EQ(before.Make(Gradient(37, 4)), fresh.Make(Gradient(37, 4)));
   }
+}
+
+// A length beyond fp32 is none beyond its products: the matrix is scaled before it is measured.
+TEST(UpdateSourceTest, MuonOrthogonalisesMomentaAsLongAsTheyAreFiniteAndKeepsThemFinite) {
+  const Layout layout = *Layout::Make({{.name = "w", .shape = {6, 5}}});
+  std::vector<float> g = Gradient(30, 1);
+  Made usual(layout, kMuon);
+  const std::vector<float> want = usual.Make(g);
+  for (const float scale : {0x1p-90f, 0x1p70f, 0x1p126f}) {
+    std::vector<float> scaled = g;
+    for (float& v : scaled) v *= scale;
+    Made muon(layout, kMuon);
+    const std::vector<float> u = muon.Make(scaled);
+    for (size_t i = 0; i < u.size(); ++i) EXPECT_NEAR(u[i], want[i], 1e-4f) << scale << ", " << i;
+  }
+  Made none(layout, kMuon);
+  EXPECT_EQ(none.Make(std::vector<float>(30, 0.0f)), std::vector<float>(30, 0.0f));
+  DirectionConfig half = kMuon;
+  half.state_dtype = StateDtype::kBf16;
+  half.beta = 0;
+  Made kept(layout, half);
+  (void)kept.Make(std::vector<float>(30, -std::numeric_limits<float>::max()));
+  std::vector<uint16_t> m(30);
+  ASSERT_TRUE(kept->SaveState(0, 0, std::as_writable_bytes(std::span(m))).ok());
+  EXPECT_EQ(m, std::vector<uint16_t>(30, 0xFF7F)) << "the largest of bfloat16, not infinity";
 }
 
 // x_0 − x_T + e_T = Σ γ·g for one worker, whatever γ does: nothing is lost.
@@ -215,6 +244,79 @@ TEST(UpdateSourceTest, ErrorFeedbackTelescopes) {
   // A few fp32 roundings a round of numbers below 1.
   for (size_t i = 0; i < kD; ++i)
     EXPECT_NEAR(moved[i] + static_cast<double>(e[i]), asked[i], 300 * 4 * 6e-8) << i;
+}
+
+// What comes of a ballot decides what is carried on: a sign that nothing was moved by takes nothing
+// off, and a gradient that is not to be used leaves nothing behind.
+TEST(UpdateSourceTest, OnlyWhatWasAppliedIsTakenOffTheError) {
+  DirectionConfig most = kFeedback;
+  most.feedback_keep = 0.5;
+  Made source(OneVector(8), most);
+  (void)source.Make(Gradient(8, 1));
+  const std::vector<float> e = source.State();
+  const std::vector<float> p = source.Make(Gradient(8, 2), 0.1f, 1.0f, BallotFate::kNotApplied);
+  const std::vector<float> kept = source.State();
+  for (size_t i = 0; i < 8; ++i) EXPECT_EQ(kept[i], 0.5f * p[i]) << i;
+  EXPECT_NE(kept, e);
+  std::vector<float> g(8, 1e30f);
+  g[3] = std::numeric_limits<float>::infinity();
+  (void)source.Make(g, 0.1f, 1.0f, BallotFate::kWithdrawn);
+  EXPECT_EQ(source.State(), kept);
+}
+
+// With a step of none in between nothing is lost either, nor by coins where sparse tensors have no
+// gradient.
+TEST(UpdateSourceTest, ErrorFeedbackTelescopesOverRoundsThatMovedNothingAndOnSparseTensors) {
+  constexpr uint64_t kD = 64;
+  Made source(*Layout::Make({{.name = "s", .shape = {kD}, .treatment = TensorTreatment::kSparse}}),
+              kFeedback);
+  std::vector<double> moved(kD, 0.0), asked(kD, 0.0);
+  for (uint64_t t = 0; t < 100; ++t) {
+    const bool applied = t % 3 != 1;
+    std::vector<float> g = Gradient(kD, t);
+    for (size_t i = 0; i < kD; ++i)
+      if ((i + t) % 4 != 0) g[i] = 0.0f;
+    const std::vector<float> u =
+        source.Make(g, 0.1f, 1.0f, applied ? BallotFate::kApplied : BallotFate::kNotApplied);
+    const std::vector<double> signs = source.Signs(u);
+    for (size_t i = 0; i < kD; ++i) {
+      if (applied) moved[i] += static_cast<double>(source->displacement_mean()[0]) * signs[i];
+      asked[i] += 0.1 * static_cast<double>(g[i]);
+    }
+  }
+  const std::vector<float> e = source.State();
+  for (size_t i = 0; i < kD; ++i)
+    EXPECT_NEAR(moved[i] + static_cast<double>(e[i]), asked[i], 100 * 4 * 6e-8) << i;
+}
+
+// γ is 0 before the first round, is told by commits, and is state like e: a ballot of a worker that
+// does not know it would be coins with the weight of a vote.
+TEST(UpdateSourceTest, ErrorFeedbackMakesNoBallotUntilItKnowsTheLastStepsize) {
+  Made source(OneVector(8), kFeedback), restored(OneVector(8), kFeedback);
+  ASSERT_TRUE(source->Begin({.round = Round(0)}).ok());
+  EXPECT_TRUE(source->CanVote());
+  ASSERT_TRUE(source->Missed().ok());
+  ASSERT_TRUE(source->Begin({.round = Round(5)}).ok());
+  EXPECT_FALSE(source->CanVote());
+  const std::vector<float> g = Gradient(8, 1);
+  ASSERT_TRUE(source->MakeChunk(0, 8, PointersInto<const float>(source.layout(), g.data())).ok());
+  for (size_t i = 0; i < 8; ++i) EXPECT_EQ(source->u()[0][i], 0.0f);
+  source->SetStepsize(0.25f);
+  ASSERT_TRUE(source->Begin({.round = Round(6)}).ok());
+  EXPECT_TRUE(source->CanVote());
+  std::vector<std::byte> gamma(sizeof(float));
+  ASSERT_TRUE(source->planes()[1].single);
+  ASSERT_TRUE(source->SaveState(1, 0, gamma).ok());
+  ASSERT_TRUE(restored->RestoreState(1, 0, gamma).ok());
+  ASSERT_TRUE(restored->Begin({.round = Round(6)}).ok());
+  EXPECT_TRUE(restored->CanVote());
+  for (Made* const made : {&source, &restored}) {
+    ASSERT_TRUE((*made)->MakeChunk(0, 8, PointersInto<const float>(made->layout(), g.data())).ok());
+    for (size_t i = 0; i < 8; ++i) EXPECT_EQ((*made)->u()[0][i], 0.25f * g[i]);
+  }
+  EXPECT_EQ(source->SaveState(1, 1, gamma).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(source->RestoreState(1, 0, std::vector<std::byte>(8)).code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 // d = 4, n = 3, x0 = [1, −1, .5, 0], γ = .1, one scale over d, the mean of the scaled signs applied.

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/bits.h"
 #include "common/coin.h"
 #include "tests/unit/worker/vote/voter_fixture.h"
@@ -427,6 +428,57 @@ TEST_F(VoterTest, AClippedGradientIsPackedOnceItsLengthIsKnownAndEntersTheStateS
   for (const float m : State()) ASSERT_EQ(m, std::fma(0.9f, rest * 0.5f, rest * 0.25f));
 }
 
+// What a rule compares is of gradients that are clipped as the direction's is; a spike of one round,
+// of the probe's and of the last one too, is none any more.
+TEST_F(VoterTest, WhatComparesGradientsIsClippedAndTheirOwnLengthsAreNot) {
+  run_.clip_norm = std::sqrt(1500.0) / 50;
+  run_.keeps_gradients = true;
+  for (const DirectionKind kind : {DirectionKind::kSignum, DirectionKind::kSignSgd}) {
+    run_.direction.kind = kind;
+    Make({.can_probe = true, .can_keep_gradient = true});
+    const auto round = [this](uint64_t number, bool change) {
+      RoundTicket ticket = Ticket(number);
+      ticket.wanted = {ScalarKind::kPrevInner, ScalarKind::kProbeInner, ScalarKind::kGradientMax,
+                       change ? ScalarKind::kChangeL1 : ScalarKind::kProbeL1};
+      if (change) ticket.wanted.erase(ticket.wanted.begin() + 1);
+      EXPECT_TRUE(voter_->Begin(ticket).ok());
+      if (voter_->wants_probe()) {
+        EXPECT_TRUE(voter_->SetProbe(Pointers(h_)).ok());
+      }
+      if (voter_->wants_change()) {
+        EXPECT_TRUE(voter_->SetLastGradient(Pointers(h_)).ok());
+      }
+      EXPECT_TRUE(voter_->SetGradient(Pointers(g_)).ok());
+      EXPECT_TRUE(voter_->GradientReady(0, kD).ok());
+      EXPECT_TRUE(voter_->Finish(1.0, 1).ok());
+      EXPECT_TRUE(voter_->PreviousKept().ok());
+      EXPECT_TRUE(voter_->GradientKept().ok());
+      session_.outcome = Step(verdict_.data(), number + 1);
+      EXPECT_TRUE(voter_->Wait().ok());
+      return session_.scalars;
+    };
+    g_.assign(kD, 1.0f);
+    h_.assign(kD, 0.75f);
+    (void)round(0, false);
+    // Step scales 1, 2, 1 on 300, 700 and 500 coordinates: ⟨g, b⟩ = 2200.
+    const BallotScalars probed = round(1, false);
+    ASSERT_EQ(probed.wanted.size(), 4u);
+    EXPECT_DOUBLE_EQ(probed.wanted[0], 2200.0 / 50);
+    EXPECT_DOUBLE_EQ(probed.wanted[1], 0.75 * 2200 / 50);
+    EXPECT_DOUBLE_EQ(probed.wanted[2], 1.0 / 50);
+    EXPECT_DOUBLE_EQ(probed.wanted[3], 0.25 * 1500 / 50);
+    EXPECT_EQ(probed.g_l1, 1500.0);
+    EXPECT_EQ(probed.g_l2_squared, 1500.0);
+    // After the spike: this round's gradient is short, the one before it was not.
+    g_.assign(kD, 1.0f / 64);
+    h_.assign(kD, 1.0f);
+    const BallotScalars changed = round(2, true);
+    ASSERT_EQ(changed.wanted.size(), 3u);
+    EXPECT_DOUBLE_EQ(changed.wanted[0], 2200.0 / 64) << "not clipped";
+    EXPECT_DOUBLE_EQ(changed.wanted[2], 1500.0 * 63 / 64 / 50);
+  }
+}
+
 TEST_F(VoterTest, AClipMakesNoChunkWaitWhereOnlySignsCount) {
   run_.clip_norm = 1.0;
   run_.direction.kind = DirectionKind::kSignSgd;
@@ -478,29 +530,93 @@ TEST_F(VoterTest, EachBallotIsBegunAtThePacker) {
 }
 
 // What a source is told between ballots, in order.
+class Listener : public GradientSource {
+ public:
+  void SetStepsize(float stepsize) override { heard.push_back(absl::StrCat(stepsize)); }
+  absl::Status Missed() override {
+    heard.push_back("missed");
+    return absl::OkStatus();
+  }
+  absl::Status Settle(BallotFate fate) override {
+    const char* const words[] = {"applied", "not applied", "withdrawn"};
+    heard.push_back(words[static_cast<size_t>(fate)]);
+    return absl::OkStatus();
+  }
+  bool CanVote() const override { return can_vote; }
+  std::vector<std::string> heard;
+  bool can_vote = true;
+};
+
 TEST_F(VoterTest, ASourceLearnsOfTheLastStepsizeAndOfRoundsThatWentOnWithoutIt) {
-  class Listener : public GradientSource {
-   public:
-    void SetStepsize(float stepsize) override { heard.push_back(std::to_string(stepsize)); }
-    absl::Status Missed() override {
-      heard.push_back("missed");
-      return absl::OkStatus();
-    }
-    std::vector<std::string> heard;
-  } source;
+  Listener source;
   Make({.can_probe = true}, &source);
   RoundTicket first = Ticket(0);
   first.replica_moved = true;  // as every first ticket
   VoteRound(first, Step(verdict_.data()));
-  EXPECT_THAT(source.heard, ElementsAre(std::to_string(0.0f))) << "a restored state stays";
+  EXPECT_THAT(source.heard, ElementsAre("missed", "applied", "0.25"));
+  source.heard.clear();
   VoteRound(Ticket(1), Step(verdict_.data(), 2));
+  EXPECT_THAT(source.heard, ElementsAre("applied", "0.25"));
+  source.heard.clear();
   RoundTicket late = Ticket(5);
   late.replica_moved = true;
   CommitOutcome gap = Step(verdict_.data(), 9);
   gap.commits = 3;
+  gap.kind = CommitKind::kNone;  // the last of them, which says γ of the last step
   VoteRound(late, gap);
-  EXPECT_THAT(source.heard, ElementsAre(std::to_string(0.0f), std::to_string(0.25f), "missed",
-                                        std::to_string(0.25f), "missed"));
+  EXPECT_THAT(source.heard, ElementsAre("missed", "not applied", "missed", "0.25"));
+  source.heard.clear();
+  VoteRound(Ticket(9), {.next_round = Round(20), .commits = 0, .contiguous = false});
+  EXPECT_THAT(source.heard, ElementsAre("not applied", "missed")) << "nobody has said γ";
+}
+
+TEST_F(VoterTest, ASourceLearnsWhatBecameOfItsBallot) {
+  Listener source;
+  Make({}, &source);
+  VoteRound(Ticket(0), Step(verdict_.data()));
+  CommitOutcome none = Step(nullptr, 2);
+  none.kind = CommitKind::kNone;
+  VoteRound(Ticket(1), none);
+  RoundTicket uncounted = Ticket(2);
+  uncounted.uncounted = true;
+  VoteRound(uncounted, Step(verdict_.data(), 3));
+  g_[17] = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(VoteRound(Ticket(3), Step(verdict_.data(), 4)).abstained,
+            AbstainReason::kNonFiniteGradient);
+  EXPECT_THAT(source.heard, ElementsAre("applied", "0.25", "not applied", "0.25", "not applied",
+                                        "0.25", "withdrawn", "0.25"));
+}
+
+// A ballot of nothing but coins would have the weight of every other.
+TEST_F(VoterTest, AWorkerWhoseSourceCannotVoteSendsNothingAndAbstains) {
+  Listener source;
+  source.can_vote = false;
+  Make({}, &source);
+  EXPECT_EQ(VoteRound(Ticket(4), Step(verdict_.data(), 5)).abstained, AbstainReason::kOther);
+  EXPECT_THAT(session_.events, ElementsAre("abstain: other reason", "wait"));
+  source.can_vote = true;
+  EXPECT_EQ(VoteRound(Ticket(5), Step(verdict_.data(), 6)).abstained, std::nullopt);
+}
+
+TEST_F(VoterTest, WhatARestoredSourceCarriesGoesOnInTheRoundItWasKeptForAndInNoOther) {
+  RoundTicket first = Ticket(7);
+  first.replica_moved = true;
+  Listener same, later, unsaid;
+  Make({}, &same);
+  voter_->StateIsBefore(Round(7));
+  VoteRound(first, Step(verdict_.data(), 8));
+  EXPECT_THAT(same.heard, ElementsAre("applied", "0.25"));
+  Make({}, &later);
+  voter_->StateIsBefore(Round(5));
+  VoteRound(first, Step(verdict_.data(), 8));
+  EXPECT_THAT(later.heard, ElementsAre("missed", "applied", "0.25"));
+  Make({}, &unsaid);
+  VoteRound(first, Step(verdict_.data(), 8));
+  EXPECT_THAT(unsaid.heard, ElementsAre("missed", "applied", "0.25"));
+  first.round = Round(9);
+  voter_->StateIsBefore(Round(8));
+  VoteRound(first, Step(verdict_.data(), 10));
+  EXPECT_EQ(unsaid.heard[3], "missed");
 }
 
 TEST_F(VoterTest, RunsThatWantOtherBallotsAreRefusedWithTheRemedy) {
