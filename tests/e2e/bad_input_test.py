@@ -76,6 +76,7 @@ class BadInput(harness.ProcessTest):
         self.expect_program("not-a-number", self.server_command("--wait-timeout", "nan"))
         self.expect_program("negative", self.server_command("--seed", -1))
         self.expect_program("other-rule", self.server_command("--stepsize", 0.1))
+        self.expect_program("other-direction", self.server_command("--beta2", 0.99))
         config = self.folder / "run.toml"
         config.write_text("max-round = 12\n")
         self.expect_program("wrong-config", self.server_command("--config", config))

@@ -353,6 +353,10 @@ absl::Status Trainer::MainPass(const RoundTicket& ticket, RoundReport* round) {
         "abstained: gradient is not finite",
         {{"round", ticket.round.value()}, {"coordinates", sent.scalars.nonfinite_coordinates}});
   }
+  if (sent.abstained == AbstainReason::kOther) {
+    LogInfo("abstained: the last step's length is not known here until the next commit",
+            {{"round", ticket.round.value()}});
+  }
   return absl::OkStatus();
 }
 

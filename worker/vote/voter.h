@@ -21,8 +21,8 @@
 //   previous verdict   of that commit
 //   direction's state  zero after a rewind; otherwise each ballot's gradient enters it, also that of
 //                      a ballot which is withdrawn or not counted. A commit of kind none leaves it
-//   what a source      its own to say, once the ballot's fate is known (BallotFate). Forgotten where
-//   carries            rounds went on without this worker, and so by a worker that joins again
+//   what a source      its own to say: it is told the ballot's fate (BallotFate), and where rounds went
+//   carries            on without this worker, as for one that joins again
 //   γ                  of the last step, kept by the source: a commit's decay step, as a step at
 //                      another length says γ there. A commit of kind none says the last step's
 //
@@ -147,7 +147,7 @@ class Voter {
   absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes);
   absl::Status RestoreState(size_t plane, uint64_t first, std::span<const std::byte> bytes);
   // What RestoreState() brought is the state before this round. When the first ticket is of another
-  // one, or this was never said, what a source carries is forgotten: rounds went on without it.
+  // one, or this was never said, the source is told that rounds went on without it.
   void StateIsBefore(Round round) { earlier_.state_before = round; }
 
  private:

@@ -220,6 +220,26 @@ TEST(FormationTest, TheNoiseIsUniformSymmetricAndNeverZeroOrOne) {
   EXPECT_EQ(sum, 0.0);
 }
 
+// docs/algorithms/conversion.md: what the noise's 65,536 values cost. A fair coin counts as nothing.
+TEST(FormationTest, TheExpectedSignIsTheQuotientWithinHalfAStepOfTheNoise) {
+  for (const float envelope : {1.0f, 3.0f, 0x1.23p-20f}) {
+    for (const double quotient :
+         {0.0, 1e-30, 1e-5, 0x1p-16, 1.6e-5, 3e-5, 0.001, 0.3, 0.5, 0.99999, 1.0}) {
+      for (const float u :
+           {static_cast<float>(quotient) * envelope, -static_cast<float>(quotient) * envelope}) {
+        int sum = 0;
+        for (uint32_t k = 0; k < 65536; ++k) {
+          const float s = std::fma(envelope, NoiseOf(static_cast<uint16_t>(k)), u);
+          sum += (s > 0) - (s < 0);
+        }
+        const double expected = static_cast<double>(u) / static_cast<double>(envelope);
+        EXPECT_LE(std::fabs(sum / 65536.0 - expected), 0x1p-16) << envelope << ", " << quotient;
+        EXPECT_EQ(sum == 0, quotient < 0x1p-16) << envelope << ", " << quotient;
+      }
+    }
+  }
+}
+
 TEST(FormationTest, AStateOfBfloat16IsRoundedAsTheHeaderSays) {
   struct {
     float g, m, r;
