@@ -12,10 +12,10 @@ enum class ExitCode : int {
   kUsage = 2,     // a flag or config value is wrong
   kBadInput = 3,  // a file or data set is missing, unreadable, too small or malformed
   kRefused = 4,   // refused by the other side: token, certificate, layout, version, name, evicted
-  kUnavailable = 5,      // the other side could not be reached in time
-  kPortInUse = 6,        // the address to listen on is taken or not ours
-  kNoDevice = 7,         // no CUDA device
-  kDiverged = 8,         // loss not finite at every worker; the last finite replica was exported
+  kUnavailable = 5,  // the other side could not be reached in time
+  kPortInUse = 6,    // the address to listen on is taken or not ours
+  kNoDevice = 7,     // no CUDA device
+  kDiverged = 8,     // no loss is finite, or no stepsize lowers it; a finite replica was exported
   kReplicaMismatch = 9,  // most workers agree with each other against the server's replica
   kWaitTimeout = 10,     // waited --wait-timeout for workers; the replica, if any, was exported
   kNoMemory = 11,        // the model does not fit the memory that this program may take

@@ -327,7 +327,7 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
 
   method
       ->add_option("--lever-start", r.rule.lever_start,
-                   "lever: the stepsize that its race begins with; any will do")
+                   "lever: the stepsize that its race begins with; from 640 rounds on any will do")
       ->capture_default_str();
   method
       ->add_option("--lever-form", r.rule.lever_form,

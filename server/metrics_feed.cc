@@ -51,9 +51,11 @@ void MetricsFeed::Update(const run::StatusPage& page) {
   set(ServerMetric::kPaused, page.phase == run::PagePhase::kPaused ? 1 : 0);
   set(ServerMetric::kStepsize, page.stepsize);
   set(ServerMetric::kRescaling, page.rho);
+  double lean = std::numeric_limits<double>::quiet_NaN();  // of a round that tells none
   for (const auto& [name, value] : page.rule_numbers) {
-    if (name == "z") set(ServerMetric::kLean, value);
+    if (name == "z") lean = value;
   }
+  set(ServerMetric::kLean, lean);
   set(ServerMetric::kRaceTrials, page.race.trials);
   set(ServerMetric::kRaceRounds, page.race.rounds);
   set(ServerMetric::kRaceRoundsLeft, page.race.rounds_left());

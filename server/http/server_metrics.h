@@ -33,7 +33,7 @@ namespace signvote {
   X(kGauge, kRescaling, "signvote_server_rescaling_ratio",                                       \
     "rho: by what the last step lengthened all steps so far; 1: rules that rescale nothing.")    \
   X(kGauge, kLean, "signvote_server_lean_ratio",                                                 \
-    "z of Lever, -1 to 1: above 0 all steps so far were too short.")                             \
+    "z of Lever, -1 to 1: above 0 all steps so far were too short. NaN: none.")                  \
   X(kGauge, kRaceTrials, "signvote_server_race_trials",                                          \
     "Trials of stepsizes that were begun; 0: the rule runs none.")                               \
   X(kGauge, kRaceRounds, "signvote_server_race_rounds",                                          \

@@ -135,6 +135,7 @@ Took OpenAttempt::AddAbstention(uint32_t seat, AbstainReason reason) {
   });
   if (!record.member) return Took::kTaken;
   if (reason == AbstainReason::kNonFiniteLoss) ++nonfinite_losses_;
+  if (reason == AbstainReason::kNonFiniteGradient) ++nonfinite_gradients_;
   ForOpenChunksOf(seat, [&](uint32_t chunk) {
     willing_.Decrement(chunk);
     if (waited) waited_.Decrement(chunk);

@@ -105,10 +105,12 @@ class OpenAttempt {
   // Nobody's scalars are waited for. After an overrun deadline only those whose ballot is complete
   // are. REQUIRES: every chunk is closed.
   bool ScalarsSettled(bool overrun) const;
-  // Members who abstained in words; whether all of them said that their loss was not finite.
+  // Members who abstained in words; whether every member did because its loss, or because its loss or
+  // its gradient, was not finite. Of one who is silent nobody knows.
   uint32_t abstained() const { return census_.abstained; }
-  bool OnlyNonFiniteLosses() const {
-    return census_.abstained > 0 && nonfinite_losses_ == census_.abstained;
+  bool OnlyNonFiniteLosses() const { return members_ > 0 && nonfinite_losses_ == members_; }
+  bool OnlyNonFinite() const {
+    return members_ > 0 && nonfinite_losses_ + nonfinite_gradients_ == members_;
   }
   // Fills in what the attempt knows of its commit: counts, voters, scalars with their means. Without
   // a verdict there are no counts, voters or scalars. The attempt's scalars are gone afterwards.
@@ -156,7 +158,7 @@ class OpenAttempt {
   std::vector<uint64_t> in_;  // one bit per chunk, words_ per seat
   std::vector<WorkerScalars> scalars_;
   Census census_;
-  uint32_t nonfinite_losses_ = 0;  // members who abstained for that
+  uint32_t nonfinite_losses_ = 0, nonfinite_gradients_ = 0;  // members who abstained for that
 
   // By chunk.
   enum class ChunkPhase : uint8_t { kOpen, kRipe, kClosed, kTallied };

@@ -25,7 +25,8 @@ Course::Course(const EngineConfig& config, std::unique_ptr<StepsizeRule> rule,
       step_scale_max_(config.step_scale_max),
       coordinates_(config.coordinates),
       rule_(std::move(rule)),
-      state_(state) {
+      state_(state),
+      race_(rule_->race()) {
   state_.rule.clear();
 }
 
@@ -88,20 +89,20 @@ absl::Status Course::Check(const StepsizeDecision& decision, CourseEnd end, Roun
 absl::StatusOr<StepsizeDecision> Course::Ask(CourseEnd end, const CommitRound& commit) {
   std::vector<Share> shares;
   for (const ScalarsSource& from : commit.scalars_from) shares.push_back(from.share);
-  const RuleInput input{.ahead = Ahead(commit.round),
-                        .main_rounds_max = main_rounds_max_,
-                        .gamma = state_.gamma,
-                        .x0_max_abs = x0_max_abs_,
-                        .step_scale_max = step_scale_max_,
-                        .coordinates = coordinates_,
-                        .asked = commit.asked,
-                        .workers = commit.scalars,
-                        .nonfinite_losses = end == CourseEnd::kNonFiniteLoss,
-                        .shares = shares};
+  const RuleInput input{
+      .ahead = Ahead(commit.round),
+      .main_rounds_max = main_rounds_max_,
+      .gamma = state_.gamma,
+      .x0_max_abs = x0_max_abs_,
+      .step_scale_max = step_scale_max_,
+      .coordinates = coordinates_,
+      .asked = commit.asked,
+      .workers = commit.scalars,
+      .nonfinite = end == CourseEnd::kNonFiniteLoss || end == CourseEnd::kNonFiniteGradient,
+      .shares = shares};
   const bool x0_over = rule_->x0_over(input.ahead);  // deciding may end its need
   StepsizeDecision decision =
       end == CourseEnd::kVerdict ? rule_->Decide(input) : rule_->DecideWithoutBallot(input);
-  SIGNVOTE_RETURN_IF_ERROR(decision.status);
   SIGNVOTE_RETURN_IF_ERROR(Check(decision, end, commit.round, x0_over));
   return decision;
 }
@@ -116,6 +117,7 @@ void Course::CountWithoutStep(CourseEnd end) {
       ++state_.nonfinite_in_a_row;
       state_.stepless_in_a_row = 0;
       return;
+    case CourseEnd::kNonFiniteGradient:
     case CourseEnd::kWithoutBallots:
       state_.nonfinite_in_a_row = 0;
       ++state_.stepless_in_a_row;
@@ -153,10 +155,13 @@ absl::StatusOr<std::optional<Notice>> Course::Decide(CourseEnd end, CommitRound&
   state_.data_step = commit.next_data_step;
   state_.gamma = commit.gamma;
   CountWithoutStep(end);
+  if (commit.kind == CommitKind::kRewind) state_.nonfinite_in_a_row = 0;
 
   commit.reason = std::move(decision.reason);
   if (end != CourseEnd::kVerdict) {
-    const char* why = end == CourseEnd::kNonFiniteLoss ? "no finite loss" : "no ballot";
+    const char* why = end == CourseEnd::kNonFiniteLoss       ? "no finite loss"
+                      : end == CourseEnd::kNonFiniteGradient ? "no finite gradient"
+                                                             : "no ballot";
     commit.reason = commit.reason.empty() ? why : absl::StrCat(why, "; ", commit.reason);
   }
   commit.rule.state = std::move(decision.state);

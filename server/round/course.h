@@ -20,9 +20,10 @@ namespace signvote::round {
 
 // How a round ended.
 enum class CourseEnd {
-  kVerdict,         // every chunk was voted on
-  kNonFiniteLoss,   // some chunk has no ballot, and each abstention was for a non-finite loss
-  kWithoutBallots,  // some chunk has no ballot, for whatever other reason
+  kVerdict,            // every chunk was voted on
+  kNonFiniteLoss,      // some chunk has no ballot: every member abstained for a non-finite loss
+  kNonFiniteGradient,  // the same, and for some it was the gradient
+  kWithoutBallots,     // some chunk has no ballot, for whatever other reason
 };
 
 // Rules:
@@ -43,8 +44,12 @@ class Course {
   DataStep data_step() const { return state_.data_step; }  // of the next round
   uint64_t main_rounds() const { return state_.main_rounds; }
   bool run_done() const { return state_.run_done; }
-  // So many rounds in a row closed without any finite loss that the run is lost.
+  // The rule's, of its last decision; not OK: the run is over.
+  absl::Status failure() const { return rule_->failure(); }
+  // So many rounds in a row closed without any finite loss that the run is lost; a rewind leads away
+  // from where they are not finite.
   bool diverged() const { return state_.nonfinite_in_a_row >= nonfinite_rounds_; }
+  RaceProgress race() const { return race_; }  // as the rule said last
   // How long the next round is held back: 0 unless the last ones closed without a step for reasons
   // other than a non-finite loss; then 1 s, doubling to 30 s.
   Duration BackOff() const;
@@ -57,8 +62,8 @@ class Course {
   // Asks the rule and moves on. Of `commit` it reads round, asked and scalars, and fills in kind,
   // gamma, rho, both data steps, main round and rounds, run_done, reason and the rule's words;
   // chunks stay only with a step. Returns what is to be told when the rule's warning has changed.
-  // What the rule says when it cannot go on. INTERNAL names the rule, and what it answered that no
-  // commit can carry out. The course has not moved then, and the run is over.
+  // INTERNAL names the rule, and what it answered that no commit can carry out. The course has not moved
+  // then, and the run is over.
   absl::StatusOr<std::optional<Notice>> Decide(CourseEnd end, CommitRound& commit);
 
   CourseState State() const;

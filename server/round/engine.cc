@@ -81,6 +81,7 @@ EngineView Engine::View(Time now) const {
   view.attempt = attempt_;
   view.data_step = course_.data_step();
   view.main_rounds = course_.main_rounds();
+  view.race = course_.race();
   view.workers = members_.View();
   view.totals = members_.totals();
   if (!open_.has_value()) return view;
@@ -278,6 +279,7 @@ void Engine::Advance() {
         "diverged: no worker had a finite loss in %d rounds in a row, the last is round %d",
         config_.nonfinite_rounds, round_.value() - 1)));
   }
+  if (absl::Status failure = course_.failure(); !failure.ok()) return End(std::move(failure));
   if (course_.run_done()) return Finish();
   if (stopping_) return End(Stopped());
   if (stepless_since_.has_value() && now_ >= *stepless_since_ + config_.wait_timeout) {
@@ -383,7 +385,9 @@ void Engine::CloseWithoutBallot() {
     ++reopenings_;
     return Reopen("some part of the model has no ballot");
   }
-  Commit(open_->OnlyNonFiniteLosses() ? CourseEnd::kNonFiniteLoss : CourseEnd::kWithoutBallots);
+  Commit(open_->OnlyNonFiniteLosses() ? CourseEnd::kNonFiniteLoss
+         : open_->OnlyNonFinite()     ? CourseEnd::kNonFiniteGradient
+                                      : CourseEnd::kWithoutBallots);
 }
 
 bool Engine::ReopenForTheReady() {

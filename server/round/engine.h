@@ -19,9 +19,9 @@
 //   kPaused             resume → next
 //   kFinishing          all final digests, or linger → kEnded
 //   kEnded              for ever
-//   next: diverged → kEnded; run done → kFinishing; stopping, or no step for wait_timeout → kEnded;
-//         paused → kPaused; after a round without a step → kBackingOff; no room → kWaitingForRoom;
-//         too few workers → kWaitingForWorkers; else kRoundOpen
+//   next: diverged, or the rule gave up → kEnded; run done → kFinishing; stopping, or no step for
+//         wait_timeout → kEnded; paused → kPaused; after a round without a step → kBackingOff; no room
+//         → kWaitingForRoom; too few workers → kWaitingForWorkers; else kRoundOpen
 // A stop ends every phase but kRoundOpen, kCommitting and kFinishing at once, and those within
 // EngineConfig::stop_wait for what is open and 2 s for all that follows: its tally, its commit, and the
 // digests of the last round.
@@ -116,7 +116,7 @@ class Engine {
   // It is held back no longer: the time of it was no time without a step.
   void GoOn();
   // Nothing is left to vote on.
-  bool Over() const { return course_.run_done() || course_.diverged(); }
+  bool Over() const { return course_.run_done() || course_.diverged() || !course_.failure().ok(); }
   void OpenOrWait();
   void Open();
 

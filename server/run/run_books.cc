@@ -368,7 +368,6 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
     out.rho = static_cast<double>(last_commit_->rho);
     out.stepsize_warning = last_commit_->rule.warning;
     out.rule_numbers = rule_numbers_;
-    out.race = last_commit_->rule.race;
     out.loss = last_commit_->loss.value_or(kNan);
     out.g_l1 = last_commit_->g_l1.value_or(kNan);
     out.density = last_commit_->density.value_or(kNan);
@@ -379,6 +378,7 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
     out.phase = ToPage(view.phase);
     out.attempt = view.attempt;
     out.main_round = view.main_rounds;
+    out.race = view.race;
     out.joins = view.totals.joins;
     out.losses = view.totals.losses;
     out.abstentions = view.totals.abstentions;

@@ -85,11 +85,11 @@ std::optional<double> AliasCurvature::OfTurns(const RuleInput& input, float gamm
     const std::optional<double> value = OfWorker(input, i);
     const double change = value.value_or(0) / Unit(input, gamma);
     if (!value.has_value() || !std::isfinite(change)) continue;
-    seen_[ShareOf(input, i)] = {.round = input.ahead.round, .first = change};
+    seen_[ShareOf(input, i)] = {.at = input.ahead.main_rounds, .first = change};
     told = true;
   }
   std::erase_if(seen_, [&](const auto& entry) {
-    return entry.second.round.value() + config_.probe_every <= input.ahead.round.value();
+    return entry.second.at + config_.probe_every <= input.ahead.main_rounds;
   });
   if (!told) return std::nullopt;
   std::vector<double> values;
@@ -104,7 +104,7 @@ std::optional<double> AliasCurvature::OfExtrema(const RuleInput& input, float ga
     const auto most = ScalarOf(input.workers[i], input.asked, ScalarKind::kGradientMax);
     const auto least = ScalarOf(input.workers[i], input.asked, ScalarKind::kGradientMin);
     if (before == seen_.end() || !most.has_value() || !least.has_value()) continue;
-    if (before->second.round.next() != input.ahead.round) continue;
+    if (before->second.at + 1 != input.ahead.round.value()) continue;
     values.push_back(
         std::max(std::abs(*most - before->second.second), std::abs(before->second.first - *least)));
   }
@@ -126,7 +126,7 @@ void AliasCurvature::KeepExtrema(const RuleInput& input) {
     const auto least = ScalarOf(input.workers[i], input.asked, ScalarKind::kGradientMin);
     if (!most.has_value() || !least.has_value()) continue;
     if (!std::isfinite(*most) || !std::isfinite(*least)) continue;
-    seen_[ShareOf(input, i)] = {.round = input.ahead.round, .first = *most, .second = *least};
+    seen_[ShareOf(input, i)] = {.at = input.ahead.round.value(), .first = *most, .second = *least};
   }
 }
 
@@ -134,7 +134,7 @@ void AliasCurvature::Save(RuleStateWriter& writer) const {
   writer.Add(uint64_t{seen_.size()});
   for (const auto& [share, seen] : seen_) {
     writer.Add(uint64_t{share.value()});
-    writer.Add(seen.round.value());
+    writer.Add(seen.at);
     writer.Add(seen.first);
     writer.Add(seen.second);
   }
@@ -145,8 +145,7 @@ absl::Status AliasCurvature::Restore(RuleStateReader& reader) {
   bool fits = true;
   for (size_t count = reader.Count(kFieldsPerShare); count > 0; --count) {
     const uint64_t share = reader.U64();
-    const Seen of_share{
-        .round = Round(reader.U64()), .first = reader.Double(), .second = reader.Double()};
+    const Seen of_share{.at = reader.U64(), .first = reader.Double(), .second = reader.Double()};
     fits = fits && share <= std::numeric_limits<uint32_t>::max() && std::isfinite(of_share.first) &&
            std::isfinite(of_share.second);
     fits = fits && seen.emplace(Share(static_cast<uint32_t>(share)), of_share).second;

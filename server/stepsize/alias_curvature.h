@@ -59,7 +59,7 @@ class AliasCurvature {
  private:
   // What is kept of one share.
   struct Seen {
-    Round round;  // in which it was told
+    uint64_t at = 0;  // the round in which it was told; of the turns the main round
     double first = 0, second = 0;
   };
 

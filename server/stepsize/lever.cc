@@ -19,7 +19,7 @@
 namespace signvote {
 namespace {
 
-constexpr uint32_t kStateVersion = 1;
+constexpr uint32_t kStateVersion = 2;
 constexpr uint64_t kFirstLeg = 1000;
 constexpr double kGainMax = 4;
 constexpr double kGainLite = 1;
@@ -59,8 +59,7 @@ RaceConfig ConfigOfRace(const LeverConfig& config) {
 
 class LeverRule final : public StepsizeRule {
  public:
-  explicit LeverRule(const LeverConfig& config)
-      : config_(config), scale_(config.start), s_prev_(scale_.s()) {
+  explicit LeverRule(const LeverConfig& config) : config_(config), scale_(config.start) {
     SIGNVOTE_CHECK(std::isfinite(config.start) && config.start > 0);
     SIGNVOTE_CHECK(std::isfinite(config.kappa) && config.kappa > 0);
     if (!config.race) return;
@@ -72,6 +71,21 @@ class LeverRule final : public StepsizeRule {
   bool needs_x0() const override { return true; }
   bool x0_over(const RoundAhead& ahead) const override {
     return !Racing() && Frozen(ahead.main_rounds);
+  }
+  absl::Status failure() const override {
+    if (!Racing() || race_->state() != RaceState::kFailed) return absl::OkStatus();
+    return absl::AbortedError(
+        absl::StrFormat("the stepsize race found in %d trials no stepsize that lowers the training "
+                        "loss; look at the "
+                        "model and its data, give another --lever-start, or choose --rule fixed",
+                        race_->trials()));
+  }
+  RaceProgress race() const override {
+    if (!config_.race) return {};
+    return {.trials = Racing() ? race_->trials() : race_trials_,
+            .rounds = Racing() ? race_->rounds() : race_rounds_,
+            .rounds_max = ConfigOfRace(config_).rounds_max,
+            .over = !Racing() || race_->over()};
   }
 
   std::vector<ScalarKind> Wanted(const RoundAhead& ahead) const override {
@@ -87,7 +101,7 @@ class LeverRule final : public StepsizeRule {
     StepsizeDecision decision{.gamma = gamma, .main_round = false};
     decision.reason = absl::StrFormat("lever: trial %d, round %d of %d", race_->trials(),
                                       race_->step(), race_->trial_rounds());
-    TellRace(decision);
+    decision.race = race();
     return decision;
   }
 
@@ -96,8 +110,12 @@ class LeverRule final : public StepsizeRule {
     if (!Racing() || race_->untouched()) return StepsizeRule::DecideWithoutBallot(input);
     BeginRace(input);
     const float gamma = static_cast<float>(race_->gamma());
-    race_->OnNoVerdict(input);
-    return EndOfTrial(gamma);
+    if (race_->OnNoVerdict(input) == TrialMove::kRewind) return EndOfTrial(gamma);
+    StepsizeDecision decision{.kind = CommitKind::kNone, .gamma = input.gamma};
+    decision.reason =
+        absl::StrFormat("lever: trial %d goes on behind round %d", race_->trials(), race_->step());
+    decision.race = race();
+    return decision;
   }
 
   std::string Save() const override {
@@ -105,13 +123,14 @@ class LeverRule final : public StepsizeRule {
     writer.Add(uint64_t{Racing() ? 1u : 0u});
     writer.Add(uint64_t{first_step_.has_value() ? 1u : 0u});
     writer.Add(first_step_.value_or(DataStep(0)).value());
-    writer.Add(race_trials_);
-    writer.Add(race_rounds_);
     if (Racing()) {
       race_->Save(writer);
     } else {
+      writer.Add(race_trials_);
+      writer.Add(race_rounds_);
+      writer.Add(static_cast<uint64_t>(edge_));
+      writer.Add(winner_);
       scale_.Save(writer);
-      writer.Add(s_prev_);
     }
     return writer.Take();
   }
@@ -124,8 +143,9 @@ class LeverRule final : public StepsizeRule {
     first_step_ = other.first_step_;
     race_trials_ = other.race_trials_;
     race_rounds_ = other.race_rounds_;
+    edge_ = other.edge_;
+    winner_ = other.winner_;
     scale_ = other.scale_;
-    s_prev_ = other.s_prev_;
     return absl::OkStatus();
   }
 
@@ -133,22 +153,27 @@ class LeverRule final : public StepsizeRule {
   // For a copy in a state that does not matter afterwards.
   absl::Status Read(RuleStateReader& reader) {
     const uint64_t racing = reader.U64(), begun = reader.U64(), first_step = reader.U64();
-    race_trials_ = reader.U64();
-    race_rounds_ = reader.U64();
     if (begun == 1) first_step_ = DataStep(first_step);
     absl::Status part;
+    uint64_t edge = 0;
     if (racing == 1 && race_.has_value()) {
       part = race_->Restore(reader);
     } else {
       race_.reset();
+      race_trials_ = reader.U64();
+      race_rounds_ = reader.U64();
+      edge = reader.U64();
+      winner_ = reader.Double();
       part = scale_.Restore(reader);
-      s_prev_ = reader.Double();
     }
     SIGNVOTE_RETURN_IF_ERROR(reader.Finish());
+    edge_ = static_cast<RaceEdge>(edge);
     const bool fits = part.ok() && racing <= (config_.race ? 1u : 0u) && begun <= 1 &&
-                      (begun == 1 || first_step == 0) && s_prev_ > 0 && std::isfinite(s_prev_) &&
-                      race_trials_ <= race_rounds_ + 1 && race_rounds_ <= Progress().rounds_max &&
-                      (!race_.has_value() || !race_->over());
+                      (begun == 1 || first_step == 0) &&
+                      edge <= static_cast<uint64_t>(RaceEdge::kLower) && std::isfinite(winner_) &&
+                      (edge == 0 || winner_ > 0) && race_trials_ <= race_rounds_ + 1 &&
+                      race_rounds_ <= race().rounds_max &&
+                      (!race_.has_value() || race_->state() != RaceState::kWon);
     if (fits) return absl::OkStatus();
     return absl::DataLossError(
         "the saved state of stepsize rule 'lever' has values that this run's flags cannot give; "
@@ -169,41 +194,42 @@ class LeverRule final : public StepsizeRule {
                               .gamma = gamma,
                               .next_data_step = *first_step_,
                               .main_round = false};
-    TellRace(decision);
+    decision.reason = "lever: ";
+    if (!race_->ended().empty()) decision.reason += race_->ended() + "; ";
     if (race_->state() == RaceState::kFailed) {
-      decision.status = absl::FailedPreconditionError(
-          absl::StrFormat("the stepsize race found in %d trials no stepsize that lowers the "
-                          "training loss; look at the "
-                          "model and its data, give another --lever-start, or choose --rule fixed",
-                          race_->trials()));
+      decision.reason += "no trial lowers the loss";
     } else if (race_->state() == RaceState::kWon) {
-      const double winner = race_->winner();
-      decision.reason =
-          absl::StrFormat("lever: the race chose %.6g in %d rounds%s", winner, race_->rounds(),
-                          race_->measured() ? "" : ", in which no trial came to a finite loss");
+      winner_ = race_->winner();
+      edge_ = race_->edge();
+      decision.reason +=
+          absl::StrFormat("the race chose %.6g in %d rounds%s%s", winner_, race_->rounds(),
+                          race_->measured() ? "" : ", in which no trial came to a finite loss",
+                          edge_ == RaceEdge::kUpper   ? ", the largest that it had rounds for"
+                          : edge_ == RaceEdge::kLower ? ", the smallest that it had rounds for"
+                                                      : "");
+      race_trials_ = race_->trials();
+      race_rounds_ = race_->rounds();
       race_.reset();
-      scale_ = LeverScale(config_.kappa * winner);
-      s_prev_ = scale_.s();
+      scale_ = LeverScale(config_.kappa * winner_);
     } else {
-      decision.reason =
-          absl::StrFormat("lever: trial %d begins at %.6g", race_->trials(), race_->gamma());
+      decision.reason +=
+          absl::StrFormat("trial %d begins at %.6g", race_->trials(), race_->gamma());
     }
+    decision.race = race();
+    decision.warning = Warning();
     return decision;
   }
 
-  // REQUIRES: Racing().
-  void TellRace(StepsizeDecision& decision) {
-    race_trials_ = race_->trials();
-    race_rounds_ = race_->rounds();
-    decision.race = Progress();
-  }
-
-  RaceProgress Progress() const {
-    if (!config_.race) return {};
-    return {.trials = race_trials_,
-            .rounds = race_rounds_,
-            .rounds_max = ConfigOfRace(config_).rounds_max,
-            .over = !race_.has_value() || race_->over()};
+  std::string Warning() const {
+    if (edge_ == RaceEdge::kNone) return "";
+    return absl::StrFormat(
+        "Lever's race had no rounds left to try a stepsize %s %.3g, the best of its trials, and "
+        "the "
+        "run may begin far %s its best one: train for more rounds, or begin again with "
+        "--lever-start "
+        "%.3g",
+        edge_ == RaceEdge::kUpper ? "above" : "below", winner_,
+        edge_ == RaceEdge::kUpper ? "below" : "above", winner_);
   }
 
   // Whether s may move in main round t.
@@ -223,6 +249,7 @@ class LeverRule final : public StepsizeRule {
     std::optional<Lean> lean;
     if (Measures(t)) lean = MeasureLean(input);
     const bool lite = config_.form == LeverForm::kLite;
+    const double before = scale_.s();
     if (lean.has_value()) scale_.Move(*lean, t, lite ? kGainLite : kGainMax);
     const double s = scale_.s();
     const Leg leg = LegAt(t, config_.main_rounds);
@@ -231,8 +258,7 @@ class LeverRule final : public StepsizeRule {
     StepsizeDecision decision;
     decision.gamma =
         static_cast<float>(s * (1 - static_cast<double>(at) / static_cast<double>(leg.rounds)));
-    if (!lite) decision.rho = static_cast<float>(s / s_prev_);
-    s_prev_ = s;
+    if (!lite) decision.rho = static_cast<float>(s / before);
     decision.state = {{"s", s}, {"rho", double{decision.rho}}};
     if (lean.has_value()) {
       decision.state.emplace_back("z", lean->z);
@@ -243,16 +269,20 @@ class LeverRule final : public StepsizeRule {
       decision.reason = absl::StrFormat("lever: s=%.6g", s);
     }
     if (!config_.race) decision.reason += ", without a race";
-    decision.race = Progress();
+    decision.race = race();
+    decision.warning = Warning();
     return decision;
   }
 
   const LeverConfig config_;
-  std::optional<Race> race_;                    // nullopt: over, or none was run
-  std::optional<DataStep> first_step_;          // the minibatch that all trials begin with
-  uint64_t race_trials_ = 0, race_rounds_ = 0;  // as of the last round
+  std::optional<Race> race_;            // nullopt: won, or none was run
+  std::optional<DataStep> first_step_;  // the minibatch that all trials begin with
+  // Of the race that is won.
+  uint64_t race_trials_ = 0, race_rounds_ = 0;
+  RaceEdge edge_ = RaceEdge::kNone;
+  double winner_ = 0;
+
   LeverScale scale_;
-  double s_prev_;  // s of the last main round; of the first one s_0
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 #pragma once
 // Lever (ours): a stepsize from a race of short trials, then moved by what says whether all steps so
-// far were too short or too long. Nothing to tune; any start value will do. docs/algorithms/lever.md.
+// far were too short or too long. Nothing to tune: from 640 rounds on any start value will do, and a
+// shorter race that ends at its edge says so. docs/algorithms/lever.md.
 
 #include <cstdint>
 #include <memory>
@@ -23,6 +24,7 @@ namespace signvote {
 //             that begins at the s where the last one ended. s moves in the first leg only: later ones
 //             would need the distance from where they began, and x_0 is where the run began
 //
+// A race in which no trial lowers the loss ends the run (StepsizeRule::failure(), ABORTED) with a rewind.
 // A round whose scalars do not come, or say nothing, leaves s as it is; the schedule goes on.
 enum class LeverForm { kFull, kLite };
 

@@ -29,7 +29,8 @@ std::optional<Lean> MeasureLean(const RuleInput& input) {
   return Lean{.z = std::clamp(*z, -1.0, 1.0), .workers = static_cast<uint32_t>(parts.size())};
 }
 
-LeverScale::LeverScale(double scale) : log_scale_(std::log(scale)) {
+LeverScale::LeverScale(double scale)
+    : log_scale_(std::clamp(std::log(scale), -kLogScaleMax, kLogScaleMax)) {
   SIGNVOTE_CHECK(std::isfinite(log_scale_));
 }
 
@@ -56,8 +57,8 @@ absl::Status LeverScale::Restore(RuleStateReader& reader) {
   const double log_scale = reader.Double(), v = reader.Double();
   const uint64_t updates = reader.U64();
   // |z| ≤ 1, so v is a mean of numbers up to 1; rounding may take it a little above.
-  const bool fits = std::isfinite(log_scale) && std::isfinite(v) && v >= 0 && v < 1.001 &&
-                    (updates > 0 || v == 0);
+  const bool fits = std::abs(log_scale) <= kLogScaleMax && std::isfinite(v) && v >= 0 &&
+                    v < 1.001 && (updates > 0 || v == 0);
   if (!fits) return absl::DataLossError("the saved scale has values that none can have");
   log_scale_ = log_scale;
   v_ = v;

@@ -28,7 +28,7 @@ std::optional<Lean> MeasureLean(const RuleInput& input);
 // Threads: thread-compatible.
 class LeverScale {
  public:
-  // s = scale at first. REQUIRES: scale > 0, finite.
+  // s = scale at first, within [1e-30, 1e30], where it stays. REQUIRES: scale > 0, finite.
   explicit LeverScale(double scale);
 
   double s() const;

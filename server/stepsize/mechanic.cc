@@ -21,7 +21,7 @@ constexpr uint32_t kStateVersion = 1;
 constexpr size_t kBets = 6;
 constexpr double kEpsilon = 1e-8;
 // S stays a stepsize, and S_{t+1}/S_t a positive fp32 number, whatever is bet.
-constexpr double kScaleMin = 1e-12, kScaleMax = 1e12;
+constexpr double kScaleMin = kMechanicStartMin, kScaleMax = kMechanicStartMax;
 
 // One forgetting rate.
 struct Bet {
@@ -31,7 +31,8 @@ struct Bet {
 class MechanicRule final : public StepsizeRule {
  public:
   explicit MechanicRule(const MechanicConfig& config) : config_(config) {
-    SIGNVOTE_CHECK(std::isfinite(config.start) && config.start >= 0);
+    SIGNVOTE_CHECK(config.start == 0 ||
+                   (config.start >= kMechanicStartMin && config.start <= kMechanicStartMax));
   }
 
   std::string_view name() const override { return "mechanic"; }
@@ -47,6 +48,7 @@ class MechanicRule final : public StepsizeRule {
     std::optional<double> inner;
     if (scale_ == 0) {
       start_ = config_.start > 0 ? config_.start : double{FirstStepsize(input.x0_max_abs)};
+      start_ = std::clamp(start_, kScaleMin, kScaleMax);
       scale_ = start_;
       bets_.fill({.m = kEpsilon, .s = start_ / kBets});  // what the formula gives for h = 0
     } else {
@@ -80,7 +82,7 @@ class MechanicRule final : public StepsizeRule {
     RuleStateReader reader(bytes, name(), kStateVersion);
     const double start = reader.Double(), scale = reader.Double();
     std::array<Bet, kBets> bets;
-    bool fits = std::isfinite(start) && (scale == 0 ? start == 0 : start > 0) &&
+    bool fits = (scale == 0 ? start == 0 : start >= kScaleMin && start <= kScaleMax) &&
                 (scale == 0 || (scale >= kScaleMin && scale <= kScaleMax));
     for (Bet& bet : bets) {
       bet = {

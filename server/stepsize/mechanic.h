@@ -10,6 +10,9 @@
 
 namespace signvote {
 
+// S, and with it s_0, stays within these.
+inline constexpr double kMechanicStartMin = 1e-12, kMechanicStartMax = 1e12;
+
 // x_t = x_0 + S_t·Δ_t, Δ_{t+1} = Δ_t − f_t·b_t with f_t = ScheduleFactor(schedule, t, T) and b_t the
 // verdict. "mean" is RobustMean over the workers of one round. For β_i = 1 − 10^−i, i = 1 … 6, ε = 1e-8:
 //   h = mean⟨g, x_0 − x_t⟩ / S_t
@@ -20,7 +23,7 @@ namespace signvote {
 // be absorbed in fp32, and h would stay 0. The paper's λ term (.01) is left out: it needs two more sums.
 // A round whose scalars do not come leaves S as it is; the schedule goes on.
 struct MechanicConfig {
-  double start = 0;  // ≥ 0
+  double start = 0;  // 0, or within that range
   Schedule schedule;
 };
 

@@ -5,7 +5,10 @@
 #include <limits>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "common/check.h"
+#include "common/status.h"
 
 namespace signvote {
 namespace {
@@ -17,6 +20,8 @@ constexpr uint64_t kClimbingTrials = 3;  // that the budget keeps for the second
 constexpr double kStandardErrors = 4;    // by which a trial that ends early is worse
 constexpr uint64_t kPairsMin = 4;        // steps without which a standard error tells nothing
 constexpr uint64_t kEarliestPart = 4;    // of its rounds a trial has done a quarter by then
+constexpr uint64_t kTellingPart = 4;     // of its steps a quarter tells something of the trial
+constexpr uint64_t kFirstTelling = 1;    // at step 0 every trial is at x_0
 // Stepsizes are fp32, and their product with a displacement must be.
 constexpr double kGammaMin = 1e-37, kGammaMax = 1e30;
 
@@ -29,7 +34,7 @@ int64_t Stride(bool up, uint64_t taken) {
 
 Race::Race(const RaceConfig& config) : config_(config), short_rounds_(config.short_rounds) {
   SIGNVOTE_CHECK(config.start > 0 && std::isfinite(config.start));
-  SIGNVOTE_CHECK(config.short_rounds > 0);
+  SIGNVOTE_CHECK(config.short_rounds > 1);
   SIGNVOTE_CHECK(config.rounds_max / 5 >= config.short_rounds);
   BeginPart(RaceState::kExpanding, 0, short_rounds_);
 }
@@ -56,23 +61,52 @@ void Race::BeginPart(RaceState part, int64_t k, uint64_t rounds) {
   scores_.clear();
   way_ = Way::kUnknown;
   strides_ = 0;
+  if (part == RaceState::kExpanding) lowest_ = highest_ = k;
   BeginTrial(k, rounds);
 }
 
 void Race::BeginTrial(int64_t k, uint64_t rounds) {
   trial_ = {.k = k, .rounds = rounds};
+  lowest_ = std::min(lowest_, k);
+  highest_ = std::max(highest_, k);
   ++trials_;
   ++part_trials_;
+}
+
+void Race::Compare(uint64_t step) {
+  if (!best_.has_value() || step < kFirstTelling) return;
+  if (const std::optional<double> above = trial_.losses.AboveAt(best_->losses, step))
+    trial_.above.Add(step, *above);
+}
+
+uint64_t Race::StepsNeeded() const {
+  const uint64_t part = (trial_.step + kTellingPart - 1) / kTellingPart;
+  return std::min(std::max(kPairsMin, part), trial_.rounds - kFirstTelling);
+}
+
+std::optional<LossDifference> Race::AboveBest() const {
+  std::optional<LossDifference> above = trial_.above.Get();
+  if (above.has_value() && above->steps < StepsNeeded()) above.reset();
+  return above;
+}
+
+std::optional<LossMean> Race::OwnMean() const {
+  std::optional<LossMean> mean = trial_.losses.Mean(kFirstTelling);
+  if (mean.has_value() && mean->steps < StepsNeeded()) mean.reset();
+  return mean;
 }
 
 TrialMove Race::OnVerdict(const RuleInput& input) {
   SIGNVOTE_CHECK(!over());
   trial_.losses.Add(trial_.step, input);
+  Compare(trial_.step);
   ++trial_.step;
+  ++trial_.votes;
   ++rounds_;
+  trial_.skipped = false;
   bool ended = trial_.step >= trial_.rounds;
-  if (!ended && best_.has_value() && kEarliestPart * trial_.step >= trial_.rounds) {
-    const std::optional<LossDifference> above = trial_.losses.Above(best_->losses);
+  if (!ended && kEarliestPart * trial_.step >= trial_.rounds) {
+    const std::optional<LossDifference> above = AboveBest();
     ended = above.has_value() && above->steps >= kPairsMin &&
             above->mean > kStandardErrors * above->standard_error;
   }
@@ -81,47 +115,80 @@ TrialMove Race::OnVerdict(const RuleInput& input) {
   return TrialMove::kRewind;
 }
 
-void Race::OnNoVerdict(const RuleInput& input) {
+TrialMove Race::OnNoVerdict(const RuleInput& input) {
   SIGNVOTE_CHECK(!over());
-  if (trial_.step == 0) return;  // at x_0 no stepsize is to blame
+  if (!input.nonfinite) {
+    if (trial_.votes == 0) {  // at x_0 no stepsize is to blame
+      rounds_ -= trial_.step;
+      trial_.step = 0;
+      trial_.skipped = false;
+      return TrialMove::kRewind;
+    }
+    ++rounds_;
+    if (RunAgain("nobody could vote")) return TrialMove::kRewind;
+    EndWith(kInfinity, false, "nobody could vote, for the second time");
+    return TrialMove::kRewind;
+  }
   ++rounds_;
-  // What kept everybody from voting need not be the stepsize.
-  if (!input.nonfinite_losses && RunAgain()) return;
-  part_losses_ = part_losses_ || input.nonfinite_losses;
-  trial_.failed = true;
+  const uint64_t step = trial_.step++;
+  const bool second = std::exchange(trial_.skipped, true) && trial_.votes > 0;
+  const bool last = trial_.step >= trial_.rounds;
+  // In its last round nothing can follow that tells whose doing it is, but the best's round may.
+  const bool alone = last && trial_.votes > 0 && best_.has_value() && best_->losses.Has(step);
+  if (second || alone) {
+    part_losses_ = true;
+    EndWith(kInfinity, false, "no finite loss");
+    return TrialMove::kRewind;
+  }
+  if (!last) return TrialMove::kSkip;
   EndTrial();
+  return TrialMove::kRewind;
 }
 
-bool Race::RunAgain() {
+bool Race::RunAgain(std::string_view why) {
   if (trial_.again || part_trials_ >= kTrialsMax || rounds_left() < trial_.rounds) return false;
+  Tell(absl::StrCat(ToAbsl(why), ", once more"));
   BeginTrial(trial_.k, trial_.rounds);
   trial_.again = true;
   return true;
 }
 
+void Race::Tell(std::string_view how) {
+  ended_ = absl::StrFormat("trial %d at %.3g: %s", trials_, gamma(), how);
+}
+
 void Race::EndTrial() {
-  double score = kInfinity;
-  bool better = false;
-  if (!trial_.failed) {
-    std::optional<double> above;
-    if (best_.has_value()) {
-      if (const auto paired = trial_.losses.Above(best_->losses)) above = paired->mean;
-    }
-    const std::optional<double> mean = trial_.losses.Mean();
-    part_losses_ = part_losses_ || mean.has_value();
-    if (!mean.has_value() || (best_.has_value() && !above.has_value())) {
-      // Nobody who was there for the best is there now: perhaps next time.
-      if (RunAgain()) return;
-      if (mean.has_value()) above = *mean - best_->losses.Mean().value_or(*mean);
-    }
-    if (best_.has_value() && above.has_value()) {
-      const double done = static_cast<double>(trial_.step);
-      score = best_->score + *above * (static_cast<double>(trial_.rounds) / done);
-      better = std::isfinite(score) && (*above < 0 || (*above == 0 && trial_.k > best_->k));
-    } else if (mean.has_value()) {
-      score = *mean;
-      better = true;
-    }
+  const std::optional<LossDifference> above = AboveBest();
+  const std::optional<LossMean> mean = OwnMean();
+  part_losses_ = part_losses_ || mean.has_value();
+  if (!mean.has_value() || (best_.has_value() && !above.has_value())) {
+    // Too few of those who were there for the best are there now: perhaps next time.
+    if (RunAgain("too few losses to compare")) return;
+  }
+  if (!mean.has_value()) return EndWith(kInfinity, false, "too few losses");
+  if (!best_.has_value()) return EndWith(mean->mean, true, "");
+  double score = mean->mean, difference = 0;
+  if (above.has_value()) {
+    difference = above->mean;
+    const double middle = static_cast<double>(trial_.rounds) / 2;
+    score = best_->score + above->mean * (middle / above->mean_step);
+  } else if (const auto of_best = best_->losses.Mean(kFirstTelling)) {
+    difference = mean->mean - of_best->mean;
+    score = best_->score + difference;
+  }
+  const bool better =
+      std::isfinite(score) && (difference < 0 || (difference == 0 && trial_.k > best_->k));
+  const char* how = !above.has_value()            ? ", by its own mean"
+                    : trial_.step < trial_.rounds ? ", early"
+                                                  : "";
+  EndWith(score, better, absl::StrFormat(", %+.3g over the best%s", score - best_->score, how));
+}
+
+void Race::EndWith(double score, bool better, std::string_view how) {
+  if (std::isfinite(score)) {
+    Tell(absl::StrFormat("%.4g%s", score, how));
+  } else {
+    Tell(how);
   }
   scores_[trial_.k] = score;
   if (better) best_ = Best{.k = trial_.k, .score = score, .losses = std::move(trial_.losses)};
@@ -130,6 +197,13 @@ void Race::EndTrial() {
   } else {
     NextClimb();
   }
+}
+
+RaceEdge Race::edge() const {
+  SIGNVOTE_CHECK(state_ == RaceState::kWon);
+  if (!best_.has_value()) return RaceEdge::kNone;
+  if (highest_ <= best_->k) return RaceEdge::kUpper;
+  return lowest_ >= best_->k ? RaceEdge::kLower : RaceEdge::kNone;
 }
 
 void Race::NextExpansion(bool better) {
@@ -226,7 +300,9 @@ void Race::Save(RuleStateWriter& writer) const {
   writer.Add(static_cast<uint64_t>(trial_.k));
   writer.Add(trial_.rounds);
   writer.Add(trial_.step);
+  writer.Add(trial_.votes);
   writer.Add(uint64_t{trial_.again ? 1u : 0u});
+  writer.Add(uint64_t{trial_.skipped ? 1u : 0u});
   trial_.losses.Save(writer);
   writer.Add(part_trials_);
   writer.Add(uint64_t{best_.has_value() ? 1u : 0u});
@@ -244,6 +320,8 @@ void Race::Save(RuleStateWriter& writer) const {
   writer.Add(strides_);
   writer.Add(static_cast<uint64_t>(part_first_));
   writer.Add(uint64_t{part_losses_ ? 1u : 0u});
+  writer.Add(static_cast<uint64_t>(lowest_));
+  writer.Add(static_cast<uint64_t>(highest_));
 }
 
 absl::Status Race::Restore(RuleStateReader& reader) {
@@ -258,7 +336,8 @@ absl::Status Race::Restore(RuleStateReader& reader) {
   trial.k = static_cast<int64_t>(reader.U64());
   trial.rounds = reader.U64();
   trial.step = reader.U64();
-  const uint64_t again = reader.U64();
+  trial.votes = reader.U64();
+  const uint64_t again = reader.U64(), skipped = reader.U64();
   if (absl::Status status = trial.losses.Restore(reader); !status.ok()) return status;
   const uint64_t part_trials = reader.U64(), has_best = reader.U64();
   std::optional<Best> best;
@@ -276,20 +355,23 @@ absl::Status Race::Restore(RuleStateReader& reader) {
   const uint64_t way = reader.U64(), strides = reader.U64();
   const auto part_first = static_cast<int64_t>(reader.U64());
   const uint64_t part_losses = reader.U64();
+  const auto lowest = static_cast<int64_t>(reader.U64());
+  const auto highest = static_cast<int64_t>(reader.U64());
 
-  const auto on_grid = [](int64_t k) { return std::abs(static_cast<double>(k)) <= 1000; };
-  bool fits = state <= static_cast<uint64_t>(RaceState::kFailed) && std::isfinite(floor) &&
-              floor >= 0 && rounds <= config_.rounds_max && part_trials <= kTrialsMax &&
-              part_trials <= trials && failures <= kFailuresMax + 1 &&
-              short_rounds == config_.short_rounds << failures && has_best <= 1 && again <= 1 &&
-              on_grid(trial.k) && trial.step <= trial.rounds && trial.losses.end() <= trial.step &&
-              trial.rounds <= config_.rounds_max && way <= 2 && strides <= kTrialsMax &&
-              on_grid(part_first) && part_losses <= 1;
+  bool fits =
+      state <= static_cast<uint64_t>(RaceState::kFailed) && std::isfinite(floor) && floor >= 0 &&
+      rounds <= config_.rounds_max && part_trials <= kTrialsMax && part_trials <= trials &&
+      failures <= kFailuresMax + 1 && short_rounds == config_.short_rounds << failures &&
+      has_best <= 1 && again <= 1 && skipped <= 1 && IsStepsize(trial.k) &&
+      trial.step <= trial.rounds && trial.step <= rounds && trial.votes <= trial.step &&
+      trial.losses.end() <= trial.step && trial.rounds > 1 && trial.rounds <= config_.rounds_max &&
+      way <= 2 && strides <= kTrialsMax && IsStepsize(part_first) && part_losses <= 1 &&
+      lowest <= highest && IsStepsize(lowest) && IsStepsize(highest);
   const bool goes_on = state <= static_cast<uint64_t>(RaceState::kClimbing);
   if (goes_on) fits = fits && trial.step < trial.rounds;
-  if (best.has_value()) fits = fits && on_grid(best->k) && std::isfinite(best->score);
+  if (best.has_value()) fits = fits && IsStepsize(best->k) && std::isfinite(best->score);
   for (const auto& [k, score] : scores)
-    fits = fits && on_grid(k) && (std::isfinite(score) || score == kInfinity);
+    fits = fits && IsStepsize(k) && (std::isfinite(score) || score == kInfinity);
   const bool won = state == static_cast<uint64_t>(RaceState::kWon);
   fits = fits && (won ? winner > 0 && std::isfinite(winner) : winner == 0);
   if (!fits) return impossible;
@@ -302,6 +384,7 @@ absl::Status Race::Restore(RuleStateReader& reader) {
   failures_ = failures;
   winner_ = winner;
   trial.again = again == 1;
+  trial.skipped = skipped == 1;
   trial_ = std::move(trial);
   part_trials_ = part_trials;
   best_ = std::move(best);
@@ -310,6 +393,9 @@ absl::Status Race::Restore(RuleStateReader& reader) {
   strides_ = strides;
   part_first_ = part_first;
   part_losses_ = part_losses == 1;
+  lowest_ = lowest;
+  highest_ = highest;
+  for (uint64_t step = 0; step < trial_.losses.end(); ++step) Compare(step);
   return absl::OkStatus();
 }
 

@@ -10,10 +10,14 @@
 //             one first, until both are known
 //   parabola  through the best's log-score and its neighbours': γ_h = γ(k + shift), |shift| ≤ ½; through
 //             the scores themselves where one is not above 0. A neighbour at +∞ is the limit: ½ away
-//   score     that of the best, and by how much the trial lies above it. Of one that ended early, times
-//             planned over done rounds: it is taken to grow on as it has
+//   score     the mean loss behind x_0, at which all trials are alike; of one beside a best that of the
+//             best, and by how much the trial lies above it, times h/2 (or h'/2) over the mean step of
+//             their pairs: a difference is taken to grow with the steps, whichever of them were heard of
 //   end       a trial ends early once it has a quarter of its rounds and is worse than the best by more
-//             than four standard errors of their difference. One whose losses are not finite is at +∞
+//             than four standard errors of their difference
+//   diverged  a trial is at +∞ after two rounds in a row without a finite loss or gradient. One alone is
+//             left out, as in the run: it may be its minibatch's doing, and the others replay that. So is
+//             any before the first vote, where no stepsize is to blame
 //   budget    at most 16 trials in each part, and rounds_max rounds in all. What expanding must leave is
 //             three climbing trials of h' rounds; what is left then, shared by three, is h where that is
 //             less; less than h', and the winner of the expansion is γ_h
@@ -31,6 +35,8 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "server/stepsize/rule_state.h"
@@ -41,7 +47,7 @@ namespace signvote {
 
 struct RaceConfig {
   double start = 1e-3;        // γ(0), a positive fp32 number
-  uint64_t short_rounds = 0;  // h' at first, ≥ 1
+  uint64_t short_rounds = 0;  // h' at first, ≥ 2
   uint64_t long_rounds = 0;   // h
   uint64_t rounds_max = 0;    // of all trials together; ≥ 5 h'
 };
@@ -51,8 +57,12 @@ enum class RaceState : uint64_t { kExpanding, kClimbing, kWon, kFailed };
 // What the round's commit does for the trial in progress.
 enum class TrialMove : uint8_t {
   kStep,    // a step at gamma()
+  kSkip,    // none, and the trial goes on with the next minibatch
   kRewind,  // the trial is over
 };
+
+// On which side of the winner no worse stepsize was tried.
+enum class RaceEdge : uint64_t { kNone, kUpper, kLower };
 
 // Threads: thread-compatible.
 class Race {
@@ -71,6 +81,11 @@ class Race {
   double winner() const { return winner_; }
   // γ_h was a trial's own, not only one that none refuted.
   bool measured() const { return best_.has_value(); }
+  // REQUIRES: state() is kWon.
+  RaceEdge edge() const;
+  // How the last trial that is over ended: "trial 3 at 0.01: 2.91, +0.12 over the best, early". Not
+  // saved: empty until one ends.
+  const std::string& ended() const { return ended_; }
   uint64_t rounds() const { return rounds_; }  // of all trials so far
   uint64_t trials() const { return trials_; }  // that were begun
   uint64_t step() const { return trial_.step; }
@@ -78,12 +93,12 @@ class Race {
 
   // A round of the trial was voted on, `step` minibatches behind its first one. REQUIRES: !over().
   TrialMove OnVerdict(const RuleInput& input);
-  // It closed without a verdict, and the trial is over: at +∞ where every loss was not finite or it was
-  // its second time; else it is run once more. Before its first step the trial goes on as if the round
-  // had not been: what is wrong there, however long, is not its stepsize.
-  void OnNoVerdict(const RuleInput& input);
+  // It closed without a verdict. Where that was for losses or gradients that are not finite, "diverged"
+  // above says what follows. Else the trial is run once more, the second time it is at +∞; before its
+  // first vote it begins again as if it had not been, however long.
+  TrialMove OnNoVerdict(const RuleInput& input);
   // Nothing was voted on yet.
-  bool untouched() const { return trials_ == 1 && trial_.step == 0; }
+  bool untouched() const { return trials_ == 1 && trial_.votes == 0; }
 
   void Save(RuleStateWriter& writer) const;
   // DATA_LOSS: values that no race of this config can have.
@@ -93,11 +108,13 @@ class Race {
   enum class Way : uint64_t { kUnknown, kUp, kDown };
   struct Trial {
     int64_t k = 0;
-    uint64_t rounds = 0;  // planned
-    uint64_t step = 0;    // rounds done
-    bool again = false;   // it is run once more
-    bool failed = false;  // it closed without a verdict
+    uint64_t rounds = 0;   // planned
+    uint64_t step = 0;     // rounds done
+    uint64_t votes = 0;    // of them with a verdict
+    bool again = false;    // it is run once more
+    bool skipped = false;  // its last round had no finite loss
     TrialLosses losses;
+    DifferenceSums above;  // to the best, behind x_0; follows from the losses of both
   };
   struct Best {
     int64_t k = 0;
@@ -111,15 +128,24 @@ class Race {
   // A part begins anew, with a trial at k.
   void BeginPart(RaceState part, int64_t k, uint64_t rounds);
   void BeginTrial(int64_t k, uint64_t rounds);
-  bool RunAgain();  // the same trial, unless this was the second time or there is no room
+  // The same trial, unless this was the second time or there is no room.
+  bool RunAgain(std::string_view why);
+  void Compare(uint64_t step);  // with the best's losses at this step
+  // How many steps must have a loss, or a pair, for it to tell something of the trial so far.
+  uint64_t StepsNeeded() const;
+  // The difference to the best, and the trial's own mean; nullopt where it does not tell enough.
+  std::optional<LossDifference> AboveBest() const;
+  std::optional<LossMean> OwnMean() const;
   void EndTrial();
+  void EndWith(double score, bool better, std::string_view how);
   void NextExpansion(bool better);
   void EndExpansion();
   void NextClimb();
   void Fail();
   std::optional<int64_t> Untried() const;  // that nothing speaks against
   void Win(double gamma);
-  double Shift() const;  // of the parabola's vertex from the best, in grid steps
+  void Tell(std::string_view how);  // into ended_
+  double Shift() const;             // of the parabola's vertex from the best, in grid steps
 
   RaceConfig config_;  // constant after construction
   double floor_ = 0;
@@ -128,6 +154,7 @@ class Race {
   uint64_t short_rounds_;  // h'
   uint64_t failures_ = 0;  // of expansions
   double winner_ = 0;
+  std::string ended_;
 
   // The part in progress.
   Trial trial_;
@@ -138,6 +165,8 @@ class Race {
   std::map<int64_t, double> scores_;  // by k
   Way way_ = Way::kUnknown;
   uint64_t strides_ = 0;  // taken that way
+  // Tried since expanding began last, by this part and the one before.
+  int64_t lowest_ = 0, highest_ = 0;
 };
 
 }  // namespace signvote

@@ -89,6 +89,16 @@ absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeAlias(const RuleFlags& flags) 
                         "round, or choose the probe same or directional",
                         flags.alias_probe));
   }
+  if (form != AliasForm::kExtrema && flags.alias_extrema_scale != RuleFlags().alias_extrema_scale) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "a scale of the extrema is given, and ALIAS with the probe '%s' has none: choose "
+        "the probe extrema, or leave the scale away",
+        flags.alias_probe));
+  }
+  if (option == AliasOption::kOptionII && flags.alias_d0 != RuleFlags().alias_d0) {
+    return absl::InvalidArgumentError(
+        "d0 is given, and ALIAS with Option II does not use it: choose Option I, or leave d0 away");
+  }
   if (!(flags.alias_extrema_scale >= 1e-30 && flags.alias_extrema_scale <= 1e30)) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "the scale %g of the extrema (ALIAS) is out of range; use a number in [1e-30, "
@@ -190,6 +200,12 @@ absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeRule(const RuleFlags& flags, c
   SIGNVOTE_ASSIGN_OR_RETURN(const Schedule schedule, ParseSchedule(flags));
   if (flags.rule == "prodigy")
     return MakeProdigyRule({.d0 = flags.rival_start, .schedule = schedule});
+  if (flags.rival_start != 0 &&
+      !(flags.rival_start >= kMechanicStartMin && flags.rival_start <= kMechanicStartMax)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("Mechanic's start value %g is out of range; use a number in [1e-12, 1e12]",
+                        flags.rival_start));
+  }
   return MakeMechanicRule({.start = flags.rival_start, .schedule = schedule});
 }
 

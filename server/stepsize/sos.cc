@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -17,9 +18,10 @@
 namespace signvote {
 namespace {
 
-constexpr uint32_t kStateVersion = 1;
+constexpr uint32_t kStateVersion = 2;
 constexpr uint64_t kUnknownLength = 1000;
-constexpr uint64_t kTrialMin = 16, kTrialMax = 256;
+constexpr uint64_t kTrialMax = 256;
+constexpr uint64_t kTrialsMin = 3;
 constexpr double kGammaMax = 1e30;
 constexpr uint64_t kWidenings = 6;  // 2^(2^6) is beyond any stepsize
 
@@ -31,7 +33,9 @@ class SosRule final : public StepsizeRule {
   explicit SosRule(const SosConfig& config) : config_(config) {
     SIGNVOTE_CHECK(config.start == 0 ||
                    IsStepsize(static_cast<double>(static_cast<float>(config.start))));
-    SIGNVOTE_CHECK(config.main_rounds == 0 || config.main_rounds >= kSosRoundsMin);
+    SIGNVOTE_CHECK(config.main_rounds == 0 ||
+                   config.main_rounds / 4 >= kTrialsMin * config.trial_min);
+    SIGNVOTE_CHECK(config.trial_min >= 2);
   }
 
   std::string_view name() const override { return "sos"; }
@@ -53,11 +57,15 @@ class SosRule final : public StepsizeRule {
     }
     Begin(input);
     losses_.Add(step_, input);
-    if (const auto change = MeanOf(input, ScalarKind::kProbeL1); change.has_value()) {
+    if (const auto change = MeanOf(input, ScalarKind::kProbeL1);
+        change.has_value() && std::isfinite(change_ + *change)) {
       change_ += *change;
+      ++probes_;
     }
     ++step_;
+    ++votes_;
     ++rounds_;
+    skipped_ = false;
     if (step_ >= trial_rounds()) return EndTrial(Phi());
     StepsizeDecision decision{.gamma = static_cast<float>(gamma()), .main_round = false};
     decision.reason =
@@ -70,17 +78,32 @@ class SosRule final : public StepsizeRule {
     // Before the first trial another minibatch will do as well.
     if (part_ == Part::kMain || !first_step_.has_value())
       return StepsizeRule::DecideWithoutBallot(input);
-    if (step_ == 0) {  // at x_0 no stepsize is to blame
-      StepsizeDecision decision{.kind = CommitKind::kRewind,
-                                .gamma = static_cast<float>(gamma()),
-                                .next_data_step = *first_step_,
-                                .main_round = false,
-                                .reason = "sos: the trial begins again"};
-      Tell(decision);
-      return decision;
+    if (!input.nonfinite) {
+      if (votes_ > 0) {
+        ++rounds_;
+        return EndTrial(std::nullopt);
+      }
+      // At x_0 no stepsize is to blame, however long.
+      rounds_ -= step_;
+      BeginTrial();
+      return Rewind("the trial begins again");
     }
     ++rounds_;
-    return EndTrial(0);
+    ++step_;
+    const bool second = std::exchange(skipped_, true) && votes_ > 0;
+    if (second && part_ != Part::kStill) return EndTrial(0);
+    if (step_ >= trial_rounds()) return EndTrial(Phi());
+    StepsizeDecision decision{.kind = CommitKind::kNone, .gamma = input.gamma};
+    decision.reason = absl::StrFormat("sos: the trial goes on behind round %d", step_);
+    Tell(decision);
+    return decision;
+  }
+
+  RaceProgress race() const override {
+    return {.trials = trials_,
+            .rounds = rounds_,
+            .rounds_max = length() / 4,
+            .over = part_ == Part::kMain};
   }
 
   std::string Save() const override {
@@ -89,7 +112,9 @@ class SosRule final : public StepsizeRule {
     writer.Add(uint64_t{first_step_.has_value() ? 1u : 0u});
     writer.Add(first_step_.value_or(DataStep(0)).value());
     for (const double value : {lo_, hi_, change_}) writer.Add(value);
-    for (const uint64_t value : {widenings_, step_, trials_, rounds_}) writer.Add(value);
+    for (const uint64_t value : {widenings_, step_, votes_, probes_, trials_, rounds_})
+      writer.Add(value);
+    for (const bool value : {again_, skipped_, measured_}) writer.Add(uint64_t{value ? 1u : 0u});
     losses_.Save(writer);
     still_.Save(writer);
     return writer.Take();
@@ -100,20 +125,32 @@ class SosRule final : public StepsizeRule {
     RuleStateReader reader(bytes, name(), kStateVersion);
     const uint64_t part = reader.U64(), begun = reader.U64(), first_step = reader.U64();
     for (double* value : {&other.lo_, &other.hi_, &other.change_}) *value = reader.Double();
-    for (uint64_t* value : {&other.widenings_, &other.step_, &other.trials_, &other.rounds_}) {
+    for (uint64_t* value : {&other.widenings_, &other.step_, &other.votes_, &other.probes_,
+                            &other.trials_, &other.rounds_}) {
       *value = reader.U64();
+    }
+    uint64_t flags_max = 0;
+    for (bool* value : {&other.again_, &other.skipped_, &other.measured_}) {
+      const uint64_t flag = reader.U64();
+      flags_max = std::max(flags_max, flag);
+      *value = flag == 1;
     }
     const absl::Status losses = other.losses_.Restore(reader), still = other.still_.Restore(reader);
     SIGNVOTE_RETURN_IF_ERROR(reader.Finish());
     other.part_ = static_cast<Part>(part);
     if (begun == 1) other.first_step_ = DataStep(first_step);
-    const auto range = [](double gamma) { return std::isfinite(gamma) && gamma >= 0; };
-    const bool fits = losses.ok() && still.ok() && part <= static_cast<uint64_t>(Part::kMain) &&
-                      begun <= 1 && (begun == 1 ? other.lo_ > 0 : part == 0 && other.lo_ == 0) &&
-                      range(other.lo_) && range(other.hi_) && std::isfinite(other.change_) &&
-                      other.widenings_ <= kWidenings && other.step_ < trial_rounds() &&
-                      other.rounds_ <= length() / 4 && other.trials_ <= other.rounds_ + 1 &&
-                      other.losses_.end() <= other.step_ && other.still_.end() <= trial_rounds();
+    const auto in_range = [](double gamma) { return gamma > 0 && gamma <= kGammaMax; };
+    const bool searches = part == static_cast<uint64_t>(Part::kWidening) ||
+                          part == static_cast<uint64_t>(Part::kBisecting);
+    const bool fits =
+        losses.ok() && still.ok() && part <= static_cast<uint64_t>(Part::kMain) && begun <= 1 &&
+        (begun == 1 ? in_range(other.lo_) : part == 0 && other.lo_ == 0) &&
+        (searches ? in_range(other.hi_) : std::isfinite(other.hi_) && other.hi_ >= 0) &&
+        std::isfinite(other.change_) && flags_max <= 1 && other.widenings_ <= kWidenings &&
+        other.step_ < trial_rounds() && other.votes_ <= other.step_ &&
+        other.probes_ <= other.votes_ && other.step_ <= other.rounds_ &&
+        other.rounds_ <= length() / 4 && other.trials_ <= other.rounds_ + 1 &&
+        other.losses_.end() <= other.step_ && other.still_.end() <= trial_rounds();
     if (!fits) {
       return absl::DataLossError(
           "the saved state of stepsize rule 'sos' has values that this run's flags cannot give; "
@@ -126,6 +163,11 @@ class SosRule final : public StepsizeRule {
     change_ = other.change_;
     widenings_ = other.widenings_;
     step_ = other.step_;
+    votes_ = other.votes_;
+    probes_ = other.probes_;
+    again_ = other.again_;
+    skipped_ = other.skipped_;
+    measured_ = other.measured_;
     trials_ = other.trials_;
     rounds_ = other.rounds_;
     losses_ = std::move(other.losses_);
@@ -135,8 +177,12 @@ class SosRule final : public StepsizeRule {
 
  private:
   uint64_t length() const { return config_.main_rounds > 0 ? config_.main_rounds : kUnknownLength; }
-  uint64_t trial_rounds() const { return std::clamp(length() / 32, kTrialMin, kTrialMax); }
-  bool Affordable() const { return rounds_ + trial_rounds() <= length() / 4; }
+  uint64_t trial_rounds() const { return std::clamp(length() / 32, config_.trial_min, kTrialMax); }
+  // The last quarter of a trial, over which N is taken.
+  uint64_t last_rounds() const { return std::max<uint64_t>(1, trial_rounds() / 4); }
+  bool Affordable(uint64_t trials) const {
+    return rounds_ + trials * trial_rounds() <= length() / 4;
+  }
 
   // Of the trial in progress.
   double gamma() const {
@@ -158,46 +204,79 @@ class SosRule final : public StepsizeRule {
     first_step_ = input.ahead.data_step;
     trials_ = 1;
     lo_ = config_.start > 0 ? config_.start : double{FirstStepsize(input.x0_max_abs)};
+    lo_ = std::min(lo_, kGammaMax);
   }
 
-  double Phi() const {
-    const auto above = still_.Above(losses_, trial_rounds() - trial_rounds() / 4);
-    if (!above.has_value() || !(change_ > 0)) return 0;
-    const double phi = above->mean / change_;
+  // φ of the trial that is over; of the still one 0. nullopt: nothing tells it.
+  std::optional<double> Phi() const {
+    const uint64_t last = last_rounds(), first = trial_rounds() - last;
+    const uint64_t needed = (last + 1) / 2;
+    if (part_ == Part::kStill) {
+      const auto mean = losses_.Mean(first);
+      return mean.has_value() && mean->steps >= needed ? std::optional(0.0) : std::nullopt;
+    }
+    const auto above = still_.Above(losses_, first);
+    if (!above.has_value() || above->steps < needed || probes_ == 0) return std::nullopt;
+    const double steps = static_cast<double>(trial_rounds() - 1);
+    const double phi = above->mean / (change_ / static_cast<double>(probes_) * steps);
     return std::isfinite(phi) ? phi : 0;
   }
 
-  StepsizeDecision EndTrial(double phi) {
+  StepsizeDecision Rewind(std::string reason) {
     StepsizeDecision decision{.kind = CommitKind::kRewind,
                               .gamma = static_cast<float>(gamma()),
                               .next_data_step = *first_step_,
-                              .main_round = false};
+                              .main_round = false,
+                              .reason = "sos: " + std::move(reason)};
+    Tell(decision);
+    return decision;
+  }
+
+  void BeginTrial() {
+    step_ = votes_ = probes_ = 0;
+    change_ = 0;
+    skipped_ = false;
+    losses_.Clear();
+  }
+
+  // phi: of the trial that is over; nullopt: it tells nothing.
+  StepsizeDecision EndTrial(std::optional<double> phi) {
     const double tried = gamma();
-    if (part_ == Part::kStill) {
+    const bool still = part_ == Part::kStill;
+    if (!phi.has_value() && (still ? Affordable(2) : !again_ && Affordable(1))) {
+      again_ = !still;
+      ++trials_;
+      BeginTrial();
+      return Rewind(absl::StrFormat("the trial at %.6g tells nothing: once more", tried));
+    }
+    again_ = false;
+    measured_ = measured_ || (!still && phi.has_value());
+    const bool holds = phi.has_value() && *phi >= tried;
+    if (still && !phi.has_value()) {
+      part_ = Part::kMain;
+    } else if (still) {
       still_ = std::exchange(losses_, TrialLosses());
       part_ = Part::kWidening;
       hi_ = Wider();
-    } else if (part_ == Part::kWidening && phi >= tried) {
+    } else if (part_ == Part::kWidening && holds) {
       lo_ = hi_;
       hi_ = Wider();
-      if (widenings_ == kWidenings || hi_ > kGammaMax) part_ = Part::kMain;
+      if (widenings_ == kWidenings) part_ = Part::kMain;
     } else if (part_ == Part::kWidening) {
       part_ = Part::kBisecting;
-    } else if (phi >= tried) {
+    } else if (holds) {
       lo_ = tried;
     } else {
       hi_ = tried;
     }
+    if (part_ == Part::kWidening && hi_ > kGammaMax) part_ = Part::kMain;
     if (part_ == Part::kBisecting && hi_ <= 2 * lo_) part_ = Part::kMain;
-    if (!Affordable()) part_ = Part::kMain;
-    step_ = 0;
-    change_ = 0;
-    losses_.Clear();
+    if (!Affordable(1)) part_ = Part::kMain;
+    BeginTrial();
     if (part_ == Part::kMain) still_.Clear();
     if (part_ != Part::kMain) ++trials_;
-    decision.reason = absl::StrFormat("sos: phi(%.6g)=%.6g", tried, phi);
-    Tell(decision);
-    return decision;
+    return Rewind(phi.has_value() ? absl::StrFormat("phi(%.6g)=%.6g", tried, *phi)
+                                  : absl::StrFormat("phi(%.6g) unknown", tried));
   }
 
   // The first of all stepsizes times 2^(2^k).
@@ -210,10 +289,13 @@ class SosRule final : public StepsizeRule {
 
   void Tell(StepsizeDecision& decision) const {
     decision.state = {{"lo", lo_}, {"hi", hi_}};
-    decision.race = {.trials = trials_,
-                     .rounds = rounds_,
-                     .rounds_max = length() / 4,
-                     .over = part_ == Part::kMain};
+    decision.race = race();
+    if (part_ != Part::kMain || measured_) return;
+    decision.warning = absl::StrFormat(
+        "no trial of SOS told anything of a stepsize, and the run keeps its start value %.3g: "
+        "begin it "
+        "again with workers that stay through its first quarter, or choose --rule lever",
+        lo_);
   }
 
   const SosConfig config_;
@@ -221,12 +303,17 @@ class SosRule final : public StepsizeRule {
   std::optional<DataStep> first_step_;  // the minibatch that all trials begin with
   double lo_ = 0, hi_ = 0;
   uint64_t widenings_ = 0;
-  uint64_t trials_ = 0;  // that were begun
-  uint64_t rounds_ = 0;  // of all of them
+  uint64_t trials_ = 0;    // that were begun
+  uint64_t rounds_ = 0;    // of all of them
+  bool measured_ = false;  // some φ is known
 
   // The trial in progress.
-  uint64_t step_ = 0;
-  double change_ = 0;  // D so far
+  uint64_t step_ = 0;     // rounds done
+  uint64_t votes_ = 0;    // of them with a verdict
+  uint64_t probes_ = 0;   // of them with a probe
+  bool again_ = false;    // it is run once more
+  bool skipped_ = false;  // its last round had no finite loss
+  double change_ = 0;     // the probes' sum
   TrialLosses losses_;
   TrialLosses still_;  // of the first trial; empty once the run goes on
 };

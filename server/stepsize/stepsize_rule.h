@@ -44,6 +44,13 @@ class StepsizeRule {
   // rewind where the rule gives up what it was trying; never a step. Default: none, γ kept.
   virtual StepsizeDecision DecideWithoutBallot(const RuleInput& input);
 
+  // Not OK: with its last decision the rule has given up. That one is committed, and the run ends with
+  // this status, however often it is taken up again. Default: never.
+  virtual absl::Status failure() const { return absl::OkStatus(); }
+  // How far its trials are; what the last decision said of them, also of a rule that was restored.
+  // Default: it runs none.
+  virtual RaceProgress race() const { return {}; }
+
   // Everything that the next decisions depend on, as bytes (rule_state.h). A rule of the same
   // configuration that restores them decides as this one would.
   virtual std::string Save() const = 0;

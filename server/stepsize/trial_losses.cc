@@ -26,53 +26,67 @@ void TrialLosses::Add(uint64_t step, const RuleInput& input) {
             [](const Entry& a, const Entry& b) { return a.share < b.share; });
 }
 
-std::optional<double> TrialLosses::Mean() const {
-  double sum = 0;
-  uint64_t steps = 0;
+std::span<const TrialLosses::Entry> TrialLosses::At(uint64_t step) const {
+  const auto before = [](const Entry& entry, uint64_t at) { return entry.step < at; };
+  const auto behind = [](uint64_t at, const Entry& entry) { return at < entry.step; };
+  const auto first = std::lower_bound(entries_.begin(), entries_.end(), step, before);
+  return {first, std::upper_bound(first, entries_.end(), step, behind)};
+}
+
+std::optional<LossMean> TrialLosses::Mean(uint64_t first_step) const {
+  LossMean result;
   std::vector<double> of_step;
   for (size_t i = 0; i < entries_.size(); ++i) {
+    if (entries_[i].step < first_step) continue;
     of_step.push_back(entries_[i].loss);
     if (i + 1 < entries_.size() && entries_[i + 1].step == entries_[i].step) continue;
     if (const std::optional<double> mean = RobustMean(of_step)) {
-      sum += *mean;
-      ++steps;
+      result.mean += *mean;
+      ++result.steps;
     }
     of_step.clear();
   }
-  const double mean =
-      steps == 0 ? std::numeric_limits<double>::quiet_NaN() : sum / static_cast<double>(steps);
-  return std::isfinite(mean) ? std::optional(mean) : std::nullopt;
+  if (result.steps == 0) return std::nullopt;
+  result.mean /= static_cast<double>(result.steps);
+  return std::isfinite(result.mean) ? std::optional(result) : std::nullopt;
+}
+
+std::optional<double> TrialLosses::AboveAt(const TrialLosses& other, uint64_t step) const {
+  std::vector<double> pairs;
+  const std::span<const Entry> others = other.At(step);
+  auto theirs = others.begin();
+  for (const Entry& mine : At(step)) {
+    while (theirs != others.end() && theirs->share < mine.share) ++theirs;
+    if (theirs == others.end()) break;
+    if (theirs->share == mine.share) pairs.push_back(mine.loss - theirs->loss);
+  }
+  return RobustMean(pairs);
 }
 
 std::optional<LossDifference> TrialLosses::Above(const TrialLosses& other,
                                                  uint64_t first_step) const {
-  std::vector<double> by_step, of_step;
-  uint64_t step = 0;
-  const auto close_step = [&] {
-    if (const std::optional<double> mean = RobustMean(of_step)) by_step.push_back(*mean);
-    of_step.clear();
-  };
-  auto theirs = other.entries_.begin();
-  for (const Entry& mine : entries_) {
-    if (mine.step < first_step) continue;
-    if (mine.step != step) close_step();
-    step = mine.step;
-    const auto key = std::tuple(mine.step, mine.share);
-    while (theirs != other.entries_.end() && std::tuple(theirs->step, theirs->share) < key)
-      ++theirs;
-    if (theirs == other.entries_.end()) break;
-    if (std::tuple(theirs->step, theirs->share) == key) of_step.push_back(mine.loss - theirs->loss);
+  DifferenceSums sums;
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    const uint64_t step = entries_[i].step;
+    if (step < first_step || (i > 0 && entries_[i - 1].step == step)) continue;
+    if (const std::optional<double> above = AboveAt(other, step)) sums.Add(step, *above);
   }
-  close_step();
-  if (by_step.empty()) return std::nullopt;
-  const double n = static_cast<double>(by_step.size());
-  LossDifference difference{.steps = by_step.size()};
-  for (const double d : by_step) difference.mean += d / n;
-  if (!std::isfinite(difference.mean)) return std::nullopt;
-  if (by_step.size() < 2) return difference;
-  double squares = 0;
-  for (const double d : by_step) squares += (d - difference.mean) * (d - difference.mean);
-  difference.standard_error = std::sqrt(squares / (n - 1) / n);
+  return sums.Get();
+}
+
+void DifferenceSums::Add(uint64_t step, double above) {
+  ++steps_;
+  step_sum_ += static_cast<double>(step);
+  const double from_mean = above - mean_;
+  mean_ += from_mean / static_cast<double>(steps_);
+  squares_ += from_mean * (above - mean_);
+}
+
+std::optional<LossDifference> DifferenceSums::Get() const {
+  if (steps_ == 0 || !std::isfinite(mean_)) return std::nullopt;
+  const double n = static_cast<double>(steps_);
+  LossDifference difference{.mean = mean_, .mean_step = step_sum_ / n, .steps = steps_};
+  if (steps_ > 1) difference.standard_error = std::sqrt(squares_ / (n - 1) / n);
   return difference;
 }
 

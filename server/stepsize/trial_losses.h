@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -19,7 +20,14 @@ namespace signvote {
 struct LossDifference {
   double mean = 0;            // over the steps that both have
   double standard_error = 0;  // of that mean; 0 with fewer than two steps
+  double mean_step = 0;       // of those steps; the first of a trial is 0
   uint64_t steps = 0;         // ≥ 1
+};
+
+// A trial's own mean loss.
+struct LossMean {
+  double mean = 0;     // over the steps
+  uint64_t steps = 0;  // that have a loss, ≥ 1
 };
 
 // Threads: thread-compatible.
@@ -32,11 +40,16 @@ class TrialLosses {
   // One behind the last step that has a loss.
   uint64_t end() const { return entries_.empty() ? 0 : entries_.back().step + 1; }
 
-  // Mean over the steps of the robust mean over the shares; nullopt: there is no loss.
-  std::optional<double> Mean() const;
-  // *this − other over the pairs (step, share) that both have: per step the robust mean over the shares,
-  // then the mean over the steps from `first_step` on. nullopt: there is no such pair. So a worker that
-  // came, went or was late costs its pairs, and neither trial.
+  // Whether some share has a loss at this step.
+  bool Has(uint64_t step) const { return !At(step).empty(); }
+
+  // Mean over the steps from `first_step` on of the robust mean over the shares; nullopt: there is no
+  // loss.
+  std::optional<LossMean> Mean(uint64_t first_step = 0) const;
+  // *this − other at one step, over the shares that both have there: the robust mean. nullopt: there is
+  // none. So a worker that came, went or was late costs its pairs, and neither trial.
+  std::optional<double> AboveAt(const TrialLosses& other, uint64_t step) const;
+  // The mean of those over the steps from `first_step` on; nullopt: there is no pair.
   std::optional<LossDifference> Above(const TrialLosses& other, uint64_t first_step = 0) const;
 
   void Save(RuleStateWriter& writer) const;
@@ -49,7 +62,23 @@ class TrialLosses {
     Share share;
     double loss = 0;
   };
+  std::span<const Entry> At(uint64_t step) const;
+
   std::vector<Entry> entries_;  // by step, then by share; no pair twice
+};
+
+// LossDifference in one pass, so that a trial in progress costs each round no more than its own pairs.
+// Threads: thread-compatible.
+class DifferenceSums {
+ public:
+  void Add(uint64_t step, double above);
+  // nullopt: nothing was added, or its sum is no number.
+  std::optional<LossDifference> Get() const;
+
+ private:
+  uint64_t steps_ = 0;
+  double step_sum_ = 0, mean_ = 0;
+  double squares_ = 0;  // Σ(d − mean)²
 };
 
 }  // namespace signvote

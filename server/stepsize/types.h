@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "common/ids.h"
 #include "common/vote_terms.h"
 
@@ -57,8 +56,8 @@ struct RuleInput {
   std::span<const ScalarKind> asked;  // the scalars that the round wanted
   // of the counted workers whose scalars arrived in time; may be empty
   std::span<const WorkerScalars> workers;
-  // Without a verdict only: every worker abstained because its loss is not finite.
-  bool nonfinite_losses = false;
+  // Without a verdict only: every member abstained because its loss, or its gradient, is not finite.
+  bool nonfinite = false;
   // shares[i] is the share of the data that workers[i] is of. Empty: nobody says, and i stands for it
   std::span<const Share> shares = {};
 };
@@ -95,8 +94,6 @@ struct StepsizeDecision {
   // The rule's state after this decision, by name, for logs and metrics (e.g. {"eta", 12.5}).
   std::vector<std::pair<std::string, double>> state;
   RaceProgress race;  // after this round
-  // Not OK: the rule cannot go on, and the run ends with this; nothing else is read then.
-  absl::Status status;
 };
 
 }  // namespace signvote

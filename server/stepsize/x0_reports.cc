@@ -49,10 +49,13 @@ std::vector<X0Report> X0Reports(const RuleInput& input) {
     if (fits) reports.push_back(report);
   }
   if (reports.empty()) return reports;
-  const double median = Median(std::move(distances));
-  std::erase_if(reports, [median](const X0Report& report) {
-    return !AtMost(report.distance, median) || !AtMost(median, report.distance);
-  });
+  const double median = Median(distances);  // where more than half agree, it is one of them
+  const auto agrees = [median](double distance) {
+    return AtMost(distance, median) && AtMost(median, distance);
+  };
+  const auto agreeing = std::count_if(distances.begin(), distances.end(), agrees);
+  if (2 * static_cast<size_t>(agreeing) <= distances.size()) return {};
+  std::erase_if(reports, [&](const X0Report& report) { return !agrees(report.distance); });
   return reports;
 }
 

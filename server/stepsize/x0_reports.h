@@ -21,7 +21,8 @@ struct X0Report {
 std::vector<ScalarKind> X0ReportScalars();
 
 // The reports of a round in which everything is finite and
-//   ‖x − x_0‖₂ is the median of what all say: the replicas are the same to the last bit
+//   ‖x − x_0‖₂ is what more than half of all say: the replicas are the same to the last bit, and where
+//   no such value is, as of two who differ, nobody knows who is right and there is no report
 //   ‖g‖₂ ≤ ‖g‖₁ ≤ √d·‖g‖₂, where d is known
 //   |⟨g, x_0 − x⟩| ≤ ‖g‖₂·‖x − x_0‖₂
 // each up to rounding. The others are left out.

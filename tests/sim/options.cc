@@ -34,6 +34,9 @@ void DrawRule(Rng& rng, SimOptions* o) {
     case 1:
       o->rule_used = rng.Below(2) == 0 ? RuleUsed::kRace : RuleUsed::kRaceLite;
       return;
+    case 4:
+      o->rule_used = RuleUsed::kSos;
+      return;
     case 2:
       flags.rule = "prodigy";
       return;
@@ -75,6 +78,8 @@ const char* RuleName(const SimOptions& o) {
       return "turns";
     case RuleUsed::kRace:
       return "race";
+    case RuleUsed::kSos:
+      return "sos";
     case RuleUsed::kRaceLite:
       break;
   }

@@ -70,6 +70,7 @@ enum class RuleUsed : uint8_t {
   kTurns,     // TurnsRule (turns_rule.h): commits of every kind
   kRace,      // Lever, with trials short enough for these runs
   kRaceLite,  // likewise, and nothing is rescaled
+  kSos,       // SOS, likewise
 };
 
 struct SimOptions {

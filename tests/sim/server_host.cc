@@ -10,6 +10,7 @@
 #include "common/checksum.h"
 #include "common/status.h"
 #include "server/stepsize/lever.h"
+#include "server/stepsize/sos.h"
 #include "tests/sim/turns_rule.h"
 
 namespace signvote::sim {
@@ -216,6 +217,9 @@ std::unique_ptr<StepsizeRule> RuleOf(const SimOptions& o) {
       return nullptr;
     case RuleUsed::kTurns:
       return std::make_unique<TurnsRule>(o.seed);
+    case RuleUsed::kSos:
+      return MakeSosRule(
+          {.start = o.run.rule.lever_start, .main_rounds = o.run.main_rounds_max, .trial_min = 4});
     case RuleUsed::kRace:
     case RuleUsed::kRaceLite:
       break;

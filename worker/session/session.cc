@@ -166,7 +166,8 @@ absl::Status SessionImpl::TakeReplica(ReplicaMemory* replica) {
                                                    " coordinates, the run's layout ",
                                                    run_->layout.coordinates()));
   }
-  if (run_->needs_x0) {
+  // Who has made room for it already has it once.
+  if (run_->needs_x0 && !replica->keeps_x0()) {
     const absl::Status kept = replica->KeepX0();
     if (absl::IsUnimplemented(kept)) return absl::InvalidArgumentError(std::string(kept.message()));
     SIGNVOTE_RETURN_IF_ERROR(kept);

@@ -66,8 +66,10 @@ TEST(MetricsFeedTest, ASnapshotBecomesGaugesCountersAndWorkerSeries) {
   page.workers[1].connected = false;
   page.phase = run::PagePhase::kRoundOpen;
   page.race.over = true;
+  page.rule_numbers = {{"s", 7}};
   feed.Update(page);
   EXPECT_EQ(metrics.Value(ServerMetric::kRaceRoundsLeft), 0);
+  EXPECT_TRUE(std::isnan(metrics.Value(ServerMetric::kLean))) << "this round measures none";
   EXPECT_EQ(metrics.Value(ServerMetric::kObservers), 0);
   EXPECT_EQ(metrics.Value(ServerMetric::kPaused), 0);
   EXPECT_THAT(metrics.Text(), Not(HasSubstr("worker=\"b\"")));

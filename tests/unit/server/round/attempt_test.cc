@@ -225,9 +225,10 @@ TEST_F(OpenAttemptTest, HasNoBallotOnceAllHaveAnsweredAndSomeChunkIsEmpty) {
   open().AddAbstention(0, AbstainReason::kNonFiniteLoss);
   open().AddAbstention(1, AbstainReason::kNonFiniteLoss);
   EXPECT_EQ(open().standing(), Standing::kCounting);
-  EXPECT_TRUE(open().OnlyNonFiniteLosses());
+  EXPECT_FALSE(open().OnlyNonFinite()) << "one is silent, and its loss may be finite";
   open().AddAbstention(3, AbstainReason::kNonFiniteGradient);
   EXPECT_EQ(open().standing(), Standing::kNoBallot);
+  EXPECT_TRUE(open().OnlyNonFinite());
   EXPECT_FALSE(open().OnlyNonFiniteLosses());
 }
 

@@ -171,16 +171,36 @@ TEST_F(CourseTest, WhatNoCommitCanCarryOutIsRefusedWithTheRulesNameAndTheCourseS
   }
 }
 
-TEST_F(CourseTest, ARuleThatCannotGoOnEndsTheRunWithItsOwnWords) {
+TEST_F(CourseTest, TheLastDecisionOfARuleThatGivesUpIsCommittedAndItsWordsStay) {
   Decide();
-  rule_.next.status = absl::FailedPreconditionError("nothing lowers the loss; look at the data");
-  rule_.without_ballot = rule_.next;
-  for (const CourseEnd end : {CourseEnd::kVerdict, CourseEnd::kNonFiniteLoss}) {
-    CommitRound commit;
-    EXPECT_EQ(course().Decide(end, commit).status(), rule_.next.status);
-    EXPECT_EQ(course().data_step(), DataStep(1));
-    EXPECT_EQ(course().main_rounds(), 1u);
-  }
+  EXPECT_TRUE(course().failure().ok());
+  rule_.failure = absl::AbortedError("nothing lowers the loss; look at the data");
+  rule_.next = {.kind = CommitKind::kRewind, .next_data_step = DataStep(0)};
+  EXPECT_EQ(Decide().kind, CommitKind::kRewind);
+  EXPECT_EQ(course().data_step(), DataStep(0));
+  EXPECT_EQ(course().failure(), rule_.failure);
+  const CourseState state = course().State();
+  Make(state);
+  EXPECT_EQ(course().failure(), rule_.failure) << "restored, it has still given up";
+}
+
+TEST_F(CourseTest, ARestoredRuleSaysHowFarItsTrialsAre) {
+  Decide();
+  rule_.race = {.trials = 2, .rounds = 7, .rounds_max = 20};
+  const CourseState state = course().State();
+  Make(state);
+  EXPECT_EQ(course().race(), rule_.race);
+  EXPECT_EQ(Decide(CourseEnd::kWithoutBallots).rule.race, rule_.race);
+}
+
+TEST_F(CourseTest, ARewindLeadsAwayFromWhereLossesAreNotFinite) {
+  for (int i = 0; i < 2; ++i) Decide(CourseEnd::kNonFiniteLoss);
+  rule_.without_ballot = StepsizeDecision{.kind = CommitKind::kRewind, .main_round = false};
+  Decide(CourseEnd::kNonFiniteLoss);
+  EXPECT_FALSE(course().diverged());
+  rule_.without_ballot.reset();
+  for (int i = 0; i < 3; ++i) Decide(CourseEnd::kNonFiniteLoss);
+  EXPECT_TRUE(course().diverged());
 }
 
 TEST_F(CourseTest, ARuleSeesWhoseScalarsTheyAreAndWhyARoundHasNoVerdict) {
@@ -192,11 +212,15 @@ TEST_F(CourseTest, ARuleSeesWhoseScalarsTheyAreAndWhyARoundHasNoVerdict) {
   ASSERT_TRUE(course().Decide(CourseEnd::kVerdict, commit).ok());
   EXPECT_THAT(rule_.shares, testing::ElementsAre(4, 2));
   EXPECT_EQ(rule_.coordinates, 1234u);
-  EXPECT_FALSE(rule_.nonfinite_losses);
+  EXPECT_FALSE(rule_.nonfinite);
   Decide(CourseEnd::kNonFiniteLoss);
-  EXPECT_TRUE(rule_.nonfinite_losses);
+  EXPECT_TRUE(rule_.nonfinite);
   Decide(CourseEnd::kWithoutBallots);
-  EXPECT_FALSE(rule_.nonfinite_losses);
+  EXPECT_FALSE(rule_.nonfinite);
+  Decide(CourseEnd::kNonFiniteGradient);
+  EXPECT_TRUE(rule_.nonfinite);
+  Decide(CourseEnd::kWithoutBallots);
+  EXPECT_FALSE(rule_.nonfinite);
 }
 
 TEST_F(CourseTest, DivergesAfterSoManyRoundsInARowWithoutAFiniteLoss) {

@@ -54,12 +54,14 @@ class SpyRule final : public StepsizeRule {
     std::vector<float> gammas;       // that it was shown as the last ones
     std::vector<uint32_t> shares;    // of the last round's workers
     uint64_t coordinates = 0;        // likewise
-    bool nonfinite_losses = false;   // likewise
+    bool nonfinite = false;          // likewise
     bool first_share_alone = false;  // share 0 is asked for everything, others for what comes first
     StepsizeDecision next{.gamma = 0.5f, .reason = "spy"};
     std::optional<StepsizeDecision> without_ballot;
     bool needs_x0 = true;
     bool x0_over = false;
+    RaceProgress race;     // as a restored rule says it
+    absl::Status failure;  // of the decisions from now on
   };
   explicit SpyRule(Log* log) : log_(log) {}
   std::string_view name() const override { return "spy"; }
@@ -84,6 +86,8 @@ class SpyRule final : public StepsizeRule {
     if (log_->without_ballot.has_value()) return *log_->without_ballot;
     return StepsizeRule::DecideWithoutBallot(input);
   }
+  absl::Status failure() const override { return log_->failure; }
+  RaceProgress race() const override { return log_->race; }
   std::string Save() const override { return "spy" + std::to_string(asked_); }
   absl::Status Restore(std::string_view bytes) override {
     if (!bytes.starts_with("spy")) return absl::InvalidArgumentError("not a spy");
@@ -101,7 +105,7 @@ class SpyRule final : public StepsizeRule {
     for (size_t i = 0; i < input.workers.size(); ++i)
       log_->shares.push_back(ShareOf(input, i).value());
     log_->coordinates = input.coordinates;
-    log_->nonfinite_losses = input.nonfinite_losses;
+    log_->nonfinite = input.nonfinite;
   }
 
   Log* log_;

@@ -180,7 +180,7 @@ TEST_F(EngineTest, OneNonFiniteGradientOfTheOnlyWorkerEndsNoRun) {
   EXPECT_EQ(none.wait, Duration(0));
   EXPECT_FALSE(Has<OpenRound>(second));
   EXPECT_EQ(View().phase, Phase::kBackingOff);
-  EXPECT_THAT(Notices(second), HasSubstr("round 0 closes without a step: no ballot"));
+  EXPECT_THAT(Notices(second), HasSubstr("round 0 closes without a step: no finite gradient"));
   EXPECT_EQ(Totals().rounds_without_step, 1u);
 
   EXPECT_EQ(*engine().NextTick(), now_ + Duration(seconds(1)));
@@ -294,6 +294,42 @@ TEST_F(EngineTest, OneOtherReasonOrOneStepBreaksTheRowOfNonFiniteLosses) {
   VoteAll({0, 1});
   EXPECT_FALSE(Has<EndRun>(both(kLoss, kLoss)));
   EXPECT_TRUE(Has<EndRun>(both(kLoss, kLoss)));
+}
+
+TEST_F(EngineTest, ASilentMemberMayHaveAFiniteLossAndBreaksTheRowToo) {
+  config_.nonfinite_rounds = 2;
+  config_.quorum = 1;
+  Start(2);
+  for (int t = 0; t < 4; ++t) {
+    Actions actions = Abstain(0);  // the other one says nothing by the deadline
+    for (int i = 0; i < 4 && !Has<CommitRound>(actions); ++i) {
+      actions = Sleep();
+      if (!Has<CommitRound>(actions)) actions = Abstain(0);
+    }
+    ASSERT_TRUE(Has<CommitRound>(actions)) << t;
+    EXPECT_FALSE(Has<EndRun>(actions)) << t;
+    EXPECT_FALSE(rule_.nonfinite) << t;
+    Sleep();
+  }
+}
+
+TEST_F(EngineTest, NonFiniteGradientsAtEveryMemberAreToldToTheRule) {
+  Start(2);
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    Abstain(0, AbstainReason::kNonFiniteGradient);
+    Abstain(1, AbstainReason::kNonFiniteLoss);
+  }
+  EXPECT_TRUE(rule_.nonfinite);
+}
+
+TEST_F(EngineTest, ARuleThatGivesUpEndsTheRunOnceItsLastDecisionIsDurable) {
+  Start(1);
+  rule_.failure = absl::AbortedError("no stepsize lowers the loss");
+  rule_.next = {.kind = CommitKind::kRewind, .main_round = false};
+  const Actions actions = Vote(0);
+  EXPECT_EQ(One<CommitRound>(actions).kind, CommitKind::kRewind);
+  EXPECT_EQ(One<EndRun>(actions).status, rule_.failure);
+  EXPECT_FALSE(Has<OpenRound>(actions));
 }
 
 TEST_F(EngineTest, TheBackOffDoublesUpToThirtySecondsAndAStepEndsIt) {

@@ -24,10 +24,11 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 // The wanted values of each worker, in order of `asked`.
 std::optional<double> Measure(AliasCurvature& curvature, const std::vector<ScalarKind>& asked,
                               const std::vector<std::vector<double>>& wanted, uint64_t t,
-                              double scale = 1, uint64_t coordinates = 100) {
+                              double scale = 1, uint64_t coordinates = 100,
+                              uint64_t rounds_before = 0) {
   std::vector<WorkerScalars> workers;
   for (const std::vector<double>& values : wanted) workers.push_back({.loss = 1, .wanted = values});
-  const RuleInput input{.ahead = {.round = Round(t), .main_rounds = t},
+  const RuleInput input{.ahead = {.round = Round(rounds_before + t), .main_rounds = t},
                         .step_scale_max = scale,
                         .coordinates = coordinates,
                         .asked = asked,
@@ -114,6 +115,14 @@ TEST(AliasCurvatureTest, TheMeanIsOverTheLastKRoundsAndALiarWhoseTurnItIsDoesNot
   for (uint64_t t = 3; t <= 5; ++t) (void)round(t, 1.2);
   EXPECT_NEAR(*round(6, 1.2), 4.8, 1e-12);
   for (uint64_t t = 7; t <= 20; ++t) EXPECT_NEAR(*round(t, 1e200), 4.8, 0.8) << t;
+}
+
+TEST(AliasCurvatureTest, RoundsWithoutAStepForgetNobodysTurn) {
+  AliasCurvature curvature({.probe_every = 4});
+  const std::vector asked = {ScalarKind::kProbeL1};
+  EXPECT_EQ(*Measure(curvature, asked, {{1}, {2}}, 1), 4);
+  // Four rounds closed without a verdict, and it is the next one's turn.
+  EXPECT_EQ(*Measure(curvature, asked, {{1}, {2}}, 2, 1, 100, 4), 6);
 }
 
 TEST(AliasCurvatureTest, ARoundInWhichNobodyTellsAnythingNewHasNone) {

@@ -90,6 +90,7 @@ TEST(LeverScaleTest, ItStaysAStepsizeWhateverLeans) {
   }
   EXPECT_LE(up.s(), 1.0001e30);
   EXPECT_GE(down.s(), 0.9999e-30);
+  EXPECT_GE(LeverScale(1e-37).s(), 0.9999e-30);
 }
 
 TEST(LeverScaleTest, WhatIsSavedIsRestoredAndNonsenseIsNot) {
@@ -119,6 +120,8 @@ TEST(LeverScaleTest, WhatIsSavedIsRestoredAndNonsenseIsNot) {
   const double inf = std::numeric_limits<double>::infinity();
   EXPECT_EQ(restore(-3, 0.5, 7), absl::StatusCode::kOk);
   EXPECT_EQ(restore(inf, 0.5, 7), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(restore(1000, 0.5, 7), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(restore(-1000, 0.5, 7), absl::StatusCode::kDataLoss);
   EXPECT_EQ(restore(-3, -0.5, 7), absl::StatusCode::kDataLoss);
   EXPECT_EQ(restore(-3, 2, 7), absl::StatusCode::kDataLoss);
   EXPECT_EQ(restore(-3, 0.5, 0), absl::StatusCode::kDataLoss);

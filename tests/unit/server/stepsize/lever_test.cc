@@ -295,6 +295,89 @@ TEST(LeverRuleTest, FromAnyStartItComesNearTheBestFixedStepsize) {
   }
 }
 
+// A trial begins with every second minibatch of its rounds: one that nobody has a finite loss at is
+// left out by all of them, and the run comes to the same end.
+TEST(LeverRuleTest, APoisonedMinibatchAmongTheTrialsDoesNotEndTheRun) {
+  const auto problem = toy::Logistic();
+  const toy::Options alone{.workers = 1};
+  const toy::Result expected = TrainLever(*problem, Raw(640), alone);
+  for (const uint64_t poisoned : {0u, 1u, 9u, 15u, 30u}) {
+    toy::Options options = alone;
+    options.nonfinite = [poisoned](DataStep step) { return step == DataStep(poisoned); };
+    const toy::Result result = TrainLever(*problem, Raw(640), options);
+    ASSERT_TRUE(result.status.ok()) << result.status;
+    EXPECT_NEAR(result.loss / expected.loss, 1, 0.1) << poisoned;
+  }
+}
+
+TEST(LeverRuleTest, ItSaysWhereTheRaceHadNoRoundsForTheNextStepsize) {
+  const auto problem = toy::Logistic();
+  const toy::Result far = TrainLever(*problem, Raw(400, 1e-7), {});
+  EXPECT_NEAR(FirstMain(far), 2.0 / 3 * 1e-7 * std::pow(10, 2.5), 1e-8);
+  EXPECT_THAT(far.decisions[far.race_rounds - 1].reason,
+              HasSubstr("the largest that it had rounds for"));
+  for (size_t i = far.race_rounds; i < far.decisions.size(); ++i) {
+    EXPECT_THAT(far.decisions[i].warning, HasSubstr("begin again with --lever-start 3.16e-05"));
+  }
+  const toy::Result near = TrainLever(*problem, Raw(640), {});
+  EXPECT_EQ(near.decisions.back().warning, "");
+  // The warning outlives a restart.
+  const LeverConfig config = Raw(400, 1e-7);
+  const toy::Result again =
+      TrainLever(*problem, config, {.replace = [&] { return MakeLeverRule(config); }});
+  EXPECT_EQ(again.decisions.back().warning, far.decisions.back().warning);
+}
+
+// How many decades above its start a race comes to where every larger stepsize is better, by the length
+// of the run: what docs/algorithms/lever.md says.
+TEST(LeverRuleTest, TheReachOfTheRaceIsWhatThePageSays) {
+  const std::vector<std::pair<uint64_t, double>> reach = {
+      {320, 1.5}, {400, 2.5}, {480, 4.5}, {560, 6.5}, {640, 10.5}};
+  for (const auto& [rounds, decades] : reach) {
+    auto rule = MakeLeverRule(Raw(rounds, 1e-20));
+    double gamma = 0, largest = 0;
+    for (uint64_t step = 0; gamma == 0;) {
+      const std::vector<WorkerScalars> workers = {
+          {.loss = 30 - std::log10(std::max(largest, 1e-20)) * static_cast<double>(step + 1)}};
+      const StepsizeDecision decision =
+          rule->Decide({.ahead = {.data_step = DataStep(step)}, .workers = workers});
+      if (decision.main_round) gamma = double{decision.gamma};
+      largest = double{decision.gamma};
+      step = decision.kind == CommitKind::kRewind ? 0 : step + 1;
+    }
+    EXPECT_NEAR(std::log10(gamma / 1e-20 / kLeverKappaRaw), decades, 1e-3) << rounds;
+  }
+}
+
+TEST(LeverRuleTest, AFailedRaceStaysFailedWhenItIsRestored) {
+  auto rule = MakeLeverRule(Raw(4000));
+  double gamma = 0;
+  for (uint64_t step = 0; rule->failure().ok() && rule->race().rounds < 1000;) {
+    const std::vector<WorkerScalars> workers = {{.loss = 3 + gamma * static_cast<double>(step)}};
+    const StepsizeDecision decision =
+        rule->Decide({.ahead = {.data_step = DataStep(step)}, .x0_max_abs = 1, .workers = workers});
+    const bool step_taken = decision.kind == CommitKind::kStep;
+    step = step_taken ? step + 1 : 0;
+    gamma = step_taken ? double{decision.gamma} : 0;
+  }
+  ASSERT_EQ(rule->failure().code(), absl::StatusCode::kAborted);
+  auto again = MakeLeverRule(Raw(4000));
+  ASSERT_TRUE(again->Restore(rule->Save()).ok());
+  EXPECT_EQ(again->failure(), rule->failure());
+  EXPECT_TRUE(again->race().over);
+}
+
+TEST(LeverRuleTest, TheLogSaysHowEachTrialEnded) {
+  const auto problem = toy::Logistic();
+  const toy::Result result = TrainLever(*problem, Raw(640), {});
+  for (size_t i = 0; i < result.race_rounds; ++i) {
+    if (result.decisions[i].kind != CommitKind::kRewind) continue;
+    EXPECT_THAT(result.decisions[i].reason, HasSubstr("lever: trial ")) << i;
+    EXPECT_THAT(result.decisions[i].reason, HasSubstr(" at ")) << i;
+  }
+  EXPECT_THAT(result.decisions[result.race_rounds - 1].reason, HasSubstr("; the race chose "));
+}
+
 TEST(LeverRuleTest, RestoredBeforeEveryRoundItDecidesTheSame) {
   const auto problem = toy::Logistic();
   for (const LeverForm form : {LeverForm::kFull, LeverForm::kLite}) {
@@ -395,7 +478,9 @@ TEST(LeverRuleTest, WhereNothingLowersTheLossTheRunEndsAndSaysSo) {
     double Loss(const std::vector<double>& x) const override { return 3 - x[0] + x[1]; }
   };
   const toy::Result result = TrainLever(Hopeless(), Raw(4000), {});
-  EXPECT_EQ(result.status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(result.status.code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(result.decisions.back().kind, CommitKind::kRewind) << "what is left is x_0";
+  EXPECT_EQ(result.x, Hopeless().Start());
   EXPECT_THAT(result.status.message(), HasSubstr("no stepsize that lowers the training loss"));
   EXPECT_LE(result.race_rounds, 1000u);
 }

@@ -48,7 +48,7 @@ void Step(Race& race, const LossOf& loss, double start, Seen* seen) {
   if (std::isfinite(workers[0].loss)) {
     race.OnVerdict({.workers = workers});
   } else {
-    race.OnNoVerdict({.nonfinite_losses = true});
+    race.OnNoVerdict({.nonfinite = true});
   }
 }
 
@@ -76,13 +76,14 @@ TEST(RaceTest, ItExpandsDownwardsWhereALargerStepIsWorse) {
 }
 
 // Trials whose scores are these, by k; below and above all the others' the first's and the last's.
-// Losses go up and down so much that no difference is significant, and no trial ends early.
+// Losses go up and down so much that no difference is significant, and no trial ends early; in the 15 and
+// the 39 rounds behind x_0 as much up as down.
 LossOf Scores(const std::map<int, double>& scores) {
   return [scores](double x, uint64_t step, uint32_t) {
     const int k = static_cast<int>(std::lround(2 * (x + 3)));
     const int known = std::clamp(k, scores.begin()->first, scores.rbegin()->first);
     const double swing = 64.0 * (k + 32);
-    return scores.at(known) + (step % 2 == 0 ? swing : -swing);
+    return scores.at(known) + (step % 3 == 0 ? 0 : step % 3 == 1 ? swing : -swing);
   };
 }
 
@@ -142,7 +143,7 @@ TEST(RaceTest, ATrialWithoutAVerdictIsAtInfinity) {
   });
   ASSERT_EQ(race.state(), RaceState::kWon);
   EXPECT_THAT(seen.ks, ElementsAre(0, 1, -1, /* climbing */ 0, 1, -1));
-  EXPECT_EQ(seen.rounds[1], 4u);
+  EXPECT_EQ(seen.rounds[1], 5u) << "two rounds in a row";
   // The upper neighbour is at +∞: half a step down.
   EXPECT_NEAR(race.winner(), 1e-3 * std::pow(10.0, -0.25), 1e-9);
 }
@@ -180,37 +181,78 @@ TEST(RaceTest, WhereNobodyCouldVoteInAnyTrialTheFirstStepsizeOfThePartWins) {
   // With a loss that is not finite in one of them there is something against it.
   Race other(kConfig);
   other.OnVerdict({});
-  other.OnNoVerdict({.nonfinite_losses = true});
+  EXPECT_EQ(other.OnNoVerdict({.nonfinite = true}), TrialMove::kSkip);
+  EXPECT_EQ(other.OnNoVerdict({.nonfinite = true}), TrialMove::kRewind);
   EXPECT_LT(other.gamma(), 1e-3);
 }
 
 TEST(RaceTest, WhereAShortRaceHeardOfNoFiniteLossTheNextStepsizeBelowAllTriedOnesWins) {
-  Race race({.start = 1e-3, .short_rounds = 2, .long_rounds = 4, .rounds_max = 10});
+  Race race({.start = 1e-3, .short_rounds = 4, .long_rounds = 8, .rounds_max = 20});
   while (!race.over()) {
-    if (race.OnVerdict({}) == TrialMove::kStep) race.OnNoVerdict({.nonfinite_losses = true});
+    if (race.OnVerdict({}) == TrialMove::kRewind) continue;
+    while (!race.over() && race.OnNoVerdict({.nonfinite = true}) == TrialMove::kSkip) continue;
   }
   ASSERT_EQ(race.state(), RaceState::kWon);
   EXPECT_FALSE(race.measured());
-  EXPECT_LE(race.rounds(), 10u);
+  EXPECT_EQ(race.edge(), RaceEdge::kNone);
+  EXPECT_LE(race.rounds(), 20u);
   EXPECT_LE(race.trials(), 4u);
   EXPECT_LT(race.winner(), 1e-3 / 3);
   EXPECT_GT(race.winner(), 1e-3 / 1000);
 }
 
-TEST(RaceTest, BeforeItsFirstStepATrialWaitsForAVerdictHoweverLong) {
+TEST(RaceTest, BeforeItsFirstVoteATrialWaitsForOneHoweverLong) {
   Race race(kConfig);
   EXPECT_TRUE(race.untouched());
-  for (int i = 0; i < 100; ++i) race.OnNoVerdict({.nonfinite_losses = i % 2 == 0});
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(race.OnNoVerdict({}), TrialMove::kRewind);
   EXPECT_TRUE(race.untouched());
   const std::vector<WorkerScalars> workers = {{.loss = 1}};
   for (int i = 0; i < 16; ++i) race.OnVerdict({.workers = workers});
   ASSERT_EQ(race.trials(), 2u);
   const double second = race.gamma();
-  for (int i = 0; i < 100; ++i) race.OnNoVerdict({.nonfinite_losses = i % 2 == 0});
+  for (int i = 0; i < 100; ++i) race.OnNoVerdict({});
   EXPECT_EQ(race.gamma(), second);
   EXPECT_EQ(race.trials(), 2u);
   EXPECT_EQ(race.rounds(), 16u);
   EXPECT_FALSE(race.untouched());
+  // Nor does it stay at a minibatch whose loss is not finite; an outage behind it begins it again.
+  EXPECT_EQ(race.OnNoVerdict({.nonfinite = true}), TrialMove::kSkip);
+  EXPECT_EQ(race.OnNoVerdict({.nonfinite = true}), TrialMove::kSkip);
+  EXPECT_EQ(race.step(), 2u);
+  EXPECT_EQ(race.OnNoVerdict({}), TrialMove::kRewind);
+  EXPECT_EQ(race.gamma(), second);
+  EXPECT_EQ(race.step(), 0u);
+  EXPECT_EQ(race.rounds(), 16u);
+}
+
+// One worker, and every trial meets a minibatch whose loss is not finite, at this step of it.
+TEST(RaceTest, AMinibatchWithoutAFiniteLossCostsEveryTrialThatRoundAndNoTrial) {
+  for (const uint64_t poisoned : {0u, 1u, 5u, 15u, 39u}) {
+    Race race(kConfig);
+    bool begun = false;
+    while (!race.over()) {
+      // The race begins behind what fails before its first vote.
+      if (race.step() == poisoned && begun) {
+        race.OnNoVerdict({.nonfinite = true});
+        continue;
+      }
+      begun = true;
+      const std::vector<WorkerScalars> workers = {
+          {.loss = Valley(-1.9)(std::log10(race.gamma()), race.step(), 0)}};
+      race.OnVerdict({.workers = workers});
+    }
+    ASSERT_EQ(race.state(), RaceState::kWon) << poisoned;
+    EXPECT_NEAR(std::log10(race.winner()), -1.9, 0.1) << poisoned;
+  }
+}
+
+TEST(RaceTest, ATrialThatDivergesInItsLastRoundIsAtInfinityWhereTheBestDidNot) {
+  Race race(kConfig);
+  const Seen seen = RunRace(race, [](double x, uint64_t step, uint32_t share) {
+    if (x > -2.6 && step == 15) return std::numeric_limits<double>::infinity();
+    return 3 + share - 0.01 * (x + 9) * static_cast<double>(step);  // the larger, the better
+  });
+  EXPECT_THAT(std::vector(seen.ks.begin(), seen.ks.begin() + 3), ElementsAre(0, 1, -1));
 }
 
 TEST(RaceTest, WhereTheStartItselfDivergesItGoesDownUntilOneDoesNot) {
@@ -240,12 +282,12 @@ TEST(RaceTest, WhereEveryStepRaisesTheLossTheTrialsBecomeLongerAndThenItFails) {
 TEST(RaceTest, LongerTrialsMayFindWhatShortOnesDoNot) {
   Race race({.start = 1e-3, .short_rounds = 16, .long_rounds = 40, .rounds_max = 100000});
   race.set_floor(1e-6);
-  // The first votes copy the first minibatch: for twenty steps every stepsize raises the loss a little,
+  // The first votes copy the first minibatch: for eighteen steps every stepsize raises the loss a little,
   // a larger one more, and noise hides it.
   RunRace(race, [](double x, uint64_t step, uint32_t share) {
-    if (step >= 20) return 6 + Valley(-2.2)(x, step, share);
+    if (step >= 19) return 6 + Valley(-2.2)(x, step, share);
     const double noise = 64 * (2 * (x + 3) + 32);
-    return 9 + 0.1 * x + (step % 2 == 0 ? noise : -noise);
+    return 9 + 0.1 * x + (step % 3 == 0 ? 0 : step % 3 == 1 ? noise : -noise);
   });
   ASSERT_EQ(race.state(), RaceState::kWon);
   EXPECT_NEAR(std::log10(race.winner()), -2.2, 0.15);
@@ -264,12 +306,116 @@ TEST(RaceTest, NoRaceTakesMoreThanItsBudget) {
   }
 }
 
-TEST(RaceTest, WithLittleBudgetTheClimbIsShorterAndThenLeftAway) {
+TEST(RaceTest, WithLittleBudgetTheClimbIsShorter) {
   Race tight({.start = 1e-3, .short_rounds = 16, .long_rounds = 40, .rounds_max = 110});
   const Seen seen = RunRace(tight, Valley(-2.6));
   ASSERT_GE(seen.ks.size(), 4u);
   EXPECT_LT(seen.rounds.back(), 40u);
   EXPECT_NEAR(std::log10(tight.winner()), -2.6, 0.2);
+}
+
+TEST(RaceTest, WhereATrialThatIsRunOnceMoreTakesTheClimbsRoundsTheExpansionsWinnerIsTheWinner) {
+  Race race({.start = 1e-3, .short_rounds = 16, .long_rounds = 40, .rounds_max = 80});
+  const auto vote = [&race](int rounds) {
+    for (int i = 0; i < rounds; ++i) {
+      const std::vector<WorkerScalars> workers = {
+          {.loss = Valley(-2.6)(std::log10(race.gamma()), race.step(), 0)}};
+      race.OnVerdict({.workers = workers});
+    }
+  };
+  vote(16);
+  EXPECT_EQ(race.trials(), 2u);
+  vote(15);
+  race.OnNoVerdict({});  // in its last round: 48 rounds are left, and 32 behind it once more
+  vote(16);
+  ASSERT_EQ(race.state(), RaceState::kWon);
+  EXPECT_EQ(race.trials(), 3u) << "no climb";
+  EXPECT_EQ(race.rounds(), 48u);
+  EXPECT_NEAR(std::log10(race.winner()), -2.5, 1e-9);
+  EXPECT_EQ(race.edge(), RaceEdge::kUpper);
+}
+
+TEST(RaceTest, TheWinnerIsAtAnEdgeWhereNoWorseStepsizeOnOneSideWasTried) {
+  const auto edge = [](double start, double best, uint64_t budget) {
+    Race race({.start = start, .short_rounds = 16, .long_rounds = 30, .rounds_max = budget});
+    RunRace(race, Valley(best), start);
+    EXPECT_EQ(race.state(), RaceState::kWon);
+    return race.edge();
+  };
+  EXPECT_EQ(edge(1e-7, -2, 100), RaceEdge::kUpper);
+  EXPECT_EQ(edge(1e-7, -2, 1000), RaceEdge::kNone);
+  EXPECT_EQ(edge(1, -6, 80), RaceEdge::kLower);
+  EXPECT_EQ(edge(1, -6, 1000), RaceEdge::kNone);
+}
+
+TEST(RaceTest, ItSaysHowEachTrialEnded) {
+  Race race(kConfig);
+  std::vector<std::string> ended;
+  while (!race.over()) {
+    Seen seen{.ks = {0}, .rounds = {0}};
+    const uint64_t trials = race.trials();
+    Step(
+        race,
+        [](double x, uint64_t step, uint32_t share) {
+          return x > -1.6 && step > 2 ? std::nan("") : Valley(-2.4)(x, step, share);
+        },
+        1e-3, &seen);
+    if (race.over() || race.trials() != trials) ended.push_back(race.ended());
+  }
+  ASSERT_GE(ended.size(), 5u);
+  EXPECT_EQ(ended[0], "trial 1 at 0.001: 3.244");
+  EXPECT_EQ(ended[1], "trial 2 at 0.00316: 3.104, -0.14 over the best");
+  EXPECT_THAT(ended[2], testing::MatchesRegex("trial 3 at 0.0316: no finite loss"));
+  EXPECT_THAT(ended, testing::Contains(testing::MatchesRegex("trial .*, early")));
+
+  Race other(kConfig);
+  other.OnVerdict({});
+  other.OnNoVerdict({});
+  EXPECT_EQ(other.ended(), "trial 1 at 0.001: nobody could vote, once more");
+  other.OnVerdict({});
+  other.OnNoVerdict({});
+  EXPECT_EQ(other.ended(), "trial 2 at 0.001: nobody could vote, for the second time");
+}
+
+// The worker of share 0 dies behind the first round of the second trial, and another one comes as share
+// 1: the two trials have one pair, at x_0, where they are alike whatever their stepsizes.
+TEST(RaceTest, OnePairAtX0SaysNothingOfATrial) {
+  Race race(kConfig);
+  std::vector<double> gammas;
+  const auto round = [&](uint32_t share, double loss) {
+    if (race.step() == 0) gammas.push_back(race.gamma());
+    const std::vector<WorkerScalars> workers = {{.loss = loss}};
+    const std::vector<Share> shares = {Share(share)};
+    race.OnVerdict({.workers = workers, .shares = shares});
+  };
+  for (int i = 0; i < 16; ++i) round(0, 3);
+  round(0, 3);
+  for (int i = 1; i < 16; ++i) round(1, 40);
+  ASSERT_EQ(race.trials(), 3u);
+  EXPECT_EQ(race.gamma(), gammas[1]) << "it is run once more";
+  for (int i = 0; i < 16; ++i) round(1, 40);
+  EXPECT_LT(race.gamma(), 1e-3) << "by its own mean it is worse, and the race goes down";
+}
+
+TEST(RaceTest, ATrialIsTakenToGrowOnFromTheStepsThatItsPairsAreOf) {
+  // Pairs in the first steps of the climbing trials only, or in the last ones: the same vertex. The
+  // rounds between have no loss at all.
+  for (const bool early : {true, false}) {
+    Race race(kConfig);
+    while (!race.over()) {
+      const uint64_t part = std::max<uint64_t>(10, race.trial_rounds() / 3);
+      const bool heard = race.state() == RaceState::kExpanding ||
+                         (early ? race.step() <= part : race.step() + part >= race.trial_rounds());
+      std::vector<WorkerScalars> workers;
+      if (heard) {
+        const double x = std::log10(race.gamma());
+        workers.push_back(
+            {.loss = 3 + 0.05 * static_cast<double>(race.step()) * (std::pow(x + 1.9, 2) - 0.2)});
+      }
+      race.OnVerdict({.workers = workers});
+    }
+    EXPECT_NEAR(std::log10(race.winner()), -1.9, 0.03) << early;
+  }
 }
 
 TEST(RaceTest, ATrialWithoutACommonShareIsRunOnceMore) {
@@ -309,6 +455,108 @@ TEST(RaceTest, ANewcomersLossesCountWhereBothTrialsHaveThem) {
     race.OnVerdict({.workers = workers, .shares = shares});
   }
   EXPECT_NEAR(std::log10(race.winner()), -1.9, 0.1);
+}
+
+// A race in which all happens that it remembers: an outage, a trial once more, poisoned minibatches, and
+// expansions that fail.
+TEST(RaceTest, RestoredBeforeEveryRoundItRunsTheSameTrialsThroughEveryMishap) {
+  const auto run = [](bool restored, std::vector<double>* gammas) {
+    const RaceConfig config{
+        .start = 1e-3, .short_rounds = 16, .long_rounds = 40, .rounds_max = 3000};
+    std::optional<Race> race(config);
+    race->set_floor(1e-6);
+    uint64_t round = 0;
+    while (!race->over()) {
+      if (restored) {
+        RuleStateWriter writer("race", 1);
+        race->Save(writer);
+        const std::string bytes = writer.Take();
+        RuleStateReader reader(bytes, "race", 1);
+        race.emplace(config);
+        EXPECT_TRUE(race->Restore(reader).ok());
+        EXPECT_TRUE(reader.Finish().ok());
+      }
+      gammas->push_back(race->gamma());
+      const double x = std::log10(race->gamma());
+      // At first every step raises the loss: h' doubles twice.
+      const double loss = race->trial_rounds() < 64
+                              ? 3 + static_cast<double>(race->step()) * std::pow(10.0, x)
+                              : Valley(-2.1)(x, race->step(), 0);
+      ++round;
+      if (race->step() > 0 && round % 97 < 1) {
+        race->OnNoVerdict({});  // an outage, now and then two in one trial
+      } else if (race->step() == 7 || (x > -0.8 && race->step() > 20)) {
+        race->OnNoVerdict({.nonfinite = true});
+      } else {
+        std::vector<WorkerScalars> workers = {{.loss = loss}};
+        std::vector<Share> shares = {Share(round / 131 % 2 == 0 ? 0 : 1)};
+        race->OnVerdict({.workers = workers, .shares = shares});
+      }
+    }
+    return race->state() == RaceState::kWon ? race->winner() : 0;
+  };
+  std::vector<double> once, again;
+  const double winner = run(false, &once);
+  EXPECT_EQ(run(true, &again), winner);
+  EXPECT_EQ(again, once);
+  EXPECT_GT(winner, 0);
+}
+
+// A race that is in its second try of a trial, in its last failure, or in an outage, is the same after a
+// restart: each of these is in what is saved.
+TEST(RaceTest, AnOutageATrialOnceMoreAndAFailureAreSaved) {
+  const auto restored = [](const Race& race, const RaceConfig& config) {
+    RuleStateWriter writer("race", 1);
+    race.Save(writer);
+    const std::string bytes = writer.Take();
+    RuleStateReader reader(bytes, "race", 1);
+    Race copy(config);
+    EXPECT_TRUE(copy.Restore(reader).ok());
+    return copy;
+  };
+  Race race(kConfig);
+  race.OnVerdict({});
+  race.OnNoVerdict({});
+  race = restored(race, kConfig);
+  race.OnVerdict({});
+  race.OnNoVerdict({});
+  EXPECT_LT(race.gamma(), 1e-3) << "that was its second time";
+
+  Race diverges(kConfig);
+  diverges.OnVerdict({});
+  diverges.OnNoVerdict({.nonfinite = true});
+  diverges = restored(diverges, kConfig);
+  EXPECT_EQ(diverges.OnNoVerdict({.nonfinite = true}), TrialMove::kRewind);
+  diverges = restored(diverges, kConfig);
+  EXPECT_LT(diverges.gamma(), 1e-3);
+
+  // Losses were heard of in the first trial of a part that then sees outages only: no win for its start.
+  const RaceConfig tight{.start = 1e-3, .short_rounds = 4, .long_rounds = 8, .rounds_max = 20};
+  Race heard(tight);
+  heard.OnVerdict({});
+  heard.OnNoVerdict({.nonfinite = true});
+  heard.OnNoVerdict({.nonfinite = true});
+  while (!heard.over()) {
+    heard = restored(heard, tight);
+    if (heard.OnVerdict({}) == TrialMove::kStep) heard.OnNoVerdict({});
+  }
+  EXPECT_LT(heard.winner(), 1e-3);
+
+  // Every step raises the loss: three more expansions, however often it is restored.
+  const RaceConfig roomy{
+      .start = 1e-3, .short_rounds = 16, .long_rounds = 40, .rounds_max = 100000};
+  Race fails(roomy);
+  fails.set_floor(1e-6);
+  std::vector<uint64_t> first;
+  while (!fails.over()) {
+    fails = restored(fails, roomy);
+    if (fails.step() == 0 && fails.gamma() == 1e-3) first.push_back(fails.trial_rounds());
+    const std::vector<WorkerScalars> workers = {
+        {.loss = 3 + static_cast<double>(fails.step()) * fails.gamma()}};
+    fails.OnVerdict({.workers = workers});
+  }
+  EXPECT_EQ(fails.state(), RaceState::kFailed);
+  EXPECT_THAT(first, ElementsAre(16, 32, 64, 128));
 }
 
 TEST(RaceTest, RestoredBeforeEveryRoundItRunsTheSameTrials) {

@@ -69,6 +69,15 @@ TEST(ProdigyRuleTest, TheDistanceNeverFallsAndStaysWithoutScalars) {
   EXPECT_EQ(Next(*rule, 6, {Worker(1e300, 1e-100)}, 100, 40).gamma, grown);
 }
 
+// Of two whose replicas are the same to the last bit one of them is wrong, and nobody knows which.
+TEST(ProdigyRuleTest, OfTwoWorkersTheOneThatIsFarthestAwayDoesNotSetTheDistance) {
+  auto rule = MakeProdigyRule({});
+  Next(*rule, 0, {Worker(kNan, 1), Worker(kNan, 1)});
+  const float before = Next(*rule, 1, {Worker(0, 1), Worker(0, 1)}).gamma;
+  WorkerScalars liar{.loss = 1, .g_l1 = 1, .g_l2_squared = 1, .wanted = {1e30, 1e30}};
+  EXPECT_EQ(Next(*rule, 2, {Worker(0, 1), liar}).gamma, before);
+}
+
 TEST(MechanicRuleTest, EachLineOfItsFormula) {
   auto rule = MakeMechanicRule({.start = 1e-4, .schedule = {.kind = ScheduleKind::kLinear}});
   const double epsilon = 1e-8;
@@ -94,6 +103,17 @@ TEST(MechanicRuleTest, EachLineOfItsFormula) {
     EXPECT_NEAR(decision.rho, t == 0 ? 1 : total / before, 1e-6 * total / before) << t;
   }
   EXPECT_GT(total, 3e-4);
+}
+
+TEST(MechanicRuleTest, ItsSmallestAndLargestStartsAreSavedAndRestored) {
+  for (const double start : {kMechanicStartMin, kMechanicStartMax}) {
+    auto rule = MakeMechanicRule({.start = start}), other = MakeMechanicRule({.start = start});
+    Next(*rule, 0, {});
+    EXPECT_TRUE(other->Restore(rule->Save()).ok()) << start;
+  }
+  auto huge = MakeMechanicRule({}), other = MakeMechanicRule({});
+  EXPECT_EQ(Next(*huge, 0, {}, 100, 1e30).gamma, 1e12f) << "of what max|x_0| would give";
+  EXPECT_TRUE(other->Restore(huge->Save()).ok());
 }
 
 TEST(MechanicRuleTest, WithoutScalarsOrWithHugeOnesItKeepsAStepsize) {
@@ -172,26 +192,115 @@ TEST(SosRuleTest, ItsTrialsTakeNoMoreThanAQuarterOfTheRun) {
   }
 }
 
-TEST(SosRuleTest, ARoundWithoutAVerdictEndsATrial) {
-  auto rule = MakeSosRule({.main_rounds = 640});
-  const auto without = [&](uint64_t step) {
-    return rule->DecideWithoutBallot({.ahead = {.data_step = DataStep(step)}});
-  };
-  EXPECT_EQ(without(6).kind, CommitKind::kNone) << "none was begun";
-  const std::vector<WorkerScalars> workers = {{.loss = 1}};
-  const auto vote = [&](uint64_t step) {
-    return rule->Decide({.ahead = {.data_step = DataStep(step)}, .workers = workers});
-  };
-  (void)vote(7);
-  StepsizeDecision decision = without(8);
+// A search by hand: one worker of a share, whose loss falls by γ a step up to .05 and rises beyond.
+class SosSearch {
+ public:
+  SosSearch() : rule_(MakeSosRule({.start = 1e-3, .main_rounds = 640})) {}
+  StepsizeRule& rule() { return *rule_; }
+  // With this share; `round` of the trial counts from 0.
+  StepsizeDecision Vote(uint32_t share = 0, bool probe = true) {
+    const RoundAhead ahead{.data_step = DataStep(step_)};
+    const std::vector<ScalarKind> asked = rule_->Wanted(ahead);
+    const double loss = 5 + share - 2 * gamma_ * static_cast<double>(step_) * (1 - gamma_ / 0.05);
+    const std::vector<WorkerScalars> workers = {
+        {.loss = loss,
+         .wanted = std::vector<double>(asked.size(), probe ? 4 * gamma_ : std::nan(""))}};
+    const std::vector<Share> shares = {Share(share)};
+    return Take(
+        rule_->Decide({.ahead = ahead, .asked = asked, .workers = workers, .shares = shares}));
+  }
+  StepsizeDecision Without(bool nonfinite) {
+    return Take(rule_->DecideWithoutBallot(
+        {.ahead = {.data_step = DataStep(step_)}, .nonfinite = nonfinite}));
+  }
+  // Through the trials that are left; the stepsize of the run.
+  float Finish(uint32_t share = 0) {
+    StepsizeDecision decision;
+    do {
+      decision = Vote(share);
+    } while (!decision.main_round || decision.kind != CommitKind::kStep);
+    warning_ = decision.warning;
+    return decision.gamma;
+  }
+  uint64_t step() const { return step_; }
+  const std::string& warning() const { return warning_; }
+
+ private:
+  StepsizeDecision Take(StepsizeDecision decision) {
+    ++step_;
+    if (decision.kind == CommitKind::kStep) gamma_ = decision.gamma;
+    if (decision.kind == CommitKind::kRewind) {
+      step_ = 0;
+      gamma_ = 0;
+    }
+    return decision;
+  }
+  std::unique_ptr<StepsizeRule> rule_;
+  double gamma_ = 0;
+  uint64_t step_ = 0;
+  std::string warning_;
+};
+
+TEST(SosRuleTest, AnOutageInTheStillTrialRunsItAgainAndTheSearchFindsTheSame) {
+  SosSearch undisturbed;
+  const float expected = undisturbed.Finish();
+  EXPECT_GT(expected, 1e-2f);
+  SosSearch search;
+  for (int i = 0; i < 3; ++i) search.Vote();
+  EXPECT_EQ(search.Without(false).kind, CommitKind::kRewind);
+  EXPECT_EQ(search.rule().race().trials, 2u);
+  EXPECT_EQ(search.Finish(), expected);
+  EXPECT_EQ(search.warning(), "");
+}
+
+TEST(SosRuleTest, ATrialWithoutPairsIsRunOnceMore) {
+  SosSearch undisturbed, search;
+  const float expected = undisturbed.Finish();
+  for (int i = 0; i < 20; ++i) search.Vote();
+  for (int i = 0; i < 20; ++i) search.Vote(1);
+  EXPECT_EQ(search.rule().race().trials, 3u);
+  EXPECT_EQ(search.Finish(), expected);
+  EXPECT_EQ(search.warning(), "");
+}
+
+TEST(SosRuleTest, WhereNoTrialTellsAnythingItKeepsItsStartAndSaysSo) {
+  SosSearch search;
+  for (int i = 0; i < 20; ++i) search.Vote();
+  EXPECT_EQ(search.Finish(1), 1e-3f);
+  EXPECT_THAT(search.warning(), testing::HasSubstr("no trial of SOS told anything"));
+}
+
+TEST(SosRuleTest, AMinibatchWithoutAFiniteLossCostsEveryTrialThatRoundAndNoTrial) {
+  SosSearch undisturbed, search;
+  const float expected = undisturbed.Finish();
+  StepsizeDecision decision;
+  while (!search.rule().race().over)
+    decision = search.step() == 6 ? search.Without(true) : search.Vote();
+  EXPECT_EQ(search.Finish(), expected);
+}
+
+TEST(SosRuleTest, RoundsWithoutAProbeMakeAStepsizeNoLonger) {
+  SosSearch undisturbed, search;
+  const float expected = undisturbed.Finish();
+  while (!search.rule().race().over) search.Vote(0, search.step() % 4 == 0);
+  EXPECT_EQ(search.Finish(), expected);
+}
+
+TEST(SosRuleTest, TwoRoundsWithoutAFiniteLossEndATrialAndAnOutageBeforeItsFirstVoteDoesNot) {
+  SosSearch search;
+  EXPECT_EQ(search.Without(true).kind, CommitKind::kNone) << "none was begun";
+  for (int i = 0; i < 20; ++i) search.Vote();
+  const uint64_t rounds = search.rule().race().rounds;
+  for (int i = 0; i < 9; ++i) EXPECT_EQ(search.Without(false).kind, CommitKind::kRewind);
+  EXPECT_EQ(search.rule().race().trials, 2u) << "before its first vote no stepsize is to blame";
+  EXPECT_EQ(search.rule().race().rounds, rounds);
+  search.Vote();
+  search.Vote();
+  EXPECT_EQ(search.Without(true).kind, CommitKind::kNone);
+  const StepsizeDecision decision = search.Without(true);
   EXPECT_EQ(decision.kind, CommitKind::kRewind);
-  EXPECT_EQ(decision.next_data_step, DataStep(7));
+  EXPECT_EQ(decision.reason, "sos: phi(0.004)=0");
   EXPECT_FALSE(decision.main_round);
-  EXPECT_EQ(decision.race.trials, 2u);
-  for (int i = 0; i < 9; ++i) decision = without(7);
-  EXPECT_EQ(decision.kind, CommitKind::kRewind);
-  EXPECT_EQ(decision.race.trials, 2u) << "before its first step no stepsize is to blame";
-  EXPECT_EQ(decision.race.rounds, 2u);
 }
 
 // ---- all of them

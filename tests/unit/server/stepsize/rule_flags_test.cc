@@ -48,6 +48,8 @@ TEST(RuleFlagsTest, NamesTheCulpritAndWhatIsAccepted) {
               HasSubstr("use constant, cosine, linear or wsd"));
   EXPECT_THAT(message({.rule = "prodigy", .schedule = "step"}), HasSubstr("use constant"));
   EXPECT_THAT(message({.rule = "prodigy", .rival_start = -1}), HasSubstr("start value -1 is out"));
+  EXPECT_THAT(message({.rule = "mechanic", .rival_start = 1e-15}),
+              HasSubstr("start value 1e-15 is out of range; use a number in [1e-12, 1e12]"));
   EXPECT_THAT(message({.rule = "sos", .rival_start = std::nan("")}), HasSubstr("out of range"));
   EXPECT_THAT(message({.rule = "lever", .lever_start = 0}), HasSubstr("start value 0 is out"));
   EXPECT_THAT(message({.rule = "lever", .lever_form = "half"}), HasSubstr("use full or lite"));
@@ -59,6 +61,10 @@ TEST(RuleFlagsTest, NamesTheCulpritAndWhatIsAccepted) {
   EXPECT_THAT(message({.alias_probe = "none"}), HasSubstr("use same, previous, directional"));
   EXPECT_THAT(message({.alias_probe = "extrema", .alias_extrema_scale = 0}),
               HasSubstr("scale 0 of the extrema (ALIAS) is out of range"));
+  EXPECT_THAT(message({.alias_probe = "same", .alias_extrema_scale = 100}),
+              HasSubstr("ALIAS with the probe 'same' has none"));
+  EXPECT_THAT(message({.alias_option = "II", .alias_d0 = 1e-3}),
+              HasSubstr("ALIAS with Option II does not use it"));
   for (const char* probe : {"previous", "extrema"}) {
     EXPECT_THAT(message({.alias_probe = probe, .alias_probe_every = 2}),
                 HasSubstr("takes no second gradient"));

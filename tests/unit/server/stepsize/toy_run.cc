@@ -158,21 +158,22 @@ Result Train(const Problem& problem, StepsizeRule* rule, const Options& options)
       workers.push_back(s);
       shares.push_back(share);
     }
-    const RuleInput input{.ahead = ahead,
-                          .main_rounds_max = options.main_rounds,
-                          .gamma = gamma,
-                          .x0_max_abs = x0_max,
-                          .coordinates = d,
-                          .asked = asked,
-                          .workers = workers,
-                          .shares = shares};
-    const bool verdictless = options.without_verdict && options.without_verdict(ahead.round);
+    RuleInput input{.ahead = ahead,
+                    .main_rounds_max = options.main_rounds,
+                    .gamma = gamma,
+                    .x0_max_abs = x0_max,
+                    .coordinates = d,
+                    .asked = asked,
+                    .workers = workers,
+                    .shares = shares};
+    const bool nonfinite = options.nonfinite && options.nonfinite(ahead.data_step);
+    const bool verdictless =
+        nonfinite || (options.without_verdict && options.without_verdict(ahead.round));
+    input.nonfinite = nonfinite;
     const StepsizeDecision decision =
         verdictless ? rule->DecideWithoutBallot(input) : rule->Decide(input);
     result.decisions.push_back(decision);
     result.data_steps.push_back(ahead.data_step);
-    result.status = decision.status;
-    if (!decision.status.ok()) break;
     x_prev.clear();
     switch (decision.kind) {
       case CommitKind::kRewind:
@@ -199,6 +200,8 @@ Result Train(const Problem& problem, StepsizeRule* rule, const Options& options)
     } else {
       ++result.race_rounds;
     }
+    result.status = rule->failure();
+    if (!result.status.ok()) break;
   }
   result.loss = problem.Loss(x);
   return result;

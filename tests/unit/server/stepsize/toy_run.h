@@ -42,6 +42,8 @@ struct Options {
   std::function<void(Round, Share, WorkerScalars*)> tamper;
   // Where a round closes without a verdict.
   std::function<bool(Round)> without_verdict;
+  // The minibatch at which nobody has a finite loss.
+  std::function<bool(DataStep)> nonfinite;
   // Before every round the rule is replaced by this one, restored from its bytes.
   std::function<std::unique_ptr<StepsizeRule>()> replace;
 };

@@ -29,7 +29,13 @@ TEST(TrialLossesTest, TheMeanIsThatOfTheStepsRobustMeans) {
   Add(trial, 0, {{0, 1}, {1, 3}});
   Add(trial, 1, {});
   Add(trial, 2, {{1, 6}});
-  EXPECT_EQ(*trial.Mean(), 4.0);
+  EXPECT_EQ(trial.Mean()->mean, 4.0);
+  EXPECT_EQ(trial.Mean()->steps, 2u);
+  EXPECT_EQ(trial.Mean(1)->mean, 6.0);
+  EXPECT_EQ(trial.Mean(1)->steps, 1u);
+  EXPECT_FALSE(trial.Mean(3).has_value());
+  EXPECT_TRUE(trial.Has(2));
+  EXPECT_FALSE(trial.Has(1));
   EXPECT_EQ(trial.end(), 3u);
 }
 
@@ -49,7 +55,10 @@ TEST(TrialLossesTest, OnlyPairsThatBothHaveAreCompared) {
   EXPECT_EQ(a.Above(b)->steps, 2u);
   // Two values 0.5 and 1.5: deviation √½, of their mean ½.
   EXPECT_DOUBLE_EQ(a.Above(b)->standard_error, 0.5);
+  EXPECT_EQ(a.Above(b)->mean_step, 1.5);  // of steps 0 and 3
   EXPECT_EQ(a.Above(b, 3)->mean, 1.5);
+  EXPECT_EQ(*a.AboveAt(b, 3), 1.5);
+  EXPECT_FALSE(a.AboveAt(b, 2).has_value());
   EXPECT_FALSE(a.Above(b, 4).has_value());
 }
 
@@ -74,7 +83,7 @@ TEST(TrialLossesTest, OneLiarOfFiveDoesNotDecideAndAnInfiniteLossIsLeftOut) {
     Add(lied, step, losses);
   }
   EXPECT_NEAR(lied.Above(honest)->mean, 0.25, 0.01);
-  EXPECT_TRUE(std::isfinite(*lied.Mean()));
+  EXPECT_TRUE(std::isfinite(lied.Mean()->mean));
 }
 
 TEST(TrialLossesTest, WithoutSharesAWorkersPlaceStandsForIt) {
@@ -97,7 +106,7 @@ TEST(TrialLossesTest, WhatIsSavedIsRestoredAndNonsenseIsNot) {
   ASSERT_TRUE(other.Restore(reader).ok());
   ASSERT_TRUE(reader.Finish().ok());
   EXPECT_EQ(other.Above(trial)->mean, 0.0);
-  EXPECT_EQ(*other.Mean(), *trial.Mean());
+  EXPECT_EQ(other.Mean()->mean, trial.Mean()->mean);
   EXPECT_EQ(other.end(), 6u);
 
   const auto restore = [](const std::vector<double>& fields) {

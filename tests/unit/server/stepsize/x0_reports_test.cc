@@ -53,12 +53,23 @@ TEST(X0ReportsTest, WhatNoGradientHasIsLeftOutWhoeverElseIsThere) {
   EXPECT_EQ(Reports({but([](WorkerScalars& w) { w.g_l1 = 20; })}).size(), 1u);
 }
 
-TEST(X0ReportsTest, AnotherDistanceThanTheMedianIsLeftOut) {
+TEST(X0ReportsTest, AnotherDistanceThanThatOfMoreThanHalfIsLeftOut) {
   WorkerScalars far = Honest(), near = Honest();
   far.wanted[1] = 4;
   near.wanted[1] = 2.5;
   EXPECT_EQ(Reports({far, Honest(), near, Honest(), Honest()}).size(), 3u);
   EXPECT_EQ(Reports({far, far, Honest()}).size(), 2u);
+  EXPECT_EQ(Reports({Honest(), Honest()}).size(), 2u);
+}
+
+TEST(X0ReportsTest, WhereNoDistanceIsThatOfMoreThanHalfThereIsNoReport) {
+  WorkerScalars far = Honest(), near = Honest();
+  far.wanted[1] = 1000;
+  near.wanted[1] = 2.5;
+  EXPECT_TRUE(Reports({far, Honest()}).empty());
+  EXPECT_TRUE(Reports({Honest(), far}).empty());
+  EXPECT_TRUE(Reports({far, Honest(), far, Honest()}).empty());
+  EXPECT_TRUE(Reports({far, Honest(), near}).empty());
 }
 
 TEST(X0ReportsTest, AtTheStartNothingHasMoved) {
