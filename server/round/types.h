@@ -251,8 +251,7 @@ struct FinishRun {
   Round rounds;  // number of committed rounds, of whatever kind
 };
 // The process ends: OK after FinishRun and the digests (or the linger time); CANCELLED: stopped;
-// ABORTED: diverged, or no stepsize lowers the loss; DEADLINE_EXCEEDED: wait_timeout; DATA_LOSS: the
-// master's replica is damaged.
+// ABORTED: diverged, or the rule gave up; DEADLINE_EXCEEDED: wait_timeout; DATA_LOSS: bad replica.
 struct EndRun {
   absl::Status status;
 };

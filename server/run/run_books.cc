@@ -368,6 +368,7 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
     out.rho = static_cast<double>(last_commit_->rho);
     out.stepsize_warning = last_commit_->rule.warning;
     out.rule_numbers = rule_numbers_;
+    out.race = last_commit_->rule.race;
     out.loss = last_commit_->loss.value_or(kNan);
     out.g_l1 = last_commit_->g_l1.value_or(kNan);
     out.density = last_commit_->density.value_or(kNan);

@@ -380,6 +380,12 @@ TEST_F(RunBooksTest, WhatTheRaceMayStillTakeIsInTheTimeLeftAndTheRulesNumbersSta
   EXPECT_DOUBLE_EQ(page.seconds_left, 2.0 * 100);
 }
 
+TEST_F(RunBooksTest, AfterARestartThePageShowsTheRaceBeforeItsFirstRound) {
+  round::EngineView view;
+  view.race = {.trials = 2, .rounds = 15, .rounds_max = 25};
+  EXPECT_EQ(books_.Snapshot(When(seconds(1)), roster_, {.engine = &view}).race, view.race);
+}
+
 TEST_F(RunBooksTest, APageShowsTheEnginesViewAndForgetsWhoIsForgottenThere) {
   const WorkerId a = Join(1, "a"), b = Join(2, "b");
   books_.OnSeated(a, seconds(9));
