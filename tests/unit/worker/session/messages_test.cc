@@ -109,7 +109,6 @@ TEST(MessagesTest, ADirectionsNoiseStateAndTreatmentsAreRead) {
   v1::Welcome welcome = GoodWelcome();
   v1::Direction& direction = *welcome.mutable_direction();
   direction.set_kind(v1::Direction::KIND_ADAM);
-  direction.set_state_element(v1::StatePlane::ELEMENT_BF16);
   v1::StatePlane& steps = *direction.add_planes();
   steps.set_name("t");
   steps.set_element(v1::StatePlane::ELEMENT_UINT64);
@@ -123,7 +122,10 @@ TEST(MessagesTest, ADirectionsNoiseStateAndTreatmentsAreRead) {
       {v1::Direction::ENVELOPE_ONE, Envelope::kOne}};
   for (const auto& [word, envelope] : envelopes) {
     direction.set_envelope(word);
-    direction.set_envelope_decay(envelope == Envelope::kCoordinate ? 0.5 : 0);
+    const bool decays = envelope == Envelope::kCoordinate;  // which an envelope in bf16 does not
+    direction.set_envelope_decay(decays ? 0.5 : 0);
+    direction.set_state_element(decays ? v1::StatePlane::ELEMENT_FP32
+                                       : v1::StatePlane::ELEMENT_BF16);
     const absl::StatusOr<RunInfo> run = RunFrom(welcome, SmallModel());
     ASSERT_TRUE(run.ok()) << run.status();
     EXPECT_EQ(run->direction,
@@ -131,8 +133,8 @@ TEST(MessagesTest, ADirectionsNoiseStateAndTreatmentsAreRead) {
                                .beta = 0.5,
                                .beta2 = 0.75,
                                .envelope = envelope,
-                               .envelope_decay = envelope == Envelope::kCoordinate ? 0.5 : 1.0,
-                               .state_dtype = StateDtype::kBf16}));
+                               .envelope_decay = decays ? 0.5 : 1.0,
+                               .state_dtype = decays ? StateDtype::kFp32 : StateDtype::kBf16}));
     EXPECT_THAT(run->planes,
                 ElementsAre(RunStatePlane{"m", 2, false}, RunStatePlane{"t", 8, true}));
     EXPECT_EQ(run->layout.tensors()[0].treatment, TensorTreatment::kSparse);

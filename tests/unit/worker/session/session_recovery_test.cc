@@ -506,7 +506,9 @@ TEST_F(SessionTest, RoomForX0ThatIsThereIsNotTakenOnceMore) {
       return grpc::Status::OK;
     });
     Counting memory(x_);
-    if (before) ASSERT_TRUE(memory.KeepX0().ok());
+    if (before) {
+      ASSERT_TRUE(memory.KeepX0().ok());
+    }
     const auto session = MustCreate(Options(server.address()));
     ASSERT_TRUE(JoinRun(session.get(), &memory).ok());
     EXPECT_EQ(memory.times, 1) << before;
