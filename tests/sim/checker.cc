@@ -307,7 +307,7 @@ void Checker::OnHandedOver(const CommitRecord& record, const PayloadPlan& plan) 
       break;
     }
     case CommitKind::kRewind:
-      if (record.reason.starts_with("lever: the race chose")) ++races_;
+      if (record.reason.find("the race chose") != std::string::npos) ++races_;
       x_ = x0_;
       break;
     case CommitKind::kNone:
