@@ -425,7 +425,7 @@ TEST(LeverRuleTest, ALyingOrSilentWorkerOfFiveDoesNotMoveTheStepsize) {
                 static_cast<double>(FirstMain(lied) / FirstMain(expected)),
                 LastScale(lied) / LastScale(expected));
     EXPECT_NEAR(std::log(FirstMain(lied) / FirstMain(expected)), 0, 0.3) << i;
-    EXPECT_NEAR(std::log(LastScale(lied) / LastScale(expected)), 0, 0.2) << i;
+    EXPECT_NEAR(std::log(LastScale(lied) / LastScale(expected)), 0, 0.05) << i;
     EXPECT_NEAR(lied.loss / expected.loss, 1, 0.02) << i;
   }
 }

@@ -480,42 +480,6 @@ TEST_F(SessionTest, AFetchedStateBringsX0WhereTheRunNeedsIt) {
   EXPECT_EQ(x_, x0);
 }
 
-// Of a device's memory a second one beside the first is what may not be there.
-TEST_F(SessionTest, RoomForX0ThatIsThereIsNotTakenOnceMore) {
-  class Counting final : public HostReplicaMemory {
-   public:
-    using HostReplicaMemory::HostReplicaMemory;
-    absl::Status KeepX0() override {
-      ++times;
-      return HostReplicaMemory::KeepX0();
-    }
-    int times = 0;
-  };
-  for (const bool before : {false, true}) {
-    const std::vector<float> state = StartValues(2.0f), x0 = StartValues(3.0f);
-    FakeServer server(kPlan, {[&](FakeSession& s) {
-                        s.needs_x0 = true;
-                        s.LetIn(v1::Welcome::STATE_FETCH);
-                        s.OpenRound(4);
-                        s.AwaitEnd();
-                        return grpc::Status::OK;
-                      }});
-    server.SetFetch([&](grpc::ServerWriter<v1::StateChunk>* out) {
-      out->Write(StatePart(state, 4, 0, kD));
-      out->Write(StatePart(x0, 0, 0, kD, 1));
-      return grpc::Status::OK;
-    });
-    Counting memory(x_);
-    if (before) {
-      ASSERT_TRUE(memory.KeepX0().ok());
-    }
-    const auto session = MustCreate(Options(server.address()));
-    ASSERT_TRUE(JoinRun(session.get(), &memory).ok());
-    EXPECT_EQ(memory.times, 1) << before;
-    EXPECT_TRUE(memory.keeps_x0());
-  }
-}
-
 TEST_F(SessionTest, AStateWithoutX0IsThatOfARunThatHasLetGoOfIt) {
   const std::vector<float> state = StartValues(2.0f);
   FakeServer server(kPlan, {[&](FakeSession& s) {
