@@ -34,7 +34,7 @@ constexpr char kUnknownStart[] =
     "(loss - f-min)/stepsize^2 for the stepsize to begin with, or --rule fixed; --alias-eta0 0 "
     "says that it is meant so";
 
-constexpr uint32_t kStateVersion = 3;
+constexpr uint32_t kStateVersion = 4;
 
 uint64_t StartRounds(uint64_t main_rounds_max) {
   if (main_rounds_max == 0) return kStartRoundsMax;

@@ -509,7 +509,7 @@ TEST(AliasRuleTest, AStateOfTheFirstVersionIsRefusedInOneSentence) {
   const absl::Status status = MakeAliasRule({})->Restore(writer.Take());
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("'alias', version 1, and this run has "
-                                                       "'alias', version 3"));
+                                                       "'alias', version 4"));
 }
 
 TEST(AliasRuleTest, AStateThatTheseFlagsCannotGiveIsRefusedAndChangesNothing) {
@@ -534,7 +534,7 @@ TEST(AliasRuleTest, EverySavedFieldIsChecked) {
     uint64_t seen = 0;  // shares of which something is kept
   };
   const auto restore = [](const Fields& f) {
-    RuleStateWriter writer("alias", 3);
+    RuleStateWriter writer("alias", 4);
     writer.Add(f.started);
     for (const double v : {f.gamma, f.eta, f.a, f.d}) writer.Add(v);
     writer.Add(f.steps_since_probe);
