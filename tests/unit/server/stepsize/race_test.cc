@@ -397,6 +397,24 @@ TEST(RaceTest, OnePairAtX0SaysNothingOfATrial) {
   EXPECT_LT(race.gamma(), 1e-3) << "by its own mean it is worse, and the race goes down";
 }
 
+TEST(RaceTest, PairsAtThreeOfSixteenStepsSayNothingOfATrialEither) {
+  Race race(kConfig);
+  const auto round = [&](uint32_t share, double loss) {
+    const std::vector<WorkerScalars> workers = {{.loss = loss}};
+    const std::vector<Share> shares = {Share(share)};
+    race.OnVerdict({.workers = workers, .shares = shares});
+  };
+  for (int i = 0; i < 16; ++i) round(0, 3);
+  for (int i = 0; i < 4; ++i) round(0, 2.9);
+  for (int i = 4; i < 16; ++i) round(1, 40);
+  EXPECT_EQ(race.trials(), 3u);
+  EXPECT_NEAR(std::log10(race.gamma()), -2.5, 1e-9) << "it is run once more";
+  // Four pairs do.
+  for (int i = 0; i < 5; ++i) round(0, 2.9);
+  for (int i = 5; i < 16; ++i) round(1, 40);
+  EXPECT_GT(race.gamma(), 1e-2) << "it was better, and the race goes on upwards";
+}
+
 TEST(RaceTest, ATrialIsTakenToGrowOnFromTheStepsThatItsPairsAreOf) {
   // Pairs in the first steps of the climbing trials only, or in the last ones: the same vertex. The
   // rounds between have no loss at all.
@@ -578,6 +596,7 @@ TEST(RaceTest, RestoredBeforeEveryRoundItRunsTheSameTrials) {
     EXPECT_EQ(seen.ks, expected.ks);
     EXPECT_EQ(seen.rounds, expected.rounds);
     EXPECT_EQ(race->winner(), once.winner());
+    EXPECT_EQ(race->edge(), once.edge());
   }
 }
 

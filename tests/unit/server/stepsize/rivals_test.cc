@@ -192,16 +192,17 @@ TEST(SosRuleTest, ItsTrialsTakeNoMoreThanAQuarterOfTheRun) {
   }
 }
 
-// A search by hand: one worker of a share, whose loss falls by γ a step up to .05 and rises beyond.
+// A search by hand: one worker of a share, whose loss falls by 2γ a step, and rises where γ is above `best`.
 class SosSearch {
  public:
-  SosSearch() : rule_(MakeSosRule({.start = 1e-3, .main_rounds = 640})) {}
+  explicit SosSearch(double best = 0.05)
+      : best_(best), rule_(MakeSosRule({.start = 1e-3, .main_rounds = 640})) {}
   StepsizeRule& rule() { return *rule_; }
   // With this share; `round` of the trial counts from 0.
   StepsizeDecision Vote(uint32_t share = 0, bool probe = true) {
     const RoundAhead ahead{.data_step = DataStep(step_)};
     const std::vector<ScalarKind> asked = rule_->Wanted(ahead);
-    const double loss = 5 + share - 2 * gamma_ * static_cast<double>(step_) * (1 - gamma_ / 0.05);
+    const double loss = 5 + share - 2 * gamma_ * static_cast<double>(step_) * (1 - gamma_ / best_);
     const std::vector<WorkerScalars> workers = {
         {.loss = loss,
          .wanted = std::vector<double>(asked.size(), probe ? 4 * gamma_ : std::nan(""))}};
@@ -235,6 +236,7 @@ class SosSearch {
     }
     return decision;
   }
+  const double best_;
   std::unique_ptr<StepsizeRule> rule_;
   double gamma_ = 0;
   uint64_t step_ = 0;
@@ -280,7 +282,8 @@ TEST(SosRuleTest, AMinibatchWithoutAFiniteLossCostsEveryTrialThatRoundAndNoTrial
 }
 
 TEST(SosRuleTest, RoundsWithoutAProbeMakeAStepsizeNoLonger) {
-  SosSearch undisturbed, search;
+  const double never = std::numeric_limits<double>::infinity();  // D alone says where to stop
+  SosSearch undisturbed(never), search(never);
   const float expected = undisturbed.Finish();
   while (!search.rule().race().over) search.Vote(0, search.step() % 4 == 0);
   EXPECT_EQ(search.Finish(), expected);
