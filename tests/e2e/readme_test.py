@@ -204,7 +204,7 @@ class Readme(hosts.HostsTest):
             self.interrupt(terminal)
             self.assert_exit(terminal, harness.OK)
             table = terminal.log()
-            committed = re.search(r"^round +([\d,]+) of 20,000", table, re.MULTILINE)
+            committed = re.search(r"^main +([\d,]+) of 20,000", table, re.MULTILINE)
             self.assertTrue(committed, table)
             return int(committed.group(1).replace(",", "")) >= ROUNDS_MIN and all(
                 re.search(rf"^{name} +member ", table, re.MULTILINE) for name in WORKERS)
