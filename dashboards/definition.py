@@ -157,7 +157,7 @@ ROWS = (
               "None of these is a main round.", "none",
               (Query("signvote_server_race_trials{S}", "trials"), Query("signvote_server_race_rounds{S}", "rounds"),
                Query("signvote_server_race_rounds_left{S}", "rounds left at most")), width=8, low=0, decimals=0),
-        Panel("Lean", "z of Lever: above 0 all steps so far were too short, below 0 too long.", "none",
+        Panel("Lean", "z of Lever: above 0 all steps so far were too short, below 0 too long. Empty while nobody is asked for it.", "none",
               (Query("signvote_server_lean_ratio{S}", "{{instance}}"),), width=8),
         Panel("Rescaling", "ρ: by what the last step lengthened all steps before it; 1 with rules that rescale nothing.", "none",
               (Query("signvote_server_rescaling_ratio{S} > 0", "{{instance}}"),), width=8),
