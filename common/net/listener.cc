@@ -336,7 +336,12 @@ class ListenerImpl final : public Listener {
       speaking_.push_back(std::move(fd));
       return;
     }
-    if (quiet_room_.full()) TurnQuietAway(quiet_room_.TurnAway(now), now);
+    if (quiet_room_.full()) {
+      const std::optional<Id> goes = quiet_room_.TurnAway(now);
+      // It may have spoken since it was looked at last.
+      if (goes.has_value()) Hear(*goes);
+      if (goes.has_value() && quiet_.contains(*goes)) TurnQuietAway(goes, now);
+    }
     const Id id = next_id_++;
     // Once only: a byte is enough, and the end of what has sent none is hung up on by time.
     if (!Add(fd.get(), EPOLLIN | EPOLLRDHUP | EPOLLET, id)) return;  // no memory: closed

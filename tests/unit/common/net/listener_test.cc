@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 
+#include <cstdint>
 #include <cstring>
 #include <deque>
 #include <optional>
@@ -38,6 +39,15 @@ class Host {
     MutexLock lock(&mu_);
     taken_.emplace_back(fd);
     changed_.NotifyAll();
+    (void)changed_.WaitUntil(
+        &mu_, Clock::System(), Clock::System()->Now() + kLong,
+        [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return taken_.size() < busy_with_; });
+  }
+  // The listener's thread waits with the `count`th connection that it hands on, until this grows.
+  void SetBusyWith(size_t count) {
+    MutexLock lock(&mu_);
+    busy_with_ = count;
+    changed_.NotifyAll();
   }
   bool WaitForTaken(size_t count) {
     MutexLock lock(&mu_);
@@ -58,6 +68,7 @@ class Host {
   Mutex mu_;
   CondVar changed_;
   std::vector<UniqueFd> taken_ ABSL_GUARDED_BY(mu_);
+  size_t busy_with_ ABSL_GUARDED_BY(mu_) = SIZE_MAX;
 };
 
 class Client {
@@ -215,6 +226,30 @@ TEST_F(ListenerTest, WhatItsHostClosesFreesItsPlace) {
   EXPECT_TRUE(Eventually([this] { return listener_->state().waiting == 0; }));
   ASSERT_TRUE(clients.emplace_back(listener_->port()).Say("x"));
   EXPECT_TRUE(host_.WaitForTaken(1));
+  EXPECT_EQ(listener_->state().turned_away, 0u);
+}
+
+TEST_F(ListenerTest, WhoSpokeAMomentAgoDoesNotGoForTheNextQuietOne) {
+  ListenerOptions options = Few(8);
+  options.quiet.places = 4;
+  Open(options);
+  std::deque<Client> slow, quiet;
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(slow.emplace_back(listener_->port()).connected());
+  Client first(listener_->port()), second(listener_->port());
+  ASSERT_TRUE(Eventually([this] { return listener_->state().waiting == 4; }));
+  host_.SetBusyWith(1);
+  ASSERT_TRUE(first.Say("x"));
+  ASSERT_TRUE(host_.WaitForTaken(1));
+  // What the listener's thread hears of next: one has spoken, and others stand at the door. Before it comes
+  // to these, the slow ones speak.
+  ASSERT_TRUE(second.Say("x"));
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(quiet.emplace_back(listener_->port()).connected());
+  host_.SetBusyWith(2);
+  ASSERT_TRUE(host_.WaitForTaken(2));
+  for (Client& client : slow) ASSERT_TRUE(client.Say("x"));
+  host_.SetBusyWith(SIZE_MAX);
+  EXPECT_TRUE(host_.WaitForTaken(4));
+  for (const Client& client : slow) EXPECT_FALSE(client.HungUpWithin({}));
   EXPECT_EQ(listener_->state().turned_away, 0u);
 }
 
