@@ -342,7 +342,7 @@ absl::Status Race::Restore(RuleStateReader& reader) {
   const uint64_t part_trials = reader.U64(), has_best = reader.U64();
   std::optional<Best> best;
   if (has_best == 1) {
-    best.emplace();
+    best = Best{};
     best->k = static_cast<int64_t>(reader.U64());
     best->score = reader.Double();
     if (absl::Status status = best->losses.Restore(reader); !status.ok()) return status;
