@@ -13,17 +13,6 @@ constexpr double kClipDeviations = 3 * 1.48;
 // The most that one worker weighs, in medians.
 constexpr double kWeightMedians = 3;
 
-// REQUIRES: values not empty. Reorders them.
-double Median(std::vector<double>& values) {
-  const size_t half = values.size() / 2;
-  std::nth_element(values.begin(), values.begin() + static_cast<ptrdiff_t>(half), values.end());
-  const double upper = values[half];
-  if (values.size() % 2 == 1) return upper;
-  const double lower =
-      *std::max_element(values.begin(), values.begin() + static_cast<ptrdiff_t>(half));
-  return lower / 2 + upper / 2;  // halved first: the sum of two large values may overflow
-}
-
 // REQUIRES: values has more than two.
 void Clip(std::vector<double>& values) {
   std::vector<double> scratch = values;
@@ -34,6 +23,16 @@ void Clip(std::vector<double>& values) {
 }
 
 }  // namespace
+
+double Median(std::vector<double>& values) {
+  const size_t half = values.size() / 2;
+  std::nth_element(values.begin(), values.begin() + static_cast<ptrdiff_t>(half), values.end());
+  const double upper = values[half];
+  if (values.size() % 2 == 1) return upper;
+  const double lower =
+      *std::max_element(values.begin(), values.begin() + static_cast<ptrdiff_t>(half));
+  return lower / 2 + upper / 2;  // halved first: the sum of two large values may overflow
+}
 
 std::optional<double> RobustMean(std::span<const double> values) {
   std::vector<double> kept;

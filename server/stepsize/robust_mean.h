@@ -10,6 +10,9 @@
 
 namespace signvote {
 
+// The middle value, or the mean of the two middle ones. Reorders them. REQUIRES: not empty.
+double Median(std::vector<double>& values);
+
 // The mean of one quantity over workers, as docs/algorithms/README.md defines it: non-finite
 // values are left out; n ≤ 2: plain mean; else clipped to median ± 3·1.48·MAD, then the mean.
 // nullopt when no finite value remains. The order of the values does not matter, to the last bit.

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
-#include <utility>
+#include <vector>
+
+#include "server/stepsize/robust_mean.h"
 
 namespace signvote {
 namespace {
@@ -12,13 +14,6 @@ namespace {
 constexpr double kRounding = 1e-3;
 
 bool AtMost(double a, double b) { return a <= b * (1 + kRounding); }
-
-// REQUIRES: values not empty.
-double Median(std::vector<double> values) {
-  const size_t half = values.size() / 2;
-  std::nth_element(values.begin(), values.begin() + static_cast<ptrdiff_t>(half), values.end());
-  return values[half];
-}
 
 }  // namespace
 

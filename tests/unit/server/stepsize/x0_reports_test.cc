@@ -70,6 +70,7 @@ TEST(X0ReportsTest, WhereNoDistanceIsThatOfMoreThanHalfThereIsNoReport) {
   EXPECT_TRUE(Reports({Honest(), far}).empty());
   EXPECT_TRUE(Reports({far, Honest(), far, Honest()}).empty());
   EXPECT_TRUE(Reports({far, Honest(), near}).empty());
+  EXPECT_TRUE(Reports({near, Honest(), Honest(), far}).empty()) << "half is not more than half";
 }
 
 TEST(X0ReportsTest, AtTheStartNothingHasMoved) {
