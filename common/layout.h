@@ -10,10 +10,12 @@
 //   name                 UTF-8
 //   rank       u32       number of dimensions; 0 for a scalar
 //   dims       rank×u64  outermost first
-// Order in the flat buffer, step_scale, weight_decay and treatment are the run's and not part of it.
+// Order in the flat buffer, step_scale, weight_decay, treatment and dense are the run's and not part of
+// it.
 // The tensors w [2, 3] and b [], in either order, have the digest of the golden vector in
 // layout_test.cc; page: docs/wire_format.md, "Layout digest".
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -48,6 +50,7 @@ struct TensorSpec {
   float step_scale = 1.0f;      // this tensor moves by γ·step_scale per round; > 0, finite
   float weight_decay = 0.0f;    // decoupled decay; ≥ 0, finite
   TensorTreatment treatment = TensorTreatment::kUsual;
+  bool dense = false;  // moves by an update of its mean gradient, and is not voted on
 
   bool operator==(const TensorSpec&) const = default;
 };
@@ -82,6 +85,12 @@ class Layout {
   float step_scale_max_ = 0.0f;
 };
 
+// Whether some tensor is dense.
+inline bool HasDense(const Layout& layout) {
+  const std::span<const TensorSpec> tensors = layout.tensors();
+  return std::any_of(tensors.begin(), tensors.end(), [](const TensorSpec& t) { return t.dense; });
+}
+
 // How a layout's coordinates are cut into chunks. Every chunk but the last has chunk_coordinates of
 // them.
 class ChunkPlan {
@@ -108,5 +117,32 @@ class ChunkPlan {
   uint64_t chunk_coordinates_ = 0;
   uint32_t chunks_ = 0;
 };
+
+// Coordinates of one tensor.
+struct TensorRange {
+  size_t tensor = 0;    // index in the layout
+  uint64_t offset = 0;  // of its first coordinate within the tensor
+  uint64_t first = 0;   // the same in the model
+  uint64_t count = 0;   // > 0
+};
+
+// Calls visit(TensorRange) for each tensor that has coordinates in [first, first + count), in order.
+template <typename Visit>
+void ForEachTensorRange(const Layout& layout, uint64_t first, uint64_t count, const Visit& visit) {
+  const std::span<const TensorSpec> tensors = layout.tensors();
+  const uint64_t end = first + count;
+  auto tensor = std::partition_point(tensors.begin(), tensors.end(), [first](const TensorSpec& t) {
+    return t.first + t.count <= first;
+  });
+  for (; tensor != tensors.end() && tensor->first < end; ++tensor) {
+    const uint64_t begin = std::max(first, tensor->first);
+    const uint64_t stop = std::min(end, tensor->first + tensor->count);
+    if (begin == stop) continue;  // count = 0
+    visit(TensorRange{.tensor = static_cast<size_t>(tensor - tensors.begin()),
+                      .offset = begin - tensor->first,
+                      .first = begin,
+                      .count = stop - begin});
+  }
+}
 
 }  // namespace signvote

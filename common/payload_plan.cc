@@ -78,6 +78,17 @@ size_t PayloadPlan::RangeIndex(ChunkIndex k) const {
   return static_cast<size_t>(after - ranges_.begin()) - 1;
 }
 
+bool PayloadPlan::Fits(ChunkIndex k, uint64_t bytes) const {
+  if (kind(k) != PayloadKind::kCounts) return bytes == Bytes(k, 0);
+  const size_t plane = BytesForBits(chunks_.Count(k));
+  return bytes > 0 && bytes % plane == 0 && bytes / plane <= CountPlanes(ballots_max_);
+}
+
+bool PayloadPlan::OnlySigns() const {
+  return std::all_of(ranges_.begin(), ranges_.end(),
+                     [](const PayloadRange& range) { return range.kind == PayloadKind::kSigns; });
+}
+
 size_t PayloadPlan::Offset(ChunkIndex k) const {
   const size_t index = RangeIndex(k);
   const PayloadRange& range = ranges_[index];

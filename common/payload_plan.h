@@ -29,6 +29,9 @@ struct PayloadRange {
   bool operator==(const PayloadRange&) const = default;
 };
 
+// The most ballots that are ever counted together.
+inline constexpr uint32_t kBallotsMax = 1024;
+
 // Planes that a number between 0 and `ballots` needs: ⌈log2(ballots + 1)⌉.
 constexpr uint32_t CountPlanes(uint32_t ballots) {
   uint32_t planes = 0;
@@ -66,6 +69,12 @@ class PayloadPlan {
   size_t Offset(ChunkIndex k) const;
   // Bytes of such a buffer: the largest payload of one round, scales apart.
   size_t TotalBytes() const { return total_bytes_; }
+  uint32_t ballots_max() const { return ballots_max_; }
+  // Whether chunk k can have so many bytes: those of its kind, for counts those of some number of
+  // ballots up to ballots_max().
+  bool Fits(ChunkIndex k, uint64_t bytes) const;
+  // Every chunk is signs.
+  bool OnlySigns() const;
 
   // Bytes of the per-tensor scales of a commit that has them.
   static size_t ScaleBytes(size_t tensors) { return tensors * sizeof(float); }

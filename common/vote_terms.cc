@@ -26,6 +26,10 @@ std::string_view Words(CommitKind kind) {
   return "none";
 }
 
+std::string_view Words(Aggregate aggregate) {
+  return aggregate == Aggregate::kVote ? "vote" : "average";
+}
+
 std::string_view Words(PayloadKind kind) {
   switch (kind) {
     case PayloadKind::kSigns:

@@ -18,6 +18,12 @@ enum class CommitKind : uint8_t {
   kNone,    // nothing moves; the round number and the minibatch go on
 };
 
+// What of the ballots a step moves by (docs/algorithms.md, "Aggregation").
+enum class Aggregate : uint8_t {
+  kVote,     // the majority's sign
+  kAverage,  // the mean of the signs
+};
+
 // What a commit's payload, or a ballot's, is for one range of chunks.
 enum class PayloadKind : uint8_t {
   kSigns,   // one bit per coordinate
@@ -44,6 +50,7 @@ enum class ScalarKind : uint8_t {
 // A few words each, for logs and pages.
 std::string_view Words(AbstainReason reason);
 std::string_view Words(CommitKind kind);
+std::string_view Words(Aggregate aggregate);  // as --aggregate names it
 std::string_view Words(PayloadKind kind);
 std::string_view Words(ScalarKind kind);
 

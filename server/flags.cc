@@ -1,6 +1,7 @@
 #include "server/flags.h"
 #include "common/message_size.h"
 
+#include <span>
 #include <string_view>
 #include <tuple>
 #include <utility>
@@ -36,6 +37,11 @@ struct Raw {
   std::string clip = "off";
   double clip_norm = 1;
   std::string tensor_scale, tensor_decay, tensor_treatment;
+  std::string aggregate = "vote";
+  struct Dense {
+    std::string patterns, wire = "f32", optimizer = "adamw";
+  };
+  Dense dense;
   std::string catch_up_bytes = "auto";
   std::string alias_eta0 = "auto";
   uint64_t test_applier_delay_ms = 0;
@@ -129,6 +135,11 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
                   "abstentions in a row that make a member an observer")
       ->capture_default_str()
       ->check(UnsignedBetween(1, 1'000'000));
+  run->add_option(
+         "--warm-in", r.warm_in_rounds,
+         "rounds for which the ballots of a worker that joins the running run have weight 0")
+      ->capture_default_str()
+      ->check(UnsignedBetween(0, 1'000'000));
   run->add_option("--nonfinite-rounds", r.nonfinite_rounds,
                   "rounds in a row without any finite loss that end the run")
       ->capture_default_str()
@@ -253,6 +264,12 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->capture_default_str()
       ->check(NumberBetween(1e-30, 1e30));
   method
+      ->add_option(
+          "--aggregate", raw->aggregate,
+          "what a step moves by: vote, the majority's sign; average, the mean of the signs")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"vote", "average"}));
+  method
       ->add_option("--weight-decay", r.model.weight_decay,
                    "decoupled weight decay of tensors with two dimensions and more")
       ->capture_default_str()
@@ -275,6 +292,31 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
           "direction's state), plain (muon: no matrix), usual")
       ->type_name("PATTERN=WORD")
       ->check(Kind(ValueKind::kText));
+  DenseOptimizer& dense = sizes.dense.optimizer;
+  method
+      ->add_option("--dense", raw->dense.patterns,
+                   "tensors that move by an update of their mean gradient in place of a vote, by "
+                   "patterns of their names")
+      ->type_name("PATTERN,...")
+      ->check(Kind(ValueKind::kText));
+  method
+      ->add_option("--dense-wire", raw->dense.wire,
+                   "numbers of dense tensors on the wire, both ways: f32, bf16")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  method
+      ->add_option("--dense-optimizer", raw->dense.optimizer,
+                   "what makes the update of the mean gradient: adamw, sgd")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"adamw", "sgd"}));
+  method->add_option("--dense-momentum", dense.momentum, "sgd: its momentum, [0, 1)")
+      ->capture_default_str();
+  method->add_option("--dense-beta1", dense.beta1, "adamw: its first momentum, [0, 1)")
+      ->capture_default_str();
+  method->add_option("--dense-beta2", dense.beta2, "adamw: its second momentum, [0, 1)")
+      ->capture_default_str();
+  method->add_option("--dense-epsilon", dense.epsilon, "adamw: added to the root, > 0")
+      ->capture_default_str();
   method
       ->add_option("--rule", r.rule.rule,
                    "who chooses the stepsize: alias, fixed, lever, mechanic, prodigy, sos")
@@ -494,6 +536,35 @@ absl::Status CheckRuleFlags(const RuleFlags& given, const RuleRun& run) {
   return absl::OkStatus();
 }
 
+// The optimizer's own flags, of which those that nothing reads must not pass for ones that were obeyed.
+absl::Status FinishDense(const Raw& raw, std::span<const run::TensorRule> rules,
+                         run::DenseOptions* dense) {
+  dense->wire = raw.dense.wire == "f32" ? PayloadKind::kFp32 : PayloadKind::kBf16;
+  dense->optimizer.kind =
+      raw.dense.optimizer == "adamw" ? DenseOptimizer::Kind::kAdamW : DenseOptimizer::Kind::kSgd;
+  const bool any = run::AnyDense(rules);
+  const bool adamw = any && dense->optimizer.kind == DenseOptimizer::Kind::kAdamW;
+  const bool sgd = any && dense->optimizer.kind == DenseOptimizer::Kind::kSgd;
+  const DenseOptimizer usual;
+  const std::tuple<const char*, const char*, bool> flags[] = {
+      {"--dense", "--dense-wire", any || raw.dense.wire == Raw().dense.wire},
+      {"--dense", "--dense-optimizer", any || raw.dense.optimizer == Raw().dense.optimizer},
+      {"--dense with --dense-optimizer sgd", "--dense-momentum",
+       sgd || dense->optimizer.momentum == usual.momentum},
+      {"--dense with --dense-optimizer adamw", "--dense-beta1",
+       adamw || dense->optimizer.beta1 == usual.beta1},
+      {"--dense with --dense-optimizer adamw", "--dense-beta2",
+       adamw || dense->optimizer.beta2 == usual.beta2},
+      {"--dense with --dense-optimizer adamw", "--dense-epsilon",
+       adamw || dense->optimizer.epsilon == usual.epsilon},
+  };
+  for (const auto& [owner, flag, fits] : flags) {
+    if (fits) continue;
+    return Usage(absl::StrCat(flag, " belongs to ", owner, "; give that too, or leave it away"));
+  }
+  return CheckDenseOptimizer(dense->optimizer);
+}
+
 absl::Status Finish(const Raw& raw, ServerFlags* f) {
   run::RunOptions& r = f->run;
   run::ModelSizes& sizes = r.model.sizes;
@@ -545,9 +616,11 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
     return Usage(absl::StrCat("--message-bytes-max ", sizes.message_bytes_max, " is above ",
                               kMessageBytesMost, ", the most that a worker takes"));
   }
-  if (sizes.chunk_coordinates / 8 > sizes.message_bytes_max) {
+  sizes.aggregate = raw.aggregate == "vote" ? Aggregate::kVote : Aggregate::kAverage;
+  if (const uint64_t bytes = run::CommitBytes(sizes.chunk_coordinates, sizes);
+      bytes > sizes.message_bytes_max) {
     return Usage(absl::StrCat("--chunk-coordinates ", sizes.chunk_coordinates, " makes chunks of ",
-                              sizes.chunk_coordinates / 8, " bytes, above --message-bytes-max ",
+                              bytes, " bytes, above --message-bytes-max ",
                               sizes.message_bytes_max));
   }
   SIGNVOTE_ASSIGN_OR_RETURN(r.direction, ParseDirection(raw.direction));
@@ -559,17 +632,22 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
   }
   for (const auto& parse :
        {run::ParseTensorScales(raw.tensor_scale), run::ParseTensorDecays(raw.tensor_decay),
-        run::ParseTensorTreatments(raw.tensor_treatment)}) {
+        run::ParseTensorTreatments(raw.tensor_treatment), run::ParseDense(raw.dense.patterns)}) {
     SIGNVOTE_RETURN_IF_ERROR(parse.status());
     r.model.tensor_rules.insert(r.model.tensor_rules.end(), parse->begin(), parse->end());
   }
   SIGNVOTE_RETURN_IF_ERROR(CheckTreatments(r));
-  SIGNVOTE_RETURN_IF_ERROR(
-      CheckRuleFlags(r.rule, {.main_rounds_max = r.main_rounds_max, .direction = r.direction}));
+  SIGNVOTE_RETURN_IF_ERROR(FinishDense(raw, r.model.tensor_rules, &sizes.dense));
+  SIGNVOTE_RETURN_IF_ERROR(CheckRuleFlags(r.rule, run::RuleRunOf(r)));
   // A step's length is what was signed, of which no rule that measures its steps knows.
   if (r.direction.error_feedback && r.rule.rule != "fixed") {
     return Usage(absl::StrCat("--error-feedback belongs to --rule fixed, and the rule is ",
                               r.rule.rule, "; choose that rule or leave it away"));
+  }
+  if (r.direction.error_feedback && run::AnyDense(r.model.tensor_rules)) {
+    return Usage(
+        "--error-feedback gives every step lengths of its own, which the updates of --dense "
+        "have already; leave one of them away");
   }
   r.tls = !f->insecure;
   SIGNVOTE_RETURN_IF_ERROR(ParseLogLevel(raw.log_level, &f->log.level));

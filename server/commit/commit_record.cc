@@ -37,6 +37,14 @@ absl::Status CheckPayload(const CommitRecord& record, const PayloadPlan& plan) {
     return Bad(record, absl::StrCat(record.chunks.size(), " counted chunks of ", plan.chunks()));
   }
   uint64_t next = 0;
+  for (uint32_t k = 0; k < plan.chunks(); ++k) {
+    const uint32_t counted = record.chunks[k].counted;
+    if (plan.kind(ChunkIndex(k)) == PayloadKind::kCounts &&
+        (counted == 0 || counted > plan.ballots_max())) {
+      return Bad(record, absl::StrCat("counts of ", counted, " ballots in chunk ", k, ", of which ",
+                                      plan.ballots_max(), " are the most"));
+    }
+  }
   for (const PayloadPart& part : record.payload) {
     if (part.first.value() != next || part.chunks == 0 || part.chunks > plan.chunks() - next)
       return Bad(record, absl::StrCat("a part of the payload begins at chunk ", part.first.value(),
@@ -72,13 +80,6 @@ uint64_t BytesHere(const CommitRecord& record, const PayloadPlan& plan) {
 
 absl::Status CheckApplicable(const CommitRecord& record) {
   for (const PayloadPart& part : record.payload) {
-    if (part.kind != PayloadKind::kSigns) {
-      return absl::UnimplementedError(absl::StrCat("commit of round ", record.round.value(),
-                                                   ": no replica of this version applies a "
-                                                   "payload of ",
-                                                   ToAbsl(Words(part.kind)),
-                                                   "; only signs are applied"));
-    }
     if (part.bytes == nullptr) {
       return absl::UnimplementedError(absl::StrCat(
           "commit of round ", record.round.value(), ": the payload from chunk ", part.first.value(),
@@ -98,7 +99,7 @@ const PayloadPart& PartOf(const CommitRecord& record, ChunkIndex k) {
 
 }  // namespace
 
-std::span<const uint8_t> CommitRecord::Chunk(const PayloadPlan& plan, ChunkIndex k) const {
+std::span<const uint8_t> CommitRecord::Chunk(ChunkIndex k) const {
   const PayloadPart& part = PartOf(*this, k);
   if (part.bytes == nullptr) return {};
   return {part.bytes.get() + (plan.Offset(k) - plan.Offset(part.first)),
@@ -137,6 +138,7 @@ absl::StatusOr<std::shared_ptr<const CommitRecord>> MakeCommitRecord(CommitRecor
                                                                      const PayloadPlan& plan,
                                                                      size_t tensors) {
   SIGNVOTE_RETURN_IF_ERROR(CheckNumbers(record, tensors));
+  record.plan = plan;
   if (record.kind == CommitKind::kStep) {
     SIGNVOTE_RETURN_IF_ERROR(CheckPayload(record, plan));
     SIGNVOTE_RETURN_IF_ERROR(CheckApplicable(record));

@@ -51,9 +51,11 @@ struct CommitRecord {
   uint32_t voters = 0;               // workers that were counted
   std::string reason;                // of kinds none and rewind, for people
 
-  // The payload of chunk k, null when it lies elsewhere. REQUIRES: kind is step; `plan` is the one
-  // that the record was made with. Valid as long as the record is.
-  std::span<const uint8_t> Chunk(const PayloadPlan& plan, ChunkIndex k) const;
+  PayloadPlan plan;  // that it was made with; where the payload's chunks lie
+
+  // The payload of chunk k, null when it lies elsewhere. REQUIRES: kind is step. Valid as long as the
+  // record is.
+  std::span<const uint8_t> Chunk(ChunkIndex k) const;
   // What keeps those bytes alive.
   const std::shared_ptr<const uint8_t>& ChunkOwner(ChunkIndex k) const;
 };
@@ -66,10 +68,10 @@ PayloadPart MakePart(const PayloadPlan& plan, ChunkIndex first, uint32_t chunks,
 std::vector<PayloadPart> WholePayload(const PayloadPlan& plan,
                                       std::shared_ptr<const uint8_t> bytes);
 
-// Checks a record and fills in payload_hash and payload_bytes. `tensors`: of the layout.
+// Checks a record and fills in payload_hash, payload_bytes and plan. `tensors`: of the layout.
 //   INVALID_ARGUMENT: a step whose chunks or parts do not cover the plan in order, a payload or
 //   chunks with another kind, a number out of its range, a wrong number of scales.
-//   UNIMPLEMENTED: a payload that no replica applies yet (counts, fp32, bf16, or bytes elsewhere).
+//   UNIMPLEMENTED: a payload that no replica applies yet: its bytes lie elsewhere.
 absl::StatusOr<std::shared_ptr<const CommitRecord>> MakeCommitRecord(CommitRecord record,
                                                                      const PayloadPlan& plan,
                                                                      size_t tensors);

@@ -13,8 +13,7 @@ namespace {
 constexpr uint32_t kWordBits = 64;
 
 uint32_t CountMembers(const std::vector<Seat>& seats) {
-  return static_cast<uint32_t>(std::count_if(
-      seats.begin(), seats.end(), [](const Seat& seat) { return seat.role == Role::kMember; }));
+  return static_cast<uint32_t>(std::count_if(seats.begin(), seats.end(), IsCounted));
 }
 
 }  // namespace
@@ -36,7 +35,7 @@ OpenAttempt::OpenAttempt(AttemptPlan plan)
   seat_of_.reserve(plan_.seats.size());
   for (uint32_t s = 0; s < records_.size(); ++s) {
     seat_of_.emplace(plan_.seats[s].worker, s);
-    records_[s].member = plan_.seats[s].role == Role::kMember;
+    records_[s].member = IsCounted(plan_.seats[s]);
     Count(records_[s], 1);
   }
 }

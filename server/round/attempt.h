@@ -34,7 +34,7 @@ struct AttemptPlan {
 // What one seat has sent, without its chunks and scalars.
 struct SeatRecord {
   Presence presence = Presence::kHere;
-  bool member = false;
+  bool member = false;     // IsCounted()
   bool abstained = false;  // said so before the ballot was complete
   AbstainReason reason = AbstainReason::kOther;
   bool scalars_came = false;    // if only to be refused

@@ -30,7 +30,9 @@ struct EngineConfig {
   uint32_t workers_max = 1024;
   uint32_t quorum = 0;  // 0: ⌈members/2⌉
   DeadlineConfig deadline;
-  uint32_t observer_after = 5;       // rounds in a row without a ballot that counts as given
+  uint32_t observer_after = 5;  // rounds in a row without a ballot that counts as given
+  // Rounds for which the ballots of a worker that joined the running run have weight 0.
+  uint32_t warm_in_rounds = 0;
   uint32_t nonfinite_rounds = 5;     // rounds in a row without any finite loss that end the run
   uint64_t share_hold_rounds = 100;  // a lost worker's share stays reserved for its name
   uint64_t digest_every = 50;        // rounds between replica digests; 0: only at the end

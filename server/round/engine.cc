@@ -114,7 +114,10 @@ void Engine::On(const WorkerArriving&) {
 }
 
 void Engine::On(const WorkerReady& e) {
-  const Members::Joined result = members_.Join(e, round_, out_);
+  const bool running = phase_ != Phase::kWaitingForWorkers && members_.ready() > 0 &&
+                       (round_ != Round(0) || open_.has_value());
+  const uint32_t warm_in = e.fetched && running ? config_.warm_in_rounds : 0;
+  const Members::Joined result = members_.Join(e, warm_in, round_, out_);
   if (result.replaced.has_value()) {
     // The older incarnation may have been the last one that was waited for.
     AfterDeparture(e.worker, *result.replaced, Presence::kGone);
@@ -318,6 +321,20 @@ void Engine::OpenOrWait() {
        absl::StrFormat("round %d waits for workers: too few are ready", round_.value()));
 }
 
+uint32_t Engine::QuorumOf(uint32_t members) const {
+  return config_.quorum == 0 ? (members + 1) / 2 : std::min(config_.quorum, members);
+}
+
+void Engine::CountIfNeeded(std::vector<Seat>& seats) const {
+  uint32_t members = 0, warm = 0;
+  for (const Seat& seat : seats) {
+    members += seat.role == Role::kMember ? 1 : 0;
+    warm += IsCounted(seat) ? 1 : 0;
+  }
+  if (warm >= QuorumOf(members) && warm > 0) return;
+  for (Seat& seat : seats) seat.uncounted = false;
+}
+
 void Engine::Open() {
   AttemptPlan plan{.round = round_,
                    .attempt = attempt_,
@@ -329,10 +346,10 @@ void Engine::Open() {
                    .deadline = std::nullopt};
   for (Seat& seat : plan.seats)
     seat.wanted = course_.WantedOf(round_, seat.share, plan.wanted.size());
-  const auto members = static_cast<uint32_t>(
-      std::count_if(plan.seats.begin(), plan.seats.end(),
-                    [](const Seat& seat) { return seat.role == Role::kMember; }));
-  plan.quorum = config_.quorum == 0 ? (members + 1) / 2 : std::min(config_.quorum, members);
+  CountIfNeeded(plan.seats);
+  const auto members =
+      static_cast<uint32_t>(std::count_if(plan.seats.begin(), plan.seats.end(), IsCounted));
+  plan.quorum = QuorumOf(members);
   OpenRound action{.round = round_,
                    .attempt = attempt_,
                    .reopening = attempt_ != Attempt(0),
@@ -456,8 +473,10 @@ void Engine::Commit(CourseEnd end) {
     Note(NoticeLevel::kWarning,
          absl::StrFormat("round %d closes without a step: %s", round_.value(), commit.reason));
   }
+  const bool rewound = commit.kind == CommitKind::kRewind;
   out_.push_back(std::move(commit));
   Account(attempt, end);
+  if (rewound) members_.WarmUpAll();
 
   round_ = committed;
   attempt_ = Attempt(0);

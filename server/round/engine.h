@@ -26,6 +26,11 @@
 // EngineConfig::stop_wait for what is open and 2 s for all that follows: its tally, its commit, and the
 // digests of the last round.
 //
+// Warm-in: a worker that joins a running run without a replica of it lacks its direction's state. For
+// warm_in_rounds rounds its ballots have weight 0 and nobody waits for them, unless fewer than a quorum
+// of all members would be left: then everybody counts. At the start, after a loss of all and after a
+// rewind nobody has a state that others lack.
+//
 // Given: a ballot counts as given when 90 % of its chunks were counted and its scalars came; else
 // the round is an abstention of its member, and what was counted stays counted.
 //
@@ -119,6 +124,9 @@ class Engine {
   bool Over() const { return course_.run_done() || course_.diverged() || !course_.failure().ok(); }
   void OpenOrWait();
   void Open();
+  uint32_t QuorumOf(uint32_t members) const;
+  // Everybody counts where too few would be left.
+  void CountIfNeeded(std::vector<Seat>& seats) const;
 
   // ---- one attempt
   // The seat that this message speaks for in the open attempt.

@@ -56,7 +56,7 @@ Members::Members(const EngineConfig& config, const EngineState& state)
 
 // ---- come and go
 
-Members::Joined Members::Join(const WorkerReady& e, Round round, Actions& out) {
+Members::Joined Members::Join(const WorkerReady& e, uint32_t warm_in, Round round, Actions& out) {
   Joined result;
   auto it = workers_.find(e.worker);
   if (it != workers_.end()) {
@@ -95,6 +95,7 @@ Members::Joined Members::Join(const WorkerReady& e, Round round, Actions& out) {
   w.connected = true;
   w.leaving = false;
   w.admitted = false;
+  w.warm_in = warm_in;
   w.scalars_refused = false;
   w.abstentions_in_a_row = 0;
   w.arrived_in.reset();
@@ -211,12 +212,20 @@ std::vector<Seat> Members::SeatEverybody(Round round, Actions& out) {
     const Share share = shares_.Assign(id, out);
     if (!std::exchange(w.admitted, true)) {
       Say(out, NoticeLevel::kInfo,
-          absl::StrFormat("%s joins with share %d from round %d on", w.name, share.value(),
-                          round.value()),
+          absl::StrFormat("%s joins with share %d from round %d on%s", w.name, share.value(),
+                          round.value(),
+                          w.warm_in == 0 ? ""
+                                         : absl::StrFormat("; its ballots of the first %d rounds "
+                                                           "warm it up and are not counted",
+                                                           w.warm_in)),
           id);
     }
     w.seat = w.incarnation;
-    seats.push_back({id, w.incarnation, share, w.role});
+    seats.push_back({.worker = id,
+                     .incarnation = w.incarnation,
+                     .share = share,
+                     .role = w.role,
+                     .uncounted = w.warm_in > 0});
   }
   return seats;
 }
@@ -229,7 +238,7 @@ Duration Members::Wait(const std::vector<Seat>& seats, Actions& out) {
   std::vector<Pace> paces;
   std::vector<WorkerId> ids;
   for (const Seat& seat : seats) {
-    if (seat.role != Role::kMember) continue;
+    if (!IsCounted(seat)) continue;
     const ArrivalHistory& arrivals = workers_.at(seat.worker).arrivals;
     paces.push_back({arrivals.Median(), arrivals.FirstMedian()});
     ids.push_back(seat.worker);
@@ -256,10 +265,12 @@ void Members::Account(const SeatReport& report, Round round, Actions& out) {
     w.arrivals.Add(*report.arrival);
     w.arrived_in = round;
   }
+  if (current && w.warm_in > 0) --w.warm_in;
   if (report.seat.role == Role::kObserver) {
     if (current && report.given) BecomeMember(id, w, "its ballot came in time", out);
     return;
   }
+  if (report.seat.uncounted) return;
   if (report.given) {
     ++w.ballots;
     if (current) w.abstentions_in_a_row = 0;
@@ -294,6 +305,10 @@ void Members::BecomeMember(WorkerId id, Worker& w, const std::string& reason, Ac
   w.abstentions_in_a_row = 0;
   out.push_back(RoleChanged{id, Role::kMember, reason});
   Say(out, NoticeLevel::kInfo, absl::StrFormat("%s is a member again: %s", w.name, reason), id);
+}
+
+void Members::WarmUpAll() {
+  for (auto& [id, w] : workers_) w.warm_in = 0;
 }
 
 void Members::AddRound(std::vector<Duration> arrivals) {

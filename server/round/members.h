@@ -37,7 +37,8 @@ struct Worker {
   bool scalars_refused = false;     // the last ones
   bool growth_noticed = false;
   Role role = Role::kMember;
-  Round last_seen;  // when it was lost
+  uint32_t warm_in = 0;  // rounds for which its ballots have weight 0 yet
+  Round last_seen;       // when it was lost
   uint32_t abstentions_in_a_row = 0;
   uint64_t abstentions = 0;
   uint64_t ballots = 0;
@@ -60,7 +61,8 @@ class Members {
     bool joined = false;  // false: full, evicted (the action says so), or stale (counted)
     std::optional<Incarnation> replaced;  // the older incarnation, lost by this
   };
-  Joined Join(const WorkerReady& e, Round round, Actions& out);
+  // `warm_in`: rounds for which its ballots have weight 0.
+  Joined Join(const WorkerReady& e, uint32_t warm_in, Round round, Actions& out);
   // The worker if this is its current, connected incarnation; else null, and the message is stale.
   Worker* Live(WorkerId id, Incarnation incarnation);
   // REQUIRES: w is connected, and of that id.
@@ -78,7 +80,8 @@ class Members {
   std::vector<std::string> WithoutFinalDigest() const;
 
   // ---- an attempt
-  // Gives everybody who is ready a seat, by WorkerId; with observers only they are members again.
+  // Gives everybody who is ready a seat, by WorkerId; with observers only they are members again. Who
+  // is still to be warmed up is uncounted.
   std::vector<Seat> SeatEverybody(Round round, Actions& out);
   void Unseat();
   // How long the attempt waits for these; names those that it waits for no longer than it may, once.
@@ -94,6 +97,8 @@ class Members {
     std::optional<Duration> arrival;
   };
   void Account(const SeatReport& report, Round round, Actions& out);
+  // Nobody's direction has a state that others lack.
+  void WarmUpAll();
   // How long ballots took in a round that was committed in its first attempt.
   void AddRound(std::vector<Duration> arrivals);
   // A chunk of an earlier round came after its commit.

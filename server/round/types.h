@@ -36,6 +36,8 @@ struct WorkerReady {
   WorkerId worker;
   Incarnation incarnation;
   std::string name;
+  // It had no replica of this run, so that its direction's state cannot be of this run either.
+  bool fetched = false;
 };
 // The stream broke, or the caller closed it.
 struct WorkerLost {
@@ -130,7 +132,10 @@ struct Seat {
   Role role = Role::kMember;
   // It is asked for so many of OpenRound::wanted, from the first on.
   size_t wanted = 0;
+  bool uncounted = false;  // its ballot warms it up: nobody waits for it, and it has weight 0
 };
+// The round waits for the ballot of this seat, and it has weight.
+inline bool IsCounted(const Seat& seat) { return seat.role == Role::kMember && !seat.uncounted; }
 
 // Tell every seat that this round (or this attempt of it) is open. Seats hold everybody who is
 // ready, by WorkerId. The deadline counts from the time of the Step that said so.

@@ -1,4 +1,5 @@
 #include "server/rpc/session.h"
+#include "server/tally/dense_tally.h"
 
 #include <algorithm>
 #include <iterator>
@@ -58,6 +59,16 @@ run::ScalarsIn FromProto(const v1::Scalars& in) {
                                              .windows = in.held_out_hash()};
   }
   return out;
+}
+
+// What a chunk of a ballot must be, beside of the right length and checksum.
+absl::Status CheckBallotChunk(PayloadKind kind, const uint8_t* payload, uint64_t coordinates) {
+  if (kind == PayloadKind::kSigns) {
+    if (PaddingIsZero(payload, coordinates)) return absl::OkStatus();
+    return absl::InvalidArgumentError("bits after the last coordinate are not zero");
+  }
+  if (IsFinite(kind, payload, coordinates)) return absl::OkStatus();
+  return absl::InvalidArgumentError("a value that is not finite; a worker abstains then");
 }
 
 }  // namespace
@@ -337,9 +348,10 @@ absl::Status ServerSession::HandleBallot(const wire::VoteView& view,
     return Malformed(
         absl::StrCat(where(), " does not exist: there are ", plan.chunks(), " chunks"));
   }
-  if (view.payload_bytes != plan.Bytes(header.chunk)) {
-    return Malformed(absl::StrCat(where(), " has ", view.payload_bytes, " bytes, it must have ",
-                                  plan.Bytes(header.chunk)));
+  const size_t bytes = slots->payload().Bytes(header.chunk, 1);
+  if (view.payload_bytes != bytes) {
+    return Malformed(
+        absl::StrCat(where(), " has ", view.payload_bytes, " bytes, it must have ", bytes));
   }
   std::span<uint8_t> place;
   switch (slots->Begin(header.round, header.attempt, header.chunk, &place)) {
@@ -350,8 +362,9 @@ absl::Status ServerSession::HandleBallot(const wire::VoteView& view,
     case BallotSlots::Place::kWrite: {
       absl::Status status =
           wire::CopyPayloadChecked(message, view.payload_offset, header.checksum, place);
-      if (status.ok() && !PaddingIsZero(place.data(), plan.Count(header.chunk))) {
-        status = absl::InvalidArgumentError("bits after the last coordinate are not zero");
+      if (status.ok()) {
+        status = CheckBallotChunk(slots->payload().kind(header.chunk), place.data(),
+                                  plan.Count(header.chunk));
       }
       // False: closed meanwhile. The engine hears of it all the same and counts it as late.
       (void)slots->End(header.round, header.attempt, header.chunk, status.ok());

@@ -141,14 +141,28 @@ void FillLayout(const Layout& layout, v1::Layout* out) {
     added.set_step_scale(tensor.step_scale);
     added.set_weight_decay(tensor.weight_decay);
     added.set_treatment(ToProto(tensor.treatment));
+    added.set_dense(tensor.dense);
   }
   out->set_digest(layout.digest());
+}
+
+// Of what no worker takes for granted.
+void FillPayloads(const RunPayloads& payloads, v1::Welcome* out) {
+  if (payloads.commits.OnlySigns()) return;
+  for (const PayloadRange& range : payloads.commits.ranges()) {
+    v1::PayloadRange& added = *out->add_payloads();
+    added.set_first_chunk(range.first.value());
+    added.set_chunks(range.chunks);
+    added.set_up(ToProto(payloads.ballots.kind(range.first)));
+    added.set_down(ToProto(range.kind));
+  }
+  out->set_ballots_max(payloads.commits.ballots_max());
 }
 
 }  // namespace
 
 v1::ServerMessage WelcomeMessage(const WelcomeFacts& facts, const Layout& layout,
-                                 const ChunkPlan& plan, const WelcomeNow& now) {
+                                 const RunPayloads& payloads, const WelcomeNow& now) {
   v1::ServerMessage message;
   v1::Welcome& out = *message.mutable_welcome();
   out.set_protocol(kProtocolVersion);
@@ -158,7 +172,7 @@ v1::ServerMessage WelcomeMessage(const WelcomeFacts& facts, const Layout& layout
   out.set_incarnation(now.incarnation.value());
   out.set_ticket(now.ticket);
   out.set_state(now.state);
-  out.set_chunk_coordinates(plan.chunk_coordinates());
+  out.set_chunk_coordinates(payloads.commits.chunk_plan().chunk_coordinates());
   out.set_seed(facts.seed);
   out.set_main_rounds(facts.main_rounds);
   FillDirection(facts.direction, out.mutable_direction());
@@ -171,6 +185,7 @@ v1::ServerMessage WelcomeMessage(const WelcomeFacts& facts, const Layout& layout
     out.mutable_clip()->set_kind(v1::Clip::KIND_NORM);
     out.mutable_clip()->set_max_norm(*facts.clip_norm);
   }
+  FillPayloads(payloads, &out);
   out.set_rule(facts.rule);
   out.set_probes(facts.probes);
   out.set_needs_x0(facts.needs_x0);
@@ -189,6 +204,7 @@ v1::ServerMessage RoundOpenMessage(const round::OpenRound& open, const round::Se
   out.set_share(seat.share.value());
   out.set_role(seat.role == round::Role::kMember ? v1::RoundOpen::ROLE_MEMBER
                                                  : v1::RoundOpen::ROLE_OBSERVER);
+  out.set_uncounted(seat.uncounted);
   for (const ScalarKind kind : std::span(open.wanted).first(seat.wanted))
     out.add_wanted(ToProto(kind));
   out.set_members(open.members);

@@ -11,6 +11,7 @@
 #include "common/layout.h"
 #include "server/commit/commit_record.h"
 #include "server/round/types.h"
+#include "server/run/run_payloads.h"
 #include "signvote/v1/training.pb.h"
 
 namespace signvote::run {
@@ -38,7 +39,7 @@ struct WelcomeNow {
   uint64_t main_rounds = 0;  // committed so far
 };
 v1::ServerMessage WelcomeMessage(const WelcomeFacts& facts, const Layout& layout,
-                                 const ChunkPlan& plan, const WelcomeNow& now);
+                                 const RunPayloads& payloads, const WelcomeNow& now);
 
 // `deadline_left`: nullopt when the round has none.
 v1::ServerMessage RoundOpenMessage(const round::OpenRound& open, const round::Seat& seat,

@@ -45,6 +45,15 @@ absl::Status TakeUpStepsize(const InitialParameters& init, RuleFlags* rule) {
 
 }  // namespace
 
+RuleRun RuleRunOf(const RunOptions& options) {
+  StepBy step_by = StepBy::kVerdict;
+  if (options.model.sizes.aggregate == Aggregate::kAverage) step_by = StepBy::kMeanSigns;
+  if (AnyDense(options.model.tensor_rules)) step_by = StepBy::kUpdates;
+  return {.main_rounds_max = options.main_rounds_max,
+          .direction = options.direction,
+          .step_by = step_by};
+}
+
 void RunHost::LoadInitial(std::unique_ptr<InitialParameters>, std::shared_ptr<MasterReplica>) {
   SIGNVOTE_CHECK(false && "the host of a run with initial parameters reads them");
 }
@@ -56,8 +65,7 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(RunOptions options, RunParts pa
     if (parts.init != nullptr) {
       SIGNVOTE_RETURN_IF_ERROR(TakeUpStepsize(*parts.init, &options.rule));
     }
-    const RuleRun made_for{.main_rounds_max = options.main_rounds_max,
-                           .direction = options.direction};
+    const RuleRun made_for = RuleRunOf(options);
     SIGNVOTE_ASSIGN_OR_RETURN(rule, MakeRule(options.rule, made_for));
     if (const std::string choice = ExplainRule(options.rule, made_for); !choice.empty())
       LogInfo(choice);
@@ -97,6 +105,7 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(RunOptions options, RunParts pa
                               .x0_max_abs = state.x0_max_abs,
                               .round = state.engine.round}));
     SIGNVOTE_RETURN_IF_ERROR(run->StartCourse(now, state.engine));
+    SIGNVOTE_RETURN_IF_ERROR(run->course_->vote.RestoreOptimizer(state.optimizer));
     if (rule_needs_x0 && !run->model_->replica()->has_x0() && !run->course_->engine->x0_over()) {
       return absl::DataLossError(
           "the saved state lacks the starting parameters, which its stepsize rule needs; restore "
@@ -433,6 +442,7 @@ absl::StatusOr<RunState> Run::State() const {
   if (replica.has_x0()) {
     SIGNVOTE_ASSIGN_OR_RETURN(state.x0, copy(Plane::kX0));
   }
+  state.optimizer = course_->vote.SaveOptimizer();
   return state;
 }
 

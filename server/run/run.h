@@ -65,6 +65,7 @@ struct RunOptions {
   uint32_t quorum = 0;
   round::DeadlineConfig deadline;
   uint32_t observer_after = 5;
+  uint32_t warm_in_rounds = 0;
   uint32_t nonfinite_rounds = 5;
   uint64_t share_hold_rounds = 100;
   uint64_t digest_every = 50;
@@ -80,6 +81,9 @@ struct RunOptions {
   RuleFlags rule;
   bool tls = false;  // peers must show a worker's certificate of their name
 };
+
+// What its rule is made for.
+RuleRun RuleRunOf(const RunOptions& options);
 
 // What a run leaves to others, who are given to it.
 class RunHost {
@@ -265,7 +269,8 @@ class Run {
     Course(const CommitRing::Options& ring_options, OpenVote::Options vote_options,
            TallySink* tally, RunModel* model)
         : ring(ring_options),
-          vote(std::move(vote_options), tally, &model->verdicts(), &model->ballots()),
+          vote(std::move(vote_options), tally, &model->verdicts(), &model->ballots(),
+               model->optimizer_states()),
           told(ring_options.start) {}
 
     CommitRing ring;

@@ -183,7 +183,7 @@ void RunBooks::NoteTimes(Moment at, const round::CommitRound& commit, const Comm
 void RunBooks::NoteAbstentions(Moment at, const round::CommitRound& commit,
                                const CommitNotes& notes) {
   for (const round::Seat& seat : notes.seats) {
-    if (seat.role != round::Role::kMember) continue;
+    if (!round::IsCounted(seat)) continue;
     Page* const page = FindPage(seat.worker);
     if (page == nullptr) continue;
     // Both lists are in order of WorkerId.
@@ -209,7 +209,7 @@ void RunBooks::WriteRound(Moment at, const round::CommitRound& commit, const Com
   std::map<WorkerId, Share> shares;
   for (const round::Seat& seat : notes.seats) {
     shares[seat.worker] = seat.share;
-    if (seat.role == round::Role::kMember) extras.members.push_back(NameOf(seat.worker));
+    if (round::IsCounted(seat)) extras.members.push_back(NameOf(seat.worker));
   }
   for (size_t i = 0; i < commit.scalars_from.size() && i < commit.scalars.size(); ++i) {
     const WorkerId worker = commit.scalars_from[i].worker;

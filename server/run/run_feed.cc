@@ -114,7 +114,10 @@ void Run::Admit(Time now, Stream& s) {
   roster_.SetStage(s.id, Stage::kReady, now);
   const Roster::Worker& worker = *WorkerOf(s);
   if (!std::exchange(s.in_engine, true)) {
-    Drive(now, round::WorkerReady{worker.id, RecordOf(s).incarnation, worker.name});
+    Drive(now, round::WorkerReady{.worker = worker.id,
+                                  .incarnation = RecordOf(s).incarnation,
+                                  .name = worker.name,
+                                  .fetched = s.transfers.fetched});
   } else {
     // Back from a resync: the engine never took its seat away.
     SendRoundOpen(now, s);
@@ -145,14 +148,13 @@ void Run::FellBehind(Time now, Stream& s) {
 
 void Run::SendRound(Stream& s, const std::shared_ptr<const CommitRecord>& record) {
   if (record->kind == CommitKind::kStep) {
-    const PayloadPlan& plan = course_->vote.plan();
-    for (uint32_t i = 0; i < plan.chunks(); ++i) {
+    for (uint32_t i = 0; i < record->chunks.size(); ++i) {
       const ChunkIndex k(i);
       s.peer->SendVerdict({.round = record->round,
                            .attempt = record->attempt,
                            .chunk = k,
                            .checksum = record->chunks[i].checksum},
-                          record->Chunk(plan, k), record->ChunkOwner(k));
+                          record->Chunk(k), record->ChunkOwner(k));
     }
   }
   v1::ServerMessage message = CommitMessage(*record, facts_.run_id, facts_.epoch);

@@ -74,7 +74,7 @@ void Run::Accept(Time now, const Roster::Accepted& accepted) {
   Stream& s = *Find(accepted.peer);
   const std::string name = s.join->name;
   s.baseline = s.peer->bytes();
-  s.slots = std::make_shared<BallotSlots>(model_->plan(), model_->ballots().Acquire());
+  s.slots = std::make_shared<BallotSlots>(model_->payloads().ballots, model_->ballots().Acquire());
   s.peer->Admit(s.slots);
   books_.OnJoined(accepted.worker, name, accepted.incarnation, s.peer->identity().address,
                   s.join->metrics_address);
@@ -101,7 +101,7 @@ void Run::Welcome(Time now, Stream& s) {
 }
 
 void Run::SendWelcome(Stream& s, v1::Welcome::State state) {
-  s.peer->Send(WelcomeMessage(facts_, model_->layout(), model_->plan(),
+  s.peer->Send(WelcomeMessage(facts_, model_->layout(), model_->payloads(),
                               {.incarnation = RecordOf(s).incarnation,
                                .ticket = s.peer->ticket(),
                                .state = state,
@@ -182,6 +182,7 @@ round::EngineConfig Run::EngineConfigOf(const RunOptions& options) {
           .quorum = options.quorum,
           .deadline = options.deadline,
           .observer_after = options.observer_after,
+          .warm_in_rounds = options.warm_in_rounds,
           .nonfinite_rounds = options.nonfinite_rounds,
           .share_hold_rounds = options.share_hold_rounds,
           .digest_every = options.digest_every,
@@ -191,7 +192,7 @@ round::EngineConfig Run::EngineConfigOf(const RunOptions& options) {
 }
 
 absl::Status Run::StartCourse(Time now, const round::EngineState& state) {
-  const PayloadPlan plan(model_->plan());
+  const PayloadPlan& plan = model_->payloads().commits;
   const size_t rounds = CommitRing::CapacityFor(model_->catch_up_bytes(), plan.TotalBytes());
   const double x0_max_abs = model_->x0_max_abs();
   round::EngineConfig config = EngineConfigOf(options_);
@@ -204,7 +205,13 @@ absl::Status Run::StartCourse(Time now, const round::EngineState& state) {
   course_ = std::make_unique<Course>(
       CommitRing::Options{
           .start = state.round, .rounds_kept = rounds, .payload_bytes = plan.TotalBytes()},
-      OpenVote::Options{.plan = plan, .seed = options_.seed}, parts_.tally, model_.get());
+      OpenVote::Options{.plan = plan,
+                        .ballots = model_->payloads().ballots,
+                        .seed = options_.seed,
+                        .layout = &model_->layout(),
+                        .optimizer = options_.model.sizes.dense.optimizer,
+                        .aggregate = options_.model.sizes.aggregate},
+      parts_.tally, model_.get());
   course_->engine = std::move(engine);
   course_->main_rounds = state.course.main_rounds;
   Durability* durability = parts_.durability;

@@ -17,7 +17,11 @@ namespace {
 // Verdicts beside those of the recent commits: of the latter's predecessors that the network still
 // holds, and unused ones, which wait for a round.
 constexpr size_t kVerdictsKept = 8;
+// Before and after the open round, and of an attempt that was given up.
+constexpr size_t kStatesKept = 3;
 constexpr uint64_t kBaseBytes = uint64_t{200} * 1000 * 1000;
+// The default cut of a model with dense tensors: 1 MiB of fp32.
+constexpr uint64_t kDenseChunkCoordinates = uint64_t{1} << 18;
 // Around a payload in its message, generously.
 constexpr uint64_t kHeaderBytes = 1024;
 // Of a commit for one chunk (`counted`), of a layout for one tensor beside its name and dimensions.
@@ -31,13 +35,26 @@ struct Message {
   uint64_t bytes;
 };
 
+PayloadKind KindOf(Aggregate aggregate) {
+  return aggregate == Aggregate::kVote ? PayloadKind::kSigns : PayloadKind::kCounts;
+}
+
+// The largest payload of a chunk, up or down.
+uint64_t ChunkBytes(const Layout& layout, const ChunkPlan& plan, const ModelSizes& sizes) {
+  const uint64_t count = plan.Count(ChunkIndex(0));
+  const uint64_t voted = CommitBytes(count, sizes);
+  if (!HasDense(layout)) return voted;
+  return std::max<uint64_t>(voted, PayloadBytes(sizes.dense.wire, count, 0));
+}
+
 // The messages whose size the model decides, each at its largest.
-std::vector<Message> MessagesOf(const Layout& layout, const ChunkPlan& plan) {
+std::vector<Message> MessagesOf(const Layout& layout, const ChunkPlan& plan,
+                                const ModelSizes& sizes) {
   uint64_t welcome = kHeaderBytes;
   for (const TensorSpec& t : layout.tensors()) {
     welcome += t.name.size() + kLayoutBytesPerTensor + kLayoutBytesPerDimension * t.shape.size();
   }
-  return {{"a chunk of a verdict", plan.Bytes(ChunkIndex(0)) + kHeaderBytes},
+  return {{"a chunk of a verdict", ChunkBytes(layout, plan, sizes) + kHeaderBytes},
           {"a Welcome with this layout", welcome},
           {"a Commit", kHeaderBytes + kCommitBytesPerChunk * plan.chunks() +
                            kCommitBytesPerTensor * layout.tensors().size()}};
@@ -45,8 +62,12 @@ std::vector<Message> MessagesOf(const Layout& layout, const ChunkPlan& plan) {
 
 }  // namespace
 
-uint64_t DefaultCatchUpBytes(uint64_t coordinates) {
-  return CommitRing::DefaultBudget(BytesForBits(coordinates));
+uint64_t CommitBytes(uint64_t coordinates, const ModelSizes& sizes) {
+  return PayloadBytes(KindOf(sizes.aggregate), coordinates, sizes.workers_max);
+}
+
+uint64_t DefaultCatchUpBytes(uint64_t coordinates, const ModelSizes& sizes) {
+  return CommitRing::DefaultBudget(CommitBytes(coordinates, sizes));
 }
 
 absl::StatusOr<ChunkPlan> PlanChunks(const Layout& layout, const ModelSizes& sizes) {
@@ -56,8 +77,10 @@ absl::StatusOr<ChunkPlan> PlanChunks(const Layout& layout, const ModelSizes& siz
                                                    " is not a multiple of ",
                                                    kChunkCoordinatesMultiple));
   }
-  const uint64_t size = sizes.chunk_coordinates != 0 ? sizes.chunk_coordinates
-                                                     : ChunkPlan::DefaultChunkCoordinates(d);
+  uint64_t usual = ChunkPlan::DefaultChunkCoordinates(d);
+  // Dense chunks have 16 or 32 times the bytes.
+  if (HasDense(layout)) usual = std::min(usual, kDenseChunkCoordinates);
+  const uint64_t size = sizes.chunk_coordinates != 0 ? sizes.chunk_coordinates : usual;
   const uint64_t chunks = (d - 1) / size + 1;
   if (chunks > kChunksMax) {
     const uint64_t least = ((d - 1) / kChunksMax + 1 + kChunkCoordinatesMultiple - 1) /
@@ -68,7 +91,7 @@ absl::StatusOr<ChunkPlan> PlanChunks(const Layout& layout, const ModelSizes& siz
                      " cannot keep up; give at least --chunk-coordinates ", least));
   }
   const ChunkPlan plan(d, size);
-  for (const Message& message : MessagesOf(layout, plan)) {
+  for (const Message& message : MessagesOf(layout, plan, sizes)) {
     const bool of_chunk = message.what == "a chunk of a verdict";
     const std::string remedy =
         of_chunk ? absl::StrCat(", or a smaller --chunk-coordinates than ", size) : "";
@@ -89,7 +112,14 @@ absl::StatusOr<ChunkPlan> PlanChunks(const Layout& layout, const ModelSizes& siz
 }
 
 std::vector<MemoryPart> ServerMemory(uint64_t coordinates, const ModelSizes& sizes) {
-  const uint64_t packed = BytesForBits(coordinates);
+  return ServerMemory(
+      coordinates, sizes,
+      {.ballot = BytesForBits(coordinates), .commit = CommitBytes(coordinates, sizes)});
+}
+
+std::vector<MemoryPart> ServerMemory(uint64_t coordinates, const ModelSizes& sizes,
+                                     const RoundBytes& round) {
+  const uint64_t commit = round.commit;
   const uint64_t workers = sizes.workers_max;
   std::vector<MemoryPart> parts;
   parts.push_back({.what = "the master replica", .bytes = 4 * coordinates, .remedy = ""});
@@ -99,16 +129,21 @@ std::vector<MemoryPart> ServerMemory(uint64_t coordinates, const ModelSizes& siz
                      .remedy = "a --rule that does not need them"});
   }
   parts.push_back({.what = absl::StrCat("ballots of ", workers, " workers"),
-                   .bytes = 3 * workers * packed,
+                   .bytes = 3 * workers * round.ballot,
                    .remedy = absl::StrCat("--workers-max below ", workers)});
-  const uint64_t budget = sizes.catch_up_bytes.value_or(DefaultCatchUpBytes(coordinates));
-  const bool fewest = CommitRing::CapacityFor(budget, packed) == CommitRing::kRoundsMin;
+  const uint64_t budget = sizes.catch_up_bytes.value_or(CommitRing::DefaultBudget(commit));
+  const bool fewest = CommitRing::CapacityFor(budget, commit) == CommitRing::kRoundsMin;
   parts.push_back({.what = "commits kept for catching up",
-                   .bytes = CommitRing::BytesFor(budget, packed),
+                   .bytes = CommitRing::BytesFor(budget, commit),
                    .remedy = fewest ? "" : "a smaller --catch-up-bytes"});
   parts.push_back({.what = "verdicts being counted or sent",
-                   .bytes = (kVerdictsKept + 1) * packed,  // and the open round's
+                   .bytes = (kVerdictsKept + 1) * commit,  // and the open round's
                    .remedy = ""});
+  if (round.optimizer > 0) {
+    parts.push_back({.what = "the optimizer of dense tensors",
+                     .bytes = kStatesKept * round.optimizer,
+                     .remedy = "a --dense pattern of fewer tensors"});
+  }
   parts.push_back({.what = "the copy of an export", .bytes = 4 * coordinates, .remedy = ""});
   parts.push_back({.what = "everything else", .bytes = kBaseBytes, .remedy = ""});
   return parts;
@@ -148,22 +183,35 @@ absl::StatusOr<Layout> RunModel::WithRules(const Layout& joined) const {
     t.step_scale = 1.0f;
     t.weight_decay = t.shape.size() >= 2 ? options_.weight_decay : 0.0f;
     t.treatment = TensorTreatment::kUsual;
+    t.dense = false;
   }
   SIGNVOTE_RETURN_IF_ERROR(ApplyTensorRules(options_.tensor_rules, &tensors));
+  DenseLast(&tensors);
   return Layout::Make(std::move(tensors));
 }
 
 absl::Status RunModel::Adopt(Layout layout, const MasterReplica::Options& replica_options) {
   SIGNVOTE_ASSIGN_OR_RETURN(const ChunkPlan plan, PlanChunks(layout, options_.sizes));
+  const ModelSizes& sizes = options_.sizes;
+  SIGNVOTE_ASSIGN_OR_RETURN(
+      RunPayloads payloads,
+      PlanPayloads(layout, plan, sizes.aggregate, sizes.dense.wire, sizes.workers_max));
+  const uint64_t state_bytes =
+      payloads.DenseCoordinates() * sizes.dense.optimizer.planes() * sizeof(float);
   SIGNVOTE_RETURN_IF_ERROR(
       CheckMemory(absl::StrCat("a server of a model of ", layout.coordinates(), " coordinates"),
-                  ServerMemory(layout.coordinates(), options_.sizes), memory_()));
+                  ServerMemory(layout.coordinates(), sizes,
+                               {.ballot = payloads.ballots.TotalBytes(),
+                                .commit = payloads.commits.TotalBytes(),
+                                .optimizer = state_bytes}),
+                  memory_()));
   SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<MasterReplica> replica,
                             MasterReplica::Create(std::move(layout), replica_options));
   replica_ = std::move(replica);
-  plan_ = plan;
-  verdict_pool_ = std::make_unique<BufferPool>(plan_.TotalBytes(), kVerdictsKept);
-  ballot_pool_ = std::make_unique<BufferPool>(plan_.TotalBytes(), options_.sizes.workers_max);
+  payloads_ = std::move(payloads);
+  verdict_pool_ = std::make_unique<BufferPool>(payloads_.commits.TotalBytes(), kVerdictsKept);
+  ballot_pool_ = std::make_unique<BufferPool>(payloads_.ballots.TotalBytes(), sizes.workers_max);
+  state_pool_ = state_bytes == 0 ? nullptr : std::make_unique<BufferPool>(state_bytes, kStatesKept);
   state_ = State::kLayoutKnown;
   return absl::OkStatus();
 }
@@ -266,14 +314,16 @@ void RunModel::Forget() {
   replica_.reset();
   verdict_pool_.reset();
   ballot_pool_.reset();
-  plan_ = ChunkPlan();
+  state_pool_.reset();
+  payloads_ = RunPayloads();
   identity_ = ModelIdentity();
   identity_text_.clear();
   config_json_ = init_ == nullptr ? "" : init_->config_json();
 }
 
 uint64_t RunModel::catch_up_bytes() const {
-  return options_.sizes.catch_up_bytes.value_or(DefaultCatchUpBytes(layout().coordinates()));
+  return options_.sizes.catch_up_bytes.value_or(
+      CommitRing::DefaultBudget(payloads_.commits.TotalBytes()));
 }
 
 }  // namespace signvote::run

@@ -23,10 +23,13 @@
 #include "common/memory_budget.h"
 #include "common/message_size.h"
 #include "common/model_identity.h"
+#include "common/payload_plan.h"
+#include "common/vote_terms.h"
 #include "server/commit/commit_ring.h"
 #include "server/replica/master_replica.h"
 #include "server/run/admission.h"
 #include "server/run/initial.h"
+#include "server/run/run_payloads.h"
 #include "server/run/tensor_rules.h"
 #include "server/run/upload_lease.h"
 #include "server/vote/buffer_pool.h"
@@ -45,11 +48,24 @@ struct ModelSizes {
   std::optional<uint64_t> catch_up_bytes;  // --catch-up-bytes; nullopt: DefaultCatchUpBytes()
   uint32_t workers_max = 64;
   bool needs_x0 = false;  // the rule keeps the starting parameters
+  Aggregate aggregate = Aggregate::kVote;
+  DenseOptions dense;
 };
 
-// max(64 MiB, 8 ⌈d/8⌉): eight rounds, so that a worker that fetches the state of a large model is not
-// outrun by the rounds of the meantime.
-uint64_t DefaultCatchUpBytes(uint64_t coordinates);
+// What one round of a model takes, in bytes.
+struct RoundBytes {
+  uint64_t ballot = 0;     // of one worker
+  uint64_t commit = 0;     // the largest payload of a commit
+  uint64_t optimizer = 0;  // state of the optimizer of dense tensors
+};
+
+// The largest payload of a commit: ⌈d/8⌉ of a vote; as many times that as the counts of workers_max
+// ballots have planes of an average.
+uint64_t CommitBytes(uint64_t coordinates, const ModelSizes& sizes);
+
+// max(64 MiB, 8 CommitBytes()): eight rounds, so that a worker that fetches the state of a large model
+// is not outrun by the rounds of the meantime.
+uint64_t DefaultCatchUpBytes(uint64_t coordinates, const ModelSizes& sizes = {});
 
 // INVALID_ARGUMENT names flag and value of a size that cannot work with this layout, whatever the
 // machine: --chunk-coordinates (not a multiple of 512, more than kChunksMax chunks, a chunk larger than
@@ -59,8 +75,12 @@ absl::StatusOr<ChunkPlan> PlanChunks(const Layout& layout, const ModelSizes& siz
 
 // What a server of this model takes (docs/performance.md, "Server memory"): 4 B a coordinate for the
 // master replica, 8 with x0; 3 ⌈d/8⌉ for each of workers_max workers; the commits that the catch-up
-// budget keeps, four at least; 9 ⌈d/8⌉ for verdicts that are counted, sent or wait for their next use;
-// an export's copy of 4 B a coordinate; 200 MB.
+// budget keeps, four at least; 9 CommitBytes() for payloads that are counted, sent or wait for their
+// next use; an export's copy of 4 B a coordinate; 200 MB. The optimizer of dense tensors takes its state
+// three times: before and after the open round, and of an attempt that was given up.
+std::vector<MemoryPart> ServerMemory(uint64_t coordinates, const ModelSizes& sizes,
+                                     const RoundBytes& round);
+// Of a model that is voted on.
 std::vector<MemoryPart> ServerMemory(uint64_t coordinates, const ModelSizes& sizes);
 
 // Ownership:  owns pools and lease; shares the replica with applier and transfers.
@@ -94,10 +114,10 @@ class RunModel {
   static absl::StatusOr<std::unique_ptr<RunModel>> Create(Options options, MemoryReader memory,
                                                           std::unique_ptr<InitialParameters> init);
 
-  // The first worker's layout becomes the run's: scales 1, decay by rank, then the tensors' rules.
-  // INVALID_ARGUMENT: PlanChunks(). RESOURCE_EXHAUSTED: the memory rule, with the bytes of each part
-  // and the flags that help. FAILED_PRECONDITION: --init, or the config.json beside it, is of another
-  // model; ApplyTensorRules(). The status of config_check, where it is asked.
+  // The first worker's layout becomes the run's: scales 1, decay by rank, then the tensors' rules, dense
+  // tensors last. INVALID_ARGUMENT: PlanChunks(). RESOURCE_EXHAUSTED: the memory rule, with the bytes of
+  // each part and the flags that help. FAILED_PRECONDITION: --init, or the config.json beside it, is of
+  // another model; ApplyTensorRules(). The status of config_check, where it is asked.
   // REQUIRES: kUnknown.
   absl::Status FixLayout(const CheckedJoin& join);
   // What is to be read into replica() now, by another thread, whose answer is for Complete(); null:
@@ -139,10 +159,12 @@ class RunModel {
   State state() const { return state_; }
   // ---- from kLayoutKnown on ----
   const Layout& layout() const { return replica_->layout(); }
-  const ChunkPlan& plan() const { return plan_; }
+  const ChunkPlan& plan() const { return payloads_.commits.chunk_plan(); }
+  const RunPayloads& payloads() const { return payloads_; }
   const std::shared_ptr<MasterReplica>& replica() const { return replica_; }
   BufferPool& verdicts() { return *verdict_pool_; }
   BufferPool& ballots() { return *ballot_pool_; }
+  BufferPool* optimizer_states() { return state_pool_.get(); }  // null: there is no state
   uint64_t catch_up_bytes() const;
   // What joiners are held to; null while any is welcome.
   const Layout* wanted_layout() const { return state_ == State::kUnknown ? nullptr : &layout(); }
@@ -169,9 +191,9 @@ class RunModel {
   std::unique_ptr<InitialParameters> init_;  // null once taken
   bool loading_ = false;                     // it was, and the model is not complete
   State state_ = State::kUnknown;
-  ChunkPlan plan_;
+  RunPayloads payloads_;
   std::shared_ptr<MasterReplica> replica_;
-  std::unique_ptr<BufferPool> verdict_pool_, ballot_pool_;
+  std::unique_ptr<BufferPool> verdict_pool_, ballot_pool_, state_pool_;
   UploadLease lease_;
   ModelIdentity identity_;
   std::string identity_text_, config_json_;

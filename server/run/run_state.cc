@@ -180,14 +180,18 @@ std::string EncodeBody(const RunState& state) {
     tensor.set_step_scale(t.step_scale);
     tensor.set_weight_decay(t.weight_decay);
     tensor.set_treatment(static_cast<uint32_t>(t.treatment));
+    tensor.set_dense(t.dense);
   }
   out.set_config_json(state.config_json);
   out.set_identity_text(state.identity_text);
   out.set_x0_max_abs(state.x0_max_abs);
+  out.set_optimizer_steps(state.optimizer.steps);
+  out.set_optimizer_numbers(state.optimizer.state.size());
   return out.SerializeAsString();
 }
 
-absl::StatusOr<RunState> DecodeBody(std::span<const std::byte> body) {
+// `optimizer_numbers`: of the part behind the planes.
+absl::StatusOr<RunState> DecodeBody(std::span<const std::byte> body, uint64_t* optimizer_numbers) {
   v1::RunState in;
   if (!in.ParseFromArray(body.data(), static_cast<int>(body.size()))) {
     return absl::DataLossError("its body is not a RunState message");
@@ -217,6 +221,7 @@ absl::StatusOr<RunState> DecodeBody(std::span<const std::byte> body) {
             absl::StrCat("tensor ", t.name(), " has a treatment ", t.treatment()));
       }
       tensor.treatment = static_cast<TensorTreatment>(t.treatment());
+      tensor.dense = t.dense();
       tensors.push_back(std::move(tensor));
     }
     SIGNVOTE_ASSIGN_OR_RETURN(out.layout, Layout::Make(std::move(tensors)));
@@ -224,6 +229,8 @@ absl::StatusOr<RunState> DecodeBody(std::span<const std::byte> body) {
   out.config_json = in.config_json();
   out.identity_text = in.identity_text();
   out.x0_max_abs = in.x0_max_abs();
+  out.optimizer.steps = in.optimizer_steps();
+  *optimizer_numbers = in.optimizer_numbers();
   return out;
 }
 
@@ -323,6 +330,9 @@ absl::Status CheckState(const RunState& state) {
   if (!state.has_parameters() && state.engine.round.value() != 0) {
     return absl::FailedPreconditionError("it has rounds, but no parameters");
   }
+  if (!state.has_parameters() && state.optimizer != OpenVote::Optimizer()) {
+    return absl::FailedPreconditionError("it has an optimizer, but no parameters");
+  }
   if (!std::isfinite(state.x0_max_abs) || state.x0_max_abs < 0) {
     return absl::FailedPreconditionError("max |x0| is not a number from 0 on");
   }
@@ -355,7 +365,7 @@ StateParts EncodeState(const RunState& state) {
   own(std::move(head));
   own(std::move(body));
   own_checksum(out.parts.back());
-  for (const std::vector<float>* plane : {state.x.get(), state.x0.get()}) {
+  for (const std::vector<float>* plane : {state.x.get(), state.x0.get(), &state.optimizer.state}) {
     if (plane == nullptr || plane->empty()) continue;
     out.parts.push_back(std::as_bytes(std::span(*plane)));
     own_checksum(out.parts.back());
@@ -394,7 +404,8 @@ absl::StatusOr<RunState> DecodeState(std::span<const std::byte> bytes) {
   }
   const auto body = take(header.body_bytes);
   if (!body.has_value()) return Damaged("the body is cut short or its checksum is wrong");
-  absl::StatusOr<RunState> state = DecodeBody(*body);
+  uint64_t optimizer_numbers = 0;
+  absl::StatusOr<RunState> state = DecodeBody(*body, &optimizer_numbers);
   if (!state.ok()) return Damaged(ToStd(state.status().message()));
   if (header.planes > 0 && state->layout.coordinates() != header.coordinates) {
     return Damaged("planes and layout differ in size");
@@ -405,6 +416,15 @@ absl::StatusOr<RunState> DecodeState(std::span<const std::byte> bytes) {
     auto values = std::make_shared<std::vector<float>>(header.coordinates);
     std::memcpy(values->data(), plane->data(), plane->size());
     (p == 0 ? state->x : state->x0) = std::move(values);
+  }
+  if (optimizer_numbers > 0) {
+    if (optimizer_numbers > UINT64_MAX / sizeof(float)) return Damaged("sizes in the body");
+    const auto numbers = take(optimizer_numbers * sizeof(float));
+    if (!numbers.has_value()) {
+      return Damaged("the optimizer's state is cut short or its checksum is wrong");
+    }
+    state->optimizer.state.resize(optimizer_numbers);
+    std::memcpy(state->optimizer.state.data(), numbers->data(), numbers->size());
   }
   if (!rest.empty()) return Damaged("something follows its end");
   if (const absl::Status status = CheckState(*state); !status.ok()) {

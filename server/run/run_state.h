@@ -5,7 +5,8 @@
 //   header   magic, version, sizes, XXH3-64 of the header
 //   body     a v1::RunState message, XXH3-64 of the body
 //   planes   x, then x0 if the run keeps it: d fp32 each, XXH3-64 behind each
-// The planes are raw parts: a state of 10^9 coordinates is written and read without a copy of them.
+//   optimizer  of dense tensors, if it has a state: fp32, XXH3-64 behind
+// Planes and optimizer are raw parts: a state of 10^9 coordinates is written and read without a copy of them.
 
 #include <cstddef>
 #include <cstdint>
@@ -20,6 +21,7 @@
 #include "common/layout.h"
 #include "server/round/state.h"
 #include "server/run/roster.h"
+#include "server/vote/open_vote.h"
 
 namespace signvote::run {
 
@@ -43,6 +45,8 @@ struct RunState {
   // The planes, shared so that a state is cheap to hand on. Empty while no parameters are complete;
   // else as many elements as the layout has coordinates. x0 is empty in runs that do not keep it.
   std::shared_ptr<const std::vector<float>> x, x0;
+  // Of dense tensors; without a state in runs that have none.
+  OpenVote::Optimizer optimizer;
 
   bool has_parameters() const { return x != nullptr && !x->empty(); }
 };

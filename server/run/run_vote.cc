@@ -255,6 +255,7 @@ void Run::Execute(Time now, const round::CommitRound& commit) {
     }
   } else {
     c.vote.Abandon();
+    if (commit.kind == CommitKind::kRewind) c.vote.ForgetOptimizer();
   }
   absl::StatusOr<std::shared_ptr<const CommitRecord>> made =
       MakeCommitRecord(std::move(record), c.vote.plan(), model_->layout().tensors().size());

@@ -65,6 +65,7 @@ void Set(const TensorRule& rule, TensorSpec* tensor) {
   }
   if (rule.weight_decay.has_value()) tensor->weight_decay = *rule.weight_decay;
   if (rule.treatment.has_value()) tensor->treatment = *rule.treatment;
+  if (rule.dense) tensor->dense = true;
 }
 
 }  // namespace
@@ -98,6 +99,23 @@ absl::StatusOr<std::vector<TensorRule>> ParseTensorTreatments(std::string_view t
                });
 }
 
+absl::StatusOr<std::vector<TensorRule>> ParseDense(std::string_view text) {
+  std::vector<TensorRule> rules;
+  if (text.empty()) return rules;
+  for (const absl::string_view pattern : absl::StrSplit(ToAbsl(text), ',')) {
+    if (pattern.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--dense ", ToAbsl(text), ": give PATTERN, several with commas"));
+    }
+    rules.push_back({.flag = "--dense", .pattern = std::string(pattern), .dense = true});
+  }
+  return rules;
+}
+
+bool AnyDense(std::span<const TensorRule> rules) {
+  return std::any_of(rules.begin(), rules.end(), [](const TensorRule& rule) { return rule.dense; });
+}
+
 absl::Status ApplyTensorRules(std::span<const TensorRule> rules, std::vector<TensorSpec>* tensors) {
   for (const TensorRule& rule : rules) {
     bool matched = false;
@@ -112,8 +130,9 @@ absl::Status ApplyTensorRules(std::span<const TensorRule> rules, std::vector<Ten
          std::span(*tensors).first(std::min(kNamesShown, tensors->size())))
       absl::StrAppend(&names, names.empty() ? "" : ", ", tensor.name);
     return absl::FailedPreconditionError(
-        absl::StrCat(rule.flag, " ", rule.pattern, "=…: no tensor of this model has such a name (",
-                     names, tensors->size() > kNamesShown ? ", …" : "",
+        absl::StrCat(rule.flag, " ", rule.pattern, rule.dense ? "" : "=…",
+                     ": no tensor of this model has such a name (", names,
+                     tensors->size() > kNamesShown ? ", …" : "",
                      "); start the server with patterns of its names"));
   }
   return absl::OkStatus();

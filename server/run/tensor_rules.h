@@ -1,5 +1,6 @@
 #pragma once
-// What the operator says of single tensors, by their names: step scale, weight decay, treatment.
+// What the operator says of single tensors, by their names: step scale, weight decay, treatment, and
+// which are dense.
 //
 // A pattern is one of fnmatch(3): * stands for any characters, ? for one, [ab] for one of them, and
 // it is the whole name that must match. Of several rules that say something of the same tensor the
@@ -28,6 +29,7 @@ struct TensorRule {
   bool fan_in = false;
   std::optional<float> weight_decay;
   std::optional<TensorTreatment> treatment;
+  bool dense = false;
 };
 
 // "PATTERN=VALUE,PATTERN=VALUE": a scale is a number above 0, at most 10⁶, or "fan-in", a decay one
@@ -36,8 +38,13 @@ struct TensorRule {
 absl::StatusOr<std::vector<TensorRule>> ParseTensorScales(std::string_view text);
 absl::StatusOr<std::vector<TensorRule>> ParseTensorDecays(std::string_view text);
 absl::StatusOr<std::vector<TensorRule>> ParseTensorTreatments(std::string_view text);
+// "PATTERN,PATTERN": tensors that match one of them are dense.
+absl::StatusOr<std::vector<TensorRule>> ParseDense(std::string_view text);
 
 // FAILED_PRECONDITION: a rule's pattern matches none of the tensors; names some of them.
 absl::Status ApplyTensorRules(std::span<const TensorRule> rules, std::vector<TensorSpec>* tensors);
+
+// Whether a rule makes tensors dense.
+bool AnyDense(std::span<const TensorRule> rules);
 
 }  // namespace signvote::run

@@ -169,6 +169,23 @@ absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeLever(const RuleFlags& flags,
   return MakeLeverRule(config);
 }
 
+// What a rule is told of a step: its signs, or no more than its length.
+absl::Status CheckStep(const RuleFlags& flags, StepBy step_by) {
+  if (step_by == StepBy::kVerdict) return absl::OkStatus();
+  if (flags.rule == "alias" && (flags.alias_option == "I" || flags.alias_probe == "directional")) {
+    return absl::InvalidArgumentError(
+        "ALIAS, Option I and the probe directional, needs the signs that a step moved by, which "
+        "--aggregate average and --dense have not; use Option II with another probe, or leave "
+        "those away");
+  }
+  const bool by_length = flags.rule == "alias" || flags.rule == "prodigy" || flags.rule == "sos";
+  if (step_by != StepBy::kUpdates || !by_length) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("the rule %s goes by the length of a step, which --dense leaves to an "
+                      "optimizer; use --rule fixed, lever or mechanic",
+                      flags.rule));
+}
+
 }  // namespace
 
 bool ResumesStepsize(const RuleFlags& flags) {
@@ -176,6 +193,7 @@ bool ResumesStepsize(const RuleFlags& flags) {
 }
 
 absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeRule(const RuleFlags& flags, const RuleRun& run) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckStep(flags, run.step_by));
   if (flags.rule == "fixed") return MakeFixed(flags);
   if (flags.rule == "alias") return MakeAlias(flags);
   if (flags.rule == "lever") return MakeLever(flags, run);

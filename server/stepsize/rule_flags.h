@@ -42,17 +42,25 @@ struct RuleFlags {
 enum class ShortRuns { kLeverWithoutRace, kAlias };
 inline constexpr uint64_t kShortRunRounds = 400;
 
+// What the coordinates of a step move by.
+enum class StepBy {
+  kVerdict,    // γ·scale, in the verdict's direction
+  kMeanSigns,  // γ·scale at most
+  kUpdates,    // some of them any distance: there are dense tensors
+};
+
 // What of the run a rule is made for.
 struct RuleRun {
   uint64_t main_rounds_max = 0;  // 0: unknown
   DirectionConfig direction;
+  StepBy step_by = StepBy::kVerdict;
   ShortRuns short_runs = ShortRuns::kLeverWithoutRace;
 };
 
 // Whether the rule goes on from the stepsize of a run whose model this one starts from, where it is known.
 bool ResumesStepsize(const RuleFlags& flags);
 
-// INVALID_ARGUMENT names the culprit and the accepted range.
+// INVALID_ARGUMENT names the culprit and the accepted range, or what a rule needs that such a run has not.
 absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeRule(const RuleFlags& flags,
                                                        const RuleRun& run = {});
 

@@ -128,6 +128,28 @@ void TallyReference(const TallyInput& input, uint8_t* verdict) {
   }
 }
 
+void TallyCounts(const TallyInput& input, uint8_t* planes, Isa isa) {
+  CheckInput(input);
+  const size_t n = input.ballots.size();
+  SIGNVOTE_CHECK(n >= 1);
+  const size_t bytes = BytesForBits(input.coordinates);
+  const uint32_t count = CountPlanes(static_cast<uint32_t>(n));
+  kTables.For(isa).planes[count - 1](input.ballots.data(), n, bytes, 0, planes);
+  for (uint32_t p = 0; p < count; ++p) ClearPadding(planes + p * bytes, input.coordinates);
+}
+
+void TallyCountsReference(const TallyInput& input, uint8_t* planes) {
+  CheckInput(input);
+  const size_t bytes = BytesForBits(input.coordinates);
+  const uint32_t count = CountPlanes(static_cast<uint32_t>(input.ballots.size()));
+  std::fill_n(planes, count * bytes, uint8_t{0});
+  for (uint64_t i = 0; i < input.coordinates; ++i) {
+    uint32_t ones = 0;
+    for (const uint8_t* ballot : input.ballots) ones += GetBit(ballot, i) ? 1u : 0u;
+    for (uint32_t p = 0; p < count; ++p) SetBit(planes + p * bytes, i, ((ones >> p) & 1u) != 0);
+  }
+}
+
 uint64_t CountAgreement(const uint8_t* ballot, const uint8_t* verdict, uint64_t coordinates) {
   const size_t whole = coordinates / kBitsPerByte;
   uint64_t differ = kTables.For(ActiveIsa()).count_differences(ballot, verdict, whole);

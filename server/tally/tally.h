@@ -12,10 +12,11 @@
 
 #include "common/cpu.h"
 #include "common/ids.h"
+#include "common/payload_plan.h"
 
 namespace signvote {
 
-inline constexpr size_t kTallyBallotsMax = 1024;
+inline constexpr size_t kTallyBallotsMax = kBallotsMax;
 
 // One chunk's vote.
 struct TallyInput {
@@ -33,6 +34,13 @@ struct TallyInput {
 void Tally(const TallyInput& input, uint8_t* verdict, Isa isa = ActiveIsa());
 // The definition, one coordinate at a time through VerdictBit().
 void TallyReference(const TallyInput& input, uint8_t* verdict);
+
+// How many ballots have bit 1, per coordinate: CountPlanes(n) planes of BytesForBits(coordinates)
+// bytes each, one behind the other, the plane of weight 1 first; padding bits are zero. No coin.
+// REQUIRES: n ≥ 1. Otherwise as Tally().
+void TallyCounts(const TallyInput& input, uint8_t* planes, Isa isa = ActiveIsa());
+// Its definition, one coordinate at a time.
+void TallyCountsReference(const TallyInput& input, uint8_t* planes);
 
 // Number of coordinates of the chunk on which `ballot` and `verdict` agree. Padding bits do not
 // count.

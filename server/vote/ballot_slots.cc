@@ -7,12 +7,14 @@
 
 namespace signvote {
 
-BallotSlots::BallotSlots(ChunkPlan plan, std::shared_ptr<uint8_t> buffer)
-    : plan_(plan), buffer_(std::move(buffer)), slots_(plan.chunks(), Slot::kClosed) {}
+BallotSlots::BallotSlots(PayloadPlan payload, std::shared_ptr<uint8_t> buffer)
+    : payload_(std::move(payload)),
+      buffer_(std::move(buffer)),
+      slots_(payload_.chunks(), Slot::kClosed) {}
 
 BallotSlots::Place BallotSlots::Begin(Round round, Attempt attempt, ChunkIndex chunk,
                                       std::span<uint8_t>* out) {
-  SIGNVOTE_CHECK(chunk.value() < plan_.chunks());
+  SIGNVOTE_CHECK(chunk.value() < payload_.chunks());
   MutexLock lock(&mu_);
   if (!opened_ || round > round_ || (round == round_ && attempt > attempt_)) return Place::kNotOpen;
   if (round != round_ || attempt != attempt_) return Place::kNotNeeded;
@@ -20,7 +22,7 @@ BallotSlots::Place BallotSlots::Begin(Round round, Attempt attempt, ChunkIndex c
   if (slot != Slot::kFree) return Place::kNotNeeded;
   slot = Slot::kWriting;
   written_ = buffer_;
-  *out = {written_.get() + plan_.ByteOffset(chunk), plan_.Bytes(chunk)};
+  *out = {written_.get() + payload_.Offset(chunk), payload_.Bytes(chunk, 1)};
   return Place::kWrite;
 }
 

@@ -10,6 +10,7 @@
 #include "common/ids.h"
 #include "common/layout.h"
 #include "common/mutex.h"
+#include "common/payload_plan.h"
 
 namespace signvote {
 
@@ -26,10 +27,11 @@ namespace signvote {
 // Threads:   Begin and End: the session's receiving callback. The rest: the run's thread.
 class BallotSlots {
  public:
-  // `buffer` holds plan.TotalBytes() bytes.
-  BallotSlots(ChunkPlan plan, std::shared_ptr<uint8_t> buffer);
+  // `buffer` holds payload.TotalBytes() bytes.
+  BallotSlots(PayloadPlan payload, std::shared_ptr<uint8_t> buffer);
 
-  const ChunkPlan& plan() const { return plan_; }
+  const ChunkPlan& plan() const { return payload_.chunk_plan(); }
+  const PayloadPlan& payload() const { return payload_; }  // of ballots
 
   enum class Place {
     kWrite,      // copy the payload to *out, then call End()
@@ -48,7 +50,7 @@ class BallotSlots {
   void OpenIn(std::shared_ptr<uint8_t> buffer, Round round, Attempt attempt);
   // Nothing is written any more into this chunk in this attempt. Whether it was full.
   bool Close(ChunkIndex chunk);
-  // The buffer that holds chunk k's bits from plan().ByteOffset(k) on; the caller's share keeps it
+  // The buffer that holds chunk k's bytes from payload().Offset(k) on; the caller's share keeps it
   // alive. A chunk is valid for reading when End() returned true for it in the open attempt.
   std::shared_ptr<const uint8_t> buffer() const;
 
@@ -57,7 +59,7 @@ class BallotSlots {
   void OpenLocked(Round round, Attempt attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Constant after construction.
-  const ChunkPlan plan_;
+  const PayloadPlan payload_;
 
   mutable Mutex mu_;
   // Contents ordered by mu_ and the run's queue.

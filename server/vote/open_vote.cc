@@ -1,20 +1,91 @@
 #include "server/vote/open_vote.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/check.h"
 
 namespace signvote {
+namespace {
 
-OpenVote::OpenVote(Options options, TallySink* sink, BufferPool* verdicts, BufferPool* ballots)
-    : options_(std::move(options)),
+bool IsDense(PayloadKind kind) { return kind == PayloadKind::kFp32 || kind == PayloadKind::kBf16; }
+
+std::shared_ptr<float> AsFloats(const std::shared_ptr<uint8_t>& bytes) {
+  return {bytes, reinterpret_cast<float*>(bytes.get())};
+}
+
+OpenVote::Options WithBallots(OpenVote::Options options) {
+  if (options.ballots.chunks() == 0) options.ballots = PayloadPlan(options.plan.chunk_plan());
+  return options;
+}
+
+}  // namespace
+
+OpenVote::OpenVote(Options options, TallySink* sink, BufferPool* verdicts, BufferPool* ballots,
+                   BufferPool* states)
+    : options_(WithBallots(std::move(options))),
       sink_(sink),
       verdicts_(verdicts),
       ballots_(ballots),
+      states_(states),
       chunks_(plan().chunks()) {
   SIGNVOTE_CHECK(verdicts_->bytes() >= plan().TotalBytes());
-  SIGNVOTE_CHECK(ballots_->bytes() >= plan().chunk_plan().TotalBytes());
+  SIGNVOTE_CHECK(ballots_->bytes() >= options_.ballots.TotalBytes());
+  for (const PayloadRange& range : plan().ranges()) {
+    if (IsDense(range.kind) && !dense_first_.has_value())
+      dense_first_ = plan().chunk_plan().First(range.first);
+  }
+  SIGNVOTE_CHECK(!dense_first_.has_value() || options_.layout != nullptr);
+  ForgetOptimizer();
+}
+
+void OpenVote::ForgetOptimizer() {
+  SIGNVOTE_CHECK(!open_);
+  optimizer_steps_ = 0;
+  if (states_ == nullptr) return;
+  const std::shared_ptr<uint8_t> zeros = states_->Acquire();
+  std::fill_n(zeros.get(), states_->bytes(), uint8_t{0});
+  state_ = AsFloats(zeros);
+}
+
+OpenVote::Optimizer OpenVote::SaveOptimizer() const {
+  Optimizer saved{.steps = optimizer_steps_};
+  if (state_ != nullptr)
+    saved.state.assign(state_.get(), state_.get() + states_->bytes() / sizeof(float));
+  return saved;
+}
+
+absl::Status OpenVote::RestoreOptimizer(const Optimizer& optimizer) {
+  SIGNVOTE_CHECK(!open_);
+  const size_t floats = states_ == nullptr ? 0 : states_->bytes() / sizeof(float);
+  if (optimizer.state.size() != floats) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the saved state has ", optimizer.state.size(), " numbers of an optimizer, and this run's ",
+        floats, "; take it up with the flags --dense… and --aggregate that it was saved under"));
+  }
+  optimizer_steps_ = optimizer.steps;
+  if (floats == 0) return absl::OkStatus();
+  const std::shared_ptr<uint8_t> restored = states_->Acquire();
+  std::memcpy(restored.get(), optimizer.state.data(), states_->bytes());
+  state_ = AsFloats(restored);
+  return absl::OkStatus();
+}
+
+DenseAttempt OpenVote::BeginDense() const {
+  if (!dense_first_.has_value()) return {};
+  DenseAttempt dense{.layout = options_.layout,
+                     .optimizer = options_.optimizer,
+                     .aggregate = options_.aggregate,
+                     .step = optimizer_steps_ + 1,
+                     .first = *dense_first_,
+                     .in = state_,
+                     .out = nullptr};
+  if (states_ == nullptr) return dense;
+  const std::shared_ptr<uint8_t> next = states_->Acquire();
+  dense.out = AsFloats(next);
+  return dense;
 }
 
 void OpenVote::Open(Round round, Attempt attempt, std::vector<Voter> voters) {
@@ -37,7 +108,7 @@ void OpenVote::Open(Round round, Attempt attempt, std::vector<Voter> voters) {
     OpenSlots(voter);
     ballots.push_back(voter.slots->buffer());
   }
-  share_ = std::make_shared<TallyShare>(std::move(ballots), verdicts_->Acquire());
+  share_ = std::make_shared<TallyShare>(std::move(ballots), verdicts_->Acquire(), BeginDense());
 }
 
 void OpenVote::OpenSlots(const Voter& voter) {
@@ -74,6 +145,9 @@ void OpenVote::Close(ChunkIndex k, std::span<const round::WorkerId> voters) {
                  .share = share_,
                  .places = std::move(places),
                  .plan = plan().chunk_plan(),
+                 .kind = plan().kind(k),
+                 .ballot_offset = options_.ballots.Offset(k),
+                 .payload_offset = plan().Offset(k),
                  .seed = options_.seed});
 }
 
@@ -95,6 +169,10 @@ OpenVote::Result OpenVote::Finish() {
   result.chunks.reserve(chunks_.size());
   for (const Chunk& chunk : chunks_) result.chunks.push_back(chunk.sum);
   result.payload = share_->verdict();
+  if (dense_first_.has_value()) {
+    ++optimizer_steps_;
+    state_ = share_->dense().out;
+  }
   return result;
 }
 

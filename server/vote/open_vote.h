@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "common/clock.h"
 #include "common/ids.h"
 #include "common/payload_plan.h"
@@ -25,14 +26,29 @@ namespace signvote {
 // are at work gets other buffers, and the old ones live until those are done. What such a tally
 // says is dropped.
 //
+// The optimizer of dense tensors is the run's, and lives here: what a round makes of it lies in a buffer
+// of its own, so that an attempt that comes to nothing leaves no trace. It moves on in Finish().
+//
 // Ownership:  shares the slots with their sessions. Sink and pools must outlive it.
 // Threads:    the run's thread only; results arrive there as events (Take).
 // Invariants: tallied ⊆ closed; at most one attempt is open.
 class OpenVote {
  public:
   struct Options {
-    PayloadPlan plan;   // signs only
-    uint64_t seed = 0;  // the run's, for coins
+    PayloadPlan plan;     // of commits
+    PayloadPlan ballots;  // default: every chunk is signs
+    uint64_t seed = 0;    // the run's, for coins
+    // Of dense chunks, where the plan has some.
+    const Layout* layout = nullptr;
+    DenseOptimizer optimizer;
+    Aggregate aggregate = Aggregate::kVote;
+  };
+  // The optimizer of dense chunks between two rounds.
+  struct Optimizer {
+    uint64_t steps = 0;        // that it has made since the start or the last rewind
+    std::vector<float> state;  // [DenseOptimizer::planes()][coordinates of dense chunks]
+
+    bool operator==(const Optimizer&) const = default;
   };
   // A worker that may vote, in the order in which statistics are given back.
   struct Voter {
@@ -58,8 +74,10 @@ class OpenVote {
     std::vector<Worker> workers;  // those with a counted chunk, in the order of Open()
   };
 
-  // `verdicts`: buffers of plan.TotalBytes(); `ballots`: of the packed ballot of all chunks.
-  OpenVote(Options options, TallySink* sink, BufferPool* verdicts, BufferPool* ballots);
+  // `verdicts`: buffers of plan.TotalBytes(); `ballots`: of ballots.TotalBytes(); `states`: of the
+  // optimizer's state over all coordinates of dense chunks, null where it has none.
+  OpenVote(Options options, TallySink* sink, BufferPool* verdicts, BufferPool* ballots,
+           BufferPool* states = nullptr);
 
   // Opens an attempt; one that was open is abandoned.
   void Open(Round round, Attempt attempt, std::vector<Voter> voters);
@@ -72,6 +90,11 @@ class OpenVote {
   Result Finish();
   // The attempt, if one is open, ends without a result; waiting tallies are dropped.
   void Abandon();
+  // The optimizer of dense chunks begins anew, as a rewind asks for. REQUIRES: no attempt is open.
+  void ForgetOptimizer();
+  Optimizer SaveOptimizer() const;
+  // FAILED_PRECONDITION: a state of another size than this run's. REQUIRES: no attempt is open.
+  absl::Status RestoreOptimizer(const Optimizer& optimizer);
 
   bool open() const { return open_; }
   Round round() const { return round_; }
@@ -92,12 +115,19 @@ class OpenVote {
     ChunkSum sum;
   };
   void OpenSlots(const Voter& voter);
+  DenseAttempt BeginDense() const;
 
   // Constant after construction.
   const Options options_;
   TallySink* const sink_;
   BufferPool* const verdicts_;
   BufferPool* const ballots_;
+  BufferPool* const states_;
+  std::optional<uint64_t> dense_first_;  // first coordinate of the first dense chunk
+
+  // The optimizer after the last committed step; null where it has no state.
+  std::shared_ptr<const float> state_;
+  uint64_t optimizer_steps_ = 0;
 
   bool open_ = false;
   Round round_;

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/bits.h"
 #include "common/check.h"
 #include "common/checksum.h"
+#include "common/payload_plan.h"
 
 namespace signvote {
 namespace {
@@ -14,10 +16,10 @@ constexpr Duration kLookAgain = std::chrono::seconds(1);
 
 constexpr size_t kDefaultThreadsMax = 4;
 
-// The ballots of a job, and where its verdict goes.
+// The ballots of a job, and where what is made of them goes.
 struct Chunk {
-  explicit Chunk(const TallyJob& job)
-      : offset(job.plan.ByteOffset(job.chunk)), verdict(job.share->verdict().get() + offset) {
+  explicit Chunk(const TallyJob& job) : payload(job.share->verdict().get() + job.payload_offset) {
+    const size_t offset = job.ballot_offset;
     ballots.reserve(job.places.size());
     for (const uint32_t place : job.places)
       ballots.push_back(job.share->ballot(place).get() + offset);
@@ -30,30 +32,87 @@ struct Chunk {
             .round = job.round};
   }
 
-  const size_t offset;
-  uint8_t* const verdict;
+  uint8_t* const payload;
   std::vector<const uint8_t*> ballots;
 };
+
+// Adds what the sample says of a chunk whose counts were made: agreement is with the verdict that
+// the same ballots would have given.
+void AddSampleOfCounts(const TallyInput& input, const TallyJob& job, const SampleRange& sample,
+                       VoteStatistics* out) {
+  const size_t skipped = sample.first / kBitsPerByte;
+  std::vector<const uint8_t*> ballots;
+  ballots.reserve(input.ballots.size());
+  for (const uint8_t* ballot : input.ballots) ballots.push_back(ballot + skipped);
+  const TallyInput of_sample{.ballots = ballots,
+                             .coordinates = sample.count,
+                             .first_coordinate = input.first_coordinate + sample.first,
+                             .seed = input.seed,
+                             .round = input.round};
+  std::vector<uint8_t> verdict(BytesForBits(sample.count));
+  Tally(of_sample, verdict.data());
+  AddStatistics(of_sample, job.places, verdict.data(), {.first = 0, .count = sample.count}, out);
+}
+
+void MakeUpdate(const TallyJob& job, const TallyInput& input, uint8_t* update) {
+  const DenseAttempt& dense = job.share->dense();
+  const uint64_t at = input.first_coordinate - dense.first;
+  const bool state = dense.out != nullptr;
+  TallyDense({.ballots = input.ballots,
+              .kind = job.kind,
+              .layout = dense.layout,
+              .first_coordinate = input.first_coordinate,
+              .coordinates = input.coordinates,
+              .aggregate = dense.aggregate,
+              .seed = input.seed,
+              .round = input.round,
+              .optimizer = dense.optimizer,
+              .step = dense.step,
+              .state_in = state ? dense.in.get() + at : nullptr,
+              .state_out = state ? dense.out.get() + at : nullptr,
+              .stride = job.plan.coordinates() - dense.first},
+             update);
+}
+
+void MakePayload(const TallyJob& job, const TallyInput& input, uint8_t* payload) {
+  switch (job.kind) {
+    case PayloadKind::kSigns:
+      return Tally(input, payload);
+    case PayloadKind::kCounts:
+      return TallyCounts(input, payload);
+    case PayloadKind::kFp32:
+    case PayloadKind::kBf16:
+      return MakeUpdate(job, input, payload);
+  }
+}
 
 // Counts the job's chunk, says so, then looks at its sample and leaves the share.
 void Count(const TallyJob& job, Clock* clock, const TallySink::Done& done) {
   const Time begin = clock->Now();
   const Chunk chunk(job);
   const TallyInput input = chunk.Input(job);
-  Tally(input, chunk.verdict);
-  ChunkTallied tallied{.round = job.round,
-                       .attempt = job.attempt,
-                       .chunk = job.chunk,
-                       .counted = static_cast<uint32_t>(job.places.size()),
-                       .checksum = Xxh3(chunk.verdict, job.plan.Bytes(job.chunk)),
-                       .payload = {job.share->verdict(), chunk.verdict}};
+  const auto counted = static_cast<uint32_t>(job.places.size());
+  MakePayload(job, input, chunk.payload);
+  ChunkTallied tallied{
+      .round = job.round,
+      .attempt = job.attempt,
+      .chunk = job.chunk,
+      .counted = counted,
+      .checksum = Xxh3(chunk.payload, PayloadBytes(job.kind, input.coordinates, counted)),
+      .payload = {job.share->verdict(), chunk.payload}};
   tallied.took = clock->Now() - begin;
   done(std::move(tallied));
   const SampleRange sample = SampleOf(job.plan, job.round, job.chunk);
-  if (sample.count != 0) {
+  const bool counts = job.kind == PayloadKind::kCounts;
+  // Of dense ballots nobody is right or wrong.
+  if (sample.count != 0 && (counts || job.kind == PayloadKind::kSigns)) {
     VoteStatistics statistics;
     statistics.ballots.resize(job.share->ballots());
-    AddStatistics(input, job.places, chunk.verdict, sample, &statistics);
+    if (counts) {
+      AddSampleOfCounts(input, job, sample, &statistics);
+    } else {
+      AddStatistics(input, job.places, chunk.payload, sample, &statistics);
+    }
     job.share->Add(statistics);
   }
   job.share->Leave();
@@ -62,8 +121,8 @@ void Count(const TallyJob& job, Clock* clock, const TallySink::Done& done) {
 }  // namespace
 
 TallyShare::TallyShare(std::vector<std::shared_ptr<const uint8_t>> ballots,
-                       std::shared_ptr<uint8_t> verdict)
-    : ballots_(std::move(ballots)), verdict_(std::move(verdict)) {
+                       std::shared_ptr<uint8_t> verdict, DenseAttempt dense)
+    : ballots_(std::move(ballots)), verdict_(std::move(verdict)), dense_(std::move(dense)) {
   sampled_.ballots.resize(ballots_.size());
 }
 

@@ -12,17 +12,33 @@
 #include "common/clock.h"
 #include "common/ids.h"
 #include "common/mutex.h"
+#include "common/vote_terms.h"
+#include "server/tally/dense_tally.h"
 #include "server/tally/tally.h"
 #include "server/vote/vote_statistics.h"
 
 namespace signvote {
+
+// What the tallies of dense chunks take and leave: where the optimizer stood before this round, and
+// where it would stand after it.
+struct DenseAttempt {
+  const Layout* layout = nullptr;  // outlives every tally
+  DenseOptimizer optimizer;
+  Aggregate aggregate = Aggregate::kVote;  // of coordinates in dense chunks that are voted on
+  uint64_t step = 0;                       // of the optimizer, with this one
+  uint64_t first = 0;  // the first coordinate of the first dense chunk, which begins the state
+  // Planes of the model's coordinates from `first` on, one behind the other; null without a state.
+  std::shared_ptr<const float> in;
+  std::shared_ptr<float> out;
+};
 
 // What the tallies of one attempt share, so that what they read and write outlives its owner's
 // interest.
 // Threads: thread-safe; the first block is constant after construction.
 class TallyShare {
  public:
-  TallyShare(std::vector<std::shared_ptr<const uint8_t>> ballots, std::shared_ptr<uint8_t> verdict);
+  TallyShare(std::vector<std::shared_ptr<const uint8_t>> ballots, std::shared_ptr<uint8_t> verdict,
+             DenseAttempt dense = {});
 
   // By place.
   const std::shared_ptr<const uint8_t>& ballot(size_t place) const { return ballots_[place]; }
@@ -30,6 +46,7 @@ class TallyShare {
   // Whether `ballot` is one of them.
   bool Holds(const uint8_t* ballot) const;
   const std::shared_ptr<uint8_t>& verdict() const { return verdict_; }
+  const DenseAttempt& dense() const { return dense_; }
 
   // A tally begins and ends to read ballots here.
   void Enter();
@@ -45,6 +62,7 @@ class TallyShare {
   // Constant after construction.
   const std::vector<std::shared_ptr<const uint8_t>> ballots_;  // by place
   const std::shared_ptr<uint8_t> verdict_;  // chunks are written by their tallies
+  const DenseAttempt dense_;                // as is what `out` points to
 
   mutable Mutex mu_;
   uint32_t readers_ ABSL_GUARDED_BY(mu_) = 0;
@@ -59,10 +77,13 @@ struct TallyJob {
   std::shared_ptr<TallyShare> share;
   std::vector<uint32_t> places;  // of the ballots to count, in TallyShare
   ChunkPlan plan;
-  uint64_t seed = 0;  // the run's, for coins
+  PayloadKind kind = PayloadKind::kSigns;  // what is made of them
+  size_t ballot_offset = 0;                // where the chunk lies in each ballot
+  size_t payload_offset = 0;               // where what is made of them goes in the share's verdict
+  uint64_t seed = 0;                       // the run's, for coins
 };
 
-// A chunk was counted; its verdict lies at `payload`, PayloadBytes of signs.
+// A chunk was counted; what was made of it lies at `payload`, PayloadBytes of the job's kind.
 struct ChunkTallied {
   Round round;
   Attempt attempt;

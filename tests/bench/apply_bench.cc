@@ -14,8 +14,10 @@ namespace signvote {
 namespace {
 
 int Main(int argc, char** argv) {
-  const bench::Options options = bench::ParseOptions(
-      argc, argv, "ApplyStep with and without rescaling against one core's stream bandwidth.");
+  const bench::Options options =
+      bench::ParseOptions(argc, argv,
+                          "ApplyStep with and without rescaling, ApplyCounts and ApplyDense "
+                          "against one core's stream bandwidth.");
   bench::Report report(options);
   const size_t d = options.quick ? size_t{1} << 18 : size_t{1} << 25;
   std::vector<TensorSpec> tensors = {{.name = "x",
@@ -45,6 +47,25 @@ int Main(int argc, char** argv) {
                                  }});
   report.AddRatio("apply_rescaled_step", "GB/s", bench::Rates(3 * floats, seconds[0]),
                   bench::Rates(3 * floats + packed, seconds[1]), options.quick ? 0 : 0.9);
+
+  // Of four and of seven ballots: three planes.
+  bench::Buffer planes(3 * BytesForBits(d)), values(d * 4);
+  for (size_t i = 0; i + 8 <= planes.bytes(); i += 8) StoreWord(planes.data() + i, rng.Next());
+  for (size_t i = 0; i < d; ++i) values.as<float>()[i] = static_cast<float>(rng.Uniform() - 0.5);
+  const CountsView counts{.planes = planes.data(), .plane_bytes = BytesForBits(d), .ballots = 7};
+  seconds = bench::RunPaired(
+      options,
+      {[&] { bench::StreamScale(x.as<float>(), d, 1.0f); },
+       [&] { ApplyCounts(*layout, {.gamma = 1e-3f}, 0, d, counts, nullptr, x.as<float>()); }});
+  report.AddRatio("apply_counts", "GB/s", bench::Rates(2 * floats, seconds[0]),
+                  bench::Rates(2 * floats + 3 * packed, seconds[1]), 0);
+  const DenseView dense{.values = values.data()};
+  seconds = bench::RunPaired(
+      options,
+      {[&] { bench::StreamAdd(x.as<float>(), x0.as<float>(), d, 1.0f); },
+       [&] { ApplyDense(*layout, {.gamma = 1e-3f}, 0, d, dense, nullptr, x.as<float>()); }});
+  report.AddRatio("apply_dense_fp32", "GB/s", bench::Rates(3 * floats, seconds[0]),
+                  bench::Rates(3 * floats, seconds[1]), 0);
   return report.Finish();
 }
 

@@ -54,6 +54,8 @@ class Votes {
                     .share = share_,
                     .places = places_,
                     .plan = plan_,
+                    .ballot_offset = plan_.ByteOffset(ChunkIndex(k)),
+                    .payload_offset = plan_.ByteOffset(ChunkIndex(k)),
                     .seed = 1});
     }
   }
@@ -189,6 +191,16 @@ int Main(int argc, char** argv) {
         bench::RunPaired(options, {[&] { read_set(reads++); }, [&] { tally_set(tallies++); }});
     report.AddRatio(name, "GB/s", bench::Rates(input_bytes, seconds[0]),
                     bench::Rates(input_bytes, seconds[1]), n == 16 && !options.quick ? 0.60 : 0);
+    // The planes that an average goes down with, in place of a verdict.
+    bench::Buffer planes(CountPlanes(static_cast<uint32_t>(n)) * bytes);
+    const auto counted = bench::RunPaired(
+        options, {[&] { read_set(reads++); },
+                  [&] {
+                    const std::vector<const uint8_t*> ballots = set(tallies++);
+                    TallyCounts({.ballots = ballots, .coordinates = coordinates}, planes.data());
+                  }});
+    report.AddRatio("counts_n" + std::to_string(n), "GB/s", bench::Rates(input_bytes, counted[0]),
+                    bench::Rates(input_bytes, counted[1]), 0);
     if (n > 16) continue;  // larger than the cache as well
     const auto cached = bench::RunPaired(options, {[&] { read_set(0); }, [&] { tally_set(0); }});
     report.AddRatio(name + "_cached", "GB/s", bench::Rates(input_bytes, cached[0]),

@@ -83,6 +83,14 @@ class DroppedReplica final : public ReplicaMemory {
                      const uint8_t*) override {
     return absl::OkStatus();
   }
+  absl::Status ApplyCounts(const Layout&, const StepArguments&, uint64_t, uint64_t,
+                           const CountsView&) override {
+    return absl::OkStatus();
+  }
+  absl::Status ApplyDense(const Layout&, const StepArguments&, uint64_t, uint64_t,
+                          const DenseView&) override {
+    return absl::OkStatus();
+  }
   absl::StatusOr<uint64_t> Digest() override {
     return absl::FailedPreconditionError(
         "--no-replica: there is no replica to compare; start the server with --digest-every 0");

@@ -5,10 +5,13 @@
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
+#include "common/apply.h"
 #include "common/exit_codes.h"
 #include "common/status.h"
 #include "tests/support/device_refusals.h"
@@ -179,6 +182,50 @@ TEST_F(CudaDeviceTest, CallsMayComeFromAnyThread) {
     EXPECT_TRUE(packer_->RestoreState(0, 0, state).ok());
     EXPECT_TRUE(packer_->Reset().ok());
   }).join();
+}
+
+TEST_F(CudaDeviceTest, AStepOfCountsIsThatOfTheHost) {
+  ASSERT_TRUE(MakeAll().ok());
+  std::vector<float> expected(kD);
+  ASSERT_TRUE(replica_->Read(0, expected).ok());
+  std::vector<uint8_t> planes(3 * ((kD + 7) / 8));
+  for (size_t i = 0; i < planes.size(); ++i) planes[i] = static_cast<uint8_t>(i * 37 + i / 256);
+  // In chunks, each with its own number of ballots: what has room for three planes takes one too.
+  for (const auto& [first, count, ballots] :
+       {std::tuple<uint64_t, uint64_t, uint32_t>{0, 2048, 7}, {2048, kD - 2048, 1}}) {
+    const CountsView counts{.planes = planes.data() + first / 8,
+                            .plane_bytes = (kD + 7) / 8,
+                            .ballots = ballots,
+                            .first = first};
+    for (const auto& [from, part] :
+         {std::pair<uint64_t, uint64_t>{first, 77}, {first + 77, count - 77}}) {
+      ASSERT_TRUE(replica_->ApplyCounts(layout_, {.gamma = 0.1f}, from, part, counts).ok());
+      ApplyCounts(layout_, {.gamma = 0.1f}, from, part, counts, nullptr, expected.data() + from);
+    }
+  }
+  std::vector<float> got(kD);
+  ASSERT_TRUE(replica_->Read(0, got).ok());
+  EXPECT_EQ(got, expected);
+  EXPECT_EQ(replica_->ApplyCounts(layout_, {.gamma = 0.1f}, 0, kD, {.ballots = 0}).code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(CudaDeviceTest, ADenseStepIsThatOfTheHostAndGradientsTravel) {
+  ASSERT_TRUE(MakeAll().ok());
+  std::vector<float> expected(kD), got(kD), values(kD);
+  ASSERT_TRUE(replica_->Read(0, expected).ok());
+  for (uint64_t i = 0; i < kD; ++i) values[i] = static_cast<float>(i % 13) - 6.0f;
+  const DenseView dense{.values = reinterpret_cast<const uint8_t*>(values.data())};
+  for (const auto& [first, count] : {std::pair<uint64_t, uint64_t>{0, 77}, {77, kD - 77}}) {
+    ASSERT_TRUE(replica_->ApplyDense(layout_, {.gamma = 0.1f}, first, count, dense).ok());
+    ApplyDense(layout_, {.gamma = 0.1f}, first, count, dense, nullptr, expected.data() + first);
+  }
+  ASSERT_TRUE(replica_->Read(0, got).ok());
+  EXPECT_EQ(got, expected);
+  // x lies in the device's memory as a gradient does.
+  std::vector<float> part(100);
+  ASSERT_TRUE(device_->CopyToHost(x_.data() + 50, part).ok());
+  EXPECT_TRUE(std::equal(part.begin(), part.end(), expected.begin() + 50));
 }
 
 TEST_F(CudaDeviceTest, AChunkGetsReadyWithoutAnybodyWaiting) {

@@ -14,6 +14,7 @@
 #include "common/apply_kernels.h"
 #include "common/bits.h"
 #include "common/layout.h"
+#include "common/payload_plan.h"
 #include "common/rng.h"
 #include "worker/codec/cuda_kernels.h"
 #include "worker/codec/cuda_memory.h"
@@ -124,6 +125,128 @@ TEST(ApplyKernelTest, EveryRangeAlignmentAndRescalingEqualsTheDefinition) {
               << "d " << d << ", shift " << shift << ", rho " << rho << ", first " << first
               << ", count " << count << ", at " << i;
         }
+      }
+    }
+  }
+}
+
+TEST(ApplyCountsKernelTest, EveryRangeAndNumberOfBallotsEqualsTheDefinition) {
+  Rng rng(9, 0);
+  int cases = 0;
+  for (const uint64_t d : {1, 257, 4097, 13000}) {
+    const Layout layout = *Layout::Make({{.name = "a", .shape = {d}, .weight_decay = 0.1f},
+                                         {.name = "b", .shape = {1 + d / 3}, .step_scale = 0.3f},
+                                         {.name = "c", .shape = {5000}, .step_scale = 2.0f}});
+    const uint64_t n = layout.coordinates();
+    for (const uint32_t ballots : {1u, 3u, 4u, 100u, 1024u}) {
+      const float rho = ballots % 2 == 0 ? 0.75f : 1.0f;
+      emulator::Reset(static_cast<uint64_t>(++cases));
+      std::vector<float> x(n), x0(n);
+      for (float& v : x) v = Draw(&rng);
+      for (float& v : x0) v = Draw(&rng);
+      const uint32_t planes = CountPlanes(ballots);
+      const uint64_t words = WordsForBits(n) * 2;
+      std::vector<uint32_t> bits(planes * words);
+      for (uint32_t& word : bits) word = static_cast<uint32_t>(rng.Next());
+      OnDevice device_x(x, 0), device_x0(x0, 0);
+      auto device_bits = *DeviceBuffer<uint32_t>::Make(bits.size());
+      ASSERT_EQ(cudaMemcpyAsync(device_bits.data(), bits.data(), device_bits.bytes(),
+                                cudaMemcpyHostToDevice, nullptr),
+                cudaSuccess);
+      const auto table = *MakeTensorTable(layout, nullptr);
+      const std::vector<float*> pointers = PointersInto(layout, device_x.data());
+      auto x_table = *DeviceBuffer<float*>::Make(pointers.size());
+      ASSERT_EQ(cudaMemcpyAsync(x_table.data(), pointers.data(), x_table.bytes(),
+                                cudaMemcpyHostToDevice, nullptr),
+                cudaSuccess);
+      const uint64_t first = rng.Below(n);
+      const uint64_t count = 1 + rng.Below(n - first);
+      const uint64_t planes_first = first / 8 * 8;
+      ASSERT_EQ(LaunchApplyCounts({.step = {.x = x_table.data(),
+                                            .x0 = device_x0.data(),
+                                            .verdict = nullptr,
+                                            .tensors = table.data(),
+                                            .tensor_count = 3,
+                                            .first = first,
+                                            .count = count,
+                                            .gamma = 0.01f,
+                                            .rho = rho,
+                                            .decay_step = 0.01f,
+                                            .scales = nullptr},
+                                   .planes = device_bits.data(),
+                                   .plane_words = words,
+                                   .plane_count = planes,
+                                   .ballots = ballots,
+                                   .first = planes_first},
+                                  nullptr),
+                cudaSuccess);
+      const std::vector<float> got = device_x.Read();
+      ApplyCounts(layout, {.gamma = 0.01f, .rho = rho}, first, count,
+                  {.planes = reinterpret_cast<const uint8_t*>(bits.data()),
+                   .plane_bytes = words * sizeof(uint32_t),
+                   .ballots = ballots,
+                   .first = planes_first},
+                  x0.data() + first, x.data() + first);
+      for (uint64_t i = 0; i < n; ++i) {
+        if (std::isnan(x[i]) && std::isnan(got[i])) continue;
+        ASSERT_EQ(std::bit_cast<uint32_t>(got[i]), std::bit_cast<uint32_t>(x[i]))
+            << "d " << d << ", ballots " << ballots << ", first " << first << ", at " << i;
+      }
+    }
+  }
+}
+
+TEST(ApplyDenseKernelTest, EveryRangeEqualsTheDefinition) {
+  Rng rng(10, 0);
+  int cases = 0;
+  for (const uint64_t d : {1, 257, 4097, 9000}) {
+    const Layout layout =
+        *Layout::Make({{.name = "a", .shape = {d}, .weight_decay = 0.1f},
+                       {.name = "b", .shape = {5000}, .step_scale = 2.0f, .dense = true}});
+    const uint64_t n = layout.coordinates();
+    for (const bool bf16 : {false, true}) {
+      const float rho = d % 2 == 0 ? 0.75f : 1.0f;
+      emulator::Reset(static_cast<uint64_t>(++cases));
+      std::vector<float> x(n), x0(n);
+      for (float& v : x) v = Draw(&rng);
+      for (float& v : x0) v = Draw(&rng);
+      std::vector<uint8_t> values(n * (bf16 ? 2 : 4));
+      for (uint8_t& byte : values) byte = static_cast<uint8_t>(rng.Next());
+      OnDevice device_x(x, 0), device_x0(x0, 0);
+      auto device_values = *DeviceBuffer<uint8_t>::Make(values.size());
+      ASSERT_EQ(cudaMemcpyAsync(device_values.data(), values.data(), values.size(),
+                                cudaMemcpyHostToDevice, nullptr),
+                cudaSuccess);
+      const auto table = *MakeTensorTable(layout, nullptr);
+      const std::vector<float*> pointers = PointersInto(layout, device_x.data());
+      auto x_table = *DeviceBuffer<float*>::Make(pointers.size());
+      ASSERT_EQ(cudaMemcpyAsync(x_table.data(), pointers.data(), x_table.bytes(),
+                                cudaMemcpyHostToDevice, nullptr),
+                cudaSuccess);
+      const uint64_t first = rng.Below(n);
+      const uint64_t count = 1 + rng.Below(n - first);
+      ASSERT_EQ(LaunchApplyDense({.step = {.x = x_table.data(),
+                                           .x0 = device_x0.data(),
+                                           .verdict = nullptr,
+                                           .tensors = table.data(),
+                                           .tensor_count = 2,
+                                           .first = first,
+                                           .count = count,
+                                           .gamma = 0.01f,
+                                           .rho = rho,
+                                           .decay_step = 0.01f,
+                                           .scales = nullptr},
+                                  .values = device_values.data(),
+                                  .bf16 = bf16,
+                                  .first = 0},
+                                 nullptr),
+                cudaSuccess);
+      const std::vector<float> got = device_x.Read();
+      ApplyDense(layout, {.gamma = 0.01f, .rho = rho}, first, count,
+                 {.values = values.data(), .bf16 = bf16}, x0.data() + first, x.data() + first);
+      for (uint64_t i = 0; i < n; ++i) {
+        if (std::isnan(x[i]) && std::isnan(got[i])) continue;
+        ASSERT_EQ(std::bit_cast<uint32_t>(got[i]), std::bit_cast<uint32_t>(x[i])) << d << " " << i;
       }
     }
   }

@@ -5,6 +5,7 @@
 //   x BYTES                                    once: the replica, little-endian fp32
 //   x0 BYTES                                   once: the run's starting point
 //   step GAMMA RHO DECAY_STEP SCALES|- BITS    SCALES separated by commas
+//   average GAMMA RHO DECAY_STEP SCALES|- PLANES BALLOTS    planes of the whole model, its one chunk
 //   rewind
 //   none
 //
@@ -24,6 +25,7 @@
 #include "common/bits.h"
 #include "common/checksum.h"
 #include "common/layout.h"
+#include "common/payload_plan.h"
 #include "common/status.h"
 
 namespace signvote {
@@ -81,21 +83,30 @@ absl::Status Run(std::istream& in) {
     const uint64_t d = layout.coordinates();
     if (d == 0 || x.size() != d || x0.size() != d)
       return absl::InvalidArgumentError("x and x0 must have the layout's size, before any commit");
-    if (kind == "step") {
+    if (kind == "step" || kind == "average") {
+      const bool average = kind == "average";
       std::string gamma, rho, decay_step, list;
       words >> gamma >> rho >> decay_step >> list >> bytes;
       std::vector<float> scales;
       std::istringstream factors(list == "-" ? "" : list);
       for (std::string factor; std::getline(factors, factor, ',');) scales.push_back(Float(factor));
+      uint32_t ballots = 1;
+      if (average) words >> ballots;
       const std::vector<uint8_t> bits = Bytes(bytes);
-      if (bits.size() != BytesForBits(d) ||
+      if (ballots == 0 || bits.size() != CountPlanes(ballots) * BytesForBits(d) ||
           (!scales.empty() && scales.size() != layout.tensors().size()))
         return absl::InvalidArgumentError("a step's bits or scales do not fit the layout");
       const StepArguments step{.gamma = Float(gamma),
                                .rho = Float(rho),
                                .decay_step = Float(decay_step),
                                .scales = scales};
-      ApplyStep(layout, step, 0, d, bits.data(), 0, x0.data(), x.data());
+      if (average) {
+        ApplyCounts(layout, step, 0, d,
+                    {.planes = bits.data(), .plane_bytes = BytesForBits(d), .ballots = ballots},
+                    x0.data(), x.data());
+      } else {
+        ApplyStep(layout, step, 0, d, bits.data(), 0, x0.data(), x.data());
+      }
     } else if (kind == "rewind") {
       ApplyRewind(d, x0.data(), x.data());
     } else if (kind != "none") {

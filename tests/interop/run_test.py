@@ -140,6 +140,27 @@ class BesideCpp(InteropTest):
             self.assertAlmostEqual(worker["loss"], loss, delta=1e-5 * loss)
             self.assertAlmostEqual(worker["g_l1"], float(abs(gradient).sum()), delta=1e-4 * worker["g_l1"])
 
+    def test_an_average_moves_cpp_and_python_replicas_alike(self):
+        rounds = 60
+        self.start_server("--digest-every", 5, "--chunk-coordinates", 4096, "--aggregate", "average", "--workers-max", 4,
+                          "--warm-in", 3, *NOBODY_IS_LATE, rounds=rounds, workers_min=3)
+        workers = [*self.cpp_workers("ab"), self.python_worker("c")]
+        self.assert_one_digest(workers, rounds)
+        lines = self.rounds()
+        self.assertTrue(all(sorted(r["voters"]) == ["a", "b", "c"] for r in lines), "at the start all are warm")
+        self.assertLess(sum(r["loss"] for r in lines[-10:]), 0.8 * sum(r["loss"] for r in lines[:10]))
+
+    def test_dense_tensors_move_cpp_and_python_replicas_alike(self):
+        rounds = 60
+        for wire, flags in (("f32", ("--dense", "*")), ("bf16", ("--dense", "*bias", "--dense-scale", 0.5))):
+            with self.subTest(wire):
+                self.start_server("--digest-every", 5, "--chunk-coordinates", 4096, "--dense-wire", wire, *flags, "--rule", "fixed",
+                                  "--stepsize", 0.003, *NOBODY_IS_LATE, rounds=rounds, workers_min=3)
+                workers = [*self.cpp_workers("ab"), self.python_worker("c")]
+                self.assert_one_digest(workers, rounds)
+                lines = self.rounds()[-rounds:]
+                self.assertLess(sum(r["loss"] for r in lines[-10:]), 0.8 * sum(r["loss"] for r in lines[:10]))
+
     def test_a_late_python_worker_fetches_the_state_in_chunks_and_votes(self):
         config = self.folder / "wide.json"
         config.write_text(json.dumps(dict(mlp.BUILTIN, hidden_size=480)))

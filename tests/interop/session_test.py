@@ -83,6 +83,17 @@ class Script(services.TrainingServicer):
             yield training.ServerMessage(verdict_chunk=training.VerdictChunk(**dict(fields, **changes)))
 
     @staticmethod
+    def counted_chunks(ones, ballots):
+        """The planes of each chunk."""
+        return [b"".join(bits.pack((ones[first:first + CHUNK] >> p) & 1) for p in range(bits.count_planes(ballots)))
+                for first in range(0, len(ones), CHUNK)]
+
+    def counts(self, ones, ballots, round_):
+        for k, payload in enumerate(self.counted_chunks(ones, ballots)):
+            yield training.ServerMessage(verdict_chunk=training.VerdictChunk(
+                run_id=RUN, epoch=EPOCH, round=round_, chunk=k, payload=payload, checksum=xxh3(payload)))
+
+    @staticmethod
     def commit(plus, round_, attempt=0, **changes):
         packed = bits.pack(plus)
         chunks = [packed[first:first + CHUNK // 8] for first in range(0, len(packed), CHUNK // 8)]
@@ -428,6 +439,64 @@ class SessionTest(unittest.TestCase):
                           *orders]) + "\n"
         done = subprocess.run([APPLY_COMMITS], input=told, capture_output=True, text=True, timeout=60, check=True)
         self.assertEqual(f"{self.script.digests[-1].digest:016x}", done.stdout.strip())
+
+    def average(self, ones, ballots, round_, **changes):
+        chunks = self.script.counted_chunks(ones, ballots)
+        counted = [ballots] * len(chunks)
+        return self.script.commit(self.plus, round_, counted=counted, payload=training.PAYLOAD_COUNTS,
+                                  payload_hash=payload_hash(counted, map(xxh3, chunks)), **changes)
+
+    def counts_welcome(self, ballots_max=64):
+        chunks = -(-len(self.plus) // CHUNK)
+        return {"ballots_max": ballots_max,
+                "payloads": [training.PayloadRange(chunks=chunks, down=training.PAYLOAD_COUNTS)]}
+
+    def test_averages_move_the_replica_as_cpp_does(self):
+        draw = np.random.default_rng(12)
+        rounds = []
+        for round_ in range(60):
+            ballots = int(draw.integers(1, 65))
+            changes = {"stepsize": np.float32(2.0 ** draw.uniform(-12, -2)), "rho": np.float32(draw.choice((1, 0.75)))}
+            if draw.random() < 0.3:
+                changes["scales"] = [np.float32(v) for v in draw.uniform(0, 2, len(self.script.layout.tensors))]
+            rounds.append((draw.integers(0, ballots + 1, len(self.plus)), ballots, changes))
+        self.script.welcome = self.counts_welcome()
+
+        def conversation(_, requests):
+            for round_, (ones, ballots, changes) in enumerate(rounds):
+                yield from self.script.counts(ones, ballots, round_)
+                yield self.average(ones, ballots, round_, **changes)
+            yield from self.finish(requests, rounds=len(rounds))
+
+        self.script.conversation = conversation
+        self.assertEqual(self.session.run(), "finished")
+        orders = []
+        for ones, ballots, changes in rounds:
+            planes = b"".join(bits.pack((ones >> p) & 1) for p in range(bits.count_planes(ballots)))
+            gamma, scales = hex32(changes["stepsize"]), ",".join(map(hex32, changes.get("scales", []))) or "-"
+            orders.append(f"average {gamma} {hex32(changes['rho'])} {gamma} {scales} {planes.hex()} {ballots}")
+        layout = " ".join(f"{t.count}:{hex32(t.step_scale)}:{hex32(t.weight_decay)}" for t in self.script.layout.tensors)
+        told = "\n".join([f"layout {layout}", f"x {self.script.x.tobytes().hex()}", f"x0 {self.script.x0.tobytes().hex()}",
+                          *orders]) + "\n"
+        done = subprocess.run([APPLY_COMMITS], input=told, capture_output=True, text=True, timeout=60, check=True)
+        self.assertEqual(f"{self.script.digests[-1].digest:016x}", done.stdout.strip())
+
+    def test_counts_that_cannot_be_end_the_session(self):
+        ones = np.full(len(self.plus), 3)
+        for text, welcome, ballots in (("more ones than the 2", self.counts_welcome(), 2),
+                                       ("does not exist", self.counts_welcome(ballots_max=1), 3),
+                                       ("counts of up to 0", self.counts_welcome(ballots_max=0), 3)):
+            with self.subTest(text):
+                self.script.welcome = welcome
+
+                def conversation(_, requests, ballots=ballots):
+                    yield from self.script.counts(ones, ballots, 0)
+                    yield self.average(ones, ballots, 0)
+                    yield from (self.script.open(9) for _ in requests)
+
+                self.script.conversation = conversation
+                with self.assertRaisesRegex(Broken, text):
+                    self.session.run()
 
     def test_planes_of_a_state_in_another_order_are_not_taken(self):
         self.script.conversation = lambda number, requests: iter(())

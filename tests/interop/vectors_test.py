@@ -79,6 +79,29 @@ def recomputed(kind, named, words):
         moved = replica.Replica(layout.Layout([layout.Tensor("x", (1,))]), [float32(named["x"])], x0=[float32(named["x0"])])
         moved.rewind(0)
         return hex32(moved.values[0])
+    if kind == "planes":
+        ones, ballots = np.array([int(n) for n in listed(named["ones"])]), number["ballots"]
+        planes = b"".join(bits.pack((ones >> p) & 1) for p in range(bits.count_planes(ballots)))
+        assert (bits.unpack_counts(planes, len(ones), ballots) == ones).all()
+        return planes.hex()
+    if kind == "bf16":
+        return bits.narrow_bf16(np.array([float32(words[0])]))[::-1].hex()
+    if kind == "dense":
+        f = {k: float32(v) for k, v in named.items() if k != "value"}
+        word = int(named["value"], 16)
+        value = float32(named["value"]) if len(named["value"]) == 8 else bits.widen_bf16(struct.pack("<H", word))[0]
+        x = np.array([f["x"]], np.float32)
+        if f["rho"] != 1:
+            x = apply.rescale(x, f["x0"], f["rho"])
+        return hex32(apply.apply_step(x, np.array([value], np.float32), f["gamma"], f["scale"], f["decay"], f.get("decay_step"),
+                                      f.get("factor"))[0])
+    if kind == "average":
+        f = {k: float32(v) for k, v in named.items() if k not in ("ones", "ballots")}
+        x = np.array([f["x"]], np.float32)
+        if f["rho"] != 1:
+            x = apply.rescale(x, f["x0"], f["rho"])
+        w = apply.mean_signs(np.array([number["ones"]]), number["ballots"])
+        return hex32(apply.apply_step(x, w, f["gamma"], f["scale"], f["decay"], f.get("decay_step"), f.get("factor"))[0])
     if kind == "apply":
         f = {k: float32(v) for k, v in named.items() if k != "bit"}
         x = np.array([f["x"]], np.float32)
@@ -126,7 +149,8 @@ class Pages(unittest.TestCase):
         self.assertEqual(seen, set(kinds))
 
     def test_every_vector_of_the_wire_format(self):
-        self.check("wire_format.md", "packed", "fin", "tie", "own", "domain", "uniform", "layout", "apply", "rewind", "payload",
+        self.check("wire_format.md", "packed", "fin", "tie", "own", "domain", "uniform", "layout", "apply", "average", "bf16", "dense", "planes", "rewind",
+                   "payload",
                    "replica", "xxh3")
 
     def test_every_vector_of_the_data_page(self):

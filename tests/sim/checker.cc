@@ -88,7 +88,9 @@ void Checker::OnRoundOpen(uint64_t peer, const std::string& name, const v1::Roun
     // are sent a commit each before.
     open_->could_ask |= open_->told_at_once > 1 && open_->able_at_once;
   }
-  const bool member = open.role() == v1::RoundOpen::ROLE_MEMBER;
+  // One that is warmed up is waited for as little as an observer, and counts as little.
+  const bool member = open.role() == v1::RoundOpen::ROLE_MEMBER && !open.uncounted();
+  uncounted_ += open.uncounted() ? 1 : 0;
   if (const auto told = open_->seats.find(peer); told != open_->seats.end()) {
     // Told again, behind a state that it had to fetch.
     return Require(told->second.member == member && told->second.share == open.share(),
@@ -286,7 +288,7 @@ void Checker::OnReleased(Round round) {
   released_ = std::max(released_, round.next());
 }
 
-void Checker::OnHandedOver(const CommitRecord& record, const PayloadPlan& plan) {
+void Checker::OnHandedOver(const CommitRecord& record) {
   Require(record.round == handed_, "the applier gets commits out of order");
   if (!sees_proposals_ && record.round >= proposed_) OnProposed(record);
   Require(record.round < released_, "the applier gets a commit that is not released");
@@ -298,12 +300,33 @@ void Checker::OnHandedOver(const CommitRecord& record, const PayloadPlan& plan) 
                                .rho = record.rho,
                                .decay_step = record.decay_step,
                                .scales = record.scales};
-      const ChunkPlan& chunks = plan.chunk_plan();
-      for (ChunkIndex k; k.value() < plan.chunks(); ++k) {
+      const ChunkPlan& chunks = record.plan.chunk_plan();
+      bool averaged = false, dense = false;
+      for (ChunkIndex k; k.value() < chunks.chunks(); ++k) {
         const uint64_t first = chunks.First(k);
-        ApplyStep(layout_, step, first, chunks.Count(k), record.Chunk(plan, k).data(), first,
-                  x0_.data() + first, x_.data() + first);
+        const uint8_t* const payload = record.Chunk(k).data();
+        if (record.plan.kind(k) == PayloadKind::kSigns) {
+          ApplyStep(layout_, step, first, chunks.Count(k), payload, first, x0_.data() + first,
+                    x_.data() + first);
+        } else if (record.plan.kind(k) != PayloadKind::kCounts) {
+          ApplyDense(layout_, step, first, chunks.Count(k),
+                     {.values = payload,
+                      .bf16 = record.plan.kind(k) == PayloadKind::kBf16,
+                      .first = first},
+                     x0_.data() + first, x_.data() + first);
+          dense = true;
+        } else {
+          ApplyCounts(layout_, step, first, chunks.Count(k),
+                      {.planes = payload,
+                       .plane_bytes = chunks.Bytes(k),
+                       .ballots = record.chunks[k.value()].counted,
+                       .first = first},
+                      x0_.data() + first, x_.data() + first);
+          averaged = true;
+        }
       }
+      averages_ += averaged ? 1 : 0;
+      dense_ += dense ? 1 : 0;
       break;
     }
     case CommitKind::kRewind:

@@ -75,7 +75,7 @@ class Checker {
   // ---- commits
   void OnProposed(const CommitRecord& record);
   void OnReleased(Round round);
-  void OnHandedOver(const CommitRecord& record, const PayloadPlan& plan);
+  void OnHandedOver(const CommitRecord& record);
   void OnApplied(const Applied& applied);
 
   // ---- held-out losses
@@ -103,6 +103,9 @@ class Checker {
   uint64_t rounds_without_step() const { return nones_; }
   uint64_t partial_commits() const { return partial_; }
   uint64_t reopenings() const { return reopenings_; }
+  uint64_t averages() const { return averages_; }    // steps by counts
+  uint64_t dense() const { return dense_; }          // steps with dense chunks
+  uint64_t uncounted() const { return uncounted_; }  // openings told to one that is warmed up
   uint64_t evaluators_changed() const { return evaluators_changed_; }
 
  private:
@@ -177,6 +180,7 @@ class Checker {
   uint64_t evaluators_changed_ = 0;
   uint32_t nonfinite_in_a_row_ = 0;
   uint64_t steps_ = 0, rewinds_ = 0, races_ = 0, nones_ = 0, partial_ = 0, reopenings_ = 0;
+  uint64_t averages_ = 0, dense_ = 0, uncounted_ = 0;
 };
 
 }  // namespace signvote::sim

@@ -14,7 +14,7 @@ constexpr uint64_t kColumns = 8;
 
 }  // namespace
 
-Model::Model(uint64_t coordinates, uint64_t chunk_coordinates, float weight_decay)
+Model::Model(uint64_t coordinates, uint64_t chunk_coordinates, float weight_decay, bool dense)
     : tensors_(3), plan_(coordinates, chunk_coordinates) {
   // Three tensors whose bounds lie inside chunks, and one that has decay because it is a matrix.
   const uint64_t matrix = coordinates / 2 / kColumns;
@@ -24,6 +24,7 @@ Model::Model(uint64_t coordinates, uint64_t chunk_coordinates, float weight_deca
   tensors_[2] = {.name = "c", .shape = {coordinates - first - matrix * kColumns}};
   std::vector<TensorSpec> decayed = tensors_;
   decayed[1].weight_decay = weight_decay;
+  decayed[2].dense = dense;
   auto layout = Layout::Make(std::move(decayed));
   SIGNVOTE_CHECK(layout.ok() && layout->coordinates() == coordinates && coordinates % 8 == 0);
   run_layout_ = *std::move(layout);

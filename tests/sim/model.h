@@ -14,7 +14,8 @@ namespace signvote::sim {
 class Model {
  public:
   // REQUIRES: coordinates is a multiple of 8, at least 512.
-  Model(uint64_t coordinates, uint64_t chunk_coordinates, float weight_decay);
+  // `dense`: the run says that its last tensor, "c", is.
+  Model(uint64_t coordinates, uint64_t chunk_coordinates, float weight_decay, bool dense);
 
   // As a worker describes it: scales 1, no decay.
   const std::vector<TensorSpec>& tensors() const { return tensors_; }

@@ -48,6 +48,23 @@ void DrawRule(Rng& rng, SimOptions* o) {
   }
 }
 
+// In a quarter of the draws. The catch-up budget follows.
+void DrawDense(Rng& rng, SimOptions* o) {
+  run::ModelSizes& sizes = o->run.model.sizes;
+  uint64_t commit_bytes = run::CommitBytes(o->coordinates, sizes);
+  if (rng.Below(4) == 0) {
+    // The last chunk: tensor c begins in it.
+    o->run.model.tensor_rules.push_back(run::ParseDense("c")->front());
+    sizes.dense.wire = rng.Below(2) == 0 ? PayloadKind::kFp32 : PayloadKind::kBf16;
+    if (rng.Below(2) == 0) sizes.dense.optimizer.kind = DenseOptimizer::Kind::kSgd;
+    commit_bytes = run::CommitBytes(o->coordinates - sizes.chunk_coordinates, sizes) +
+                   PayloadBytes(sizes.dense.wire, sizes.chunk_coordinates, 1);
+    // The others go by the length of a step.
+    if (o->run.rule.rule != "mechanic") o->run.rule.rule = "fixed";
+  }
+  sizes.catch_up_bytes = o->ring_rounds * commit_bytes;
+}
+
 // In place of a linear direction, in half of the seeds: what a Direction alone signs, which leaves
 // out Muon and error feedback. From a stream of its own, so that a seed's other draws stay what
 // they are.
@@ -117,7 +134,6 @@ SimOptions DrawOptions(uint64_t seed) {
   r.digest_every = 4 + rng.Below(5);
   r.model.sizes.chunk_coordinates = 512;
   r.model.sizes.workers_max = o.workers + 1;
-  r.model.sizes.catch_up_bytes = o.ring_rounds * (o.coordinates / 8);
   r.model.weight_decay = 0.01f;
   r.direction.kind = static_cast<DirectionKind>(rng.Below(4));
   o.heal_round = r.main_rounds_max - 2 * r.digest_every - 2;
@@ -132,6 +148,14 @@ SimOptions DrawOptions(uint64_t seed) {
   o.other_windows = rng.Below(4) == 0;
   if (o.rule_used == RuleUsed::kOfFlags) DrawRule(rng, &o);
   DrawDirection(seed, &r);
+  r.model.sizes.aggregate = rng.Below(3) == 0 ? Aggregate::kAverage : Aggregate::kVote;
+  r.warm_in_rounds = rng.Below(2) == 0 ? 0 : static_cast<uint32_t>(rng.Below(6));
+  DrawDense(rng, &o);
+  if (r.model.sizes.aggregate == Aggregate::kAverage) {
+    // These need the signs that a step moved by.
+    r.rule.alias_option = "II";
+    if (r.rule.alias_probe == "directional") r.rule.alias_probe = "same";
+  }
   return o;
 }
 
@@ -145,7 +169,7 @@ std::string SimOptions::Describe() const {
       "observer_after=%d share_hold=%d digest_every=%d ring=%d rule=%s direction=%s noise=%s "
       "durability=%s "
       "fault_interval_s=%.3g message_fault_rate=%.3g compute_s=%.3g evaluate_every=%d able=%d "
-      "other_windows=%d "
+      "other_windows=%d aggregate=%s warm_in=%d dense=%d "
       "faults:%s",
       seed, workers_first, workers - workers_first, run.main_rounds_max, heal_round,
       run.workers_min, run.quorum, run.deadline.enabled ? "on" : "off", run.observer_after,
@@ -153,7 +177,8 @@ std::string SimOptions::Describe() const {
       std::string(DirectionName(run.direction.kind)),
       std::string(EnvelopeWord(run.direction.envelope)), durability ? "late" : "none",
       fault_interval_s, message_fault_rate, compute_s, run.evaluate_every, able,
-      other_windows ? 1 : 0, faults);
+      other_windows ? 1 : 0, std::string(Words(run.model.sizes.aggregate)), run.warm_in_rounds,
+      run::AnyDense(run.model.tensor_rules) ? 1 : 0, faults);
 }
 
 std::vector<std::pair<std::string, uint64_t>> SimCounters::Outcomes() const {
@@ -180,7 +205,10 @@ std::vector<std::pair<std::string, uint64_t>> SimCounters::Outcomes() const {
           {"backlogs_full", backlogs_full},
           {"evaluations", evaluations},
           {"evaluators_changed", evaluators_changed},
-          {"windows_changed", windows_changed}};
+          {"windows_changed", windows_changed},
+          {"averages", averages},
+          {"dense", dense},
+          {"uncounted", uncounted}};
 }
 
 std::string SimCounters::Describe() const {

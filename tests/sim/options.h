@@ -116,6 +116,8 @@ struct SimCounters {
   uint64_t refused_joins = 0, second_sessions = 0, ended_by_server = 0;
   uint64_t epochs = 0, backlogs_full = 0, diverged = 0;
   uint64_t evaluations = 0, evaluators_changed = 0, windows_changed = 0;
+  uint64_t averages = 0, dense = 0;  // steps by counts, and with dense chunks
+  uint64_t uncounted = 0;            // openings of weight 0
 
   // What must come about over enough seeds, by name.
   std::vector<std::pair<std::string, uint64_t>> Outcomes() const;

@@ -166,7 +166,9 @@ class SimPeer final : public run::Peer {
     }
     const ChunkPlan& plan = slots_->plan();
     if (vote.chunk.value() >= plan.chunks()) return Malformed("a chunk that does not exist");
-    if (vote.payload.size() != plan.Bytes(vote.chunk)) return Malformed("a chunk's length");
+    const PayloadKind kind = slots_->payload().kind(vote.chunk);
+    if (vote.payload.size() != slots_->payload().Bytes(vote.chunk, 1))
+      return Malformed("a chunk's length");
     std::span<uint8_t> place;
     switch (slots_->Begin(vote.round, vote.attempt, vote.chunk, &place)) {
       case BallotSlots::Place::kNotOpen:
@@ -175,8 +177,10 @@ class SimPeer final : public run::Peer {
         break;
       case BallotSlots::Place::kWrite: {
         std::copy(vote.payload.begin(), vote.payload.end(), place.begin());
-        const bool good = Xxh3(place.data(), place.size()) == vote.checksum &&
-                          PaddingIsZero(place.data(), plan.Count(vote.chunk));
+        const bool whole = kind == PayloadKind::kSigns
+                               ? PaddingIsZero(place.data(), plan.Count(vote.chunk))
+                               : IsFinite(kind, place.data(), plan.Count(vote.chunk));
+        const bool good = Xxh3(place.data(), place.size()) == vote.checksum && whole;
         if (slots_->End(vote.round, vote.attempt, vote.chunk, good)) {
           world_->checker.OnChunk(connection_, vote.round, vote.attempt, vote.chunk, vote.checksum);
         }
@@ -519,7 +523,7 @@ bool ServerHost::TryPush(const std::shared_ptr<const CommitRecord>& record) {
   if (!applier_->TryPush(record)) return false;
   // The next round waits for the applier.
   if (applier_->backlog() >= world_->options.ring_rounds) ++world_->counters->backlogs_full;
-  world_->checker.OnHandedOver(*record, PayloadPlan(world_->model.plan()));
+  world_->checker.OnHandedOver(*record);
   LookAtApplier();
   return true;
 }
@@ -557,8 +561,10 @@ void ServerHost::Submit(TallyJob job) {
       return entry.second->buffer() == ballot;
     });
     const uint64_t peer = owner == slots_.end() ? 0 : owner->first;
-    ballots.emplace_back(
-        peer, Xxh3(ballot.get() + job.plan.ByteOffset(job.chunk), job.plan.Bytes(job.chunk)));
+    const bool dense = job.kind == PayloadKind::kFp32 || job.kind == PayloadKind::kBf16;
+    const size_t bytes =
+        PayloadBytes(dense ? job.kind : PayloadKind::kSigns, job.plan.Count(job.chunk), 1);
+    ballots.emplace_back(peer, Xxh3(ballot.get() + job.ballot_offset, bytes));
   }
   world_->checker.OnTally(job.round, job.attempt, job.chunk, ballots, Now());
   const uint64_t number = ++last_job_;

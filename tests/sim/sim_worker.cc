@@ -12,6 +12,7 @@
 #include "common/check.h"
 #include "common/checksum.h"
 #include "common/status.h"
+#include "worker/codec/dense_chunk.h"
 #include "worker/codec/tensor_pointers.h"
 #include "worker/session/messages.h"
 
@@ -284,7 +285,8 @@ void SimWorker::Joined() {
   if (run.needs_x0) SIGNVOTE_CHECK(memory_->KeepX0().ok());
   replica_ = std::make_unique<Replica>(&run.layout, memory_.get(),
                                        run.needs_x0 ? Replica::X0::kNeeded : Replica::X0::kUnused);
-  store_ = std::make_unique<VerdictStore>(run.plan, kSlotsMax, std::pmr::new_delete_resource());
+  store_ =
+      std::make_unique<VerdictStore>(run.commit_plan, kSlotsMax, std::pmr::new_delete_resource());
   assembler_ = std::make_unique<VerdictAssembler>(store_.get());
   direction_ = std::make_unique<Direction>(&run.layout, run.plan, run.direction);
 }
@@ -311,7 +313,7 @@ void SimWorker::Applied(const CommitEvent& commit) {
   if (commit.kind == CommitKind::kRewind) direction_->Reset();
   if (!contiguous || commit.kind != CommitKind::kStep) ForgetPrevious();
   prev_verdict_.reset();
-  if (contiguous && commit.slot != nullptr) {
+  if (contiguous && commit.slot != nullptr && commit.slot->plan->OnlySigns()) {
     prev_verdict_ =
         std::make_shared<std::vector<uint8_t>>(commit.slot->bits.begin(), commit.slot->bits.end());
   }
@@ -486,7 +488,7 @@ void SimWorker::MakeBallot(const RoundTicket& ticket) {
   const RunInfo& run = follower_->run();
   Ballot& ballot = *ballot_;
   if (ticket.x0_over && replica_->round() == ticket.round) replica_->LetGoOfX0();
-  ballot.bits.assign(run.plan.TotalBytes(), 0);
+  ballot.bits.assign(run.ballot_plan.TotalBytes(), 0);
   const std::optional<Round>& nonfinite_from = world_->options.nonfinite_from;
   if (nonfinite_from.has_value() && ticket.round >= *nonfinite_from) {
     abstain_next_ = AbstainReason::kNonFiniteLoss;
@@ -523,7 +525,15 @@ void SimWorker::MakeBallot(const RoundTicket& ticket) {
          .seed = run.seed,
          .round = ticket.round,
          .share = ticket.share},
-        ballot.bits.data() + run.plan.ByteOffset(chunk));
+        ballot.bits.data() + run.ballot_plan.Offset(chunk));
+    if (const PayloadKind kind = run.ballot_plan.kind(chunk); kind != PayloadKind::kSigns) {
+      uint8_t* const payload = ballot.bits.data() + run.ballot_plan.Offset(chunk);
+      const std::vector<uint8_t> packed(payload, payload + run.plan.Bytes(chunk));
+      const auto begin = g.begin() + static_cast<ptrdiff_t>(run.plan.First(chunk));
+      std::vector<float> values(begin, begin + static_cast<ptrdiff_t>(run.plan.Count(chunk)));
+      SIGNVOTE_CHECK(
+          MakeDenseChunk(run.layout, kind, run.plan.First(chunk), packed.data(), values, payload));
+    }
     ballot.scalars.g_l1 += s.g_l1;
     ballot.scalars.g_l2_squared += s.g_l2_squared;
     probe_l1 += s.probe_l1;
@@ -613,11 +623,11 @@ void SimWorker::HandAll() {
 
 void SimWorker::SendChunk(uint32_t k, const VoteId& vote) {
   if (!connection_.has_value()) return;
-  const ChunkPlan& plan = follower_->run().plan;
+  const PayloadPlan& plan = follower_->run().ballot_plan;
   const ChunkIndex chunk(k);
-  const auto begin = ballot_->bits.begin() + static_cast<ptrdiff_t>(plan.ByteOffset(chunk));
+  const auto begin = ballot_->bits.begin() + static_cast<ptrdiff_t>(plan.Offset(chunk));
   auto bits = std::make_shared<std::vector<uint8_t>>(
-      begin, begin + static_cast<ptrdiff_t>(plan.Bytes(chunk)));
+      begin, begin + static_cast<ptrdiff_t>(plan.Bytes(chunk, 1)));
   VoteFrame frame{.run_id = vote.run_id,
                   .epoch = vote.epoch,
                   .round = ballot_->ticket.round,

@@ -26,7 +26,7 @@ class Simulation {
  public:
   Simulation(const SimOptions& options, Codec* codec, SimCounters* counters)
       : model_(options.coordinates, options.run.model.sizes.chunk_coordinates,
-               options.run.model.weight_decay),
+               options.run.model.weight_decay, run::AnyDense(options.run.model.tensor_rules)),
         world_(options, model_, codec, counters),
         server_(&world_),
         strangers_(&world_) {
@@ -292,6 +292,9 @@ class Simulation {
     c.rounds_without_step += checker.rounds_without_step();
     c.partial_commits += checker.partial_commits();
     c.attempts_reopened += checker.reopenings();
+    c.averages += checker.averages();
+    c.dense += checker.dense();
+    c.uncounted += checker.uncounted();
     c.evaluators_changed += checker.evaluators_changed();
     if (!server_.serving()) return;
     const run::StatusPage page = server_.Page();

@@ -100,4 +100,26 @@ struct ApplyArguments {
 };
 cudaError_t LaunchApply(const ApplyArguments& arguments, cudaStream_t stream);
 
+// The same of a step of counts: how many of `ballots` ballots have bit 1, for coordinates from `first`
+// on. step.verdict is not read.
+struct CountsArguments {
+  ApplyArguments step;
+  const uint32_t* planes;  // [plane_count · plane_words] packed bits, the plane of weight 1 first
+  uint64_t plane_words;
+  uint32_t plane_count;
+  uint32_t ballots;
+  uint64_t first;  // the coordinate of each plane's bit 0
+};
+cudaError_t LaunchApplyCounts(const CountsArguments& arguments, cudaStream_t stream);
+
+// The same of a dense step: values of coordinates from `first` on, fp32 or bf16. step.verdict is not
+// read.
+struct DenseArguments {
+  ApplyArguments step;
+  const void* values;
+  bool bf16;
+  uint64_t first;
+};
+cudaError_t LaunchApplyDense(const DenseArguments& arguments, cudaStream_t stream);
+
 }  // namespace signvote::cuda

@@ -6,6 +6,7 @@
 
 #include "common/bits.h"
 #include "common/checksum.h"
+#include "common/payload_plan.h"
 
 namespace signvote::cuda {
 namespace {
@@ -107,24 +108,89 @@ absl::Status CudaReplicaMemory::Apply(const Layout& layout, const StepArguments&
     SIGNVOTE_RETURN_IF_ERROR(
         SIGNVOTE_CUDA(cudaMemcpyAsync, reinterpret_cast<uint8_t*>(verdict_.data()) + begin,
                       verdict + begin, end - begin, cudaMemcpyHostToDevice, stream));
-    if (!step.scales.empty()) {
-      SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, scales_.data(), step.scales.data(),
-                                             scales_.bytes(), cudaMemcpyHostToDevice, stream));
+    SIGNVOTE_ASSIGN_OR_RETURN(const ApplyArguments arguments,
+                              QueueStep(step, first, count, stream));
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(LaunchApply, arguments, stream));
+    return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
+  });
+}
+
+absl::StatusOr<ApplyArguments> CudaReplicaMemory::QueueStep(const StepArguments& step,
+                                                            uint64_t first, uint64_t count,
+                                                            cudaStream_t stream) {
+  if (!step.scales.empty()) {
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, scales_.data(), step.scales.data(),
+                                           scales_.bytes(), cudaMemcpyHostToDevice, stream));
+  }
+  return ApplyArguments{.x = x_table_.data(),
+                        .x0 = x0_.data(),
+                        .verdict = verdict_.data(),
+                        .tensors = tensors_.data(),
+                        .tensor_count = static_cast<uint32_t>(tensors_.size() - 1),
+                        .first = first,
+                        .count = count,
+                        .gamma = step.gamma,
+                        .rho = step.rho,
+                        .decay_step = step.decay_step.value_or(step.gamma),
+                        .scales = step.scales.empty() ? nullptr : scales_.data()};
+}
+
+absl::Status CudaReplicaMemory::ApplyCounts(const Layout& layout, const StepArguments& step,
+                                            uint64_t first, uint64_t count,
+                                            const CountsView& counts) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckLayout(layout));
+  SIGNVOTE_RETURN_IF_ERROR(CheckApplyCounts(*this, layout, step, first, count, counts));
+  if (count == 0) return poison_;
+  return Guarded([&](cudaStream_t stream) -> absl::Status {
+    const uint32_t planes = CountPlanes(counts.ballots);
+    // Whole bytes of each plane, one plane behind the other in whole words.
+    const uint64_t begin = (first - counts.first) / 8;
+    const uint64_t bytes = BytesForBits(first + count - counts.first) - begin;
+    const uint64_t words = (bytes + sizeof(uint32_t) - 1) / sizeof(uint32_t);
+    if (planes_.size() < planes * words) {
+      SIGNVOTE_ASSIGN_OR_RETURN(planes_, DeviceBuffer<uint32_t>::Make(planes * words));
     }
-    SIGNVOTE_RETURN_IF_ERROR(
-        SIGNVOTE_CUDA(LaunchApply,
-                      ApplyArguments{.x = x_table_.data(),
-                                     .x0 = x0_.data(),
-                                     .verdict = verdict_.data(),
-                                     .tensors = tensors_.data(),
-                                     .tensor_count = static_cast<uint32_t>(tensors_.size() - 1),
-                                     .first = first,
-                                     .count = count,
-                                     .gamma = step.gamma,
-                                     .rho = step.rho,
-                                     .decay_step = step.decay_step.value_or(step.gamma),
-                                     .scales = step.scales.empty() ? nullptr : scales_.data()},
-                      stream));
+    for (uint32_t p = 0; p < planes; ++p) {
+      SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, planes_.data() + p * words,
+                                             counts.planes + p * counts.plane_bytes + begin, bytes,
+                                             cudaMemcpyHostToDevice, stream));
+    }
+    SIGNVOTE_ASSIGN_OR_RETURN(const ApplyArguments arguments,
+                              QueueStep(step, first, count, stream));
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(LaunchApplyCounts,
+                                           CountsArguments{.step = arguments,
+                                                           .planes = planes_.data(),
+                                                           .plane_words = words,
+                                                           .plane_count = planes,
+                                                           .ballots = counts.ballots,
+                                                           .first = counts.first + begin * 8},
+                                           stream));
+    return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
+  });
+}
+
+absl::Status CudaReplicaMemory::ApplyDense(const Layout& layout, const StepArguments& step,
+                                           uint64_t first, uint64_t count, const DenseView& dense) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckLayout(layout));
+  SIGNVOTE_RETURN_IF_ERROR(CheckApplyDense(*this, layout, step, first, count, dense));
+  if (count == 0) return poison_;
+  return Guarded([&](cudaStream_t stream) -> absl::Status {
+    const uint64_t value_bytes = dense.bf16 ? sizeof(uint16_t) : sizeof(float);
+    const uint64_t bytes = count * value_bytes;
+    const uint64_t words = (bytes + sizeof(uint32_t) - 1) / sizeof(uint32_t);
+    if (planes_.size() < words) {
+      SIGNVOTE_ASSIGN_OR_RETURN(planes_, DeviceBuffer<uint32_t>::Make(words));
+    }
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, planes_.data(),
+                                           dense.values + (first - dense.first) * value_bytes,
+                                           bytes, cudaMemcpyHostToDevice, stream));
+    SIGNVOTE_ASSIGN_OR_RETURN(const ApplyArguments arguments,
+                              QueueStep(step, first, count, stream));
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(
+        LaunchApplyDense,
+        DenseArguments{
+            .step = arguments, .values = planes_.data(), .bf16 = dense.bf16, .first = first},
+        stream));
     return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
   });
 }

@@ -32,6 +32,10 @@ class CudaReplicaMemory : public ReplicaMemory {
   // INVALID_ARGUMENT besides: `layout` is not the one that it was made for; SumsAboutX0 likewise.
   absl::Status Apply(const Layout& layout, const StepArguments& step, uint64_t first,
                      uint64_t count, const uint8_t* verdict) override;
+  absl::Status ApplyCounts(const Layout& layout, const StepArguments& step, uint64_t first,
+                           uint64_t count, const CountsView& counts) override;
+  absl::Status ApplyDense(const Layout& layout, const StepArguments& step, uint64_t first,
+                          uint64_t count, const DenseView& dense) override;
   // Hashed on the host, through two small buffers (docs/decisions/0010-digest-on-the-host.md).
   absl::StatusOr<uint64_t> Digest() override;
   // On the host as well; 4 bytes per coordinate travel.
@@ -55,6 +59,9 @@ class CudaReplicaMemory : public ReplicaMemory {
   template <typename Function>
   absl::Status Guarded(const Function& function);
   absl::Status CheckLayout(const Layout& layout) const;
+  // Queues the copy of the step's scales, and says what the kernels read of the step.
+  absl::StatusOr<ApplyArguments> QueueStep(const StepArguments& step, uint64_t first,
+                                           uint64_t count, cudaStream_t stream);
   // Queues the copy of x[first, first + count) to host memory.
   absl::Status QueueRead(uint64_t first, uint64_t count, float* to, cudaStream_t stream) const;
 
@@ -66,6 +73,8 @@ class CudaReplicaMemory : public ReplicaMemory {
   DeviceBuffer<TensorRow> tensors_;
   DeviceBuffer<float> scales_;  // by tensor, of the commit that is being applied
   DeviceBuffer<uint32_t> verdict_;
+  // Of the counts, or the values, that are being applied; grows as they need it.
+  DeviceBuffer<uint32_t> planes_;
   PinnedBuffer<float> pieces_[2];
   CudaEvent copied_[2];  // pieces_[i] holds what was asked for last
   absl::Status poison_;  // OK until a call of CUDA failed

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/checksum.h"
+#include "common/payload_plan.h"
 #include "common/status.h"
 
 namespace signvote {
@@ -61,6 +62,27 @@ absl::StatusOr<GradientRange> ReplicaMemory::RangeOf(const Layout&, ConstTensorP
       "needs "
       "them need another");
 }
+
+absl::Status CheckApplyCounts(const ReplicaMemory& replica, const Layout& layout,
+                              const StepArguments& step, uint64_t first, uint64_t count,
+                              const CountsView& counts) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckApply(replica, layout, step, first, count));
+  if (counts.first <= first && counts.ballots >= 1 && counts.ballots <= kBallotsMax)
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("counts of ", counts.ballots, " ballots from ",
+                                                 "coordinate ", counts.first,
+                                                 " on, for a step from ", first, " on"));
+}
+
+absl::Status CheckApplyDense(const ReplicaMemory& replica, const Layout& layout,
+                             const StepArguments& step, uint64_t first, uint64_t count,
+                             const DenseView& dense) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckApply(replica, layout, step, first, count));
+  if (dense.first <= first) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("values from coordinate ", dense.first, " on, for a step from ", first, " on"));
+}
+
 absl::Status ReplicaMemory::KeepX0() { return NoX0(); }
 absl::Status ReplicaMemory::WriteX0(uint64_t, std::span<const float>) { return NoX0(); }
 absl::Status ReplicaMemory::ReadX0(uint64_t, std::span<float>) { return NoX0(); }
@@ -140,6 +162,27 @@ absl::Status HostReplicaMemory::Apply(const Layout& layout, const StepArguments&
   ForEachPart(first, count, [&](float* x, uint64_t at, uint64_t part) {
     const float* const x0 = step.rho == 1.0f ? nullptr : x0_.data() + at;
     signvote::ApplyStep(layout, step, at, part, verdict, 0, x0, x);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status HostReplicaMemory::ApplyCounts(const Layout& layout, const StepArguments& step,
+                                            uint64_t first, uint64_t count,
+                                            const CountsView& counts) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckApplyCounts(*this, layout, step, first, count, counts));
+  ForEachPart(first, count, [&](float* x, uint64_t at, uint64_t part) {
+    const float* const x0 = step.rho == 1.0f ? nullptr : x0_.data() + at;
+    signvote::ApplyCounts(layout, step, at, part, counts, x0, x);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status HostReplicaMemory::ApplyDense(const Layout& layout, const StepArguments& step,
+                                           uint64_t first, uint64_t count, const DenseView& dense) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckApplyDense(*this, layout, step, first, count, dense));
+  ForEachPart(first, count, [&](float* x, uint64_t at, uint64_t part) {
+    const float* const x0 = step.rho == 1.0f ? nullptr : x0_.data() + at;
+    signvote::ApplyDense(layout, step, at, part, dense, x0, x);
   });
   return absl::OkStatus();
 }

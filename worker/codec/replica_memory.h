@@ -52,6 +52,13 @@ class ReplicaMemory {
   // scales may be reused on return. Wants x0 unless step.rho is 1.
   virtual absl::Status Apply(const Layout& layout, const StepArguments& step, uint64_t first,
                              uint64_t count, const uint8_t* verdict) = 0;
+  // The same of a step of counts (common/apply.h); `counts` too is host memory. INVALID_ARGUMENT
+  // also where they begin behind `first`, or are of no ballot or too many.
+  virtual absl::Status ApplyCounts(const Layout& layout, const StepArguments& step, uint64_t first,
+                                   uint64_t count, const CountsView& counts) = 0;
+  // The same of a dense step.
+  virtual absl::Status ApplyDense(const Layout& layout, const StepArguments& step, uint64_t first,
+                                  uint64_t count, const DenseView& dense) = 0;
   // Of a commit with nothing but γ; and with ρ too.
   absl::Status ApplyStep(const Layout& layout, float gamma, uint64_t first, uint64_t count,
                          const uint8_t* verdict) {
@@ -98,6 +105,10 @@ class HostReplicaMemory : public ReplicaMemory {
   absl::Status Read(uint64_t first, std::span<float> values) override;
   absl::Status Apply(const Layout& layout, const StepArguments& step, uint64_t first,
                      uint64_t count, const uint8_t* verdict) override;
+  absl::Status ApplyCounts(const Layout& layout, const StepArguments& step, uint64_t first,
+                           uint64_t count, const CountsView& counts) override;
+  absl::Status ApplyDense(const Layout& layout, const StepArguments& step, uint64_t first,
+                          uint64_t count, const DenseView& dense) override;
   absl::StatusOr<uint64_t> Digest() override;
   absl::StatusOr<GradientRange> RangeOf(const Layout& layout, ConstTensorPointers g) override;
   absl::Status KeepX0() override;
@@ -145,6 +156,16 @@ class RangeBuilder {
   bool any_ = false;
   GradientRange range_;
 };
+
+// Of ApplyCounts(): that, and counts that can be.
+absl::Status CheckApplyCounts(const ReplicaMemory& replica, const Layout& layout,
+                              const StepArguments& step, uint64_t first, uint64_t count,
+                              const CountsView& counts);
+
+// Of ApplyDense(): that of Apply(), and values that begin where they must.
+absl::Status CheckApplyDense(const ReplicaMemory& replica, const Layout& layout,
+                             const StepArguments& step, uint64_t first, uint64_t count,
+                             const DenseView& dense);
 
 // One block of X0Sums, whose values are `count` neighbours; g may be null.
 void AddX0Block(const float* g, const float* x, const float* x0, uint64_t count, X0Sums* block);

@@ -53,6 +53,13 @@ class CudaDevice : public WorkerDevice {
     verdict_ = replica->verdict();
     return replica;
   }
+  absl::Status CopyToHost(const float* from, std::span<float> values) override {
+    SIGNVOTE_RETURN_IF_ERROR(device_.Use());
+    const cudaStream_t stream = device_.stream();
+    SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(cudaMemcpyAsync, values.data(), from,
+                                           values.size_bytes(), cudaMemcpyDeviceToHost, stream));
+    return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
+  }
   absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(const Layout* layout, ChunkPlan plan,
                                                            const DirectionConfig& config) override {
     return CudaPacker::Make(&device_, layout, plan, config, &verdict_);

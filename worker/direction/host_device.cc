@@ -98,6 +98,11 @@ absl::StatusOr<std::unique_ptr<ReplicaMemory>> HostDevice::MakeReplica(const Lay
   return std::make_unique<HostReplicaMemory>(*layout, x);
 }
 
+absl::Status HostDevice::CopyToHost(const float* from, std::span<float> values) {
+  std::copy_n(from, values.size(), values.begin());
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<BallotPacker>> HostDevice::MakePacker(
     const Layout* layout, ChunkPlan plan, const DirectionConfig& config) {
   SIGNVOTE_RETURN_IF_ERROR(CheckPlan(*layout, plan));

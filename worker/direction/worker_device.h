@@ -33,6 +33,9 @@ class WorkerDevice {
   // no memory for buffers.
   virtual absl::StatusOr<std::unique_ptr<ReplicaMemory>> MakeReplica(const Layout* layout,
                                                                      TensorPointers x) = 0;
+  // values ← what lies at `from`, memory of this device, behind the work on the calling thread's
+  // current stream.
+  virtual absl::Status CopyToHost(const float* from, std::span<float> values) = 0;
   // A packer with zero state. RESOURCE_EXHAUSTED: no memory for the state.
   virtual absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(
       const Layout* layout, ChunkPlan plan, const DirectionConfig& config) = 0;
@@ -44,6 +47,7 @@ class HostDevice : public WorkerDevice {
   std::shared_ptr<std::pmr::memory_resource> host_memory() override;
   absl::StatusOr<std::unique_ptr<ReplicaMemory>> MakeReplica(const Layout* layout,
                                                              TensorPointers x) override;
+  absl::Status CopyToHost(const float* from, std::span<float> values) override;
   absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(const Layout* layout, ChunkPlan plan,
                                                            const DirectionConfig& config) override;
 };

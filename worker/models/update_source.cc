@@ -169,7 +169,8 @@ class MuonSource : public UpdateSource {
     const double largest = state.scalar_type() == at::kBFloat16 ? kLargestBf16 : kLargestFloat;
     state.copy_(at::where(moves, beta * m + (1 - beta) * x, m).clamp(-largest, largest));
     const TensorSpec& tensor = layout_->tensors()[k];
-    if (tensor.shape.size() < 2 || tensor.treatment != TensorTreatment::kUsual) return;
+    if (tensor.shape.size() < 2 || tensor.treatment != TensorTreatment::kUsual || tensor.dense)
+      return;
     const at::Tensor matrix = u.view({static_cast<int64_t>(tensor.shape[0]), -1});
     matrix.copy_(Orthogonalised(matrix));
   }

@@ -14,6 +14,8 @@
 #include "common/bits.h"
 #include "common/check.h"
 #include "common/checksum.h"
+#include "common/half_float.h"
+#include "common/payload_plan.h"
 #include "common/rng.h"
 #include "common/status.h"
 
@@ -261,6 +263,8 @@ class Comparison {
       SIGNVOTE_RETURN_IF_ERROR(PackAndCompare(packer.get(), input));
       SIGNVOTE_RETURN_IF_ERROR(SumAndCompare(replica.get(), g_pointers));
       SIGNVOTE_RETURN_IF_ERROR(ApplyAndCompare(replica.get()));
+      SIGNVOTE_RETURN_IF_ERROR(ApplyCountsAndCompare(replica.get()));
+      SIGNVOTE_RETURN_IF_ERROR(ApplyDenseAndCompare(replica.get()));
     }
     SIGNVOTE_ASSIGN_OR_RETURN(const uint64_t digest, replica->Digest());
     std::vector<float> got(d);
@@ -530,6 +534,99 @@ class Comparison {
     std::vector<float> got(d);
     SIGNVOTE_RETURN_IF_ERROR(replica->Read(0, got));
     return CompareArrays(got, x_, "the replica");
+  }
+
+  // A step with or without each of what it may have beside γ.
+  StepArguments SomeStep() {
+    StepArguments step{.gamma = static_cast<float>(rng_.Uniform() * 0.1)};
+    if (rng_.Below(2) == 0) step.rho = 0.75f;
+    if (rng_.Below(2) == 0) step.decay_step = static_cast<float>(rng_.Uniform());
+    return step;
+  }
+  // `apply` moves the replica's coordinates [first, first + count), `scalar` x_ of one tensor; the
+  // former in two parts that begin anywhere.
+  template <typename Apply, typename Scalar>
+  absl::Status StepAndCompare(ReplicaMemory* replica, const StepArguments& step, const Apply& apply,
+                              const Scalar& scalar, const char* what) {
+    const uint64_t d = layout_.coordinates();
+    const uint64_t cut = rng_.Below(d);
+    SIGNVOTE_RETURN_IF_ERROR(apply(0, cut));
+    SIGNVOTE_RETURN_IF_ERROR(apply(cut, d - cut));
+    for (size_t n = 0; n < layout_.tensors().size(); ++n) {
+      const TensorSpec& t = layout_.tensors()[n];
+      scalar(t, MakeTensorStep(step, t, n));
+    }
+    std::vector<float> got(d);
+    SIGNVOTE_RETURN_IF_ERROR(replica->Read(0, got));
+    return CompareArrays(got, x_, what);
+  }
+
+  absl::Status ApplyCountsAndCompare(ReplicaMemory* replica) {
+    const uint64_t d = layout_.coordinates();
+    const auto ballots =
+        static_cast<uint32_t>(1 + rng_.Below(rng_.Below(2) == 0 ? 4 : kBallotsMax));
+    const size_t plane_bytes = BytesForBits(d);
+    const uint32_t plane_count = CountPlanes(ballots);
+    std::vector<uint8_t> planes(plane_count * plane_bytes);
+    for (uint8_t& byte : planes) byte = static_cast<uint8_t>(rng_.Next());
+    const StepArguments step = SomeStep();
+    const CountsView counts{
+        .planes = planes.data(), .plane_bytes = plane_bytes, .ballots = ballots};
+    return StepAndCompare(
+        replica, step,
+        [&](uint64_t first, uint64_t count) {
+          return replica->ApplyCounts(layout_, step, first, count, counts);
+        },
+        [&](const TensorSpec& t, const TensorStep& of_tensor) {
+          const apply_kernels::Counts of_part{.bits = planes.data(),
+                                              .plane_bytes = plane_bytes,
+                                              .planes = plane_count,
+                                              .ballots = ballots,
+                                              .bit_offset = t.first};
+          float* const x = x_.data() + t.first;
+          if (step.rho == 1.0f) {
+            apply_kernels::kScalar.counts(x, t.count, of_part, of_tensor.a, of_tensor.c);
+          } else {
+            apply_kernels::kScalar.rescaled_counts(x, x0_.data() + t.first, t.count, of_part,
+                                                   of_tensor.a, of_tensor.c, step.rho);
+          }
+        },
+        "the replica behind counts");
+  }
+
+  absl::Status ApplyDenseAndCompare(ReplicaMemory* replica) {
+    const uint64_t d = layout_.coordinates();
+    const bool bf16 = rng_.Below(2) == 0;
+    const size_t bytes = bf16 ? sizeof(uint16_t) : sizeof(float);
+    std::vector<uint8_t> values(d * bytes);
+    for (uint64_t i = 0; i < d; ++i) {
+      const auto value = static_cast<float>(rng_.Uniform() - 0.5);
+      const uint16_t narrow = NarrowBf16(value);
+      if (bf16) {
+        std::memcpy(values.data() + i * bytes, &narrow, sizeof(narrow));
+      } else {
+        std::memcpy(values.data() + i * bytes, &value, sizeof(value));
+      }
+    }
+    const StepArguments step = SomeStep();
+    const DenseView dense{.values = values.data(), .bf16 = bf16};
+    const apply_kernels::Table& scalar = apply_kernels::kScalar;
+    return StepAndCompare(
+        replica, step,
+        [&](uint64_t first, uint64_t count) {
+          return replica->ApplyDense(layout_, step, first, count, dense);
+        },
+        [&](const TensorSpec& t, const TensorStep& of_tensor) {
+          float* const x = x_.data() + t.first;
+          const uint8_t* const v = values.data() + t.first * bytes;
+          if (step.rho == 1.0f) {
+            (bf16 ? scalar.bf16 : scalar.fp32)(x, t.count, v, of_tensor.a, of_tensor.c);
+          } else {
+            (bf16 ? scalar.rescaled_bf16 : scalar.rescaled_fp32)(
+                x, x0_.data() + t.first, t.count, v, of_tensor.a, of_tensor.c, step.rho);
+          }
+        },
+        "the replica behind a dense step");
   }
 
   std::vector<uint32_t> Shuffled(uint32_t count) {

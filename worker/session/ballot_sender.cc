@@ -34,7 +34,7 @@ void BallotSender::VoteEnds() {
   vote_.reset();
 }
 
-void BallotSender::Open(Round round, Time opened, const ChunkPlan& plan) {
+void BallotSender::Open(Round round, Time opened, const PayloadPlan& plan) {
   MutexLock lock(&mu_);
   plan_ = plan;
   ballot_.Open(round, opened, plan);
@@ -47,7 +47,7 @@ absl::Status BallotSender::SendChunk(ChunkIndex k, std::shared_ptr<const uint8_t
     if (!ballot_.open()) return absl::FailedPreconditionError("no round is open");
     if (k.value() >= plan_.chunks())
       return absl::InvalidArgumentError(absl::StrCat("chunk ", k.value(), " of ", plan_.chunks()));
-    bytes = plan_.Bytes(k);
+    bytes = plan_.Bytes(k, 1);
   }
   if (bits == nullptr)
     return absl::InvalidArgumentError(absl::StrCat("chunk ", k.value(), " has no bits"));

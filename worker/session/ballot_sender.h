@@ -14,8 +14,8 @@
 #include "absl/status/statusor.h"
 #include "common/clock.h"
 #include "common/ids.h"
-#include "common/layout.h"
 #include "common/mutex.h"
+#include "common/payload_plan.h"
 #include "signvote/v1/training.pb.h"
 #include "worker/session/follower.h"
 #include "worker/session/kept_ballot.h"
@@ -36,7 +36,7 @@ class BallotSender {
   void VoteEnds() ABSL_LOCKS_EXCLUDED(mu_);
 
   // ---- the caller's side
-  void Open(Round round, Time opened, const ChunkPlan& plan) ABSL_LOCKS_EXCLUDED(mu_);
+  void Open(Round round, Time opened, const PayloadPlan& plan) ABSL_LOCKS_EXCLUDED(mu_);
   // Any thread, also several at a time. INVALID_ARGUMENT: no chunk, or no bits.
   // FAILED_PRECONDITION: no round is open, or the chunk was handed over already.
   absl::Status SendChunk(ChunkIndex k, std::shared_ptr<const uint8_t> bits)
@@ -61,7 +61,7 @@ class BallotSender {
   Clock* const clock_;
 
   Mutex mu_;
-  ChunkPlan plan_ ABSL_GUARDED_BY(mu_);
+  PayloadPlan plan_ ABSL_GUARDED_BY(mu_);
   KeptBallot ballot_ ABSL_GUARDED_BY(mu_);
   std::optional<Destination> vote_ ABSL_GUARDED_BY(mu_);
 };

@@ -7,7 +7,7 @@
 
 namespace signvote {
 
-void CommitReceiver::Begin(const ChunkPlan& plan, std::pmr::memory_resource* memory) {
+void CommitReceiver::Begin(const PayloadPlan& plan, std::pmr::memory_resource* memory) {
   store_ = std::make_unique<VerdictStore>(plan, kVerdictSlotsMax, memory);
   assembler_ = std::make_unique<VerdictAssembler>(store_.get());
 }

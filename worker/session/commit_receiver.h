@@ -16,7 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/clock.h"
-#include "common/layout.h"
+#include "common/payload_plan.h"
 #include "proto/wire/wire.h"
 #include "signvote/v1/training.pb.h"
 #include "worker/session/conversation.h"
@@ -30,7 +30,7 @@ namespace signvote {
 class CommitReceiver {
  public:
   // Rounds whose verdicts may wait for the caller, who may be computing while others go on (an
-  // observer). Each costs d/8 bytes, and only while it is needed; beyond that nothing is read and
+  // observer). Each costs a payload's bytes, and only while it is needed; beyond that nothing is read and
   // the server's limits apply.
   static constexpr size_t kVerdictSlotsMax = 16;
 
@@ -40,7 +40,7 @@ class CommitReceiver {
       : clock_(clock), conversation_(conversation), counters_(counters), log_(log) {}
 
   // The run is known. Once, before the rest.
-  void Begin(const ChunkPlan& plan, std::pmr::memory_resource* memory);
+  void Begin(const PayloadPlan& plan, std::pmr::memory_resource* memory);
   bool begun() const { return assembler_ != nullptr; }
 
   // `view` is of `message`. kNoRoom: nothing was changed, and the chunk may be given again once a

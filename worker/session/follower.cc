@@ -107,9 +107,12 @@ absl::Status Follower::OnWelcome(const v1::Welcome& welcome, std::vector<Followe
   SIGNVOTE_ASSIGN_OR_RETURN(RunInfo run, RunFrom(welcome, options_.model));
   if (run_ && (run.run_id != run_->run_id || run.seed != run_->seed ||
                run.plan.chunk_coordinates() != run_->plan.chunk_coordinates() ||
+               run.payloads != run_->payloads ||
+               run.commit_plan.ballots_max() > run_->commit_plan.ballots_max() ||
                !run_->layout.FirstDifference(run.layout).empty())) {
     return absl::FailedPreconditionError(
-        "the server came back as another run, or with another layout, other chunks or seed");
+        "the server came back as another run, or with another layout, other chunks or seed, or "
+        "payloads of another kind or of more ballots");
   }
   if (welcome.state() == v1::Welcome::STATE_KEEP && following_ != Following::kFollowing) {
     return absl::InvalidArgumentError("the server wants a replica kept that this worker has not");

@@ -13,7 +13,7 @@ absl::Status NoRound() { return absl::FailedPreconditionError("no round is open"
 
 }  // namespace
 
-void KeptBallot::Open(Round round, Time opened, const ChunkPlan& plan) {
+void KeptBallot::Open(Round round, Time opened, const PayloadPlan& plan) {
   *this = KeptBallot();
   plan_ = plan;
   round_ = round;
@@ -63,8 +63,8 @@ OutgoingMessage KeptBallot::ChunkMessage(ChunkIndex k, const VoteId& vote) const
                                 .attempt = vote.attempt,
                                 .chunk = k,
                                 .checksum = chunk.checksum};
-  return {wire::EncodeVote(wire::BulkKind::kBallotChunk, header, {chunk.bits.get(), plan_.Bytes(k)},
-                           chunk.bits),
+  return {wire::EncodeVote(wire::BulkKind::kBallotChunk, header,
+                           {chunk.bits.get(), plan_.Bytes(k, 1)}, chunk.bits),
           MessageKind::kBallot};
 }
 

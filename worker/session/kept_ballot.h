@@ -14,7 +14,7 @@
 #include "absl/status/status.h"
 #include "common/clock.h"
 #include "common/ids.h"
-#include "common/layout.h"
+#include "common/payload_plan.h"
 #include "signvote/v1/training.pb.h"
 #include "worker/session/follower.h"
 #include "worker/session/outgoing_stream.h"
@@ -28,7 +28,7 @@ class KeptBallot {
   Time opened() const { return opened_; }
   Time first_chunk() const { return first_chunk_; }  // {} before the first
 
-  void Open(Round round, Time opened, const ChunkPlan& plan);
+  void Open(Round round, Time opened, const PayloadPlan& plan);
   // FAILED_PRECONDITION: no round is open, or the chunk was handed over already.
   // REQUIRES: k < plan.chunks().
   absl::Status AddChunk(ChunkIndex k, std::shared_ptr<const uint8_t> bits, uint64_t checksum,
@@ -45,7 +45,7 @@ class KeptBallot {
 
  private:
   bool open_ = false;
-  ChunkPlan plan_;
+  PayloadPlan plan_;
   Round round_;
   Time opened_, first_chunk_, last_chunk_;
   struct Chunk {

@@ -234,7 +234,7 @@ absl::Status Link::Joined(Stream* stream, const JoinedAction& joined) {
   counters_.Welcomed(conversation_.incarnation());
   if (!joined.first) return absl::OkStatus();
   RunInfo run = conversation_.run();
-  receiver_.Begin(run.plan, options_.bits_memory);
+  receiver_.Begin(run.commit_plan, options_.bits_memory);
   return events_.Push(JoinedEvent{std::move(run)});
 }
 

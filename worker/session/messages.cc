@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/payload_plan.h"
 #include "common/process.h"
 #include "common/status.h"
 
@@ -165,6 +166,7 @@ absl::StatusOr<Layout> LayoutFrom(const v1::Layout& layout) {
     spec.step_scale = tensor.step_scale();
     spec.weight_decay = tensor.weight_decay();
     SIGNVOTE_ASSIGN_OR_RETURN(spec.treatment, TreatmentFrom(tensor.treatment()));
+    spec.dense = tensor.dense();
     tensors.push_back(std::move(spec));
   }
   absl::StatusOr<Layout> made = Layout::Make(std::move(tensors));
@@ -180,9 +182,24 @@ absl::StatusOr<PayloadKind> KindFrom(v1::PayloadKind kind) {
     case v1::PAYLOAD_UNSPECIFIED:
     case v1::PAYLOAD_SIGNS:
       return PayloadKind::kSigns;
+    case v1::PAYLOAD_COUNTS:
+      return PayloadKind::kCounts;
+    case v1::PAYLOAD_FP32:
+      return PayloadKind::kFp32;
+    case v1::PAYLOAD_BF16:
+      return PayloadKind::kBf16;
     default:
       return Upgrade(absl::StrCat("payloads of kind ", static_cast<int>(kind)));
   }
+}
+
+// What comes down follows from what went up: signs make signs or counts, values make values.
+absl::Status CheckPair(const PayloadKinds& kinds) {
+  const bool counted = kinds.down == PayloadKind::kCounts;
+  if (kinds.up == kinds.down && !counted) return absl::OkStatus();
+  if (kinds.up == PayloadKind::kSigns && counted) return absl::OkStatus();
+  return Upgrade(absl::StrCat("ballots of ", std::string(Words(kinds.up)), " and commits of ",
+                              std::string(Words(kinds.down))));
 }
 
 absl::StatusOr<std::vector<PayloadKinds>> PayloadsFrom(const v1::Welcome& welcome,
@@ -202,6 +219,7 @@ absl::StatusOr<std::vector<PayloadKinds>> PayloadsFrom(const v1::Welcome& welcom
     PayloadKinds kinds{.first = ChunkIndex(range.first_chunk()), .chunks = range.chunks()};
     SIGNVOTE_ASSIGN_OR_RETURN(kinds.up, KindFrom(range.up()));
     SIGNVOTE_ASSIGN_OR_RETURN(kinds.down, KindFrom(range.down()));
+    SIGNVOTE_RETURN_IF_ERROR(CheckPair(kinds));
     covered += range.chunks();
     payloads.push_back(kinds);
   }
@@ -210,6 +228,30 @@ absl::StatusOr<std::vector<PayloadKinds>> PayloadsFrom(const v1::Welcome& welcom
         absl::StrCat("the server's payloads cover ", covered, " of ", plan.chunks(), " chunks"));
   }
   return payloads;
+}
+
+// Where the chunks of a ballot lie.
+absl::StatusOr<PayloadPlan> BallotPlanFrom(const RunInfo& run) {
+  std::vector<PayloadRange> ranges;
+  for (const PayloadKinds& kinds : run.payloads)
+    ranges.push_back({.first = kinds.first, .chunks = kinds.chunks, .kind = kinds.up});
+  return PayloadPlan::Make(run.plan, std::move(ranges), 1);
+}
+
+// Where the chunks of a commit's payload lie.
+absl::StatusOr<PayloadPlan> CommitPlanFrom(const v1::Welcome& welcome, const RunInfo& run) {
+  std::vector<PayloadRange> ranges;
+  bool counts = false;
+  for (const PayloadKinds& kinds : run.payloads) {
+    ranges.push_back({.first = kinds.first, .chunks = kinds.chunks, .kind = kinds.down});
+    counts = counts || kinds.down == PayloadKind::kCounts;
+  }
+  if (counts && (welcome.ballots_max() == 0 || welcome.ballots_max() > kBallotsMax)) {
+    return absl::InvalidArgumentError(absl::StrCat("the server counts up to ",
+                                                   welcome.ballots_max(),
+                                                   " ballots; counts are of 1 to ", kBallotsMax));
+  }
+  return PayloadPlan::Make(run.plan, std::move(ranges), welcome.ballots_max());
 }
 
 absl::StatusOr<ScalarKind> ScalarFrom(int kind) {
@@ -277,7 +319,13 @@ absl::StatusOr<RunInfo> RunFrom(const v1::Welcome& welcome, const ModelDescripti
                                                    kChunkCoordinatesMultiple));
   }
   run.plan = ChunkPlan(coordinates, chunk);
-  const uint64_t message_bytes = run.plan.Bytes(ChunkIndex(0)) + kChunkHeaderBytesMax;
+  SIGNVOTE_ASSIGN_OR_RETURN(run.payloads, PayloadsFrom(welcome, run.plan));
+  SIGNVOTE_ASSIGN_OR_RETURN(run.ballot_plan, BallotPlanFrom(run));
+  SIGNVOTE_ASSIGN_OR_RETURN(run.commit_plan, CommitPlanFrom(welcome, run));
+  uint64_t message_bytes = run.plan.Bytes(ChunkIndex(0));
+  for (const PayloadRange& range : run.commit_plan.ranges())
+    message_bytes = std::max<uint64_t>(message_bytes, run.commit_plan.Room(range.first));
+  message_bytes += kChunkHeaderBytesMax;
   if (message_bytes > welcome.message_bytes_max() || message_bytes > kMessageBytesMost) {
     return absl::FailedPreconditionError(
         absl::StrCat("chunks of ", message_bytes,
@@ -287,7 +335,6 @@ absl::StatusOr<RunInfo> RunFrom(const v1::Welcome& welcome, const ModelDescripti
                      "); start the server with a smaller --chunk-coordinates"));
   }
   if (!welcome.endpoints().empty()) return Upgrade("data endpoints beside this stream");
-  SIGNVOTE_ASSIGN_OR_RETURN(run.payloads, PayloadsFrom(welcome, run.plan));
   SIGNVOTE_ASSIGN_OR_RETURN(run.direction, DirectionFrom(welcome.direction()));
   SIGNVOTE_ASSIGN_OR_RETURN(run.planes, PlanesFrom(welcome.direction()));
   run.rule = welcome.rule();
@@ -331,7 +378,10 @@ absl::Status CheckCommit(const v1::Commit& commit, const RunInfo& run) {
           "commit ", commit.round(), " is of a kind (", static_cast<int>(commit.kind()),
           ") that this version cannot apply; upgrade the worker"));
   }
-  SIGNVOTE_RETURN_IF_ERROR(KindFrom(commit.payload()).status());
+  SIGNVOTE_ASSIGN_OR_RETURN(const PayloadKind payload, KindFrom(commit.payload()));
+  if (payload != PayloadKind::kSigns && run.commit_plan.OnlySigns())
+    return Upgrade(
+        absl::StrCat("a payload of ", std::string(Words(payload)), " in a run of signs"));
   if (!IsStepsize(commit.stepsize())) return bad(absl::StrCat("stepsize ", commit.stepsize()));
   if (commit.has_decay_step() && !IsStepsize(commit.decay_step()))
     return bad(absl::StrCat("stepsize ", commit.decay_step(), " of the decay"));
@@ -348,6 +398,14 @@ absl::Status CheckCommit(const v1::Commit& commit, const RunInfo& run) {
   if (static_cast<uint32_t>(commit.counted_size()) != run.plan.chunks()) {
     return bad(absl::StrCat("counts of ", commit.counted_size(), " chunks where there are ",
                             run.plan.chunks()));
+  }
+  for (uint32_t k = 0; k < run.plan.chunks(); ++k) {
+    const uint32_t counted = commit.counted(static_cast<int>(k));
+    if (run.commit_plan.kind(ChunkIndex(k)) == PayloadKind::kCounts &&
+        (counted == 0 || counted > run.commit_plan.ballots_max())) {
+      return bad(absl::StrCat("counts of ", counted, " ballots where ",
+                              run.commit_plan.ballots_max(), " are the most"));
+    }
   }
   return absl::OkStatus();
 }

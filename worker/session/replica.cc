@@ -89,12 +89,54 @@ absl::Status Replica::ApplyTo(const CommitEvent& commit, uint64_t first, uint64_
     case CommitKind::kStep:
       break;
   }
-  return memory_->Apply(*layout_,
-                        {.gamma = commit.stepsize,
-                         .rho = commit.rho,
-                         .decay_step = commit.decay_step,
-                         .scales = commit.scales},
-                        first, count, commit.slot->bits.data());
+  const StepArguments step{.gamma = commit.stepsize,
+                           .rho = commit.rho,
+                           .decay_step = commit.decay_step,
+                           .scales = commit.scales};
+  const PayloadPlan& plan = *commit.slot->plan;
+  if (plan.OnlySigns()) {
+    return memory_->Apply(*layout_, step, first, count, commit.slot->bits.data());
+  }
+  // Each chunk stands by itself.
+  const ChunkPlan& chunks = plan.chunk_plan();
+  for (uint64_t at = first; at < first + count;) {
+    const ChunkIndex k(static_cast<uint32_t>(at / chunks.chunk_coordinates()));
+    const uint64_t end = std::min(first + count, chunks.First(k) + chunks.Count(k));
+    SIGNVOTE_RETURN_IF_ERROR(ApplyChunk(commit, step, k, at, end - at));
+    at = end;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Replica::ApplyChunk(const CommitEvent& commit, const StepArguments& step, ChunkIndex k,
+                                 uint64_t first, uint64_t count) {
+  const VerdictStore::Slot& slot = *commit.slot;
+  const uint64_t chunk_first = slot.plan->chunk_plan().First(k);
+  const uint8_t* const payload = slot.bits.data() + slot.plan->Offset(k);
+  switch (const PayloadKind kind = slot.plan->kind(k)) {
+    case PayloadKind::kSigns:
+      // Those that begin the payload lie where the whole model's would.
+      if (slot.plan->Offset(k) == slot.plan->chunk_plan().ByteOffset(k))
+        return memory_->Apply(*layout_, step, first, count, slot.bits.data());
+      break;
+    case PayloadKind::kCounts:
+      return memory_->ApplyCounts(*layout_, step, first, count,
+                                  {.planes = payload,
+                                   .plane_bytes = slot.plan->chunk_plan().Bytes(k),
+                                   .ballots = slot.sums[k.value()].counted,
+                                   .first = chunk_first});
+    case PayloadKind::kFp32:
+    case PayloadKind::kBf16:
+      return memory_->ApplyDense(
+          *layout_, step, first, count,
+          {.values = payload, .bf16 = kind == PayloadKind::kBf16, .first = chunk_first});
+  }
+  // Of one plane the count is the bit, and the step of counts is the step of signs.
+  return memory_->ApplyCounts(*layout_, step, first, count,
+                              {.planes = payload,
+                               .plane_bytes = slot.plan->chunk_plan().Bytes(k),
+                               .ballots = 1,
+                               .first = chunk_first});
 }
 
 absl::Status Replica::Apply(const CommitEvent& commit) {

@@ -68,6 +68,9 @@ class Replica {
 
   bool x0_complete() const { return !needs_x0() || x0_end_ == layout_->coordinates(); }
   absl::Status ApplyTo(const CommitEvent& commit, uint64_t first, uint64_t count);
+  // The step on coordinates of chunk k.
+  absl::Status ApplyChunk(const CommitEvent& commit, const StepArguments& step, ChunkIndex k,
+                          uint64_t first, uint64_t count);
 
   const Layout* const layout_;
   ReplicaMemory* const memory_;

@@ -58,7 +58,7 @@ CommitOutcome ReplicaMoves::TakeOutcome(Round voted, Round next, const RoundTime
   }
   if (commit.slot != nullptr) {
     outcome_slot_ = commit.slot;
-    outcome.verdict = outcome_slot_->bits.data();
+    if (outcome_slot_->plan->OnlySigns()) outcome.verdict = outcome_slot_->bits.data();
   }
   last_.reset();
   return outcome;

@@ -179,7 +179,7 @@ absl::Status SessionImpl::TakeReplica(ReplicaMemory* replica) {
       link_.get(), clock_, &log_,
       StateMover::Options{.server = options_.server,
                           .first_pause = options_.transfer_backoff,
-                          .verdict_bytes = run_->plan.TotalBytes()},
+                          .verdict_bytes = run_->commit_plan.TotalBytes()},
       replica_.get(), memory_,
       StateMover::Session{.begins =
                               [this] {
@@ -333,7 +333,7 @@ absl::StatusOr<std::optional<RoundTicket>> SessionImpl::NextRound() {
   ticket_ = pending_open_->ticket;
   if (ticket_->x0_over) replica_->LetGoOfX0();
   moves_.Tell(&*ticket_);
-  link_->ballot().Open(ticket_->round, pending_open_->at, run_->plan);
+  link_->ballot().Open(ticket_->round, pending_open_->at, run_->ballot_plan);
   return ticket_;
 }
 

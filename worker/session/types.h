@@ -15,6 +15,7 @@
 #include "common/direction_config.h"
 #include "common/ids.h"
 #include "common/layout.h"
+#include "common/payload_plan.h"
 #include "common/vote_terms.h"
 
 namespace signvote {
@@ -63,6 +64,8 @@ struct RunInfo {
   Layout layout;
   ChunkPlan plan;
   std::vector<PayloadKinds> payloads;  // in order of chunk, covering all
+  PayloadPlan ballot_plan;             // of ballots: where each chunk lies
+  PayloadPlan commit_plan;             // of commits' payloads
   DirectionConfig direction;           // what to sign
   std::vector<RunStatePlane> planes;   // its state
   std::string rule;                    // name of the stepsize rule, for people
@@ -170,8 +173,8 @@ struct CommitOutcome {
   bool run_done = false;  // it was the run's last
   std::string reason;     // of a rewind or of none, for people
   RoundTimes times;
-  // Packed verdict of the last commit, the whole model; null unless `kind` is kStep. Valid until
-  // the next WaitCommit.
+  // Packed verdict of the last commit, the whole model; null unless `kind` is kStep and the payload
+  // signs alone. Valid until the next WaitCommit.
   const uint8_t* verdict = nullptr;
 };
 

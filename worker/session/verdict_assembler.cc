@@ -14,12 +14,30 @@ namespace {
 // Verdicts of a round and its successor may be under way at the same time.
 constexpr size_t kRoundsMax = 2;
 
-uint64_t HashOf(const v1::Commit& commit, const VerdictStore::Slot& slot) {
+std::vector<ChunkSum> SumsOf(const v1::Commit& commit, const VerdictStore::Slot& slot) {
   std::vector<ChunkSum> sums(slot.chunks.size());
   for (size_t k = 0; k < sums.size(); ++k) {
     sums[k] = {.counted = commit.counted(static_cast<int>(k)), .checksum = slot.chunks[k].checksum};
   }
-  return PayloadHash(sums);
+  return sums;
+}
+
+// Each chunk has as many bytes as so many ballots make.
+bool BytesFit(const PayloadPlan& plan, const VerdictStore::Slot& slot) {
+  for (uint32_t k = 0; k < plan.chunks(); ++k) {
+    if (slot.chunks[k].bytes != plan.Bytes(ChunkIndex(k), slot.sums[k].counted)) return false;
+  }
+  return true;
+}
+
+// Why the slot is not what the commit speaks of; null: it is. Fills in slot->sums.
+const char* Differs(const v1::Commit& commit, const PayloadPlan& plan, VerdictStore::Slot* slot) {
+  if (!slot->IsWhole(Epoch(commit.epoch()), Attempt(commit.attempt())))
+    return "a chunk is missing or of another vote";
+  if (static_cast<size_t>(commit.counted_size()) != slot->chunks.size()) return "the hash differs";
+  slot->sums = SumsOf(commit, *slot);
+  if (PayloadHash(slot->sums) != commit.payload_hash()) return "the hash differs";
+  return BytesFit(plan, *slot) ? nullptr : "a chunk has not the bytes of the ballots counted";
 }
 
 }  // namespace
@@ -34,8 +52,8 @@ VerdictStore::Slot* VerdictAssembler::Find(Round round) {
 absl::StatusOr<VerdictAssembler::Added> VerdictAssembler::Add(const VerdictHeader& header,
                                                               uint64_t payload_bytes,
                                                               const Copy& copy, Time now) {
-  const ChunkPlan& plan = store_->plan();
-  if (header.chunk.value() >= plan.chunks() || payload_bytes != plan.Bytes(header.chunk)) {
+  const PayloadPlan& plan = store_->plan();
+  if (header.chunk.value() >= plan.chunks() || !plan.Fits(header.chunk, payload_bytes)) {
     return absl::InvalidArgumentError(absl::StrCat("verdict chunk ", header.chunk.value(), " of ",
                                                    plan.chunks(), " with ", payload_bytes,
                                                    " bytes"));
@@ -60,11 +78,12 @@ absl::StatusOr<VerdictAssembler::Added> VerdictAssembler::Add(const VerdictHeade
   VerdictStore::Slot::Origin& origin = slot->chunks[header.chunk.value()];
   origin.present = false;
   SIGNVOTE_RETURN_IF_ERROR(
-      copy({slot->bits.data() + plan.ByteOffset(header.chunk), plan.Bytes(header.chunk)}));
+      copy({slot->bits.data() + plan.Offset(header.chunk), static_cast<size_t>(payload_bytes)}));
   origin = {.present = true,
             .epoch = header.epoch,
             .attempt = header.attempt,
-            .checksum = header.checksum};
+            .checksum = header.checksum,
+            .bytes = payload_bytes};
   return Added::kKept;
 }
 
@@ -121,14 +140,7 @@ absl::StatusOr<CommitEvent> VerdictAssembler::Take(const v1::Commit& commit, Tim
   event.decay_step = commit.has_decay_step() ? commit.decay_step() : commit.stepsize();
   event.scales.assign(commit.scales().begin(), commit.scales().end());
   if (slot == nullptr) return absl::DataLossError("no verdict chunk came");
-  const char* wrong = nullptr;
-  if (!slot->IsWhole(event.epoch, Attempt(commit.attempt()))) {
-    wrong = "a chunk is missing or of another vote";
-  } else if (static_cast<size_t>(commit.counted_size()) != slot->chunks.size() ||
-             HashOf(commit, *slot) != commit.payload_hash()) {
-    wrong = "the hash differs";
-  }
-  if (wrong != nullptr) {
+  if (const char* const wrong = Differs(commit, store_->plan(), slot); wrong != nullptr) {
     store_->Release(slot);
     return absl::DataLossError(wrong);
   }

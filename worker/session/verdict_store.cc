@@ -1,6 +1,7 @@
 #include "worker/session/verdict_store.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "common/check.h"
 
@@ -12,8 +13,8 @@ bool VerdictStore::Slot::IsWhole(Epoch epoch, Attempt attempt) const {
   });
 }
 
-VerdictStore::VerdictStore(ChunkPlan plan, size_t slots_max, std::pmr::memory_resource* memory)
-    : plan_(plan), slots_max_(slots_max), memory_(memory) {
+VerdictStore::VerdictStore(PayloadPlan plan, size_t slots_max, std::pmr::memory_resource* memory)
+    : plan_(std::move(plan)), slots_max_(slots_max), memory_(memory) {
   SIGNVOTE_CHECK(slots_max > 0);
 }
 
@@ -24,8 +25,10 @@ VerdictStore::Slot* VerdictStore::Acquire(Round round) {
     // Made with its memory: assigned to, a vector keeps that which it was made with.
     auto slot =
         std::make_unique<Slot>(Slot{.round = round,
+                                    .plan = &plan_,
                                     .bits = std::pmr::vector<uint8_t>(plan_.TotalBytes(), memory_),
                                     .chunks = {},
+                                    .sums = {},
                                     .first_chunk = {}});
     free_.push_back(slot.get());
     slots_.push_back(std::move(slot));
@@ -35,6 +38,7 @@ VerdictStore::Slot* VerdictStore::Acquire(Round round) {
   free_.pop_back();
   slot->round = round;
   slot->chunks.assign(plan_.chunks(), {});
+  slot->sums.clear();
   slot->first_chunk = {};
   return slot;
 }

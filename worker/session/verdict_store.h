@@ -1,6 +1,6 @@
 #pragma once
-// Verdict bits on their way from the stream to the replica: one slot per round in flight, reused
-// from round to round. A caller that lagged costs memory while it lags, and no longer.
+// Payloads of commits on their way from the stream to the replica: one slot per round in flight,
+// reused from round to round. A caller that lagged costs memory while it lags, and no longer.
 //
 // Ownership: owns the slots; a pointer, and what it points to, is valid until Release().
 // Threads:   thread-safe; a slot's content belongs to whoever holds it.
@@ -14,6 +14,7 @@
 #include "common/ids.h"
 #include "common/layout.h"
 #include "common/mutex.h"
+#include "common/payload_plan.h"
 
 namespace signvote {
 
@@ -21,17 +22,22 @@ class VerdictStore {
  public:
   struct Slot {
     Round round;
-    std::pmr::vector<uint8_t> bits;  // the whole model's, packed
-    // Which vote each chunk's bits come from; a verdict counts only when all are of the commit's
+    const PayloadPlan* plan = nullptr;  // the store's
+    // The whole payload: chunk k from plan->Offset(k) on. Of signs alone: the whole model's packed
+    // bits.
+    std::pmr::vector<uint8_t> bits;
+    // Which vote each chunk's bytes come from; a payload counts only when all are of the commit's
     // epoch and attempt.
     struct Origin {
       bool present = false;
       Epoch epoch;
       Attempt attempt;
-      uint64_t checksum = 0;  // of the chunk's bits
+      uint64_t checksum = 0;  // of the chunk's bytes
+      uint64_t bytes = 0;
     };
     std::vector<Origin> chunks;
-    Time first_chunk;  // when the first chunk arrived
+    std::vector<ChunkSum> sums;  // by chunk, as the commit says; empty until it came
+    Time first_chunk;            // when the first chunk arrived
 
     // Every chunk is there and is of this vote.
     bool IsWhole(Epoch epoch, Attempt attempt) const;
@@ -43,15 +49,15 @@ class VerdictStore {
 
   // At most `slots_max` (at least 1) at a time, each allocated when it is needed; their bits
   // from `memory`, which must outlive the store and be thread-safe.
-  VerdictStore(ChunkPlan plan, size_t slots_max, std::pmr::memory_resource* memory);
+  VerdictStore(PayloadPlan plan, size_t slots_max, std::pmr::memory_resource* memory);
   // An empty slot for `round`; nullptr when all are in use.
   Slot* Acquire(Round round) ABSL_LOCKS_EXCLUDED(mu_);
   void Release(Slot* slot) ABSL_LOCKS_EXCLUDED(mu_);
 
-  const ChunkPlan& plan() const { return plan_; }
+  const PayloadPlan& plan() const { return plan_; }
 
  private:
-  const ChunkPlan plan_;
+  const PayloadPlan plan_;
   const size_t slots_max_;
   std::pmr::memory_resource* const memory_;
 

@@ -23,7 +23,8 @@ uint64_t ArithmeticBytes(const Layout& layout, const DirectionConfig& direction)
   uint64_t most = 0;
   for (const TensorSpec& tensor : layout.tensors()) {
     uint64_t values = (muon ? kMuonTensors : kFeedbackTensors) * tensor.count;
-    if (muon && tensor.shape.size() > 1 && tensor.treatment == TensorTreatment::kUsual) {
+    const bool usual = tensor.treatment == TensorTreatment::kUsual && !tensor.dense;
+    if (muon && tensor.shape.size() > 1 && usual) {
       const uint64_t side = std::min(tensor.shape[0], tensor.count / tensor.shape[0]);
       values += kMuonProducts * side * side;
     }
@@ -82,7 +83,7 @@ std::vector<MemoryPart> RunMemory(const RunInfo& run, const WorkerMemoryNeeds& n
                      .remedy = "no --save-every, for --save itself takes none"});
   }
   parts.push_back({.what = "ballot and verdicts",
-                   .bytes = (1 + kVerdicts) * run.plan.TotalBytes(),
+                   .bytes = run.ballot_plan.TotalBytes() + kVerdicts * run.commit_plan.TotalBytes(),
                    .remedy = ""});
   return parts;
 }

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
+#include "worker/codec/dense_chunk.h"
 
 namespace signvote {
 namespace {
@@ -20,14 +21,6 @@ absl::Status CheckRun(const RunInfo& run, const BallotSource& source) {
     return absl::InvalidArgumentError(
         absl::StrCat("the run's chunks cover ", run.plan.coordinates(), " coordinates and its ",
                      "tensors ", run.layout.coordinates(), "; the server is at fault"));
-  }
-  for (const PayloadKinds& range : run.payloads) {
-    if (range.up == PayloadKind::kSigns) continue;
-    return absl::UnimplementedError(absl::StrCat("the run wants ballots of ",
-                                                 std::string(Words(range.up)), " for the ",
-                                                 range.chunks, " chunks from ", range.first.value(),
-                                                 " on, but this worker sends signs; use a worker "
-                                                 "that knows them, or another server setting"));
   }
   if (run.clip_norm.has_value() && !source.clips()) {
     return absl::UnimplementedError(
@@ -71,16 +64,18 @@ Voter::Voter(const RunInfo& run, Session* session, ReplicaMemory* replica, Worke
     : run_(run),
       session_(session),
       replica_(replica),
+      device_(device),
       source_(source),
       clock_(clock),
       options_(std::move(options)),
       planes_(PlanesOf(run.direction)),
-      waits_for_length_(run.clip_norm.has_value() && LengthMatters(run.direction)),
+      waits_for_length_(run.clip_norm.has_value() &&
+                        (LengthMatters(run.direction) || HasDense(run.layout))),
       whole_tensors_(source->needs_whole_tensors() || NeedsWholeTensors(run.direction)),
-      buffers_(run.plan.TotalBytes(), device->host_memory()),
+      buffers_(run.ballot_plan.TotalBytes(), device->host_memory()),
       ballot_(buffers_.Take()) {
   // Touched here, where nobody waits: fresh memory is slow.
-  std::fill_n(ballot_.get(), run.plan.TotalBytes(), uint8_t{0});
+  std::fill_n(ballot_.get(), run.ballot_plan.TotalBytes(), uint8_t{0});
 }
 
 Voter::~Voter() = default;
@@ -303,7 +298,7 @@ absl::Status Voter::PackChunk(ChunkIndex k) {
                                     .share = ticket_.share,
                                     .clip = now_.clip};
   // Packed even when it will not be sent: the direction's state follows every finite coordinate.
-  SIGNVOTE_RETURN_IF_ERROR(packer_->Start(k, input, ballot_.get() + run_.plan.ByteOffset(k)));
+  SIGNVOTE_RETURN_IF_ERROR(packer_->Start(k, input, ballot_.get() + run_.ballot_plan.Offset(k)));
   now_.packing.push_back(k);
   const absl::Status status = SendChunks(Until::kAnyIsUnfinished);
   now_.sent.packing += clock_->Now() - start;
@@ -322,8 +317,15 @@ absl::Status Voter::SendChunks(Until until) {
     if (now_.chunk_scalars[k.value()].nonfinite > 0)
       now_.withdrawn = AbstainReason::kNonFiniteGradient;
     if (now_.withdrawn.has_value()) continue;
+    if (run_.ballot_plan.kind(k) != PayloadKind::kSigns) {
+      SIGNVOTE_ASSIGN_OR_RETURN(const bool finite, MakeDense(k));
+      if (!finite) {
+        now_.withdrawn = AbstainReason::kNonFiniteGradient;
+        continue;
+      }
+    }
     SIGNVOTE_RETURN_IF_ERROR(session_->SendChunk(
-        k, std::shared_ptr<const uint8_t>(ballot_, ballot_.get() + run_.plan.ByteOffset(k))));
+        k, std::shared_ptr<const uint8_t>(ballot_, ballot_.get() + run_.ballot_plan.Offset(k))));
     if (now_.sent.first_chunk.has_value()) continue;
     now_.sent.first_chunk = clock_->Now();
     if (options_.gradient_runs) {
@@ -333,6 +335,26 @@ absl::Status Voter::SendChunks(Until until) {
     }
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<bool> Voter::MakeDense(ChunkIndex k) {
+  const uint64_t chunk_first = run_.plan.First(k);
+  uint8_t* const payload = ballot_.get() + run_.ballot_plan.Offset(k);
+  const std::vector<uint8_t> bits(payload, payload + run_.plan.Bytes(k));
+  std::vector<float> values(run_.plan.Count(k));
+  absl::Status status;
+  ForEachTensorRange(run_.layout, chunk_first, values.size(), [&](const TensorRange& range) {
+    const float* const g = now_.g[range.tensor];
+    if (!run_.layout.tensors()[range.tensor].dense || g == nullptr || !status.ok()) return;
+    status = device_->CopyToHost(g + range.offset,
+                                 std::span(values).subspan(range.first - chunk_first, range.count));
+  });
+  SIGNVOTE_RETURN_IF_ERROR(status);
+  if (now_.clip != 1.0f) {
+    for (float& value : values) value *= now_.clip;
+  }
+  return MakeDenseChunk(run_.layout, run_.ballot_plan.kind(k), chunk_first, bits.data(), values,
+                        payload);
 }
 
 absl::StatusOr<double> Voter::Wanted(ScalarKind kind) {

@@ -169,6 +169,9 @@ class Voter {
   // Every chunk that waited for the gradient's length.
   absl::Status PackClipped();
   absl::Status PackChunk(ChunkIndex k);
+  // The packed bits of a dense chunk become its values: gradients, and ±1 where it is voted on. Whether
+  // all of them are finite.
+  absl::StatusOr<bool> MakeDense(ChunkIndex k);
   enum class Until { kAnyIsUnfinished, kAllAreSent };
   absl::Status SendChunks(Until until);
   absl::Status SetCompared(ConstTensorPointers other, std::string_view what);
@@ -185,13 +188,14 @@ class Voter {
   const RunInfo run_;
   Session* const session_;
   ReplicaMemory* const replica_;
+  WorkerDevice* const device_;
   BallotSource* const source_;
   Clock* const clock_;
   const VoterOptions options_;
   const std::vector<StatePlane> planes_;
   const bool waits_for_length_, whole_tensors_;
   BallotBuffers buffers_;
-  std::shared_ptr<uint8_t> ballot_;  // [⌈d/8⌉], of the ballot in progress or the last
+  std::shared_ptr<uint8_t> ballot_;  // [ballot_plan.TotalBytes()], in progress or the last
   // after ballot_, which it may still write to when a run fails
   std::unique_ptr<BallotPacker> packer_;
 

@@ -23,10 +23,15 @@ def fma32(x, y, z):
         return odd.astype(np.float32)
 
 
-def apply_step(x, bits, gamma, step_scale, weight_decay, decay_step=None, scale=None):
+def mean_signs(counts, ballots):
+    """The mean of the ballots' signs where `counts` of them have bit 1: one rounding."""
+    return (2 * np.asarray(counts, np.int64) - ballots).astype(np.float32) / np.float32(ballots)
+
+
+def apply_step(x, signs, gamma, step_scale, weight_decay, decay_step=None, scale=None):
     """The new values of coordinates of one tensor, after rescale() where rho is not 1.
 
-    decay_step: None for gamma. scale: the commit's of this tensor, None when it has none.
+    signs: a verdict's bits as booleans, or mean_signs(). decay_step: None for gamma. scale: the commit's of this tensor, None when it has none.
     """
     gamma, step_scale = np.float32(gamma), np.float32(step_scale)
     decay_step = gamma if decay_step is None else np.float32(decay_step)
@@ -34,8 +39,10 @@ def apply_step(x, bits, gamma, step_scale, weight_decay, decay_step=None, scale=
         a, decayed = gamma * step_scale, decay_step * step_scale
         if scale is not None:
             a = a * np.float32(scale)
+        w = np.where(signs, np.float32(1), np.float32(-1)) if np.asarray(signs).dtype == bool else signs
+        t = -(a * w)  # exact where w is 1 or -1
     c = fma32(-decayed, weight_decay, 1)[0]
-    return fma32(x, c, np.where(bits, -a, a))
+    return fma32(x, c, t)
 
 
 def rescale(x, x0, rho):

@@ -18,6 +18,7 @@ class Tensor:
     step_scale: float = 1.0    # fp32
     weight_decay: float = 0.0  # fp32
     sparse: bool = False       # a gradient of exactly zero casts a coin and leaves the direction's state
+    dense: bool = False        # moves by an update of its mean gradient, and is not voted on
 
     @property
     def count(self):

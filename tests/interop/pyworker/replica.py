@@ -20,7 +20,7 @@ class Replica:
         self.rounds = np.full(layout.coordinates, round_, dtype=np.uint64)  # of each coordinate
         # What the scalars of the next round refer to; None: unknown (nothing applied yet, or not to all coordinates).
         self.previous = None  # the values before the last step
-        self.verdict = None   # its bits
+        self.verdict = None   # its bits; None also where it was no verdict
 
     @classmethod
     def fetched(cls, layout, pieces, x0=None):
@@ -40,18 +40,19 @@ class Replica:
     def level(self):
         return bool((self.rounds == self.rounds[0]).all())
 
-    def step(self, round_, bits, gamma, rho=1.0, decay_step=None, scales=None):
-        """A commit of kind step whose payload is a verdict."""
+    def step(self, round_, signs, gamma, rho=1.0, decay_step=None, scales=None):
+        """A commit of kind step. signs: a verdict's bits, or the mean of the ballots' signs (apply.mean_signs)."""
         was_level = self.level
         before = self.values.copy()
         scales = scales or [None] * len(self.layout.tensors)
         for tensor, where, scale in zip(self.layout.tensors, self.layout.ranges, scales, strict=True):
             moved = before[where] if rho == 1 else rescale(before[where], self.x0[where], rho)
-            moved = apply_step(moved, bits[where], gamma, tensor.step_scale, tensor.weight_decay, decay_step, scale)
+            moved = apply_step(moved, signs[where], gamma, tensor.step_scale, tensor.weight_decay, decay_step, scale)
             due = self.rounds[where] == round_
             self.values[where] = np.where(due, moved, self.values[where])
         self._passed(round_)
-        self.previous, self.verdict = (before, bits) if was_level else (None, None)
+        self.previous = before if was_level else None
+        self.verdict = signs if was_level and signs.dtype == bool else None
 
     def rewind(self, round_):
         """A commit of kind rewind: back to x0. No step lies between this replica and another: nothing to refer to."""

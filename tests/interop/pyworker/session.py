@@ -12,7 +12,7 @@ import time
 import grpc
 import numpy as np
 
-from . import bits, direction, security
+from . import apply, bits, direction, security
 from .checksums import payload_hash, xxh3
 from .layout import Layout, Tensor
 from .messages import services, training
@@ -24,6 +24,8 @@ SOFTWARE_VERSION = "python-interop"
 STATE_CHUNK = 1 << 18  # coordinates
 BACKOFF_SECONDS, BACKOFF_SECONDS_MAX = 0.05, 2.0
 SIGNS = {training.PAYLOAD_UNSPECIFIED, training.PAYLOAD_SIGNS}
+BALLOTS_MAX = 1024  # that counts are ever of
+DENSE = {training.PAYLOAD_FP32: 4, training.PAYLOAD_BF16: 2}  # bytes of a value
 FETCHES_MAX = 5
 PLANE_REPLICA, PLANE_X0 = 0, 1
 
@@ -176,9 +178,7 @@ class Session:
             self._adopt(welcome.layout)
         except ValueError as error:
             raise Broken(str(error)) from None
-        for range_ in welcome.payloads:
-            if not {range_.up, range_.down} <= SIGNS:
-                raise Broken("the run's payloads are of a kind that this worker cannot make or apply: upgrade")
+        self._adopt_payloads(welcome)
         if welcome.endpoints:
             raise Broken("the run's ballots go to other endpoints than this stream: upgrade")
         if welcome.clip.kind not in (training.Clip.KIND_UNSPECIFIED, training.Clip.KIND_NORM):
@@ -202,13 +202,33 @@ class Session:
         self.epoch = welcome.epoch
         self.stream.send(ready=training.Ready(round=self.replica.round))
 
+    def _adopt_payloads(self, welcome):
+        """Which chunks of a commit are counts, and which are dense both ways; the others are signs."""
+        first, self._counts, self._dense = 0, set(), {}
+        for range_ in welcome.payloads:
+            dense = range_.up if range_.up == range_.down and range_.up in DENSE else None
+            if dense is None and (range_.up not in SIGNS or range_.down not in SIGNS | {training.PAYLOAD_COUNTS}):
+                raise Broken("the run's payloads are of a kind that this worker cannot make or apply: upgrade")
+            if range_.first_chunk != first or not range_.chunks:
+                raise Broken("the run's payloads do not cover its chunks in order")
+            first += range_.chunks
+            if dense is not None:
+                self._dense |= dict.fromkeys(range(range_.first_chunk, first), dense)
+            if range_.down == training.PAYLOAD_COUNTS:
+                self._counts |= set(range(range_.first_chunk, first))
+        chunks = -(-self.layout.coordinates // welcome.chunk_coordinates)
+        if first not in (0, chunks):
+            raise Broken("the run's payloads do not cover its chunks in order")
+        if self._counts and not 1 <= welcome.ballots_max <= BALLOTS_MAX:
+            raise Broken(f"counts of up to {welcome.ballots_max} ballots")
+
     def _adopt(self, layout):
         """The run's order of tensors, with its scales and decays. ValueError: it is not this worker's model."""
         unknown = [t.name for t in layout.tensors if t.treatment > training.Tensor.TREATMENT_PLAIN]
         if unknown:
             raise ValueError(f"the treatment of tensor {unknown[0]} is unknown")
         run = Layout([Tensor(t.name, tuple(t.shape), t.step_scale, t.weight_decay,
-                             t.treatment == training.Tensor.TREATMENT_SPARSE) for t in layout.tensors])
+                             t.treatment == training.Tensor.TREATMENT_SPARSE, t.dense) for t in layout.tensors])
         if run.digest() != layout.digest:
             raise ValueError("Welcome's layout has another digest than it says")
         if run.digest() != Layout(self.trainer.model.tensors).digest():
@@ -247,7 +267,7 @@ class Session:
             self.stream.send(abstain=training.Abstain(reason=self.ballot.abstain_reason, **at))
             return
         for chunk, where in enumerate(self._chunks()):
-            payload = self.ballot.packed[where]
+            payload = self._dense_ballot(chunk) if chunk in self._dense else self.ballot.packed[where]
             self.stream.send(ballot_chunk=training.BallotChunk(
                 run_id=self.run_id, epoch=self._welcome.epoch, chunk=chunk, checksum=xxh3(payload), payload=payload,
                 **at))
@@ -259,7 +279,11 @@ class Session:
         chunks = self._chunks()
         if verdict.run_id != self.run_id:
             raise Broken("a verdict of another run")
-        if verdict.chunk >= len(chunks) or len(verdict.payload) != chunks[verdict.chunk].stop - chunks[verdict.chunk].start:
+        size = chunks[verdict.chunk].stop - chunks[verdict.chunk].start if verdict.chunk < len(chunks) else 0
+        if verdict.chunk in self._dense:
+            size = self._count(verdict.chunk) * DENSE[self._dense[verdict.chunk]]
+        planes = range(1, bits.count_planes(self._welcome.ballots_max) + 1) if verdict.chunk in self._counts else (1,)
+        if size == 0 or len(verdict.payload) not in {size * n for n in planes}:
             raise Broken(f"verdict chunk {verdict.chunk} of {len(verdict.payload)} bytes does not exist")
         if xxh3(verdict.payload) != verdict.checksum:
             raise Rejoin(f"verdict chunk {verdict.chunk}: its checksum differs")
@@ -298,7 +322,7 @@ class Session:
     def _step(self, commit):
         """Moves the replica, if the verdict is the one that the commit means and can be applied."""
         decay_step = commit.decay_step if commit.HasField("decay_step") else commit.stepsize
-        if commit.payload not in SIGNS:
+        if commit.payload not in SIGNS and not (commit.payload == training.PAYLOAD_COUNTS and self._counts):
             raise Broken(f"commit {commit.round} has a payload that this worker cannot apply: upgrade")
         if len(commit.scales) not in (0, len(self.layout.tensors)):
             raise Broken(f"commit {commit.round} has {len(commit.scales)} scales for {len(self.layout.tensors)} tensors")
@@ -316,10 +340,40 @@ class Session:
             self._mismatches += 1
             raise Rejoin(f"round {commit.round}: verdict and commit do not match", keep=self._mismatches < 2)
         try:
-            verdict = bits.unpack(b"".join(chunks[k][1] for k in range(due)), self.layout.coordinates)
+            signs = self._signs([chunks[k][1] for k in range(due)], commit.counted)
         except ValueError as error:
             raise Broken(f"round {commit.round}: {error}") from None
-        self.replica.step(commit.round, verdict, commit.stepsize, commit.rho, decay_step, list(commit.scales))
+        self.replica.step(commit.round, signs, commit.stepsize, commit.rho, decay_step, list(commit.scales))
+
+    def _signs(self, payloads, counted):
+        """What a step moves by: a verdict's bits, or the mean of the ballots' signs where some chunk is counts."""
+        sizes = [self._count(k) for k in range(len(payloads))]
+        if not self._counts and not self._dense:
+            return np.concatenate([bits.unpack(p, n) for p, n in zip(payloads, sizes, strict=True)])
+        means = []
+        for k, (payload, n) in enumerate(zip(payloads, sizes, strict=True)):
+            if k in self._counts:
+                means.append(apply.mean_signs(bits.unpack_counts(payload, n, counted[k]), counted[k]))
+            elif k in self._dense:  # what moves it, in a sign's place
+                narrow = self._dense[k] == training.PAYLOAD_BF16
+                means.append(bits.widen_bf16(payload) if narrow else np.frombuffer(payload, "<f4"))
+            else:
+                means.append(np.where(bits.unpack(payload, n), np.float32(1), np.float32(-1)))
+        return np.concatenate(means)
+
+    def _count(self, chunk):
+        """Its coordinates."""
+        size = self._welcome.chunk_coordinates
+        return min(size, self.layout.coordinates - chunk * size)
+
+    def _dense_ballot(self, chunk):
+        """The gradient of dense tensors, and 1 or -1 where the chunk is voted on."""
+        first = chunk * self._welcome.chunk_coordinates
+        here = slice(first, first + self._count(chunk))
+        signs = np.where(bits.unpack(self.ballot.packed, self.layout.coordinates)[here], np.float32(1), np.float32(-1))
+        dense = np.concatenate([np.full(t.count, t.dense) for t in self.layout.tensors])[here]
+        values = np.where(dense, self.ballot.gradient[here], signs).astype("<f4")
+        return bits.narrow_bf16(values) if self._dense[chunk] == training.PAYLOAD_BF16 else values.tobytes()
 
     def _on_finish(self, finish):
         if self.replica is not None and self.replica.level and self.replica.round == finish.rounds:

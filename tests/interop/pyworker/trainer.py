@@ -21,6 +21,7 @@ class Ballot:
     packed: bytes | None   # whole, not yet cut into chunks; None: abstains
     scalars: dict          # fields of Scalars but round and attempt
     abstain_reason: int = training.Abstain.REASON_UNSPECIFIED
+    gradient: np.ndarray | None = None  # fp32, for the chunks that are dense; None: abstains
 
 
 class Trainer:
@@ -53,12 +54,14 @@ class Trainer:
         norm = float(np.sqrt((g * g).sum()))
         clip = self.norm_max / norm if self.norm_max is not None and norm > self.norm_max else 1.0
         noise = directions.noise(seed, open_.round, open_.share, len(gradient)) if factors.envelope else None
-        signs = self.direction.signs(factors, gradient * np.float32(clip), own, noise, replica.layout.sparse(),
+        clipped = gradient.astype(np.float32) * np.float32(clip)
+        signs = self.direction.signs(factors, clipped, own, noise, replica.layout.sparse(),
                                      [tensor.count for tensor in replica.layout.tensors])
         return Ballot(open_.round, bits.pack(signs), {
             "loss": loss, "g_l1": float(np.abs(g).sum()), "g_l2_squared": float((g * g).sum()),
             "wanted": [clip * self._scalar(kind, g, batch, replica) if kind in CLIPPED
-                       else self._scalar(kind, g, batch, replica) for kind in open_.wanted], "samples": len(batch.labels)})
+                       else self._scalar(kind, g, batch, replica) for kind in open_.wanted], "samples": len(batch.labels)},
+            gradient=clipped)
 
     def _scalar(self, kind, g, batch, replica):
         """One that the round wants; NaN where this worker cannot tell."""

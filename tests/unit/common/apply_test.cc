@@ -18,6 +18,8 @@
 
 #include "common/apply_kernels.h"
 #include "common/bits.h"
+#include "common/half_float.h"
+#include "common/payload_plan.h"
 #include "common/rng.h"
 #include "common/status.h"
 
@@ -121,6 +123,17 @@ void ExpectSameBits(const std::vector<float>& got, const std::vector<float>& wan
   ASSERT_EQ(got.size(), want.size());
   if (std::memcmp(got.data(), want.data(), got.size() * sizeof(float)) == 0) return;
   for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_EQ(Pattern(got[i]), Pattern(want[i])) << what << " at " << i;
+  }
+}
+
+// The same where a step's term is a product, which may be NaN of infinities: that it is one is part of
+// the definition, its payload is not.
+void ExpectSameNumbers(const std::vector<float>& got, const std::vector<float>& want,
+                       const char* what) {
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    if (std::isnan(got[i]) && std::isnan(want[i])) continue;
     ASSERT_EQ(Pattern(got[i]), Pattern(want[i])) << what << " at " << i;
   }
 }
@@ -391,6 +404,306 @@ TEST(Apply, EachTensorGetsItsOwnScaleAndDecay) {
     }
     ExpectSameBits(got, want, "scales and decay");
   }
+}
+
+// ---- counts
+
+using apply_kernels::Counts;
+
+uint32_t Ones(const Counts& counts, size_t i) {
+  uint32_t ones = 0;
+  for (uint32_t p = 0; p < counts.planes; ++p)
+    ones |= (GetBit(counts.bits + p * counts.plane_bytes, counts.bit_offset + i) ? 1u : 0u) << p;
+  return ones;
+}
+
+TEST(ApplyCounts, DefinitionEqualsExactArithmetic) {
+  Rng rng(kSeed, 8);
+  int compared = 0;
+  for (int k = 0; k < 200'000; ++k) {
+    const auto ballots = static_cast<uint32_t>(1 + rng.Below(k % 2 == 0 ? 9 : 1024));
+    const auto ones = static_cast<uint32_t>(rng.Below(ballots + 1));
+    uint8_t planes[apply_kernels::kCountPlanesMax];
+    for (uint32_t p = 0; p < apply_kernels::kCountPlanesMax; ++p)
+      planes[p] = static_cast<uint8_t>((ones >> p) & 1);
+    const Counts counts{.bits = planes,
+                        .plane_bytes = 1,
+                        .planes = CountPlanes(ballots),
+                        .ballots = ballots,
+                        .bit_offset = 0};
+    const float x = SpecialValue(&rng), a = SpecialValue(&rng);
+    const float c = static_cast<float>(1.0 - rng.Uniform() * 1e-3);
+    float got = x;
+    apply_kernels::kScalar.counts(&got, 1, counts, a, c);
+    // A quotient, and a product, of two fp32 rounded in double and then to fp32 is the fp32 one: a
+    // double has more than twice its digits.
+    const auto w = static_cast<float>((2.0 * ones - ballots) / static_cast<double>(ballots));
+    const auto t = static_cast<float>(static_cast<double>(a) * static_cast<double>(w));
+    const float want = FmaByDoubles(x, c, -t);
+    if (std::isnan(want)) {
+      ASSERT_TRUE(std::isnan(got)) << x << " " << c << " " << a;
+    } else {
+      ASSERT_EQ(Pattern(got), Pattern(want)) << x << " " << a << " " << ones << "/" << ballots;
+      ++compared;
+    }
+  }
+  EXPECT_GT(compared, 120'000);
+}
+
+TEST(ApplyCounts, KernelsEqualTheDefinitionForEveryLengthOffsetAndNumberOfBallots) {
+  Rng rng(kSeed, 9);
+  constexpr size_t kOffsetMax = 63;
+  const std::vector<Isa> isas = VectorIsas();
+  if (isas.empty()) GTEST_SKIP() << "this machine has only the scalar kernel";
+  GuardedBits guarded(2048);
+  guarded.Fill(&rng);
+  for (size_t n = 0; n <= kLengthMax; ++n) {
+    const size_t misalignment = rng.Below(4);
+    const size_t bit_offset = rng.Below(kOffsetMax + 1);
+    const auto ballots =
+        static_cast<uint32_t>(n % 3 == 0 ? 1024 : 1 + rng.Below(n % 3 == 1 ? 8 : 200));
+    const size_t plane_bytes = BytesForBits(n + bit_offset);
+    const uint32_t planes = CountPlanes(ballots);
+    const Scalars& s = kScalarSets[rng.Below(std::size(kScalarSets))];
+    // The last plane ends where nothing may be read any more.
+    const Counts counts{.bits = guarded.Last(planes * plane_bytes),
+                        .plane_bytes = plane_bytes,
+                        .planes = planes,
+                        .ballots = ballots,
+                        .bit_offset = bit_offset};
+    const std::vector<float> x = RandomFloats(misalignment + n + 5, &rng);
+    const std::vector<float> x0 = RandomFloats(n, &rng);
+    std::vector<float> want = x, want_rescaled = x;
+    const apply_kernels::Table& scalar = apply_kernels::kScalar;
+    scalar.counts(want.data() + misalignment, n, counts, s.a, s.c);
+    scalar.rescaled_counts(want_rescaled.data() + misalignment, x0.data(), n, counts, s.a, s.c,
+                           s.rho);
+    for (const Isa isa : isas) {
+      const Table& table = apply_kernels::kTables.For(isa);
+      std::vector<float> got = x;
+      table.counts(got.data() + misalignment, n, counts, s.a, s.c);
+      ExpectSameNumbers(got, want, IsaName(isa).data());
+      got = x;
+      table.rescaled_counts(got.data() + misalignment, x0.data(), n, counts, s.a, s.c, s.rho);
+      ExpectSameNumbers(got, want_rescaled, IsaName(isa).data());
+      ASSERT_FALSE(::testing::Test::HasFatalFailure())
+          << "n " << n << " offset " << bit_offset << " ballots " << ballots;
+    }
+  }
+}
+
+TEST(ApplyCounts, WhereAllAgreeItIsTheStepOfSignsBitForBit) {
+  const Layout layout = ThreeTensors();
+  const uint64_t d = layout.coordinates();
+  Rng rng(kSeed, 10);
+  std::vector<uint8_t> bits(BytesForBits(d));
+  for (uint8_t& b : bits) b = static_cast<uint8_t>(rng.Next());
+  const std::vector<float> x = RandomFloats(d, &rng), x0 = RandomFloats(d, &rng);
+  for (const uint32_t ballots : {1u, 2u, 3u, 5u, 64u, 1023u}) {
+    std::vector<uint8_t> planes;  // each coordinate has all ones or none
+    for (uint32_t p = 0; p < CountPlanes(ballots); ++p) {
+      for (const uint8_t b : bits) planes.push_back(((ballots >> p) & 1u) != 0 ? b : uint8_t{0});
+    }
+    for (const float rho : {1.0f, 0.75f}) {
+      std::vector<float> signs = x, counts = x;
+      ApplyStep(layout, {.gamma = 0.013f, .rho = rho}, 0, d, bits.data(), 0, x0.data(),
+                signs.data());
+      ApplyCounts(layout, {.gamma = 0.013f, .rho = rho}, 0, d,
+                  {.planes = planes.data(), .plane_bytes = bits.size(), .ballots = ballots},
+                  x0.data(), counts.data());
+      ExpectSameNumbers(counts, signs, "unanimous");
+    }
+  }
+}
+
+TEST(ApplyCounts, EveryCutOfTheModelGivesTheSameReplica) {
+  const Layout layout = ThreeTensors();
+  const uint64_t d = layout.coordinates();
+  Rng rng(kSeed, 11);
+  const size_t plane_bytes = BytesForBits(d);
+  std::vector<uint8_t> planes(3 * plane_bytes);
+  for (uint8_t& b : planes) b = static_cast<uint8_t>(rng.Next());
+  const std::vector<float> scales = {0.5f, 3.0f, 1.25f};
+  std::vector<float> x = RandomFloats(d, &rng), whole = x;
+  const std::vector<float> x0 = RandomFloats(d, &rng);
+  const StepArguments step{.gamma = 0.013f, .rho = 0.9f, .decay_step = 0.5f, .scales = scales};
+  const CountsView counts{.planes = planes.data(), .plane_bytes = plane_bytes, .ballots = 7};
+  ApplyCounts(layout, step, 0, d, counts, x0.data(), whole.data());
+  for (uint64_t i = 0; i < d; ++i) {
+    const size_t k = i < 77 ? 0 : i < 78 ? 1 : 2;
+    const TensorStep of_tensor = MakeTensorStep(step, layout.tensors()[k], k);
+    const Counts here{.bits = planes.data(),
+                      .plane_bytes = plane_bytes,
+                      .planes = 3,
+                      .ballots = 7,
+                      .bit_offset = i};
+    const float w = (2.0f * static_cast<float>(Ones(here, 0)) - 7.0f) / 7.0f;
+    const float back = std::fma(0.9f, x[i] - x0[i], x0[i]);
+    const float want = std::fma(back, of_tensor.c, -(of_tensor.a * w));
+    if (std::isnan(want) && std::isnan(whole[i])) continue;
+    ASSERT_EQ(Pattern(whole[i]), Pattern(want)) << i;
+  }
+  for (const uint64_t cut : {uint64_t{1}, uint64_t{5}, uint64_t{64}, uint64_t{77}}) {
+    std::vector<float> cut_up = x;
+    for (uint64_t first = 0; first < d; first += cut) {
+      ApplyCounts(layout, step, first, std::min(cut, d - first), counts, x0.data() + first,
+                  cut_up.data() + first);
+    }
+    ExpectSameNumbers(cut_up, whole, "cut up");
+  }
+}
+
+TEST(ApplyCounts, GoldenVectorsOfTheScaledLocalVote) {
+  // Two tensors of two, x = [1, −1, .5, 0], three workers, S the mean displacements, counts 2 2 2 1.
+  for (const double decay : {0.0, 0.1}) {
+    const auto layout =
+        Layout::Make({{.name = "a", .shape = {2}, .weight_decay = static_cast<float>(decay)},
+                      {.name = "b", .shape = {2}, .weight_decay = static_cast<float>(decay)}});
+    ASSERT_TRUE(layout.ok());
+    const std::vector<float> scales = {0.0175f, 0.03166667f};
+    const StepArguments step{.gamma = 1.0f, .decay_step = 0.05f, .scales = scales};
+    const uint8_t planes[2] = {0b1000, 0b0111};
+    const uint8_t verdict = 0b0111;
+    const float x[4] = {1.0f, -1.0f, 0.5f, 0.0f};
+    const double S[4] = {0.0175, 0.0175, 0.95 / 30, 0.95 / 30};
+    const double b[4] = {1, 1, 1, -1};
+    float average[4], voted[4];
+    std::copy(x, x + 4, average);
+    std::copy(x, x + 4, voted);
+    ApplyCounts(*layout, step, 0, 4, {.planes = planes, .plane_bytes = 1, .ballots = 3}, nullptr,
+                average);
+    ApplyStep(*layout, step, 0, 4, &verdict, 0, nullptr, voted);
+    for (int i = 0; i < 4; ++i) {
+      const double kept = static_cast<double>(x[i]) * (1 - 0.05 * decay);
+      EXPECT_NEAR(static_cast<double>(average[i]), kept - S[i] * b[i] / 3, 1e-7) << i;
+      EXPECT_NEAR(static_cast<double>(voted[i]), kept - S[i] * b[i], 1e-7) << i;
+    }
+    if (decay > 0) continue;
+    const double want_average[4] = {0.99416667, -1.00583333, 0.48944444, 0.01055556};
+    const double want_verdict[4] = {0.9825, -1.0175, 0.46833333, 0.03166667};
+    for (int i = 0; i < 4; ++i) {
+      EXPECT_NEAR(static_cast<double>(average[i]), want_average[i], 1e-7);
+      EXPECT_NEAR(static_cast<double>(voted[i]), want_verdict[i], 1e-7);
+    }
+  }
+}
+
+// ---- dense
+
+TEST(ApplyDense, DefinitionEqualsExactArithmetic) {
+  Rng rng(kSeed, 12);
+  int compared = 0;
+  for (int k = 0; k < 100'000; ++k) {
+    const float x = SpecialValue(&rng), a = SpecialValue(&rng), v = SpecialValue(&rng);
+    const float c = static_cast<float>(1.0 - rng.Uniform() * 1e-3);
+    const uint16_t narrow = NarrowBf16(v);
+    for (const bool bf16 : {false, true}) {
+      const float value = bf16 ? WidenBf16(narrow) : v;
+      float got = x;
+      const auto* const bytes =
+          bf16 ? reinterpret_cast<const uint8_t*>(&narrow) : reinterpret_cast<const uint8_t*>(&v);
+      (bf16 ? apply_kernels::kScalar.bf16 : apply_kernels::kScalar.fp32)(&got, 1, bytes, a, c);
+      const auto t = static_cast<float>(static_cast<double>(a) * static_cast<double>(value));
+      const float want = FmaByDoubles(x, c, -t);
+      if (std::isnan(want)) {
+        ASSERT_TRUE(std::isnan(got)) << x << " " << a << " " << value;
+      } else {
+        ASSERT_EQ(Pattern(got), Pattern(want)) << x << " " << a << " " << value;
+        ++compared;
+      }
+    }
+  }
+  EXPECT_GT(compared, 100'000);
+}
+
+TEST(ApplyDense, KernelsEqualTheDefinitionForEveryLengthAndMisalignment) {
+  Rng rng(kSeed, 13);
+  const std::vector<Isa> isas = VectorIsas();
+  if (isas.empty()) GTEST_SKIP() << "this machine has only the scalar kernel";
+  GuardedBits guarded(4 * kLengthMax + 8);
+  guarded.Fill(&rng);
+  const Table& scalar = apply_kernels::kScalar;
+  for (size_t n = 0; n <= kLengthMax; ++n) {
+    const size_t misalignment = rng.Below(4);
+    const Scalars& s = kScalarSets[rng.Below(std::size(kScalarSets))];
+    const std::vector<float> x = RandomFloats(misalignment + n + 5, &rng);
+    const std::vector<float> x0 = RandomFloats(n, &rng);
+    for (const bool bf16 : {false, true}) {
+      const uint8_t* const v = guarded.Last(n * (bf16 ? 2 : 4));
+      std::vector<float> want = x, want_rescaled = x;
+      (bf16 ? scalar.bf16 : scalar.fp32)(want.data() + misalignment, n, v, s.a, s.c);
+      (bf16 ? scalar.rescaled_bf16 : scalar.rescaled_fp32)(want_rescaled.data() + misalignment,
+                                                           x0.data(), n, v, s.a, s.c, s.rho);
+      const auto expect_same = [](const std::vector<float>& got, const std::vector<float>& want_) {
+        for (size_t i = 0; i < got.size(); ++i) {
+          // Which of two NaNs comes out of a product is the machine's affair.
+          if (std::isnan(want_[i]) && std::isnan(got[i])) continue;
+          ASSERT_EQ(Pattern(got[i]), Pattern(want_[i])) << i;
+        }
+      };
+      for (const Isa isa : isas) {
+        const Table& table = apply_kernels::kTables.For(isa);
+        std::vector<float> got = x;
+        (bf16 ? table.bf16 : table.fp32)(got.data() + misalignment, n, v, s.a, s.c);
+        expect_same(got, want);
+        got = x;
+        (bf16 ? table.rescaled_bf16 : table.rescaled_fp32)(got.data() + misalignment, x0.data(), n,
+                                                           v, s.a, s.c, s.rho);
+        expect_same(got, want_rescaled);
+        ASSERT_FALSE(::testing::Test::HasFatalFailure()) << "n " << n << IsaName(isa);
+      }
+    }
+  }
+}
+
+TEST(ApplyDense, WithPlusAndMinusOneItIsTheStepOfSignsBitForBit) {
+  const Layout layout = ThreeTensors();
+  const uint64_t d = layout.coordinates();
+  Rng rng(kSeed, 14);
+  std::vector<uint8_t> bits(BytesForBits(d));
+  for (uint8_t& b : bits) b = static_cast<uint8_t>(rng.Next());
+  std::vector<float> values(d);
+  std::vector<uint16_t> narrow(d);
+  for (uint64_t i = 0; i < d; ++i) {
+    values[i] = GetBit(bits.data(), i) ? 1.0f : -1.0f;
+    narrow[i] = NarrowBf16(values[i]);
+  }
+  const std::vector<float> x = RandomFloats(d, &rng), x0 = RandomFloats(d, &rng);
+  const std::vector<float> scales = {0.5f, 3.0f, 1.25f};
+  for (const float rho : {1.0f, 0.75f}) {
+    const StepArguments step{.gamma = 0.013f, .rho = rho, .scales = scales};
+    std::vector<float> signs = x, fp32 = x, bf16 = x;
+    ApplyStep(layout, step, 0, d, bits.data(), 0, x0.data(), signs.data());
+    for (uint64_t first = 0; first < d; first += 100) {  // in cuts
+      const uint64_t count = std::min<uint64_t>(100, d - first);
+      ApplyDense(layout, step, first, count,
+                 {.values = reinterpret_cast<const uint8_t*>(values.data())}, x0.data() + first,
+                 fp32.data() + first);
+      ApplyDense(layout, step, first, count,
+                 {.values = reinterpret_cast<const uint8_t*>(narrow.data() + first),
+                  .bf16 = true,
+                  .first = first},
+                 x0.data() + first, bf16.data() + first);
+    }
+    ExpectSameNumbers(fp32, signs, "fp32");
+    ExpectSameNumbers(bf16, signs, "bf16");
+  }
+}
+
+TEST(ApplyDeathTest, CountsThatCannotBeAreBugs) {
+  const Layout layout = ThreeTensors();
+  std::vector<float> x(layout.coordinates());
+  const std::vector<uint8_t> planes(BytesForBits(x.size()) * 11);
+  const auto apply = [&](const CountsView& counts) {
+    ApplyCounts(layout, {.gamma = 0.1f}, 0, 8, counts, nullptr, x.data());
+  };
+  const size_t bytes = BytesForBits(x.size());
+  EXPECT_DEATH(apply({.planes = planes.data(), .plane_bytes = bytes, .ballots = 0}),
+               "check failed");
+  EXPECT_DEATH(apply({.planes = planes.data(), .plane_bytes = bytes, .ballots = 2048}),
+               "check failed");
+  EXPECT_DEATH(apply({.planes = planes.data(), .plane_bytes = bytes, .ballots = 3, .first = 1}),
+               "check failed");
 }
 
 TEST(Apply, ARewindIsACopyBitForBit) {

@@ -16,6 +16,7 @@
 #include "common/checksum.h"
 #include "common/coin.h"
 #include "common/coin_mix.h"
+#include "common/half_float.h"
 #include "common/layout.h"
 #include "common/payload_plan.h"
 #include "common/status.h"
@@ -117,20 +118,47 @@ std::string Packed(const std::string& signs) {
   return ToHex(bytes);
 }
 
-std::string Applied(std::map<std::string, std::string> args) {
+// How many of the ballots have bit 1, per coordinate, as planes.
+std::string Planes(const std::string& ones, uint32_t ballots) {
+  const std::vector<std::string> counts = Split(ones, ',');
+  const size_t plane = BytesForBits(counts.size());
+  std::vector<uint8_t> bytes(CountPlanes(ballots) * plane);
+  for (uint32_t p = 0; p < CountPlanes(ballots); ++p) {
+    for (size_t i = 0; i < counts.size(); ++i)
+      SetBit(bytes.data() + p * plane, i, ((std::stoul(counts[i]) >> p) & 1u) != 0);
+  }
+  return ToHex(bytes);
+}
+
+std::string Applied(const std::string& kind, std::map<std::string, std::string> args) {
   const auto value = [&](const char* key) { return FloatFromHex(args.at(key)); };
   const auto layout = Layout::Make(
       {{.name = "x", .shape = {1}, .step_scale = value("scale"), .weight_decay = value("decay")}});
   EXPECT_TRUE(layout.ok()) << Describe(layout.status());
   float x = value("x");
   const float x0 = value("x0");
-  const uint8_t bit = args.at("bit") == "1" ? 1 : 0;
   StepArguments step{.gamma = value("gamma"), .rho = value("rho")};
   if (args.contains("decay_step")) step.decay_step = value("decay_step");
   const std::vector<float> factors(args.contains("factor") ? 1 : 0,
                                    args.contains("factor") ? value("factor") : 0);
   step.scales = factors;
-  ApplyStep(*layout, step, 0, 1, &bit, 0, &x0, &x);
+  if (kind == "dense") {
+    const std::string& hex = args.at("value");
+    const auto value = static_cast<uint32_t>(std::stoul(hex, nullptr, 16));
+    ApplyDense(*layout, step, 0, 1,
+               {.values = reinterpret_cast<const uint8_t*>(&value), .bf16 = hex.size() == 4}, &x0,
+               &x);
+  } else if (kind == "average") {
+    const auto ballots = static_cast<uint32_t>(std::stoul(args.at("ballots")));
+    std::vector<uint8_t> planes(CountPlanes(ballots));
+    for (uint32_t p = 0; p < planes.size(); ++p)
+      planes[p] = static_cast<uint8_t>((std::stoul(args.at("ones")) >> p) & 1u);
+    ApplyCounts(*layout, step, 0, 1,
+                {.planes = planes.data(), .plane_bytes = 1, .ballots = ballots}, &x0, &x);
+  } else {
+    const uint8_t bit = args.at("bit") == "1" ? 1 : 0;
+    ApplyStep(*layout, step, 0, 1, &bit, 0, &x0, &x);
+  }
   return HexFloat(x);
 }
 
@@ -165,7 +193,15 @@ std::string Recomputed(const std::string& kind, const std::map<std::string, std:
   if (kind == "layout") return LayoutDigest(args.at("tensors"), FromHex(args.at("bytes")));
   if (kind == "payload") return HashOfPayload(args.at("counted"), args.at("checksums"));
   if (kind == "rewind") return Rewound(args.at("x"), args.at("x0"));
-  if (kind == "apply") return Applied(args);
+  if (kind == "bf16") {
+    const uint16_t narrow = NarrowBf16(FloatFromHex(args.at("")));
+    const uint8_t high_first[] = {static_cast<uint8_t>(narrow >> 8), static_cast<uint8_t>(narrow)};
+    return ToHex(std::vector<uint8_t>(high_first, high_first + 2));
+  }
+  if (kind == "apply" || kind == "average" || kind == "dense") return Applied(kind, args);
+  if (kind == "planes") {
+    return Planes(args.at("ones"), static_cast<uint32_t>(number("ballots")));
+  }
   if (kind == "replica") return Replica(number("n"));
   if (kind == "xxh3") {
     const std::string bytes = args.at("") == "\"\"" ? "" : FromHex(args.at(""));
@@ -180,8 +216,9 @@ TEST(WireFormat, EveryTestVectorOfThePageIsTrue) {
     EXPECT_EQ(Recomputed(vector.kind, vector.arguments), vector.result) << vector.line;
     ++seen[vector.kind];
   }
-  for (const char* kind : {"packed", "fin", "tie", "own", "domain", "uniform", "layout", "apply",
-                           "rewind", "payload", "replica", "xxh3"}) {
+  for (const char* kind :
+       {"packed", "fin", "tie", "own", "domain", "uniform", "layout", "apply", "average", "planes",
+        "dense", "bf16", "rewind", "payload", "replica", "xxh3"}) {
     EXPECT_GT(seen[kind], 0) << "the page has no vector of kind " << kind;
   }
 }

@@ -57,6 +57,12 @@ TEST(ServerFlagsTest, EveryFlagReachesItsSetting) {
                                      "--deadline-initial-ms=30",
                                      "--observer-after=4",
                                      "--share-hold=6",
+                                     "--warm-in=12",
+                                     "--aggregate=average",
+                                     "--dense=head.*,*.bias",
+                                     "--dense-wire=bf16",
+                                     "--dense-optimizer=sgd",
+                                     "--dense-momentum=0.75",
                                      "--digest-every=0",
                                      "--eval-every=8",
                                      "--wait-timeout=1.5",
@@ -106,6 +112,13 @@ TEST(ServerFlagsTest, EveryFlagReachesItsSetting) {
   EXPECT_EQ(c.deadline.initial, std::chrono::milliseconds(30));
   EXPECT_EQ(c.observer_after, 4u);
   EXPECT_EQ(c.share_hold_rounds, 6u);
+  EXPECT_EQ(c.warm_in_rounds, 12u);
+  EXPECT_EQ(sizes.aggregate, Aggregate::kAverage);
+  EXPECT_TRUE(run::AnyDense(c.model.tensor_rules));
+  EXPECT_EQ(c.model.tensor_rules.back().pattern, "*.bias");
+  EXPECT_EQ(sizes.dense.wire, PayloadKind::kBf16);
+  EXPECT_EQ(sizes.dense.optimizer.kind, DenseOptimizer::Kind::kSgd);
+  EXPECT_EQ(sizes.dense.optimizer.momentum, 0.75f);
   EXPECT_EQ(c.digest_every, 0u);
   EXPECT_EQ(c.evaluate_every, 8u);
   EXPECT_EQ(c.wait_timeout, std::chrono::milliseconds(1500));
@@ -300,6 +313,76 @@ TEST(ServerFlagsTest, EtaIsANumberOrComesFromTheModelThatTheRunStartsFrom) {
     ASSERT_TRUE(Parse({"--insecure", "--max-rounds=3", word}, &flags).ok());
     EXPECT_EQ(flags.run.rule.alias_eta0, eta0);
   }
+}
+
+TEST(ServerFlagsTest, RulesThatNeedSignsOrLengthsRefuseWhatHasNone) {
+  const auto refusal = [](std::vector<const char*> words) {
+    words.insert(words.end(), {"--insecure", "--max-rounds=800"});
+    ServerFlags flags;
+    const absl::Status status = Parse(words, &flags);
+    if (!status.ok()) EXPECT_EQ(ExitCodeFor(status), ExitCode::kUsage);
+    return status.ok() ? std::string() : Describe(status);
+  };
+  for (const char* what : {"--aggregate=average", "--dense=head*"}) {
+    EXPECT_THAT(refusal({what, "--alias-option=I"}), HasSubstr("needs the signs")) << what;
+    EXPECT_THAT(refusal({what, "--alias-probe=directional"}), HasSubstr("needs the signs"));
+    for (const char* rule : {"--rule=fixed", "--rule=lever", "--rule=mechanic"})
+      EXPECT_EQ(refusal({what, rule}), "") << rule;
+  }
+  for (const char* rule : {"--rule=alias", "--rule=prodigy", "--rule=sos"}) {
+    EXPECT_EQ(refusal({"--aggregate=average", rule}), "") << rule;
+    EXPECT_THAT(refusal({"--dense=head*", rule}), HasSubstr("goes by the length of a step"));
+  }
+  EXPECT_THAT(refusal({"--dense=*", "--rule=fixed", "--direction=signsgd", "--error-feedback"}),
+              HasSubstr("leave one of them away"));
+}
+
+TEST(ServerFlagsTest, AnOptimizersFlagsAreOfItAlone) {
+  const auto parse = [](std::vector<const char*> words, ServerFlags* flags) {
+    words.insert(words.end(), {"--insecure", "--max-rounds=3", "--rule=fixed"});
+    return Parse(words, flags);
+  };
+  ServerFlags flags;
+  ASSERT_TRUE(
+      parse({"--dense=*", "--dense-beta1=0.625", "--dense-beta2=0.875", "--dense-epsilon=0.25"},
+            &flags)
+          .ok());
+  const DenseOptimizer& optimizer = flags.run.model.sizes.dense.optimizer;
+  EXPECT_EQ(optimizer.kind, DenseOptimizer::Kind::kAdamW);
+  EXPECT_EQ(optimizer.beta1, 0.625f);
+  EXPECT_EQ(optimizer.beta2, 0.875f);
+  EXPECT_EQ(optimizer.epsilon, 0.25f);
+  const std::vector<std::pair<std::vector<const char*>, const char*>> cases = {
+      {{"--dense-wire=bf16"}, "--dense-wire belongs to --dense"},
+      {{"--dense-optimizer=sgd"}, "--dense-optimizer belongs to --dense"},
+      {{"--dense-beta1=0.5"}, "--dense-beta1 belongs to --dense with --dense-optimizer adamw"},
+      {{"--dense=*", "--dense-momentum=0.5"},
+       "--dense-momentum belongs to --dense with --dense-optimizer sgd"},
+      {{"--dense=*", "--dense-optimizer=sgd", "--dense-beta2=0.5"}, "--dense-beta2 belongs to"},
+      {{"--dense=*", "--dense-optimizer=sgd", "--dense-epsilon=1"}, "--dense-epsilon belongs to"},
+      {{"--dense=*", "--dense-beta2=1"}, "--dense-beta2 1 is out of range"},
+      {{"--dense=*", "--dense-epsilon=0"}, "--dense-epsilon 0 is out of range"},
+      {{"--dense=a,,b"}, "--dense a,,b: give PATTERN"},
+  };
+  for (const auto& [words, culprit] : cases) {
+    ServerFlags refused;
+    const absl::Status status = parse(words, &refused);
+    EXPECT_EQ(ExitCodeFor(status), ExitCode::kUsage) << culprit;
+    EXPECT_THAT(Describe(status), HasSubstr(culprit));
+  }
+}
+
+TEST(ServerFlagsTest, AChunkOfCountsMustFitIntoAMessage) {
+  const std::vector<const char*> words = {"--insecure", "--max-rounds=3",
+                                          "--chunk-coordinates=33554432",
+                                          "--session-buffer-bytes=67108864"};
+  ServerFlags votes;
+  EXPECT_TRUE(Parse(words, &votes).ok()) << "4 MiB";
+  std::vector<const char*> average = words;
+  average.push_back("--aggregate=average");
+  ServerFlags flags;
+  const absl::Status status = Parse(average, &flags);
+  EXPECT_THAT(Describe(status), HasSubstr("chunks of 29360128 bytes")) << "seven planes count 64";
 }
 
 TEST(ServerFlagsTest, AFlagOfAnotherRuleIsNotIgnored) {

@@ -54,11 +54,11 @@ TEST_F(CommitRecordTest, EachChunkIsFoundInItsPart) {
   ASSERT_TRUE(made.ok()) << Describe(made.status());
   const CommitRecord& record = **made;
   EXPECT_EQ(record.payload_bytes, 375u);
-  EXPECT_EQ(record.Chunk(plan_, ChunkIndex(0)).data(), payload_.get());
-  EXPECT_EQ(record.Chunk(plan_, ChunkIndex(0)).size(), 128u);
-  EXPECT_EQ(record.Chunk(plan_, ChunkIndex(1)).data(), tail.get());
-  EXPECT_EQ(record.Chunk(plan_, ChunkIndex(2)).data(), tail.get() + 128);
-  EXPECT_EQ(record.Chunk(plan_, ChunkIndex(2)).size(), 119u);
+  EXPECT_EQ(record.Chunk(ChunkIndex(0)).data(), payload_.get());
+  EXPECT_EQ(record.Chunk(ChunkIndex(0)).size(), 128u);
+  EXPECT_EQ(record.Chunk(ChunkIndex(1)).data(), tail.get());
+  EXPECT_EQ(record.Chunk(ChunkIndex(2)).data(), tail.get() + 128);
+  EXPECT_EQ(record.Chunk(ChunkIndex(2)).size(), 119u);
   EXPECT_EQ(record.ChunkOwner(ChunkIndex(0)), payload_);
   EXPECT_EQ(record.ChunkOwner(ChunkIndex(2)), tail);
 }
@@ -78,14 +78,14 @@ TEST_F(CommitRecordTest, PartsKnowTheirCoordinates) {
 TEST_F(CommitRecordTest, AChunkThatLiesElsewhereHasNoBytesHere) {
   CommitRecord fields = Step();
   fields.payload = {MakePart(plan_, ChunkIndex(0), 3, nullptr)};
-  EXPECT_TRUE(fields.Chunk(plan_, ChunkIndex(1)).empty());
+  EXPECT_TRUE(fields.Chunk(ChunkIndex(1)).empty());
   const auto record = MakeCommitRecord(fields, plan_, kTensors);
   EXPECT_EQ(record.status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_TRUE(absl::StrContains(record.status().message(), "elsewhere"));
 }
 
-TEST_F(CommitRecordTest, KindsOfPayloadThatNoReplicaAppliesAreRefused) {
-  for (const PayloadKind kind : {PayloadKind::kCounts, PayloadKind::kFp32, PayloadKind::kBf16}) {
+TEST_F(CommitRecordTest, ARangeOfValuesLiesBehindTheSigns) {
+  for (const PayloadKind kind : {PayloadKind::kFp32, PayloadKind::kBf16}) {
     const auto plan = PayloadPlan::Make(plan_.chunk_plan(),
                                         {{.first = ChunkIndex(0), .chunks = 2},
                                          {.first = ChunkIndex(2), .chunks = 1, .kind = kind}},
@@ -96,9 +96,35 @@ TEST_F(CommitRecordTest, KindsOfPayloadThatNoReplicaAppliesAreRefused) {
     ASSERT_EQ(fields.payload.size(), 2u);
     EXPECT_EQ(fields.payload[1].bytes.get(), bytes.get() + 256);
     const auto record = MakeCommitRecord(fields, *plan, kTensors);
-    EXPECT_EQ(record.status().code(), absl::StatusCode::kUnimplemented)
-        << ToStd(record.status().message());
-    EXPECT_TRUE(absl::StrContains(record.status().message(), ToAbsl(Words(kind))));
+    ASSERT_TRUE(record.ok()) << ToStd(record.status().message());
+    const size_t value = kind == PayloadKind::kFp32 ? 4 : 2;
+    EXPECT_EQ((*record)->Chunk(ChunkIndex(2)).size(), value * (3000 - 2048));
+    EXPECT_EQ((*record)->payload_bytes, 256 + value * (3000 - 2048));
+  }
+}
+
+TEST_F(CommitRecordTest, ChunksOfCountsHaveTheBytesOfTheBallotsCounted) {
+  const auto plan = PayloadPlan::Make(
+      plan_.chunk_plan(), {{.first = ChunkIndex(0), .chunks = 3, .kind = PayloadKind::kCounts}}, 4);
+  ASSERT_TRUE(plan.ok());
+  const auto bytes = Bytes(plan->TotalBytes());
+  CommitRecord fields = StepFields(7, *plan, bytes);
+  fields.chunks[0].counted = 1;
+  fields.chunks[1].counted = 3;
+  fields.chunks[2].counted = 4;
+  const auto record = MakeCommitRecord(fields, *plan, kTensors);
+  ASSERT_TRUE(record.ok()) << Describe(record.status());
+  EXPECT_EQ((*record)->Chunk(ChunkIndex(0)).size(), 128u);
+  EXPECT_EQ((*record)->Chunk(ChunkIndex(1)).data(), bytes.get() + 3 * 128)
+      << "room for three planes";
+  EXPECT_EQ((*record)->Chunk(ChunkIndex(1)).size(), 2 * 128u);
+  EXPECT_EQ((*record)->Chunk(ChunkIndex(2)).size(), 3 * 119u);
+  EXPECT_EQ((*record)->payload_bytes, 3 * 375u);
+  for (const uint32_t counted : {0u, 5u}) {
+    fields.chunks[1].counted = counted;
+    EXPECT_EQ(MakeCommitRecord(fields, *plan, kTensors).status().code(),
+              absl::StatusCode::kInvalidArgument)
+        << counted;
   }
 }
 

@@ -177,6 +177,34 @@ TEST_F(MasterReplicaTest, RescalesAboutTheStartingPoint) {
   }
 }
 
+TEST_F(MasterReplicaTest, AStepOfCountsMovesEachChunkByTheMeanOfItsBallots) {
+  const ChunkPlan& chunks = plan_.chunk_plan();
+  const PayloadPlan plan = *PayloadPlan::Make(
+      chunks, {{.first = ChunkIndex(0), .chunks = chunks.chunks(), .kind = PayloadKind::kCounts}},
+      15);
+  const auto bytes = Bytes(plan.TotalBytes());
+  for (size_t i = 0; i < plan.TotalBytes(); ++i) bytes.get()[i] = static_cast<uint8_t>(rng_.Next());
+  CommitRecord fields = StepFields(next_++, plan, bytes);
+  fields.gamma = 0.01f;
+  fields.rho = 0.5f;
+  fields.scales = {0.5f, 2.0f};
+  for (uint32_t k = 0; k < chunks.chunks(); ++k) fields.chunks[k].counted = 1 + k % 15;
+  const auto record = Make(std::move(fields), plan, 2);
+  for (uint32_t k = 0; k < chunks.chunks(); ++k) {
+    const uint64_t first = chunks.First(ChunkIndex(k));
+    ApplyCounts(replica_->layout(), {.gamma = 0.01f, .rho = 0.5f, .scales = record->scales}, first,
+                chunks.Count(ChunkIndex(k)),
+                {.planes = bytes.get() + plan.Offset(ChunkIndex(k)),
+                 .plane_bytes = chunks.Bytes(ChunkIndex(k)),
+                 .ballots = 1 + k % 15,
+                 .first = first},
+                x0_.data() + first, x_.data() + first);
+  }
+  replica_->Apply(*record);
+  ExpectSame();
+  EXPECT_NE(x_, x0_);
+}
+
 TEST_F(MasterReplicaTest, ARewindBringsTheStartingPointBack) {
   Apply(Fields(CommitKind::kRewind));  // nothing has moved yet
   ExpectSame();

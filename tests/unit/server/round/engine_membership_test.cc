@@ -99,6 +99,104 @@ TEST_F(EngineTest, AHigherIncarnationReplacesALiveOne) {
   EXPECT_EQ(Totals().stale_messages, 2u);
 }
 
+// ---- warm-in
+
+class WarmInTest : public EngineTest {
+ protected:
+  WarmInTest() { config_.warm_in_rounds = 2; }
+  // Comes without a replica of the run.
+  Actions Newcomer(uint32_t w) {
+    ++incarnations_[w];
+    return Do(WorkerReady{
+        .worker = Id(w), .incarnation = Inc(w), .name = "w" + std::to_string(w), .fetched = true});
+  }
+  std::vector<uint32_t> Uncounted() const {
+    std::vector<uint32_t> ids;
+    for (const Seat& seat : last_open_.seats) {
+      if (seat.uncounted) ids.push_back(seat.worker.value());
+    }
+    return ids;
+  }
+};
+
+TEST_F(WarmInTest, AtTheStartEverybodyIsWarmThoughMostFetchTheState) {
+  config_.workers_min = 3;
+  Ready(0);
+  Newcomer(1);
+  Newcomer(2);
+  ASSERT_EQ(View().phase, Phase::kRoundOpen);
+  EXPECT_THAT(Uncounted(), IsEmpty());
+  EXPECT_EQ(last_open_.members, 3u);
+}
+
+TEST_F(WarmInTest, ANewcomersBallotsAreNeitherCountedNorWaitedForUntilItIsWarm) {
+  Start(3);
+  Newcomer(3);
+  VoteAll({0, 1, 2});
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_THAT(Uncounted(), ElementsAre(3));
+    EXPECT_EQ(last_open_.members, 3u);
+    EXPECT_EQ(last_open_.quorum, 2u);
+    if (round == 0) Vote(3);  // in time, and of no weight; the second time it is silent
+    const CommitRound commit = One<CommitRound>(VoteAll({0, 1, 2}));
+    EXPECT_EQ(Counted(commit), (std::vector<uint32_t>{3, 3}));
+    EXPECT_THAT(Ids(commit.voters), ElementsAre(0, 1, 2));
+    EXPECT_EQ(commit.abstentions, 0u);
+  }
+  EXPECT_THAT(Uncounted(), IsEmpty());
+  EXPECT_EQ(Member(3).abstentions, 0u);
+  EXPECT_EQ(Counted(One<CommitRound>(VoteAll({0, 1, 2, 3}))), (std::vector<uint32_t>{4, 4}));
+}
+
+TEST_F(WarmInTest, WithFewerWarmMembersThanAQuorumEverybodyCounts) {
+  Start(1);
+  Newcomer(1);
+  Newcomer(2);
+  Newcomer(3);
+  Vote(0);
+  EXPECT_THAT(Uncounted(), IsEmpty()) << "one of four is less than the quorum of two";
+  EXPECT_EQ(last_open_.members, 4u);
+  EXPECT_EQ(last_open_.quorum, 2u);
+}
+
+TEST_F(WarmInTest, WhenTheLastWarmMembersDieTheNextAttemptCountsEverybody) {
+  Start(2);
+  Newcomer(2);
+  VoteAll({0, 1});
+  EXPECT_THAT(Uncounted(), ElementsAre(2));
+  Lost(0);
+  const OpenRound open = One<OpenRound>(Lost(1));
+  EXPECT_EQ(open.attempt, Attempt(1));
+  EXPECT_THAT(Uncounted(), IsEmpty());
+  EXPECT_EQ(Counted(One<CommitRound>(Vote(2))), (std::vector<uint32_t>{1, 1}));
+}
+
+TEST_F(WarmInTest, AfterALossOfAllTheFirstToComeBackIsWarm) {
+  Start(2);
+  VoteAll({0, 1});
+  Lost(0);
+  Lost(1);
+  Newcomer(2);
+  EXPECT_THAT(Uncounted(), IsEmpty());
+}
+
+TEST_F(WarmInTest, AfterARewindEverybodyIsWarm) {
+  Start(2);
+  Newcomer(2);
+  rule_.next = {.kind = CommitKind::kRewind, .gamma = 0.5f, .reason = "spy"};
+  VoteAll({0, 1});
+  EXPECT_THAT(Uncounted(), IsEmpty());
+  EXPECT_EQ(last_open_.members, 3u);
+}
+
+TEST_F(WarmInTest, WhoKeptItsReplicaIsWarm) {
+  Start(3);
+  Lost(2);
+  Ready(2);
+  VoteAll({0, 1});
+  EXPECT_THAT(Uncounted(), IsEmpty());
+}
+
 // ---- shares
 
 TEST_F(EngineTest, AReturningWorkerGetsItsOwnShareBack) {

@@ -166,6 +166,9 @@ class TestWorker {
 
  private:
   void Apply(const v1::Commit& commit);
+  void ApplyChunks(const v1::Commit& commit, uint64_t first, uint64_t count);
+  v1::PayloadKind KindOf(ChunkIndex k) const;
+  Layout RunLayout() const;
 
   RunTest* const test_;
   const Layout layout_;
@@ -436,7 +439,9 @@ inline void TestWorker::Apply(const v1::Commit& commit) {
     if (pieces[p] != round) continue;
     const uint64_t first = p * MasterReplica::kPieceCoordinates;
     const uint64_t count = std::min(MasterReplica::kPieceCoordinates, x.size() - first);
-    if (commit.kind() == v1::Commit::KIND_STEP) {
+    if (commit.kind() == v1::Commit::KIND_STEP && welcome->payloads_size() > 0) {
+      ApplyChunks(commit, first, count);
+    } else if (commit.kind() == v1::Commit::KIND_STEP) {
       ApplyStep(layout_, {.gamma = commit.stepsize(), .rho = commit.rho()}, first, count,
                 reinterpret_cast<const uint8_t*>(bits.data()), 0,
                 x0_.empty() ? nullptr : x0_.data() + first, x.data() + first);
@@ -445,6 +450,57 @@ inline void TestWorker::Apply(const v1::Commit& commit) {
     }
     pieces[p] = round.next();
   }
+}
+
+inline v1::PayloadKind TestWorker::KindOf(ChunkIndex k) const {
+  for (const v1::PayloadRange& range : welcome->payloads()) {
+    if (k.value() - range.first_chunk() < range.chunks()) return range.down();
+  }
+  return v1::PAYLOAD_SIGNS;
+}
+
+inline void TestWorker::ApplyChunks(const v1::Commit& commit, uint64_t first, uint64_t count) {
+  const StepArguments step{.gamma = commit.stepsize(), .rho = commit.rho()};
+  const ChunkPlan plan(x.size(), welcome->chunk_coordinates());
+  for (uint64_t at = first; at < first + count;) {
+    const ChunkIndex k(static_cast<uint32_t>(at / plan.chunk_coordinates()));
+    const uint64_t end = std::min(first + count, plan.First(k) + plan.Count(k));
+    const std::string& chunk = verdict[k.value()];
+    const auto* const payload = reinterpret_cast<const uint8_t*>(chunk.data());
+    const uint32_t counted = commit.counted(static_cast<int>(k.value()));
+    const float* const x0 = x0_.empty() ? nullptr : x0_.data() + at;
+    const v1::PayloadKind kind = KindOf(k);
+    if (kind == v1::PAYLOAD_SIGNS) {
+      ApplyStep(RunLayout(), step, at, end - at, payload, plan.First(k), x0, x.data() + at);
+    } else if (kind == v1::PAYLOAD_COUNTS) {
+      ASSERT_EQ(chunk.size(), CountPlanes(counted) * plan.Bytes(k));
+      ApplyCounts(RunLayout(), step, at, end - at,
+                  {.planes = payload,
+                   .plane_bytes = plan.Bytes(k),
+                   .ballots = counted,
+                   .first = plan.First(k)},
+                  x0, x.data() + at);
+    } else {
+      const bool bf16 = kind == v1::PAYLOAD_BF16;
+      ASSERT_EQ(chunk.size(), plan.Count(k) * (bf16 ? 2 : 4));
+      ApplyDense(RunLayout(), step, at, end - at,
+                 {.values = payload, .bf16 = bf16, .first = plan.First(k)}, x0, x.data() + at);
+    }
+    at = end;
+  }
+}
+
+// As the welcome has it.
+inline Layout TestWorker::RunLayout() const {
+  std::vector<TensorSpec> tensors;
+  for (const v1::Tensor& t : welcome->layout().tensors()) {
+    tensors.push_back({.name = t.name(),
+                       .shape = {t.shape().begin(), t.shape().end()},
+                       .step_scale = t.step_scale(),
+                       .weight_decay = t.weight_decay(),
+                       .dense = t.dense()});
+  }
+  return *Layout::Make(std::move(tensors));
 }
 
 inline Round TestWorker::lowest() const {
@@ -508,9 +564,9 @@ inline void TestWorker::SendChunk(uint32_t k, const std::vector<uint8_t>& bits) 
   const Round round(open->round());
   const Attempt attempt(open->attempt());
   std::span<uint8_t> place;
-  const ChunkPlan& plan = peer->slots->plan();
+  const PayloadPlan& plan = peer->slots->payload();
   if (peer->slots->Begin(round, attempt, chunk, &place) == BallotSlots::Place::kWrite) {
-    std::copy_n(bits.begin() + static_cast<std::ptrdiff_t>(plan.ByteOffset(chunk)), place.size(),
+    std::copy_n(bits.begin() + static_cast<std::ptrdiff_t>(plan.Offset(chunk)), place.size(),
                 place.begin());
     (void)peer->slots->End(round, attempt, chunk, true);
   }

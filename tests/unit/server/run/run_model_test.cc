@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <deque>
 #include <functional>
@@ -90,6 +91,18 @@ TEST(ServerMemory, FollowsTheRule) {
   EXPECT_EQ(DefaultCatchUpBytes(d), 8 * packed);
 }
 
+TEST(ServerMemory, OfAveragesEveryCommitHasRoomForThePlanesOfAllWorkers) {
+  const uint64_t d = 1'000'000'001;
+  const uint64_t packed = BytesForBits(d);
+  ModelSizes sizes{.workers_max = 4, .aggregate = Aggregate::kAverage};
+  EXPECT_EQ(CommitBytes(d, sizes), 3 * packed);
+  EXPECT_EQ(DefaultCatchUpBytes(d, sizes), 8 * 3 * packed);
+  EXPECT_EQ(TotalBytes(ServerMemory(d, sizes)),
+            4 * d + 3 * 4 * packed + (8 + 9) * 3 * packed + 4 * d + 200'000'000);
+  sizes.workers_max = 64;
+  EXPECT_EQ(CommitBytes(d, sizes), 7 * packed);
+}
+
 TEST(PlanChunks, SizesThatCannotWorkAreRefusedWithFlagAndValue) {
   const auto refused = [](uint64_t d, ModelSizes sizes) {
     const absl::Status status = PlanChunks(Flat(d), sizes).status();
@@ -166,6 +179,25 @@ TEST(RunModel, RulesForSingleTensorsComeAfterTheDecayByRankAndMustFitTheModel) {
   EXPECT_THAT(Message(refused),
               HasSubstr("--tensor-scale nothing=…: no tensor of this model has such a name"));
   EXPECT_EQ(strange->state(), RunModel::State::kUnknown);
+}
+
+TEST(RunModel, DenseTensorsComeLastWhateverTheJoinersOrderAndTakeAnOptimizer) {
+  ModelSizes sizes;
+  sizes.dense.wire = PayloadKind::kBf16;
+  const std::string first = Small()[0].name;
+  const auto model = Make({.sizes = sizes, .tensor_rules = *ParseDense(first)});
+  ASSERT_TRUE(model->FixLayout(JoinOf(Small(), R"({"a": 1})")).ok());
+  const auto tensors = model->layout().tensors();
+  EXPECT_EQ(tensors.back().name, first);
+  EXPECT_TRUE(tensors.back().dense);
+  EXPECT_FALSE(tensors.front().dense);
+  EXPECT_FALSE(model->payloads().commits.OnlySigns());
+  ASSERT_NE(model->optimizer_states(), nullptr);
+  EXPECT_EQ(model->optimizer_states()->bytes(), 8 * model->payloads().DenseCoordinates());
+  std::vector<TensorSpec> turned = Small();
+  std::reverse(turned.begin(), turned.end());
+  ASSERT_TRUE(model->GrantUpload(PeerId(5), JoinOf(turned, R"({"a": 1})"), Time{}).ok());
+  EXPECT_EQ(model->layout().tensors().back().name, first);
 }
 
 TEST(RunModel, OrderConfigAndIdentityAreTheUploadersNotWhoeverCameFirst) {

@@ -76,12 +76,13 @@ RunState Full() {
                                  .step_scale = 2.0f,
                                  .weight_decay = 0.5f,
                                  .treatment = TensorTreatment::kSparse},
-                                {.name = "s"}});
+                                {.name = "s", .dense = true}});
   state.config_json = "{}";
   state.identity_text = "loss: x";
   state.x0_max_abs = 1.5;
   state.x = std::make_shared<const std::vector<float>>(std::vector<float>{1, -2, 3.5f, 0, 1e-30f});
   state.x0 = std::make_shared<const std::vector<float>>(std::vector<float>{1.5f, 0, 0, 0, -1});
+  state.optimizer = {.steps = 12, .state = {0.5f, -0.25f}};
   return state;
 }
 
@@ -113,6 +114,7 @@ void ExpectEqual(const RunState& a, const RunState& b) {
   if (a.has_parameters()) {
     EXPECT_EQ(*a.x, *b.x);
   }
+  EXPECT_EQ(a.optimizer, b.optimizer);
   ASSERT_EQ(a.x0 == nullptr, b.x0 == nullptr);
   if (a.x0 != nullptr) {
     EXPECT_EQ(*a.x0, *b.x0);
@@ -133,6 +135,7 @@ TEST(RunState, AFreshRunAndOneWithoutX0ComeBackToo) {
   ExpectEqual(*back, fresh);
   RunState one = Full();
   one.x0 = nullptr;
+  one.optimizer = {};
   back = Decoded(Bytes(one));
   ASSERT_TRUE(back.ok()) << Describe(back.status());
   ExpectEqual(*back, one);
@@ -141,9 +144,10 @@ TEST(RunState, AFreshRunAndOneWithoutX0ComeBackToo) {
 TEST(RunState, ThePlanesAreNotCopied) {
   const RunState state = Full();
   const StateParts parts = EncodeState(state);
-  ASSERT_EQ(parts.parts.size(), 7u);
+  ASSERT_EQ(parts.parts.size(), 9u);
   EXPECT_EQ(static_cast<const void*>(parts.parts[3].data()), state.x->data());
   EXPECT_EQ(static_cast<const void*>(parts.parts[5].data()), state.x0->data());
+  EXPECT_EQ(static_cast<const void*>(parts.parts[7].data()), state.optimizer.state.data());
 }
 
 TEST(RunState, EveryPrefixIsRefused) {
@@ -226,6 +230,11 @@ TEST(CheckState, WhatDoesNotFitTogetherIsNamed) {
   EXPECT_THAT(wrong([](RunState* s) { s->x0_max_abs = -1; }), HasSubstr("max |x0|"));
   EXPECT_THAT(wrong([](RunState* s) { s->x = nullptr; }), HasSubstr("x0 has 5"));
   EXPECT_THAT(wrong([](RunState* s) { s->x = s->x0 = nullptr; }), HasSubstr("no parameters"));
+  EXPECT_THAT(wrong([](RunState* s) {
+                s->x = s->x0 = nullptr;
+                s->engine.round = Round(0);
+              }),
+              HasSubstr("an optimizer, but no parameters"));
   const auto shorter = std::make_shared<const std::vector<float>>(4);
   EXPECT_THAT(wrong([&](RunState* s) { s->x = shorter; }),
               HasSubstr("x has 4 coordinates, the layout 5"));

@@ -96,5 +96,23 @@ TEST(TensorRulesTest, APatternThatFitsNoTensorIsRefusedWithSomeOfTheNames) {
             "start the server with patterns of its names");
 }
 
+TEST(TensorRulesTest, TensorsOfAPatternAreDense) {
+  const auto some = With(ParseDense("lm_head*,*norm*"));
+  EXPECT_FALSE(some[0].dense);
+  EXPECT_TRUE(some[2].dense);
+  EXPECT_TRUE(some[3].dense);
+  EXPECT_EQ(some[3].weight_decay, 0.1f) << "as before";
+  EXPECT_EQ(With(ParseDense("")), Tensors());
+  EXPECT_TRUE(AnyDense(*ParseDense("*")));
+  EXPECT_FALSE(AnyDense(*ParseTensorScales("*=2")));
+  for (const char* bad : {",", "a,", "a,,b"}) {
+    EXPECT_EQ(std::string(ParseDense(bad).status().message()),
+              std::string("--dense ") + bad + ": give PATTERN, several with commas");
+  }
+  std::vector<TensorSpec> tensors = Tensors();
+  EXPECT_THAT(std::string(ApplyTensorRules(*ParseDense("*,head"), &tensors).message()),
+              HasSubstr("--dense head: no tensor of this model has such a name"));
+}
+
 }  // namespace
 }  // namespace signvote::run

@@ -135,6 +135,74 @@ TEST_P(TallyOnIsa, EveryNumberOfBallotsEqualsTheReference) {
   }
 }
 
+// The planes in a heap block of exactly their size, pre-filled with ones.
+std::vector<uint8_t> Counts(const TallyInput& input, Isa isa) {
+  std::vector<uint8_t> planes(
+      CountPlanes(static_cast<uint32_t>(input.ballots.size())) * BytesForBits(input.coordinates),
+      0xFF);
+  TallyCounts(input, planes.data(), isa);
+  return planes;
+}
+std::vector<uint8_t> ReferenceCounts(const TallyInput& input) {
+  std::vector<uint8_t> planes(Counts(input, Isa::kScalar).size(), 0xFF);
+  TallyCountsReference(input, planes.data());
+  return planes;
+}
+
+TEST_P(TallyOnIsa, CountsOfEveryPatternOfUpToNineBallotsAreTheNaiveCount) {
+  for (uint32_t n = 1; n <= 9; ++n) {
+    const uint64_t coordinates = uint64_t{1} << n;
+    Ballots ballots(n, coordinates, 0, Rng(1, n));
+    for (uint32_t j = 0; j < n; ++j) {
+      for (uint64_t p = 0; p < coordinates; ++p)
+        SetBit(ballots.mutable_ballot(j), p, (p >> j) & 1u);
+    }
+    const TallyInput input = ballots.Input();
+    const std::vector<uint8_t> planes = Counts(input, GetParam());
+    const size_t bytes = BytesForBits(coordinates);
+    for (uint64_t p = 0; p < coordinates; ++p) {
+      int ones = 0;
+      for (uint32_t k = 0; k < CountPlanes(n); ++k)
+        ones += GetBit(planes.data() + k * bytes, p) ? 1 << k : 0;
+      ASSERT_EQ(ones, std::popcount(p)) << "n = " << n << ", pattern " << p;
+    }
+    EXPECT_EQ(planes, ReferenceCounts(input));
+  }
+}
+
+TEST_P(TallyOnIsa, CountsOfEveryLengthEqualTheReference) {
+  for (const size_t n : {1, 2, 3, 4, 7, 8, 15, 16, 17, 18, 33}) {
+    for (uint64_t coordinates = 1; coordinates <= 4 * 512 + 3;
+         coordinates += coordinates < 600 ? 1 : 61) {
+      Ballots ballots(n, coordinates, 0, Rng(5, coordinates));
+      const TallyInput input = ballots.Input();
+      const std::vector<uint8_t> planes = Counts(input, GetParam());
+      ASSERT_EQ(planes, ReferenceCounts(input)) << n << " ballots of " << coordinates;
+    }
+  }
+}
+
+TEST_P(TallyOnIsa, CountsOfEveryNumberOfBallotsEqualTheReference) {
+  std::vector<size_t> numbers;
+  for (size_t n = 1; n <= 70; ++n) numbers.push_back(n);
+  for (const size_t n : {127, 128, 255, 256, 511, 512, 1023, 1024}) numbers.push_back(n);
+  for (const size_t n : numbers) {
+    const uint64_t coordinates = 512 + 8 * n % 512 + n % 8;
+    Ballots ballots(n, coordinates, n % 3, Rng(6, n));
+    ASSERT_EQ(Counts(ballots.Input(), GetParam()), ReferenceCounts(ballots.Input()))
+        << n << " ballots";
+  }
+}
+
+TEST_P(TallyOnIsa, ALargeChunksCountsAddUpToItsBallots) {
+  // Beyond the block of 8 KiB in which many ballots are counted.
+  constexpr uint64_t kCoordinates = 3 * 8192 * 8 + 40;
+  for (const size_t n : {5, 40}) {
+    Ballots ballots(n, kCoordinates, 0, Rng(7, n));
+    ASSERT_EQ(Counts(ballots.Input(), GetParam()), ReferenceCounts(ballots.Input())) << n;
+  }
+}
+
 TEST_P(TallyOnIsa, UnanimousBallotsWinForEveryNumberOfThem) {
   for (const size_t n : {1, 2, 15, 16, 31, 32, 62, 63, 64, 127, 128, 1023, 1024}) {
     for (const uint8_t value : {uint8_t{0x00}, uint8_t{0xFF}}) {

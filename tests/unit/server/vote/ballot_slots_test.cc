@@ -16,7 +16,7 @@ class BallotSlotsTest : public ::testing::Test {
  protected:
   const ChunkPlan plan_{1000, 512};
   const std::shared_ptr<uint8_t> buffer_ = Buffer();
-  BallotSlots slots_{plan_, buffer_};
+  BallotSlots slots_{PayloadPlan(plan_), buffer_};
   std::span<uint8_t> place_;
   const Round round_{3};
   const Attempt attempt_{1};
@@ -97,7 +97,7 @@ TEST_F(BallotSlotsTest, AnotherBufferTakesTheNextAttemptAndTheOldOneStaysAsItIs)
 TEST_F(BallotSlotsTest, ABufferThatIsReplacedUnderItsWriterLivesUntilTheWriterIsDone) {
   std::shared_ptr<uint8_t> first = Buffer();
   const std::weak_ptr<uint8_t> watched = first;
-  BallotSlots slots(plan_, std::exchange(first, nullptr));
+  BallotSlots slots(PayloadPlan(plan_), std::exchange(first, nullptr));
   slots.Open(round_, attempt_);
   ASSERT_EQ(slots.Begin(round_, attempt_, ChunkIndex(0), &place_), Place::kWrite);
   slots.OpenIn(Buffer(), round_, attempt_.next());

@@ -60,7 +60,7 @@ class OpenVoteTest : public ::testing::Test {
  protected:
   OpenVoteTest() {
     for (uint32_t j = 0; j < 3; ++j)
-      slots_.push_back(std::make_shared<BallotSlots>(cut_, ballots_.Acquire()));
+      slots_.push_back(std::make_shared<BallotSlots>(PayloadPlan(cut_), ballots_.Acquire()));
   }
   static WorkerId Worker(size_t j) { return WorkerId(static_cast<uint32_t>(100 + j)); }
   void Open(uint64_t round, uint32_t attempt) {
@@ -132,6 +132,50 @@ TEST_F(OpenVoteTest, AVoteIsCompleteWhenEveryChunkIsTallied) {
     EXPECT_EQ(result.chunks[i].counted, 3u);
     EXPECT_EQ(result.chunks[i].checksum, Xxh3(expected.data(), expected.size()));
   }
+}
+
+TEST_F(OpenVoteTest, CountsLieInTheRoomOfTheMostBallots) {
+  const PayloadPlan plan =
+      *PayloadPlan::Make(cut_,
+                         {{.first = ChunkIndex(0), .chunks = 1},
+                          {.first = ChunkIndex(1), .chunks = 2, .kind = PayloadKind::kCounts}},
+                         9);
+  BufferPool verdicts(plan.TotalBytes(), 2);
+  OpenVote vote({.plan = plan, .seed = kSeed}, &sink_, &verdicts, &ballots_);
+  std::vector<OpenVote::Voter> voters;
+  for (size_t j = 0; j < 3; ++j) voters.push_back({.worker = Worker(j), .slots = slots_[j]});
+  vote.Open(Round(1), Attempt(0), std::move(voters));
+  std::vector<std::vector<uint8_t>> sent;
+  for (const uint32_t k : {0u, 1u, 2u}) {
+    sent.clear();
+    for (size_t j = 0; j < 3; ++j)
+      sent.push_back(Send(slots_[j].get(), Round(1), Attempt(0), ChunkIndex(k), &rng_));
+    vote.Close(ChunkIndex(k), std::vector<WorkerId>{Worker(0), Worker(1), Worker(2)});
+    const ChunkTallied tallied = sink_.RunOldest();
+    ASSERT_TRUE(vote.Take(tallied));
+    std::vector<const uint8_t*> rows;
+    for (const auto& ballot : sent) rows.push_back(ballot.data());
+    std::vector<uint8_t> expected(2 * cut_.Bytes(ChunkIndex(k)));
+    TallyCountsReference({.ballots = rows, .coordinates = cut_.Count(ChunkIndex(k))},
+                         expected.data());
+    if (k == 0) expected = Verdict(sent, cut_, ChunkIndex(0), kSeed, Round(1));
+    EXPECT_EQ(tallied.checksum, Xxh3(expected.data(), expected.size()));
+    EXPECT_TRUE(std::equal(expected.begin(), expected.end(), tallied.payload.get())) << k;
+  }
+  const OpenVote::Statistics statistics = vote.statistics();
+  EXPECT_GT(statistics.coordinates, 0u);
+  for (const auto& worker : statistics.workers) {
+    EXPECT_GT(worker.agreeing, worker.coordinates / 2) << "with what the vote would have been";
+    EXPECT_LT(worker.agreeing, worker.coordinates);
+  }
+  const OpenVote::Result result = vote.Finish();
+  std::vector<const uint8_t*> rows;
+  for (const auto& ballot : sent) rows.push_back(ballot.data());
+  std::vector<uint8_t> last(2 * cut_.Bytes(ChunkIndex(2)));
+  TallyCountsReference({.ballots = rows, .coordinates = cut_.Count(ChunkIndex(2))}, last.data());
+  EXPECT_EQ(plan.Offset(ChunkIndex(2)), 64u + 4 * 64) << "behind a verdict and four planes";
+  EXPECT_TRUE(
+      std::equal(last.begin(), last.end(), result.payload.get() + plan.Offset(ChunkIndex(2))));
 }
 
 TEST_F(OpenVoteTest, OnlyTheNamedVotersAreCountedAndLateOnesFindTheirSlotClosed) {
@@ -224,7 +268,7 @@ TEST_F(OpenVoteTest, AVoterThatWasNotInTheBusyAttemptKeepsItsBuffer) {
   SendChunk(0, 0);
   Close(0, {0});
   TallyJob busy = sink_.Begin();
-  slots_.push_back(std::make_shared<BallotSlots>(cut_, ballots_.Acquire()));
+  slots_.push_back(std::make_shared<BallotSlots>(PayloadPlan(cut_), ballots_.Acquire()));
   const auto before = slots_[3]->buffer();
   Open(0, 1);
   EXPECT_EQ(slots_[3]->buffer(), before);

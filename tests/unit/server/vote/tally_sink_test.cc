@@ -45,6 +45,8 @@ class TallySinkTest : public ::testing::Test {
             .share = share_,
             .places = std::move(places),
             .plan = plan_,
+            .ballot_offset = plan_.ByteOffset(ChunkIndex(k)),
+            .payload_offset = plan_.ByteOffset(ChunkIndex(k)),
             .seed = kSeed};
   }
   std::vector<uint8_t> Expected(ChunkIndex k, const std::vector<uint32_t>& places) const {

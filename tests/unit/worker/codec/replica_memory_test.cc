@@ -58,6 +58,28 @@ TEST(HostReplicaMemoryTest, AStepInPartsIsTheStep) {
   EXPECT_NE(parts, Values(1));
 }
 
+TEST(HostReplicaMemoryTest, AStepOfCountsInPartsIsTheStep) {
+  const Layout layout = *Layout::Make({{.name = "w", .shape = {kD}, .weight_decay = 0.1f}});
+  std::vector<uint8_t> planes(3 * ((kD + 7) / 8));
+  Rng rng(4, 0);
+  for (uint8_t& byte : planes) byte = static_cast<uint8_t>(rng.Next());
+  const CountsView counts{.planes = planes.data(), .plane_bytes = (kD + 7) / 8, .ballots = 7};
+  std::vector<float> whole = Values(1), parts = Values(1);
+  ApplyCounts(layout, {.gamma = 0.01f}, 0, kD, counts, nullptr, whole.data());
+  HostReplicaMemory memory(parts);
+  ASSERT_TRUE(memory.ApplyCounts(layout, {.gamma = 0.01f}, 0, 4097, counts).ok());
+  ASSERT_TRUE(memory.ApplyCounts(layout, {.gamma = 0.01f}, 4097, kD - 4097, counts).ok());
+  EXPECT_EQ(parts, whole);
+  EXPECT_NE(parts, Values(1));
+  for (const CountsView& wrong : {CountsView{planes.data(), (kD + 7) / 8, 0, 0},
+                                  CountsView{planes.data(), (kD + 7) / 8, 1025, 0},
+                                  CountsView{planes.data(), (kD + 7) / 8, 7, 64}}) {
+    EXPECT_EQ(memory.ApplyCounts(layout, {.gamma = 0.01f}, 0, kD, wrong).code(),
+              absl::StatusCode::kInvalidArgument);
+  }
+  EXPECT_EQ(parts, whole) << "what is refused changes nothing";
+}
+
 TEST(HostReplicaMemoryTest, TheDigestIsThatOfTheReplica) {
   std::vector<float> x = Values(1);
   HostReplicaMemory memory(x);

@@ -34,6 +34,8 @@ class WrongDevice : public HostDevice {
     kRescale,
     kScales,
     kDecay,
+    kCounts,
+    kDense,
     kRewind,
     kX0Sums,
     kDigest
@@ -75,6 +77,16 @@ class WrongDevice : public HostDevice {
       if (wrong_ == Wrong::kDecay) wrong.decay_step.reset();
       SIGNVOTE_RETURN_IF_ERROR(right_->Apply(layout, wrong, first, count, verdict));
       return wrong_ == Wrong::kReplica ? NudgeLast(first, count) : absl::OkStatus();
+    }
+    absl::Status ApplyCounts(const Layout& layout, const StepArguments& step, uint64_t first,
+                             uint64_t count, const CountsView& counts) override {
+      SIGNVOTE_RETURN_IF_ERROR(right_->ApplyCounts(layout, step, first, count, counts));
+      return wrong_ == Wrong::kCounts ? NudgeLast(first, count) : absl::OkStatus();
+    }
+    absl::Status ApplyDense(const Layout& layout, const StepArguments& step, uint64_t first,
+                            uint64_t count, const DenseView& dense) override {
+      SIGNVOTE_RETURN_IF_ERROR(right_->ApplyDense(layout, step, first, count, dense));
+      return wrong_ == Wrong::kDense ? NudgeLast(first, count) : absl::OkStatus();
     }
     absl::Status KeepX0() override { return right_->KeepX0(); }
     bool keeps_x0() const override { return right_->keeps_x0(); }
@@ -201,6 +213,8 @@ TEST(SelftestTest, OneWrongBitAnywhereIsFound) {
       {Wrong::kRescale, "the replica differs at coordinate"},
       {Wrong::kScales, "the replica differs at coordinate"},
       {Wrong::kDecay, "the replica differs at coordinate"},
+      {Wrong::kCounts, "the replica behind counts differs at coordinate"},
+      {Wrong::kDense, "the replica behind a dense step differs at coordinate"},
       {Wrong::kRewind, "the rewound replica differs at"},
       {Wrong::kX0Sums, "the sums about x0 differ"},
       {Wrong::kReplica, "the replica differs at coordinate"},

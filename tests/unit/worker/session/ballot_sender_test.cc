@@ -25,7 +25,7 @@ class BallotSenderTest : public ::testing::Test {
                              std::shared_ptr<const uint8_t>(
                                  bits_, bits_->data() + kSmallPlan.ByteOffset(ChunkIndex(k))));
   }
-  void Open(uint64_t round = 5) { sender_.Open(Round(round), Time{10}, kSmallPlan); }
+  void Open(uint64_t round = 5) { sender_.Open(Round(round), Time{10}, PayloadPlan(kSmallPlan)); }
 
   FakeClock clock_;
   BallotSender sender_{&clock_};

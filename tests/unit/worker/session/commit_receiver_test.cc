@@ -23,7 +23,7 @@ class CommitReceiverTest : public ::testing::Test {
     std::iota(bits_.begin(), bits_.end(), uint8_t{3});
     conversation_.Introduce(
         {.name = "w1", .token = "", .metrics_address = "", .model = SmallModel()});
-    receiver_.Begin(kSmallPlan, std::pmr::new_delete_resource());
+    receiver_.Begin(PayloadPlan(kSmallPlan), std::pmr::new_delete_resource());
     EXPECT_TRUE(conversation_.Begins(stream_).has_value());
     EXPECT_TRUE(conversation_.Hear(WelcomeMessage(v1::Welcome::STATE_FETCH), clock_.Now()).ok());
   }

@@ -58,7 +58,7 @@ TEST_F(KeptBallotTest, WithoutAnOpenRoundNothingIsTaken) {
 }
 
 TEST_F(KeptBallotTest, TheSameBitsAreSentUnderEachVote) {
-  ballot_.Open(Round(9), kOpened, kPlan);
+  ballot_.Open(Round(9), kOpened, PayloadPlan(kPlan));
   ASSERT_TRUE(Add(2, 77, kOpened).ok());
   for (const VoteId& vote : {Vote(1, 0), Vote(2, 3)}) {
     const OutgoingMessage out = ballot_.ChunkMessage(ChunkIndex(2), vote);
@@ -78,7 +78,7 @@ TEST_F(KeptBallotTest, TheSameBitsAreSentUnderEachVote) {
 }
 
 TEST_F(KeptBallotTest, IsWholeWithTheScalarsAfterItsLastChunkAndOnlyOnce) {
-  ballot_.Open(Round(9), kOpened, kPlan);
+  ballot_.Open(Round(9), kOpened, PayloadPlan(kPlan));
   ASSERT_TRUE(Add(2, 1, kOpened + milliseconds(3)).ok());
   ASSERT_TRUE(Add(0, 1, kOpened + milliseconds(4)).ok());
   EXPECT_EQ(ballot_.first_chunk(), kOpened + milliseconds(3));
@@ -86,7 +86,7 @@ TEST_F(KeptBallotTest, IsWholeWithTheScalarsAfterItsLastChunkAndOnlyOnce) {
       << "handed over twice";
   EXPECT_FALSE(*ballot_.AddScalars({}, kOpened + milliseconds(5))) << "chunk 1 is missing";
 
-  ballot_.Open(Round(10), kOpened, kPlan);
+  ballot_.Open(Round(10), kOpened, PayloadPlan(kPlan));
   for (uint32_t k = 0; k < 3; ++k) ASSERT_TRUE(Add(k, 1, kOpened + milliseconds(4 + k)).ok());
   v1::Scalars scalars;
   scalars.set_loss(2.5);
@@ -100,7 +100,7 @@ TEST_F(KeptBallotTest, IsWholeWithTheScalarsAfterItsLastChunkAndOnlyOnce) {
 }
 
 TEST_F(KeptBallotTest, AllMessagesAreWhatWasHandedOverInOrder) {
-  ballot_.Open(Round(9), kOpened, kPlan);
+  ballot_.Open(Round(9), kOpened, PayloadPlan(kPlan));
   EXPECT_TRUE(ballot_.AllMessages(Vote(1, 0)).empty());
   ASSERT_TRUE(Add(2, 1, kOpened).ok());
   ASSERT_TRUE(Add(0, 1, kOpened).ok());
@@ -116,7 +116,7 @@ TEST_F(KeptBallotTest, AllMessagesAreWhatWasHandedOverInOrder) {
 }
 
 TEST_F(KeptBallotTest, TheBitsAreSharedUntilTheLastMessageIsGone) {
-  ballot_.Open(Round(9), kOpened, kPlan);
+  ballot_.Open(Round(9), kOpened, PayloadPlan(kPlan));
   const long own = bits_.use_count();
   ASSERT_TRUE(Add(0, 1, kOpened).ok());
   std::vector<OutgoingMessage> sent;

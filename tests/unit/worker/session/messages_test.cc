@@ -199,10 +199,18 @@ TEST(MessagesTest, AWelcomeThatCannotBeFollowedIsRefusedByWhatIsWrong) {
             [norm](v1::Welcome* w) { w->mutable_clip()->set_max_norm(norm); });
   }
   refused(kPrecondition, "data endpoints", [](v1::Welcome* w) { w->add_endpoints(); });
-  refused(kPrecondition, "payloads of kind 2",
+  refused(kInvalid, "counts up to 0 ballots",
           [](v1::Welcome* w) { w->mutable_payloads(1)->set_down(v1::PAYLOAD_COUNTS); });
-  refused(kPrecondition, "payloads of kind 3",
+  refused(kInvalid, "counts up to 1025 ballots", [](v1::Welcome* w) {
+    w->mutable_payloads(1)->set_down(v1::PAYLOAD_COUNTS);
+    w->set_ballots_max(1025);
+  });
+  refused(kPrecondition, "ballots of counts and commits of signs",
+          [](v1::Welcome* w) { w->mutable_payloads(0)->set_up(v1::PAYLOAD_COUNTS); });
+  refused(kPrecondition, "ballots of fp32 and commits of signs",
           [](v1::Welcome* w) { w->mutable_payloads(0)->set_up(v1::PAYLOAD_FP32); });
+  refused(kPrecondition, "payloads of kind 9",
+          [](v1::Welcome* w) { w->mutable_payloads(0)->set_up(static_cast<v1::PayloadKind>(9)); });
   refused(kInvalid, "do not cover",
           [](v1::Welcome* w) { w->mutable_payloads(1)->set_first_chunk(1); });
   refused(kInvalid, "do not cover", [](v1::Welcome* w) { w->mutable_payloads(1)->set_chunks(2); });
@@ -315,6 +323,29 @@ TEST(MessagesTest, ACommitThatCannotBeAppliedIsRefusedByWhatIsWrong) {
   EXPECT_EQ(check([](v1::Commit* c) { c->set_rho(0.5f); }).code(), kInvalid);
   EXPECT_EQ(check([](v1::Commit* c) { c->set_kind(v1::Commit::KIND_REWIND); }).code(), kInvalid);
   EXPECT_TRUE(check([](v1::Commit* c) { c->set_kind(v1::Commit::KIND_NONE); }).ok());
+}
+
+TEST(MessagesTest, ARunOfCountsSaysOfHowManyBallotsTheyAre) {
+  v1::Welcome welcome = GoodWelcome();
+  welcome.mutable_payloads(1)->set_down(v1::PAYLOAD_COUNTS);
+  welcome.set_ballots_max(4);
+  const absl::StatusOr<RunInfo> run = RunFrom(welcome, SmallModel());
+  ASSERT_TRUE(run.ok()) << run.status();
+  EXPECT_EQ(run->commit_plan.ballots_max(), 4u);
+  EXPECT_EQ(run->commit_plan.kind(ChunkIndex(1)), PayloadKind::kSigns);
+  EXPECT_EQ(run->commit_plan.kind(ChunkIndex(2)), PayloadKind::kCounts);
+  EXPECT_EQ(run->commit_plan.TotalBytes(), 64u + 64 + 3 * 60);
+  v1::Commit commit = CommitMessage(7).commit();
+  EXPECT_TRUE(CheckCommit(commit, *run).ok());
+  commit.set_payload(v1::PAYLOAD_COUNTS);
+  EXPECT_TRUE(CheckCommit(commit, *run).ok());
+  for (const uint32_t counted : {0u, 5u}) {
+    commit.set_counted(2, counted);
+    EXPECT_EQ(CheckCommit(commit, *run).code(), kInvalid) << counted;
+  }
+  commit.set_counted(2, 4);
+  commit.set_counted(1, 5);
+  EXPECT_TRUE(CheckCommit(commit, *run).ok()) << "of a verdict any number";
 }
 
 TEST(MessagesTest, ATicketHoldsWhatARoundOpenSays) {

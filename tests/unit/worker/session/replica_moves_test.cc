@@ -40,7 +40,8 @@ class ReplicaMovesTest : public testing::Test {
     return ticket;
   }
 
-  VerdictStore::Slot a_{.bits = {1, 2}}, b_{.bits = {3, 4}};
+  const PayloadPlan plan_{ChunkPlan(16, 512)};
+  VerdictStore::Slot a_{.plan = &plan_, .bits = {1, 2}}, b_{.plan = &plan_, .bits = {3, 4}};
   std::vector<VerdictStore::Slot*> released_;
   ReplicaMoves moves_{[this](VerdictStore::Slot* slot) { released_.push_back(slot); }};
 };

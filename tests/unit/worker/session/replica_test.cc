@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "common/apply.h"
 #include "common/checksum.h"
 #include "common/rng.h"
@@ -32,6 +34,7 @@ std::vector<uint8_t> Bits(uint64_t seed) {
 class Step {
  public:
   Step(uint64_t round, float stepsize, float rho = 1) {
+    slot_.plan = &plan_;
     slot_.bits.assign(kD / 8, 0);
     const std::vector<uint8_t> bits = Bits(round);
     std::copy(bits.begin(), bits.end(), slot_.bits.begin());
@@ -43,6 +46,7 @@ class Step {
   const CommitEvent& event() const { return event_; }
 
  private:
+  const PayloadPlan plan_{ChunkPlan(kD, 512)};
   VerdictStore::Slot slot_;
   CommitEvent event_;
 };
@@ -164,6 +168,60 @@ TEST(ReplicaTest, X0ThatWasLetGoOfTakesNoMemoryAndComesBackWithTheNextTransfer) 
   Replica without(&layout, &memory, Replica::X0::kUnused);
   without.LetGoOfX0();
   EXPECT_TRUE(memory.keeps_x0()) << "it is not this replica's";
+}
+
+TEST(ReplicaTest, AStepOfCountsMovesEachPartByTheMeanOfItsBallots) {
+  const Layout layout = TestLayout();
+  const ChunkPlan chunks(kD, 512);
+  const PayloadPlan plan = *PayloadPlan::Make(
+      chunks, {{.first = ChunkIndex(0), .chunks = chunks.chunks(), .kind = PayloadKind::kCounts}},
+      7);
+  VerdictStore::Slot slot{.plan = &plan};
+  slot.bits.assign(plan.TotalBytes(), 0);
+  Rng rng(9, 4);
+  for (uint32_t k = 0; k < chunks.chunks(); ++k) {
+    slot.sums.push_back({.counted = 1 + k});  // one to six ballots
+    const size_t bytes = plan.Bytes(ChunkIndex(k), 1 + k);
+    // Counts beyond the ballots say nothing that this test is about.
+    for (size_t i = 0; i < bytes; ++i)
+      slot.bits[plan.Offset(ChunkIndex(k)) + i] = static_cast<uint8_t>(rng.Next());
+  }
+  CommitEvent event;
+  event.round = Round(0);
+  event.stepsize = event.decay_step = 0.25f;
+  event.rho = 0.5f;
+  event.slot = &slot;
+  std::vector<float> x(kD), x0(kD, 0.5f);
+  for (float& value : x) value = static_cast<float>(rng.Uniform() - 0.5);
+  std::vector<float> expected = x;
+  HostReplicaMemory memory(x);
+  ASSERT_TRUE(memory.KeepX0().ok());
+  ASSERT_TRUE(memory.WriteX0(0, x0).ok());
+  Replica replica(&layout, &memory, Replica::X0::kNeeded);
+  // The middle part stands at a later round and is left alone.
+  ASSERT_TRUE(replica.AddX0Part(0, kD).ok());
+  ASSERT_TRUE(replica.AddPart(Round(0), 0, 700).ok());
+  ASSERT_TRUE(replica.AddPart(Round(1), 700, 100).ok());
+  ASSERT_TRUE(replica.AddPart(Round(0), 800, kD - 800).ok());
+  ASSERT_TRUE(replica.Apply(event).ok());
+  for (uint64_t i = 0; i < kD; ++i) {
+    if (i >= 700 && i < 800) continue;
+    const uint32_t k = static_cast<uint32_t>(i / 512);
+    const ChunkIndex chunk(k);
+    uint32_t ones = 0;
+    for (uint32_t p = 0; p < CountPlanes(1 + k); ++p) {
+      const uint8_t* plane = slot.bits.data() + plan.Offset(chunk) + p * chunks.Bytes(chunk);
+      ones |= static_cast<uint32_t>((plane[i % 512 / 8] >> (i % 8)) & 1) << p;
+    }
+    const TensorSpec& tensor = layout.tensors()[i < 1777 ? 0 : 1];
+    const TensorStep step = MakeTensorStep(0.25f, tensor);
+    const float n = static_cast<float>(1 + k);
+    const float w = (2.0f * static_cast<float>(ones) - n) / n;
+    const float back = std::fma(0.5f, expected[i] - 0.5f, 0.5f);
+    expected[i] = std::fma(back, step.c, -(step.a * w));
+  }
+  EXPECT_EQ(x, expected);
+  EXPECT_TRUE(replica.level());
 }
 
 TEST(ReplicaTest, WhatWantsX0WaitsForAllOfIt) {

@@ -41,7 +41,7 @@ v1::Commit CommitOf(uint64_t round, const std::vector<uint8_t>& bits, uint32_t a
 
 class VerdictAssemblerTest : public ::testing::Test {
  protected:
-  VerdictAssemblerTest() : store_(kSmallPlan, 3, std::pmr::new_delete_resource()) {}
+  VerdictAssemblerTest() : store_(PayloadPlan(kSmallPlan), 3, std::pmr::new_delete_resource()) {}
 
   absl::StatusOr<Added> Add(uint64_t round, uint32_t k, const std::vector<uint8_t>& bits,
                             uint32_t attempt = 0, uint64_t epoch = 1) {
@@ -182,6 +182,69 @@ TEST_F(VerdictAssemblerTest, ChunksThatAreNoneOfTheRunsAreRefused) {
             absl::StatusCode::kInvalidArgument)
       << "64 bytes where 60 are due";
   EXPECT_EQ(Free(), 3u);
+}
+
+// Counts of up to four ballots, which take up to three planes.
+class CountsAssemblerTest : public ::testing::Test {
+ protected:
+  static PayloadPlan Plan() {
+    return *PayloadPlan::Make(
+        kSmallPlan,
+        {{.first = ChunkIndex(0), .chunks = kSmallPlan.chunks(), .kind = PayloadKind::kCounts}}, 4);
+  }
+  absl::Status Add(uint32_t k, size_t planes) {
+    const std::vector<uint8_t> bytes(planes * kSmallPlan.Bytes(ChunkIndex(k)),
+                                     static_cast<uint8_t>(k + 1));
+    sums_.resize(kSmallPlan.chunks());
+    sums_[k].checksum = Xxh3(bytes.data(), bytes.size());
+    return assembler_
+        .Add({.epoch = Epoch(1),
+              .round = Round(5),
+              .attempt = Attempt(0),
+              .chunk = ChunkIndex(k),
+              .checksum = sums_[k].checksum},
+             bytes, Time{})
+        .status();
+  }
+  v1::Commit Commit(const std::vector<uint32_t>& counted) {
+    v1::Commit commit = CommitMessage(5).commit();
+    commit.clear_counted();
+    for (size_t k = 0; k < counted.size(); ++k) {
+      commit.add_counted(counted[k]);
+      sums_[k].counted = counted[k];
+    }
+    commit.set_payload_hash(PayloadHash(sums_));
+    return commit;
+  }
+
+  std::vector<ChunkSum> sums_;
+  VerdictStore store_{Plan(), 3, std::pmr::new_delete_resource()};
+  VerdictAssembler assembler_{&store_};
+};
+
+TEST_F(CountsAssemblerTest, EachChunkHasThePlanesOfItsOwnBallots) {
+  ASSERT_TRUE(Add(0, 1).ok());
+  ASSERT_TRUE(Add(1, 2).ok());
+  ASSERT_TRUE(Add(2, 3).ok());
+  const absl::StatusOr<CommitEvent> event = assembler_.Take(Commit({1, 3, 4}), Time{});
+  ASSERT_TRUE(event.ok()) << event.status();
+  const VerdictStore::Slot& slot = *event->slot;
+  EXPECT_EQ(slot.sums, sums_);
+  EXPECT_EQ(slot.plan->Offset(ChunkIndex(1)), 3 * 64u);
+  EXPECT_EQ(slot.bits[3 * 64], 2);
+  EXPECT_EQ(slot.bits[6 * 64 + 3 * 60 - 1], 3);
+}
+
+TEST_F(CountsAssemblerTest, BytesThatNoNumberOfBallotsMakesAreRefused) {
+  EXPECT_EQ(Add(0, 0).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Add(0, 4).code(), absl::StatusCode::kInvalidArgument) << "of 8 ballots; 4 are the most";
+}
+
+TEST_F(CountsAssemblerTest, BytesOfOtherBallotsThanTheCommitCountsAreNotApplied) {
+  for (uint32_t k = 0; k < 3; ++k) ASSERT_TRUE(Add(k, 2).ok());
+  const absl::Status status = assembler_.Take(Commit({3, 4, 3}), Time{}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("not the bytes of the ballots counted"));
 }
 
 TEST_F(VerdictAssemblerTest, WithoutASlotNothingChangesAndTheChunkMayBeGivenAgain) {

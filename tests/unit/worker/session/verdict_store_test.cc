@@ -15,7 +15,7 @@ void Fill(VerdictStore::Slot* slot, Epoch epoch, Attempt attempt) {
 }
 
 TEST(VerdictStoreTest, AVerdictIsWholeWhenEachChunkIsThereAndOfTheVote) {
-  VerdictStore store(kPlan, 1, std::pmr::new_delete_resource());
+  VerdictStore store(PayloadPlan(kPlan), 1, std::pmr::new_delete_resource());
   VerdictStore::Slot* const slot = store.Acquire(Round(3));
   ASSERT_NE(slot, nullptr);
   ASSERT_EQ(slot->chunks.size(), 3u);
@@ -31,7 +31,7 @@ TEST(VerdictStoreTest, AVerdictIsWholeWhenEachChunkIsThereAndOfTheVote) {
 }
 
 TEST(VerdictStoreTest, SlotsAreBoundedAndComeBackEmpty) {
-  VerdictStore store(kPlan, 2, std::pmr::new_delete_resource());
+  VerdictStore store(PayloadPlan(kPlan), 2, std::pmr::new_delete_resource());
   VerdictStore::Slot* const a = store.Acquire(Round(1));
   VerdictStore::Slot* const b = store.Acquire(Round(2));
   ASSERT_NE(a, nullptr);
@@ -67,7 +67,7 @@ class CountedMemory : public std::pmr::memory_resource {
 
 TEST(VerdictStoreTest, ALagCostsMemoryOnlyWhileItLasts) {
   CountedMemory memory;
-  VerdictStore store(kPlan, 16, &memory);
+  VerdictStore store(PayloadPlan(kPlan), 16, &memory);
   for (int lag = 0; lag < 3; ++lag) {
     std::vector<VerdictStore::Slot*> out;
     while (VerdictStore::Slot* const slot = store.Acquire(Round(1))) out.push_back(slot);

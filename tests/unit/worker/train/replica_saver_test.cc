@@ -160,6 +160,14 @@ class VastReplica final : public ReplicaMemory {
                      const uint8_t*) override {
     return NotHere();
   }
+  absl::Status ApplyCounts(const Layout&, const StepArguments&, uint64_t, uint64_t,
+                           const CountsView&) override {
+    return NotHere();
+  }
+  absl::Status ApplyDense(const Layout&, const StepArguments&, uint64_t, uint64_t,
+                          const DenseView&) override {
+    return NotHere();
+  }
   absl::StatusOr<uint64_t> Digest() override { return NotHere(); }
 
  private:

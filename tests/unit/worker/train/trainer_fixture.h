@@ -205,6 +205,7 @@ class LoopSession : public Session {
     run.main_rounds = rounds_;
     run.layout = layout_ = *Layout::Make(tensors);
     run.plan = plan_ = ChunkPlan(run.layout.coordinates(), 512);
+    run.ballot_plan = run.commit_plan = PayloadPlan(run.plan);
     run.direction.kind = DirectionKind::kSignSgd;
     run.probes = probe;
     run.keeps_gradients = keeps_gradients;

@@ -23,6 +23,7 @@ RunInfo RunOf(bool probes, size_t planes) {
   RunInfo run;
   run.layout = *Layout::Make({{.name = "w", .shape = {kD}}});
   run.plan = ChunkPlan(kD, 512);
+  run.ballot_plan = run.commit_plan = PayloadPlan(run.plan);
   run.probes = probes;
   for (size_t k = 0; k < planes; ++k) run.planes.push_back({.name = "m", .element_bytes = 4});
   return run;
@@ -80,6 +81,20 @@ TEST(WorkerMemory, OfMuonTheProductsOfTheLargestMatrixCount) {
   EXPECT_EQ(products({{.name = "w", .shape = {300, 10, 10}}}), 4 * (5 * 30000 + 5 * 10000));
   EXPECT_EQ(products({{.name = "w", .shape = {100, 300}, .treatment = TensorTreatment::kPlain}}),
             4 * 5 * 30000);
+}
+
+TEST(WorkerMemory, OfCountsTheVerdictsAreLargerAndOfDenseTensorsTheBallotToo) {
+  RunInfo run = RunOf(false, 0);
+  const PayloadRange all{.first = ChunkIndex(0), .chunks = run.plan.chunks()};
+  PayloadRange counts = all, dense = all;
+  counts.kind = PayloadKind::kCounts;
+  dense.kind = PayloadKind::kFp32;
+  run.commit_plan = *PayloadPlan::Make(run.plan, {counts}, 7);
+  EXPECT_EQ(TotalBytes(RunMemory(run, {})),
+            run.ballot_plan.TotalBytes() + 2 * run.commit_plan.TotalBytes());
+  EXPECT_GE(run.commit_plan.TotalBytes(), 3 * BytesForBits(kD));
+  run.ballot_plan = run.commit_plan = *PayloadPlan::Make(run.plan, {dense}, 7);
+  EXPECT_EQ(TotalBytes(RunMemory(run, {})), 3 * 4 * kD);
 }
 
 TEST(WorkerMemory, WhatDoesNotFitIsToldByAllItsPartsWithTheFlagsThatHelp) {

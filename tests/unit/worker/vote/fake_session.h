@@ -26,9 +26,10 @@ class FakeSession : public Session {
   }
   absl::Status SendChunk(ChunkIndex k, std::shared_ptr<const uint8_t> ballot) override {
     events.push_back("chunk " + std::to_string(k.value()));
-    const size_t bytes = plan.Bytes(k);
-    ballots.resize(plan.TotalBytes());
-    std::copy_n(ballot.get(), bytes, ballots.begin() + static_cast<ptrdiff_t>(plan.ByteOffset(k)));
+    const PayloadPlan of = payload.chunks() == 0 ? PayloadPlan(plan) : payload;
+    ballots.resize(of.TotalBytes());
+    std::copy_n(ballot.get(), of.Bytes(k, 1),
+                ballots.begin() + static_cast<ptrdiff_t>(of.Offset(k)));
     if (keep_sent) unsent.push_back(std::move(ballot));
     return send_status;
   }
@@ -55,6 +56,7 @@ class FakeSession : public Session {
   SessionStats Stats() const override { return {}; }
 
   ChunkPlan plan;
+  PayloadPlan payload;     // of ballots; default: signs
   bool keep_sent = false;  // as a network that has not sent them yet
   std::vector<std::shared_ptr<const uint8_t>> unsent;
   absl::Status send_status, scalars_status;

@@ -25,6 +25,7 @@ inline RunInfo TestRun() {
                               {.name = "b", .shape = {700}, .step_scale = 2.0f},
                               {.name = "c", .shape = {500}}});
   run.plan = ChunkPlan(kD, 512);
+  run.ballot_plan = run.commit_plan = PayloadPlan(run.plan);
   run.direction.kind = DirectionKind::kSignum;
   run.probes = true;
   return run;

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 #include <string>
@@ -15,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/bits.h"
 #include "common/coin.h"
+#include "common/half_float.h"
 #include "tests/unit/worker/vote/voter_fixture.h"
 
 namespace signvote {
@@ -619,17 +621,80 @@ TEST_F(VoterTest, WhatARestoredSourceCarriesGoesOnInTheRoundItWasKeptForAndInNoO
   EXPECT_EQ(unsaid.heard[3], "missed");
 }
 
+// A run whose tensor c, of coordinates 1000 and more, is dense, and with it all but chunk 0.
+class DenseVoterTest : public VoterTest {
+ protected:
+  void UseDense(PayloadKind wire) {
+    run_.layout = *Layout::Make({{.name = "a", .shape = {300}},
+                                 {.name = "b", .shape = {700}},
+                                 {.name = "c", .shape = {500}, .dense = true}});
+    run_.ballot_plan = *PayloadPlan::Make(run_.plan,
+                                          {{.first = ChunkIndex(0), .chunks = 1},
+                                           {.first = ChunkIndex(1), .chunks = 2, .kind = wire}},
+                                          1);
+    session_.payload = run_.ballot_plan;
+  }
+  // What was sent of coordinate i ≥ 512.
+  float Sent(uint64_t i) const {
+    const bool bf16 = run_.ballot_plan.kind(ChunkIndex(1)) == PayloadKind::kBf16;
+    const uint8_t* const first = session_.ballots.data() + run_.ballot_plan.Offset(ChunkIndex(1));
+    if (bf16) {
+      uint16_t bits = 0;
+      std::memcpy(&bits, first + (i - 512) * sizeof(bits), sizeof(bits));
+      return WidenBf16(bits);
+    }
+    float value = 0;
+    std::memcpy(&value, first + (i - 512) * sizeof(value), sizeof(value));
+    return value;
+  }
+};
+
+TEST_F(DenseVoterTest, ADenseChunkHasGradientsAndSignsOfWhatIsVotedOn) {
+  for (uint64_t i = 0; i < kD; ++i) g_[i] = static_cast<float>(i % 7) - 3.0f + 0.001f;
+  for (const PayloadKind wire : {PayloadKind::kFp32, PayloadKind::kBf16}) {
+    UseDense(wire);
+    Make();
+    VoteRound(Ticket(0), Step(nullptr));
+    ASSERT_EQ(session_.ballots.size(), run_.ballot_plan.TotalBytes());
+    for (uint64_t i = 0; i < 512; ++i)
+      ASSERT_EQ(GetBit(session_.ballots.data(), i), g_[i] > 0) << i;
+    for (uint64_t i = 512; i < kD; ++i) {
+      const float gradient = wire == PayloadKind::kBf16 ? WidenBf16(NarrowBf16(g_[i])) : g_[i];
+      ASSERT_EQ(Sent(i), i >= 1000 ? gradient : g_[i] > 0 ? 1.0f : -1.0f) << i;
+    }
+  }
+}
+
+// ‖g‖₂ = √1500: a gradient of ones is shortened to half, also where only its sign would be voted.
+TEST_F(DenseVoterTest, ADenseGradientIsClippedAsAnyOther) {
+  UseDense(PayloadKind::kFp32);
+  run_.clip_norm = std::sqrt(1500.0) / 2;
+  run_.direction.kind = DirectionKind::kSignSgd;
+  Make();
+  VoteRound(Ticket(0), Step(nullptr));
+  EXPECT_EQ(Sent(999), 1.0f);
+  EXPECT_EQ(Sent(1000), 0.5f);
+  EXPECT_EQ(Sent(1499), 0.5f);
+}
+
+TEST_F(DenseVoterTest, AGradientBeyondTheWiresNumbersIsNotSent) {
+  g_[1200] = 3.4e38f;  // finite, and nearer to infinity than to a bfloat16
+  UseDense(PayloadKind::kFp32);
+  Make();
+  EXPECT_FALSE(VoteRound(Ticket(0), Step(nullptr)).abstained.has_value());
+  EXPECT_EQ(Sent(1200), 3.4e38f);
+  UseDense(PayloadKind::kBf16);
+  Make();
+  session_.events.clear();
+  EXPECT_EQ(VoteRound(Ticket(0), Step(nullptr)).abstained, AbstainReason::kNonFiniteGradient);
+  EXPECT_THAT(session_.events, ElementsAre("abstain: non-finite gradient", "wait"));
+}
+
 TEST_F(VoterTest, RunsThatWantOtherBallotsAreRefusedWithTheRemedy) {
   const auto refusal = [this] {
     return Voter::Make(run_, &session_, &replica_, &device_, &gradient_source_, Clock::System(), {})
         .status();
   };
-  run_.payloads = {{.first = ChunkIndex(0), .chunks = 2},
-                   {.first = ChunkIndex(2), .chunks = 1, .up = PayloadKind::kBf16}};
-  EXPECT_EQ(refusal().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(refusal().message()),
-              HasSubstr("ballots of bf16 for the 1 chunks from 2"));
-  run_.payloads.clear();
   for (const DirectionConfig& carried :
        {DirectionConfig{.kind = DirectionKind::kMuon},
         DirectionConfig{.kind = DirectionKind::kSignSgd, .error_feedback = true}}) {

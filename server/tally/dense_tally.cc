@@ -1,0 +1,156 @@
+#include "server/tally/dense_tally.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/bits.h"
+#include "common/check.h"
+#include "common/coin.h"
+#include "common/half_float.h"
+
+namespace signvote {
+namespace {
+
+// Coordinates at a time: what is summed stays in the first-level cache.
+constexpr size_t kBlock = 1024;
+
+float ReadValue(PayloadKind kind, const uint8_t* values, uint64_t i) {
+  if (kind == PayloadKind::kBf16) {
+    uint16_t bits;
+    std::memcpy(&bits, values + i * sizeof(bits), sizeof(bits));
+    return WidenBf16(bits);
+  }
+  float value;
+  std::memcpy(&value, values + i * sizeof(value), sizeof(value));
+  return value;
+}
+
+void WriteValue(PayloadKind kind, uint8_t* values, uint64_t i, float value) {
+  if (kind == PayloadKind::kBf16) {
+    const uint16_t bits = NarrowBf16(value);
+    std::memcpy(values + i * sizeof(bits), &bits, sizeof(bits));
+  } else {
+    std::memcpy(values + i * sizeof(value), &value, sizeof(value));
+  }
+}
+
+// The means of coordinates [first, first + count) of the chunk.
+void Means(const DenseInput& input, uint64_t first, size_t count, float* mean) {
+  double sum[kBlock] = {};
+  for (const uint8_t* const ballot : input.ballots) {
+    for (size_t i = 0; i < count; ++i)
+      sum[i] += static_cast<double>(ReadValue(input.kind, ballot, first + i));
+  }
+  const auto n = static_cast<double>(input.ballots.size());
+  for (size_t i = 0; i < count; ++i) mean[i] = static_cast<float>(sum[i] / n);
+}
+
+// What a vote on coordinate i of the chunk comes to.
+float Voted(const DenseInput& input, uint64_t i) {
+  const auto n = static_cast<uint32_t>(input.ballots.size());
+  uint32_t ones = 0;
+  for (const uint8_t* const ballot : input.ballots)
+    ones += ReadValue(input.kind, ballot, i) > 0 ? 1u : 0u;
+  if (input.aggregate == Aggregate::kAverage) {
+    return static_cast<float>(2 * static_cast<int32_t>(ones) - static_cast<int32_t>(n)) /
+           static_cast<float>(n);
+  }
+  const uint64_t at = input.first_coordinate + i;
+  const bool coin =
+      (TieCoinWord(input.seed, input.round, at / kBitsPerWord) >> (at % kBitsPerWord)) & 1u;
+  return VerdictBit(ones, n, coin) ? 1.0f : -1.0f;
+}
+
+// The updates of a block of dense coordinates, `at` its first in the chunk.
+class Updater {
+ public:
+  explicit Updater(const DenseInput& input)
+      : input_(input),
+        correction1_(1.0f - Power(input.optimizer.beta1, input.step)),
+        correction2_(1.0f - Power(input.optimizer.beta2, input.step)) {}
+
+  // g becomes u.
+  void Update(uint64_t at, size_t count, float* g) const {
+    const DenseOptimizer& o = input_.optimizer;
+    if (o.planes() == 0) return;
+    const float* const m_in = input_.state_in + at;
+    float* const m_out = input_.state_out + at;
+    if (o.kind == DenseOptimizer::Kind::kSgd) {
+      for (size_t i = 0; i < count; ++i) g[i] = m_out[i] = o.momentum * m_in[i] + g[i];
+      return;
+    }
+    const float* const v_in = m_in + input_.stride;
+    float* const v_out = m_out + input_.stride;
+    const float rest1 = 1.0f - o.beta1, rest2 = 1.0f - o.beta2;
+    for (size_t i = 0; i < count; ++i) {
+      const float m = o.beta1 * m_in[i] + rest1 * g[i];
+      const float v = o.beta2 * v_in[i] + rest2 * (g[i] * g[i]);
+      m_out[i] = m;
+      v_out[i] = v;
+      g[i] = (m / correction1_) / (std::sqrt(v / correction2_) + o.epsilon);
+    }
+  }
+
+ private:
+  static float Power(float beta, uint64_t t) {
+    return static_cast<float>(std::pow(static_cast<double>(beta), static_cast<double>(t)));
+  }
+
+  const DenseInput& input_;
+  const float correction1_, correction2_;
+};
+
+absl::Status OutOfRange(const char* flag, float value, const char* range) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, " ", value, " is out of range; use a number ", range));
+}
+
+}  // namespace
+
+absl::Status CheckDenseOptimizer(const DenseOptimizer& optimizer) {
+  const auto coefficient = [](float beta) { return beta >= 0 && beta < 1; };
+  if (!coefficient(optimizer.momentum))
+    return OutOfRange("--dense-momentum", optimizer.momentum, "from 0 to below 1");
+  if (!coefficient(optimizer.beta1))
+    return OutOfRange("--dense-beta1", optimizer.beta1, "from 0 to below 1");
+  if (!coefficient(optimizer.beta2))
+    return OutOfRange("--dense-beta2", optimizer.beta2, "from 0 to below 1");
+  if (!std::isfinite(optimizer.epsilon) || optimizer.epsilon <= 0)
+    return OutOfRange("--dense-epsilon", optimizer.epsilon, "above 0");
+  return absl::OkStatus();
+}
+
+void TallyDense(const DenseInput& input, uint8_t* update) {
+  SIGNVOTE_CHECK(!input.ballots.empty());
+  SIGNVOTE_CHECK(input.kind == PayloadKind::kFp32 || input.kind == PayloadKind::kBf16);
+  const Updater updater(input);
+  float block[kBlock];
+  ForEachTensorRange(*input.layout, input.first_coordinate, input.coordinates,
+                     [&](const TensorRange& range) {
+                       const uint64_t begin = range.first - input.first_coordinate;
+                       if (!input.layout->tensors()[range.tensor].dense) {
+                         for (uint64_t i = begin; i < begin + range.count; ++i)
+                           WriteValue(input.kind, update, i, Voted(input, i));
+                         return;
+                       }
+                       for (uint64_t at = begin; at < begin + range.count; at += kBlock) {
+                         const size_t count = std::min<uint64_t>(kBlock, begin + range.count - at);
+                         Means(input, at, count, block);
+                         updater.Update(at, count, block);
+                         for (size_t i = 0; i < count; ++i)
+                           WriteValue(input.kind, update, at + i, block[i]);
+                       }
+                     });
+}
+
+bool IsFinite(PayloadKind kind, const uint8_t* values, uint64_t coordinates) {
+  for (uint64_t i = 0; i < coordinates; ++i) {
+    if (!std::isfinite(ReadValue(kind, values, i))) return false;
+  }
+  return true;
+}
+
+}  // namespace signvote
