@@ -48,6 +48,11 @@ class Tmux:
         cursor, alternate = self.run("display-message", "-p", "#{cursor_flag} #{alternate_on}").split()
         return cursor == "1", alternate == "1"
 
+    def shell_reads(self):
+        """The terminal is as a shell leaves it and no program is before the shell: what is typed now, the shell reads."""
+        in_front = self.run("display-message", "-p", "#{pane_current_command}").strip()
+        return self.state() == (True, False) and in_front == "bash"
+
     def close(self):
         subprocess.run([*self.base, "kill-server"], capture_output=True, timeout=SECONDS)
 
@@ -93,8 +98,7 @@ class Top(harness.ProcessTest):
 
     def expect_shell_back(self, status):
         """The program has ended with this status and the terminal is as it was."""
-        # Before that the program would read what is typed.
-        self.wait_until("cursor visible, alternate screen left", lambda: self.tmux.state() == (True, False), SECONDS)
+        self.wait_until("cursor visible, alternate screen left, the program gone", self.tmux.shell_reads, SECONDS)
         self.tmux.keys("C-l")
         self.tmux.type("echo status=$?; stty -a")
         self.wait_screen("a shell in order", f"status={status}", "erase", " echo ", " icanon ")
