@@ -52,6 +52,7 @@ check_cxx_symbol_exists(XXH3_64bits_withSeed_dispatch xxh_x86dispatch.h SIGNVOTE
 unset(CMAKE_REQUIRED_LIBRARIES)
 if(NOT SIGNVOTE_WORKER_LIBRARIES_ONLY)
   find_package(CLI11 CONFIG REQUIRED)
+  find_path(SIGNVOTE_TOMLPLUSPLUS toml++/toml.h REQUIRED)  # headers alone
   find_package(prometheus-cpp CONFIG REQUIRED)
   pkg_check_modules(NCURSESW REQUIRED IMPORTED_TARGET ncursesw)
   if(SIGNVOTE_WITH_TESTS)

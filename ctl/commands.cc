@@ -1,8 +1,14 @@
 #include "ctl/commands.h"
 
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/process.h"
+#include "common/program_beside.h"
 #include "common/status.h"
 #include "ctl/certs.h"
 #include "ctl/top.h"
@@ -88,6 +94,18 @@ absl::Status Certs(const CtlFlags& flags, const CommandHost& host) {
 
 }  // namespace
 
+absl::Status BecomeProgram(const std::string& name, const std::vector<std::string>& arguments) {
+  const std::string path = ProgramBeside(name);
+  std::vector<std::string> texts{name};
+  texts.insert(texts.end(), arguments.begin(), arguments.end());
+  std::vector<char*> argv;
+  for (std::string& text : texts) argv.push_back(text.data());
+  argv.push_back(nullptr);
+  ::execv(path.c_str(), argv.data());
+  return absl::UnavailableError(absl::StrCat(path, " cannot be started: ", std::strerror(errno),
+                                             "; it is built and installed where LibTorch is"));
+}
+
 absl::Status RunCommand(const CtlFlags& flags, const CommandHost& host) {
   switch (flags.command) {
     case Command::kStatus:
@@ -106,6 +124,8 @@ absl::Status RunCommand(const CtlFlags& flags, const CommandHost& host) {
       return Export(flags, host);
     case Command::kCerts:
       return Certs(flags, host);
+    case Command::kLab:
+      return host.become("signvote-lab", flags.lab);
     case Command::kVersion:
       host.print(absl::StrCat("signvote ", SoftwareVersion(), "\n"));
       return absl::OkStatus();

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -16,6 +17,9 @@
 
 namespace signvote::ctl {
 
+// As CommandHost::become.
+absl::Status BecomeProgram(const std::string& name, const std::vector<std::string>& arguments);
+
 // What commands touch.
 struct CommandHost {
   FileSystem* fs = nullptr;
@@ -26,6 +30,9 @@ struct CommandHost {
   std::function<absl::StatusOr<std::unique_ptr<AdminClient>>(
       FileSystem* fs, const AdminClientOptions& options, int64_t now_unix_seconds)>
       create_client = AdminClient::Create;
+  // Becomes the program `name` of this program's folder; returns only when it cannot: UNAVAILABLE.
+  std::function<absl::Status(const std::string& name, const std::vector<std::string>& arguments)>
+      become = BecomeProgram;
 };
 
 // Threads: blocks until the command is done; kTop until the operator ends it.

@@ -149,9 +149,15 @@ absl::Status ParseCtlFlags(int argc, const char* const* argv, FileSystem* fs, Ct
       add("certs", "make a development CA, certificates and join tokens, or add workers to them",
           Command::kCerts),
       &flags->certs);
+  CLI::App* const lab =
+      add("lab", "train in one process and compare methods: what signvote-lab does", Command::kLab);
+  // What follows is that program's, whatever it looks like.
+  lab->prefix_command()->fallthrough(false);
+  lab->footer("signvote lab COMMAND …: commands and flags are those of signvote-lab --help.");
   add("version", "print the version", Command::kVersion);
 
   SIGNVOTE_RETURN_IF_ERROR(ParseFlags(&app, argc, argv, fs, print));
+  flags->lab = lab->remaining();
   return print->empty() ? Finish(typed, flags) : absl::OkStatus();
 }
 

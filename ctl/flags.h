@@ -2,6 +2,7 @@
 // The command line of `signvote`: one command and its options. docs/operations.md.
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "common/file_system.h"
@@ -21,18 +22,20 @@ enum class Command {
   kEvict,
   kExport,
   kCerts,
+  kLab,
   kVersion,
 };
 
 struct CtlFlags {
   Command command = Command::kStatus;
   AdminClientOptions admin;
-  bool json = false;   // kStatus
-  TopOptions top;      // kTop; its colour is the terminal's, not the command line's
-  std::string worker;  // kDrain, kEvict
-  std::string file;    // kExport
-  ModelFormat format;  // kExport
-  CertsOptions certs;  // kCerts; without the time
+  bool json = false;             // kStatus
+  TopOptions top;                // kTop; its colour is the terminal's, not the command line's
+  std::string worker;            // kDrain, kEvict
+  std::string file;              // kExport
+  ModelFormat format;            // kExport
+  CertsOptions certs;            // kCerts; without the time
+  std::vector<std::string> lab;  // kLab: signvote-lab's own command line
 };
 
 // Reads the command line. `print` gets the text of --help, --version or --describe when one of them

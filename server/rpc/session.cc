@@ -4,15 +4,16 @@
 #include <algorithm>
 #include <iterator>
 #include <utility>
+#include <variant>
 
 #include "absl/strings/str_cat.h"
 #include "common/bits.h"
 #include "common/check.h"
 #include "common/status.h"
-#include "common/text.h"
 #include "proto/wire/run_end.h"
 #include "proto/wire/security.h"
 #include "server/rpc/identity.h"
+#include "server/run/from_worker.h"
 #include "signvote/v1/training.pb.h"
 
 namespace signvote::rpc {
@@ -26,40 +27,8 @@ constexpr size_t kSmallMessageBytes = 4096;
 constexpr uint32_t kWaitingSlack = 64;
 // A Join holds a layout and a config.json; every other message but a ballot is small.
 constexpr uint64_t kPlainMessageBytesMax = uint64_t{8} << 20;
-constexpr size_t kReasonBytesMax = 200;  // of a Leave, for people
 
 absl::Status Malformed(const std::string& what) { return absl::InvalidArgumentError(what); }
-
-AbstainReason ToReason(v1::Abstain::Reason reason) {
-  switch (reason) {
-    case v1::Abstain::REASON_NONFINITE_LOSS:
-      return AbstainReason::kNonFiniteLoss;
-    case v1::Abstain::REASON_NONFINITE_GRADIENT:
-      return AbstainReason::kNonFiniteGradient;
-    default:
-      return AbstainReason::kOther;
-  }
-}
-
-run::ScalarsIn FromProto(const v1::Scalars& in) {
-  run::ScalarsIn out{.round = Round(in.round()), .attempt = Attempt(in.attempt())};
-  out.scalars.loss = in.loss();
-  out.scalars.g_l1 = in.g_l1();
-  out.scalars.g_l2_squared = in.g_l2_squared();
-  out.scalars.nonfinite_coordinates = in.nonfinite_coordinates();
-  out.scalars.samples = in.samples();
-  out.scalars.wanted.assign(in.wanted().begin(), in.wanted().end());
-  out.scalars.displacement_mean.assign(in.displacement_mean().begin(),
-                                       in.displacement_mean().end());
-  out.times = {.compute_us = in.compute_us(), .apply_us = in.apply_us()};
-  if (in.has_held_out_loss()) {
-    out.held_out = run::Evaluation::Measured{.loss = in.held_out_loss(),
-                                             .error = in.held_out_error(),
-                                             .round = Round(in.held_out_round()),
-                                             .windows = in.held_out_hash()};
-  }
-  return out;
-}
 
 // What a chunk of a ballot must be, beside of the right length and checksum.
 absl::Status CheckBallotChunk(PayloadKind kind, const uint8_t* payload, uint64_t coordinates) {
@@ -290,35 +259,10 @@ absl::Status ServerSession::Handle(const grpc::ByteBuffer& message) {
   }
   v1::WorkerMessage parsed;
   SIGNVOTE_RETURN_IF_ERROR(wire::ParseMessage(message, &parsed));
-  if (parsed.has_join() == joined_) {
-    return Malformed(joined_ ? "a second Join on one session"
-                             : "the first message of a session must be Join");
-  }
-  switch (parsed.message_case()) {
-    case v1::WorkerMessage::kJoin:
-      joined_ = true;
-      return Post(run::JoinIn{std::make_shared<v1::Join>(std::move(*parsed.mutable_join()))});
-    case v1::WorkerMessage::kScalars:
-      return Post(FromProto(parsed.scalars()));
-    case v1::WorkerMessage::kAbstain:
-      return Post(run::AbstainIn{Round(parsed.abstain().round()),
-                                 Attempt(parsed.abstain().attempt()),
-                                 ToReason(parsed.abstain().reason())});
-    case v1::WorkerMessage::kReplicaDigest:
-      return Post(
-          run::DigestIn{Round(parsed.replica_digest().round()), parsed.replica_digest().digest()});
-    case v1::WorkerMessage::kPong:
-      return Post(run::PongIn{parsed.pong().nonce()});
-    case v1::WorkerMessage::kReady:
-      return Post(run::ReadyIn{Round(parsed.ready().round())});
-    case v1::WorkerMessage::kLeave:
-      left_ = true;
-      return Post(run::LeaveIn{ForPeople(parsed.leave().reason(), kReasonBytesMax)});
-    case v1::WorkerMessage::kBallotChunk:  // DecodeVote() has taken every well-formed one
-    case v1::WorkerMessage::MESSAGE_NOT_SET:
-      break;
-  }
-  return Malformed("a message of no known kind");
+  SIGNVOTE_ASSIGN_OR_RETURN(run::StreamWhat what, run::InputFrom(std::move(parsed), joined_));
+  joined_ = true;
+  if (std::holds_alternative<run::LeaveIn>(what)) left_ = true;
+  return Post(std::move(what));
 }
 
 absl::Status ServerSession::HandleBallot(const wire::VoteView& view,

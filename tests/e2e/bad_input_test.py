@@ -83,6 +83,14 @@ class BadInput(harness.ProcessTest):
         self.expect_program("missing-config", self.server_command("--config", self.folder / "none.toml"))
         self.expect_command("wrong-command", "signvote", "bogus")
 
+    @unittest.skipUnless((harness.BIN / "signvote-lab").exists(), "signvote-lab needs LibTorch")
+    def test_a_sweeps_file_that_says_what_cannot_be(self):
+        sweep = self.folder / "sweep.toml"
+        sweep.write_text("tasks = [\"mlp\"]\nrules = lever\n")
+        self.expect_command("wrong-sweep", "signvote", "lab", "sweep", sweep)
+        sweep.write_text("tasks = [\"mlp\"]\nrules = [\"lever\"]\nrounds = 3\n")
+        self.expect_command("unknown-sweep", "signvote", "lab", "sweep", sweep)
+
     def test_plaintext_beyond_loopback_must_be_asked_for_twice(self):
         self.expect_program("insecure-bind", self.start("bad-server", [
             harness.BIN / "signvote-server", "--listen", "0.0.0.0:0", "--insecure", "--tokens", self.tls / "tokens",
@@ -355,8 +363,7 @@ class BadInput(harness.ProcessTest):
 
     def test_zz_every_row_of_the_page_was_checked(self):
         """Last in the alphabet, hence last to run."""
-        torch_rows = set() if harness.has_torch() else {
-            "small-corpus", "missing-corpus", "unknown-model", "unwritable-save", "folder-model", "page-model", "json-model",
+        torch_rows = set() if harness.has_torch() else {"wrong-sweep", "unknown-sweep", "small-corpus", "missing-corpus", "unknown-model", "unwritable-save", "folder-model", "page-model", "json-model",
             "weights-model", "key-model"}
         self.assertEqual(set(self.rows) - self.checked - torch_rows, set())
 

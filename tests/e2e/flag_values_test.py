@@ -22,7 +22,7 @@ import harness
 from harness import BIN, OK, UNAVAILABLE, WAIT_TIMEOUT
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "bad_input.md"
-PROGRAMS = ("signvote-server", "signvote-worker", "signvote")
+PROGRAMS = ("signvote-server", "signvote-worker", "signvote-lab", "signvote")
 FILE_KINDS = ("file", "path", "folder", "new file", "log", "new folder")
 ADDRESS_KINDS = ("dial", "listen", "host")
 OTHER_KINDS = ("number", "word", "switch", "text")
@@ -31,6 +31,7 @@ NOT_TRIED, TAKEN = "–", "taken"
 BOUND_S = 20 * harness.SLOWNESS
 MARK = b"\xef\xbb\xbf"
 NO_UTF8 = b"\xff\xe4"
+SWEEP = b"tasks = ['logistic']\nrules = ['alias2']\n[run]\nmax-rounds = 1\n"
 PICTURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256))
 # What a config file may do to a value that the command line does not; the rest is the same code.
 CONFIG_ROWS = ("no value", "an empty folder", "a link to what is good", "`127.0.0.1:PORT`", "`[::1]`", "`http://127.0.0.1:PORT/`")
@@ -46,7 +47,7 @@ def table(kinds):
         if not line.startswith("|"):
             break
         given, *cells, but = [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split(" | ")]
-        exceptions = dict(re.findall(r"`(--[a-z-]+)` (\w+|–)", but))
+        exceptions = dict(re.findall(r"`(--[a-z-]+|TOML)` (\w+|–)", but))
         rows[given] = (dict(zip(kinds, cells, strict=True)), exceptions)
     return rows
 
@@ -118,6 +119,15 @@ class FlagValues(harness.ProcessTest):
             flags.pop(name, None)
             return [BIN / program, *self.words(flags)], UNAVAILABLE
         sub = option["of"]
+        if program == "signvote-lab":
+            if sub == "sweep":
+                return [BIN / program, "sweep", "--progress", "off", "--jobs", "1",
+                        *([] if name == "TOML" else [self.write(self.new_folder() / "sweep.toml", SWEEP)]),
+                        *([] if name == "--output" else ["--output", self.new_folder()])], OK
+            flags = {"--task": "text", "--data": self.corpus, "--batch": "1", "--max-rounds": "1", "--rule": "fixed", "--eval-every": "0",
+                     "--progress": "off", "--log-level": "error"}
+            flags.pop(name, None)
+            return [BIN / program, sub, *self.words(flags)], OK
         if sub == "certs":
             return [BIN / program, "certs", *([] if name == "DIR" else [self.new_folder() / "certs"])], OK
         flags = {**dial, "--tls-dir": self.tls, "--timeout": "0.2"}
@@ -131,12 +141,12 @@ class FlagValues(harness.ProcessTest):
     def good(self, program, name):
         """(bytes of a good file, whether it is text), or the path of a good folder, of a flag that reads."""
         mine = self.tls / "workers" / "a"
-        role, folder = {"signvote-server": ("server", self.tls), "signvote-worker": ("worker", mine),
+        role, folder = {"signvote-server": ("server", self.tls), "signvote-worker": ("worker", mine), "signvote-lab": ("worker", mine),
                         "signvote": ("admin", self.tls)}[program]
         header = b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
         values = {
             "--tls-ca": (folder / "ca.crt").read_bytes(), "--tls-certificate": (folder / f"{role}.crt").read_bytes(),
-            "--tls-key": (folder / f"{role}.key").read_bytes(), "--tokens": (self.tls / "tokens").read_bytes(),
+            "--tls-key": (folder / f"{role}.key").read_bytes(), "TOML": SWEEP, "--tokens": (self.tls / "tokens").read_bytes(),
             "--token-file": (mine / "token").read_bytes(), "--data": self.corpus.read_bytes(),
             "--config": b"# of the test\n" + (b"seed = 3\n" if program == "signvote-server" else b"init-seed = 3\n"),
             "--model": json.dumps({"model_type": "llama", "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 1,

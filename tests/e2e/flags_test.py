@@ -10,9 +10,10 @@ import unittest
 import harness
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
-PROGRAMS = ("signvote-server", "signvote-worker", "signvote")
+PROGRAMS = ("signvote-server", "signvote-worker", "signvote-lab", "signvote")
 SCRIPTS = ("setup", "demo", "bench", "test", "mutate")
-SUBCOMMANDS = ("status", "top", "pause", "resume", "drain", "evict", "export", "certs", "version")
+SUBCOMMANDS = ("status", "top", "pause", "resume", "drain", "evict", "export", "certs", "lab", "version")
+LAB_SUBCOMMANDS = ("train", "sweep", "tasks", "methods")
 HIDDEN = "--describe"  # from --help; every program takes it
 PAGES = [SOURCE / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((SOURCE / "docs").glob("*.md"))
 # Flags of other programs that pages name.
@@ -50,6 +51,8 @@ class Flags(unittest.TestCase):
     def setUpClass(cls):
         cls.help = {name: help_of(harness.BIN / name) for name in PROGRAMS if (harness.BIN / name).exists()}
         cls.operator = "".join(help_of(harness.BIN / "signvote", c) for c in SUBCOMMANDS)
+        if "signvote-lab" in cls.help:
+            cls.operator += "".join(help_of(harness.BIN / "signvote-lab", c) for c in LAB_SUBCOMMANDS)
         scripts = "".join(help_of(SOURCE / "scripts" / name) for name in SCRIPTS)
         installed = (SOURCE / "deploy/package/signvote-libtorch").read_text()
         benches = "".join(path.read_text() for folder in ("bench", "sim") for path in sorted((SOURCE / "tests" / folder).glob("*"))

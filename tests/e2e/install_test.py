@@ -19,7 +19,9 @@ import harness
 
 BUILD = harness.BIN.parent
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
-PROGRAMS = {"signvote": 1, "signvote-server": 8, "signvote-worker": 1}
+PROGRAMS = {"signvote": 1, "signvote-server": 8, "signvote-worker": 1, "signvote-lab": 1}
+OF_LIBTORCH = ("signvote-worker", "signvote-lab")
+WITH_COMMANDS = ("signvote", "signvote-lab")
 EXPOSURE_MAX = 3.0  # systemd-analyze security: below 3 is "OK"
 DEB_BYTES_MAX = 20 << 20  # LibTorch alone is 1.2 GB
 DPKG_OWN = {"var/lib/dpkg", "etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/.pwd.lock"}
@@ -91,7 +93,7 @@ class Installed(harness.ProcessTest):
         return {"top": top, "deb": deb, "prefix": prefix, "root": root, "worker": (prefix / "bin/signvote-worker").exists()}
 
     def programs(self):
-        return {name: section for name, section in PROGRAMS.items() if self.worker or name != "signvote-worker"}
+        return {name: section for name, section in PROGRAMS.items() if self.worker or name not in OF_LIBTORCH}
 
     def help(self, program, *words):
         return run(harness.BIN / program, *words, "--help")
@@ -99,8 +101,10 @@ class Installed(harness.ProcessTest):
     def flags(self, program, *words):
         return {name for found in FLAG.findall(self.help(program, *words)) for name in found if name}
 
-    def subcommands(self):
-        listed = self.help("signvote").partition("Subcommands:\n")[2]
+    def subcommands(self, program):
+        if program not in WITH_COMMANDS:
+            return []
+        listed = self.help(program).partition("Subcommands:\n")[2]
         return re.findall(r"^  ([a-z]+)", listed, re.MULTILINE)
 
 
@@ -125,8 +129,9 @@ class Package(Installed):
                     "usr/lib/tmpfiles.d/signvote.conf", "usr/share/doc/signvote/copyright",
                     "usr/share/doc/signvote/docs/operations.md", "usr/share/signvote/proto/signvote/v1/training.proto"]
         if self.worker:
-            expected += ["etc/signvote/worker.toml", "usr/bin/signvote-worker", "usr/bin/signvote-libtorch",
-                         "usr/lib/signvote/signvote-worker", "usr/lib/systemd/system/signvote-worker@.service",
+            expected += ["etc/signvote/worker.toml", "usr/bin/signvote-worker", "usr/bin/signvote-lab", "usr/bin/signvote-libtorch",
+                         "usr/lib/signvote/signvote-worker", "usr/lib/signvote/signvote-lab",
+                         "usr/lib/signvote/signvote-lab-report", "usr/share/signvote/deploy/lab/sweep_quick.toml", "usr/lib/systemd/system/signvote-worker@.service",
                          "usr/share/signvote/libtorch.sh", "usr/share/signvote/wheels.sh",
                          "usr/share/man/man8/signvote-libtorch.8"]
         for program, section in self.programs().items():
@@ -146,9 +151,10 @@ class Package(Installed):
         secret = [str(BUILD).encode(), str(SOURCE).encode(), str(self.top).encode()]
         if self.worker:
             secret.append(str(worker_libtorch()).encode())
-            path = run("readelf", "--dynamic", self.root / "usr/lib/signvote/signvote-worker")
-            found = re.search(r"R(?:UN)?PATH.*\[(.*)\]", path).group(1).split(":")
-            self.assertTrue(all(entry.startswith("$ORIGIN/") for entry in found), found)
+            for program in OF_LIBTORCH:
+                path = run("readelf", "--dynamic", self.root / "usr/lib/signvote" / program)
+                found = re.search(r"R(?:UN)?PATH.*\[(.*)\]", path).group(1).split(":")
+                self.assertTrue(all(entry.startswith("$ORIGIN/") for entry in found), found)
         for root in (self.root, self.prefix):
             for name in files_under(root):
                 text = (root / name).read_bytes()
@@ -168,7 +174,7 @@ class Package(Installed):
                     self.assertRegex(text, rf"(?m)^{heading}$", page)
             if program == "signvote-libtorch":
                 continue
-            words = [()] + ([(s,) for s in self.subcommands()] if program == "signvote" else [])
+            words = [()] + [(s,) for s in self.subcommands(program)]
             for word in words:
                 for flag in self.flags(program, *word):
                     self.assertRegex(text, rf"(?m)^ +(?:-\w, |--[a-z-]+, )?{flag}\b", f"{page}: {word} {flag}")
@@ -209,7 +215,7 @@ class Completions(Installed):
 
     def test_every_shell_offers_exactly_the_flags(self):
         for program in self.programs():
-            for word in [()] + ([(s,) for s in self.subcommands()] if program == "signvote" else []):
+            for word in [()] + [(s,) for s in self.subcommands(program)]:
                 flags = self.flags(program, *word)
                 if word:
                     flags |= self.flags(program)
@@ -489,6 +495,7 @@ class Runs(Installed):
 
         run(fetch, "--remove")
         expect(harness.BAD_INPUT, "LibTorch is not installed in", "signvote-libtorch")
+        expect(harness.BAD_INPUT, "signvote-lab: error: LibTorch is not installed in", program=self.program("signvote-lab"))
         expect(7, "lacks torch/include", "run signvote-libtorch", program=fetch, arguments=["--check"])
         expect(harness.BAD_INPUT, f"LIBTORCH={self.folder} has no lib/libtorch_cpu.so", LIBTORCH=str(self.folder))
         (self.folder / "lib").mkdir()
@@ -541,6 +548,11 @@ class Runs(Installed):
                 *user, self.program("signvote-worker"), "--server", server.address, "--tls-dir", home / "tls/workers" / name,
                 "--model", "micro", "--threads", 1, "--batch", 2, "--data", corpus, "--report", home / f"{name}.json"])
                 for name in ("w1", "w2")]
+            # From the operator's command to the lab's launcher, the lab, and its report.
+            sweep = home / "sweep.toml"
+            sweep.write_text('tasks = ["logistic"]\nrules = ["alias2"]\n[run]\nmax-rounds = 20\n')
+            run(*user, self.program("signvote"), "lab", "sweep", sweep, "--output", home / "results")
+            self.assertIn("logistic", (home / "results/report.html").read_text())
         else:
             workers = [self.start(name, [
                 harness.BIN / "synthetic_worker", "--server", server.address, "--name", name,

@@ -9,6 +9,7 @@
 #include "common/check.h"
 #include "common/checksum.h"
 #include "common/status.h"
+#include "server/run/from_worker.h"
 #include "server/stepsize/lever.h"
 #include "server/stepsize/sos.h"
 #include "tests/sim/turns_rule.h"
@@ -19,17 +20,6 @@ namespace {
 constexpr uint32_t kTicksInVainMax = 100;
 constexpr Duration kStopSlack = std::chrono::seconds(5);  // beyond what the open round is given
 constexpr size_t kHeaderBytes = 64;                       // of a message beside its payload, about
-
-AbstainReason ReasonOf(v1::Abstain::Reason reason) {
-  switch (reason) {
-    case v1::Abstain::REASON_NONFINITE_LOSS:
-      return AbstainReason::kNonFiniteLoss;
-    case v1::Abstain::REASON_NONFINITE_GRADIENT:
-      return AbstainReason::kNonFiniteGradient;
-    default:
-      return AbstainReason::kOther;
-  }
-}
 
 absl::Status Malformed(const std::string& what) { return absl::InvalidArgumentError(what); }
 
@@ -109,57 +99,20 @@ class SimPeer final : public run::Peer {
   const std::string& name() const { return name_; }
 
   // The input that a message is; the status that ends the session otherwise.
-  absl::StatusOr<decltype(run::StreamInput::what)> Read(const v1::WorkerMessage& message) {
-    if (message.has_join() == joined_) {
-      return Malformed(joined_ ? "a second Join on one session"
-                               : "the first message of a session must be Join");
+  absl::StatusOr<run::StreamWhat> Read(const v1::WorkerMessage& message) {
+    SIGNVOTE_ASSIGN_OR_RETURN(run::StreamWhat what, run::InputFrom(message, joined_));
+    joined_ = true;
+    if (message.has_join()) {
+      name_ = message.join().name();
+      if (message.join().has_held_out_hash()) world_->checker.OnAble(connection_);
+    } else if (const auto* abstain = std::get_if<run::AbstainIn>(&what)) {
+      world_->checker.OnAbstain(connection_, abstain->round, abstain->attempt,
+                                abstain->reason == AbstainReason::kNonFiniteLoss);
     }
-    switch (message.message_case()) {
-      case v1::WorkerMessage::kJoin:
-        joined_ = true;
-        name_ = message.join().name();
-        if (message.join().has_held_out_hash()) world_->checker.OnAble(connection_);
-        return run::JoinIn{std::make_shared<const v1::Join>(message.join())};
-      case v1::WorkerMessage::kScalars: {
-        const v1::Scalars& in = message.scalars();
-        run::ScalarsIn out{.round = Round(in.round()), .attempt = Attempt(in.attempt())};
-        out.scalars = {.loss = in.loss(),
-                       .g_l1 = in.g_l1(),
-                       .g_l2_squared = in.g_l2_squared(),
-                       .nonfinite_coordinates = in.nonfinite_coordinates(),
-                       .samples = in.samples(),
-                       .wanted = {in.wanted().begin(), in.wanted().end()}};
-        out.times = {.compute_us = in.compute_us(), .apply_us = in.apply_us()};
-        if (in.has_held_out_loss()) {
-          out.held_out = run::Evaluation::Measured{.loss = in.held_out_loss(),
-                                                   .error = in.held_out_error(),
-                                                   .round = Round(in.held_out_round()),
-                                                   .windows = in.held_out_hash()};
-        }
-        return out;
-      }
-      case v1::WorkerMessage::kAbstain: {
-        const v1::Abstain& in = message.abstain();
-        const AbstainReason reason = ReasonOf(in.reason());
-        world_->checker.OnAbstain(connection_, Round(in.round()), Attempt(in.attempt()),
-                                  reason == AbstainReason::kNonFiniteLoss);
-        return run::AbstainIn{Round(in.round()), Attempt(in.attempt()), reason};
-      }
-      case v1::WorkerMessage::kReplicaDigest:
-        return run::DigestIn{Round(message.replica_digest().round()),
-                             message.replica_digest().digest()};
-      case v1::WorkerMessage::kPong:
-        return run::PongIn{message.pong().nonce()};
-      case v1::WorkerMessage::kReady:
-        return run::ReadyIn{Round(message.ready().round())};
-      case v1::WorkerMessage::kLeave:
-        return run::LeaveIn{message.leave().reason()};
-      default:
-        return Malformed("a message of no known kind");
-    }
+    return what;
   }
 
-  absl::StatusOr<decltype(run::StreamInput::what)> Read(const VoteFrame& vote) {
+  absl::StatusOr<run::StreamWhat> Read(const VoteFrame& vote) {
     if (!joined_ || slots_ == nullptr) return Malformed("a ballot before the welcome");
     if (vote.run_id != run_id_ || vote.epoch != epoch_) {
       return Malformed("a ballot of another run or epoch");
@@ -328,7 +281,7 @@ void ServerHost::OnOpened(ConnectionId id) {
 
 void ServerHost::OnUp(ConnectionId id, UpFrame frame) {
   SimPeer& peer = *peers_.at(id);
-  absl::StatusOr<decltype(run::StreamInput::what)> input = absl::InternalError("");
+  absl::StatusOr<run::StreamWhat> input = absl::InternalError("");
   if (const auto* vote = std::get_if<VoteFrame>(&frame)) {
     peer.NoteReceived(kHeaderBytes + vote->payload.size());
     input = peer.Read(*vote);

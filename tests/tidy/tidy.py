@@ -87,7 +87,7 @@ BANNED = [
 ]
 
 # Libraries that decide or calculate: they must not link gRPC, whatever way it might come.
-WITHOUT_GRPC = ("stepsize", "round", "tally", "vote", "commit", "replica", "run", "follower", "worker_vote")
+WITHOUT_GRPC = ("stepsize", "round", "tally", "vote", "commit", "replica", "run", "follower", "worker_vote", "lab_local", "lab_tasks")
 GRPC_TARGET = re.compile(r"^(?:gRPC::.*|signvote::(?:proto|wire))$")
 # (what, pattern, the only places of server/ where it may stand)
 APART = [
@@ -392,7 +392,7 @@ def page_names(tree: Tree) -> Iterator[Finding]:
     for path in tree.cpp("tests"):
         for suite, name in re.findall(r"\bTEST(?:_[FP])?\(\s*(\w+),\s*(\w+)", tree.text[path]):
             suites.setdefault(suite, set()).add(name)
-    folders = ("tests", "common", "proto", "server", "worker", "ctl", "scripts", "deploy", "dashboards", "cmake")
+    folders = ("tests", "common", "proto", "server", "worker", "ctl", "lab", "scripts", "deploy", "dashboards", "cmake")
     for path, number, line in prose(tree):
         for word in re.findall(r"`([^`\s]+)`", line):
             suite, _, name = word.partition(".")

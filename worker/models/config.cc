@@ -136,7 +136,7 @@ absl::Status ReadRope(const Json& json, const std::string& path, const std::stri
 }
 
 absl::Status CheckShape(const ModelConfig& config, const std::string& path) {
-  if (config.kind == ModelKind::kMlp) return absl::OkStatus();
+  if (config.kind != ModelKind::kLlama) return absl::OkStatus();
   if (config.heads % config.key_value_heads != 0) {
     return BadConfig(
         path, absl::StrFormat("num_key_value_heads %d does not divide num_attention_heads %d",
@@ -275,6 +275,19 @@ std::string ModelConfigJson(const ModelConfig& config) {
     json["classes"] = config.classes;
     return json.dump(2) + "\n";
   }
+  if (config.kind == ModelKind::kCnn || config.kind == ModelKind::kVit) {
+    const bool vit = config.kind == ModelKind::kVit;
+    json["model_type"] = vit ? "signvote-vit" : "signvote-cnn";
+    json["image_size"] = config.side;
+    json["hidden_size"] = config.hidden;
+    json["classes"] = config.classes;
+    if (!vit) return json.dump(2) + "\n";
+    json["patch_size"] = config.patch;
+    json["num_hidden_layers"] = config.layers;
+    json["num_attention_heads"] = config.heads;
+    json["intermediate_size"] = config.intermediate;
+    return json.dump(2) + "\n";
+  }
   json["architectures"] = {"LlamaForCausalLM"};
   json["model_type"] = "llama";
   json["vocab_size"] = config.vocabulary;
@@ -314,6 +327,35 @@ absl::StatusOr<Layout> MakeLayout(const ModelConfig& config) {
     return Layout::Make(std::move(tensors));
   }
   const uint64_t hidden = config.hidden;
+  if (config.kind == ModelKind::kCnn) {
+    const uint64_t left = config.side / 4;
+    add("conv.0.weight", {hidden, 1, 3, 3});
+    add("conv.0.bias", {hidden});
+    add("conv.1.weight", {2 * hidden, hidden, 3, 3});
+    add("conv.1.bias", {2 * hidden});
+    add("head.weight", {config.classes, 2 * hidden * left * left});
+    add("head.bias", {config.classes});
+    return Layout::Make(std::move(tensors));
+  }
+  if (config.kind == ModelKind::kVit) {
+    const uint64_t tokens_across = config.side / config.patch;
+    add("patches.weight", {hidden, uint64_t{config.patch} * config.patch});
+    add("patches.bias", {hidden});
+    add("places.weight", {tokens_across * tokens_across, hidden});
+    for (uint32_t n = 0; n < config.layers; ++n) {
+      const std::string layer = absl::StrCat("layers.", n, ".");
+      add(layer + "attention_norm.weight", {hidden});
+      add(layer + "qkv.weight", {3 * hidden, hidden});
+      add(layer + "out.weight", {hidden, hidden});
+      add(layer + "mlp_norm.weight", {hidden});
+      add(layer + "up.weight", {config.intermediate, hidden});
+      add(layer + "down.weight", {hidden, config.intermediate});
+    }
+    add("norm.weight", {hidden});
+    add("head.weight", {config.classes, hidden});
+    add("head.bias", {config.classes});
+    return Layout::Make(std::move(tensors));
+  }
   const uint64_t query_rows = uint64_t{config.heads} * config.head_size;
   const uint64_t key_rows = uint64_t{config.key_value_heads} * config.head_size;
   add("model.embed_tokens.weight", {config.vocabulary, hidden});
@@ -342,14 +384,14 @@ void InitializeParameters(const ModelConfig& config, const Layout& layout, uint6
     const TensorSpec& tensor = layout.tensors()[k];
     const std::span<float> values = x.subspan(tensor.first, tensor.count);
     if (!IsMatrix(tensor)) {
-      const float start = config.kind == ModelKind::kMlp ? 0.0f : config.parameter_divisor;
+      const float start = tensor.name.ends_with("bias") ? 0.0f : config.parameter_divisor;
       std::fill(values.begin(), values.end(), start);
       continue;
     }
-    // MLP: deviation sqrt(2 / inputs) (He et al. 2015); std::sqrt is exactly rounded everywhere.
-    const double deviation = config.kind == ModelKind::kMlp
-                                 ? std::sqrt(2.0 / static_cast<double>(tensor.shape.back()))
-                                 : config.init_std;
+    // MLP, CNN: deviation sqrt(2 / inputs) (He et al. 2015); std::sqrt is exactly rounded everywhere.
+    const uint64_t inputs = tensor.count / tensor.shape.front();
+    const bool he = config.kind == ModelKind::kMlp || config.kind == ModelKind::kCnn;
+    const double deviation = he ? std::sqrt(2.0 / static_cast<double>(inputs)) : config.init_std;
     Rng rng(DomainSeed(kInitDomain, init_seed), k);
     for (float& value : values) value = static_cast<float>(rng.Bell() * deviation * divisor);
   }

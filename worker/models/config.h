@@ -18,7 +18,7 @@
 
 namespace signvote {
 
-enum class ModelKind { kLlama, kMlp };
+enum class ModelKind { kLlama, kMlp, kCnn, kVit };
 
 struct ModelConfig {
   ModelKind kind = ModelKind::kLlama;
@@ -38,9 +38,16 @@ struct ModelConfig {
   double init_std = 0.02;  // of every matrix; norms start at 1
   bool tied = false;       // lm_head is the embedding matrix
 
-  // kMlp: features → hidden (layers times, ReLU) → classes
+  // kMlp: features → hidden (layers times, ReLU) → classes. Without a layer it is softmax regression.
   uint32_t features = 64;
-  uint32_t classes = 10;
+  uint32_t classes = 10;  // kCnn and kVit too
+
+  // kCnn, kVit: grey pictures of side × side numbers. No config.json of these is read: the lab makes
+  // them (docs/lab.md).
+  uint32_t side = 16;  // a multiple of 4 and of patch
+  // kCnn: convolutions with `hidden` and 2·hidden channels. kVit: hidden, layers, heads, intermediate
+  // as above, and
+  uint32_t patch = 4;  // side of what is one token
 
   // The network computes f(x / parameter_divisor) and starts from parameter_divisor · x_0: the same
   // function of other units. A power of two changes no bit of the gradients' signs. For checks of
@@ -56,7 +63,7 @@ struct ModelConfig {
 absl::StatusOr<ModelConfig> LoadModelConfig(FileSystem* fs, const std::string& name_or_path);
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json, const std::string& path);
 std::vector<std::string> BuiltinModelNames();
-// config.json as transformers reads it (LLaMA), or the same idea for the MLP.
+// config.json as transformers reads it (LLaMA), or the same idea for the others.
 std::string ModelConfigJson(const ModelConfig& config);
 
 // The order of coordinates is the order of the forward pass: embedding first, lm_head last.

@@ -110,5 +110,10 @@ struct ModelOptions {
 // in torch_model.cc.
 absl::StatusOr<std::unique_ptr<Model>> MakeTorchModel(const ModelConfig& config,
                                                       const ModelOptions& options);
+// Model::MakeSource() of such a model on the CPU, for models of plain loops: LibTorch then has one thread
+// in the whole process.
+absl::StatusOr<std::unique_ptr<BallotSource>> MakeTorchSource(const Layout* layout,
+                                                              const DirectionConfig& config,
+                                                              uint64_t seed);
 
 }  // namespace signvote

@@ -68,8 +68,7 @@ class TorchModel : public Model {
  public:
   TorchModel(const ModelConfig& config, Layout layout, at::Device device)
       : config_(config), layout_(std::move(layout)), device_(device) {
-    network_ = config.kind == ModelKind::kLlama ? MakeLlamaNetwork(config_, layout_)
-                                                : MakeMlpNetwork(config_, layout_);
+    network_ = MakeNetwork();
     uint64_t next = 0;
     for (const LeafSpec& leaf : network_->leaves()) {
       SIGNVOTE_CHECK(leaf.first == next);
@@ -229,6 +228,20 @@ class TorchModel : public Model {
     LeafHook::Callback on_leaf;          // what the leaves' hooks call; its address is constant
   };
 
+  std::unique_ptr<TorchNetwork> MakeNetwork() const {
+    switch (config_.kind) {
+      case ModelKind::kLlama:
+        return MakeLlamaNetwork(config_, layout_);
+      case ModelKind::kMlp:
+        return MakeMlpNetwork(config_, layout_);
+      case ModelKind::kCnn:
+        return MakeCnnNetwork(config_, layout_);
+      case ModelKind::kVit:
+        return MakeVitNetwork(config_, layout_);
+    }
+    SIGNVOTE_CHECK(false);
+  }
+
   Slot& SlotOf(ReplicaSlot slot) {
     switch (slot) {
       case ReplicaSlot::kCurrent:
@@ -276,6 +289,14 @@ absl::StatusOr<std::unique_ptr<Model>> MakeTorchModel(const ModelConfig& config,
   });
   if (!status.ok()) return status;
   return std::unique_ptr<Model>(std::move(model));
+}
+
+absl::StatusOr<std::unique_ptr<BallotSource>> MakeTorchSource(const Layout* layout,
+                                                              const DirectionConfig& config,
+                                                              uint64_t seed) {
+  const absl::Status status = Guarded("threads", [] { at::set_num_threads(1); });
+  if (!status.ok()) return status;
+  return MakeUpdateSource(layout, config, seed, at::Device(at::kCPU));
 }
 
 }  // namespace signvote

@@ -1,12 +1,12 @@
 #pragma once
 // Internal to worker/models: the seam between the flat buffers (torch_model.cc) and the networks
-// (llama.cc, mlp.cc). The only header of this project that names LibTorch types.
+// (llama.cc, mlp.cc, image.cc). The only header of this project that names LibTorch types.
 
 #include <cstdint>
 #include <memory>
 #include <vector>
 
-#include <ATen/core/Tensor.h>  // tidy: allow(torch) only the three .cc files beside it include this header
+#include <ATen/core/Tensor.h>  // tidy: allow(torch) only the .cc files beside it include this header
 
 #include "common/layout.h"
 #include "worker/models/config.h"
@@ -38,5 +38,7 @@ class TorchNetwork {
 
 std::unique_ptr<TorchNetwork> MakeLlamaNetwork(const ModelConfig& config, const Layout& layout);
 std::unique_ptr<TorchNetwork> MakeMlpNetwork(const ModelConfig& config, const Layout& layout);
+std::unique_ptr<TorchNetwork> MakeCnnNetwork(const ModelConfig& config, const Layout& layout);
+std::unique_ptr<TorchNetwork> MakeVitNetwork(const ModelConfig& config, const Layout& layout);
 
 }  // namespace signvote

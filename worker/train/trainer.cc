@@ -3,15 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <map>
-#include <string>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "common/check.h"
 #include "common/log.h"
 #include "common/status.h"
-#include "worker/train/batch_view.h"
 #include "worker/train/worker_memory.h"
 
 namespace signvote {
@@ -23,25 +18,6 @@ constexpr uint64_t kNormBlock = 1 << 16;                            // coordinat
 // though this worker misses some rounds.
 constexpr uint64_t kLeftOfEvaluation = 4;  // a quarter
 
-// Pointers by tensor of the model, in another order.
-template <typename Pointer>
-std::vector<Pointer> InOrder(std::span<const size_t> order, std::span<const Pointer> all) {
-  std::vector<Pointer> pointers;
-  pointers.reserve(order.size());
-  for (const size_t k : order) pointers.push_back(all[k]);
-  return pointers;
-}
-
-ModelDescription Describe(const Model& model, std::optional<uint64_t> held_out_hash) {
-  ModelDescription description;
-  const std::span<const TensorSpec> tensors = model.layout().tensors();
-  description.tensors.assign(tensors.begin(), tensors.end());
-  description.config_json = ModelConfigJson(model.config());
-  description.can_probe = true;
-  description.held_out_hash = held_out_hash;
-  return description;
-}
-
 }  // namespace
 
 Trainer::Trainer(Session* session, Model* model, WorkerDevice* device, const Dataset* dataset,
@@ -51,8 +27,8 @@ Trainer::Trainer(Session* session, Model* model, WorkerDevice* device, const Dat
       device_(device),
       dataset_(dataset),
       clock_(clock),
-      options_(options) {
-  SIGNVOTE_CHECK(options_.accumulate > 0);
+      options_(options),
+      pass_(model, dataset, clock, options.accumulate) {
   if (options_.evaluate != Evaluate::kOff && dataset->held_out_windows() > 0)
     held_out_.emplace(model, dataset, clock, options_.eval_rows);
 }
@@ -86,7 +62,7 @@ absl::Status Trainer::JoinAndTrain() {
   if (held_out_) {
     SIGNVOTE_ASSIGN_OR_RETURN(windows, held_out_->WindowsHash());
   }
-  absl::StatusOr<RunInfo> joined = session_->Join(Describe(*model_, windows));
+  absl::StatusOr<RunInfo> joined = session_->Join(DescriptionOf(*model_, windows));
   absl::Status entered = joined.status();
   if (joined.ok()) entered = Enter(*joined);
   if (!entered.ok()) {
@@ -108,28 +84,14 @@ absl::Status Trainer::JoinAndTrain() {
   return session_->Leave(session_->finished() ? "finished" : "drained");
 }
 
-// Puts the model's tensors in the run's order and hands the replica over.
+// Takes all memory that a round will need, and hands the replica over.
 absl::Status Trainer::Enter(const RunInfo& run) {
   run_ = run;
   report_.run = run;
   report_.main_rounds = run_.main_round;
-  std::map<std::string, size_t> by_name;
-  for (size_t k = 0; k < model_->layout().tensors().size(); ++k)
-    by_name[model_->layout().tensors()[k].name] = k;
-  run_tensor_.assign(by_name.size(), 0);
-  for (const TensorSpec& tensor : run_.layout.tensors()) {
-    const auto found = by_name.find(tensor.name);
-    if (found == by_name.end() || run_.layout.tensors().size() != by_name.size() ||
-        model_->layout().tensors()[found->second].shape != tensor.shape) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "the run trains tensor \"", tensor.name,
-          "\", which this model has not in that shape; give the --model that the run has"));
-    }
-    run_tensor_[found->second] = model_tensor_.size();
-    model_tensor_.push_back(found->second);
-  }
+  SIGNVOTE_RETURN_IF_ERROR(pass_.Enter(run_));
   SIGNVOTE_RETURN_IF_ERROR(TakeMemory());
-  SIGNVOTE_RETURN_IF_ERROR(WarmUp());
+  SIGNVOTE_RETURN_IF_ERROR(pass_.WarmUp());
   return session_->Attach(replica_.get());
 }
 
@@ -140,9 +102,7 @@ absl::Status Trainer::TakeMemory() {
         run_, {.evaluates = held_out_.has_value(), .writes_copies = options_.copied_meanwhile},
         memory_left_()));
   }
-  SIGNVOTE_ASSIGN_OR_RETURN(
-      replica_,
-      device_->MakeReplica(&run_.layout, InOrder<float*>(model_tensor_, model_->parameters())));
+  SIGNVOTE_ASSIGN_OR_RETURN(replica_, device_->MakeReplica(&run_.layout, pass_.parameters()));
   if (run_.needs_x0) SIGNVOTE_RETURN_IF_ERROR(replica_->KeepX0());
   if (run_.probes) SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kPrevious));
   if (run_.keeps_gradients) SIGNVOTE_RETURN_IF_ERROR(model_->KeepGradient());
@@ -151,21 +111,10 @@ absl::Status Trainer::TakeMemory() {
   if (source_ == nullptr) source_ = std::make_unique<GradientSource>();
   SIGNVOTE_ASSIGN_OR_RETURN(
       voter_, Voter::Make(run_, session_, replica_.get(), device_, source_.get(), clock_,
-                          {.can_probe = true,
-                           .can_keep_gradient = true,
-                           .gradient_runs = [this]() -> absl::StatusOr<bool> {
-                             if (backward_called_) return true;
-                             return model_->BackwardRunning();
+                          {.can_probe = true, .can_keep_gradient = true, .gradient_runs = [this] {
+                             return pass_.GradientRuns();
                            }}));
   return absl::OkStatus();
-}
-
-// At whatever parameters the model has now: nobody takes the result.
-absl::Status Trainer::WarmUp() {
-  SIGNVOTE_RETURN_IF_ERROR(dataset_->TrainBatch({.seed = run_.seed}, &batch_));
-  SIGNVOTE_RETURN_IF_ERROR(model_->BeginStep(ReplicaSlot::kCurrent));
-  SIGNVOTE_RETURN_IF_ERROR(model_->Forward(ReplicaSlot::kCurrent, ViewOf(batch_)).status());
-  return model_->Backward(1.0f, nullptr);
 }
 
 absl::Status Trainer::Train() {
@@ -264,114 +213,29 @@ absl::Status Trainer::FinishReport() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> Trainer::ProbePass(const RoundTicket& ticket) {
-  SIGNVOTE_RETURN_IF_ERROR(model_->BeginStep(ReplicaSlot::kPrevious));
-  for (uint32_t micro = 0; micro < options_.accumulate; ++micro) {
-    SIGNVOTE_RETURN_IF_ERROR(dataset_->TrainBatch(
-        {run_.seed, ticket.share, ticket.data_step, micro, options_.accumulate}, &batch_));
-    SIGNVOTE_ASSIGN_OR_RETURN(const double loss,
-                              model_->Forward(ReplicaSlot::kPrevious, ViewOf(batch_)));
-    // Without a finite h there is no probe; the vote itself does not depend on it.
-    if (!std::isfinite(loss)) return false;
-    SIGNVOTE_RETURN_IF_ERROR(
-        model_->Backward(1.0f / static_cast<float>(options_.accumulate), nullptr));
-  }
-  return true;
-}
-
 absl::Status Trainer::Vote(const RoundTicket& ticket, RoundReport* round) {
-  SIGNVOTE_RETURN_IF_ERROR(voter_->Begin(ticket));
-  if (voter_->wants_probe()) {
-    SIGNVOTE_ASSIGN_OR_RETURN(round->probed, ProbePass(ticket));
-    if (round->probed) {
-      SIGNVOTE_RETURN_IF_ERROR(
-          voter_->SetProbe(InOrder<const float*>(model_tensor_, model_->previous_gradient())));
-    }
-  }
-  if (voter_->wants_change()) {
-    SIGNVOTE_RETURN_IF_ERROR(
-        voter_->SetLastGradient(InOrder<const float*>(model_tensor_, model_->kept_gradient())));
-  }
-  SIGNVOTE_RETURN_IF_ERROR(
-      voter_->SetGradient(InOrder<const float*>(model_tensor_, model_->gradient())));
-  return MainPass(ticket, round);
-}
-
-absl::Status Trainer::MainPass(const RoundTicket& ticket, RoundReport* round) {
-  SIGNVOTE_RETURN_IF_ERROR(model_->BeginStep(ReplicaSlot::kCurrent));
-  const float weight = 1.0f / static_cast<float>(options_.accumulate);
-  double loss = 0;
-  for (uint32_t micro = 0; micro < options_.accumulate; ++micro) {
-    SIGNVOTE_RETURN_IF_ERROR(dataset_->TrainBatch(
-        {run_.seed, ticket.share, ticket.data_step, micro, options_.accumulate}, &batch_));
-    SIGNVOTE_ASSIGN_OR_RETURN(const double micro_loss,
-                              model_->Forward(ReplicaSlot::kCurrent, ViewOf(batch_)));
-    loss += micro_loss / options_.accumulate;
-    round->targets += batch_.targets_count();
-    // Before the first chunk: a chunk that was sent stands.
-    if (!std::isfinite(loss)) {
-      round->scalars.loss = loss;
-      round->abstained = AbstainReason::kNonFiniteLoss;
-      LogWarning("abstained: loss is not finite",
-                 {{"round", ticket.round.value()}, {"loss", loss}});
-      round->compute_took_seconds = Elapsed();
-      return voter_->Abstain(AbstainReason::kNonFiniteLoss).status();
-    }
-    const bool last = micro + 1 == options_.accumulate;
-    absl::Status packed;  // first failure of packing or sending a chunk
-    Model::GradientReady ready;
-    if (last) {
-      ready = [&](uint64_t first, uint64_t count) {
-        if (packed.ok()) packed = OnGradientReady(first, count);
-      };
-    }
-    backward_called_ = last;
-    const absl::Status status = model_->Backward(weight, ready);
-    backward_called_ = false;
-    SIGNVOTE_RETURN_IF_ERROR(status);
-    SIGNVOTE_RETURN_IF_ERROR(packed);
-  }
-  const double backward_returned = Elapsed();
-  // What a GPU has queued is sent as it gets done; the last chunk is packed right behind the end of
-  // the backward pass.
   SIGNVOTE_ASSIGN_OR_RETURN(
-      const SentBallot sent,
-      voter_->Finish(loss, round->targets, std::exchange(held_out_unsent_, std::nullopt)));
-  round->backward_end_seconds =
-      sent.queue_done.has_value() ? ToSeconds(*sent.queue_done - round_start_) : backward_returned;
+      const BallotMade made,
+      pass_.Make(voter_.get(), ticket, model_->kept_gradient(), held_out_unsent_));
+  const SentBallot& sent = made.sent;
+  if (!sent.abstained.has_value()) held_out_unsent_.reset();
+  round->probed = made.probed;
+  round->targets = made.targets;
+  round->scalars = sent.scalars;
+  round->abstained = sent.abstained;
+  if (!made.backward_done.has_value()) {
+    round->compute_took_seconds = Elapsed();
+    return absl::OkStatus();
+  }
+  round->backward_end_seconds = ToSeconds(*made.backward_done - round_start_);
   round->pack_took_seconds = ToSeconds(sent.packing);
   round->compute_took_seconds =
       std::max(0.0, round->backward_end_seconds - round->pack_took_seconds);
   if (sent.first_chunk) round->first_chunk_seconds = ToSeconds(*sent.first_chunk - round_start_);
   round->first_chunk_overlapped = sent.first_chunk_overlapped;
-  round->scalars = sent.scalars;
   round->probe_l1 = sent.probe_l1;
   round->prev_inner = sent.prev_inner;
-  round->abstained = sent.abstained;
-  if (sent.abstained == AbstainReason::kNonFiniteGradient) {
-    LogWarning(
-        "abstained: gradient is not finite",
-        {{"round", ticket.round.value()}, {"coordinates", sent.scalars.nonfinite_coordinates}});
-  }
-  if (sent.abstained == AbstainReason::kOther) {
-    LogInfo("abstained: the last step's length is not known here until the next commit",
-            {{"round", ticket.round.value()}});
-  }
   return absl::OkStatus();
-}
-
-// The model's coordinates are not the run's: each tensor has its own place there.
-absl::Status Trainer::OnGradientReady(uint64_t first, uint64_t count) {
-  absl::Status status;
-  std::vector<TensorRange> ranges;
-  ForEachTensorRange(model_->layout(), first, count,
-                     [&](const TensorRange& range) { ranges.push_back(range); });
-  // From the back: where the orders are the same, that of the backward pass.
-  for (size_t k = ranges.size(); k-- > 0 && status.ok();) {
-    const TensorSpec& tensor = run_.layout.tensors()[run_tensor_[ranges[k].tensor]];
-    status = voter_->GradientReady(tensor.first + ranges[k].offset, ranges[k].count);
-  }
-  return status;
 }
 
 // Of the model's tokens, most rows of which get no gradient in a round.

@@ -1,13 +1,8 @@
 #pragma once
-// The training loop of one worker: takes rounds from a Session, computes gradients with a Model on
-// minibatches of a Dataset, and hands them to a Voter (worker/vote), which packs and sends each
-// chunk of the ballot while the backward pass still runs.
+// The training loop of one worker: takes rounds from a Session, has a ballot made for each
+// (ballot_pass.h), and waits for the commit, which moves x.
 //
-//   per round:  [probe: h = ∇f(x_{t−1}) on the same minibatch]  →  forward  →  backward, chunk by
-//   chunk  →  scalars
-//               →  keep x_t  →  a slice of the held-out loss  →  wait for the commit, which moves x
-//
-// The probe runs first so that the main pass streams. docs/architecture.md, "One ballot".
+//   per round:  ballot  →  keep x_t  →  a slice of the held-out loss  →  wait for the commit
 //
 // Before it says that it is ready it takes all memory that a round will need, after a look at whether
 // there is enough of it, and throws one pass away: what does not fit, and what is slow the first time,
@@ -28,6 +23,7 @@
 #include "worker/direction/worker_device.h"
 #include "worker/models/model.h"
 #include "worker/session/session.h"
+#include "worker/train/ballot_pass.h"
 #include "worker/train/held_out.h"
 #include "worker/vote/voter.h"
 
@@ -138,12 +134,8 @@ class Trainer {
   absl::Status JoinAndTrain();
   absl::Status Enter(const RunInfo& run);
   absl::Status TakeMemory();
-  absl::Status WarmUp();
   absl::Status Train();
   absl::Status Vote(const RoundTicket& ticket, RoundReport* round);
-  absl::Status MainPass(const RoundTicket& ticket, RoundReport* round);
-  absl::StatusOr<bool> ProbePass(const RoundTicket& ticket);
-  absl::Status OnGradientReady(uint64_t first, uint64_t count);
   absl::Status AddUp(const CommitOutcome& outcome, double wait_start, RoundReport* round);
   absl::Status CloseReplica();
   absl::Status FinishReport();
@@ -161,6 +153,7 @@ class Trainer {
   const Dataset* const dataset_;
   Clock* const clock_;
   const TrainerOptions options_;
+  BallotPass pass_;
   OnJoined on_joined_;
   OnRound on_round_;
   OnFinalReplica on_final_replica_;
@@ -168,14 +161,11 @@ class Trainer {
 
   // Constant once Run() has joined.
   RunInfo run_;
-  std::vector<size_t> model_tensor_;  // of each tensor of the run's layout, in the model's
-  std::vector<size_t> run_tensor_;    // the reverse
   std::unique_ptr<ReplicaMemory> replica_;
   std::unique_ptr<BallotSource> source_;
   std::unique_ptr<Voter> voter_;
 
-  std::optional<BackgroundCheck> data_check_;  // from Run() on
-  Batch batch_;
+  std::optional<BackgroundCheck> data_check_;     // from Run() on
   std::optional<HeldOutEvaluation> held_out_;     // nullopt: none is wanted
   std::optional<Round> asked_round_;              // of the last that the server asked for
   std::optional<HeldOutReport> held_out_unsent_;  // measured since the last ballot
@@ -183,8 +173,6 @@ class Trainer {
 
   // The round in progress.
   Time round_start_;
-  // Model::Backward has been called for the last micro-batch and has not returned
-  bool backward_called_ = false;
 };
 
 }  // namespace signvote

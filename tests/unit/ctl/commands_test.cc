@@ -17,6 +17,7 @@ namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::IsEmpty;
 using testing::Not;
 using testing::StartsWith;
 
@@ -80,7 +81,13 @@ class CommandsTest : public testing::Test {
            dialled_.push_back(options.server);
            dialled_at_ = now_unix_seconds;
            return std::make_unique<FakeClient>(&asked_, answer_, has_config_);
-         }});
+         },
+         .become =
+             [this](const std::string& name, const std::vector<std::string>& arguments) {
+               became_ = arguments;
+               became_.insert(became_.begin(), name);
+               return answer_;
+             }});
   }
   absl::Status Run(Command command) {
     return Run(CtlFlags{.command = command,
@@ -92,7 +99,7 @@ class CommandsTest : public testing::Test {
   FakeClock clock_;
   absl::Status answer_;
   bool has_config_ = false;
-  std::vector<std::string> asked_, dialled_;
+  std::vector<std::string> asked_, dialled_, became_;
   int64_t dialled_at_ = 0;
   std::string printed_;
 };
@@ -116,6 +123,19 @@ TEST_F(CommandsTest, EachCommandAsksTheServerForItAndSaysWhatCameOfIt) {
     EXPECT_EQ(dialled_at_, 77);
     EXPECT_EQ(printed_, says);
   }
+}
+
+TEST_F(CommandsTest, LabBecomesTheProgramBesideWithTheSameWordsAndDialsNobody) {
+  answer_ = absl::UnavailableError("it is not there");
+  EXPECT_EQ(Run(CtlFlags{.command = Command::kLab, .lab = {"sweep", "a.toml"}}), answer_);
+  EXPECT_THAT(became_, ElementsAre("signvote-lab", "sweep", "a.toml"));
+  EXPECT_THAT(dialled_, IsEmpty());
+}
+
+TEST_F(CommandsTest, AProgramThatIsNotThereIsNamedWithWhatItTakes) {
+  const absl::Status status = BecomeProgram("no-such-program", {});
+  EXPECT_TRUE(absl::IsUnavailable(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("/no-such-program cannot be started"));
 }
 
 TEST_F(CommandsTest, WhatTheServerRefusesIsReturnedAndNothingIsSaid) {

@@ -47,12 +47,21 @@ TEST_F(CtlFlagsTest, EachWordIsItsCommand) {
            {{"evict", "a"}, Command::kEvict},
            {{"export", "f"}, Command::kExport},
            {{"certs", "d"}, Command::kCerts},
+           {{"lab", "tasks"}, Command::kLab},
            {{"version"}, Command::kVersion}}) {
     const Read read = ReadFlags(arguments);
     ASSERT_TRUE(read.status.ok()) << arguments[0] << ": " << read.status;
     EXPECT_EQ(read.flags.command, command) << arguments[0];
     EXPECT_EQ(read.print, "") << arguments[0];
   }
+}
+
+TEST_F(CtlFlagsTest, WhatFollowsLabIsThatProgramsWhateverItLooksLike) {
+  const Read read = ReadFlags({"lab", "train", "--task", "mlp", "--server", "status", "--help"});
+  ASSERT_TRUE(read.status.ok()) << read.status;
+  EXPECT_EQ(read.print, "");
+  EXPECT_THAT(read.flags.lab,
+              ElementsAre("train", "--task", "mlp", "--server", "status", "--help"));
 }
 
 TEST_F(CtlFlagsTest, WithoutACommandItsObjectOrAKnownFlagNothingIsDone) {

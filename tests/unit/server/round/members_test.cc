@@ -29,7 +29,8 @@ class MembersTest : public testing::Test {
   }
   static std::string NameOf(uint32_t w) { return "w" + std::to_string(w); }
   Members::Joined Join(uint32_t w, uint64_t incarnation = 1, uint64_t round = 0) {
-    return members().Join({WorkerId(w), Incarnation(incarnation), NameOf(w)}, 0, Round(round), out_);
+    return members().Join({WorkerId(w), Incarnation(incarnation), NameOf(w)}, 0, Round(round),
+                          out_);
   }
   void Lose(uint32_t w, uint64_t incarnation = 1, uint64_t round = 0) {
     members().Lose(WorkerId(w), Of(w, incarnation), Round(round), out_);

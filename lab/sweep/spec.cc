@@ -1,0 +1,324 @@
+#include "lab/sweep/spec.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <set>
+#include <span>
+#include <utility>
+
+// Compiled in: the library that Debian builds of it throws.
+#define TOML_EXCEPTIONS 0
+#include <toml++/toml.h>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "common/checksum.h"
+#include "common/exit_codes.h"
+#include "common/status.h"
+#include "lab/sweep/methods.h"
+#include "lab/sweep/plan.h"
+
+namespace signvote::lab {
+namespace {
+
+// Where nothing else is said: --stepsize's own default.
+constexpr double kGridMiddle = 1e-3;
+
+// What the lists say, beside the name of a section's own base.
+constexpr std::string_view kListed[] = {"direction", "rule",      "aggregate", "local-steps",
+                                        "seed",      "init-seed", "workers"};
+// Files that all runs would write at the same time.
+constexpr std::string_view kWritten[] = {"export", "export-every", "round-log", "event-log"};
+
+bool Contains(std::span<const std::string_view> words, std::string_view word) {
+  return std::find(words.begin(), words.end(), word) != words.end();
+}
+
+absl::Status Bad(const std::string& path, const std::string& what) {
+  return WithExitCode(absl::InvalidArgumentError(absl::StrCat(path, ": ", what)), ExitCode::kUsage);
+}
+
+std::string LineOf(const toml::node& node) {
+  return absl::StrCat("line ", node.source().begin.line);
+}
+
+// Exact: a flag is read back as the same number.
+std::string NumberText(double value) { return absl::StrFormat("%.17g", value); }
+
+// Reads one file.
+class Reader {
+ public:
+  Reader(const std::string& path, const toml::table& root) : path_(path), root_(root) {}
+
+  absl::StatusOr<SweepSpec> Read() {
+    static const std::set<std::string, std::less<>> kKnown = {
+        "tasks", "directions", "rules", "aggregate", "local_steps", "workers",
+        "seeds", "run",        "task",  "direction", "rule"};
+    for (const auto& [key, node] : root_) {
+      if (kKnown.contains(key.str())) continue;
+      return Bad(path_, absl::StrCat(LineOf(node), ": \"", std::string(key.str()),
+                                     "\" is not known; there are ", absl::StrJoin(kKnown, ", "),
+                                     ", and flags of a run stand under [run]"));
+    }
+    SweepSpec spec;
+    SIGNVOTE_ASSIGN_OR_RETURN(const auto tasks, Words("tasks", {}));
+    SIGNVOTE_ASSIGN_OR_RETURN(const auto directions, Words("directions", {"signum"}));
+    SIGNVOTE_ASSIGN_OR_RETURN(const auto rules, Words("rules", {}));
+    SIGNVOTE_ASSIGN_OR_RETURN(const auto aggregates, Words("aggregate", {"vote"}));
+    SIGNVOTE_ASSIGN_OR_RETURN(const auto steps, Counts("local_steps", {1}));
+    SIGNVOTE_ASSIGN_OR_RETURN(const auto workers, Counts("workers", {4}));
+    SIGNVOTE_ASSIGN_OR_RETURN(spec.seeds, Counts("seeds", {1}));
+    if (tasks.empty() || rules.empty())
+      return Bad(path_, "\"tasks\" and \"rules\" must each name at least one");
+    for (const std::string& task : tasks)
+      for (const std::string& direction : directions)
+        for (const std::string& rule : rules)
+          for (const std::string& aggregate : aggregates)
+            for (const uint64_t local_steps : steps)
+              for (const uint64_t n : workers) {
+                CellGroup group{.task = task,
+                                .direction = direction,
+                                .rule = rule,
+                                .aggregate = aggregate,
+                                .local_steps = static_cast<uint32_t>(local_steps),
+                                .workers = static_cast<uint32_t>(n)};
+                SIGNVOTE_RETURN_IF_ERROR(Fill(&group));
+                spec.groups.push_back(std::move(group));
+              }
+    SIGNVOTE_RETURN_IF_ERROR(CheckUsed("task", tasks));
+    SIGNVOTE_RETURN_IF_ERROR(CheckUsed("direction", directions));
+    SIGNVOTE_RETURN_IF_ERROR(CheckUsed("rule", rules));
+    return spec;
+  }
+
+ private:
+  absl::StatusOr<std::vector<std::string>> Words(std::string_view key,
+                                                 std::vector<std::string> otherwise) {
+    const toml::node* const node = root_.get(key);
+    if (node == nullptr) return otherwise;
+    const auto wrong = [&] {
+      return Bad(path_, absl::StrCat(LineOf(*node), ": \"", std::string(key),
+                                     "\" must be a list of words, none of them twice"));
+    };
+    const toml::array* const list = node->as_array();
+    if (list == nullptr || list->empty()) return wrong();
+    std::vector<std::string> words;
+    for (const toml::node& item : *list) {
+      const auto word = item.value_exact<std::string>();
+      // They are columns of results.csv.
+      if (!word.has_value() || word->empty() || word->find_first_of(",\"\n") != std::string::npos ||
+          std::find(words.begin(), words.end(), *word) != words.end())
+        return wrong();
+      words.push_back(*word);
+    }
+    return words;
+  }
+
+  absl::StatusOr<std::vector<uint64_t>> Counts(std::string_view key,
+                                               std::vector<uint64_t> otherwise) {
+    constexpr int64_t kMost = 1'000'000;
+    const toml::node* const node = root_.get(key);
+    if (node == nullptr) return otherwise;
+    const auto wrong = [&] {
+      return Bad(path_, absl::StrCat(LineOf(*node), ": \"", std::string(key),
+                                     "\" must be a list of numbers from 1 to ", kMost,
+                                     ", none of them twice"));
+    };
+    const toml::array* const list = node->as_array();
+    if (list == nullptr || list->empty()) return wrong();
+    std::vector<uint64_t> counts;
+    for (const toml::node& item : *list) {
+      const auto count = item.value_exact<int64_t>();
+      if (!count.has_value() || *count < 1 || *count > kMost) return wrong();
+      const auto value = static_cast<uint64_t>(*count);
+      if (std::find(counts.begin(), counts.end(), value) != counts.end()) return wrong();
+      counts.push_back(value);
+    }
+    return counts;
+  }
+
+  // A section's keys, which may be missing.
+  absl::StatusOr<const toml::table*> Section(std::string_view kind, std::string_view name) {
+    const toml::node* node = root_.get(kind);
+    if (node != nullptr && !name.empty()) {
+      if (node->as_table() == nullptr)
+        return Bad(path_, absl::StrCat(LineOf(*node), ": \"", std::string(kind),
+                                       "\" must be sections [", std::string(kind), ".NAME]"));
+      node = node->as_table()->get(name);
+    }
+    if (node == nullptr) return nullptr;
+    if (node->as_table() == nullptr)
+      return Bad(path_,
+                 absl::StrCat(LineOf(*node), ": \"", std::string(kind), "\" must be a section"));
+    return node->as_table();
+  }
+
+  // A section that nothing names is a word spelt wrong.
+  absl::Status CheckUsed(std::string_view kind, const std::vector<std::string>& names) {
+    const toml::table* const sections = root_[kind].as_table();
+    if (sections == nullptr) return absl::OkStatus();  // Section() has looked at what else there is
+    for (const auto& [name, node] : *sections) {
+      if (std::find(names.begin(), names.end(), std::string(name.str())) != names.end()) continue;
+      return Bad(path_, absl::StrCat(LineOf(node), ": no run has the ", std::string(kind), " \"",
+                                     std::string(name.str()),
+                                     "\"; name it in the list, or leave the section away"));
+    }
+    return absl::OkStatus();
+  }
+
+  // What a direction or rule begins with, which its section goes on from: the flags of its short name, or
+  // of that which the section names.
+  absl::Status Begin(std::string_view kind, std::span<const Method> methods,
+                     const std::string& name, CellGroup* group) {
+    std::string base = name;
+    SIGNVOTE_ASSIGN_OR_RETURN(const toml::table* const section, Section(kind, name));
+    if (const toml::node* const node = section == nullptr ? nullptr : section->get(kind)) {
+      const auto word = node->value_exact<std::string>();
+      if (!word.has_value())
+        return Bad(path_,
+                   absl::StrCat(LineOf(*node), ": \"", std::string(kind), "\" must be a text"));
+      base = *word;
+    }
+    const Method* const method = FindMethod(methods, base);
+    if (method == nullptr) {
+      group->flags[std::string(kind)] = base;  // the server's word, or none
+      return absl::OkStatus();
+    }
+    for (const MethodFlag& flag : method->flags)
+      group->flags[std::string(flag.name)] = std::string(flag.value);
+    group->length_unknown = group->length_unknown || method->length_unknown;
+    return absl::OkStatus();
+  }
+
+  absl::Status Fill(CellGroup* group) {
+    group->task_options.name = group->task;
+    grid_ = kGridMiddle;
+    SIGNVOTE_RETURN_IF_ERROR(Begin("direction", NamedDirections(), group->direction, group));
+    SIGNVOTE_RETURN_IF_ERROR(Begin("rule", NamedRules(), group->rule, group));
+    if (group->aggregate != "vote") group->flags["aggregate"] = group->aggregate;
+    if (group->local_steps != 1) group->flags["local-steps"] = absl::StrCat(group->local_steps);
+    const std::pair<std::string_view, std::string_view> sections[] = {
+        {"run", ""}, {"task", group->task}, {"direction", group->direction}, {"rule", group->rule}};
+    for (const auto& [kind, name] : sections) {
+      SIGNVOTE_ASSIGN_OR_RETURN(const toml::table* const section, Section(kind, name));
+      if (section == nullptr) continue;
+      for (const auto& [key, node] : *section) {
+        if (key.str() == kind && kind != "task") continue;  // Begin() has read it
+        SIGNVOTE_RETURN_IF_ERROR(Key(std::string(key.str()), node, group));
+      }
+    }
+    if (group->flags["rule"] == "fixed" && !group->flags.contains("stepsize")) group->grid = grid_;
+    return absl::OkStatus();
+  }
+
+  absl::Status Key(const std::string& key, const toml::node& node, CellGroup* group) {
+    if (Contains(kListed, key)) {
+      return Bad(path_,
+                 absl::StrCat(LineOf(node), ": \"", key,
+                              "\" is said by the lists at the top of the file; leave it away"));
+    }
+    if (Contains(kWritten, key)) {
+      return Bad(path_, absl::StrCat(LineOf(node), ": every run would write the same \"", key,
+                                     "\"; leave it away, or train that one run by signvote lab "
+                                     "train"));
+    }
+    const auto count = [&](uint32_t* out) {
+      const auto value = node.value_exact<int64_t>();
+      if (!value.has_value() || *value < 1 || *value > 1'000'000) {
+        return Bad(path_, absl::StrCat(LineOf(node), ": \"", key,
+                                       "\" must be a whole number from 1 to 1000000"));
+      }
+      *out = static_cast<uint32_t>(*value);
+      return absl::OkStatus();
+    };
+    if (key == "batch") return count(&group->task_options.rows);
+    if (key == "accumulate") return count(&group->accumulate);
+    if (key == "task-seed") {
+      uint32_t seed = 0;
+      SIGNVOTE_RETURN_IF_ERROR(count(&seed));
+      group->task_options.task_seed = seed;
+      return absl::OkStatus();
+    }
+    if (key == "grid") {
+      grid_ = node.value<double>().value_or(0);
+      if (grid_ > 0 && std::isfinite(grid_)) return absl::OkStatus();
+      return Bad(path_, absl::StrCat(LineOf(node),
+                                     ": \"grid\" must be the positive number in the "
+                                     "middle of the stepsizes to try"));
+    }
+    if (key == "length-unknown") {
+      const auto value = node.value_exact<bool>();
+      if (!value.has_value())
+        return Bad(path_, absl::StrCat(LineOf(node), ": \"", key, "\" must be true or false"));
+      group->length_unknown = *value;
+      return absl::OkStatus();
+    }
+    if (key == "task" || key == "data") {
+      const auto text = node.value_exact<std::string>();
+      if (!text.has_value())
+        return Bad(path_, absl::StrCat(LineOf(node), ": \"", key, "\" must be a text"));
+      (key == "task" ? group->task_options.name : group->task_options.data) = *text;
+      return absl::OkStatus();
+    }
+    // A flag of the run.
+    if (const auto boolean = node.value_exact<bool>(); boolean.has_value()) {
+      if (*boolean) {
+        group->flags[key] = "true";
+      } else {
+        group->flags.erase(key);
+      }
+    } else if (const auto whole = node.value_exact<int64_t>(); whole.has_value()) {
+      group->flags[key] = absl::StrCat(*whole);
+    } else if (const auto number = node.value_exact<double>(); number.has_value()) {
+      group->flags[key] = NumberText(*number);
+    } else if (const auto text = node.value_exact<std::string>(); text.has_value()) {
+      group->flags[key] = *text;
+    } else {
+      return Bad(path_, absl::StrCat(LineOf(node), ": \"", key,
+                                     "\" must be a text, a number, true or false"));
+    }
+    return absl::OkStatus();
+  }
+
+  const std::string& path_;
+  const toml::table& root_;
+  double grid_ = kGridMiddle;  // of the group at hand
+};
+
+}  // namespace
+
+absl::StatusOr<SweepSpec> ParseSweep(std::string_view text, const std::string& path) {
+  const toml::parse_result parsed = toml::parse(text);
+  if (!parsed) {
+    return Bad(path, absl::StrCat("line ", parsed.error().source().begin.line, ": ",
+                                  std::string(parsed.error().description())));
+  }
+  return Reader(path, parsed.table()).Read();
+}
+
+SweepCell CellOf(const SweepSpec& spec, size_t group_index, uint64_t seed, int grid_step) {
+  const CellGroup& group = spec.groups[group_index];
+  SweepCell cell{.group = group_index, .seed = seed};
+  std::map<std::string, std::string> flags = group.flags;
+  flags["seed"] = absl::StrCat(seed);
+  if (group.grid.has_value()) flags["stepsize"] = NumberText(GridStepsize(*group.grid, grid_step));
+  // What is no number is refused where the flags are read.
+  if (double given = 0; flags.contains("stepsize") && absl::SimpleAtod(flags["stepsize"], &given))
+    cell.stepsize = given;
+  for (const auto& [name, value] : flags) {
+    cell.flags.push_back(absl::StrCat("--", name));
+    if (value != "true") cell.flags.push_back(value);
+  }
+  const TaskOptions& task = group.task_options;
+  const std::string all =
+      absl::StrCat(absl::StrJoin(cell.flags, "\n"), "\n", task.name, "\n", task.data, "\n",
+                   task.rows, "\n", task.task_seed, "\n", group.workers, "\n", group.accumulate,
+                   "\n", group.local_steps, "\n", group.length_unknown ? "length unknown" : "");
+  cell.id = absl::StrFormat("%016x", Xxh3(all.data(), all.size()));
+  return cell;
+}
+
+}  // namespace signvote::lab

@@ -1,0 +1,36 @@
+#pragma once
+// Runs what a file names, several runs at a time, until nothing of it is left to do.
+
+#include <functional>
+#include <stop_token>
+#include <string>
+
+#include "absl/status/status.h"
+#include "lab/cell.h"
+
+namespace signvote::lab {
+
+struct SweepOptions {
+  std::string file;
+  std::string folder;  // results.csv, and a curve of each run in curves/
+  uint32_t jobs = 1;
+};
+
+// How far it is.
+struct SweepProgress {
+  size_t done = 0, running = 0;
+  size_t known = 0;         // of what is known to be needed; a grid may want more
+  double seconds_left = 0;  // about; 0: nobody knows
+  std::string last;         // the run that ended last, and how; empty: none yet
+};
+
+// Threads: blocks; runs are on threads of their own. `tell` is called on the calling thread, once a
+//          second and whenever a run has ended.
+// Failure: the first run that fails for another reason than that it diverged ends the sweep, with its
+//          name; INVALID_ARGUMENT with exit code kUsage for a file that cannot be used, before
+//          anything runs. CANCELLED: a stop was asked for; runs under way are lost.
+absl::Status RunSweep(const CellHost& host, const SweepOptions& options,
+                      const std::function<void(const SweepProgress&)>& tell,
+                      const std::stop_token& stop);
+
+}  // namespace signvote::lab

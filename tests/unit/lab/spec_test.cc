@@ -1,0 +1,203 @@
+// Goal:   a sweep's file becomes the flags that it says, and what is wrong in it is told by line.
+#include "lab/sweep/spec.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "common/exit_codes.h"
+#include "lab/sweep/results.h"
+
+namespace signvote::lab {
+namespace {
+
+using testing::Contains;
+using testing::HasSubstr;
+using testing::IsSupersetOf;
+using testing::Not;
+
+TEST(SpecTest, EveryCombinationIsAGroupAndLaterSectionsOverrideEarlierOnes) {
+  const auto spec = ParseSweep(R"(
+tasks = ["mlp", "small"]
+directions = ["raw", "lion"]
+rules = ["alias"]
+workers = [1, 4]
+local_steps = [1, 16]
+[run]
+max-rounds = 100
+weight-decay = 0.1
+[task.small]
+task = "logistic"
+max-rounds = 50
+batch = 8
+[direction.raw]
+direction = "signsgd"
+)",
+                               "a.toml");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  ASSERT_EQ(spec->groups.size(), 2u * 2 * 2 * 2);
+  const SweepCell first = CellOf(*spec, 0, 3, 0);
+  EXPECT_THAT(first.flags, IsSupersetOf({"--direction", "signsgd", "--rule", "alias", "--seed", "3",
+                                         "--max-rounds", "100", "--weight-decay"}));
+  EXPECT_THAT(first.flags, Not(Contains("--local-steps")));
+  const CellGroup& last = spec->groups.back();
+  EXPECT_EQ(last.task, "small");
+  EXPECT_EQ(last.task_options.name, "logistic");
+  EXPECT_EQ(last.task_options.rows, 8u);
+  EXPECT_EQ(last.workers, 4u);
+  EXPECT_THAT(CellOf(*spec, spec->groups.size() - 1, 1, 0).flags,
+              IsSupersetOf({"--direction", "lion", "--max-rounds", "50", "--local-steps", "16"}));
+}
+
+TEST(SpecTest, AGridIsOverTheStepsize) {
+  const auto spec = ParseSweep(
+      "tasks = [\"mlp\"]\nrules = [\"cosine\"]\n[rule.cosine]\nrule = \"fixed\"\ngrid = 0.01\n",
+      "a.toml");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  const SweepCell cell = CellOf(*spec, 0, 1, 4);
+  EXPECT_DOUBLE_EQ(*cell.stepsize, 0.1);
+  const auto flag = std::find(cell.flags.begin(), cell.flags.end(), "--stepsize");
+  ASSERT_NE(flag, cell.flags.end());
+  EXPECT_DOUBLE_EQ(std::stod(*(flag + 1)), 0.1);
+}
+
+std::string ValueOf(const SweepCell& cell, const std::string& flag) {
+  const auto found = std::find(cell.flags.begin(), cell.flags.end(), flag);
+  return found == cell.flags.end() || found + 1 == cell.flags.end() ? "" : *(found + 1);
+}
+
+TEST(SpecTest, AShortNameStandsForItsFlagsAndASectionGoesOnFromThem) {
+  const auto spec = ParseSweep(R"(
+tasks = ["mlp"]
+directions = ["stosign-no-noise", "calm"]
+rules = ["alias2-directional", "early", "lever-legs"]
+[direction.calm]
+direction = "signum-noise"
+noise-decay = 0.5
+[rule.early]
+rule = "lever-lite"
+lever-start = 1e-5
+[rule.alias2-directional]
+alias-probe-every = 2
+)",
+                               "a.toml");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  const SweepCell alias = CellOf(*spec, 0, 1, 0), early = CellOf(*spec, 1, 1, 0),
+                  legs = CellOf(*spec, 2, 1, 0), calm = CellOf(*spec, 3, 1, 0);
+  EXPECT_EQ(ValueOf(alias, "--direction"), "stosign");
+  EXPECT_EQ(ValueOf(alias, "--noise"), "off");
+  EXPECT_EQ(ValueOf(alias, "--alias-probe"), "directional");
+  EXPECT_EQ(ValueOf(alias, "--alias-probe-every"), "2");
+  EXPECT_EQ(ValueOf(early, "--rule"), "lever");
+  EXPECT_EQ(ValueOf(early, "--lever-form"), "lite");
+  EXPECT_EQ(std::stod(ValueOf(early, "--lever-start")), 1e-5);
+  EXPECT_FALSE(spec->groups[1].length_unknown);
+  EXPECT_TRUE(spec->groups[2].length_unknown);
+  EXPECT_NE(legs.id, early.id);
+  EXPECT_EQ(ValueOf(calm, "--noise"), "coordinate");
+  EXPECT_EQ(std::stod(ValueOf(calm, "--noise-decay")), 0.5);
+  // What results.csv calls them.
+  EXPECT_EQ(spec->groups[3].direction, "calm");
+  EXPECT_EQ(spec->groups[1].rule, "early");
+}
+
+TEST(SpecTest, AFixedStepsizeIsTunedUnlessItIsGiven) {
+  const auto spec = ParseSweep(R"(
+tasks = ["mlp", "logistic"]
+rules = ["fixed-cosine", "given", "alias2"]
+[task.logistic]
+grid = 1e-2
+[rule.given]
+rule = "fixed"
+stepsize = 0.25
+)",
+                               "a.toml");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->groups[0].grid, 1e-3);
+  EXPECT_EQ(spec->groups[3].grid, 1e-2);
+  for (const size_t untuned : {1u, 2u, 4u, 5u})
+    EXPECT_FALSE(spec->groups[untuned].grid.has_value());
+  EXPECT_EQ(CellOf(*spec, 1, 1, 0).stepsize, 0.25);
+  EXPECT_EQ(CellOf(*spec, 2, 1, 0).stepsize, std::nullopt);
+}
+
+struct Wrong {
+  const char* text;
+  const char* told;
+};
+
+class SpecRefusalTest : public testing::TestWithParam<Wrong> {};
+
+TEST_P(SpecRefusalTest, NamesTheLineAndWhatIsWrong) {
+  const auto spec = ParseSweep(GetParam().text, "a.toml");
+  ASSERT_FALSE(spec.ok());
+  EXPECT_EQ(ExitCodeFor(spec.status()), ExitCode::kUsage);
+  EXPECT_THAT(std::string(spec.status().message()), HasSubstr("a.toml: "));
+  EXPECT_THAT(std::string(spec.status().message()), HasSubstr(GetParam().told));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Files, SpecRefusalTest,
+    testing::Values(Wrong{"tasks = [\"mlp\"\n", "line "},
+                    Wrong{"tasks = [\"mlp\"]\nrounds = 3\n", "line 2: \"rounds\" is not known"},
+                    Wrong{"tasks = []\nrules = [\"alias\"]\n", "line 1"},
+                    Wrong{"tasks = [\"a\", \"a\"]\nrules = [\"alias\"]\n", "none of them twice"},
+                    Wrong{"tasks = [\"a,b\"]\nrules = [\"alias\"]\n", "\"tasks\""},
+                    Wrong{"rules = [\"alias\"]\n", "at least one"},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\nseeds = [0]\n", "line 3"},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[rule.x]\ngrid = -1\n", "line 4"},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[run]\nseed = []\n", "line 4"},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\nrun = 3\n", "line 3"},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[rule.y]\nbeta = 1\n",
+                          "line 3: no run has the rule \"y\""},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[run]\ndirection = \"lion\"\n",
+                          "line 4: \"direction\" is said by the lists"},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[rule.x]\nseed = 3\n",
+                          "line 4: \"seed\" is said by the lists"},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[run]\nexport = \"m\"\n",
+                          "line 4: every run would write the same"},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[rule.x]\nrule = 3\n",
+                          "line 4: \"rule\" must be a text"},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[rule.x]\nlength-unknown = 1\n",
+                          "line 4: \"length-unknown\""}));
+
+TEST(ResultsTest, ARunThatDivergedOrFoundNoStepsizeIsAResultAndNoOtherFailureIs) {
+  const auto diverged = WithExitCode(absl::AbortedError("no finite loss"), ExitCode::kDiverged);
+  const auto given_up = absl::FailedPreconditionError("no stepsize");
+  const HeldOutLoss good{.loss = 1.25}, bad{.loss = std::nan("")};
+  EXPECT_EQ(OutcomeOf(absl::OkStatus(), absl::OkStatus(), good), CellOutcome::kFinished);
+  EXPECT_EQ(OutcomeOf(absl::OkStatus(), absl::OkStatus(), bad), CellOutcome::kDiverged);
+  EXPECT_EQ(OutcomeOf(diverged, diverged, std::nullopt), CellOutcome::kDiverged);
+  EXPECT_EQ(OutcomeOf(given_up, given_up, std::nullopt), CellOutcome::kNoStepsize);
+  // Not of the run: a file that is not there, a fault of ours.
+  EXPECT_EQ(OutcomeOf(given_up, absl::OkStatus(), std::nullopt), std::nullopt);
+  EXPECT_EQ(OutcomeOf(absl::InternalError("x"), absl::InternalError("x"), std::nullopt),
+            std::nullopt);
+}
+
+TEST(ResultsTest, LossesAreReadBackAndALineThatWasCutShortIsPassedOver) {
+  const auto spec =
+      ParseSweep("tasks = [\"mlp\"]\nrules = [\"alias\"]\n[run]\nmax-rounds = 5\n", "a.toml");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  const SweepCell cell = CellOf(*spec, 0, 1, 0), other = CellOf(*spec, 0, 2, 0);
+  LocalReport report;
+  report.held_out_last = HeldOutLoss{.loss = 1.25};
+  const std::string good = ResultsLine(*spec, cell, report, 0.5f, CellOutcome::kFinished);
+  const std::string bad = ResultsLine(*spec, other, report, 0.5f, CellOutcome::kDiverged);
+  const std::string text = ResultsHead() + "\n" + good + "\n" + bad + "\n";
+  for (const std::string& cut : {std::string(), good.substr(0, good.size() / 2)}) {
+    const auto losses = ReadLosses(text + cut, "results.csv");
+    ASSERT_TRUE(losses.ok()) << losses.status();
+    EXPECT_EQ(losses->size(), 2u);
+    EXPECT_EQ(losses->at(cell.id), 1.25);
+    EXPECT_TRUE(std::isinf(losses->at(other.id)));
+  }
+  EXPECT_FALSE(ReadLosses("a,b\n" + text, "results.csv").ok());
+  EXPECT_FALSE(ReadLosses(text + "a,b\n", "results.csv").ok());
+}
+
+}  // namespace
+}  // namespace signvote::lab
