@@ -152,7 +152,7 @@ class BesideCpp(InteropTest):
 
     def test_dense_tensors_move_cpp_and_python_replicas_alike(self):
         rounds = 60
-        for wire, flags in (("f32", ("--dense", "*")), ("bf16", ("--dense", "*bias", "--dense-scale", 0.5))):
+        for wire, flags in (("f32", ("--dense", "*")), ("bf16", ("--dense", "*bias", "--tensor-scale", "*bias=0.5"))):
             with self.subTest(wire):
                 self.start_server("--digest-every", 5, "--chunk-coordinates", 4096, "--dense-wire", wire, *flags, "--rule", "fixed",
                                   "--stepsize", 0.003, *NOBODY_IS_LATE, rounds=rounds, workers_min=3)

@@ -205,6 +205,7 @@ class Session:
     def _adopt_payloads(self, welcome):
         """Which chunks of a commit are counts, and which are dense both ways; the others are signs."""
         first, self._counts, self._dense = 0, set(), {}
+        self._kinds = SIGNS | {range_.down for range_ in welcome.payloads}  # that a commit may name
         for range_ in welcome.payloads:
             dense = range_.up if range_.up == range_.down and range_.up in DENSE else None
             if dense is None and (range_.up not in SIGNS or range_.down not in SIGNS | {training.PAYLOAD_COUNTS}):
@@ -322,7 +323,7 @@ class Session:
     def _step(self, commit):
         """Moves the replica, if the verdict is the one that the commit means and can be applied."""
         decay_step = commit.decay_step if commit.HasField("decay_step") else commit.stepsize
-        if commit.payload not in SIGNS and not (commit.payload == training.PAYLOAD_COUNTS and self._counts):
+        if commit.payload not in self._kinds:
             raise Broken(f"commit {commit.round} has a payload that this worker cannot apply: upgrade")
         if len(commit.scales) not in (0, len(self.layout.tensors)):
             raise Broken(f"commit {commit.round} has {len(commit.scales)} scales for {len(self.layout.tensors)} tensors")
