@@ -211,7 +211,10 @@ void ListMethods(const LabHost& host) {
       std::string flags;
       for (const MethodFlag& flag : method.flags) {
         absl::StrAppend(&flags, " --", std::string(flag.name));
-        if (flag.value != "true") absl::StrAppend(&flags, " ", std::string(flag.value));
+        // As a shell takes it.
+        const char* const quote = (flag.value == "*") ? "'" : "";
+        if (flag.value != "true")
+          absl::StrAppend(&flags, " ", quote, std::string(flag.value), quote);
       }
       if (method.length_unknown) absl::StrAppend(&flags, " --length-unknown");
       host.print(absl::StrFormat("  %-20s%s\n", method.name, flags));

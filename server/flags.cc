@@ -1,7 +1,6 @@
 #include "server/flags.h"
 #include "common/message_size.h"
 
-#include <span>
 #include <string_view>
 #include <tuple>
 #include <utility>
@@ -16,6 +15,7 @@
 #include "common/layout.h"
 #include "common/process.h"
 #include "common/status.h"
+#include "server/dense_flags.h"
 #include "server/tally/tally.h"
 
 namespace signvote {
@@ -38,10 +38,7 @@ struct Raw {
   double clip_norm = 1;
   std::string tensor_scale, tensor_decay, tensor_treatment;
   std::string aggregate = "vote";
-  struct Dense {
-    std::string patterns, wire = "f32", optimizer = "adamw";
-  };
-  Dense dense;
+  DenseWords dense;
   std::string catch_up_bytes = "auto";
   std::string alias_eta0 = "auto";
   uint64_t test_applier_delay_ms = 0;
@@ -292,31 +289,7 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
           "direction's state), plain (muon: no matrix), usual")
       ->type_name("PATTERN=WORD")
       ->check(Kind(ValueKind::kText));
-  DenseOptimizer& dense = sizes.dense.optimizer;
-  method
-      ->add_option("--dense", raw->dense.patterns,
-                   "tensors that move by an update of their mean gradient in place of a vote, by "
-                   "patterns of their names")
-      ->type_name("PATTERN,...")
-      ->check(Kind(ValueKind::kText));
-  method
-      ->add_option("--dense-wire", raw->dense.wire,
-                   "numbers of dense tensors on the wire, both ways: f32, bf16")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"f32", "bf16"}));
-  method
-      ->add_option("--dense-optimizer", raw->dense.optimizer,
-                   "what makes the update of the mean gradient: adamw, sgd")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"adamw", "sgd"}));
-  method->add_option("--dense-momentum", dense.momentum, "sgd: its momentum, [0, 1)")
-      ->capture_default_str();
-  method->add_option("--dense-beta1", dense.beta1, "adamw: its first momentum, [0, 1)")
-      ->capture_default_str();
-  method->add_option("--dense-beta2", dense.beta2, "adamw: its second momentum, [0, 1)")
-      ->capture_default_str();
-  method->add_option("--dense-epsilon", dense.epsilon, "adamw: added to the root, > 0")
-      ->capture_default_str();
+  AddDenseFlags(method, &raw->dense, &sizes.dense.optimizer);
   method
       ->add_option("--rule", r.rule.rule,
                    "who chooses the stepsize: alias, fixed, lever, mechanic, prodigy, sos")
@@ -536,35 +509,6 @@ absl::Status CheckRuleFlags(const RuleFlags& given, const RuleRun& run) {
   return absl::OkStatus();
 }
 
-// The optimizer's own flags, of which those that nothing reads must not pass for ones that were obeyed.
-absl::Status FinishDense(const Raw& raw, std::span<const run::TensorRule> rules,
-                         run::DenseOptions* dense) {
-  dense->wire = raw.dense.wire == "f32" ? PayloadKind::kFp32 : PayloadKind::kBf16;
-  dense->optimizer.kind =
-      raw.dense.optimizer == "adamw" ? DenseOptimizer::Kind::kAdamW : DenseOptimizer::Kind::kSgd;
-  const bool any = run::AnyDense(rules);
-  const bool adamw = any && dense->optimizer.kind == DenseOptimizer::Kind::kAdamW;
-  const bool sgd = any && dense->optimizer.kind == DenseOptimizer::Kind::kSgd;
-  const DenseOptimizer usual;
-  const std::tuple<const char*, const char*, bool> flags[] = {
-      {"--dense", "--dense-wire", any || raw.dense.wire == Raw().dense.wire},
-      {"--dense", "--dense-optimizer", any || raw.dense.optimizer == Raw().dense.optimizer},
-      {"--dense with --dense-optimizer sgd", "--dense-momentum",
-       sgd || dense->optimizer.momentum == usual.momentum},
-      {"--dense with --dense-optimizer adamw", "--dense-beta1",
-       adamw || dense->optimizer.beta1 == usual.beta1},
-      {"--dense with --dense-optimizer adamw", "--dense-beta2",
-       adamw || dense->optimizer.beta2 == usual.beta2},
-      {"--dense with --dense-optimizer adamw", "--dense-epsilon",
-       adamw || dense->optimizer.epsilon == usual.epsilon},
-  };
-  for (const auto& [owner, flag, fits] : flags) {
-    if (fits) continue;
-    return Usage(absl::StrCat(flag, " belongs to ", owner, "; give that too, or leave it away"));
-  }
-  return CheckDenseOptimizer(dense->optimizer);
-}
-
 absl::Status Finish(const Raw& raw, ServerFlags* f) {
   run::RunOptions& r = f->run;
   run::ModelSizes& sizes = r.model.sizes;
@@ -637,7 +581,7 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
     r.model.tensor_rules.insert(r.model.tensor_rules.end(), parse->begin(), parse->end());
   }
   SIGNVOTE_RETURN_IF_ERROR(CheckTreatments(r));
-  SIGNVOTE_RETURN_IF_ERROR(FinishDense(raw, r.model.tensor_rules, &sizes.dense));
+  SIGNVOTE_RETURN_IF_ERROR(FinishDense(raw.dense, &r));
   SIGNVOTE_RETURN_IF_ERROR(CheckRuleFlags(r.rule, run::RuleRunOf(r)));
   // A step's length is what was signed, of which no rule that measures its steps knows.
   if (r.direction.error_feedback && r.rule.rule != "fixed") {

@@ -25,6 +25,24 @@ constexpr Flag kSgd[] = {{"direction", "sgd"}};
 constexpr Flag kSgdNoNoise[] = {{"direction", "sgd"}, {"noise", "off"}};
 constexpr Flag kMuon[] = {{"direction", "muon"}};
 constexpr Flag kMuonNoise[] = {{"direction", "muon"}, {"noise", "tensor"}};
+// Dense baselines: what workers would sign nothing reads, so that it is what keeps no state.
+constexpr Flag kAdamW[] = {{"direction", "signsgd"}, {"dense", "*"}};
+constexpr Flag kNadamW[] = {
+    {"direction", "signsgd"}, {"dense", "*"}, {"dense-optimizer", "nadamw"}};
+constexpr Flag kScheduleFree[] = {
+    {"direction", "signsgd"}, {"dense", "*"}, {"dense-optimizer", "schedule-free"}};
+constexpr Flag kAliasAdam[] = {
+    {"direction", "signsgd"}, {"dense", "*"}, {"dense-optimizer", "alias-adam"}};
+constexpr Flag kPlainSgd[] = {{"direction", "signsgd"}, {"dense", "*"}, {"dense-optimizer", "sgd"}};
+constexpr Flag kMomentumSgd[] = {{"direction", "signsgd"},
+                                 {"dense", "*"},
+                                 {"dense-optimizer", "sgd"},
+                                 {"dense-momentum", "0.9"}};
+constexpr Flag kNesterovSgd[] = {{"direction", "signsgd"},
+                                 {"dense", "*"},
+                                 {"dense-optimizer", "sgd"},
+                                 {"dense-momentum", "0.9"},
+                                 {"dense-nesterov", "true"}};
 
 constexpr Method kDirections[] = {
     {"signsgd", kSignSgd},
@@ -43,6 +61,13 @@ constexpr Method kDirections[] = {
     {"sgd-no-noise", kSgdNoNoise},
     {"muon", kMuon},
     {"muon-noise", kMuonNoise},
+    {"adamw", kAdamW},
+    {"nadamw", kNadamW},
+    {"schedule-free", kScheduleFree},
+    {"alias-adam", kAliasAdam},
+    {"plain-sgd", kPlainSgd},
+    {"momentum-sgd", kMomentumSgd},
+    {"nesterov-sgd", kNesterovSgd},
 };
 
 constexpr Flag kFixed[] = {{"rule", "fixed"}};

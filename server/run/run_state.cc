@@ -187,6 +187,11 @@ std::string EncodeBody(const RunState& state) {
   out.set_x0_max_abs(state.x0_max_abs);
   out.set_optimizer_steps(state.optimizer.steps);
   out.set_optimizer_numbers(state.optimizer.state.size());
+  if (state.optimizer.kind.has_value())
+    out.set_optimizer_kind(static_cast<uint32_t>(*state.optimizer.kind));
+  out.set_optimizer_weights(state.optimizer.scalars.weights);
+  out.set_optimizer_r(state.optimizer.scalars.r);
+  out.set_optimizer_d(state.optimizer.scalars.d);
   return out.SerializeAsString();
 }
 
@@ -230,6 +235,12 @@ absl::StatusOr<RunState> DecodeBody(std::span<const std::byte> body, uint64_t* o
   out.identity_text = in.identity_text();
   out.x0_max_abs = in.x0_max_abs();
   out.optimizer.steps = in.optimizer_steps();
+  out.optimizer.scalars = {
+      .weights = in.optimizer_weights(), .r = in.optimizer_r(), .d = in.optimizer_d()};
+  if (in.optimizer_kind() > static_cast<uint32_t>(DenseOptimizer::Kind::kAliasAdam))
+    return absl::DataLossError(absl::StrCat("an optimizer ", in.optimizer_kind()));
+  if (in.optimizer_kind() != 0)
+    out.optimizer.kind = static_cast<DenseOptimizer::Kind>(in.optimizer_kind());
   *optimizer_numbers = in.optimizer_numbers();
   return out;
 }

@@ -268,6 +268,8 @@ void Run::Execute(Time now, const round::CommitRound& commit) {
                 .tally_time = tally_time,
                 .decided = clock_->Now(),
                 .payload_hash = (*made)->payload_hash};
+  if (c.vote.scalars().d > 0)
+    c.proposed->commit.rule.state.emplace_back("dense_d", c.vote.scalars().d);
   now_ = now;
   c.pipeline->Propose(*std::move(made));
 }

@@ -5,7 +5,6 @@
 #include <cstring>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "common/bits.h"
 #include "common/check.h"
 #include "common/coin.h"
@@ -64,69 +63,22 @@ float Voted(const DenseInput& input, uint64_t i) {
   return VerdictBit(ones, n, coin) ? 1.0f : -1.0f;
 }
 
-// The updates of a block of dense coordinates, `at` its first in the chunk.
-class Updater {
- public:
-  explicit Updater(const DenseInput& input)
-      : input_(input),
-        correction1_(1.0f - Power(input.optimizer.beta1, input.step)),
-        correction2_(1.0f - Power(input.optimizer.beta2, input.step)) {}
-
-  // g becomes u.
-  void Update(uint64_t at, size_t count, float* g) const {
-    const DenseOptimizer& o = input_.optimizer;
-    if (o.planes() == 0) return;
-    const float* const m_in = input_.state_in + at;
-    float* const m_out = input_.state_out + at;
-    if (o.kind == DenseOptimizer::Kind::kSgd) {
-      for (size_t i = 0; i < count; ++i) g[i] = m_out[i] = o.momentum * m_in[i] + g[i];
-      return;
-    }
-    const float* const v_in = m_in + input_.stride;
-    float* const v_out = m_out + input_.stride;
-    const float rest1 = 1.0f - o.beta1, rest2 = 1.0f - o.beta2;
-    for (size_t i = 0; i < count; ++i) {
-      const float m = o.beta1 * m_in[i] + rest1 * g[i];
-      const float v = o.beta2 * v_in[i] + rest2 * (g[i] * g[i]);
-      m_out[i] = m;
-      v_out[i] = v;
-      g[i] = (m / correction1_) / (std::sqrt(v / correction2_) + o.epsilon);
-    }
-  }
-
- private:
-  static float Power(float beta, uint64_t t) {
-    return static_cast<float>(std::pow(static_cast<double>(beta), static_cast<double>(t)));
-  }
-
-  const DenseInput& input_;
-  const float correction1_, correction2_;
-};
-
-absl::Status OutOfRange(const char* flag, float value, const char* range) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(flag, " ", value, " is out of range; use a number ", range));
+// The planes from a coordinate of the chunk on.
+OptimizerPlanes PlanesAt(const DenseInput& input, uint64_t at) {
+  if (input.optimizer.planes() == 0) return {};
+  OptimizerPlanes planes = input.planes;
+  planes.in += at;
+  planes.out += at;
+  return planes;
 }
 
 }  // namespace
 
-absl::Status CheckDenseOptimizer(const DenseOptimizer& optimizer) {
-  const auto coefficient = [](float beta) { return beta >= 0 && beta < 1; };
-  if (!coefficient(optimizer.momentum))
-    return OutOfRange("--dense-momentum", optimizer.momentum, "from 0 to below 1");
-  if (!coefficient(optimizer.beta1))
-    return OutOfRange("--dense-beta1", optimizer.beta1, "from 0 to below 1");
-  if (!coefficient(optimizer.beta2))
-    return OutOfRange("--dense-beta2", optimizer.beta2, "from 0 to below 1");
-  if (!std::isfinite(optimizer.epsilon) || optimizer.epsilon <= 0)
-    return OutOfRange("--dense-epsilon", optimizer.epsilon, "above 0");
-  return absl::OkStatus();
-}
-
-void TallyDense(const DenseInput& input, uint8_t* update) {
+double TallyDense(const DenseInput& input, uint8_t* update) {
   SIGNVOTE_CHECK(!input.ballots.empty());
   SIGNVOTE_CHECK(input.kind == PayloadKind::kFp32 || input.kind == PayloadKind::kBf16);
-  const Updater updater(input);
+  const DenseStep step(input.optimizer, input.step, input.scalars);
+  double q = 0;
   float block[kBlock];
   ForEachTensorRange(*input.layout, input.first_coordinate, input.coordinates,
                      [&](const TensorRange& range) {
@@ -139,11 +91,12 @@ void TallyDense(const DenseInput& input, uint8_t* update) {
                        for (uint64_t at = begin; at < begin + range.count; at += kBlock) {
                          const size_t count = std::min<uint64_t>(kBlock, begin + range.count - at);
                          Means(input, at, count, block);
-                         updater.Update(at, count, block);
+                         q += step.Update(PlanesAt(input, at), count, block);
                          for (size_t i = 0; i < count; ++i)
                            WriteValue(input.kind, update, at + i, block[i]);
                        }
                      });
+  return q;
 }
 
 bool IsFinite(PayloadKind kind, const uint8_t* values, uint64_t coordinates) {

@@ -44,6 +44,7 @@ OpenVote::OpenVote(Options options, TallySink* sink, BufferPool* verdicts, Buffe
 void OpenVote::ForgetOptimizer() {
   SIGNVOTE_CHECK(!open_);
   optimizer_steps_ = 0;
+  scalars_ = dense_first_.has_value() ? FirstScalars(options_.optimizer) : OptimizerScalars();
   if (states_ == nullptr) return;
   const std::shared_ptr<uint8_t> zeros = states_->Acquire();
   std::fill_n(zeros.get(), states_->bytes(), uint8_t{0});
@@ -51,7 +52,8 @@ void OpenVote::ForgetOptimizer() {
 }
 
 OpenVote::Optimizer OpenVote::SaveOptimizer() const {
-  Optimizer saved{.steps = optimizer_steps_};
+  Optimizer saved{.steps = optimizer_steps_, .scalars = scalars_};
+  if (dense_first_.has_value()) saved.kind = options_.optimizer.kind;
   if (state_ != nullptr)
     saved.state.assign(state_.get(), state_.get() + states_->bytes() / sizeof(float));
   return saved;
@@ -59,13 +61,31 @@ OpenVote::Optimizer OpenVote::SaveOptimizer() const {
 
 absl::Status OpenVote::RestoreOptimizer(const Optimizer& optimizer) {
   SIGNVOTE_CHECK(!open_);
+  const char* const kRemedy =
+      "; take it up with the flags --dense… and --aggregate that it was saved under";
+  std::optional<DenseOptimizer::Kind> kind;
+  if (dense_first_.has_value()) kind = options_.optimizer.kind;
+  const auto name = [](const std::optional<DenseOptimizer::Kind>& k) {
+    return k.has_value() ? std::string(DenseOptimizerName(*k)) : "none";
+  };
+  if (optimizer.kind != kind) {
+    return absl::FailedPreconditionError(absl::StrCat("the saved state's optimizer is ",
+                                                      name(optimizer.kind), ", and this run's ",
+                                                      name(kind), kRemedy));
+  }
   const size_t floats = states_ == nullptr ? 0 : states_->bytes() / sizeof(float);
   if (optimizer.state.size() != floats) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the saved state has ", optimizer.state.size(), " numbers of an optimizer, and this run's ",
-        floats, "; take it up with the flags --dense… and --aggregate that it was saved under"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the saved state has ", optimizer.state.size(),
+                     " numbers of an optimizer, and this run's ", floats, kRemedy));
+  }
+  if (kind.has_value() && !CanBe(options_.optimizer, optimizer.scalars)) {
+    return absl::DataLossError(absl::StrCat("the saved state of the optimizer ", name(kind),
+                                            " is none that a run comes to; restore an older "
+                                            "state of the run"));
   }
   optimizer_steps_ = optimizer.steps;
+  scalars_ = optimizer.scalars;
   if (floats == 0) return absl::OkStatus();
   const std::shared_ptr<uint8_t> restored = states_->Acquire();
   std::memcpy(restored.get(), optimizer.state.data(), states_->bytes());
@@ -79,6 +99,7 @@ DenseAttempt OpenVote::BeginDense() const {
                      .optimizer = options_.optimizer,
                      .aggregate = options_.aggregate,
                      .step = optimizer_steps_ + 1,
+                     .scalars = scalars_,
                      .first = *dense_first_,
                      .in = state_,
                      .out = nullptr};
@@ -157,6 +178,7 @@ bool OpenVote::Take(const ChunkTallied& tallied) {
   if (!chunk.closed || chunk.tallied) return false;
   chunk.tallied = true;
   chunk.sum = {.counted = tallied.counted, .checksum = tallied.checksum};
+  chunk.q = tallied.q;
   ++tallied_chunks_;
   tally_time_ += tallied.took;
   return true;
@@ -170,7 +192,9 @@ OpenVote::Result OpenVote::Finish() {
   for (const Chunk& chunk : chunks_) result.chunks.push_back(chunk.sum);
   result.payload = share_->verdict();
   if (dense_first_.has_value()) {
-    ++optimizer_steps_;
+    double q = 0;
+    for (const Chunk& chunk : chunks_) q += chunk.q;
+    scalars_ = NextScalars(options_.optimizer, ++optimizer_steps_, scalars_, q);
     state_ = share_->dense().out;
   }
   return result;

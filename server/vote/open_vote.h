@@ -45,7 +45,9 @@ class OpenVote {
   };
   // The optimizer of dense chunks between two rounds.
   struct Optimizer {
+    std::optional<DenseOptimizer::Kind> kind;  // nullopt: no chunk is dense
     uint64_t steps = 0;        // that it has made since the start or the last rewind
+    OptimizerScalars scalars;  // behind them
     std::vector<float> state;  // [DenseOptimizer::planes()][coordinates of dense chunks]
 
     bool operator==(const Optimizer&) const = default;
@@ -92,8 +94,11 @@ class OpenVote {
   void Abandon();
   // The optimizer of dense chunks begins anew, as a rewind asks for. REQUIRES: no attempt is open.
   void ForgetOptimizer();
+  // The numbers that it keeps for all coordinates, behind the last committed step.
+  const OptimizerScalars& scalars() const { return scalars_; }
   Optimizer SaveOptimizer() const;
-  // FAILED_PRECONDITION: a state of another size than this run's. REQUIRES: no attempt is open.
+  // FAILED_PRECONDITION: a state of another optimizer, or of another size, than this run's. DATA_LOSS:
+  // numbers to which no run can have come. REQUIRES: no attempt is open.
   absl::Status RestoreOptimizer(const Optimizer& optimizer);
 
   bool open() const { return open_; }
@@ -113,6 +118,7 @@ class OpenVote {
   struct Chunk {
     bool closed = false, tallied = false;
     ChunkSum sum;
+    double q = 0;  // its part of the optimizer's
   };
   void OpenSlots(const Voter& voter);
   DenseAttempt BeginDense() const;
@@ -128,6 +134,7 @@ class OpenVote {
   // The optimizer after the last committed step; null where it has no state.
   std::shared_ptr<const float> state_;
   uint64_t optimizer_steps_ = 0;
+  OptimizerScalars scalars_;
 
   bool open_ = false;
   Round round_;

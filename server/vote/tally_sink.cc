@@ -54,36 +54,41 @@ void AddSampleOfCounts(const TallyInput& input, const TallyJob& job, const Sampl
   AddStatistics(of_sample, job.places, verdict.data(), {.first = 0, .count = sample.count}, out);
 }
 
-void MakeUpdate(const TallyJob& job, const TallyInput& input, uint8_t* update) {
+double MakeUpdate(const TallyJob& job, const TallyInput& input, uint8_t* update) {
   const DenseAttempt& dense = job.share->dense();
   const uint64_t at = input.first_coordinate - dense.first;
   const bool state = dense.out != nullptr;
-  TallyDense({.ballots = input.ballots,
-              .kind = job.kind,
-              .layout = dense.layout,
-              .first_coordinate = input.first_coordinate,
-              .coordinates = input.coordinates,
-              .aggregate = dense.aggregate,
-              .seed = input.seed,
-              .round = input.round,
-              .optimizer = dense.optimizer,
-              .step = dense.step,
-              .state_in = state ? dense.in.get() + at : nullptr,
-              .state_out = state ? dense.out.get() + at : nullptr,
-              .stride = job.plan.coordinates() - dense.first},
-             update);
+  return TallyDense({.ballots = input.ballots,
+                     .kind = job.kind,
+                     .layout = dense.layout,
+                     .first_coordinate = input.first_coordinate,
+                     .coordinates = input.coordinates,
+                     .aggregate = dense.aggregate,
+                     .seed = input.seed,
+                     .round = input.round,
+                     .optimizer = dense.optimizer,
+                     .step = dense.step,
+                     .scalars = dense.scalars,
+                     .planes = {.in = state ? dense.in.get() + at : nullptr,
+                                .out = state ? dense.out.get() + at : nullptr,
+                                .stride = job.plan.coordinates() - dense.first}},
+                    update);
 }
 
-void MakePayload(const TallyJob& job, const TallyInput& input, uint8_t* payload) {
+// Returns the chunk's part of the dense optimizer's q.
+double MakePayload(const TallyJob& job, const TallyInput& input, uint8_t* payload) {
   switch (job.kind) {
     case PayloadKind::kSigns:
-      return Tally(input, payload);
+      Tally(input, payload);
+      return 0;
     case PayloadKind::kCounts:
-      return TallyCounts(input, payload);
+      TallyCounts(input, payload);
+      return 0;
     case PayloadKind::kFp32:
     case PayloadKind::kBf16:
       return MakeUpdate(job, input, payload);
   }
+  return 0;
 }
 
 // Counts the job's chunk, says so, then looks at its sample and leaves the share.
@@ -92,13 +97,14 @@ void Count(const TallyJob& job, Clock* clock, const TallySink::Done& done) {
   const Chunk chunk(job);
   const TallyInput input = chunk.Input(job);
   const auto counted = static_cast<uint32_t>(job.places.size());
-  MakePayload(job, input, chunk.payload);
+  const double q = MakePayload(job, input, chunk.payload);
   ChunkTallied tallied{
       .round = job.round,
       .attempt = job.attempt,
       .chunk = job.chunk,
       .counted = counted,
       .checksum = Xxh3(chunk.payload, PayloadBytes(job.kind, input.coordinates, counted)),
+      .q = q,
       .payload = {job.share->verdict(), chunk.payload}};
   tallied.took = clock->Now() - begin;
   done(std::move(tallied));

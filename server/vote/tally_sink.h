@@ -26,6 +26,7 @@ struct DenseAttempt {
   DenseOptimizer optimizer;
   Aggregate aggregate = Aggregate::kVote;  // of coordinates in dense chunks that are voted on
   uint64_t step = 0;                       // of the optimizer, with this one
+  OptimizerScalars scalars;                // before it
   uint64_t first = 0;  // the first coordinate of the first dense chunk, which begins the state
   // Planes of the model's coordinates from `first` on, one behind the other; null without a state.
   std::shared_ptr<const float> in;
@@ -90,6 +91,7 @@ struct ChunkTallied {
   ChunkIndex chunk;
   uint32_t counted = 0;
   uint64_t checksum = 0;                   // XXH3-64 of the payload
+  double q = 0;                            // its part of the dense optimizer's q
   std::shared_ptr<const uint8_t> payload;  // the chunk's first byte; null: elsewhere
   Duration took{};                         // of the count, on the thread that did it
 };

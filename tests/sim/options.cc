@@ -48,6 +48,27 @@ void DrawRule(Rng& rng, SimOptions* o) {
   }
 }
 
+// From a stream of its own, so that a seed's other draws stay what they are.
+void DrawOptimizer(bool sgd, SimOptions* o) {
+  using Kind = DenseOptimizer::Kind;
+  Rng rng(o->run.seed, /*stream=*/0xD2);
+  DenseOptimizer& optimizer = o->run.model.sizes.dense.optimizer;
+  if (sgd) {
+    optimizer.kind = Kind::kSgd;
+    optimizer.momentum = rng.Below(2) == 0 ? 0.0f : 0.5f;
+    optimizer.nesterov = optimizer.momentum > 0 && rng.Below(2) == 0;
+    return;
+  }
+  constexpr Kind kKinds[] = {Kind::kAdamW, Kind::kNadamW, Kind::kScheduleFree, Kind::kAliasAdam};
+  optimizer.kind = kKinds[rng.Below(std::size(kKinds))];
+  if (optimizer.kind != Kind::kScheduleFree) return;
+  o->run.rule.rule = "fixed";
+  o->run.rule.schedule = "constant";
+  o->run.rule.warmup_rounds = optimizer.warmup_steps = rng.Below(8);
+  o->run.model.weight_decay = 0;
+  optimizer.last_step = o->run.main_rounds_max;
+}
+
 // In a quarter of the draws. The catch-up budget follows.
 void DrawDense(Rng& rng, SimOptions* o) {
   run::ModelSizes& sizes = o->run.model.sizes;
@@ -56,11 +77,12 @@ void DrawDense(Rng& rng, SimOptions* o) {
     // The last chunk: tensor c begins in it.
     o->run.model.tensor_rules.push_back(run::ParseDense("c")->front());
     sizes.dense.wire = rng.Below(2) == 0 ? PayloadKind::kFp32 : PayloadKind::kBf16;
-    if (rng.Below(2) == 0) sizes.dense.optimizer.kind = DenseOptimizer::Kind::kSgd;
+    const bool sgd = rng.Below(2) == 0;
     commit_bytes = run::CommitBytes(o->coordinates - sizes.chunk_coordinates, sizes) +
                    PayloadBytes(sizes.dense.wire, sizes.chunk_coordinates, 1);
     // The others go by the length of a step.
     if (o->run.rule.rule != "mechanic") o->run.rule.rule = "fixed";
+    DrawOptimizer(sgd, o);
   }
   sizes.catch_up_bytes = o->ring_rounds * commit_bytes;
 }

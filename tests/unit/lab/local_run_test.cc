@@ -126,7 +126,7 @@ TEST(LocalCellTest, EveryNamedMethodTrains) {
       if (directions) flags.insert(flags.end(), {"--rule", "fixed", "--stepsize", "0.003"});
       for (const MethodFlag& flag : method.flags) {
         flags.push_back("--" + std::string(flag.name));
-        flags.push_back(std::string(flag.value));
+        if (flag.value != "true") flags.push_back(std::string(flag.value));
       }
       CellResult result;
       const absl::Status status = RunFlags("logistic", flags, method.length_unknown, &result);

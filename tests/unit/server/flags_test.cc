@@ -362,6 +362,21 @@ TEST(ServerFlagsTest, AnOptimizersFlagsAreOfItAlone) {
       {{"--dense=*", "--dense-optimizer=sgd", "--dense-epsilon=1"}, "--dense-epsilon belongs to"},
       {{"--dense=*", "--dense-beta2=1"}, "--dense-beta2 1 is out of range"},
       {{"--dense=*", "--dense-epsilon=0"}, "--dense-epsilon 0 is out of range"},
+      {{"--dense=*", "--dense-nesterov"},
+       "--dense-nesterov belongs to --dense with --dense-optimizer sgd"},
+      {{"--dense=*", "--dense-optimizer=sgd", "--dense-nesterov"}, "--dense-momentum is 0"},
+      {{"--dense=*", "--dense-d0=1"},
+       "--dense-d0 belongs to --dense with --dense-optimizer alias-adam"},
+      {{"--dense=*", "--dense-optimizer=alias-adam", "--dense-d0=0"},
+       "--dense-d0 0 is out of range"},
+      {{"--dense=*", "--dense-optimizer=schedule-free", "--dense-beta1=0"},
+       "--dense-beta1 0 is out of range; use a number above 0"},
+      {{"--dense=*", "--dense-optimizer=schedule-free", "--schedule=cosine"},
+       "use --rule fixed --schedule constant"},
+      {{"--dense=*", "--dense-optimizer=schedule-free", "--weight-decay=0.1"},
+       "schedule-free decays no weights"},
+      {{"--dense=*", "--dense-optimizer=schedule-free", "--tensor-decay=a=0.1"},
+       "schedule-free decays no weights"},
       {{"--dense=a,,b"}, "--dense a,,b: give PATTERN"},
   };
   for (const auto& [words, culprit] : cases) {
@@ -370,6 +385,23 @@ TEST(ServerFlagsTest, AnOptimizersFlagsAreOfItAlone) {
     EXPECT_EQ(ExitCodeFor(status), ExitCode::kUsage) << culprit;
     EXPECT_THAT(Describe(status), HasSubstr(culprit));
   }
+}
+
+TEST(ServerFlagsTest, AnOptimizerThatAveragesKnowsTheRunsLengthAndWarmUp) {
+  ServerFlags flags;
+  ASSERT_TRUE(Parse({"--insecure", "--max-rounds=30", "--rule=fixed", "--warmup-rounds=5",
+                     "--dense=*", "--dense-optimizer=schedule-free", "--tensor-decay=a=0"},
+                    &flags)
+                  .ok());
+  const DenseOptimizer& optimizer = flags.run.model.sizes.dense.optimizer;
+  EXPECT_EQ(optimizer.kind, DenseOptimizer::Kind::kScheduleFree);
+  EXPECT_EQ(optimizer.warmup_steps, 5u);
+  EXPECT_EQ(optimizer.last_step, 30u);
+  ServerFlags lever;
+  EXPECT_THAT(Describe(Parse({"--insecure", "--max-rounds=600", "--rule=lever", "--dense=*",
+                              "--dense-optimizer=schedule-free"},
+                             &lever)),
+              HasSubstr("the run has --rule lever"));
 }
 
 TEST(ServerFlagsTest, AChunkOfCountsMustFitIntoAMessage) {

@@ -85,8 +85,8 @@ TEST_F(RunAggregateTest, AnAverageIsTheCountsOfTheBallotsAndMovesEveryReplicaAli
 }
 
 // A ballot as it lies on the wire: bits of what is voted on, then values.
-std::vector<uint8_t> DenseBallot(const PayloadPlan& plan, uint64_t seed,
-                                 std::vector<float>* values) {
+std::vector<uint8_t> DenseBallot(const PayloadPlan& plan, uint64_t seed, std::vector<float>* values,
+                                 double range = 1) {
   std::vector<uint8_t> ballot(plan.TotalBytes());
   Rng rng(seed, 9);
   values->clear();
@@ -94,7 +94,7 @@ std::vector<uint8_t> DenseBallot(const PayloadPlan& plan, uint64_t seed,
     const ChunkIndex k(i);
     const uint64_t count = plan.chunk_plan().Count(k);
     for (uint64_t c = 0; c < count; ++c) {
-      const auto value = static_cast<float>(rng.Uniform() - 0.5);
+      const auto value = static_cast<float>(range * (rng.Uniform() - 0.5));
       values->push_back(value);
       if (plan.kind(k) == PayloadKind::kSigns) {
         SetBit(ballot.data() + plan.Offset(k), c, value > 0);
@@ -141,8 +141,9 @@ TEST_F(RunAggregateTest, DenseTensorsMoveByTheOptimizersUpdateAndTheRestByTheVot
     // In the dense chunk w is still voted on, with coins for ties.
     const float moved = a.x[2 * kChunk + 5] - before;
     EXPECT_NEAR(static_cast<double>(std::fabs(moved)), 0.01, 1e-7);
-    if ((of_a[2 * kChunk + 5] > 0) == (of_b[2 * kChunk + 5] > 0))
+    if ((of_a[2 * kChunk + 5] > 0) == (of_b[2 * kChunk + 5] > 0)) {
       EXPECT_EQ(moved<0, of_a[2 * kChunk + 5]> 0);
+    }
   }
   ASSERT_TRUE(run_->ended());
   EXPECT_TRUE(run_->end_status().ok()) << Describe(run_->end_status());
@@ -151,32 +152,72 @@ TEST_F(RunAggregateTest, DenseTensorsMoveByTheOptimizersUpdateAndTheRestByTheVot
   EXPECT_EQ(page.master_digest, b.Digest());
 }
 
-// x, as it goes on where a run is dense in its last coordinate.
-TEST_F(RunAggregateTest, ADenseRunGoesOnFromItsStateAsIfItHadNeverStopped) {
+TEST_F(RunAggregateTest, AScheduleFreeRunGoesAlongItsGradientsPointsAndEndsAtTheirAverage) {
   RunOptions options = Options();
-  options.main_rounds_max = 6;
+  options.main_rounds_max = 5;
+  options.digest_every = 1;
   options.model.tensor_rules = *ParseDense("b");
-  const auto vote = [this](TestWorker& w, uint64_t round) {
+  options.model.sizes.dense.optimizer = {.kind = DenseOptimizer::Kind::kScheduleFree,
+                                         .last_step = 5};
+  StartRun(std::move(options));
+  TestWorker& a = Joined("a");
+  ReadAll();
+  double x = 0, z = 0, y = 0, v = 0, weights = 0;
+  for (uint64_t round = 0; round < 5; ++round) {
+    std::vector<float> values;
+    VoteRound({{&a, DenseBallot(a.peer->slots->payload(), round, &values)}});
+    const auto g = static_cast<double>(values.back());
+    const double gamma = 0.01 * std::sqrt(1 - std::pow(0.999, static_cast<double>(round + 1)));
+    v = 0.999 * v + 0.001 * g * g;
+    z -= gamma * g / (std::sqrt(v) + 1e-8);
+    weights += gamma * gamma;
+    x += gamma * gamma / weights * (z - x);
+    y = 0.1 * z + 0.9 * x;
+    EXPECT_NEAR(static_cast<double>(a.x.back()), round < 4 ? y : x, 1e-6) << round;
+  }
+  EXPECT_GT(std::fabs(y - x), 1e-4);
+  ASSERT_TRUE(run_->ended());
+  EXPECT_EQ(run_->Snapshot(clock_.Now()).master_digest, a.Digest());
+}
+
+// Six rounds of one worker, dense in its last coordinate, once as a whole and once taken up in the middle.
+class DenseRestartTest : public RunTest, public ::testing::WithParamInterface<DenseOptimizer> {
+ protected:
+  void Vote(TestWorker& w, uint64_t round) {
     ReadAll();
     ASSERT_TRUE(w.open.has_value());
     ASSERT_EQ(w.open->round(), round);
     std::vector<float> values;
-    w.Vote(DenseBallot(w.peer->slots->payload(), round, &values));
+    w.Vote(DenseBallot(w.peer->slots->payload(), round, &values, /*range=*/20));
     ReadAll();
-  };
+  }
+};
+
+TEST_P(DenseRestartTest, ADenseRunGoesOnFromItsStateAsIfItHadNeverStopped) {
+  RunOptions options = Options();
+  options.main_rounds_max = 6;
+  options.model.tensor_rules = *ParseDense("b");
+  options.model.sizes.dense.optimizer = GetParam();
   StartRun(options);
   TestWorker& whole = Joined("a");
-  for (uint64_t round = 0; round < 6; ++round) vote(whole, round);
+  for (uint64_t round = 0; round < 6; ++round) Vote(whole, round);
   const uint64_t digest = whole.Digest();
 
   StartRun(options);
   TestWorker& first = Joined("a");
   for (uint64_t round = 0; round < 3; ++round) {
     if (round == 2) EXPECT_TRUE(run_->Pause(clock_.Now()).ok());
-    vote(first, round);
+    Vote(first, round);
   }
   const auto state = run_->State();
   ASSERT_TRUE(state.ok()) << Describe(state.status());
+  EXPECT_EQ(state->optimizer.kind, GetParam().kind);
+  const auto numbers = run_->Snapshot(clock_.Now()).rule_numbers;
+  if (GetParam().kind == DenseOptimizer::Kind::kAliasAdam) {
+    EXPECT_GT(state->optimizer.scalars.d, 0.5) << "it has grown";
+    ASSERT_FALSE(numbers.empty());
+    EXPECT_EQ(numbers.back(), std::pair(std::string("dense_d"), state->optimizer.scalars.d));
+  }
   EXPECT_EQ(state->optimizer.steps, 3u);
   const StateParts parts = EncodeState(*state);
   std::string bytes;
@@ -187,20 +228,50 @@ TEST_F(RunAggregateTest, ADenseRunGoesOnFromItsStateAsIfItHadNeverStopped) {
   ASSERT_TRUE(decoded.ok()) << Describe(decoded.status());
   decoded->epoch = Epoch(2);
 
-  RunOptions other = options;
-  other.model.sizes.dense.optimizer.kind = DenseOptimizer::Kind::kSgd;
-  const absl::Status refused = Run::Create(other, Parts(nullptr), *decoded, clock_.Now()).status();
-  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(Describe(refused), HasSubstr("take it up with the flags --dense"));
+  const auto refused = [&](const DenseOptimizer& optimizer, RunState from) {
+    RunOptions other = options;
+    other.model.sizes.dense.optimizer = optimizer;
+    return Run::Create(other, Parts(nullptr), std::move(from), clock_.Now()).status();
+  };
+  for (const DenseOptimizer& other :
+       {DenseOptimizer{.kind = DenseOptimizer::Kind::kSgd}, DenseOptimizer{},
+        DenseOptimizer{.kind = DenseOptimizer::Kind::kNadamW}}) {
+    if (other.kind == GetParam().kind) continue;
+    const absl::Status status = refused(other, *decoded);
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(Describe(status), HasSubstr("take it up with the flags --dense"));
+  }
+  if (GetParam().kind == DenseOptimizer::Kind::kSgd) {
+    DenseOptimizer without = GetParam();
+    without.momentum = 0;
+    EXPECT_THAT(Describe(refused(without, *decoded)), HasSubstr("numbers of an optimizer"));
+  }
+  RunState damaged = *decoded;
+  damaged.optimizer.scalars.weights = -1;
+  EXPECT_EQ(refused(GetParam(), damaged).code(), absl::StatusCode::kDataLoss);
 
   StartRun(options, nullptr, *decoded);
   TestWorker& again = NewWorker();
   again.Join("a");
   again.BringState();
   EXPECT_TRUE(run_->Resume(clock_.Now()).ok());
-  for (uint64_t round = 3; round < 6; ++round) vote(again, round);
+  for (uint64_t round = 3; round < 6; ++round) Vote(again, round);
   EXPECT_EQ(again.Digest(), digest);
 }
+
+INSTANTIATE_TEST_SUITE_P(
+    Optimizers, DenseRestartTest,
+    ::testing::Values(
+        DenseOptimizer{.kind = DenseOptimizer::Kind::kSgd, .momentum = 0.5f, .nesterov = true},
+        DenseOptimizer{}, DenseOptimizer{.kind = DenseOptimizer::Kind::kNadamW},
+        DenseOptimizer{
+            .kind = DenseOptimizer::Kind::kScheduleFree, .warmup_steps = 4, .last_step = 6},
+        DenseOptimizer{.kind = DenseOptimizer::Kind::kAliasAdam, .beta2 = 0.01f, .d0 = 0.5f}),
+    [](const auto& tested) {
+      std::string name(DenseOptimizerName(tested.param.kind));
+      std::erase(name, '-');
+      return name;
+    });
 
 TEST_F(RunAggregateTest, ARewindClearsTheOptimizerAndARoundWithoutAStepLeavesIt) {
   RunOptions options = Options();

@@ -194,6 +194,11 @@ TEST(RunModel, DenseTensorsComeLastWhateverTheJoinersOrderAndTakeAnOptimizer) {
   EXPECT_FALSE(model->payloads().commits.OnlySigns());
   ASSERT_NE(model->optimizer_states(), nullptr);
   EXPECT_EQ(model->optimizer_states()->bytes(), 8 * model->payloads().DenseCoordinates());
+  ModelSizes alias = sizes;
+  alias.dense.optimizer.kind = DenseOptimizer::Kind::kAliasAdam;
+  const auto larger = Make({.sizes = alias, .tensor_rules = *ParseDense(first)});
+  ASSERT_TRUE(larger->FixLayout(JoinOf(Small(), R"({"a": 1})")).ok());
+  EXPECT_EQ(larger->optimizer_states()->bytes(), 12 * larger->payloads().DenseCoordinates());
   std::vector<TensorSpec> turned = Small();
   std::reverse(turned.begin(), turned.end());
   ASSERT_TRUE(model->GrantUpload(PeerId(5), JoinOf(turned, R"({"a": 1})"), Time{}).ok());

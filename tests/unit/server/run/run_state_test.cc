@@ -82,7 +82,10 @@ RunState Full() {
   state.x0_max_abs = 1.5;
   state.x = std::make_shared<const std::vector<float>>(std::vector<float>{1, -2, 3.5f, 0, 1e-30f});
   state.x0 = std::make_shared<const std::vector<float>>(std::vector<float>{1.5f, 0, 0, 0, -1});
-  state.optimizer = {.steps = 12, .state = {0.5f, -0.25f}};
+  state.optimizer = {.kind = DenseOptimizer::Kind::kAliasAdam,
+                     .steps = 12,
+                     .scalars = {.weights = 0.5, .r = 0.75, .d = 1.25},
+                     .state = {0.5f, -0.25f}};
   return state;
 }
 

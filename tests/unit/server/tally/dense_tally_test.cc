@@ -14,7 +14,6 @@
 #include "common/coin.h"
 #include "common/half_float.h"
 #include "common/rng.h"
-#include "common/status.h"
 
 namespace signvote {
 namespace {
@@ -52,20 +51,19 @@ class DenseTallyTest : public ::testing::Test {
     state_.resize(optimizer.planes() * kD, 0.0f);
     std::vector<float> next(state_.size(), std::numeric_limits<float>::quiet_NaN());
     std::vector<uint8_t> update(ballots[0].size());
-    TallyDense({.ballots = rows,
-                .kind = kind,
-                .layout = &layout_,
-                .first_coordinate = kFirst,
-                .coordinates = kD,
-                .aggregate = aggregate_,
-                .seed = kSeed,
-                .round = Round(7),
-                .optimizer = optimizer,
-                .step = ++step_,
-                .state_in = state_.data(),
-                .state_out = next.data(),
-                .stride = kD},
-               update.data());
+    q_ = TallyDense({.ballots = rows,
+                     .kind = kind,
+                     .layout = &layout_,
+                     .first_coordinate = kFirst,
+                     .coordinates = kD,
+                     .aggregate = aggregate_,
+                     .seed = kSeed,
+                     .round = Round(7),
+                     .optimizer = optimizer,
+                     .step = ++step_,
+                     .scalars = FirstScalars(optimizer),
+                     .planes = {.in = state_.data(), .out = next.data(), .stride = kD}},
+                    update.data());
     state_ = std::move(next);
     return Values(update, kind);
   }
@@ -104,6 +102,7 @@ class DenseTallyTest : public ::testing::Test {
   Aggregate aggregate_ = Aggregate::kVote;
   std::vector<float> state_;
   uint64_t step_ = 0;
+  double q_ = 0;  // of the last round
 };
 
 TEST_F(DenseTallyTest, PlainSgdIsTheMeanGradientRoundedOnce) {
@@ -143,6 +142,18 @@ TEST_F(DenseTallyTest, AdamWIsTheOptimizerWithBiasCorrection) {
           << round << " " << i;
     }
   }
+}
+
+TEST_F(DenseTallyTest, TheInnerProductWithTheSignsBeforeIsThatOfDenseCoordinatesAlone) {
+  const DenseOptimizer optimizer{.kind = DenseOptimizer::Kind::kAliasAdam};
+  const auto before = Gradients(2, 1), now = Gradients(2, 2);
+  Round1(before, PayloadKind::kFp32, optimizer);
+  EXPECT_EQ(q_, 0);
+  Round1(now, PayloadKind::kFp32, optimizer);
+  double q = 0;
+  for (uint64_t i = kVoted; i < kD; ++i) q += Mean(now, i) * (Mean(before, i) > 0 ? 1 : -1);
+  EXPECT_NEAR(q_, q, 1e-4);
+  EXPECT_GT(q, 1);
 }
 
 TEST_F(DenseTallyTest, InBf16BallotsAreWidenedAndTheUpdateIsRoundedOnce) {
@@ -188,17 +199,6 @@ TEST_F(DenseTallyTest, ValuesThatAreNotFiniteAreFound) {
     }
     values[kD - 1] = 1.0f;
   }
-}
-
-TEST(DenseOptimizerTest, NumbersOutOfTheirRangeAreNamedWithTheirFlag) {
-  EXPECT_TRUE(CheckDenseOptimizer({}).ok());
-  const auto words = [](const DenseOptimizer& optimizer) {
-    return Describe(CheckDenseOptimizer(optimizer));
-  };
-  EXPECT_NE(words({.momentum = 1.0f}).find("--dense-momentum"), std::string::npos);
-  EXPECT_NE(words({.beta1 = -0.5f}).find("--dense-beta1"), std::string::npos);
-  EXPECT_NE(words({.beta2 = 1.5f}).find("--dense-beta2"), std::string::npos);
-  EXPECT_NE(words({.epsilon = 0.0f}).find("--dense-epsilon"), std::string::npos);
 }
 
 }  // namespace
