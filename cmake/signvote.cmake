@@ -53,8 +53,10 @@ unset(CMAKE_REQUIRED_LIBRARIES)
 if(NOT SIGNVOTE_WORKER_LIBRARIES_ONLY)
   find_package(CLI11 CONFIG REQUIRED)
   find_path(SIGNVOTE_TOMLPLUSPLUS toml++/toml.h REQUIRED)  # headers alone
+  find_path(SIGNVOTE_STB stb/stb_image.h REQUIRED)  # headers alone
   find_package(prometheus-cpp CONFIG REQUIRED)
   pkg_check_modules(NCURSESW REQUIRED IMPORTED_TARGET ncursesw)
+  pkg_check_modules(TURBOJPEG REQUIRED IMPORTED_TARGET libturbojpeg)
   if(SIGNVOTE_WITH_TESTS)
     find_package(GTest CONFIG REQUIRED)
   endif()

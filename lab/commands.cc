@@ -136,6 +136,14 @@ std::string BarText(const SweepProgress& progress) {
   return text;
 }
 
+absl::Status ListRuns(const SweepOptions& options, const LabHost& host) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const SweepListing listing, ListSweep(host.cell, options));
+  for (const std::string& run : listing.missing) host.print(run + "\n");
+  host.print(absl::StrCat(listing.missing.size(), " runs, and ", listing.done, " are done",
+                          listing.grids ? "; each grid then goes on about its best" : "", "\n"));
+  return absl::OkStatus();
+}
+
 absl::Status SweepCommand(const LabFlags& flags, const LabHost& host) {
   SweepOptions options{.file = flags.file, .folder = flags.folder, .jobs = flags.jobs};
   if (options.folder.empty()) {
@@ -143,6 +151,7 @@ absl::Status SweepCommand(const LabFlags& flags, const LabHost& host) {
     if (options.folder.ends_with(".toml")) options.folder.resize(options.folder.size() - 5);
     if (options.folder == flags.file) options.folder += "-results";
   }
+  if (flags.dry_run) return ListRuns(options, host);
   if (options.jobs == 0) options.jobs = std::max(1u, std::thread::hardware_concurrency());
   const bool terminal = flags.progress == "terminal" || (flags.progress == "auto" && host.terminal);
   std::string last;

@@ -46,7 +46,9 @@ void AddTrain(CLI::App* sub, LabFlags* flags, Typed* typed) {
   sub->add_option("--workers", flags->workers, "virtual workers")
       ->capture_default_str()
       ->check(UnsignedBetween(1, kWorkersMax));
-  sub->add_option("--data", flags->task.data, "text: a file or folder in place of the made-up text")
+  sub->add_option(
+         "--data", flags->task.data,
+         "in place of what is made up: text, a file or folder; cnn, vit, a folder of pictures")
       ->type_name("PATH")
       ->check(Kind(ValueKind::kPath));
   sub->add_option("--batch", flags->task.rows, "rows of a minibatch; 0: the task's own")
@@ -85,6 +87,7 @@ void AddSweep(CLI::App* sub, LabFlags* flags, Typed* typed) {
   sub->add_option("--jobs", flags->jobs, "runs at a time; 0: one on each core")
       ->capture_default_str()
       ->check(UnsignedBetween(0, 1024));
+  sub->add_flag("--dry-run", flags->dry_run, "list the runs that are not done, and end");
   AddOutput(sub, flags, typed);
 }
 

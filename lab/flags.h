@@ -29,6 +29,7 @@ struct LabFlags {
   std::string file;    // what to sweep
   std::string folder;  // where results lie; empty: beside the file, named after it
   uint32_t jobs = 0;   // runs at a time; 0: as many as there are cores
+  bool dry_run = false;
 
   // kTrain, kSweep
   std::string progress = "auto";

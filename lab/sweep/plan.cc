@@ -48,7 +48,7 @@ std::optional<double> MeanLoss(const SweepSpec& spec, size_t group, int step,
                                const LossesById& done, std::vector<SweepCell>* missing) {
   double sum = 0;
   bool complete = true;
-  for (const uint64_t seed : spec.seeds) {
+  for (const uint64_t seed : spec.groups[group].seeds) {
     SweepCell cell = CellOf(spec, group, seed, step);
     const auto found = done.find(cell.id);
     if (found != done.end()) {
@@ -59,7 +59,7 @@ std::optional<double> MeanLoss(const SweepSpec& spec, size_t group, int step,
     if (missing != nullptr) missing->push_back(std::move(cell));
   }
   if (!complete) return std::nullopt;
-  return sum / static_cast<double>(spec.seeds.size());
+  return sum / static_cast<double>(spec.groups[group].seeds.size());
 }
 
 }  // namespace
@@ -92,7 +92,7 @@ SweepPlan PlanSweep(const SweepSpec& spec, const LossesById& done) {
         if (mean.has_value()) losses[step] = *mean;
       }
       const size_t missing = plan.next.size() - before;
-      plan.done += wanted.size() * spec.seeds.size() - missing;
+      plan.done += wanted.size() * spec.groups[group].seeds.size() - missing;
       if (missing > 0 || !spec.groups[group].grid.has_value()) break;
       wanted = NextGridSteps(losses);
     }

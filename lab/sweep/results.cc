@@ -95,6 +95,13 @@ absl::StatusOr<LossesById> ReadLosses(std::string_view text, const std::string& 
   return losses;
 }
 
+absl::StatusOr<LossesById> ReadResults(FileSystem* fs, const std::string& path) {
+  const absl::StatusOr<std::string> text = fs->ReadFile(path, kResultsBytesMax);
+  if (absl::IsNotFound(text.status())) return LossesById();
+  SIGNVOTE_RETURN_IF_ERROR(text.status());
+  return ReadLosses(*text, path);
+}
+
 absl::StatusOr<std::unique_ptr<ResultsFile>> ResultsFile::Open(FileSystem* fs,
                                                                const std::string& path) {
   auto results = std::make_unique<ResultsFile>();

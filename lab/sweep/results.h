@@ -39,6 +39,9 @@ std::string ResultsLine(const SweepSpec& spec, const SweepCell& cell, const Loca
 // code kBadInput: another line has not the columns of ResultsHead(), or no loss.
 absl::StatusOr<LossesById> ReadLosses(std::string_view text, const std::string& path);
 
+// The losses in a file; none where there is no file yet. Failure as ReadLosses(), or the file's.
+absl::StatusOr<LossesById> ReadResults(FileSystem* fs, const std::string& path);
+
 // Appends lines. Threads: not thread-safe. Durability: as LogFile.
 class ResultsFile {
  public:

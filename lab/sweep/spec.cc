@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <set>
 #include <span>
+#include <tuple>
 #include <utility>
 
 // Compiled in: the library that Debian builds of it throws.
@@ -27,6 +27,13 @@ namespace {
 // Where nothing else is said: --stepsize's own default.
 constexpr double kGridMiddle = 1e-3;
 
+constexpr std::string_view kCells = "cells";
+// The lists, and what else stands at the top of a file.
+constexpr std::string_view kLists[] = {"tasks",       "directions", "rules", "aggregate",
+                                       "local_steps", "workers",    "seeds"};
+constexpr std::string_view kTop[] = {"tasks",       "directions", "rules",     "aggregate",
+                                     "local_steps", "workers",    "seeds",     kCells,
+                                     "run",         "task",       "direction", "rule"};
 // What the lists say, beside the name of a section's own base.
 constexpr std::string_view kListed[] = {"direction", "rule",      "aggregate", "local-steps",
                                         "seed",      "init-seed", "workers"};
@@ -35,6 +42,13 @@ constexpr std::string_view kWritten[] = {"export", "export-every", "round-log", 
 
 bool Contains(std::span<const std::string_view> words, std::string_view word) {
   return std::find(words.begin(), words.end(), word) != words.end();
+}
+
+std::string Joined(std::span<const std::string_view> words) {
+  std::string all;
+  for (const std::string_view word : words)
+    absl::StrAppend(&all, all.empty() ? "" : ", ", std::string(word));
+  return all;
 }
 
 absl::Status Bad(const std::string& path, const std::string& what) {
@@ -54,74 +68,122 @@ class Reader {
   Reader(const std::string& path, const toml::table& root) : path_(path), root_(root) {}
 
   absl::StatusOr<SweepSpec> Read() {
-    static const std::set<std::string, std::less<>> kKnown = {
-        "tasks", "directions", "rules", "aggregate", "local_steps", "workers",
-        "seeds", "run",        "task",  "direction", "rule"};
-    for (const auto& [key, node] : root_) {
-      if (kKnown.contains(key.str())) continue;
+    SIGNVOTE_RETURN_IF_ERROR(CheckKeys(root_, kTop));
+    Lists all{.directions = {"signum"},
+              .aggregates = {"vote"},
+              .local_steps = {1},
+              .workers = {4},
+              .seeds = {1}};
+    SIGNVOTE_RETURN_IF_ERROR(ReadLists(root_, &all));
+    const toml::node* const cells = root_.get(kCells);
+    if (cells == nullptr) {
+      SIGNVOTE_RETURN_IF_ERROR(AddGroups(all, /*line=*/1));
+    } else {
+      const toml::array* const blocks = cells->as_array();
+      if (blocks == nullptr || blocks->empty() || !blocks->is_homogeneous<toml::table>()) {
+        return Bad(path_, absl::StrCat(LineOf(*cells), ": \"cells\" must be sections [[cells]]"));
+      }
+      for (const toml::node& block : *blocks) {
+        const toml::table& table = *block.as_table();
+        SIGNVOTE_RETURN_IF_ERROR(CheckKeys(table, kLists));
+        Lists lists = all;
+        SIGNVOTE_RETURN_IF_ERROR(ReadLists(table, &lists));
+        SIGNVOTE_RETURN_IF_ERROR(AddGroups(lists, block.source().begin.line));
+      }
+    }
+    SIGNVOTE_RETURN_IF_ERROR(CheckUsed("task", &CellGroup::task));
+    SIGNVOTE_RETURN_IF_ERROR(CheckUsed("direction", &CellGroup::direction));
+    SIGNVOTE_RETURN_IF_ERROR(CheckUsed("rule", &CellGroup::rule));
+    return std::move(spec_);
+  }
+
+ private:
+  // What is combined.
+  struct Lists {
+    std::vector<std::string> tasks, directions, rules, aggregates;
+    std::vector<uint64_t> local_steps, workers, seeds;
+  };
+
+  absl::Status CheckKeys(const toml::table& table, std::span<const std::string_view> known) {
+    for (const auto& [key, node] : table) {
+      if (Contains(known, key.str())) continue;
       return Bad(path_, absl::StrCat(LineOf(node), ": \"", std::string(key.str()),
-                                     "\" is not known; there are ", absl::StrJoin(kKnown, ", "),
+                                     "\" is not known; there are ", Joined(known),
                                      ", and flags of a run stand under [run]"));
     }
-    SweepSpec spec;
-    SIGNVOTE_ASSIGN_OR_RETURN(const auto tasks, Words("tasks", {}));
-    SIGNVOTE_ASSIGN_OR_RETURN(const auto directions, Words("directions", {"signum"}));
-    SIGNVOTE_ASSIGN_OR_RETURN(const auto rules, Words("rules", {}));
-    SIGNVOTE_ASSIGN_OR_RETURN(const auto aggregates, Words("aggregate", {"vote"}));
-    SIGNVOTE_ASSIGN_OR_RETURN(const auto steps, Counts("local_steps", {1}));
-    SIGNVOTE_ASSIGN_OR_RETURN(const auto workers, Counts("workers", {4}));
-    SIGNVOTE_ASSIGN_OR_RETURN(spec.seeds, Counts("seeds", {1}));
-    if (tasks.empty() || rules.empty())
-      return Bad(path_, "\"tasks\" and \"rules\" must each name at least one");
-    for (const std::string& task : tasks)
-      for (const std::string& direction : directions)
-        for (const std::string& rule : rules)
-          for (const std::string& aggregate : aggregates)
-            for (const uint64_t local_steps : steps)
-              for (const uint64_t n : workers) {
+    return absl::OkStatus();
+  }
+
+  // Those that the table has take the place of what is there.
+  absl::Status ReadLists(const toml::table& table, Lists* lists) {
+    SIGNVOTE_RETURN_IF_ERROR(Words(table, "tasks", &lists->tasks));
+    SIGNVOTE_RETURN_IF_ERROR(Words(table, "directions", &lists->directions));
+    SIGNVOTE_RETURN_IF_ERROR(Words(table, "rules", &lists->rules));
+    SIGNVOTE_RETURN_IF_ERROR(Words(table, "aggregate", &lists->aggregates));
+    SIGNVOTE_RETURN_IF_ERROR(Counts(table, "local_steps", &lists->local_steps));
+    SIGNVOTE_RETURN_IF_ERROR(Counts(table, "workers", &lists->workers));
+    return Counts(table, "seeds", &lists->seeds);
+  }
+
+  // `line`: where the lists stand.
+  absl::Status AddGroups(const Lists& lists, uint32_t line) {
+    if (lists.tasks.empty() || lists.rules.empty()) {
+      return Bad(path_, absl::StrCat("line ", line,
+                                     ": \"tasks\" and \"rules\" must each name at least one"));
+    }
+    for (const std::string& task : lists.tasks)
+      for (const std::string& direction : lists.directions)
+        for (const std::string& rule : lists.rules)
+          for (const std::string& aggregate : lists.aggregates)
+            for (const uint64_t local_steps : lists.local_steps)
+              for (const uint64_t n : lists.workers) {
                 CellGroup group{.task = task,
                                 .direction = direction,
                                 .rule = rule,
                                 .aggregate = aggregate,
                                 .local_steps = static_cast<uint32_t>(local_steps),
-                                .workers = static_cast<uint32_t>(n)};
+                                .workers = static_cast<uint32_t>(n),
+                                .seeds = lists.seeds};
+                if (!groups_.insert({task, direction, rule, aggregate, local_steps, n}).second) {
+                  return Bad(path_, absl::StrCat("line ", line, ": ", task, " ", direction, " ",
+                                                 rule, " ", aggregate, " H=", local_steps, " n=", n,
+                                                 " is in an earlier [[cells]]; name it once"));
+                }
                 SIGNVOTE_RETURN_IF_ERROR(Fill(&group));
-                spec.groups.push_back(std::move(group));
+                spec_.groups.push_back(std::move(group));
               }
-    SIGNVOTE_RETURN_IF_ERROR(CheckUsed("task", tasks));
-    SIGNVOTE_RETURN_IF_ERROR(CheckUsed("direction", directions));
-    SIGNVOTE_RETURN_IF_ERROR(CheckUsed("rule", rules));
-    return spec;
+    return absl::OkStatus();
   }
 
- private:
-  absl::StatusOr<std::vector<std::string>> Words(std::string_view key,
-                                                 std::vector<std::string> otherwise) {
-    const toml::node* const node = root_.get(key);
-    if (node == nullptr) return otherwise;
+  // `words` as they are where the key is missing.
+  absl::Status Words(const toml::table& table, std::string_view key,
+                     std::vector<std::string>* words) {
+    const toml::node* const node = table.get(key);
+    if (node == nullptr) return absl::OkStatus();
     const auto wrong = [&] {
       return Bad(path_, absl::StrCat(LineOf(*node), ": \"", std::string(key),
                                      "\" must be a list of words, none of them twice"));
     };
     const toml::array* const list = node->as_array();
     if (list == nullptr || list->empty()) return wrong();
-    std::vector<std::string> words;
+    words->clear();
     for (const toml::node& item : *list) {
       const auto word = item.value_exact<std::string>();
       // They are columns of results.csv.
       if (!word.has_value() || word->empty() || word->find_first_of(",\"\n") != std::string::npos ||
-          std::find(words.begin(), words.end(), *word) != words.end())
+          std::find(words->begin(), words->end(), *word) != words->end())
         return wrong();
-      words.push_back(*word);
+      words->push_back(*word);
     }
-    return words;
+    return absl::OkStatus();
   }
 
-  absl::StatusOr<std::vector<uint64_t>> Counts(std::string_view key,
-                                               std::vector<uint64_t> otherwise) {
+  // Likewise.
+  absl::Status Counts(const toml::table& table, std::string_view key,
+                      std::vector<uint64_t>* counts) {
     constexpr int64_t kMost = 1'000'000;
-    const toml::node* const node = root_.get(key);
-    if (node == nullptr) return otherwise;
+    const toml::node* const node = table.get(key);
+    if (node == nullptr) return absl::OkStatus();
     const auto wrong = [&] {
       return Bad(path_, absl::StrCat(LineOf(*node), ": \"", std::string(key),
                                      "\" must be a list of numbers from 1 to ", kMost,
@@ -129,15 +191,15 @@ class Reader {
     };
     const toml::array* const list = node->as_array();
     if (list == nullptr || list->empty()) return wrong();
-    std::vector<uint64_t> counts;
+    counts->clear();
     for (const toml::node& item : *list) {
       const auto count = item.value_exact<int64_t>();
       if (!count.has_value() || *count < 1 || *count > kMost) return wrong();
       const auto value = static_cast<uint64_t>(*count);
-      if (std::find(counts.begin(), counts.end(), value) != counts.end()) return wrong();
-      counts.push_back(value);
+      if (std::find(counts->begin(), counts->end(), value) != counts->end()) return wrong();
+      counts->push_back(value);
     }
-    return counts;
+    return absl::OkStatus();
   }
 
   // A section's keys, which may be missing.
@@ -157,11 +219,12 @@ class Reader {
   }
 
   // A section that nothing names is a word spelt wrong.
-  absl::Status CheckUsed(std::string_view kind, const std::vector<std::string>& names) {
+  absl::Status CheckUsed(std::string_view kind, std::string CellGroup::*column) {
     const toml::table* const sections = root_[kind].as_table();
     if (sections == nullptr) return absl::OkStatus();  // Section() has looked at what else there is
     for (const auto& [name, node] : *sections) {
-      if (std::find(names.begin(), names.end(), std::string(name.str())) != names.end()) continue;
+      const auto named = [&](const CellGroup& group) { return group.*column == name.str(); };
+      if (std::any_of(spec_.groups.begin(), spec_.groups.end(), named)) continue;
       return Bad(path_, absl::StrCat(LineOf(node), ": no run has the ", std::string(kind), " \"",
                                      std::string(name.str()),
                                      "\"; name it in the list, or leave the section away"));
@@ -216,9 +279,11 @@ class Reader {
 
   absl::Status Key(const std::string& key, const toml::node& node, CellGroup* group) {
     if (Contains(kListed, key)) {
-      return Bad(path_,
-                 absl::StrCat(LineOf(node), ": \"", key,
-                              "\" is said by the lists at the top of the file; leave it away"));
+      return Bad(
+          path_,
+          absl::StrCat(
+              LineOf(node), ": \"", key,
+              "\" is said by the lists at the top of the file, or of [[cells]]; leave it away"));
     }
     if (Contains(kWritten, key)) {
       return Bad(path_, absl::StrCat(LineOf(node), ": every run would write the same \"", key,
@@ -285,6 +350,10 @@ class Reader {
 
   const std::string& path_;
   const toml::table& root_;
+  SweepSpec spec_;
+  // What each group is called.
+  std::set<std::tuple<std::string, std::string, std::string, std::string, uint64_t, uint64_t>>
+      groups_;
   double grid_ = kGridMiddle;  // of the group at hand
 };
 

@@ -18,7 +18,8 @@ struct CellGroup {
   std::string task, direction, rule, aggregate;  // as the file calls them
   uint32_t local_steps = 1;
   uint32_t workers = 1;
-  TaskOptions task_options;  // its seeds are those of the run
+  std::vector<uint64_t> seeds;  // of its runs, at least one
+  TaskOptions task_options;     // its seeds are those of the run
   uint32_t accumulate = 1;
   bool length_unknown = false;  // CellOptions::length_unknown
   // Of signvote-server, by name without dashes; a switch has "true".
@@ -29,8 +30,7 @@ struct CellGroup {
 };
 
 struct SweepSpec {
-  std::vector<CellGroup> groups;
-  std::vector<uint64_t> seeds;
+  std::vector<CellGroup> groups;  // no two of the same columns
 };
 
 // One run.

@@ -40,6 +40,8 @@ std::string NameOf(const SweepSpec& spec, const SweepCell& cell) {
   return name;
 }
 
+std::string ResultsPath(const SweepOptions& options) { return options.folder + "/results.csv"; }
+
 // What a run went through, in few lines: means over as many rounds each.
 class Curve {
  public:
@@ -179,7 +181,7 @@ class Runners {
 absl::Status CheckGroups(const CellHost& host, const SweepSpec& spec, const std::string& file) {
   std::set<std::string> made;  // tasks, each of which takes a while
   for (size_t k = 0; k < spec.groups.size(); ++k) {
-    const SweepCell cell = CellOf(spec, k, spec.seeds.front(), 0);
+    const SweepCell cell = CellOf(spec, k, spec.groups[k].seeds.front(), 0);
     const absl::StatusOr<ServerFlags> flags =
         ReadRunFlags(host.fs, cell.flags, spec.groups[k].workers);
     absl::Status status = flags.status();
@@ -206,8 +208,7 @@ class Sweep {
                    const std::stop_token& stop) {
     SIGNVOTE_RETURN_IF_ERROR(
         host_.fs->MakeDirectories(absl::StrCat(options_.folder, "/curves"), kFolderMode));
-    SIGNVOTE_ASSIGN_OR_RETURN(results_,
-                              ResultsFile::Open(host_.fs, options_.folder + "/results.csv"));
+    SIGNVOTE_ASSIGN_OR_RETURN(results_, ResultsFile::Open(host_.fs, ResultsPath(options_)));
     Runners runners(host_, &spec_, options_.jobs, stop);
     while (true) {
       const SweepPlan plan = PlanSweep(spec_, results_->losses());
@@ -288,16 +289,32 @@ class Sweep {
   SweepProgress progress_;
 };
 
+absl::StatusOr<SweepSpec> ReadSpec(const CellHost& host, const std::string& file) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::string text, host.fs->ReadFile(file, kSweepBytesMax));
+  SIGNVOTE_ASSIGN_OR_RETURN(SweepSpec spec, ParseSweep(text, file));
+  SIGNVOTE_RETURN_IF_ERROR(CheckGroups(host, spec, file));
+  return spec;
+}
+
 }  // namespace
 
 absl::Status RunSweep(const CellHost& host, const SweepOptions& options,
                       const std::function<void(const SweepProgress&)>& tell,
                       const std::stop_token& stop) {
-  SIGNVOTE_ASSIGN_OR_RETURN(const std::string text,
-                            host.fs->ReadFile(options.file, kSweepBytesMax));
-  SIGNVOTE_ASSIGN_OR_RETURN(SweepSpec spec, ParseSweep(text, options.file));
-  SIGNVOTE_RETURN_IF_ERROR(CheckGroups(host, spec, options.file));
+  SIGNVOTE_ASSIGN_OR_RETURN(SweepSpec spec, ReadSpec(host, options.file));
   return Sweep(host, options, std::move(spec)).Run(tell, stop);
+}
+
+absl::StatusOr<SweepListing> ListSweep(const CellHost& host, const SweepOptions& options) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const SweepSpec spec, ReadSpec(host, options.file));
+  SIGNVOTE_ASSIGN_OR_RETURN(const LossesById losses, ReadResults(host.fs, ResultsPath(options)));
+  const SweepPlan plan = PlanSweep(spec, losses);
+  SweepListing listing{.done = plan.done};
+  for (const SweepCell& cell : plan.next) {
+    listing.missing.push_back(NameOf(spec, cell));
+    listing.grids = listing.grids || spec.groups[cell.group].grid.has_value();
+  }
+  return listing;
 }
 
 }  // namespace signvote::lab

@@ -4,8 +4,10 @@
 #include <functional>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "lab/cell.h"
 
 namespace signvote::lab {
@@ -32,5 +34,14 @@ struct SweepProgress {
 absl::Status RunSweep(const CellHost& host, const SweepOptions& options,
                       const std::function<void(const SweepProgress&)>& tell,
                       const std::stop_token& stop);
+
+// What RunSweep() would begin with.
+struct SweepListing {
+  std::vector<std::string> missing;  // names of runs, in order
+  size_t done = 0;
+  bool grids = false;  // some of them are of a grid, which wants more when these are done
+};
+// Runs and writes nothing. Failure as RunSweep(), with whatever is wrong in the file.
+absl::StatusOr<SweepListing> ListSweep(const CellHost& host, const SweepOptions& options);
 
 }  // namespace signvote::lab

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/exit_codes.h"
 #include "common/status.h"
+#include "lab/tasks/pictures.h"
 #include "lab/tasks/plain_mlp.h"
 #include "lab/tasks/samples.h"
 #include "lab/tasks/text.h"
@@ -94,27 +95,36 @@ absl::StatusOr<Task> MakeText(FileSystem* fs, const TaskOptions& options, uint32
   return task;
 }
 
-absl::StatusOr<Task> MakePictures(ModelConfig config, const TaskOptions& options, uint32_t rows,
-                                  const TorchMakers& torch) {
+absl::StatusOr<Task> MakePictures(FileSystem* fs, ModelConfig config, const TaskOptions& options,
+                                  uint32_t rows, const TorchMakers& torch) {
+  constexpr uint64_t kHeldOut = 1024;
   config.name = options.name;
   config.side = 16;
   config.classes = 10;
   Task task;
-  task.data = MakeSampleDataset(MakeGlyphSource(config.side, config.classes, options.task_seed),
-                                {.rows = rows, .held_out = 1024});
+  if (options.data.empty()) {
+    task.data = MakeSampleDataset(MakeGlyphSource(config.side, config.classes, options.task_seed),
+                                  {.rows = rows, .held_out = kHeldOut});
+  } else {
+    SIGNVOTE_ASSIGN_OR_RETURN(
+        Pictures pictures,
+        OpenPictures(fs, options.data, {.side = config.side, .rows = rows, .held_out = kHeldOut}));
+    task.data = std::move(pictures.data);
+    config.classes = pictures.classes;
+  }
   SIGNVOTE_ASSIGN_OR_RETURN(task.model, MakeNetwork(config, options, torch));
   return task;
 }
 
-absl::StatusOr<Task> MakeCnn(FileSystem*, const TaskOptions& options, uint32_t rows,
+absl::StatusOr<Task> MakeCnn(FileSystem* fs, const TaskOptions& options, uint32_t rows,
                              const TorchMakers& torch) {
   ModelConfig config;
   config.kind = ModelKind::kCnn;
   config.hidden = 8;
-  return MakePictures(config, options, rows, torch);
+  return MakePictures(fs, config, options, rows, torch);
 }
 
-absl::StatusOr<Task> MakeVit(FileSystem*, const TaskOptions& options, uint32_t rows,
+absl::StatusOr<Task> MakeVit(FileSystem* fs, const TaskOptions& options, uint32_t rows,
                              const TorchMakers& torch) {
   ModelConfig config;
   config.kind = ModelKind::kVit;
@@ -124,7 +134,7 @@ absl::StatusOr<Task> MakeVit(FileSystem*, const TaskOptions& options, uint32_t r
   config.intermediate = 96;
   config.patch = 4;
   config.init_std = 0.1;
-  return MakePictures(config, options, rows, torch);
+  return MakePictures(fs, config, options, rows, torch);
 }
 
 struct TaskRow {
@@ -143,10 +153,13 @@ const std::vector<TaskRow>& Rows() {
        MakeLogistic},
       {{"mlp", "a perceptron 32-64-64-10 learns what a random teacher sees"}, 16, false, MakeMlp},
       {{"text", "a LLaMA of two layers reads bytes: a made-up text, or --data"}, 2, true, MakeText},
-      {{"cnn", "a convolutional network tells ten glyphs of 16 x 16 apart"}, 16, false, MakeCnn},
-      {{"vit", "a vision transformer of two layers tells the same glyphs apart"},
+      {{"cnn", "a convolutional network tells ten glyphs of 16 x 16 apart, or pictures of --data"},
+       16,
+       true,
+       MakeCnn},
+      {{"vit", "a vision transformer of two layers tells the same glyphs apart, or --data"},
        8,
-       false,
+       true,
        MakeVit},
   };
   return *rows;
@@ -172,7 +185,8 @@ absl::StatusOr<Task> MakeTask(FileSystem* fs, const TaskOptions& options,
       continue;
     }
     if (!options.data.empty() && !row.takes_data) {
-      return absl::InvalidArgumentError(absl::StrCat("--data is for the task text; ", options.name,
+      return absl::InvalidArgumentError(absl::StrCat("--data is for the tasks text, cnn and vit; ",
+                                                     options.name,
                                                      " makes its own; leave it away"));
     }
     return row.make(fs, options, options.rows == 0 ? row.rows : options.rows, torch);

@@ -17,8 +17,9 @@
 namespace signvote::lab {
 
 struct TaskOptions {
-  std::string name;        // of TaskNames()
-  std::string data;        // text: a file or folder in place of the made-up one
+  std::string name;  // of TaskNames()
+  // In place of what the task makes up. text: a file or folder; cnn, vit: a folder of pictures.
+  std::string data;
   uint32_t rows = 0;       // of a micro-batch; 0: the task's own
   uint64_t init_seed = 1;  // of the parameters
   uint64_t task_seed = 1;  // of the teacher, plane, glyphs or text

@@ -91,6 +91,25 @@ class BadInput(harness.ProcessTest):
         sweep.write_text("tasks = [\"mlp\"]\nrules = [\"lever\"]\nrounds = 3\n")
         self.expect_command("unknown-sweep", "signvote", "lab", "sweep", sweep)
 
+    @unittest.skipUnless((harness.BIN / "signvote-lab").exists(), "signvote-lab needs LibTorch")
+    def test_pictures_that_are_none(self):
+        train = ("signvote", "lab", "train", "--task", "cnn", "--max-rounds", "3", "--data")
+        self.expect_command("file-pictures", *train, __file__)
+        folder = self.folder / "pictures"
+        (folder / "cat").mkdir(parents=True)
+        self.expect_command("no-pictures", *train, folder)
+        for k in range(10):
+            (folder / "cat" / f"{k}.pgm").write_bytes(b"P5 1 1 255\n0")
+        self.expect_command("one-class", *train, folder)
+        (folder / "dog").mkdir()
+        (folder / "dog" / "1.jpg").write_text("<!doctype html>")
+        self.expect_command("page-picture", *train, folder)
+        (folder / "dog" / "1.jpg").rename(folder / "dog" / "1.png")
+        (folder / "dog" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        self.expect_command("broken-picture", *train, folder)
+        (folder / "train-images-idx3-ubyte.gz").write_bytes(b"")
+        self.expect_command("packed-digits", *train, folder)
+
     def test_plaintext_beyond_loopback_must_be_asked_for_twice(self):
         self.expect_program("insecure-bind", self.start("bad-server", [
             harness.BIN / "signvote-server", "--listen", "0.0.0.0:0", "--insecure", "--tokens", self.tls / "tokens",
@@ -364,7 +383,8 @@ class BadInput(harness.ProcessTest):
     def test_zz_every_row_of_the_page_was_checked(self):
         """Last in the alphabet, hence last to run."""
         torch_rows = set() if harness.has_torch() else {"wrong-sweep", "unknown-sweep", "small-corpus", "missing-corpus", "unknown-model", "unwritable-save", "folder-model", "page-model", "json-model",
-            "weights-model", "key-model"}
+            "weights-model", "key-model", "file-pictures", "no-pictures", "one-class", "page-picture", "broken-picture",
+            "packed-digits"}
         self.assertEqual(set(self.rows) - self.checked - torch_rows, set())
 
 

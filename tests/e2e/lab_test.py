@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 import signal
+import struct
 import types
 import unittest
 
@@ -158,6 +159,62 @@ class Lab(harness.ProcessTest):
             self.assertIn(str(file), done.stderr)
             self.assertIn(told, done.stderr)
             self.assertFalse((self.folder / "sweep").exists())
+
+    def test_a_dry_run_lists_what_is_missing_and_writes_nothing(self):
+        file, out = self.folder / "sweep.toml", self.folder / "out"
+        file.write_text(SWEEP.format(rounds=20))
+        command = ("sweep", file, "--output", out)
+        done = self.lab(*command, "--dry-run")
+        self.assertEqual(done.returncode, OK, done.stderr)
+        *runs, count = done.stdout.splitlines()
+        self.assertEqual(len(set(runs)), 2 * (1 + 5))
+        self.assertIn("quick lion alias2 n=2 seed 1", runs)
+        self.assertEqual(count, "12 runs, and 0 are done; each grid then goes on about its best")
+        self.assertEqual([path.name for path in self.folder.iterdir() if path.name in ("out", "sweep")], [])
+
+        self.assertEqual(self.lab(*command).returncode, OK)
+        before = (out / "results.csv").read_bytes()
+        done = self.lab(*command, "--dry-run")
+        self.assertEqual(done.stdout, f"0 runs, and {len(self.results())} are done\n")
+        self.assertEqual((out / "results.csv").read_bytes(), before)
+
+    def test_every_sweep_that_ships_is_accepted(self):
+        files = sorted((SOURCE / "deploy" / "lab").glob("sweep*.toml"))
+        self.assertIn("sweep_quick.toml", [file.name for file in files])
+        for file in files:
+            with self.subTest(file.name):
+                done = self.lab("sweep", file, "--output", self.folder / "out", "--dry-run")
+                self.assertEqual(done.returncode, OK, done.stderr)
+                count = re.search(r"(\d+) runs, and 0 are done", done.stdout)
+                self.assertGreater(int(count.group(1)), 10)
+
+    def test_pictures_of_a_folder_and_digits_are_trained_on(self):
+        for k, name in enumerate(("dark", "light")):
+            for part, count in (("train", 30), ("val", 4)):
+                folder = self.folder / "pictures" / part / name
+                folder.mkdir(parents=True)
+                for i in range(count):
+                    grey = bytes([(40 + 140 * k + 7 * i) % 256]) * 400
+                    (folder / f"{i}.pgm").write_bytes(b"P5 20 20 255\n" + grey)
+        digits = self.folder / "digits"
+        digits.mkdir()
+        labels = bytes(i % 3 for i in range(60))
+        (digits / "train-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, len(labels)) + labels)
+        (digits / "train-images-idx3-ubyte").write_bytes(
+            struct.pack(">IIII", 0x803, len(labels), 28, 28) + b"".join(bytes([80 * label]) * 784 for label in labels))
+        report = self.folder / "report.json"
+        for folder, classes, held_out in ((self.folder / "pictures", 2, 8), (digits, 3, 6)):
+            for task in ("cnn", "vit"):
+                done = self.lab("train", "--task", task, "--data", folder, "--max-rounds", "30", "--rule", "fixed", "--report", report)
+                self.assertEqual(done.returncode, OK, done.stderr)
+                found = json.loads(report.read_text())
+                self.assertIn(f" pictures of {classes} classes, {held_out} held out", found["data"])
+                self.assertLess(found["held_out_last"]["loss"], found["held_out_first"]["loss"], (folder, task))
+        (self.folder / "pictures" / "train" / "dark" / "0.pgm").write_bytes(b"P5 20 20 255\n")
+        done = self.lab("train", "--task", "cnn", "--data", self.folder / "pictures", "--max-rounds", "30")
+        self.assertEqual(done.returncode, BAD_INPUT, done.stderr)
+        self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+        self.assertIn("pictures/train/dark/0.pgm: a picture that cannot be read", done.stderr)
 
     def test_results_of_another_program_are_left_alone(self):
         file, out = self.folder / "sweep.toml", self.folder / "out"

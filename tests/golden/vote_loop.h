@@ -10,8 +10,11 @@
 #include <vector>
 
 #include "common/apply.h"
+#include "common/bits.h"
 #include "common/check.h"
 #include "common/layout.h"
+#include "common/payload_plan.h"
+#include "common/vote_terms.h"
 #include "server/tally/tally.h"
 #include "worker/direction/direction.h"
 
@@ -22,6 +25,7 @@ struct VoteLoopOptions {
   DirectionConfig direction;
   float weight_decay = 0.0f;
   uint64_t seed = 1;
+  Aggregate aggregate = Aggregate::kVote;
 };
 
 // Threads: one.
@@ -40,7 +44,10 @@ class VoteLoop {
   // One round: gradients[j] is worker j's, at x().
   void Step(const std::vector<std::vector<float>>& gradients, float gamma) {
     SIGNVOTE_CHECK(gradients.size() == directions_.size());
-    std::vector<uint8_t> verdict(plan_.TotalBytes());
+    const auto n = static_cast<uint32_t>(directions_.size());
+    const bool average = options_.aggregate == Aggregate::kAverage;
+    // An average's planes are those of one chunk at a time.
+    std::vector<uint8_t> payload(plan_.TotalBytes() * (average ? CountPlanes(n) : 1));
     std::vector<std::vector<uint8_t>> ballots(directions_.size(),
                                               std::vector<uint8_t>(plan_.TotalBytes()));
     for (const auto& direction : directions_) direction->Begin();
@@ -57,14 +64,24 @@ class VoteLoop {
                                   ballot);
         chunks.push_back(ballot);
       }
-      Tally({.ballots = chunks,
-             .coordinates = plan_.Count(k),
-             .first_coordinate = plan_.First(k),
-             .seed = options_.seed,
-             .round = round_},
-            verdict.data() + plan_.ByteOffset(k));
+      const TallyInput input{.ballots = chunks,
+                             .coordinates = plan_.Count(k),
+                             .first_coordinate = plan_.First(k),
+                             .seed = options_.seed,
+                             .round = round_};
+      if (average) {
+        TallyCounts(input, payload.data());
+        ApplyCounts(layout_, {.gamma = gamma}, plan_.First(k), plan_.Count(k),
+                    {.planes = payload.data(),
+                     .plane_bytes = BytesForBits(plan_.Count(k)),
+                     .ballots = n,
+                     .first = plan_.First(k)},
+                    nullptr, x_.data() + plan_.First(k));
+      } else {
+        Tally(input, payload.data() + plan_.ByteOffset(k));
+      }
     }
-    ApplyStep(layout_, gamma, 0, x_.size(), verdict.data(), 0, x_.data());
+    if (!average) ApplyStep(layout_, gamma, 0, x_.size(), payload.data(), 0, x_.data());
     round_ = round_.next();
   }
 

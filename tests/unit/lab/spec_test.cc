@@ -9,12 +9,14 @@
 #include <gtest/gtest.h>
 
 #include "common/exit_codes.h"
+#include "lab/sweep/plan.h"
 #include "lab/sweep/results.h"
 
 namespace signvote::lab {
 namespace {
 
 using testing::Contains;
+using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsSupersetOf;
 using testing::Not;
@@ -124,6 +126,39 @@ stepsize = 0.25
   EXPECT_EQ(CellOf(*spec, 2, 1, 0).stepsize, std::nullopt);
 }
 
+TEST(SpecTest, CellsHaveListsOfTheirOwnWhichThoseAtTheTopCompleteUnlessTheyDo) {
+  const auto spec = ParseSweep(R"(
+rules = ["lever", "alias2"]
+seeds = [1, 2, 3]
+[[cells]]
+tasks = ["mlp", "long"]
+directions = ["signum", "lion"]
+[[cells]]
+tasks = ["mlp"]
+rules = ["lever"]
+workers = [1, 16]
+seeds = [7]
+aggregate = ["average"]
+[task.long]
+task = "mlp"
+max-rounds = 4800
+)",
+                               "a.toml");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  ASSERT_EQ(spec->groups.size(), 2u * 2 * 2 + 2);
+  const CellGroup& first = spec->groups.front();
+  EXPECT_EQ(first.workers, 4u);
+  EXPECT_EQ(first.aggregate, "vote");
+  EXPECT_THAT(first.seeds, ElementsAre(1, 2, 3));
+  const CellGroup& last = spec->groups.back();
+  EXPECT_EQ(last.direction, "signum");
+  EXPECT_EQ(last.rule, "lever");
+  EXPECT_EQ(last.aggregate, "average");
+  EXPECT_EQ(last.workers, 16u);
+  EXPECT_THAT(last.seeds, ElementsAre(7));
+  EXPECT_EQ(PlanSweep(*spec, {}).next.size(), 8u * 3 + 2);
+}
+
 struct Wrong {
   const char* text;
   const char* told;
@@ -161,6 +196,17 @@ INSTANTIATE_TEST_SUITE_P(
                           "line 4: every run would write the same"},
                     Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[rule.x]\nrule = 3\n",
                           "line 4: \"rule\" must be a text"},
+                    Wrong{"tasks = [\"mlp\"]\n[[cells]]\nrules = [\"x\"]\nseed = [3]\n",
+                          "line 4: \"seed\" is not known"},
+                    Wrong{"tasks = [\"mlp\"]\n[[cells]]\nseeds = [3]\n",
+                          "line 2: \"tasks\" and \"rules\" must each name at least one"},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\ncells = 3\n",
+                          "line 3: \"cells\" must be sections [[cells]]"},
+                    Wrong{"rules = [\"x\"]\n[[cells]]\ntasks = [\"a\"]\n[[cells]]\n"
+                          "tasks = [\"b\", \"a\"]\n",
+                          "line 4: a signum x vote H=1 n=4 is in an earlier [[cells]]"},
+                    Wrong{"rules = [\"x\"]\n[[cells]]\ntasks = [\"a\"]\n[task.b]\nbatch = 1\n",
+                          "line 4: no run has the task \"b\""},
                     Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[rule.x]\nlength-unknown = 1\n",
                           "line 4: \"length-unknown\""}));
 
