@@ -151,7 +151,7 @@ ROWS = (
               (Query("signvote_server_gradient_density_ratio{S} > 0", "{{instance}}"),), width=6, low=0),
         Panel("Loss by worker", "The last loss each worker reported: one with other data or a fault stands apart.", "none",
               (Query("signvote_server_worker_loss{S} >= 0", "{{worker}}"),), width=6, decimals=2),
-        Panel("Ties", "Share of coordinates that a coin decided; with an odd number of voters there are none.", "percentunit",
+        Panel("Ties", "Share of the coordinates voted on that were tied; with an odd number of voters there are none.", "percentunit",
               (Query("signvote_server_tie_ratio{S}", "{{instance}}"),), width=6, low=0),
         Panel("Race", "Trials of stepsizes before the run: begun, their rounds so far, and rounds that they may still take. "
               "None of these is a main round.", "none",

@@ -54,14 +54,14 @@ namespace signvote {
   X(kGauge, kCommitLag, "signvote_server_applier_lag_rounds",                                    \
     "Commits that the master replica has not applied yet.")                                      \
   X(kGauge, kTieRatio, "signvote_server_tie_ratio",                                              \
-    "Share of coordinates decided by a coin in the last commit.")                                \
+    "Share of the coordinates voted on that were tied in the last commit.")                      \
   X(kGauge, kReady, "signvote_server_ready", "1 while workers can take part, else 0.")           \
   X(kGauge, kConnectionsWaiting, "signvote_server_connections_waiting",                          \
     "Connections without a call yet: silent, or in their handshake.")                            \
   X(kCounter, kRounds, "signvote_server_rounds_total", "Rounds committed by this process.")      \
   X(kCounter, kBallots, "signvote_server_ballots_total", "Whole ballots counted.")               \
   X(kCounter, kTies, "signvote_server_ties_total",                                               \
-    "Coordinates decided by a coin because the vote was tied.")                                  \
+    "Coordinates whose vote was tied: a coin decided; of averages, they did not move.")          \
   X(kCounter, kJoins, "signvote_server_joins_total", "Workers that became ready.")               \
   X(kCounter, kLosses, "signvote_server_losses_total", "Workers whose stream broke.")            \
   X(kCounter, kAbstentions, "signvote_server_abstentions_total",                                 \

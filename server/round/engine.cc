@@ -116,7 +116,12 @@ void Engine::On(const WorkerArriving&) {
 void Engine::On(const WorkerReady& e) {
   const bool running = phase_ != Phase::kWaitingForWorkers && members_.ready() > 0 &&
                        (round_ != Round(0) || open_.has_value());
-  const uint32_t warm_in = e.fetched && running ? config_.warm_in_rounds : 0;
+  // Who brings its replica along brings its direction's state as well, as far as that had come.
+  std::optional<uint32_t> warm_in;
+  if (!running)
+    warm_in = 0;
+  else if (e.fetched)
+    warm_in = config_.warm_in_rounds;
   const Members::Joined result = members_.Join(e, warm_in, round_, out_);
   if (result.replaced.has_value()) {
     // The older incarnation may have been the last one that was waited for.

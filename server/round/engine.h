@@ -28,8 +28,9 @@
 //
 // Warm-in: a worker that joins a running run without a replica of it lacks its direction's state. For
 // warm_in_rounds rounds its ballots have weight 0 and nobody waits for them, unless fewer than a quorum
-// of all members would be left: then everybody counts. At the start, after a loss of all and after a
-// rewind nobody has a state that others lack.
+// of all members would be left: then everybody counts. Who is lost meanwhile and comes back with its
+// replica has the rest of them before it. At the start, after a loss of all and after a rewind nobody has
+// a state that others lack.
 //
 // Given: a ballot counts as given when 90 % of its chunks were counted and its scalars came; else
 // the round is an abstention of its member, and what was counted stays counted.

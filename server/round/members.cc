@@ -56,7 +56,8 @@ Members::Members(const EngineConfig& config, const EngineState& state)
 
 // ---- come and go
 
-Members::Joined Members::Join(const WorkerReady& e, uint32_t warm_in, Round round, Actions& out) {
+Members::Joined Members::Join(const WorkerReady& e, std::optional<uint32_t> warm_in, Round round,
+                              Actions& out) {
   Joined result;
   auto it = workers_.find(e.worker);
   if (it != workers_.end()) {
@@ -95,7 +96,7 @@ Members::Joined Members::Join(const WorkerReady& e, uint32_t warm_in, Round roun
   w.connected = true;
   w.leaving = false;
   w.admitted = false;
-  w.warm_in = warm_in;
+  if (warm_in.has_value()) w.warm_in = *warm_in;
   w.scalars_refused = false;
   w.abstentions_in_a_row = 0;
   w.arrived_in.reset();

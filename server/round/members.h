@@ -61,8 +61,9 @@ class Members {
     bool joined = false;  // false: full, evicted (the action says so), or stale (counted)
     std::optional<Incarnation> replaced;  // the older incarnation, lost by this
   };
-  // `warm_in`: rounds for which its ballots have weight 0.
-  Joined Join(const WorkerReady& e, uint32_t warm_in, Round round, Actions& out);
+  // `warm_in`: rounds for which its ballots have weight 0; nullopt: as many as were left when it was
+  // lost.
+  Joined Join(const WorkerReady& e, std::optional<uint32_t> warm_in, Round round, Actions& out);
   // The worker if this is its current, connected incarnation; else null, and the message is stale.
   Worker* Live(WorkerId id, Incarnation incarnation);
   // REQUIRES: w is connected, and of that id.

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/bits.h"
 #include "common/check.h"
+#include "common/dense_value.h"
 #include "common/status.h"
 #include "proto/wire/run_end.h"
 #include "proto/wire/security.h"
@@ -36,8 +37,10 @@ absl::Status CheckBallotChunk(PayloadKind kind, const uint8_t* payload, uint64_t
     if (PaddingIsZero(payload, coordinates)) return absl::OkStatus();
     return absl::InvalidArgumentError("bits after the last coordinate are not zero");
   }
-  if (IsFinite(kind, payload, coordinates)) return absl::OkStatus();
-  return absl::InvalidArgumentError("a value that is not finite; a worker abstains then");
+  if (AreDenseValues(kind, payload, coordinates)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("a value that is not finite, or beyond ",
+                                                 kDenseValueMax,
+                                                 ", is no gradient's; a worker abstains then"));
 }
 
 }  // namespace

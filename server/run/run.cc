@@ -103,7 +103,9 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(RunOptions options, RunParts pa
                               .x = *state.x,
                               .x0 = state.x0 == nullptr ? no_x0 : std::span<const float>(*state.x0),
                               .x0_max_abs = state.x0_max_abs,
-                              .round = state.engine.round}));
+                              .round = state.engine.round,
+                              .aggregate = state.aggregate,
+                              .dense_wire = state.dense_wire}));
     SIGNVOTE_RETURN_IF_ERROR(run->StartCourse(now, state.engine));
     SIGNVOTE_RETURN_IF_ERROR(run->course_->vote.RestoreOptimizer(state.optimizer));
     if (rule_needs_x0 && !run->model_->replica()->has_x0() && !run->course_->engine->x0_over()) {
@@ -442,6 +444,8 @@ absl::StatusOr<RunState> Run::State() const {
   if (replica.has_x0()) {
     SIGNVOTE_ASSIGN_OR_RETURN(state.x0, copy(Plane::kX0));
   }
+  state.aggregate = model_->aggregate();
+  state.dense_wire = model_->dense_wire();
   state.optimizer = course_->vote.SaveOptimizer();
   return state;
 }

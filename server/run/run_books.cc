@@ -266,11 +266,12 @@ void RunBooks::OnCommit(Moment at, const round::CommitRound& commit, const Commi
   if (options_.listener != nullptr) options_.listener->OnCommit(times);
 }
 
-void RunBooks::OnStatistics(const OpenVote::Statistics& statistics, const ChunkPlan& plan) {
+void RunBooks::OnStatistics(const OpenVote::Statistics& statistics, const RunPayloads& payloads) {
+  const ChunkPlan& plan = payloads.commits.chunk_plan();
   if (statistics.coordinates > 0) {
     tie_ratio_ = static_cast<double>(statistics.ties) / static_cast<double>(statistics.coordinates);
-    ties_ +=
-        static_cast<uint64_t>(std::llround(tie_ratio_ * static_cast<double>(plan.coordinates())));
+    const uint64_t voted_on = plan.coordinates() - payloads.DenseCoordinates();
+    ties_ += static_cast<uint64_t>(std::llround(tie_ratio_ * static_cast<double>(voted_on)));
   }
   for (const OpenVote::Statistics::Worker& worker : statistics.workers) {
     Page* const page = FindPage(worker.worker);

@@ -24,6 +24,7 @@
 #include "server/run/rate_limit.h"
 #include "server/run/roster.h"
 #include "server/run/run_log.h"
+#include "server/run/run_payloads.h"
 #include "server/stepsize/types.h"
 #include "server/vote/open_vote.h"
 
@@ -159,8 +160,8 @@ struct StatusPage {  // tidy: allow(members) v1::Status, field by field
   uint64_t master_digest = 0;
   Round master_digest_round;
   uint64_t refusals = 0;           // sessions refused or ended for the worker's fault
-  uint64_t ties = 0;               // coordinates, all commits; estimated from samples
-  double tie_ratio = 0;            // of the last commit
+  uint64_t ties = 0;               // coordinates voted on, all commits; estimated from samples
+  double tie_ratio = 0;            // of the last commit, of the coordinates voted on
   uint64_t implausible_times = 0;  // times of workers that were clamped
   uint64_t events_held_back = 0, log_lines_dropped = 0;
   uint32_t workers_min = 0;
@@ -233,8 +234,9 @@ class RunBooks {
   // A held-out loss that a worker has measured; whose name is filled in.
   void OnHeldOut(WorkerId worker, HeldOut held_out);
   void OnCommit(Moment at, const round::CommitRound& commit, const CommitNotes& notes);
-  // What the last round's sample said, once it is known; `plan` is the run's.
-  void OnStatistics(const OpenVote::Statistics& statistics, const ChunkPlan& plan);
+  // What the last round's sample said of the chunks that are voted on, once it is known; `payloads` are
+  // the run's.
+  void OnStatistics(const OpenVote::Statistics& statistics, const RunPayloads& payloads);
   struct AppliedNote {
     Round next_round;
     std::optional<uint64_t> digest;

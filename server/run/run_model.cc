@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -20,7 +21,8 @@ constexpr size_t kVerdictsKept = 8;
 // Before and after the open round, and of an attempt that was given up.
 constexpr size_t kStatesKept = 3;
 constexpr uint64_t kBaseBytes = uint64_t{200} * 1000 * 1000;
-// The default cut of a model with dense tensors: 1 MiB of fp32.
+// The default cut of a model with dense tensors, as long as it makes no more than kChunksMax chunks: 1 MiB
+// of fp32.
 constexpr uint64_t kDenseChunkCoordinates = uint64_t{1} << 18;
 // Around a payload in its message, generously.
 constexpr uint64_t kHeaderBytes = 1024;
@@ -77,14 +79,14 @@ absl::StatusOr<ChunkPlan> PlanChunks(const Layout& layout, const ModelSizes& siz
                                                    " is not a multiple of ",
                                                    kChunkCoordinatesMultiple));
   }
+  const uint64_t least = ((d - 1) / kChunksMax + 1 + kChunkCoordinatesMultiple - 1) /
+                         kChunkCoordinatesMultiple * kChunkCoordinatesMultiple;
   uint64_t usual = ChunkPlan::DefaultChunkCoordinates(d);
   // Dense chunks have 16 or 32 times the bytes.
-  if (HasDense(layout)) usual = std::min(usual, kDenseChunkCoordinates);
+  if (HasDense(layout)) usual = std::min(usual, std::max(kDenseChunkCoordinates, least));
   const uint64_t size = sizes.chunk_coordinates != 0 ? sizes.chunk_coordinates : usual;
   const uint64_t chunks = (d - 1) / size + 1;
   if (chunks > kChunksMax) {
-    const uint64_t least = ((d - 1) / kChunksMax + 1 + kChunkCoordinatesMultiple - 1) /
-                           kChunkCoordinatesMultiple * kChunkCoordinatesMultiple;
     return absl::InvalidArgumentError(
         absl::StrCat("--chunk-coordinates ", size, " cuts a model of ", d, " coordinates into ",
                      chunks, " chunks, and a round of more than ", kChunksMax,
@@ -286,8 +288,38 @@ absl::Status RunModel::Complete(float max_abs) {
   return absl::OkStatus();
 }
 
+absl::Status RunModel::CheckFlagsOf(const Known& known) const {
+  const auto other = [](std::string_view flag, std::string_view then, std::string_view now) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the saved state is of a run with ", ToAbsl(flag), " ", ToAbsl(then),
+                     ", and this server has ", ToAbsl(now), "; start it with ", ToAbsl(flag), " ",
+                     ToAbsl(then)));
+  };
+  const ModelSizes& sizes = options_.sizes;
+  if (known.aggregate != sizes.aggregate)
+    return other("--aggregate", Words(known.aggregate), Words(sizes.aggregate));
+  std::vector<TensorRule> dense;
+  std::copy_if(options_.tensor_rules.begin(), options_.tensor_rules.end(),
+               std::back_inserter(dense), [](const TensorRule& rule) { return rule.dense; });
+  std::vector<TensorSpec> tensors(known.layout.tensors().begin(), known.layout.tensors().end());
+  for (TensorSpec& tensor : tensors) tensor.dense = false;
+  SIGNVOTE_RETURN_IF_ERROR(ApplyTensorRules(dense, &tensors));
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i].dense == known.layout.tensors()[i].dense) continue;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "tensor ", tensors[i].name, tensors[i].dense ? " is voted on" : " is dense",
+        " in the saved state and ", tensors[i].dense ? "dense" : "voted on",
+        " by the flags of this server; start it with the --dense that the state was saved under"));
+  }
+  const auto wire = [](PayloadKind kind) { return kind == PayloadKind::kBf16 ? "bf16" : "f32"; };
+  if (HasDense(known.layout) && known.dense_wire != sizes.dense.wire)
+    return other("--dense-wire", wire(known.dense_wire), wire(sizes.dense.wire));
+  return absl::OkStatus();
+}
+
 absl::Status RunModel::Restore(const Known& known) {
   SIGNVOTE_CHECK(state_ == State::kUnknown);
+  SIGNVOTE_RETURN_IF_ERROR(CheckFlagsOf(known));
   const uint64_t d = known.layout.coordinates();
   SIGNVOTE_CHECK(known.x.size() == d);
   SIGNVOTE_CHECK(known.x0.empty() || (options_.sizes.needs_x0 && known.x0.size() == d));

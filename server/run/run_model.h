@@ -142,13 +142,17 @@ class RunModel {
   absl::Status Complete(float max_abs);
 
   // A model whose parameters are known from before: as FixLayout() and Complete() would have left it.
-  // `x0` is empty unless sizes.needs_x0, and where the rule has let go of it. REQUIRES: kUnknown.
+  // `x0` is empty unless sizes.needs_x0, and where the rule has let go of it. FAILED_PRECONDITION names
+  // the flag: it is the state of another --aggregate, --dense or --dense-wire than this server's, so that
+  // steps would be others than those before. REQUIRES: kUnknown.
   struct Known {
     Layout layout;  // scales and decays are kept as they are
     std::string config_json, identity_text;
     std::span<const float> x, x0;
     double x0_max_abs = 0;
     Round round;  // at which x stands
+    Aggregate aggregate = Aggregate::kVote;
+    PayloadKind dense_wire = PayloadKind::kFp32;  // where a tensor is dense
   };
   absl::Status Restore(const Known& known);
 
@@ -166,6 +170,11 @@ class RunModel {
   BufferPool& ballots() { return *ballot_pool_; }
   BufferPool* optimizer_states() { return state_pool_.get(); }  // null: there is no state
   uint64_t catch_up_bytes() const;
+  Aggregate aggregate() const { return options_.sizes.aggregate; }
+  // fp32 where no tensor is dense.
+  PayloadKind dense_wire() const {
+    return HasDense(layout()) ? options_.sizes.dense.wire : PayloadKind::kFp32;
+  }
   // What joiners are held to; null while any is welcome.
   const Layout* wanted_layout() const { return state_ == State::kUnknown ? nullptr : &layout(); }
   const ModelIdentity* wanted_identity() const {
@@ -181,6 +190,7 @@ class RunModel {
   RunModel(Options options, MemoryReader memory, std::unique_ptr<InitialParameters> init);
   absl::Status Adopt(Layout layout, const MasterReplica::Options& replica_options);
   absl::StatusOr<Layout> WithRules(const Layout& joined) const;
+  absl::Status CheckFlagsOf(const Known& known) const;
 
   // Constant after construction.
   const Options options_;

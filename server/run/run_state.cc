@@ -185,6 +185,8 @@ std::string EncodeBody(const RunState& state) {
   out.set_config_json(state.config_json);
   out.set_identity_text(state.identity_text);
   out.set_x0_max_abs(state.x0_max_abs);
+  out.set_averages(state.aggregate == Aggregate::kAverage);
+  out.set_dense_bf16(state.dense_wire == PayloadKind::kBf16);
   out.set_optimizer_steps(state.optimizer.steps);
   out.set_optimizer_numbers(state.optimizer.state.size());
   if (state.optimizer.kind.has_value())
@@ -234,6 +236,8 @@ absl::StatusOr<RunState> DecodeBody(std::span<const std::byte> body, uint64_t* o
   out.config_json = in.config_json();
   out.identity_text = in.identity_text();
   out.x0_max_abs = in.x0_max_abs();
+  if (in.averages()) out.aggregate = Aggregate::kAverage;
+  if (in.dense_bf16()) out.dense_wire = PayloadKind::kBf16;
   out.optimizer.steps = in.optimizer_steps();
   out.optimizer.scalars = {
       .weights = in.optimizer_weights(), .r = in.optimizer_r(), .d = in.optimizer_d()};

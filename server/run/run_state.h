@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "common/ids.h"
 #include "common/layout.h"
+#include "common/vote_terms.h"
 #include "server/round/state.h"
 #include "server/run/roster.h"
 #include "server/vote/open_vote.h"
@@ -41,6 +42,9 @@ struct RunState {
   std::string config_json;  // of the model; "" or a JSON object
   std::string identity_text;
   double x0_max_abs = 0;  // max |x_0,i|
+  // What flags decide, and who takes the run up must not change.
+  Aggregate aggregate = Aggregate::kVote;
+  PayloadKind dense_wire = PayloadKind::kFp32;  // fp32 where no tensor is dense
 
   // The planes, shared so that a state is cheap to hand on. Empty while no parameters are complete;
   // else as many elements as the layout has coordinates. x0 is empty in runs that do not keep it.

@@ -328,7 +328,7 @@ void Run::AfterCommits(Time now) {
 
 void Run::NoteStatistics() {
   if (!std::exchange(course_->counted, false)) return;
-  books_.OnStatistics(course_->vote.statistics(), model_->plan());
+  books_.OnStatistics(course_->vote.statistics(), model_->payloads());
 }
 
 void Run::Execute(Time now, const round::Disconnect& disconnect) {

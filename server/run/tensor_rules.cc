@@ -135,6 +135,13 @@ absl::Status ApplyTensorRules(std::span<const TensorRule> rules, std::vector<Ten
                      tensors->size() > kNamesShown ? ", …" : "",
                      "); start the server with patterns of its names"));
   }
+  for (const TensorSpec& tensor : *tensors) {
+    if (!tensor.dense || tensor.treatment == TensorTreatment::kUsual) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("tensor ", tensor.name,
+                     " is dense (--dense) and cannot have a --tensor-treatment as well, which says "
+                     "how it is voted on; start the server with one of them for it"));
+  }
   return absl::OkStatus();
 }
 

@@ -41,7 +41,8 @@ absl::StatusOr<std::vector<TensorRule>> ParseTensorTreatments(std::string_view t
 // "PATTERN,PATTERN": tensors that match one of them are dense.
 absl::StatusOr<std::vector<TensorRule>> ParseDense(std::string_view text);
 
-// FAILED_PRECONDITION: a rule's pattern matches none of the tensors; names some of them.
+// FAILED_PRECONDITION: a rule's pattern matches none of the tensors, of which some are named; or a tensor
+// is dense, and its treatment not the usual one.
 absl::Status ApplyTensorRules(std::span<const TensorRule> rules, std::vector<TensorSpec>* tensors);
 
 // Whether a rule makes tensors dense.

@@ -8,6 +8,7 @@
 #include "common/bits.h"
 #include "common/check.h"
 #include "common/coin.h"
+#include "common/dense_value.h"
 #include "common/half_float.h"
 
 namespace signvote {
@@ -72,6 +73,12 @@ OptimizerPlanes PlanesAt(const DenseInput& input, uint64_t at) {
   return planes;
 }
 
+// What is voted on in a dense chunk has no state: its places, which are saved with the rest, are 0.
+void ClearState(const DenseInput& input, uint64_t at, uint64_t count) {
+  for (size_t plane = 0; plane < input.optimizer.planes(); ++plane)
+    std::fill_n(input.planes.out + plane * input.planes.stride + at, count, 0.0f);
+}
+
 }  // namespace
 
 double TallyDense(const DenseInput& input, uint8_t* update) {
@@ -86,7 +93,7 @@ double TallyDense(const DenseInput& input, uint8_t* update) {
                        if (!input.layout->tensors()[range.tensor].dense) {
                          for (uint64_t i = begin; i < begin + range.count; ++i)
                            WriteValue(input.kind, update, i, Voted(input, i));
-                         return;
+                         return ClearState(input, begin, range.count);
                        }
                        for (uint64_t at = begin; at < begin + range.count; at += kBlock) {
                          const size_t count = std::min<uint64_t>(kBlock, begin + range.count - at);
@@ -99,9 +106,9 @@ double TallyDense(const DenseInput& input, uint8_t* update) {
   return q;
 }
 
-bool IsFinite(PayloadKind kind, const uint8_t* values, uint64_t coordinates) {
+bool AreDenseValues(PayloadKind kind, const uint8_t* values, uint64_t coordinates) {
   for (uint64_t i = 0; i < coordinates; ++i) {
-    if (!std::isfinite(ReadValue(kind, values, i))) return false;
+    if (!IsDenseValue(ReadValue(kind, values, i))) return false;
   }
   return true;
 }

@@ -36,11 +36,11 @@ struct DenseInput {
   OptimizerPlanes planes;    // from this chunk's first coordinate on; not read without a state
 };
 
-// Writes the update, PayloadBytes(kind, coordinates) of any alignment, and the state behind it. Returns
-// the chunk's part of the optimizer's q.
+// Writes the update, PayloadBytes(kind, coordinates) of any alignment, and the whole state behind it: 0
+// where coordinates are voted on. Returns the chunk's part of the optimizer's q.
 double TallyDense(const DenseInput& input, uint8_t* update);
 
-// Whether every value of a dense ballot's chunk is finite.
-bool IsFinite(PayloadKind kind, const uint8_t* values, uint64_t coordinates);
+// Whether every value of a dense ballot's chunk may stand there (common/dense_value.h).
+bool AreDenseValues(PayloadKind kind, const uint8_t* values, uint64_t coordinates);
 
 }  // namespace signvote

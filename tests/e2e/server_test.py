@@ -192,6 +192,14 @@ class ServerShows(harness.ProcessTest):
             log.write_bytes(text)
 
 
+class SyntheticBallots(harness.ProcessTest):
+    def test_random_signs_are_not_sent_to_a_run_with_dense_tensors(self):
+        self.start_server("--rule", "fixed", "--stepsize", 0.01, "--dense", "*", rounds=harness.FOREVER)
+        worker = self.start_worker("a", "--random-ballots")
+        self.assert_exit(worker, harness.REFUSED)
+        self.assertIn("--random-ballots are signs, and this run has dense tensors", worker.log())
+
+
 class Plaintext(harness.ProcessTest):
     insecure = True
 

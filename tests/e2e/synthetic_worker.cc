@@ -220,6 +220,11 @@ class SyntheticWorker {
       std::ifstream{flags_.start_fifo};  // opened when somebody opens it for writing
     }
     SIGNVOTE_ASSIGN_OR_RETURN(run_, session_->Join(ModelOf(flags_)));
+    if (flags_.random_ballots && !run_.ballot_plan.OnlySigns()) {
+      return absl::FailedPreconditionError(
+          "--random-ballots are signs, and this run has dense tensors; start the server without "
+          "--dense");
+    }
     if (flags_.no_replica) {
       replica_ = std::make_unique<DroppedReplica>(run_.layout.coordinates());
     } else {

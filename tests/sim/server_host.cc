@@ -132,7 +132,7 @@ class SimPeer final : public run::Peer {
         std::copy(vote.payload.begin(), vote.payload.end(), place.begin());
         const bool whole = kind == PayloadKind::kSigns
                                ? PaddingIsZero(place.data(), plan.Count(vote.chunk))
-                               : IsFinite(kind, place.data(), plan.Count(vote.chunk));
+                               : AreDenseValues(kind, place.data(), plan.Count(vote.chunk));
         const bool good = Xxh3(place.data(), place.size()) == vote.checksum && whole;
         if (slots_->End(vote.round, vote.attempt, vote.chunk, good)) {
           world_->checker.OnChunk(connection_, vote.round, vote.attempt, vote.chunk, vote.checksum);

@@ -1,5 +1,6 @@
 #include "worker/session/commit_receiver.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -7,8 +8,12 @@
 
 namespace signvote {
 
+size_t CommitReceiver::VerdictSlots(const PayloadPlan& plan) {
+  return std::max<size_t>(2, kVerdictSlotsMax * plan.chunk_plan().TotalBytes() / plan.TotalBytes());
+}
+
 void CommitReceiver::Begin(const PayloadPlan& plan, std::pmr::memory_resource* memory) {
-  store_ = std::make_unique<VerdictStore>(plan, kVerdictSlotsMax, memory);
+  store_ = std::make_unique<VerdictStore>(plan, VerdictSlots(plan), memory);
   assembler_ = std::make_unique<VerdictAssembler>(store_.get());
 }
 

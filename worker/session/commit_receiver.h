@@ -29,10 +29,13 @@ namespace signvote {
 
 class CommitReceiver {
  public:
-  // Rounds whose verdicts may wait for the caller, who may be computing while others go on (an
+  // Rounds of signs whose verdicts may wait for the caller, who may be computing while others go on (an
   // observer). Each costs a payload's bytes, and only while it is needed; beyond that nothing is read and
   // the server's limits apply.
   static constexpr size_t kVerdictSlotsMax = 16;
+  // Rounds of any payload: as many as fit into the bytes of kVerdictSlotsMax of signs, and two, with
+  // which a caller that keeps up is never waited for.
+  static size_t VerdictSlots(const PayloadPlan& plan);
 
   // All of them must outlive it.
   CommitReceiver(const Clock* clock, Conversation* conversation, SessionCounters* counters,

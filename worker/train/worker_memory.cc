@@ -11,8 +11,11 @@
 namespace signvote {
 namespace {
 
-// Of rounds that are received and not applied, as a rule.
+// Of rounds that are received and not applied: as a rule of signs, and the most of what is larger.
 constexpr uint64_t kVerdicts = 2;
+// The one that is packed, and the last one while a slow network still sends it. Of signs that is little
+// beside the rest, and rare.
+constexpr uint64_t kDenseBallots = 2;
 // What worker/models/update_source.cc holds of one tensor while it makes what is signed of it, with
 // what an expression of LibTorch keeps until its end: copies of the tensor, and where Muon multiplies
 // a matrix, of the product of its shorter side with itself.
@@ -82,9 +85,11 @@ std::vector<MemoryPart> RunMemory(const RunInfo& run, const WorkerMemoryNeeds& n
                      .bytes = plane,
                      .remedy = "no --save-every, for --save itself takes none"});
   }
-  parts.push_back({.what = "ballot and verdicts",
-                   .bytes = run.ballot_plan.TotalBytes() + kVerdicts * run.commit_plan.TotalBytes(),
-                   .remedy = ""});
+  const uint64_t ballots = run.ballot_plan.OnlySigns() ? 1 : kDenseBallots;
+  parts.push_back(
+      {.what = "ballot and verdicts",
+       .bytes = ballots * run.ballot_plan.TotalBytes() + kVerdicts * run.commit_plan.TotalBytes(),
+       .remedy = ""});
   return parts;
 }
 

@@ -61,6 +61,10 @@ class Layout:
         """step_scale of every coordinate, fp32."""
         return np.concatenate([np.full(t.count, t.step_scale, np.float32) for t in self.tensors])
 
+    def dense(self):
+        """Whether each coordinate is of a dense tensor."""
+        return np.concatenate([np.full(t.count, t.dense) for t in self.tensors])
+
     def sparse(self):
         """Whether each coordinate is of a sparse tensor."""
         return np.concatenate([np.full(t.count, t.sparse) for t in self.tensors])

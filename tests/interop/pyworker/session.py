@@ -372,7 +372,7 @@ class Session:
         first = chunk * self._welcome.chunk_coordinates
         here = slice(first, first + self._count(chunk))
         signs = np.where(bits.unpack(self.ballot.packed, self.layout.coordinates)[here], np.float32(1), np.float32(-1))
-        dense = np.concatenate([np.full(t.count, t.dense) for t in self.layout.tensors])[here]
+        dense = self.layout.dense()[here]
         values = np.where(dense, self.ballot.gradient[here], signs).astype("<f4")
         return bits.narrow_bf16(values) if self._dense[chunk] == training.PAYLOAD_BF16 else values.tobytes()
 

@@ -11,6 +11,7 @@ from .direction import Direction
 from .messages import training
 
 # What compares gradients counts as the direction's does; sums of the gradient itself never do.
+DENSE_VALUE_MAX = np.float32(1e18)  # of what is sent of a dense tensor
 CLIPPED = (training.SCALAR_PROBE_L1, training.SCALAR_PREV_INNER, training.SCALAR_PROBE_INNER, training.SCALAR_GRADIENT_MAX,
            training.SCALAR_GRADIENT_MIN)
 
@@ -55,6 +56,8 @@ class Trainer:
         clip = self.norm_max / norm if self.norm_max is not None and norm > self.norm_max else 1.0
         noise = directions.noise(seed, open_.round, open_.share, len(gradient)) if factors.envelope else None
         clipped = gradient.astype(np.float32) * np.float32(clip)
+        if (np.abs(clipped[replica.layout.dense()]) > DENSE_VALUE_MAX).any():
+            return Ballot(open_.round, None, {}, training.Abstain.REASON_NONFINITE_GRADIENT)
         signs = self.direction.signs(factors, clipped, own, noise, replica.layout.sparse(),
                                      [tensor.count for tensor in replica.layout.tensors])
         return Ballot(open_.round, bits.pack(signs), {

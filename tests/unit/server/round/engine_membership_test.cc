@@ -197,6 +197,29 @@ TEST_F(WarmInTest, WhoKeptItsReplicaIsWarm) {
   EXPECT_THAT(Uncounted(), IsEmpty());
 }
 
+TEST_F(WarmInTest, WhoIsLostBeforeItIsWarmAndComesBackWithItsReplicaHasTheRestBeforeIt) {
+  Start(3);
+  Newcomer(3);
+  VoteAll({0, 1, 2});
+  VoteAll({0, 1, 2});  // the first of two
+  Lost(3);
+  Ready(3);
+  VoteAll({0, 1, 2});
+  EXPECT_THAT(Uncounted(), ElementsAre(3));
+  VoteAll({0, 1, 2});
+  EXPECT_THAT(Uncounted(), IsEmpty());
+  EXPECT_EQ(last_open_.members, 4u);
+}
+
+TEST_F(WarmInTest, WhoIsLostBeforeItIsWarmIsWarmAfterALossOfAll) {
+  Start(2);
+  Newcomer(2);
+  VoteAll({0, 1});
+  for (const uint32_t w : {0u, 1u, 2u}) Lost(w);
+  Ready(2);
+  EXPECT_THAT(Uncounted(), IsEmpty());
+}
+
 // ---- shares
 
 TEST_F(EngineTest, AReturningWorkerGetsItsOwnShareBack) {

@@ -8,8 +8,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <limits>
 #include <thread>
 
+#include "common/half_float.h"
 #include "common/process.h"
 #include "signvote/v1/admin.grpc.pb.h"
 #include "tests/unit/server/rpc/training_service_fixture.h"
@@ -191,6 +193,53 @@ TEST_F(HostileWorkerTest, OnlyBallotsMayBeLarge) {
 }
 
 // ---- state transfers ----------------------------------------------------------------------------
+
+// The payload of a dense chunk in which every coordinate has the value.
+std::string DenseChunk(PayloadKind wire, uint64_t coordinates, float value) {
+  std::string one(reinterpret_cast<const char*>(&value), sizeof(value));
+  if (wire == PayloadKind::kBf16) {
+    const uint16_t narrow = NarrowBf16(value);
+    one.assign(reinterpret_cast<const char*>(&narrow), sizeof(narrow));
+  }
+  std::string payload;
+  for (uint64_t i = 0; i < coordinates; ++i) payload += one;
+  return payload;
+}
+
+TEST_F(HostileWorkerTest, OfADenseBallotOnlyWholeChunksOfGradientsAreTaken) {
+  run::RunOptions options = LongRun();
+  options.model.tensor_rules = *run::ParseDense("*");
+  for (const PayloadKind wire : {PayloadKind::kFp32, PayloadKind::kBf16}) {
+    options.model.sizes.dense.wire = wire;
+    StartServer(options);
+    int sessions = 0;
+    // Chunk 0 is good, and no reason to end the session; the whole chunk 1 but its last `bad` is, too.
+    const auto refusal = [&](const std::string& bad) {
+      auto client = NewClient();
+      EXPECT_TRUE(client->JoinRun("w" + std::to_string(sessions++)));
+      v1::ServerMessage message;
+      EXPECT_TRUE(client->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+      for (const uint32_t k : {0u, 1u}) {
+        v1::BallotChunk chunk = client->MakeChunk(k, RandomBits(kCoordinates, 1));
+        std::string payload = DenseChunk(wire, client->plan.Count(ChunkIndex(k)), 0.5f);
+        if (k == 1) payload.replace(payload.size() - bad.size(), bad.size(), bad);
+        if (k == 1 && bad.empty()) payload.pop_back();
+        chunk.set_checksum(Xxh3(payload.data(), payload.size()));
+        chunk.set_payload(std::move(payload));
+        EXPECT_TRUE(client->SendChunk(chunk));
+      }
+      const grpc::Status status = client->Finish();
+      EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+      EXPECT_THAT(status.error_message(), HasSubstr("chunk 1 of the ballot"));
+      return status.error_message();
+    };
+    EXPECT_THAT(refusal(""), HasSubstr("it must have"));
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(),
+                            -std::numeric_limits<float>::infinity(), 1e20f, -3e38f}) {
+      EXPECT_THAT(refusal(DenseChunk(wire, 1, bad)), HasSubstr("a worker abstains")) << bad;
+    }
+  }
+}
 
 TEST_F(HostileWorkerTest, ASecondFetchMayFollowTheFirstAtOnceAndAnEndlessOneMayNot) {
   run::RunOptions options = LongRun();

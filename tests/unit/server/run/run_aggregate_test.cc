@@ -250,6 +250,11 @@ TEST_P(DenseRestartTest, ADenseRunGoesOnFromItsStateAsIfItHadNeverStopped) {
   damaged.optimizer.scalars.weights = -1;
   EXPECT_EQ(refused(GetParam(), damaged).code(), absl::StatusCode::kDataLoss);
 
+  RunOptions average = options;
+  average.model.sizes.aggregate = Aggregate::kAverage;
+  EXPECT_THAT(Describe(Run::Create(average, Parts(nullptr), *decoded, clock_.Now()).status()),
+              HasSubstr("a run with --aggregate vote, and this server has average"));
+
   StartRun(options, nullptr, *decoded);
   TestWorker& again = NewWorker();
   again.Join("a");

@@ -270,13 +270,14 @@ TEST_F(RunBooksTest, BytesOfEndedAndForgottenSessionsStayInTheTotal) {
 
 TEST_F(RunBooksTest, StatisticsGiveAgreementTiesAndWholeBallots) {
   const WorkerId a = Join(1, "a"), b = Join(2, "b");
-  const ChunkPlan plan(4096, 1024);
+  const PayloadPlan votes(ChunkPlan(4096, 1024));
+  const RunPayloads payloads{.ballots = votes, .commits = votes};
   OpenVote::Statistics statistics{
       .coordinates = 100,
       .ties = 25,
       .workers = {{.worker = a, .coordinates = 100, .agreeing = 75, .chunks = 4},
                   {.worker = b, .coordinates = 0, .agreeing = 0, .chunks = 3}}};
-  books_.OnStatistics(statistics, plan);
+  books_.OnStatistics(statistics, payloads);
   const StatusPage page = books_.Snapshot(When(seconds(1)), roster_, {});
   EXPECT_EQ(page.ties, 1024u);
   EXPECT_EQ(page.tie_ratio, 0.25);
@@ -285,8 +286,19 @@ TEST_F(RunBooksTest, StatisticsGiveAgreementTiesAndWholeBallots) {
   EXPECT_EQ(page.workers[0].wire.ballots, 1u);
   EXPECT_EQ(page.workers[1].wire.ballots, 0u);
   EXPECT_EQ(page.wire.fp32_equivalent_bytes, 4u * 4096);
-  books_.OnStatistics({}, plan);
+  books_.OnStatistics({}, payloads);
   EXPECT_EQ(books_.Snapshot(When(seconds(1)), roster_, {}).tie_ratio, 0.25);
+}
+
+// Of dense chunks no sample is taken, and none of their coordinates is voted on.
+TEST_F(RunBooksTest, OfDenseTensorsNoCoordinateIsTied) {
+  const Layout layout = *Layout::Make(
+      {{.name = "body", .shape = {1024}}, {.name = "head", .shape = {3072}, .dense = true}});
+  const RunPayloads payloads = *PlanPayloads(layout, ChunkPlan(4096, 1024), Aggregate::kVote,
+                                             PayloadKind::kFp32, /*ballots_max=*/4);
+  const OpenVote::Statistics statistics{.coordinates = 100, .ties = 25, .workers = {}};
+  books_.OnStatistics(statistics, payloads);
+  EXPECT_EQ(books_.Snapshot(When(seconds(1)), roster_, {}).ties, 256u);
 }
 
 TEST_F(RunBooksTest, DigestsAreInTheEventLogAndTheMastersOnThePage) {

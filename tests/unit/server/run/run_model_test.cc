@@ -20,7 +20,9 @@
 namespace signvote::run {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 
@@ -103,6 +105,33 @@ TEST(ServerMemory, OfAveragesEveryCommitHasRoomForThePlanesOfAllWorkers) {
   EXPECT_EQ(CommitBytes(d, sizes), 7 * packed);
 }
 
+TEST(ServerMemory, TheOptimizerOfDenseTensorsTakesItsStateThreeTimes) {
+  const uint64_t d = 1'000'000;
+  const RoundBytes round{.ballot = 4 * d, .commit = 4 * d, .optimizer = 8 * d};
+  const ModelSizes sizes{.catch_up_bytes = 0, .workers_max = 4};
+  EXPECT_EQ(TotalBytes(ServerMemory(d, sizes, round)),
+            4 * d + 3 * 4 * round.ballot + (4 + 9) * round.commit + 3 * round.optimizer + 4 * d +
+                200'000'000);
+}
+
+TEST(RunModel, TheMemoryRuleCountsBallotsCommitsAndOptimizerOfDenseTensors) {
+  constexpr uint64_t kDense = 1'000'000;
+  const auto needed = [&](DenseOptimizer::Kind kind) {
+    RunModel::Options options{.sizes = {.catch_up_bytes = 0, .workers_max = 4},
+                              .tensor_rules = *ParseDense("*")};
+    options.sizes.dense.optimizer.kind = kind;
+    const auto model = *RunModel::Create(options, Left(1000), nullptr);
+    const absl::Status status =
+        model->FixLayout(JoinOf({{.name = "w", .shape = {kDense}}}, R"({"a": 1})"));
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+    return Message(status);
+  };
+  EXPECT_THAT(needed(DenseOptimizer::Kind::kAdamW),
+              AllOf(HasSubstr("ballots of 4 workers 46 MiB (48000000 bytes)"),
+                    HasSubstr("the optimizer of dense tensors 23 MiB (24000000 bytes)")));
+  EXPECT_THAT(needed(DenseOptimizer::Kind::kSgd), Not(HasSubstr("the optimizer of dense tensors")));
+}
+
 TEST(PlanChunks, SizesThatCannotWorkAreRefusedWithFlagAndValue) {
   const auto refused = [](uint64_t d, ModelSizes sizes) {
     const absl::Status status = PlanChunks(Flat(d), sizes).status();
@@ -127,6 +156,39 @@ TEST(PlanChunks, SizesThatCannotWorkAreRefusedWithFlagAndValue) {
                                        .session_buffer_bytes = large,
                                        .message_bytes_max = large})
                   .ok());
+}
+
+Layout WithDenseHead(uint64_t body, uint64_t head) {
+  return *Layout::Make(
+      {{.name = "body", .shape = {body}}, {.name = "head", .shape = {head}, .dense = true}});
+}
+
+TEST(PlanChunks, OfDenseTensorsAChunkIsAMebibyteOfFp32AndLargerOnlyWhereThereWouldBeTooMany) {
+  const auto size = [](const Layout& layout) {
+    const auto plan = PlanChunks(layout, {});
+    EXPECT_TRUE(plan.ok()) << Describe(plan.status());
+    return plan->chunk_coordinates();
+  };
+  EXPECT_EQ(size(WithDenseHead(300'000'000, 50'000'000)), uint64_t{1} << 18);
+  EXPECT_LT(size(WithDenseHead(90'000, 10'000)), uint64_t{1} << 18) << "as without";
+  const uint64_t most = uint64_t{1} << 31;
+  EXPECT_EQ(size(WithDenseHead(most - 1000, 1000)), uint64_t{1} << 18);
+  EXPECT_EQ(size(WithDenseHead(most - 1000, 1001)), (uint64_t{1} << 18) + 512);
+}
+
+// 2^21 coordinates are 256 KiB of bits, and 8 MiB of fp32, which with what is around them no message
+// takes.
+TEST(PlanChunks, ADenseChunkIsAsLongAsItsNumbers) {
+  ModelSizes sizes{.chunk_coordinates = uint64_t{1} << 21};
+  EXPECT_TRUE(PlanChunks(Flat(10'000'000), sizes).ok());
+  const Layout layout = WithDenseHead(9'000'000, 1'000'000);
+  const absl::Status status = PlanChunks(layout, sizes).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Message(status), HasSubstr("--message-bytes-max 8388608 is less than a chunk of a "
+                                         "verdict of a model of 10000000 coordinates (up to "
+                                         "8389632 bytes)"));
+  sizes.dense.wire = PayloadKind::kBf16;
+  EXPECT_TRUE(PlanChunks(layout, sizes).ok());
 }
 
 TEST(PlanChunks, AVerdictLargerThanTheBufferIsFineInPieces) {
@@ -399,6 +461,43 @@ TEST(RunModel, ABadConfigBesideTheFileIsToldAtTheStart) {
       RunModel::Create({}, Left(std::nullopt), std::make_unique<FakeInit>(1.0f, "[]"));
   EXPECT_EQ(ExitCodeFor(model.status()), ExitCode::kBadInput);
   EXPECT_THAT(Message(model.status()), HasSubstr("beside init.safetensors"));
+}
+
+TEST(RunModel, AStateOfOtherFlagsIsRefusedWithTheFlag) {
+  const std::vector<float> x(11);
+  RunModel::Known known;
+  known.config_json = R"({"a": 1})";
+  known.x = x;
+  const auto refusal = [&](const RunModel::Options& options) {
+    const absl::Status status = Make(options)->Restore(known);
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    return Message(status);
+  };
+  const auto with = [](const char* dense, PayloadKind wire = PayloadKind::kFp32,
+                       Aggregate aggregate = Aggregate::kVote) {
+    RunModel::Options options{.sizes = {.aggregate = aggregate},
+                              .tensor_rules = *ParseDense(dense)};
+    options.sizes.dense.wire = wire;
+    options.sizes.dense.optimizer.kind = DenseOptimizer::Kind::kSgd;  // no numbers tell the layout
+    return options;
+  };
+  known.layout = *Layout::Make(Small());
+  ASSERT_TRUE(Make(with(""))->Restore(known).ok());
+  EXPECT_EQ(refusal(with("", PayloadKind::kFp32, Aggregate::kAverage)),
+            "the saved state is of a run with --aggregate vote, and this server has average; start "
+            "it with --aggregate vote");
+  EXPECT_EQ(refusal(with("*")),
+            "tensor w is voted on in the saved state and dense by the flags of this server; start "
+            "it with the --dense that the state was saved under");
+  std::vector<TensorSpec> tensors = Small();
+  tensors[1].dense = true;
+  DenseLast(&tensors);
+  known.layout = *Layout::Make(std::move(tensors));
+  known.dense_wire = PayloadKind::kBf16;
+  ASSERT_TRUE(Make(with("b", PayloadKind::kBf16))->Restore(known).ok());
+  EXPECT_THAT(refusal(with("", PayloadKind::kBf16)), HasSubstr("tensor b is dense"));
+  EXPECT_THAT(refusal(with("w", PayloadKind::kBf16)), HasSubstr("tensor w is voted on"));
+  EXPECT_THAT(refusal(with("b")), HasSubstr("with --dense-wire bf16, and this server has f32"));
 }
 
 TEST(RunModel, AKnownModelIsRestoredAsItWas) {

@@ -82,6 +82,8 @@ RunState Full() {
   state.x0_max_abs = 1.5;
   state.x = std::make_shared<const std::vector<float>>(std::vector<float>{1, -2, 3.5f, 0, 1e-30f});
   state.x0 = std::make_shared<const std::vector<float>>(std::vector<float>{1.5f, 0, 0, 0, -1});
+  state.aggregate = Aggregate::kAverage;
+  state.dense_wire = PayloadKind::kBf16;
   state.optimizer = {.kind = DenseOptimizer::Kind::kAliasAdam,
                      .steps = 12,
                      .scalars = {.weights = 0.5, .r = 0.75, .d = 1.25},
@@ -117,6 +119,8 @@ void ExpectEqual(const RunState& a, const RunState& b) {
   if (a.has_parameters()) {
     EXPECT_EQ(*a.x, *b.x);
   }
+  EXPECT_EQ(a.aggregate, b.aggregate);
+  EXPECT_EQ(a.dense_wire, b.dense_wire);
   EXPECT_EQ(a.optimizer, b.optimizer);
   ASSERT_EQ(a.x0 == nullptr, b.x0 == nullptr);
   if (a.x0 != nullptr) {

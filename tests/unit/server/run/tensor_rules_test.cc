@@ -114,5 +114,19 @@ TEST(TensorRulesTest, TensorsOfAPatternAreDense) {
               HasSubstr("--dense head: no tensor of this model has such a name"));
 }
 
+TEST(TensorRulesTest, ADenseTensorIsNotTreatedInAnotherWay) {
+  std::vector<TensorRule> rules = *ParseTensorTreatments("*=usual,lm_head*=sparse");
+  rules.push_back(ParseDense("*norm*")->front());
+  std::vector<TensorSpec> tensors = Tensors();
+  EXPECT_TRUE(ApplyTensorRules(rules, &tensors).ok());
+  rules.push_back(ParseDense("lm_head*")->front());
+  tensors = Tensors();
+  const absl::Status status = ApplyTensorRules(rules, &tensors);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("tensor lm_head.weight is dense (--dense) and cannot have a "
+                        "--tensor-treatment as well"));
+}
+
 }  // namespace
 }  // namespace signvote::run

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/coin.h"
+#include "common/dense_value.h"
 #include "common/half_float.h"
 #include "common/rng.h"
 
@@ -188,16 +189,50 @@ TEST_F(DenseTallyTest, WhatIsVotedOnInBetweenIsTheVerdictOrTheAverage) {
   }
 }
 
-TEST_F(DenseTallyTest, ValuesThatAreNotFiniteAreFound) {
+TEST_F(DenseTallyTest, WhatIsVotedOnInBetweenHasAStateOfZeros) {
+  const DenseOptimizer optimizers[] = {{}, {.kind = DenseOptimizer::Kind::kSgd, .momentum = 0.5f}};
+  for (const DenseOptimizer& optimizer : optimizers) {
+    state_.clear();
+    step_ = 0;
+    (void)Round1(Gradients(2, 3), PayloadKind::kFp32, optimizer);
+    for (size_t plane = 0; plane < optimizer.planes(); ++plane) {
+      for (uint64_t i = 0; i < kVoted; ++i) ASSERT_EQ(state_[plane * kD + i], 0.0f) << i;
+      for (uint64_t i = kVoted; i < kD; ++i) ASSERT_NE(state_[plane * kD + i], 0.0f) << i;
+    }
+  }
+}
+
+TEST_F(DenseTallyTest, ValuesThatAreNotFiniteOrNoGradientsAreFound) {
   std::vector<float> values(kD, 1.0f);
   for (const PayloadKind kind : {PayloadKind::kFp32, PayloadKind::kBf16}) {
-    EXPECT_TRUE(IsFinite(kind, Bytes(values, kind).data(), kD));
-    for (const float bad :
-         {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    values[0] = -9.9e17f;
+    EXPECT_TRUE(AreDenseValues(kind, Bytes(values, kind).data(), kD));
+    for (const float bad : {std::numeric_limits<float>::infinity(),
+                            std::numeric_limits<float>::quiet_NaN(), 1e20f, -1e20f, 1.01e18f}) {
       values[kD - 1] = bad;
-      EXPECT_FALSE(IsFinite(kind, Bytes(values, kind).data(), kD));
+      EXPECT_FALSE(AreDenseValues(kind, Bytes(values, kind).data(), kD)) << bad;
     }
     values[kD - 1] = 1.0f;
+  }
+}
+
+TEST_F(DenseTallyTest, TheLargestValueThatIsTakenEndsNoOptimizer) {
+  const DenseOptimizer optimizers[] = {{},
+                                       {.kind = DenseOptimizer::Kind::kSgd, .momentum = 0.9999f}};
+  for (const PayloadKind kind : {PayloadKind::kFp32, PayloadKind::kBf16}) {
+    for (const DenseOptimizer& optimizer : optimizers) {
+      state_.clear();
+      step_ = 0;
+      for (const float value : {kDenseValueMax, kDenseValueMax, -kDenseValueMax, 0.5f, 0.5f}) {
+        const std::vector<std::vector<float>> g(3, std::vector<float>(kD, value));
+        const std::vector<float> u = Round1(g, kind, optimizer);
+        for (uint64_t i = kVoted; i < kD; ++i) ASSERT_TRUE(std::isfinite(u[i])) << value;
+        for (size_t plane = 0; plane < optimizer.planes(); ++plane) {
+          for (uint64_t i = kVoted; i < kD; ++i)
+            ASSERT_TRUE(std::isfinite(state_[plane * kD + i])) << value;
+        }
+      }
+    }
   }
 }
 

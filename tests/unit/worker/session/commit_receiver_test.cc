@@ -152,6 +152,18 @@ TEST_F(CommitReceiverTest, WithoutAFreeSlotAChunkWaitsAndIsTakenOnceTheCallerLet
   EXPECT_EQ(Take().round, Round(next));
 }
 
+TEST_F(CommitReceiverTest, OfLargerPayloadsFewerRoundsWait) {
+  const auto slots = [](PayloadKind kind, uint32_t ballots_max) {
+    return CommitReceiver::VerdictSlots(*PayloadPlan::Make(
+        kSmallPlan, {{.first = ChunkIndex(0), .chunks = kSmallPlan.chunks(), .kind = kind}},
+        ballots_max));
+  };
+  EXPECT_EQ(slots(PayloadKind::kSigns, 64), CommitReceiver::kVerdictSlotsMax);
+  EXPECT_EQ(slots(PayloadKind::kCounts, 3), CommitReceiver::kVerdictSlotsMax / 2);
+  EXPECT_EQ(slots(PayloadKind::kCounts, 64), 2u);
+  EXPECT_EQ(slots(PayloadKind::kFp32, 64), 2u);
+}
+
 TEST_F(CommitReceiverTest, ACommitThatFindsNoPlaceInTheQueueLeavesItsSlotFree) {
   Follow(0);
   while (events_.Push(FinishEvent{}).ok()) {

@@ -275,6 +275,13 @@ class FakeServer : public v1::Training::Service {
     MutexLock lock(&mu_);
   }
 
+  // Waits until every script has returned and the worker has been told, then closes the port: for
+  // tests of a session that ends in good order.
+  void StopAfterCalls() {
+    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(60));
+    Stop();
+  }
+
   std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
   int port() const { return port_; }
   int connections() const {

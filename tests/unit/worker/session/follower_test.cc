@@ -165,6 +165,33 @@ TEST_F(FollowerTest, AnotherRunLayoutSeedOrChunkSizeIsNotFollowed) {
   EXPECT_TRUE(follower_.welcomed());
 }
 
+// A replica's buffers are made once, for the payloads of the first welcome.
+TEST_F(FollowerTest, OtherPayloadsOrMoreBallotsThanBeforeAreNotFollowed) {
+  const auto welcome = [](v1::PayloadKind up, v1::PayloadKind down, uint32_t ballots_max) {
+    v1::ServerMessage message = WelcomeMessage(v1::Welcome::STATE_FETCH);
+    v1::PayloadRange& all = *message.mutable_welcome()->add_payloads();
+    all.set_chunks(kSmallPlan.chunks());
+    all.set_up(up);
+    all.set_down(down);
+    message.mutable_welcome()->set_ballots_max(ballots_max);
+    return message;
+  };
+  follower_.Connected();
+  ASSERT_TRUE(Tell(welcome(v1::PAYLOAD_SIGNS, v1::PAYLOAD_COUNTS, 5)).ok());
+  const auto refused = [&](const v1::ServerMessage& message) {
+    follower_.Connected();
+    const absl::Status status = Tell(message);
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("payloads of another kind or of more"));
+    EXPECT_FALSE(follower_.welcomed());
+  };
+  refused(WelcomeMessage(v1::Welcome::STATE_FETCH));
+  refused(welcome(v1::PAYLOAD_FP32, v1::PAYLOAD_FP32, 5));
+  refused(welcome(v1::PAYLOAD_SIGNS, v1::PAYLOAD_COUNTS, 6));
+  follower_.Connected();
+  EXPECT_TRUE(Tell(welcome(v1::PAYLOAD_SIGNS, v1::PAYLOAD_COUNTS, 4)).ok());
+}
+
 TEST_F(FollowerTest, AReplicaIsOnlyKeptByWhoHasOne) {
   follower_.Connected();
   EXPECT_EQ(Tell(WelcomeMessage(v1::Welcome::STATE_KEEP)).code(),

@@ -505,7 +505,7 @@ TEST_F(SessionTest, AServerThatHasTheLastDigestMayGoBeforeTheCallerAsksForTheNex
   Vote(session.get(), 0, ballot);
   ASSERT_TRUE(session->WaitCommit().ok());
   ASSERT_TRUE(said.Await());
-  server.Stop();
+  server.StopAfterCalls();
   const Time start = Clock::System()->Now();
   const auto end = session->NextRound();
   ASSERT_TRUE(end.ok()) << end.status();

@@ -94,7 +94,7 @@ TEST(WorkerMemory, OfCountsTheVerdictsAreLargerAndOfDenseTensorsTheBallotToo) {
             run.ballot_plan.TotalBytes() + 2 * run.commit_plan.TotalBytes());
   EXPECT_GE(run.commit_plan.TotalBytes(), 3 * BytesForBits(kD));
   run.ballot_plan = run.commit_plan = *PayloadPlan::Make(run.plan, {dense}, 7);
-  EXPECT_EQ(TotalBytes(RunMemory(run, {})), 3 * 4 * kD);
+  EXPECT_EQ(TotalBytes(RunMemory(run, {})), (2 + 2) * 4 * kD);
 }
 
 TEST(WorkerMemory, WhatDoesNotFitIsToldByAllItsPartsWithTheFlagsThatHelp) {

@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/bits.h"
 #include "common/coin.h"
+#include "common/dense_value.h"
 #include "common/half_float.h"
 #include "tests/unit/worker/vote/voter_fixture.h"
 
@@ -678,16 +679,21 @@ TEST_F(DenseVoterTest, ADenseGradientIsClippedAsAnyOther) {
 }
 
 TEST_F(DenseVoterTest, AGradientBeyondTheWiresNumbersIsNotSent) {
-  g_[1200] = 3.4e38f;  // finite, and nearer to infinity than to a bfloat16
-  UseDense(PayloadKind::kFp32);
-  Make();
-  EXPECT_FALSE(VoteRound(Ticket(0), Step(nullptr)).abstained.has_value());
-  EXPECT_EQ(Sent(1200), 3.4e38f);
-  UseDense(PayloadKind::kBf16);
-  Make();
-  session_.events.clear();
-  EXPECT_EQ(VoteRound(Ticket(0), Step(nullptr)).abstained, AbstainReason::kNonFiniteGradient);
-  EXPECT_THAT(session_.events, ElementsAre("abstain: non-finite gradient", "wait"));
+  for (const PayloadKind wire : {PayloadKind::kFp32, PayloadKind::kBf16}) {
+    UseDense(wire);
+    g_[1200] = kDenseValueMax;
+    Make();
+    EXPECT_FALSE(VoteRound(Ticket(0), Step(nullptr)).abstained.has_value());
+    EXPECT_EQ(Sent(1200),
+              wire == PayloadKind::kFp32 ? kDenseValueMax : WidenBf16(NarrowBf16(kDenseValueMax)));
+    for (const float value : {1e20f, -3.4e38f}) {
+      g_[1200] = value;
+      Make();
+      session_.events.clear();
+      EXPECT_EQ(VoteRound(Ticket(0), Step(nullptr)).abstained, AbstainReason::kNonFiniteGradient);
+      EXPECT_THAT(session_.events, ElementsAre("abstain: non-finite gradient", "wait"));
+    }
+  }
 }
 
 TEST_F(VoterTest, RunsThatWantOtherBallotsAreRefusedWithTheRemedy) {
