@@ -51,7 +51,7 @@ absl::StatusOr<ServerFlags> ReadRunFlags(FileSystem* fs, const std::vector<std::
 }
 
 absl::Status CheckLengthUnknown(const ServerFlags& flags) {
-  if (flags.run.rule.rule == "lever") return absl::OkStatus();
+  if (ChosenRule(flags.run.rule, {}) == "lever") return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("--length-unknown belongs to --rule lever, and the rule is ",
                    flags.run.rule.rule, "; leave it away or choose that rule"));

@@ -291,8 +291,10 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->check(Kind(ValueKind::kText));
   AddDenseFlags(method, &raw->dense, &sizes.dense.optimizer);
   method
-      ->add_option("--rule", r.rule.rule,
-                   "who chooses the stepsize: alias, fixed, lever, mechanic, prodigy, sos")
+      ->add_option(
+          "--rule", r.rule.rule,
+          "who chooses the stepsize: auto (lever; alias in runs of fewer than 400 rounds), alias, "
+          "fixed, lever, mechanic, prodigy, sos")
       ->capture_default_str()
       ->check(Kind(ValueKind::kText));
   method->add_option("--stepsize", r.rule.stepsize, "fixed: the stepsize")->capture_default_str();
@@ -352,7 +354,7 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
   method
       ->add_option(
           "--lever-race", r.rule.lever_race,
-          "lever: on, off: the run begins at --lever-start; auto: on, but for runs of fewer "
+          "lever: on, off: the run begins at --lever-start; auto: on, but off in runs of fewer "
           "than 400 rounds")
       ->capture_default_str()
       ->check(Kind(ValueKind::kText));
@@ -500,10 +502,11 @@ absl::Status CheckRuleFlags(const RuleFlags& given, const RuleRun& run) {
       {"mechanic, prodigy or sos", "--rival-start", given.rival_start == untouched.rival_start},
   };
   SIGNVOTE_RETURN_IF_ERROR(MakeRule(given, run).status());
+  const std::string rule = ChosenRule(given, run);
   for (const auto& [rules, flag, is_default] : flags) {
     // No rule's name is part of another's.
-    if (is_default || absl::StrContains(rules, given.rule)) continue;
-    return Usage(absl::StrCat(flag, " belongs to --rule ", rules, ", and the rule is ", given.rule,
+    if (is_default || absl::StrContains(rules, rule)) continue;
+    return Usage(absl::StrCat(flag, " belongs to --rule ", rules, ", and the rule is ", rule,
                               "; leave it away or choose that rule"));
   }
   return absl::OkStatus();
@@ -586,7 +589,8 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
   // A step's length is what was signed, of which no rule that measures its steps knows.
   if (r.direction.error_feedback && r.rule.rule != "fixed") {
     return Usage(absl::StrCat("--error-feedback belongs to --rule fixed, and the rule is ",
-                              r.rule.rule, "; choose that rule or leave it away"));
+                              ChosenRule(r.rule, run::RuleRunOf(r)),
+                              "; choose that rule or leave it away"));
   }
   if (r.direction.error_feedback && run::AnyDense(r.model.tensor_rules)) {
     return Usage(

@@ -525,7 +525,7 @@ def parse(arguments):
     parser.add_argument("--workers", type=at_least_one, default=3)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--data")
-    parser.add_argument("--rule", default="alias", choices=["alias", "fixed", "lever"])
+    parser.add_argument("--rule", default="auto", choices=["auto", "alias", "fixed", "lever"])
     parser.add_argument("--stepsize", type=float)
     parser.add_argument("--seed", type=natural, default=1)
     parser.add_argument("--keep", action="store_true")

@@ -25,8 +25,8 @@ Roster::Options RosterOptions(const RunOptions& options) {
 }
 
 // A model that is trained already does not stand the steps of a fresh one.
-absl::Status TakeUpStepsize(const InitialParameters& init, RuleFlags* rule) {
-  if (!ResumesStepsize(*rule)) return absl::OkStatus();
+absl::Status TakeUpStepsize(const InitialParameters& init, const RuleRun& run, RuleFlags* rule) {
+  if (!ResumesStepsize(*rule, run)) return absl::OkStatus();
   SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<float> stepsize, init.alias_stepsize());
   if (stepsize.has_value()) {
     rule->alias_resumed_stepsize = *stepsize;
@@ -62,10 +62,10 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(RunOptions options, RunParts pa
                                                  Time now) {
   std::unique_ptr<StepsizeRule> rule = std::move(parts.rule);
   if (rule == nullptr) {
-    if (parts.init != nullptr) {
-      SIGNVOTE_RETURN_IF_ERROR(TakeUpStepsize(*parts.init, &options.rule));
-    }
     const RuleRun made_for = RuleRunOf(options);
+    if (parts.init != nullptr) {
+      SIGNVOTE_RETURN_IF_ERROR(TakeUpStepsize(*parts.init, made_for, &options.rule));
+    }
     SIGNVOTE_ASSIGN_OR_RETURN(rule, MakeRule(options.rule, made_for));
     if (const std::string choice = ExplainRule(options.rule, made_for); !choice.empty())
       LogInfo(choice);

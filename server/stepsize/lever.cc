@@ -25,7 +25,11 @@ constexpr double kGainMax = 4;
 constexpr double kGainLite = 1;
 // Of the largest parameter: smaller steps move few coordinates in fp32.
 constexpr double kFloorRelative = 1e-6;
-constexpr uint64_t kLongTrialMax = 75;
+constexpr uint64_t kLongTrialMax = 60;
+constexpr double kKappaMomentum = 0.5;
+// Raw signs: from a quarter of the run on s grows as readily as it shrinks.
+constexpr double kUpRaw = 4;
+constexpr double kKappaRaw = 8;  // times the part of the run that a trial is
 
 // The part of a run whose schedule goes from s to 0.
 struct Leg {
@@ -45,7 +49,7 @@ Leg LegAt(uint64_t t, uint64_t main_rounds) {
 
 // h of a leg.
 uint64_t LongTrial(const LeverConfig& config, uint64_t rounds) {
-  return std::clamp(rounds / 16, config.long_trial_min, std::max(kLongTrialMax, rounds / 64));
+  return std::clamp(rounds / 16, config.long_trial_min, std::max(kLongTrialMax, rounds / 80));
 }
 
 RaceConfig ConfigOfRace(const LeverConfig& config) {
@@ -61,7 +65,6 @@ class LeverRule final : public StepsizeRule {
  public:
   explicit LeverRule(const LeverConfig& config) : config_(config), scale_(config.start) {
     SIGNVOTE_CHECK(std::isfinite(config.start) && config.start > 0);
-    SIGNVOTE_CHECK(std::isfinite(config.kappa) && config.kappa > 0);
     if (!config.race) return;
     race_.emplace(ConfigOfRace(config));
   }
@@ -209,8 +212,9 @@ class LeverRule final : public StepsizeRule {
                                                       : "");
       race_trials_ = race_->trials();
       race_rounds_ = race_->rounds();
+      scale_ = LeverScale(winner_ * LeverKappa(config_.momentum, race_->trial_rounds(),
+                                               LegAt(0, config_.main_rounds).rounds));
       race_.reset();
-      scale_ = LeverScale(config_.kappa * winner_);
     } else {
       decision.reason +=
           absl::StrFormat("trial %d begins at %.6g", race_->trials(), race_->gamma());
@@ -244,13 +248,20 @@ class LeverRule final : public StepsizeRule {
     return config_.form == LeverForm::kLite ? 2 * t >= leg.rounds : 4 * t >= 3 * leg.rounds;
   }
 
+  // The part of the gain with which s grows in main round t.
+  double Up(uint64_t t) const {
+    if (config_.momentum) return 1;
+    const double rounds = static_cast<double>(LegAt(t, config_.main_rounds).rounds);
+    return std::min(1.0, kUpRaw * static_cast<double>(t) / rounds);
+  }
+
   StepsizeDecision Main(const RuleInput& input) {
     const uint64_t t = input.ahead.main_rounds;
     std::optional<Lean> lean;
     if (Measures(t)) lean = MeasureLean(input);
     const bool lite = config_.form == LeverForm::kLite;
     const double before = scale_.s();
-    if (lean.has_value()) scale_.Move(*lean, t, lite ? kGainLite : kGainMax);
+    if (lean.has_value()) scale_.Move(*lean, t, lite ? kGainLite : kGainMax, Up(t));
     const double s = scale_.s();
     const Leg leg = LegAt(t, config_.main_rounds);
     // Of a run that goes on beyond its length every round is the last.
@@ -286,6 +297,11 @@ class LeverRule final : public StepsizeRule {
 };
 
 }  // namespace
+
+double LeverKappa(bool momentum, uint64_t trial_rounds, uint64_t rounds) {
+  if (momentum) return kKappaMomentum;
+  return kKappaRaw * static_cast<double>(trial_rounds) / static_cast<double>(rounds);
+}
 
 std::unique_ptr<StepsizeRule> MakeLeverRule(const LeverConfig& config) {
   return std::make_unique<LeverRule>(config);

@@ -14,10 +14,12 @@ namespace signvote {
 // T = main_rounds.   h = clamp(T/16, 30, max(75, T/64)),  h' = max(16, h/3)
 //
 //   phase A   the race (race.h): no main rounds, ⌊T/4⌋ rounds at most; it ends with a rewind
-//   phase B   the run, again from x_0:  s_0 = κ·γ_h
+//   phase B   the run, again from x_0:  s_0 = κ·γ_h, LeverKappa()
 //             γ_t = s·(1 − t/T),  ρ_t = s/s_prev: everybody rescales, then steps
 //             in the rounds h ≤ t < ¾T every worker sends ⟨g, x_0 − x⟩ and ‖x − x_0‖₂, and s moves
-//             (lever_scale.h); from ¾T on it stays
+//             (lever_scale.h); from ¾T on it stays. With raw signs it grows with the part
+//             min(1, 4t/T) of the gain only: early in a run longer steps always look better, and
+//             noise that no momentum calms carries those who take them off for good
 //   lite      ρ = 1, G = 1, s stays from T/2 on: nothing is rescaled
 //   no race   s_0 = start
 //   T = 0     unknown length: legs of 1,000, 2,000, 4,000, … main rounds, each with a schedule of its own
@@ -30,9 +32,9 @@ enum class LeverForm { kFull, kLite };
 
 struct LeverConfig {
   LeverForm form = LeverForm::kFull;
-  double start = 1e-3;  // a positive fp32 number
-  double kappa = 1;     // > 0: what of the race's stepsize the run begins with
-  bool race = true;     // needs main_rounds = 0 or ≥ kLeverRaceRoundsMin
+  double start = 1e-3;    // a positive fp32 number
+  bool momentum = false;  // the direction has one
+  bool race = true;       // needs main_rounds = 0 or ≥ kLeverRaceRoundsMin
   uint64_t main_rounds = 0;
   // The 16 and the 30 above, which are smaller in tests: h' ≤ T/20.
   uint64_t short_trial_min = 16, long_trial_min = 30;
@@ -41,10 +43,10 @@ struct LeverConfig {
 // In shorter runs a quarter of the run does not pay for two trials and three more of ≥ 16 rounds.
 inline constexpr uint64_t kLeverRaceRoundsMin = 320;
 
-// κ: the run begins below γ_h, for too long early steps do damage that never heals, and momentum about
-// doubles the harm of a given step.
-inline constexpr double kLeverKappaRaw = 2.0 / 3.0;
-inline constexpr double kLeverKappaMomentum = 1.0 / 3.0;
+// κ: the run begins below γ_h, the best of `trial_rounds` rounds, for too long early steps do damage that
+// never heals, and s grows. ½ with momentum; 8·trial_rounds/rounds for raw signs, whose best stepsize
+// falls about like the length of a run.
+double LeverKappa(bool momentum, uint64_t trial_rounds, uint64_t rounds);
 
 // REQUIRES: values in the ranges above.
 std::unique_ptr<StepsizeRule> MakeLeverRule(const LeverConfig& config);

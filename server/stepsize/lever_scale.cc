@@ -36,12 +36,12 @@ LeverScale::LeverScale(double scale)
 
 double LeverScale::s() const { return std::exp(log_scale_); }
 
-void LeverScale::Move(const Lean& lean, uint64_t t, double gain_max) {
+void LeverScale::Move(const Lean& lean, uint64_t t, double gain_max, double up) {
   ++updates_;
   v_ = kKept * v_ + (1 - kKept) * lean.z * lean.z;
   const double mean_square = v_ / (1 - std::pow(kKept, static_cast<double>(updates_)));
   if (!(mean_square > 0)) return;
-  const double gain = std::min(gain_max, static_cast<double>(lean.workers));
+  const double gain = std::min(gain_max, static_cast<double>(lean.workers)) * (lean.z > 0 ? up : 1);
   log_scale_ += gain / (static_cast<double>(t) + 1) *
                 std::clamp(lean.z / std::sqrt(mean_square), -kLeanMax, kLeanMax);
   log_scale_ = std::clamp(log_scale_, -kLogScaleMax, kLogScaleMax);

@@ -4,7 +4,8 @@
 //   z = Σp_j / (Σq_j·r)      p_j = ⟨g_j, x_0 − x_t⟩, q_j = ‖g_j‖₂, r = ‖x_t − x_0‖₂
 //   v = .97 v + .03 z² ;     L += (G/(t+1))·clip(z/√(v/(1−.97^k)), ±2) ;     s = e^L
 //
-// k counts the updates, with this one; G = min(gain, workers that z is made of).
+// k counts the updates, with this one; G = min(gain, workers that z is made of), of which only the part
+// `up` counts where z > 0.
 
 #include <cstdint>
 #include <optional>
@@ -33,8 +34,8 @@ class LeverScale {
 
   double s() const;
   double v() const { return v_; }
-  // t: main rounds before the one that leans so.
-  void Move(const Lean& lean, uint64_t t, double gain_max);
+  // t: main rounds before the one that leans so. REQUIRES: 0 ≤ up ≤ 1.
+  void Move(const Lean& lean, uint64_t t, double gain_max, double up = 1);
 
   void Save(RuleStateWriter& writer) const;
   // DATA_LOSS: values that no scale can have.

@@ -18,12 +18,16 @@ constexpr uint64_t kTrialsMax = 16;      // in each part
 constexpr uint64_t kFailuresMax = 3;     // h' is doubled so often
 constexpr uint64_t kClimbingTrials = 3;  // that the budget keeps for the second part
 constexpr double kStandardErrors = 4;    // by which a trial that ends early is worse
+constexpr uint64_t kBehindMax = 8;       // pairs in a row that a larger stepsize may lose
 constexpr uint64_t kPairsMin = 4;        // steps without which a standard error tells nothing
 constexpr uint64_t kEarliestPart = 4;    // of its rounds a trial has done a quarter by then
-constexpr uint64_t kTellingPart = 4;     // of its steps a quarter tells something of the trial
+constexpr uint64_t kTellingPart = 4;     // of the steps that are asked a quarter tells something
 constexpr uint64_t kFirstTelling = 1;    // at step 0 every trial is at x_0
 // Stepsizes are fp32, and their product with a displacement must be.
 constexpr double kGammaMin = 1e-37, kGammaMax = 1e30;
+
+// The step from which on a trial of so many rounds is scored: the second half of them.
+uint64_t FirstScored(uint64_t rounds) { return std::max(kFirstTelling, rounds / 2); }
 
 int64_t Stride(bool up, uint64_t taken) {
   if (up) return taken == 0 ? 2 : 4;
@@ -75,25 +79,45 @@ void Race::BeginTrial(int64_t k, uint64_t rounds) {
 
 void Race::Compare(uint64_t step) {
   if (!best_.has_value() || step < kFirstTelling) return;
-  if (const std::optional<double> above = trial_.losses.AboveAt(best_->losses, step))
-    trial_.above.Add(step, *above);
+  const std::optional<double> above = trial_.losses.AboveAt(best_->losses, step);
+  if (!above.has_value()) return;
+  trial_.above.Add(step, *above);
+  if (step >= FirstScored(trial_.rounds)) trial_.above_late.Add(step, *above);
+  trial_.behind = *above > 0 ? trial_.behind + 1 : 0;
 }
 
-uint64_t Race::StepsNeeded() const {
-  const uint64_t part = (trial_.step + kTellingPart - 1) / kTellingPart;
-  return std::min(std::max(kPairsMin, part), trial_.rounds - kFirstTelling);
+bool Race::ClearlyWorse() const {
+  if (!best_.has_value() || trial_.k < best_->k) return false;
+  const std::optional<LossDifference> above = AboveBest();
+  if (!above.has_value() || above->steps < kPairsMin || !(above->mean > 0)) return false;
+  if (trial_.behind >= kBehindMax) return true;
+  return kEarliestPart * trial_.step >= trial_.rounds &&
+         above->mean > kStandardErrors * above->standard_error;
+}
+
+uint64_t Race::StepsNeeded(uint64_t first) const {
+  const uint64_t part = (trial_.step - first + kTellingPart - 1) / kTellingPart;
+  return std::min(std::max(kPairsMin, part), trial_.rounds - first);
 }
 
 std::optional<LossDifference> Race::AboveBest() const {
+  const uint64_t half = FirstScored(trial_.rounds);
+  if (trial_.step >= trial_.rounds) {
+    const std::optional<LossDifference> late = trial_.above_late.Get();
+    if (late.has_value() && late->steps >= StepsNeeded(half)) return late;
+  }
   std::optional<LossDifference> above = trial_.above.Get();
-  if (above.has_value() && above->steps < StepsNeeded()) above.reset();
+  if (above.has_value() && above->steps < StepsNeeded(kFirstTelling)) above.reset();
   return above;
 }
 
-std::optional<LossMean> Race::OwnMean() const {
-  std::optional<LossMean> mean = trial_.losses.Mean(kFirstTelling);
-  if (mean.has_value() && mean->steps < StepsNeeded()) mean.reset();
-  return mean;
+std::optional<Race::Own> Race::OwnMean() const {
+  for (const uint64_t first : {FirstScored(trial_.rounds), kFirstTelling}) {
+    if (trial_.step <= first) continue;
+    const std::optional<LossMean> mean = trial_.losses.Mean(first);
+    if (mean.has_value() && mean->steps >= StepsNeeded(first)) return Own{mean->mean, first};
+  }
+  return std::nullopt;
 }
 
 TrialMove Race::OnVerdict(const RuleInput& input) {
@@ -104,13 +128,7 @@ TrialMove Race::OnVerdict(const RuleInput& input) {
   ++trial_.votes;
   ++rounds_;
   trial_.skipped = false;
-  bool ended = trial_.step >= trial_.rounds;
-  if (!ended && kEarliestPart * trial_.step >= trial_.rounds) {
-    const std::optional<LossDifference> above = AboveBest();
-    ended = above.has_value() && above->steps >= kPairsMin &&
-            above->mean > kStandardErrors * above->standard_error;
-  }
-  if (!ended) return TrialMove::kStep;
+  if (trial_.step < trial_.rounds && !ClearlyWorse()) return TrialMove::kStep;
   EndTrial();
   return TrialMove::kRewind;
 }
@@ -159,21 +177,21 @@ void Race::Tell(std::string_view how) {
 
 void Race::EndTrial() {
   const std::optional<LossDifference> above = AboveBest();
-  const std::optional<LossMean> mean = OwnMean();
-  part_losses_ = part_losses_ || mean.has_value();
-  if (!mean.has_value() || (best_.has_value() && !above.has_value())) {
+  const std::optional<Own> own = OwnMean();
+  part_losses_ = part_losses_ || own.has_value();
+  if (!own.has_value() || (best_.has_value() && !above.has_value())) {
     // Too few of those who were there for the best are there now: perhaps next time.
     if (RunAgain("too few losses to compare")) return;
   }
-  if (!mean.has_value()) return EndWith(kInfinity, false, "too few losses");
-  if (!best_.has_value()) return EndWith(mean->mean, true, "");
-  double score = mean->mean, difference = 0;
+  if (!own.has_value()) return EndWith(kInfinity, false, "too few losses");
+  if (!best_.has_value()) return EndWith(own->mean, true, "");
+  double score = own->mean, difference = 0;
   if (above.has_value()) {
     difference = above->mean;
-    const double middle = static_cast<double>(trial_.rounds) / 2;
+    const double middle = static_cast<double>(FirstScored(trial_.rounds) + trial_.rounds - 1) / 2;
     score = best_->score + above->mean * (middle / above->mean_step);
-  } else if (const auto of_best = best_->losses.Mean(kFirstTelling)) {
-    difference = mean->mean - of_best->mean;
+  } else if (const auto of_best = best_->losses.Mean(own->first)) {
+    difference = own->mean - of_best->mean;
     score = best_->score + difference;
   }
   const bool better =
@@ -236,10 +254,10 @@ void Race::NextClimb() {
   std::optional<int64_t> next;
   if (!best_.has_value()) {
     next = scores_.begin()->first - 1;
-  } else if (!scores_.contains(best_->k + 1)) {
-    next = best_->k + 1;
-  } else if (!scores_.contains(best_->k - 1)) {
-    next = best_->k - 1;
+  } else {
+    const int64_t first = highest_ > best_->k ? -1 : 1;
+    for (const int64_t k : {best_->k + first, best_->k - first})
+      if (!next.has_value() && !scores_.contains(k)) next = k;
   }
   const bool affordable = part_trials_ < kTrialsMax && rounds_left() >= trial_.rounds;
   if (next.has_value() && affordable && IsStepsize(*next)) {

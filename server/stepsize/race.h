@@ -6,15 +6,19 @@
 //   grid      γ(k) = start·10^(k/2)
 //   expand    trials of h' rounds: k = 0, 1; then k += 2, 4, 4, … while not worse (ties go up), or, where
 //             1 was worse than 0, k −= 1, 2, 4, 4, … while better
-//   climb     trials of h rounds: the winner, then whichever neighbour of the best is unknown, the upper
-//             one first, until both are known
+//   climb     trials of h rounds: the winner, then whichever neighbour of the best is unknown, the lower
+//             one first unless no larger stepsize was tried, until both are known
 //   parabola  through the best's log-score and its neighbours': γ_h = γ(k + shift), |shift| ≤ ½; through
 //             the scores themselves where one is not above 0. A neighbour at +∞ is the limit: ½ away
-//   score     the mean loss behind x_0, at which all trials are alike; of one beside a best that of the
-//             best, and by how much the trial lies above it, times h/2 (or h'/2) over the mean step of
-//             their pairs: a difference is taken to grow with the steps, whichever of them were heard of
-//   end       a trial ends early once it has a quarter of its rounds and is worse than the best by more
-//             than four standard errors of their difference
+//   score     the mean loss over the second half of a trial's rounds, for the first one tells who is fast
+//             and not who gets far; of one beside a best that of the best, and by how much the trial lies
+//             above it, times ¾h (or ¾h') over the mean step of their pairs: a difference is taken to
+//             grow with the steps, whichever of them were heard of. All steps count where the second half
+//             tells too little
+//   end       a trial above the best ends early where it is worse and lost eight pairs in a row, or has
+//             a quarter of its rounds and is worse by more than four standard errors of the difference. A larger stepsize
+//             goes faster at first: one that does not never will. A smaller one is behind at first, and
+//             has all its rounds
 //   diverged  a trial is at +∞ after two rounds in a row without a finite loss or gradient. One alone is
 //             left out, as in the run: it may be its minibatch's doing, and the others replay that. So is
 //             any before the first vote, where no stepsize is to blame
@@ -114,12 +118,20 @@ class Race {
     bool again = false;    // it is run once more
     bool skipped = false;  // its last round had no finite loss
     TrialLosses losses;
-    DifferenceSums above;  // to the best, behind x_0; follows from the losses of both
+    // To the best; all follow from the losses of the two.
+    DifferenceSums above, above_late;  // behind x_0, and in the rounds that are scored
+    uint64_t behind = 0;               // pairs in a row, up to the last one, in which it is worse
   };
   struct Best {
     int64_t k = 0;
     double score = 0;
     TrialLosses losses;
+  };
+
+  // A mean loss of the steps from `first` on.
+  struct Own {
+    double mean = 0;
+    uint64_t first = 0;
   };
 
   double Gamma(int64_t k) const;
@@ -131,11 +143,13 @@ class Race {
   // The same trial, unless this was the second time or there is no room.
   bool RunAgain(std::string_view why);
   void Compare(uint64_t step);  // with the best's losses at this step
-  // How many steps must have a loss, or a pair, for it to tell something of the trial so far.
-  uint64_t StepsNeeded() const;
-  // The difference to the best, and the trial's own mean; nullopt where it does not tell enough.
+  bool ClearlyWorse() const;    // than the best, so that no more rounds are spent on it
+  // How many steps from `first` on must have a loss, or a pair, for them to tell something.
+  uint64_t StepsNeeded(uint64_t first) const;
+  // The difference to the best, and the trial's own mean: of the scored rounds, or, where those tell too
+  // little or are to come, of all behind x_0. nullopt where these do as well.
   std::optional<LossDifference> AboveBest() const;
-  std::optional<LossMean> OwnMean() const;
+  std::optional<Own> OwnMean() const;
   void EndTrial();
   void EndWith(double score, bool better, std::string_view how);
   void NextExpansion(bool better);

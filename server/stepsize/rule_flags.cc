@@ -66,6 +66,7 @@ absl::StatusOr<AliasForm> ParseAliasForm(const std::string& text) {
 }
 
 absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeAlias(const RuleFlags& flags) {
+  const bool resumes = !flags.alias_eta0.has_value();
   SIGNVOTE_ASSIGN_OR_RETURN(const AliasOption option, ParseAliasOption(flags.alias_option));
   if (!std::isfinite(flags.alias_f_min)) {
     return absl::InvalidArgumentError(
@@ -110,25 +111,19 @@ absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeAlias(const RuleFlags& flags) 
     return absl::InvalidArgumentError(absl::StrFormat(
         "eta0 = %g (ALIAS) is out of range; use a finite number of 0 or more", eta0));
   }
-  return MakeAliasRule(
-      {.option = option,
-       .d0 = flags.alias_d0,
-       .f_min = flags.alias_f_min,
-       .form = form,
-       .probe_every = flags.alias_probe_every,
-       .extrema_scale = flags.alias_extrema_scale,
-       .eta0 = eta0,
-       .resumed_stepsize = ResumesStepsize(flags) ? flags.alias_resumed_stepsize : 0.0f,
-       .unknown_start = ResumesStepsize(flags) && flags.alias_unknown_start});
+  return MakeAliasRule({.option = option,
+                        .d0 = flags.alias_d0,
+                        .f_min = flags.alias_f_min,
+                        .form = form,
+                        .probe_every = flags.alias_probe_every,
+                        .extrema_scale = flags.alias_extrema_scale,
+                        .eta0 = eta0,
+                        .resumed_stepsize = resumes ? flags.alias_resumed_stepsize : 0.0f,
+                        .unknown_start = resumes && flags.alias_unknown_start});
 }
 
 bool IsShort(const RuleRun& run) {
   return run.main_rounds_max > 0 && run.main_rounds_max < kShortRunRounds;
-}
-
-// Whether a short run takes the decision away from the flags.
-bool ShortRunDecides(const RuleFlags& flags, const RuleRun& run) {
-  return flags.rule == "lever" && flags.lever_race == "auto" && IsShort(run);
 }
 
 bool HasMomentum(const DirectionConfig& direction) {
@@ -164,49 +159,54 @@ absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeLever(const RuleFlags& flags,
                         "leave --lever-race away",
                         run.main_rounds_max, kLeverRaceRoundsMin));
   }
-  if (ShortRunDecides(flags, run) && run.short_runs == ShortRuns::kAlias) return MakeAlias(flags);
-  config.kappa = HasMomentum(run.direction) ? kLeverKappaMomentum : kLeverKappaRaw;
+  config.momentum = HasMomentum(run.direction);
   return MakeLeverRule(config);
 }
 
 // What a rule is told of a step: its signs, or no more than its length.
-absl::Status CheckStep(const RuleFlags& flags, StepBy step_by) {
+absl::Status CheckStep(const RuleFlags& flags, const std::string& rule, StepBy step_by) {
   if (step_by == StepBy::kVerdict) return absl::OkStatus();
-  if (flags.rule == "alias" && (flags.alias_option == "I" || flags.alias_probe == "directional")) {
+  if (rule == "alias" && (flags.alias_option == "I" || flags.alias_probe == "directional")) {
     return absl::InvalidArgumentError(
         "ALIAS, Option I and the probe directional, needs the signs that a step moved by, which "
         "--aggregate average and --dense have not; use Option II with another probe, or leave "
         "those away");
   }
-  const bool by_length = flags.rule == "alias" || flags.rule == "prodigy" || flags.rule == "sos";
+  const bool by_length = rule == "alias" || rule == "prodigy" || rule == "sos";
   if (step_by != StepBy::kUpdates || !by_length) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrFormat("the rule %s goes by the length of a step, which --dense leaves to an "
                       "optimizer; use --rule fixed, lever or mechanic",
-                      flags.rule));
+                      rule));
 }
 
 }  // namespace
 
-bool ResumesStepsize(const RuleFlags& flags) {
-  return flags.rule == "alias" && !flags.alias_eta0.has_value();
+std::string ChosenRule(const RuleFlags& flags, const RuleRun& run) {
+  if (flags.rule != "auto") return flags.rule;
+  return IsShort(run) && run.step_by != StepBy::kUpdates ? "alias" : "lever";
+}
+
+bool ResumesStepsize(const RuleFlags& flags, const RuleRun& run) {
+  return ChosenRule(flags, run) == "alias" && !flags.alias_eta0.has_value();
 }
 
 absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeRule(const RuleFlags& flags, const RuleRun& run) {
-  SIGNVOTE_RETURN_IF_ERROR(CheckStep(flags, run.step_by));
-  if (flags.rule == "fixed") return MakeFixed(flags);
-  if (flags.rule == "alias") return MakeAlias(flags);
-  if (flags.rule == "lever") return MakeLever(flags, run);
-  if (flags.rule != "prodigy" && flags.rule != "mechanic" && flags.rule != "sos") {
+  const std::string rule = ChosenRule(flags, run);
+  SIGNVOTE_RETURN_IF_ERROR(CheckStep(flags, rule, run.step_by));
+  if (rule == "fixed") return MakeFixed(flags);
+  if (rule == "alias") return MakeAlias(flags);
+  if (rule == "lever") return MakeLever(flags, run);
+  if (rule != "prodigy" && rule != "mechanic" && rule != "sos") {
     return absl::InvalidArgumentError(
-        absl::StrFormat("stepsize rule '%s' is unknown; use alias, fixed, lever, mechanic, prodigy "
-                        "or sos",
-                        flags.rule));
+        absl::StrFormat("stepsize rule '%s' is unknown; use auto, alias, fixed, lever, mechanic, "
+                        "prodigy or sos",
+                        rule));
   }
   if (flags.rival_start != 0) {
     SIGNVOTE_RETURN_IF_ERROR(CheckStepsize("the start value", flags.rival_start));
   }
-  if (flags.rule == "sos") {
+  if (rule == "sos") {
     if (run.main_rounds_max > 0 && run.main_rounds_max < kSosRoundsMin) {
       return absl::InvalidArgumentError(absl::StrFormat(
           "a quarter of %d main rounds is too short for the trials of SOS; train for %d rounds and "
@@ -216,8 +216,7 @@ absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeRule(const RuleFlags& flags, c
     return MakeSosRule({.start = flags.rival_start, .main_rounds = run.main_rounds_max});
   }
   SIGNVOTE_ASSIGN_OR_RETURN(const Schedule schedule, ParseSchedule(flags));
-  if (flags.rule == "prodigy")
-    return MakeProdigyRule({.d0 = flags.rival_start, .schedule = schedule});
+  if (rule == "prodigy") return MakeProdigyRule({.d0 = flags.rival_start, .schedule = schedule});
   if (flags.rival_start != 0 &&
       !(flags.rival_start >= kMechanicStartMin && flags.rival_start <= kMechanicStartMax)) {
     return absl::InvalidArgumentError(
@@ -228,11 +227,20 @@ absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeRule(const RuleFlags& flags, c
 }
 
 std::string ExplainRule(const RuleFlags& flags, const RuleRun& run) {
-  if (!ShortRunDecides(flags, run)) return "";
+  const std::string rule = ChosenRule(flags, run);
+  const bool chosen = flags.rule == "auto";
+  if (!chosen && rule != "lever") return "";
+  if (flags.lever_race != "auto") return "";
+  if (!IsShort(run)) {
+    if (!chosen) return "";
+    return "Lever chooses the stepsize, after a race of stepsizes that comes on top of the main "
+           "rounds: a "
+           "quarter as many at most";
+  }
   const std::string why = absl::StrFormat(
       "a race of stepsizes would take too much of a run of %d main rounds, fewer than %d: ",
       run.main_rounds_max, kShortRunRounds);
-  if (run.short_runs == ShortRuns::kAlias) return why + "ALIAS chooses the stepsize";
+  if (rule == "alias") return why + "ALIAS chooses the stepsize";
   return why + absl::StrFormat("Lever runs without it, from the start value %g", flags.lever_start);
 }
 

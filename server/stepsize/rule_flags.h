@@ -13,7 +13,7 @@
 namespace signvote {
 
 struct RuleFlags {
-  std::string rule = "alias";  // alias | fixed | lever | mechanic | prodigy | sos
+  std::string rule = "auto";  // auto | alias | fixed | lever | mechanic | prodigy | sos
   double stepsize = 1e-3;
   std::string schedule = "constant";  // constant | cosine | linear | wsd
   uint64_t warmup_rounds = 0;
@@ -37,9 +37,7 @@ struct RuleFlags {
   double rival_start = 0;           // of mechanic, prodigy and sos; 0: FirstStepsize()
 };
 
-// What becomes of Lever in a run of fewer than kShortRunRounds main rounds, where trials would take too
-// much of it.
-enum class ShortRuns { kLeverWithoutRace, kAlias };
+// In runs of fewer main rounds a race would take too much.
 inline constexpr uint64_t kShortRunRounds = 400;
 
 // What the coordinates of a step move by.
@@ -54,11 +52,14 @@ struct RuleRun {
   uint64_t main_rounds_max = 0;  // 0: unknown
   DirectionConfig direction;
   StepBy step_by = StepBy::kVerdict;
-  ShortRuns short_runs = ShortRuns::kLeverWithoutRace;
 };
 
+// The rule that `auto` stands for in such a run; of other flags theirs. Lever, but ALIAS in a short run
+// that it can serve (docs/algorithms/lever.md has the comparison).
+std::string ChosenRule(const RuleFlags& flags, const RuleRun& run);
+
 // Whether the rule goes on from the stepsize of a run whose model this one starts from, where it is known.
-bool ResumesStepsize(const RuleFlags& flags);
+bool ResumesStepsize(const RuleFlags& flags, const RuleRun& run);
 
 // INVALID_ARGUMENT names the culprit and the accepted range, or what a rule needs that such a run has not.
 absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeRule(const RuleFlags& flags,

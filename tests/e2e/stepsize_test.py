@@ -171,6 +171,18 @@ class Stepsize(harness.ProcessTest):
             moved += line["rho"] != 1
         self.assertGreater(moved, 150)
 
+    def test_the_default_is_alias_in_a_short_run_and_lever_in_a_longer_one_and_the_log_says_which(self):
+        rounds = self.run_once(server_flags=("--rule", "auto"))
+        self.assert_follows(rounds, alias(rounds, self.report("a")["x0_max_abs"]))
+        self.assertIn("60 main rounds, fewer than 400: ALIAS chooses the stepsize", self.server.log())
+        self.start_server("--rule", "auto", rounds=harness.FOREVER)
+        worker = self.start_worker("a")
+        self.wait_round(3)
+        self.assertIn("Lever chooses the stepsize, after a race", self.server.log())
+        self.assertEqual(self.status()["rule"], "lever")
+        self.assertEqual({line["main_rounds"] for line in self.rounds()[:3]}, {0})
+        self.end_run(worker)
+
     def test_the_same_seeds_give_the_same_run(self):
         first = self.run_once(rounds=20)
         digest = self.report("a")["digest"]

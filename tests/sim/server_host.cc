@@ -184,7 +184,7 @@ std::unique_ptr<StepsizeRule> RuleOf(const SimOptions& o) {
   return MakeLeverRule(
       {.form = o.rule_used == RuleUsed::kRace ? LeverForm::kFull : LeverForm::kLite,
        .start = o.run.rule.lever_start,
-       .kappa = kLeverKappaMomentum,
+       .momentum = true,
        .main_rounds = o.run.main_rounds_max,
        .short_trial_min = 3,
        .long_trial_min = 4});

@@ -24,7 +24,7 @@ TEST(ServerFlagsTest, TheShortestPlaintextCommandHasSafeDefaults) {
   ASSERT_TRUE(status.ok()) << Describe(status);
   EXPECT_EQ(flags.listen, "127.0.0.1:7070");
   EXPECT_EQ(flags.http, "127.0.0.1:9151");
-  EXPECT_EQ(flags.run.rule.rule, "alias");
+  EXPECT_EQ(flags.run.rule.rule, "auto");
   EXPECT_EQ(flags.run.rule.alias_option, "II");
   EXPECT_EQ(flags.run.direction.kind, DirectionKind::kSignum);
   EXPECT_TRUE(flags.run.deadline.enabled);
@@ -231,7 +231,7 @@ TEST(ServerFlagsTest, WrongValuesNameTheFlagAndEndInUsage) {
       {{"--insecure", "--max-rounds=3", "--export-dtype=bf16"}, "need --export FILE"},
       {{"--insecure", "--max-rounds=3", "--export-shard-bytes=9"}, "need --export FILE"},
       {{"--insecure", "--max-rounds=3", "--rule=bogus"},
-       "use alias, fixed, lever, mechanic, prodigy or sos"},
+       "use auto, alias, fixed, lever, mechanic, prodigy or sos"},
       {{"--insecure", "--max-rounds=3", "--alias-eta0=-1"}, "--alias-eta0"},
       {{"--insecure", "--max-rounds=3", "--alias-eta0=nan"}, "--alias-eta0"},
       {{"--insecure", "--max-rounds=3", "--alias-eta0=none"}, "--alias-eta0"},
@@ -324,8 +324,10 @@ TEST(ServerFlagsTest, RulesThatNeedSignsOrLengthsRefuseWhatHasNone) {
     return status.ok() ? std::string() : Describe(status);
   };
   for (const char* what : {"--aggregate=average", "--dense=head*"}) {
-    EXPECT_THAT(refusal({what, "--alias-option=I"}), HasSubstr("needs the signs")) << what;
-    EXPECT_THAT(refusal({what, "--alias-probe=directional"}), HasSubstr("needs the signs"));
+    EXPECT_THAT(refusal({what, "--rule=alias", "--alias-option=I"}), HasSubstr("needs the signs"))
+        << what;
+    EXPECT_THAT(refusal({what, "--rule=alias", "--alias-probe=directional"}),
+                HasSubstr("needs the signs"));
     for (const char* rule : {"--rule=fixed", "--rule=lever", "--rule=mechanic"})
       EXPECT_EQ(refusal({what, rule}), "") << rule;
   }

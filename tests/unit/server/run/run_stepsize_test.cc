@@ -46,7 +46,7 @@ class RunStepsizeTest : public RunTest {
   static RunOptions Alias(uint64_t main_rounds_max = 80) {
     RunOptions options = Options();
     options.main_rounds_max = main_rounds_max;
-    options.rule = {};
+    options.rule = {.rule = "alias"};
     return options;
   }
   void StartFrom(std::optional<float> stepsize, RunOptions options) {

@@ -76,6 +76,14 @@ TEST(LeverScaleTest, TheFirstUpdateIsOneGainAndAnOutlierTwo) {
   EXPECT_NEAR(std::log(scale.s()) - before, -2.0 / 100, 1e-9);
 }
 
+TEST(LeverScaleTest, ItGrowsWithAPartOfTheGainWhereOnlyThatCounts) {
+  for (const double z : {1e-3, -1e-3}) {
+    LeverScale scale(1);
+    scale.Move({.z = z, .workers = 2}, 99, 4, 0.25);
+    EXPECT_NEAR(std::log(scale.s()), z > 0 ? 0.25 * 2 / 100 : -2.0 / 100, 1e-12) << z;
+  }
+}
+
 TEST(LeverScaleTest, ALeanOfZeroLeavesItAlone) {
   LeverScale scale(0.5);
   scale.Move({.z = 0, .workers = 4}, 10, 4);

@@ -62,22 +62,22 @@ TEST(RaceTest, ItExpandsUpwardsAndClimbsToTheBestOfItsNeighbours) {
   Race race(kConfig);
   const Seen seen = RunRace(race, Valley(-1.9));  // between k = 2 and 3
   ASSERT_EQ(race.state(), RaceState::kWon);
-  EXPECT_THAT(seen.ks, ElementsAre(0, 1, 3, 7, /* climbing */ 3, 4, 2, 1));
+  EXPECT_THAT(seen.ks, ElementsAre(0, 1, 3, 7, /* climbing */ 3, 2, 1));
   EXPECT_NEAR(std::log10(race.winner()), -1.9, 0.03);
-  EXPECT_EQ(race.trials(), 8u);
+  EXPECT_EQ(race.trials(), 7u);
 }
 
 TEST(RaceTest, ItExpandsDownwardsWhereALargerStepIsWorse) {
   Race race(kConfig);
   const Seen seen = RunRace(race, Valley(-5.1));  // k = −4.2
   ASSERT_EQ(race.state(), RaceState::kWon);
-  EXPECT_THAT(seen.ks, ElementsAre(0, 1, -1, -3, -7, /* climbing */ -3, -2, -4, -5));
+  EXPECT_THAT(seen.ks, ElementsAre(0, 1, -1, -3, -7, /* climbing */ -3, -4, -5));
   EXPECT_NEAR(std::log10(race.winner()), -5.1, 0.03);
 }
 
 // Trials whose scores are these, by k; below and above all the others' the first's and the last's.
-// Losses go up and down so much that no difference is significant, and no trial ends early; in the 15 and
-// the 39 rounds behind x_0 as much up as down.
+// Losses go up and down so much that no difference is significant, and no trial ends early; in the second
+// halves of 18 and of 42 rounds as much up as down.
 LossOf Scores(const std::map<int, double>& scores) {
   return [scores](double x, uint64_t step, uint32_t) {
     const int k = static_cast<int>(std::lround(2 * (x + 3)));
@@ -87,8 +87,11 @@ LossOf Scores(const std::map<int, double>& scores) {
   };
 }
 
+constexpr RaceConfig kOfScores = {
+    .start = 1e-3, .short_rounds = 18, .long_rounds = 42, .rounds_max = 1000};
+
 TEST(RaceTest, TheWinnerIsTheVertexOfTheParabolaThroughTheLogScores) {
-  Race race(kConfig);
+  Race race(kOfScores);
   RunRace(race, Scores({{0, 5}, {1, 2}, {2, 1}, {3, 4}, {4, 9}}));
   const double low = std::log(2.0), high = std::log(4.0);
   const double shift = (low - high) / (2 * (low + high));
@@ -96,19 +99,31 @@ TEST(RaceTest, TheWinnerIsTheVertexOfTheParabolaThroughTheLogScores) {
 }
 
 TEST(RaceTest, ALossBelowZeroMakesItTheParabolaOfTheScores) {
-  Race race(kConfig);
+  Race race(kOfScores);
   RunRace(race, Scores({{0, 5}, {1, 2}, {2, -1}, {3, 4}, {4, 9}}));
   const double shift = (2.0 - 4.0) / (2 * (2.0 + 2.0 + 4.0));
   EXPECT_NEAR(race.winner(), 1e-3 * std::pow(10.0, (2 + shift) / 2), 1e-9);
 }
 
-TEST(RaceTest, OfATrialThatEndsEarlyTheDifferenceIsTakenToGrowOn) {
-  // Differences that grow by the same amount in every step, as in a valley: the mean over all 40 rounds
-  // of a trial is 40/m times that over its first m.
+TEST(RaceTest, TheSecondHalfOfATrialScoresIt) {
   Race race(kConfig);
-  const Seen seen = RunRace(race, Valley(-1.9));
-  EXPECT_LT(seen.rounds.back(), 40u);
-  EXPECT_NEAR(std::log10(race.winner()), -1.9, 0.03);
+  // The larger stepsize is far ahead in the first half of a trial and a little behind in the second.
+  const auto loss = [](double x, uint64_t, uint32_t) { return x > -2.9 ? 4.0 : 3.0; };
+  const Seen seen = RunRace(race, [&](double x, uint64_t step, uint32_t share) {
+    const bool second = step >= (race.state() == RaceState::kExpanding ? 8 : 20);
+    return second ? loss(x, step, share) : 3 - loss(x, step, share);
+  });
+  EXPECT_THAT(seen.ks, testing::Contains(-1));
+  EXPECT_LT(race.winner(), 1.1e-3);
+}
+
+TEST(RaceTest, OfATrialThatEndsEarlyTheDifferenceIsTakenToGrowOn) {
+  // Differences that grow by the same amount in every step, as in a valley.
+  Race race(kConfig);
+  const Seen seen = RunRace(race, Valley(-2.4));
+  EXPECT_THAT(seen.ks, ElementsAre(0, 1, 3, /* climbing */ 1, 0, 2));
+  EXPECT_EQ(seen.rounds.back(), 9u);
+  EXPECT_NEAR(std::log10(race.winner()), -2.4, 0.03);
 }
 
 TEST(RaceTest, TiesGoUp) {
@@ -134,6 +149,34 @@ TEST(RaceTest, ATrialThatIsClearlyWorseEndsEarlyAndNotBeforeAQuarter) {
   EXPECT_GE(seen.rounds[1], 4u);
 }
 
+TEST(RaceTest, ALargerStepsizeEndsOnceItLostEightPairsInARow) {
+  const auto rounds_of_second = [](const std::function<double(double)>& above) {
+    Race race({.start = 1e-3, .short_rounds = 40, .long_rounds = 40, .rounds_max = 1000});
+    const Seen seen = RunRace(race, [&](double x, uint64_t step, uint32_t) {
+      return x > -2.9 && step > 0 ? 3 + above(static_cast<double>(step)) : 3.0;
+    });
+    EXPECT_EQ(seen.ks[1], 1);
+    return seen.rounds[1];
+  };
+  // They grow so much that the standard error of their mean is as large as the mean.
+  const auto diverging = [](double step) { return std::pow(8.0, step); };
+  EXPECT_EQ(rounds_of_second(diverging), 9u);
+  EXPECT_EQ(rounds_of_second([&](double step) { return step == 8 ? -1 : diverging(step); }), 17u)
+      << "they count from the last one that it won";
+}
+
+TEST(RaceTest, ASmallerStepsizeThatIsBehindAtFirstHasAllItsRounds) {
+  Race race({.start = 1e-3, .short_rounds = 40, .long_rounds = 40, .rounds_max = 1000});
+  const Seen seen = RunRace(race, [](double x, uint64_t step, uint32_t) {
+    const double t = static_cast<double>(step);
+    if (x > -2.9) return 3 + 100 * t;
+    return x < -3.1 ? 3.5 - 0.1 * t : 3.0;
+  });
+  ASSERT_GE(seen.ks.size(), 3u);
+  EXPECT_EQ(seen.ks[2], -1);
+  EXPECT_EQ(seen.rounds[2], 40u);
+}
+
 TEST(RaceTest, ATrialWithoutAVerdictIsAtInfinity) {
   Race race(kConfig);
   // Everything above 10^−2.6 diverges in its third step.
@@ -142,7 +185,7 @@ TEST(RaceTest, ATrialWithoutAVerdictIsAtInfinity) {
     return Valley(-2.8)(x, step, share);
   });
   ASSERT_EQ(race.state(), RaceState::kWon);
-  EXPECT_THAT(seen.ks, ElementsAre(0, 1, -1, /* climbing */ 0, 1, -1));
+  EXPECT_THAT(seen.ks, ElementsAre(0, 1, -1, /* climbing */ 0, -1, 1));
   EXPECT_EQ(seen.rounds[1], 5u) << "two rounds in a row";
   // The upper neighbour is at +∞: half a step down.
   EXPECT_NEAR(race.winner(), 1e-3 * std::pow(10.0, -0.25), 1e-9);
@@ -295,7 +338,7 @@ TEST(RaceTest, WhereEveryStepRaisesTheLossTheTrialsBecomeLongerAndThenItFails) {
 }
 
 TEST(RaceTest, LongerTrialsMayFindWhatShortOnesDoNot) {
-  Race race({.start = 1e-3, .short_rounds = 16, .long_rounds = 40, .rounds_max = 100000});
+  Race race({.start = 1e-3, .short_rounds = 18, .long_rounds = 40, .rounds_max = 100000});
   race.set_floor(1e-6);
   // The first votes copy the first minibatch: for eighteen steps every stepsize raises the loss a little,
   // a larger one more, and noise hides it.
@@ -378,8 +421,8 @@ TEST(RaceTest, ItSaysHowEachTrialEnded) {
     if (race.over() || race.trials() != trials) ended.push_back(race.ended());
   }
   ASSERT_GE(ended.size(), 5u);
-  EXPECT_EQ(ended[0], "trial 1 at 0.001: 3.244");
-  EXPECT_EQ(ended[1], "trial 2 at 0.00316: 3.104, -0.14 over the best");
+  EXPECT_EQ(ended[0], "trial 1 at 0.001: 3.132");
+  EXPECT_EQ(ended[1], "trial 2 at 0.00316: 2.931, -0.201 over the best");
   EXPECT_THAT(ended[2], testing::MatchesRegex("trial 3 at 0.0316: no finite loss"));
   EXPECT_THAT(ended, testing::Contains(testing::MatchesRegex("trial .*, early")));
 

@@ -13,14 +13,13 @@ namespace {
 using testing::HasSubstr;
 
 TEST(RuleFlagsTest, MakesEachRuleByName) {
-  EXPECT_EQ((*MakeRule({}))->name(), "alias");
   EXPECT_EQ((*MakeRule({.rule = "alias", .alias_option = "I"}))->name(), "alias");
   for (const char* schedule : {"constant", "cosine", "linear", "wsd"}) {
     for (const char* rule : {"fixed", "mechanic", "prodigy"})
       EXPECT_EQ((*MakeRule({.rule = rule, .schedule = schedule}))->name(), rule);
   }
   for (const char* probe : {"same", "previous", "directional", "extrema"}) {
-    const auto rule = *MakeRule({.alias_probe = probe});
+    const auto rule = *MakeRule({.rule = "alias", .alias_probe = probe});
     const std::string form = probe;
     EXPECT_EQ(rule->probes(), form == "same" || form == "directional");
     EXPECT_EQ(rule->keeps_gradients(), form == "previous");
@@ -41,7 +40,7 @@ TEST(RuleFlagsTest, NamesTheCulpritAndWhatIsAccepted) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     return std::string(status.message());
   };
-  EXPECT_THAT(message({.rule = "adam"}), HasSubstr("'adam' is unknown; use alias, fixed, lever,"));
+  EXPECT_THAT(message({.rule = "adam"}), HasSubstr("'adam' is unknown; use auto, alias, fixed,"));
   EXPECT_THAT(message({.rule = "fixed", .stepsize = 0}), HasSubstr("stepsize 0 is out of range"));
   EXPECT_THAT(message({.rule = "fixed", .stepsize = std::nan("")}), HasSubstr("out of range"));
   EXPECT_THAT(message({.rule = "fixed", .schedule = "step"}),
@@ -54,23 +53,26 @@ TEST(RuleFlagsTest, NamesTheCulpritAndWhatIsAccepted) {
   EXPECT_THAT(message({.rule = "lever", .lever_start = 0}), HasSubstr("start value 0 is out"));
   EXPECT_THAT(message({.rule = "lever", .lever_form = "half"}), HasSubstr("use full or lite"));
   EXPECT_THAT(message({.rule = "lever", .lever_race = "yes"}), HasSubstr("use auto, on or off"));
-  EXPECT_THAT(message({.alias_option = "III"}), HasSubstr("use I or II"));
-  EXPECT_THAT(message({.alias_f_min = std::nan("")}), HasSubstr("finite"));
-  EXPECT_THAT(message({.alias_d0 = 0}), HasSubstr("above 0"));
-  EXPECT_THAT(message({.alias_probe_every = 0}), HasSubstr("use 1 to 1000000"));
-  EXPECT_THAT(message({.alias_probe = "none"}), HasSubstr("use same, previous, directional"));
-  EXPECT_THAT(message({.alias_probe = "extrema", .alias_extrema_scale = 0}),
+  EXPECT_THAT(message({.rule = "alias", .alias_option = "III"}), HasSubstr("use I or II"));
+  EXPECT_THAT(message({.rule = "alias", .alias_f_min = std::nan("")}), HasSubstr("finite"));
+  EXPECT_THAT(message({.rule = "alias", .alias_d0 = 0}), HasSubstr("above 0"));
+  EXPECT_THAT(message({.rule = "alias", .alias_probe_every = 0}), HasSubstr("use 1 to 1000000"));
+  EXPECT_THAT(message({.rule = "alias", .alias_probe = "none"}),
+              HasSubstr("use same, previous, directional"));
+  EXPECT_THAT(message({.rule = "alias", .alias_probe = "extrema", .alias_extrema_scale = 0}),
               HasSubstr("scale 0 of the extrema (ALIAS) is out of range"));
-  EXPECT_THAT(message({.alias_probe = "same", .alias_extrema_scale = 100}),
+  EXPECT_THAT(message({.rule = "alias", .alias_probe = "same", .alias_extrema_scale = 100}),
               HasSubstr("ALIAS with the probe 'same' has none"));
-  EXPECT_THAT(message({.alias_option = "II", .alias_d0 = 1e-3}),
+  EXPECT_THAT(message({.rule = "alias", .alias_option = "II", .alias_d0 = 1e-3}),
               HasSubstr("ALIAS with Option II does not use it"));
   for (const char* probe : {"previous", "extrema"}) {
-    EXPECT_THAT(message({.alias_probe = probe, .alias_probe_every = 2}),
+    EXPECT_THAT(message({.rule = "alias", .alias_probe = probe, .alias_probe_every = 2}),
                 HasSubstr("takes no second gradient"));
   }
-  EXPECT_THAT(message({.alias_eta0 = -1}), HasSubstr("eta0 = -1 (ALIAS) is out of range"));
-  EXPECT_THAT(message({.alias_eta0 = std::nan("")}), HasSubstr("finite number of 0 or more"));
+  EXPECT_THAT(message({.rule = "alias", .alias_eta0 = -1}),
+              HasSubstr("eta0 = -1 (ALIAS) is out of range"));
+  EXPECT_THAT(message({.rule = "alias", .alias_eta0 = std::nan("")}),
+              HasSubstr("finite number of 0 or more"));
 }
 
 TEST(RuleFlagsTest, AGivenEtaStandsInPlaceOfTheStepsizeThatTheRunGoesOnFrom) {
@@ -86,11 +88,11 @@ TEST(RuleFlagsTest, AGivenEtaStandsInPlaceOfTheStepsizeThatTheRunGoesOnFrom) {
     }
     return last;
   };
-  EXPECT_EQ(gamma({}), 1e-5f);
-  EXPECT_EQ(gamma({.alias_resumed_stepsize = 0.25f}), 0.25f);
-  EXPECT_EQ(gamma({.alias_eta0 = 200}), 0.1f);
-  EXPECT_EQ(gamma({.alias_eta0 = 200, .alias_resumed_stepsize = 0.25f}), 0.1f);
-  EXPECT_EQ(gamma({.alias_eta0 = 0, .alias_resumed_stepsize = 0.25f}), 1e-5f);
+  EXPECT_EQ(gamma({.rule = "alias"}), 1e-5f);
+  EXPECT_EQ(gamma({.rule = "alias", .alias_resumed_stepsize = 0.25f}), 0.25f);
+  EXPECT_EQ(gamma({.rule = "alias", .alias_eta0 = 200}), 0.1f);
+  EXPECT_EQ(gamma({.rule = "alias", .alias_eta0 = 200, .alias_resumed_stepsize = 0.25f}), 0.1f);
+  EXPECT_EQ(gamma({.rule = "alias", .alias_eta0 = 0, .alias_resumed_stepsize = 0.25f}), 1e-5f);
 }
 
 TEST(RuleFlagsTest, AShortRunHasNoRaceAndTheLogSaysWhy) {
@@ -106,15 +108,32 @@ TEST(RuleFlagsTest, AShortRunHasNoRaceAndTheLogSaysWhy) {
                 "0.25"));
   EXPECT_FALSE(first(long_run).main_round);
   EXPECT_EQ(ExplainRule(flags, long_run), "");
-  EXPECT_EQ(ExplainRule({}, brief), "");
-  EXPECT_EQ(ExplainRule({.rule = "lever", .lever_race = "off"}, brief), "") << "a person chose it";
+  EXPECT_EQ(ExplainRule({.rule = "alias"}, brief), "") << "a person chose it";
+  EXPECT_EQ(ExplainRule({.rule = "lever", .lever_race = "off"}, brief), "");
 }
 
-TEST(RuleFlagsTest, AShortRunMayHaveAliasInstead) {
-  const RuleRun run{.main_rounds_max = 60, .short_runs = ShortRuns::kAlias};
-  EXPECT_EQ((*MakeRule({.rule = "lever"}, run))->name(), "alias");
-  EXPECT_THAT(ExplainRule({.rule = "lever"}, run), HasSubstr("ALIAS chooses the stepsize"));
-  EXPECT_EQ((*MakeRule({.rule = "lever", .lever_race = "off"}, run))->name(), "lever");
+TEST(RuleFlagsTest, TheDefaultIsLeverAndInAShortRunAliasAndTheLogSaysWhy) {
+  const RuleRun brief{.main_rounds_max = kShortRunRounds - 1},
+      long_run{.main_rounds_max = kShortRunRounds};
+  EXPECT_EQ((*MakeRule({}, long_run))->name(), "lever");
+  EXPECT_FALSE((*MakeRule({}, long_run))->Decide({}).main_round) << "it races";
+  EXPECT_EQ((*MakeRule({}))->name(), "lever") << "of unknown length";
+  EXPECT_THAT(ExplainRule({}, long_run), HasSubstr("Lever chooses the stepsize, after a race"));
+  EXPECT_EQ((*MakeRule({}, brief))->name(), "alias");
+  EXPECT_THAT(ExplainRule({}, brief),
+              HasSubstr("399 main rounds, fewer than 400: ALIAS chooses the stepsize"));
+  // ALIAS goes by the length of a step.
+  RuleRun dense = brief;
+  dense.step_by = StepBy::kUpdates;
+  EXPECT_EQ((*MakeRule({}, dense))->name(), "lever");
+  EXPECT_THAT(ExplainRule({}, dense), HasSubstr("Lever runs without it"));
+}
+
+TEST(RuleFlagsTest, TheDefaultGoesOnFromAStepsizeWhereItIsAlias) {
+  EXPECT_TRUE(ResumesStepsize({}, {.main_rounds_max = kShortRunRounds - 1}));
+  EXPECT_FALSE(ResumesStepsize({}, {.main_rounds_max = kShortRunRounds}));
+  EXPECT_FALSE(ResumesStepsize({.alias_eta0 = 0}, {.main_rounds_max = kShortRunRounds - 1}));
+  EXPECT_TRUE(ResumesStepsize({.rule = "alias"}, {.main_rounds_max = kShortRunRounds}));
 }
 
 TEST(RuleFlagsTest, ARunThatIsTooShortForTrialsIsTold) {
@@ -146,14 +165,15 @@ TEST(RuleFlagsTest, LeverBeginsLowerWhereTheDirectionHasMomentum) {
     }
   };
   const float raw = first_main({.kind = DirectionKind::kSignSgd});
-  EXPECT_NEAR(raw, 2e-2 / 3, 1e-3);
+  const float momentum = first_main({.kind = DirectionKind::kSignum});
+  EXPECT_NEAR(momentum, 0.5e-2f, 1e-4f);
+  EXPECT_THAT(raw, testing::AllOf(testing::Gt(0.3e-2f), testing::Le(0.5001e-2f)));
   // An envelope is state, and no momentum.
   EXPECT_EQ(first_main({.kind = DirectionKind::kSignSgd, .envelope = Envelope::kCoordinate}), raw);
   EXPECT_EQ(first_main({.kind = DirectionKind::kStoSign, .beta = 0}), raw);
-  for (const DirectionKind kind :
-       {DirectionKind::kSignum, DirectionKind::kNesterovSignum, DirectionKind::kLion,
-        DirectionKind::kStoSign, DirectionKind::kMuon}) {
-    EXPECT_NEAR(first_main({.kind = kind}), raw / 2, 1e-6);
+  for (const DirectionKind kind : {DirectionKind::kNesterovSignum, DirectionKind::kLion,
+                                   DirectionKind::kStoSign, DirectionKind::kMuon}) {
+    EXPECT_EQ(first_main({.kind = kind}), momentum);
   }
 }
 
