@@ -10,6 +10,7 @@
 #include "common/line_log.h"
 #include "common/memory_budget.h"
 #include "common/model_file.h"
+#include "common/payload_plan.h"
 #include "common/status.h"
 #include "server/init_file.h"
 #include "server/stepsize/rule_flags.h"
@@ -18,26 +19,57 @@ namespace signvote::lab {
 namespace {
 
 // Of the server's flags, those that are about a network or about a process that others talk to.
-constexpr std::string_view kForeignFlags[] = {
-    "--listen",       "--http",        "--tls-ca",        "--tls-certificate", "--tls-key",
-    "--tokens",       "--insecure",    "--insecure-bind", "--port-file",       "--workers-min",
-    "--export-every", "--export-keep", "--linger-export", "--tally-threads",   "--print-config",
-    "--config",       "--log-level",   "--log-format"};
+constexpr std::string_view kForeignFlags[] = {"--listen",
+                                              "--http",
+                                              "--tls-ca",
+                                              "--tls-certificate",
+                                              "--tls-key",
+                                              "--tokens",
+                                              "--insecure",
+                                              "--insecure-bind",
+                                              "--port-file",
+                                              "--workers-min",
+                                              "--wait-timeout",
+                                              "--upload-timeout",
+                                              "--session-buffer-bytes",
+                                              "--catch-up-bytes",
+                                              "--export-every",
+                                              "--export-keep",
+                                              "--linger",
+                                              "--linger-export",
+                                              "--tally-threads",
+                                              "--test-applier-delay-ms",
+                                              "--test-applier-delayed",
+                                              "--print-config",
+                                              "--config",
+                                              "--log-level",
+                                              "--log-format"};
+static_assert(kLocalWorkersMax + 1 == kBallotsMax);
+// As many places as a server has by itself.
+constexpr uint32_t kPlaces = 64;
 
 }  // namespace
 
 absl::StatusOr<ServerFlags> ReadRunFlags(FileSystem* fs, const std::vector<std::string>& flags,
                                          uint32_t workers) {
+  if (workers > kLocalWorkersMax) {
+    return absl::InvalidArgumentError(absl::StrCat(workers, " workers are more than the ",
+                                                   kLocalWorkersMax, " that a run takes"));
+  }
+  std::vector<std::string> texts{"signvote-lab", "--insecure", "--workers-min",
+                                 absl::StrCat(workers)};
+  bool places_given = false;
   for (const std::string& flag : flags) {
     const std::string_view name = std::string_view(flag).substr(0, flag.find('='));
+    places_given = places_given || name == "--workers-max";
     if (std::find(std::begin(kForeignFlags), std::end(kForeignFlags), name) ==
         std::end(kForeignFlags))
       continue;
     return absl::InvalidArgumentError(absl::StrCat(
         std::string(name), " is for a server of its own, and this run has none; leave it away"));
   }
-  std::vector<std::string> texts{"signvote-lab", "--insecure", "--workers-min",
-                                 absl::StrCat(workers)};
+  if (!places_given)
+    texts.insert(texts.end(), {"--workers-max", absl::StrCat(std::max(kPlaces, workers))});
   texts.insert(texts.end(), flags.begin(), flags.end());
   std::vector<const char*> argv;
   for (const std::string& text : texts) argv.push_back(text.c_str());
@@ -45,8 +77,6 @@ absl::StatusOr<ServerFlags> ReadRunFlags(FileSystem* fs, const std::vector<std::
   SIGNVOTE_RETURN_IF_ERROR(ParseServerFlags(static_cast<int>(argv.size()), argv.data(), fs, &out));
   if (out.print.has_value())
     return absl::InvalidArgumentError("--help and --version go with no other flag");
-  uint32_t& places = out.run.model.sizes.workers_max;
-  places = std::max(places, workers);
   return out;
 }
 
@@ -74,8 +104,9 @@ absl::Status RunCell(const CellHost& host, const CellOptions& options,
                                     .run_id = RunId::FromRandom(flags.run.seed, 1)};
   if (options.length_unknown) {
     SIGNVOTE_RETURN_IF_ERROR(CheckLengthUnknown(flags));
-    SIGNVOTE_ASSIGN_OR_RETURN(server_options.rule,
-                              MakeRule(flags.run.rule, {.direction = flags.run.direction}));
+    RuleRun made_for = run::RuleRunOf(flags.run);
+    made_for.main_rounds_max = 0;
+    SIGNVOTE_ASSIGN_OR_RETURN(server_options.rule, MakeRule(flags.run.rule, made_for));
   }
   server_options.memory = [fs = host.fs] { return AvailableMemory(fs); };
   std::unique_ptr<LineLog> round_log, event_log;

@@ -18,8 +18,11 @@
 
 namespace signvote::lab {
 
+// As many as a vote counts.
+inline constexpr uint32_t kLocalWorkersMax = 1023;
+
 // What signvote-server reads as `flags`, for a run of this process with so many workers. INVALID_ARGUMENT
-// names a flag that is none, or one that is about a network which is not there.
+// names a flag that is none, or one that is about a network which is not there; or too many workers.
 absl::StatusOr<ServerFlags> ReadRunFlags(FileSystem* fs, const std::vector<std::string>& flags,
                                          uint32_t workers);
 

@@ -37,7 +37,7 @@ std::string ReportJson(const LabFlags& flags, const CellResult& result, const ab
   json["data"] = result.data;
   json["coordinates"] = result.coordinates;
   json["workers"] = flags.workers;
-  json["outcome"] = ended.ok() ? "finished" : Describe(ended);
+  json["outcome"] = !ended.ok() ? Describe(ended) : r.stopped ? "stopped" : "finished";
   json["rounds"] = r.rounds;
   json["main_rounds"] = r.main_rounds;
   json["targets"] = r.targets;
@@ -155,7 +155,10 @@ absl::Status SweepCommand(const LabFlags& flags, const LabHost& host) {
   if (options.jobs == 0) options.jobs = std::max(1u, std::thread::hardware_concurrency());
   const bool terminal = flags.progress == "terminal" || (flags.progress == "auto" && host.terminal);
   std::string last;
+  bool warned = false;
   const auto tell = [&](const SweepProgress& progress) {
+    if (!std::exchange(warned, true))
+      for (const std::string& warning : progress.warnings) host.print(warning + "\n");
     if (flags.progress == "off") return;
     if (progress.last != last) {
       last = progress.last;

@@ -5,11 +5,10 @@
 #include "common/flags/flags.h"
 #include "common/process.h"
 #include "common/status.h"
+#include "lab/cell.h"
 
 namespace signvote::lab {
 namespace {
-
-constexpr uint32_t kWorkersMax = 1024;
 
 std::string TaskWords() {
   return absl::StrJoin(Tasks(), ", ", [](std::string* out, const TaskInfo& task) {
@@ -45,7 +44,7 @@ void AddTrain(CLI::App* sub, LabFlags* flags, Typed* typed) {
       ->check(Kind(ValueKind::kText));
   sub->add_option("--workers", flags->workers, "virtual workers")
       ->capture_default_str()
-      ->check(UnsignedBetween(1, kWorkersMax));
+      ->check(UnsignedBetween(1, kLocalWorkersMax));
   sub->add_option(
          "--data", flags->task.data,
          "in place of what is made up: text, a file or folder; cnn, vit, a folder of pictures")
@@ -53,7 +52,7 @@ void AddTrain(CLI::App* sub, LabFlags* flags, Typed* typed) {
       ->check(Kind(ValueKind::kPath));
   sub->add_option("--batch", flags->task.rows, "rows of a minibatch; 0: the task's own")
       ->capture_default_str()
-      ->check(UnsignedBetween(0, 1u << 20));
+      ->check(UnsignedBetween(0, kRowsMax));
   sub->add_option("--accumulate", flags->accumulate, "minibatches whose mean is one gradient")
       ->capture_default_str()
       ->check(UnsignedBetween(1, 1u << 20));
@@ -99,7 +98,8 @@ absl::Status ParseLabFlags(int argc, const char* const* argv, FileSystem* fs, La
       "signvote-lab: train in one process, without a server, and compare methods by the hundred.\n"
       "Exit codes: docs/operations.md; tasks and files: docs/lab.md",
       "signvote-lab");
-  Typed typed;
+  // A run of a sweep that diverges is a result; its warnings are a line for each worker and round.
+  Typed typed, typed_sweep{.log_level = "error"};
   app.set_version_flag("--version", absl::StrCat("signvote-lab ", SoftwareVersion()));
   app.require_subcommand(1);
   const auto add = [&](const char* name, const char* help, LabCommand command) {
@@ -112,15 +112,16 @@ absl::Status ParseLabFlags(int argc, const char* const* argv, FileSystem* fs, La
   AddTrain(train, flags, &typed);
   AddSweep(add("sweep", "run every combination of a file, resumable, and compare them",
                LabCommand::kSweep),
-           flags, &typed);
+           flags, &typed_sweep);
   add("tasks", "list the tasks, and how long a gradient of each takes here", LabCommand::kTasks);
   add("methods", "list the short names of directions and rules, and the flags that they stand for",
       LabCommand::kMethods);
   SIGNVOTE_RETURN_IF_ERROR(ParseFlags(&app, argc, argv, fs, print));
   if (!print->empty()) return absl::OkStatus();
   flags->server_flags = train->remaining();
-  SIGNVOTE_RETURN_IF_ERROR(ParseLogLevel(typed.log_level, &flags->log.level));
-  return ParseLogFormat(typed.log_format, &flags->log.format);
+  const Typed& said = flags->command == LabCommand::kSweep ? typed_sweep : typed;
+  SIGNVOTE_RETURN_IF_ERROR(ParseLogLevel(said.log_level, &flags->log.level));
+  return ParseLogFormat(said.log_format, &flags->log.format);
 }
 
 }  // namespace signvote::lab

@@ -3,11 +3,29 @@
 #include <algorithm>
 #include <utility>
 
+#include <google/protobuf/io/coded_stream.h>
+
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/status.h"
 
 namespace signvote::lab {
+
+uint64_t ChunkMessageBytes(const ChunkOf& of, uint64_t payload_bytes) {
+  // A field of bytes: tag, length, and the bytes. All tags are one byte, as both kinds' fields are: wire
+  // holds them to that.
+  const auto field = [](uint64_t bytes) {
+    return 1 + google::protobuf::io::CodedOutputStream::VarintSize64(bytes) + bytes;
+  };
+  v1::BallotChunk header;
+  header.set_run_id(of.run_id.bytes().data(), of.run_id.bytes().size());
+  header.set_epoch(of.epoch.value());
+  header.set_round(of.round.value());
+  header.set_attempt(of.attempt.value());
+  header.set_chunk(of.chunk.value());
+  header.set_checksum(1);
+  return field(header.ByteSizeLong() + field(payload_bytes));
+}
 
 // A stream as the run sees it. What it sends is delivered before anything else happens, so that nothing
 // is ever queued.
@@ -33,7 +51,9 @@ class LocalServer::LocalPeer final : public run::Peer {
   void SendVerdict(const run::VerdictHeader& header, std::span<const uint8_t> payload,
                    std::shared_ptr<const void> owner) override {
     if (closed_) return;
-    bytes_.sent += payload.size();
+    bytes_.sent += ChunkMessageBytes({server_->run_->run_id(), server_->run_->epoch(), header.round,
+                                      header.attempt, header.chunk},
+                                     payload.size());
     server_->mail_.push_back({id_, Verdict{header, payload, std::move(owner)}});
   }
   void Admit(std::shared_ptr<BallotSlots> slots) override { slots_ = std::move(slots); }
@@ -64,7 +84,8 @@ class LocalServer::LocalPeer final : public run::Peer {
   }
   absl::StatusOr<run::StreamWhat> Read(Round round, Attempt attempt, ChunkIndex chunk,
                                        std::span<const uint8_t> bits) {
-    bytes_.received += bits.size();
+    bytes_.received += ChunkMessageBytes(
+        {server_->run_->run_id(), server_->run_->epoch(), round, attempt, chunk}, bits.size());
     if (slots_ == nullptr || chunk.value() >= slots_->plan().chunks() ||
         bits.size() != slots_->payload().Bytes(chunk, 1)) {
       return absl::InvalidArgumentError(

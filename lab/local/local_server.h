@@ -37,6 +37,17 @@
 
 namespace signvote::lab {
 
+// What the header of a ballot's or a verdict's chunk says.
+struct ChunkOf {
+  RunId run_id;
+  Epoch epoch;
+  Round round;
+  Attempt attempt;
+  ChunkIndex chunk;
+};
+// How long such a chunk's message is, as wire::EncodeVote() writes it, with any checksum but 0.
+uint64_t ChunkMessageBytes(const ChunkOf& of, uint64_t payload_bytes);
+
 // A worker's end of a stream.
 class LocalEnd {
  public:
@@ -88,7 +99,7 @@ class LocalServer final : public run::RunHost {
   void RequestStop() { run_->RequestStop(clock_.Now()); }
 
   // ---- views
-  // What all streams have carried so far: messages and packed bits, without what a network adds.
+  // What all streams have carried so far: whole messages, without what a network adds.
   run::PeerBytes bytes() const;
   const run::Run& run() const { return *run_; }
   // Commits that are applied are in it. Null: no parameters yet. REQUIRES: no call of Turn() meanwhile.

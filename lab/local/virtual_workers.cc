@@ -37,6 +37,8 @@ absl::Status VirtualWorkers::Run(const std::stop_token& stop) {
     SIGNVOTE_RETURN_IF_ERROR(goes_on.status());
     if (!*goes_on) break;
   }
+  const std::optional<uint64_t>& planned = report_.run.main_rounds;
+  report_.stopped = stopping && (!planned.has_value() || report_.main_rounds < *planned);
   return Close();
 }
 

@@ -54,6 +54,7 @@ struct LocalReport {
   double seconds = 0, eval_seconds = 0;
   uint64_t bytes_up = 0, bytes_down = 0;
   std::optional<uint64_t> digest;  // of the final replica; nullopt: training never began
+  bool stopped = false;            // it ended because a stop was asked for, before its last round
   RunInfo run;
 };
 

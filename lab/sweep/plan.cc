@@ -43,9 +43,9 @@ std::vector<int> NextGridSteps(const std::map<int, double>& losses) {
 
 namespace {
 
-// The mean over the seeds of one step; nullopt while some are missing, which go to `missing`.
+// The mean over the seeds of one step; nullopt while some are missing, which go to plan->next.
 std::optional<double> MeanLoss(const SweepSpec& spec, size_t group, int step,
-                               const LossesById& done, std::vector<SweepCell>* missing) {
+                               const LossesById& done, SweepPlan* plan) {
   double sum = 0;
   bool complete = true;
   for (const uint64_t seed : spec.groups[group].seeds) {
@@ -53,30 +53,17 @@ std::optional<double> MeanLoss(const SweepSpec& spec, size_t group, int step,
     const auto found = done.find(cell.id);
     if (found != done.end()) {
       sum += found->second;
-      continue;
+    } else {
+      complete = false;
+      plan->next.push_back(cell);
     }
-    complete = false;
-    if (missing != nullptr) missing->push_back(std::move(cell));
+    plan->known.push_back(std::move(cell));
   }
   if (!complete) return std::nullopt;
   return sum / static_cast<double>(spec.groups[group].seeds.size());
 }
 
 }  // namespace
-
-std::map<int, double> GridLosses(const SweepSpec& spec, size_t group, const LossesById& done) {
-  std::map<int, double> losses;
-  std::vector<int> wanted = NextGridSteps(losses);
-  while (!wanted.empty()) {
-    for (const int step : wanted) {
-      const std::optional<double> mean = MeanLoss(spec, group, step, done, nullptr);
-      if (!mean.has_value()) return losses;
-      losses[step] = *mean;
-    }
-    wanted = NextGridSteps(losses);
-  }
-  return losses;
-}
 
 SweepPlan PlanSweep(const SweepSpec& spec, const LossesById& done) {
   SweepPlan plan;
@@ -88,15 +75,15 @@ SweepPlan PlanSweep(const SweepSpec& spec, const LossesById& done) {
     while (!wanted.empty()) {
       const size_t before = plan.next.size();
       for (const int step : wanted) {
-        const std::optional<double> mean = MeanLoss(spec, group, step, done, &plan.next);
+        const std::optional<double> mean = MeanLoss(spec, group, step, done, &plan);
         if (mean.has_value()) losses[step] = *mean;
       }
-      const size_t missing = plan.next.size() - before;
-      plan.done += wanted.size() * spec.groups[group].seeds.size() - missing;
-      if (missing > 0 || !spec.groups[group].grid.has_value()) break;
+      const bool missing = plan.next.size() > before;
+      if (missing || !spec.groups[group].grid.has_value()) break;
       wanted = NextGridSteps(losses);
     }
   }
+  plan.done = plan.known.size() - plan.next.size();
   return plan;
 }
 

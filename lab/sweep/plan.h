@@ -25,12 +25,10 @@ std::vector<int> NextGridSteps(const std::map<int, double>& losses);
 using LossesById = std::map<std::string, double>;
 
 struct SweepPlan {
-  std::vector<SweepCell> next;  // not done, in order; some of them may be running
-  size_t done = 0;              // of those that are known to be needed
+  std::vector<SweepCell> known;  // that are known to be needed, done or not
+  std::vector<SweepCell> next;   // not done, in order; some of them may be running
+  size_t done = 0;               // of those that are known
 };
 SweepPlan PlanSweep(const SweepSpec& spec, const LossesById& done);
-
-// Mean losses of the steps of a group's grid, as far as it has come.
-std::map<int, double> GridLosses(const SweepSpec& spec, size_t group, const LossesById& done);
 
 }  // namespace signvote::lab

@@ -21,9 +21,21 @@ constexpr std::string_view kColumns[] = {
     "task",           "direction", "rule",     "aggregate",   "local_steps",   "n",
     "stepsize",       "seed",      "rounds",   "main_rounds", "held_out_loss", "held_out_error",
     "held_out_first", "seconds",   "bytes_up", "bytes_down",  "targets",       "last_stepsize",
-    "outcome",        "digest",    "id"};
+    "outcome",        "digest",    "id",       "program"};
 constexpr size_t kLossColumn = 10;
 static_assert(kColumns[kLossColumn] == "held_out_loss");
+constexpr size_t kIdColumn = 20;
+static_assert(kColumns[kIdColumn] == "id");
+
+std::string StepsizeText(const SweepCell& cell) {
+  return cell.stepsize.has_value() ? absl::StrFormat("%.6g", *cell.stepsize) : "";
+}
+
+absl::Status NoResults(const std::string& path, size_t line) {
+  return WithExitCode(absl::InvalidArgumentError(absl::StrCat(
+                          path, ": line ", line, " is none of results.csv; give another --output")),
+                      ExitCode::kBadInput);
+}
 
 }  // namespace
 
@@ -65,34 +77,42 @@ std::string ResultsLine(const SweepSpec& spec, const SweepCell& cell, const Loca
   const std::optional<HeldOutLoss>& last = report.held_out_last;
   const bool good = outcome == CellOutcome::kFinished;
   return absl::StrFormat(
-      "%s,%s,%s,%s,%d,%d,%s,%d,%d,%d,%.9g,%.4g,%.9g,%.3f,%d,%d,%d,%.9g,%s,%016x,%s", group.task,
+      "%s,%s,%s,%s,%d,%d,%s,%d,%d,%d,%.9g,%.4g,%.9g,%.3f,%d,%d,%d,%.9g,%s,%016x,%s,%s", group.task,
       group.direction, group.rule, group.aggregate, group.local_steps, group.workers,
-      cell.stepsize.has_value() ? absl::StrFormat("%.6g", *cell.stepsize) : "", cell.seed,
-      report.rounds, report.main_rounds, good ? last->loss : infinite, good ? last->error : 0.0,
+      StepsizeText(cell), cell.seed, report.rounds, report.main_rounds,
+      good ? last->loss : infinite, good ? last->error : 0.0,
       report.held_out_first.has_value() ? report.held_out_first->loss : infinite, report.seconds,
       report.bytes_up, report.bytes_down, report.targets, static_cast<double>(last_stepsize),
-      OutcomeWord(outcome), report.digest.value_or(0), cell.id);
+      OutcomeWord(outcome), report.digest.value_or(0), cell.id, spec.program);
 }
 
 absl::StatusOr<LossesById> ReadLosses(std::string_view text, const std::string& path) {
   LossesById losses;
   std::vector<std::string> lines = absl::StrSplit(std::string(text), '\n');
   // Behind the last newline is nothing, or a line that was cut short.
+  if (lines.size() == 1 && !ResultsHead().starts_with(lines.front())) return NoResults(path, 1);
   lines.pop_back();
   for (size_t k = 0; k < lines.size(); ++k) {
     if (k == 0 && lines[k] == ResultsHead()) continue;
     const std::vector<std::string> fields = absl::StrSplit(lines[k], ',');
     double loss = 0;
     if (k == 0 || fields.size() != std::size(kColumns) ||
-        !absl::SimpleAtod(fields[kLossColumn], &loss) || std::isnan(loss)) {
-      return WithExitCode(
-          absl::InvalidArgumentError(absl::StrCat(
-              path, ": line ", k + 1, " is none of results.csv; give another --output")),
-          ExitCode::kBadInput);
-    }
-    losses[fields.back()] = loss;
+        !absl::SimpleAtod(fields[kLossColumn], &loss) || std::isnan(loss))
+      return NoResults(path, k + 1);
+    losses[fields[kIdColumn]] = loss;
   }
   return losses;
+}
+
+std::string CellsCsv(const SweepSpec& spec, const std::vector<SweepCell>& cells) {
+  std::string text = "id,task,direction,rule,aggregate,local_steps,n,stepsize,seed,tuned\n";
+  for (const SweepCell& cell : cells) {
+    const CellGroup& group = spec.groups[cell.group];
+    absl::StrAppend(&text, cell.id, ",", group.task, ",", group.direction, ",", group.rule, ",",
+                    group.aggregate, ",", group.local_steps, ",", group.workers, ",",
+                    StepsizeText(cell), ",", cell.seed, ",", group.grid.has_value() ? 1 : 0, "\n");
+  }
+  return text;
 }
 
 absl::StatusOr<LossesById> ReadResults(FileSystem* fs, const std::string& path) {

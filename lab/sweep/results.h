@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -31,13 +32,18 @@ std::optional<CellOutcome> OutcomeOf(const absl::Status& ended, const absl::Stat
 std::string_view OutcomeWord(CellOutcome outcome);
 
 // The first line, and what each run's line says.
-std::string ResultsHead();
+std::string ResultsHead();  // without its newline
 std::string ResultsLine(const SweepSpec& spec, const SweepCell& cell, const LocalReport& report,
                         float last_stepsize, CellOutcome outcome);
 
 // The losses in a file's text. A last line that was cut short is passed over; INVALID_ARGUMENT with exit
-// code kBadInput: another line has not the columns of ResultsHead(), or no loss.
+// code kBadInput: another line has not the columns of ResultsHead(), or no loss; or the first one is
+// neither ResultsHead() nor, cut short, its beginning.
 absl::StatusOr<LossesById> ReadLosses(std::string_view text, const std::string& path);
+
+// cells.csv: the runs that the file asks for, as far as they are known, done or not. results.csv may have
+// those of earlier files too.
+std::string CellsCsv(const SweepSpec& spec, const std::vector<SweepCell>& cells);
 
 // The losses in a file; none where there is no file yet. Failure as ReadLosses(), or the file's.
 absl::StatusOr<LossesById> ReadResults(FileSystem* fs, const std::string& path);

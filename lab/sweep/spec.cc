@@ -26,6 +26,9 @@ namespace {
 
 // Where nothing else is said: --stepsize's own default.
 constexpr double kGridMiddle = 1e-3;
+// A grid goes six decades from its middle, and --stepsize from 1e-30 to 1e30.
+constexpr double kGridLeast = 1e-24;
+constexpr double kGridMost = 1e24;
 
 constexpr std::string_view kCells = "cells";
 // The lists, and what else stands at the top of a file.
@@ -170,7 +173,8 @@ class Reader {
     for (const toml::node& item : *list) {
       const auto word = item.value_exact<std::string>();
       // They are columns of results.csv.
-      if (!word.has_value() || word->empty() || word->find_first_of(",\"\n") != std::string::npos ||
+      if (!word.has_value() || word->empty() ||
+          word->find_first_of(",\"\n\r") != std::string::npos ||
           std::find(words->begin(), words->end(), *word) != words->end())
         return wrong();
       words->push_back(*word);
@@ -309,10 +313,9 @@ class Reader {
     }
     if (key == "grid") {
       grid_ = node.value<double>().value_or(0);
-      if (grid_ > 0 && std::isfinite(grid_)) return absl::OkStatus();
-      return Bad(path_, absl::StrCat(LineOf(node),
-                                     ": \"grid\" must be the positive number in the "
-                                     "middle of the stepsizes to try"));
+      if (grid_ >= kGridLeast && grid_ <= kGridMost) return absl::OkStatus();
+      return Bad(path_, absl::StrCat(LineOf(node), ": \"grid\" must be a number from ", kGridLeast,
+                                     " to ", kGridMost, ", in the middle of the stepsizes to try"));
     }
     if (key == "length-unknown") {
       const auto value = node.value_exact<bool>();
@@ -330,11 +333,7 @@ class Reader {
     }
     // A flag of the run.
     if (const auto boolean = node.value_exact<bool>(); boolean.has_value()) {
-      if (*boolean) {
-        group->flags[key] = "true";
-      } else {
-        group->flags.erase(key);
-      }
+      group->flags[key] = *boolean ? "true" : "false";
     } else if (const auto whole = node.value_exact<int64_t>(); whole.has_value()) {
       group->flags[key] = absl::StrCat(*whole);
     } else if (const auto number = node.value_exact<double>(); number.has_value()) {
@@ -378,14 +377,17 @@ SweepCell CellOf(const SweepSpec& spec, size_t group_index, uint64_t seed, int g
   if (double given = 0; flags.contains("stepsize") && absl::SimpleAtod(flags["stepsize"], &given))
     cell.stepsize = given;
   for (const auto& [name, value] : flags) {
-    cell.flags.push_back(absl::StrCat("--", name));
-    if (value != "true") cell.flags.push_back(value);
+    // So that whoever reads the flags says whether it is a switch.
+    const bool off = value == "false";
+    cell.flags.push_back(absl::StrCat("--", name, off ? "=false" : ""));
+    if (!off && value != "true") cell.flags.push_back(value);
   }
   const TaskOptions& task = group.task_options;
   const std::string all =
       absl::StrCat(absl::StrJoin(cell.flags, "\n"), "\n", task.name, "\n", task.data, "\n",
                    task.rows, "\n", task.task_seed, "\n", group.workers, "\n", group.accumulate,
-                   "\n", group.local_steps, "\n", group.length_unknown ? "length unknown" : "");
+                   "\n", group.local_steps, "\n", group.length_unknown ? "length unknown" : "",
+                   "\n", group.task, "\n", group.direction, "\n", group.rule, "\n", group.inputs);
   cell.id = absl::StrFormat("%016x", Xxh3(all.data(), all.size()));
   return cell;
 }

@@ -22,8 +22,9 @@ struct CellGroup {
   TaskOptions task_options;     // its seeds are those of the run
   uint32_t accumulate = 1;
   bool length_unknown = false;  // CellOptions::length_unknown
-  // Of signvote-server, by name without dashes; a switch has "true".
+  // Of signvote-server, by name without dashes; a switch has "true" or "false".
   std::map<std::string, std::string> flags;
+  std::string inputs;  // of NameInputs(); a part of SweepCell::id
   // The middle of the grid over --stepsize. Invariant: it is there where rule is fixed and no stepsize is
   // given, and nowhere else.
   std::optional<double> grid;
@@ -31,6 +32,7 @@ struct CellGroup {
 
 struct SweepSpec {
   std::vector<CellGroup> groups;  // no two of the same columns
+  std::string program;            // of NameInputs(): the column `program`
 };
 
 // One run.
@@ -39,7 +41,8 @@ struct SweepCell {
   uint64_t seed = 0;
   std::optional<double> stepsize;  // of a grid, or given; nullopt: the rule's
   std::vector<std::string> flags;  // for ReadRunFlags()
-  // 16 hexadecimal digits of everything that says what is computed: results of equal ones are equal.
+  // 16 hexadecimal digits of what the run is called and of everything that says what is computed, also
+  // what is in its files and by which program: results of equal ones are equal, and in the same row.
   std::string id;
 };
 

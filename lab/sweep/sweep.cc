@@ -13,9 +13,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/direction_config.h"
 #include "common/exit_codes.h"
+#include "common/file_lock.h"
 #include "common/mutex.h"
 #include "common/status.h"
+#include "lab/sweep/inputs.h"
 #include "lab/sweep/plan.h"
 #include "lab/sweep/results.h"
 #include "lab/sweep/spec.h"
@@ -177,8 +180,10 @@ class Runners {
   std::vector<std::jthread> threads_;  // last: they use those above
 };
 
-// Every flag of every group, so that a wrong one is told before hours of others.
-absl::Status CheckGroups(const CellHost& host, const SweepSpec& spec, const std::string& file) {
+// Every flag of every group, so that a wrong one is told before hours of others. What is taken, and worth
+// a word, goes to `warnings`.
+absl::Status CheckGroups(const CellHost& host, const SweepSpec& spec, const std::string& file,
+                         std::vector<std::string>* warnings) {
   std::set<std::string> made;  // tasks, each of which takes a while
   for (size_t k = 0; k < spec.groups.size(); ++k) {
     const SweepCell cell = CellOf(spec, k, spec.groups[k].seeds.front(), 0);
@@ -191,7 +196,13 @@ absl::Status CheckGroups(const CellHost& host, const SweepSpec& spec, const std:
         made.insert(absl::StrCat(task.name, "\n", task.data, "\n", task.rows, "\n", task.task_seed))
             .second)
       status = MakeTask(host.fs, task, host.torch).status();
-    if (status.ok()) continue;
+    if (status.ok()) {
+      for (const std::string& warning : DirectionWarnings(flags->run.direction)) {
+        if (std::find(warnings->begin(), warnings->end(), warning) == warnings->end())
+          warnings->push_back(warning);
+      }
+      continue;
+    }
     return WithExitCode(absl::InvalidArgumentError(absl::StrCat(
                             file, ": ", NameOf(spec, cell), ": ", std::string(status.message()))),
                         ExitCode::kUsage);
@@ -201,17 +212,22 @@ absl::Status CheckGroups(const CellHost& host, const SweepSpec& spec, const std:
 
 class Sweep {
  public:
-  Sweep(const CellHost& host, const SweepOptions& options, SweepSpec spec)
-      : host_(host), options_(options), spec_(std::move(spec)) {}
+  Sweep(const CellHost& host, const SweepOptions& options, SweepSpec spec,
+        std::vector<std::string> warnings)
+      : host_(host), options_(options), spec_(std::move(spec)) {
+    progress_.warnings = std::move(warnings);
+  }
 
   absl::Status Run(const std::function<void(const SweepProgress&)>& tell,
                    const std::stop_token& stop) {
     SIGNVOTE_RETURN_IF_ERROR(
         host_.fs->MakeDirectories(absl::StrCat(options_.folder, "/curves"), kFolderMode));
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<FileLock> lock, LockFolder());
     SIGNVOTE_ASSIGN_OR_RETURN(results_, ResultsFile::Open(host_.fs, ResultsPath(options_)));
+    SweepPlan plan = PlanSweep(spec_, results_->losses());
+    SIGNVOTE_RETURN_IF_ERROR(WriteCells(plan));
     Runners runners(host_, &spec_, options_.jobs, stop);
     while (true) {
-      const SweepPlan plan = PlanSweep(spec_, results_->losses());
       for (const SweepCell& cell : plan.next) {
         if (running_.size() >= options_.jobs) break;
         if (!running_.insert(cell.id).second) continue;
@@ -232,10 +248,30 @@ class Sweep {
                                                  plan.done + plan.next.size(),
                                                  " runs done; the same command goes on from here"));
       }
+      if (ended.empty()) continue;
+      const size_t known = plan.known.size();
+      plan = PlanSweep(spec_, results_->losses());
+      // Grids only grow.
+      if (plan.known.size() != known) SIGNVOTE_RETURN_IF_ERROR(WriteCells(plan));
     }
   }
 
  private:
+  absl::StatusOr<std::unique_ptr<FileLock>> LockFolder() const {
+    absl::StatusOr<std::unique_ptr<FileLock>> lock = FileLock::Take(options_.folder + "/lock");
+    if (!absl::IsFailedPrecondition(lock.status())) return lock;
+    return WithExitCode(
+        absl::FailedPreconditionError(absl::StrCat(
+            options_.folder,
+            ": another sweep fills this folder; wait for its end, or give another --output")),
+        ExitCode::kBadInput);
+  }
+
+  absl::Status WriteCells(const SweepPlan& plan) const {
+    return WriteFileAtomically(host_.fs, options_.folder + "/cells.csv",
+                               CellsCsv(spec_, plan.known), kFileMode);
+  }
+
   absl::Status Note(const Ended& ended) {
     running_.erase(ended.cell.id);
     const std::optional<CellOutcome> outcome =
@@ -289,10 +325,13 @@ class Sweep {
   SweepProgress progress_;
 };
 
-absl::StatusOr<SweepSpec> ReadSpec(const CellHost& host, const std::string& file) {
+// Checked, and with what its runs are computed from.
+absl::StatusOr<SweepSpec> ReadSpec(const CellHost& host, const std::string& file,
+                                   std::vector<std::string>* warnings) {
   SIGNVOTE_ASSIGN_OR_RETURN(const std::string text, host.fs->ReadFile(file, kSweepBytesMax));
   SIGNVOTE_ASSIGN_OR_RETURN(SweepSpec spec, ParseSweep(text, file));
-  SIGNVOTE_RETURN_IF_ERROR(CheckGroups(host, spec, file));
+  SIGNVOTE_RETURN_IF_ERROR(CheckGroups(host, spec, file, warnings));
+  SIGNVOTE_RETURN_IF_ERROR(NameInputs(host.fs, &spec));
   return spec;
 }
 
@@ -301,12 +340,14 @@ absl::StatusOr<SweepSpec> ReadSpec(const CellHost& host, const std::string& file
 absl::Status RunSweep(const CellHost& host, const SweepOptions& options,
                       const std::function<void(const SweepProgress&)>& tell,
                       const std::stop_token& stop) {
-  SIGNVOTE_ASSIGN_OR_RETURN(SweepSpec spec, ReadSpec(host, options.file));
-  return Sweep(host, options, std::move(spec)).Run(tell, stop);
+  std::vector<std::string> warnings;
+  SIGNVOTE_ASSIGN_OR_RETURN(SweepSpec spec, ReadSpec(host, options.file, &warnings));
+  return Sweep(host, options, std::move(spec), std::move(warnings)).Run(tell, stop);
 }
 
 absl::StatusOr<SweepListing> ListSweep(const CellHost& host, const SweepOptions& options) {
-  SIGNVOTE_ASSIGN_OR_RETURN(const SweepSpec spec, ReadSpec(host, options.file));
+  std::vector<std::string> warnings;
+  SIGNVOTE_ASSIGN_OR_RETURN(const SweepSpec spec, ReadSpec(host, options.file, &warnings));
   SIGNVOTE_ASSIGN_OR_RETURN(const LossesById losses, ReadResults(host.fs, ResultsPath(options)));
   const SweepPlan plan = PlanSweep(spec, losses);
   SweepListing listing{.done = plan.done};

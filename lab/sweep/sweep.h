@@ -14,23 +14,25 @@ namespace signvote::lab {
 
 struct SweepOptions {
   std::string file;
-  std::string folder;  // results.csv, and a curve of each run in curves/
+  std::string folder;  // results.csv, cells.csv, a curve of each run in curves/, and what locks it
   uint32_t jobs = 1;
 };
 
 // How far it is.
 struct SweepProgress {
   size_t done = 0, running = 0;
-  size_t known = 0;         // of what is known to be needed; a grid may want more
-  double seconds_left = 0;  // about; 0: nobody knows
-  std::string last;         // the run that ended last, and how; empty: none yet
+  size_t known = 0;                   // of what is known to be needed; a grid may want more
+  double seconds_left = 0;            // about; 0: nobody knows
+  std::string last;                   // the run that ended last, and how; empty: none yet
+  std::vector<std::string> warnings;  // of what the file asks for, a sentence each; always the same
 };
 
 // Threads: blocks; runs are on threads of their own. `tell` is called on the calling thread, once a
 //          second and whenever a run has ended.
 // Failure: the first run that fails for another reason than that it diverged ends the sweep, with its
 //          name; INVALID_ARGUMENT with exit code kUsage for a file that cannot be used, before
-//          anything runs. CANCELLED: a stop was asked for; runs under way are lost.
+//          anything runs; FAILED_PRECONDITION with exit code kBadInput: another sweep fills the
+//          folder. CANCELLED: a stop was asked for; runs under way are lost.
 absl::Status RunSweep(const CellHost& host, const SweepOptions& options,
                       const std::function<void(const SweepProgress&)>& tell,
                       const std::stop_token& stop);

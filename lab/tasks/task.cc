@@ -189,6 +189,11 @@ absl::StatusOr<Task> MakeTask(FileSystem* fs, const TaskOptions& options,
                                                      options.name,
                                                      " makes its own; leave it away"));
     }
+    if (options.rows > kRowsMax) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--batch ", options.rows, " is above ", kRowsMax,
+                       "; minibatches of --accumulate are computed one after the other"));
+    }
     return row.make(fs, options, options.rows == 0 ? row.rows : options.rows, torch);
   }
   return absl::InvalidArgumentError(

@@ -16,6 +16,9 @@
 
 namespace signvote::lab {
 
+// Of a minibatch: what the largest models of the tasks still compute in some hundred MB.
+inline constexpr uint32_t kRowsMax = 1u << 16;
+
 struct TaskOptions {
   std::string name;  // of TaskNames()
   // In place of what the task makes up. text: a file or folder; cnn, vit: a folder of pictures.

@@ -74,6 +74,11 @@ class Lab(harness.ProcessTest):
         code, out, err = self.command("signvote", "lab", *arguments, timeout=timeout)
         return types.SimpleNamespace(returncode=code, stdout=out, stderr=err)
 
+    def table(self, folder):
+        """Rows of its results.md, without what differs from run to run: the seconds at their end."""
+        lines = (folder / "results.md").read_text().splitlines()
+        return sorted(line.rstrip("| ").rsplit("|", 1)[0] for line in lines)
+
     def results(self):
         with open(self.folder / "out" / "results.csv", newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
@@ -120,6 +125,30 @@ class Lab(harness.ProcessTest):
         self.assert_exit(self.start("third", command), OK)
         self.assertEqual(len(self.results()), len(rows))
 
+    def test_a_file_that_was_edited_has_the_report_of_a_fresh_folder(self):
+        file, old, fresh = (self.folder / name for name in ("sweep.toml", "old", "fresh"))
+        text = ("tasks = [\"logistic\"]\nrules = [\"alias2\", \"mine\", \"fixed-cosine\"]\nworkers = [1]\n{lists}[run]\nmax-rounds = {rounds}\n"
+                "eval-every = 0\n[rule.mine]\nrule = \"fixed\"\nstepsize = {stepsize}\n")
+        for folder, rounds, stepsize, lists in ((old, 20, 0.01, ""), (old, 40, 0.02, "seeds = [2, 3]\n"), (fresh, 40, 0.02, "seeds = [2, 3]\n")):
+            file.write_text(text.format(rounds=rounds, stepsize=stepsize, lists=lists))
+            done = self.lab("sweep", file, "--output", folder)
+            self.assertEqual(done.returncode, OK, done.stderr)
+        self.assertEqual(self.table(old), self.table(fresh))
+        self.assertEqual(len(self.table(old)), 2 + 3)
+
+    def test_a_second_sweep_of_a_folder_is_refused_while_the_first_is_at_work(self):
+        file, out = self.folder / "sweep.toml", self.folder / "out"
+        file.write_text(f"tasks = [\"logistic\"]\nrules = [\"alias2\"]\n[run]\nmax-rounds = {ENDLESS}\n")
+        first = self.start("first", [BIN / "signvote", "lab", "sweep", file, "--output", out])
+        self.wait_until("its results", lambda: (out / "results.csv").exists())
+        done = self.lab("sweep", file, "--output", out)
+        self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (BAD_INPUT, "", 1), done.stderr)
+        self.assertIn("another sweep fills this folder", done.stderr)
+        first.signal(signal.SIGINT)
+        self.assert_exit(first, OK)
+        file.write_text("tasks = [\"logistic\"]\nrules = [\"alias2\"]\n[run]\nmax-rounds = 5\n")
+        self.assertEqual(self.lab("sweep", file, "--output", out).returncode, OK)
+
     def test_a_run_that_fails_is_a_result_and_ends_no_sweep(self):
         file = self.folder / "sweep.toml"
         file.write_text("""
@@ -135,7 +164,7 @@ class Lab(harness.ProcessTest):
             nonfinite-rounds = 3
         """)
         done = self.lab("sweep", file, "--output", self.folder / "out")
-        self.assertEqual(done.returncode, OK, done.stderr)
+        self.assertEqual((done.returncode, done.stderr), (OK, ""))
         rows = self.results()
         self.assertGreaterEqual(len(rows), 1 + 7)
         for row in rows:
@@ -150,6 +179,11 @@ class Lab(harness.ProcessTest):
                            ("tasks = [\"chess\"]\nrules = [\"alias2\"]\n[run]\nmax-rounds = 3\n", "choose one of logistic, mlp, "),
                            ("tasks = [\"mlp\"]\nrules = [\"alias3\"]\n[run]\nmax-rounds = 3\n", "'alias3' is unknown"),
                            ("tasks = [\"mlp\"]\nrules = [\"alias2\"]\n[run]\nmax-rounds = 3\nlisten = \"a:1\"\n", "--listen is for a server"),
+                           ("tasks = [\"mlp\"]\nrules = [\"alias2\"]\n[run]\nmax-rounds = 3\nlisten = false\n", "--listen is for a server"),
+                           ("tasks = [\"mlp\"]\nrules = [\"alias2\"]\n[run]\nmax-rounds = 3\nnonsense = false\n", "--nonsense"),
+                           ("tasks = [\"mlp\"]\nrules = [\"fixed-cosine\"]\n[run]\nmax-rounds = 3\nschedule = false\n", "schedule 'false' is unknown"),
+                           ("tasks = [\"mlp\"]\nrules = [\"alias2\"]\nworkers = [1024]\n[run]\nmax-rounds = 3\n", "1024 workers are more than"),
+                           ("tasks = [\"mlp\"]\nrules = [\"alias2\"]\n[run]\nmax-rounds = 3\nbatch = 65537\n", "--batch 65537 is above 65536"),
                            ("tasks = [\"mlp\"]\nrules = [\"lever\"]\n", "--max-rounds N is required")):
             file.write_text(text)
             done = self.lab("sweep", file)
@@ -220,11 +254,12 @@ class Lab(harness.ProcessTest):
         file, out = self.folder / "sweep.toml", self.folder / "out"
         file.write_text("tasks = [\"logistic\"]\nrules = [\"alias2\"]\n[run]\nmax-rounds = 3\n")
         out.mkdir()
-        (out / "results.csv").write_text("a,b\n1,2\n")
-        done = self.lab("sweep", file, "--output", out)
-        self.assertEqual(done.returncode, BAD_INPUT, done.stderr)
-        self.assertIn("line 1 is none of results.csv", done.stderr)
-        self.assertEqual((out / "results.csv").read_text(), "a,b\n1,2\n")
+        for text in ("a,b\n1,2\n", "my precious data"):
+            (out / "results.csv").write_text(text)
+            done = self.lab("sweep", file, "--output", out)
+            self.assertEqual(done.returncode, BAD_INPUT, done.stderr)
+            self.assertIn("line 1 is none of results.csv", done.stderr)
+            self.assertEqual((out / "results.csv").read_text(), text)
 
     def test_a_run_reports_exports_and_repeats_its_bits(self):
         digests = []
@@ -253,6 +288,7 @@ class Lab(harness.ProcessTest):
         found = json.loads(report.read_text())
         self.assertGreater(found["rounds"], 0)
         self.assertLess(found["rounds"], ENDLESS)
+        self.assertEqual(found["outcome"], "stopped")
         self.assertIsNotNone(found["digest"])
 
     def test_the_page_names_the_tasks_and_methods_that_there_are(self):

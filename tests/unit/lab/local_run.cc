@@ -58,12 +58,13 @@ Task MustMakeTask(const std::string& name, const TorchMakers& torch) {
 }
 
 LocalRunOutcome RunLocally(const std::string& task_name, const run::RunOptions& options,
-                           const TorchMakers& torch) {
+                           const TorchMakers& torch, uint32_t accumulate) {
   Task task = MustMakeTask(task_name, torch);
   auto server = LocalServer::Create({.run = options, .run_id = RunId::FromRandom(1, 2)});
   EXPECT_TRUE(server.ok()) << server.status();
-  VirtualWorkers workers(server->get(), task.model.get(), task.data.get(), Clock::System(),
-                         {.workers = options.workers_min, .eval_rows = task.eval_rows});
+  VirtualWorkers workers(
+      server->get(), task.model.get(), task.data.get(), Clock::System(),
+      {.workers = options.workers_min, .accumulate = accumulate, .eval_rows = task.eval_rows});
   LocalRunOutcome out;
   workers.set_on_round([&](const LocalRound& round) {
     out.stepsizes.push_back(round.stepsize);
@@ -75,7 +76,10 @@ LocalRunOutcome RunLocally(const std::string& task_name, const run::RunOptions& 
   const LocalReport& report = workers.report();
   if (!status.ok()) return out;
   out.x = Parameters(task.model.get());
+  EXPECT_FALSE(report.stopped);
   out.digest = *report.digest;
+  out.bytes_up = report.bytes_up;
+  out.bytes_down = report.bytes_down;
   out.held_out_first = report.held_out_first->loss;
   out.held_out_last = report.held_out_last->loss;
   // The server's own replica followed.
@@ -84,7 +88,7 @@ LocalRunOutcome RunLocally(const std::string& task_name, const run::RunOptions& 
 }
 
 LocalRunOutcome RunOverGrpc(const std::string& task_name, const run::RunOptions& options,
-                            const TorchMakers& torch) {
+                            const TorchMakers& torch, uint32_t accumulate) {
   Clock* const clock = Clock::System();
   auto thread = run::RunThread::Create(
       {.run = options, .state = {.run_id = RunId::FromRandom(1, 2)}, .tally_threads = 1},
@@ -111,7 +115,9 @@ LocalRunOutcome RunOverGrpc(const std::string& task_name, const run::RunOptions&
         ASSERT_TRUE(session.ok()) << session.status();
         HostDevice device;
         Trainer trainer(session->get(), task.model.get(), &device, task.data.get(), clock,
-                        {.evaluate = Evaluate::kWhenAsked, .eval_rows = task.eval_rows});
+                        {.accumulate = accumulate,
+                         .evaluate = Evaluate::kWhenAsked,
+                         .eval_rows = task.eval_rows});
         std::vector<float> stepsizes;
         std::vector<double> losses;
         std::vector<CommitKind> kinds;
@@ -149,8 +155,8 @@ LocalRunOutcome RunOverGrpc(const std::string& task_name, const run::RunOptions&
 
 void ExpectSameBits(const LocalRunCase& run, const TorchMakers& torch) {
   const run::RunOptions options = OptionsOf(run);
-  const LocalRunOutcome local = RunLocally(run.task, options, torch);
-  const LocalRunOutcome remote = RunOverGrpc(run.task, options, torch);
+  const LocalRunOutcome local = RunLocally(run.task, options, torch, run.accumulate);
+  const LocalRunOutcome remote = RunOverGrpc(run.task, options, torch, run.accumulate);
   ASSERT_FALSE(local.x.empty());
   EXPECT_TRUE(SameBits(local.x, remote.x));
   EXPECT_EQ(local.digest, remote.digest);

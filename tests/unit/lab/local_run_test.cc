@@ -19,6 +19,7 @@
 #include "lab/cell.h"
 #include "lab/local/virtual_workers.h"
 #include "lab/sweep/methods.h"
+#include "proto/wire/wire.h"
 
 namespace signvote::lab {
 namespace {
@@ -70,10 +71,100 @@ INSTANTIATE_TEST_SUITE_P(
                      2,
                      {"--rule", "lever", "--lever-race", "on", "--max-rounds", "320"}},
         LocalRunCase{"lever_lite_1", "mlp", 1, {"--rule", "lever", "--lever-form", "lite"}},
-        LocalRunCase{"sos_2", "logistic", 2, {"--rule", "sos", "--max-rounds", "320"}}),
+        LocalRunCase{"sos_2", "logistic", 2, {"--rule", "sos", "--max-rounds", "320"}},
+        LocalRunCase{"accumulate_2", "mlp", 2, {"--rule", "alias", "--max-rounds", "20"}, 3},
+        LocalRunCase{"many_16", "logistic", 16, {"--rule", "alias", "--max-rounds", "20"}},
+        LocalRunCase{"bf16_state_2",
+                     "mlp",
+                     2,
+                     {"--rule", "alias", "--state-dtype", "bf16", "--max-rounds", "30"}},
+        LocalRunCase{"small_chunks_3",
+                     "mlp",
+                     3,
+                     {"--rule", "alias", "--chunk-coordinates", "512", "--max-rounds", "30"}}),
     [](const testing::TestParamInfo<LocalRunCase>& param) {
       return std::string(param.param.name);
     });
+
+// What is told back to workers is more than a bit, or no vote at all.
+INSTANTIATE_TEST_SUITE_P(
+    Aggregates, LocalRunTest,
+    testing::Values(
+        LocalRunCase{"average_1",
+                     "mlp",
+                     1,
+                     {"--rule", "fixed", "--aggregate", "average", "--max-rounds", "30"}},
+        LocalRunCase{"average_3",
+                     "mlp",
+                     3,
+                     {"--rule", "alias", "--aggregate", "average", "--max-rounds", "30"}},
+        LocalRunCase{"average_stosign_4",
+                     "logistic",
+                     4,
+                     {"--rule", "fixed", "--aggregate", "average", "--direction", "stosign"}},
+        LocalRunCase{"average_race_3",
+                     "logistic",
+                     3,
+                     {"--rule", "lever", "--lever-race", "on", "--aggregate", "average",
+                      "--max-rounds", "320"}},
+        LocalRunCase{
+            "dense_f32_3",
+            "mlp",
+            3,
+            {"--rule", "fixed", "--dense", "*.bias", "--dense-wire", "f32", "--max-rounds", "30"}},
+        LocalRunCase{"dense_bf16_adamw_2",
+                     "mlp",
+                     2,
+                     {"--rule", "fixed", "--dense", "*.weight", "--dense-wire", "bf16",
+                      "--dense-optimizer", "adamw", "--max-rounds", "30"}},
+        LocalRunCase{
+            "dense_race_2",
+            "logistic",
+            2,
+            {"--rule", "lever", "--lever-race", "on", "--dense", "*.bias", "--max-rounds", "320"}}),
+    [](const testing::TestParamInfo<LocalRunCase>& param) {
+      return std::string(param.param.name);
+    });
+
+TEST(LocalBytesTest, AChunksMessageIsAsLongAsOnTheWire) {
+  const RunId run_id = RunId::FromRandom(1, 2);
+  for (const uint64_t payload : {1u, 17u, 127u, 128u, 866u, 20'000u}) {
+    const std::vector<uint8_t> bits(payload, 0xa5);
+    for (const uint64_t round : {0u, 1u, 127u, 128u, 70'000u}) {
+      for (const uint32_t chunk : {0u, 1u, 300u}) {
+        for (const wire::BulkKind kind :
+             {wire::BulkKind::kBallotChunk, wire::BulkKind::kVerdictChunk}) {
+          const auto message = wire::EncodeVote(kind,
+                                                {.run_id = run_id,
+                                                 .epoch = Epoch(1),
+                                                 .round = Round(round),
+                                                 .attempt = Attempt(0),
+                                                 .chunk = ChunkIndex(chunk),
+                                                 .checksum = 7},
+                                                bits, nullptr);
+          EXPECT_EQ(ChunkMessageBytes(
+                        {run_id, Epoch(1), Round(round), Attempt(0), ChunkIndex(chunk)}, payload),
+                    message.Length())
+              << payload << ", " << round << ", " << chunk;
+        }
+      }
+    }
+  }
+}
+
+TEST(LocalBytesTest, ARunsFiguresHaveWholeMessagesOfEachChunk) {
+  constexpr uint64_t kPayload = 17, kRounds = 60;  // of 130 coordinates
+  const LocalRunOutcome run =
+      RunLocally("logistic", OptionsOf({"bytes", "logistic", 2, {"--rule", "fixed"}}), {});
+  const uint64_t least = ChunkMessageBytes(
+      {RunId::FromRandom(1, 2), Epoch(1), Round(1), Attempt(0), ChunkIndex(0)}, kPayload);
+  EXPECT_GE(least, kPayload + 30);
+  EXPECT_GE(run.bytes_up, 2 * kRounds * least);
+  // Ballots travel with the losses that a round wants, verdicts with its opening and its commit.
+  EXPECT_LE(run.bytes_up, 2 * kRounds * (least + 100));
+  EXPECT_GE(run.bytes_down, 2 * kRounds * least);
+  EXPECT_LE(run.bytes_down, 2 * kRounds * (least + 200));
+}
 
 TEST(LocalRaceTest, RewindsRescalesAndLetsGoOfTheStart) {
   const LocalRunOutcome run =
@@ -122,7 +213,7 @@ TEST(LocalCellTest, EveryNamedMethodTrains) {
   for (const bool directions : {true, false}) {
     for (const Method& method : directions ? NamedDirections() : NamedRules()) {
       if (NeedsTorch(method)) continue;
-      std::vector<std::string> flags = {"--max-rounds", "320", "--eval-every", "0"};
+      std::vector<std::string> flags = {"--max-rounds", "320", "--eval-every", "320"};
       if (directions) flags.insert(flags.end(), {"--rule", "fixed", "--stepsize", "0.003"});
       for (const MethodFlag& flag : method.flags) {
         flags.push_back("--" + std::string(flag.name));
@@ -132,10 +223,53 @@ TEST(LocalCellTest, EveryNamedMethodTrains) {
       const absl::Status status = RunFlags("logistic", flags, method.length_unknown, &result);
       EXPECT_TRUE(status.ok()) << method.name << ": " << status;
       EXPECT_EQ(result.report.main_rounds, 320u) << method.name;
+      ASSERT_TRUE(result.report.held_out_first.has_value()) << method.name;
       ASSERT_TRUE(result.report.held_out_last.has_value()) << method.name;
-      EXPECT_LT(result.report.held_out_last->loss, 0.7) << method.name;  // that of a coin: 0.693
+      EXPECT_EQ(result.report.held_out_first->round, Round(0)) << method.name;
+      // Slow here: noise of length 1, whatever the gradients', and Option I between minibatches, whose
+      // noise it takes for curvature. What does not move at all has the loss it began with.
+      const bool slow = method.name == "stosign-no-envelope" || method.name == "alias1-previous";
+      EXPECT_LT(result.report.held_out_last->loss,
+                (slow ? 1 : 0.95) * result.report.held_out_first->loss)
+          << method.name;
     }
   }
+}
+
+TEST(LocalCellTest, FlagsOfAServerOfItsOwnAreRefused) {
+  for (const char* flag :
+       {"--listen", "--http", "--wait-timeout", "--upload-timeout", "--session-buffer-bytes",
+        "--catch-up-bytes", "--linger", "--test-applier-delay-ms", "--test-applier-delayed"}) {
+    for (const std::string& end : {"", "=10"}) {
+      const auto read =
+          ReadRunFlags(FileSystem::Posix(), {"--max-rounds", "3", flag + end, "10"}, 1);
+      EXPECT_TRUE(absl::IsInvalidArgument(read.status())) << flag;
+      EXPECT_THAT(std::string(read.status().message()),
+                  HasSubstr(std::string(flag) + " is for a server of its own"));
+    }
+  }
+}
+
+TEST(LocalCellTest, TakesAsManyWorkersAsAVoteCounts) {
+  const auto places = [](uint32_t workers, const std::vector<std::string>& more) {
+    std::vector<std::string> flags = {"--max-rounds", "3", "--rule", "fixed"};
+    flags.insert(flags.end(), more.begin(), more.end());
+    const auto read = ReadRunFlags(FileSystem::Posix(), flags, workers);
+    return read.ok() ? absl::StatusOr<uint32_t>(read->run.model.sizes.workers_max) : read.status();
+  };
+  EXPECT_EQ(places(1, {}).value_or(0), 64u);
+  EXPECT_EQ(places(65, {}).value_or(0), 65u);
+  EXPECT_EQ(places(kLocalWorkersMax, {}).value_or(0), kLocalWorkersMax);
+  EXPECT_EQ(places(2, {"--workers-max", "100"}).value_or(0), 100u);
+  EXPECT_THAT(std::string(places(kLocalWorkersMax + 1, {}).status().message()),
+              HasSubstr("1024 workers are more than the 1023 that a run takes"));
+  EXPECT_THAT(std::string(places(100, {"--workers-max=65"}).status().message()),
+              HasSubstr("--workers-max 65"));
+
+  const LocalRunOutcome run =
+      RunLocally("logistic",
+                 OptionsOf({"many", "logistic", 65, {"--rule", "fixed", "--max-rounds", "3"}}), {});
+  EXPECT_EQ(run.kinds.size(), 3u);
 }
 
 TEST(LocalCellTest, OnlyLeverGoesOnWithoutTheLengthOfTheRun) {
@@ -210,6 +344,7 @@ TEST(LocalRunEndsTest, AStopEndsTheRunBehindTheRoundInProgress) {
   // The round that was open by then was the last.
   EXPECT_GE(workers.report().rounds, 5u);
   EXPECT_LE(workers.report().rounds, 6u);
+  EXPECT_TRUE(workers.report().stopped);
 }
 
 }  // namespace

@@ -3,8 +3,10 @@
 // Method: the pure planner, fed with losses by a formula, until it wants no more.
 #include "lab/sweep/plan.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <set>
 
 #include <gmock/gmock.h>
@@ -90,17 +92,32 @@ TEST(PlanTest, WantsEverySeedOfEveryGroupAndOfEachStepOfAGrid) {
 TEST(PlanTest, GoesOnFromWhatIsDoneUntilNothingIsMissing) {
   const SweepSpec spec = Spec();
   LossesById done;
+  std::map<double, double> grid;  // sums of the seeds' losses
   size_t rounds = 0;
   for (SweepPlan plan = PlanSweep(spec, done); !plan.next.empty(); plan = PlanSweep(spec, done)) {
     ASSERT_LT(++rounds, 100u);
     // One at a time, as after a stop behind each.
     const SweepCell& cell = plan.next.front();
     done[cell.id] = cell.stepsize.has_value() ? std::abs(std::log10(*cell.stepsize / 3e-2)) : 1.0;
+    if (cell.stepsize.has_value()) grid[*cell.stepsize] += done[cell.id];
     EXPECT_EQ(PlanSweep(spec, done).done, plan.done + 1);
+    EXPECT_EQ(plan.known.size(), plan.done + plan.next.size());
   }
-  const std::map<int, double> grid = GridLosses(spec, 1, done);
-  EXPECT_NEAR(GridStepsize(1e-2, Best(grid)), 3.16e-2, 1e-3);
+  const auto best = std::min_element(
+      grid.begin(), grid.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  EXPECT_NEAR(best->first, 3.16e-2, 1e-3);
   EXPECT_EQ(done.size(), rounds);
+  const SweepPlan whole = PlanSweep(spec, done);
+  EXPECT_EQ(whole.known.size(), done.size());
+  for (const SweepCell& cell : whole.known) EXPECT_TRUE(done.contains(cell.id));
+}
+
+TEST(PlanTest, RunsOfAnotherFileInTheSameResultsAreNotKnown) {
+  const SweepSpec spec = Spec();
+  const size_t known = PlanSweep(spec, {}).known.size();
+  const SweepPlan plan = PlanSweep(spec, {{"0000000000000001", 1.0}});
+  EXPECT_EQ(plan.known.size(), known);
+  EXPECT_EQ(plan.done, 0u);
 }
 
 TEST(PlanTest, RunsOfDifferentSeedsStepsAndFlagsHaveDifferentIds) {

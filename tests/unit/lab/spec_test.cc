@@ -2,15 +2,15 @@
 #include "lab/sweep/spec.h"
 
 #include <algorithm>
-#include <cmath>
+#include <set>
 #include <string>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "common/exit_codes.h"
+#include "lab/cell.h"
 #include "lab/sweep/plan.h"
-#include "lab/sweep/results.h"
 
 namespace signvote::lab {
 namespace {
@@ -126,6 +126,41 @@ stepsize = 0.25
   EXPECT_EQ(CellOf(*spec, 2, 1, 0).stepsize, std::nullopt);
 }
 
+TEST(SpecTest, RunsOfTwoNamesAreTwoRunsThoughTheirFlagsAreEqual) {
+  const auto spec = ParseSweep(R"(
+tasks = ["mlp", "also"]
+directions = ["lion", "mine"]
+rules = ["alias2", "twin"]
+[task.also]
+task = "mlp"
+[direction.mine]
+direction = "lion"
+[rule.twin]
+rule = "alias2"
+)",
+                               "a.toml");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  std::set<std::string> ids;
+  for (const SweepCell& cell : PlanSweep(*spec, {}).known) {
+    EXPECT_EQ(cell.flags, CellOf(*spec, 0, 1, 0).flags);
+    ids.insert(cell.id);
+  }
+  EXPECT_EQ(ids.size(), 2u * 2 * 2);
+}
+
+TEST(SpecTest, ASwitchThatIsOffIsSaidToBeSo) {
+  const auto spec = ParseSweep(
+      "tasks = [\"mlp\"]\ndirections = [\"signsgd-feedback\"]\nrules = [\"alias2\"]\n"
+      "[run]\nmax-rounds = 3\n[direction.signsgd-feedback]\nerror-feedback = false\n",
+      "a.toml");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  const SweepCell cell = CellOf(*spec, 0, 1, 0);
+  EXPECT_THAT(cell.flags, Contains("--error-feedback=false"));
+  const auto flags = ReadRunFlags(FileSystem::Posix(), cell.flags, 1);
+  ASSERT_TRUE(flags.ok()) << flags.status();
+  EXPECT_FALSE(flags->run.direction.error_feedback);
+}
+
 TEST(SpecTest, CellsHaveListsOfTheirOwnWhichThoseAtTheTopCompleteUnlessTheyDo) {
   const auto spec = ParseSweep(R"(
 rules = ["lever", "alias2"]
@@ -184,6 +219,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Wrong{"rules = [\"alias\"]\n", "at least one"},
                     Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\nseeds = [0]\n", "line 3"},
                     Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[rule.x]\ngrid = -1\n", "line 4"},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[rule.x]\ngrid = 1e25\n", "line 4"},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[rule.x]\ngrid = 1e-25\n", "line 4"},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\\ry\"]\n", "line 2"},
                     Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[run]\nseed = []\n", "line 4"},
                     Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\nrun = 3\n", "line 3"},
                     Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[rule.y]\nbeta = 1\n",
@@ -209,41 +247,6 @@ INSTANTIATE_TEST_SUITE_P(
                           "line 4: no run has the task \"b\""},
                     Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[rule.x]\nlength-unknown = 1\n",
                           "line 4: \"length-unknown\""}));
-
-TEST(ResultsTest, ARunThatDivergedOrFoundNoStepsizeIsAResultAndNoOtherFailureIs) {
-  const auto diverged = WithExitCode(absl::AbortedError("no finite loss"), ExitCode::kDiverged);
-  const auto given_up = absl::FailedPreconditionError("no stepsize");
-  const HeldOutLoss good{.loss = 1.25}, bad{.loss = std::nan("")};
-  EXPECT_EQ(OutcomeOf(absl::OkStatus(), absl::OkStatus(), good), CellOutcome::kFinished);
-  EXPECT_EQ(OutcomeOf(absl::OkStatus(), absl::OkStatus(), bad), CellOutcome::kDiverged);
-  EXPECT_EQ(OutcomeOf(diverged, diverged, std::nullopt), CellOutcome::kDiverged);
-  EXPECT_EQ(OutcomeOf(given_up, given_up, std::nullopt), CellOutcome::kNoStepsize);
-  // Not of the run: a file that is not there, a fault of ours.
-  EXPECT_EQ(OutcomeOf(given_up, absl::OkStatus(), std::nullopt), std::nullopt);
-  EXPECT_EQ(OutcomeOf(absl::InternalError("x"), absl::InternalError("x"), std::nullopt),
-            std::nullopt);
-}
-
-TEST(ResultsTest, LossesAreReadBackAndALineThatWasCutShortIsPassedOver) {
-  const auto spec =
-      ParseSweep("tasks = [\"mlp\"]\nrules = [\"alias\"]\n[run]\nmax-rounds = 5\n", "a.toml");
-  ASSERT_TRUE(spec.ok()) << spec.status();
-  const SweepCell cell = CellOf(*spec, 0, 1, 0), other = CellOf(*spec, 0, 2, 0);
-  LocalReport report;
-  report.held_out_last = HeldOutLoss{.loss = 1.25};
-  const std::string good = ResultsLine(*spec, cell, report, 0.5f, CellOutcome::kFinished);
-  const std::string bad = ResultsLine(*spec, other, report, 0.5f, CellOutcome::kDiverged);
-  const std::string text = ResultsHead() + "\n" + good + "\n" + bad + "\n";
-  for (const std::string& cut : {std::string(), good.substr(0, good.size() / 2)}) {
-    const auto losses = ReadLosses(text + cut, "results.csv");
-    ASSERT_TRUE(losses.ok()) << losses.status();
-    EXPECT_EQ(losses->size(), 2u);
-    EXPECT_EQ(losses->at(cell.id), 1.25);
-    EXPECT_TRUE(std::isinf(losses->at(other.id)));
-  }
-  EXPECT_FALSE(ReadLosses("a,b\n" + text, "results.csv").ok());
-  EXPECT_FALSE(ReadLosses(text + "a,b\n", "results.csv").ok());
-}
 
 }  // namespace
 }  // namespace signvote::lab

@@ -139,6 +139,9 @@ TEST(TasksTest, WhatIsNoTaskIsToldWithThoseThereAre) {
   EXPECT_THAT(std::string(none.status().message()), HasSubstr("logistic, mlp, text, cnn, vit"));
   const auto data = MakeTask(FileSystem::Posix(), {.name = "mlp", .data = "a.txt"}, {});
   EXPECT_TRUE(absl::IsInvalidArgument(data.status()));
+  const auto rows = MakeTask(FileSystem::Posix(), {.name = "mlp", .rows = kRowsMax + 1}, {});
+  EXPECT_TRUE(absl::IsInvalidArgument(rows.status()));
+  EXPECT_THAT(std::string(rows.status().message()), HasSubstr("--batch 65537 is above 65536"));
   EXPECT_TRUE(absl::IsUnimplemented(MakeTask(FileSystem::Posix(), {.name = "cnn"}, {}).status()));
 }
 

@@ -108,10 +108,10 @@ TEST(RaceTest, ALossBelowZeroMakesItTheParabolaOfTheScores) {
 TEST(RaceTest, TheSecondHalfOfATrialScoresIt) {
   Race race(kConfig);
   // The larger stepsize is far ahead in the first half of a trial and a little behind in the second.
-  const auto loss = [](double x, uint64_t, uint32_t) { return x > -2.9 ? 4.0 : 3.0; };
-  const Seen seen = RunRace(race, [&](double x, uint64_t step, uint32_t share) {
+  const Seen seen = RunRace(race, [&](double x, uint64_t step, uint32_t) {
+    if (x < -2.9) return 3.0;
     const bool second = step >= (race.state() == RaceState::kExpanding ? 8 : 20);
-    return second ? loss(x, step, share) : 3 - loss(x, step, share);
+    return second ? 3.1 : 1.0;
   });
   EXPECT_THAT(seen.ks, testing::Contains(-1));
   EXPECT_LT(race.winner(), 1.1e-3);
@@ -170,7 +170,7 @@ TEST(RaceTest, ASmallerStepsizeThatIsBehindAtFirstHasAllItsRounds) {
   const Seen seen = RunRace(race, [](double x, uint64_t step, uint32_t) {
     const double t = static_cast<double>(step);
     if (x > -2.9) return 3 + 100 * t;
-    return x < -3.1 ? 3.5 - 0.1 * t : 3.0;
+    return x < -3.1 ? 4.2 - 0.06 * t : 3.0;
   });
   ASSERT_GE(seen.ks.size(), 3u);
   EXPECT_EQ(seen.ks[2], -1);
