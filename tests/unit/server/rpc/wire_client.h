@@ -86,8 +86,12 @@ class WireClient {
       if (message->has_round_open()) open = message->round_open();
       if (message->has_verdict_chunk()) {
         const v1::VerdictChunk& chunk = message->verdict_chunk();
-        std::memcpy(verdict.data() + plan.ByteOffset(ChunkIndex(chunk.chunk())),
-                    chunk.payload().data(), chunk.payload().size());
+        const ChunkIndex k(chunk.chunk());
+        // What a dense chunk's update is, nobody here applies.
+        if (chunk.payload().size() == plan.Bytes(k)) {
+          std::memcpy(verdict.data() + plan.ByteOffset(k), chunk.payload().data(),
+                      chunk.payload().size());
+        }
       }
       return true;
     }

@@ -206,7 +206,9 @@ TEST_P(DenseRestartTest, ADenseRunGoesOnFromItsStateAsIfItHadNeverStopped) {
   StartRun(options);
   TestWorker& first = Joined("a");
   for (uint64_t round = 0; round < 3; ++round) {
-    if (round == 2) EXPECT_TRUE(run_->Pause(clock_.Now()).ok());
+    if (round == 2) {
+      EXPECT_TRUE(run_->Pause(clock_.Now()).ok());
+    }
     Vote(first, round);
   }
   const auto state = run_->State();
