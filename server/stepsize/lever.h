@@ -11,7 +11,7 @@
 
 namespace signvote {
 
-// T = main_rounds.   h = clamp(T/16, 30, max(75, T/64)),  h' = max(16, h/3)
+// T = main_rounds.   h = clamp(T/16, 30, max(60, T/80)),  h' = max(16, h/3)
 //
 //   phase A   the race (race.h): no main rounds, ⌊T/4⌋ rounds at most; it ends with a rewind
 //   phase B   the run, again from x_0:  s_0 = κ·γ_h, LeverKappa()

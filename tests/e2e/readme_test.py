@@ -206,8 +206,9 @@ class Readme(hosts.HostsTest):
             table = terminal.log()
             committed = re.search(r"^main +([\d,]+) of 20,000", table, re.MULTILINE)
             self.assertTrue(committed, table)
-            return int(committed.group(1).replace(",", "")) >= ROUNDS_MIN and all(
-                re.search(rf"^{name} +member ", table, re.MULTILINE) for name in WORKERS)
+            raced = re.search(r"^race .*?([\d,]+)(?: of at most [\d,]+)? rounds", table, re.MULTILINE)
+            rounds = sum(int(found.group(1).replace(",", "")) for found in (committed, raced) if found)
+            return rounds >= ROUNDS_MIN and all(re.search(rf"^{name} +member ", table, re.MULTILINE) for name in WORKERS)
         self.wait_until("both are members and rounds are committed", running, timeout=120, poll=2)
 
         for terminal in terminals:

@@ -143,7 +143,7 @@ TEST_F(ExporterTest, AModelSaysTheStepsizeThatItsRunWentOnFrom) {
   ASSERT_TRUE(
       WriteModel(FileSystem::Posix(), around_.init, {}, rpc::TestLayout(), x, metadata, "").ok());
   run::RunOptions options = Options();
-  options.rule = {};
+  options.rule = {.rule = "alias"};
   options.stop_wait = milliseconds(1);
   StartServer(std::move(options));
   client_ = NewClient();
