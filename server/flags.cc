@@ -293,7 +293,7 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
   method
       ->add_option(
           "--rule", r.rule.rule,
-          "who chooses the stepsize: auto (lever; alias in runs of fewer than 400 rounds), alias, "
+          "who chooses the stepsize: auto (lever; alias in runs of fewer than 640 rounds), alias, "
           "fixed, lever, mechanic, prodigy, sos")
       ->capture_default_str()
       ->check(Kind(ValueKind::kText));

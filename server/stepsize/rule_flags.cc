@@ -184,7 +184,8 @@ absl::Status CheckStep(const RuleFlags& flags, const std::string& rule, StepBy s
 
 std::string ChosenRule(const RuleFlags& flags, const RuleRun& run) {
   if (flags.rule != "auto") return flags.rule;
-  return IsShort(run) && run.step_by != StepBy::kUpdates ? "alias" : "lever";
+  const bool brief = run.main_rounds_max > 0 && run.main_rounds_max < kAutoLeverRounds;
+  return brief && run.step_by != StepBy::kUpdates ? "alias" : "lever";
 }
 
 bool ResumesStepsize(const RuleFlags& flags, const RuleRun& run) {
@@ -230,6 +231,12 @@ std::string ExplainRule(const RuleFlags& flags, const RuleRun& run) {
   const std::string rule = ChosenRule(flags, run);
   const bool chosen = flags.rule == "auto";
   if (!chosen && rule != "lever") return "";
+  if (rule == "alias") {
+    return absl::StrFormat(
+        "trials of stepsizes would be too short in a run of %d main rounds, fewer than %d: ALIAS "
+        "chooses the stepsize",
+        run.main_rounds_max, kAutoLeverRounds);
+  }
   if (flags.lever_race != "auto") return "";
   if (!IsShort(run)) {
     if (!chosen) return "";
@@ -237,11 +244,11 @@ std::string ExplainRule(const RuleFlags& flags, const RuleRun& run) {
            "rounds: a "
            "quarter as many at most";
   }
-  const std::string why = absl::StrFormat(
-      "a race of stepsizes would take too much of a run of %d main rounds, fewer than %d: ",
-      run.main_rounds_max, kShortRunRounds);
-  if (rule == "alias") return why + "ALIAS chooses the stepsize";
-  return why + absl::StrFormat("Lever runs without it, from the start value %g", flags.lever_start);
+  return absl::StrFormat(
+      "a race of stepsizes would take too much of a run of %d main rounds, fewer than %d: Lever "
+      "runs "
+      "without it, from the start value %g",
+      run.main_rounds_max, kShortRunRounds, flags.lever_start);
 }
 
 }  // namespace signvote

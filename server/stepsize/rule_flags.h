@@ -39,6 +39,9 @@ struct RuleFlags {
 
 // In runs of fewer main rounds a race would take too much.
 inline constexpr uint64_t kShortRunRounds = 400;
+// In runs of fewer main rounds Lever's trials are of about 30 rounds and fewer, in which a network that
+// collapses to a constant answer can pass for one that learns: `auto` does not take their word.
+inline constexpr uint64_t kAutoLeverRounds = 640;
 
 // What the coordinates of a step move by.
 enum class StepBy {
@@ -54,8 +57,8 @@ struct RuleRun {
   StepBy step_by = StepBy::kVerdict;
 };
 
-// The rule that `auto` stands for in such a run; of other flags theirs. Lever, but ALIAS in a short run
-// that it can serve (docs/algorithms/lever.md has the comparison).
+// The rule that `auto` stands for in such a run; of other flags theirs. Lever, but ALIAS below
+// kAutoLeverRounds where it can serve (docs/algorithms/lever.md has the comparison).
 std::string ChosenRule(const RuleFlags& flags, const RuleRun& run);
 
 // Whether the rule goes on from the stepsize of a run whose model this one starts from, where it is known.

@@ -194,6 +194,7 @@ class ServerShows(harness.ProcessTest):
 
 class SyntheticBallots(harness.ProcessTest):
     def test_random_signs_are_not_sent_to_a_run_with_dense_tensors(self):
+        self.certify("a")
         self.start_server("--rule", "fixed", "--stepsize", 0.01, "--dense", "*", rounds=harness.FOREVER)
         worker = self.start_worker("a", "--random-ballots")
         self.assert_exit(worker, harness.REFUSED)

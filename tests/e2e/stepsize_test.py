@@ -174,7 +174,7 @@ class Stepsize(harness.ProcessTest):
     def test_the_default_is_alias_in_a_short_run_and_lever_in_a_longer_one_and_the_log_says_which(self):
         rounds = self.run_once(server_flags=("--rule", "auto"))
         self.assert_follows(rounds, alias(rounds, self.report("a")["x0_max_abs"]))
-        self.assertIn("60 main rounds, fewer than 400: ALIAS chooses the stepsize", self.server.log())
+        self.assertIn("60 main rounds, fewer than 640: ALIAS chooses the stepsize", self.server.log())
         self.start_server("--rule", "auto", rounds=harness.FOREVER)
         worker = self.start_worker("a")
         self.wait_round(3)

@@ -113,27 +113,29 @@ TEST(RuleFlagsTest, AShortRunHasNoRaceAndTheLogSaysWhy) {
 }
 
 TEST(RuleFlagsTest, TheDefaultIsLeverAndInAShortRunAliasAndTheLogSaysWhy) {
-  const RuleRun brief{.main_rounds_max = kShortRunRounds - 1},
-      long_run{.main_rounds_max = kShortRunRounds};
+  const RuleRun brief{.main_rounds_max = kAutoLeverRounds - 1},
+      long_run{.main_rounds_max = kAutoLeverRounds};
   EXPECT_EQ((*MakeRule({}, long_run))->name(), "lever");
   EXPECT_FALSE((*MakeRule({}, long_run))->Decide({}).main_round) << "it races";
   EXPECT_EQ((*MakeRule({}))->name(), "lever") << "of unknown length";
   EXPECT_THAT(ExplainRule({}, long_run), HasSubstr("Lever chooses the stepsize, after a race"));
   EXPECT_EQ((*MakeRule({}, brief))->name(), "alias");
   EXPECT_THAT(ExplainRule({}, brief),
-              HasSubstr("399 main rounds, fewer than 400: ALIAS chooses the stepsize"));
+              HasSubstr("639 main rounds, fewer than 640: ALIAS chooses the stepsize"));
   // ALIAS goes by the length of a step.
   RuleRun dense = brief;
   dense.step_by = StepBy::kUpdates;
   EXPECT_EQ((*MakeRule({}, dense))->name(), "lever");
+  EXPECT_THAT(ExplainRule({}, dense), HasSubstr("Lever chooses the stepsize, after a race"));
+  dense.main_rounds_max = kShortRunRounds - 1;
   EXPECT_THAT(ExplainRule({}, dense), HasSubstr("Lever runs without it"));
 }
 
 TEST(RuleFlagsTest, TheDefaultGoesOnFromAStepsizeWhereItIsAlias) {
-  EXPECT_TRUE(ResumesStepsize({}, {.main_rounds_max = kShortRunRounds - 1}));
-  EXPECT_FALSE(ResumesStepsize({}, {.main_rounds_max = kShortRunRounds}));
-  EXPECT_FALSE(ResumesStepsize({.alias_eta0 = 0}, {.main_rounds_max = kShortRunRounds - 1}));
-  EXPECT_TRUE(ResumesStepsize({.rule = "alias"}, {.main_rounds_max = kShortRunRounds}));
+  EXPECT_TRUE(ResumesStepsize({}, {.main_rounds_max = kAutoLeverRounds - 1}));
+  EXPECT_FALSE(ResumesStepsize({}, {.main_rounds_max = kAutoLeverRounds}));
+  EXPECT_FALSE(ResumesStepsize({.alias_eta0 = 0}, {.main_rounds_max = kAutoLeverRounds - 1}));
+  EXPECT_TRUE(ResumesStepsize({.rule = "alias"}, {.main_rounds_max = kAutoLeverRounds}));
 }
 
 TEST(RuleFlagsTest, ARunThatIsTooShortForTrialsIsTold) {
