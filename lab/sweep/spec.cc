@@ -227,10 +227,11 @@ class Reader {
     const toml::table* const sections = root_[kind].as_table();
     if (sections == nullptr) return absl::OkStatus();  // Section() has looked at what else there is
     for (const auto& [name, node] : *sections) {
-      const auto named = [&](const CellGroup& group) { return group.*column == name.str(); };
+      const std::string_view word = name.str();
+      const auto named = [&](const CellGroup& group) { return group.*column == word; };
       if (std::any_of(spec_.groups.begin(), spec_.groups.end(), named)) continue;
       return Bad(path_, absl::StrCat(LineOf(node), ": no run has the ", std::string(kind), " \"",
-                                     std::string(name.str()),
+                                     std::string(word),
                                      "\"; name it in the list, or leave the section away"));
     }
     return absl::OkStatus();
