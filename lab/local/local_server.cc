@@ -193,17 +193,19 @@ bool LocalServer::Turn() {
     Deliver(std::move(mail));
     return true;
   }
-  if (!inbox_.empty()) {
-    run::Input input = std::move(inbox_.front());
-    inbox_.pop_front();
-    run_->Handle(clock_.Now(), std::move(input));
-    return true;
-  }
+  // Before whatever else the run is told: workers turn the server no further than they wait for, and
+  // commits would pile up.
   if (applier_ != nullptr) {
     if (std::optional<Applied> applied = applier_->ApplyNext(); applied.has_value()) {
       run_->Handle(clock_.Now(), *std::move(applied));
       return true;
     }
+  }
+  if (!inbox_.empty()) {
+    run::Input input = std::move(inbox_.front());
+    inbox_.pop_front();
+    run_->Handle(clock_.Now(), std::move(input));
+    return true;
   }
   const std::optional<Time> tick = run_->NextTick();
   if (!tick.has_value()) return false;

@@ -104,6 +104,8 @@ class LocalServer final : public run::RunHost {
   const run::Run& run() const { return *run_; }
   // Commits that are applied are in it. Null: no parameters yet. REQUIRES: no call of Turn() meanwhile.
   const MasterReplica* replica() const { return replica_.get(); }
+  // Commits that replica() has not applied yet: few, however long the run.
+  size_t backlog() const { return applier_ == nullptr ? 0 : applier_->backlog(); }
   Clock* clock() { return &clock_; }
 
  private:

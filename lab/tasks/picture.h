@@ -25,9 +25,8 @@ constexpr bool FitsPicture(uint64_t width, uint64_t height) {
 // is transparent counts as its colour.
 // Threads: thread-safe.
 // Memory:  while it works the file's bytes and at most 24 bytes per pixel.
-// INVALID_ARGUMENT: no picture of a kind that is known, or more pixels than kPixelsMax or
-// kPictureSideMax a side. DATA_LOSS: it is
-// one, and broken. The messages say what is wrong and what to do, without a name.
+// INVALID_ARGUMENT: no picture of a kind that is known, or more pixels than kPixelsMax or kPictureSideMax a
+// side. DATA_LOSS: it is one, and broken. The messages say what is wrong and what to do, without a name.
 // REQUIRES: bytes.size() <= kPictureBytesMax, 0 < side <= 1024.
 absl::StatusOr<std::vector<uint8_t>> DecodePicture(std::string_view bytes, uint32_t side);
 

@@ -22,7 +22,6 @@ constexpr std::array<std::string_view, 7> kSuffixes = {"png", "jpg", "jpeg", "bm
                                                        "pgm", "ppm", "pnm"};
 constexpr std::array<std::string_view, 2> kTrainNames = {"train", "training"};
 constexpr std::array<std::string_view, 4> kHeldOutNames = {"val", "valid", "validation", "test"};
-constexpr size_t kHeldOutOf = 10;
 constexpr size_t kNameBytesMax = 80;
 
 template <size_t n>

@@ -16,6 +16,8 @@
 namespace signvote::lab {
 
 inline constexpr size_t kPictureClassesMax = 4096;
+// Where no file is held out by its name, one of so many is.
+inline constexpr size_t kHeldOutOf = 10;
 
 struct PictureFile {
   std::string path;

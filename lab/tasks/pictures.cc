@@ -26,7 +26,6 @@ namespace signvote::lab {
 namespace {
 
 constexpr size_t kNameBytesMax = 80;
-constexpr size_t kHeldOutOf = 10;  // without files that are held out, one of so many
 
 // What one part of the data holds.
 struct Part {

@@ -1,5 +1,4 @@
 #include "server/rpc/session.h"
-#include "server/tally/dense_tally.h"
 
 #include <algorithm>
 #include <iterator>
@@ -15,6 +14,7 @@
 #include "proto/wire/security.h"
 #include "server/rpc/identity.h"
 #include "server/run/from_worker.h"
+#include "server/tally/dense_tally.h"
 #include "signvote/v1/training.pb.h"
 
 namespace signvote::rpc {

@@ -61,8 +61,7 @@ OpenVote::Optimizer OpenVote::SaveOptimizer() const {
 
 absl::Status OpenVote::RestoreOptimizer(const Optimizer& optimizer) {
   SIGNVOTE_CHECK(!open_);
-  const char* const kRemedy =
-      "; take it up with the flags --dense… and --aggregate that it was saved under";
+  constexpr const char* kRemedy = "; take it up with the flags --dense… that it was saved under";
   std::optional<DenseOptimizer::Kind> kind;
   if (dense_first_.has_value()) kind = options_.optimizer.kind;
   const auto name = [](const std::optional<DenseOptimizer::Kind>& k) {

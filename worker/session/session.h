@@ -115,9 +115,9 @@ class Session {
   virtual absl::StatusOr<std::optional<RoundTicket>> NextRound() = 0;
 
   // Chunk k of the ballot of the ticket's round, RunInfo::ballot_plan.Bytes(k, 1) bytes (of a dense chunk
-  // that is more than its bits), which must not change while anybody but the caller shares them: the session does until WaitCommit returned an outcome for
-  // the round, and the network until it has sent or dropped the last message of it, on a slow one
-  // later than that. Never blocks on the network.
+  // that is more than its bits), which must not change while anybody but the caller shares them: the
+  // session does until WaitCommit returned an outcome for the round, and the network until it has sent or
+  // dropped the last message of it, on a slow one later than that. Never blocks on the network.
   virtual absl::Status SendChunk(ChunkIndex k, std::shared_ptr<const uint8_t> ballot) = 0;
   // After the last chunk. INVALID_ARGUMENT: more wanted scalars than the ticket wants, or
   // displacement means that are not one per tensor.

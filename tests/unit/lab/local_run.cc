@@ -66,10 +66,12 @@ LocalRunOutcome RunLocally(const std::string& task_name, const run::RunOptions& 
       server->get(), task.model.get(), task.data.get(), Clock::System(),
       {.workers = options.workers_min, .accumulate = accumulate, .eval_rows = task.eval_rows});
   LocalRunOutcome out;
+  size_t backlog = 0;
   workers.set_on_round([&](const LocalRound& round) {
     out.stepsizes.push_back(round.stepsize);
     out.losses.push_back(round.loss);
     out.kinds.push_back(round.kind);
+    backlog = std::max(backlog, (*server)->backlog());
   });
   const absl::Status status = workers.Run({});
   EXPECT_TRUE(status.ok()) << status;
@@ -82,7 +84,8 @@ LocalRunOutcome RunLocally(const std::string& task_name, const run::RunOptions& 
   out.bytes_down = report.bytes_down;
   out.held_out_first = report.held_out_first->loss;
   out.held_out_last = report.held_out_last->loss;
-  // The server's own replica followed.
+  // The server's own replica followed, all along.
+  EXPECT_LE(backlog, 1u);
   EXPECT_EQ((*server)->replica()->Digest(), out.digest);
   return out;
 }
