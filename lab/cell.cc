@@ -80,13 +80,6 @@ absl::StatusOr<ServerFlags> ReadRunFlags(FileSystem* fs, const std::vector<std::
   return out;
 }
 
-absl::Status CheckLengthUnknown(const ServerFlags& flags) {
-  if (ChosenRule(flags.run.rule, {}) == "lever") return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("--length-unknown belongs to --rule lever, and the rule is ",
-                   flags.run.rule.rule, "; leave it away or choose that rule"));
-}
-
 absl::Status RunCell(const CellHost& host, const CellOptions& options,
                      const VirtualWorkers::OnRound& on_round, const std::stop_token& stop,
                      CellResult* result) {
@@ -102,12 +95,6 @@ absl::Status RunCell(const CellHost& host, const CellOptions& options,
   }
   LocalServerOptions server_options{.run = flags.run,
                                     .run_id = RunId::FromRandom(flags.run.seed, 1)};
-  if (options.length_unknown) {
-    SIGNVOTE_RETURN_IF_ERROR(CheckLengthUnknown(flags));
-    RuleRun made_for = run::RuleRunOf(flags.run);
-    made_for.main_rounds_max = 0;
-    SIGNVOTE_ASSIGN_OR_RETURN(server_options.rule, MakeRule(flags.run.rule, made_for));
-  }
   server_options.memory = [fs = host.fs] { return AvailableMemory(fs); };
   std::unique_ptr<LineLog> round_log, event_log;
   if (!flags.round_log_path.empty()) {

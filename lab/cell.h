@@ -26,15 +26,10 @@ inline constexpr uint32_t kLocalWorkersMax = 1023;
 absl::StatusOr<ServerFlags> ReadRunFlags(FileSystem* fs, const std::vector<std::string>& flags,
                                          uint32_t workers);
 
-// What CellOptions::length_unknown asks of the flags.
-absl::Status CheckLengthUnknown(const ServerFlags& flags);
-
 struct CellOptions {
   TaskOptions task;
   uint32_t workers = 1;
   uint32_t accumulate = 1;
-  // Lever is not told how long the run will be, and goes on in legs. INVALID_ARGUMENT with another rule.
-  bool length_unknown = false;
   ServerFlags server;  // of ReadRunFlags()
 };
 

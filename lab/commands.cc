@@ -73,8 +73,7 @@ absl::Status RequireOwnReport(const LabFlags& flags, const ServerFlags& server, 
 absl::Status Train(const LabFlags& flags, const LabHost& host) {
   CellOptions options{.task = flags.task,
                       .workers = flags.workers,
-                      .accumulate = flags.accumulate,
-                      .length_unknown = flags.length_unknown};
+                      .accumulate = flags.accumulate};
   SIGNVOTE_ASSIGN_OR_RETURN(options.server,
                             ReadRunFlags(host.cell.fs, flags.server_flags, flags.workers));
   if (!flags.report.empty()) {
@@ -228,7 +227,6 @@ void ListMethods(const LabHost& host) {
         if (flag.value != "true")
           absl::StrAppend(&flags, " ", quote, std::string(flag.value), quote);
       }
-      if (method.length_unknown) absl::StrAppend(&flags, " --length-unknown");
       host.print(absl::StrFormat("  %-20s%s\n", method.name, flags));
     }
   }

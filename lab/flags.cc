@@ -56,8 +56,6 @@ void AddTrain(CLI::App* sub, LabFlags* flags, Typed* typed) {
   sub->add_option("--accumulate", flags->accumulate, "minibatches whose mean is one gradient")
       ->capture_default_str()
       ->check(UnsignedBetween(1, 1u << 20));
-  sub->add_flag("--length-unknown", flags->length_unknown,
-                "lever: it is not told --max-rounds, and goes on in legs that double");
   sub->add_option("--init-seed", flags->task.init_seed, "seed of the initial parameters")
       ->capture_default_str()
       ->check(AnyUnsigned());

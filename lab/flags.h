@@ -21,7 +21,6 @@ struct LabFlags {
   TaskOptions task;
   uint32_t workers = 1;
   uint32_t accumulate = 1;
-  bool length_unknown = false;
   std::string report;                     // file; empty: none
   std::vector<std::string> server_flags;  // for ReadRunFlags()
 

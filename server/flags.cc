@@ -358,6 +358,9 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
           "than 400 rounds")
       ->capture_default_str()
       ->check(Kind(ValueKind::kText));
+  method->add_flag("--length-unknown", r.rule.length_unknown,
+                   "lever: it is not told --max-rounds, which may then be left away, and goes on in "
+                   "legs that double: 1000 main rounds, 2000, 4000, …");
   method
       ->add_option(
           "--rival-start", r.rule.rival_start,
@@ -499,6 +502,7 @@ absl::Status CheckRuleFlags(const RuleFlags& given, const RuleRun& run) {
       {"lever", "--lever-start", given.lever_start == untouched.lever_start},
       {"lever", "--lever-form", given.lever_form == untouched.lever_form},
       {"lever", "--lever-race", given.lever_race == untouched.lever_race},
+      {"lever", "--length-unknown", !given.length_unknown},
       {"mechanic, prodigy or sos", "--rival-start", given.rival_start == untouched.rival_start},
   };
   SIGNVOTE_RETURN_IF_ERROR(MakeRule(given, run).status());
@@ -545,8 +549,11 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
                             ParseWrittenDtype("--export-dtype", raw.export_dtype));
   f->exports.linger = FromSeconds(raw.linger_export);
   f->test_applier_delay = milliseconds(raw.test_applier_delay_ms);
-  if (r.main_rounds_max == 0)
-    return Usage("--max-rounds N is required: the run ends after N committed rounds");
+  if (r.main_rounds_max == 0 && !r.rule.length_unknown) {
+    return Usage(
+        "--max-rounds N is required: the run ends after N main rounds; or say --length-unknown, and "
+        "it goes on until it is stopped");
+  }
   if (r.workers_min > sizes.workers_max) {
     return Usage(absl::StrCat("--workers-min ", r.workers_min, " is above --workers-max ",
                               sizes.workers_max));

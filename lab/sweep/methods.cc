@@ -91,6 +91,7 @@ constexpr Flag kAlias2Extrema[] = {
 constexpr Flag kLever[] = {{"rule", "lever"}};
 constexpr Flag kLeverLite[] = {{"rule", "lever"}, {"lever-form", "lite"}};
 constexpr Flag kLeverNoRace[] = {{"rule", "lever"}, {"lever-race", "off"}};
+constexpr Flag kLeverLegs[] = {{"rule", "lever"}, {"length-unknown", "true"}};
 constexpr Flag kProdigy[] = {{"rule", "prodigy"}};
 constexpr Flag kProdigyCosine[] = {{"rule", "prodigy"}, {"schedule", "cosine"}};
 constexpr Flag kMechanic[] = {{"rule", "mechanic"}};
@@ -113,7 +114,7 @@ constexpr Method kRules[] = {
     {"lever", kLever},
     {"lever-lite", kLeverLite},
     {"lever-no-race", kLeverNoRace},
-    {"lever-legs", kLever, /*length_unknown=*/true},
+    {"lever-legs", kLeverLegs},
     {"prodigy", kProdigy},
     {"prodigy-cosine", kProdigyCosine},
     {"mechanic", kMechanic},

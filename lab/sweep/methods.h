@@ -14,8 +14,6 @@ struct MethodFlag {
 struct Method {
   std::string_view name;
   std::span<const MethodFlag> flags;
-  // Its rule is lever's, which is not told how long the run will be.
-  bool length_unknown = false;
 };
 
 // In the order of the page.

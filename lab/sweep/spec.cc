@@ -257,7 +257,6 @@ class Reader {
     }
     for (const MethodFlag& flag : method->flags)
       group->flags[std::string(flag.name)] = std::string(flag.value);
-    group->length_unknown = group->length_unknown || method->length_unknown;
     return absl::OkStatus();
   }
 
@@ -307,9 +306,11 @@ class Reader {
     if (key == "batch") return count(&group->task_options.rows);
     if (key == "accumulate") return count(&group->accumulate);
     if (key == "task-seed") {
-      uint32_t seed = 0;
-      SIGNVOTE_RETURN_IF_ERROR(count(&seed));
-      group->task_options.task_seed = seed;
+      const auto seed = node.value_exact<int64_t>();
+      if (!seed.has_value() || *seed < 0)
+        return Bad(path_, absl::StrCat(LineOf(node), ": \"", key,
+                                       "\" must be a whole number, 0 or more"));
+      group->task_options.task_seed = static_cast<uint64_t>(*seed);
       return absl::OkStatus();
     }
     if (key == "grid") {
@@ -317,13 +318,6 @@ class Reader {
       if (grid_ >= kGridLeast && grid_ <= kGridMost) return absl::OkStatus();
       return Bad(path_, absl::StrCat(LineOf(node), ": \"grid\" must be a number from ", kGridLeast,
                                      " to ", kGridMost, ", in the middle of the stepsizes to try"));
-    }
-    if (key == "length-unknown") {
-      const auto value = node.value_exact<bool>();
-      if (!value.has_value())
-        return Bad(path_, absl::StrCat(LineOf(node), ": \"", key, "\" must be true or false"));
-      group->length_unknown = *value;
-      return absl::OkStatus();
     }
     if (key == "task" || key == "data") {
       const auto text = node.value_exact<std::string>();
@@ -387,8 +381,7 @@ SweepCell CellOf(const SweepSpec& spec, size_t group_index, uint64_t seed, int g
   const std::string all =
       absl::StrCat(absl::StrJoin(cell.flags, "\n"), "\n", task.name, "\n", task.data, "\n",
                    task.rows, "\n", task.task_seed, "\n", group.workers, "\n", group.accumulate,
-                   "\n", group.local_steps, "\n", group.length_unknown ? "length unknown" : "",
-                   "\n", group.task, "\n", group.direction, "\n", group.rule, "\n", group.inputs);
+                   "\n", group.local_steps, "\n", group.task, "\n", group.direction, "\n", group.rule, "\n", group.inputs);
   cell.id = absl::StrFormat("%016x", Xxh3(all.data(), all.size()));
   return cell;
 }

@@ -21,7 +21,6 @@ struct CellGroup {
   std::vector<uint64_t> seeds;  // of its runs, at least one
   TaskOptions task_options;     // its seeds are those of the run
   uint32_t accumulate = 1;
-  bool length_unknown = false;  // CellOptions::length_unknown
   // Of signvote-server, by name without dashes; a switch has "true" or "false".
   std::map<std::string, std::string> flags;
   std::string inputs;  // of NameInputs(); a part of SweepCell::id

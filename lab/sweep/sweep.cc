@@ -140,8 +140,7 @@ class Runners {
     Ended ended;
     CellOptions options{.task = group.task_options,
                         .workers = group.workers,
-                        .accumulate = group.accumulate,
-                        .length_unknown = group.length_unknown};
+                        .accumulate = group.accumulate};
     options.task.init_seed = cell.seed;
     absl::StatusOr<ServerFlags> flags = ReadRunFlags(host_.fs, cell.flags, group.workers);
     ended.cell = std::move(cell);
@@ -190,7 +189,6 @@ absl::Status CheckGroups(const CellHost& host, const SweepSpec& spec, const std:
     const absl::StatusOr<ServerFlags> flags =
         ReadRunFlags(host.fs, cell.flags, spec.groups[k].workers);
     absl::Status status = flags.status();
-    if (status.ok() && spec.groups[k].length_unknown) status = CheckLengthUnknown(*flags);
     const TaskOptions& task = spec.groups[k].task_options;
     if (status.ok() &&
         made.insert(absl::StrCat(task.name, "\n", task.data, "\n", task.rows, "\n", task.task_seed))

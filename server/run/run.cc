@@ -49,7 +49,7 @@ RuleRun RuleRunOf(const RunOptions& options) {
   StepBy step_by = StepBy::kVerdict;
   if (options.model.sizes.aggregate == Aggregate::kAverage) step_by = StepBy::kMeanSigns;
   if (AnyDense(options.model.tensor_rules)) step_by = StepBy::kUpdates;
-  return {.main_rounds_max = options.main_rounds_max,
+  return {.main_rounds_max = options.rule.length_unknown ? 0 : options.main_rounds_max,
           .direction = options.direction,
           .step_by = step_by};
 }

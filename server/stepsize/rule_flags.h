@@ -34,6 +34,8 @@ struct RuleFlags {
   double lever_start = 1e-3;
   std::string lever_form = "full";  // full | lite
   std::string lever_race = "auto";  // auto | on | off
+  // Lever is not told how long the run will be, and goes on in legs that double: RuleRunOf().
+  bool length_unknown = false;
   double rival_start = 0;           // of mechanic, prodigy and sos; 0: FirstStepsize()
 };
 

@@ -203,7 +203,8 @@ class ProcessTest(unittest.TestCase):
                 "--tls-key", self.tls / "server.key"]
 
     def start_server(self, *flags, rounds=20, workers_min=1, name="server", listen="127.0.0.1:0", prefix=()):
-        """A server on free ports. Its logs: self.round_log, self.event_log. `prefix`: what runs it, such as prlimit."""
+        """A server on free ports. Its logs: self.round_log, self.event_log. `prefix`: what runs it, such as prlimit. `rounds`: None does
+        not say it."""
         self.certify()
         index = len(self.processes)
         port_file = self.folder / f"ports.{index}.json"
@@ -213,7 +214,7 @@ class ProcessTest(unittest.TestCase):
         rule = () if "--rule" in flags else ("--rule", "alias")
         process = self.start(name, [
             *prefix, BIN / "signvote-server", "--listen", listen, "--http", "127.0.0.1:0", "--port-file", port_file,
-            "--rounds", rounds, "--workers-min", workers_min, "--tokens", self.tls / "tokens", "--seed", 7, *rule,
+            *(() if rounds is None else ("--rounds", rounds)), "--workers-min", workers_min, "--tokens", self.tls / "tokens", "--seed", 7, *rule,
             "--round-log", self.round_log, "--event-log", self.event_log, *self.server_flags(), *flags], Server)
         process.port_file = port_file
         self.server = process

@@ -22,9 +22,9 @@ class Report(harness.ProcessTest):
         (self.out / "curves").mkdir(parents=True)
         self.cells, self.rows = [], []
 
-    def run_of(self, rule, stepsize, seed, loss, *, tuned=False, planned=True, **other):
+    def run_of(self, rule, stepsize, seed, loss, *, tuned=False, planned=True, task="mlp", **other):
         """One run; without a loss it is not done."""
-        row = dict(task="mlp", direction="signum", rule=rule, aggregate="vote", local_steps=1, n=4, stepsize=stepsize, seed=seed, rounds=12,
+        row = dict(task=task, direction="signum", rule=rule, aggregate="vote", local_steps=1, n=4, stepsize=stepsize, seed=seed, rounds=12,
                    main_rounds=10, held_out_loss=loss, held_out_error=0.1, held_out_first=3, seconds=1, bytes_up=1, bytes_down=1, targets=1,
                    last_stepsize=0.1, outcome="finished", digest="0", program="0-0", tuned=int(tuned), **other)
         row["id"] = f"{len(self.rows) + len(self.cells):016x}"
@@ -95,6 +95,31 @@ class Report(harness.ProcessTest):
         self.assertEqual(table["signum fixed"]["excess over the best grid run"], "the best grid run")
         # 4.303 / sqrt(3) = 2.484 deviations.
         self.assertEqual(table["signum near"]["excess over the best grid run"], "+2.67 % ± 2.48")
+
+    def test_one_setting_over_all_tasks_is_ranked_by_the_geometric_mean(self):
+        # Tuned for a task alone, "fixed" is best at 0.1 on one and at 0.3 on the other; 0.2 is best for both, and 0.7 was tried on one only.
+        for task, losses in (("mlp", {0.1: 1.0, 0.2: 1.2, 0.3: 4.0, 0.7: 0.9}), ("text", {0.1: 4.0, 0.2: 1.2, 0.3: 1.0})):
+            for stepsize, loss in losses.items():
+                self.run_of("fixed", stepsize, 1, loss, tuned=True, task=task)
+        for task, lever, flat in (("mlp", 1.0, 0.04), ("text", 1.1, 2.2)):
+            self.run_of("lever", "", 1, lever, task=task)
+            self.run_of("flat", 0.25, 1, flat, task=task)
+        self.run_of("alias2", "", 1, 0.1, task="mlp")
+        self.assertEqual(self.report(), (OK, "", ""))
+        heading = "One setting over all tasks, n = 4"
+        text, page = (self.out / "results.md").read_text(), (self.out / "report.html").read_text()
+        self.assertIn(f"<h2>{heading}</h2>", page)
+        rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text[text.index(heading):].splitlines() if line.startswith("|")]
+        self.assertEqual(rows[0], ["method", "stepsize", "geometric mean", "mlp", "text"])
+        # The least of mlp is 0.04, which counts as 0.05.
+        self.assertEqual(rows[2:], [["signum flat", "0.25", "1.414", "1.000", "2.000"], ["signum lever", "the rule's", "4.472", "20.000", "1.000"],
+                                    ["signum fixed", "0.2", "5.117", "24.000", "1.091"]])
+
+    def test_one_task_is_ranked_by_its_own_table_alone(self):
+        self.grid(1.0)
+        self.run_of("lever", "", 1, 1.0)
+        self.assertEqual(self.report(), (OK, "", ""))
+        self.assertNotIn("One setting", (self.out / "results.md").read_text())
 
     def test_one_seed_is_no_test(self):
         self.grid(1.0)

@@ -183,6 +183,19 @@ class Stepsize(harness.ProcessTest):
         self.assertEqual({line["main_rounds"] for line in self.rounds()[:3]}, {0})
         self.end_run(worker)
 
+    def test_a_run_of_unknown_length_goes_on_in_legs_until_it_is_stopped(self):
+        self.start_server("--rule", "lever", "--length-unknown", "--lever-race", "off", "--lever-start", 0.01, rounds=None)
+        worker = self.start_worker("a")
+        self.wait_round(1002)
+        self.assertEqual(self.status().get("main_rounds", 0), 0, "nobody knows")
+        self.end_run(worker)
+        rounds = self.rounds()
+        first, last, next_leg = self.stepsize(rounds[0]), self.stepsize(rounds[999]), self.stepsize(rounds[1000])
+        # Each leg comes down to nothing by a line; the next one begins where s stood.
+        self.assertAlmostEqual(next_leg / (1000 * last), 1, delta=1e-5)
+        self.assertAlmostEqual(self.stepsize(rounds[1001]) / next_leg, 1999 / 2000, delta=1e-6)
+        self.assertGreater(first, 0)
+
     def test_the_same_seeds_give_the_same_run(self):
         first = self.run_once(rounds=20)
         digest = self.report("a")["digest"]

@@ -193,8 +193,8 @@ TEST(LocalRunLearnsTest, TheHeldOutLossFallsForOneWorkerAndForFour) {
 
 // As signvote lab sweep makes them.
 absl::Status RunFlags(const std::string& task, const std::vector<std::string>& flags,
-                      bool length_unknown, CellResult* result) {
-  CellOptions options{.task = {.name = task}, .workers = 2, .length_unknown = length_unknown};
+                      CellResult* result) {
+  CellOptions options{.task = {.name = task}, .workers = 2};
   absl::StatusOr<ServerFlags> read = ReadRunFlags(FileSystem::Posix(), flags, options.workers);
   if (!read.ok()) return read.status();
   options.server = *std::move(read);
@@ -220,7 +220,7 @@ TEST(LocalCellTest, EveryNamedMethodTrains) {
         if (flag.value != "true") flags.push_back(std::string(flag.value));
       }
       CellResult result;
-      const absl::Status status = RunFlags("logistic", flags, method.length_unknown, &result);
+      const absl::Status status = RunFlags("logistic", flags, &result);
       EXPECT_TRUE(status.ok()) << method.name << ": " << status;
       EXPECT_EQ(result.report.main_rounds, 320u) << method.name;
       ASSERT_TRUE(result.report.held_out_first.has_value()) << method.name;
@@ -279,7 +279,8 @@ TEST(LocalCellTest, TakesAsManyWorkersAsAVoteCounts) {
 TEST(LocalCellTest, OnlyLeverGoesOnWithoutTheLengthOfTheRun) {
   CellResult result;
   const absl::Status status =
-      RunFlags("logistic", {"--max-rounds", "40", "--rule", "alias"}, true, &result);
+      RunFlags(
+      "logistic", {"--max-rounds", "40", "--rule", "alias", "--length-unknown"}, &result);
   EXPECT_TRUE(absl::IsInvalidArgument(status));
   EXPECT_THAT(std::string(status.message()), HasSubstr("--length-unknown belongs to --rule lever"));
 }

@@ -54,6 +54,13 @@ direction = "signsgd"
               IsSupersetOf({"--direction", "lion", "--max-rounds", "50", "--local-steps", "16"}));
 }
 
+TEST(SpecTest, ATasksSeedMayBeAnyWholeNumber) {
+  const auto spec = ParseSweep(
+      "tasks = [\"mlp\"]\nrules = [\"lever\"]\n[task.mlp]\ntask-seed = 4294967295\n", "a.toml");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->groups[0].task_options.task_seed, 4294967295u);
+}
+
 TEST(SpecTest, AGridIsOverTheStepsize) {
   const auto spec = ParseSweep(
       "tasks = [\"mlp\"]\nrules = [\"cosine\"]\n[rule.cosine]\nrule = \"fixed\"\ngrid = 0.01\n",
@@ -96,8 +103,7 @@ alias-probe-every = 2
   EXPECT_EQ(ValueOf(early, "--rule"), "lever");
   EXPECT_EQ(ValueOf(early, "--lever-form"), "lite");
   EXPECT_EQ(std::stod(ValueOf(early, "--lever-start")), 1e-5);
-  EXPECT_FALSE(spec->groups[1].length_unknown);
-  EXPECT_TRUE(spec->groups[2].length_unknown);
+  EXPECT_THAT(legs.flags, Contains("--length-unknown"));
   EXPECT_NE(legs.id, early.id);
   EXPECT_EQ(ValueOf(calm, "--noise"), "coordinate");
   EXPECT_EQ(std::stod(ValueOf(calm, "--noise-decay")), 0.5);
@@ -245,8 +251,8 @@ INSTANTIATE_TEST_SUITE_P(
                           "line 4: a signum x vote H=1 n=4 is in an earlier [[cells]]"},
                     Wrong{"rules = [\"x\"]\n[[cells]]\ntasks = [\"a\"]\n[task.b]\nbatch = 1\n",
                           "line 4: no run has the task \"b\""},
-                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[rule.x]\nlength-unknown = 1\n",
-                          "line 4: \"length-unknown\""}));
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[task.mlp]\ntask-seed = -1\n",
+                          "line 4: \"task-seed\" must be a whole number, 0 or more"}));
 
 }  // namespace
 }  // namespace signvote::lab

@@ -406,6 +406,19 @@ TEST(ServerFlagsTest, AnOptimizerThatAveragesKnowsTheRunsLengthAndWarmUp) {
               HasSubstr("the run has --rule lever"));
 }
 
+TEST(ServerFlagsTest, ARunOfUnknownLengthNeedsNoNumberOfRoundsAndItsRuleIsNotToldOne) {
+  ServerFlags endless, ended;
+  ASSERT_TRUE(Parse({"--insecure", "--length-unknown"}, &endless).ok());
+  EXPECT_EQ(endless.run.main_rounds_max, 0u);
+  ASSERT_TRUE(Parse({"--insecure", "--rule=lever", "--length-unknown", "--max-rounds=60"}, &ended).ok());
+  EXPECT_EQ(ended.run.main_rounds_max, 60u);
+  EXPECT_EQ(run::RuleRunOf(ended.run).main_rounds_max, 0u);
+  EXPECT_EQ(ChosenRule(endless.run.rule, run::RuleRunOf(endless.run)), "lever");
+  const absl::Status fixed =
+      Parse({"--insecure", "--rule=fixed", "--length-unknown", "--max-rounds=60"}, &ended);
+  EXPECT_THAT(Describe(fixed), HasSubstr("--length-unknown belongs to --rule lever"));
+}
+
 TEST(ServerFlagsTest, AChunkOfCountsMustFitIntoAMessage) {
   const std::vector<const char*> words = {"--insecure", "--max-rounds=3",
                                           "--chunk-coordinates=33554432",
