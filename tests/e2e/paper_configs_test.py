@@ -28,7 +28,7 @@ class Configurations(harness.ProcessTest):
         return tomllib.loads(out)
 
     def test_every_line_of_a_server_or_worker_is_taken(self):
-        self.assertEqual((len(SERVERS), len(WORKERS)), (3, 2))
+        self.assertEqual((len(SERVERS), len(WORKERS)), (4, 2))
         for files, program, flags in ((SERVERS, "signvote-server", ["--insecure"]), (WORKERS, "signvote-worker", [])):
             if not (BIN / program).exists():
                 continue  # the worker, without LibTorch
