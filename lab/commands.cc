@@ -40,6 +40,7 @@ std::string ReportJson(const LabFlags& flags, const CellResult& result, const ab
   json["outcome"] = !ended.ok() ? Describe(ended) : r.stopped ? "stopped" : "finished";
   json["rounds"] = r.rounds;
   json["main_rounds"] = r.main_rounds;
+  json["minibatches"] = r.minibatches;
   json["targets"] = r.targets;
   json["held_out_first"] = LossJson(r.held_out_first);
   json["held_out_last"] = LossJson(r.held_out_last);

@@ -132,6 +132,7 @@ WorkerRound MetricsOf(const RoundReport& round) {
   return {.round = round.round,
           .voted = !round.abstained.has_value(),
           .overlapped = round.first_chunk_overlapped,
+          .minibatches = round.minibatches,
           .targets = round.targets,
           .nonfinite = round.scalars.nonfinite_coordinates,
           .members = round.members,

@@ -75,9 +75,7 @@ absl::Status VirtualWorkers::TakeMemory() {
 
 absl::Status VirtualWorkers::MakeVoter(Worker* worker) {
   const RunInfo& run = report_.run;
-  SIGNVOTE_ASSIGN_OR_RETURN(worker->source,
-                            model_->MakeSource(&run.layout, run.direction, run.seed));
-  if (worker->source == nullptr) worker->source = std::make_unique<GradientSource>();
+  SIGNVOTE_ASSIGN_OR_RETURN(worker->source, pass_.MakeSource(run));
   if (run.keeps_gradients) {
     worker->gradient.resize(model_->layout().coordinates());
     worker->gradient_pointers =
@@ -118,6 +116,7 @@ absl::StatusOr<bool> VirtualWorkers::OneRound() {
     SIGNVOTE_ASSIGN_OR_RETURN(const BallotMade made,
                               pass_.Make(worker->voter.get(), worker->ticket,
                                          worker->gradient_pointers, std::move(report)));
+    report_.minibatches += made.minibatches;
     report_.targets += made.targets;
     // The next worker's takes its place in the model.
     if (worker->voter->keeps_gradient()) {

@@ -1,7 +1,8 @@
 #pragma once
 // Trains with one or more virtual workers in one process and one thread: one model, one replica, one
 // gradient; a session, a voter and a direction's state for each. In every round each worker's minibatch
-// is computed after the other's, at the same x.
+// is computed after the other's, at the same x; so are its local steps, which move the one model from x and
+// leave it at x. Where each came to is its own source's to keep.
 //
 // What they compute is, bit for bit, what as many processes with a server between them compute, with as
 // many threads of LibTorch each: LocalRunTest.
@@ -50,7 +51,8 @@ struct LocalRound {
 struct LocalReport {
   std::optional<HeldOutLoss> held_out_first, held_out_last;
   uint64_t rounds = 0, main_rounds = 0;
-  uint64_t targets = 0;  // tokens or samples of all workers
+  uint64_t minibatches = 0;  // of all workers
+  uint64_t targets = 0;      // tokens or samples of all workers
   double seconds = 0, eval_seconds = 0;
   uint64_t bytes_up = 0, bytes_down = 0;
   std::optional<uint64_t> digest;  // of the final replica; nullopt: training never began

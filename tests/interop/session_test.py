@@ -342,11 +342,116 @@ class SessionTest(unittest.TestCase):
         _, gradient = self.model.loss_and_gradient(self.script.x, batch)
         self.assertAlmostEqual(first[training.SCALAR_X0_INNER], 0.25 * float(gradient.sum()), places=4)
 
-    def test_local_steps_are_refused_by_name(self):
-        for changes in ({"local_steps": 4}, {"start": training.RoundOpen.START_X0}):
-            with self.subTest(**changes):
+    def test_local_steps_vote_on_the_way_that_they_went(self):
+        """Signum in plain double beside it; a commit with scales and a decay of its own; the same ballot for another attempt."""
+        self.script.welcome = {"local_steps_max": 4}
+        steps, etas = 4, np.linspace(0.02, 0.01, 4)
+        wanted = [training.SCALAR_LOCAL_PRODUCT, training.SCALAR_X0_INNER, training.SCALAR_LOCAL_INNER]
+        asked = {"local_steps": steps, "eta_first": etas[0], "eta_last": etas[-1], "data_step": 5, "wanted": wanted}
+        changes = {"stepsize": 1, "scales": [0.01, 0.02, 0.03, 0.04], "decay_step": 0.06, "next_data_step": 9}
+
+        def conversation(_, requests):
+            for attempt in range(2):
+                yield self.script.open(0, attempt, **asked)
+                self.script.until(requests, "scalars")
+            yield from self.script.verdict(self.plus, 0, attempt=1)
+            yield self.script.commit(self.plus, 0, attempt=1, **changes)
+            yield from self.finish(requests)
+
+        self.script.conversation = conversation
+        self.assertEqual(self.session.run(), "finished")
+        layout, x0 = self.script.layout, self.script.x0.astype(np.float64)
+        y, m, losses, inner, product = self.script.x.astype(np.float64), 0.0, [], 0.0, 0.0
+        for h, eta in enumerate(etas):
+            loss, g = self.model.loss_and_gradient(y.astype(np.float32), self.session.trainer.data.train(0, 0, 5 + h))
+            losses.append(loss)
+            inner += (g * (x0 - y)).sum()
+            product += np.linalg.norm(g.astype(np.float64)) * np.linalg.norm(x0 - y)
+            m = 0.5 * m + 0.5 * g
+            y -= eta * layout.step_scales() * np.sign(m)
+        scalars = self.script.scalars[0]
+        self.assertEqual((scalars.local_steps, scalars.samples), (4, 4 * len(self.session.trainer.data.train(0, 0, 5).labels)))
+        self.assertAlmostEqual(scalars.loss, float(np.mean(losses)), places=4)
+        told = dict(zip(wanted, scalars.wanted, strict=True))
+        self.assertAlmostEqual(told[training.SCALAR_LOCAL_INNER], inner, places=3)
+        self.assertAlmostEqual(told[training.SCALAR_LOCAL_PRODUCT], product, places=3)
+        self.assertTrue(math.isnan(told[training.SCALAR_X0_INNER]))
+        way = self.script.x - y
+        np.testing.assert_allclose(scalars.displacement_mean, [np.abs(way[where]).mean() for where in layout.ranges], rtol=0.02)
+        packed = b"".join(b.payload for b in self.script.ballots[:2])
+        same = (bits.unpack(packed, len(way)) == (way > 0))[np.abs(way) > 1e-4]
+        self.assertGreater(same.mean(), 0.99, "but where fp32 decides otherwise")
+        self.assertEqual([b.payload for b in self.script.ballots[:2]], [b.payload for b in self.script.ballots[2:]])
+        self.assertEqual(len(self.session.trainer.losses), 4, "another attempt computes nothing")
+        moved = np.concatenate([
+            apply.apply_step(self.script.x[where], self.plus[where], 1, t.step_scale, t.weight_decay, 0.06, scale)
+            for t, where, scale in zip(layout.tensors, layout.ranges, changes["scales"])])
+        self.assertEqual(self.script.digests[-1].digest, replica_digest(moved))
+
+    def test_local_steps_go_on_from_where_they_ended_unless_the_replica_has_moved(self):
+        self.script.welcome = {"local_steps_max": 2}
+        start, starts, abstentions = training.RoundOpen, [], []
+
+        class Watched(Trainer):
+            def vote(self, *arguments):
+                starts.append(None if self.y is None else self.y.copy())
+                ballot = super().vote(*arguments)
+                abstentions.append(ballot.abstain_reason)
+                return ballot
+
+        self.session.trainer = trainer = Watched(self.model, self.session.trainer.data)
+        eta = {"local_steps": 2, "eta_first": 0.25, "eta_last": 0.25}
+        ends = []
+
+        def conversation(_, requests):
+            yield self.script.open(0, start=start.START_X0, **eta)
+            self.script.until(requests, "scalars")
+            ends.append(trainer.y.copy())
+            yield self.script.still(training.Commit.KIND_NONE, 0)
+            yield self.script.open(1, start=start.START_CONTINUE, **eta)
+            self.script.until(requests, "scalars")
+            yield self.script.still(training.Commit.KIND_REWIND, 1)
+            yield self.script.open(2, start=start.START_CONTINUE, **eta)
+            self.script.until(requests, "abstain")
+            yield from self.finish(requests, rounds=2)
+
+        self.script.conversation = conversation
+        self.assertEqual(self.session.run(), "finished")
+        self.assertEqual(abstentions, [0, 0, training.Abstain.REASON_OTHER])
+        self.assertEqual(self.script.ballots, [], "in a trial nobody votes")
+        np.testing.assert_array_equal(starts[1], ends[0])
+        self.assertIsNone(starts[2])
+        way = np.abs(ends[0] - self.script.x0)
+        self.assertLessEqual(way.max(), 0.5 + 1e-6)
+        self.assertGreater(way.mean(), 0.05, "from x0, not from the replica")
+
+    def test_local_steps_end_when_the_round_says(self):
+        self.script.welcome = {"local_steps_max": 9}
+        times = iter(range(100))  # a second a look
+        self.session.trainer.now = lambda: next(times)
+
+        def conversation(_, requests):
+            yield self.script.open(0, local_steps=9, eta_first=0.25, eta_last=0.25, steps_until_ms=3000)
+            self.script.until(requests, "scalars")
+            yield self.script.still(training.Commit.KIND_NONE, 0)
+            yield from self.finish(requests)
+
+        self.script.conversation = conversation
+        self.assertEqual(self.session.run(), "finished")
+        self.assertEqual(self.script.scalars[0].local_steps, 3)
+
+    def test_local_steps_that_were_not_announced_or_cannot_be_are_refused(self):
+        for text, welcome, changes in (
+                ("more than Welcome said", {}, {"local_steps": 4}),
+                ("more than Welcome said", {"local_steps_max": 3}, {"local_steps": 4}),
+                ("inner stepsizes", {"local_steps_max": 4}, {"local_steps": 4, "eta_last": math.nan}),
+                ("starts in a way", {"local_steps_max": 4}, {"local_steps": 4, "start": 9}),
+                ("local steps of this direction", {"local_steps_max": 4,
+                                                   "direction": training.Direction(kind=training.Direction.KIND_ADAM)}, {})):
+            with self.subTest(text, **changes):
+                self.script.welcome = welcome
                 self.script.conversation = lambda _, requests, c=changes: iter([self.script.open(0, **c)])
-                with self.assertRaisesRegex(Broken, "local steps"):
+                with self.assertRaisesRegex(Broken, text):
                     self.session.run()
 
     def test_a_none_keeps_everything_and_a_rewind_forgets_the_direction(self):

@@ -118,6 +118,8 @@ struct SimCounters {
   uint64_t evaluations = 0, evaluators_changed = 0, windows_changed = 0;
   uint64_t averages = 0, dense = 0;  // steps by counts, and with dense chunks
   uint64_t uncounted = 0;            // openings of weight 0
+  // Of local steps, and those of them that ended before the last.
+  uint64_t local_ballots = 0, steps_cut_short = 0;
 
   // What must come about over enough seeds, by name.
   std::vector<std::pair<std::string, uint64_t>> Outcomes() const;

@@ -8,11 +8,9 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
-#include "common/bits.h"
 #include "common/check.h"
 #include "common/checksum.h"
 #include "common/status.h"
-#include "worker/codec/dense_chunk.h"
 #include "worker/codec/tensor_pointers.h"
 #include "worker/session/messages.h"
 
@@ -25,36 +23,6 @@ constexpr double kPartSeconds = 0.002;
 constexpr double kRestartMin = 2, kRestartMax = 15;
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-
-// Ballots that a direction which counts them has been given; 0 with one that does not.
-uint64_t StepsOf(const Direction& direction) {
-  uint64_t steps = 0;
-  const std::span<const StatePlane> planes = direction.planes();
-  for (size_t k = 0; k < planes.size(); ++k) {
-    if (planes[k].kind != StatePlane::Kind::kSteps) continue;
-    SIGNVOTE_CHECK(direction.SaveState(k, 0, std::as_writable_bytes(std::span(&steps, 1))).ok());
-  }
-  return steps;
-}
-
-// Σ_k scale_k⟨g_k, b_k⟩.
-double InnerWith(const std::vector<uint8_t>& verdict, const Layout& layout,
-                 const std::vector<float>& g) {
-  double sum = 0;
-  for (const TensorSpec& tensor : layout.tensors()) {
-    for (uint64_t i = tensor.first; i < tensor.first + tensor.count; ++i) {
-      const double sign = GetBit(verdict.data(), i) ? 1 : -1;
-      sum += double{tensor.step_scale} * sign * double{g[i]};
-    }
-  }
-  return sum;
-}
-
-double Distance(const std::vector<float>& a, const std::vector<float>& b) {
-  double sum = 0;
-  for (size_t i = 0; i < a.size(); ++i) sum += std::abs(double{a[i]} - double{b[i]});
-  return sum;
-}
 
 }  // namespace
 
@@ -100,7 +68,8 @@ void SimWorker::Forget() {
   replica_.reset();
   store_.reset();
   memory_.reset();
-  direction_.reset();
+  steps_.reset();
+  packer_.reset();
   retry_.reset();
   follower_.reset();
   measurement_.reset();
@@ -288,7 +257,10 @@ void SimWorker::Joined() {
   store_ =
       std::make_unique<VerdictStore>(run.commit_plan, kSlotsMax, std::pmr::new_delete_resource());
   assembler_ = std::make_unique<VerdictAssembler>(store_.get());
-  direction_ = std::make_unique<Direction>(&run.layout, run.plan, run.direction);
+  packer_ = device_.MakePacker(&run.layout, run.plan, run.direction).value();
+  if (run.local_steps_max == 1) return;
+  steps_ = std::make_unique<LocalStepSource>(PointersInto(run.layout, x_.data()));
+  SIGNVOTE_CHECK(steps_->Bind(run, memory_.get(), packer_.get()).ok());
 }
 
 absl::Status SimWorker::CommitDue(const v1::Commit& commit) {
@@ -310,7 +282,11 @@ absl::Status SimWorker::CommitDue(const v1::Commit& commit) {
 
 void SimWorker::Applied(const CommitEvent& commit) {
   const bool contiguous = ballot_.has_value() && ballot_->ticket.round == commit.round;
-  if (commit.kind == CommitKind::kRewind) direction_->Reset();
+  if (commit.kind == CommitKind::kRewind) SIGNVOTE_CHECK(packer_->Reset().ok());
+  if (steps_ != nullptr) {
+    const bool goes_on = contiguous && commit.kind == CommitKind::kNone && !ballot_->abstains;
+    SIGNVOTE_CHECK(goes_on ? steps_->Settle(BallotFate::kNotApplied).ok() : steps_->Reset().ok());
+  }
   if (!contiguous || commit.kind != CommitKind::kStep) ForgetPrevious();
   prev_verdict_.reset();
   if (contiguous && commit.slot != nullptr && commit.slot->plan->OnlySigns()) {
@@ -357,7 +333,7 @@ void SimWorker::Transfer(const TransferAction& action) {
     damaged_ = false;
     catch_up_ = std::make_unique<CatchUp>(
         [this](const CommitEvent& commit) {
-          if (commit.kind == CommitKind::kRewind) direction_->Reset();
+          if (commit.kind == CommitKind::kRewind) SIGNVOTE_CHECK(packer_->Reset().ok());
           return replica_->Apply(commit);
         },
         [this](const CommitEvent& commit) {
@@ -466,115 +442,6 @@ void SimWorker::BeginEvaluation(const RoundTicket& ticket) {
                   .ballots_left = every - every / 4};
 }
 
-void SimWorker::StartVote(const RoundTicket& ticket) {
-  world_->Trace(name_, absl::StrCat("votes in round ", ticket.round.value()));
-  if (ticket.evaluate) BeginEvaluation(ticket);
-  ballot_.emplace(Ballot{});
-  ballot_->ticket = ticket;
-  ballot_->number = ++last_ballot_;
-  const uint32_t chunks = follower_->run().plan.chunks();
-  ballot_->chunks.assign(chunks, false);
-  double compute = world_->options.compute_s * world_->timeline.Uniform(0.8, 1.2);
-  if (Is(slow_until_)) compute *= world_->timeline.Uniform(5, 20);
-  const double interval = compute / (chunks + 1);
-  Later(interval, [this, number = ballot_->number, interval] {
-    if (!ballot_.has_value() || ballot_->number != number) return;
-    MakeBallot(ballot_->ticket);
-    HandChunk(number, 0, interval);
-  });
-}
-
-void SimWorker::MakeBallot(const RoundTicket& ticket) {
-  const RunInfo& run = follower_->run();
-  Ballot& ballot = *ballot_;
-  if (ticket.x0_over && replica_->round() == ticket.round) replica_->LetGoOfX0();
-  ballot.bits.assign(run.ballot_plan.TotalBytes(), 0);
-  const std::optional<Round>& nonfinite_from = world_->options.nonfinite_from;
-  if (nonfinite_from.has_value() && ticket.round >= *nonfinite_from) {
-    abstain_next_ = AbstainReason::kNonFiniteLoss;
-  }
-  if (abstain_next_.has_value()) {
-    ballot.abstains = std::exchange(abstain_next_, std::nullopt);
-    // A loss is known before the first chunk leaves.
-    if (*ballot.abstains != AbstainReason::kNonFiniteLoss) {
-      ballot.abstains_at = static_cast<uint32_t>(world_->timeline.Below(run.plan.chunks()));
-    }
-  }
-  if (replica_->round() != ticket.round || !replica_->level()) {
-    ForgetPrevious();  // committed meanwhile: these bits are late anyway
-    prev_verdict_.reset();
-  }
-  std::vector<float> g, h;
-  ballot.scalars.loss = world_->model.Gradient(x_, run.seed, ticket.share, ticket.data_step, &g);
-  const bool wants_h = ticket.Wants(ScalarKind::kProbeL1) || ticket.Wants(ScalarKind::kProbeInner);
-  const bool probe = wants_h && !x_prev_.empty();
-  if (probe) (void)world_->model.Gradient(x_prev_, run.seed, ticket.share, ticket.data_step, &h);
-  const std::vector<const float*> g_by_tensor = PointersInto<const float>(run.layout, g.data());
-  const std::vector<const float*> h_by_tensor =
-      probe ? PointersInto<const float>(run.layout, h.data()) : std::vector<const float*>();
-  double probe_l1 = 0, prev_inner = 0;
-  const uint64_t steps_before = StepsOf(*direction_);
-  direction_->Begin();
-  for (uint32_t k = 0; k < run.plan.chunks(); ++k) {
-    const ChunkIndex chunk(k);
-    const ChunkScalars s = direction_->PackChunk(
-        chunk,
-        {.g = g_by_tensor,
-         .h = h_by_tensor,
-         .prev_verdict = prev_verdict_ == nullptr ? nullptr : prev_verdict_->data(),
-         .seed = run.seed,
-         .round = ticket.round,
-         .share = ticket.share},
-        ballot.bits.data() + run.ballot_plan.Offset(chunk));
-    if (const PayloadKind kind = run.ballot_plan.kind(chunk); kind != PayloadKind::kSigns) {
-      uint8_t* const payload = ballot.bits.data() + run.ballot_plan.Offset(chunk);
-      const std::vector<uint8_t> packed(payload, payload + run.plan.Bytes(chunk));
-      const auto begin = g.begin() + static_cast<ptrdiff_t>(run.plan.First(chunk));
-      std::vector<float> values(begin, begin + static_cast<ptrdiff_t>(run.plan.Count(chunk)));
-      SIGNVOTE_CHECK(
-          MakeDenseChunk(run.layout, kind, run.plan.First(chunk), packed.data(), values, payload));
-    }
-    ballot.scalars.g_l1 += s.g_l1;
-    ballot.scalars.g_l2_squared += s.g_l2_squared;
-    probe_l1 += s.probe_l1;
-    prev_inner += s.prev_inner;
-  }
-  if (run.direction.kind == DirectionKind::kAdam) {
-    world_->checker.Require(StepsOf(*direction_) == steps_before + 1,
-                            "a ballot is not one step of its direction");
-  }
-  ballot.scalars.samples = 1;
-  if (measurement_.has_value() && measurement_->report.round < ticket.round &&
-      --measurement_->ballots_left == 0) {
-    ballot.scalars.held_out = std::exchange(measurement_, std::nullopt)->report;
-  }
-  std::optional<X0Sums> x0_sums;
-  const bool about_x0 = ticket.Wants(ScalarKind::kX0Inner) || ticket.Wants(ScalarKind::kX0Distance);
-  if (about_x0 && memory_->keeps_x0())
-    x0_sums = memory_->SumsAboutX0(run.layout, g_by_tensor).value();
-  for (const ScalarKind kind : ticket.wanted) {
-    double value = kNaN;  // this worker cannot tell
-    if (kind == ScalarKind::kProbeInner && probe && prev_verdict_ != nullptr)
-      value = InnerWith(*prev_verdict_, run.layout, h);
-    if (kind == ScalarKind::kChangeL1 && !g_prev_.empty()) value = Distance(g, g_prev_);
-    if (kind == ScalarKind::kGradientMax) value = double{*std::max_element(g.begin(), g.end())};
-    if (kind == ScalarKind::kGradientMin) value = double{*std::min_element(g.begin(), g.end())};
-    if (kind == ScalarKind::kX0Inner && x0_sums.has_value()) value = x0_sums->inner;
-    if (kind == ScalarKind::kX0Distance && x0_sums.has_value())
-      value = std::sqrt(x0_sums->distance_squared);
-    if (kind == ScalarKind::kProbeL1 && probe) value = probe_l1;
-    if (kind == ScalarKind::kPrevInner && prev_verdict_ != nullptr) value = prev_inner;
-    ballot.scalars.wanted.push_back(value);
-  }
-  x_prev_ = x_;
-  g_prev_ = std::move(g);
-}
-
-void SimWorker::ForgetPrevious() {
-  x_prev_.clear();
-  g_prev_.clear();
-}
-
 void SimWorker::HandChunk(uint64_t number, uint32_t k, double interval) {
   if (!ballot_.has_value() || ballot_->number != number) return;
   Ballot& ballot = *ballot_;
@@ -584,7 +451,7 @@ void SimWorker::HandChunk(uint64_t number, uint32_t k, double interval) {
     return Advance();
   }
   const auto chunks = static_cast<uint32_t>(ballot.chunks.size());
-  if (k == chunks) return HandScalars(number);
+  if (k == chunks || ballot.ticket.silent()) return HandScalars(number);
   const auto hand = [this, number, k] {
     if (!ballot_.has_value() || ballot_->number != number) return;
     ballot_->chunks[k] = true;

@@ -1,6 +1,7 @@
 #pragma once
 // One worker process of a simulated run: the product's Follower, VerdictAssembler, CatchUp, Replica,
-// RetryPolicy and Direction, and around them what a process adds: dialling, gradients, time, faults.
+// RetryPolicy, BallotPacker and LocalStepSource, and around them what a process adds: dialling,
+// gradients, time, faults.
 
 #include <cstdint>
 #include <functional>
@@ -12,13 +13,14 @@
 #include "tests/sim/server_host.h"
 #include "tests/sim/world.h"
 #include "worker/codec/replica_memory.h"
-#include "worker/direction/direction.h"
+#include "worker/direction/worker_device.h"
 #include "worker/session/catch_up.h"
 #include "worker/session/follower.h"
 #include "worker/session/replica.h"
 #include "worker/session/retry_policy.h"
 #include "worker/session/verdict_assembler.h"
 #include "worker/session/verdict_store.h"
+#include "worker/vote/local_steps.h"
 
 namespace signvote::sim {
 
@@ -78,6 +80,7 @@ class SimWorker final : public HostEnd, public CallEnd {
     std::vector<bool> chunks;
     bool scalars_handed = false, abstained = false;
     uint64_t number = 0;
+    uint32_t steps = 0;  // local steps that there is time for
   };
 
   Time Now() const { return world_->timeline.Now(); }
@@ -108,6 +111,7 @@ class SimWorker final : public HostEnd, public CallEnd {
   void BeginEvaluation(const RoundTicket& ticket);
   void StartVote(const RoundTicket& ticket);
   void MakeBallot(const RoundTicket& ticket);
+  void MakeLocalBallot(const RoundTicket& ticket);
   void ForgetPrevious();  // what is kept of the round before
   void HandChunk(uint64_t ballot, uint32_t k, double interval);
   void HandScalars(uint64_t ballot);
@@ -135,9 +139,11 @@ class SimWorker final : public HostEnd, public CallEnd {
   std::unique_ptr<Replica> replica_;
   std::unique_ptr<VerdictStore> store_;
   std::unique_ptr<VerdictAssembler> assembler_;
-  std::unique_ptr<Direction> direction_;
-  std::unique_ptr<CatchUp> catch_up_;  // while a state is fetched
-  uint64_t call_ = 0;                  // the transfer that goes on; 0: none
+  HostDevice device_;
+  std::unique_ptr<BallotPacker> packer_;
+  std::unique_ptr<LocalStepSource> steps_;  // of a run that takes local steps
+  std::unique_ptr<CatchUp> catch_up_;       // while a state is fetched
+  uint64_t call_ = 0;                       // the transfer that goes on; 0: none
   TransferAction::Kind call_kind_ = TransferAction::Kind::kFetch;
   std::shared_ptr<std::vector<uint8_t>> prev_verdict_;
   std::optional<OpenedAction> opened_;

@@ -73,6 +73,17 @@ struct LargestArguments {
 };
 cudaError_t LaunchLargest(const LargestArguments& arguments, cudaStream_t stream);
 
+// Step() of one tensor. Of `pack` the state, the table and numbers are read, as for LaunchLargest().
+struct LocalStepArguments {
+  PackArguments pack;  // tensors: of this tensor alone
+  uint64_t first;      // the tensor's
+  uint64_t count;      // > 0
+  const float* g;      // [count], not null
+  float* y;            // [count]
+  float length;
+};
+cudaError_t LaunchLocalStep(const LocalStepArguments& arguments, cudaStream_t stream);
+
 // Tiles that hold `count` coordinates.
 constexpr uint64_t Tiles(uint64_t count) {
   return (count + kTileCoordinates - 1) / kTileCoordinates;

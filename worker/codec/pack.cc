@@ -317,4 +317,24 @@ float Largest(const PackContext& context, const PackSegment& segment, Isa isa) {
                                                                                          s);
 }
 
+void StepReference(const PackContext& context, const PackSegment& s, float length, float* y) {
+  for (uint64_t i = 0; i < s.count; ++i) {
+    if (!std::isfinite(s.g[i]) || (s.sparse && s.g[i] == 0.0f)) continue;
+    const float u = Form(context, s, i);
+    if (!std::isfinite(u) || u == 0.0f) continue;
+    y[i] = u > 0.0f ? y[i] - length : y[i] + length;
+  }
+}
+
+void Step(const PackContext& context, const PackSegment& segment, float length, float* y, Isa isa) {
+  SIGNVOTE_CHECK(segment.g != nullptr && segment.u == nullptr);
+  SIGNVOTE_CHECK(context.formation.envelope == Envelope::kNone &&
+                 context.formation.update != Formation::Update::kAdam);
+  CheckSegment(context, segment);
+  if (isa == Isa::kScalar) return StepReference(context, segment, length, y);
+  if (segment.count == 0) return;
+  (isa == Isa::kAvx512 ? pack_kernels::StepAvx512 : pack_kernels::StepAvx2)(context, segment,
+                                                                            length, y);
+}
+
 }  // namespace signvote

@@ -210,4 +210,8 @@ float LargestAvx2(const PackContext& context, const PackSegment& segment) {
   return LargestOf(context, segment);
 }
 
+void StepAvx2(const PackContext& context, const PackSegment& segment, float length, float* y) {
+  StepOf(context, segment, length, y);
+}
+
 }  // namespace signvote::pack_kernels

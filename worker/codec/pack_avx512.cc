@@ -221,4 +221,8 @@ float LargestAvx512(const PackContext& context, const PackSegment& segment) {
   return LargestOf(context, segment);
 }
 
+void StepAvx512(const PackContext& context, const PackSegment& segment, float length, float* y) {
+  StepOf(context, segment, length, y);
+}
+
 }  // namespace signvote::pack_kernels

@@ -333,7 +333,35 @@ __global__ void __launch_bounds__(kThreads) LargestKernel(LargestArguments a) {
     atomicMax(reinterpret_cast<unsigned*>(a.largest), __float_as_uint(largest));
 }
 
+// A block is a tile of the tensor.
+__global__ void __launch_bounds__(kThreads) LocalStepKernel(LocalStepArguments a) {
+  const PackArguments& p = a.pack;
+  const bool sparse = p.tensors[0].sparse != 0;
+  for (uint32_t k = 0; k < kTileCoordinates / kThreads; ++k) {
+    const uint64_t offset = uint64_t{blockIdx.x} * kTileCoordinates + k * kThreads + threadIdx.x;
+    if (offset >= a.count) continue;
+    const float g = a.g[offset];
+    if (!Finite(g) || (sparse && g == 0.0f)) continue;
+    const uint64_t at = a.first + offset;
+    const Update next = UpdateOf(p, g, LoadKept(p.state[0], p.formation.bf16, at), 0.0f);
+    if (p.state[0] != nullptr) {
+      if (p.formation.bf16) {
+        static_cast<uint16_t*>(p.state[0])[at] = NarrowNearest(next.m);
+      } else {
+        static_cast<float*>(p.state[0])[at] = next.m;
+      }
+    }
+    if (!Finite(next.u) || next.u == 0.0f) continue;
+    const float y = a.y[offset];
+    a.y[offset] = next.u > 0.0f ? __fsub_rn(y, a.length) : __fadd_rn(y, a.length);
+  }
+}
+
 }  // namespace
+
+cudaError_t LaunchLocalStep(const LocalStepArguments& a, cudaStream_t stream) {
+  return LaunchKernel(LocalStepKernel, Tiles(a.count), a, stream);
+}
 
 cudaError_t LaunchLargest(const LargestArguments& a, cudaStream_t stream) {
   return LaunchKernel(LargestKernel, Tiles(a.count), a, stream);

@@ -32,4 +32,7 @@ using LargestFn = float (*)(const PackContext& context, const PackSegment& segme
 float LargestAvx2(const PackContext& context, const PackSegment& segment);
 float LargestAvx512(const PackContext& context, const PackSegment& segment);
 
+void StepAvx2(const PackContext& context, const PackSegment& segment, float length, float* y);
+void StepAvx512(const PackContext& context, const PackSegment& segment, float length, float* y);
+
 }  // namespace signvote::pack_kernels

@@ -2,8 +2,8 @@
 // Where a worker's replica lies and how it is moved: host memory here, a GPU in cuda_replica.h.
 //
 // The replica may be the model's own parameters, or other memory that a model's are copied from
-// (worker/vote): local steps, bf16 models and several virtual workers on one replica need the
-// latter.
+// (worker/vote): bf16 models need the latter. While local steps run it holds what they move, and the
+// replica lies aside (worker/vote/local_steps.h).
 //
 // Threads: calls may come from different threads, one at a time; on a GPU each is queued behind the
 //          work on the calling thread's current stream and waits for its own end.

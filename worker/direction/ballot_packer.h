@@ -48,6 +48,11 @@ class BallotPacker {
   // INVALID_ARGUMENT: CheckGradient(). FAILED_PRECONDITION: as Start(). REQUIRES: no chunk is in flight.
   virtual absl::StatusOr<ChunkScalars> Sums(ConstTensorPointers g, const uint8_t* prev_verdict) = 0;
 
+  // One local step (Direction::Step) in memory of the device, behind the work on the calling thread's
+  // current stream. INVALID_ARGUMENT, UNIMPLEMENTED: CheckStep(); UNIMPLEMENTED also where the device
+  // takes none. REQUIRES: no chunk is in flight.
+  virtual absl::Status Step(const Direction::StepInput& input) = 0;
+
   // The direction's state as planes of bytes, as in Direction: what a checkpoint holds, the same on
   // every device. INVALID_ARGUMENT: CheckStateRange(). REQUIRES: no chunk is in flight.
   virtual absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) = 0;

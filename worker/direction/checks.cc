@@ -6,11 +6,10 @@
 namespace signvote {
 namespace {
 
-absl::Status CheckPointers(const char* what, const Layout& layout, ConstTensorPointers values) {
-  if (values.size() == layout.tensors().size()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(what, " has ", values.size(),
-                                                 " entries and the model ", layout.tensors().size(),
-                                                 " tensors"));
+absl::Status CheckPointers(const char* what, const Layout& layout, size_t pointers) {
+  if (pointers == layout.tensors().size()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(what, " has ", pointers, " entries and the model ",
+                                                 layout.tensors().size(), " tensors"));
 }
 
 }  // namespace
@@ -33,10 +32,10 @@ absl::Status CheckChunkInput(const Layout& layout, const ChunkPlan& plan, ChunkI
   SIGNVOTE_RETURN_IF_ERROR(CheckChunk(plan, k));
   SIGNVOTE_RETURN_IF_ERROR(CheckGradient(layout, input.g));
   if (!input.h.empty()) {
-    SIGNVOTE_RETURN_IF_ERROR(CheckPointers("the probe gradient", layout, input.h));
+    SIGNVOTE_RETURN_IF_ERROR(CheckPointers("the probe gradient", layout, input.h.size()));
   }
   if (input.u.empty()) return absl::OkStatus();
-  SIGNVOTE_RETURN_IF_ERROR(CheckPointers("what is to be signed", layout, input.u));
+  SIGNVOTE_RETURN_IF_ERROR(CheckPointers("what is to be signed", layout, input.u.size()));
   absl::Status status;
   ForEachTensorRange(layout, plan.First(k), plan.Count(k), [&](const TensorRange& range) {
     if (!status.ok() || input.u[range.tensor] != nullptr) return;
@@ -48,7 +47,45 @@ absl::Status CheckChunkInput(const Layout& layout, const ChunkPlan& plan, ChunkI
 }
 
 absl::Status CheckGradient(const Layout& layout, ConstTensorPointers g) {
-  return CheckPointers("the gradient", layout, g);
+  return CheckPointers("the gradient", layout, g.size());
+}
+
+absl::Status CheckStepDirection(const DirectionConfig& config) {
+  bool takes = false;
+  switch (config.kind) {
+    case DirectionKind::kSignSgd:
+    case DirectionKind::kSignum:
+    case DirectionKind::kNesterovSignum:
+    case DirectionKind::kLion:
+      takes = config.envelope == Envelope::kNone && !config.error_feedback;
+      break;
+    case DirectionKind::kStoSign:
+    case DirectionKind::kAdam:
+    case DirectionKind::kMomentumSgd:
+    case DirectionKind::kMuon:
+      break;
+  }
+  if (takes) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat(
+      "local steps are not made of ", std::string(DirectionName(config.kind)),
+      config.envelope != Envelope::kNone ? " with noise" : "",
+      config.error_feedback ? " with error feedback" : "",
+      "; give the server --direction signsgd, signum, nesterov-signum or lion without --noise and "
+      "--error-feedback, or no --local-steps"));
+}
+
+absl::Status CheckStep(const Layout& layout, const DirectionConfig& config,
+                       const Direction::StepInput& input) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckStepDirection(config));
+  SIGNVOTE_RETURN_IF_ERROR(CheckGradient(layout, input.g));
+  SIGNVOTE_RETURN_IF_ERROR(CheckPointers("what the step moves", layout, input.y.size()));
+  for (size_t k = 0; k < input.y.size(); ++k) {
+    if (input.y[k] != nullptr) continue;
+    return absl::InvalidArgumentError(absl::StrCat("the step is to move tensor \"",
+                                                   layout.tensors()[k].name,
+                                                   "\", of which there are no parameters"));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckStateRange(const Layout& layout, std::span<const StatePlane> planes, size_t plane,

@@ -24,6 +24,12 @@ absl::Status CheckChunk(const ChunkPlan& plan, ChunkIndex k);
 // where the chunk lies.
 absl::Status CheckChunkInput(const Layout& layout, const ChunkPlan& plan, ChunkIndex k,
                              const Direction::ChunkInput& input);
+// OK for the directions that local steps are made of: signSGD, Signum, Nesterov-Signum and Lion without
+// noise and without error feedback. UNIMPLEMENTED, with the name and the remedy: any other.
+absl::Status CheckStepDirection(const DirectionConfig& config);
+// The same; and INVALID_ARGUMENT: g or y have not one entry per tensor, or y has a null one.
+absl::Status CheckStep(const Layout& layout, const DirectionConfig& config,
+                       const Direction::StepInput& input);
 // INVALID_ARGUMENT: no such plane, `bytes` are no whole elements, or reach beyond the plane from
 // element `first` on.
 absl::Status CheckStateRange(const Layout& layout, std::span<const StatePlane> planes, size_t plane,

@@ -291,6 +291,26 @@ absl::StatusOr<ChunkScalars> CudaPacker::Sums(ConstTensorPointers g, const uint8
   return sums;
 }
 
+absl::Status CudaPacker::Step(const Direction::StepInput& input) {
+  SIGNVOTE_RETURN_IF_ERROR(CheckStep(*layout_, config_, input));
+  return Guarded([&](cudaStream_t stream) -> absl::Status {
+    for (size_t k = 0; k < layout_->tensors().size(); ++k) {
+      if (input.g[k] == nullptr) continue;
+      const TensorSpec& tensor = layout_->tensors()[k];
+      LocalStepArguments arguments{
+          .pack = ArgumentsOf(ChunkIndex(0), {.g = input.g, .clip = input.clip}),
+          .first = tensor.first,
+          .count = tensor.count,
+          .g = input.g[k],
+          .y = input.y[k],
+          .length = input.eta * tensor.step_scale};
+      arguments.pack.tensors = tensors_.data() + k;
+      SIGNVOTE_RETURN_IF_ERROR(SIGNVOTE_CUDA(LaunchLocalStep, arguments, stream));
+    }
+    return absl::OkStatus();
+  });
+}
+
 absl::Status CudaPacker::SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) {
   SIGNVOTE_RETURN_IF_ERROR(CheckStateRange(*layout_, planes_, plane, first, bytes.size()));
   return Guarded([&](cudaStream_t stream) -> absl::Status {

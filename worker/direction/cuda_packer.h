@@ -38,6 +38,7 @@ class CudaPacker : public BallotPacker {
   absl::StatusOr<bool> Ready(ChunkIndex k) override;
   absl::StatusOr<ChunkScalars> Finish(ChunkIndex k) override;
   absl::StatusOr<ChunkScalars> Sums(ConstTensorPointers g, const uint8_t* prev_verdict) override;
+  absl::Status Step(const Direction::StepInput& input) override;
   absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) override;
   absl::Status RestoreState(size_t plane, uint64_t first,
                             std::span<const std::byte> bytes) override;

@@ -175,6 +175,19 @@ ChunkScalars Direction::PackChunk(ChunkIndex k, const ChunkInput& input, uint8_t
   return total;
 }
 
+void Direction::Step(const StepInput& input) {
+  const PackContext context{
+      .coefficients = coefficients_, .formation = FormationOf(config_, steps_), .clip = input.clip};
+  const std::span<const TensorSpec> tensors = layout_->tensors();
+  for (size_t k = 0; k < tensors.size(); ++k) {
+    if (input.g[k] == nullptr) continue;
+    const PackSegment segment =
+        SegmentAt({.tensor = k, .offset = 0, .first = tensors[k].first, .count = tensors[k].count},
+                  {.g = input.g});
+    signvote::Step(context, segment, input.eta * tensors[k].step_scale, input.y[k]);
+  }
+}
+
 ChunkScalars Direction::Sums(ConstTensorPointers g, const uint8_t* prev_verdict) const {
   std::vector<uint8_t> bits(plan_.Bytes(ChunkIndex(0)));
   ChunkScalars sums;

@@ -72,6 +72,17 @@ class Direction {
   // Packs chunk k into ballot[0, plan.Bytes(k)); padding bits are zero. REQUIRES: CheckChunkInput().
   ChunkScalars PackChunk(ChunkIndex k, const ChunkInput& input, uint8_t* ballot);
 
+  // One local step of the whole model (worker/codec/pack.h, Step) by η·step_scale of each tensor,
+  // rounded once. A tensor without gradient moves neither y nor its state.
+  struct StepInput {
+    ConstTensorPointers g;  // by tensor; a null entry: no gradient
+    TensorPointers y;       // likewise, none null: the parameters at which g was computed
+    float eta = 0;
+    float clip = 1.0f;  // as ChunkInput::clip
+  };
+  // REQUIRES: CheckStep().
+  void Step(const StepInput& input);
+
   // The sums of g alone, and of the previous verdict where it is given, over the whole model in the
   // order of the chunks' sums. REQUIRES: CheckGradient().
   ChunkScalars Sums(ConstTensorPointers g, const uint8_t* prev_verdict) const;

@@ -11,7 +11,11 @@ namespace {
 class HostPacker : public BallotPacker {
  public:
   HostPacker(const Layout* layout, ChunkPlan plan, const DirectionConfig& config)
-      : layout_(layout), plan_(plan), direction_(layout, plan, config), scalars_(plan.chunks()) {}
+      : layout_(layout),
+        plan_(plan),
+        config_(config),
+        direction_(layout, plan, config),
+        scalars_(plan.chunks()) {}
 
   absl::Status Begin() override {
     direction_.Begin();
@@ -34,6 +38,11 @@ class HostPacker : public BallotPacker {
     SIGNVOTE_RETURN_IF_ERROR(CheckGradient(*layout_, g));
     return direction_.Sums(g, prev_verdict);
   }
+  absl::Status Step(const Direction::StepInput& input) override {
+    SIGNVOTE_RETURN_IF_ERROR(CheckStep(*layout_, config_, input));
+    direction_.Step(input);
+    return absl::OkStatus();
+  }
   absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) override {
     return direction_.SaveState(plane, first, bytes);
   }
@@ -49,6 +58,7 @@ class HostPacker : public BallotPacker {
  private:
   const Layout* const layout_;
   const ChunkPlan plan_;
+  const DirectionConfig config_;
   Direction direction_;
   std::vector<ChunkScalars> scalars_;  // [chunks], of the chunk packed last
 };

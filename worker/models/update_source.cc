@@ -64,9 +64,6 @@ class UpdateSource : public BallotSource {
     clip_ = 1.0f;
     return absl::OkStatus();
   }
-  absl::Status TakeGradient(uint32_t index, ConstTensorPointers g) override {
-    return GradientSource().TakeGradient(index, g);
-  }
   absl::Status MakeChunk(uint64_t first, uint64_t count, ConstTensorPointers g) override {
     return Guarded("what is signed", [&] {
       const c10::NoGradGuard no_grad;

@@ -18,6 +18,7 @@
 #include "common/payload_plan.h"
 #include "common/rng.h"
 #include "common/status.h"
+#include "worker/direction/checks.h"
 
 namespace signvote {
 namespace {
@@ -265,6 +266,8 @@ class Comparison {
       SIGNVOTE_RETURN_IF_ERROR(ApplyAndCompare(replica.get()));
       SIGNVOTE_RETURN_IF_ERROR(ApplyCountsAndCompare(replica.get()));
       SIGNVOTE_RETURN_IF_ERROR(ApplyDenseAndCompare(replica.get()));
+      SIGNVOTE_RETURN_IF_ERROR(
+          StepAndCompare(packer.get(), replica.get(), g_pointers, x.pointers()));
     }
     SIGNVOTE_ASSIGN_OR_RETURN(const uint64_t digest, replica->Digest());
     std::vector<float> got(d);
@@ -374,6 +377,26 @@ class Comparison {
       }
       SIGNVOTE_RETURN_IF_ERROR(CompareScalars(scalars, sums, k));
     }
+    return CompareState(packer);
+  }
+
+  // A local step moves what lies in the replica's memory.
+  absl::Status StepAndCompare(BallotPacker* packer, ReplicaMemory* replica, ConstTensorPointers g,
+                              TensorPointers x) {
+    if (!CheckStepDirection(case_.direction).ok()) return absl::OkStatus();
+    const Direction::StepInput input{
+        .g = g, .y = x, .eta = static_cast<float>(rng_.Uniform()), .clip = case_.clip};
+    SIGNVOTE_RETURN_IF_ERROR(packer->Step(input));
+    const Direction::ChunkInput of_tensors{.g = g, .clip = case_.clip};
+    for (size_t n = 0; n < layout_.tensors().size(); ++n) {
+      const TensorSpec& t = layout_.tensors()[n];
+      if (g[n] == nullptr) continue;
+      StepReference(ContextOf(of_tensors), SegmentOf(n, t.first, t.count, of_tensors),
+                    input.eta * t.step_scale, x_.data() + t.first);
+    }
+    std::vector<float> got(x_.size());
+    SIGNVOTE_RETURN_IF_ERROR(replica->Read(0, got));
+    SIGNVOTE_RETURN_IF_ERROR(CompareArrays(got, x_, "what a local step moves"));
     return CompareState(packer);
   }
 
@@ -723,26 +746,6 @@ absl::Status MeasureRates(WorkerDevice* device, SelftestMemory* memory, Clock* c
 }
 
 }  // namespace
-
-absl::StatusOr<std::span<float>> HostSelftestMemory::Allocate(uint64_t count) {
-  arrays_.push_back(std::make_unique<float[]>(count));
-  return std::span(arrays_.back().get(), count);
-}
-
-absl::Status HostSelftestMemory::Write(float* to, std::span<const float> from) {
-  std::copy(from.begin(), from.end(), to);
-  return absl::OkStatus();
-}
-
-absl::Status HostSelftestMemory::Read(std::span<float> to, const float* from) {
-  std::copy_n(from, to.size(), to.begin());
-  return absl::OkStatus();
-}
-
-absl::Status HostSelftestMemory::CopyWithin(float* to, const float* from, uint64_t count) {
-  std::memcpy(to, from, count * sizeof(float));
-  return absl::OkStatus();
-}
 
 absl::StatusOr<SelftestReport> RunSelftest(WorkerDevice* device, SelftestMemory* memory,
                                            Clock* clock, const SelftestOptions& options) {

@@ -109,10 +109,11 @@ absl::Status Follower::OnWelcome(const v1::Welcome& welcome, std::vector<Followe
                run.plan.chunk_coordinates() != run_->plan.chunk_coordinates() ||
                run.payloads != run_->payloads ||
                run.commit_plan.ballots_max() > run_->commit_plan.ballots_max() ||
+               run.local_steps_max > run_->local_steps_max ||
                !run_->layout.FirstDifference(run.layout).empty())) {
     return absl::FailedPreconditionError(
-        "the server came back as another run, or with another layout, other chunks or seed, or "
-        "payloads of another kind or of more ballots");
+        "the server came back as another run, or with another layout, other chunks or seed, "
+        "payloads of another kind or of more ballots, or more local steps");
   }
   if (welcome.state() == v1::Welcome::STATE_KEEP && following_ != Following::kFollowing) {
     return absl::InvalidArgumentError("the server wants a replica kept that this worker has not");
@@ -174,6 +175,15 @@ absl::Status Follower::OnCommit(const v1::Commit& commit, std::vector<FollowerAc
 absl::Status Follower::OnRoundOpen(const v1::RoundOpen& open, Time now,
                                    std::vector<FollowerAction>* actions) {
   SIGNVOTE_ASSIGN_OR_RETURN(RoundTicket ticket, TicketFrom(open, now));
+  if (ticket.local_steps > run_->local_steps_max) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "round ", ticket.round.value(), " asks for ", ticket.local_steps,
+        " local steps in a run whose welcome said ", run_->local_steps_max, " at most"));
+  }
+  if (ticket.start == BallotStart::kX0 && !run_->needs_x0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("round ", ticket.round.value(), " starts from x0 in a run without x0"));
+  }
   // A round opens only for a worker to whom every commit before was sent.
   if (Behind(ticket.round)) return Missing(absl::StrCat("round ", ticket.round.value(), " opens"));
   open_ = OpenTicket{ticket.round, Attempt(open.attempt())};

@@ -354,6 +354,7 @@ absl::StatusOr<RunInfo> RunFrom(const v1::Welcome& welcome, const ModelDescripti
       return Upgrade(absl::StrCat("clipping ", static_cast<int>(welcome.clip().kind())));
   }
   run.needs_x0 = welcome.needs_x0();
+  run.local_steps_max = std::max(welcome.local_steps_max(), 1u);
   if (welcome.main_rounds() > 0) run.main_rounds = welcome.main_rounds();
   run.main_round = welcome.main_round();
   run.digest_every = welcome.digest_every();
@@ -472,6 +473,7 @@ absl::StatusOr<v1::Scalars> ScalarsFrom(const BallotScalars& scalars, const Roun
   for (const float value : scalars.displacement_mean) out.add_displacement_mean(value);
   out.set_nonfinite_coordinates(scalars.nonfinite_coordinates);
   out.set_samples(scalars.samples);
+  out.set_local_steps(scalars.local_steps);
   if (scalars.held_out) {
     out.set_held_out_loss(scalars.held_out->loss);
     out.set_held_out_error(scalars.held_out->error);

@@ -73,6 +73,7 @@ struct RunInfo {
   bool probes = false, keeps_gradients = false;
   std::optional<double> clip_norm;      // the minibatch gradient is clipped to this l2 norm
   bool needs_x0 = false;                // the replica has x0 as a second plane
+  uint32_t local_steps_max = 1;         // minibatches of a ballot that a round may ask for, at most
   std::optional<uint64_t> main_rounds;  // planned, for progress and schedules; nullopt: unknown
   uint64_t main_round = 0;              // main rounds committed when the worker was let in
   uint64_t digest_every = 0;            // rounds between digests; 0: only after the last
@@ -109,6 +110,8 @@ struct RoundTicket {
   // A rewind was among them: every direction's state is to be set to zero before this ballot.
   bool rewound = false;
 
+  // Local steps of a trial: the round wants scalars and no ballot.
+  bool silent() const { return start != BallotStart::kReplica; }
   bool Wants(ScalarKind kind) const {
     for (const ScalarKind wanted_kind : wanted)
       if (wanted_kind == kind) return true;
@@ -136,6 +139,7 @@ struct BallotScalars {
   std::vector<float> displacement_mean;
   uint64_t nonfinite_coordinates = 0;  // that cast a coin because their gradient was not finite
   uint64_t samples = 0;                // training samples in the minibatch
+  uint32_t local_steps = 0;            // minibatches taken; 0: no local steps, an ordinary vote
   std::optional<HeldOutReport> held_out;
 };
 

@@ -4,13 +4,16 @@
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/log.h"
 #include "common/status.h"
+#include "worker/direction/checks.h"
 #include "worker/train/batch_view.h"
+#include "worker/vote/local_steps.h"
 
 namespace signvote {
 namespace {
@@ -22,6 +25,18 @@ std::vector<Pointer> InOrder(std::span<const size_t> order, std::span<const Poin
   pointers.reserve(order.size());
   for (const size_t k : order) pointers.push_back(all[k]);
   return pointers;
+}
+
+// `other`: why, where neither loss nor gradient were at fault.
+void LogAbstention(const RoundTicket& ticket, const SentBallot& sent, std::string_view other) {
+  if (sent.abstained == AbstainReason::kNonFiniteGradient) {
+    LogWarning(
+        "abstained: gradient is not finite",
+        {{"round", ticket.round.value()}, {"coordinates", sent.scalars.nonfinite_coordinates}});
+  }
+  if (sent.abstained == AbstainReason::kOther) {
+    LogInfo(absl::StrCat("abstained: ", ToAbsl(other)), {{"round", ticket.round.value()}});
+  }
 }
 
 }  // namespace
@@ -68,6 +83,17 @@ std::vector<float*> BallotPass::parameters() const {
   return InOrder<float*>(model_tensor_, model_->parameters());
 }
 
+absl::StatusOr<std::unique_ptr<BallotSource>> BallotPass::MakeSource(const RunInfo& run) {
+  if (run.local_steps_max > 1) {
+    SIGNVOTE_RETURN_IF_ERROR(CheckStepDirection(run.direction));
+    return std::make_unique<LocalStepSource>(parameters());
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<BallotSource> source,
+                            model_->MakeSource(&layout_, run.direction, run.seed));
+  if (source == nullptr) source = std::make_unique<GradientSource>();
+  return source;
+}
+
 absl::Status BallotPass::WarmUp() {
   SIGNVOTE_RETURN_IF_ERROR(dataset_->TrainBatch({.seed = seed_}, &batch_));
   SIGNVOTE_RETURN_IF_ERROR(model_->BeginStep(ReplicaSlot::kCurrent));
@@ -83,7 +109,17 @@ absl::StatusOr<bool> BallotPass::GradientRuns() const {
 absl::StatusOr<BallotMade> BallotPass::Make(Voter* voter, const RoundTicket& ticket,
                                             ConstTensorPointers last_gradient,
                                             std::optional<HeldOutReport> held_out) {
+  absl::StatusOr<BallotMade> made = MakeBallot(voter, ticket, last_gradient, std::move(held_out));
+  // Whoever saves the replica of a run that failed finds it. What failed says more than a second failure.
+  if (!made.ok()) (void)voter->EndSteps();
+  return made;
+}
+
+absl::StatusOr<BallotMade> BallotPass::MakeBallot(Voter* voter, const RoundTicket& ticket,
+                                                  ConstTensorPointers last_gradient,
+                                                  std::optional<HeldOutReport> held_out) {
   SIGNVOTE_RETURN_IF_ERROR(voter->Begin(ticket));
+  if (voter->takes_steps()) return LocalSteps(voter, ticket, std::move(held_out));
   bool probed = false;
   if (voter->wants_probe()) {
     SIGNVOTE_ASSIGN_OR_RETURN(probed, Probe(ticket));
@@ -96,9 +132,7 @@ absl::StatusOr<BallotMade> BallotPass::Make(Voter* voter, const RoundTicket& tic
     SIGNVOTE_RETURN_IF_ERROR(
         voter->SetLastGradient(InOrder<const float*>(model_tensor_, last_gradient)));
   }
-  SIGNVOTE_RETURN_IF_ERROR(
-      voter->SetGradient(InOrder<const float*>(model_tensor_, model_->gradient())));
-  SIGNVOTE_ASSIGN_OR_RETURN(BallotMade made, MainPass(voter, ticket, std::move(held_out)));
+  SIGNVOTE_ASSIGN_OR_RETURN(BallotMade made, OrdinaryBallot(voter, ticket, std::move(held_out)));
   made.probed = probed;
   return made;
 }
@@ -117,27 +151,62 @@ absl::StatusOr<bool> BallotPass::Probe(const RoundTicket& ticket) {
   return true;
 }
 
-absl::StatusOr<BallotMade> BallotPass::MainPass(Voter* voter, const RoundTicket& ticket,
-                                                std::optional<HeldOutReport> held_out) {
+absl::StatusOr<BallotMade> BallotPass::OrdinaryBallot(Voter* voter, const RoundTicket& ticket,
+                                                      std::optional<HeldOutReport> held_out) {
+  BallotMade made;
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<double> loss,
+                            Minibatch(voter, ticket, ticket.data_step, &made));
+  if (!loss.has_value()) return made;
+  made.backward_done = clock_->Now();
+  // What a GPU has queued is sent as it gets done; the last chunk is packed right behind the end of
+  // the backward pass.
+  SIGNVOTE_ASSIGN_OR_RETURN(made.sent, voter->Finish(*loss, made.targets, std::move(held_out)));
+  if (made.sent.queue_done.has_value()) made.backward_done = made.sent.queue_done;
+  LogAbstention(ticket, made.sent,
+                "the last step's length is not known here until the next commit");
+  return made;
+}
+
+absl::StatusOr<BallotMade> BallotPass::LocalSteps(Voter* voter, const RoundTicket& ticket,
+                                                  std::optional<HeldOutReport> held_out) {
+  BallotMade made;
+  while (voter->wants_gradient()) {
+    const uint64_t before = made.targets;
+    SIGNVOTE_ASSIGN_OR_RETURN(
+        const std::optional<double> loss,
+        Minibatch(voter, ticket, DataStep(ticket.data_step.value() + made.minibatches), &made));
+    if (!loss.has_value()) return made;
+    SIGNVOTE_RETURN_IF_ERROR(voter->EndGradient(*loss, made.targets - before));
+  }
+  made.backward_done = clock_->Now();
+  SIGNVOTE_ASSIGN_OR_RETURN(made.sent, voter->FinishSteps(std::move(held_out)));
+  LogAbstention(ticket, made.sent,
+                "this worker has not taken the steps from which the round goes on");
+  return made;
+}
+
+absl::StatusOr<std::optional<double>> BallotPass::Minibatch(Voter* voter, const RoundTicket& ticket,
+                                                            DataStep step, BallotMade* made) {
+  SIGNVOTE_RETURN_IF_ERROR(
+      voter->SetGradient(InOrder<const float*>(model_tensor_, model_->gradient())));
   SIGNVOTE_RETURN_IF_ERROR(model_->BeginStep(ReplicaSlot::kCurrent));
   const float weight = 1.0f / static_cast<float>(accumulate_);
-  BallotMade made;
   double loss = 0;
   for (uint32_t micro = 0; micro < accumulate_; ++micro) {
     SIGNVOTE_RETURN_IF_ERROR(
-        dataset_->TrainBatch({seed_, ticket.share, ticket.data_step, micro, accumulate_}, &batch_));
+        dataset_->TrainBatch({seed_, ticket.share, step, micro, accumulate_}, &batch_));
     SIGNVOTE_ASSIGN_OR_RETURN(const double micro_loss,
                               model_->Forward(ReplicaSlot::kCurrent, ViewOf(batch_)));
     loss += micro_loss / accumulate_;
-    made.targets += batch_.targets_count();
+    made->targets += batch_.targets_count();
     // Before the first chunk: a chunk that was sent stands.
     if (!std::isfinite(loss)) {
       LogWarning("abstained: loss is not finite",
                  {{"round", ticket.round.value()}, {"loss", loss}});
       SIGNVOTE_RETURN_IF_ERROR(voter->Abstain(AbstainReason::kNonFiniteLoss).status());
-      made.sent.abstained = AbstainReason::kNonFiniteLoss;
-      made.sent.scalars.loss = loss;
-      return made;
+      made->sent.abstained = AbstainReason::kNonFiniteLoss;
+      made->sent.scalars.loss = loss;
+      return std::optional<double>();
     }
     const bool last = micro + 1 == accumulate_;
     absl::Status packed;  // first failure of packing or sending a chunk
@@ -153,21 +222,8 @@ absl::StatusOr<BallotMade> BallotPass::MainPass(Voter* voter, const RoundTicket&
     SIGNVOTE_RETURN_IF_ERROR(status);
     SIGNVOTE_RETURN_IF_ERROR(packed);
   }
-  made.backward_done = clock_->Now();
-  // What a GPU has queued is sent as it gets done; the last chunk is packed right behind the end of
-  // the backward pass.
-  SIGNVOTE_ASSIGN_OR_RETURN(made.sent, voter->Finish(loss, made.targets, std::move(held_out)));
-  if (made.sent.queue_done.has_value()) made.backward_done = made.sent.queue_done;
-  if (made.sent.abstained == AbstainReason::kNonFiniteGradient) {
-    LogWarning("abstained: gradient is not finite",
-               {{"round", ticket.round.value()},
-                {"coordinates", made.sent.scalars.nonfinite_coordinates}});
-  }
-  if (made.sent.abstained == AbstainReason::kOther) {
-    LogInfo("abstained: the last step's length is not known here until the next commit",
-            {{"round", ticket.round.value()}});
-  }
-  return made;
+  ++made->minibatches;
+  return std::optional<double>(loss);
 }
 
 // The model's coordinates are not the run's: each tensor has its own place there.

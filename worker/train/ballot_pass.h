@@ -6,8 +6,12 @@
 //   [probe: h = ∇f(x_{t−1}) on the same minibatch]  →  forward  →  backward, chunk by chunk  →  scalars
 //
 // The probe runs first so that the main pass streams. docs/architecture.md, "One ballot".
+//
+// A ballot of local steps takes minibatches data_step, data_step + 1, … of the same share, each with a
+// forward and a backward pass at the parameters that the one before has moved, and sends at the end.
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -17,6 +21,7 @@
 #include "common/layout.h"
 #include "worker/data/dataset.h"
 #include "worker/models/model.h"
+#include "worker/vote/ballot_source.h"
 #include "worker/vote/voter.h"
 
 namespace signvote {
@@ -25,7 +30,8 @@ namespace signvote {
 struct BallotMade {
   SentBallot sent;  // `abstained` also where the loss was not finite; then only its loss is set
   bool probed = false;
-  uint64_t targets = 0;               // tokens or samples behind the gradient
+  uint32_t minibatches = 0;           // whose gradients were taken
+  uint64_t targets = 0;               // tokens or samples behind them
   std::optional<Time> backward_done;  // nullopt: the loss was not finite
 };
 
@@ -46,11 +52,15 @@ class BallotPass {
   absl::Status Enter(const RunInfo& run);
   // The model's parameters, by tensor of the run's layout.
   std::vector<float*> parameters() const;
+  // What makes the ballots of the run, whose packer is of the device where the parameters lie.
+  // UNIMPLEMENTED: its direction and its local steps do not go together; as Model::MakeSource().
+  absl::StatusOr<std::unique_ptr<BallotSource>> MakeSource(const RunInfo& run);
   // Throws one pass away, at whatever parameters the model has now: nobody takes its result.
   absl::Status WarmUp();
 
   // The ticket's, at the model's parameters. `last_gradient`: what this worker's last ballot left in
   // the model's gradient, by tensor of the model; looked at where the voter wants the change since.
+  // The model's parameters are the replica on return, also when it failed.
   // REQUIRES: voter->Begin(ticket) has not been called.
   absl::StatusOr<BallotMade> Make(Voter* voter, const RoundTicket& ticket,
                                   ConstTensorPointers last_gradient,
@@ -60,8 +70,17 @@ class BallotPass {
 
  private:
   absl::StatusOr<bool> Probe(const RoundTicket& ticket);
-  absl::StatusOr<BallotMade> MainPass(Voter* voter, const RoundTicket& ticket,
-                                      std::optional<HeldOutReport> held_out);
+  absl::StatusOr<BallotMade> MakeBallot(Voter* voter, const RoundTicket& ticket,
+                                        ConstTensorPointers last_gradient,
+                                        std::optional<HeldOutReport> held_out);
+  absl::StatusOr<BallotMade> OrdinaryBallot(Voter* voter, const RoundTicket& ticket,
+                                            std::optional<HeldOutReport> held_out);
+  absl::StatusOr<BallotMade> LocalSteps(Voter* voter, const RoundTicket& ticket,
+                                        std::optional<HeldOutReport> held_out);
+  // The gradient of one minibatch, coordinate by coordinate to the voter; its loss. nullopt: it is not
+  // finite, and the voter has abstained.
+  absl::StatusOr<std::optional<double>> Minibatch(Voter* voter, const RoundTicket& ticket,
+                                                  DataStep step, BallotMade* made);
   absl::Status Ready(Voter* voter, uint64_t first, uint64_t count);
 
   // Constant after construction.

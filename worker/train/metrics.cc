@@ -52,6 +52,7 @@ void WorkerMetrics::OnRound(const WorkerRound& round) {
   At(WorkerMetric::kRoundsVoted) += round.voted ? 1 : 0;
   At(WorkerMetric::kRoundsAbstained) += round.voted ? 0 : 1;
   At(WorkerMetric::kRoundsOverlapped) += round.overlapped ? 1 : 0;
+  At(WorkerMetric::kMinibatches) += round.minibatches;
   At(WorkerMetric::kTargets) += static_cast<double>(round.targets);
   At(WorkerMetric::kNonfinite) += static_cast<double>(round.nonfinite);
   At(WorkerMetric::kComputeSeconds) += round.compute_seconds;

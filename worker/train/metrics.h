@@ -22,6 +22,8 @@ namespace signvote {
     "Rounds abstained from because loss or gradient was not finite.")                                                  \
   X(kRoundsOverlapped, kCounter, "signvote_worker_rounds_overlapped_total",                                            \
     "Voted rounds whose first chunk left before the backward pass ended.")                                             \
+  X(kMinibatches, kCounter, "signvote_worker_minibatches_total",                                                       \
+    "Minibatches whose gradients were taken; more than one per round with local steps.")                               \
   X(kTargets, kCounter, "signvote_worker_targets_total", "Tokens or samples trained on.")                              \
   X(kNonfinite, kCounter, "signvote_worker_nonfinite_coordinates_total",                                               \
     "Coordinates that cast a coin because their gradient was not finite.")                                             \
@@ -89,10 +91,11 @@ inline constexpr size_t kWorkerMetrics = 0
 // What one round adds, from whoever drives the worker. Times are seconds.
 struct WorkerRound {
   Round round;
-  bool voted = false;       // a whole ballot was cast
-  bool overlapped = false;  // its first chunk left before the backward pass ended
-  uint64_t targets = 0;     // tokens or samples trained on
-  uint64_t nonfinite = 0;   // coordinates that cast a coin because their gradient was not finite
+  bool voted = false;        // a whole ballot was cast
+  bool overlapped = false;   // its first chunk left before the backward pass ended
+  uint32_t minibatches = 0;  // whose gradients were taken
+  uint64_t targets = 0;      // tokens or samples trained on
+  uint64_t nonfinite = 0;    // coordinates that cast a coin because their gradient was not finite
   uint32_t members = 0, voters = 0;
   uint64_t main_round = 0;
   bool run_done = false;

@@ -72,6 +72,7 @@ std::string ReportJson(const ReportContext& context, const TrainerReport& report
   json["verdict_mismatches"] = stats.verdict_mismatches;
   json["join_seconds"] = stats.join_seconds;
   json["seconds"] = report.seconds;
+  json["minibatches"] = report.minibatches;
   json["targets"] = report.targets;
   json["targets_per_second"] = Ratio(static_cast<double>(report.targets), report.seconds);
   json["first_chunk_overlap_ratio"] = Ratio(static_cast<double>(report.rounds_overlapped),
@@ -106,6 +107,7 @@ std::string RoundLogLine(const RoundReport& round) {
   json["g_l2_squared"] = voted ? Number(round.scalars.g_l2_squared) : Json(nullptr);
   json["probe_l1"] = Number(round.probe_l1);
   json["prev_inner"] = Number(round.prev_inner);
+  json["minibatches"] = round.minibatches;
   json["targets"] = round.targets;
   json["first_chunk_ms"] = voted ? Number(round.first_chunk_seconds * 1e3) : Json(nullptr);
   json["backward_end_ms"] = voted ? Number(round.backward_end_seconds * 1e3) : Json(nullptr);

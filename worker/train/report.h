@@ -28,16 +28,16 @@ struct ReportContext {
 // setup_sent_bytes, setup_received_bytes, fp32_bytes, sent_bytes_per_round,
 // received_bytes_per_round, fp32_bytes_per_round} (per direction for the last), digest (hex; null:
 // the replica never was the run's), incarnation, reconnects, state_transfers, verdict_mismatches,
-// join_seconds, seconds, targets, targets_per_second, first_chunk_overlap_ratio (of voted rounds),
-// time_split {compute, pack, wait, apply, evaluate} (s).
+// join_seconds, seconds, minibatches, targets, targets_per_second, first_chunk_overlap_ratio (of voted
+// rounds), time_split {compute, pack, wait, apply, evaluate} (s).
 std::string ReportJson(const ReportContext& context, const TrainerReport& report,
                        const SessionStats& stats);
 
 // Keys: round, data_step, share, members, voters, observer, abstained, loss, run_loss, held_out (as in
 // the report, and own: the server had not asked for it; it became known in this round, of the replica
 // that held all commits before its own), commit (step, rewind, none), main_round, stepsize, g_l1,
-// g_l2_squared, probe_l1, prev_inner, targets, first_chunk_ms, backward_end_ms, compute_ms, pack_ms,
-// wait_ms, apply_ms, round_ms, first_chunk_overlapped. No line break inside or at the end. What has
+// g_l2_squared, probe_l1, prev_inner, minibatches, targets, first_chunk_ms, backward_end_ms, compute_ms,
+// pack_ms, wait_ms, apply_ms, round_ms, first_chunk_overlapped. No line break inside or at the end. What has
 // no value is null.
 std::string RoundLogLine(const RoundReport& round);
 

@@ -107,8 +107,7 @@ absl::Status Trainer::TakeMemory() {
   if (run_.probes) SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kPrevious));
   if (run_.keeps_gradients) SIGNVOTE_RETURN_IF_ERROR(model_->KeepGradient());
   if (held_out_) SIGNVOTE_RETURN_IF_ERROR(model_->Keep(ReplicaSlot::kSnapshot));
-  SIGNVOTE_ASSIGN_OR_RETURN(source_, model_->MakeSource(&run_.layout, run_.direction, run_.seed));
-  if (source_ == nullptr) source_ = std::make_unique<GradientSource>();
+  SIGNVOTE_ASSIGN_OR_RETURN(source_, pass_.MakeSource(run_));
   SIGNVOTE_ASSIGN_OR_RETURN(
       voter_, Voter::Make(run_, session_, replica_.get(), device_, source_.get(), clock_,
                           {.can_probe = true, .can_keep_gradient = true, .gradient_runs = [this] {
@@ -179,6 +178,7 @@ absl::Status Trainer::AddUp(const CommitOutcome& outcome, double wait_start, Rou
   report_.pack_seconds += round->pack_took_seconds;
   report_.wait_seconds += round->wait_took_seconds;
   report_.apply_seconds += round->apply_took_seconds;
+  report_.minibatches += round->minibatches;
   report_.targets += round->targets;
   if (round->abstained.has_value()) {
     ++report_.rounds_abstained;
@@ -220,6 +220,7 @@ absl::Status Trainer::Vote(const RoundTicket& ticket, RoundReport* round) {
   const SentBallot& sent = made.sent;
   if (!sent.abstained.has_value()) held_out_unsent_.reset();
   round->probed = made.probed;
+  round->minibatches = made.minibatches;
   round->targets = made.targets;
   round->scalars = sent.scalars;
   round->abstained = sent.abstained;

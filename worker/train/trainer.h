@@ -60,7 +60,8 @@ struct RoundReport {  // tidy: allow(members) a line of the round log, key by ke
   std::optional<AbstainReason> abstained;
   BallotScalars scalars;  // what was sent; only loss is set when the loss was not finite
   std::optional<double> probe_l1, prev_inner;  // where they could be told
-  uint64_t targets = 0;                        // tokens or samples behind the gradient
+  uint32_t minibatches = 0;                    // whose gradients were taken
+  uint64_t targets = 0;                        // tokens or samples behind them
   CommitKind kind = CommitKind::kStep;         // what the commit did
   uint64_t main_round = 0;                     // main rounds committed so far
   bool run_done = false;                       // it was the run's last
@@ -85,6 +86,7 @@ struct TrainerReport {
   uint64_t rounds_voted = 0;
   uint64_t rounds_abstained = 0;
   uint64_t rounds_overlapped = 0;  // voted rounds whose first chunk left before backward ended
+  uint64_t minibatches = 0;
   uint64_t targets = 0;
   std::optional<double> loss_first, loss_last;  // this worker's training loss, nats per target
   std::optional<HeldOutLoss> held_out_first, held_out_last;

@@ -71,6 +71,11 @@ std::vector<MemoryPart> RunMemory(const RunInfo& run, const WorkerMemoryNeeds& n
                      .bytes = ArithmeticBytes(run.layout, run.direction),
                      .remedy = ""});
   }
+  if (run.local_steps_max > 1) {
+    parts.push_back({.what = "the replica while local steps move its copy",
+                     .bytes = plane,
+                     .remedy = "no --local-steps at the server"});
+  }
   if (needs.evaluates) {
     parts.push_back(
         {.what = "the replica that is evaluated", .bytes = plane, .remedy = "--eval off"});

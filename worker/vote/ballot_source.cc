@@ -6,6 +6,22 @@
 
 namespace signvote {
 
+absl::Status BallotSource::Bind(const RunInfo& run, ReplicaMemory*, BallotPacker*) {
+  if (run.local_steps_max <= 1) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat("the run takes up to ", run.local_steps_max,
+                   " local steps per ballot, but this worker signs one gradient per ballot; use a "
+                   "worker that takes local steps, or a server without --local-steps"));
+}
+
+absl::Status BallotSource::TakeGradient(uint32_t, const WholeGradient&) {
+  return absl::UnimplementedError("this worker signs one gradient per ballot, chunk by chunk");
+}
+
+absl::Status BallotSource::PackChunk(ChunkIndex, uint8_t*) {
+  return TakeGradient(0, WholeGradient());
+}
+
 double BallotSource::Scalar(ScalarKind) const { return std::numeric_limits<double>::quiet_NaN(); }
 
 absl::Status BallotSource::SaveState(size_t plane, uint64_t, std::span<std::byte>) {
@@ -23,11 +39,6 @@ absl::Status GradientSource::Begin(const RoundTicket& ticket) {
       absl::StrCat("round ", ticket.round.value(), " asks for ", ticket.local_steps,
                    " local steps, but this worker signs one gradient per ballot; use a worker that "
                    "takes local steps, or a server without --local-steps"));
-}
-
-absl::Status GradientSource::TakeGradient(uint32_t, ConstTensorPointers) {
-  return absl::UnimplementedError(
-      "this worker signs one gradient per ballot, and there is no other than the last");
 }
 
 absl::Status GradientSource::MakeChunk(uint64_t, uint64_t, ConstTensorPointers) {

@@ -8,8 +8,11 @@
 
 #include "absl/status/status.h"
 #include "common/direction_config.h"
+#include "common/ids.h"
 #include "common/vote_terms.h"
+#include "worker/codec/replica_memory.h"
 #include "worker/codec/tensor_pointers.h"
+#include "worker/direction/ballot_packer.h"
 #include "worker/session/types.h"
 
 namespace signvote {
@@ -21,10 +24,19 @@ enum class BallotFate : uint8_t {
   kWithdrawn,   // the worker abstained
 };
 
-// What a Voter asks while it makes a ballot. A source is given each gradient of the ballot but the
-// last whole, and of the last one chunk by chunk, as its coordinates become final.
+// A gradient that has come whole.
+struct WholeGradient {
+  ConstTensorPointers g;  // by tensor of the run's layout; null entries are tensors without one
+  double l2_squared = 0;  // Σ g_i²
+  float clip = 1.0f;      // what it counts times in the direction
+};
+
+// What a Voter asks while it makes a ballot. A source is given the gradient of an ordinary ballot
+// chunk by chunk, as its coordinates become final; the gradients of one of local steps whole.
 //
-//   Begin(ticket) → { TakeGradient }… → { MakeChunk }…, every chunk once, in any order → Settle
+//   Begin(ticket) → { MakeChunk }…                                          an ordinary ballot
+//                 → { TakeGradient }… → EndSteps → { PackChunk }…           where takes_steps()
+//   every chunk once, in any order                                          → Settle
 //
 // Ownership: what u() and displacement_mean() return stays valid until the next Begin().
 // Threads:   as Voter::GradientReady: one call at a time, MakeChunk on the thread that says a
@@ -34,16 +46,27 @@ class BallotSource {
  public:
   virtual ~BallotSource() = default;
 
-  // Gradients that a ballot of this round takes, ≥ 1.
+  // What its ballots are of and go through, which outlive it; once, before all else. UNIMPLEMENTED: the
+  // run asks for what this source cannot do; the message names it and a remedy.
+  virtual absl::Status Bind(const RunInfo& run, ReplicaMemory* replica, BallotPacker* packer);
+  // Gradients that a ballot of this round takes, ≥ 1; of local steps, at most.
   virtual uint32_t Gradients(const RoundTicket& ticket) const = 0;
   // A ballot begins. UNIMPLEMENTED: the ticket asks for what this source cannot do.
   virtual absl::Status Begin(const RoundTicket& ticket) = 0;
-  // Gradient number `index`, from 0, is whole; null entries are tensors without one. Not called for
-  // the last.
-  virtual absl::Status TakeGradient(uint32_t index, ConstTensorPointers g) = 0;
-  // The last gradient is final on coordinates [first, first + count) of the layout: what is signed
-  // there is to be in u().
+  // The gradient is final on coordinates [first, first + count) of the layout: what is signed there is
+  // to be in u().
   virtual absl::Status MakeChunk(uint64_t first, uint64_t count, ConstTensorPointers g) = 0;
+
+  // Whether the ballot that was begun is one of local steps.
+  virtual bool takes_steps() const { return false; }
+  // Gradient number `index`, from 0, taken at the parameters as they are now. It moves them.
+  virtual absl::Status TakeGradient(uint32_t index, const WholeGradient& gradient);
+  // No further gradient comes: the replica's memory is the replica again, bit for bit. Also of a ballot
+  // that came to nothing; without local steps in progress it does nothing.
+  virtual absl::Status EndSteps() { return absl::OkStatus(); }
+  // Signs the displacement of chunk k into ballot[0, plan.Bytes(k)), padding bits zero.
+  virtual absl::Status PackChunk(ChunkIndex k, uint8_t* ballot);
+
   // What is signed, by tensor, none null, in memory of the device. Empty: the packer computes it
   // from the last gradient and the direction's state.
   virtual ConstTensorPointers u() const { return {}; }
@@ -60,7 +83,7 @@ class BallotSource {
   // every tensor that the chunk touches.
   virtual bool needs_whole_tensors() const { return false; }
   // Whether it clips: SetClip() is called before the first MakeChunk() of a ballot whose run clips,
-  // and says what the last gradient counts times. One that does not, and makes what is signed, is
+  // and says what its gradient counts times (local steps: WholeGradient says it). One that does not, and makes what is signed, is
   // refused by such a run.
   virtual bool clips() const { return false; }
   virtual void SetClip(float) {}
@@ -77,9 +100,10 @@ class BallotSource {
   virtual absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes);
   virtual absl::Status RestoreState(size_t plane, uint64_t first, std::span<const std::byte> bytes);
 
-  // A wanted scalar that only the source knows; NaN: it does not. Asked once every chunk is made.
+  // A wanted scalar that only the source knows; NaN: it does not. Asked once every chunk is made; of
+  // local steps once they have ended.
   virtual double Scalar(ScalarKind kind) const;
-  // Mean |displacement| per tensor, in order of the layout; empty for a ballot of one gradient.
+  // Mean |displacement| per tensor, in order of the layout; empty where there is none.
   virtual std::span<const float> displacement_mean() const { return {}; }
 };
 
@@ -88,7 +112,6 @@ class GradientSource : public BallotSource {
  public:
   uint32_t Gradients(const RoundTicket&) const override { return 1; }
   absl::Status Begin(const RoundTicket& ticket) override;
-  absl::Status TakeGradient(uint32_t index, ConstTensorPointers g) override;
   absl::Status MakeChunk(uint64_t first, uint64_t count, ConstTensorPointers g) override;
   absl::Status Reset() override;
   bool clips() const override { return true; }  // nothing: the packer does

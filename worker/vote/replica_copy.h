@@ -1,6 +1,6 @@
 #pragma once
-// Other memory that is to hold what the replica holds: the parameters of a model that takes local
-// steps or computes in bf16, of one of several virtual workers on one replica.
+// Other memory that is to hold what the replica holds: the parameters of a model that computes in
+// bf16, of one of several virtual workers on one replica.
 
 #include <cstdint>
 #include <vector>

@@ -56,6 +56,7 @@ absl::StatusOr<std::unique_ptr<Voter>> Voter::Make(const RunInfo& run, Session* 
       new Voter(run, session, replica, device, source, clock, std::move(options)));
   SIGNVOTE_ASSIGN_OR_RETURN(voter->packer_,
                             device->MakePacker(&voter->run_.layout, run.plan, run.direction));
+  SIGNVOTE_RETURN_IF_ERROR(source->Bind(run, replica, voter->packer_.get()));
   return voter;
 }
 
@@ -109,13 +110,14 @@ absl::Status Voter::Begin(const RoundTicket& ticket) {
                                                    ticket.round.value(), "; it must take one"));
   }
   ticket_ = ticket;
+  steps_ = source_->takes_steps();
   gradients_ = gradients;
   gradient_ = 0;
-  wants_probe_ = options_.can_probe && earlier_.previous_valid &&
+  wants_probe_ = !steps_ && options_.can_probe && earlier_.previous_valid &&
                  (ticket.Wants(ScalarKind::kProbeL1) || ticket.Wants(ScalarKind::kProbeInner));
   // A round that wants both is told the probe.
-  wants_change_ = !wants_probe_ && options_.can_keep_gradient && earlier_.gradient_valid &&
-                  ticket.Wants(ScalarKind::kChangeL1);
+  wants_change_ = !steps_ && !wants_probe_ && options_.can_keep_gradient &&
+                  earlier_.gradient_valid && ticket.Wants(ScalarKind::kChangeL1);
   x0_sums_.reset();
   range_.reset();
   ballot_.reset();  // for the shelf, unless it is still being sent
@@ -165,7 +167,8 @@ absl::Status Voter::MeasureProbeInner() {
 }
 
 absl::Status Voter::SetGradient(ConstTensorPointers g) {
-  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kOpen, "SetGradient"));
+  SIGNVOTE_RETURN_IF_ERROR(
+      Expect(stage_ == Stage::kOpen && (!steps_ || wants_gradient()), "SetGradient"));
   if (g.size() != run_.layout.tensors().size()) {
     return absl::InvalidArgumentError(absl::StrCat("the gradient has ", g.size(),
                                                    " tensors and the run's model ",
@@ -218,7 +221,7 @@ absl::Status Voter::MarkReady(uint64_t first, uint64_t count) {
     const Range needs = NeedsOf(chunk);
     if (needs.first >= end || needs.end <= first) continue;
     now_.chunk_missing[k] -= std::min(end, needs.end) - std::max(first, needs.first);
-    if (now_.chunk_missing[k] > 0 || !last_gradient() || waits_for_length_) continue;
+    if (now_.chunk_missing[k] > 0 || steps_ || waits_for_length_) continue;
     now_.status = PackChunk(chunk);
     if (!now_.status.ok()) return now_.status;
   }
@@ -267,22 +270,6 @@ absl::Status Voter::CloseGradient() {
     now_.g[t] = nullptr;
     SIGNVOTE_RETURN_IF_ERROR(MarkReady(tensors[t].first, tensors[t].count));
   }
-  return absl::OkStatus();
-}
-
-absl::Status Voter::EndGradient(double loss, uint64_t samples) {
-  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kGradient && !last_gradient(), "EndGradient"));
-  if (!std::isfinite(loss)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the loss of gradient ", gradient_, " is ", loss, "; call Abstain"));
-  }
-  SIGNVOTE_RETURN_IF_ERROR(CloseGradient());
-  now_.status = source_->TakeGradient(gradient_, now_.g);
-  SIGNVOTE_RETURN_IF_ERROR(now_.status);
-  now_.loss += loss;
-  now_.sent.scalars.samples += samples;
-  ++gradient_;
-  stage_ = Stage::kOpen;
   return absl::OkStatus();
 }
 
@@ -390,7 +377,7 @@ absl::StatusOr<double> Voter::Wanted(ScalarKind kind) {
 
 absl::StatusOr<SentBallot> Voter::Finish(double loss, uint64_t samples,
                                          std::optional<HeldOutReport> held_out) {
-  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kGradient && last_gradient(), "Finish"));
+  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kGradient && !steps_, "Finish"));
   SIGNVOTE_RETURN_IF_ERROR(CloseGradient());
   if (waits_for_length_) {
     now_.status = PackClipped();
@@ -414,11 +401,11 @@ absl::StatusOr<SentBallot> Voter::Finish(double loss, uint64_t samples,
     sum.nonfinite += chunk.nonfinite;
   }
   BallotScalars& scalars = now_.sent.scalars;
-  scalars.loss = (now_.loss + loss) / gradients_;
+  scalars.loss = loss;
   scalars.g_l1 = sum.g_l1;
   scalars.g_l2_squared = sum.g_l2_squared;
   scalars.nonfinite_coordinates = sum.nonfinite;
-  scalars.samples += samples;
+  scalars.samples = samples;
   scalars.held_out = std::move(held_out);
   const double clip = now_.clip_of_sums = ClipFactor(sum.g_l2_squared);
   // A probe that went wrong says nothing of the ballot.
@@ -433,8 +420,13 @@ absl::StatusOr<SentBallot> Voter::Finish(double loss, uint64_t samples,
   if (earlier_.verdict != nullptr) now_.sent.prev_inner = clip * sum.prev_inner;
   if (!std::isfinite(scalars.loss)) return Withdraw(AbstainReason::kNonFiniteLoss);
   if (now_.withdrawn.has_value()) return Withdraw(*now_.withdrawn);
+  return SendScalars();
+}
+
+absl::StatusOr<SentBallot> Voter::SendScalars() {
+  BallotScalars& scalars = now_.sent.scalars;
   for (const ScalarKind kind : ticket_.wanted) {
-    absl::StatusOr<double> value = Wanted(kind);
+    absl::StatusOr<double> value = steps_ ? WantedOfSteps(kind) : Wanted(kind);
     if (!value.ok()) return now_.status = value.status();
     scalars.wanted.push_back(*value);
   }
@@ -456,6 +448,8 @@ absl::StatusOr<SentBallot> Voter::Abstain(AbstainReason reason) {
 
 absl::StatusOr<SentBallot> Voter::Withdraw(AbstainReason reason) {
   now_.sent.abstained = reason;
+  now_.status = source_->EndSteps();
+  SIGNVOTE_RETURN_IF_ERROR(now_.status);
   now_.status = session_->Abstain(reason);
   SIGNVOTE_RETURN_IF_ERROR(now_.status);
   stage_ = Stage::kSent;
@@ -491,7 +485,7 @@ absl::StatusOr<CommitOutcome> Voter::Wait() {
     source_->SetStepsize(outcome.decay_step);
   if (alone && outcome.kind == CommitKind::kStep) {
     earlier_.previous_valid = now_.kept;
-    earlier_.gradient_valid = now_.gradient_kept;
+    earlier_.gradient_valid = now_.gradient_kept && !steps_;
     earlier_.clip = now_.clip_of_sums;
     earlier_.verdict = outcome.verdict;
   }

@@ -7,11 +7,18 @@
 //   Voter::Make → { Begin(ticket)
 //                   [ SetProbe ]                       where wants_probe()
 //                   [ SetLastGradient ]                where wants_change()
-//                   { SetGradient → GradientReady… → EndGradient }…   gradients() − 1 times
 //                   SetGradient → GradientReady… → Finish | Abstain
 //                   [ PreviousKept ]                   where keeps_previous()
 //                   [ GradientKept ]                   where keeps_gradient()
 //                   Wait }…
+//
+// and of a ballot of local steps, where takes_steps():
+//
+//                   { SetGradient → GradientReady… → EndGradient }…   while wants_gradient()
+//                   FinishSteps | Abstain
+//
+// Each of its gradients is taken at the parameters that the one before has moved; they are the replica
+// again once FinishSteps or Abstain returned, or EndSteps, which a caller that gives up calls.
 //
 // What it keeps from round to round, and when it lets go of it:
 //   previous replica   x_{t−1}, which the caller keeps and says so. Usable when exactly one commit, a
@@ -104,7 +111,10 @@ class Voter {
 
   // Opens the ballot of a ticket from session->NextRound().
   absl::Status Begin(const RoundTicket& ticket);
-  uint32_t gradients() const { return gradients_; }  // that this ballot takes
+  bool takes_steps() const { return steps_; }  // it is a ballot of local steps
+  // Local steps: another gradient is to come. Not beyond those that the round asks for, nor after
+  // RoundTicket::steps_until but for the first, nor once the ballot cannot be any more.
+  bool wants_gradient() const;
   // The round wants ‖g − h‖₁ or ⟨h, b⟩, and the previous replica is there to compute h at.
   bool wants_probe() const { return wants_probe_; }
   // The round wants ‖g − g₋₁‖₁, and the last round's gradient is there.
@@ -121,12 +131,18 @@ class Voter {
   // Coordinates [first, first + count) of the run's layout are final, each said once: computed, or
   // on a GPU queued before whatever is queued next on the calling thread's current stream.
   absl::Status GradientReady(uint64_t first, uint64_t count);
-  // The gradient is whole and not the last. `loss` is its minibatch's mean, finite.
-  absl::Status EndGradient(double loss, uint64_t samples);
-  // The last gradient is whole: packs and sends what is left, then the scalars. Abstains when a
-  // loss or the gradient is not finite. The loss sent is the mean of the gradients'.
+  // The gradient is whole: packs and sends what is left, then the scalars. Abstains when the loss or the
+  // gradient is not finite.
   absl::StatusOr<SentBallot> Finish(double loss, uint64_t samples,
                                     std::optional<HeldOutReport> held_out = std::nullopt);
+  // Local steps: the gradient is whole, and the parameters move by it. `loss` is its minibatch's mean,
+  // finite. A gradient that is not finite moves nothing and ends the ballot: FinishSteps abstains.
+  absl::Status EndGradient(double loss, uint64_t samples);
+  // No further gradient comes: signs and sends the displacement, unless the round is silent, then the
+  // scalars. Loss and gradient sums are the means over the gradients taken, samples the sum.
+  absl::StatusOr<SentBallot> FinishSteps(std::optional<HeldOutReport> held_out = std::nullopt);
+  // The replica's memory is the replica, wherever in a ballot something failed. Else it changes nothing.
+  absl::Status EndSteps() { return source_->EndSteps(); }
   // In place of the rest of a ballot that has been begun. Chunks that were sent stand.
   absl::StatusOr<SentBallot> Abstain(AbstainReason reason);
 
@@ -134,7 +150,7 @@ class Voter {
   bool keeps_previous() const { return run_.probes && options_.can_probe; }
   // It has been.
   absl::Status PreviousKept();
-  // The same of this ballot's gradient, the last one where it takes several.
+  // The same of this ballot's gradient.
   bool keeps_gradient() const { return run_.keeps_gradients && options_.can_keep_gradient; }
   absl::Status GradientKept();
 
@@ -157,7 +173,6 @@ class Voter {
         BallotSource* source, Clock* clock, VoterOptions options);
   absl::Status Expect(bool in_order, const char* call) const;
   void OpenGradient();
-  bool last_gradient() const { return gradient_ + 1 == gradients_; }
   // Tensors of which nothing became ready have no gradient; every other one must be whole.
   absl::Status CloseGradient();
   absl::Status MarkReady(uint64_t first, uint64_t count);
@@ -179,6 +194,10 @@ class Voter {
   // What a gradient of this length counts times: 1 without a clip.
   double ClipFactor(double l2_squared) const;
   absl::StatusOr<double> Wanted(ScalarKind kind);
+  absl::StatusOr<double> WantedOfSteps(ScalarKind kind);
+  absl::Status TakeStep();
+  absl::Status SendDisplacement();
+  absl::StatusOr<SentBallot> SendScalars();
   absl::StatusOr<SentBallot> Withdraw(AbstainReason reason);
   BallotFate FateOf(const CommitOutcome& outcome, bool alone) const;
   absl::Status Forget();         // the direction's state, and what the source carries
@@ -217,7 +236,9 @@ class Voter {
     std::vector<ChunkScalars> chunk_scalars;
     float clip = 1.0f;          // what the last gradient counts times in the direction
     double clip_of_sums = 1.0;  // and in comparisons, also with a direction that is not clipped
-    double loss = 0;            // sum over the gradients that have ended
+    // Local steps: sums over the gradients that have ended.
+    double loss = 0;
+    ChunkScalars sums;
     std::optional<AbstainReason> withdrawn;  // no further chunk is sent
     bool kept = false;                       // the caller has kept x_t
     bool gradient_kept = false;
@@ -226,7 +247,8 @@ class Voter {
   };
   Stage stage_ = Stage::kIdle;
   RoundTicket ticket_;
-  uint32_t gradients_ = 1, gradient_ = 0;
+  bool steps_ = false;                     // of local steps
+  uint32_t gradients_ = 1, gradient_ = 0;  // local steps: at most, and taken so far
   bool wants_probe_ = false, wants_change_ = false;
   std::optional<X0Sums> x0_sums_;
   std::optional<GradientRange> range_;

@@ -24,6 +24,7 @@ class Factors:
     decay: float = 1.0
     sums: bool = False         # momentum SGD
     squares: float | None = None  # Adam: decay of the squares' mean
+    stepped: bool = False      # local steps are made of it
 
     def weight(self, decay):
         """How a gradient counts beside what decays."""
@@ -45,8 +46,10 @@ def factors(direction):
         raise ValueError(f"state in elements of kind {direction.state_element} is unknown")
     if direction.envelope not in kinds.Envelope.values():
         raise ValueError(f"noise with envelope {direction.envelope} is unknown")
+    stepped = (direction.envelope == kinds.ENVELOPE_UNSPECIFIED and
+               direction.kind in (kinds.KIND_SIGNSGD, kinds.KIND_SIGNUM, kinds.KIND_NESTEROV_SIGNUM, kinds.KIND_LION))
     return Factors(*known[direction.kind], direction.envelope, direction.envelope_decay, direction.kind == kinds.KIND_MOMENTUM_SGD,
-                   beta2 if direction.kind == kinds.KIND_ADAM else None)
+                   beta2 if direction.kind == kinds.KIND_ADAM else None, stepped)
 
 
 class Direction:
@@ -64,9 +67,14 @@ class Direction:
         self.steps = 0
 
     def signs(self, factors_, gradient, coins_, noise=None, sparse=None, counts=None):
-        """The ballot's bits: u > 0, the coin where u is zero; the momentum moves on. All of gradient must be finite. `noise`: of
-        each coordinate, in (-1, 1); needed where the direction has an envelope. `sparse`: coordinates that cast the coin and
-        stay as they are where their gradient is zero. `counts`: coordinates of each tensor, for an envelope per tensor."""
+        """The ballot's bits: what update() gives > 0, the coin where that is zero."""
+        u = self.update(factors_, gradient, noise, sparse, counts)
+        return np.where(u != 0, u > 0, coins_)
+
+    def update(self, factors_, gradient, noise=None, sparse=None, counts=None):
+        """What is signed; the momentum moves on. All of gradient must be finite. `noise`: of each coordinate, in (-1, 1); needed
+        where the direction has an envelope. `sparse`: coordinates that have nothing to sign and stay as they are where their
+        gradient is zero. `counts`: coordinates of each tensor, for an envelope per tensor."""
         a, c = factors_.a, factors_.c
         moves = np.ones(len(gradient), bool) if sparse is None else ~(sparse & (gradient == 0))
         u = np.float32(a) * self.momentum + factors_.weight(a) * gradient
@@ -88,8 +96,7 @@ class Direction:
             u = u + np.concatenate([np.full(len(part), part.max(), np.float32) for part in parts]) * noise
         elif factors_.envelope == training.Direction.ENVELOPE_ONE:
             u = u + noise
-        u = np.where(moves, u, np.float32(0))
-        return np.where(u != 0, u > 0, coins_)
+        return np.where(moves, u, np.float32(0))
 
 
 def noise(seed, round_, share, count):

@@ -179,6 +179,8 @@ class Session:
         except ValueError as error:
             raise Broken(str(error)) from None
         self._adopt_payloads(welcome)
+        if welcome.local_steps_max > 1 and (not self._factors.stepped or self._dense):
+            raise Broken("local steps of this direction, or beside dense tensors, are unknown: upgrade")
         if welcome.endpoints:
             raise Broken("the run's ballots go to other endpoints than this stream: upgrade")
         if welcome.clip.kind not in (training.Clip.KIND_UNSPECIFIED, training.Clip.KIND_NORM):
@@ -254,8 +256,14 @@ class Session:
             return
         if open_.round != self.replica.round or not self.replica.level:
             raise Rejoin(f"round {open_.round} opens, the replica stands at {self.replica.round}")
-        if open_.local_steps > 1 or open_.start not in (training.RoundOpen.START_UNSPECIFIED, training.RoundOpen.START_REPLICA):
-            raise Broken(f"round {open_.round} asks for local steps, which this worker cannot take: upgrade")
+        if open_.local_steps > max(1, self._welcome.local_steps_max):
+            raise Broken(f"round {open_.round} asks for {open_.local_steps} local steps, more than Welcome said")
+        if not all(math.isfinite(eta) and eta >= 0 for eta in (open_.eta_first, open_.eta_last)):
+            raise Broken(f"round {open_.round} has inner stepsizes {open_.eta_first} to {open_.eta_last}")
+        if open_.start not in training.RoundOpen.Start.values():
+            raise Broken(f"round {open_.round} starts in a way that this worker cannot: upgrade")
+        if open_.start == training.RoundOpen.START_X0 and self.replica.x0 is None:
+            raise Broken(f"round {open_.round} starts from x0, which Welcome did not say is needed")
         self._open = open_
         # Verdicts of earlier attempts are void.
         now = (self._welcome.epoch, open_.round, open_.attempt)
@@ -264,10 +272,10 @@ class Session:
         if self.ballot is None or self.ballot.round != open_.round:
             self.ballot = self.trainer.vote(open_, self._welcome.seed, self._factors, self.replica)
         at = {"round": open_.round, "attempt": open_.attempt}
-        if self.ballot.packed is None:
+        if not self.ballot.scalars:
             self.stream.send(abstain=training.Abstain(reason=self.ballot.abstain_reason, **at))
             return
-        for chunk, where in enumerate(self._chunks()):
+        for chunk, where in enumerate(self._chunks() if self.ballot.packed is not None else ()):
             payload = self._dense_ballot(chunk) if chunk in self._dense else self.ballot.packed[where]
             self.stream.send(ballot_chunk=training.BallotChunk(
                 run_id=self.run_id, epoch=self._welcome.epoch, chunk=chunk, checksum=xxh3(payload), payload=payload,
@@ -301,6 +309,7 @@ class Session:
         kind = training.Commit
         if commit.kind == kind.KIND_STEP:
             self._step(commit)
+            self.trainer.moved()
         elif commit.kind == kind.KIND_REWIND:
             if self.replica.x0 is None:
                 raise Broken(f"commit {commit.round} rewinds to x0, which Welcome did not say is needed")
@@ -437,6 +446,7 @@ class Session:
         x0 = np.concatenate([values for _, _, values in pieces[PLANE_X0]]) if PLANE_X0 in pieces else None
         self.replica = Replica.fetched(self.layout, pieces[PLANE_REPLICA], x0)
         self.ballot = None  # was computed at another replica
+        self.trainer.moved()
         self.fetched += 1
 
     def _upload(self):

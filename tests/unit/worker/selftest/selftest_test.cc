@@ -38,6 +38,7 @@ class WrongDevice : public HostDevice {
     kDense,
     kRewind,
     kX0Sums,
+    kStep,
     kDigest
   };
   explicit WrongDevice(Wrong wrong) : wrong_(wrong) {}
@@ -148,6 +149,11 @@ class WrongDevice : public HostDevice {
       if (wrong_ == Wrong::kCount) ++scalars.nonfinite;
       return scalars;
     }
+    absl::Status Step(const Direction::StepInput& input) override {
+      Direction::StepInput step = input;
+      if (wrong_ == Wrong::kStep) step.eta *= 2;
+      return right_->Step(step);
+    }
     absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) override {
       SIGNVOTE_RETURN_IF_ERROR(right_->SaveState(plane, first, bytes));
       if (wrong_ == Wrong::kState && !bytes.empty()) bytes.back() ^= std::byte{1};
@@ -218,6 +224,7 @@ TEST(SelftestTest, OneWrongBitAnywhereIsFound) {
       {Wrong::kRewind, "the rewound replica differs at"},
       {Wrong::kX0Sums, "the sums about x0 differ"},
       {Wrong::kReplica, "the replica differs at coordinate"},
+      {Wrong::kStep, "what a local step moves differs at coordinate"},
       {Wrong::kDigest, "the replica's digest differs"}};
   for (const auto& [wrong, text] : kExpected) {
     WrongDevice device(wrong);

@@ -346,6 +346,37 @@ TEST_F(FollowerTest, ABallotGoesUnderTheAttemptThatWasOpenedLastOnThisConnection
   EXPECT_FALSE(follower_.open());
 }
 
+// Memory for local steps and for x0 is taken when the run is known.
+TEST_F(FollowerTest, LocalStepsBeyondTheWelcomesAreNotOpened) {
+  const auto welcome = [](uint32_t local_steps_max) {
+    v1::ServerMessage message = WelcomeMessage(v1::Welcome::STATE_FETCH);
+    message.mutable_welcome()->set_local_steps_max(local_steps_max);
+    return message;
+  };
+  follower_.Connected();
+  ASSERT_TRUE(Tell(welcome(4)).ok());
+  EXPECT_EQ(follower_.run().local_steps_max, 4u);
+  follower_.FollowFrom(Round(3), Round(3));
+  v1::ServerMessage open = OpenMessage(3, 1);
+  open.mutable_round_open()->set_local_steps(5);
+  EXPECT_EQ(Tell(open).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_FALSE(follower_.open());
+  open.mutable_round_open()->set_local_steps(4);
+  ASSERT_TRUE(Tell(open).ok());
+  EXPECT_EQ(Find<OpenedAction>()->ticket.local_steps, 4u);
+  open.mutable_round_open()->set_start(v1::RoundOpen::START_X0);
+  const absl::Status without_x0 = Tell(open);
+  EXPECT_EQ(without_x0.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(without_x0.message()), HasSubstr("x0"));
+
+  follower_.Connected();
+  const absl::Status grown = Tell(welcome(5));
+  EXPECT_EQ(grown.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(grown.message()), HasSubstr("more local steps"));
+  follower_.Connected();
+  EXPECT_TRUE(Tell(welcome(0)).ok()) << "fewer";
+}
+
 TEST_F(FollowerTest, BothHavePartedOnceTheLastDigestWasSaidOnTheConnectionThatFinished) {
   FollowFrom(3);
   follower_.Took(Round(3), Epoch(1));

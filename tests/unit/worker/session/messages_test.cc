@@ -425,7 +425,8 @@ TEST(MessagesTest, ScalarsAreSentAsTheRoundWantsThem) {
                         .wanted = {4, 5},
                         .displacement_mean = {6, 7},
                         .nonfinite_coordinates = 8,
-                        .samples = 9};
+                        .samples = 9,
+                        .local_steps = 14};
   scalars.held_out = {.loss = 10, .error = 11, .round = Round(12), .windows = 13};
   const absl::StatusOr<v1::Scalars> sent = ScalarsFrom(scalars, ticket, 2);
   ASSERT_TRUE(sent.ok()) << sent.status();
@@ -436,6 +437,7 @@ TEST(MessagesTest, ScalarsAreSentAsTheRoundWantsThem) {
   EXPECT_THAT(sent->displacement_mean(), ElementsAre(6, 7));
   EXPECT_EQ(sent->nonfinite_coordinates(), 8u);
   EXPECT_EQ(sent->samples(), 9u);
+  EXPECT_EQ(sent->local_steps(), 14u);
   EXPECT_EQ(sent->held_out_loss(), 10);
   EXPECT_EQ(sent->held_out_error(), 11);
   EXPECT_EQ(sent->held_out_round(), 12u);

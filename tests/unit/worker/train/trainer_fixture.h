@@ -47,6 +47,7 @@ class KeyDataset : public Dataset {
     batch->inputs = {
         static_cast<int64_t>(key.share.value() * 1000 + key.data_step.value() * 10 + key.micro)};
     batch->targets = batch->inputs;
+    if (batch->inputs[0] >= fails_from) return absl::DataLossError("cut");
     return status;
   }
   uint64_t held_out_windows() const override { return windows_; }
@@ -66,6 +67,8 @@ class KeyDataset : public Dataset {
   }
   std::string description() const override { return "keys"; }
   std::string target_unit() const override { return "sample"; }
+  int64_t fails_from =
+      std::numeric_limits<int64_t>::max();  // no minibatch from this one on can be had
   absl::Status status;
   absl::Status all;  // what the whole holds; unless OK no minibatch comes before it is read
   mutable std::atomic<bool> all_read{false};
@@ -210,6 +213,7 @@ class LoopSession : public Session {
     run.probes = probe;
     run.keeps_gradients = keeps_gradients;
     run.needs_x0 = !kinds.empty();
+    run.local_steps_max = local_steps.empty() ? 1 : 8;
     run.evaluate_every = evaluate_every;
     return run;
   }
@@ -249,6 +253,11 @@ class LoopSession : public Session {
     ticket.replica_moved = std::exchange(moved_, false);
     ticket.evaluate = evaluate_at.contains(round_);
     ticket.members = 1;
+    if (const auto local = local_steps.find(round_); local != local_steps.end()) {
+      ticket.local_steps = local->second.steps;
+      ticket.start = local->second.start;
+      ticket.eta_first = ticket.eta_last = kLocalEta;
+    }
     return std::optional<RoundTicket>(ticket);
   }
   absl::Status SendChunk(ChunkIndex k, std::shared_ptr<const uint8_t> ballot) override {
@@ -317,6 +326,13 @@ class LoopSession : public Session {
   bool finished() const override { return round_ >= rounds_; }
   bool drained() const override { return drain_; }
   SessionStats Stats() const override { return {}; }
+
+  static constexpr float kLocalEta = 0.125f;
+  struct Local {
+    uint32_t steps = 1;
+    BallotStart start = BallotStart::kReplica;
+  };
+  std::map<uint64_t, Local> local_steps;  // of rounds that are no ordinary vote
 
   std::vector<std::string> before_ready;  // events that the others need not wait for
   std::function<void()> on_attach;
@@ -396,6 +412,7 @@ class QueueingDevice : public HostDevice {
     absl::StatusOr<bool> Ready(ChunkIndex) override {
       return !device_->queues || device_->ready-- > 0;
     }
+    absl::Status Step(const Direction::StepInput& input) override { return host_->Step(input); }
     absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes) override {
       return host_->SaveState(plane, first, bytes);
     }

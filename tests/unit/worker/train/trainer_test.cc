@@ -470,6 +470,113 @@ TEST(TrainerTest, TheBatchOfAForwardIsLeftAloneUntilItsBackward) {
   EXPECT_GE(bench.model.batches_kept, 3 * 2 + 2 * 2) << "each round's passes, and the probes'";
 }
 
+// Minibatches data_step, data_step + 1, … of the ticket's share, each at the parameters that the one before
+// has moved; the replica is back before anything is sent.
+TEST(TrainerTest, LocalStepsGoThroughTheirMinibatchesAndLeaveTheReplica) {
+  Bench bench(2, {.evaluate = Evaluate::kOff});
+  bench.session.local_steps[0] = {.steps = 3};
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  std::vector<std::string> passes;
+  for (const std::string& event : bench.events) {
+    if (event.starts_with("forward") || event.starts_with("chunk") || event == "scalars")
+      passes.push_back(event);
+  }
+  EXPECT_THAT(passes, ElementsAre("forward 3000", "forward 3010", "forward 3020", "chunk 2",
+                                  "chunk 1", "chunk 0", "scalars", "forward 3010", "chunk 2",
+                                  "chunk 1", "chunk 0", "scalars"));
+  const std::vector<float>& x = bench.session.xs[0];
+  std::vector<float> y = x;
+  const Layout layout = TestLayout();
+  double loss = 0;
+  for (const int64_t input : {3000, 3010, 3020}) {
+    const double target = static_cast<double>(input % 97) * 0.01;
+    loss += QuadraticModel::Loss(y, target) / 3;
+    for (uint64_t i = 0; i < kCoordinates; ++i) {
+      const float length = LoopSession::kLocalEta * (i < 700 ? 1.0f : 2.0f);
+      y[i] -= y[i] - static_cast<float>(target) > 0 ? length : -length;
+    }
+  }
+  const BallotScalars& scalars = bench.session.all_scalars[0];
+  EXPECT_NEAR(scalars.loss, loss, 1e-6);
+  EXPECT_EQ(scalars.samples, 3u);
+  EXPECT_EQ(scalars.local_steps, 3u);
+  double means[2] = {};
+  for (uint64_t i = 0; i < kCoordinates; ++i)
+    means[i < 700 ? 0 : 1] += std::fabs(x[i] - y[i]) / (i < 700 ? 700 : 800);
+  ASSERT_EQ(scalars.displacement_mean.size(), 2u);
+  EXPECT_NEAR(scalars.displacement_mean[0], means[0], 1e-6);
+  EXPECT_NEAR(scalars.displacement_mean[1], means[1], 1e-6);
+  EXPECT_EQ(bench.rounds_seen.at(0).minibatches, 3u);
+  EXPECT_EQ(bench.rounds_seen.at(1).minibatches, 1u);
+  EXPECT_EQ(bench.rounds_seen.at(1).scalars.local_steps, 0u) << "an ordinary vote";
+  EXPECT_EQ(bench.trainer.report().minibatches, 4u);
+  EXPECT_EQ(bench.trainer.report().targets, 4u);
+}
+
+TEST(TrainerTest, ATrialOfLocalStepsGoesOnFromWhereItWasAndSendsNoBallot) {
+  Bench bench(3, {.evaluate = Evaluate::kOff});
+  bench.session.kinds = {{0, CommitKind::kNone}, {1, CommitKind::kRewind}};
+  bench.session.local_steps[0] = {.steps = 2, .start = BallotStart::kX0};
+  bench.session.local_steps[1] = {.steps = 2, .start = BallotStart::kContinue};
+  bench.session.local_steps[2] = {.steps = 2};
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  ASSERT_EQ(bench.session.all_scalars.size(), 3u);
+  EXPECT_EQ(std::count(bench.events.begin(), bench.events.end(), "chunk 0"), 1);
+  for (const std::vector<float>& x : bench.session.xs) EXPECT_EQ(x, bench.session.xs[0]);
+  // By then each coordinate has gone down two steps.
+  const double target = static_cast<double>(3010 % 97) * 0.01;
+  std::vector<float> y = bench.session.xs[0];
+  for (const int64_t input : {3000, 3010}) {
+    for (uint64_t i = 0; i < kCoordinates; ++i) {
+      const float length = LoopSession::kLocalEta * (i < 700 ? 1.0f : 2.0f);
+      y[i] -=
+          y[i] - static_cast<float>(static_cast<double>(input % 97) * 0.01) > 0 ? length : -length;
+    }
+  }
+  std::vector<float> further = y;
+  for (uint64_t i = 0; i < kCoordinates; ++i) {
+    const float length = LoopSession::kLocalEta * (i < 700 ? 1.0f : 2.0f);
+    further[i] -= further[i] - static_cast<float>(target) > 0 ? length : -length;
+  }
+  EXPECT_NEAR(bench.session.all_scalars[1].loss,
+              (QuadraticModel::Loss(y, target) +
+               QuadraticModel::Loss(further, static_cast<double>(3020 % 97) * 0.01)) /
+                  2,
+              1e-6);
+}
+
+// Whoever saves the replica of a run that failed finds what the last commit made of it.
+TEST(TrainerTest, AFailureAmongLocalStepsLeavesTheReplica) {
+  Bench bench(3, {.evaluate = Evaluate::kOff});
+  for (uint64_t round = 0; round < 3; ++round) bench.session.local_steps[round] = {.steps = 4};
+  bench.data.fails_from = 3040;  // the last minibatch of the second round
+  EXPECT_EQ(bench.trainer.Run().code(), absl::StatusCode::kDataLoss);
+  ASSERT_EQ(bench.session.xs.size(), 1u);
+  std::vector<float> x(kCoordinates), before = bench.session.xs[0];
+  ASSERT_TRUE(bench.trainer.replica()->Read(0, x).ok());
+  ASSERT_TRUE(HostReplicaMemory(std::span(before))
+                  .ApplyStep(bench.trainer.report().run.layout, bench.session.gamma, 0,
+                             kCoordinates, bench.session.verdict_.data())
+                  .ok());
+  EXPECT_EQ(x, before);
+}
+
+TEST(TrainerTest, ALossThatIsNotFiniteAmongLocalStepsAbstainsAndLeavesTheReplica) {
+  Bench bench(1, {.evaluate = Evaluate::kOff});
+  bench.session.local_steps[0] = {.steps = 4};
+  bench.model.poisoned = 600;
+  ASSERT_TRUE(bench.trainer.Run().ok());
+  EXPECT_EQ(bench.rounds_seen.at(0).abstained, AbstainReason::kNonFiniteGradient);
+  EXPECT_EQ(bench.rounds_seen.at(0).minibatches, 1u);
+  Bench other(1, {.evaluate = Evaluate::kOff});
+  other.session.local_steps[0] = {.steps = 4};
+  const std::vector<float> start = other.model.x();
+  other.model.next_loss = std::numeric_limits<double>::infinity();
+  ASSERT_TRUE(other.trainer.Run().ok());
+  EXPECT_EQ(other.rounds_seen.at(0).abstained, AbstainReason::kNonFiniteLoss);
+  EXPECT_EQ(other.session.xs.at(0), start);
+}
+
 TEST(TrainerTest, AfterAFetchedStateTheNextRoundIsAskedForAtOnce) {
   Bench bench(4);
   bench.session.probe = true;

@@ -42,6 +42,9 @@ TEST(WorkerMemory, FollowsTheTableOfThePage) {
   RunInfo with_x0 = RunOf(false, 0);
   with_x0.needs_x0 = true;
   EXPECT_EQ(TotalBytes(RunMemory(with_x0, {})), 4 * kD + bits);
+  RunInfo local = RunOf(false, 0);
+  local.local_steps_max = 16;
+  EXPECT_EQ(TotalBytes(RunMemory(local, {})), 4 * kD + bits);
 }
 
 // docs/algorithms.md, "Directions": Adam's t is one number; what takes whole tensors has a plane more.

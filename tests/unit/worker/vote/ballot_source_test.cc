@@ -17,8 +17,10 @@ TEST(GradientSourceTest, TakesOneGradientAndLeavesWhatIsSignedToTheDirection) {
   EXPECT_TRUE(source.displacement_mean().empty());
   EXPECT_TRUE(std::isnan(source.Scalar(ScalarKind::kLocalInner)));
   EXPECT_TRUE(source.Reset().ok());
-  EXPECT_EQ(source.TakeGradient(0, {}).code(), absl::StatusCode::kUnimplemented)
-      << "there is none but the last";
+  EXPECT_FALSE(source.takes_steps());
+  EXPECT_EQ(source.TakeGradient(0, {}).code(), absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(source.PackChunk(ChunkIndex(0), nullptr).code(), absl::StatusCode::kUnimplemented);
+  EXPECT_TRUE(source.EndSteps().ok());
 }
 
 TEST(GradientSourceTest, RefusesRoundsOfLocalStepsWithTheRemedy) {

@@ -29,60 +29,6 @@ using testing::IsEmpty;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-// A source of displacements: y goes down each gradient by η, and the way from the start is signed.
-class DisplacementSource : public BallotSource {
- public:
-  explicit DisplacementSource(const Layout* layout) : layout_(layout), y_(kD), u_(kD) {
-    u_pointers_ = PointersInto<const float>(*layout, u_.data());
-  }
-  uint32_t Gradients(const RoundTicket& ticket) const override { return ticket.local_steps; }
-  absl::Status Begin(const RoundTicket& ticket) override {
-    eta_ = ticket.eta_first;
-    std::fill(y_.begin(), y_.end(), 0.0f);
-    std::fill(u_.begin(), u_.end(), kNan);  // nothing may be signed before it is made
-    taken.clear();
-    return begin_status;
-  }
-  absl::Status TakeGradient(uint32_t index, ConstTensorPointers g) override {
-    taken.push_back(index);
-    GoDown(0, kD, g);
-    return absl::OkStatus();
-  }
-  absl::Status MakeChunk(uint64_t first, uint64_t count, ConstTensorPointers g) override {
-    GoDown(first, count, g);
-    for (uint64_t i = first; i < first + count; ++i) u_[i] = -y_[i];
-    return absl::OkStatus();
-  }
-  ConstTensorPointers u() const override { return u_pointers_; }
-  absl::Status Reset() override {
-    ++resets;
-    return absl::OkStatus();
-  }
-  double Scalar(ScalarKind kind) const override {
-    return kind == ScalarKind::kLocalInner ? 11.0 : 12.0;
-  }
-  std::span<const float> displacement_mean() const override { return means_; }
-
-  absl::Status begin_status;
-  std::vector<uint32_t> taken;
-  int resets = 0;
-
- private:
-  void GoDown(uint64_t first, uint64_t count, ConstTensorPointers g) {
-    ForEachTensorRange(*layout_, first, count, [&](const TensorRange& range) {
-      if (g[range.tensor] == nullptr) return;
-      for (uint64_t i = 0; i < range.count; ++i)
-        y_[range.first + i] -= eta_ * g[range.tensor][range.offset + i];
-    });
-  }
-
-  const Layout* const layout_;
-  std::vector<float> y_, u_;
-  std::vector<const float*> u_pointers_;
-  const std::vector<float> means_ = {0.5f, 0.25f, 0.125f};
-  float eta_ = 0;
-};
-
 // What a checkpoint names wrongly is its caller's to know, and ends nobody's process.
 TEST_F(VoterTest, AStateThatTheDirectionDoesNotHaveIsRefusedAndTheVoterGoesOn) {
   Make();
@@ -313,45 +259,6 @@ TEST_F(VoterTest, WhatTheSessionRefusesEndsTheBallotWithItsStatus) {
   ASSERT_TRUE(voter_->GradientReady(0, kD).ok());
   EXPECT_EQ(voter_->Finish(1.0, 1).status(), absl::AbortedError("no"));
   EXPECT_EQ(voter_->Wait().status().code(), absl::StatusCode::kFailedPrecondition);
-}
-
-TEST_F(VoterTest, ABallotOfSeveralGradientsSignsTheWayThatTheyWent) {
-  DisplacementSource source(&run_.layout);
-  Make({}, &source);
-  RoundTicket ticket = Ticket(0);
-  ticket.local_steps = 3;
-  ticket.eta_first = 1.0f;
-  ticket.wanted = {ScalarKind::kLocalProduct, ScalarKind::kLocalInner, ScalarKind::kProbeL1};
-  ASSERT_TRUE(voter_->Begin(ticket).ok());
-  EXPECT_EQ(voter_->gradients(), 3u);
-  // 1 + 1 − 3: the last gradient is negative, and so is the sum.
-  for (int h = 0; h < 2; ++h) {
-    ASSERT_TRUE(voter_->SetGradient(Pointers(g_)).ok());
-    ASSERT_TRUE(voter_->GradientReady(0, kD).ok());
-    EXPECT_EQ(voter_->Finish(1.0, 1).status().code(), absl::StatusCode::kFailedPrecondition)
-        << "it is not the last";
-    ASSERT_TRUE(voter_->EndGradient(h + 1.0, 4).ok());
-    EXPECT_THAT(session_.events, IsEmpty()) << "nothing leaves before the last gradient";
-  }
-  std::vector<float> last(kD, -3.0f);
-  for (uint64_t i = 0; i < 300; ++i) last[i] = -1.5f;  // tensor a: 1 + 1 − 1.5 is positive
-  ASSERT_TRUE(voter_->SetGradient(Pointers(last)).ok());
-  ASSERT_TRUE(voter_->GradientReady(1000, 500).ok());
-  EXPECT_THAT(session_.events, ElementsAre("chunk 2"));
-  ASSERT_TRUE(voter_->GradientReady(0, 1000).ok());
-  ASSERT_TRUE(voter_->Finish(6.0, 4).ok());
-  EXPECT_THAT(source.taken, ElementsAre(0u, 1u));
-  for (uint64_t i = 0; i < kD; ++i) ASSERT_EQ(GetBit(session_.ballots.data(), i), i < 300) << i;
-  EXPECT_EQ(session_.scalars.loss, 3.0);  // the mean of the three
-  EXPECT_EQ(session_.scalars.samples, 12u);
-  EXPECT_EQ(session_.scalars.wanted.at(0), 12.0);
-  EXPECT_EQ(session_.scalars.wanted.at(1), 11.0);
-  EXPECT_TRUE(std::isnan(session_.scalars.wanted.at(2)));
-  EXPECT_THAT(session_.scalars.displacement_mean, ElementsAre(0.5f, 0.25f, 0.125f));
-  CommitOutcome rewind{.commits = 1, .rewound = true, .kind = CommitKind::kRewind};
-  session_.outcome = rewind;
-  ASSERT_TRUE(voter_->Wait().ok());
-  EXPECT_EQ(source.resets, 1);
 }
 
 TEST_F(VoterTest, WhatTheSourceCannotDoEndsTheBallotBeforeItBegins) {
@@ -711,7 +618,9 @@ TEST_F(VoterTest, RunsThatWantOtherBallotsAreRefusedWithTheRemedy) {
   run_.direction = TestRun().direction;
   run_.clip_norm = 1.0;
   EXPECT_TRUE(refusal().ok());
-  DisplacementSource source(&run_.layout);
+  class Unclipped : public GradientSource {
+    bool clips() const override { return false; }
+  } source;
   const auto unclipped =
       Voter::Make(run_, &session_, &replica_, &device_, &source, Clock::System(), {});
   EXPECT_EQ(unclipped.status().code(), absl::StatusCode::kUnimplemented);
