@@ -14,7 +14,7 @@ enum class StepsFrom : uint8_t {
 
 // How a round's minibatches are taken. One is an ordinary vote, of which nothing else counts.
 struct LocalSteps {
-  uint32_t steps = 1;  // H, ≥ 1
+  uint32_t steps = 1;   // H, ≥ 1
   float eta_first = 0;  // inner stepsize of the first minibatch, ≥ 0
   float eta_last = 0;   // of the last one
   StepsFrom from = StepsFrom::kReplica;

@@ -14,6 +14,7 @@ struct WireTotals {
   uint64_t down_setup_bytes = 0;       // server to worker
   uint64_t fp32_equivalent_bytes = 0;  // one direction: 4 bytes × d × counted ballots
   uint64_t ballots = 0;                // whole ballots counted
+  uint64_t minibatches = 0;            // that the workers took who were counted, silent rounds' too
 
   WireTotals& operator+=(const WireTotals& other) {
     up_rounds_bytes += other.up_rounds_bytes;
@@ -22,6 +23,7 @@ struct WireTotals {
     down_setup_bytes += other.down_setup_bytes;
     fp32_equivalent_bytes += other.fp32_equivalent_bytes;
     ballots += other.ballots;
+    minibatches += other.minibatches;
     return *this;
   }
   bool operator==(const WireTotals&) const = default;

@@ -173,6 +173,12 @@ std::string RenderTable(const v1::Status& status, Colour colour) {
                         BytesText(static_cast<double>(wire.down_rounds_bytes())) +
                         " down; fp32: " + BytesText(fp32)
                   : std::string("-"));
+  if (status.up_bits() > 0) {
+    row("bits", paint(kBold, Left(absl::StrFormat("%.3g up", status.up_bits()), 20)) +
+                    absl::StrFormat("  %.3g down, a parameter and minibatch; minibatches: ",
+                                    status.down_bits()) +
+                    Grouped(status.minibatches()));
+  }
   row("workers", Left(absl::StrFormat("%d joined", status.joins()), 20) +
                      absl::StrFormat("  %d lost, %d abstentions, %d late chunks", status.losses(),
                                      status.abstentions(), status.late_chunks()));

@@ -19,7 +19,7 @@ namespace {
 
 // The rows from which on a part is shown.
 constexpr int kRowsForHeldOut = 14, kRowsForSplit = 14, kRowsForEvents = 14, kRowsForGraph = 18,
-              kRowsForRule = 18, kRowsForSpace = 24;
+              kRowsForRule = 18, kRowsForBits = 24, kRowsForSpace = 24;
 constexpr int kColumnsForMain = 60;
 constexpr int kRowsBesideGraph = 16, kGraphRowsMax = 8;
 constexpr int kEventsMin = 3;
@@ -202,6 +202,19 @@ Line SavingsLine(const TopModel& model, const TopView& view) {
   return line.Take();
 }
 
+// What rounds move for each parameter and minibatch of a worker.
+bool KnowsBits(const v1::Status& status) { return status.up_bits() > 0 && status.down_bits() > 0; }
+
+Line BitsLine(const TopModel& model, const TopView& view) {
+  const v1::Status& status = model.status();
+  LineBuilder line(view);
+  line.Add("bits ", Style::kDim).Add(absl::StrFormat("%.3g", status.up_bits()), Style::kBold);
+  line.AddIfRoom({{" up ", Style::kDim}, {absl::StrFormat("%.3g", status.down_bits())}});
+  line.AddIfRoom({{" down a parameter and minibatch", Style::kDim}});
+  line.AddIfRoom({{"  minibatches ", Style::kDim}, {Grouped(status.minibatches())}});
+  return line.Take();
+}
+
 struct Part {
   const char* word;
   const char *utf8, *ascii;
@@ -378,6 +391,7 @@ Frame RenderTop(const TopModel& model, const TopView& view) {
     lines.push_back(HeldOutLine(model, view));
   }
   lines.push_back(SavingsLine(model, view));
+  if (rows >= kRowsForBits && KnowsBits(model.status())) lines.push_back(BitsLine(model, view));
   if (rows >= kRowsForSplit) AddSplit(model, view, &lines);
   blank();
   if (rows >= kRowsForGraph) {

@@ -27,6 +27,9 @@ constexpr uint64_t kMinuteMs = 60'000;
 constexpr uint64_t kRoundsMax = uint64_t{1} << 40;
 constexpr uint64_t kCatchUpBytesMax = uint64_t{1} << 40;
 constexpr double kEta0Max = 1e300;
+constexpr uint64_t kWarmInMax = 1'000'000;
+// What hurts of a newcomer is its momentum, which one round of local steps warms up.
+constexpr uint32_t kLocalWarmIn = 1;
 
 // Durations as flags have them.
 struct Raw {
@@ -37,7 +40,9 @@ struct Raw {
   std::string clip = "off";
   double clip_norm = 1;
   std::string tensor_scale, tensor_decay, tensor_treatment;
-  std::string aggregate = "vote";
+  struct {
+    std::string aggregate = "auto", warm_in = "auto", local_steps = "1";
+  } rounds;
   DenseWords dense;
   std::string catch_up_bytes = "auto";
   std::string alias_eta0 = "auto";
@@ -132,11 +137,12 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
                   "abstentions in a row that make a member an observer")
       ->capture_default_str()
       ->check(UnsignedBetween(1, 1'000'000));
-  run->add_option(
-         "--warm-in", r.warm_in_rounds,
-         "rounds for which the ballots of a worker that joins the running run have weight 0")
+  run->add_option("--warm-in", raw->rounds.warm_in,
+                  "rounds for which the ballots of a worker that joins the running run have weight "
+                  "0; auto: 0, with --local-steps 1")
       ->capture_default_str()
-      ->check(UnsignedBetween(0, 1'000'000));
+      ->check(CLI::IsMember({"auto"}) | UnsignedBetween(0, kWarmInMax))
+      ->check(Kind(ValueKind::kText));
   run->add_option("--nonfinite-rounds", r.nonfinite_rounds,
                   "rounds in a row without any finite loss that end the run")
       ->capture_default_str()
@@ -262,10 +268,20 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->check(NumberBetween(1e-30, 1e30));
   method
       ->add_option(
-          "--aggregate", raw->aggregate,
-          "what a step moves by: vote, the majority's sign; average, the mean of the signs")
+          "--aggregate", raw->rounds.aggregate,
+          "what a step moves by: vote, the majority's sign; average, the mean of the signs; auto: "
+          "vote, with --local-steps average")
       ->capture_default_str()
-      ->check(CLI::IsMember({"vote", "average"}));
+      ->check(CLI::IsMember({"auto", "vote", "average"}));
+  method
+      ->add_option(
+          "--local-steps", raw->rounds.local_steps,
+          "minibatches that a worker takes for one ballot, which is the sign of where they "
+          "led: H, or H0,H1@P,... for H1 once P percent of the run's are taken; 1: a vote "
+          "on each")
+      ->type_name("H[,H@P...]")
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kText));
   method
       ->add_option("--weight-decay", r.model.weight_decay,
                    "decoupled weight decay of tensors with two dimensions and more")
@@ -450,6 +466,42 @@ absl::Status CheckTreatments(const run::RunOptions& r) {
   return absl::OkStatus();
 }
 
+// What a round with local steps goes with: workers step along their direction by themselves, and what they
+// vote on is where that led.
+absl::Status CheckLocalSteps(const run::RunOptions& r) {
+  if (!r.local_steps.on()) return absl::OkStatus();
+  const auto refuse = [&r](const std::string& what, const char* why) {
+    return Usage(absl::StrCat("--local-steps ", r.local_steps.text(), " goes not with ", what, ", ",
+                              why, "; leave one of the two away"));
+  };
+  const DirectionConfig& direction = r.direction;
+  const bool steps_by_signs =
+      direction.kind == DirectionKind::kSignSgd || direction.kind == DirectionKind::kSignum ||
+      direction.kind == DirectionKind::kNesterovSignum || direction.kind == DirectionKind::kLion;
+  if (!steps_by_signs) {
+    return Usage(absl::StrCat("--local-steps ", r.local_steps.text(),
+                              " takes its steps along --direction signsgd, signum, nesterov or "
+                              "lion, and the direction is ",
+                              std::string(DirectionName(direction.kind)),
+                              "; choose one of those, or leave --local-steps away"));
+  }
+  if (direction.error_feedback)
+    return refuse("--error-feedback", "which adds to a gradient what a vote took off");
+  if (direction.envelope != Envelope::kNone)
+    return refuse("--noise", "because the workers' own ways are noise enough for each other");
+  if (r.clip_norm.has_value())
+    return refuse("--clip norm", "which shortens one gradient before one vote");
+  if (run::AnyDense(r.model.tensor_rules))
+    return refuse("--dense", "which needs the mean gradient of one minibatch");
+  for (const run::TensorRule& rule : r.model.tensor_rules) {
+    if (rule.treatment == TensorTreatment::kSparse) {
+      return refuse(absl::StrCat("--tensor-treatment ", rule.pattern, "=sparse"),
+                    "where a gradient of zero moves nothing anyway");
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckAddresses(ServerFlags* f) {
   const bool tls_given = !f->tls_ca.empty() || !f->tls_certificate.empty() || !f->tls_key.empty();
   if (f->insecure && tls_given) return Usage("--insecure and --tls-… exclude each other");
@@ -570,7 +622,19 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
     return Usage(absl::StrCat("--message-bytes-max ", sizes.message_bytes_max, " is above ",
                               kMessageBytesMost, ", the most that a worker takes"));
   }
-  sizes.aggregate = raw.aggregate == "vote" ? Aggregate::kVote : Aggregate::kAverage;
+  if (r.rule.length_unknown && raw.rounds.local_steps != "1") {
+    return Usage(absl::StrCat("--length-unknown goes not with --local-steps ", raw.rounds.local_steps,
+                              ", whose trials and schedule are parts of the run; leave one of the "
+                              "two away"));
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(r.local_steps,
+                            LocalSchedule::Parse(raw.rounds.local_steps, r.main_rounds_max));
+  const bool local = r.local_steps.on();
+  const bool averages =
+      raw.rounds.aggregate == "average" || (raw.rounds.aggregate == "auto" && local);
+  sizes.aggregate = averages ? Aggregate::kAverage : Aggregate::kVote;
+  r.warm_in_rounds = local ? kLocalWarmIn : 0;
+  if (uint32_t rounds = 0; absl::SimpleAtoi(raw.rounds.warm_in, &rounds)) r.warm_in_rounds = rounds;
   if (const uint64_t bytes = run::CommitBytes(sizes.chunk_coordinates, sizes);
       bytes > sizes.message_bytes_max) {
     return Usage(absl::StrCat("--chunk-coordinates ", sizes.chunk_coordinates, " makes chunks of ",
@@ -591,6 +655,7 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
     r.model.tensor_rules.insert(r.model.tensor_rules.end(), parse->begin(), parse->end());
   }
   SIGNVOTE_RETURN_IF_ERROR(CheckTreatments(r));
+  SIGNVOTE_RETURN_IF_ERROR(CheckLocalSteps(r));
   SIGNVOTE_RETURN_IF_ERROR(FinishDense(raw.dense, &r));
   SIGNVOTE_RETURN_IF_ERROR(CheckRuleFlags(r.rule, run::RuleRunOf(r)));
   // A step's length is what was signed, of which no rule that measures its steps knows.

@@ -47,6 +47,9 @@ void MetricsFeed::Update(const run::StatusPage& page) {
   set(ServerMetric::kRound, page.round.value());
   set(ServerMetric::kMainRound, page.main_round);
   set(ServerMetric::kMainRounds, page.main_rounds);
+  set(ServerMetric::kMinibatches, page.minibatches);
+  SetIfKnown(metrics_, ServerMetric::kUpBits, page.up_bits);
+  SetIfKnown(metrics_, ServerMetric::kDownBits, page.down_bits);
   set(ServerMetric::kLastCommit, page.health.last_commit_unix_seconds);
   set(ServerMetric::kPaused, page.phase == run::PagePhase::kPaused ? 1 : 0);
   set(ServerMetric::kStepsize, page.stepsize);
@@ -74,6 +77,7 @@ void MetricsFeed::Update(const run::StatusPage& page) {
                          static_cast<double>(page.held_out->round.value()));
   }
   raise(ServerMetric::kBallots, page.wire.ballots);
+  raise(ServerMetric::kWorkerMinibatches, page.wire.minibatches);
   raise(ServerMetric::kTies, page.ties);
   raise(ServerMetric::kJoins, page.joins);
   raise(ServerMetric::kLosses, page.losses);

@@ -20,15 +20,23 @@ constexpr uint32_t kFileMode = 0644;
 constexpr std::string_view kColumns[] = {
     "task",           "direction", "rule",     "aggregate",   "local_steps",   "n",
     "stepsize",       "seed",      "rounds",   "main_rounds", "held_out_loss", "held_out_error",
-    "held_out_first", "seconds",   "bytes_up", "bytes_down",  "targets",       "last_stepsize",
-    "outcome",        "digest",    "id",       "program"};
+    "held_out_first", "seconds",   "bytes_up", "bytes_down",  "minibatches",   "up_bits",
+    "down_bits",      "targets",   "last_stepsize", "outcome", "digest",        "id",
+    "program"};
 constexpr size_t kLossColumn = 10;
 static_assert(kColumns[kLossColumn] == "held_out_loss");
-constexpr size_t kIdColumn = 20;
+constexpr size_t kIdColumn = 23;
 static_assert(kColumns[kIdColumn] == "id");
 
 std::string StepsizeText(const SweepCell& cell) {
   return cell.stepsize.has_value() ? absl::StrFormat("%.6g", *cell.stepsize) : "";
+}
+
+// Per parameter and minibatch, of all workers together; 0: there was no minibatch.
+double Bits(const LocalReport& report, uint64_t bytes) {
+  const double parts = static_cast<double>(report.minibatches) *
+                       static_cast<double>(report.run.layout.coordinates());
+  return parts > 0 ? 8 * static_cast<double>(bytes) / parts : 0;
 }
 
 absl::Status NoResults(const std::string& path, size_t line) {
@@ -77,12 +85,13 @@ std::string ResultsLine(const SweepSpec& spec, const SweepCell& cell, const Loca
   const std::optional<HeldOutLoss>& last = report.held_out_last;
   const bool good = outcome == CellOutcome::kFinished;
   return absl::StrFormat(
-      "%s,%s,%s,%s,%d,%d,%s,%d,%d,%d,%.9g,%.4g,%.9g,%.3f,%d,%d,%d,%.9g,%s,%016x,%s,%s", group.task,
+      "%s,%s,%s,%s,%s,%d,%s,%d,%d,%d,%.9g,%.4g,%.9g,%.3f,%d,%d,%d,%.5g,%.5g,%d,%.9g,%s,%016x,%s,%s", group.task,
       group.direction, group.rule, group.aggregate, group.local_steps, group.workers,
       StepsizeText(cell), cell.seed, report.rounds, report.main_rounds,
       good ? last->loss : infinite, good ? last->error : 0.0,
       report.held_out_first.has_value() ? report.held_out_first->loss : infinite, report.seconds,
-      report.bytes_up, report.bytes_down, report.targets, static_cast<double>(last_stepsize),
+      report.bytes_up, report.bytes_down, report.minibatches, Bits(report, report.bytes_up),
+      Bits(report, report.bytes_down), report.targets, static_cast<double>(last_stepsize),
       OutcomeWord(outcome), report.digest.value_or(0), cell.id, spec.program);
 }
 

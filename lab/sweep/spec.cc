@@ -20,6 +20,7 @@
 #include "common/status.h"
 #include "lab/sweep/methods.h"
 #include "lab/sweep/plan.h"
+#include "server/stepsize/local_schedule.h"
 
 namespace signvote::lab {
 namespace {
@@ -36,7 +37,8 @@ constexpr std::string_view kLists[] = {"tasks",       "directions", "rules", "ag
                                        "local_steps", "workers",    "seeds"};
 constexpr std::string_view kTop[] = {"tasks",       "directions", "rules",     "aggregate",
                                      "local_steps", "workers",    "seeds",     kCells,
-                                     "run",         "task",       "direction", "rule"};
+                                     "run",         "task",       "direction", "rule",
+                                     "schedule"};
 // What the lists say, beside the name of a section's own base.
 constexpr std::string_view kListed[] = {"direction", "rule",      "aggregate", "local-steps",
                                         "seed",      "init-seed", "workers"};
@@ -74,7 +76,7 @@ class Reader {
     SIGNVOTE_RETURN_IF_ERROR(CheckKeys(root_, kTop));
     Lists all{.directions = {"signum"},
               .aggregates = {"vote"},
-              .local_steps = {1},
+              .local_steps = {"1"},
               .workers = {4},
               .seeds = {1}};
     SIGNVOTE_RETURN_IF_ERROR(ReadLists(root_, &all));
@@ -97,14 +99,15 @@ class Reader {
     SIGNVOTE_RETURN_IF_ERROR(CheckUsed("task", &CellGroup::task));
     SIGNVOTE_RETURN_IF_ERROR(CheckUsed("direction", &CellGroup::direction));
     SIGNVOTE_RETURN_IF_ERROR(CheckUsed("rule", &CellGroup::rule));
+    SIGNVOTE_RETURN_IF_ERROR(CheckUsed("schedule", &CellGroup::local_steps));
     return std::move(spec_);
   }
 
  private:
   // What is combined.
   struct Lists {
-    std::vector<std::string> tasks, directions, rules, aggregates;
-    std::vector<uint64_t> local_steps, workers, seeds;
+    std::vector<std::string> tasks, directions, rules, aggregates, local_steps;
+    std::vector<uint64_t> workers, seeds;
   };
 
   absl::Status CheckKeys(const toml::table& table, std::span<const std::string_view> known) {
@@ -123,7 +126,7 @@ class Reader {
     SIGNVOTE_RETURN_IF_ERROR(Words(table, "directions", &lists->directions));
     SIGNVOTE_RETURN_IF_ERROR(Words(table, "rules", &lists->rules));
     SIGNVOTE_RETURN_IF_ERROR(Words(table, "aggregate", &lists->aggregates));
-    SIGNVOTE_RETURN_IF_ERROR(Counts(table, "local_steps", &lists->local_steps));
+    SIGNVOTE_RETURN_IF_ERROR(LocalStepsOf(table, &lists->local_steps));
     SIGNVOTE_RETURN_IF_ERROR(Counts(table, "workers", &lists->workers));
     return Counts(table, "seeds", &lists->seeds);
   }
@@ -138,13 +141,13 @@ class Reader {
       for (const std::string& direction : lists.directions)
         for (const std::string& rule : lists.rules)
           for (const std::string& aggregate : lists.aggregates)
-            for (const uint64_t local_steps : lists.local_steps)
+            for (const std::string& local_steps : lists.local_steps)
               for (const uint64_t n : lists.workers) {
                 CellGroup group{.task = task,
                                 .direction = direction,
                                 .rule = rule,
                                 .aggregate = aggregate,
-                                .local_steps = static_cast<uint32_t>(local_steps),
+                                .local_steps = local_steps,
                                 .workers = static_cast<uint32_t>(n),
                                 .seeds = lists.seeds};
                 if (!groups_.insert({task, direction, rule, aggregate, local_steps, n}).second) {
@@ -180,6 +183,53 @@ class Reader {
       words->push_back(*word);
     }
     return absl::OkStatus();
+  }
+
+  // Likewise; numbers, and names of schedules.
+  absl::Status LocalStepsOf(const toml::table& table, std::vector<std::string>* all) {
+    const toml::node* const node = table.get("local_steps");
+    if (node == nullptr) return absl::OkStatus();
+    const auto wrong = [&] {
+      return Bad(path_, absl::StrCat(LineOf(*node),
+                                     ": \"local_steps\" must be a list of numbers from 1 to ",
+                                     kLocalStepsMax,
+                                     " and names of sections [schedule.NAME], none of them twice"));
+    };
+    const toml::array* const list = node->as_array();
+    if (list == nullptr || list->empty()) return wrong();
+    all->clear();
+    for (const toml::node& item : *list) {
+      std::string one;
+      if (const auto steps = item.value_exact<int64_t>()) {
+        if (*steps < 1 || *steps > int64_t{kLocalStepsMax}) return wrong();
+        one = absl::StrCat(*steps);
+      } else if (const auto name = item.value_exact<std::string>()) {
+        const toml::table* const schedules = root_["schedule"].as_table();
+        if (schedules == nullptr || !schedules->contains(*name)) return wrong();
+        one = *name;
+      }
+      if (one.empty() || one.find_first_of(",\"\n\r") != std::string::npos ||
+          std::find(all->begin(), all->end(), one) != all->end())
+        return wrong();
+      all->push_back(one);
+    }
+    return absl::OkStatus();
+  }
+
+  // What --local-steps says of a group.
+  absl::StatusOr<std::string> StepsText(const CellGroup& group) {
+    SIGNVOTE_ASSIGN_OR_RETURN(const toml::table* const section,
+                              Section("schedule", group.local_steps));
+    if (section == nullptr) return group.local_steps;
+    const toml::node* const node = section->get("local-steps");
+    const auto text =
+        node == nullptr ? std::nullopt : node->value_exact<std::string>();
+    if (!text.has_value() || section->size() != 1) {
+      return Bad(path_, absl::StrCat(LineOf(*section), ": a schedule has one key, \"local-steps\", "
+                                     "with a text such as \"16,96@25\""));
+    }
+    // The flag says what is wrong with it, where the runs are checked.
+    return *text;
   }
 
   // Likewise.
@@ -263,10 +313,13 @@ class Reader {
   absl::Status Fill(CellGroup* group) {
     group->task_options.name = group->task;
     grid_ = kGridMiddle;
+    minibatches_.reset();
     SIGNVOTE_RETURN_IF_ERROR(Begin("direction", NamedDirections(), group->direction, group));
     SIGNVOTE_RETURN_IF_ERROR(Begin("rule", NamedRules(), group->rule, group));
-    if (group->aggregate != "vote") group->flags["aggregate"] = group->aggregate;
-    if (group->local_steps != 1) group->flags["local-steps"] = absl::StrCat(group->local_steps);
+    // With local steps the server has a choice of its own.
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::string steps, StepsText(*group));
+    if (group->aggregate != "vote" || steps != "1") group->flags["aggregate"] = group->aggregate;
+    if (steps != "1") group->flags["local-steps"] = steps;
     const std::pair<std::string_view, std::string_view> sections[] = {
         {"run", ""}, {"task", group->task}, {"direction", group->direction}, {"rule", group->rule}};
     for (const auto& [kind, name] : sections) {
@@ -276,6 +329,11 @@ class Reader {
         if (key.str() == kind && kind != "task") continue;  // Begin() has read it
         SIGNVOTE_RETURN_IF_ERROR(Key(std::string(key.str()), node, group));
       }
+    }
+    if (minibatches_.has_value()) {
+      const absl::StatusOr<uint64_t> rounds = LocalSchedule::RoundsOf(steps, *minibatches_);
+      if (!rounds.ok()) return Bad(path_, std::string(rounds.status().message()));
+      group->flags["max-rounds"] = absl::StrCat(*rounds);
     }
     if (group->flags["rule"] == "fixed" && !group->flags.contains("stepsize")) group->grid = grid_;
     return absl::OkStatus();
@@ -303,6 +361,17 @@ class Reader {
       *out = static_cast<uint32_t>(*value);
       return absl::OkStatus();
     };
+    if (key == "minibatches") {
+      const auto value = node.value_exact<int64_t>();
+      if (!value.has_value() || *value < 1) {
+        return Bad(path_, absl::StrCat(LineOf(node), ": \"", key,
+                                       "\" must be a whole number, 1 or more: a worker's, in place "
+                                       "of \"max-rounds\""));
+      }
+      minibatches_ = static_cast<uint64_t>(*value);
+      return absl::OkStatus();
+    }
+    if (key == "max-rounds") minibatches_.reset();  // a later section's word
     if (key == "batch") return count(&group->task_options.rows);
     if (key == "accumulate") return count(&group->accumulate);
     if (key == "task-seed") {
@@ -346,9 +415,11 @@ class Reader {
   const toml::table& root_;
   SweepSpec spec_;
   // What each group is called.
-  std::set<std::tuple<std::string, std::string, std::string, std::string, uint64_t, uint64_t>>
+  std::set<std::tuple<std::string, std::string, std::string, std::string, std::string, uint64_t>>
       groups_;
-  double grid_ = kGridMiddle;  // of the group at hand
+  // Of the group at hand.
+  double grid_ = kGridMiddle;
+  std::optional<uint64_t> minibatches_;
 };
 
 }  // namespace
@@ -381,7 +452,8 @@ SweepCell CellOf(const SweepSpec& spec, size_t group_index, uint64_t seed, int g
   const std::string all =
       absl::StrCat(absl::StrJoin(cell.flags, "\n"), "\n", task.name, "\n", task.data, "\n",
                    task.rows, "\n", task.task_seed, "\n", group.workers, "\n", group.accumulate,
-                   "\n", group.local_steps, "\n", group.task, "\n", group.direction, "\n", group.rule, "\n", group.inputs);
+                   "\n", group.local_steps, "\n", group.task, "\n", group.direction, "\n", group.rule,
+                   "\n", group.inputs);
   cell.id = absl::StrFormat("%016x", Xxh3(all.data(), all.size()));
   return cell;
 }

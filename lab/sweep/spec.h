@@ -16,7 +16,7 @@ namespace signvote::lab {
 // Runs that differ by seed, and by stepsize where that is tuned.
 struct CellGroup {
   std::string task, direction, rule, aggregate;  // as the file calls them
-  uint32_t local_steps = 1;
+  std::string local_steps = "1";                 // likewise: a number, or the name of a schedule
   uint32_t workers = 1;
   std::vector<uint64_t> seeds;  // of its runs, at least one
   TaskOptions task_options;     // its seeds are those of the run

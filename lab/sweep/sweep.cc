@@ -37,7 +37,7 @@ std::string NameOf(const SweepSpec& spec, const SweepCell& cell) {
   const CellGroup& g = spec.groups[cell.group];
   std::string name = absl::StrCat(g.task, " ", g.direction, " ", g.rule);
   if (g.aggregate != "vote") absl::StrAppend(&name, " ", g.aggregate);
-  if (g.local_steps != 1) absl::StrAppend(&name, " H=", g.local_steps);
+  if (g.local_steps != "1") absl::StrAppend(&name, " H=", g.local_steps);
   if (cell.stepsize.has_value()) absl::StrAppend(&name, absl::StrFormat(" %.2g", *cell.stepsize));
   absl::StrAppend(&name, " n=", g.workers, " seed ", cell.seed);
   return name;

@@ -25,6 +25,12 @@ namespace signvote {
   X(kGauge, kMainRound, "signvote_server_main_round",                                            \
     "Main rounds committed: without those that moved nothing, or were run again.")               \
   X(kGauge, kMainRounds, "signvote_server_main_rounds", "Planned main rounds; 0: unknown.")      \
+  X(kGauge, kMinibatches, "signvote_server_minibatches",                                         \
+    "Minibatches that all rounds so far asked of a worker; with local steps more than rounds.")  \
+  X(kGauge, kUpBits, "signvote_server_up_bits",                                                  \
+    "Bits of rounds per parameter and minibatch of a worker, worker to server, so far.")         \
+  X(kGauge, kDownBits, "signvote_server_down_bits",                                              \
+    "Bits of rounds per parameter and minibatch of a worker, server to worker, so far.")         \
   X(kGauge, kLastCommit, "signvote_server_last_commit_timestamp_seconds",                        \
     "Time of the last commit, seconds since 1970; before the first, of the server's start.")     \
   X(kGauge, kPaused, "signvote_server_paused",                                                   \
@@ -60,6 +66,8 @@ namespace signvote {
     "Connections without a call yet: silent, or in their handshake.")                            \
   X(kCounter, kRounds, "signvote_server_rounds_total", "Rounds committed by this process.")      \
   X(kCounter, kBallots, "signvote_server_ballots_total", "Whole ballots counted.")               \
+  X(kCounter, kWorkerMinibatches, "signvote_server_worker_minibatches_total",                    \
+    "Minibatches that the workers took who were counted, all of them together.")                 \
   X(kCounter, kTies, "signvote_server_ties_total",                                               \
     "Coordinates whose vote was tied: a coin decided; of averages, they did not move.")          \
   X(kCounter, kJoins, "signvote_server_joins_total", "Workers that became ready.")               \

@@ -12,12 +12,6 @@ constexpr int kLongRoundDivisor = 4;  // long rounds: a quarter, where the ceili
 
 constexpr double kLongestSeconds = 1e9;  // what a Duration holds
 
-Duration UpperMedian(std::vector<Duration> values) {
-  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
 // nullopt while the first rounds are not over.
 std::optional<Duration> Limit(const DeadlineConfig& config, const Pace& pace) {
   if (!pace.first_median.has_value()) return std::nullopt;
@@ -26,6 +20,12 @@ std::optional<Duration> Limit(const DeadlineConfig& config, const Pace& pace) {
 }
 
 }  // namespace
+
+Duration UpperMedian(std::vector<Duration> values) {
+  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
 
 ArrivalHistory::ArrivalHistory(size_t recent_max, const ArrivalState& state)
     : recent_max_(recent_max), recent_(state.recent), first_(state.first) {
@@ -56,6 +56,31 @@ void ArrivalHistory::Settle() {
   if (recent_.empty()) return;
   median_ = UpperMedian(recent_);
   if (first_.size() == kFirstMax) first_median_ = UpperMedian(first_);
+}
+
+LocalArrivals::Part LocalArrivals::Split(const LocalSteps& local, uint32_t taken, Duration arrival,
+                                         Duration compute) {
+  const bool told = compute > Duration{0} && compute <= arrival;
+  Part part{.step = (told ? compute : arrival) / std::max(taken, 1u), .sending = std::nullopt};
+  if (told && !local.is_silent()) part.sending = arrival - compute;
+  return part;
+}
+
+void LocalArrivals::Add(const Part& part) {
+  steps_.Add(part.step);
+  if (part.sending.has_value()) sendings_.Add(*part.sending);
+}
+
+Pace LocalArrivals::PaceOf(const LocalSteps& local) const {
+  const auto whole = [&](std::optional<Duration> step, std::optional<Duration> sending) {
+    std::optional<Duration> out;
+    if (local.is_silent()) sending = Duration{0};
+    if (step.has_value() && sending.has_value())
+      out = *step * static_cast<int64_t>(local.steps) + *sending;
+    return out;
+  };
+  return {.median = whole(steps_.Median(), sendings_.Median()),
+          .first_median = whole(steps_.FirstMedian(), sendings_.FirstMedian())};
 }
 
 WaitPlan PlanWait(const DeadlineConfig& config, std::span<const Pace> members,

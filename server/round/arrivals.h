@@ -9,10 +9,14 @@
 #include <vector>
 
 #include "common/clock.h"
+#include "common/local_steps.h"
 #include "server/round/config.h"
 #include "server/round/state.h"
 
 namespace signvote::round {
+
+// The middle value; of an even number the upper of the two in the middle. REQUIRES: not empty.
+Duration UpperMedian(std::vector<Duration> values);
 
 // Durations of which the last `recent_max` and the first kFirstMax are kept.
 // Threads: thread-compatible.
@@ -52,6 +56,32 @@ inline constexpr size_t kArrivalsOverall = 64;
 struct Pace {
   std::optional<Duration> median;
   std::optional<Duration> first_median;
+};
+
+// How long the ballots of rounds with local steps take: a part for each minibatch, and one for sending,
+// which does not grow with them. The first part is what the worker says of itself, as far as its arrival
+// allows; one that says nothing has all of its arrival there.
+class LocalArrivals {
+ public:
+  explicit LocalArrivals(size_t recent_max, const LocalArrivalState& state = {})
+      : steps_(recent_max, state.steps), sendings_(recent_max, state.sendings) {}
+
+  // One ballot, of so many minibatches, ≥ 1. What is sent in a silent round says nothing of a ballot's.
+  struct Part {
+    Duration step;
+    std::optional<Duration> sending;
+  };
+  static Part Split(const LocalSteps& local, uint32_t taken, Duration arrival, Duration compute);
+  void Add(const Part& part);
+
+  // Of a round: nullopt while a part of it was not seen yet.
+  Pace PaceOf(const LocalSteps& local) const;
+  std::optional<Duration> step() const { return steps_.Median(); }
+  std::optional<Duration> sending() const { return sendings_.Median(); }
+  LocalArrivalState State() const { return {steps_.State(), sendings_.State()}; }
+
+ private:
+  ArrivalHistory steps_, sendings_;
 };
 
 struct WaitPlan {

@@ -108,14 +108,17 @@ Took OpenAttempt::AddChunk(uint32_t seat, ChunkIndex index, Time now) {
   return open ? Took::kTaken : Took::kLate;
 }
 
-Took OpenAttempt::AddScalars(uint32_t seat, const WorkerScalars& scalars) {
+Took OpenAttempt::AddScalars(uint32_t seat, const WorkerScalars& scalars, Duration compute) {
   if (records_[seat].scalars_came || records_[seat].presence == Presence::kGone) {
     return Took::kStale;
   }
-  const bool usable = Plausible(scalars, plan_.wanted);
+  const bool usable = Plausible(scalars, plan_.wanted) && scalars.local_steps <= plan_.local.steps;
   Recount(seat, [&](SeatRecord& r) {
     r.scalars_came = true;
     r.scalars_usable = usable;
+    r.steps = scalars.local_steps > 0 ? std::min(scalars.local_steps, plan_.local.steps)
+                                      : plan_.local.steps;
+    r.compute = compute;
   });
   if (!usable) return Took::kRefused;
   scalars_[seat] = scalars;
@@ -236,6 +239,7 @@ void OpenAttempt::Summarise(Verdict verdict, uint64_t coordinates, CommitRound& 
   commit.attempt = plan_.attempt;
   commit.members = members_;
   commit.asked = plan_.wanted;
+  commit.local.plan = plan_.local;
   if (verdict == Verdict::kDropped) return;
   SIGNVOTE_CHECK(tallied_ == plan_.chunks);
   commit.chunks = std::move(tallies_);
@@ -256,8 +260,8 @@ void OpenAttempt::Summarise(Verdict verdict, uint64_t coordinates, CommitRound& 
     commit.scalars.push_back(std::move(scalars_[s]));
   }
   commit.loss = RobustMean(losses);
-  commit.g_l1 = RobustMean(norms);
-  commit.density = RobustMean(densities);
+  commit.gradient.l1 = RobustMean(norms);
+  commit.gradient.density = RobustMean(densities);
 }
 
 }  // namespace signvote::round

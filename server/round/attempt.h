@@ -29,6 +29,8 @@ struct AttemptPlan {
   std::vector<Seat> seats;  // by WorkerId
   Time opened;
   std::optional<Time> deadline;  // nullopt when deadlines are off
+  // Silent: there is one chunk, that of the scalars.
+  LocalSteps local = {};
 };
 
 // What one seat has sent, without its chunks and scalars.
@@ -42,6 +44,9 @@ struct SeatRecord {
   uint32_t in = 0;              // chunks that came, late ones too
   uint32_t in_time = 0;  // of those, before the chunk was closed: of a member they are counted
   Time last_chunk;       // when the last one came
+  // Local steps, of scalars that came: minibatches taken, and ScalarsIn::compute.
+  uint32_t steps = 0;
+  Duration compute{};
 };
 
 // What became of a message to the attempt.
@@ -90,7 +95,7 @@ class OpenAttempt {
   // ---- what comes in
   Took AddChunk(uint32_t seat, ChunkIndex chunk, Time now);
   // The first ones of a seat stand.
-  Took AddScalars(uint32_t seat, const WorkerScalars& scalars);
+  Took AddScalars(uint32_t seat, const WorkerScalars& scalars, Duration compute = {});
   Took AddAbstention(uint32_t seat, AbstainReason reason);
   // False when the tally is not one that is waited for.
   bool AddTally(const ChunkTallied& tally);

@@ -2,6 +2,7 @@
 // What the round engine is told once.
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "common/clock.h"
@@ -43,6 +44,7 @@ struct EngineConfig {
   Duration linger = std::chrono::seconds(30);  // longest wait for final digests
   double x0_max_abs = 0;
   double step_scale_max = 1;
+  std::vector<float> step_scales;  // per tensor of the layout
 };
 
 // INVALID_ARGUMENT names the first value that is out of range, and the range.

@@ -15,6 +15,8 @@ constexpr Duration kBackOffFirst = std::chrono::seconds(1);
 constexpr Duration kBackOffMax = std::chrono::seconds(30);
 constexpr uint32_t kBackOffDoublings = 5;  // 2^5 s is above the longest
 
+bool IsStepsize(float gamma) { return std::isfinite(gamma) && gamma >= 0; }
+
 }  // namespace
 
 Course::Course(const EngineConfig& config, std::unique_ptr<StepsizeRule> rule,
@@ -49,6 +51,8 @@ bool Course::x0_over(Round round) const {
   return rule_->needs_x0() && rule_->x0_over(Ahead(round));
 }
 
+LocalSteps Course::Local(Round round) const { return rule_->Local(Ahead(round)); }
+
 size_t Course::WantedOf(Round round, Share share, size_t wanted) const {
   return std::min(wanted, rule_->WantedOf(Ahead(round), share, wanted));
 }
@@ -59,21 +63,23 @@ Duration Course::BackOff() const {
   return std::min(kBackOffFirst * (int64_t{1} << doublings), kBackOffMax);
 }
 
-absl::Status Course::Check(const StepsizeDecision& decision, CourseEnd end, Round round,
-                           bool x0_over) const {
+absl::Status Course::Check(const StepsizeDecision& decision, CourseEnd end,
+                           const CommitRound& commit, bool x0_over) const {
   const auto bad = [&](const auto&... what) {
     return absl::InternalError(absl::StrCat("the stepsize rule '", ToAbsl(rule_->name()),
-                                            "' answers round ", round.value(), " with ", what...,
+                                            "' answers round ", commit.round.value(), " with ",
+                                            what...,
                                             ", which no commit can carry out; train with another "
                                             "--rule, and report this one"));
   };
   if (decision.kind == CommitKind::kNone) return absl::OkStatus();  // its numbers are not used
   const std::string_view kind = Words(decision.kind);
-  if (!std::isfinite(decision.gamma) || decision.gamma < 0) {
+  if (!IsStepsize(decision.gamma)) {
     return bad("the stepsize ", decision.gamma);
   }
   if (!std::isfinite(decision.rho) || decision.rho <= 0) return bad("rho ", decision.rho);
-  if (decision.kind == CommitKind::kStep && end != CourseEnd::kVerdict) {
+  const bool voted = end == CourseEnd::kVerdict && !commit.local.plan.is_silent();
+  if (decision.kind == CommitKind::kStep && !voted) {
     return bad("a step although there is no verdict");
   }
   if (decision.kind != CommitKind::kStep && decision.rho != 1.0f) {
@@ -99,11 +105,12 @@ absl::StatusOr<StepsizeDecision> Course::Ask(CourseEnd end, const CommitRound& c
       .asked = commit.asked,
       .workers = commit.scalars,
       .nonfinite = end == CourseEnd::kNonFiniteLoss || end == CourseEnd::kNonFiniteGradient,
-      .shares = shares};
+      .shares = shares,
+      .local = commit.local.plan};
   const bool x0_over = rule_->x0_over(input.ahead);  // deciding may end its need
   StepsizeDecision decision =
       end == CourseEnd::kVerdict ? rule_->Decide(input) : rule_->DecideWithoutBallot(input);
-  SIGNVOTE_RETURN_IF_ERROR(Check(decision, end, commit.round, x0_over));
+  SIGNVOTE_RETURN_IF_ERROR(Check(decision, end, commit, x0_over));
   return decision;
 }
 
@@ -119,6 +126,7 @@ void Course::CountWithoutStep(CourseEnd end) {
       return;
     case CourseEnd::kNonFiniteGradient:
     case CourseEnd::kWithoutBallots:
+    case CourseEnd::kWithoutLengths:
       state_.nonfinite_in_a_row = 0;
       ++state_.stepless_in_a_row;
       return;
@@ -140,15 +148,19 @@ absl::StatusOr<std::optional<Notice>> Course::Decide(CourseEnd end, CommitRound&
   commit.gamma = decision.gamma;
   commit.rho = decision.rho;
   commit.data_step = state_.data_step;
-  commit.next_data_step = decision.next_data_step.value_or(state_.data_step.next());
+  const DataStep after(state_.data_step.value() + commit.local.plan.steps);
+  commit.next_data_step = decision.next_data_step.value_or(after);
   if (decision.kind == CommitKind::kNone) {
-    commit.gamma = state_.gamma;
+    const bool tried = commit.local.plan.is_silent() && IsStepsize(decision.gamma);
+    commit.gamma = tried ? decision.gamma : state_.gamma;
     commit.rho = 1;
-    if (commit.next_data_step == state_.data_step) ++commit.next_data_step;
+    if (commit.next_data_step == state_.data_step) commit.next_data_step = after;
   }
   commit.main_round = decision.kind == CommitKind::kStep && decision.main_round;
   if (commit.main_round) ++state_.main_rounds;
   commit.main_rounds = state_.main_rounds;
+  state_.minibatches += commit.local.plan.steps;
+  commit.local.minibatches = state_.minibatches;
   state_.run_done =
       decision.run_done || (main_rounds_max_ > 0 && state_.main_rounds >= main_rounds_max_);
   commit.run_done = state_.run_done;
@@ -161,14 +173,20 @@ absl::StatusOr<std::optional<Notice>> Course::Decide(CourseEnd end, CommitRound&
   if (end != CourseEnd::kVerdict) {
     const char* why = end == CourseEnd::kNonFiniteLoss       ? "no finite loss"
                       : end == CourseEnd::kNonFiniteGradient ? "no finite gradient"
-                                                             : "no ballot";
+                      : end == CourseEnd::kWithoutLengths
+                          ? "no worker says how far its minibatches went"
+                          : "no ballot";
     commit.reason = commit.reason.empty() ? why : absl::StrCat(why, "; ", commit.reason);
   }
   commit.rule.state = std::move(decision.state);
   // A rule that says nothing of a round without a verdict has not stopped its trials.
   if (decision.race.rounds_max > 0) race_ = decision.race;
   commit.rule.race = race_;
-  if (commit.kind != CommitKind::kStep) commit.chunks.clear();
+  if (commit.kind != CommitKind::kStep) {
+    commit.chunks.clear();
+    commit.local.scales.clear();
+    commit.local.decay_step = 0;
+  }
 
   // A round without a verdict shows the rule nothing: what it was short of it still is.
   std::optional<Notice> told;

@@ -24,13 +24,14 @@ enum class CourseEnd {
   kNonFiniteLoss,      // some chunk has no ballot: every member abstained for a non-finite loss
   kNonFiniteGradient,  // the same, and for some it was the gradient
   kWithoutBallots,     // some chunk has no ballot, for whatever other reason
+  kWithoutLengths,     // every chunk was voted on, and no worker says how far to go: local steps
 };
 
 // Rules:
 //   kind       a rule's own after a verdict; without one none, or rewind if the rule says so
-//   γ          the rule's; none keeps the last one
-//   data_step  the next one is the rule's wish, else the one after; none never votes on the same
-//              minibatch again
+//   γ          the rule's; none keeps the last one, unless it closes a round in which nobody was to vote
+//   data_step  the next one is the rule's wish, else the one after all that this round asked for; none
+//              never votes on the same minibatch again
 //   main round a step that the rule counts
 //   the end    main_rounds_max main rounds, or the rule's word
 // Threads: thread-compatible.
@@ -43,6 +44,7 @@ class Course {
 
   DataStep data_step() const { return state_.data_step; }  // of the next round
   uint64_t main_rounds() const { return state_.main_rounds; }
+  uint64_t minibatches() const { return state_.minibatches; }
   bool run_done() const { return state_.run_done; }
   // The rule's, of its last decision; not OK: the run is over.
   absl::Status failure() const { return rule_->failure(); }
@@ -55,13 +57,15 @@ class Course {
   Duration BackOff() const;
 
   std::vector<ScalarKind> Wanted(Round round) const;
+  // How the round takes its minibatches.
+  LocalSteps Local(Round round) const;
   // The rule has needed x0, and needs it no more from this round on.
   bool x0_over(Round round) const;
   // How many of them this share is asked for.
   size_t WantedOf(Round round, Share share, size_t wanted) const;
-  // Asks the rule and moves on. Of `commit` it reads round, asked and scalars, and fills in kind,
-  // gamma, rho, both data steps, main round and rounds, run_done, reason and the rule's words;
-  // chunks stay only with a step. Returns what is to be told when the rule's warning has changed.
+  // Asks the rule and moves on. Of `commit` it reads round, local, asked and scalars, and fills in kind,
+  // gamma, rho, both data steps, main round and rounds, minibatches, run_done, reason and the rule's
+  // words; chunks and scales stay only with a step. Returns what is to be told when the rule's warning has changed.
   // INTERNAL names the rule, and what it answered that no commit can carry out. The course has not moved
   // then, and the run is over.
   absl::StatusOr<std::optional<Notice>> Decide(CourseEnd end, CommitRound& commit);
@@ -72,7 +76,7 @@ class Course {
   Course(const EngineConfig& config, std::unique_ptr<StepsizeRule> rule, const CourseState& state);
   RoundAhead Ahead(Round round) const;
   absl::StatusOr<StepsizeDecision> Ask(CourseEnd end, const CommitRound& commit);
-  absl::Status Check(const StepsizeDecision& decision, CourseEnd end, Round round,
+  absl::Status Check(const StepsizeDecision& decision, CourseEnd end, const CommitRound& commit,
                      bool x0_over) const;
   void CountWithoutStep(CourseEnd end);
   std::optional<Notice> Warn(std::string warning);

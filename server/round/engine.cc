@@ -7,6 +7,7 @@
 #include "absl/strings/str_join.h"
 #include "common/check.h"
 #include "server/round/notices.h"
+#include "server/stepsize/local_lengths.h"
 
 namespace signvote::round {
 namespace {
@@ -81,6 +82,7 @@ EngineView Engine::View(Time now) const {
   view.attempt = attempt_;
   view.data_step = course_.data_step();
   view.main_rounds = course_.main_rounds();
+  view.minibatches = course_.minibatches();
   view.race = course_.race();
   view.workers = members_.View();
   view.totals = members_.totals();
@@ -196,6 +198,7 @@ void Engine::On(const BallotChunkIn& e) {
     const bool first = opened.has_value() && e.attempt == Attempt(0);
     return members_.AddLateChunk(*w, e.round, first ? std::optional(now_ - *opened) : std::nullopt);
   }
+  if (open_->plan().local.is_silent()) return Stale();  // nobody counts it
   switch (open_->AddChunk(*seat, e.chunk, now_)) {
     case Took::kTaken:
       break;
@@ -217,9 +220,14 @@ void Engine::On(const BallotChunkIn& e) {
 
 void Engine::On(const ScalarsIn& e) {
   const std::optional<uint32_t> seat = SeatFor(e);
-  if (!seat.has_value()) return Stale();
-  const Took took = open_->AddScalars(*seat, e.scalars);
+  if (!seat.has_value()) {
+    LearnFromLate(e);
+    return Stale();
+  }
+  const Took took = open_->AddScalars(*seat, e.scalars, e.compute);
   if (took == Took::kStale) return Stale();
+  // They are all that a silent round wants.
+  if (open_->plan().local.is_silent()) (void)open_->AddChunk(*seat, ChunkIndex(0), now_);
   Worker& w = *members_.Live(e.worker, e.incarnation);
   if (took == Took::kRefused) ++members_.totals().scalars_refused;
   if (!std::exchange(w.scalars_refused, took == Took::kRefused) && w.scalars_refused) {
@@ -230,6 +238,18 @@ void Engine::On(const ScalarsIn& e) {
          e.worker);
   }
   Progress();
+}
+
+void Engine::LearnFromLate(const ScalarsIn& e) {
+  if (e.round >= round_ || e.attempt != Attempt(0)) return;
+  const std::optional<Time> opened = openings_.Find(e.round);
+  if (!opened.has_value()) return;
+  const LocalSteps& local = openings_.Local(e.round);
+  if (local.is_vote() || e.scalars.local_steps > local.steps) return;
+  Worker* const w = members_.Live(e.worker, e.incarnation);
+  if (w == nullptr) return;
+  const uint32_t taken = e.scalars.local_steps > 0 ? e.scalars.local_steps : local.steps;
+  Members::AddLateBallot(*w, LocalArrivals::Split(local, taken, now_ - *opened, e.compute));
 }
 
 void Engine::On(const AbstainIn& e) {
@@ -341,20 +361,27 @@ void Engine::CountIfNeeded(std::vector<Seat>& seats) const {
 }
 
 void Engine::Open() {
+  const LocalSteps local = course_.Local(round_);
   AttemptPlan plan{.round = round_,
                    .attempt = attempt_,
-                   .chunks = config_.chunks,
+                   .chunks = local.is_silent() ? 1 : config_.chunks,
                    .quorum = 0,
                    .wanted = course_.Wanted(round_),
                    .seats = members_.SeatEverybody(round_, out_),
                    .opened = now_,
-                   .deadline = std::nullopt};
+                   .deadline = std::nullopt,
+                   .local = local};
   for (Seat& seat : plan.seats)
     seat.wanted = course_.WantedOf(round_, seat.share, plan.wanted.size());
   CountIfNeeded(plan.seats);
   const auto members =
       static_cast<uint32_t>(std::count_if(plan.seats.begin(), plan.seats.end(), IsCounted));
   plan.quorum = QuorumOf(members);
+  std::optional<Duration> deadline;
+  if (config_.deadline.enabled) {
+    deadline = members_.Wait(local, plan.seats, out_);
+    plan.deadline = now_ + *deadline;
+  }
   OpenRound action{.round = round_,
                    .attempt = attempt_,
                    .reopening = attempt_ != Attempt(0),
@@ -362,15 +389,12 @@ void Engine::Open() {
                    .wanted = plan.wanted,
                    .members = members,
                    .quorum = plan.quorum,
-                   .deadline = std::nullopt,
+                   .deadline = deadline,
                    .x0_over = course_.x0_over(round_),
-                   .seats = plan.seats};
-  if (config_.deadline.enabled) {
-    action.deadline = members_.Wait(plan.seats, out_);
-    plan.deadline = now_ + *action.deadline;
-  }
+                   .seats = plan.seats,
+                   .local = local};
   if (attempt_ == Attempt(0)) {
-    openings_.Add(round_, now_);
+    openings_.Add(round_, now_, local);
   } else {
     openings_.Drop(round_);
   }
@@ -399,7 +423,15 @@ void Engine::Progress() {
       if (ScalarsSettled()) Commit(CourseEnd::kVerdict);
       return;
   }
-  open_->CloseRipe(now_, out_);
+  if (!open_->plan().local.is_silent()) return open_->CloseRipe(now_, out_);
+  // There is nothing to tally.
+  Actions closed;
+  open_->CloseRipe(now_, closed);
+  for (const Action& action : closed) {
+    const auto& chunk = std::get<CloseChunk>(action);
+    (void)open_->AddTally({.round = round_, .attempt = attempt_, .chunk = chunk.chunk});
+  }
+  if (open_->standing() == Standing::kTallied && ScalarsSettled()) Commit(CourseEnd::kVerdict);
 }
 
 void Engine::CloseWithoutBallot() {
@@ -450,10 +482,13 @@ bool Engine::ScalarsSettled() const {
 
 void Engine::Commit(CourseEnd end) {
   OpenAttempt attempt = *std::exchange(open_, std::nullopt);
-  const bool verdict = end == CourseEnd::kVerdict;
+  const uint32_t chunks = attempt.plan().chunks;
   CommitRound commit;
-  attempt.Summarise(verdict ? OpenAttempt::Verdict::kTaken : OpenAttempt::Verdict::kDropped,
-                    config_.coordinates, commit);
+  attempt.Summarise(
+      end == CourseEnd::kVerdict ? OpenAttempt::Verdict::kTaken : OpenAttempt::Verdict::kDropped,
+      config_.coordinates, commit);
+  if (end == CourseEnd::kVerdict) end = TakeLengths(commit);
+  const bool verdict = end == CourseEnd::kVerdict;
   absl::StatusOr<std::optional<Notice>> told = course_.Decide(end, commit);
   if (!told.ok()) return End(told.status());
   if (told->has_value()) out_.push_back(**std::move(told));
@@ -463,14 +498,15 @@ void Engine::Commit(CourseEnd end) {
   for (uint32_t s = 0; s < attempt.plan().seats.size(); ++s) {
     const SeatRecord& record = attempt.record(s);
     if (record.presence == Presence::kHere) here.push_back(attempt.plan().seats[s].worker);
-    if (record.member && !(verdict && Given(record, config_.chunks))) ++commit.abstentions;
+    if (record.member && !(verdict && Given(record, chunks))) ++commit.abstentions;
   }
   const Round committed = round_.next();
   commit.digest_due = commit.run_done ||
                       (config_.digest_every > 0 && committed.value() % config_.digest_every == 0);
   if (commit.digest_due) digests_.Expect(committed, here);
 
-  if (commit.kind == CommitKind::kNone) ++members_.totals().rounds_without_step;
+  const bool meant = verdict && commit.local.plan.is_silent();  // to move nothing
+  if (commit.kind == CommitKind::kNone && !meant) ++members_.totals().rounds_without_step;
   if (verdict) {
     stepless_since_.reset();
   } else {
@@ -493,25 +529,45 @@ void Engine::Commit(CourseEnd end) {
   CheckDigests();  // nobody waits for answers to earlier rounds any more
 }
 
+CourseEnd Engine::TakeLengths(CommitRound& commit) const {
+  if (commit.local.plan.steps == 1 || commit.local.plan.is_silent()) return CourseEnd::kVerdict;
+  std::optional<LocalLengths> lengths =
+      MeanLengths(commit.local.plan, config_.step_scales, commit.scalars);
+  if (!lengths.has_value()) {
+    commit.voters.clear();
+    return CourseEnd::kWithoutLengths;
+  }
+  commit.local.scales = std::move(lengths->scales);
+  commit.local.decay_step = lengths->decay_step;
+  return CourseEnd::kVerdict;
+}
+
 void Engine::Account(const OpenAttempt& attempt, CourseEnd end) {
   const AttemptPlan& plan = attempt.plan();
   const bool first = plan.attempt == Attempt(0);
   std::vector<Duration> arrivals;
+  std::vector<LocalArrivals::Part> parts;
   for (uint32_t s = 0; s < plan.seats.size(); ++s) {
     const SeatRecord& record = attempt.record(s);
     Members::SeatReport report{.seat = plan.seats[s],
                                .record = record,
-                               .given = end == CourseEnd::kVerdict && Given(record, config_.chunks),
+                               .given = end == CourseEnd::kVerdict && Given(record, plan.chunks),
                                .arrival = std::nullopt};
     // In a later attempt survivors only resend what they have: that says nothing about how long a
     // ballot takes.
     if (first && record.in > 0) {
       report.arrival = record.last_chunk - plan.opened;
       if (record.member) arrivals.push_back(*report.arrival);
+      if (!plan.local.is_vote() && record.scalars_came) {
+        report.local =
+            LocalArrivals::Split(plan.local, record.steps, *report.arrival, record.compute);
+        if (record.member) parts.push_back(*report.local);
+      }
     }
     members_.Account(report, plan.round, out_);
   }
   members_.AddRound(std::move(arrivals));
+  members_.AddLocalRound(parts);
   members_.Unseat();
 }
 

@@ -32,6 +32,11 @@
 // replica has the rest of them before it. At the start, after a loss of all and after a rewind nobody has
 // a state that others lack.
 //
+// Local steps: a round may ask for several minibatches, and its deadline grows with them. In a silent
+// one, of a trial of stepsizes, scalars are all that is wanted: there is one chunk, which they stand for,
+// and nothing is tallied. A round that was voted on and of which no worker says how far it went closes
+// without a step.
+//
 // Given: a ballot counts as given when 90 % of its chunks were counted and its scalars came; else
 // the round is an abstention of its member, and what was counted stays counted.
 //
@@ -144,6 +149,11 @@ class Engine {
   Time ScalarsUntil() const;
   bool ScalarsSettled() const;
   void Commit(CourseEnd end);
+  // How far the step goes, of a round with local steps that was voted on: as a verdict it ends only where
+  // some worker says it.
+  CourseEnd TakeLengths(CommitRound& commit) const;
+  // Scalars of a round that is over tell how long their ballot took.
+  void LearnFromLate(const ScalarsIn& e);
   // What comes after the CommitRound in the actions: reports, roles, arrivals.
   void Account(const OpenAttempt& attempt, CourseEnd end);
   // Acts on what time has passed for in the open attempt.

@@ -9,6 +9,7 @@
 namespace signvote::round {
 namespace {
 
+constexpr Duration kStepsUntilMin = std::chrono::milliseconds(1);
 constexpr uint64_t kGivenPercent = 90;  // of the chunks, so that a ballot counts as given
 
 absl::Status Evicted(const Worker& w) {
@@ -36,9 +37,10 @@ Members::Members(const EngineConfig& config, const EngineState& state)
       chunks_(config.chunks),
       shares_(config.share_hold_rounds, state.shares),
       rounds_(kArrivalsOverall, state.arrivals),
+      local_rounds_(kArrivalsOverall, state.local),
       totals_(state.totals) {
   for (const WorkerState& s : state.workers) {
-    Worker w(s.arrivals);
+    Worker w(s.arrivals, s.local);
     w.name = s.name;
     w.incarnation = s.incarnation;
     w.evicted = s.evicted;
@@ -235,16 +237,34 @@ void Members::Unseat() {
   for (auto& [id, w] : workers_) w.seat.reset();
 }
 
-Duration Members::Wait(const std::vector<Seat>& seats, Actions& out) {
+Duration Members::Wait(const LocalSteps& local, std::vector<Seat>& seats, Actions& out) {
   std::vector<Pace> paces;
   std::vector<WorkerId> ids;
   for (const Seat& seat : seats) {
     if (!IsCounted(seat)) continue;
-    const ArrivalHistory& arrivals = workers_.at(seat.worker).arrivals;
-    paces.push_back({arrivals.Median(), arrivals.FirstMedian()});
+    const Worker& w = workers_.at(seat.worker);
+    paces.push_back(local.is_vote() ? Pace{w.arrivals.Median(), w.arrivals.FirstMedian()}
+                                    : w.local.PaceOf(local));
     ids.push_back(seat.worker);
   }
-  const WaitPlan plan = PlanWait(deadline_, paces, {rounds_.Median(), rounds_.FirstMedian()});
+  Pace overall{rounds_.Median(), rounds_.FirstMedian()};
+  DeadlineConfig deadline = deadline_;
+  if (!local.is_vote()) {
+    overall = local_rounds_.PaceOf(local);
+    const int64_t steps = local.steps;
+    deadline.initial = local_rounds_.step().has_value()
+                           ? deadline_.initial + *local_rounds_.step() * steps
+                           : deadline_.initial * steps;
+  }
+  const WaitPlan plan = PlanWait(deadline, paces, overall);
+  for (Seat& seat : seats) {
+    if (local.is_vote()) continue;
+    const LocalArrivals& arrivals = workers_.at(seat.worker).local;
+    const Duration sending =
+        local.is_silent() ? Duration{0} : arrivals.sending().value_or(Duration{0});
+    seat.steps_until =
+        std::max(kStepsUntilMin, plan.wait - sending - arrivals.step().value_or(Duration{0}));
+  }
   for (const size_t i : plan.outgrown) {
     Worker& w = workers_.at(ids[i]);
     if (std::exchange(w.growth_noticed, true)) continue;
@@ -266,6 +286,7 @@ void Members::Account(const SeatReport& report, Round round, Actions& out) {
     w.arrivals.Add(*report.arrival);
     w.arrived_in = round;
   }
+  if (current && report.local.has_value()) w.local.Add(*report.local);
   if (current && w.warm_in > 0) --w.warm_in;
   if (report.seat.role == Role::kObserver) {
     if (current && report.given) BecomeMember(id, w, "its ballot came in time", out);
@@ -313,10 +334,19 @@ void Members::WarmUpAll() {
 }
 
 void Members::AddRound(std::vector<Duration> arrivals) {
-  if (arrivals.empty()) return;
-  const auto middle = arrivals.begin() + static_cast<ptrdiff_t>(arrivals.size() / 2);
-  std::nth_element(arrivals.begin(), middle, arrivals.end());
-  rounds_.Add(*middle);
+  if (!arrivals.empty()) rounds_.Add(UpperMedian(std::move(arrivals)));
+}
+
+void Members::AddLocalRound(const std::vector<LocalArrivals::Part>& parts) {
+  std::vector<Duration> steps, sendings;
+  for (const LocalArrivals::Part& part : parts) {
+    steps.push_back(part.step);
+    if (part.sending.has_value()) sendings.push_back(*part.sending);
+  }
+  if (steps.empty()) return;
+  LocalArrivals::Part middle{.step = UpperMedian(std::move(steps)), .sending = std::nullopt};
+  if (!sendings.empty()) middle.sending = UpperMedian(std::move(sendings));
+  local_rounds_.Add(middle);
 }
 
 void Members::AddLateChunk(Worker& w, Round round, std::optional<Duration> arrival) {
@@ -369,10 +399,12 @@ void Members::Save(Round round, EngineState& state) const {
                              .late_chunks = w.late_chunks,
                              .duplicate_chunks = w.duplicate_chunks,
                              .arrivals = w.arrivals.State(),
-                             .growth_noticed = w.growth_noticed});
+                             .growth_noticed = w.growth_noticed,
+                             .local = w.local.State()});
   }
   state.shares = shares_.State(round);
   state.arrivals = rounds_.State();
+  state.local = local_rounds_.State();
   state.totals = totals_;
 }
 

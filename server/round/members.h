@@ -24,7 +24,8 @@ bool Given(const SeatRecord& record, uint32_t chunks);
 
 // What the engine knows of one name.
 struct Worker {
-  explicit Worker(const ArrivalState& state = {}) : arrivals(kArrivalsPerWorker, state) {}
+  explicit Worker(const ArrivalState& state = {}, const LocalArrivalState& local_state = {})
+      : arrivals(kArrivalsPerWorker, state), local(kArrivalsPerWorker, local_state) {}
   bool ready() const { return connected && !leaving; }
 
   std::string name;
@@ -45,6 +46,7 @@ struct Worker {
   uint64_t late_chunks = 0;
   uint64_t duplicate_chunks = 0;
   ArrivalHistory arrivals;
+  LocalArrivals local;
   std::optional<Round> arrived_in;  // the round of the last entry in arrivals
   std::optional<uint64_t> final_digest;
 };
@@ -85,8 +87,10 @@ class Members {
   // is still to be warmed up is uncounted.
   std::vector<Seat> SeatEverybody(Round round, Actions& out);
   void Unseat();
-  // How long the attempt waits for these; names those that it waits for no longer than it may, once.
-  Duration Wait(const std::vector<Seat>& seats, Actions& out);
+  // How long the attempt waits for these, who take their minibatches so; names those that it waits for no
+  // longer than it may, once. With local steps it says in each seat when its worker shall stop taking
+  // them: before that time is over, by as long as its ballots usually travel and one minibatch takes.
+  Duration Wait(const LocalSteps& local, std::vector<Seat>& seats, Actions& out);
 
   // ---- a commit
   // The record of one seat in the round that was just committed, and the role that follows from it.
@@ -96,14 +100,19 @@ class Members {
     SeatRecord record;
     bool given = false;
     std::optional<Duration> arrival;
+    std::optional<LocalArrivals::Part> local = std::nullopt;  // of it, with local steps
   };
   void Account(const SeatReport& report, Round round, Actions& out);
   // Nobody's direction has a state that others lack.
   void WarmUpAll();
   // How long ballots took in a round that was committed in its first attempt.
   void AddRound(std::vector<Duration> arrivals);
+  // The same with local steps.
+  void AddLocalRound(const std::vector<LocalArrivals::Part>& parts);
   // A chunk of an earlier round came after its commit.
   void AddLateChunk(Worker& w, Round round, std::optional<Duration> arrival);
+  // So did scalars, of a ballot with local steps.
+  static void AddLateBallot(Worker& w, const LocalArrivals::Part& part) { w.local.Add(part); }
 
   EngineTotals& totals() { return totals_; }
   const EngineTotals& totals() const { return totals_; }
@@ -127,6 +136,7 @@ class Members {
   uint32_t connected_ = 0;
   ShareTable shares_;
   ArrivalHistory rounds_;  // of a round: the median over its members
+  LocalArrivals local_rounds_;
   EngineTotals totals_;
 };
 

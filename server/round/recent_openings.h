@@ -7,6 +7,7 @@
 
 #include "common/clock.h"
 #include "common/ids.h"
+#include "common/local_steps.h"
 
 namespace signvote::round {
 
@@ -16,22 +17,32 @@ class RecentOpenings {
   static constexpr size_t kRounds = 8;
 
   // The round's first attempt opened.
-  void Add(Round round, Time opened) { openings_[round.value() % kRounds] = {round, opened}; }
+  void Add(Round round, Time opened, const LocalSteps& local = {}) {
+    openings_[round.value() % kRounds] = {round, opened, local};
+  }
   // The round opened again: what comes now was computed for an earlier attempt, and says nothing
   // about how long a ballot takes.
   void Drop(Round round) { openings_[round.value() % kRounds].reset(); }
   // nullopt when the round is too long ago, or was dropped.
   std::optional<Time> Find(Round round) const {
-    const std::optional<Opening>& opening = openings_[round.value() % kRounds];
-    if (!opening.has_value() || opening->round != round) return std::nullopt;
+    const Opening* const opening = Look(round);
+    if (opening == nullptr) return std::nullopt;
     return opening->opened;
   }
+  // How it takes its minibatches. REQUIRES: Find() has it.
+  const LocalSteps& Local(Round round) const { return Look(round)->local; }
 
  private:
   struct Opening {
     Round round;
     Time opened;
+    LocalSteps local;
   };
+  const Opening* Look(Round round) const {
+    const std::optional<Opening>& opening = openings_[round.value() % kRounds];
+    return opening.has_value() && opening->round == round ? &*opening : nullptr;
+  }
+
   std::array<std::optional<Opening>, kRounds> openings_;
 };
 

@@ -20,6 +20,12 @@ struct ArrivalState {
   bool operator==(const ArrivalState&) const = default;
 };
 
+// The same of rounds with local steps: of computing a minibatch, and of sending a ballot.
+struct LocalArrivalState {
+  ArrivalState steps, sendings;
+  bool operator==(const LocalArrivalState&) const = default;
+};
+
 // What the engine knows of one name. Nobody is connected in a state.
 struct WorkerState {
   WorkerId id;
@@ -35,6 +41,7 @@ struct WorkerState {
   uint64_t duplicate_chunks = 0;
   ArrivalState arrivals;
   bool growth_noticed = false;  // that it is waited for no longer was said once
+  LocalArrivalState local;
   bool operator==(const WorkerState&) const = default;
 };
 
@@ -49,6 +56,7 @@ struct ShareState {
 struct CourseState {
   DataStep data_step;        // minibatch of the next round
   uint64_t main_rounds = 0;  // committed so far
+  uint64_t minibatches = 0;  // that all rounds so far asked of a worker
   float gamma = 0;           // the last committed stepsize; 0: none yet
   bool run_done = false;
   uint32_t nonfinite_in_a_row = 0;  // last rounds of kind none for non-finite losses alone
@@ -74,7 +82,8 @@ struct EngineState {
   std::vector<WorkerState> workers;  // by id
   std::vector<ShareState> shares;    // by share
   bool paused = false;
-  ArrivalState arrivals;  // of a round: the median over its members
+  ArrivalState arrivals;    // of a round: the median over its members
+  LocalArrivalState local;  // likewise
   EngineTotals totals;
   bool operator==(const EngineState&) const = default;
 };

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "common/clock.h"
 #include "common/ids.h"
+#include "common/local_steps.h"
 #include "common/vote_terms.h"
 #include "server/stepsize/types.h"
 
@@ -63,6 +64,8 @@ struct ScalarsIn {
   Round round;
   Attempt attempt;
   WorkerScalars scalars;
+  // From the RoundOpen to when nothing was left but to send, as the worker says; 0: it does not.
+  Duration compute{};
 };
 // No further chunk of this ballot will come; those sent stand.
 struct AbstainIn {
@@ -133,6 +136,9 @@ struct Seat {
   // It is asked for so many of OpenRound::wanted, from the first on.
   size_t wanted = 0;
   bool uncounted = false;  // its ballot warms it up: nobody waits for it, and it has weight 0
+  // Local steps: it takes no further minibatch after this long, so that what it has comes in time;
+  // nullopt: it takes all.
+  std::optional<Duration> steps_until = std::nullopt;
 };
 // The round waits for the ballot of this seat, and it has weight.
 inline bool IsCounted(const Seat& seat) { return seat.role == Role::kMember && !seat.uncounted; }
@@ -150,6 +156,7 @@ struct OpenRound {
   std::optional<Duration> deadline;  // from now on; nullopt when off
   bool x0_over = false;              // x0 was needed, and is not from this round on
   std::vector<Seat> seats;
+  LocalSteps local = {};  // silent: scalars are all that is wanted
 };
 // Tally these ballots of the chunk and send its verdict to everybody who follows; answer with
 // ChunkTallied. Slots stay untouched until the last tally of the attempt is back.
@@ -177,14 +184,29 @@ struct RuleWords {
   // its state after this decision, by name, for logs and metrics
   std::vector<std::pair<std::string, double>> state;
 };
+// How a round took its minibatches.
+struct LocalRound {
+  LocalSteps plan;  // as it was opened with
+  // Of a step of more than one: S_k per tensor, and Σ η(h). Else empty, and 0.
+  std::vector<float> scales;
+  float decay_step = 0;
+  uint64_t minibatches = 0;  // that all rounds so far asked of a worker, with this one
+};
+// Robust means over the voters.
+struct GradientMeans {
+  std::optional<double> l1;       // of ‖g_j‖₁
+  std::optional<double> density;  // of ‖g_j‖₁² / (d·‖g_j‖₂²)
+};
 // The round's law. The caller proposes it to the pipeline and answers with CommitDurable.
 // Tallies of the round that are not in `chunks` are void.
 struct CommitRound {
   Round round;
   Attempt attempt;
   CommitKind kind = CommitKind::kStep;
-  float gamma = 0;  // ≥ 0; of kind none: the last one
+  // ≥ 0; of kind none: the last one. With local steps the inner stepsize that the round began with.
+  float gamma = 0;
   float rho = 1;
+  LocalRound local;
   DataStep data_step;       // the minibatch that was voted on
   DataStep next_data_step;  // the minibatch of the next round
   bool main_round = false;
@@ -199,13 +221,12 @@ struct CommitRound {
   std::vector<ScalarKind> asked;
   std::vector<ScalarsSource> scalars_from;
   std::vector<WorkerScalars> scalars;
-  std::optional<double> loss;     // robust mean of the voters' losses
-  std::optional<double> g_l1;     // robust mean of ‖g_j‖₁
-  std::optional<double> density;  // robust mean of ‖g_j‖₁² / (d·‖g_j‖₂²)
-  uint32_t members = 0;           // members when the attempt opened
-  uint32_t abstentions = 0;       // members whose ballot does not count as given (Engine, "Given")
-  Duration opened_for{};          // from OpenRound of the first attempt to this commit
-  Duration wait{};                // from the first complete ballot to this commit
+  std::optional<double> loss;  // robust mean of the voters' losses
+  GradientMeans gradient;
+  uint32_t members = 0;      // members when the attempt opened
+  uint32_t abstentions = 0;  // members whose ballot does not count as given (Engine, "Given")
+  Duration opened_for{};     // from OpenRound of the first attempt to this commit
+  Duration wait{};           // from the first complete ballot to this commit
   // workers and applier shall digest their replica after this commit
   bool digest_due = false;
 };

@@ -48,6 +48,7 @@ struct EngineView {
   Attempt attempt;
   DataStep data_step;        // of the next round to commit
   uint64_t main_rounds = 0;  // committed so far
+  uint64_t minibatches = 0;  // that all rounds so far asked of a worker
   RaceProgress race;         // of the rule, also before the first round of a restart
   std::optional<Duration> deadline_left;
   std::vector<MemberView> workers;  // everybody who is not forgotten, by WorkerId

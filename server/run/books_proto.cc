@@ -35,6 +35,7 @@ void Fill(const WireTotals& in, v1::WireTotals* out) {
   out->set_down_setup_bytes(in.down_setup_bytes);
   out->set_fp32_equivalent_bytes(in.fp32_equivalent_bytes);
   out->set_ballots(in.ballots);
+  out->set_minibatches(in.minibatches);
 }
 
 v1::HeldOut ToProto(const HeldOut& in) {
@@ -86,6 +87,10 @@ v1::Status ToProto(const StatusPage& page) {
   out.set_attempt(page.attempt.value());
   out.set_main_round(page.main_round);
   out.set_main_rounds(page.main_rounds);
+  out.set_minibatches(page.minibatches);
+  out.set_minibatches_planned(page.minibatches_planned);
+  out.set_up_bits(page.up_bits);
+  out.set_down_bits(page.down_bits);
   out.set_coordinates(page.coordinates);
   out.set_layout_digest(page.layout_digest);
   out.set_rule(page.rule);

@@ -32,6 +32,7 @@ ScalarsIn ScalarsFrom(const v1::Scalars& in) {
   out.scalars.wanted.assign(in.wanted().begin(), in.wanted().end());
   out.scalars.displacement_mean.assign(in.displacement_mean().begin(),
                                        in.displacement_mean().end());
+  out.scalars.local_steps = in.local_steps();
   out.times = {.compute_us = in.compute_us(), .apply_us = in.apply_us()};
   if (in.has_held_out_loss()) {
     out.held_out = Evaluation::Measured{.loss = in.held_out_loss(),

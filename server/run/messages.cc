@@ -115,6 +115,24 @@ v1::ScalarKind ToProto(ScalarKind kind) {
   return v1::SCALAR_GRADIENT_MIN;
 }
 
+v1::RoundOpen::Start ToProto(StepsFrom from) {
+  switch (from) {
+    case StepsFrom::kReplica:
+      break;
+    case StepsFrom::kContinue:
+      return v1::RoundOpen::START_CONTINUE;
+    case StepsFrom::kX0:
+      return v1::RoundOpen::START_X0;
+  }
+  return v1::RoundOpen::START_REPLICA;
+}
+
+// At least 1: zero would mean none.
+uint64_t MillisecondsLeft(Duration whole, Duration since) {
+  const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(whole - since).count();
+  return static_cast<uint64_t>(std::max<int64_t>(1, ms));
+}
+
 void FillDirection(const DirectionConfig& config, v1::Direction* out) {
   out->set_kind(ToProto(config.kind));
   if (config.kind != DirectionKind::kSignSgd) out->set_beta(config.beta);
@@ -191,11 +209,12 @@ v1::ServerMessage WelcomeMessage(const WelcomeFacts& facts, const Layout& layout
   out.set_needs_x0(facts.needs_x0);
   out.set_keeps_gradients(facts.keeps_gradients);
   out.set_main_round(now.main_rounds);
+  if (facts.local_steps_max > 1) out.set_local_steps_max(facts.local_steps_max);
   return message;
 }
 
 v1::ServerMessage RoundOpenMessage(const round::OpenRound& open, const round::Seat& seat,
-                                   std::optional<Duration> deadline_left) {
+                                   Duration since) {
   v1::ServerMessage message;
   v1::RoundOpen& out = *message.mutable_round_open();
   out.set_round(open.round.value());
@@ -209,11 +228,14 @@ v1::ServerMessage RoundOpenMessage(const round::OpenRound& open, const round::Se
     out.add_wanted(ToProto(kind));
   out.set_members(open.members);
   out.set_x0_over(open.x0_over);
-  if (deadline_left.has_value()) {
-    // At least 1: zero would mean none.
-    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(*deadline_left).count();
-    out.set_deadline_ms(static_cast<uint64_t>(std::max<int64_t>(1, ms)));
-  }
+  if (open.deadline.has_value()) out.set_deadline_ms(MillisecondsLeft(*open.deadline, since));
+  if (open.local.is_vote()) return message;
+  out.set_local_steps(open.local.steps);
+  out.set_eta_first(open.local.eta_first);
+  out.set_eta_last(open.local.eta_last);
+  out.set_start(ToProto(open.local.from));
+  if (seat.steps_until.has_value())
+    out.set_steps_until_ms(MillisecondsLeft(*seat.steps_until, since));
   return message;
 }
 

@@ -29,6 +29,7 @@ struct WelcomeFacts {
   uint64_t digest_every = 0;
   uint64_t evaluate_every = 0;  // 0: nobody is asked
   uint64_t message_bytes_max = 0;
+  uint32_t local_steps_max = 1;  // minibatches per ballot that a round may ask for
 };
 // And what it says to one worker now.
 struct WelcomeNow {
@@ -41,9 +42,9 @@ struct WelcomeNow {
 v1::ServerMessage WelcomeMessage(const WelcomeFacts& facts, const Layout& layout,
                                  const RunPayloads& payloads, const WelcomeNow& now);
 
-// `deadline_left`: nullopt when the round has none.
+// `since`: how long ago the round opened, for one that hears of it late.
 v1::ServerMessage RoundOpenMessage(const round::OpenRound& open, const round::Seat& seat,
-                                   std::optional<Duration> deadline_left);
+                                   Duration since = {});
 
 // All but total_wire_bytes, which differs between workers.
 v1::ServerMessage CommitMessage(const CommitRecord& record, const RunId& run_id, Epoch epoch);

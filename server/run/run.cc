@@ -51,7 +51,8 @@ RuleRun RuleRunOf(const RunOptions& options) {
   if (AnyDense(options.model.tensor_rules)) step_by = StepBy::kUpdates;
   return {.main_rounds_max = options.rule.length_unknown ? 0 : options.main_rounds_max,
           .direction = options.direction,
-          .step_by = step_by};
+          .step_by = step_by,
+          .local = options.local_steps};
 }
 
 void RunHost::LoadInitial(std::unique_ptr<InitialParameters>, std::shared_ptr<MasterReplica>) {
@@ -69,6 +70,13 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(RunOptions options, RunParts pa
     SIGNVOTE_ASSIGN_OR_RETURN(rule, MakeRule(options.rule, made_for));
     if (const std::string choice = ExplainRule(options.rule, made_for); !choice.empty())
       LogInfo(choice);
+    const LocalSchedule& local = options.local_steps;
+    if (local.on() && local.main_rounds() < kLocalRoundsFew) {
+      LogWarning(absl::StrCat("workers meet only ", local.main_rounds(),
+                              " times in this run: below about ", kLocalRoundsFew,
+                              " rounds local steps cost more than they save; use fewer of them "
+                              "(--local-steps) and more rounds (--max-rounds)"));
+    }
   }
   const bool rule_needs_x0 = rule->needs_x0();
   options.model.sizes.needs_x0 = rule_needs_x0;
@@ -91,7 +99,8 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(RunOptions options, RunParts pa
                      .needs_x0 = rule->needs_x0(),
                      .digest_every = options.digest_every,
                      .evaluate_every = options.evaluate_every,
-                     .message_bytes_max = options.model.sizes.message_bytes_max};
+                     .message_bytes_max = options.model.sizes.message_bytes_max,
+                     .local_steps_max = rule->local_steps_max()};
   std::unique_ptr<Run> run(new Run(std::move(options), std::move(parts), std::move(facts),
                                    std::move(rule), std::move(model), state, now));
   if (state.has_parameters()) {
@@ -135,6 +144,7 @@ Run::Run(RunOptions options, RunParts parts, WelcomeFacts facts, std::unique_ptr
               .direction = std::string(DirectionName(options_.direction.kind)),
               .epoch = facts_.epoch,
               .main_rounds = options_.main_rounds_max,
+              .local_steps = options_.local_steps,
               .workers_min = options_.workers_min,
               .round = state.engine.round,
               .round_log = parts_.round_log,

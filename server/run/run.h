@@ -53,6 +53,7 @@
 #include "server/run/run_model.h"
 #include "server/run/run_state.h"
 #include "server/run/tokens.h"
+#include "server/stepsize/local_schedule.h"
 #include "server/stepsize/rule_flags.h"
 #include "server/vote/open_vote.h"
 
@@ -79,7 +80,8 @@ struct RunOptions {
   DirectionConfig direction;
   std::optional<double> clip_norm;  // of each worker's minibatch gradient; nullopt: none
   RuleFlags rule;
-  bool tls = false;  // peers must show a worker's certificate of their name
+  LocalSchedule local_steps;  // of main_rounds_max
+  bool tls = false;           // peers must show a worker's certificate of their name
 };
 
 // What its rule is made for.

@@ -160,7 +160,8 @@ void RunBooks::NoteTimes(Moment at, const round::CommitRound& commit, const Comm
   std::vector<double> compute, apply;
   // Nobody computes for longer than the round has been open, or applies for longer than the commit is
   // known.
-  const Duration known = commit_times_.empty() ? commit.opened_for : at.now - commit_times_.back();
+  const Duration known =
+      commit_times_.empty() ? commit.opened_for : at.now - commit_times_.back().committed;
   const double apply_max = std::min(kApplySecondsMax, ToSeconds(known));
   for (const auto& [worker, times] : notes.times) {
     const double compute_seconds = Clamped(times.compute_us, ToSeconds(commit.opened_for));
@@ -237,6 +238,19 @@ void RunBooks::WriteRound(Moment at, const round::CommitRound& commit, const Com
   (void)options_.round_log->Write(RoundLine(commit, extras));  // false: dropped, counted there
 }
 
+void RunBooks::NoteMinibatches(const round::CommitRound& commit) {
+  size_t i = 0;  // both lists are in order of WorkerId
+  for (const WorkerId voter : commit.voters) {
+    uint64_t taken = commit.local.plan.steps;
+    while (i < commit.scalars_from.size() && commit.scalars_from[i].worker < voter) ++i;
+    const bool told = i < commit.scalars_from.size() && i < commit.scalars.size() &&
+                      commit.scalars_from[i].worker == voter && commit.scalars[i].local_steps > 0;
+    if (told) taken = commit.scalars[i].local_steps;
+    total_.minibatches += taken;
+    if (Page* const page = FindPage(voter)) page->wire.minibatches += taken;
+  }
+}
+
 void RunBooks::OnCommit(Moment at, const round::CommitRound& commit, const CommitNotes& notes) {
   round_ = commit.round.next();
   NoteAbstentions(at, commit, notes);
@@ -255,7 +269,8 @@ void RunBooks::OnCommit(Moment at, const round::CommitRound& commit, const Commi
       page->loss = commit.scalars[i].loss;
   }
   WriteRound(at, commit, notes);
-  commit_times_.push_back(at.now);
+  NoteMinibatches(commit);
+  commit_times_.push_back({.committed = at.now, .minibatches = commit.local.plan.steps});
   if (commit_times_.size() > kPaceCommits) commit_times_.pop_front();
   last_commit_unix_seconds_ = at.unix_seconds;
   history_.AddRound(commit.round.value(), commit.loss.value_or(kNan),
@@ -351,6 +366,19 @@ Health RunBooks::HealthNow(const LiveFacts& facts) const {
   return out;
 }
 
+double RunBooks::SecondsLeft(const StatusPage& page) const {
+  if (page.main_rounds < page.main_round || page.main_rounds == 0) return kNan;
+  const double of_race = page.round_seconds * static_cast<double>(page.race.rounds_left());
+  if (!options_.local_steps.on())
+    return page.round_seconds * static_cast<double>(page.main_rounds - page.main_round) + of_race;
+  // Rounds differ in length, and minibatches do not.
+  uint64_t minibatches = 0;
+  for (size_t i = 1; i < commit_times_.size(); ++i) minibatches += commit_times_[i].minibatches;
+  const double seconds = page.round_seconds * static_cast<double>(commit_times_.size() - 1);
+  const uint64_t left = page.minibatches_planned - options_.local_steps.Before(page.main_round);
+  return seconds / static_cast<double>(minibatches) * static_cast<double>(left) + of_race;
+}
+
 StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& facts) const {
   StatusPage out;
   out.run_id = options_.run_id;
@@ -358,6 +386,8 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
   out.direction = options_.direction;
   out.epoch = options_.epoch;
   out.main_rounds = options_.main_rounds;
+  out.minibatches_planned =
+      options_.local_steps.on() ? options_.local_steps.minibatches() : options_.main_rounds;
   out.workers_min = options_.workers_min;
   out.round = round_;
   out.coordinates = facts.coordinates;
@@ -365,14 +395,15 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
   out.uptime_seconds = ToSeconds(at.now - start_.now);
   if (last_commit_.has_value()) {
     out.main_round = last_commit_->main_rounds;
+    out.minibatches = last_commit_->local.minibatches;
     out.stepsize = static_cast<double>(last_commit_->gamma);
     out.rho = static_cast<double>(last_commit_->rho);
     out.stepsize_warning = last_commit_->rule.warning;
     out.rule_numbers = rule_numbers_;
     out.race = last_commit_->rule.race;
     out.loss = last_commit_->loss.value_or(kNan);
-    out.g_l1 = last_commit_->g_l1.value_or(kNan);
-    out.density = last_commit_->density.value_or(kNan);
+    out.g_l1 = last_commit_->gradient.l1.value_or(kNan);
+    out.density = last_commit_->gradient.density.value_or(kNan);
   }
   std::map<WorkerId, const round::MemberView*> members;
   if (facts.engine != nullptr) {
@@ -380,6 +411,7 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
     out.phase = ToPage(view.phase);
     out.attempt = view.attempt;
     out.main_round = view.main_rounds;
+    out.minibatches = view.minibatches;
     out.race = view.race;
     out.joins = view.totals.joins;
     out.losses = view.totals.losses;
@@ -396,12 +428,10 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
   }
   if (facts.ended) out.phase = PagePhase::kEnded;
   if (commit_times_.size() > 1) {
-    out.round_seconds = ToSeconds(commit_times_.back() - commit_times_.front()) /
-                        static_cast<double>(commit_times_.size() - 1);
-    if (out.main_rounds >= out.main_round && out.main_rounds != 0) {
-      const uint64_t rounds_left = out.main_rounds - out.main_round + out.race.rounds_left();
-      out.seconds_left = out.round_seconds * static_cast<double>(rounds_left);
-    }
+    out.round_seconds =
+        ToSeconds(commit_times_.back().committed - commit_times_.front().committed) /
+        static_cast<double>(commit_times_.size() - 1);
+    out.seconds_left = SecondsLeft(out);
   } else if (means_.round.count() > 0) {
     out.round_seconds = means_.round.value();
   }
@@ -413,6 +443,12 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
                .worker_apply = means_.worker_apply.value(),
                .round = means_.round.value()};
   out.wire = total_;
+  if (total_.minibatches > 0 && out.coordinates > 0) {
+    const double numbers =
+        static_cast<double>(total_.minibatches) * static_cast<double>(out.coordinates);
+    out.up_bits = 8 * static_cast<double>(total_.up_rounds_bytes) / numbers;
+    out.down_bits = 8 * static_cast<double>(total_.down_rounds_bytes) / numbers;
+  }
   for (const auto& [id, known] : roster.workers()) {
     const auto member = members.find(id);
     // Names that the engine has forgotten are shown only while connected.

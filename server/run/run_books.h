@@ -25,6 +25,7 @@
 #include "server/run/roster.h"
 #include "server/run/run_log.h"
 #include "server/run/run_payloads.h"
+#include "server/stepsize/local_schedule.h"
 #include "server/stepsize/types.h"
 #include "server/vote/open_vote.h"
 
@@ -140,6 +141,8 @@ struct StatusPage {  // tidy: allow(members) v1::Status, field by field
   Round round;
   Attempt attempt;
   uint64_t main_round = 0, main_rounds = 0;  // main_rounds: planned; 0: unknown
+  // minibatches: that all rounds so far asked of a worker; planned: of all main rounds; 0: unknown
+  uint64_t minibatches = 0, minibatches_planned = 0;
   uint64_t coordinates = 0, layout_digest = 0;
   double stepsize = 0, rho = 1;
   std::string stepsize_warning;  // what its rule is short of, and the remedy; empty: nothing
@@ -154,6 +157,9 @@ struct StatusPage {  // tidy: allow(members) v1::Status, field by field
     double compute = 0, wait = 0, tally = 0, commit = 0, apply = 0, worker_apply = 0, round = 0;
   } split;  // means over all committed rounds, seconds
   WireTotals wire;
+  // of rounds, per parameter and minibatch of a worker
+  double up_bits = std::numeric_limits<double>::quiet_NaN();
+  double down_bits = std::numeric_limits<double>::quiet_NaN();
   std::vector<WorkerPage> workers;  // by WorkerId
   uint64_t joins = 0, losses = 0, abstentions = 0, late_chunks = 0, duplicate_chunks = 0;
   uint64_t attempts_reopened = 0, stale_messages = 0, scalars_refused = 0, digest_mismatches = 0;
@@ -197,6 +203,7 @@ class RunBooks {
     std::string run_id, rule, direction;  // for people
     Epoch epoch;
     uint64_t main_rounds = 0;  // planned; 0: unknown
+    LocalSchedule local_steps;
     uint32_t workers_min = 1;
     Round round;                         // commits before this life of the server
     LineSink* round_log = nullptr;       // null: none is wanted
@@ -300,8 +307,11 @@ class RunBooks {
                  CommitTimes* out);
   double Clamped(uint64_t micros, double seconds_max);
   void NoteAbstentions(Moment at, const round::CommitRound& commit, const CommitNotes& notes);
+  void NoteMinibatches(const round::CommitRound& commit);
   void WriteRound(Moment at, const round::CommitRound& commit, const CommitNotes& notes);
   void WriteEvent(const JsonLine& line);
+  // How long the rounds take that the plan still has, at the pace of the last ones.
+  double SecondsLeft(const StatusPage& page) const;
   JsonLine EventLine(Moment at, std::string_view kind) const;
   Page* FindPage(WorkerId worker);
   const Page* FindPage(WorkerId worker) const;
@@ -318,7 +328,11 @@ class RunBooks {
   std::vector<Watcher> watchers_;  // bounded: kWatchersMax
   std::optional<round::CommitRound> last_commit_;
   std::vector<std::pair<std::string, double>> rule_numbers_;  // of the last commit that has some
-  std::deque<Time> commit_times_;                             // of the last commits
+  struct Pace {
+    Time committed;
+    uint32_t minibatches = 1;
+  };
+  std::deque<Pace> commit_times_;  // of the last commits
   double last_commit_unix_seconds_ = 0;
   Round round_;  // committed
   struct {

@@ -178,12 +178,9 @@ void Run::SendRoundOpen(Time now, Stream& s) {
       seat->incarnation != record.incarnation) {
     return;
   }
-  // What is left of the deadline, for one that hears of the round late.
-  std::optional<Duration> left;
-  if (open->deadline.has_value()) left = *open->deadline - (now - course_->opened_at);
   // One that has missed a chunk gets this round whole.
   s.live = course_->vote.tallied_chunks() == 0;
-  v1::ServerMessage message = RoundOpenMessage(*open, *seat, left);
+  v1::ServerMessage message = RoundOpenMessage(*open, *seat, now - course_->opened_at);
   message.mutable_round_open()->set_evaluate(evaluation_.Asks(open->round, *seat));
   s.peer->Send(message);
   if (seat->role == round::Role::kMember && !std::exchange(s.seated, true)) {

@@ -65,6 +65,13 @@ JsonLine& JsonLine::Counts(std::string_view key, const std::vector<uint32_t>& va
   return Raw(key, list + "]");
 }
 
+JsonLine& JsonLine::Floats(std::string_view key, const std::vector<float>& values) {
+  std::string list = "[";
+  for (const float value : values)
+    list += (list.size() > 1 ? "," : "") + NumberText(static_cast<double>(value), 9);
+  return Raw(key, list + "]");
+}
+
 JsonLine& JsonLine::Texts(std::string_view key, const std::vector<std::string>& values) {
   std::string list = "[";
   for (const std::string& value : values) list += (list.size() > 1 ? "," : "") + Quoted(value);
@@ -86,6 +93,10 @@ std::string RoundLine(const round::CommitRound& commit, const RoundLogExtras& ex
         .Number("g_l2_squared", s.g_l2_squared);
     for (size_t i = 0; i < commit.asked.size() && i < s.wanted.size(); ++i) {
       line.Number(Words(commit.asked[i]), s.wanted[i]);
+    }
+    if (!commit.local.plan.is_vote()) {
+      line.Count("local_steps", s.local_steps > 0 ? s.local_steps : commit.local.plan.steps)
+          .Floats("displacement_mean", s.displacement_mean);
     }
     line.Count("nonfinite_coordinates", s.nonfinite_coordinates)
         .Count("samples", s.samples)
@@ -133,8 +144,8 @@ std::string RoundLine(const round::CommitRound& commit, const RoundLogExtras& ex
       .Raw("rule", state.Object())
       .Raw("race", trials.Object())
       .Number("loss", commit.loss.value_or(nan))
-      .Number("g_l1", commit.g_l1.value_or(nan))
-      .Number("density", commit.density.value_or(nan))
+      .Number("g_l1", commit.gradient.l1.value_or(nan))
+      .Number("density", commit.gradient.density.value_or(nan))
       .Raw("workers", workers)
       .Raw("held_out", held_out)
       .Counts("counted", counted)
@@ -147,7 +158,16 @@ std::string RoundLine(const round::CommitRound& commit, const RoundLogExtras& ex
       .Number("tally_seconds", extras.tally_seconds)
       .Number("commit_seconds", extras.commit_seconds)
       .Count("up_rounds_bytes", extras.up_rounds_bytes)
-      .Count("down_rounds_bytes", extras.down_rounds_bytes);
+      .Count("down_rounds_bytes", extras.down_rounds_bytes)
+      .Count("minibatches", commit.local.minibatches);
+  if (!commit.local.plan.is_vote()) {
+    line.Count("local_steps", commit.local.plan.steps)
+        .Stepsize("eta_first", commit.local.plan.eta_first)
+        .Stepsize("eta_last", commit.local.plan.eta_last)
+        .Raw("silent", commit.local.plan.is_silent() ? "true" : "false")
+        .Floats("scales", commit.local.scales)
+        .Stepsize("decay_step", commit.local.decay_step);
+  }
   return line.Object();
 }
 

@@ -26,6 +26,7 @@ class JsonLine {
   JsonLine& Stepsize(std::string_view key, float value);  // 9 significant digits: exact for fp32
   JsonLine& Raw(std::string_view key, std::string_view json);  // as is
   JsonLine& Counts(std::string_view key, const std::vector<uint32_t>& values);
+  JsonLine& Floats(std::string_view key, const std::vector<float>& values);  // as Stepsize()
   JsonLine& Texts(std::string_view key, const std::vector<std::string>& values);
   std::string Object() const { return "{" + body_ + "}"; }
 

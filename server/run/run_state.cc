@@ -94,6 +94,8 @@ void ToProto(const round::WorkerState& in, v1::EngineState::Worker* out) {
   out->set_duplicate_chunks(in.duplicate_chunks);
   ToProto(in.arrivals, out->mutable_arrivals());
   out->set_growth_noticed(in.growth_noticed);
+  ToProto(in.local.steps, out->mutable_steps());
+  ToProto(in.local.sendings, out->mutable_sendings());
 }
 
 round::WorkerState FromProto(const v1::EngineState::Worker& in) {
@@ -111,6 +113,7 @@ round::WorkerState FromProto(const v1::EngineState::Worker& in) {
   out.duplicate_chunks = in.duplicate_chunks();
   out.arrivals = FromProto(in.arrivals());
   out.growth_noticed = in.growth_noticed();
+  out.local = {.steps = FromProto(in.steps()), .sendings = FromProto(in.sendings())};
   return out;
 }
 
@@ -118,6 +121,7 @@ void ToProto(const round::EngineState& in, v1::EngineState* out) {
   out->set_round(in.round.value());
   out->set_data_step(in.course.data_step.value());
   out->set_main_rounds(in.course.main_rounds);
+  out->set_minibatches(in.course.minibatches);
   out->set_gamma(in.course.gamma);
   out->set_run_done(in.course.run_done);
   out->set_nonfinite_in_a_row(in.course.nonfinite_in_a_row);
@@ -132,6 +136,8 @@ void ToProto(const round::EngineState& in, v1::EngineState* out) {
   }
   out->set_paused(in.paused);
   ToProto(in.arrivals, out->mutable_arrivals());
+  ToProto(in.local.steps, out->mutable_steps());
+  ToProto(in.local.sendings, out->mutable_sendings());
   ToProto(in.totals, out->mutable_totals());
 }
 
@@ -140,6 +146,7 @@ round::EngineState FromProto(const v1::EngineState& in) {
   out.round = Round(in.round());
   out.course.data_step = DataStep(in.data_step());
   out.course.main_rounds = in.main_rounds();
+  out.course.minibatches = in.minibatches();
   out.course.gamma = in.gamma();
   out.course.run_done = in.run_done();
   out.course.nonfinite_in_a_row = in.nonfinite_in_a_row();
@@ -155,6 +162,7 @@ round::EngineState FromProto(const v1::EngineState& in) {
   }
   out.paused = in.paused();
   out.arrivals = FromProto(in.arrivals());
+  out.local = {.steps = FromProto(in.steps()), .sendings = FromProto(in.sendings())};
   out.totals = FromProto(in.totals());
   return out;
 }

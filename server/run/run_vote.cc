@@ -34,8 +34,11 @@ void Run::On(Time now, Stream& s, ScalarsIn& in) {
   // The first ones stand, as those of the ballot do.
   if (IsOpen(in.round, in.attempt)) course_->times.try_emplace(*record.worker, in.times);
   if (in.held_out.has_value()) TakeHeldOut(now, s, *in.held_out);
+  // A number of microseconds that no Duration holds is none.
+  const bool told = in.times.compute_us <= static_cast<uint64_t>(Duration::max().count()) / 1000;
   Drive(now, round::ScalarsIn{*record.worker, record.incarnation, in.round, in.attempt,
-                              std::move(in.scalars)});
+                              std::move(in.scalars),
+                              std::chrono::microseconds(told ? in.times.compute_us : 0)});
 }
 
 void Run::On(Time now, Stream& s, AbstainIn& in) {
@@ -247,6 +250,12 @@ void Run::Execute(Time now, const round::CommitRound& commit) {
     record.payload = WholePayload(c.vote.plan(), std::move(result.payload));
     tally_time = result.tally_time;
     c.counted = true;
+    if (commit.local.plan.steps > 1) {
+      // The stepsize is in the lengths that workers say.
+      record.scales = commit.local.scales;
+      record.decay_step = commit.local.decay_step;
+      record.gamma = 1;
+    }
     // What error feedback signs is applied at the length that it was signed at: γ is in it.
     if (options_.direction.error_feedback) {
       record.scales = RobustLengths(commit.scalars, model_->layout().tensors().size());

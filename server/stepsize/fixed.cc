@@ -23,9 +23,21 @@ class FixedRule final : public StepsizeRule {
   bool needs_x0() const override { return false; }
   std::vector<ScalarKind> Wanted(const RoundAhead&) const override { return {}; }
 
+  LocalSteps Local(const RoundAhead& ahead) const override {
+    if (!config_.local.on()) return {};
+    const uint32_t steps = config_.local.StepsAt(ahead.main_rounds);
+    const uint64_t t = config_.local.Before(ahead.main_rounds);
+    return {.steps = steps,
+            .eta_first = static_cast<float>(config_.gamma0 * LocalFactor(t)),
+            .eta_last = static_cast<float>(config_.gamma0 * LocalFactor(t + steps - 1))};
+  }
+  uint32_t local_steps_max() const override { return config_.local.largest(); }
+
   StepsizeDecision Decide(const RuleInput& input) override {
     const double factor =
-        ScheduleFactor(config_.schedule, input.ahead.main_rounds, input.main_rounds_max);
+        config_.local.on()
+            ? LocalFactor(config_.local.Before(input.ahead.main_rounds))
+            : ScheduleFactor(config_.schedule, input.ahead.main_rounds, input.main_rounds_max);
     StepsizeDecision decision;
     decision.gamma = static_cast<float>(config_.gamma0 * factor);
     decision.reason = absl::StrFormat("fixed: %.6g of %.6g", factor, config_.gamma0);
@@ -40,6 +52,10 @@ class FixedRule final : public StepsizeRule {
   }
 
  private:
+  double LocalFactor(uint64_t t) const {
+    return ScheduleFactor(config_.schedule, t, config_.local.minibatches());
+  }
+
   const FixedConfig config_;
 };
 

@@ -20,8 +20,10 @@ namespace signvote {
 namespace {
 
 constexpr uint32_t kStateVersion = 2;
+constexpr uint32_t kLocalStateVersion = 3;
 constexpr uint64_t kFirstLeg = 1000;
 constexpr double kGainMax = 4;
+constexpr double kGainLocal = 2;
 constexpr double kGainLite = 1;
 // Of the largest parameter: smaller steps move few coordinates in fp32.
 constexpr double kFloorRelative = 1e-6;
@@ -30,6 +32,9 @@ constexpr double kKappaMomentum = 0.5;
 // Raw signs: from a quarter of the run on s grows as readily as it shrinks.
 constexpr double kUpRaw = 4;
 constexpr double kKappaRaw = 8;  // times the part of the run that a trial is
+constexpr double kKappaLocal = 1.0 / 3;
+constexpr uint64_t kLocalTrialPart = 16;  // of a run's minibatches
+constexpr uint64_t kLocalTrialRounds = 4;
 
 // The part of a run whose schedule goes from s to 0.
 struct Leg {
@@ -53,6 +58,15 @@ uint64_t LongTrial(const LeverConfig& config, uint64_t rounds) {
 }
 
 RaceConfig ConfigOfRace(const LeverConfig& config) {
+  if (config.local.on()) {
+    const uint64_t minibatches = config.local.minibatches();
+    const uint64_t length = minibatches / kLocalTrialPart;
+    return {.start = config.start,
+            .short_rounds = std::max(config.short_trial_min, length / 3),
+            .long_rounds = length,
+            .rounds_max = minibatches / 4,
+            .parts = kLocalTrialRounds};
+  }
   const uint64_t rounds = LegAt(0, config.main_rounds).rounds;
   const uint64_t h = LongTrial(config, rounds);
   return {.start = config.start,
@@ -65,6 +79,7 @@ class LeverRule final : public StepsizeRule {
  public:
   explicit LeverRule(const LeverConfig& config) : config_(config), scale_(config.start) {
     SIGNVOTE_CHECK(std::isfinite(config.start) && config.start > 0);
+    SIGNVOTE_CHECK(!config.local.on() || config.main_rounds > 0);
     if (!config.race) return;
     race_.emplace(ConfigOfRace(config));
   }
@@ -73,7 +88,7 @@ class LeverRule final : public StepsizeRule {
   bool probes() const override { return false; }
   bool needs_x0() const override { return true; }
   bool x0_over(const RoundAhead& ahead) const override {
-    return !Racing() && Frozen(ahead.main_rounds);
+    return !Racing() && Frozen(TimeAt(ahead.main_rounds));
   }
   absl::Status failure() const override {
     if (!Racing() || race_->state() != RaceState::kFailed) return absl::OkStatus();
@@ -87,13 +102,38 @@ class LeverRule final : public StepsizeRule {
     if (!config_.race) return {};
     return {.trials = Racing() ? race_->trials() : race_trials_,
             .rounds = Racing() ? race_->rounds() : race_rounds_,
-            .rounds_max = ConfigOfRace(config_).rounds_max,
+            .rounds_max = RaceRoundsMax(),
             .over = !Racing() || race_->over()};
   }
 
   std::vector<ScalarKind> Wanted(const RoundAhead& ahead) const override {
-    if (Racing() || !Measures(ahead.main_rounds)) return {};
+    if (Racing() || !Measures(TimeAt(ahead.main_rounds))) return {};
+    if (IsLocal()) return {ScalarKind::kLocalInner, ScalarKind::kLocalProduct};
     return X0ReportScalars();
+  }
+
+  LocalSteps Local(const RoundAhead& ahead) const override {
+    if (!IsLocal()) return {};
+    if (Racing()) {
+      const auto eta = static_cast<float>(race_->gamma());
+      return {.steps = static_cast<uint32_t>(race_->minibatches()),
+              .eta_first = eta,
+              .eta_last = eta,
+              .from = race_->step() == 0 ? StepsFrom::kX0 : StepsFrom::kContinue};
+    }
+    const uint32_t steps = config_.local.StepsAt(ahead.main_rounds);
+    const uint64_t t = TimeAt(ahead.main_rounds);
+    return {.steps = steps, .eta_first = Stepsize(t), .eta_last = Stepsize(t + steps - 1)};
+  }
+  uint32_t local_steps_max() const override {
+    if (!IsLocal()) return 1;
+    uint64_t most = config_.local.largest();
+    if (config_.race) {
+      // Of a trial; h' doubles at most as long as a fifth of the budget holds it.
+      const RaceConfig race = ConfigOfRace(config_);
+      most = std::max(most, std::max(race.long_rounds, race.rounds_max / 5) / race.parts);
+    }
+    return static_cast<uint32_t>(most);
   }
 
   StepsizeDecision Decide(const RuleInput& input) override {
@@ -101,7 +141,9 @@ class LeverRule final : public StepsizeRule {
     BeginRace(input);
     const float gamma = static_cast<float>(race_->gamma());
     if (race_->OnVerdict(input) == TrialMove::kRewind) return EndOfTrial(gamma);
-    StepsizeDecision decision{.gamma = gamma, .main_round = false};
+    StepsizeDecision decision{.kind = IsLocal() ? CommitKind::kNone : CommitKind::kStep,
+                              .gamma = gamma,
+                              .main_round = false};
     decision.reason = absl::StrFormat("lever: trial %d, round %d of %d", race_->trials(),
                                       race_->step(), race_->trial_rounds());
     decision.race = race();
@@ -110,7 +152,8 @@ class LeverRule final : public StepsizeRule {
 
   StepsizeDecision DecideWithoutBallot(const RuleInput& input) override {
     // Before the first trial another minibatch will do as well.
-    if (!Racing() || race_->untouched()) return StepsizeRule::DecideWithoutBallot(input);
+    const bool begun = Racing() && (!race_->untouched() || (IsLocal() && input.nonfinite));
+    if (!begun) return StepsizeRule::DecideWithoutBallot(input);
     BeginRace(input);
     const float gamma = static_cast<float>(race_->gamma());
     if (race_->OnNoVerdict(input) == TrialMove::kRewind) return EndOfTrial(gamma);
@@ -122,7 +165,7 @@ class LeverRule final : public StepsizeRule {
   }
 
   std::string Save() const override {
-    RuleStateWriter writer(name(), kStateVersion);
+    RuleStateWriter writer(name(), StateVersion());
     writer.Add(uint64_t{Racing() ? 1u : 0u});
     writer.Add(uint64_t{first_step_.has_value() ? 1u : 0u});
     writer.Add(first_step_.value_or(DataStep(0)).value());
@@ -140,7 +183,7 @@ class LeverRule final : public StepsizeRule {
 
   absl::Status Restore(std::string_view bytes) override {
     LeverRule other(config_);
-    RuleStateReader reader(bytes, name(), kStateVersion);
+    RuleStateReader reader(bytes, name(), StateVersion());
     SIGNVOTE_RETURN_IF_ERROR(other.Read(reader));
     race_ = std::move(other.race_);
     first_step_ = other.first_step_;
@@ -184,6 +227,27 @@ class LeverRule final : public StepsizeRule {
   }
 
   bool Racing() const { return race_.has_value(); }
+  bool IsLocal() const { return config_.local.on(); }
+  uint32_t StateVersion() const { return IsLocal() ? kLocalStateVersion : kStateVersion; }
+  // t of a round, behind so many main rounds: of its first minibatch, with local steps.
+  uint64_t TimeAt(uint64_t main_rounds) const { return config_.local.Before(main_rounds); }
+  // Of the leg that t is in.
+  Leg LegOf(uint64_t t) const {
+    return LegAt(t, IsLocal() ? config_.local.minibatches() : config_.main_rounds);
+  }
+  uint64_t RaceRoundsMax() const {
+    const RaceConfig race = ConfigOfRace(config_);
+    if (race.parts == 0) return race.rounds_max;
+    return race.rounds_max / (race.short_rounds / race.parts);
+  }
+  // s·(1 − t/T).
+  float Stepsize(uint64_t t) const {
+    const Leg leg = LegOf(t);
+    // Of a run that goes on beyond its length every round is the last.
+    const uint64_t at = std::min(t - leg.first, leg.rounds - 1);
+    return static_cast<float>(scale_.s() *
+                              (1 - static_cast<double>(at) / static_cast<double>(leg.rounds)));
+  }
 
   void BeginRace(const RuleInput& input) {
     if (first_step_.has_value()) return;
@@ -212,8 +276,9 @@ class LeverRule final : public StepsizeRule {
                                                       : "");
       race_trials_ = race_->trials();
       race_rounds_ = race_->rounds();
-      scale_ = LeverScale(winner_ * LeverKappa(config_.momentum, race_->trial_rounds(),
-                                               LegAt(0, config_.main_rounds).rounds));
+      scale_ = LeverScale(winner_ * (IsLocal() ? kKappaLocal
+                                               : LeverKappa(config_.momentum, race_->trial_rounds(),
+                                                            LegOf(0).rounds)));
       race_.reset();
     } else {
       decision.reason +=
@@ -236,14 +301,15 @@ class LeverRule final : public StepsizeRule {
         edge_ == RaceEdge::kUpper ? "below" : "above", winner_);
   }
 
-  // Whether s may move in main round t.
+  // Whether s may move in the round at t.
   bool Measures(uint64_t t) const {
-    return !Frozen(t) && t >= LongTrial(config_, LegAt(t, config_.main_rounds).rounds);
+    const uint64_t rounds = LegOf(t).rounds;
+    return !Frozen(t) && t >= (IsLocal() ? rounds / kLocalTrialPart : LongTrial(config_, rounds));
   }
 
-  // Whether s stays from main round t on.
+  // Whether s stays from t on.
   bool Frozen(uint64_t t) const {
-    const Leg leg = LegAt(t, config_.main_rounds);
+    const Leg leg = LegOf(t);
     if (!leg.is_first()) return true;
     return config_.form == LeverForm::kLite ? 2 * t >= leg.rounds : 4 * t >= 3 * leg.rounds;
   }
@@ -251,24 +317,25 @@ class LeverRule final : public StepsizeRule {
   // The part of the gain with which s grows in main round t.
   double Up(uint64_t t) const {
     if (config_.momentum) return 1;
-    const double rounds = static_cast<double>(LegAt(t, config_.main_rounds).rounds);
+    const double rounds = static_cast<double>(LegOf(t).rounds);
     return std::min(1.0, kUpRaw * static_cast<double>(t) / rounds);
   }
 
   StepsizeDecision Main(const RuleInput& input) {
-    const uint64_t t = input.ahead.main_rounds;
+    const uint64_t t = TimeAt(input.ahead.main_rounds);
     std::optional<Lean> lean;
-    if (Measures(t)) lean = MeasureLean(input);
+    if (Measures(t)) lean = IsLocal() ? MeasureLocalLean(input) : MeasureLean(input);
     const bool lite = config_.form == LeverForm::kLite;
     const double before = scale_.s();
-    if (lean.has_value()) scale_.Move(*lean, t, lite ? kGainLite : kGainMax, Up(t));
+    if (lean.has_value() && IsLocal()) {
+      scale_.MoveOver(*lean, t, t + input.local.steps, lite ? kGainLite : kGainLocal);
+    } else if (lean.has_value()) {
+      scale_.Move(*lean, t, lite ? kGainLite : kGainMax, Up(t));
+    }
     const double s = scale_.s();
-    const Leg leg = LegAt(t, config_.main_rounds);
-    // Of a run that goes on beyond its length every round is the last.
-    const uint64_t at = std::min(t - leg.first, leg.rounds - 1);
     StepsizeDecision decision;
-    decision.gamma =
-        static_cast<float>(s * (1 - static_cast<double>(at) / static_cast<double>(leg.rounds)));
+    // What a round's minibatches were taken with was said before it.
+    decision.gamma = IsLocal() ? input.local.eta_first : Stepsize(t);
     if (!lite) decision.rho = static_cast<float>(s / before);
     decision.state = {{"s", s}, {"rho", double{decision.rho}}};
     if (lean.has_value()) {

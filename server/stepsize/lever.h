@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 
+#include "server/stepsize/local_schedule.h"
 #include "server/stepsize/stepsize_rule.h"
 
 namespace signvote {
@@ -26,6 +27,13 @@ namespace signvote {
 //             that begins at the s where the last one ended. s moves in the first leg only: later ones
 //             would need the distance from where they began, and x_0 is where the run began
 //
+// With local steps (docs/algorithms/local_steps.md) T, t and h count minibatches, and
+//   phase A   trials of T/16 minibatches, expanding of a third, each four silent rounds: nobody votes,
+//             workers say their losses, and what they trained goes on in the next; T/4 minibatches at
+//             most; s_0 = γ_h/3
+//   phase B   η of a minibatch t is s·(1 − t/T); z is the workers' own over the round's minibatches, in
+//             the rounds with T/16 ≤ t < ¾T, and s moves by LeverScale::MoveOver() with G = 2 (lite: 1)
+//
 // A race in which no trial lowers the loss ends the run (StepsizeRule::failure(), ABORTED) with a rewind.
 // A round whose scalars do not come, or say nothing, leaves s as it is; the schedule goes on.
 enum class LeverForm { kFull, kLite };
@@ -34,8 +42,10 @@ struct LeverConfig {
   LeverForm form = LeverForm::kFull;
   double start = 1e-3;    // a positive fp32 number
   bool momentum = false;  // the direction has one
-  bool race = true;       // needs main_rounds = 0 or ≥ kLeverRaceRoundsMin
+  // Needs main_rounds = 0 or ≥ kLeverRaceRoundsMin; with local steps as many minibatches.
+  bool race = true;
   uint64_t main_rounds = 0;
+  LocalSchedule local;  // of main_rounds, which are then known
   // The 16 and the 30 above, which are smaller in tests: h' ≤ T/20.
   uint64_t short_trial_min = 16, long_trial_min = 30;
 };

@@ -26,6 +26,10 @@ struct Lean {
 // nullopt: nobody can tell, or nothing has moved.
 std::optional<Lean> MeasureLean(const RuleInput& input);
 
+// The same of a round with local steps, over the workers whose numbers fit together:
+//   z = ΣP_j / ΣQ_j,  P_j = Σ_h⟨g_h, x_0 − y_h⟩, Q_j = Σ_h‖g_h‖₂‖x_0 − y_h‖₂, |P_j| ≤ Q_j up to rounding
+std::optional<Lean> MeasureLocalLean(const RuleInput& input);
+
 // Threads: thread-compatible.
 class LeverScale {
  public:
@@ -36,12 +40,20 @@ class LeverScale {
   double v() const { return v_; }
   // t: main rounds before the one that leans so. REQUIRES: 0 ≤ up ≤ 1.
   void Move(const Lean& lean, uint64_t t, double gain_max, double up = 1);
+  // Of a round with local steps, which takes the minibatches from t on, before t_end:
+  //   L += clip(gain·ln((t_end + 1)/(t + 1))·clip(z/√(v/(1−.97^k)), ±2), ±.3)
+  // A round may be half of a run so far: without the limit one of 64 minibatches tore the scale away.
+  void MoveOver(const Lean& lean, uint64_t t, uint64_t t_end, double gain);
 
   void Save(RuleStateWriter& writer) const;
   // DATA_LOSS: values that no scale can have.
   absl::Status Restore(RuleStateReader& reader);
 
  private:
+  // Takes the lean into v; how far L goes for it, per unit of gain.
+  double Take(const Lean& lean);
+  void Add(double way);
+
   double log_scale_;
   double v_ = 0;
   uint64_t updates_ = 0;

@@ -40,6 +40,9 @@ Race::Race(const RaceConfig& config) : config_(config), short_rounds_(config.sho
   SIGNVOTE_CHECK(config.start > 0 && std::isfinite(config.start));
   SIGNVOTE_CHECK(config.short_rounds > 1);
   SIGNVOTE_CHECK(config.rounds_max / 5 >= config.short_rounds);
+  SIGNVOTE_CHECK(
+      config.parts == 0 ||
+      (config.parts > 1 && std::min(config.short_rounds, config.long_rounds) >= config.parts));
   BeginPart(RaceState::kExpanding, 0, short_rounds_);
 }
 
@@ -52,11 +55,16 @@ bool Race::IsStepsize(int64_t k) const {
   return gamma >= kGammaMin && gamma <= kGammaMax;
 }
 
-uint64_t Race::rounds_left() const {
-  return config_.rounds_max - std::min(config_.rounds_max, rounds_);
+uint64_t Race::minibatches_left() const {
+  return config_.rounds_max - std::min(config_.rounds_max, minibatches_);
 }
 
-void Race::BeginPart(RaceState part, int64_t k, uint64_t rounds) {
+void Race::CountRound() {
+  ++rounds_;
+  minibatches_ += trial_.minibatches;
+}
+
+void Race::BeginPart(RaceState part, int64_t k, uint64_t length) {
   state_ = part;
   part_trials_ = 0;
   part_first_ = k;
@@ -66,11 +74,15 @@ void Race::BeginPart(RaceState part, int64_t k, uint64_t rounds) {
   way_ = Way::kUnknown;
   strides_ = 0;
   if (part == RaceState::kExpanding) lowest_ = highest_ = k;
-  BeginTrial(k, rounds);
+  BeginTrial(k, length);
 }
 
-void Race::BeginTrial(int64_t k, uint64_t rounds) {
-  trial_ = {.k = k, .rounds = rounds};
+void Race::BeginTrial(int64_t k, uint64_t length) {
+  trial_ = {.k = k, .rounds = length};
+  if (config_.parts > 0) {
+    trial_.rounds = config_.parts;
+    trial_.minibatches = length / config_.parts;
+  }
   lowest_ = std::min(lowest_, k);
   highest_ = std::max(highest_, k);
   ++trials_;
@@ -126,7 +138,7 @@ TrialMove Race::OnVerdict(const RuleInput& input) {
   Compare(trial_.step);
   ++trial_.step;
   ++trial_.votes;
-  ++rounds_;
+  CountRound();
   trial_.skipped = false;
   if (trial_.step < trial_.rounds && !ClearlyWorse()) return TrialMove::kStep;
   EndTrial();
@@ -138,18 +150,20 @@ TrialMove Race::OnNoVerdict(const RuleInput& input) {
   if (!input.nonfinite) {
     if (trial_.votes == 0) {  // at x_0 no stepsize is to blame
       rounds_ -= trial_.step;
+      minibatches_ -= trial_.step * trial_.minibatches;
       trial_.step = 0;
       trial_.skipped = false;
       return TrialMove::kRewind;
     }
-    ++rounds_;
+    CountRound();
     if (RunAgain("nobody could vote")) return TrialMove::kRewind;
     EndWith(kInfinity, false, "nobody could vote, for the second time");
     return TrialMove::kRewind;
   }
-  ++rounds_;
+  CountRound();
   const uint64_t step = trial_.step++;
-  const bool second = std::exchange(trial_.skipped, true) && trial_.votes > 0;
+  const bool told = trial_.votes > 0 || config_.parts > 0;
+  const bool second = std::exchange(trial_.skipped, true) && told;
   const bool last = trial_.step >= trial_.rounds;
   // In its last round nothing can follow that tells whose doing it is, but the best's round may.
   const bool alone = last && trial_.votes > 0 && best_.has_value() && best_->losses.Has(step);
@@ -164,9 +178,10 @@ TrialMove Race::OnNoVerdict(const RuleInput& input) {
 }
 
 bool Race::RunAgain(std::string_view why) {
-  if (trial_.again || part_trials_ >= kTrialsMax || rounds_left() < trial_.rounds) return false;
+  if (trial_.again || part_trials_ >= kTrialsMax || minibatches_left() < trial_.length())
+    return false;
   Tell(absl::StrCat(ToAbsl(why), ", once more"));
-  BeginTrial(trial_.k, trial_.rounds);
+  BeginTrial(trial_.k, trial_.length());
   trial_.again = true;
   return true;
 }
@@ -236,7 +251,7 @@ void Race::NextExpansion(bool better) {
     ++strides_;
   }
   const int64_t k = from + Stride(way_ == Way::kUp, strides_);
-  const bool affordable = rounds_left() >= (1 + kClimbingTrials) * short_rounds_;
+  const bool affordable = minibatches_left() >= (1 + kClimbingTrials) * short_rounds_;
   if (part_trials_ >= kTrialsMax || !affordable || !IsStepsize(k)) return EndExpansion();
   BeginTrial(k, short_rounds_);
 }
@@ -244,7 +259,7 @@ void Race::NextExpansion(bool better) {
 void Race::EndExpansion() {
   const bool endless = way_ == Way::kDown && part_trials_ >= kTrialsMax;
   if (!best_.has_value() || Gamma(best_->k) < floor_ || endless) return Fail();
-  const uint64_t share = rounds_left() / kClimbingTrials;
+  const uint64_t share = minibatches_left() / kClimbingTrials;
   if (share < short_rounds_) return Win(Gamma(best_->k));
   BeginPart(RaceState::kClimbing, best_->k,
             std::min(share, std::max(config_.long_rounds, short_rounds_)));
@@ -259,9 +274,9 @@ void Race::NextClimb() {
     for (const int64_t k : {best_->k + first, best_->k - first})
       if (!next.has_value() && !scores_.contains(k)) next = k;
   }
-  const bool affordable = part_trials_ < kTrialsMax && rounds_left() >= trial_.rounds;
+  const bool affordable = part_trials_ < kTrialsMax && minibatches_left() >= trial_.length();
   if (next.has_value() && affordable && IsStepsize(*next)) {
-    return BeginTrial(*next, trial_.rounds);
+    return BeginTrial(*next, trial_.length());
   }
   if (!best_.has_value()) return Fail();
   Win(Gamma(best_->k) * std::pow(10.0, Shift() / 2));
@@ -286,7 +301,7 @@ double Race::Shift() const {
 void Race::Fail() {
   ++failures_;
   short_rounds_ *= 2;
-  if (failures_ > kFailuresMax || rounds_left() / 5 < short_rounds_) {
+  if (failures_ > kFailuresMax || minibatches_left() / 5 < short_rounds_) {
     if (const std::optional<int64_t> k = Untried()) return Win(Gamma(*k));
     state_ = RaceState::kFailed;
     return;
@@ -340,6 +355,9 @@ void Race::Save(RuleStateWriter& writer) const {
   writer.Add(uint64_t{part_losses_ ? 1u : 0u});
   writer.Add(static_cast<uint64_t>(lowest_));
   writer.Add(static_cast<uint64_t>(highest_));
+  if (config_.parts == 0) return;
+  writer.Add(minibatches_);
+  writer.Add(trial_.minibatches);
 }
 
 absl::Status Race::Restore(RuleStateReader& reader) {
@@ -375,6 +393,9 @@ absl::Status Race::Restore(RuleStateReader& reader) {
   const uint64_t part_losses = reader.U64();
   const auto lowest = static_cast<int64_t>(reader.U64());
   const auto highest = static_cast<int64_t>(reader.U64());
+  const bool local = config_.parts > 0;
+  const uint64_t minibatches = local ? reader.U64() : rounds;
+  if (local) trial.minibatches = reader.U64();
 
   bool fits =
       state <= static_cast<uint64_t>(RaceState::kFailed) && std::isfinite(floor) && floor >= 0 &&
@@ -390,6 +411,11 @@ absl::Status Race::Restore(RuleStateReader& reader) {
   if (best.has_value()) fits = fits && IsStepsize(best->k) && std::isfinite(best->score);
   for (const auto& [k, score] : scores)
     fits = fits && IsStepsize(k) && (std::isfinite(score) || score == kInfinity);
+  if (local) {
+    fits = fits && trial.rounds == config_.parts && trial.minibatches > 0 &&
+           trial.minibatches <= config_.rounds_max / config_.parts && minibatches >= rounds &&
+           minibatches <= config_.rounds_max;
+  }
   const bool won = state == static_cast<uint64_t>(RaceState::kWon);
   fits = fits && (won ? winner > 0 && std::isfinite(winner) : winner == 0);
   if (!fits) return impossible;
@@ -397,6 +423,7 @@ absl::Status Race::Restore(RuleStateReader& reader) {
   state_ = static_cast<RaceState>(state);
   floor_ = floor;
   rounds_ = rounds;
+  minibatches_ = minibatches;
   trials_ = trials;
   short_rounds_ = short_rounds;
   failures_ = failures;

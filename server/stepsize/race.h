@@ -54,6 +54,9 @@ struct RaceConfig {
   uint64_t short_rounds = 0;  // h' at first, ≥ 2
   uint64_t long_rounds = 0;   // h
   uint64_t rounds_max = 0;    // of all trials together; ≥ 5 h'
+  // Local steps: every trial is of so many rounds, and the three above count minibatches, of which each
+  // round takes an equal part; 0: a round takes one.
+  uint64_t parts = 0;
 };
 
 enum class RaceState : uint64_t { kExpanding, kClimbing, kWon, kFailed };
@@ -94,12 +97,14 @@ class Race {
   uint64_t trials() const { return trials_; }  // that were begun
   uint64_t step() const { return trial_.step; }
   uint64_t trial_rounds() const { return trial_.rounds; }
+  uint64_t minibatches() const { return trial_.minibatches; }  // of each of the trial's rounds
 
   // A round of the trial was voted on, `step` minibatches behind its first one. REQUIRES: !over().
   TrialMove OnVerdict(const RuleInput& input);
   // It closed without a verdict. Where that was for losses or gradients that are not finite, "diverged"
   // above says what follows. Else the trial is run once more, the second time it is at +∞; before its
-  // first vote it begins again as if it had not been, however long.
+  // first vote it begins again as if it had not been, however long. With local steps a trial's first round
+  // moves already, and what is not finite there tells as much as in any other.
   TrialMove OnNoVerdict(const RuleInput& input);
   // Nothing was voted on yet.
   bool untouched() const { return trials_ == 1 && trial_.votes == 0; }
@@ -112,15 +117,17 @@ class Race {
   enum class Way : uint64_t { kUnknown, kUp, kDown };
   struct Trial {
     int64_t k = 0;
-    uint64_t rounds = 0;   // planned
-    uint64_t step = 0;     // rounds done
-    uint64_t votes = 0;    // of them with a verdict
-    bool again = false;    // it is run once more
-    bool skipped = false;  // its last round had no finite loss
+    uint64_t rounds = 0;       // planned
+    uint64_t minibatches = 1;  // of each of them
+    uint64_t step = 0;         // rounds done
+    uint64_t votes = 0;        // of them with a verdict
+    bool again = false;        // it is run once more
+    bool skipped = false;      // its last round had no finite loss
     TrialLosses losses;
     // To the best; all follow from the losses of the two.
     DifferenceSums above, above_late;  // behind x_0, and in the rounds that are scored
     uint64_t behind = 0;               // pairs in a row, up to the last one, in which it is worse
+    uint64_t length() const { return rounds * minibatches; }
   };
   struct Best {
     int64_t k = 0;
@@ -136,10 +143,11 @@ class Race {
 
   double Gamma(int64_t k) const;
   bool IsStepsize(int64_t k) const;
-  uint64_t rounds_left() const;
+  uint64_t minibatches_left() const;
+  void CountRound();
   // A part begins anew, with a trial at k.
-  void BeginPart(RaceState part, int64_t k, uint64_t rounds);
-  void BeginTrial(int64_t k, uint64_t rounds);
+  void BeginPart(RaceState part, int64_t k, uint64_t length);
+  void BeginTrial(int64_t k, uint64_t length);  // in minibatches
   // The same trial, unless this was the second time or there is no room.
   bool RunAgain(std::string_view why);
   void Compare(uint64_t step);  // with the best's losses at this step
@@ -165,8 +173,9 @@ class Race {
   double floor_ = 0;
   RaceState state_ = RaceState::kExpanding;
   uint64_t rounds_ = 0, trials_ = 0;
-  uint64_t short_rounds_;  // h'
-  uint64_t failures_ = 0;  // of expansions
+  uint64_t minibatches_ = 0;  // of those rounds
+  uint64_t short_rounds_;     // h'
+  uint64_t failures_ = 0;     // of expansions
   double winner_ = 0;
   std::string ended_;
 

@@ -43,10 +43,12 @@ absl::StatusOr<Schedule> ParseSchedule(const RuleFlags& flags) {
   return schedule;
 }
 
-absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeFixed(const RuleFlags& flags) {
-  SIGNVOTE_ASSIGN_OR_RETURN(const Schedule schedule, ParseSchedule(flags));
+absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeFixed(const RuleFlags& flags,
+                                                        const RuleRun& run) {
+  SIGNVOTE_ASSIGN_OR_RETURN(Schedule schedule, ParseSchedule(flags));
   SIGNVOTE_RETURN_IF_ERROR(CheckStepsize("stepsize", flags.stepsize));
-  return MakeFixedRule({.gamma0 = flags.stepsize, .schedule = schedule});
+  schedule.warmup_rounds = run.local.Before(schedule.warmup_rounds);
+  return MakeFixedRule({.gamma0 = flags.stepsize, .schedule = schedule, .local = run.local});
 }
 
 absl::StatusOr<AliasOption> ParseAliasOption(const std::string& text) {
@@ -122,8 +124,30 @@ absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeAlias(const RuleFlags& flags) 
                         .unknown_start = resumes && flags.alias_unknown_start});
 }
 
-bool IsShort(const RuleRun& run) {
-  return run.main_rounds_max > 0 && run.main_rounds_max < kShortRunRounds;
+// T: the gradients that a worker's steps are of. 0: unknown.
+uint64_t LengthOf(const RuleRun& run) {
+  return run.local.on() ? run.local.minibatches() : run.main_rounds_max;
+}
+
+// What T counts.
+const char* UnitOf(const RuleRun& run) { return run.local.on() ? "minibatches" : "main rounds"; }
+
+// A trial with local steps is of four rounds, in which nobody calms anybody: none in a run in which
+// `auto` would not run any either.
+uint64_t RaceFrom(const RuleRun& run) {
+  return run.local.on() ? kAutoLeverRounds : kShortRunRounds;
+}
+
+bool IsShort(const RuleRun& run) { return LengthOf(run) > 0 && LengthOf(run) < RaceFrom(run); }
+
+absl::Status CheckLocal(const std::string& rule, const RuleRun& run) {
+  const bool goes_by_one =
+      rule == "alias" || rule == "prodigy" || rule == "mechanic" || rule == "sos";
+  if (!run.local.on() || !goes_by_one) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "the rule %s goes by the one gradient of a round, and --local-steps %s takes several; use "
+      "--rule lever or fixed, or --local-steps 1",
+      rule, run.local.text()));
 }
 
 bool HasMomentum(const DirectionConfig& direction) {
@@ -136,7 +160,8 @@ bool HasMomentum(const DirectionConfig& direction) {
 absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeLever(const RuleFlags& flags,
                                                         const RuleRun& run) {
   SIGNVOTE_RETURN_IF_ERROR(CheckStepsize("Lever's start value", flags.lever_start));
-  LeverConfig config{.start = flags.lever_start, .main_rounds = run.main_rounds_max};
+  LeverConfig config{
+      .start = flags.lever_start, .main_rounds = run.main_rounds_max, .local = run.local};
   if (flags.lever_form == "lite") {
     config.form = LeverForm::kLite;
   } else if (flags.lever_form != "full") {
@@ -151,13 +176,12 @@ absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeLever(const RuleFlags& flags,
     return absl::InvalidArgumentError(
         absl::StrFormat("Lever's race '%s' is unknown; use auto, on or off", flags.lever_race));
   }
-  if (flags.lever_race == "on" && run.main_rounds_max > 0 &&
-      run.main_rounds_max < kLeverRaceRoundsMin) {
+  if (flags.lever_race == "on" && LengthOf(run) > 0 && LengthOf(run) < kLeverRaceRoundsMin) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("a quarter of %d main rounds is too short for Lever's race; train for %d "
-                        "rounds and more, or "
-                        "leave --lever-race away",
-                        run.main_rounds_max, kLeverRaceRoundsMin));
+        absl::StrFormat("a quarter of %d %s is too short for Lever's race; train for %d %s and "
+                        "more, or leave --lever-race away",
+                        LengthOf(run), UnitOf(run), kLeverRaceRoundsMin,
+                        run.local.on() ? "minibatches" : "rounds"));
   }
   config.momentum = HasMomentum(run.direction);
   return MakeLeverRule(config);
@@ -184,6 +208,7 @@ absl::Status CheckStep(const RuleFlags& flags, const std::string& rule, StepBy s
 
 std::string ChosenRule(const RuleFlags& flags, const RuleRun& run) {
   if (flags.rule != "auto") return flags.rule;
+  if (run.local.on()) return "lever";
   const bool brief = run.main_rounds_max > 0 && run.main_rounds_max < kAutoLeverRounds;
   return brief && run.step_by != StepBy::kUpdates ? "alias" : "lever";
 }
@@ -195,7 +220,8 @@ bool ResumesStepsize(const RuleFlags& flags, const RuleRun& run) {
 absl::StatusOr<std::unique_ptr<StepsizeRule>> MakeRule(const RuleFlags& flags, const RuleRun& run) {
   const std::string rule = ChosenRule(flags, run);
   SIGNVOTE_RETURN_IF_ERROR(CheckStep(flags, rule, run.step_by));
-  if (rule == "fixed") return MakeFixed(flags);
+  SIGNVOTE_RETURN_IF_ERROR(CheckLocal(rule, run));
+  if (rule == "fixed") return MakeFixed(flags, run);
   if (rule == "alias") return MakeAlias(flags);
   if (rule == "lever") return MakeLever(flags, run);
   if (rule != "prodigy" && rule != "mechanic" && rule != "sos") {
@@ -240,15 +266,15 @@ std::string ExplainRule(const RuleFlags& flags, const RuleRun& run) {
   if (flags.lever_race != "auto") return "";
   if (!IsShort(run)) {
     if (!chosen) return "";
-    return "Lever chooses the stepsize, after a race of stepsizes that comes on top of the main "
-           "rounds: a "
-           "quarter as many at most";
+    return absl::StrFormat(
+        "Lever chooses the stepsize, after a race of stepsizes that comes on top of the %s: a "
+        "quarter as many at most",
+        UnitOf(run));
   }
   return absl::StrFormat(
-      "a race of stepsizes would take too much of a run of %d main rounds, fewer than %d: Lever "
-      "runs "
+      "a race of stepsizes would take too much of a run of %d %s, fewer than %d: Lever runs "
       "without it, from the start value %g",
-      run.main_rounds_max, kShortRunRounds, flags.lever_start);
+      LengthOf(run), UnitOf(run), RaceFrom(run), flags.lever_start);
 }
 
 }  // namespace signvote

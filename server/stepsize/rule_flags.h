@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/direction_config.h"
+#include "server/stepsize/local_schedule.h"
 #include "server/stepsize/stepsize_rule.h"
 
 namespace signvote {
@@ -57,10 +58,12 @@ struct RuleRun {
   uint64_t main_rounds_max = 0;  // 0: unknown
   DirectionConfig direction;
   StepBy step_by = StepBy::kVerdict;
+  LocalSchedule local;  // of main_rounds_max
 };
 
 // The rule that `auto` stands for in such a run; of other flags theirs. Lever, but ALIAS below
-// kAutoLeverRounds where it can serve (docs/algorithms/lever.md has the comparison).
+// kAutoLeverRounds where it can serve (docs/algorithms/lever.md has the comparison). With local steps
+// always Lever, and without a race below kAutoLeverRounds minibatches: ALIAS has no second gradient there.
 std::string ChosenRule(const RuleFlags& flags, const RuleRun& run);
 
 // Whether the rule goes on from the stepsize of a run whose model this one starts from, where it is known.

@@ -37,6 +37,12 @@ class StepsizeRule {
   // number, and the default.
   virtual size_t WantedOf(const RoundAhead& ahead, Share share, size_t wanted) const;
 
+  // How the round that is about to open takes its minibatches: the same however often it is asked before
+  // a decision. Default: a vote on one.
+  virtual LocalSteps Local(const RoundAhead&) const { return {}; }
+  // The most minibatches that Local() may ask for.
+  virtual uint32_t local_steps_max() const { return 1; }
+
   // The round was voted on. With no worker's scalars the last stepsize is kept (the first one at
   // the start).
   virtual StepsizeDecision Decide(const RuleInput& input) = 0;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/ids.h"
+#include "common/local_steps.h"
 #include "common/vote_terms.h"
 
 namespace signvote {
@@ -26,8 +27,10 @@ struct WorkerScalars {
   // What the round asked for, in that order; NaN, or left away at the end: the worker cannot tell.
   std::vector<double> wanted;
   // Per tensor, in order of the layout: the mean length of what is signed, where a ballot is the sign
-  // of more than a direction (error feedback); else empty.
+  // of more than a direction (error feedback, local steps); else empty.
   std::vector<float> displacement_mean;
+  // Local steps: minibatches that the worker took for this ballot; 0: all that were asked for.
+  uint32_t local_steps = 0;
 };
 
 // The value of `kind` in scalars that answer a round which asked for `asked`; nullopt when the round
@@ -60,6 +63,8 @@ struct RuleInput {
   bool nonfinite = false;
   // shares[i] is the share of the data that workers[i] is of. Empty: nobody says, and i stands for it
   std::span<const Share> shares = {};
+  // How the round's minibatches were taken, as the rule had said before it opened.
+  LocalSteps local = {};
 };
 
 // The share that input.workers[i] is of. REQUIRES: i < input.workers.size().
@@ -79,11 +84,13 @@ struct RaceProgress {
 // What a rule proposes for one round. The engine's Course turns it into a commit.
 struct StepsizeDecision {
   CommitKind kind = CommitKind::kStep;
-  float gamma = 0;  // ≥ 0, finite; none keeps the last one
+  // ≥ 0, finite; none keeps the last one, but for a trial with local steps. With local steps it is the
+  // inner stepsize with which the round began, for people: how far the step goes is what workers say.
+  float gamma = 0;
   // > 0, finite; rescaling about x_0 before the step; 1: none, as with every other kind and every rule
   // that does without x_0
   float rho = 1;
-  // The minibatch of the next round; nullopt: the one after this round's.
+  // The minibatch of the next round; nullopt: the one after this round's, of which there may be several.
   std::optional<DataStep> next_data_step;
   bool main_round = true;  // counts towards T; only a step can
   bool run_done = false;   // this commit is the last one

@@ -8,7 +8,7 @@ import harness
 from harness import BAD_INPUT, BIN, OK
 
 COLUMNS = ("task,direction,rule,aggregate,local_steps,n,stepsize,seed,rounds,main_rounds,held_out_loss,held_out_error,held_out_first,"
-           "seconds,bytes_up,bytes_down,targets,last_stepsize,outcome,digest,id,program").split(",")
+           "seconds,bytes_up,bytes_down,minibatches,up_bits,down_bits,targets,last_stepsize,outcome,digest,id,program").split(",")
 CELL_COLUMNS = "id,task,direction,rule,aggregate,local_steps,n,stepsize,seed,tuned".split(",")
 CURVE = "round,main_round,seconds,bytes_up,bytes_down,loss,stepsize,held_out_loss\n1,1,0.1,10,10,2.5,0.1,\n2,2,0.2,20,20,2.25,0.1,2.3\n"
 MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
@@ -25,7 +25,7 @@ class Report(harness.ProcessTest):
     def run_of(self, rule, stepsize, seed, loss, *, tuned=False, planned=True, task="mlp", **other):
         """One run; without a loss it is not done."""
         row = dict(task=task, direction="signum", rule=rule, aggregate="vote", local_steps=1, n=4, stepsize=stepsize, seed=seed, rounds=12,
-                   main_rounds=10, held_out_loss=loss, held_out_error=0.1, held_out_first=3, seconds=1, bytes_up=1, bytes_down=1, targets=1,
+                   main_rounds=10, held_out_loss=loss, held_out_error=0.1, held_out_first=3, seconds=1, bytes_up=1, bytes_down=1, minibatches=40, up_bits=1.5, down_bits=0.25, targets=1,
                    last_stepsize=0.1, outcome="finished", digest="0", program="0-0", tuned=int(tuned), **other)
         row["id"] = f"{len(self.rows) + len(self.cells):016x}"
         if planned:

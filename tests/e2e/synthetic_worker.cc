@@ -34,6 +34,7 @@
 #include "common/status.h"
 #include "worker/direction/worker_device.h"
 #include "worker/session/session.h"
+#include "worker/vote/local_steps.h"
 #include "worker/vote/voter.h"
 
 namespace signvote {
@@ -225,6 +226,11 @@ class SyntheticWorker {
           "--random-ballots are signs, and this run has dense tensors; start the server without "
           "--dense");
     }
+    if (flags_.random_ballots && run_.local_steps_max > 1) {
+      return absl::FailedPreconditionError(
+          "--random-ballots are of no minibatches, and this run takes local steps; start the server "
+          "without --local-steps");
+    }
     if (flags_.no_replica) {
       replica_ = std::make_unique<DroppedReplica>(run_.layout.coordinates());
     } else {
@@ -233,9 +239,15 @@ class SyntheticWorker {
     }
     SIGNVOTE_RETURN_IF_ERROR(session_->Attach(replica_.get()));
     if (!flags_.random_ballots) {
-      SIGNVOTE_ASSIGN_OR_RETURN(
-          voter_, Voter::Make(run_, session_, replica_.get(), &device_, &source_, Clock::System(),
-                              {.can_probe = true}));
+      float* const y = x_.data();
+      if (run_.local_steps_max > 1) {
+        source_ = std::make_unique<LocalStepSource>(TensorPointers(&y, 1));
+      } else {
+        source_ = std::make_unique<GradientSource>();
+      }
+      SIGNVOTE_ASSIGN_OR_RETURN(voter_, Voter::Make(run_, session_, replica_.get(), &device_,
+                                                    source_.get(), Clock::System(),
+                                                    {.can_probe = true}));
     }
     LogInfo("joined", {{"worker", flags_.session.name}});
     if (!flags_.round_log.empty()) {
@@ -262,8 +274,22 @@ class SyntheticWorker {
   }
 
  private:
+  // x is moved by each step, and as it was behind them.
+  absl::Status TakeSteps(const RoundTicket& ticket, double* loss) {
+    for (DataStep step = ticket.data_step; voter_->wants_gradient(); ++step) {
+      *loss = problem_->Gradient(run_.seed, ticket.share, step, x_, &g_);
+      const float* const g = g_.data();
+      SIGNVOTE_RETURN_IF_ERROR(voter_->SetGradient({&g, 1}));
+      for (uint32_t k = 0; k < run_.plan.chunks(); ++k) PretendToCompute(flags_, run_.plan);
+      SIGNVOTE_RETURN_IF_ERROR(voter_->GradientReady(0, run_.layout.coordinates()));
+      SIGNVOTE_RETURN_IF_ERROR(voter_->EndGradient(*loss, 1));
+    }
+    return voter_->FinishSteps().status();
+  }
+
   absl::Status Vote(const RoundTicket& ticket, double* loss) {
     SIGNVOTE_RETURN_IF_ERROR(voter_->Begin(ticket));
+    if (voter_->takes_steps()) return TakeSteps(ticket, loss);
     *loss = problem_->Gradient(run_.seed, ticket.share, ticket.data_step, x_, &g_);
     if (flags_.nonfinite_from >= 0 &&
         ticket.round.value() >= static_cast<uint64_t>(flags_.nonfinite_from)) {
@@ -316,7 +342,7 @@ class SyntheticWorker {
   RunInfo run_;
   HostDevice device_;
   std::unique_ptr<ReplicaMemory> replica_;
-  GradientSource source_;
+  std::unique_ptr<BallotSource> source_;
   std::unique_ptr<Voter> voter_;  // after all that it refers to
   std::shared_ptr<const std::vector<uint8_t>> random_ballot_;
   std::vector<float> g_, h_, previous_x_;

@@ -102,6 +102,10 @@ def recomputed(kind, named, words):
             x = apply.rescale(x, f["x0"], f["rho"])
         w = apply.mean_signs(np.array([number["ones"]]), number["ballots"])
         return hex32(apply.apply_step(x, w, f["gamma"], f["scale"], f["decay"], f.get("decay_step"), f.get("factor"))[0])
+    if kind == "inner":
+        first, last = float(float32(named["first"])), float(float32(named["last"]))
+        etas = [np.float32(first + (last - first) * h / max(1, number["steps"] - 1)) for h in range(number["steps"])]
+        return ",".join(hex32(eta) for eta in etas + [np.float32(sum(float(eta) for eta in etas))])
     if kind == "apply":
         f = {k: float32(v) for k, v in named.items() if k != "bit"}
         x = np.array([f["x"]], np.float32)
@@ -151,7 +155,7 @@ class Pages(unittest.TestCase):
     def test_every_vector_of_the_wire_format(self):
         self.check("wire_format.md", "packed", "fin", "tie", "own", "domain", "uniform", "layout", "apply", "average", "bf16", "dense", "planes", "rewind",
                    "payload",
-                   "replica", "xxh3")
+                   "inner", "replica", "xxh3")
 
     def test_every_vector_of_the_data_page(self):
         self.check("data.md", "draw", "bell", "below", "minibatch", "window", "held_out_window", "held_out_tokens",

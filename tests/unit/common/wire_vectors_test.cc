@@ -18,6 +18,7 @@
 #include "common/coin_mix.h"
 #include "common/half_float.h"
 #include "common/layout.h"
+#include "common/local_steps.h"
 #include "common/payload_plan.h"
 #include "common/status.h"
 #include "tests/support/page_vectors.h"
@@ -169,6 +170,12 @@ std::string Rewound(const std::string& x_hex, const std::string& x0_hex) {
   return HexFloat(x);
 }
 
+std::string InnerStepsizes(const LocalSteps& local) {
+  std::string text;
+  for (uint32_t h = 0; h < local.steps; ++h) text += HexFloat(InnerStepsize(local, h)) + ",";
+  return text + HexFloat(static_cast<float>(InnerStepsizeSum(local)));
+}
+
 std::string Replica(uint64_t n) {
   std::vector<float> x(n);
   for (uint64_t i = 0; i < n; ++i) x[i] = static_cast<float>(i) / 4.0f - 100.0f;
@@ -202,6 +209,11 @@ std::string Recomputed(const std::string& kind, const std::map<std::string, std:
   if (kind == "planes") {
     return Planes(args.at("ones"), static_cast<uint32_t>(number("ballots")));
   }
+  if (kind == "inner") {
+    return InnerStepsizes({.steps = static_cast<uint32_t>(number("steps")),
+                           .eta_first = FloatFromHex(args.at("first")),
+                           .eta_last = FloatFromHex(args.at("last"))});
+  }
   if (kind == "replica") return Replica(number("n"));
   if (kind == "xxh3") {
     const std::string bytes = args.at("") == "\"\"" ? "" : FromHex(args.at(""));
@@ -218,7 +230,7 @@ TEST(WireFormat, EveryTestVectorOfThePageIsTrue) {
   }
   for (const char* kind :
        {"packed", "fin", "tie", "own", "domain", "uniform", "layout", "apply", "average", "planes",
-        "dense", "bf16", "rewind", "payload", "replica", "xxh3"}) {
+        "dense", "bf16", "rewind", "payload", "replica", "xxh3", "inner"}) {
     EXPECT_GT(seen[kind], 0) << "the page has no vector of kind " << kind;
   }
 }

@@ -21,6 +21,11 @@ using testing::HasSubstr;
 using testing::IsSupersetOf;
 using testing::Not;
 
+std::string ValueOf(const SweepCell& cell, const std::string& flag) {
+  const auto found = std::find(cell.flags.begin(), cell.flags.end(), flag);
+  return found == cell.flags.end() || found + 1 == cell.flags.end() ? "" : *(found + 1);
+}
+
 TEST(SpecTest, EveryCombinationIsAGroupAndLaterSectionsOverrideEarlierOnes) {
   const auto spec = ParseSweep(R"(
 tasks = ["mlp", "small"]
@@ -54,6 +59,29 @@ direction = "signsgd"
               IsSupersetOf({"--direction", "lion", "--max-rounds", "50", "--local-steps", "16"}));
 }
 
+TEST(SpecTest, AScheduleOfLocalStepsHasANameAndRunsOfEqualDataHaveRoundsOfTheirOwn) {
+  const auto spec = ParseSweep(R"(
+tasks = ["mlp"]
+rules = ["lever"]
+local_steps = [1, 16, "growing"]
+[task.mlp]
+minibatches = 3200
+[schedule.growing]
+local-steps = "16,96@25"
+)",
+                               "a.toml");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  ASSERT_EQ(spec->groups.size(), 3u);
+  EXPECT_EQ(ValueOf(CellOf(*spec, 0, 1, 0), "--max-rounds"), "3200");
+  EXPECT_EQ(ValueOf(CellOf(*spec, 1, 1, 0), "--max-rounds"), "200");
+  EXPECT_EQ(spec->groups[2].local_steps, "growing");
+  EXPECT_EQ(ValueOf(CellOf(*spec, 2, 1, 0), "--local-steps"), "16,96@25");
+  // 800 of 16 and 2,400 of 96.
+  EXPECT_EQ(ValueOf(CellOf(*spec, 2, 1, 0), "--max-rounds"), "75");
+  // With local steps the server would average.
+  EXPECT_EQ(ValueOf(CellOf(*spec, 2, 1, 0), "--aggregate"), "vote");
+}
+
 TEST(SpecTest, ATasksSeedMayBeAnyWholeNumber) {
   const auto spec = ParseSweep(
       "tasks = [\"mlp\"]\nrules = [\"lever\"]\n[task.mlp]\ntask-seed = 4294967295\n", "a.toml");
@@ -71,11 +99,6 @@ TEST(SpecTest, AGridIsOverTheStepsize) {
   const auto flag = std::find(cell.flags.begin(), cell.flags.end(), "--stepsize");
   ASSERT_NE(flag, cell.flags.end());
   EXPECT_DOUBLE_EQ(std::stod(*(flag + 1)), 0.1);
-}
-
-std::string ValueOf(const SweepCell& cell, const std::string& flag) {
-  const auto found = std::find(cell.flags.begin(), cell.flags.end(), flag);
-  return found == cell.flags.end() || found + 1 == cell.flags.end() ? "" : *(found + 1);
 }
 
 TEST(SpecTest, AShortNameStandsForItsFlagsAndASectionGoesOnFromThem) {
@@ -252,7 +275,19 @@ INSTANTIATE_TEST_SUITE_P(
                     Wrong{"rules = [\"x\"]\n[[cells]]\ntasks = [\"a\"]\n[task.b]\nbatch = 1\n",
                           "line 4: no run has the task \"b\""},
                     Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[task.mlp]\ntask-seed = -1\n",
-                          "line 4: \"task-seed\" must be a whole number, 0 or more"}));
+                          "line 4: \"task-seed\" must be a whole number, 0 or more"},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\nlocal_steps = [\"slow\"]\n",
+                          "line 3: \"local_steps\" must be a list of numbers from 1 to 4096"},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\nlocal_steps = [\"s\"]\n"
+                          "[schedule.s]\nsteps = 3\n",
+                          "line 4: a schedule has one key, \"local-steps\""},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[schedule.s]\nlocal-steps = \"2\"\n",
+                          "line 3: no run has the schedule \"s\""},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\n[run]\nminibatches = 0\n",
+                          "line 4: \"minibatches\" must be a whole number, 1 or more"},
+                    Wrong{"tasks = [\"mlp\"]\nrules = [\"x\"]\nlocal_steps = [\"s\"]\n[run]\n"
+                          "minibatches = 9\n[schedule.s]\nlocal-steps = \"2,x\"\n",
+                          "a.toml: --local-steps 2,x: 'x' is no number"}));
 
 }  // namespace
 }  // namespace signvote::lab

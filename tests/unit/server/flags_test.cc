@@ -154,6 +154,27 @@ TEST(ServerFlagsTest, EveryFlagReachesItsSetting) {
   EXPECT_EQ(flags.tokens, "t");
 }
 
+TEST(ServerFlagsTest, WithLocalStepsTheDefaultsAreAnAverageAndOneRoundOfWarmIn) {
+  const auto run = [](std::vector<const char*> words) {
+    words.insert(words.begin(), {"--insecure", "--max-rounds=100"});
+    ServerFlags flags;
+    const absl::Status status = Parse(words, &flags);
+    EXPECT_TRUE(status.ok()) << Describe(status);
+    return flags.run;
+  };
+  EXPECT_FALSE(run({}).local_steps.on());
+  EXPECT_EQ(run({}).model.sizes.aggregate, Aggregate::kVote);
+  EXPECT_EQ(run({}).warm_in_rounds, 0u);
+  const run::RunOptions local = run({"--local-steps=16,96@25"});
+  EXPECT_EQ(local.local_steps.StepsAt(0), 16u);
+  EXPECT_EQ(local.local_steps.StepsAt(99), 96u);
+  EXPECT_EQ(local.model.sizes.aggregate, Aggregate::kAverage);
+  EXPECT_EQ(local.warm_in_rounds, 1u);
+  const run::RunOptions given = run({"--local-steps=16", "--aggregate=vote", "--warm-in=0"});
+  EXPECT_EQ(given.model.sizes.aggregate, Aggregate::kVote);
+  EXPECT_EQ(given.warm_in_rounds, 0u);
+}
+
 TEST(ServerFlagsTest, WrongValuesNameTheFlagAndEndInUsage) {
   const std::vector<std::pair<std::vector<const char*>, const char*>> cases = {
       {{"--insecure"}, "--max-rounds"},
@@ -198,6 +219,20 @@ TEST(ServerFlagsTest, WrongValuesNameTheFlagAndEndInUsage) {
       {{"--insecure", "--max-rounds=3", "--direction=signsgd", "--error-feedback"},
        "--error-feedback belongs to --rule fixed, and the rule is alias"},
       {{"--insecure", "--max-rounds=3", "--feedback-keep=0.5"}, "belongs to --error-feedback"},
+      {{"--insecure", "--max-rounds=3", "--local-steps=0"}, "--local-steps 0"},
+      {{"--insecure", "--max-rounds=3", "--local-steps=16", "--rule=alias"},
+       "the rule alias goes by the one gradient of a round, and --local-steps 16 takes several"},
+      {{"--insecure", "--max-rounds=3", "--local-steps=16", "--direction=adam"},
+       "--direction signsgd, signum, nesterov or lion, and the direction is adam"},
+      {{"--insecure", "--max-rounds=3", "--local-steps=16", "--direction=signsgd",
+        "--error-feedback", "--rule=fixed"},
+       "--local-steps 16 goes not with --error-feedback"},
+      {{"--insecure", "--max-rounds=3", "--local-steps=16", "--noise=one"}, "with --noise"},
+      {{"--insecure", "--max-rounds=3", "--local-steps=16", "--clip=norm"}, "with --clip norm"},
+      {{"--insecure", "--max-rounds=3", "--local-steps=16", "--dense=head.*"}, "with --dense"},
+      {{"--insecure", "--max-rounds=3", "--local-steps=16", "--tensor-treatment=*=sparse"},
+       "with --tensor-treatment *=sparse"},
+      {{"--insecure", "--max-rounds=3", "--warm-in=x"}, "--warm-in"},
       {{"--insecure", "--max-rounds=3", "--direction=signsgd", "--error-feedback",
         "--state-dtype=bf16"},
        "leave --state-dtype away"},
@@ -417,6 +452,8 @@ TEST(ServerFlagsTest, ARunOfUnknownLengthNeedsNoNumberOfRoundsAndItsRuleIsNotTol
   const absl::Status fixed =
       Parse({"--insecure", "--rule=fixed", "--length-unknown", "--max-rounds=60"}, &ended);
   EXPECT_THAT(Describe(fixed), HasSubstr("--length-unknown belongs to --rule lever"));
+  const absl::Status local = Parse({"--insecure", "--length-unknown", "--local-steps=4"}, &ended);
+  EXPECT_THAT(Describe(local), HasSubstr("--length-unknown goes not with --local-steps 4"));
 }
 
 TEST(ServerFlagsTest, AChunkOfCountsMustFitIntoAMessage) {

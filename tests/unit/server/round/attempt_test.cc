@@ -330,8 +330,8 @@ TEST_F(OpenAttemptTest, TheSummaryNamesVotersAndTheMeansOfWhatTheVotersSaid) {
   ASSERT_EQ(commit.scalars.size(), 2u);
   EXPECT_EQ(commit.scalars[1].loss, 3.0);
   EXPECT_EQ(commit.loss, 2.0);
-  EXPECT_EQ(commit.g_l1, 20.0);
-  EXPECT_EQ(commit.density, 10.0 * 10.0 / (20 * 50.0));
+  EXPECT_EQ(commit.gradient.l1, 20.0);
+  EXPECT_EQ(commit.gradient.density, 10.0 * 10.0 / (20 * 50.0));
 }
 
 TEST_F(OpenAttemptTest, WithoutAVerdictThereAreNeitherCountsNorVotersNorScalars) {

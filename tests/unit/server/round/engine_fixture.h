@@ -60,8 +60,10 @@ class SpyRule final : public StepsizeRule {
     std::optional<StepsizeDecision> without_ballot;
     bool needs_x0 = true;
     bool x0_over = false;
-    RaceProgress race;     // as a restored rule says it
-    absl::Status failure;  // of the decisions from now on
+    LocalSteps local;        // of every round from now on
+    LocalSteps local_shown;  // of the last round that it decided about
+    RaceProgress race;       // as a restored rule says it
+    absl::Status failure;    // of the decisions from now on
   };
   explicit SpyRule(Log* log) : log_(log) {}
   std::string_view name() const override { return "spy"; }
@@ -86,6 +88,7 @@ class SpyRule final : public StepsizeRule {
     if (log_->without_ballot.has_value()) return *log_->without_ballot;
     return StepsizeRule::DecideWithoutBallot(input);
   }
+  LocalSteps Local(const RoundAhead&) const override { return log_->local; }
   absl::Status failure() const override { return log_->failure; }
   RaceProgress race() const override { return log_->race; }
   std::string Save() const override { return "spy" + std::to_string(asked_); }
@@ -106,6 +109,7 @@ class SpyRule final : public StepsizeRule {
       log_->shares.push_back(ShareOf(input, i).value());
     log_->coordinates = input.coordinates;
     log_->nonfinite = input.nonfinite;
+    log_->local_shown = input.local;
   }
 
   Log* log_;

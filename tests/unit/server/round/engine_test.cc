@@ -120,8 +120,8 @@ TEST_F(EngineTest, ACommitWaitsForTheScalarsOfCountedWorkers) {
   EXPECT_EQ(commit.scalars.size(), 2u);
   EXPECT_EQ(commit.gamma, 0.5f);
   EXPECT_EQ(*commit.loss, 2.0);
-  EXPECT_EQ(*commit.g_l1, 3.0);
-  EXPECT_DOUBLE_EQ(*commit.density, 9.0 / (1000 * 1.5));
+  EXPECT_EQ(*commit.gradient.l1, 3.0);
+  EXPECT_DOUBLE_EQ(*commit.gradient.density, 9.0 / (1000 * 1.5));
   EXPECT_THAT(rule_.workers, ElementsAre(2));
 }
 

@@ -348,10 +348,10 @@ TEST_F(MembersTest, TheWaitIsThatOfMembersAlone) {
     members().AddRound({seconds(10)});
   }
   std::vector<Seat> seats = members().SeatEverybody(Round(3), out_);
-  const Duration both = members().Wait(seats, out_);
+  const Duration both = members().Wait({}, seats, out_);
   EXPECT_GT(both, Duration(seconds(20)));
   seats[1].role = Role::kObserver;
-  const Duration one = members().Wait(seats, out_);
+  const Duration one = members().Wait({}, seats, out_);
   EXPECT_GT(one, Duration(seconds(10)));
   EXPECT_EQ(both - one, Duration(seconds(10)));
 }

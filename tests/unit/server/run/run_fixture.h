@@ -135,6 +135,7 @@ class TestWorker {
   void SendChunk(uint32_t k, const std::vector<uint8_t>& bits);
   void SendScalars(double loss, std::vector<double> wanted = {});
   std::vector<float> lengths;  // that its scalars say, per tensor
+  uint32_t steps = 0;          // minibatches that they say; 0: nothing
   void Abstain(AbstainReason reason);
   void Leave(const std::string& reason);
   void Break();  // the connection
@@ -460,7 +461,10 @@ inline v1::PayloadKind TestWorker::KindOf(ChunkIndex k) const {
 }
 
 inline void TestWorker::ApplyChunks(const v1::Commit& commit, uint64_t first, uint64_t count) {
-  const StepArguments step{.gamma = commit.stepsize(), .rho = commit.rho()};
+  StepArguments step{.gamma = commit.stepsize(), .rho = commit.rho()};
+  const std::vector<float> scales(commit.scales().begin(), commit.scales().end());
+  step.scales = scales;
+  if (commit.has_decay_step()) step.decay_step = commit.decay_step();
   const ChunkPlan plan(x.size(), welcome->chunk_coordinates());
   for (uint64_t at = first; at < first + count;) {
     const ChunkIndex k(static_cast<uint32_t>(at / plan.chunk_coordinates()));
@@ -581,6 +585,7 @@ inline void TestWorker::SendScalars(double loss, std::vector<double> wanted) {
   in.scalars.wanted = std::move(wanted);
   in.scalars.wanted.resize(static_cast<size_t>(open->wanted_size()), 0.0);
   in.scalars.displacement_mean = lengths;
+  in.scalars.local_steps = steps;
   in.times = {.compute_us = 1000, .apply_us = 10};
   in.held_out = std::exchange(measured, std::nullopt);
   test_->Give({.peer = peer->id(), .what = std::move(in)});

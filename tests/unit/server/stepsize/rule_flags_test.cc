@@ -7,9 +7,12 @@
 #include <span>
 #include <string>
 
+#include "absl/strings/str_cat.h"
+
 namespace signvote {
 namespace {
 
+using testing::AllOf;
 using testing::HasSubstr;
 
 TEST(RuleFlagsTest, MakesEachRuleByName) {
@@ -129,6 +132,43 @@ TEST(RuleFlagsTest, TheDefaultIsLeverAndInAShortRunAliasAndTheLogSaysWhy) {
   EXPECT_THAT(ExplainRule({}, dense), HasSubstr("Lever chooses the stepsize, after a race"));
   dense.main_rounds_max = kShortRunRounds - 1;
   EXPECT_THAT(ExplainRule({}, dense), HasSubstr("Lever runs without it"));
+}
+
+RuleRun LocalRunOf(const char* steps, uint64_t rounds) {
+  return {.main_rounds_max = rounds, .local = *LocalSchedule::Parse(steps, rounds)};
+}
+
+TEST(RuleFlagsTest, WithLocalStepsTheDefaultIsLeverAndAShortRunHasNoRace) {
+  const RuleRun long_run = LocalRunOf("16", 40), brief = LocalRunOf("16", 39);
+  EXPECT_EQ(ChosenRule({}, long_run), "lever");
+  EXPECT_EQ(ChosenRule({}, brief), "lever");
+  EXPECT_TRUE((*MakeRule({}, long_run))->Local({}).is_silent());
+  EXPECT_FALSE((*MakeRule({}, brief))->Local({}).is_silent());
+  EXPECT_THAT(ExplainRule({}, long_run), HasSubstr("comes on top of the minibatches"));
+  EXPECT_THAT(ExplainRule({}, brief), HasSubstr("624 minibatches, fewer than 640: Lever runs "
+                                                "without it, from the start value 0.001"));
+  EXPECT_TRUE((*MakeRule({.lever_race = "on"}, brief))->Local({}).is_silent());
+  EXPECT_THAT(std::string(MakeRule({.lever_race = "on"}, LocalRunOf("16", 19)).status().message()),
+              HasSubstr("a quarter of 304 minibatches is too short"));
+}
+
+TEST(RuleFlagsTest, RulesThatGoByOneGradientRefuseLocalStepsByName) {
+  const RuleRun local = LocalRunOf("16", 100);
+  for (const char* rule : {"alias", "prodigy", "mechanic", "sos"}) {
+    const absl::Status status = MakeRule({.rule = rule}, local).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()),
+                AllOf(HasSubstr(absl::StrCat("the rule ", rule)), HasSubstr("--local-steps 16"),
+                      HasSubstr("use --rule lever or fixed")));
+  }
+  EXPECT_TRUE(MakeRule({.rule = "lever"}, local).ok());
+}
+
+TEST(RuleFlagsTest, AWarmUpOfRoundsIsOneOfTheirMinibatches) {
+  const auto rule =
+      *MakeRule({.rule = "fixed", .stepsize = 1, .warmup_rounds = 2}, LocalRunOf("16", 100));
+  EXPECT_FLOAT_EQ(rule->Local({.main_rounds = 0}).eta_first, 1.0f / 32);
+  EXPECT_FLOAT_EQ(rule->Local({.main_rounds = 1}).eta_last, 1.0f);
 }
 
 TEST(RuleFlagsTest, TheDefaultGoesOnFromAStepsizeWhereItIsAlias) {
