@@ -11,6 +11,7 @@
 #include "common/program_beside.h"
 #include "common/status.h"
 #include "ctl/certs.h"
+#include "ctl/journal_commands.h"
 #include "ctl/top.h"
 
 namespace signvote::ctl {
@@ -71,6 +72,7 @@ absl::Status Evict(const CtlFlags& flags, const CommandHost& host) {
 }
 
 absl::Status Export(const CtlFlags& flags, const CommandHost& host) {
+  if (!flags.journal.empty()) return ExportFromJournal(flags, host);
   SIGNVOTE_ASSIGN_OR_RETURN(const auto client, Connect(flags, host));
   SIGNVOTE_ASSIGN_OR_RETURN(const Exported exported,
                             client->Export(host.fs, flags.file, flags.format));
@@ -122,6 +124,10 @@ absl::Status RunCommand(const CtlFlags& flags, const CommandHost& host) {
       return Evict(flags, host);
     case Command::kExport:
       return Export(flags, host);
+    case Command::kJournalVerify:
+    case Command::kJournalDump:
+    case Command::kJournalTruncate:
+      return LookAfterJournal(flags, host);
     case Command::kCerts:
       return Certs(flags, host);
     case Command::kLab:

@@ -71,6 +71,30 @@ void AddExport(CLI::App* sub, CtlFlags* flags, Typed* typed) {
                   "a model of more bytes is written as several files behind an index; 0: one file")
       ->capture_default_str()
       ->check(AnyUnsigned());
+  sub->add_option("--journal", flags->journal,
+                  "a server's journal, in place of a server: the model is rebuilt from it")
+      ->type_name("DIR")
+      ->check(Kind(ValueKind::kFolder));
+  sub->add_option("--round", flags->round,
+                  "with --journal: the model behind so many rounds; else behind all of them")
+      ->type_name("ROUND")
+      ->check(AnyUnsigned());
+}
+
+void AddJournal(CLI::App* journal, CtlFlags* flags) {
+  journal->require_subcommand(1);
+  const auto add = [journal, flags](const char* name, const char* help, Command command) {
+    CLI::App* sub = journal->add_subcommand(name, help);
+    sub->callback([flags, command] { flags->command = command; });
+    sub->add_option("DIR", flags->journal, "the journal's folder")
+        ->type_name("DIR")
+        ->required()
+        ->check(Kind(ValueKind::kFolder));
+  };
+  add("verify", "read all of it, and play it as a server would", Command::kJournalVerify);
+  add("dump", "print one line a record", Command::kJournalDump);
+  add("truncate", "cut it where it is damaged, and give up what follows; no server may run on it",
+      Command::kJournalTruncate);
 }
 
 void AddCerts(CLI::App* sub, CertsOptions* certs) {
@@ -91,6 +115,8 @@ absl::Status Finish(const Typed& typed, CtlFlags* flags) {
     return absl::InvalidArgumentError(
         "--lines, --json and --once exclude one another; give one of them");
   }
+  if (flags->round.has_value() && flags->journal.empty())
+    return absl::InvalidArgumentError("--round needs --journal DIR, from which it is rebuilt");
   SIGNVOTE_ASSIGN_OR_RETURN(flags->format.dtype, ParseWrittenDtype("--dtype", typed.dtype));
   flags->admin.timeout = FromSeconds(typed.timeout_seconds);
   if (!typed.tls_dir.empty()) {
@@ -145,6 +171,7 @@ absl::Status ParseCtlFlags(int argc, const char* const* argv, FileSystem* fs, Ct
   AddExport(add("export", "write the model as a safetensors file, config.json beside it",
                 Command::kExport),
             flags, &typed);
+  AddJournal(app.add_subcommand("journal", "look after a server's journal"), flags);
   AddCerts(
       add("certs", "make a development CA, certificates and join tokens, or add workers to them",
           Command::kCerts),

@@ -1,6 +1,8 @@
 #pragma once
 // The command line of `signvote`: one command and its options. docs/operations.md.
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +23,9 @@ enum class Command {
   kDrain,
   kEvict,
   kExport,
+  kJournalVerify,
+  kJournalDump,
+  kJournalTruncate,
   kCerts,
   kLab,
   kVersion,
@@ -29,13 +34,15 @@ enum class Command {
 struct CtlFlags {
   Command command = Command::kStatus;
   AdminClientOptions admin;
-  bool json = false;             // kStatus
-  TopOptions top;                // kTop; its colour is the terminal's, not the command line's
-  std::string worker;            // kDrain, kEvict
-  std::string file;              // kExport
-  ModelFormat format;            // kExport
-  CertsOptions certs;            // kCerts; without the time
-  std::vector<std::string> lab;  // kLab: signvote-lab's own command line
+  bool json = false;              // kStatus
+  TopOptions top;                 // kTop; its colour is the terminal's, not the command line's
+  std::string worker;             // kDrain, kEvict
+  std::string file;               // kExport
+  std::string journal;            // kJournal…, and kExport without a server
+  std::optional<uint64_t> round;  // kExport with `journal`; nullopt: the last
+  ModelFormat format;             // kExport
+  CertsOptions certs;             // kCerts; without the time
+  std::vector<std::string> lab;   // kLab: signvote-lab's own command line
 };
 
 // Reads the command line. `print` gets the text of --help, --version or --describe when one of them

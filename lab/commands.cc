@@ -72,9 +72,7 @@ absl::Status RequireOwnReport(const LabFlags& flags, const ServerFlags& server, 
 }
 
 absl::Status Train(const LabFlags& flags, const LabHost& host) {
-  CellOptions options{.task = flags.task,
-                      .workers = flags.workers,
-                      .accumulate = flags.accumulate};
+  CellOptions options{.task = flags.task, .workers = flags.workers, .accumulate = flags.accumulate};
   SIGNVOTE_ASSIGN_OR_RETURN(options.server,
                             ReadRunFlags(host.cell.fs, flags.server_flags, flags.workers));
   if (!flags.report.empty()) {

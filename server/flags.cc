@@ -31,6 +31,11 @@ constexpr uint64_t kWarmInMax = 1'000'000;
 // What hurts of a newcomer is its momentum, which one round of local steps warms up.
 constexpr uint32_t kLocalWarmIn = 1;
 
+struct JournalWords {
+  std::string durability = "sync", snapshot_every = "auto";
+  double return_wait_seconds = 5;
+};
+
 // Durations as flags have them.
 struct Raw {
   std::string deadline = "auto";
@@ -49,6 +54,7 @@ struct Raw {
   uint64_t test_applier_delay_ms = 0;
   std::string export_every = "0", export_dtype = "f32";
   double linger_export = 600;
+  JournalWords journal;
   std::string log_level = "info", log_format = "text";
   bool print_config = false;
 };
@@ -213,6 +219,36 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->capture_default_str()
       ->check(NumberBetween(0, kSecondsMax));
 
+  auto* journal = group("Journal");
+  journal
+      ->add_option("--journal", f->journal.path,
+                   "folder for every commit and snapshots of the run: a server that is started on "
+                   "it goes on where the last one ended; else a crash loses the run")
+      ->type_name("DIR")
+      ->check(Kind(ValueKind::kNewFolder));
+  journal
+      ->add_option(
+          "--durability", raw->journal.durability,
+          "a commit is told to workers: sync, once it is on the disk; group, once the operating "
+          "system has it, synced within 200 ms; none, at once")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"sync", "group", "none"}));
+  journal
+      ->add_option("--snapshot-every", raw->journal.snapshot_every,
+                   "rounds between snapshots; auto: when a start would have to replay 2 s")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto"}) | UnsignedBetween(1, kRoundsMax))
+      ->check(Kind(ValueKind::kText));
+  journal->add_option("--snapshots-keep", f->journal.snapshots.keep, "how many snapshots are kept")
+      ->capture_default_str()
+      ->check(UnsignedBetween(1, 1'000'000));
+  journal
+      ->add_option("--return-wait", raw->journal.return_wait_seconds,
+                   "seconds for which the first round after a start on a journal waits for the "
+                   "workers that took part before")
+      ->capture_default_str()
+      ->check(NumberBetween(0, kSecondsMax));
+
   auto* method = group("Method");
   method
       ->add_option("--direction", raw->direction.name,
@@ -374,9 +410,10 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
           "than 400 rounds")
       ->capture_default_str()
       ->check(Kind(ValueKind::kText));
-  method->add_flag("--length-unknown", r.rule.length_unknown,
-                   "lever: it is not told --max-rounds, which may then be left away, and goes on in "
-                   "legs that double: 1000 main rounds, 2000, 4000, …");
+  method->add_flag(
+      "--length-unknown", r.rule.length_unknown,
+      "lever: it is not told --max-rounds, which may then be left away, and goes on in "
+      "legs that double: 1000 main rounds, 2000, 4000, …");
   method
       ->add_option(
           "--rival-start", r.rule.rival_start,
@@ -568,6 +605,25 @@ absl::Status CheckRuleFlags(const RuleFlags& given, const RuleRun& run) {
   return absl::OkStatus();
 }
 
+absl::Status FinishJournal(const JournalWords& words, ServerFlags* f) {
+  const bool journal_flags = words.durability != "sync" || words.snapshot_every != "auto" ||
+                             f->journal.snapshots.keep != journal::SnapshotOptions().keep ||
+                             words.return_wait_seconds != JournalWords().return_wait_seconds;
+  if (f->journal.path.empty() && journal_flags) {
+    return Usage(
+        "--durability, --snapshot-every, --snapshots-keep and --return-wait need --journal DIR, "
+        "which they are about");
+  }
+  for (const auto mode : {journal::DurabilityMode::kSync, journal::DurabilityMode::kGroup,
+                          journal::DurabilityMode::kNone}) {
+    if (words.durability == journal::Words(mode)) f->journal.durability = mode;
+  }
+  if (uint64_t rounds = 0; absl::SimpleAtoi(words.snapshot_every, &rounds))
+    f->journal.snapshots.every = rounds;
+  if (!f->journal.path.empty()) f->run.return_wait = FromSeconds(words.return_wait_seconds);
+  return absl::OkStatus();
+}
+
 absl::Status Finish(const Raw& raw, ServerFlags* f) {
   run::RunOptions& r = f->run;
   run::ModelSizes& sizes = r.model.sizes;
@@ -600,10 +656,12 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
   SIGNVOTE_ASSIGN_OR_RETURN(f->exports.format.dtype,
                             ParseWrittenDtype("--export-dtype", raw.export_dtype));
   f->exports.linger = FromSeconds(raw.linger_export);
+  SIGNVOTE_RETURN_IF_ERROR(FinishJournal(raw.journal, f));
   f->test_applier_delay = milliseconds(raw.test_applier_delay_ms);
   if (r.main_rounds_max == 0 && !r.rule.length_unknown) {
     return Usage(
-        "--max-rounds N is required: the run ends after N main rounds; or say --length-unknown, and "
+        "--max-rounds N is required: the run ends after N main rounds; or say --length-unknown, "
+        "and "
         "it goes on until it is stopped");
   }
   if (r.workers_min > sizes.workers_max) {
@@ -623,7 +681,8 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
                               kMessageBytesMost, ", the most that a worker takes"));
   }
   if (r.rule.length_unknown && raw.rounds.local_steps != "1") {
-    return Usage(absl::StrCat("--length-unknown goes not with --local-steps ", raw.rounds.local_steps,
+    return Usage(absl::StrCat("--length-unknown goes not with --local-steps ",
+                              raw.rounds.local_steps,
                               ", whose trials and schedule are parts of the run; leave one of the "
                               "two away"));
   }

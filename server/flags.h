@@ -11,9 +11,17 @@
 #include "common/file_system.h"
 #include "common/log.h"
 #include "server/export_options.h"
+#include "server/journal/journal.h"
+#include "server/journal/snapshotter.h"
 #include "server/run/run.h"
 
 namespace signvote {
+
+struct JournalFlags {
+  std::string path;  // folder; empty: none
+  journal::DurabilityMode durability = journal::DurabilityMode::kSync;
+  journal::SnapshotOptions snapshots;
+};
 
 struct ServerFlags {
   std::string listen;                   // empty: 0.0.0.0:7070 with TLS, 127.0.0.1:7070 without
@@ -22,6 +30,7 @@ struct ServerFlags {
   bool insecure = false;
   std::string insecure_bind;
   ExportOptions exports;
+  JournalFlags journal;
   std::string port_file;
   LogOptions log;
   std::string init_path;  // initial parameters; empty: the first worker uploads its own

@@ -88,6 +88,7 @@ void MetricsFeed::Update(const run::StatusPage& page) {
   raise(ServerMetric::kAttemptsReopened, page.attempts_reopened);
   raise(ServerMetric::kScalarsRefused, page.scalars_refused);
   raise(ServerMetric::kDigestMismatches, page.digest_mismatches);
+  raise(ServerMetric::kAhead, page.ahead);
   raise(ServerMetric::kRefusals, page.refusals);
   raise(ServerMetric::kLogLinesDropped, page.log_lines_dropped);
   raise(ServerMetric::kUpRoundsBytes, page.wire.up_rounds_bytes);

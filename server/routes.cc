@@ -37,7 +37,7 @@ HttpResponse Readiness(const run::Health& health, const ListenerState& connectio
 }
 
 HttpRoutes Routes(run::RunThread* run, std::function<ListenerState()> connections,
-                  ServerMetrics* metrics, MetricsFeed* feed) {
+                  ServerMetrics* metrics, MetricsFeed* feed, const ServerJournal* journal) {
   return {
       {"/healthz",
        [run] {
@@ -51,11 +51,12 @@ HttpRoutes Routes(run::RunThread* run, std::function<ListenerState()> connection
          return Readiness(*health, connections());
        }},
       {"/metrics",
-       [run, connections, metrics, feed] {
+       [run, connections, metrics, feed, journal] {
          const absl::StatusOr<run::StatusPage> page = run->Snapshot(kSnapshotTimeout);
          if (!page.ok()) return Unavailable(page.status());
          feed->Update(*page);
          feed->Update(connections());
+         if (journal != nullptr) journal->Show(metrics);
          return HttpResponse{.content_type = kPrometheusContentType, .body = metrics->Text()};
        }},
       {"/api/v1/status",

@@ -16,6 +16,7 @@
 #include "server/http/server_metrics.h"
 #include "server/metrics_feed.h"
 #include "server/run/run_thread.h"
+#include "server/server_journal.h"
 
 namespace signvote {
 
@@ -24,7 +25,8 @@ HttpResponse Readiness(const run::Health& health, const ListenerState& connectio
 
 // Threads: the routes may be asked from any thread, for as long as what they are given lives.
 // Failure: a thread that does not answer within 1 s, or 2 s for a snapshot, is 503.
+// `journal` may be null: the server has none.
 HttpRoutes Routes(run::RunThread* run, std::function<ListenerState()> connections,
-                  ServerMetrics* metrics, MetricsFeed* feed);
+                  ServerMetrics* metrics, MetricsFeed* feed, const ServerJournal* journal);
 
 }  // namespace signvote

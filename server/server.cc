@@ -26,6 +26,7 @@
 #include "server/routes.h"
 #include "server/rpc/grpc_server.h"
 #include "server/run/run_thread.h"
+#include "server/server_journal.h"
 #include "server/stop_budget.h"
 #include "server/tokens_file.h"
 
@@ -118,7 +119,25 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   if (!flags.tokens.empty()) {
     SIGNVOTE_ASSIGN_OR_RETURN(parts.tokens, ReadTokensFile(fs, flags.tokens));
   }
-  if (!flags.init_path.empty()) {
+  uint64_t words[6];
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::string random, fs->RandomBytes(sizeof(words)));
+  std::memcpy(words, random.data(), sizeof(words));
+  run::RunState state{.run_id = RunId::FromRandom(words[0], words[1])};
+  std::unique_ptr<ServerJournal> journal;
+  if (!flags.journal.path.empty()) {
+    absl::StatusOr<std::unique_ptr<ServerJournal>> opened =
+        ServerJournal::Open(flags.journal, flags.run, clock, &state);
+    if (!opened.ok()) return WithContext(opened.status(), "--journal");
+    journal = *std::move(opened);
+  } else {
+    LogInfo(
+        "no --journal: if this server is killed, the run ends at the last model that was exported "
+        "or that a worker saved");
+  }
+  if (!flags.init_path.empty() && state.has_parameters()) {
+    LogInfo("the run goes on from its journal: --init was for its beginning",
+            {{"init", flags.init_path}});
+  } else if (!flags.init_path.empty()) {
     absl::StatusOr<std::unique_ptr<run::InitialParameters>> init =
         OpenInitFile(fs, flags.init_path, signals.stop_requested);
     if (absl::IsCancelled(init.status())) {
@@ -143,13 +162,11 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
     SIGNVOTE_ASSIGN_OR_RETURN(event_log, LineLog::Open(fs, flags.event_log_path));
     parts.event_log = event_log.get();
   }
-  uint64_t words[6];
-  SIGNVOTE_ASSIGN_OR_RETURN(const std::string random, fs->RandomBytes(sizeof(words)));
-  std::memcpy(words, random.data(), sizeof(words));
   parts.rng = Rng(words[2], words[3]);
   run::RunThreadOptions options{
       .run = std::move(run_options),
-      .state = {.run_id = RunId::FromRandom(words[0], words[1])},
+      .state = std::move(state),
+      .journal = journal == nullptr ? run::RunJournal() : journal->parts(),
       .tally_threads = flags.tally_threads != 0
                            ? flags.tally_threads
                            : TallyThreads::DefaultThreads(std::thread::hardware_concurrency()),
@@ -175,7 +192,8 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   if (flags.http != "off") {
     const auto connections = [server = server.get()] { return server->connections(); };
     SIGNVOTE_ASSIGN_OR_RETURN(
-        http, HttpServer::Start(flags.http, Routes(run.get(), connections, &metrics, &feed),
+        http, HttpServer::Start(flags.http,
+                                Routes(run.get(), connections, &metrics, &feed, journal.get()),
                                 http_connections));
   }
   const int http_port = http == nullptr ? 0 : http->port();

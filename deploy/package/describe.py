@@ -163,8 +163,10 @@ def gnu_help(program):
     if program.subcommands:
         out.append("Commands:")
         for sub in program.subcommands:
-            names = " ".join([sub.name, *(p.names[0] for p in sub.positionals)])
-            out.append(f"  {names}\n{' ' * TEXT_COLUMN}{sub.text}")
+            # `signvote journal verify DIR`: a command of commands is told by those.
+            for words, command in [([sub.name, s.name], s) for s in sub.subcommands] or [([sub.name], sub)]:
+                names = " ".join([*words, *(p.names[0] for p in command.positionals)])
+                out.append(f"  {names}\n{' ' * TEXT_COLUMN}{command.text}")
         out.append("")
     groups(program.options)
     for sub in program.subcommands:
@@ -262,8 +264,8 @@ def bash(program):
         for sub in program.subcommands:
             own = [o for o in program.options if not set(o.names) & {n for s in sub.options for n in s.names}]
             lines.append(f"    {sub.name})")
-            lines.append(f"      words='{bash_words(sub, own)}'")
-            if any(p.kind in FILE_KINDS | FOLDER_KINDS for p in sub.positionals):
+            lines.append(f"      words='{' '.join([*(s.name for s in sub.subcommands), bash_words(sub, own)])}'")
+            if any(p.kind in FILE_KINDS | FOLDER_KINDS for c in [sub, *sub.subcommands] for p in c.positionals):
                 lines.append('      [[ $current == -* ]] || { compopt -o filenames 2>/dev/null; '
                              'mapfile -t COMPREPLY < <(compgen -f -- "$current"); return; }')
             lines.append("      ;;")

@@ -18,10 +18,12 @@ constexpr uint64_t kResultsBytesMax = uint64_t{1} << 30;
 constexpr uint32_t kFileMode = 0644;
 
 constexpr std::string_view kColumns[] = {
-    "task",           "direction", "rule",     "aggregate",   "local_steps",   "n",
-    "stepsize",       "seed",      "rounds",   "main_rounds", "held_out_loss", "held_out_error",
-    "held_out_first", "seconds",   "bytes_up", "bytes_down",  "minibatches",   "up_bits",
-    "down_bits",      "targets",   "last_stepsize", "outcome", "digest",        "id",
+    "task",           "direction",   "rule",          "aggregate",
+    "local_steps",    "n",           "stepsize",      "seed",
+    "rounds",         "main_rounds", "held_out_loss", "held_out_error",
+    "held_out_first", "seconds",     "bytes_up",      "bytes_down",
+    "minibatches",    "up_bits",     "down_bits",     "targets",
+    "last_stepsize",  "outcome",     "digest",        "id",
     "program"};
 constexpr size_t kLossColumn = 10;
 static_assert(kColumns[kLossColumn] == "held_out_loss");
@@ -85,8 +87,8 @@ std::string ResultsLine(const SweepSpec& spec, const SweepCell& cell, const Loca
   const std::optional<HeldOutLoss>& last = report.held_out_last;
   const bool good = outcome == CellOutcome::kFinished;
   return absl::StrFormat(
-      "%s,%s,%s,%s,%s,%d,%s,%d,%d,%d,%.9g,%.4g,%.9g,%.3f,%d,%d,%d,%.5g,%.5g,%d,%.9g,%s,%016x,%s,%s", group.task,
-      group.direction, group.rule, group.aggregate, group.local_steps, group.workers,
+      "%s,%s,%s,%s,%s,%d,%s,%d,%d,%d,%.9g,%.4g,%.9g,%.3f,%d,%d,%d,%.5g,%.5g,%d,%.9g,%s,%016x,%s,%s",
+      group.task, group.direction, group.rule, group.aggregate, group.local_steps, group.workers,
       StepsizeText(cell), cell.seed, report.rounds, report.main_rounds,
       good ? last->loss : infinite, good ? last->error : 0.0,
       report.held_out_first.has_value() ? report.held_out_first->loss : infinite, report.seconds,

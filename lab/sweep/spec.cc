@@ -35,10 +35,9 @@ constexpr std::string_view kCells = "cells";
 // The lists, and what else stands at the top of a file.
 constexpr std::string_view kLists[] = {"tasks",       "directions", "rules", "aggregate",
                                        "local_steps", "workers",    "seeds"};
-constexpr std::string_view kTop[] = {"tasks",       "directions", "rules",     "aggregate",
-                                     "local_steps", "workers",    "seeds",     kCells,
-                                     "run",         "task",       "direction", "rule",
-                                     "schedule"};
+constexpr std::string_view kTop[] = {
+    "tasks", "directions", "rules", "aggregate", "local_steps", "workers", "seeds",
+    kCells,  "run",        "task",  "direction", "rule",        "schedule"};
 // What the lists say, beside the name of a section's own base.
 constexpr std::string_view kListed[] = {"direction", "rule",      "aggregate", "local-steps",
                                         "seed",      "init-seed", "workers"};
@@ -222,10 +221,10 @@ class Reader {
                               Section("schedule", group.local_steps));
     if (section == nullptr) return group.local_steps;
     const toml::node* const node = section->get("local-steps");
-    const auto text =
-        node == nullptr ? std::nullopt : node->value_exact<std::string>();
+    const auto text = node == nullptr ? std::nullopt : node->value_exact<std::string>();
     if (!text.has_value() || section->size() != 1) {
-      return Bad(path_, absl::StrCat(LineOf(*section), ": a schedule has one key, \"local-steps\", "
+      return Bad(path_, absl::StrCat(LineOf(*section),
+                                     ": a schedule has one key, \"local-steps\", "
                                      "with a text such as \"16,96@25\""));
     }
     // The flag says what is wrong with it, where the runs are checked.
@@ -377,8 +376,8 @@ class Reader {
     if (key == "task-seed") {
       const auto seed = node.value_exact<int64_t>();
       if (!seed.has_value() || *seed < 0)
-        return Bad(path_, absl::StrCat(LineOf(node), ": \"", key,
-                                       "\" must be a whole number, 0 or more"));
+        return Bad(path_,
+                   absl::StrCat(LineOf(node), ": \"", key, "\" must be a whole number, 0 or more"));
       group->task_options.task_seed = static_cast<uint64_t>(*seed);
       return absl::OkStatus();
     }
@@ -449,11 +448,10 @@ SweepCell CellOf(const SweepSpec& spec, size_t group_index, uint64_t seed, int g
     if (!off && value != "true") cell.flags.push_back(value);
   }
   const TaskOptions& task = group.task_options;
-  const std::string all =
-      absl::StrCat(absl::StrJoin(cell.flags, "\n"), "\n", task.name, "\n", task.data, "\n",
-                   task.rows, "\n", task.task_seed, "\n", group.workers, "\n", group.accumulate,
-                   "\n", group.local_steps, "\n", group.task, "\n", group.direction, "\n", group.rule,
-                   "\n", group.inputs);
+  const std::string all = absl::StrCat(
+      absl::StrJoin(cell.flags, "\n"), "\n", task.name, "\n", task.data, "\n", task.rows, "\n",
+      task.task_seed, "\n", group.workers, "\n", group.accumulate, "\n", group.local_steps, "\n",
+      group.task, "\n", group.direction, "\n", group.rule, "\n", group.inputs);
   cell.id = absl::StrFormat("%016x", Xxh3(all.data(), all.size()));
   return cell;
 }

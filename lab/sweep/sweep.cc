@@ -138,9 +138,8 @@ class Runners {
   Ended RunOne(SweepCell cell) {
     const CellGroup& group = spec_->groups[cell.group];
     Ended ended;
-    CellOptions options{.task = group.task_options,
-                        .workers = group.workers,
-                        .accumulate = group.accumulate};
+    CellOptions options{
+        .task = group.task_options, .workers = group.workers, .accumulate = group.accumulate};
     options.task.init_seed = cell.seed;
     absl::StatusOr<ServerFlags> flags = ReadRunFlags(host_.fs, cell.flags, group.workers);
     ended.cell = std::move(cell);

@@ -3,14 +3,25 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "common/ids.h"
+#include "common/payload_plan.h"
 #include "server/commit/commit_record.h"
+
+namespace signvote::v1 {
+class JournalHead;
+class JournalName;
+class RunState;
+}  // namespace signvote::v1
 
 namespace signvote {
 
-// Threads: Append() is called by the run's thread, in order of the rounds, and never waits.
+// Threads: all methods are called by the run's thread, in the order in which things happen, and never
+//          wait.
 class Durability {
  public:
   // Every commit up to and including `round` is released to be published. Rounds grow from call to
@@ -21,6 +32,31 @@ class Durability {
   // Takes the record and answers through Released, now or later. A record that cannot be made
   // durable is never answered.
   virtual void Append(std::shared_ptr<const CommitRecord> record) = 0;
+
+  // ---- what a server that goes on with the run needs beside the commits. What is not kept is not
+  // asked for: of the rest only Append() is called unless keeps_run().
+
+  virtual bool keeps_run() const { return false; }
+  // The run's parameters are there, and the optimizer of dense tensors stands so; before the first
+  // commit of this process, and before the replica moves.
+  virtual void Begin(const v1::JournalHead&, std::shared_ptr<const std::vector<float>>) {}
+  // A name came, or was evicted.
+  virtual void NoteName(const v1::JournalName&) {}
+  virtual void NotePause(bool) {}
+  // A chunk of the open attempt was counted. Void unless a commit has it.
+  struct Chunk {
+    Round round;
+    Attempt attempt;
+    ChunkIndex chunk;
+    ChunkSum sum;
+    std::span<const uint8_t> payload;
+    std::shared_ptr<const uint8_t> owner;  // keeps the payload alive
+  };
+  virtual void NoteChunk(Chunk) {}
+  // Where the run stands behind the record that is appended next (JournalCommit.after), and the
+  // optimizer of dense tensors there.
+  virtual void NoteState(std::shared_ptr<const v1::RunState>,
+                         std::shared_ptr<const std::vector<float>>) {}
 };
 
 // Durability `none`: a commit is released as soon as it is proposed; a crash of the server loses

@@ -64,6 +64,28 @@ namespace signvote {
   X(kGauge, kReady, "signvote_server_ready", "1 while workers can take part, else 0.")           \
   X(kGauge, kConnectionsWaiting, "signvote_server_connections_waiting",                          \
     "Connections without a call yet: silent, or in their handshake.")                            \
+  X(kGauge, kJournalBytes, "signvote_server_journal_bytes",                                      \
+    "Bytes of all files in the journal's folder; 0: there is none.")                             \
+  X(kGauge, kJournalFailed, "signvote_server_journal_failed",                                    \
+    "1 once the journal cannot be written, and no commit is told any more, else 0.")             \
+  X(kGauge, kSnapshotAge, "signvote_server_snapshot_age_seconds",                                \
+    "Since the newest snapshot was taken, or this server started; 0: there is no journal.")      \
+  X(kGauge, kSnapshotRound, "signvote_server_snapshot_round", "Round of the newest snapshot.")   \
+  X(kGauge, kRecoveries, "signvote_server_recoveries",                                           \
+    "Servers that took this run up from its journal, this one included.")                        \
+  X(kGauge, kRecoverySeconds, "signvote_server_recovery_seconds",                                \
+    "How long this server took for it.")                                                         \
+  X(kCounter, kJournalWritten, "signvote_server_journal_written_bytes_total",                    \
+    "Bytes of records that went to the journal.")                                                \
+  X(kCounter, kJournalSyncs, "signvote_server_journal_syncs_total", "Syncs of the journal.")     \
+  X(kCounter, kJournalSyncSeconds, "signvote_server_journal_sync_seconds_total",                 \
+    "Time that they took.")                                                                      \
+  X(kCounter, kSnapshots, "signvote_server_snapshots_total",                                     \
+    "Snapshots that were written and read again.")                                               \
+  X(kCounter, kSnapshotFailures, "signvote_server_snapshot_failures_total",                      \
+    "Snapshots that could not be written.")                                                      \
+  X(kCounter, kAhead, "signvote_server_ahead_joins_total",                                       \
+    "Joins of workers that were ahead of the commits that the server recovered.")                \
   X(kCounter, kRounds, "signvote_server_rounds_total", "Rounds committed by this process.")      \
   X(kCounter, kBallots, "signvote_server_ballots_total", "Whole ballots counted.")               \
   X(kCounter, kWorkerMinibatches, "signvote_server_worker_minibatches_total",                    \

@@ -7,10 +7,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/apply.h"
 #include "common/check.h"
 #include "common/checksum.h"
 #include "common/status.h"
+#include "server/replica/move_parameters.h"
 
 namespace signvote {
 namespace {
@@ -110,50 +110,7 @@ void MasterReplica::MovePiece(const CommitRecord& record, uint64_t p, Piece* pie
     std::memcpy(x0, x, count * sizeof(float));
     piece->x0_apart = true;
   }
-  if (rewind) {
-    ApplyRewind(count, x0, x);
-    return;
-  }
-  for (const PayloadPart& part : record.payload) {
-    const uint64_t from = std::max(first, part.first_coordinate);
-    const uint64_t to = std::min(first + count, part.first_coordinate + part.coordinates);
-    if (from >= to) continue;
-    MovePart(record, part, from, to, piece->x0_kept ? x0 + (from - first) : nullptr,
-             x + (from - first));
-  }
-}
-
-void MasterReplica::MovePart(const CommitRecord& record, const PayloadPart& part, uint64_t from,
-                             uint64_t to, const float* x0, float* x) const {
-  const StepArguments arguments{.gamma = record.gamma,
-                                .rho = record.rho,
-                                .decay_step = record.decay_step,
-                                .scales = record.scales};
-  if (part.kind == PayloadKind::kSigns) {
-    return ApplyStep(layout_, arguments, from, to - from, part.bytes.get(), part.first_coordinate,
-                     x0, x);
-  }
-  if (part.kind != PayloadKind::kCounts) {
-    return ApplyDense(layout_, arguments, from, to - from,
-                      {.values = part.bytes.get(),
-                       .bf16 = part.kind == PayloadKind::kBf16,
-                       .first = part.first_coordinate},
-                      x0, x);
-  }
-  // The planes of each chunk stand by themselves.
-  const ChunkPlan& chunks = record.plan.chunk_plan();
-  for (uint64_t at = from; at < to;) {
-    const ChunkIndex k(static_cast<uint32_t>(at / chunks.chunk_coordinates()));
-    const uint64_t end = std::min(to, chunks.First(k) + chunks.Count(k));
-    const uint64_t done = at - from;
-    ApplyCounts(layout_, arguments, at, end - at,
-                {.planes = record.Chunk(k).data(),
-                 .plane_bytes = chunks.Bytes(k),
-                 .ballots = record.chunks[k.value()].counted,
-                 .first = chunks.First(k)},
-                x0 == nullptr ? nullptr : x0 + done, x + done);
-    at = end;
-  }
+  MoveParameters(layout_, record, first, first + count, piece->x0_kept ? x0 : nullptr, x);
 }
 
 absl::StatusOr<Round> MasterReplica::CopyPiece(Plane plane, uint64_t p, float* out) const {

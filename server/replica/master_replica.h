@@ -84,9 +84,6 @@ class MasterReplica {
   };
 
   MasterReplica(Layout layout, const Options& options, float* x, float* x0);
-  // The step of one part of the payload, on coordinates [from, to) of it. x and x0 point to `from`.
-  void MovePart(const CommitRecord& record, const PayloadPart& part, uint64_t from, uint64_t to,
-                const float* x0, float* x) const;
   // Moves piece p, which is `piece`.
   void MovePiece(const CommitRecord& record, uint64_t p, Piece* piece)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(piece->mu);

@@ -42,6 +42,8 @@ struct EngineConfig {
   // Longest that a stop waits for the open round; what follows that: engine.h.
   Duration stop_wait = std::chrono::seconds(10);
   Duration linger = std::chrono::seconds(30);  // longest wait for final digests
+  // An engine that goes on with a run waits so long, before its first round, for those who were there.
+  Duration return_wait{};
   double x0_max_abs = 0;
   double step_scale_max = 1;
   std::vector<float> step_scales;  // per tensor of the layout

@@ -37,8 +37,12 @@ Engine::Engine(EngineConfig config, Course course, const EngineState& state, Tim
       now_(now),
       phase_(state.paused ? Phase::kPaused : Phase::kWaitingForWorkers),
       round_(state.round),
-      waiting_since_(now),
-      paused_(state.paused) {}
+      waiting_{.since = now, .returning = {}, .returning_until = now + config.return_wait},
+      paused_(state.paused) {
+  if (config_.return_wait == Duration::zero() || state.round == Round(0)) return;
+  for (const WorkerState& worker : state.workers)
+    if (!worker.evicted && worker.last_seen == state.round) waiting_.returning.insert(worker.id);
+}
 
 Actions Engine::Step(Time now, const EngineEvent& event) {
   if (phase_ == Phase::kEnded) return {};
@@ -49,8 +53,11 @@ Actions Engine::Step(Time now, const EngineEvent& event) {
 
 std::optional<Time> Engine::NextTick() const {
   switch (phase_) {
-    case Phase::kWaitingForWorkers:
-      return Over() ? waiting_since_ : waiting_since_ + config_.wait_timeout;
+    case Phase::kWaitingForWorkers: {
+      if (Over()) return waiting_.since;
+      const Time until = waiting_.since + config_.wait_timeout;
+      return waiting_.returning.empty() ? until : std::min(until, waiting_.returning_until);
+    }
     case Phase::kRoundOpen: {
       const AttemptPlan& plan = open_->plan();
       Time next = attempt_until_;
@@ -112,7 +119,7 @@ EngineState Engine::State() const {
 // ---- workers come and go
 
 void Engine::On(const WorkerArriving&) {
-  if (phase_ == Phase::kWaitingForWorkers) waiting_since_ = now_;
+  if (phase_ == Phase::kWaitingForWorkers) waiting_.since = now_;
 }
 
 void Engine::On(const WorkerReady& e) {
@@ -130,8 +137,9 @@ void Engine::On(const WorkerReady& e) {
     AfterDeparture(e.worker, *result.replaced, Presence::kGone);
   }
   if (!result.joined) return;
+  waiting_.returning.erase(e.worker);
   if (phase_ == Phase::kWaitingForWorkers) {
-    waiting_since_ = now_;
+    waiting_.since = now_;
     Advance();
   } else if (phase_ == Phase::kRoundOpen && open_->deadline_passed() &&
              open_->standing() == Standing::kCounting) {
@@ -168,6 +176,7 @@ void Engine::On(const DrainRequested& e) {
 void Engine::On(const EvictRequested& e) {
   const std::optional<Incarnation> gone = members_.Evict(e.worker, round_, out_);
   if (gone.has_value()) AfterDeparture(e.worker, *gone, Presence::kGone);
+  NoLongerAwaited(e.worker);
 }
 
 void Engine::AfterDeparture(WorkerId worker, Incarnation incarnation, Presence presence) {
@@ -337,11 +346,29 @@ uint32_t Engine::ready_wanted() const {
   return round_ == Round(0) && attempt_ == Attempt(0) ? config_.workers_min : 1;
 }
 
+std::vector<std::string> Engine::awaited() const {
+  std::vector<std::string> names;
+  for (const WorkerId worker : waiting_.returning) names.push_back(members_.Name(worker));
+  return names;
+}
+
+void Engine::NoLongerAwaited(WorkerId worker) {
+  if (waiting_.returning.erase(worker) == 0 || !waiting_.returning.empty()) return;
+  if (phase_ == Phase::kWaitingForWorkers) Advance();
+}
+
 void Engine::OpenOrWait() {
-  if (members_.ready() >= ready_wanted()) return Open();
+  if (now_ >= waiting_.returning_until && !waiting_.returning.empty()) {
+    Note(NoticeLevel::kWarning,
+         absl::StrFormat("round %d does not wait any longer for who was there before the server "
+                         "started again: %s",
+                         round_.value(), absl::StrJoin(awaited(), ", ")));
+    waiting_.returning.clear();
+  }
+  if (members_.ready() >= ready_wanted() && waiting_.returning.empty()) return Open();
   if (phase_ == Phase::kWaitingForWorkers) return;
   phase_ = Phase::kWaitingForWorkers;
-  waiting_since_ = now_;
+  waiting_.since = now_;
   Note(NoticeLevel::kWarning,
        absl::StrFormat("round %d waits for workers: too few are ready", round_.value()));
 }
@@ -577,7 +604,8 @@ void Engine::On(const Tick&) {
   switch (phase_) {
     case Phase::kWaitingForWorkers:
       if (Over()) return Advance();
-      if (now_ < waiting_since_ + config_.wait_timeout) return;
+      if (!waiting_.returning.empty() && now_ >= waiting_.returning_until) return Advance();
+      if (now_ < waiting_.since + config_.wait_timeout) return;
       return End(absl::DeadlineExceededError(
           absl::StrFormat("waited %s for workers in round %d (--wait-timeout)",
                           Seconds(config_.wait_timeout), round_.value())));
@@ -698,103 +726,6 @@ void Engine::On(const StopRequestedEvent&) {
 absl::Status Engine::Stopped() const {
   return absl::CancelledError(
       absl::StrFormat("stopped by the operator after %d rounds", round_.value()));
-}
-
-// ---- digests and the end
-
-void Engine::On(const WorkerDigestIn& e) {
-  Worker* w = members_.Live(e.worker, e.incarnation);
-  if (w == nullptr) return;
-  const bool final = course_.run_done() && e.round == round_;
-  // A returned worker may repeat its last answer; it counts as one that has answered.
-  if ((e.round > round_ || !digests_.AddWorker(e.round, e.worker, e.digest)) && !final) {
-    return Stale();
-  }
-  if (final) w->final_digest = e.digest;
-  CheckDigests();
-  if (phase_ == Phase::kFinishing) CheckFinished();
-}
-
-void Engine::On(const MasterDigestIn& e) {
-  if (e.round > round_) return Stale();
-  digests_.AddMaster(e.round, e.digest);
-  CheckDigests();
-  if (phase_ == Phase::kFinishing) CheckFinished();
-}
-
-// Digests of rounds before the last: a worker that differs fetches the state again.
-void Engine::CheckDigests() {
-  for (const Round round : digests_.Rounds()) {
-    if (course_.run_done() && round == round_) continue;
-    const DigestFinding finding = digests_.Check(round, /*final=*/false);
-    if (!finding.majority_against_master.empty()) {
-      return End(Damaged(round, finding.majority_against_master));
-    }
-    for (const WorkerId id : finding.differing) {
-      ++members_.totals().digest_mismatches;
-      // What it has said of later rounds is of the replica that it gives up.
-      digests_.TakeBack(id);
-      const Worker* w = members_.Find(id);
-      if (w == nullptr) continue;
-      Note(NoticeLevel::kWarning,
-           absl::StrFormat("the replica of %s differs after round %d", w->name, round.value()), id);
-      if (!w->connected) continue;
-      members_.Live(id, w->incarnation)->final_digest.reset();
-      out_.push_back(Resync{id, w->incarnation, round});
-    }
-  }
-}
-
-absl::Status Engine::Damaged(Round round, const std::vector<WorkerId>& majority) {
-  members_.totals().digest_mismatches += majority.size();
-  std::vector<std::string> names;
-  for (const WorkerId id : majority) names.push_back(members_.Name(id));
-  return absl::DataLossError(absl::StrFormat(
-      "most workers agree with each other against the server's replica after %d rounds: %s",
-      round.value(), absl::StrJoin(names, ", ")));
-}
-
-void Engine::Finish() {
-  phase_ = Phase::kFinishing;
-  finish_until_ = now_ + config_.linger;
-  if (stopping_) finish_until_ = std::min(finish_until_, *stop_end_);
-  // A run that was done before this engine was made.
-  if (!digests_.Expects(round_)) digests_.Expect(round_, {});
-  out_.push_back(FinishRun{round_});
-  CheckFinished();
-}
-
-void Engine::CheckFinished() {
-  const bool all_in = digests_.HasMaster(round_) && members_.AllFinalDigestsIn();
-  if (!all_in && now_ < finish_until_) return;
-  if (!all_in) {
-    std::vector<std::string> silent = members_.WithoutFinalDigest();
-    if (!digests_.HasMaster(round_)) silent.push_back("the server itself");
-    Note(NoticeLevel::kWarning,
-         absl::StrFormat("no final digest within %s from: %s", Seconds(config_.linger),
-                         absl::StrJoin(silent, ", ")));
-  }
-  const DigestFinding finding = digests_.Check(round_, /*final=*/true);
-  if (!finding.majority_against_master.empty()) {
-    return End(Damaged(round_, finding.majority_against_master));
-  }
-  for (const WorkerId id : finding.differing) {
-    ++members_.totals().digest_mismatches;
-    Note(NoticeLevel::kError,
-         absl::StrFormat("the final replica of %s differs from the server's", members_.Name(id)));
-  }
-  End(absl::OkStatus());
-}
-
-void Engine::End(absl::Status status) {
-  phase_ = Phase::kEnded;
-  open_.reset();
-  members_.Unseat();
-  out_.push_back(EndRun{std::move(status)});
-}
-
-void Engine::Note(NoticeLevel level, std::string text, std::optional<WorkerId> of) {
-  Say(out_, level, std::move(text), of);
 }
 
 }  // namespace signvote::round

@@ -7,7 +7,8 @@
 //
 // Phases, and what leads from one to the next ("next" is decided by Advance(): the first line of
 // its list that holds):
-//   kWaitingForWorkers  enough are ready → kRoundOpen; pause → kPaused; wait_timeout → kEnded
+//   kWaitingForWorkers  enough are ready → kRoundOpen; pause → kPaused; wait_timeout → kEnded.
+//                       A run that is taken up waits for those who were there, return_wait at most
 //   kRoundOpen          all chunks tallied, scalars there or overdue → kCommitting, or kEnded when the
 //                       rule's answer is none that a commit can carry out;
 //                       some chunk has no ballot → next attempt, then a commit of kind none;
@@ -50,7 +51,9 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "common/clock.h"
@@ -88,6 +91,8 @@ class Engine {
   Phase phase() const { return phase_; }
   size_t ready() const { return members_.ready(); }  // workers
   uint32_t ready_wanted() const;  // as many must be, for the next attempt to open
+  // Who was there when the run was left, and has not come back; nobody once it has waited for them.
+  std::vector<std::string> awaited() const;
 
   // What an engine in another process needs to go on from here: with the same events it then gives
   // the same actions as this one would after losing every worker, but that it says a warning of the
@@ -129,6 +134,8 @@ class Engine {
   // Nothing is left to vote on.
   bool Over() const { return course_.run_done() || course_.diverged() || !course_.failure().ok(); }
   void OpenOrWait();
+  // The worker is waited for no longer.
+  void NoLongerAwaited(WorkerId worker);
   void Open();
   uint32_t QuorumOf(uint32_t members) const;
   // Everybody counts where too few would be left.
@@ -188,7 +195,12 @@ class Engine {
   RecentOpenings openings_;
 
   Time attempt_until_;  // of the open attempt, whatever comes
-  Time waiting_since_;  // for workers
+  struct Waiting {
+    Time since;  // for workers
+    // Who was there when the run was left, and has not come back; empty from returning_until on.
+    std::set<WorkerId> returning;
+    Time returning_until;
+  } waiting_;
   // First opening of the rounds without a verdict, while in a row; later by what held rounds back.
   std::optional<Time> stepless_since_;
   Time held_since_;  // of Hold()

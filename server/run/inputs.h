@@ -132,9 +132,14 @@ struct StreamInput {
 struct DurableIn {
   Round round;
 };
+// The journal cannot be written any more: no commit will be released.
+struct JournalFailed {
+  absl::Status status;
+};
 // Time passed: not before NextTick().
 struct TickIn {};
 
-using Input = std::variant<StreamInput, ChunkTallied, DurableIn, Applied, InitLoaded, TickIn>;
+using Input =
+    std::variant<StreamInput, ChunkTallied, DurableIn, JournalFailed, Applied, InitLoaded, TickIn>;
 
 }  // namespace signvote::run

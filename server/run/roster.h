@@ -198,6 +198,7 @@ class Roster {
   size_t streams() const { return streams_.size(); }  // those that are closing included
   const std::map<WorkerId, std::unique_ptr<Worker>>& workers() const { return workers_; }
   Memory Remember() const;
+  uint32_t next_worker_id() const { return next_worker_id_; }  // above every id that was ever given
 
  private:
   StreamRecord& At(PeerId peer);

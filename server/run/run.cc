@@ -5,6 +5,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/check.h"
 #include "common/exit_codes.h"
 #include "common/log.h"
@@ -115,8 +116,9 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(RunOptions options, RunParts pa
                               .round = state.engine.round,
                               .aggregate = state.aggregate,
                               .dense_wire = state.dense_wire}));
-    SIGNVOTE_RETURN_IF_ERROR(run->StartCourse(now, state.engine));
+    SIGNVOTE_RETURN_IF_ERROR(run->StartCourse(now, state.engine, state.recent));
     SIGNVOTE_RETURN_IF_ERROR(run->course_->vote.RestoreOptimizer(state.optimizer));
+    run->BeginJournal(run->Progress());
     if (rule_needs_x0 && !run->model_->replica()->has_x0() && !run->course_->engine->x0_over()) {
       return absl::DataLossError(
           "the saved state lacks the starting parameters, which its stepsize rule needs; restore "
@@ -156,6 +158,7 @@ Run::Run(RunOptions options, RunParts parts, WelcomeFacts facts, std::unique_ptr
       lines_(RateLimit::Options{}) {
   stop_.waiting_since = now;
   stop_.paused = state.paused;
+  begun_ = state.begun;
 }
 
 Run::~Run() = default;
@@ -205,6 +208,8 @@ void Run::Handle(Time now, Input input) {
       course_->pipeline->OnDurable(durable->round);
       Drive(now);
     }
+  } else if (const auto* failed = std::get_if<JournalFailed>(&input)) {
+    On(now, *failed);
   } else if (const auto* applied = std::get_if<Applied>(&input)) {
     On(now, *applied);
   } else if (const auto* loaded = std::get_if<InitLoaded>(&input)) {
@@ -222,6 +227,7 @@ std::optional<Time> Run::NextTick() const {
   at(roster_.NextFence());
   at(books_.NextWatcher());
   at(model_->lease().expiry());
+  if (!stop_.journal.ok() && !stop_.ended) at(stop_.journal_failed + options_.wait_timeout);
   if (course_ != nullptr) {
     at(course_->engine->NextTick());
     if (course_->giving_way.has_value()) at(course_->giving_way->until);
@@ -259,6 +265,9 @@ void Run::Tick(Time now) {
       End(now, absl::DeadlineExceededError(absl::StrCat("waited ", ToSeconds(options_.wait_timeout),
                                                         " s for a worker (--wait-timeout)")));
     }
+  }
+  if (!stop_.journal.ok() && !stop_.ended && now - stop_.journal_failed >= options_.wait_timeout) {
+    End(now, WithExitCode(absl::UnavailableError(stop_.journal.message()), ExitCode::kBadInput));
   }
   AnswerWatchers(now, now);
 }
@@ -305,6 +314,7 @@ absl::Status Run::Evict(Time now, std::string_view worker) {
   SIGNVOTE_RETURN_IF_ERROR(roster_.Evict(worker));
   known = roster_.FindWorker(worker);
   const WorkerId id = known->id;
+  NoteName(worker);
   Event(now, EventKind::kEvicted, {.worker = worker, .incarnation = known->incarnation});
   const absl::Status status = EvictedStatus(worker);
   // First the newcomer that would take the live stream's place.
@@ -369,6 +379,7 @@ LiveFacts Run::Facts(const round::EngineView* view) const {
   const bool known = model_->state() != RunModel::State::kUnknown;
   LiveFacts facts{.engine = view,
                   .ended = stop_.ended,
+                  .journal = stop_.journal,
                   .paused = stop_.paused,
                   .layout_known = known,
                   .complete = course_ != nullptr};
@@ -390,6 +401,9 @@ std::string Run::WaitsFor() const {
     case round::Phase::kWaitingForRoom:
       return "the server waits for its own applier";
     case round::Phase::kWaitingForWorkers:
+      if (const std::vector<std::string> awaited = engine.awaited(); !awaited.empty())
+        return absl::StrCat("waiting for who was there before the server started again: ",
+                            absl::StrJoin(awaited, ", "));
       // Later on the first worker that comes goes on.
       if (committed() != Round(0)) return "";
       return absl::StrCat("waiting for workers: ", engine.ready(), " ready, ",
@@ -426,9 +440,7 @@ void Run::AnswerWatchers(Time now, Time due) {
 }
 
 absl::StatusOr<RunState> Run::State() const {
-  RunState state{.run_id = facts_.run_id, .epoch = facts_.epoch, .roster = roster_.Remember()};
-  state.paused = stop_.paused;
-  if (course_ == nullptr) return state;
+  if (course_ == nullptr) return Progress();
   const round::Phase phase = course_->engine->View(now_).phase;
   const CommitPipeline& pipeline = *course_->pipeline;
   if (phase == round::Phase::kRoundOpen || phase == round::Phase::kCommitting ||
@@ -436,11 +448,7 @@ absl::StatusOr<RunState> Run::State() const {
     return absl::FailedPreconditionError(
         "a round is open, or its commit is not applied yet; pause the run first");
   }
-  state.engine = course_->engine->State();
-  state.layout = model_->layout();
-  state.config_json = model_->config_json();
-  state.identity_text = model_->identity_text();
-  state.x0_max_abs = model_->x0_max_abs();
+  RunState state = Progress();
   const MasterReplica& replica = *model_->replica();
   const auto copy = [&replica](Plane plane) -> absl::StatusOr<std::shared_ptr<std::vector<float>>> {
     auto out = std::make_shared<std::vector<float>>(replica.coordinates());
@@ -454,9 +462,6 @@ absl::StatusOr<RunState> Run::State() const {
   if (replica.has_x0()) {
     SIGNVOTE_ASSIGN_OR_RETURN(state.x0, copy(Plane::kX0));
   }
-  state.aggregate = model_->aggregate();
-  state.dense_wire = model_->dense_wire();
-  state.optimizer = course_->vote.SaveOptimizer();
   return state;
 }
 

@@ -74,6 +74,7 @@ struct RunOptions {
   Duration wait_timeout = std::chrono::hours(1);
   Duration stop_wait = std::chrono::seconds(10);
   Duration linger = std::chrono::seconds(30);
+  Duration return_wait{};  // of a run that is taken up, for those who were there; 0: none
   RunModel::Options model;
   Roster::Options roster;
   FetchBudget::Options fetches;
@@ -269,11 +270,11 @@ class Run {
 
   struct Course {
     Course(const CommitRing::Options& ring_options, OpenVote::Options vote_options,
-           TallySink* tally, RunModel* model)
+           TallySink* tally, RunModel* model, Round round)
         : ring(ring_options),
           vote(std::move(vote_options), tally, &model->verdicts(), &model->ballots(),
                model->optimizer_states()),
-          told(ring_options.start) {}
+          told(round) {}
 
     CommitRing ring;
     OpenVote vote;
@@ -307,6 +308,8 @@ class Run {
     absl::Status status;            // once ended
     absl::Status closing_status;    // what streams are told when they are closed for good
     std::optional<Round> finished;  // rounds of a run that came to its end
+    absl::Status journal;           // why no commit is released any more
+    Time journal_failed;
   };
 
   Run(RunOptions options, RunParts parts, WelcomeFacts facts, std::unique_ptr<StepsizeRule> rule,
@@ -345,7 +348,9 @@ class Run {
   // The parameters are complete.
   void BeginCourse(Time now);
   static round::EngineConfig EngineConfigOf(const RunOptions& options);
-  absl::Status StartCourse(Time now, const round::EngineState& state);
+  // `recent`: commits before state.round, for whoever lacks a few.
+  absl::Status StartCourse(Time now, const round::EngineState& state,
+                           const std::vector<std::shared_ptr<const CommitRecord>>& recent);
   absl::Status CheckFetch(Time now, const Stream& s);
   void Refuse(Time now, Stream& s, const std::string& name, const absl::Status& status);
   void CloseStream(Time now, Stream& s, absl::Status status);
@@ -421,6 +426,17 @@ class Run {
   void AskForEvaluation(Time now, Round round, std::span<const round::Seat> seats);
   void TakeHeldOut(Time now, const Stream& s, const Evaluation::Measured& measured);
 
+  // ---- run_journal.cc: what outlives the process ----
+  bool keeps_run() const { return parts_.durability != nullptr && parts_.durability->keeps_run(); }
+  // The state without planes, and without what the optimizer keeps. REQUIRES: no round is open.
+  RunState Progress() const;
+  void BeginJournal(const RunState& start);
+  void NoteName(std::string_view worker);
+  void NoteState();
+  // The worker's replica is made of commits of this run, and the ring has those that it lacks.
+  bool MayKeep(const CheckedJoin& join) const;
+  void On(Time now, const JournalFailed& failed);
+
   // ---- run.cc: time and the end ----
   void Tick(Time now);
   void End(Time now, absl::Status status);
@@ -455,6 +471,7 @@ class Run {
   RateLimit lines_;  // of the log, beside those of events
   Time now_;         // of the input at hand
   Stop stop_;
+  std::vector<EpochBegun> begun_;  // RunState::begun
 };
 
 }  // namespace signvote::run

@@ -353,6 +353,9 @@ Health RunBooks::HealthNow(const LiveFacts& facts) const {
   Health out;
   if (facts.ended) {
     out.not_ready_because = "the run has ended";
+  } else if (!facts.journal.ok()) {
+    out.not_ready_because =
+        absl::StrCat("the journal cannot be written: ", facts.journal.message());
   } else if (!facts.complete) {
     out.not_ready_because =
         facts.layout_known ? "waiting for the initial parameters" : "waiting for the first worker";
@@ -485,6 +488,7 @@ StatusPage RunBooks::Snapshot(Moment at, const Roster& roster, const LiveFacts& 
   }
   out.master_digest = master_.digest;
   out.master_digest_round = master_.round;
+  out.ahead = ahead_;
   out.refusals = refusals_;
   out.ties = ties_;
   out.tie_ratio = tie_ratio_;

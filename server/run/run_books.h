@@ -96,6 +96,7 @@ struct Health {
 struct LiveFacts {
   const round::EngineView* engine = nullptr;  // null: no engine yet
   bool ended = false;
+  absl::Status journal;  // why no commit is released any more
   bool paused = false;
   bool layout_known = false, complete = false;
   uint64_t coordinates = 0, layout_digest = 0;  // 0: no layout yet
@@ -165,6 +166,7 @@ struct StatusPage {  // tidy: allow(members) v1::Status, field by field
   uint64_t attempts_reopened = 0, stale_messages = 0, scalars_refused = 0, digest_mismatches = 0;
   uint64_t master_digest = 0;
   Round master_digest_round;
+  uint64_t ahead = 0;              // joins of workers ahead of the commits that were recovered
   uint64_t refusals = 0;           // sessions refused or ended for the worker's fault
   uint64_t ties = 0;               // coordinates voted on, all commits; estimated from samples
   double tie_ratio = 0;            // of the last commit, of the coordinates voted on
@@ -236,6 +238,7 @@ class RunBooks {
   void OnGone(WorkerId worker);
   void Forget(WorkerId worker);
   void OnRefusal() { ++refusals_; }
+  void OnAhead() { ++ahead_; }
   // The worker has said why it abstains from the open round.
   void OnAbstain(WorkerId worker, std::string_view reason);
   // A held-out loss that a worker has measured; whose name is filled in.
@@ -339,7 +342,7 @@ class RunBooks {
     uint64_t digest = 0;
     Round round;
   } master_;
-  uint64_t refusals_ = 0, implausible_times_ = 0, ties_ = 0;
+  uint64_t ahead_ = 0, refusals_ = 0, implausible_times_ = 0, ties_ = 0;
   double tie_ratio_ = 0;
   WireTotals total_;
   struct {

@@ -10,6 +10,7 @@
 #include "common/log.h"
 #include "common/status.h"
 #include "common/text.h"
+#include "server/journal/head.h"
 #include "server/run/run.h"
 
 namespace signvote::run {
@@ -80,6 +81,7 @@ void Run::Accept(Time now, const Roster::Accepted& accepted) {
                   s.join->metrics_address);
   books_.AddSetupBytes(accepted.worker, s.baseline.received, s.baseline.sent);
   evaluation_.OnJoined(accepted.worker, accepted.incarnation, s.join->held_out_hash);
+  NoteName(name);
   if (Event(now, EventKind::kJoined, {.worker = name, .incarnation = accepted.incarnation})) {
     LogInfo("worker joined", {{"worker", name},
                               {"incarnation", accepted.incarnation.value()},
@@ -94,8 +96,15 @@ void Run::Accept(Time now, const Roster::Accepted& accepted) {
 
 void Run::Welcome(Time now, Stream& s) {
   const CheckedJoin join = *std::exchange(s.join, std::nullopt);
-  const bool keeps =
-      join.round.has_value() && join.epoch == facts_.epoch && course_->ring.Reaches(*join.round);
+  const bool keeps = MayKeep(join);
+  if (join.round.has_value() && *join.round > committed()) {
+    // Only where the durability policy allowed that a crash took commits back.
+    books_.OnAhead();
+    LogWarning("a worker is ahead of the commits that the server recovered: it fetches the state",
+               {{"worker", WorkerName(s)},
+                {"its_round", join.round->value()},
+                {"round", committed().value()}});
+  }
   SendWelcome(s, keeps ? v1::Welcome::STATE_KEEP : v1::Welcome::STATE_FETCH);
   roster_.SetStage(s.id, keeps ? Stage::kKeeping : Stage::kFetching, now);
 }
@@ -169,7 +178,8 @@ void Run::On(Time now, const InitLoaded& loaded) {
 }
 
 void Run::BeginCourse(Time now) {
-  if (const absl::Status status = StartCourse(now, {}); !status.ok()) return End(now, status);
+  if (const absl::Status status = StartCourse(now, {}, {}); !status.ok()) return End(now, status);
+  BeginJournal(Progress());
   // An uploader itself says Ready on its stream, behind this.
   for (const PeerId peer : roster_.In(Stage::kWaitingState)) Welcome(now, *Find(peer));
 }
@@ -188,10 +198,12 @@ round::EngineConfig Run::EngineConfigOf(const RunOptions& options) {
           .digest_every = options.digest_every,
           .wait_timeout = options.wait_timeout,
           .stop_wait = options.stop_wait,
-          .linger = options.linger};
+          .linger = options.linger,
+          .return_wait = options.return_wait};
 }
 
-absl::Status Run::StartCourse(Time now, const round::EngineState& state) {
+absl::Status Run::StartCourse(Time now, const round::EngineState& state,
+                              const std::vector<std::shared_ptr<const CommitRecord>>& recent) {
   const PayloadPlan& plan = model_->payloads().commits;
   const size_t rounds = CommitRing::CapacityFor(model_->catch_up_bytes(), plan.TotalBytes());
   const double x0_max_abs = model_->x0_max_abs();
@@ -204,16 +216,25 @@ absl::Status Run::StartCourse(Time now, const round::EngineState& state) {
     config.step_scales.push_back(tensor.step_scale);
   SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<round::Engine> engine,
                             round::Engine::Create(std::move(config), std::move(rule_), state, now));
-  course_ = std::make_unique<Course>(
-      CommitRing::Options{
-          .start = state.round, .rounds_kept = rounds, .payload_bytes = plan.TotalBytes()},
-      OpenVote::Options{.plan = plan,
-                        .ballots = model_->payloads().ballots,
-                        .seed = options_.seed,
-                        .layout = &model_->layout(),
-                        .optimizer = options_.model.sizes.dense.optimizer,
-                        .aggregate = options_.model.sizes.aggregate},
-      parts_.tally, model_.get());
+  // Those of a server that cut payloads in another way are of no use.
+  size_t kept = 0;
+  while (kept < recent.size() && kept < rounds &&
+         journal::SamePlan(recent[recent.size() - 1 - kept]->plan, plan)) {
+    ++kept;
+  }
+  course_ =
+      std::make_unique<Course>(CommitRing::Options{.start = Round(state.round.value() - kept),
+                                                   .rounds_kept = rounds,
+                                                   .payload_bytes = plan.TotalBytes()},
+                               OpenVote::Options{.plan = plan,
+                                                 .ballots = model_->payloads().ballots,
+                                                 .seed = options_.seed,
+                                                 .layout = &model_->layout(),
+                                                 .optimizer = options_.model.sizes.dense.optimizer,
+                                                 .aggregate = options_.model.sizes.aggregate},
+                               parts_.tally, model_.get(), state.round);
+  for (size_t i = recent.size() - kept; i < recent.size(); ++i) course_->ring.Push(recent[i]);
+  SIGNVOTE_CHECK(course_->ring.next() == state.round);
   course_->engine = std::move(engine);
   course_->main_rounds = state.course.main_rounds;
   Durability* durability = parts_.durability;

@@ -14,6 +14,7 @@
 #include "common/check.h"
 #include "common/checksum.h"
 #include "common/status.h"
+#include "server/journal/head.h"
 #include "signvote/v1/state.pb.h"
 
 namespace signvote::run {
@@ -169,92 +170,8 @@ round::EngineState FromProto(const v1::EngineState& in) {
 
 std::string EncodeBody(const RunState& state) {
   v1::RunState out;
-  out.set_run_id(std::string(state.run_id.bytes()));
-  out.set_epoch(state.epoch.value());
-  ToProto(state.engine, out.mutable_engine());
-  for (const Roster::Remembered& name : state.roster.names) {
-    v1::KnownName& known = *out.add_names();
-    known.set_id(name.id.value());
-    known.set_name(name.name);
-    known.set_incarnation(name.incarnation.value());
-    known.set_evicted(name.evicted);
-  }
-  out.set_next_worker_id(state.roster.next_worker_id);
-  out.set_paused(state.paused);
-  for (const TensorSpec& t : state.layout.tensors()) {
-    v1::StateTensor& tensor = *out.add_tensors();
-    tensor.set_name(t.name);
-    tensor.mutable_shape()->Assign(t.shape.begin(), t.shape.end());
-    tensor.set_step_scale(t.step_scale);
-    tensor.set_weight_decay(t.weight_decay);
-    tensor.set_treatment(static_cast<uint32_t>(t.treatment));
-    tensor.set_dense(t.dense);
-  }
-  out.set_config_json(state.config_json);
-  out.set_identity_text(state.identity_text);
-  out.set_x0_max_abs(state.x0_max_abs);
-  out.set_averages(state.aggregate == Aggregate::kAverage);
-  out.set_dense_bf16(state.dense_wire == PayloadKind::kBf16);
-  out.set_optimizer_steps(state.optimizer.steps);
-  out.set_optimizer_numbers(state.optimizer.state.size());
-  if (state.optimizer.kind.has_value())
-    out.set_optimizer_kind(static_cast<uint32_t>(*state.optimizer.kind));
-  out.set_optimizer_weights(state.optimizer.scalars.weights);
-  out.set_optimizer_r(state.optimizer.scalars.r);
-  out.set_optimizer_d(state.optimizer.scalars.d);
+  FillBody(state, &out);
   return out.SerializeAsString();
-}
-
-// `optimizer_numbers`: of the part behind the planes.
-absl::StatusOr<RunState> DecodeBody(std::span<const std::byte> body, uint64_t* optimizer_numbers) {
-  v1::RunState in;
-  if (!in.ParseFromArray(body.data(), static_cast<int>(body.size()))) {
-    return absl::DataLossError("its body is not a RunState message");
-  }
-  RunState out;
-  SIGNVOTE_ASSIGN_OR_RETURN(out.run_id, RunId::FromBytes(in.run_id()));
-  out.epoch = Epoch(in.epoch());
-  out.engine = FromProto(in.engine());
-  for (const v1::KnownName& known : in.names()) {
-    out.roster.names.push_back({.id = WorkerId(known.id()),
-                                .name = known.name(),
-                                .incarnation = Incarnation(known.incarnation()),
-                                .evicted = known.evicted()});
-  }
-  out.roster.next_worker_id = in.next_worker_id();
-  out.paused = in.paused();
-  if (in.tensors_size() > 0) {
-    std::vector<TensorSpec> tensors;
-    for (const v1::StateTensor& t : in.tensors()) {
-      TensorSpec tensor;
-      tensor.name = t.name();
-      tensor.shape = {t.shape().begin(), t.shape().end()};
-      tensor.step_scale = t.step_scale();
-      tensor.weight_decay = t.weight_decay();
-      if (t.treatment() > static_cast<uint32_t>(TensorTreatment::kPlain)) {
-        return absl::DataLossError(
-            absl::StrCat("tensor ", t.name(), " has a treatment ", t.treatment()));
-      }
-      tensor.treatment = static_cast<TensorTreatment>(t.treatment());
-      tensor.dense = t.dense();
-      tensors.push_back(std::move(tensor));
-    }
-    SIGNVOTE_ASSIGN_OR_RETURN(out.layout, Layout::Make(std::move(tensors)));
-  }
-  out.config_json = in.config_json();
-  out.identity_text = in.identity_text();
-  out.x0_max_abs = in.x0_max_abs();
-  if (in.averages()) out.aggregate = Aggregate::kAverage;
-  if (in.dense_bf16()) out.dense_wire = PayloadKind::kBf16;
-  out.optimizer.steps = in.optimizer_steps();
-  out.optimizer.scalars = {
-      .weights = in.optimizer_weights(), .r = in.optimizer_r(), .d = in.optimizer_d()};
-  if (in.optimizer_kind() > static_cast<uint32_t>(DenseOptimizer::Kind::kAliasAdam))
-    return absl::DataLossError(absl::StrCat("an optimizer ", in.optimizer_kind()));
-  if (in.optimizer_kind() != 0)
-    out.optimizer.kind = static_cast<DenseOptimizer::Kind>(in.optimizer_kind());
-  *optimizer_numbers = in.optimizer_numbers();
-  return out;
 }
 
 // ---- around it ----------------------------------------------------------------------------------
@@ -335,6 +252,77 @@ absl::Status CheckEngine(const round::EngineState& engine, const Roster::Memory&
 
 }  // namespace
 
+void FillProgress(const RunState& state, v1::RunState* out) {
+  ToProto(state.engine, out->mutable_engine());
+  for (const Roster::Remembered& name : state.roster.names) *out->add_names() = ToProto(name);
+  out->set_next_worker_id(state.roster.next_worker_id);
+  out->set_paused(state.paused);
+  out->set_optimizer_steps(state.optimizer.steps);
+  out->set_optimizer_numbers(state.optimizer.state.size());
+  if (state.optimizer.kind.has_value())
+    out->set_optimizer_kind(static_cast<uint32_t>(*state.optimizer.kind));
+  out->set_optimizer_weights(state.optimizer.scalars.weights);
+  out->set_optimizer_r(state.optimizer.scalars.r);
+  out->set_optimizer_d(state.optimizer.scalars.d);
+  for (const EpochBegun& begun : state.begun) {
+    v1::EpochBegun& to = *out->add_begun();
+    to.set_epoch(begun.epoch.value());
+    to.set_round(begun.round.value());
+  }
+}
+
+void FillBody(const RunState& state, v1::RunState* out) {
+  FillProgress(state, out);
+  out->set_run_id(std::string(state.run_id.bytes()));
+  out->set_epoch(state.epoch.value());
+  journal::FillLayout(state.layout, out);
+  out->set_config_json(state.config_json);
+  out->set_identity_text(state.identity_text);
+  out->set_x0_max_abs(state.x0_max_abs);
+  out->set_averages(state.aggregate == Aggregate::kAverage);
+  out->set_dense_bf16(state.dense_wire == PayloadKind::kBf16);
+}
+
+absl::StatusOr<RunState> FromBody(const v1::RunState& in) {
+  RunState out;
+  SIGNVOTE_ASSIGN_OR_RETURN(out.run_id, RunId::FromBytes(in.run_id()));
+  out.epoch = Epoch(in.epoch());
+  out.engine = FromProto(in.engine());
+  for (const v1::KnownName& known : in.names()) {
+    out.roster.names.push_back({.id = WorkerId(known.id()),
+                                .name = known.name(),
+                                .incarnation = Incarnation(known.incarnation()),
+                                .evicted = known.evicted()});
+  }
+  out.roster.next_worker_id = in.next_worker_id();
+  out.paused = in.paused();
+  SIGNVOTE_ASSIGN_OR_RETURN(out.layout, journal::LayoutFrom(in));
+  out.config_json = in.config_json();
+  out.identity_text = in.identity_text();
+  out.x0_max_abs = in.x0_max_abs();
+  if (in.averages()) out.aggregate = Aggregate::kAverage;
+  if (in.dense_bf16()) out.dense_wire = PayloadKind::kBf16;
+  out.optimizer.steps = in.optimizer_steps();
+  out.optimizer.scalars = {
+      .weights = in.optimizer_weights(), .r = in.optimizer_r(), .d = in.optimizer_d()};
+  if (in.optimizer_kind() > static_cast<uint32_t>(DenseOptimizer::Kind::kAliasAdam))
+    return absl::DataLossError(absl::StrCat("an optimizer ", in.optimizer_kind()));
+  if (in.optimizer_kind() != 0)
+    out.optimizer.kind = static_cast<DenseOptimizer::Kind>(in.optimizer_kind());
+  for (const v1::EpochBegun& begun : in.begun())
+    out.begun.push_back({.epoch = Epoch(begun.epoch()), .round = Round(begun.round())});
+  return out;
+}
+
+v1::KnownName ToProto(const Roster::Remembered& name) {
+  v1::KnownName known;
+  known.set_id(name.id.value());
+  known.set_name(name.name);
+  known.set_incarnation(name.incarnation.value());
+  known.set_evicted(name.evicted);
+  return known;
+}
+
 absl::Status CheckState(const RunState& state) {
   if (state.run_id.empty()) return absl::FailedPreconditionError("it has no run id");
   if (state.epoch.value() == 0) return absl::FailedPreconditionError("its epoch is 0");
@@ -358,6 +346,12 @@ absl::Status CheckState(const RunState& state) {
   }
   if (!std::isfinite(state.x0_max_abs) || state.x0_max_abs < 0) {
     return absl::FailedPreconditionError("max |x0| is not a number from 0 on");
+  }
+  for (size_t i = 1; i < state.begun.size(); ++i) {
+    if (!(state.begun[i - 1].epoch < state.begun[i].epoch) ||
+        state.begun[i].round < state.begun[i - 1].round) {
+      return absl::FailedPreconditionError("its servers are repeated or out of order");
+    }
   }
   return absl::OkStatus();
 }
@@ -427,8 +421,11 @@ absl::StatusOr<RunState> DecodeState(std::span<const std::byte> bytes) {
   }
   const auto body = take(header.body_bytes);
   if (!body.has_value()) return Damaged("the body is cut short or its checksum is wrong");
-  uint64_t optimizer_numbers = 0;
-  absl::StatusOr<RunState> state = DecodeBody(*body, &optimizer_numbers);
+  v1::RunState message;
+  if (!message.ParseFromArray(body->data(), static_cast<int>(body->size())))
+    return Damaged("its body is not a RunState message");
+  const uint64_t optimizer_numbers = message.optimizer_numbers();
+  absl::StatusOr<RunState> state = FromBody(message);
   if (!state.ok()) return Damaged(ToStd(state.status().message()));
   if (header.planes > 0 && state->layout.coordinates() != header.coordinates) {
     return Damaged("planes and layout differ in size");

@@ -20,11 +20,20 @@
 #include "common/ids.h"
 #include "common/layout.h"
 #include "common/vote_terms.h"
+#include "server/commit/commit_record.h"
 #include "server/round/state.h"
 #include "server/run/roster.h"
 #include "server/vote/open_vote.h"
+#include "signvote/v1/state.pb.h"
 
 namespace signvote::run {
+
+// From which round on a server committed.
+struct EpochBegun {
+  Epoch epoch;
+  Round round;
+  bool operator==(const EpochBegun&) const = default;
+};
 
 // The numbers of a run that are not in the engine's state, and its planes. A fresh run is RunState{}
 // with a run id: no layout, no planes, round 0.
@@ -52,8 +61,24 @@ struct RunState {
   // Of dense tensors; without a state in runs that have none.
   OpenVote::Optimizer optimizer;
 
+  // The servers that took the run up, in order, this one included, as far as they are remembered: a
+  // replica of an older one's commits is this run's up to the round where the next one began. Empty: of
+  // older servers nothing is known.
+  std::vector<EpochBegun> begun;
+  // The last commits before engine.round, in order, for workers that lack a few. Not in the bytes.
+  std::vector<std::shared_ptr<const CommitRecord>> recent;
+
   bool has_parameters() const { return x != nullptr && !x->empty(); }
 };
+
+// All of it but planes and what the optimizer keeps for each coordinate; of these the message has the
+// number alone.
+void FillBody(const RunState& state, v1::RunState* out);
+// Of that, what commits change (JournalCommit.after).
+void FillProgress(const RunState& state, v1::RunState* out);
+// DATA_LOSS, INVALID_ARGUMENT: contents that no run has.
+absl::StatusOr<RunState> FromBody(const v1::RunState& in);
+v1::KnownName ToProto(const Roster::Remembered& name);
 
 // The bytes of `state` in parts, to be written one after the other. Parts point into `state` and into
 // `owned`: they are valid as long as both are.

@@ -25,6 +25,9 @@ constexpr Duration kQuiet = std::chrono::milliseconds(10);
 // 1 Gbit/s. A worker that does not read delays each commit's application by this much.
 constexpr Duration kGiveWayMax = std::chrono::milliseconds(100);
 
+// How long a snapshot waits for the commit that is being applied.
+constexpr Duration kSnapshotPatience = std::chrono::minutes(1);
+
 absl::Status NoParameters() {
   return absl::FailedPreconditionError("there are no parameters yet: no worker brought any");
 }
@@ -37,9 +40,18 @@ absl::StatusOr<std::unique_ptr<RunThread>> RunThread::Create(RunThreadOptions op
   parts.clock = clock;
   parts.host = thread.get();
   parts.tally = &thread->tally_;
+  RunThread* const self = thread.get();
+  if (journal::Journal* const journal = options.journal.journal; journal != nullptr) {
+    parts.durability = journal;
+    // False, here and below: nobody decides any more.
+    journal->Start([self](Round round) { (void)self->Post(DurableIn{round}); },
+                   [self](const absl::Status& status) { (void)self->Post(JournalFailed{status}); });
+  }
+  const float stepsize = options.state.engine.course.gamma;
   SIGNVOTE_ASSIGN_OR_RETURN(thread->run_, Run::Create(std::move(options.run), std::move(parts),
                                                       std::move(options.state), clock->Now()));
-  thread->origin_.stepsize = thread->run_->resumed_stepsize();
+  thread->origin_.stepsize =
+      stepsize > 0 ? std::optional(stepsize) : thread->run_->resumed_stepsize();
   return thread;
 }
 
@@ -51,10 +63,15 @@ RunThread::RunThread(const RunThreadOptions& options, Clock* clock)
            .delayed = options.test_applier_delayed,
            .on_applied =
                [this](const Applied& applied) {
+                 if (journal_.journal != nullptr) {
+                   journal_.journal->states()->OnApplied(applied.next_round, applied.took);
+                   journal_.snapshotter->OnApplied();
+                 }
                  (void)Post(applied);  // false: nobody counts any more
                },
            // In time or not, the commit is applied.
            .give_way = [this] { (void)outbound_.WaitUntilQuiet(kQuiet, kGiveWayMax); }}),
+      journal_(options.journal),
       origin_{.run_id = options.state.run_id, .rule = options.run.rule.rule},
       // The system's clock: the run's may stand still.
       outbound_(Clock::System()),
@@ -74,6 +91,10 @@ void RunThread::Stop() {
   if (thread_.joinable()) thread_.join();
   if (loader_.joinable()) loader_.join();
   tally_.Stop();
+  if (journal_.journal != nullptr) {
+    journal_.snapshotter->Stop();
+    journal_.journal->Stop();
+  }
   ApplierThread* applier = nullptr;
   {
     MutexLock lock(&mu_);
@@ -231,6 +252,16 @@ CommitConsumer* RunThread::StartApplier(const std::shared_ptr<MasterReplica>& re
   public_.replica = replica;
   applier_ = std::make_unique<Applier>(replica.get(), clock_, backlog_max);
   applier_thread_ = std::make_unique<ApplierThread>(applier_.get(), clock_, applier_options_);
+  if (journal_.snapshotter != nullptr) {
+    journal_.snapshotter->Start([applier = applier_.get()](const journal::GiveUp& give_up)
+                                    -> absl::StatusOr<journal::Snapshotter::Copied> {
+      SIGNVOTE_ASSIGN_OR_RETURN(
+          Applier::Snapshot copy,
+          applier->TakeSnapshot(Applier::WithX0::kYes, kSnapshotPatience, give_up));
+      return journal::Snapshotter::Copied{
+          .round = copy.round, .x = std::move(copy.x), .x0 = std::move(copy.x0)};
+    });
+  }
   return applier_.get();
 }
 

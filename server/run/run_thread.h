@@ -18,6 +18,8 @@
 #include "common/export_metadata.h"
 #include "common/layout.h"
 #include "common/mutex.h"
+#include "server/journal/journal.h"
+#include "server/journal/snapshotter.h"
 #include "server/replica/applier.h"
 #include "server/run/inbox.h"
 #include "server/run/inputs.h"
@@ -26,16 +28,23 @@
 
 namespace signvote::run {
 
+// Both or neither; they must outlive the thread.
+struct RunJournal {
+  journal::Journal* journal = nullptr;
+  journal::Snapshotter* snapshotter = nullptr;
+};
+
 struct RunThreadOptions {
   RunOptions run;
-  RunState state;  // where the run stands; with a run id
+  RunState state;      // where the run stands; with a run id
+  RunJournal journal;  // null: durability `none`, without a trace on a disk
   size_t tally_threads = 1;
   Duration test_applier_delay{};  // before each of the first `test_applier_delayed` commits
   uint64_t test_applier_delayed = UINT64_MAX;
 };
 
-// Ownership:  owns the run, its tally threads and its applier. Of `parts` it fills in clock, host and
-//             tally; what the others point to must outlive it.
+// Ownership:  owns the run, its tally threads and its applier. Of `parts` it fills in clock, host, tally
+//             and durability; what the others point to must outlive it.
 // Threads:    Start() begins one thread; public methods are thread-safe. What runs on that thread may
 //             wait for nothing: builds for tests abort when it does (common/may_wait.h).
 // Failure:    what makes the run impossible is end_status().
@@ -47,7 +56,7 @@ class RunThread final : private RunHost {
   ~RunThread() override;
 
   void Start();
-  // Ends the thread. Idempotent. Calls that are still posted run first.
+  // Ends the thread, then the journal's. Idempotent. Calls that are still posted run first.
   void Stop();
 
   // False: the thread has been stopped, it will not be looked at.
@@ -136,6 +145,7 @@ class RunThread final : private RunHost {
   Clock* const clock_;
   const Epoch epoch_;
   const ApplierThread::Options applier_options_;
+  const RunJournal journal_;
   ExportOrigin origin_;  // with the stepsize that the run goes on from
 
   // Own synchronisation.

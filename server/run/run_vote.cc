@@ -104,6 +104,15 @@ void Run::On(Time now, const ChunkTallied& tallied) {
     for (auto& [peer, s] : streams_) {
       if (s.live) s.peer->SendVerdict(header, payload, tallied.payload);
     }
+    if (keeps_run()) {
+      parts_.durability->NoteChunk(
+          {.round = tallied.round,
+           .attempt = tallied.attempt,
+           .chunk = tallied.chunk,
+           .sum = {.counted = tallied.counted, .checksum = tallied.checksum},
+           .payload = payload,
+           .owner = tallied.payload});
+    }
   }
   Drive(now, round::ChunkTallied{.round = tallied.round,
                                  .attempt = tallied.attempt,
@@ -280,6 +289,7 @@ void Run::Execute(Time now, const round::CommitRound& commit) {
   if (c.vote.scalars().d > 0)
     c.proposed->commit.rule.state.emplace_back("dense_d", c.vote.scalars().d);
   now_ = now;
+  if (keeps_run()) NoteState();
   c.pipeline->Propose(*std::move(made));
 }
 
@@ -377,6 +387,7 @@ void Run::TellRoles(Time now) {
 
 void Run::Execute(Time now, const round::PauseSet& pause) {
   if (std::exchange(stop_.paused, pause.paused) == pause.paused) return;
+  if (keeps_run()) parts_.durability->NotePause(pause.paused);
   Event(now, pause.paused ? EventKind::kPaused : EventKind::kResumed, {});
 }
 

@@ -152,7 +152,9 @@ class LeverRule final : public StepsizeRule {
 
   StepsizeDecision DecideWithoutBallot(const RuleInput& input) override {
     // Before the first trial another minibatch will do as well.
-    const bool begun = Racing() && (!race_->untouched() || (IsLocal() && input.nonfinite));
+    // With local steps a first round may have been passed over, and whoever comes has nothing to go on from.
+    const bool moved = IsLocal() && (input.nonfinite || race_->step() > 0);
+    const bool begun = Racing() && (!race_->untouched() || moved);
     if (!begun) return StepsizeRule::DecideWithoutBallot(input);
     BeginRace(input);
     const float gamma = static_cast<float>(race_->gamma());

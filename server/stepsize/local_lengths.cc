@@ -31,7 +31,8 @@ std::optional<LocalLengths> MeanLengths(const LocalSteps& local, std::span<const
     const double longest = static_cast<double>(step_scales[k]) * eta_sum;
     for (size_t j = 0; j < heard.size(); ++j)
       of_tensor[j] = std::min(static_cast<double>(heard[j]->displacement_mean[k]), longest);
-    lengths.scales[k] = static_cast<float>(RobustMean(of_tensor).value_or(0.0));
+    lengths.scales[k] = static_cast<float>(RobustMean(of_tensor).value_or(0.0) /
+                                           static_cast<double>(step_scales[k]));
   }
   return lengths;
 }

@@ -11,10 +11,11 @@ namespace signvote {
 
 // What a commit says of one round's displacements.
 struct LocalLengths {
-  std::vector<float> scales;  // S_k, per tensor
+  std::vector<float> scales;  // S_k / step_scale_k, per tensor: apply multiplies by step_scale_k
   float decay_step = 0;       // Σ η(h)
 };
 
+// REQUIRES: step scales > 0.
 // S_k: the robust mean (robust_mean.h) of the workers' mean |D| of tensor k, each at most
 // E_k = step_scales[k]·Σ η(h), because an inner step moves no coordinate farther; rounded once to fp32.
 // A worker that took fewer minibatches says what it moved, and that counts as it is. Left out is who

@@ -37,7 +37,7 @@ struct RuleFlags {
   std::string lever_race = "auto";  // auto | on | off
   // Lever is not told how long the run will be, and goes on in legs that double: RuleRunOf().
   bool length_unknown = false;
-  double rival_start = 0;           // of mechanic, prodigy and sos; 0: FirstStepsize()
+  double rival_start = 0;  // of mechanic, prodigy and sos; 0: FirstStepsize()
 };
 
 // In runs of fewer main rounds a race would take too much.

@@ -130,6 +130,10 @@ class FlagValues(harness.ProcessTest):
             return [BIN / program, sub, *self.words(flags)], OK
         if sub == "certs":
             return [BIN / program, "certs", *([] if name == "DIR" else [self.new_folder() / "certs"])], OK
+        if sub in ("verify", "dump", "truncate"):
+            return [BIN / program, "journal", sub], OK
+        if name == "--journal":
+            return [BIN / program, "export", self.new_folder() / "model.safetensors"], OK
         flags = {**dial, "--tls-dir": self.tls, "--timeout": "0.2"}
         flags.pop(name, None)
         return [BIN / program, *self.words(flags), sub or "status"], UNAVAILABLE
@@ -154,8 +158,20 @@ class FlagValues(harness.ProcessTest):
             "--init": struct.pack("<Q", len(header)) + header + struct.pack("<2f", 1, 2),
             "--tls-dir": folder,
         }
+        if program == "signvote" and name in ("DIR", "--journal"):
+            return self.journal()
         self.assertIn(name, values, f"{program} {name} is new: say here what a good value of it is")
         return values[name]
+
+    def journal(self):
+        """The folder of a run of one round."""
+        folder = self.folder / "journal"
+        if not folder.exists():
+            self.start_server("--journal", folder, rounds=1)
+            worker = self.start_worker("a", "--coordinates", 1000)
+            self.wait_end()
+            self.assert_exit(worker, OK)
+        return folder
 
     # ---- what a flag is given ---------------------------------------------------------------------------------------
 

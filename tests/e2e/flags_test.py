@@ -12,7 +12,7 @@ import harness
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = ("signvote-server", "signvote-worker", "signvote-lab", "signvote")
 SCRIPTS = ("setup", "demo", "bench", "test", "mutate")
-SUBCOMMANDS = ("status", "top", "pause", "resume", "drain", "evict", "export", "certs", "lab", "version")
+SUBCOMMANDS = ("status", "top", "pause", "resume", "drain", "evict", "export", "journal", "certs", "lab", "version")
 LAB_SUBCOMMANDS = ("train", "sweep", "tasks", "methods")
 HIDDEN = "--describe"  # from --help; every program takes it
 PAGES = [SOURCE / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((SOURCE / "docs").glob("*.md"))

@@ -228,7 +228,8 @@ class SyntheticWorker {
     }
     if (flags_.random_ballots && run_.local_steps_max > 1) {
       return absl::FailedPreconditionError(
-          "--random-ballots are of no minibatches, and this run takes local steps; start the server "
+          "--random-ballots are of no minibatches, and this run takes local steps; start the "
+          "server "
           "without --local-steps");
     }
     if (flags_.no_replica) {
@@ -245,9 +246,9 @@ class SyntheticWorker {
       } else {
         source_ = std::make_unique<GradientSource>();
       }
-      SIGNVOTE_ASSIGN_OR_RETURN(voter_, Voter::Make(run_, session_, replica_.get(), &device_,
-                                                    source_.get(), Clock::System(),
-                                                    {.can_probe = true}));
+      SIGNVOTE_ASSIGN_OR_RETURN(voter_,
+                                Voter::Make(run_, session_, replica_.get(), &device_, source_.get(),
+                                            Clock::System(), {.can_probe = true}));
     }
     LogInfo("joined", {{"worker", flags_.session.name}});
     if (!flags_.round_log.empty()) {

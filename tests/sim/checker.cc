@@ -64,6 +64,9 @@ void Checker::OnRoundOpen(uint64_t peer, const std::string& name, const v1::Roun
     open_->was_asked = was_asked;
     if (open.deadline_ms() != 0) open_->deadline = std::chrono::milliseconds(open.deadline_ms());
     open_->data_step = open.data_step();
+    open_->minibatches = std::max(open.local_steps(), 1u);
+    open_->silent =
+        open.start() == v1::RoundOpen::START_CONTINUE || open.start() == v1::RoundOpen::START_X0;
     open_->members = open.members();
     Require(open.members() > 0, "an attempt opens without members");
     open_->quorum = quorum_ == 0 ? (open.members() + 1) / 2 : std::min(quorum_, open.members());
@@ -241,8 +244,10 @@ void Checker::Learn(const Law& law) {
   }
   Require(law.data_step == open_->data_step, "a commit is of another minibatch");
   Require(std::isfinite(law.gamma) && law.gamma >= 0, "the stepsize is no number");
+  if (open_->silent && law.attempt >= Attempt(1)) ++silent_reopened_;
   if (law.kind == CommitKind::kStep) {
     ++steps_;
+    Require(!open_->silent, "a round in which nobody votes has a step");
     bool partial = false;
     Require(open_->closed.size() == chunks_ && law.counted.size() == chunks_,
             "a step comes before all its chunks are closed");
@@ -260,14 +265,22 @@ void Checker::Learn(const Law& law) {
     Require(!law.has_payload && law.counted.empty(), "a rewind has a payload");
     nonfinite_in_a_row_ = 0;
   } else {
-    ++nones_;
+    nones_ += open_->silent ? 0 : 1;
     Require(!law.has_payload && law.counted.empty(), "a commit of kind none has a payload");
-    Require(law.attempt >= Attempt(1), "a round ends without a step before it opened again");
-    Require(law.next_data_step == law.data_step + 1,
-            "a round without a step repeats its minibatch");
-    Require(law.gamma == gamma_, "a round without a step changes the stepsize");
+    // With local steps a step needs their lengths, beside the votes.
+    const bool all_voted = open_->closed.size() == chunks_;
+    const bool no_length = open_->minibatches > 1 && all_voted;
+    silent_ += open_->silent ? 1 : 0;
+    Require(open_->silent || no_length || law.attempt >= Attempt(1),
+            "a round ends without a step before it opened again");
+    Require(law.next_data_step == law.data_step + open_->minibatches,
+            "a round without a step does not go past its minibatches");
+    // That of a step is then 1, and any other's the inner one.
+    const bool local = open_->silent || open_->minibatches > 1;
+    Require(local || law.gamma == gamma_, "a round without a step changes the stepsize");
     Require(law.main_round == main_round_, "a round without a step counts as a main round");
-    Require(open_->closed.size() < chunks_, "a round ends without a step though all was voted");
+    Require(open_->silent ? open_->closed.empty() : no_length || !all_voted,
+            "a round ends without a step though all was voted");
     if (open_->abstained > 0 && !open_->other_abstention) {
       ++nonfinite_in_a_row_;
     } else {

@@ -103,8 +103,10 @@ class Checker {
   uint64_t rounds_without_step() const { return nones_; }
   uint64_t partial_commits() const { return partial_; }
   uint64_t reopenings() const { return reopenings_; }
-  uint64_t averages() const { return averages_; }    // steps by counts
-  uint64_t dense() const { return dense_; }          // steps with dense chunks
+  uint64_t averages() const { return averages_; }                // steps by counts
+  uint64_t silent() const { return silent_; }                    // a trial's, in which nobody votes
+  uint64_t silent_reopened() const { return silent_reopened_; }  // likewise, that opened again
+  uint64_t dense() const { return dense_; }                      // steps with dense chunks
   uint64_t uncounted() const { return uncounted_; }  // openings told to one that is warmed up
   uint64_t evaluators_changed() const { return evaluators_changed_; }
 
@@ -122,7 +124,8 @@ class Checker {
     Time opened;
     std::optional<Duration> deadline;
     uint32_t members = 0, quorum = 0;
-    uint64_t data_step = 0;
+    uint64_t data_step = 0, minibatches = 1;
+    bool silent = false;             // a trial's local steps: nobody votes
     std::map<uint64_t, Seat> seats;  // by stream
     std::set<std::string> names;
     std::set<uint32_t> shares;
@@ -180,7 +183,7 @@ class Checker {
   uint64_t evaluators_changed_ = 0;
   uint32_t nonfinite_in_a_row_ = 0;
   uint64_t steps_ = 0, rewinds_ = 0, races_ = 0, nones_ = 0, partial_ = 0, reopenings_ = 0;
-  uint64_t averages_ = 0, dense_ = 0, uncounted_ = 0;
+  uint64_t averages_ = 0, dense_ = 0, uncounted_ = 0, silent_ = 0, silent_reopened_ = 0;
 };
 
 }  // namespace signvote::sim

@@ -109,6 +109,25 @@ void DrawDirection(uint64_t seed, run::RunOptions* r) {
   if (rng.Below(2) == 0) r->model.tensor_rules = run::ParseTensorTreatments("b=sparse").value();
 }
 
+// In a quarter of the seeds whose other draws go with it. From a stream of its own, as above.
+void DrawLocalSteps(SimOptions* o) {
+  run::RunOptions& r = o->run;
+  Rng rng(r.seed, /*stream=*/0xD3);
+  if (rng.Below(4) != 0 || run::AnyDense(r.model.tensor_rules)) return;
+  if (o->rule_used == RuleUsed::kTurns || o->rule_used == RuleUsed::kSos) return;
+  constexpr const char* kSchedules[] = {"4", "8", "3,9@40", "2,6@25"};
+  r.local_steps =
+      LocalSchedule::Parse(kSchedules[rng.Below(std::size(kSchedules))], r.main_rounds_max).value();
+  constexpr DirectionKind kKinds[] = {DirectionKind::kSignSgd, DirectionKind::kSignum,
+                                      DirectionKind::kNesterovSignum, DirectionKind::kLion};
+  r.direction = {.kind = kKinds[rng.Below(std::size(kKinds))],
+                 .state_dtype = r.direction.state_dtype};
+  r.model.tensor_rules.clear();
+  if (o->rule_used == RuleUsed::kOfFlags) r.rule.rule = "fixed";
+  if (rng.Below(4) != 0) r.model.sizes.aggregate = Aggregate::kAverage;
+  if (rng.Below(2) == 0) r.warm_in_rounds = 1;
+}
+
 const char* RuleName(const SimOptions& o) {
   switch (o.rule_used) {
     case RuleUsed::kOfFlags:
@@ -173,6 +192,7 @@ SimOptions DrawOptions(uint64_t seed) {
   r.model.sizes.aggregate = rng.Below(3) == 0 ? Aggregate::kAverage : Aggregate::kVote;
   r.warm_in_rounds = rng.Below(2) == 0 ? 0 : static_cast<uint32_t>(rng.Below(6));
   DrawDense(rng, &o);
+  DrawLocalSteps(&o);
   if (r.model.sizes.aggregate == Aggregate::kAverage) {
     // These need the signs that a step moved by.
     r.rule.alias_option = "II";
@@ -191,7 +211,7 @@ std::string SimOptions::Describe() const {
       "observer_after=%d share_hold=%d digest_every=%d ring=%d rule=%s direction=%s noise=%s "
       "durability=%s "
       "fault_interval_s=%.3g message_fault_rate=%.3g compute_s=%.3g evaluate_every=%d able=%d "
-      "other_windows=%d aggregate=%s warm_in=%d dense=%d "
+      "other_windows=%d aggregate=%s warm_in=%d dense=%d local_steps=%s "
       "faults:%s",
       seed, workers_first, workers - workers_first, run.main_rounds_max, heal_round,
       run.workers_min, run.quorum, run.deadline.enabled ? "on" : "off", run.observer_after,
@@ -200,7 +220,7 @@ std::string SimOptions::Describe() const {
       std::string(EnvelopeWord(run.direction.envelope)), durability ? "late" : "none",
       fault_interval_s, message_fault_rate, compute_s, run.evaluate_every, able,
       other_windows ? 1 : 0, std::string(Words(run.model.sizes.aggregate)), run.warm_in_rounds,
-      run::AnyDense(run.model.tensor_rules) ? 1 : 0, faults);
+      run::AnyDense(run.model.tensor_rules) ? 1 : 0, run.local_steps.text(), faults);
 }
 
 std::vector<std::pair<std::string, uint64_t>> SimCounters::Outcomes() const {
@@ -230,7 +250,10 @@ std::vector<std::pair<std::string, uint64_t>> SimCounters::Outcomes() const {
           {"windows_changed", windows_changed},
           {"averages", averages},
           {"dense", dense},
-          {"uncounted", uncounted}};
+          {"uncounted", uncounted},
+          {"local_ballots", local_ballots},
+          {"steps_cut_short", steps_cut_short},
+          {"silent_rounds", silent_rounds}};
 }
 
 std::string SimCounters::Describe() const {

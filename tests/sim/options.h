@@ -120,6 +120,7 @@ struct SimCounters {
   uint64_t uncounted = 0;            // openings of weight 0
   // Of local steps, and those of them that ended before the last.
   uint64_t local_ballots = 0, steps_cut_short = 0;
+  uint64_t silent_rounds = 0;  // of local trials
 
   // What must come about over enough seeds, by name.
   std::vector<std::pair<std::string, uint64_t>> Outcomes() const;

@@ -186,6 +186,7 @@ std::unique_ptr<StepsizeRule> RuleOf(const SimOptions& o) {
        .start = o.run.rule.lever_start,
        .momentum = true,
        .main_rounds = o.run.main_rounds_max,
+       .local = o.run.local_steps,
        .short_trial_min = 3,
        .long_trial_min = 4});
 }

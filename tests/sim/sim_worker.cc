@@ -284,6 +284,10 @@ void SimWorker::Applied(const CommitEvent& commit) {
   const bool contiguous = ballot_.has_value() && ballot_->ticket.round == commit.round;
   if (commit.kind == CommitKind::kRewind) SIGNVOTE_CHECK(packer_->Reset().ok());
   if (steps_ != nullptr) {
+    if (contiguous && commit.kind == CommitKind::kNone && ballot_->abstains) {
+      lost_of_ = commit.round.next();
+      lost_ = *ballot_->abstains;
+    }
     const bool goes_on = contiguous && commit.kind == CommitKind::kNone && !ballot_->abstains;
     SIGNVOTE_CHECK(goes_on ? steps_->Settle(BallotFate::kNotApplied).ok() : steps_->Reset().ok());
   }
@@ -522,6 +526,8 @@ void SimWorker::SendScalars(const VoteId& vote) {
   scalars->set_attempt(vote.attempt.value());
   if (Is(lying_scalars_until_)) {
     world_->Count(Fault::kLyingScalars);
+    if (scalars->displacement_mean_size() > 0)
+      scalars->set_displacement_mean(0, world_->timeline.Below(2) == 0 ? -1.0f : 1e30f);
     switch (world_->timeline.Below(9)) {
       case 6:
         scalars->set_held_out_loss(kNaN);

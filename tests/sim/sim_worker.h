@@ -142,8 +142,11 @@ class SimWorker final : public HostEnd, public CallEnd {
   HostDevice device_;
   std::unique_ptr<BallotPacker> packer_;
   std::unique_ptr<LocalStepSource> steps_;  // of a run that takes local steps
-  std::unique_ptr<CatchUp> catch_up_;       // while a state is fetched
-  uint64_t call_ = 0;                       // the transfer that goes on; 0: none
+  // Why there is nothing from which this round could go on.
+  std::optional<Round> lost_of_;
+  AbstainReason lost_ = AbstainReason::kOther;
+  std::unique_ptr<CatchUp> catch_up_;  // while a state is fetched
+  uint64_t call_ = 0;                  // the transfer that goes on; 0: none
   TransferAction::Kind call_kind_ = TransferAction::Kind::kFetch;
   std::shared_ptr<std::vector<uint8_t>> prev_verdict_;
   std::optional<OpenedAction> opened_;

@@ -56,6 +56,10 @@ bool TakesSteps(const RoundTicket& ticket) { return ticket.local_steps > 1 || ti
 
 void SimWorker::StartVote(const RoundTicket& ticket) {
   world_->Trace(name_, absl::StrCat("votes in round ", ticket.round.value()));
+  if (TakesSteps(ticket)) {
+    world_->Trace(name_, absl::StrCat("steps ", ticket.local_steps, " times, start ",
+                                      static_cast<int>(ticket.start)));
+  }
   if (ticket.evaluate) BeginEvaluation(ticket);
   ballot_.emplace(Ballot{});
   ballot_->ticket = ticket;
@@ -187,8 +191,9 @@ void SimWorker::MakeLocalBallot(const RoundTicket& ticket) {
     can = begun.ok() && steps_->CanVote();
   }
   if (!can) {
+    world_->Trace(name_, "has no steps to go on from");
     world_->checker.Require(steps_->EndSteps().ok(), "local steps cannot be given up");
-    ballot.abstains = AbstainReason::kOther;
+    ballot.abstains = lost_of_ == ticket.round ? lost_ : AbstainReason::kOther;
     ballot.abstains_at = 0;
     return;
   }

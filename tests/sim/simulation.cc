@@ -250,7 +250,10 @@ class Simulation {
     const run::RunOptions& o = world_.options.run;
     if (absl::IsAborted(server_.end())) {
       ++world_.counters->diverged;
-      return checker.Require(checker.nonfinite_in_a_row() >= o.nonfinite_rounds,
+      // A trial that two faults befell is lost, and with local steps it is of four rounds.
+      const bool race_lost = server_.end().message().find("stepsize race") != std::string::npos &&
+                             checker.silent_reopened() >= 2;
+      return checker.Require(race_lost || checker.nonfinite_in_a_row() >= o.nonfinite_rounds,
                              "the run is given up as diverged although losses were finite");
     }
     if (!server_.end().ok()) return checker.Fail("the run ended with " + Describe(server_.end()));
@@ -293,6 +296,7 @@ class Simulation {
     c.partial_commits += checker.partial_commits();
     c.attempts_reopened += checker.reopenings();
     c.averages += checker.averages();
+    c.silent_rounds += checker.silent();
     c.dense += checker.dense();
     c.uncounted += checker.uncounted();
     c.evaluators_changed += checker.evaluators_changed();

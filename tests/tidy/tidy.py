@@ -31,7 +31,8 @@ _TALLY = _PROTO + ["server/tally", "server/stepsize"]
 _ROUND = _TALLY + ["server/round"]
 _COMMIT = _ROUND + ["server/vote", "server/commit"]
 _REPLICA = _COMMIT + ["server/replica"]
-_RUN = _REPLICA + ["server/run"]
+_JOURNAL = _REPLICA + ["server/journal"]
+_RUN = _JOURNAL + ["server/run"]
 _SERVER = _RUN + ["server/http", "server/rpc"]
 _DIRECTION = _PROTO + ["worker/codec"]
 _SESSION = _DIRECTION + ["worker/direction"]
@@ -49,7 +50,8 @@ MAY_INCLUDE = {
     "server/vote": _ROUND,
     "server/commit": _TALLY,
     "server/replica": _COMMIT,
-    "server/run": _REPLICA,
+    "server/journal": _REPLICA,
+    "server/run": _JOURNAL,
     "server/http": _RUN,
     "server/rpc": _RUN,
     "server": _SERVER,
@@ -62,7 +64,7 @@ MAY_INCLUDE = {
     "worker/data": _MODELS,
     "worker/train": _TRAIN,
     "worker": _WORKER,
-    "ctl": _PROTO,
+    "ctl": _PROTO + ["server/journal"],
     "lab": _SERVER + _WORKER + ["server", "worker", "ctl"],
     "tests": _SERVER + _WORKER + ["server", "worker", "ctl", "lab"],
 }
@@ -87,12 +89,13 @@ BANNED = [
 ]
 
 # Libraries that decide or calculate: they must not link gRPC, whatever way it might come.
-WITHOUT_GRPC = ("stepsize", "round", "tally", "vote", "commit", "replica", "run", "follower", "worker_vote", "lab_local", "lab_tasks")
+WITHOUT_GRPC = ("stepsize", "round", "tally", "vote", "commit", "replica", "journal", "run", "follower", "worker_vote", "lab_local", "lab_tasks")
 GRPC_TARGET = re.compile(r"^(?:gRPC::.*|signvote::(?:proto|wire))$")
 # (what, pattern, the only places of server/ where it may stand)
 APART = [
     ("a thread", re.compile(r"\bstd::j?thread\b(?!::)"),
-     ("server/run/run_thread.", "server/vote/tally_sink.", "server/replica/applier.", "server/rpc/")),
+     ("server/run/run_thread.", "server/vote/tally_sink.", "server/replica/applier.",
+      "server/journal/journal.", "server/journal/snapshotter.", "server/rpc/")),
     ("a socket", re.compile(r"#\s*include\s*<(?:sys/socket|netinet/\w+|arpa/inet|netdb|grpc(?:pp)?/[^>]*)(?:\.h)?>"), ("server/rpc/",)),
     ("a file", re.compile(r"\bFileSystem\b"),
      # Flags and tokens are read at the start; a model is written at the end.

@@ -70,7 +70,7 @@ absl::Status CheckStepDirection(const DirectionConfig& config) {
       "local steps are not made of ", std::string(DirectionName(config.kind)),
       config.envelope != Envelope::kNone ? " with noise" : "",
       config.error_feedback ? " with error feedback" : "",
-      "; give the server --direction signsgd, signum, nesterov-signum or lion without --noise and "
+      "; give the server --direction signsgd, signum, nesterov or lion without --noise and "
       "--error-feedback, or no --local-steps"));
 }
 

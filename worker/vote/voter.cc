@@ -124,7 +124,10 @@ absl::Status Voter::Begin(const RoundTicket& ticket) {
   ballot_ = buffers_.Take();
   now_ = Ballot();
   now_.chunk_scalars.resize(run_.plan.chunks());
-  if (!source_->CanVote()) now_.withdrawn = AbstainReason::kOther;
+  const std::optional<AbstainReason> lost = std::exchange(earlier_.lost, std::nullopt);
+  if (!source_->CanVote())
+    now_.withdrawn =
+        ticket.replica_moved ? AbstainReason::kOther : lost.value_or(AbstainReason::kOther);
   stage_ = Stage::kOpen;
   return absl::OkStatus();
 }
@@ -489,6 +492,7 @@ absl::StatusOr<CommitOutcome> Voter::Wait() {
     earlier_.clip = now_.clip_of_sums;
     earlier_.verdict = outcome.verdict;
   }
+  if (alone && outcome.kind == CommitKind::kNone && steps_) earlier_.lost = now_.sent.abstained;
   if (!alone || outcome.kind != CommitKind::kNone) SIGNVOTE_RETURN_IF_ERROR(RefreshCopies());
   return outcome;
 }

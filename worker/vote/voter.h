@@ -224,6 +224,8 @@ class Voter {
     const uint8_t* verdict = nullptr;   // null, or of the last commit
     double clip = 1.0;                  // of the gradient that was kept
     std::optional<Round> state_before;  // of a restored state that no ballot has changed
+    // Why local steps ended in nothing: what would go on from there ends so too.
+    std::optional<AbstainReason> lost;
   };
   Earlier earlier_;
 

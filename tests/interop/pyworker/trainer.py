@@ -40,7 +40,8 @@ def local_stepsize(open_, h):
 class Trainer:
     def __init__(self, model, data, now=time.monotonic):
         self.model, self.data, self.now = model, data, now
-        self.y, self.y_of = None, None  # where local steps ended, and of which round; None: the replica has moved since
+        # Where local steps ended, and of which round; None: the replica has moved since. Why they came to nothing, if they did.
+        self.y, self.y_of, self.lost = None, None, None
         self.direction = Direction(model.layout.coordinates)
         self.norm_max = None  # of the gradient that the direction sees; None: the run does not clip
         self.losses = []
@@ -56,7 +57,7 @@ class Trainer:
 
     def moved(self):
         """The replica is another: there is nothing to continue."""
-        self.y = self.y_of = None
+        self.y = self.y_of = self.lost = None
 
     def vote(self, open_, seed, factors, replica):
         """The ballot for a RoundOpen, at a replica that stands at its round."""
@@ -91,16 +92,23 @@ class Trainer:
 
     def _local_steps(self, open_, seed, factors, replica):
         """The ballot of the displacement: docs/algorithms.md, "Local steps"."""
+        ballot = self._displacement(open_, seed, factors, replica)
+        if ballot.abstain_reason:
+            self.lost, self.y_of = ballot.abstain_reason, open_.round
+        return ballot
+
+    def _displacement(self, open_, seed, factors, replica):
         begin, starts = self.now(), training.RoundOpen
-        y, y_of = self.y, self.y_of
+        y, y_of, lost = self.y, self.y_of, self.lost
         self.moved()
         if open_.start == starts.START_X0:
             y = replica.x0.copy()
             self.direction.reset()
         elif open_.start != starts.START_CONTINUE:
             y = replica.values.copy()
-        elif y is None or y_of != open_.round - 1:
-            return Ballot(open_.round, None, {}, training.Abstain.REASON_OTHER)
+        elif y is None or y_of != open_.round - 1:  # what would go on from what came to nothing ends so too
+            reason = lost if lost is not None and y_of == open_.round - 1 else training.Abstain.REASON_OTHER
+            return Ballot(open_.round, None, {}, reason)
         layout, sums = replica.layout, {"loss": 0.0, "g_l1": 0.0, "g_l2_squared": 0.0}
         taken = samples = 0
         inner = product = 0.0 if replica.x0 is not None else math.nan

@@ -112,6 +112,17 @@ TEST(RenderTest, TheTableFitsEightyColumns) {
   for (std::string line; std::getline(lines, line);) EXPECT_LE(Columns(line), 80u) << line;
 }
 
+TEST(RenderTest, TheTableSaysBitsPerParameterAndMinibatchOnceTheyAreKnown) {
+  v1::Status status = Sample();
+  EXPECT_THAT(RenderTable(status, Colour::kOff), testing::Not(testing::HasSubstr("\nbits ")));
+  status.set_up_bits(0.0635);
+  status.set_down_bits(0.1904);
+  status.set_minibatches(4096);
+  EXPECT_THAT(RenderTable(status, Colour::kOff),
+              testing::HasSubstr("\nbits      0.0635 up             0.19 down, a parameter and "
+                                 "minibatch; minibatches: 4,096\n"));
+}
+
 TEST(RenderTest, TheTableSaysWhatTheRunDoes) {
   const std::string table = RenderTable(Sample(), Colour::kOff);
   for (const char* text : {"128 of 300 (43 %)", "round open", "2.8413", "0.001234 (alias, signum)",

@@ -111,6 +111,18 @@ TEST(TopViewTest, TheRaceAndTheRulesNumbersStandBelowTheStepsize) {
   EXPECT_EQ(RenderTop(Model(reply), View(40, 18)).lines.size(), 18u);
 }
 
+TEST(TopViewTest, BitsPerParameterAndMinibatchStandBelowWhatWasSaved) {
+  v1::WatchReply reply = Sample();
+  EXPECT_THAT(Picture(Model(reply), View(80, 24)), Not(HasSubstr("\nbits "))) << "nothing is known";
+  reply.mutable_status()->set_up_bits(0.0635);
+  reply.mutable_status()->set_down_bits(0.1904);
+  reply.mutable_status()->set_minibatches(4096);
+  EXPECT_THAT(
+      Picture(Model(reply), View(80, 24)),
+      HasSubstr("\nbits 0.0635 up 0.19 down a parameter and minibatch  minibatches 4,096\nround "));
+  EXPECT_THAT(Picture(Model(reply), View(80, 18)), Not(HasSubstr("\nbits "))) << "no room";
+}
+
 TEST(TopViewTest, AWideTerminalShowsMore) {
   EXPECT_EQ(
       Picture(Model(Sample()), View(120, 34)),

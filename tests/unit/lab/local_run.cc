@@ -166,7 +166,9 @@ void ExpectSameBits(const LocalRunCase& run, const TorchMakers& torch) {
   EXPECT_EQ(local.stepsizes, remote.stepsizes);
   EXPECT_EQ(local.losses, remote.losses);
   EXPECT_EQ(local.kinds, remote.kinds);
-  EXPECT_EQ(local.held_out_first, remote.held_out_first);
+  // A worker measures in slices beside its rounds, the lab at once; a pass of fewer rows may round
+  // otherwise (a convolution on AVX-512 does). The last loss is measured at once by both.
+  EXPECT_NEAR(local.held_out_first, remote.held_out_first, 1e-5 * remote.held_out_first);
   EXPECT_EQ(local.held_out_last, remote.held_out_last);
 }
 

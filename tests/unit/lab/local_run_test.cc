@@ -86,6 +86,34 @@ INSTANTIATE_TEST_SUITE_P(
       return std::string(param.param.name);
     });
 
+// Several virtual workers take their steps on one model, one after the other.
+INSTANTIATE_TEST_SUITE_P(
+    LocalSteps, LocalRunTest,
+    testing::Values(LocalRunCase{"local_lion_3",
+                                 "mlp",
+                                 3,
+                                 {"--rule", "fixed", "--stepsize", "0.002", "--direction", "lion",
+                                  "--local-steps", "4", "--max-rounds", "20"}},
+                    LocalRunCase{"local_schedule_verdict_2",
+                                 "mlp",
+                                 2,
+                                 {"--rule", "fixed", "--stepsize", "0.002", "--local-steps",
+                                  "2,6@50", "--aggregate", "vote", "--max-rounds", "20"}},
+                    LocalRunCase{"local_accumulate_1",
+                                 "logistic",
+                                 1,
+                                 {"--rule", "fixed", "--direction", "signsgd", "--local-steps", "3",
+                                  "--max-rounds", "12"},
+                                 2},
+                    LocalRunCase{"local_race_3",
+                                 "logistic",
+                                 3,
+                                 {"--rule", "lever", "--lever-race", "on", "--local-steps", "8",
+                                  "--max-rounds", "80"}}),
+    [](const testing::TestParamInfo<LocalRunCase>& param) {
+      return std::string(param.param.name);
+    });
+
 // What is told back to workers is more than a bit, or no vote at all.
 INSTANTIATE_TEST_SUITE_P(
     Aggregates, LocalRunTest,
@@ -279,8 +307,7 @@ TEST(LocalCellTest, TakesAsManyWorkersAsAVoteCounts) {
 TEST(LocalCellTest, OnlyLeverGoesOnWithoutTheLengthOfTheRun) {
   CellResult result;
   const absl::Status status =
-      RunFlags(
-      "logistic", {"--max-rounds", "40", "--rule", "alias", "--length-unknown"}, &result);
+      RunFlags("logistic", {"--max-rounds", "40", "--rule", "alias", "--length-unknown"}, &result);
   EXPECT_TRUE(absl::IsInvalidArgument(status));
   EXPECT_THAT(std::string(status.message()), HasSubstr("--length-unknown belongs to --rule lever"));
 }

@@ -445,7 +445,8 @@ TEST(ServerFlagsTest, ARunOfUnknownLengthNeedsNoNumberOfRoundsAndItsRuleIsNotTol
   ServerFlags endless, ended;
   ASSERT_TRUE(Parse({"--insecure", "--length-unknown"}, &endless).ok());
   EXPECT_EQ(endless.run.main_rounds_max, 0u);
-  ASSERT_TRUE(Parse({"--insecure", "--rule=lever", "--length-unknown", "--max-rounds=60"}, &ended).ok());
+  ASSERT_TRUE(
+      Parse({"--insecure", "--rule=lever", "--length-unknown", "--max-rounds=60"}, &ended).ok());
   EXPECT_EQ(ended.run.main_rounds_max, 60u);
   EXPECT_EQ(run::RuleRunOf(ended.run).main_rounds_max, 0u);
   EXPECT_EQ(ChosenRule(endless.run.rule, run::RuleRunOf(endless.run)), "lever");

@@ -29,6 +29,9 @@ TEST(MetricsFeedTest, ASnapshotBecomesGaugesCountersAndWorkerSeries) {
   page.rho = 1.25;
   page.rule_numbers = {{"s", 7}, {"z", -0.5}};
   page.race = {.trials = 3, .rounds = 45, .rounds_max = 75};
+  page.minibatches = 112;
+  page.wire.minibatches = 336;
+  page.up_bits = 0.0625;
   page.workers_min = 2;
   page.health.last_commit_unix_seconds = 1.7e9;
   page.phase = run::PagePhase::kPaused;
@@ -43,6 +46,10 @@ TEST(MetricsFeedTest, ASnapshotBecomesGaugesCountersAndWorkerSeries) {
   feed.Update(page);
   EXPECT_EQ(metrics.Value(ServerMetric::kCoordinates), 1000);
   EXPECT_EQ(metrics.Value(ServerMetric::kRound), 7);
+  EXPECT_EQ(metrics.Value(ServerMetric::kMinibatches), 112);
+  EXPECT_EQ(metrics.Value(ServerMetric::kWorkerMinibatches), 336);
+  EXPECT_EQ(metrics.Value(ServerMetric::kUpBits), 0.0625);
+  EXPECT_EQ(metrics.Value(ServerMetric::kDownBits), 0);  // unknown: left as it was
   EXPECT_EQ(metrics.Value(ServerMetric::kLoss), 2.5);
   EXPECT_EQ(metrics.Value(ServerMetric::kGradientL1), 0);  // unknown: left as it was
   EXPECT_EQ(metrics.Value(ServerMetric::kLosses), 3);

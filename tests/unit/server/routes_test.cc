@@ -85,7 +85,7 @@ class RoutesTest : public ::testing::Test {
 
 TEST_F(RoutesTest, HealthChecksTakeNoSnapshotOfTheRun) {
   const HttpRoutes routes = Routes(
-      run_.get(), [this] { return listener_; }, &metrics_, &feed_);
+      run_.get(), [this] { return listener_; }, &metrics_, &feed_, nullptr);
   const int before = peer_->asked();
   for (const char* const path : {"/healthz", "/readyz", "/healthz"}) (void)routes.at(path)();
   AfterAll();
@@ -98,7 +98,7 @@ TEST_F(RoutesTest, HealthChecksTakeNoSnapshotOfTheRun) {
 
 TEST_F(RoutesTest, ARunThatIsNotReadyIsHealthyAllTheSame) {
   const HttpRoutes routes = Routes(
-      run_.get(), [this] { return listener_; }, &metrics_, &feed_);
+      run_.get(), [this] { return listener_; }, &metrics_, &feed_, nullptr);
   // 503 too when the thread does not answer in time, as on a busy machine it may once.
   const Time deadline = clock_->Now() + kLong;
   HttpResponse healthy = routes.at("/healthz")();
@@ -137,7 +137,7 @@ TEST(Readiness, WhatTheRunWaitsForComesFirst) {
 
 TEST_F(RoutesTest, AThreadThatIsGoneIsNeitherHealthyNorReady) {
   const HttpRoutes routes = Routes(
-      run_.get(), [this] { return listener_; }, &metrics_, &feed_);
+      run_.get(), [this] { return listener_; }, &metrics_, &feed_, nullptr);
   run_->Stop();
   for (const auto& [path, answer] : routes) EXPECT_EQ(answer().code, 503) << path;
 }

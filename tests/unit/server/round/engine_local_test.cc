@@ -56,7 +56,8 @@ TEST_F(EngineLocalTest, ARoundOpensWithItsStepsAndItsCommitSaysHowFarTheyWent) {
   EXPECT_EQ(commit.local.plan, rule_.local);
   ASSERT_EQ(commit.local.scales.size(), 2u);
   EXPECT_FLOAT_EQ(commit.local.scales[0], .03f);
-  EXPECT_FLOAT_EQ(commit.local.scales[1], .05f) << "at most half of sixteen steps of .01";
+  EXPECT_FLOAT_EQ(commit.local.scales[1], .1f)
+      << ".05, at most half of sixteen steps of .01, in units of the step scale";
   EXPECT_FLOAT_EQ(commit.local.decay_step, .16f);
   EXPECT_EQ(commit.data_step, DataStep(0));
   EXPECT_EQ(commit.next_data_step, DataStep(16));
@@ -99,14 +100,14 @@ TEST_F(EngineLocalTest, ALiarsScalarsAreRefusedAndItsBallotCounts) {
   const CommitRound commit = One<CommitRound>(VoteLocal(1, Lengths({.02f, -1.0f}), {}));
   EXPECT_EQ(commit.kind, CommitKind::kStep);
   EXPECT_THAT(Counted(commit), ElementsAre(2u, 2u));
-  EXPECT_EQ(commit.local.scales, (std::vector<float>{.02f, .02f}));
+  EXPECT_EQ(commit.local.scales, (std::vector<float>{.02f, .04f})) << "the second in halves";
 }
 
 TEST_F(EngineLocalTest, MoreMinibatchesThanWereAskedForAreRefused) {
   Start(2);
   VoteLocal(0, Lengths({.02f, .02f}, 4), {});
   const CommitRound commit = One<CommitRound>(VoteLocal(1, Lengths({.1f, .1f}, 17), {}));
-  EXPECT_EQ(commit.local.scales, (std::vector<float>{.02f, .02f}));
+  EXPECT_EQ(commit.local.scales, (std::vector<float>{.02f, .04f})) << "the second in halves";
   EXPECT_EQ(Totals().scalars_refused, 1u);
 }
 

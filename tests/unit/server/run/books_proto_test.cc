@@ -45,7 +45,9 @@ TEST(BooksProto, EveryFieldOfAPageTravels) {
   page.uptime_seconds = 50;
   page.split = {
       .compute = 1, .wait = 2, .tally = 3, .commit = 4, .apply = 5, .worker_apply = 6, .round = 7};
-  page.wire = {1, 2, 3, 4, 5, 6};
+  page.wire = {1, 2, 3, 4, 5, 6, 7};
+  page.minibatches = 12;
+  page.minibatches_planned = 36;
   page.joins = page.losses = page.abstentions = page.late_chunks = page.duplicate_chunks = 4;
   page.master_digest = 77;
   page.master_digest_round = Round(50);

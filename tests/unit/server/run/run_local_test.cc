@@ -68,9 +68,9 @@ TEST_F(RunLocalTest, ARoundTellsItsStepsAndItsCommitTheLengthsAndEveryReplicaIsO
     EXPECT_EQ(commit.payload(), v1::PAYLOAD_COUNTS);
     const double sum = InnerStepsizeSum(local);
     EXPECT_EQ(commit.decay_step(), static_cast<float>(sum));
-    EXPECT_THAT(
-        std::vector<float>(commit.scales().begin(), commit.scales().end()),
-        ElementsAre(FloatNear(0.02f, 1e-8f), FloatNear(static_cast<float>(0.5 * sum), 1e-7f)));
+    EXPECT_THAT(std::vector<float>(commit.scales().begin(), commit.scales().end()),
+                ElementsAre(FloatNear(0.02f, 1e-8f), FloatNear(static_cast<float>(sum), 1e-7f)))
+        << "in units of the step scales, of which the second is 0.5";
     EXPECT_EQ(commit.next_data_step(), first[round] + steps);
   }
   ASSERT_TRUE(run_->ended());

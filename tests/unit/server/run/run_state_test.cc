@@ -71,6 +71,7 @@ RunState Full() {
       {.id = WorkerId(4), .name = "b"}};
   state.roster.next_worker_id = 5;
   state.paused = true;
+  state.begun = {{.epoch = Epoch(1), .round = Round(0)}, {.epoch = Epoch(3), .round = Round(9)}};
   state.layout = *Layout::Make({{.name = "w",
                                  .shape = {2, 2},
                                  .step_scale = 2.0f,
@@ -111,6 +112,7 @@ void ExpectEqual(const RunState& a, const RunState& b) {
   EXPECT_EQ(a.engine, b.engine);
   EXPECT_EQ(a.roster, b.roster);
   EXPECT_EQ(a.paused, b.paused);
+  EXPECT_EQ(a.begun, b.begun);
   EXPECT_TRUE(a.layout == b.layout);
   EXPECT_EQ(a.config_json, b.config_json);
   EXPECT_EQ(a.identity_text, b.identity_text);

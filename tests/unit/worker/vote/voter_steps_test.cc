@@ -233,6 +233,30 @@ TEST_F(VoterTest, WhatIsNotFiniteInLocalStepsWithdrawsTheWholeBallot) {
                   "abstain: non-finite loss", "wait", testing::StartsWith("abstain: ")));
 }
 
+// A trial whose steps come to infinity is told so in each of its rounds, not as something else.
+TEST_F(VoterTest, WhatCannotGoOnAbstainsForTheReasonThatEndedIt) {
+  DisplacementSource source(run_);
+  Make({}, &source);
+  RoundTicket ticket = Ticket(0);
+  ticket.local_steps = 2;
+  ticket.start = BallotStart::kX0;
+  ASSERT_TRUE(voter_->Begin(ticket).ok());
+  ASSERT_TRUE(voter_->Abstain(AbstainReason::kNonFiniteLoss).ok());
+  session_.outcome = CommitOutcome{.commits = 1, .kind = CommitKind::kNone};
+  ASSERT_TRUE(voter_->Wait().ok());
+  source.can_vote = false;
+  ticket.start = BallotStart::kContinue;
+  for (const bool moved : {false, false, true, false}) {
+    ticket.replica_moved = moved;
+    ASSERT_TRUE(voter_->Begin(ticket).ok());
+    const auto sent = voter_->FinishSteps();
+    ASSERT_TRUE(sent.ok());
+    const bool known = session_.events.size() < 6;
+    EXPECT_EQ(sent->abstained, known ? AbstainReason::kNonFiniteLoss : AbstainReason::kOther);
+    ASSERT_TRUE(voter_->Wait().ok());
+  }
+}
+
 TEST_F(VoterTest, EachGradientOfLocalStepsIsClippedByItsOwnLength) {
   run_.clip_norm = std::sqrt(1500.0) / 2;
   DisplacementSource source(run_);

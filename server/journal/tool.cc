@@ -1,0 +1,196 @@
+#include "server/journal/tool.h"
+
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/exit_codes.h"
+#include "common/status.h"
+#include "server/journal/journal_format.h"
+#include "server/journal/recovery.h"
+#include "server/journal/segment_reader.h"
+#include "server/journal/snapshot.h"
+#include "signvote/v1/journal.pb.h"
+
+namespace signvote::journal {
+namespace {
+
+constexpr const char* kCut = ".cut";
+
+std::string SaysWhat(const SegmentReader::Record& record) {
+  const auto parse = [&record](auto* message) {
+    return message->ParseFromArray(record.payload.data(), static_cast<int>(record.payload.size()));
+  };
+  switch (record.type) {
+    case RecordType::kHead: {
+      v1::JournalHead head;
+      if (!parse(&head)) break;
+      return absl::StrCat(head.run().tensors_size(), " tensors, chunks of ",
+                          head.chunk_coordinates(), " coordinates");
+    }
+    case RecordType::kName: {
+      v1::JournalName name;
+      if (!parse(&name)) break;
+      return absl::StrCat("id ", name.name().id(), " '", name.name().name(), "' incarnation ",
+                          name.name().incarnation(), name.name().evicted() ? " evicted" : "");
+    }
+    case RecordType::kPause: {
+      v1::JournalPause pause;
+      if (!parse(&pause)) break;
+      return pause.paused() ? "paused" : "resumed";
+    }
+    case RecordType::kChunk: {
+      ChunkHeader chunk;
+      if (record.payload.size() < sizeof(chunk)) break;
+      std::memcpy(&chunk, record.payload.data(), sizeof(chunk));
+      return absl::StrCat("attempt ", chunk.attempt, " chunk ", chunk.chunk, " counted ",
+                          chunk.counted, ", ", record.payload.size() - sizeof(chunk), " bytes");
+    }
+    case RecordType::kOptimizer:
+      return absl::StrCat(record.payload.size() / sizeof(float), " numbers");
+    case RecordType::kCommit: {
+      v1::JournalCommit commit;
+      if (!parse(&commit) || commit.kind() > static_cast<uint32_t>(CommitKind::kNone)) break;
+      return absl::StrFormat(
+          "%s attempt %d stepsize %g rho %g data step %d voters %d chunks %d hash %016x%s%s",
+          Words(static_cast<CommitKind>(commit.kind())), commit.attempt(), commit.gamma(),
+          commit.rho(), commit.data_step(), commit.voters(), commit.counted_size(),
+          commit.payload_hash(), commit.run_done() ? " last" : "",
+          commit.reason().empty() ? "" : absl::StrCat(" (", commit.reason(), ")"));
+    }
+  }
+  return "what it says cannot be read";
+}
+
+struct Break {
+  size_t segment = 0;
+  uint64_t offset = 0;  // 0: all of it
+  std::string why;
+};
+
+// Where the first segment is damaged; nullopt: nowhere.
+absl::StatusOr<std::optional<Break>> FindBreak(Disk* disk,
+                                               const std::vector<SegmentFile>& segments) {
+  for (size_t i = 0; i < segments.size(); ++i) {
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> map, disk->Map(segments[i].name));
+    absl::StatusOr<SegmentReader> reader =
+        SegmentReader::Open(segments[i].name, map->data(), segments[i].end);
+    if (!reader.ok()) return Break{.segment = i, .offset = 0, .why = Describe(reader.status())};
+    while (true) {
+      const auto record = reader->Next();
+      if (absl::IsDataLoss(record.status())) {
+        return Break{.segment = i, .offset = reader->offset(), .why = Describe(record.status())};
+      }
+      SIGNVOTE_RETURN_IF_ERROR(record.status());
+      if (!record->has_value()) break;
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+absl::Status Verify(Disk* disk, Clock* clock, const Print& print) {
+  absl::Status first;
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<Round> snapshots, ListSnapshots(disk));
+  for (const Round round : snapshots) {
+    const absl::Status status = CheckSnapshot(disk, round);
+    print(absl::StrCat("snapshot of round ", round.value(), ": ",
+                       status.ok() ? "whole" : Describe(status), "\n"));
+    if (first.ok()) first = status;
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<SegmentFile> segments, ListSegments(disk));
+  for (size_t i = 0; i < segments.size(); ++i) {
+    uint64_t records = 0, commits = 0;
+    std::vector<SegmentFile> one = {segments[i]};
+    SIGNVOTE_ASSIGN_OR_RETURN(const ScanEnd end, ScanSegments(disk, one, 0, [&](const Visited& v) {
+                                ++records;
+                                commits += v.record.type == RecordType::kCommit ? 1 : 0;
+                                return absl::OkStatus();
+                              }));
+    print(absl::StrCat(segments[i].name, ": epoch ", segments[i].info.epoch.value(),
+                       ", from round ", segments[i].info.first_round.value(), ", ", records,
+                       " records, ", commits, " commits, ", end.last_end, " bytes",
+                       end.torn_tails > 0 ? ", and a write that was not finished" : "", "\n"));
+  }
+  SIGNVOTE_ASSIGN_OR_RETURN(const Recovered recovered, Recover(disk, {}, clock));
+  if (!recovered.run_id.has_value()) {
+    print("there is no run in it\n");
+    return first;
+  }
+  print(absl::StrCat("run ", recovered.run_id->ToText(), ", epoch ", recovered.last_epoch.value(),
+                     ": ",
+                     recovered.begun ? absl::StrCat(recovered.round().value(), " rounds")
+                                     : std::string("not begun"),
+                     ", ", recovered.report.commits, " of them played in ",
+                     absl::StrFormat("%.3f", recovered.report.seconds), " s\n"));
+  return first;
+}
+
+absl::Status Dump(Disk* disk, const Print& print) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<SegmentFile> segments, ListSegments(disk));
+  std::string segment;
+  return ScanSegments(
+             disk, segments, 0,
+             [&](const Visited& v) {
+               if (segment != v.segment->name) {
+                 segment = v.segment->name;
+                 print(absl::StrCat(segment, ": run ", v.segment->run_id.ToText(), ", epoch ",
+                                    v.segment->info.epoch.value(), ", from round ",
+                                    v.segment->info.first_round.value(), "\n"));
+               }
+               print(absl::StrFormat("%10d %-9s round %d: %s\n", v.record.offset,
+                                     Words(v.record.type), v.record.round.value(),
+                                     SaysWhat(v.record)));
+               return absl::OkStatus();
+             })
+      .status();
+}
+
+absl::Status Truncate(Disk* disk, Clock* clock, const Print& print) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<SegmentFile> segments, ListSegments(disk));
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<Break> found, FindBreak(disk, segments));
+  if (!found.has_value()) {
+    print("nothing is damaged, and nothing was cut\n");
+    return absl::OkStatus();
+  }
+  print(found->why + "\n");
+  const std::string& name = segments[found->segment].name;
+  if (found->offset > 0) {
+    std::string whole;
+    {
+      SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> map, disk->Map(name));
+      whole.assign(reinterpret_cast<const char*>(map->data().data()), found->offset);
+    }
+    const std::string made = name + ".new";
+    if (const absl::Status removed = disk->Remove(made);
+        !removed.ok() && !absl::IsNotFound(removed))
+      return removed;
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<DiskFile> file, disk->Create(made, 0));
+    SIGNVOTE_RETURN_IF_ERROR(
+        file->WriteAt(0, std::as_bytes(std::span(whole.data(), whole.size()))));
+    SIGNVOTE_RETURN_IF_ERROR(file->Sync());
+  }
+  // The last first: at any moment what is there is a journal that ends earlier.
+  for (size_t i = segments.size(); i-- > found->segment + 1;) {
+    SIGNVOTE_RETURN_IF_ERROR(disk->Rename(segments[i].name, segments[i].name + kCut));
+    print(absl::StrCat(segments[i].name, ": given up, and kept as ", segments[i].name, kCut, "\n"));
+  }
+  SIGNVOTE_RETURN_IF_ERROR(disk->Rename(name, name + kCut));
+  if (found->offset > 0) {
+    SIGNVOTE_RETURN_IF_ERROR(disk->Rename(name + ".new", name));
+  }
+  SIGNVOTE_RETURN_IF_ERROR(disk->SyncFolder());
+  print(absl::StrCat(name, ": cut at byte ", found->offset, "; all of it is kept as ", name, kCut,
+                     "\n"));
+  SIGNVOTE_ASSIGN_OR_RETURN(const Recovered recovered, Recover(disk, {}, clock));
+  print(absl::StrCat("the run goes on from round ", recovered.round().value(), "\n"));
+  return absl::OkStatus();
+}
+
+}  // namespace signvote::journal

@@ -1,0 +1,100 @@
+// Run: what outlives the process, and what becomes of a run whose journal does not.
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+#include "common/log.h"
+#include "common/status.h"
+#include "server/journal/head.h"
+#include "server/run/run.h"
+
+namespace signvote::run {
+namespace {
+
+// What the optimizer keeps for each coordinate, apart from the state.
+std::shared_ptr<const std::vector<float>> TakeNumbers(OpenVote::Optimizer* optimizer) {
+  if (optimizer->state.empty()) return nullptr;
+  return std::make_shared<const std::vector<float>>(std::move(optimizer->state));
+}
+
+}  // namespace
+
+RunState Run::Progress() const {
+  RunState state{.run_id = facts_.run_id, .epoch = facts_.epoch, .roster = roster_.Remember()};
+  state.paused = stop_.paused;
+  state.begun = begun_;
+  if (course_ == nullptr) return state;
+  state.engine = course_->engine->State();
+  state.layout = model_->layout();
+  state.config_json = model_->config_json();
+  state.identity_text = model_->identity_text();
+  state.x0_max_abs = model_->x0_max_abs();
+  state.aggregate = model_->aggregate();
+  state.dense_wire = model_->dense_wire();
+  state.optimizer = course_->vote.SaveOptimizer();
+  return state;
+}
+
+void Run::BeginJournal(const RunState& start) {
+  if (!keeps_run()) return;
+  RunState state = start;
+  v1::JournalHead head;
+  FillBody(state, head.mutable_run());
+  journal::FillPlan(model_->payloads().commits, &head);
+  head.set_rule(facts_.rule);
+  head.set_seed(facts_.seed);
+  head.set_direction(std::string(DirectionName(facts_.direction.kind)));
+  parts_.durability->Begin(head, TakeNumbers(&state.optimizer));
+}
+
+void Run::NoteName(std::string_view worker) {
+  if (!keeps_run()) return;
+  const Roster::Worker* known = roster_.FindWorker(worker);
+  SIGNVOTE_CHECK(known != nullptr);
+  v1::JournalName name;
+  *name.mutable_name() = ToProto(Roster::Remembered{.id = known->id,
+                                                    .name = known->name,
+                                                    .incarnation = known->incarnation,
+                                                    .evicted = known->evicted});
+  name.set_next_worker_id(roster_.next_worker_id());
+  parts_.durability->NoteName(name);
+}
+
+// The engine stands behind the commit already: REQUIRES as of Engine::State().
+void Run::NoteState() {
+  RunState state{.run_id = facts_.run_id, .epoch = facts_.epoch, .roster = roster_.Remember()};
+  state.engine = course_->engine->State();
+  state.paused = stop_.paused;
+  state.begun = begun_;
+  state.optimizer = course_->vote.SaveOptimizer();
+  auto after = std::make_shared<v1::RunState>();
+  FillProgress(state, after.get());
+  parts_.durability->NoteState(std::move(after), TakeNumbers(&state.optimizer));
+}
+
+bool Run::MayKeep(const CheckedJoin& join) const {
+  if (!join.round.has_value() || !course_->ring.Reaches(*join.round)) return false;
+  if (join.epoch == facts_.epoch) return true;
+  bool known = false;
+  for (const EpochBegun& begun : begun_) {
+    known = known || begun.epoch == join.epoch;
+    // What that server committed from here on was lost with it, if it was.
+    if (begun.epoch > join.epoch) return known && *join.round <= begun.round;
+  }
+  return false;
+}
+
+void Run::On(Time now, const JournalFailed& failed) {
+  if (!stop_.journal.ok() || stop_.ended) return;
+  stop_.journal = failed.status;
+  stop_.journal_failed = now;
+  const v1::ServerMessage notice = NoticeMessage(
+      "the server's journal cannot be written: no further commit comes from this server until a "
+      "person has looked after it");
+  for (auto& [peer, s] : streams_)
+    if (StageOf(s) != Stage::kClosing && StageOf(s) != Stage::kConnected) s.peer->Send(notice);
+}
+
+}  // namespace signvote::run
