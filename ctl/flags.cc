@@ -77,7 +77,6 @@ void AddExport(CLI::App* sub, CtlFlags* flags, Typed* typed) {
       ->check(Kind(ValueKind::kFolder));
   sub->add_option("--round", flags->round,
                   "with --journal: the model behind so many rounds; else behind all of them")
-      ->type_name("ROUND")
       ->check(AnyUnsigned());
 }
 

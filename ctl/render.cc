@@ -175,9 +175,8 @@ std::string RenderTable(const v1::Status& status, Colour colour) {
                   : std::string("-"));
   if (status.up_bits() > 0) {
     row("bits", paint(kBold, Left(absl::StrFormat("%.3g up", status.up_bits()), 20)) +
-                    absl::StrFormat("  %.3g down, a parameter and minibatch; minibatches: ",
-                                    status.down_bits()) +
-                    Grouped(status.minibatches()));
+                    absl::StrFormat("  %.3g down, a parameter and minibatch (%s)",
+                                    status.down_bits(), Grouped(status.minibatches())));
   }
   row("workers", Left(absl::StrFormat("%d joined", status.joins()), 20) +
                      absl::StrFormat("  %d lost, %d abstentions, %d late chunks", status.losses(),

@@ -48,8 +48,8 @@ void MetricsFeed::Update(const run::StatusPage& page) {
   set(ServerMetric::kMainRound, page.main_round);
   set(ServerMetric::kMainRounds, page.main_rounds);
   set(ServerMetric::kMinibatches, page.minibatches);
-  SetIfKnown(metrics_, ServerMetric::kUpBits, page.up_bits);
-  SetIfKnown(metrics_, ServerMetric::kDownBits, page.down_bits);
+  SetIfKnown(metrics_, ServerMetric::kUpParameterBytes, page.up_bits / 8);
+  SetIfKnown(metrics_, ServerMetric::kDownParameterBytes, page.down_bits / 8);
   set(ServerMetric::kLastCommit, page.health.last_commit_unix_seconds);
   set(ServerMetric::kPaused, page.phase == run::PagePhase::kPaused ? 1 : 0);
   set(ServerMetric::kStepsize, page.stepsize);

@@ -129,10 +129,6 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
         ServerJournal::Open(flags.journal, flags.run, clock, &state);
     if (!opened.ok()) return WithContext(opened.status(), "--journal");
     journal = *std::move(opened);
-  } else {
-    LogInfo(
-        "no --journal: if this server is killed, the run ends at the last model that was exported "
-        "or that a worker saved");
   }
   if (!flags.init_path.empty() && state.has_parameters()) {
     LogInfo("the run goes on from its journal: --init was for its beginning",
@@ -207,6 +203,11 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
     const std::string text = absl::StrFormat("{\"grpc\": %d, \"http\": %d, \"run_id\": \"%s\"}\n",
                                              server->port(), http_port, run->run_id().ToText());
     SIGNVOTE_RETURN_IF_ERROR(WriteFileAtomically(fs, flags.port_file, text, 0644));
+  }
+  if (journal == nullptr) {
+    LogInfo(
+        "no --journal: if this server is killed, the run ends at the last model that was exported "
+        "or that a worker saved");
   }
   server->SetServing(true);
 

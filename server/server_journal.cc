@@ -5,14 +5,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/direction_config.h"
-#include "common/exit_codes.h"
 #include "common/log.h"
 #include "common/status.h"
 #include "server/commit/commit_ring.h"
 #include "server/journal/journal_format.h"
 #include "server/journal/recovery.h"
 #include "server/run/run_recovery.h"
+#include "server/run/settings.h"
 
 namespace signvote {
 namespace {
@@ -58,21 +57,6 @@ void Tell(const JournalFlags& flags, const journal::Recovered& recovered,
            {"void_records", report.void_records}});
 }
 
-// What workers would otherwise be the first to find, or nobody.
-absl::Status CheckFlags(const v1::JournalHead& head, const run::RunOptions& run) {
-  const auto other = [](std::string_view flag, const std::string& then, const std::string& now) {
-    return WithExitCode(absl::FailedPreconditionError(absl::StrCat(
-                            "the run has ", ToAbsl(flag), " ", then, ", and this server has ", now,
-                            "; start it with ", ToAbsl(flag), " ", then)),
-                        ExitCode::kBadInput);
-  };
-  if (head.seed() != run.seed)
-    return other("--seed", absl::StrCat(head.seed()), absl::StrCat(run.seed));
-  const std::string direction(DirectionName(run.direction.kind));
-  if (head.direction() != direction) return other("--direction", head.direction(), direction);
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ServerJournal>> ServerJournal::Open(const JournalFlags& flags,
@@ -86,7 +70,7 @@ absl::StatusOr<std::unique_ptr<ServerJournal>> ServerJournal::Open(const Journal
   SIGNVOTE_ASSIGN_OR_RETURN(
       journal::Recovered recovered,
       journal::Recover(out->disk_.get(), RecoveryOptionsOf(run, clock), clock));
-  if (recovered.begun) SIGNVOTE_RETURN_IF_ERROR(CheckFlags(recovered.head, run));
+  if (recovered.begun) SIGNVOTE_RETURN_IF_ERROR(run::CheckSettings(recovered.head, run));
   if (recovered.run_id.has_value()) {
     SIGNVOTE_ASSIGN_OR_RETURN(*state, run::TakeUp(recovered));
   } else {

@@ -184,7 +184,7 @@ class Demo:
                    "--rule", o.rule, "--eval-every", max(1, o.rounds // EVALUATIONS),
                    "--tls-ca", self.tls / "ca.crt", "--tls-certificate", self.tls / "server.crt",
                    "--tls-key", self.tls / "server.key", "--tokens", self.tls / "tokens",
-                   "--export", self.out / "model.safetensors",
+                   "--journal", self.out / "journal", "--export", self.out / "model.safetensors",
                    "--round-log", self.out / "rounds.jsonl", "--event-log", self.out / "events.jsonl"]
         if o.stepsize is not None:
             command += ["--stepsize", o.stepsize]

@@ -27,10 +27,10 @@ namespace signvote {
   X(kGauge, kMainRounds, "signvote_server_main_rounds", "Planned main rounds; 0: unknown.")      \
   X(kGauge, kMinibatches, "signvote_server_minibatches",                                         \
     "Minibatches that all rounds so far asked of a worker; with local steps more than rounds.")  \
-  X(kGauge, kUpBits, "signvote_server_up_bits",                                                  \
-    "Bits of rounds per parameter and minibatch of a worker, worker to server, so far.")         \
-  X(kGauge, kDownBits, "signvote_server_down_bits",                                              \
-    "Bits of rounds per parameter and minibatch of a worker, server to worker, so far.")         \
+  X(kGauge, kUpParameterBytes, "signvote_server_up_parameter_bytes",                             \
+    "Bytes of rounds per parameter and minibatch of a worker, worker to server, so far.")        \
+  X(kGauge, kDownParameterBytes, "signvote_server_down_parameter_bytes",                         \
+    "Bytes of rounds per parameter and minibatch of a worker, server to worker, so far.")        \
   X(kGauge, kLastCommit, "signvote_server_last_commit_timestamp_seconds",                        \
     "Time of the last commit, seconds since 1970; before the first, of the server's start.")     \
   X(kGauge, kPaused, "signvote_server_paused",                                                   \

@@ -34,7 +34,10 @@ absl::StatusOr<std::unique_ptr<Journal>> Journal::Open(Disk* disk, const Journal
                                                        const Recovered& recovered, Clock* clock) {
   SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<SegmentLog> log,
                             SegmentLog::Open(disk, options.segment_bytes, start, recovered));
-  return std::unique_ptr<Journal>(new Journal(std::move(log), options, recovered.begun, clock));
+  std::unique_ptr<Journal> journal(new Journal(std::move(log), options, recovered.begun, clock));
+  journal->states_.OnRecovered(FromSeconds(recovered.report.apply_seconds),
+                               recovered.report.commits);
+  return journal;
 }
 
 Journal::Journal(std::unique_ptr<SegmentLog> log, const JournalOptions& options, bool has_snapshot,
@@ -209,7 +212,7 @@ absl::Status Journal::WriteAll(const std::vector<Item>& items) {
       note = true;
     }
   }
-  if (commit && !unsynced_since_.has_value()) unsynced_since_ = clock_->Now();
+  if ((commit || note) && !unsynced_since_.has_value()) unsynced_since_ = clock_->Now();
   const bool due =
       unsynced_since_.has_value() && clock_->Now() - *unsynced_since_ >= kGroupInterval;
   switch (options_.mode) {
@@ -227,8 +230,11 @@ absl::Status Journal::WriteAll(const std::vector<Item>& items) {
   {
     MutexLock lock(&mu_);
     stats_.written_bytes = log_->written_bytes();
-    for (const Item& item : items)
-      stats_.commits += std::holds_alternative<LogCommit>(item) ? 1 : 0;
+    for (const Item& item : items) {
+      if (!std::holds_alternative<LogCommit>(item)) continue;
+      ++stats_.commits;
+      --queued_commits_;
+    }
   }
   if (commit) Release(log_->next());
   return absl::OkStatus();
@@ -253,7 +259,6 @@ void Journal::Loop() {
       // What follows a run's beginning waits for its first snapshot.
       if (has_snapshot_ || !begun_) {
         items.swap(queue_);
-        queued_commits_ = 0;
       }
     }
     absl::Status status = WriteAll(items);

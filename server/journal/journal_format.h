@@ -98,11 +98,12 @@ std::optional<RecordHeader> ReadRecordHeader(std::span<const std::byte> bytes, u
 // ---- names --------------------------------------------------------------------------------------
 
 inline constexpr char kLockName[] = "lock";
-std::string SegmentName(uint64_t sequence);  // segment-0000000000000001.journal
-std::string SpareName(uint64_t number);      // spare-0000000000000001.journal
-std::string SnapshotStateName(Round round);  // snapshot-0000000000000128.state
-std::string SnapshotXName(Round round);      // snapshot-0000000000000128.safetensors
-std::string SnapshotX0Name(Round round);     // snapshot-0000000000000128.x0.safetensors
+inline constexpr std::string_view kCutSuffix = ".cut";  // of what was put aside
+std::string SegmentName(uint64_t sequence);             // segment-0000000000000001.journal
+std::string SpareName(uint64_t number);                 // spare-0000000000000001.journal
+std::string SnapshotStateName(Round round);             // snapshot-0000000000000128.state
+std::string SnapshotXName(Round round);                 // snapshot-0000000000000128.safetensors
+std::string SnapshotX0Name(Round round);                // snapshot-0000000000000128.x0.safetensors
 std::optional<uint64_t> SegmentOf(std::string_view name);
 std::optional<uint64_t> SpareOf(std::string_view name);
 std::optional<Round> SnapshotStateOf(std::string_view name);

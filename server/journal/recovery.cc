@@ -305,17 +305,13 @@ absl::Status LoadSnapshot(Disk* disk, std::optional<Round> until, Recovered* out
   return absl::OkStatus();
 }
 
-// The first segment that has to be read: that with the commit before the snapshot.
-size_t FirstNeeded(const std::vector<SegmentFile>& segments, const Recovered& out) {
+}  // namespace
+
+size_t FirstNeeded(const std::vector<SegmentFile>& segments, Round snapshot) {
   size_t first = 0;
-  while (first + 1 < segments.size() && out.begun &&
-         segments[first + 1].info.first_round < out.round()) {
-    ++first;
-  }
+  while (first + 1 < segments.size() && segments[first + 1].info.first_round < snapshot) ++first;
   return first;
 }
-
-}  // namespace
 
 absl::StatusOr<std::vector<SegmentFile>> ListSegments(Disk* disk) {
   SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<DiskEntry> entries, disk->List());
@@ -386,8 +382,14 @@ absl::StatusOr<Recovered> Recover(Disk* disk, const RecoveryOptions& options, Cl
   SIGNVOTE_RETURN_IF_ERROR(LoadSnapshot(disk, options.until, &out));
   SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<SegmentFile> segments, ListSegments(disk));
   SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<DiskEntry> entries, disk->List());
-  for (const DiskEntry& entry : entries)
+  for (const DiskEntry& entry : entries) {
     if (const auto number = SpareOf(entry.name)) out.spares.push_back(*number);
+    // What was put aside is of servers whose numbers workers still know.
+    if (!entry.name.ends_with(kCutSuffix)) continue;
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> map, disk->Map(entry.name));
+    if (const auto header = ReadSegmentHeader(map->data()); header.ok())
+      out.last_epoch = std::max(out.last_epoch, Epoch(header->epoch));
+  }
   if (segments.empty()) {
     if (out.begun || !out.report.unusable.empty()) {
       return DataLoss(absl::StrCat(disk->path(),
@@ -397,7 +399,9 @@ absl::StatusOr<Recovered> Recover(Disk* disk, const RecoveryOptions& options, Cl
     return out;
   }
   out.run_id = segments.front().run_id;
-  out.last_epoch = segments.back().info.epoch;
+  out.last_epoch = std::max(out.last_epoch, segments.back().info.epoch);
+  for (const v1::EpochBegun& begun : out.head.run().begun())
+    out.last_epoch = std::max(out.last_epoch, Epoch(begun.epoch()));
   for (const SegmentFile& segment : segments) out.segments.push_back(segment.info);
   if (out.begun && out.head.run().run_id() != out.run_id->bytes()) {
     return DataLoss(absl::StrCat("the snapshot of round ", out.round().value(),
@@ -407,7 +411,7 @@ absl::StatusOr<Recovered> Recover(Disk* disk, const RecoveryOptions& options, Cl
 
   Player player(options, clock, &out);
   SIGNVOTE_RETURN_IF_ERROR(player.Begin());
-  const size_t first = FirstNeeded(segments, out);
+  const size_t first = out.begun ? FirstNeeded(segments, out.round()) : 0;
   if (out.begun && segments[first].info.first_round > out.round()) {
     return DataLoss(absl::StrCat("the commits from round ", out.round().value(), " to ",
                                  segments[first].info.first_round.value(),

@@ -91,6 +91,8 @@ struct SegmentFile {
   std::optional<uint64_t> end;  // nullopt: the last one
 };
 absl::StatusOr<std::vector<SegmentFile>> ListSegments(Disk* disk);
+// The first segment that has to be read behind a snapshot: that with the commit before it.
+size_t FirstNeeded(const std::vector<SegmentFile>& segments, Round snapshot);
 
 // Reads every record of the segments from `first` on, in order. What `visit` returns that is not OK ends
 // it. REQUIRES: first ≤ segments.size().

@@ -24,6 +24,12 @@ absl::StatusOr<std::unique_ptr<SegmentLog>> SegmentLog::Open(Disk* disk, uint64_
       new SegmentLog(disk, segment_bytes == 0 ? kSegmentBytes : segment_bytes, start, recovered));
   // Servers that begin and end in vain leave one segment, not one each. It is replaced at once, whole.
   if (recovered.last_is_bare) log->segments_.pop_back();
+  // A crash may have left records that only the operating system has.
+  if (!log->segments_.empty() && !recovered.last_is_bare) {
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<DiskFile> last,
+                              disk->Open(SegmentName(log->segments_.back().sequence)));
+    SIGNVOTE_RETURN_IF_ERROR(last->Sync());
+  }
   SIGNVOTE_RETURN_IF_ERROR(
       log->BeginSegment(recovered.last_is_bare ? recovered.before_last_end : recovered.last_end));
   return log;

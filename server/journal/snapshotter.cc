@@ -76,15 +76,24 @@ absl::Status Snapshotter::TakeOne() {
   const Time begin = clock_->Now();
   const GiveUp give_up = [this] { return stopping(); };
   const uint64_t written = journal_->stats().written_bytes;
-  SIGNVOTE_ASSIGN_OR_RETURN(const Copied copied, copy_(give_up));
-  SIGNVOTE_ASSIGN_OR_RETURN(const StateBook::Standing standing,
-                            journal_->states()->At(copied.round));
+  SIGNVOTE_ASSIGN_OR_RETURN(Copied copied, copy_(give_up));
+  // The replica may have gone on since it was copied.
+  absl::StatusOr<StateBook::Standing> found = journal_->states()->At(copied.round);
+  while (absl::IsNotFound(found.status()) && !stopping()) {
+    SIGNVOTE_ASSIGN_OR_RETURN(copied, copy_(give_up));
+    found = journal_->states()->At(copied.round);
+  }
+  if (!found.ok()) return found.status();
+  const StateBook::Standing standing = *std::move(found);
+  if (!kept_.empty() && kept_.front() == copied.round) {  // nothing was committed since
+    written_ = written;
+    return DropOld();
+  }
   SIGNVOTE_ASSIGN_OR_RETURN(const Layout layout, LayoutFrom(standing.head.run()));
   SnapshotView view{.head = &standing.head, .layout = &layout, .x = copied.x, .x0 = copied.x0};
   if (standing.optimizer != nullptr) view.optimizer = *standing.optimizer;
   SIGNVOTE_RETURN_IF_ERROR(WriteSnapshot(disk_, view, give_up));
-  // One of the same round was replaced.
-  if (kept_.empty() || kept_.front() != copied.round) kept_.insert(kept_.begin(), copied.round);
+  kept_.insert(kept_.begin(), copied.round);
   written_ = written;
   {
     MutexLock lock(&mu_);

@@ -15,6 +15,11 @@ void StateBook::Begin(const v1::JournalHead& head,
   states_[applied_] = {std::make_shared<const v1::RunState>(head.run()), std::move(optimizer)};
 }
 
+void StateBook::OnRecovered(Duration took, uint64_t commits) {
+  MutexLock lock(&mu_);
+  replay_ += took + kReplayOverhead * static_cast<int64_t>(commits);
+}
+
 void StateBook::Add(Round next, std::shared_ptr<const v1::RunState> after,
                     std::shared_ptr<const std::vector<float>> optimizer) {
   MutexLock lock(&mu_);

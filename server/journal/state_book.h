@@ -31,6 +31,8 @@ class StateBook {
   // The run as it begins, or is taken up.
   void Begin(const v1::JournalHead& head, std::shared_ptr<const std::vector<float>> optimizer);
   // Behind the commit before `next`.
+  // A start has to apply what this one had to, as long as there is no newer snapshot.
+  void OnRecovered(Duration took, uint64_t commits);
   void Add(Round next, std::shared_ptr<const v1::RunState> after,
            std::shared_ptr<const std::vector<float>> optimizer);
   // The replica holds all commits before `next`, the last of which took so long.

@@ -20,7 +20,7 @@
 namespace signvote::journal {
 namespace {
 
-constexpr const char* kCut = ".cut";
+const std::string kCut(kCutSuffix);
 
 std::string SaysWhat(const SegmentReader::Record& record) {
   const auto parse = [&record](auto* message) {
@@ -73,10 +73,19 @@ struct Break {
   std::string why;
 };
 
-// Where the first segment is damaged; nullopt: nowhere.
-absl::StatusOr<std::optional<Break>> FindBreak(Disk* disk,
-                                               const std::vector<SegmentFile>& segments) {
-  for (size_t i = 0; i < segments.size(); ++i) {
+// The first segment that a start reads: what is older than the newest snapshot that is whole it does not.
+absl::StatusOr<size_t> FirstRead(Disk* disk, const std::vector<SegmentFile>& segments) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<Round> rounds, ListSnapshots(disk));
+  for (const Round round : rounds) {
+    if (CheckSnapshot(disk, round).ok()) return FirstNeeded(segments, round);
+  }
+  return 0;
+}
+
+// Where the first segment from `first` on is damaged; nullopt: nowhere.
+absl::StatusOr<std::optional<Break>> FindBreak(Disk* disk, const std::vector<SegmentFile>& segments,
+                                               size_t first) {
+  for (size_t i = first; i < segments.size(); ++i) {
     SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> map, disk->Map(segments[i].name));
     absl::StatusOr<SegmentReader> reader =
         SegmentReader::Open(segments[i].name, map->data(), segments[i].end);
@@ -154,9 +163,10 @@ absl::Status Dump(Disk* disk, const Print& print) {
 
 absl::Status Truncate(Disk* disk, Clock* clock, const Print& print) {
   SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<SegmentFile> segments, ListSegments(disk));
-  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<Break> found, FindBreak(disk, segments));
+  SIGNVOTE_ASSIGN_OR_RETURN(const size_t first, FirstRead(disk, segments));
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<Break> found, FindBreak(disk, segments, first));
   if (!found.has_value()) {
-    print("nothing is damaged, and nothing was cut\n");
+    print("nothing that a start reads is damaged, and nothing was cut\n");
     return absl::OkStatus();
   }
   print(found->why + "\n");

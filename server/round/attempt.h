@@ -114,6 +114,9 @@ class OpenAttempt {
   // its gradient, was not finite. Of one who is silent nobody knows.
   uint32_t abstained() const { return census_.abstained; }
   bool OnlyNonFiniteLosses() const { return members_ > 0 && nonfinite_losses_ == members_; }
+  bool MostlyNonFinite() const {
+    return members_ > 0 && 2 * (nonfinite_losses_ + nonfinite_gradients_) >= members_;
+  }
   bool OnlyNonFinite() const {
     return members_ > 0 && nonfinite_losses_ + nonfinite_gradients_ == members_;
   }

@@ -426,7 +426,10 @@ void Engine::Open() {
     openings_.Drop(round_);
   }
   if (!first_opened_.has_value()) first_opened_ = now_;
-  attempt_until_ = now_ + config_.wait_timeout;
+  // Minibatches that are computed in time are no silence.
+  const Duration computing =
+      local.is_vote() ? Duration::zero() : deadline.value_or(Duration::zero());
+  attempt_until_ = now_ + std::max(config_.wait_timeout, computing);
   open_.emplace(std::move(plan));
   phase_ = Phase::kRoundOpen;
   out_.push_back(std::move(action));
@@ -509,6 +512,9 @@ bool Engine::ScalarsSettled() const {
 
 void Engine::Commit(CourseEnd end) {
   OpenAttempt attempt = *std::exchange(open_, std::nullopt);
+  // In a trial everybody goes a way of its own: those who are left over say nothing of most.
+  if (end == CourseEnd::kVerdict && attempt.plan().local.is_silent() && attempt.MostlyNonFinite())
+    end = CourseEnd::kNonFiniteGradient;
   const uint32_t chunks = attempt.plan().chunks;
   CommitRound commit;
   attempt.Summarise(

@@ -259,11 +259,15 @@ Duration Members::Wait(const LocalSteps& local, std::vector<Seat>& seats, Action
   const WaitPlan plan = PlanWait(deadline, paces, overall);
   for (Seat& seat : seats) {
     if (local.is_vote()) continue;
+    // Of who was not seen yet: as all of them together.
     const LocalArrivals& arrivals = workers_.at(seat.worker).local;
+    const auto known = [](std::optional<Duration> own, std::optional<Duration> of_all) {
+      return own.has_value() ? *own : of_all.value_or(Duration{0});
+    };
     const Duration sending =
-        local.is_silent() ? Duration{0} : arrivals.sending().value_or(Duration{0});
-    seat.steps_until =
-        std::max(kStepsUntilMin, plan.wait - sending - arrivals.step().value_or(Duration{0}));
+        local.is_silent() ? Duration{0} : known(arrivals.sending(), local_rounds_.sending());
+    seat.steps_until = std::max(kStepsUntilMin,
+                                plan.wait - sending - known(arrivals.step(), local_rounds_.step()));
   }
   for (const size_t i : plan.outgrown) {
     Worker& w = workers_.at(ids[i]);

@@ -9,6 +9,7 @@
 #include "common/status.h"
 #include "server/journal/head.h"
 #include "server/run/run.h"
+#include "server/run/settings.h"
 
 namespace signvote::run {
 namespace {
@@ -46,6 +47,7 @@ void Run::BeginJournal(const RunState& start) {
   head.set_rule(facts_.rule);
   head.set_seed(facts_.seed);
   head.set_direction(std::string(DirectionName(facts_.direction.kind)));
+  FillSettings(options_, &head);
   parts_.durability->Begin(head, TakeNumbers(&state.optimizer));
 }
 

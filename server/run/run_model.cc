@@ -322,7 +322,12 @@ absl::Status RunModel::Restore(const Known& known) {
   SIGNVOTE_RETURN_IF_ERROR(CheckFlagsOf(known));
   const uint64_t d = known.layout.coordinates();
   SIGNVOTE_CHECK(known.x.size() == d);
-  SIGNVOTE_CHECK(known.x0.empty() || (options_.sizes.needs_x0 && known.x0.size() == d));
+  if (!known.x0.empty() && !options_.sizes.needs_x0) {
+    return absl::FailedPreconditionError(
+        "the saved run keeps the parameters that it began with for its stepsize rule, and this "
+        "server's rule does without; start it with the --rule that the run has");
+  }
+  SIGNVOTE_CHECK(known.x0.empty() || known.x0.size() == d);
   SIGNVOTE_ASSIGN_OR_RETURN(ModelIdentity identity, ModelIdentity::FromConfig(known.config_json));
   SIGNVOTE_RETURN_IF_ERROR(
       Adopt(known.layout, {.start = known.round, .needs_x0 = !known.x0.empty()}));

@@ -132,6 +132,7 @@ class LeverRule final : public StepsizeRule {
       // Of a trial; h' doubles at most as long as a fifth of the budget holds it.
       const RaceConfig race = ConfigOfRace(config_);
       most = std::max(most, std::max(race.long_rounds, race.rounds_max / 5) / race.parts);
+      most = std::min<uint64_t>(most, kLocalStepsMax);
     }
     return static_cast<uint32_t>(most);
   }
@@ -152,10 +153,10 @@ class LeverRule final : public StepsizeRule {
 
   StepsizeDecision DecideWithoutBallot(const RuleInput& input) override {
     // Before the first trial another minibatch will do as well.
+    if (!Racing()) return StepsizeRule::DecideWithoutBallot(input);
     // With local steps a first round may have been passed over, and whoever comes has nothing to go on from.
     const bool moved = IsLocal() && (input.nonfinite || race_->step() > 0);
-    const bool begun = Racing() && (!race_->untouched() || moved);
-    if (!begun) return StepsizeRule::DecideWithoutBallot(input);
+    if (race_->untouched() && !moved) return StepsizeRule::DecideWithoutBallot(input);
     BeginRace(input);
     const float gamma = static_cast<float>(race_->gamma());
     if (race_->OnNoVerdict(input) == TrialMove::kRewind) return EndOfTrial(gamma);

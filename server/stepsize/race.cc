@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "common/check.h"
 #include "common/status.h"
+#include "server/stepsize/local_schedule.h"
 
 namespace signvote {
 namespace {
@@ -81,7 +82,7 @@ void Race::BeginTrial(int64_t k, uint64_t length) {
   trial_ = {.k = k, .rounds = length};
   if (config_.parts > 0) {
     trial_.rounds = config_.parts;
-    trial_.minibatches = length / config_.parts;
+    trial_.minibatches = std::min<uint64_t>(length / config_.parts, kLocalStepsMax);
   }
   lowest_ = std::min(lowest_, k);
   highest_ = std::max(highest_, k);

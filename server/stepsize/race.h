@@ -55,7 +55,7 @@ struct RaceConfig {
   uint64_t long_rounds = 0;   // h
   uint64_t rounds_max = 0;    // of all trials together; ≥ 5 h'
   // Local steps: every trial is of so many rounds, and the three above count minibatches, of which each
-  // round takes an equal part; 0: a round takes one.
+  // round takes an equal part, kLocalStepsMax at most; 0: a round takes one.
   uint64_t parts = 0;
 };
 

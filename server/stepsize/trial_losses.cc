@@ -20,6 +20,9 @@ void TrialLosses::Add(uint64_t step, const RuleInput& input) {
   const auto first = static_cast<ptrdiff_t>(entries_.size());
   for (size_t i = 0; i < input.workers.size(); ++i) {
     const double loss = input.workers[i].loss;
+    // A mean over fewer minibatches, on a shorter way, is none to compare with.
+    const uint32_t taken = input.workers[i].local_steps;
+    if (input.local.is_silent() && taken > 0 && taken < input.local.steps) continue;
     if (std::isfinite(loss)) entries_.push_back({step, ShareOf(input, i), loss});
   }
   std::sort(entries_.begin() + first, entries_.end(),

@@ -309,7 +309,7 @@ class Services(Installed):
         stops, again = self.page_row("`systemctl stop`"), self.page_row("started again")
         for unit, stop in zip(self.units(), stops):
             self.assertEqual(self.value(unit, "TimeoutStopSec"), re.findall(r"(\d+) s at most", stop), unit)
-        self.assertEqual(self.value("signvote-server.service", "Restart"), ["no"])
+        self.assertEqual(self.value("signvote-server.service", "Restart"), ["on-abnormal"])
         self.assertEqual(self.value("signvote-server.service", "RestartForceExitStatus"), re.findall(r"exit code (\d+)", again[0]))
         if self.worker:
             unit = "signvote-worker@alice.service"

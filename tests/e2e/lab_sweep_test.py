@@ -39,7 +39,9 @@ class QuickSweep(harness.ProcessTest):
             (lever,) = losses[task, direction, "lever"].values()
             self.assertEqual(len(lever), SEEDS.get(task, 1))
             self.assertLess(statistics.mean(lever), LEVER_MOST * min(grid), (task, direction))
-        self.assertEqual((out / "results.md").read_text().count("\n"), 2 + 3 * len(methods))
+        runs, overall = (out / "results.md").read_text().split("\n\n", 1)
+        self.assertEqual(len(runs.splitlines()), 2 + 3 * len(methods))
+        self.assertIn("One setting over all tasks", overall)
 
 
 if __name__ == "__main__":

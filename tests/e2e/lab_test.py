@@ -118,8 +118,11 @@ class Lab(harness.ProcessTest):
         page = Resources()
         page.feed((out / "report.html").read_text(encoding="utf-8"))
         self.assertEqual(page.outside(), [])
-        self.assertEqual(page.rows, 1 + 4)  # a head, and a method on each task
-        self.assertEqual((out / "results.md").read_text().count("\n"), 2 + 4)
+        # A head, and a method on each task; and both methods over the two tasks.
+        self.assertEqual(page.rows, 1 + 4 + 1 + 2)
+        runs, overall = (out / "results.md").read_text().split("\n\n", 1)
+        self.assertEqual(len(runs.splitlines()), 2 + 4)
+        self.assertIn("One setting over all tasks, n = 2", overall)
 
         # Nothing is left to do.
         self.assert_exit(self.start("third", command), OK)

@@ -120,6 +120,7 @@ class Services(harness.ProcessTest):
         self.the_live_view_works_over_ssh()
         self.the_logs_are_rotated()
         self.a_crashed_worker_comes_back()
+        self.a_killed_server_goes_on_with_its_run()
         self.the_drop_in_for_cuda_opens_the_devices(open_devices)
         self.an_evicted_worker_stays_away()
         self.stopping_the_server_exports_the_model(user)
@@ -180,6 +181,22 @@ class Services(harness.ProcessTest):
         self.machine.do("systemctl", "kill", "--signal=KILL", ALICE)
         self.wait_until("alice is back", lambda: self.role() == "member" and self.incarnation() > before, RESTART_SECONDS_MAX)
         self.assertEqual(self.property(ALICE, "NRestarts"), "1")
+
+    def a_killed_server_goes_on_with_its_run(self):
+        before = self.status()
+        self.machine.do("systemctl", "kill", "--signal=KILL", SERVER)
+
+        def goes_on():
+            if self.active(SERVER) != "active":
+                return False
+            code, out, _ = self.machine.run("signvote", *OPERATOR, "status", "--json")
+            if code != harness.OK:
+                return False
+            now = json.loads(out)
+            return now["epoch"] == before["epoch"] + 1 and now["round"] > before["round"] and self.role() == "member"
+        self.wait_until("the run goes on", goes_on, RESTART_SECONDS_MAX)
+        self.assertEqual(self.status()["run_id"], before["run_id"])
+        self.assertEqual((self.property(SERVER, "NRestarts"), self.property(ALICE, "NRestarts")), ("1", "1"))
 
     def the_drop_in_for_cuda_opens_the_devices(self, block):
         self.machine.do("systemctl", "stop", ALICE)

@@ -156,6 +156,8 @@ void SimDisk::Begin(Restart restart) {
       }
     }
   }
+  // The operating system still has what a process that died had not synced.
+  if (restart == Restart::kProcess) return;
   for (auto& [name, inode] : names_) inode->unsynced.clear();
   names_since_ = {names_};
 }

@@ -171,7 +171,7 @@ absl::Status Voter::MeasureProbeInner() {
 
 absl::Status Voter::SetGradient(ConstTensorPointers g) {
   SIGNVOTE_RETURN_IF_ERROR(
-      Expect(stage_ == Stage::kOpen && (!steps_ || wants_gradient()), "SetGradient"));
+      Expect(stage_ == Stage::kOpen && (!steps_ || TakesAnother()), "SetGradient"));
   if (g.size() != run_.layout.tensors().size()) {
     return absl::InvalidArgumentError(absl::StrCat("the gradient has ", g.size(),
                                                    " tensors and the run's model ",

@@ -195,6 +195,8 @@ class Voter {
   double ClipFactor(double l2_squared) const;
   absl::StatusOr<double> Wanted(ScalarKind kind);
   absl::StatusOr<double> WantedOfSteps(ScalarKind kind);
+  // Local steps: another gradient can be taken, whatever the time is.
+  bool TakesAnother() const;
   absl::Status TakeStep();
   absl::Status SendDisplacement();
   absl::StatusOr<SentBallot> SendScalars();

@@ -9,9 +9,10 @@
 
 namespace signvote {
 
+bool Voter::TakesAnother() const { return gradient_ < gradients_ && !now_.withdrawn.has_value(); }
+
 bool Voter::wants_gradient() const {
-  if (stage_ != Stage::kOpen || !steps_ || gradient_ == gradients_ || now_.withdrawn.has_value())
-    return false;
+  if (stage_ != Stage::kOpen || !steps_ || !TakesAnother()) return false;
   // A ballot of no step at all would say nothing.
   return gradient_ == 0 || !ticket_.steps_until.has_value() || clock_->Now() < *ticket_.steps_until;
 }

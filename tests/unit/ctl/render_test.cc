@@ -120,7 +120,7 @@ TEST(RenderTest, TheTableSaysBitsPerParameterAndMinibatchOnceTheyAreKnown) {
   status.set_minibatches(4096);
   EXPECT_THAT(RenderTable(status, Colour::kOff),
               testing::HasSubstr("\nbits      0.0635 up             0.19 down, a parameter and "
-                                 "minibatch; minibatches: 4,096\n"));
+                                 "minibatch (4,096)\n"));
 }
 
 TEST(RenderTest, TheTableSaysWhatTheRunDoes) {

@@ -48,8 +48,8 @@ TEST(MetricsFeedTest, ASnapshotBecomesGaugesCountersAndWorkerSeries) {
   EXPECT_EQ(metrics.Value(ServerMetric::kRound), 7);
   EXPECT_EQ(metrics.Value(ServerMetric::kMinibatches), 112);
   EXPECT_EQ(metrics.Value(ServerMetric::kWorkerMinibatches), 336);
-  EXPECT_EQ(metrics.Value(ServerMetric::kUpBits), 0.0625);
-  EXPECT_EQ(metrics.Value(ServerMetric::kDownBits), 0);  // unknown: left as it was
+  EXPECT_EQ(metrics.Value(ServerMetric::kUpParameterBytes), 0.0625 / 8);
+  EXPECT_EQ(metrics.Value(ServerMetric::kDownParameterBytes), 0);  // unknown: left as it was
   EXPECT_EQ(metrics.Value(ServerMetric::kLoss), 2.5);
   EXPECT_EQ(metrics.Value(ServerMetric::kGradientL1), 0);  // unknown: left as it was
   EXPECT_EQ(metrics.Value(ServerMetric::kLosses), 3);

@@ -134,6 +134,34 @@ TEST(LocalLeverTest, ATrialWithoutFiniteLossesInTwoRoundsIsOverAtOnce) {
   EXPECT_LT(run.Local().eta_first, 1e-3f) << "the next one is smaller";
 }
 
+TEST(LocalLeverTest, NoRoundOfATrialIsLongerThanAMainRoundMayBe) {
+  LocalRun run(Config("16", 1'000'000, true));
+  EXPECT_EQ(run.Local().steps, kLocalStepsMax);
+  EXPECT_EQ(run.rule().local_steps_max(), kLocalStepsMax);
+}
+
+TEST(LocalLeverTest, AWorkerThatStoppedEarlySaysNothingOfATrial) {
+  LocalRun whole(Config("16", 300, true)), cut(Config("16", 300, true));
+  for (int round = 0; round < 8; ++round) {
+    const double loss = round < 4 ? 3 : 2.5;
+    whole.Decide({{.loss = loss}});
+    // The second one's mean is of fewer minibatches, and lower in the first trial alone.
+    cut.Decide({{.loss = loss}, {.loss = round < 4 ? 0.1 : 9, .local_steps = 3}});
+  }
+  EXPECT_EQ(whole.rule().Save().size(), cut.rule().Save().size());
+  EXPECT_EQ(whole.Local().eta_first, cut.Local().eta_first);
+}
+
+TEST(LocalLeverTest, ATrialWhoseFirstRoundWasPassedOverBeginsAnewWhereNobodyCanGoOn) {
+  LocalRun run(Config("16", 300, true));
+  EXPECT_EQ(run.Nobody(true).kind, CommitKind::kNone);
+  EXPECT_EQ(run.Local().from, StepsFrom::kContinue);
+  // All workers were lost, say: those who come have no y.
+  run.Nobody(false);
+  EXPECT_EQ(run.Local().from, StepsFrom::kX0);
+  EXPECT_FLOAT_EQ(run.Local().eta_first, 1e-3f) << "nothing was said of the stepsize";
+}
+
 TEST(LocalLeverTest, ATrialThatNobodyCanGoOnWithIsRunOnceMore) {
   LocalRun run(Config("16", 300, true));
   run.Decide(Losses(3));

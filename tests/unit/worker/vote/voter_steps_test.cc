@@ -161,6 +161,28 @@ TEST_F(VoterTest, LocalStepsEndWhenTheRoundSaysButNeverBeforeTheFirst) {
   }
 }
 
+TEST_F(VoterTest, AStepThatWasWantedIsTakenThoughTheTimeIsOverMeanwhile) {
+  FakeClock clock;
+  DisplacementSource source(run_);
+  auto voter = Voter::Make(run_, &session_, &replica_, &device_, &source, &clock, {});
+  ASSERT_TRUE(voter.ok());
+  RoundTicket ticket = Ticket(0);
+  ticket.local_steps = 5;
+  ticket.eta_first = 1.0f;
+  ticket.steps_until = clock.Now() + std::chrono::seconds(1);
+  ASSERT_TRUE((*voter)->Begin(ticket).ok());
+  for (int taken = 1; taken <= 2; ++taken) {
+    ASSERT_TRUE((*voter)->wants_gradient());
+    if (taken == 2) clock.Advance(std::chrono::seconds(2));
+    ASSERT_TRUE((*voter)->SetGradient(Pointers(g_)).ok());
+    ASSERT_TRUE((*voter)->GradientReady(0, kD).ok());
+    ASSERT_TRUE((*voter)->EndGradient(1, 4).ok());
+  }
+  EXPECT_FALSE((*voter)->wants_gradient());
+  ASSERT_TRUE((*voter)->FinishSteps().ok());
+  EXPECT_EQ(session_.scalars.local_steps, 2u);
+}
+
 TEST_F(VoterTest, ATrialsLocalStepsTellTheirLossesAndSendNoBallot) {
   for (const BallotStart start : {BallotStart::kX0, BallotStart::kContinue}) {
     DisplacementSource source(run_);
