@@ -241,7 +241,7 @@ class LeverRule final : public StepsizeRule {
   uint64_t RaceRoundsMax() const {
     const RaceConfig race = ConfigOfRace(config_);
     if (race.parts == 0) return race.rounds_max;
-    return race.rounds_max / (race.short_rounds / race.parts);
+    return race.rounds_max / std::min<uint64_t>(race.short_rounds / race.parts, kLocalStepsMax);
   }
   // s·(1 − t/T).
   float Stepsize(uint64_t t) const {

@@ -138,6 +138,13 @@ TEST(LocalLeverTest, NoRoundOfATrialIsLongerThanAMainRoundMayBe) {
   LocalRun run(Config("16", 1'000'000, true));
   EXPECT_EQ(run.Local().steps, kLocalStepsMax);
   EXPECT_EQ(run.rule().local_steps_max(), kLocalStepsMax);
+  // Every larger stepsize is better: all trials that there are. What is saved is taken up again.
+  for (uint64_t rounds = 0; !run.rule().race().over; ++rounds) {
+    ASSERT_LT(rounds, 1000u);
+    run.Decide(Losses(1 / (1 + static_cast<double>(run.Local().eta_first))));
+    EXPECT_LE(run.rule().race().rounds, run.rule().race().rounds_max);
+  }
+  run.Decide(Losses(1));
 }
 
 TEST(LocalLeverTest, AWorkerThatStoppedEarlySaysNothingOfATrial) {
