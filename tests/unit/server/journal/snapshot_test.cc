@@ -130,6 +130,22 @@ class ToolTest : public ::testing::Test {
       ends_.push_back((*log)->written_bytes() + sizeof(SegmentHeader));
     }
   }
+  void GoOnAsTheSecondServer() {
+    const auto recovered = Recover(&disk_, {}, Clock::System());
+    ASSERT_TRUE(recovered.ok());
+    auto log = SegmentLog::Open(&disk_, 1 << 20,
+                                {.run_id = run_.run_id(), .epoch = Epoch(2), .round = run_.round()},
+                                *recovered);
+    ASSERT_TRUE(log.ok());
+    const v1::JournalHead head = run_.Head();
+    ASSERT_TRUE((*log)->Begin(head.SerializeAsString(), run_.plan().TotalBytes()).ok());
+    for (int i = 0; i < 4; ++i) {
+      const LogCommit commit = run_.Next();
+      ASSERT_TRUE((*log)->Write(commit).ok());
+      ASSERT_TRUE((*log)->Sync().ok());
+      run_.Apply(commit);
+    }
+  }
   Print print() {
     return [this](const std::string& line) { printed_ += line; };
   }
@@ -168,6 +184,29 @@ TEST_F(ToolTest, TruncateCutsAtTheDamageAndKeepsWhatItCutOff) {
   ASSERT_TRUE(run_.GoBackTo(Round(5)));
   EXPECT_EQ(*recovered->x, run_.x());
   EXPECT_FALSE(disk_.Bytes(SegmentName(1) + ".cut").empty());
+}
+
+TEST_F(ToolTest, NumbersOfServersWhoseSegmentsWerePutAsideAreNotUsedAgain) {
+  GoOnAsTheSecondServer();
+  disk_.Flip(SegmentName(1), ends_[4] + 60, 1);
+  EXPECT_TRUE(Truncate(&disk_, Clock::System(), print()).ok());
+  EXPECT_FALSE(disk_.Bytes(SegmentName(2) + ".cut").empty());
+  const auto recovered = Recover(&disk_, {}, Clock::System());
+  ASSERT_TRUE(recovered.ok()) << Describe(recovered.status());
+  EXPECT_EQ(recovered->round(), Round(5));
+  EXPECT_EQ(recovered->last_epoch, Epoch(2)) << "workers may still know what it told them";
+}
+
+TEST_F(ToolTest, TruncateLeavesDamageThatNoStartReads) {
+  GoOnAsTheSecondServer();
+  const v1::JournalHead head = run_.Head();
+  ASSERT_TRUE(WriteSnapshot(&disk_, run_.View(&head), nullptr).ok());
+  disk_.Flip(SegmentName(1), ends_[4] + 60, 1);
+  EXPECT_TRUE(Truncate(&disk_, Clock::System(), print()).ok());
+  EXPECT_THAT(printed_, HasSubstr("nothing that a start reads is damaged"));
+  const auto recovered = Recover(&disk_, {}, Clock::System());
+  ASSERT_TRUE(recovered.ok()) << Describe(recovered.status());
+  EXPECT_EQ(recovered->round(), run_.round());
 }
 
 }  // namespace
