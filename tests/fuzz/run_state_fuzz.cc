@@ -9,9 +9,9 @@
 #include <string>
 
 #include "common/check.h"
-#include "common/checksum.h"
 #include "server/run/run_state.h"
 #include "tests/fuzz/fuzz_target.h"
+#include "tests/fuzz/repair.h"
 
 namespace signvote::run {
 namespace {
@@ -27,24 +27,15 @@ Number Read(const std::string& bytes, size_t at) {
   return number;
 }
 
-// Writes the checksum of `count` bytes from `at` on behind them. False: they are not all there.
-bool Repair(std::string* bytes, size_t at, uint64_t count, bool wanted) {
-  if (at > bytes->size() || count > bytes->size() - at || bytes->size() - at - count < 8)
-    return false;
-  const uint64_t sum = Xxh3(bytes->data() + at, count);
-  if (wanted) std::memcpy(bytes->data() + at + count, &sum, sizeof(sum));
-  return true;
-}
-
 void RepairAll(std::string* bytes, uint8_t which) {
-  if (!Repair(bytes, 0, kChecksum, (which & 1) != 0)) return;
+  if (!fuzz::Repair(bytes, 0, kChecksum, (which & 1) != 0)) return;
   const auto body = Read<uint64_t>(*bytes, kBodyBytes);
-  if (!Repair(bytes, kHeaderBytes, body, (which & 2) != 0)) return;
+  if (!fuzz::Repair(bytes, kHeaderBytes, body, (which & 2) != 0)) return;
   size_t at = kHeaderBytes + body + 8;
   const auto coordinates = Read<uint64_t>(*bytes, kCoordinates);
   if (coordinates > bytes->size()) return;
   for (uint32_t plane = Read<uint32_t>(*bytes, kPlanes); plane > 0; --plane) {
-    if (!Repair(bytes, at, 4 * coordinates, (which & 4) != 0)) return;
+    if (!fuzz::Repair(bytes, at, 4 * coordinates, (which & 4) != 0)) return;
     at += 4 * coordinates + 8;
   }
 }

@@ -9,10 +9,10 @@
 #include <string>
 
 #include "common/check.h"
-#include "common/checksum.h"
 #include "server/journal/head.h"
 #include "server/journal/snapshot.h"
 #include "tests/fuzz/fuzz_target.h"
+#include "tests/fuzz/repair.h"
 
 namespace signvote::journal {
 namespace {
@@ -26,20 +26,11 @@ uint64_t Read(const std::string& bytes, size_t at) {
   return number;
 }
 
-// Writes the checksum of `count` bytes from `at` on behind them. False: they are not all there.
-bool Repair(std::string* bytes, size_t at, uint64_t count, bool wanted) {
-  if (at > bytes->size() || count > bytes->size() - at || bytes->size() - at - count < 8)
-    return false;
-  const uint64_t sum = Xxh3(bytes->data() + at, count);
-  if (wanted) std::memcpy(bytes->data() + at + count, &sum, sizeof(sum));
-  return true;
-}
-
 void RepairAll(std::string* bytes, uint8_t which) {
-  if (!Repair(bytes, 0, kChecksum, (which & 1) != 0)) return;
+  if (!fuzz::Repair(bytes, 0, kChecksum, (which & 1) != 0)) return;
   const uint64_t body = Read(*bytes, kBodyBytes), numbers = Read(*bytes, kNumbers);
-  if (!Repair(bytes, kHeaderBytes, body, (which & 2) != 0) || numbers > bytes->size()) return;
-  (void)Repair(bytes, kHeaderBytes + body + 8, 4 * numbers, (which & 4) != 0);
+  if (!fuzz::Repair(bytes, kHeaderBytes, body, (which & 2) != 0) || numbers > bytes->size()) return;
+  (void)fuzz::Repair(bytes, kHeaderBytes + body + 8, 4 * numbers, (which & 4) != 0);
 }
 
 void Check(const std::string& bytes) {
