@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -151,6 +152,13 @@ class PosixDisk final : public Disk {
     (void)::close(fd);
     if (error != 0) return ErrnoStatus(error, path_, "cannot sync the folder");
     return absl::OkStatus();
+  }
+
+  absl::StatusOr<uint64_t> FreeBytes() override {
+    struct statvfs space {};
+    if (::statvfs(path_.c_str(), &space) != 0)
+      return ErrnoStatus(errno, path_, "cannot ask for the room on its disk");
+    return uint64_t{space.f_bavail} * space.f_frsize;
   }
 
  private:

@@ -55,6 +55,8 @@ class Disk {
   virtual absl::Status Rename(const std::string& from, const std::string& to) = 0;
   virtual absl::Status Remove(const std::string& name) = 0;
   virtual absl::Status SyncFolder() = 0;
+  // What may still be written.
+  virtual absl::StatusOr<uint64_t> FreeBytes() = 0;
 
   // Makes the folder, for its owner alone, where it is missing.
   static absl::StatusOr<std::unique_ptr<Disk>> OpenPosix(const std::string& path);

@@ -208,6 +208,25 @@ ROWS = (
               (Query("process_resident_memory_bytes{S}", "server {{instance}}"),
                Query("signvote_worker_resident_memory_bytes{W}", "{{instance}}")), width=6, low=0),
     )),
+    Row("Journal", (
+        Panel("Room for the journal", "What its files take, and what is free beside them.", "decbytes",
+              (Query("signvote_server_journal_bytes{S}", "files"), Query("signvote_server_journal_free_bytes{S} > 0", "free")), width=6,
+              low=0),
+        Panel("Written to the journal", "Commits, and what changes between them.", "Bps",
+              (Query("rate(signvote_server_journal_written_bytes_total{S}[R])", "{{instance}}"),), width=6, low=0),
+        Panel("Sync", "Mean time until the disk has what was written: no commit is told before, with --durability sync.", "s",
+              (Query("rate(signvote_server_journal_sync_seconds_total{S}[R]) / (rate(signvote_server_journal_syncs_total{S}[R]) > 0)",
+                     "{{instance}}"),), width=6, scale="log"),
+        Panel("Age of the snapshot", "A start replays the commits since the newest one.", "s",
+              (Query("signvote_server_snapshot_age_seconds{S}", "{{instance}}"),), width=6, low=0),
+        Panel("Recoveries", "Servers that took the run up from its journal; how long this one took.", "none",
+              (Query("signvote_server_recoveries{S}", "recoveries"), Query("signvote_server_recovery_seconds{S}", "seconds")), width=12,
+              low=0, decimals=2),
+        Panel("Journal: trouble", "Snapshots that could not be written, workers that were ahead of the journal, a journal that failed.",
+              "none", (Query(_grown("signvote_server_snapshot_failures_total"), "snapshot failures"),
+                       Query(_grown("signvote_server_ahead_joins_total"), "workers ahead"),
+                       Query("signvote_server_journal_failed{S}", "failed")), width=12, low=0, bars=True),
+    )),
 )
 
 # ---- recording rules ------------------------------------------------------------------------------------------------
@@ -335,4 +354,26 @@ ALERTS = (
           'Sessions refused or ended for the worker\'s fault in ten minutes: {{ printf "%.0f" $value }}.',
           "Wrong token, certificate, model or version, a name in use, or malformed messages: the server's log and `--event-log` "
           "(`refused`) say whose and why ([bad input](bad_input.md))."),
+    Alert("SignvoteJournalFailed", "signvote_server_journal_failed", "== 1", "0m", "critical",
+          "The journal of {{ $labels.instance }} cannot be written.",
+          "No commit is told any more: the run stands still until a server is started again on a journal that can be written.",
+          "The disk is full, or it failed: the server's log and `/readyz` have its words. Nothing that was told is lost. Make room, or "
+          "move the folder to another disk, and start the server again on it: it goes on behind the last commit that was told, and "
+          "the workers come back by themselves ([journal](journal_format.md))."),
+    Alert("SignvoteJournalDiskFills", "signvote_server_journal_free_bytes / (signvote_server_journal_bytes > 0)", "< 0.5", "1m", "warning",
+          "The disk of {{ $labels.instance }}'s journal is nearly full.",
+          "What is free is {{ $value | humanizePercentage }} of what the journal takes.",
+          "A new snapshot and the segments until the next one need about what there is already. Make room, or keep fewer "
+          "snapshots (`--snapshots-keep`). Once the disk is full the run stands still until the server is started again."),
+    Alert("SignvoteSnapshotFails", "increase(signvote_server_snapshot_failures_total[1h])", "> 0", "0m", "warning",
+          "{{ $labels.instance }} could not write a snapshot.",
+          'Snapshots that failed in an hour: {{ printf "%.0f" $value }}.',
+          "Rounds go on and lose nothing, but the journal grows until one succeeds, and a start replays more. The server's log says "
+          "why; mostly the disk is too small for one snapshot more."),
+    Alert("SignvoteJournalSyncSlow", "rate(signvote_server_journal_sync_seconds_total[5m]) / (rate(signvote_server_journal_syncs_total[5m]) > 0)",
+          "> 1", "5m", "warning",
+          "The journal's disk at {{ $labels.instance }} is slow.",
+          "A sync takes {{ $value | humanizeDuration }}, and no commit is told before.",
+          "Something else writes to the same disk, or it is a network's. Give the journal a disk of its own; or say `--durability group`, "
+          "which loses up to 0.2 s of rounds in a power cut and nothing in a crash of the server."),
 )

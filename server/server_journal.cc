@@ -101,9 +101,11 @@ void ServerJournal::Show(ServerMetrics* metrics) const {
   // A folder that cannot be read is told where it is written to.
   if (const auto entries = disk_->List(); entries.ok())
     for (const DiskEntry& entry : *entries) bytes += entry.bytes;
+  const uint64_t free_bytes = disk_->FreeBytes().value_or(0);
   const journal::JournalStats stats = journal_->stats();
   const journal::Snapshotter::Stats snapshots = snapshotter_->stats();
   set(ServerMetric::kJournalBytes, bytes);
+  set(ServerMetric::kJournalFree, free_bytes);
   set(ServerMetric::kJournalFailed, journal_->status().ok() ? 0 : 1);
   set(ServerMetric::kSnapshotAge, ToSeconds(clock_->Now() - snapshots.taken));
   set(ServerMetric::kSnapshotRound, snapshots.newest.value_or(Round(0)).value());

@@ -66,6 +66,8 @@ namespace signvote {
     "Connections without a call yet: silent, or in their handshake.")                            \
   X(kGauge, kJournalBytes, "signvote_server_journal_bytes",                                      \
     "Bytes of all files in the journal's folder; 0: there is none.")                             \
+  X(kGauge, kJournalFree, "signvote_server_journal_free_bytes",                                  \
+    "Bytes that may still be written beside the journal; 0: there is none, or no room.")         \
   X(kGauge, kJournalFailed, "signvote_server_journal_failed",                                    \
     "1 once the journal cannot be written, and no commit is told any more, else 0.")             \
   X(kGauge, kSnapshotAge, "signvote_server_snapshot_age_seconds",                                \

@@ -95,7 +95,7 @@ class Prometheus(harness.Process):
 class WatchedTest(harness.ProcessTest):
     """A Prometheus with the shipped files, and the dashboard's queries to it."""
 
-    def start_prometheus(self, server):
+    def start_prometheus(self, server, stalled_seconds=300):
         """The shipped files in a folder of their own, with shorter times; `server` is its first target."""
         self.assertTrue(shutil.which("prometheus"), "prometheus is missing: run scripts/setup, or install Debian's package")
         top = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
@@ -104,7 +104,8 @@ class WatchedTest(harness.ProcessTest):
         for path, pattern, text, count in (
                 ("prometheus.yml", r"(?<=_interval: )15s$", SCRAPE, 2),
                 ("rules/signvote.yml", r"(?<=^        for: )(?!0m)\w+$", ALERT_WAIT,
-                 sum(alert.wait != "0m" for alert in definition.ALERTS))):
+                 sum(alert.wait != "0m" for alert in definition.ALERTS)),
+                ("rules/signvote.yml", r"(?<=last_commit_timestamp_seconds > )300", str(stalled_seconds), 1)):
             changed, found = re.subn(pattern, text, (self.shipped / path).read_text(), flags=re.MULTILINE)
             self.assertEqual(found, count, path)
             (self.shipped / path).write_text(changed)
@@ -204,7 +205,8 @@ class Dashboard(WatchedTest):
         self.certify("a", "b", "c", "d")
         self.workers, self.addresses = {}, {}
         # Without a deadline a busy machine makes no abstentions.
-        self.start_server("--deadline", "off", "--digest-every", 10, "--eval-every", 20, rounds=ROUNDS, workers_min=3)
+        self.start_server("--deadline", "off", "--digest-every", 10, "--eval-every", 20, "--journal", self.folder / "journal",
+                          rounds=ROUNDS, workers_min=3)
         self.start_prometheus(self.server.http)
         self.attach("a", "b", "c")
         self.wait_round(10, timeout=120)
@@ -276,6 +278,31 @@ class Dashboard(WatchedTest):
         pathlib.Path(RESULTS).write_text(json.dumps({
             "begin": begin, "end": end, "rate_seconds": RATE_SECONDS, "events": events,
             "panels": {title: [[readable(legend), points] for legend, points in lines] for title, lines in answers.items()}}))
+
+
+class Faults(WatchedTest):
+    def fires(self, name):
+        return (name, self.server.http) in self.prometheus.firing()
+
+    def test_a_stalled_round_and_a_full_disk_are_told(self):
+        self.certify("a", "b")
+        small = self.small_disk("90m")
+        self.start_server("--journal", small / "journal", "--deadline", "off", rounds=harness.FOREVER, workers_min=2)
+        self.start_prometheus(self.server.http, stalled_seconds=2)
+        workers = [self.start_worker(name, "--coordinates", 1_600_000) for name in "ab"]
+        self.wait_round(5)
+        self.wait_until("the server is scraped", lambda: self.prometheus.instant("signvote_server_round > 0", time.time()))
+        self.assertFalse(self.fires("SignvoteJournalFailed"))
+
+        harness.stop(workers[1])
+        self.wait_until("the stalled round is told", lambda: self.fires("SignvoteRunStalled"))
+        harness.cont(workers[1])
+        self.wait_until("the run goes on", lambda: not self.fires("SignvoteRunStalled"))
+
+        harness.fill_disk(small)
+        self.wait_until("the full disk is told before it is too late", lambda: self.fires("SignvoteJournalDiskFills"))
+        self.wait_until("a journal that failed is told", lambda: self.fires("SignvoteJournalFailed"), timeout=180)
+        self.assertTrue(self.server.alive)
 
 
 @unittest.skipUnless(harness.has_torch(), "needs LibTorch")

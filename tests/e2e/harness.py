@@ -342,6 +342,16 @@ class ProcessTest(unittest.TestCase):
         committed = self.status()["round"]
         self.wait_until("the round log has every round", lambda: len(self.rounds()) >= committed)
 
+    def small_disk(self, size):
+        """A folder on a file system of its own, of `size` ("90m"); skips where none can be mounted."""
+        small = self.folder / "small"
+        small.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", small], capture_output=True, text=True)
+        if done.returncode != 0:
+            self.skipTest(f"no file system of its own can be mounted here: {done.stderr.strip()}")
+        self.addCleanup(subprocess.run, ["umount", "-l", str(small)], check=False)
+        return small
+
     def one_digest(self, workers):
         digests = {p.name: self.report(p.name)["digest"] for p in workers}
         self.assertEqual(len(set(digests.values())), 1, f"replicas differ: {digests}")
@@ -372,6 +382,17 @@ def values(path):
     data = pathlib.Path(path).read_bytes()
     length, = struct.unpack("<Q", data[:8])
     return data[8 + length:]
+
+
+def fill_disk(folder):
+    """All that is left there is taken by others."""
+    with open(folder / "others", "wb") as others:
+        try:
+            while True:
+                others.write(bytes(1 << 16))
+                others.flush()
+        except OSError:
+            pass
 
 
 def stop(process):

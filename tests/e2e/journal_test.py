@@ -183,26 +183,15 @@ class JournalTools(JournalRuns):
 class FullDisk(JournalRuns):
     def setUp(self):
         super().setUp()
-        self.small = self.folder / "small"
-        self.small.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=90m", "tmpfs", self.small], capture_output=True, text=True)
-        if done.returncode != 0:
-            self.skipTest(f"no file system of its own can be mounted here: {done.stderr.strip()}")
-        self.addCleanup(subprocess.run, ["umount", "-l", str(self.small)], check=False)
+        self.small = self.small_disk("90m")
 
     def test_nothing_is_told_any_more_and_readiness_says_why(self):
         server = self.start_server("--journal", self.small / "journal", "--deadline", "off", "--snapshot-every", 5,
                                    "--wait-timeout", 600, rounds=harness.FOREVER, workers_min=1)
         worker = self.start_worker("w1", "--coordinates", 1_600_000)
         self.wait_round(5)
-        # All that is left is taken by others; what the journal has reserved is used up at last.
-        with open(self.small / "others", "wb") as others:
-            try:
-                while True:
-                    others.write(bytes(1 << 16))
-                    others.flush()
-            except OSError:
-                pass
+        # What the journal has reserved is used up at last.
+        harness.fill_disk(self.small)
         self.wait_until("readiness tells", lambda: http_get(server.http, "/readyz")[0] == 503 and
                         "journal cannot be written" in http_get(server.http, "/readyz")[1], timeout=180)
         self.assertIn("signvote_server_journal_failed 1", http_get(server.http, "/metrics")[1])

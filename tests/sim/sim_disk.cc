@@ -233,6 +233,10 @@ absl::Status SimDisk::Remove(const std::string& name) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<uint64_t> SimDisk::FreeBytes() {
+  return faults_.capacity - std::min(Used(), faults_.capacity);
+}
+
 absl::Status SimDisk::SyncFolder() {
   MutexLock lock(&mu_);
   if (absl::Status dead = Dead(); !dead.ok()) return dead;

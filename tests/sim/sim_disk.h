@@ -62,6 +62,7 @@ class SimDisk final : public Disk {
   absl::Status Rename(const std::string& from, const std::string& to) override;
   absl::Status Remove(const std::string& name) override;
   absl::Status SyncFolder() override;
+  absl::StatusOr<uint64_t> FreeBytes() override;
 
  private:
   class File;

@@ -58,6 +58,7 @@ TEST(DiskTest, NamesAreListedRenamedAndRemoved) {
   EXPECT_EQ((*entries)[0].bytes, 5u);
   EXPECT_TRUE((*disk)->Rename("a", "b").ok());
   EXPECT_TRUE((*disk)->SyncFolder().ok());
+  EXPECT_GT((*disk)->FreeBytes().value_or(0), 0u);
   entries = (*disk)->List();
   ASSERT_EQ(entries->size(), 1u);
   EXPECT_EQ((*entries)[0].bytes, 5u);
