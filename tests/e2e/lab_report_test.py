@@ -25,8 +25,9 @@ class Report(harness.ProcessTest):
     def run_of(self, rule, stepsize, seed, loss, *, tuned=False, planned=True, task="mlp", **other):
         """One run; without a loss it is not done."""
         row = dict(task=task, direction="signum", rule=rule, aggregate="vote", local_steps=1, n=4, stepsize=stepsize, seed=seed, rounds=12,
-                   main_rounds=10, held_out_loss=loss, held_out_error=0.1, held_out_first=3, seconds=1, bytes_up=1, bytes_down=1, minibatches=40, up_bits=1.5, down_bits=0.25, targets=1,
-                   last_stepsize=0.1, outcome="finished", digest="0", program="0-0", tuned=int(tuned), **other)
+                   main_rounds=10, held_out_loss=loss, held_out_error=0.1, held_out_first=3, seconds=1, bytes_up=1, bytes_down=1,
+                   minibatches=40, up_bits=1.5, down_bits=0.25, targets=1, last_stepsize=0.1, outcome="finished", digest="0", program="0-0",
+                   tuned=int(tuned)) | other
         row["id"] = f"{len(self.rows) + len(self.cells):016x}"
         if planned:
             self.cells.append(row)
@@ -114,6 +115,23 @@ class Report(harness.ProcessTest):
         # The least of mlp is 0.04, which counts as 0.05.
         self.assertEqual(rows[2:], [["signum flat", "0.25", "1.414", "1.000", "2.000"], ["signum lever", "the rule's", "4.472", "20.000", "1.000"],
                                     ["signum fixed", "0.2", "5.117", "24.000", "1.091"]])
+
+    def test_fewer_meetings_are_compared_with_every_minibatch_and_with_full_precision(self):
+        self.grid(1.0, 1.0)
+        for seed, (vote, dense) in enumerate(((1.02, 1.01), (1.04, 1.03)), 1):
+            self.run_of("lever", "", seed, vote, direction="lion", local_steps=16, up_bits=0.0625)
+            self.run_of("fixed", 0.1, seed, dense, direction="diloco", local_steps=16, up_bits=2.0, tuned=True)
+        self.assertEqual(self.report(), (OK, "", ""))
+        heading = "Fewer meetings: mlp, n = 4"
+        text, page = (self.out / "results.md").read_text(), (self.out / "report.html").read_text()
+        self.assertIn(f"<h2>{heading}</h2>", page)
+        rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text[text.index(heading):].splitlines() if line.startswith("|")]
+        at = {row[1]: dict(zip(rows[0], row)) for row in rows[2:]}
+        self.assertEqual(at["signum fixed"]["excess over H = 1"], "the least")
+        self.assertEqual(at["signum fixed"]["excess over full precision"], "")
+        self.assertTrue(at["lion lever H=16"]["excess over H = 1"].startswith("+3.00 % ±"))
+        self.assertTrue(at["lion lever H=16"]["excess over full precision"].startswith("+0.98 % ±"))
+        self.assertEqual(at["diloco fixed H=16"]["excess over full precision"], "the least")
 
     def test_one_task_is_ranked_by_its_own_table_alone(self):
         self.grid(1.0)
