@@ -44,9 +44,29 @@ absl::Status CheckScheduleFree(const run::RunOptions& run) {
   return absl::OkStatus();
 }
 
+// What workers send of dense tensors is how far they went, and not a gradient.
+absl::Status CheckDiLoCo(const run::RunOptions& run) {
+  if (run.model.sizes.dense.optimizer.kind != OptimizerKind::kSgd) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--dense with --local-steps ", run.local_steps.text(),
+        " moves by the workers' mean displacement, of which --dense-optimizer ",
+        NameOfKind(run.model.sizes.dense.optimizer.kind),
+        " knows nothing; give --dense-optimizer sgd, with --dense-momentum and --dense-nesterov "
+        "as in DiLoCo"));
+  }
+  if (const std::string rule = ChosenRule(run.rule, run::RuleRunOf(run)); rule != "fixed") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--dense with --local-steps ", run.local_steps.text(),
+                     " takes its inner stepsize from --rule fixed, and the rule is ", rule,
+                     "; give --rule fixed --stepsize, or leave one of the two away"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
-void AddDenseFlags(CLI::App* app, DenseWords* words, DenseOptimizer* optimizer) {
+void AddDenseFlags(CLI::App* app, DenseWords* words, run::DenseOptions* dense) {
+  DenseOptimizer* const optimizer = &dense->optimizer;
   app->add_option("--dense", words->patterns,
                   "tensors that move by an update of their mean gradient in place of a vote, by "
                   "patterns of their names")
@@ -73,6 +93,11 @@ void AddDenseFlags(CLI::App* app, DenseWords* words, DenseOptimizer* optimizer) 
       ->capture_default_str();
   app->add_option("--dense-epsilon", optimizer->epsilon, "all but sgd: added to the root, > 0")
       ->capture_default_str();
+  app->add_option("--dense-stepsize", dense->stepsize,
+                  "with --local-steps: how far the update of the workers' mean displacement moves "
+                  "a dense tensor, > 0 (DiLoCo's outer learning rate)")
+      ->capture_default_str()
+      ->check(CLI::Range(1e-6, 1e6));
   app->add_option("--dense-d0", optimizer->d0, "alias-adam: the scale that it begins with, > 0")
       ->capture_default_str();
 }
@@ -101,6 +126,8 @@ absl::Status FinishDense(const DenseWords& words, run::RunOptions* run) {
       {kAdam, "--dense-beta1", adam || optimizer.beta1 == usual.beta1},
       {kAdam, "--dense-beta2", adam || optimizer.beta2 == usual.beta2},
       {kAdam, "--dense-epsilon", adam || optimizer.epsilon == usual.epsilon},
+      {"--dense with --local-steps", "--dense-stepsize",
+       (any && run->local_steps.on()) || dense.stepsize == run::DenseOptions().stepsize},
       {"--dense with --dense-optimizer alias-adam", "--dense-d0",
        alias || optimizer.d0 == usual.d0},
   };
@@ -110,6 +137,7 @@ absl::Status FinishDense(const DenseWords& words, run::RunOptions* run) {
         absl::StrCat(flag, " belongs to ", owner, "; give that too, or leave it away"));
   }
   SIGNVOTE_RETURN_IF_ERROR(CheckDenseOptimizer(optimizer));
+  if (any && run->local_steps.on()) SIGNVOTE_RETURN_IF_ERROR(CheckDiLoCo(*run));
   if (!any || optimizer.kind != OptimizerKind::kScheduleFree) return absl::OkStatus();
   optimizer.warmup_steps = run->rule.warmup_rounds;
   optimizer.last_step = run->main_rounds_max;

@@ -16,7 +16,7 @@ struct DenseWords {
 };
 
 // Adds them to the app's present group. Both must outlive parsing.
-void AddDenseFlags(CLI::App* app, DenseWords* words, DenseOptimizer* optimizer);
+void AddDenseFlags(CLI::App* app, DenseWords* words, run::DenseOptions* dense);
 
 // Fills in the optimizer's kind, wire and the run's length. INVALID_ARGUMENT names a flag that nothing
 // reads, a number out of its range, or what does not go with the optimizer. REQUIRES: all else of `run` is

@@ -13,6 +13,7 @@
 #include "common/flags/flags.h"
 #include "common/host_port.h"
 #include "common/layout.h"
+#include "common/local_direction.h"
 #include "common/process.h"
 #include "common/status.h"
 #include "server/dense_flags.h"
@@ -341,7 +342,7 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
           "direction's state), plain (muon: no matrix), usual")
       ->type_name("PATTERN=WORD")
       ->check(Kind(ValueKind::kText));
-  AddDenseFlags(method, &raw->dense, &sizes.dense.optimizer);
+  AddDenseFlags(method, &raw->dense, &sizes.dense);
   method
       ->add_option(
           "--rule", r.rule.rule,
@@ -515,21 +516,26 @@ absl::Status CheckLocalSteps(const run::RunOptions& r) {
   const bool steps_by_signs =
       direction.kind == DirectionKind::kSignSgd || direction.kind == DirectionKind::kSignum ||
       direction.kind == DirectionKind::kNesterovSignum || direction.kind == DirectionKind::kLion;
-  if (!steps_by_signs) {
+  const bool all_dense =
+      std::any_of(r.model.tensor_rules.begin(), r.model.tensor_rules.end(),
+                  [](const run::TensorRule& rule) { return rule.dense && rule.pattern == "*"; });
+  if (!steps_by_signs && !(all_dense && LocalStepsByUpdate(direction))) {
     return Usage(absl::StrCat("--local-steps ", r.local_steps.text(),
                               " takes its steps along --direction signsgd, signum, nesterov or "
-                              "lion, and the direction is ",
+                              "lion, or with --dense '*' also adam or sgd, and the direction is ",
                               std::string(DirectionName(direction.kind)),
                               "; choose one of those, or leave --local-steps away"));
   }
   if (direction.error_feedback)
     return refuse("--error-feedback", "which adds to a gradient what a vote took off");
-  if (direction.envelope != Envelope::kNone)
-    return refuse("--noise", "because the workers' own ways are noise enough for each other");
+  if (direction.envelope != Envelope::kNone) {
+    return Usage(absl::StrCat("--local-steps ", r.local_steps.text(),
+                              " goes not with --noise, which --direction adam and sgd have by "
+                              "themselves, because the workers' own ways are noise enough for each "
+                              "other; give --noise off, or leave --local-steps away"));
+  }
   if (r.clip_norm.has_value())
     return refuse("--clip norm", "which shortens one gradient before one vote");
-  if (run::AnyDense(r.model.tensor_rules))
-    return refuse("--dense", "which needs the mean gradient of one minibatch");
   for (const run::TensorRule& rule : r.model.tensor_rules) {
     if (rule.treatment == TensorTreatment::kSparse) {
       return refuse(absl::StrCat("--tensor-treatment ", rule.pattern, "=sparse"),

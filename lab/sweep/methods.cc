@@ -44,6 +44,15 @@ constexpr Flag kNesterovSgd[] = {{"direction", "signsgd"},
                                  {"dense-momentum", "0.9"},
                                  {"dense-nesterov", "true"}};
 
+// DiLoCo (arXiv 2311.08105) with its outer optimizer as published, and AdamW or Lion inside.
+constexpr Flag kDiLoCo[] = {
+    {"direction", "adam"},      {"noise", "off"},          {"dense", "*"},
+    {"dense-optimizer", "sgd"}, {"dense-momentum", "0.9"}, {"dense-nesterov", "true"},
+    {"dense-stepsize", "0.7"}};
+constexpr Flag kDiLoCoLion[] = {{"direction", "lion"},      {"dense", "*"},
+                                {"dense-optimizer", "sgd"}, {"dense-momentum", "0.9"},
+                                {"dense-nesterov", "true"}, {"dense-stepsize", "0.7"}};
+
 constexpr Method kDirections[] = {
     {"signsgd", kSignSgd},
     {"signsgd-feedback", kSignSgdFeedback},
@@ -68,6 +77,8 @@ constexpr Method kDirections[] = {
     {"plain-sgd", kPlainSgd},
     {"momentum-sgd", kMomentumSgd},
     {"nesterov-sgd", kNesterovSgd},
+    {"diloco", kDiLoCo},
+    {"diloco-lion", kDiLoCoLion},
 };
 
 constexpr Flag kFixed[] = {{"rule", "fixed"}};

@@ -47,6 +47,8 @@ struct EngineConfig {
   double x0_max_abs = 0;
   double step_scale_max = 1;
   std::vector<float> step_scales;  // per tensor of the layout
+  // Likewise, of dense updates in rounds with local steps: local_lengths.h; empty: no tensor is dense.
+  std::vector<float> dense_steps;
 };
 
 // INVALID_ARGUMENT names the first value that is out of range, and the range.

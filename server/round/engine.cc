@@ -565,7 +565,7 @@ void Engine::Commit(CourseEnd end) {
 CourseEnd Engine::TakeLengths(CommitRound& commit) const {
   if (commit.local.plan.steps == 1 || commit.local.plan.is_silent()) return CourseEnd::kVerdict;
   std::optional<LocalLengths> lengths =
-      MeanLengths(commit.local.plan, config_.step_scales, commit.scalars);
+      MeanLengths(commit.local.plan, config_.step_scales, config_.dense_steps, commit.scalars);
   if (!lengths.has_value()) {
     commit.voters.clear();
     return CourseEnd::kWithoutLengths;

@@ -212,8 +212,10 @@ absl::Status Run::StartCourse(Time now, const round::EngineState& state,
   config.chunks = model_->plan().chunks();
   config.x0_max_abs = x0_max_abs;
   config.step_scale_max = static_cast<double>(model_->layout().step_scale_max());
-  for (const TensorSpec& tensor : model_->layout().tensors())
+  for (const TensorSpec& tensor : model_->layout().tensors()) {
     config.step_scales.push_back(tensor.step_scale);
+    config.dense_steps.push_back(tensor.dense ? options_.model.sizes.dense.stepsize : 0.0f);
+  }
   SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<round::Engine> engine,
                             round::Engine::Create(std::move(config), std::move(rule_), state, now));
   // Those of a server that cut payloads in another way are of no use.

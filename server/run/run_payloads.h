@@ -17,6 +17,7 @@ namespace signvote::run {
 // How dense tensors travel and move. Which ones are dense the layout says.
 struct DenseOptions {
   PayloadKind wire = PayloadKind::kFp32;  // of ballots and updates: fp32 or bf16
+  float stepsize = 1;                     // with local steps: of the update, > 0; else the rule's
   DenseOptimizer optimizer;
 };
 

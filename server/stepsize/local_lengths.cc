@@ -17,6 +17,7 @@ bool AreLengths(std::span<const float> lengths, size_t tensors) {
 }  // namespace
 
 std::optional<LocalLengths> MeanLengths(const LocalSteps& local, std::span<const float> step_scales,
+                                        std::span<const float> dense_steps,
                                         std::span<const WorkerScalars> workers) {
   const double eta_sum = InnerStepsizeSum(local);
   std::vector<const WorkerScalars*> heard;
@@ -28,6 +29,10 @@ std::optional<LocalLengths> MeanLengths(const LocalSteps& local, std::span<const
                        .decay_step = static_cast<float>(eta_sum)};
   std::vector<double> of_tensor(heard.size());
   for (size_t k = 0; k < step_scales.size(); ++k) {
+    if (!dense_steps.empty() && dense_steps[k] > 0) {
+      lengths.scales[k] = dense_steps[k] / step_scales[k];
+      continue;
+    }
     const double longest = static_cast<double>(step_scales[k]) * eta_sum;
     for (size_t j = 0; j < heard.size(); ++j)
       of_tensor[j] = std::min(static_cast<double>(heard[j]->displacement_mean[k]), longest);

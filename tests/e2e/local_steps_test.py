@@ -108,7 +108,7 @@ class LocalSteps(harness.ProcessTest):
             self.assertAlmostEqual(bits[16][way], 1 / 16, delta=0.02)
 
     def test_what_does_not_go_with_local_steps_is_refused_by_name(self):
-        for flags, words in ((("--rule", "alias"), "alias"), (("--direction", "adam"), "adam"), (("--clip", "norm"), "--clip norm"),
+        for flags, words in ((("--rule", "alias"), "alias"), (("--direction", "adam"), "adam"), (("--dense", "*"), "--dense"), (("--clip", "norm"), "--clip norm"),
                              (("--error-feedback", "--direction", "signsgd", "--rule", "fixed"), "--error-feedback")):
             code, out, err = self.command("signvote-server", "--insecure", "--rounds", 50, "--local-steps", 4, *flags)
             self.assertEqual((code, out), (USAGE, ""), err)

@@ -161,6 +161,19 @@ class BesideCpp(InteropTest):
                 lines = self.rounds()[-rounds:]
                 self.assertLess(sum(r["loss"] for r in lines[-10:]), 0.8 * sum(r["loss"] for r in lines[:10]))
 
+    def test_dense_displacements_move_cpp_and_python_replicas_alike(self):
+        rounds = 12
+        for inner in (("lion",), ("adam", "--noise", "off")):
+            with self.subTest(inner[0]):
+                self.start_server("--digest-every", 3, "--chunk-coordinates", 4096, "--local-steps", 4, "--direction", *inner,
+                                  "--dense", "*", "--dense-optimizer", "sgd", "--dense-momentum", 0.5, "--dense-nesterov",
+                                  "--dense-stepsize", 0.7, "--rule", "fixed", "--stepsize", 0.003, *NOBODY_IS_LATE,
+                                  rounds=rounds, workers_min=3)
+                workers = [*self.cpp_workers("ab"), self.python_worker("c")]
+                self.assert_one_digest(workers, rounds)
+                lines = self.rounds()[-rounds:]
+                self.assertLess(sum(r["loss"] for r in lines[-3:]), 0.8 * sum(r["loss"] for r in lines[:3]))
+
     def test_a_late_python_worker_fetches_the_state_in_chunks_and_votes(self):
         config = self.folder / "wide.json"
         config.write_text(json.dumps(dict(mlp.BUILTIN, hidden_size=480)))

@@ -113,7 +113,10 @@ void DrawDirection(uint64_t seed, run::RunOptions* r) {
 void DrawLocalSteps(SimOptions* o) {
   run::RunOptions& r = o->run;
   Rng rng(r.seed, /*stream=*/0xD3);
-  if (rng.Below(4) != 0 || run::AnyDense(r.model.tensor_rules)) return;
+  if (rng.Below(4) != 0) return;
+  // Their updates are then of displacements, which only SGD takes.
+  const bool dense = run::AnyDense(r.model.tensor_rules);
+  if (dense && r.model.sizes.dense.optimizer.kind != DenseOptimizer::Kind::kSgd) return;
   if (o->rule_used == RuleUsed::kTurns || o->rule_used == RuleUsed::kSos) return;
   constexpr const char* kSchedules[] = {"4", "8", "3,9@40", "2,6@25"};
   r.local_steps =
@@ -123,6 +126,11 @@ void DrawLocalSteps(SimOptions* o) {
   r.direction = {.kind = kKinds[rng.Below(std::size(kKinds))],
                  .state_dtype = r.direction.state_dtype};
   r.model.tensor_rules.clear();
+  if (dense) {
+    r.model.tensor_rules.push_back(run::ParseDense("c")->front());
+    r.model.sizes.dense.stepsize = 0.7f;
+    o->rule_used = RuleUsed::kOfFlags;
+  }
   if (o->rule_used == RuleUsed::kOfFlags) r.rule.rule = "fixed";
   if (rng.Below(4) != 0) r.model.sizes.aggregate = Aggregate::kAverage;
   if (rng.Below(2) == 0) r.warm_in_rounds = 1;

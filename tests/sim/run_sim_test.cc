@@ -136,7 +136,7 @@ TEST(RunSimulationTest, ARestartChangesNoAverageNorTheStateOfDenseTensors) {
     ASSERT_LT(seed, kSeedsForEveryFault) << "none draws an average and dense tensors";
     SimOptions options = WithoutFaults(seed);
     if (options.run.model.sizes.aggregate != Aggregate::kAverage ||
-        !run::AnyDense(options.run.model.tensor_rules))
+        !run::AnyDense(options.run.model.tensor_rules) || options.run.local_steps.on())
       continue;
     for (const DenseOptimizer& optimizer :
          {DenseOptimizer{.kind = Kind::kSgd, .momentum = 0.5f}, DenseOptimizer{},

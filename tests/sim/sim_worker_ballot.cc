@@ -219,8 +219,15 @@ void SimWorker::MakeLocalBallot(const RoundTicket& ticket) {
   if (ticket.silent()) return;
   for (uint32_t k = 0; k < run.plan.chunks(); ++k) {
     const ChunkIndex chunk(k);
+    uint8_t* const payload = ballot.bits.data() + run.ballot_plan.Offset(chunk);
+    SIGNVOTE_CHECK(steps_->PackChunk(chunk, payload).ok());
+    const PayloadKind kind = run.ballot_plan.kind(chunk);
+    if (kind == PayloadKind::kSigns) continue;
+    const std::vector<uint8_t> packed(payload, payload + run.plan.Bytes(chunk));
+    std::vector<float> values(run.plan.Count(chunk));
+    SIGNVOTE_CHECK(steps_->Displacement(run.plan.First(chunk), values).ok());
     SIGNVOTE_CHECK(
-        steps_->PackChunk(chunk, ballot.bits.data() + run.ballot_plan.Offset(chunk)).ok());
+        MakeDenseChunk(run.layout, kind, run.plan.First(chunk), packed.data(), values, payload));
   }
 }
 

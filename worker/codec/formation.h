@@ -24,6 +24,8 @@ struct Formation {
   float square_correction = 1.0f;  // 1/(1 − c2^t)
   float epsilon = 1e-8f;
 
+  // What a local step goes along: the sign of u, or u itself where u has a length that means something.
+  constexpr bool StepsByUpdate() const { return update != Update::kMean; }
   // How g counts in u = fma(a, m, w·g), and so with c.
   constexpr float WeightOfGradient(float a) const {
     return update == Update::kSum ? 1.0f : 1.0f - a;

@@ -322,14 +322,17 @@ void StepReference(const PackContext& context, const PackSegment& s, float lengt
     if (!std::isfinite(s.g[i]) || (s.sparse && s.g[i] == 0.0f)) continue;
     const float u = Form(context, s, i);
     if (!std::isfinite(u) || u == 0.0f) continue;
-    y[i] = u > 0.0f ? y[i] - length : y[i] + length;
+    if (context.formation.StepsByUpdate()) {
+      y[i] = std::fma(-length, u, y[i]);
+    } else {
+      y[i] = u > 0.0f ? y[i] - length : y[i] + length;
+    }
   }
 }
 
 void Step(const PackContext& context, const PackSegment& segment, float length, float* y, Isa isa) {
   SIGNVOTE_CHECK(segment.g != nullptr && segment.u == nullptr);
-  SIGNVOTE_CHECK(context.formation.envelope == Envelope::kNone &&
-                 context.formation.update != Formation::Update::kAdam);
+  SIGNVOTE_CHECK(context.formation.envelope == Envelope::kNone);
   CheckSegment(context, segment);
   if (isa == Isa::kScalar) return StepReference(context, segment, length, y);
   if (segment.count == 0) return;

@@ -95,9 +95,9 @@ float LargestReference(const PackContext& context, const PackSegment& segment);
 float Largest(const PackContext& context, const PackSegment& segment, Isa isa = ActiveIsa());
 
 // A local step of a segment in place of its ballot: the state moves on as packing it would, and
-//   y_i ← fma(−length, sgn0(u_i), y_i),   sgn0(0) = 0
-// with u_i as it would be signed; y_i stays where a coin would be cast. y: [count]; of the segment g, m
-// and sparse are read. REQUIRES: g is there, u is not; neither noise nor Adam's update.
+//   y_i ← fma(−length, sgn0(u_i), y_i),   sgn0(0) = 0;   of Adam and the sum  fma(−length, u_i, y_i)
+// with u_i as it would be signed; y_i stays where a coin would be cast. y: [count]; of the segment g,
+// state and sparse are read. REQUIRES: g is there, u is not; no noise.
 void StepReference(const PackContext& context, const PackSegment& segment, float length, float* y);
 void Step(const PackContext& context, const PackSegment& segment, float length, float* y,
           Isa isa = ActiveIsa());

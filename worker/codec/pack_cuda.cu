@@ -343,7 +343,12 @@ __global__ void __launch_bounds__(kThreads) LocalStepKernel(LocalStepArguments a
     const float g = a.g[offset];
     if (!Finite(g) || (sparse && g == 0.0f)) continue;
     const uint64_t at = a.first + offset;
-    const Update next = UpdateOf(p, g, LoadKept(p.state[0], p.formation.bf16, at), 0.0f);
+    float* const squares = p.formation.update == Formation::Update::kAdam
+                               ? static_cast<float*>(p.state[1]) + at
+                               : nullptr;
+    const Update next = UpdateOf(p, g, LoadKept(p.state[0], p.formation.bf16, at),
+                                 squares != nullptr ? *squares : 0.0f);
+    if (squares != nullptr) *squares = next.v;
     if (p.state[0] != nullptr) {
       if (p.formation.bf16) {
         static_cast<uint16_t*>(p.state[0])[at] = NarrowNearest(next.m);
@@ -353,6 +358,10 @@ __global__ void __launch_bounds__(kThreads) LocalStepKernel(LocalStepArguments a
     }
     if (!Finite(next.u) || next.u == 0.0f) continue;
     const float y = a.y[offset];
+    if (p.formation.StepsByUpdate()) {
+      a.y[offset] = fmaf(-a.length, next.u, y);
+      continue;
+    }
     a.y[offset] = next.u > 0.0f ? __fsub_rn(y, a.length) : __fadd_rn(y, a.length);
   }
 }

@@ -57,11 +57,11 @@ absl::Status CheckStepDirection(const DirectionConfig& config) {
     case DirectionKind::kSignum:
     case DirectionKind::kNesterovSignum:
     case DirectionKind::kLion:
+    case DirectionKind::kAdam:
+    case DirectionKind::kMomentumSgd:
       takes = config.envelope == Envelope::kNone && !config.error_feedback;
       break;
     case DirectionKind::kStoSign:
-    case DirectionKind::kAdam:
-    case DirectionKind::kMomentumSgd:
     case DirectionKind::kMuon:
       break;
   }
@@ -71,7 +71,7 @@ absl::Status CheckStepDirection(const DirectionConfig& config) {
       config.envelope != Envelope::kNone ? " with noise" : "",
       config.error_feedback ? " with error feedback" : "",
       "; give the server --direction signsgd, signum, nesterov or lion without --noise and "
-      "--error-feedback, or no --local-steps"));
+      "--error-feedback, adam or sgd with --noise off and --dense '*', or no --local-steps"));
 }
 
 absl::Status CheckStep(const Layout& layout, const DirectionConfig& config,

@@ -24,7 +24,8 @@ absl::Status CheckChunk(const ChunkPlan& plan, ChunkIndex k);
 // where the chunk lies.
 absl::Status CheckChunkInput(const Layout& layout, const ChunkPlan& plan, ChunkIndex k,
                              const Direction::ChunkInput& input);
-// OK for the directions that local steps are made of: signSGD, Signum, Nesterov-Signum and Lion without
+// OK for the directions that local steps are made of: signSGD, Signum, Nesterov-Signum and Lion, which
+// step by signs, and Adam and momentum SGD, which step by their updates (LocalStepsByUpdate); without
 // noise and without error feedback. UNIMPLEMENTED, with the name and the remedy: any other.
 absl::Status CheckStepDirection(const DirectionConfig& config);
 // The same; and INVALID_ARGUMENT: g or y have not one entry per tensor, or y has a null one.

@@ -293,6 +293,7 @@ absl::StatusOr<ChunkScalars> CudaPacker::Sums(ConstTensorPointers g, const uint8
 
 absl::Status CudaPacker::Step(const Direction::StepInput& input) {
   SIGNVOTE_RETURN_IF_ERROR(CheckStep(*layout_, config_, input));
+  if (config_.kind == DirectionKind::kAdam) ++steps_;
   return Guarded([&](cudaStream_t stream) -> absl::Status {
     for (size_t k = 0; k < layout_->tensors().size(); ++k) {
       if (input.g[k] == nullptr) continue;

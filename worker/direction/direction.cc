@@ -176,6 +176,7 @@ ChunkScalars Direction::PackChunk(ChunkIndex k, const ChunkInput& input, uint8_t
 }
 
 void Direction::Step(const StepInput& input) {
+  if (config_.kind == DirectionKind::kAdam) ++steps_;
   const PackContext context{
       .coefficients = coefficients_, .formation = FormationOf(config_, steps_), .clip = input.clip};
   const std::span<const TensorSpec> tensors = layout_->tensors();

@@ -387,6 +387,7 @@ class Comparison {
     const Direction::StepInput input{
         .g = g, .y = x, .eta = static_cast<float>(rng_.Uniform()), .clip = case_.clip};
     SIGNVOTE_RETURN_IF_ERROR(packer->Step(input));
+    if (case_.direction.kind == DirectionKind::kAdam) ++steps_;
     const Direction::ChunkInput of_tensors{.g = g, .clip = case_.clip};
     for (size_t n = 0; n < layout_.tensors().size(); ++n) {
       const TensorSpec& t = layout_.tensors()[n];

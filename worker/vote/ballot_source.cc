@@ -22,6 +22,10 @@ absl::Status BallotSource::PackChunk(ChunkIndex, uint8_t*) {
   return TakeGradient(0, WholeGradient());
 }
 
+absl::Status BallotSource::Displacement(uint64_t, std::span<float>) {
+  return TakeGradient(0, WholeGradient());
+}
+
 double BallotSource::Scalar(ScalarKind) const { return std::numeric_limits<double>::quiet_NaN(); }
 
 absl::Status BallotSource::SaveState(size_t plane, uint64_t, std::span<std::byte>) {

@@ -66,6 +66,8 @@ class BallotSource {
   virtual absl::Status EndSteps() { return absl::OkStatus(); }
   // Signs the displacement of chunk k into ballot[0, plan.Bytes(k)), padding bits zero.
   virtual absl::Status PackChunk(ChunkIndex k, uint8_t* ballot);
+  // The displacement itself, of coordinates [first, first + out.size()).
+  virtual absl::Status Displacement(uint64_t first, std::span<float> out);
 
   // What is signed, by tensor, none null, in memory of the device. Empty: the packer computes it
   // from the last gradient and the direction's state.
@@ -83,8 +85,8 @@ class BallotSource {
   // every tensor that the chunk touches.
   virtual bool needs_whole_tensors() const { return false; }
   // Whether it clips: SetClip() is called before the first MakeChunk() of a ballot whose run clips,
-  // and says what its gradient counts times (local steps: WholeGradient says it). One that does not, and makes what is signed, is
-  // refused by such a run.
+  // and says what its gradient counts times (local steps: WholeGradient says it). One that does not,
+  // and makes what is signed, is refused by such a run.
   virtual bool clips() const { return false; }
   virtual void SetClip(float) {}
   // γ of the last step that the replica has taken. Between two ballots, whenever a commit tells it.

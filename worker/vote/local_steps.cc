@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/local_direction.h"
 #include "common/local_steps.h"
 #include "common/status.h"
 #include "worker/codec/pack.h"
@@ -39,10 +40,14 @@ LocalStepSource::LocalStepSource(TensorPointers y) : y_(y.begin(), y.end()) {}
 absl::Status LocalStepSource::Bind(const RunInfo& run, ReplicaMemory* replica,
                                    BallotPacker* packer) {
   SIGNVOTE_RETURN_IF_ERROR(CheckStepDirection(run.direction));
-  if (HasDense(run.layout)) {
-    return absl::UnimplementedError(
-        "local steps sign every tensor, and this run moves some by dense updates; start the server "
-        "without --dense or without --local-steps");
+  const std::span<const TensorSpec> tensors = run.layout.tensors();
+  const bool voted = !std::all_of(tensors.begin(), tensors.end(),
+                                  [](const TensorSpec& tensor) { return tensor.dense; });
+  if (voted && LocalStepsByUpdate(run.direction)) {
+    return absl::UnimplementedError(absl::StrCat(
+        "local steps of ", std::string(DirectionName(run.direction.kind)),
+        " are as long as its updates, which no vote can say; start the server with --dense '*', or "
+        "with --direction signsgd, signum, nesterov or lion"));
   }
   SIGNVOTE_RETURN_IF_ERROR(CheckReplicaPointers(run.layout, y_.size()));
   run_ = run;
@@ -50,7 +55,6 @@ absl::Status LocalStepSource::Bind(const RunInfo& run, ReplicaMemory* replica,
   packer_ = packer;
   aside_.assign(run.layout.coordinates(), 0.0f);
   block_.resize(kBlock);
-  other_.resize(kBlock);
   return absl::OkStatus();
 }
 
@@ -130,15 +134,20 @@ absl::Status LocalStepSource::PackChunk(ChunkIndex k, uint8_t* ballot) {
   const PackContext context{.seed = run_.seed, .round = ticket_.round, .share = ticket_.share};
   for (uint64_t i = 0; i < count; i += kBlock) {
     const uint64_t first = chunk_first + i;
-    const std::span<float> x = std::span(block_).first(std::min(kBlock, count - i));
-    SIGNVOTE_RETURN_IF_ERROR(replica_->Read(first, x));
-    for (size_t j = 0; j < x.size(); ++j) other_[j] = x[j] - aside_[first + j];
-    Pack(context, {.g = other_.data(),
+    const std::span<float> d = std::span(block_).first(std::min(kBlock, count - i));
+    SIGNVOTE_RETURN_IF_ERROR(Displacement(first, d));
+    Pack(context, {.g = d.data(),
                    .bits = ballot,
                    .bits_first = chunk_first,
                    .first = first,
-                   .count = x.size()});
+                   .count = d.size()});
   }
+  return absl::OkStatus();
+}
+
+absl::Status LocalStepSource::Displacement(uint64_t first, std::span<float> out) {
+  SIGNVOTE_RETURN_IF_ERROR(replica_->Read(first, out));
+  for (size_t j = 0; j < out.size(); ++j) out[j] -= aside_[first + j];
   return absl::OkStatus();
 }
 

@@ -5,6 +5,9 @@
 //   as the run's direction forms them, in the packer that holds m for ordinary ballots too;
 //   D = x − y is signed, with the own coin where D_i = 0, and told per tensor by its mean size.
 //
+// Of a dense tensor D itself is sent, and so a run of dense tensors alone may step along the update
+// itself (LocalStepsByUpdate): DiLoCo, docs/algorithms/local_steps.md.
+//
 // Where y lives: in the replica's own memory, which is the model's parameters, so that gradients are taken
 // at y; x waits aside meanwhile, 4 bytes a coordinate. EndSteps() makes them change places. So x is back
 // before anybody applies, evaluates or saves it, and what lies aside then is y, until a ballot that
@@ -36,7 +39,8 @@ class LocalStepSource : public BallotSource {
   // The replica's memory, by tensor of the run's layout, on the packer's device.
   explicit LocalStepSource(TensorPointers y);
 
-  // UNIMPLEMENTED, by name and with the remedy: a direction that no local step is made of, dense tensors.
+  // UNIMPLEMENTED, by name and with the remedy: a direction that no local step is made of, or one that
+  // steps by its update where tensors are voted on.
   absl::Status Bind(const RunInfo& run, ReplicaMemory* replica, BallotPacker* packer) override;
   uint32_t Gradients(const RoundTicket& ticket) const override { return ticket.local_steps; }
   absl::Status Begin(const RoundTicket& ticket) override;
@@ -49,6 +53,7 @@ class LocalStepSource : public BallotSource {
   absl::Status TakeGradient(uint32_t index, const WholeGradient& gradient) override;
   absl::Status EndSteps() override;
   absl::Status PackChunk(ChunkIndex k, uint8_t* ballot) override;
+  absl::Status Displacement(uint64_t first, std::span<float> out) override;
   absl::Status Settle(BallotFate fate) override;
   absl::Status Missed() override;
   absl::Status Reset() override;
@@ -70,7 +75,7 @@ class LocalStepSource : public BallotSource {
   std::vector<float> aside_;   // [d] y, but x while at_y_
   bool at_y_ = false;          // the replica's memory holds y
   std::optional<Round> y_of_;  // the round whose steps ended at what lies aside; nullopt: stale
-  std::vector<float> block_, other_;  // scratch
+  std::vector<float> block_;   // scratch
 
   // The ballot in progress.
   RoundTicket ticket_;

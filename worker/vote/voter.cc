@@ -308,8 +308,8 @@ absl::Status Voter::SendChunks(Until until) {
       now_.withdrawn = AbstainReason::kNonFiniteGradient;
     if (now_.withdrawn.has_value()) continue;
     if (run_.ballot_plan.kind(k) != PayloadKind::kSigns) {
-      SIGNVOTE_ASSIGN_OR_RETURN(const bool finite, MakeDense(k));
-      if (!finite) {
+      SIGNVOTE_ASSIGN_OR_RETURN(std::vector<float> gradient, DenseGradient(k));
+      if (!MakeDense(k, std::move(gradient))) {
         now_.withdrawn = AbstainReason::kNonFiniteGradient;
         continue;
       }
@@ -327,10 +327,15 @@ absl::Status Voter::SendChunks(Until until) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> Voter::MakeDense(ChunkIndex k) {
-  const uint64_t chunk_first = run_.plan.First(k);
+bool Voter::MakeDense(ChunkIndex k, std::vector<float> values) {
   uint8_t* const payload = ballot_.get() + run_.ballot_plan.Offset(k);
   const std::vector<uint8_t> bits(payload, payload + run_.plan.Bytes(k));
+  return MakeDenseChunk(run_.layout, run_.ballot_plan.kind(k), run_.plan.First(k), bits.data(),
+                        values, payload);
+}
+
+absl::StatusOr<std::vector<float>> Voter::DenseGradient(ChunkIndex k) {
+  const uint64_t chunk_first = run_.plan.First(k);
   std::vector<float> values(run_.plan.Count(k));
   absl::Status status;
   ForEachTensorRange(run_.layout, chunk_first, values.size(), [&](const TensorRange& range) {
@@ -343,8 +348,7 @@ absl::StatusOr<bool> Voter::MakeDense(ChunkIndex k) {
   if (now_.clip != 1.0f) {
     for (float& value : values) value *= now_.clip;
   }
-  return MakeDenseChunk(run_.layout, run_.ballot_plan.kind(k), chunk_first, bits.data(), values,
-                        payload);
+  return values;
 }
 
 absl::StatusOr<double> Voter::Wanted(ScalarKind kind) {

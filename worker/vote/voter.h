@@ -184,9 +184,11 @@ class Voter {
   // Every chunk that waited for the gradient's length.
   absl::Status PackClipped();
   absl::Status PackChunk(ChunkIndex k);
-  // The packed bits of a dense chunk become its values: gradients, and ±1 where it is voted on. Whether
-  // all of them are finite.
-  absl::StatusOr<bool> MakeDense(ChunkIndex k);
+  // The packed bits of a dense chunk become its values: `values`, of all its coordinates, and ±1 where it
+  // is voted on. Whether all of them may be sent.
+  bool MakeDense(ChunkIndex k, std::vector<float> values);
+  // The gradient of chunk k, clipped; 0 where there is none or nothing dense.
+  absl::StatusOr<std::vector<float>> DenseGradient(ChunkIndex k);
   enum class Until { kAnyIsUnfinished, kAllAreSent };
   absl::Status SendChunks(Until until);
   absl::Status SetCompared(ConstTensorPointers other, std::string_view what);
@@ -198,6 +200,7 @@ class Voter {
   // Local steps: another gradient can be taken, whatever the time is.
   bool TakesAnother() const;
   absl::Status TakeStep();
+  // Withdrawn where a dense chunk of it may not be sent.
   absl::Status SendDisplacement();
   absl::StatusOr<SentBallot> SendScalars();
   absl::StatusOr<SentBallot> Withdraw(AbstainReason reason);

@@ -71,6 +71,7 @@ absl::StatusOr<SentBallot> Voter::FinishSteps(std::optional<HeldOutReport> held_
   }
   if (!ticket_.silent()) now_.status = SendDisplacement();
   SIGNVOTE_RETURN_IF_ERROR(now_.status);
+  if (now_.withdrawn.has_value()) return Withdraw(*now_.withdrawn);
   now_.sent.packing += clock_->Now() - start;
   return SendScalars();
 }
@@ -80,6 +81,14 @@ absl::Status Voter::SendDisplacement() {
     const ChunkIndex k(chunk);
     uint8_t* const bits = ballot_.get() + run_.ballot_plan.Offset(k);
     SIGNVOTE_RETURN_IF_ERROR(source_->PackChunk(k, bits));
+    if (run_.ballot_plan.kind(k) != PayloadKind::kSigns) {
+      std::vector<float> displacement(run_.plan.Count(k));
+      SIGNVOTE_RETURN_IF_ERROR(source_->Displacement(run_.plan.First(k), displacement));
+      if (!MakeDense(k, std::move(displacement))) {
+        now_.withdrawn = AbstainReason::kNonFiniteGradient;
+        return absl::OkStatus();
+      }
+    }
     SIGNVOTE_RETURN_IF_ERROR(session_->SendChunk(k, std::shared_ptr<const uint8_t>(ballot_, bits)));
     if (!now_.sent.first_chunk.has_value()) now_.sent.first_chunk = clock_->Now();
   }

@@ -26,6 +26,11 @@ class Factors:
     squares: float | None = None  # Adam: decay of the squares' mean
     stepped: bool = False      # local steps are made of it
 
+    @property
+    def by_update(self):
+        """A local step goes along the update itself, not along its sign."""
+        return self.sums or self.squares is not None
+
     def weight(self, decay):
         """How a gradient counts beside what decays."""
         return np.float32(1 if self.sums else 1 - decay)
@@ -46,8 +51,7 @@ def factors(direction):
         raise ValueError(f"state in elements of kind {direction.state_element} is unknown")
     if direction.envelope not in kinds.Envelope.values():
         raise ValueError(f"noise with envelope {direction.envelope} is unknown")
-    stepped = (direction.envelope == kinds.ENVELOPE_UNSPECIFIED and
-               direction.kind in (kinds.KIND_SIGNSGD, kinds.KIND_SIGNUM, kinds.KIND_NESTEROV_SIGNUM, kinds.KIND_LION))
+    stepped = direction.envelope == kinds.ENVELOPE_UNSPECIFIED and direction.kind != kinds.KIND_STOSIGN
     return Factors(*known[direction.kind], direction.envelope, direction.envelope_decay, direction.kind == kinds.KIND_MOMENTUM_SGD,
                    beta2 if direction.kind == kinds.KIND_ADAM else None, stepped)
 

@@ -179,8 +179,9 @@ class Session:
         except ValueError as error:
             raise Broken(str(error)) from None
         self._adopt_payloads(welcome)
-        if welcome.local_steps_max > 1 and (not self._factors.stepped or self._dense):
-            raise Broken("local steps of this direction, or beside dense tensors, are unknown: upgrade")
+        all_dense = all(tensor.dense for tensor in welcome.layout.tensors)
+        if welcome.local_steps_max > 1 and (not self._factors.stepped or self._factors.by_update and not all_dense):
+            raise Broken("local steps of this direction are unknown: upgrade")
         if welcome.endpoints:
             raise Broken("the run's ballots go to other endpoints than this stream: upgrade")
         if welcome.clip.kind not in (training.Clip.KIND_UNSPECIFIED, training.Clip.KIND_NORM):

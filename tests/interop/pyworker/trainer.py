@@ -131,7 +131,7 @@ class Trainer:
             clipped = gradient.astype(np.float32) * np.float32(self._clip(math.sqrt(square)))
             u = self.direction.update(factors, clipped, sparse=layout.sparse())
             lengths = local_stepsize(open_, taken) * layout.step_scales().astype(np.float32)
-            y = y - lengths * np.sign(u)
+            y = y - lengths * (u if factors.by_update else np.sign(u))
             for name, value in (("loss", loss), ("g_l1", float(np.abs(g).sum())), ("g_l2_squared", square)):
                 sums[name] += value
             taken, samples = taken + 1, samples + len(batch.labels)
@@ -143,7 +143,7 @@ class Trainer:
         return Ballot(open_.round, None if silent else bits.pack(np.where(way != 0, way > 0, own)), {
             **{name: value / taken for name, value in sums.items()}, "samples": samples, "local_steps": taken,
             "displacement_mean": [float(np.abs(way[where]).astype(np.float64).mean()) for where in layout.ranges],
-            "wanted": [told.get(kind, math.nan) for kind in open_.wanted]})
+            "wanted": [told.get(kind, math.nan) for kind in open_.wanted]}, gradient=way.astype(np.float32))
 
     def _scalar(self, kind, g, batch, replica):
         """One that the round wants; NaN where this worker cannot tell."""

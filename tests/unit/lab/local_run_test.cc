@@ -105,6 +105,36 @@ INSTANTIATE_TEST_SUITE_P(
                                  {"--rule", "fixed", "--direction", "signsgd", "--local-steps", "3",
                                   "--max-rounds", "12"},
                                  2},
+                    LocalRunCase{"local_adam_dense_3",
+                                 "mlp",
+                                 3,
+                                 {"--rule",
+                                  "fixed",
+                                  "--stepsize",
+                                  "0.002",
+                                  "--direction",
+                                  "adam",
+                                  "--noise",
+                                  "off",
+                                  "--local-steps",
+                                  "4",
+                                  "--dense",
+                                  "*",
+                                  "--dense-optimizer",
+                                  "sgd",
+                                  "--dense-momentum",
+                                  "0.9",
+                                  "--dense-nesterov",
+                                  "--dense-stepsize",
+                                  "0.7",
+                                  "--max-rounds",
+                                  "20"}},
+                    LocalRunCase{"local_dense_beside_votes_1",
+                                 "mlp",
+                                 1,
+                                 {"--rule", "fixed", "--stepsize", "0.002", "--direction", "lion",
+                                  "--local-steps", "4", "--dense", "*.bias", "--dense-optimizer",
+                                  "sgd", "--dense-wire", "bf16", "--max-rounds", "20"}},
                     LocalRunCase{"local_race_3",
                                  "logistic",
                                  3,
@@ -246,6 +276,7 @@ TEST(LocalCellTest, EveryNamedMethodTrains) {
       for (const MethodFlag& flag : method.flags) {
         flags.push_back("--" + std::string(flag.name));
         if (flag.value != "true") flags.push_back(std::string(flag.value));
+        if (flag.name == "dense-stepsize") flags.insert(flags.end(), {"--local-steps", "4"});
       }
       CellResult result;
       const absl::Status status = RunFlags("logistic", flags, &result);

@@ -170,6 +170,11 @@ TEST(ServerFlagsTest, WithLocalStepsTheDefaultsAreAnAverageAndOneRoundOfWarmIn) 
   EXPECT_EQ(local.local_steps.StepsAt(99), 96u);
   EXPECT_EQ(local.model.sizes.aggregate, Aggregate::kAverage);
   EXPECT_EQ(local.warm_in_rounds, 1u);
+  const run::RunOptions diloco =
+      run({"--local-steps=16", "--dense=*", "--dense-optimizer=sgd", "--dense-momentum=0.9",
+           "--dense-nesterov", "--dense-stepsize=0.7", "--direction=adam", "--noise=off",
+           "--rule=fixed"});
+  EXPECT_EQ(diloco.model.sizes.dense.stepsize, 0.7f);
   const run::RunOptions given = run({"--local-steps=16", "--aggregate=vote", "--warm-in=0"});
   EXPECT_EQ(given.model.sizes.aggregate, Aggregate::kVote);
   EXPECT_EQ(given.warm_in_rounds, 0u);
@@ -223,13 +228,25 @@ TEST(ServerFlagsTest, WrongValuesNameTheFlagAndEndInUsage) {
       {{"--insecure", "--max-rounds=3", "--local-steps=16", "--rule=alias"},
        "the rule alias goes by the one gradient of a round, and --local-steps 16 takes several"},
       {{"--insecure", "--max-rounds=3", "--local-steps=16", "--direction=adam"},
-       "--direction signsgd, signum, nesterov or lion, and the direction is adam"},
+       "lion, or with --dense '*' also adam or sgd, and the direction is adam"},
       {{"--insecure", "--max-rounds=3", "--local-steps=16", "--direction=signsgd",
         "--error-feedback", "--rule=fixed"},
        "--local-steps 16 goes not with --error-feedback"},
-      {{"--insecure", "--max-rounds=3", "--local-steps=16", "--noise=one"}, "with --noise"},
+      {{"--insecure", "--max-rounds=3", "--local-steps=16", "--noise=one"}, "give --noise off"},
       {{"--insecure", "--max-rounds=3", "--local-steps=16", "--clip=norm"}, "with --clip norm"},
-      {{"--insecure", "--max-rounds=3", "--local-steps=16", "--dense=head.*"}, "with --dense"},
+      {{"--insecure", "--max-rounds=3", "--local-steps=16", "--dense=head.*", "--rule=fixed"},
+       "moves by the workers' mean displacement, of which --dense-optimizer adamw knows nothing"},
+      {{"--insecure", "--max-rounds=3", "--local-steps=16", "--dense=*", "--dense-optimizer=sgd"},
+       "takes its inner stepsize from --rule fixed, and the rule is lever"},
+      {{"--insecure", "--max-rounds=3", "--local-steps=16", "--dense=head.*", "--direction=adam",
+        "--dense-optimizer=sgd", "--rule=fixed"},
+       "with --dense '*' also adam or sgd, and the direction is adam"},
+      {{"--insecure", "--max-rounds=3", "--local-steps=16", "--dense=*", "--direction=adam",
+        "--dense-optimizer=sgd", "--rule=fixed"},
+       "give --noise off"},
+      {{"--insecure", "--max-rounds=3", "--dense=*", "--dense-optimizer=sgd",
+        "--dense-stepsize=0.7"},
+       "--dense-stepsize belongs to --dense with --local-steps"},
       {{"--insecure", "--max-rounds=3", "--local-steps=16", "--tensor-treatment=*=sparse"},
        "with --tensor-treatment *=sparse"},
       {{"--insecure", "--max-rounds=3", "--warm-in=x"}, "--warm-in"},

@@ -152,6 +152,50 @@ TEST_F(RunAggregateTest, DenseTensorsMoveByTheOptimizersUpdateAndTheRestByTheVot
   EXPECT_EQ(page.master_digest, b.Digest());
 }
 
+// DiLoCo (arXiv 2311.08105): the ballot is where local steps led, and Nesterov's momentum is outside.
+TEST_F(RunAggregateTest, WithLocalStepsDenseTensorsMoveByTheMeanDisplacement) {
+  RunOptions options = Options();
+  options.workers_min = 2;
+  options.main_rounds_max = 5;
+  options.digest_every = 1;
+  options.local_steps = *LocalSchedule::Parse("16", 5);
+  options.rule.rule = "fixed";
+  options.model.tensor_rules = *ParseDense("b");
+  options.model.tensor_rules.push_back(ParseTensorScales("b=0.5")->front());
+  options.model.sizes.dense.optimizer = {
+      .kind = DenseOptimizer::Kind::kSgd, .momentum = 0.5f, .nesterov = true};
+  options.model.sizes.dense.stepsize = 0.7f;
+  StartRun(std::move(options));
+  TestWorker& a = Joined("a");
+  TestWorker& b = Joined("b");
+  ReadAll();
+  a.lengths = b.lengths = {0.01f, 1e6f};
+  double m = 0, x = 0;
+  for (uint64_t round = 0; round < 5; ++round) {
+    ASSERT_TRUE(a.open.has_value());
+    EXPECT_EQ(a.open->local_steps(), 16u);
+    const PayloadPlan plan = a.peer->slots->payload();
+    std::vector<float> of_a, of_b;
+    const std::vector<uint8_t> bits_a = DenseBallot(plan, 2 * round, &of_a);
+    const std::vector<uint8_t> bits_b = DenseBallot(plan, 2 * round + 1, &of_b);
+    const float before = a.x[2 * kChunk + 5];
+    VoteRound({{&a, bits_a}, {&b, bits_b}});
+    const double d = (static_cast<double>(of_a.back()) + static_cast<double>(of_b.back())) / 2;
+    m = 0.5 * m + d;
+    x -= 0.7 * (d + 0.5 * m);
+    EXPECT_NEAR(static_cast<double>(a.x.back()), x, 1e-5) << round;
+    const v1::Commit& commit = a.commits.back();
+    EXPECT_EQ(commit.scales(1), 1.4f) << "in units of the step scale, 0.5";
+    // In the dense chunk w moves by its voted length.
+    EXPECT_NEAR(static_cast<double>(std::fabs(a.x[2 * kChunk + 5] - before)), 0.01, 1e-7);
+  }
+  ASSERT_TRUE(run_->ended());
+  EXPECT_TRUE(run_->end_status().ok()) << Describe(run_->end_status());
+  const StatusPage page = run_->Snapshot(clock_.Now());
+  EXPECT_EQ(page.master_digest, a.Digest());
+  EXPECT_EQ(page.master_digest, b.Digest());
+}
+
 TEST_F(RunAggregateTest, AScheduleFreeRunGoesAlongItsGradientsPointsAndEndsAtTheirAverage) {
   RunOptions options = Options();
   options.main_rounds_max = 5;

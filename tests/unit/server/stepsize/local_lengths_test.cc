@@ -21,7 +21,7 @@ TEST(LocalLengthsTest, GoldenMeansOfThreeWorkers) {
   const std::vector<float> scales = {1, 1};
   const std::vector<WorkerScalars> workers = {Says({.015f, .035f}), Says({.02f, .04f}),
                                               Says({.0175f, .02f})};
-  const auto lengths = MeanLengths(kLocal, scales, workers);
+  const auto lengths = MeanLengths(kLocal, scales, {}, workers);
   ASSERT_TRUE(lengths.has_value());
   EXPECT_THAT(lengths->scales, ElementsAre(FloatNear(.0175f, 1e-9f), FloatNear(.03166667f, 1e-8f)));
   EXPECT_EQ(lengths->decay_step, static_cast<float>(InnerStepsizeSum(kLocal)));
@@ -31,7 +31,7 @@ TEST(LocalLengthsTest, NobodyGoesFartherThanTheInnerStepsLead) {
   // E = .16 and .08: what is above counts as that.
   const std::vector<float> scales = {1, .5f};
   const std::vector<WorkerScalars> workers = {Says({100, .01f}), Says({.1f, 1e30f})};
-  const auto lengths = MeanLengths(kLocal, scales, workers);
+  const auto lengths = MeanLengths(kLocal, scales, {}, workers);
   ASSERT_TRUE(lengths.has_value());
   // S = .13 and .045; of the second tensor apply takes half of what the commit says.
   EXPECT_THAT(lengths->scales, ElementsAre(FloatNear(.13f, 1e-7f), FloatNear(.09f, 1e-7f)));
@@ -41,15 +41,24 @@ TEST(LocalLengthsTest, ALiarAmongManyIsClippedToWhatTheOthersSay) {
   const std::vector<float> scales = {1};
   std::vector<WorkerScalars> workers = {Says({.050f}), Says({.051f}), Says({.052f}), Says({.049f}),
                                         Says({.16f})};
-  const auto lengths = MeanLengths(kLocal, scales, workers);
+  const auto lengths = MeanLengths(kLocal, scales, {}, workers);
   ASSERT_TRUE(lengths.has_value());
   EXPECT_LT(lengths->scales[0], .053f);
 }
 
+TEST(LocalLengthsTest, ADenseTensorMovesByItsOwnStepsizeWhateverWorkersSayOfIt) {
+  const std::vector<float> scales = {1, .5f}, dense_steps = {0, .7f};
+  const std::vector<WorkerScalars> workers = {Says({.1f, 1e30f}), Says({.06f, .01f})};
+  const auto lengths = MeanLengths(kLocal, scales, dense_steps, workers);
+  ASSERT_TRUE(lengths.has_value());
+  // Apply takes half of the second.
+  EXPECT_THAT(lengths->scales, ElementsAre(FloatNear(.08f, 1e-7f), FloatNear(1.4f, 1e-7f)));
+}
+
 TEST(LocalLengthsTest, ASlowWorkersFewerStepsCountAsTheyAre) {
   const std::vector<float> scales = {1};
-  const auto lengths =
-      MeanLengths(kLocal, scales, std::vector<WorkerScalars>{Says({.08f}, 16), Says({.02f}, 4)});
+  const auto lengths = MeanLengths(kLocal, scales, {},
+                                   std::vector<WorkerScalars>{Says({.08f}, 16), Says({.02f}, 4)});
   ASSERT_TRUE(lengths.has_value());
   EXPECT_NEAR(lengths->scales[0], .05f, 1e-8f) << "not normalised";
 }
@@ -59,11 +68,11 @@ TEST(LocalLengthsTest, WhoHasNotOneLengthForEachTensorOrNoNumberIsLeftOut) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const std::vector<WorkerScalars> bad = {Says({}), Says({.1f}), Says({.1f, nan}),
                                           Says({-.1f, .1f}), Says({.1f, .1f, .1f})};
-  EXPECT_FALSE(MeanLengths(kLocal, scales, bad).has_value());
-  EXPECT_FALSE(MeanLengths(kLocal, scales, {}).has_value());
+  EXPECT_FALSE(MeanLengths(kLocal, scales, {}, bad).has_value());
+  EXPECT_FALSE(MeanLengths(kLocal, scales, {}, {}).has_value());
   std::vector<WorkerScalars> one = bad;
   one.push_back(Says({.03f, 0}));
-  const auto lengths = MeanLengths(kLocal, scales, one);
+  const auto lengths = MeanLengths(kLocal, scales, {}, one);
   ASSERT_TRUE(lengths.has_value());
   EXPECT_THAT(lengths->scales, ElementsAre(.03f, 0.0f));
 }

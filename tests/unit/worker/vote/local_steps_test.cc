@@ -395,7 +395,8 @@ TEST(LocalStepsTest, WhatLocalStepsCannotDoIsRefusedByName) {
     return source.Bind(run, &memory.replica, packer.get());
   };
   for (const auto& [words, name] :
-       {std::pair(DirectionWords{.name = "adam"}, "adam"),
+       {std::pair(DirectionWords{.name = "adam"}, "adam with noise"),
+        std::pair(DirectionWords{.name = "adam", .noise = "off"}, "adam"),
         std::pair(DirectionWords{.name = "stosign"}, "stosign"),
         std::pair(DirectionWords{.name = "sgd"}, "sgd"),
         std::pair(DirectionWords{.name = "signum", .noise = "tensor"}, "signum with noise"),
@@ -408,9 +409,14 @@ TEST(LocalStepsTest, WhatLocalStepsCannotDoIsRefusedByName) {
     EXPECT_THAT(std::string(refused.message()), HasSubstr(name));
     EXPECT_THAT(std::string(refused.message()), HasSubstr("--direction"));
   }
-  const absl::Status dense = bind(RunOf({{.name = "a", .shape = {2}, .dense = true}}));
-  EXPECT_EQ(dense.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(dense.message()), HasSubstr("--dense"));
+  const DirectionConfig adam{.kind = DirectionKind::kAdam, .beta2 = 0.999};
+  const TensorSpec voted{.name = "a", .shape = {2}},
+      dense{.name = "b", .shape = {2}, .dense = true};
+  const absl::Status beside = bind(RunOf({voted, dense}, adam));
+  EXPECT_EQ(beside.code(), absl::StatusCode::kUnimplemented) << "a vote cannot say how long";
+  EXPECT_THAT(std::string(beside.message()), HasSubstr("--dense"));
+  EXPECT_TRUE(bind(RunOf({voted, dense})).ok());
+  EXPECT_TRUE(bind(RunOf({dense}, adam)).ok());
 
   RunInfo run = RunOf({{.name = "a", .shape = {2}}});
   Memory memory(run, {1, 2});
@@ -421,6 +427,42 @@ TEST(LocalStepsTest, WhatLocalStepsCannotDoIsRefusedByName) {
   EXPECT_EQ(worker.source.Begin(TicketOf(0, 2, BallotStart::kX0)).code(),
             absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(memory.x, (std::vector<float>{1, 2}));
+}
+
+// DiLoCo's inner AdamW: the displacement is the sum of the updates, and is sent as it is.
+TEST(LocalStepsTest, ADenseDisplacementIsSentAsItIs) {
+  RunInfo run = RunOf({{.name = "a", .shape = {3}, .dense = true}},
+                      {.kind = DirectionKind::kAdam, .beta2 = 0.999});
+  run.ballot_plan = *PayloadPlan::Make(
+      run.plan, {{.first = ChunkIndex(0), .chunks = 1, .kind = PayloadKind::kFp32}}, 4);
+  Memory memory(run, {1, 2, 3});
+  LocalStepSource source(memory.pointers);
+  HostDevice device;
+  FakeSession session;
+  session.payload = run.ballot_plan;
+  auto voter = Voter::Make(run, &session, &memory.replica, &device, &source, Clock::System(), {});
+  ASSERT_TRUE(voter.ok()) << voter.status();
+  const std::vector<float> g = {4, -2, 0};
+  const std::vector<const float*> pointers = PointersInto<const float>(run.layout, g.data());
+  ASSERT_TRUE((*voter)->Begin(TicketOf(0, 2)).ok());
+  while ((*voter)->wants_gradient()) {
+    ASSERT_TRUE((*voter)->SetGradient(pointers).ok());
+    ASSERT_TRUE((*voter)->GradientReady(0, 3).ok());
+    ASSERT_TRUE((*voter)->EndGradient(1.0, 1).ok());
+  }
+  // The gradient is the same each time, so that an update is its sign.
+  EXPECT_NEAR(memory.x[0], 0.5f, 1e-5f);
+  EXPECT_NEAR(memory.x[1], 2.5f, 1e-5f);
+  EXPECT_EQ(memory.x[2], 3.0f);
+  const auto sent = (*voter)->FinishSteps();
+  ASSERT_TRUE(sent.ok()) << sent.status();
+  EXPECT_EQ(memory.x, (std::vector<float>{1, 2, 3}));
+  float d[3];
+  ASSERT_EQ(session.ballots.size(), sizeof(d));
+  std::memcpy(d, session.ballots.data(), sizeof(d));
+  EXPECT_NEAR(d[0], 0.5f, 1e-5f);
+  EXPECT_NEAR(d[1], -0.5f, 1e-5f);
+  EXPECT_EQ(d[2], 0.0f);
 }
 
 // A round of one minibatch in a run of local steps is today's vote, by the same state.
