@@ -53,10 +53,14 @@ class Durability {
     std::shared_ptr<const uint8_t> owner;  // keeps the payload alive
   };
   virtual void NoteChunk(Chunk) {}
-  // Where the run stands behind the record that is appended next (JournalCommit.after), and the
-  // optimizer of dense tensors there.
+  // Of the record that is appended next: where the run stands behind it (JournalCommit.after), the
+  // optimizer of dense tensors there, and whose ballots it counted (JournalCommit.voters_of).
+  struct Voters {
+    uint32_t chunks = 0;            // neighbours that counted the same
+    std::vector<uint32_t> workers;  // ids, in the order in which their ballots were added up
+  };
   virtual void NoteState(std::shared_ptr<const v1::RunState>,
-                         std::shared_ptr<const std::vector<float>>) {}
+                         std::shared_ptr<const std::vector<float>>, std::vector<Voters>) {}
 };
 
 // Durability `none`: a commit is released as soon as it is proposed; a crash of the server loses

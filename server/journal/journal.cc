@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "common/check.h"
-#include "common/log.h"
 #include "common/status.h"
 
 namespace signvote::journal {
@@ -57,13 +56,36 @@ void Journal::Start(Released released, Failed failed) {
   thread_ = std::thread([this] { Loop(); });
 }
 
+void Journal::StartByTurns(Released released, Failed failed) {
+  released_ = std::move(released);
+  failed_ = std::move(failed);
+}
+
+void Journal::Turn() { TakeTurn(/*stop=*/false); }
+
+void Journal::Abandon() {
+  MutexLock lock(&mu_);
+  stopping_ = true;
+  queue_.clear();
+}
+
+std::optional<Time> Journal::NextTurn() const {
+  MutexLock lock(&mu_);
+  if (HasWork()) return clock_->Now();
+  if (options_.mode == DurabilityMode::kGroup && unsynced_since_.has_value())
+    return *unsynced_since_ + kGroupInterval;
+  return std::nullopt;
+}
+
 void Journal::Stop() {
+  bool stopped = false;
   {
     MutexLock lock(&mu_);
-    stopping_ = true;
+    stopped = std::exchange(stopping_, true);
   }
   changed_.NotifyAll();
-  if (thread_.joinable()) thread_.join();
+  if (thread_.joinable()) return thread_.join();
+  if (!stopped && released_ != nullptr) TakeTurn(/*stop=*/true);
 }
 
 // ---- what the run says --------------------------------------------------------------------------
@@ -128,9 +150,11 @@ void Journal::NotePause(bool paused) {
 void Journal::NoteChunk(Chunk chunk) { Push(std::move(chunk)); }
 
 void Journal::NoteState(std::shared_ptr<const v1::RunState> state,
-                        std::shared_ptr<const std::vector<float>> optimizer) {
+                        std::shared_ptr<const std::vector<float>> optimizer,
+                        std::vector<Voters> voters) {
   MutexLock lock(&mu_);
   next_.after = std::move(state);
+  next_.voters = std::move(voters);
   next_.optimizer = std::move(optimizer);
 }
 
@@ -169,8 +193,6 @@ void Journal::Fail(const absl::Status& status) {
     queue_.clear();
   }
   changed_.NotifyAll();
-  LogError("the journal cannot be written: no further commit is told to anybody",
-           {{"error", Describe(status)}});
   failed_(status);
 }
 
@@ -240,10 +262,29 @@ absl::Status Journal::WriteAll(const std::vector<Item>& items) {
   return absl::OkStatus();
 }
 
-void Journal::Loop() {
+bool Journal::HasWork() const {
+  // What follows a run's beginning waits for its first snapshot.
+  return oldest_.has_value() || ((has_snapshot_ || !begun_) && !queue_.empty());
+}
+
+void Journal::TakeTurn(bool stop) {
   std::vector<Item> items;
+  std::optional<Round> oldest;
+  {
+    MutexLock lock(&mu_);
+    oldest = std::exchange(oldest_, std::nullopt);
+    if (has_snapshot_ || !begun_) items.swap(queue_);
+  }
+  absl::Status status = WriteAll(items);
+  if (status.ok() && oldest.has_value()) status = log_->DropBefore(*oldest);
+  if (status.ok() && stop) status = Sync();
+  if (status.ok()) return;
+  unsynced_since_.reset();
+  Fail(status);
+}
+
+void Journal::Loop() {
   while (true) {
-    std::optional<Round> oldest;
     bool stop = false;
     {
       MutexLock lock(&mu_);
@@ -251,24 +292,11 @@ void Journal::Loop() {
       if (options_.mode == DurabilityMode::kGroup && unsynced_since_.has_value())
         until = std::min(until, *unsynced_since_ + kGroupInterval);
       (void)changed_.WaitUntil(&mu_, clock_, until, [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-        const bool may_write = has_snapshot_ || !begun_;
-        return stopping_ || oldest_.has_value() || (may_write && !queue_.empty());
+        return stopping_ || HasWork();
       });
       stop = stopping_;
-      oldest = std::exchange(oldest_, std::nullopt);
-      // What follows a run's beginning waits for its first snapshot.
-      if (has_snapshot_ || !begun_) {
-        items.swap(queue_);
-      }
     }
-    absl::Status status = WriteAll(items);
-    items.clear();
-    if (status.ok() && oldest.has_value()) status = log_->DropBefore(*oldest);
-    if (status.ok() && stop) status = Sync();
-    if (!status.ok()) {
-      unsynced_since_.reset();
-      Fail(status);
-    }
+    TakeTurn(stop);
     if (!stop) continue;
     MutexLock lock(&mu_);
     if (queue_.empty() || !status_.ok() || (begun_ && !has_snapshot_)) return;

@@ -74,6 +74,16 @@ class Journal final : public Durability {
   // Writes and syncs what is queued, and ends the thread. Idempotent.
   void Stop();
 
+  // ---- without a thread, as a simulation runs it
+  // In place of Start(): nothing is written but by Turn() and Stop().
+  void StartByTurns(Released released, Failed failed);
+  // What the thread does whenever it wakes: writes what is queued, syncs by the policy, releases.
+  void Turn();
+  // The process has died: nothing is written any more.
+  void Abandon();
+  // When Turn() has something to do; nullopt: not before somebody says something.
+  std::optional<Time> NextTurn() const;
+
   // ---- Durability
   void Append(std::shared_ptr<const CommitRecord> record) override;
   bool keeps_run() const override { return true; }
@@ -83,7 +93,8 @@ class Journal final : public Durability {
   void NotePause(bool paused) override;
   void NoteChunk(Chunk chunk) override;
   void NoteState(std::shared_ptr<const v1::RunState> state,
-                 std::shared_ptr<const std::vector<float>> optimizer) override;
+                 std::shared_ptr<const std::vector<float>> optimizer,
+                 std::vector<Voters> voters) override;
 
   // ---- snapshots
   StateBook* states() { return &states_; }
@@ -109,6 +120,9 @@ class Journal final : public Durability {
           Clock* clock);
   void Push(Item item);
   void Loop();
+  // Whether Turn() would do something now.
+  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void TakeTurn(bool stop);
   absl::Status WriteAll(const std::vector<Item>& items);
   absl::Status Sync();
   void Release(Round next);

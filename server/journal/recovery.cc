@@ -313,47 +313,75 @@ size_t FirstNeeded(const std::vector<SegmentFile>& segments, Round snapshot) {
   return first;
 }
 
-absl::StatusOr<std::vector<SegmentFile>> ListSegments(Disk* disk) {
+absl::StatusOr<std::vector<std::string>> SegmentNames(Disk* disk) {
   SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<DiskEntry> entries, disk->List());
-  std::vector<SegmentFile> segments;
-  for (const DiskEntry& entry : entries) {
-    const std::optional<uint64_t> sequence = SegmentOf(entry.name);
-    if (!sequence.has_value()) continue;
-    SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> map, disk->Map(entry.name));
+  std::vector<std::string> names;
+  for (const DiskEntry& entry : entries)
+    if (SegmentOf(entry.name).has_value()) names.push_back(entry.name);
+  return names;
+}
+
+namespace {
+
+// What is wrong with a segment behind `before`, if there is one.
+absl::Status CheckSegment(const std::string& name, const SegmentFile& segment, uint64_t said,
+                          const SegmentFile* before) {
+  if (said != segment.info.sequence) return DataLoss(absl::StrCat(name, " is segment ", said));
+  if (before == nullptr) return absl::OkStatus();
+  if (before->info.sequence + 1 != said)
+    return DataLoss(absl::StrCat(SegmentName(before->info.sequence + 1), " is missing"));
+  if (before->run_id != segment.run_id)
+    return DataLoss(absl::StrCat(name, " is of another run than ", before->name));
+  if (segment.info.epoch < before->info.epoch ||
+      segment.info.first_round < before->info.first_round)
+    return DataLoss(absl::StrCat(name, " goes back behind ", before->name));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<SegmentList> ReadSegments(Disk* disk, std::span<const std::string> names) {
+  SegmentList list;
+  for (size_t i = 0; i < names.size(); ++i) {
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> map, disk->Map(names[i]));
     const absl::StatusOr<SegmentHeader> header = ReadSegmentHeader(map->data());
-    if (!header.ok()) {
-      return WithExitCode(absl::Status(header.status().code(),
-                                       absl::StrCat(entry.name, " ", header.status().message())),
-                          ExitCode::kBadInput);
+    if (absl::IsUnimplemented(header.status())) {
+      return WithExitCode(
+          absl::UnimplementedError(absl::StrCat(names[i], " ", header.status().message())),
+          ExitCode::kBadInput);
     }
-    SegmentFile segment{.name = entry.name,
-                        .info = {.sequence = *sequence,
-                                 .epoch = Epoch(header->epoch),
-                                 .first_round = Round(header->first_round),
-                                 .file_bytes = entry.bytes},
-                        .run_id = *RunId::FromBytes({header->run_id, sizeof(header->run_id)}),
-                        .previous_end = header->previous_end,
-                        .end = std::nullopt};
-    if (header->sequence != *sequence)
-      return DataLoss(absl::StrCat(entry.name, " is segment ", header->sequence));
-    if (!segments.empty()) {
-      SegmentFile& before = segments.back();
-      if (before.info.sequence + 1 != *sequence) {
-        return DataLoss(
-            absl::StrCat(SegmentName(before.info.sequence + 1),
-                         " is missing; restore the journal's folder from a copy of it"));
-      }
-      if (before.run_id != segment.run_id)
-        return DataLoss(absl::StrCat(entry.name, " is of another run than ", before.name));
-      if (segment.info.epoch < before.info.epoch ||
-          segment.info.first_round < before.info.first_round) {
-        return DataLoss(absl::StrCat(entry.name, " goes back behind ", before.name));
-      }
-      before.end = header->previous_end;
+    SegmentFile segment{.name = names[i]};
+    if (header.ok()) {
+      segment.info = {.sequence = *SegmentOf(names[i]),
+                      .epoch = Epoch(header->epoch),
+                      .first_round = Round(header->first_round),
+                      .file_bytes = map->data().size()};
+      segment.run_id = *RunId::FromBytes({header->run_id, sizeof(header->run_id)});
+      segment.previous_end = header->previous_end;
+      list.why = CheckSegment(names[i], segment, header->sequence,
+                              list.segments.empty() ? nullptr : &list.segments.back());
+    } else {
+      list.why = DataLoss(absl::StrCat(names[i], " ", header.status().message()));
     }
-    segments.push_back(std::move(segment));
+    if (!list.why.ok()) {
+      list.why = DataLoss(absl::StrCat(
+          list.why.message(),
+          "; restore the journal's folder from a copy of it, or give up the rounds from there on: "
+          "signvote journal truncate DIR"));
+      list.rest.assign(names.begin() + static_cast<std::ptrdiff_t>(i), names.end());
+      return list;
+    }
+    if (!list.segments.empty()) list.segments.back().end = segment.previous_end;
+    list.segments.push_back(std::move(segment));
   }
-  return segments;
+  return list;
+}
+
+absl::StatusOr<std::vector<SegmentFile>> ListSegments(Disk* disk) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<std::string> names, SegmentNames(disk));
+  SIGNVOTE_ASSIGN_OR_RETURN(SegmentList list, ReadSegments(disk, names));
+  if (!list.why.ok()) return list.why;
+  return std::move(list.segments);
 }
 
 absl::StatusOr<ScanEnd> ScanSegments(Disk* disk, const std::vector<SegmentFile>& segments,
@@ -382,13 +410,17 @@ absl::StatusOr<Recovered> Recover(Disk* disk, const RecoveryOptions& options, Cl
   SIGNVOTE_RETURN_IF_ERROR(LoadSnapshot(disk, options.until, &out));
   SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<SegmentFile> segments, ListSegments(disk));
   SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<DiskEntry> entries, disk->List());
+  bool unreadable = false;
   for (const DiskEntry& entry : entries) {
     if (const auto number = SpareOf(entry.name)) out.spares.push_back(*number);
     // What was put aside is of servers whose numbers workers still know.
     if (!entry.name.ends_with(kCutSuffix)) continue;
     SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> map, disk->Map(entry.name));
-    if (const auto header = ReadSegmentHeader(map->data()); header.ok())
+    if (const auto header = ReadSegmentHeader(map->data()); header.ok()) {
       out.last_epoch = std::max(out.last_epoch, Epoch(header->epoch));
+    } else {
+      unreadable = true;
+    }
   }
   if (segments.empty()) {
     if (out.begun || !out.report.unusable.empty()) {
@@ -402,6 +434,8 @@ absl::StatusOr<Recovered> Recover(Disk* disk, const RecoveryOptions& options, Cl
   out.last_epoch = std::max(out.last_epoch, segments.back().info.epoch);
   for (const v1::EpochBegun& begun : out.head.run().begun())
     out.last_epoch = std::max(out.last_epoch, Epoch(begun.epoch()));
+  // A segment that cannot be read any more may be of the next server than those that can.
+  if (unreadable) out.last_epoch = out.last_epoch.next();
   for (const SegmentFile& segment : segments) out.segments.push_back(segment.info);
   if (out.begun && out.head.run().run_id() != out.run_id->bytes()) {
     return DataLoss(absl::StrCat("the snapshot of round ", out.round().value(),

@@ -91,6 +91,15 @@ struct SegmentFile {
   std::optional<uint64_t> end;  // nullopt: the last one
 };
 absl::StatusOr<std::vector<SegmentFile>> ListSegments(Disk* disk);
+// The same of the segments up to the first that is damaged, missing, or does not follow the one before it.
+struct SegmentList {
+  std::vector<SegmentFile> segments;
+  std::vector<std::string> rest;  // names from there on
+  absl::Status why;               // DATA_LOSS: what is wrong there; OK: nothing
+};
+// `names`: of segments, in order.
+absl::StatusOr<SegmentList> ReadSegments(Disk* disk, std::span<const std::string> names);
+absl::StatusOr<std::vector<std::string>> SegmentNames(Disk* disk);
 // The first segment that has to be read behind a snapshot: that with the commit before it.
 size_t FirstNeeded(const std::vector<SegmentFile>& segments, Round snapshot);
 

@@ -157,6 +157,11 @@ absl::Status SegmentLog::Write(const LogCommit& commit) {
   v1::JournalCommit message;
   FillCommit(record, &message);
   if (commit.after != nullptr) *message.mutable_after() = *commit.after;
+  for (const Durability::Voters& voters : commit.voters) {
+    v1::JournalVoters& of = *message.add_voters_of();
+    of.set_chunks(voters.chunks);
+    of.mutable_ids()->Assign(voters.workers.begin(), voters.workers.end());
+  }
   const std::string payload = message.SerializeAsString();
   SIGNVOTE_RETURN_IF_ERROR(Append(RecordType::kCommit, record.round, {},
                                   std::as_bytes(std::span(payload.data(), payload.size()))));

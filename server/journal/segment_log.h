@@ -32,6 +32,7 @@ struct LogCommit {
   std::shared_ptr<const CommitRecord> record;
   std::shared_ptr<const v1::RunState> after;
   std::shared_ptr<const std::vector<float>> optimizer;  // null: none
+  std::vector<Durability::Voters> voters;               // empty: of kinds rewind and none
 };
 
 // Where a server begins to write.

@@ -136,23 +136,30 @@ void Snapshotter::Loop() {
       looks_ = false;
       if (stopping_) return;
     }
-    if (!Due()) continue;
-    const bool first = journal_->needs_snapshot();
-    const absl::Status status = TakeOne();
-    not_before_.reset();
-    if (status.ok() || stopping()) continue;
-    {
-      MutexLock lock(&mu_);
-      ++stats_.failed_total;
-    }
-    if (first) {
-      journal_->Fail(WithContext(status, "the run's first snapshot"));
-    } else {
-      not_before_ = clock_->Now() + kTryAgain;
-      LogError("no snapshot could be written; it is tried again",
-               {{"error", Describe(status)}, {"seconds", ToSeconds(kTryAgain)}});
-    }
+    const absl::Status status = Turn();
+    if (status.ok()) continue;
+    LogError("no snapshot could be written",
+             {{"error", Describe(status)},
+              {"again_in_seconds", not_before_.has_value() ? ToSeconds(kTryAgain) : 0.0}});
   }
+}
+
+absl::Status Snapshotter::Turn() {
+  if (!Due()) return absl::OkStatus();
+  const bool first = journal_->needs_snapshot();
+  const absl::Status status = TakeOne();
+  not_before_.reset();
+  if (status.ok() || stopping()) return absl::OkStatus();
+  {
+    MutexLock lock(&mu_);
+    ++stats_.failed_total;
+  }
+  if (first) {
+    journal_->Fail(WithContext(status, "the run's first snapshot"));
+  } else {
+    not_before_ = clock_->Now() + kTryAgain;
+  }
+  return status;
 }
 
 }  // namespace signvote::journal

@@ -55,6 +55,11 @@ class Snapshotter {
   // Ends the thread; a snapshot that is being written is given up. Idempotent.
   void Stop();
 
+  // Without a thread, as a simulation runs it: in place of Start(), and what the thread does whenever it
+  // wakes. Not OK: a snapshot was due, and could not be written.
+  void StartByTurns(Copy copy) { copy_ = std::move(copy); }
+  absl::Status Turn();
+
   struct Stats {
     std::optional<Round> newest;
     Time taken;  // when the newest was, or when this process began to look after one

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "common/exit_codes.h"
 #include "common/status.h"
 #include "server/journal/journal_format.h"
@@ -21,6 +22,17 @@ namespace signvote::journal {
 namespace {
 
 const std::string kCut(kCutSuffix);
+
+// "ids 0,1,2", or where chunks counted the ballots of different workers "ids 0,1,2 of 3 chunks, ids 0,1 of 1".
+std::string VotersOf(const v1::JournalCommit& commit) {
+  if (commit.voters_of_size() == 0) return absl::StrCat(commit.voters());
+  std::string text;
+  for (const v1::JournalVoters& of : commit.voters_of()) {
+    absl::StrAppend(&text, text.empty() ? "" : ", ", "ids ", absl::StrJoin(of.ids(), ","));
+    if (commit.voters_of_size() > 1) absl::StrAppend(&text, " of ", of.chunks(), " chunks");
+  }
+  return text;
+}
 
 std::string SaysWhat(const SegmentReader::Record& record) {
   const auto parse = [&record](auto* message) {
@@ -57,9 +69,9 @@ std::string SaysWhat(const SegmentReader::Record& record) {
       v1::JournalCommit commit;
       if (!parse(&commit) || commit.kind() > static_cast<uint32_t>(CommitKind::kNone)) break;
       return absl::StrFormat(
-          "%s attempt %d stepsize %g rho %g data step %d voters %d chunks %d hash %016x%s%s",
+          "%s attempt %d stepsize %g rho %g data step %d voters %s chunks %d hash %016x%s%s",
           Words(static_cast<CommitKind>(commit.kind())), commit.attempt(), commit.gamma(),
-          commit.rho(), commit.data_step(), commit.voters(), commit.counted_size(),
+          commit.rho(), commit.data_step(), VotersOf(commit), commit.counted_size(),
           commit.payload_hash(), commit.run_done() ? " last" : "",
           commit.reason().empty() ? "" : absl::StrCat(" (", commit.reason(), ")"));
     }
@@ -161,8 +173,57 @@ absl::Status Dump(Disk* disk, const Print& print) {
       .status();
 }
 
+namespace {
+
+absl::Status PutAside(Disk* disk, const std::string& name, const Print& print) {
+  SIGNVOTE_RETURN_IF_ERROR(disk->Rename(name, name + kCut));
+  print(absl::StrCat(name, ": given up, and kept as ", name, kCut, "\n"));
+  return absl::OkStatus();
+}
+
+// Whether a start can begin with the first of these segments: the newest snapshot that is whole needs
+// nothing before it.
+absl::StatusOr<bool> CanBeginWith(Disk* disk, const SegmentFile& segment) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<Round> rounds, ListSnapshots(disk));
+  for (const Round round : rounds)
+    if (CheckSnapshot(disk, round).ok()) return segment.info.first_round < round;
+  return false;
+}
+
+// The segments of a folder that has only such as can be read and follow each other: others are put aside,
+// with what is before them where no start needs that, else with what is behind.
+absl::StatusOr<std::vector<SegmentFile>> ReadableSegments(Disk* disk, const Print& print) {
+  while (true) {
+    SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<std::string> names, SegmentNames(disk));
+    SIGNVOTE_ASSIGN_OR_RETURN(SegmentList list, ReadSegments(disk, names));
+    if (list.why.ok()) return std::move(list.segments);
+    print(Describe(list.why) + "\n");
+    const size_t bad = list.segments.size();
+    size_t kept_from = names.size();
+    for (size_t from = bad; from < names.size() && from <= bad + 1 && kept_from == names.size();
+         ++from) {
+      SIGNVOTE_ASSIGN_OR_RETURN(const SegmentList behind,
+                                ReadSegments(disk, std::span(names).subspan(from)));
+      if (!behind.why.ok() || behind.segments.empty()) continue;
+      SIGNVOTE_ASSIGN_OR_RETURN(const bool enough, CanBeginWith(disk, behind.segments.front()));
+      if (enough) kept_from = from;
+    }
+    if (kept_from < names.size()) {
+      for (size_t i = 0; i < kept_from; ++i)
+        SIGNVOTE_RETURN_IF_ERROR(PutAside(disk, names[i], print));
+    } else {
+      // The last first: at any moment what is there is a journal that ends earlier.
+      for (size_t i = names.size(); i-- > bad;)
+        SIGNVOTE_RETURN_IF_ERROR(PutAside(disk, names[i], print));
+    }
+    SIGNVOTE_RETURN_IF_ERROR(disk->SyncFolder());
+  }
+}
+
+}  // namespace
+
 absl::Status Truncate(Disk* disk, Clock* clock, const Print& print) {
-  SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<SegmentFile> segments, ListSegments(disk));
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<SegmentFile> segments, ReadableSegments(disk, print));
   SIGNVOTE_ASSIGN_OR_RETURN(const size_t first, FirstRead(disk, segments));
   SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<Break> found, FindBreak(disk, segments, first));
   if (!found.has_value()) {
@@ -187,10 +248,8 @@ absl::Status Truncate(Disk* disk, Clock* clock, const Print& print) {
     SIGNVOTE_RETURN_IF_ERROR(file->Sync());
   }
   // The last first: at any moment what is there is a journal that ends earlier.
-  for (size_t i = segments.size(); i-- > found->segment + 1;) {
-    SIGNVOTE_RETURN_IF_ERROR(disk->Rename(segments[i].name, segments[i].name + kCut));
-    print(absl::StrCat(segments[i].name, ": given up, and kept as ", segments[i].name, kCut, "\n"));
-  }
+  for (size_t i = segments.size(); i-- > found->segment + 1;)
+    SIGNVOTE_RETURN_IF_ERROR(PutAside(disk, segments[i].name, print));
   SIGNVOTE_RETURN_IF_ERROR(disk->Rename(name, name + kCut));
   if (found->offset > 0) {
     SIGNVOTE_RETURN_IF_ERROR(disk->Rename(name + ".new", name));

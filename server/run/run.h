@@ -432,7 +432,7 @@ class Run {
   RunState Progress() const;
   void BeginJournal(const RunState& start);
   void NoteName(std::string_view worker);
-  void NoteState();
+  void NoteState(const std::vector<OpenVote::Result::Counted>& counted);
   // The worker's replica is made of commits of this run, and the ring has those that it lacks.
   bool MayKeep(const CheckedJoin& join) const;
   void On(Time now, const JournalFailed& failed);

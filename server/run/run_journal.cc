@@ -65,7 +65,7 @@ void Run::NoteName(std::string_view worker) {
 }
 
 // The engine stands behind the commit already: REQUIRES as of Engine::State().
-void Run::NoteState() {
+void Run::NoteState(const std::vector<OpenVote::Result::Counted>& counted) {
   RunState state{.run_id = facts_.run_id, .epoch = facts_.epoch, .roster = roster_.Remember()};
   state.engine = course_->engine->State();
   state.paused = stop_.paused;
@@ -73,7 +73,12 @@ void Run::NoteState() {
   state.optimizer = course_->vote.SaveOptimizer();
   auto after = std::make_shared<v1::RunState>();
   FillProgress(state, after.get());
-  parts_.durability->NoteState(std::move(after), TakeNumbers(&state.optimizer));
+  std::vector<Durability::Voters> voters;
+  for (const OpenVote::Result::Counted& of : counted) {
+    voters.push_back({.chunks = of.chunks, .workers = {}});
+    for (const round::WorkerId worker : of.voters) voters.back().workers.push_back(worker.value());
+  }
+  parts_.durability->NoteState(std::move(after), TakeNumbers(&state.optimizer), std::move(voters));
 }
 
 bool Run::MayKeep(const CheckedJoin& join) const {

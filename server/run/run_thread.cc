@@ -45,7 +45,11 @@ absl::StatusOr<std::unique_ptr<RunThread>> RunThread::Create(RunThreadOptions op
     parts.durability = journal;
     // False, here and below: nobody decides any more.
     journal->Start([self](Round round) { (void)self->Post(DurableIn{round}); },
-                   [self](const absl::Status& status) { (void)self->Post(JournalFailed{status}); });
+                   [self](const absl::Status& status) {
+                     LogError("the journal cannot be written: no further commit is told to anybody",
+                              {{"error", Describe(status)}});
+                     (void)self->Post(JournalFailed{status});
+                   });
   }
   const float stepsize = options.state.engine.course.gamma;
   SIGNVOTE_ASSIGN_OR_RETURN(thread->run_, Run::Create(std::move(options.run), std::move(parts),

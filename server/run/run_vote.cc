@@ -253,8 +253,10 @@ void Run::Execute(Time now, const round::CommitRound& commit) {
                       .voters = static_cast<uint32_t>(commit.voters.size()),
                       .reason = commit.reason};
   Duration tally_time{};
+  std::vector<OpenVote::Result::Counted> counted;
   if (commit.kind == CommitKind::kStep) {
     OpenVote::Result result = c.vote.Finish();
+    counted = std::move(result.counted);
     record.chunks = std::move(result.chunks);
     record.payload = WholePayload(c.vote.plan(), std::move(result.payload));
     tally_time = result.tally_time;
@@ -289,7 +291,7 @@ void Run::Execute(Time now, const round::CommitRound& commit) {
   if (c.vote.scalars().d > 0)
     c.proposed->commit.rule.state.emplace_back("dense_d", c.vote.scalars().d);
   now_ = now;
-  if (keeps_run()) NoteState();
+  if (keeps_run()) NoteState(counted);
   c.pipeline->Propose(*std::move(made));
 }
 

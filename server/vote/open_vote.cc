@@ -117,6 +117,7 @@ void OpenVote::Open(Round round, Attempt attempt, std::vector<Voter> voters) {
   attempt_ = attempt;
   voters_ = std::move(voters);
   counted_of_.assign(voters_.size(), 0);
+  voter_sets_.clear();
   chunks_.assign(plan().chunks(), Chunk{});
   closed_chunks_ = tallied_chunks_ = 0;
   tally_time_ = Duration::zero();
@@ -148,6 +149,9 @@ void OpenVote::Close(ChunkIndex k, std::span<const round::WorkerId> voters) {
   SIGNVOTE_CHECK(!chunk.closed);
   chunk.closed = true;
   ++closed_chunks_;
+  if (voter_sets_.empty() || !std::ranges::equal(voter_sets_.back(), voters))
+    voter_sets_.emplace_back(voters.begin(), voters.end());
+  chunk.voters = voter_sets_.size() - 1;
   std::vector<bool> full;
   full.reserve(voters_.size());
   for (const Voter& voter : voters_) full.push_back(voter.slots->Close(k));
@@ -188,7 +192,13 @@ OpenVote::Result OpenVote::Finish() {
   open_ = false;
   Result result{.round = round_, .attempt = attempt_, .tally_time = tally_time_};
   result.chunks.reserve(chunks_.size());
-  for (const Chunk& chunk : chunks_) result.chunks.push_back(chunk.sum);
+  for (const Chunk& chunk : chunks_) {
+    result.chunks.push_back(chunk.sum);
+    const std::vector<round::WorkerId>& voters = voter_sets_[chunk.voters];
+    if (result.counted.empty() || result.counted.back().voters != voters)
+      result.counted.push_back({.chunks = 0, .voters = voters});
+    ++result.counted.back().chunks;
+  }
   result.payload = share_->verdict();
   if (dense_first_.has_value()) {
     double q = 0;

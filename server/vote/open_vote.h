@@ -64,6 +64,12 @@ class OpenVote {
     std::vector<ChunkSum> chunks;
     std::shared_ptr<const uint8_t> payload;  // plan.TotalBytes()
     Duration tally_time{};                   // of all chunks, summed over the threads
+    // Whose ballots were counted, in order of chunk: neighbours with the same voters together.
+    struct Counted {
+      uint32_t chunks = 0;
+      std::vector<round::WorkerId> voters;  // as Close() was given them
+    };
+    std::vector<Counted> counted;
   };
   // What the sample says (vote_statistics.h), by worker.
   struct Statistics {
@@ -117,6 +123,7 @@ class OpenVote {
  private:
   struct Chunk {
     bool closed = false, tallied = false;
+    size_t voters = 0;  // in voter_sets_
     ChunkSum sum;
     double q = 0;  // its part of the optimizer's
   };
@@ -141,7 +148,8 @@ class OpenVote {
   Attempt attempt_;
   // Of the attempt that is open or was finished last.
   std::vector<Voter> voters_;
-  std::vector<uint32_t> counted_of_;  // chunks counted, by place in voters_
+  std::vector<uint32_t> counted_of_;                      // chunks counted, by place in voters_
+  std::vector<std::vector<round::WorkerId>> voter_sets_;  // that chunks were closed with
   std::unordered_map<round::WorkerId, uint32_t> place_of_;
   std::vector<Chunk> chunks_;
   uint32_t closed_chunks_ = 0, tallied_chunks_ = 0;

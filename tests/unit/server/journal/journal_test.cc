@@ -61,7 +61,7 @@ class JournalTest : public ::testing::Test {
   void Append() {
     const LogCommit commit = run_.Next();
     if (!commit.record->chunks.empty()) journal_->NoteChunk(testing::ChunkOf(*commit.record, 0));
-    journal_->NoteState(commit.after, commit.optimizer);
+    journal_->NoteState(commit.after, commit.optimizer, commit.voters);
     journal_->Append(commit.record);
     run_.Apply(commit);
     journal_->states()->OnApplied(run_.round(), std::chrono::milliseconds(1));

@@ -209,5 +209,32 @@ TEST_F(ToolTest, TruncateLeavesDamageThatNoStartReads) {
   EXPECT_EQ(recovered->round(), run_.round());
 }
 
+TEST_F(ToolTest, TruncatePutsASegmentAsideWhoseBeginningIsDamaged) {
+  GoOnAsTheSecondServer();
+  disk_.Flip(SegmentName(2), 0, 1);
+  const absl::Status refused = Recover(&disk_, {}, Clock::System()).status();
+  EXPECT_TRUE(absl::IsDataLoss(refused)) << Describe(refused);
+  EXPECT_THAT(Describe(refused), HasSubstr(SegmentName(2) + " is no segment of a journal"));
+  EXPECT_THAT(Describe(refused), HasSubstr("signvote journal truncate"));
+  EXPECT_TRUE(Truncate(&disk_, Clock::System(), print()).ok());
+  EXPECT_FALSE(disk_.Bytes(SegmentName(2) + ".cut").empty());
+  const auto recovered = Recover(&disk_, {}, Clock::System());
+  ASSERT_TRUE(recovered.ok()) << Describe(recovered.status());
+  EXPECT_EQ(recovered->round(), Round(8));
+  EXPECT_EQ(recovered->last_epoch, Epoch(2)) << "nobody knows any more whose it was";
+}
+
+TEST_F(ToolTest, TruncateKeepsWhatIsBehindADamagedBeginningWhereASnapshotStandsInForTheRest) {
+  GoOnAsTheSecondServer();
+  const v1::JournalHead head = run_.Head();
+  ASSERT_TRUE(WriteSnapshot(&disk_, run_.View(&head), nullptr).ok());
+  disk_.Flip(SegmentName(1), 0, 1);
+  EXPECT_TRUE(Truncate(&disk_, Clock::System(), print()).ok());
+  EXPECT_FALSE(disk_.Bytes(SegmentName(1) + ".cut").empty());
+  const auto recovered = Recover(&disk_, {}, Clock::System());
+  ASSERT_TRUE(recovered.ok()) << Describe(recovered.status());
+  EXPECT_EQ(recovered->round(), run_.round());
+}
+
 }  // namespace
 }  // namespace signvote::journal

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -65,9 +66,11 @@ class LogDurability final : public Durability {
     Keep(log_->Write(chunk));
   }
   void NoteState(std::shared_ptr<const v1::RunState> state,
-                 std::shared_ptr<const std::vector<float>> optimizer) override {
+                 std::shared_ptr<const std::vector<float>> optimizer,
+                 std::vector<Voters> voters) override {
     next_.after = std::move(state);
     next_.optimizer = std::move(optimizer);
+    next_.voters = std::move(voters);
   }
   void Append(std::shared_ptr<const CommitRecord> record) override {
     EXPECT_NE(next_.after, nullptr) << "where the run stands comes before its commit";
@@ -215,6 +218,47 @@ TEST_F(RunJournalTest, ARunThatIsKilledInEveryRoundEndsAsOneThatIsNot) {
     b_held = HeldBy(b, b_held);
   }
   EXPECT_EQ(kills, 11) << "of four kills three leave a commit";
+}
+
+TEST_F(RunJournalTest, ACommitNamesThoseWhoseBallotsItCounted) {
+  disk_.Begin(sim::SimDisk::Restart::kProcess);
+  EXPECT_FALSE(Serve());
+  TestWorker& a = Joined("a");
+  TestWorker& b = Joined("b");
+  for (int round = 0; round < 3; ++round) {
+    ReadAll();
+    Release();
+    ReadAll();
+    Vote(a, 1);
+    Vote(b, 2);
+    ReadAll();
+  }
+  Release();
+  std::map<uint32_t, std::string> names;
+  std::vector<std::vector<std::string>> voters;
+  const auto segments = journal::ListSegments(&disk_);
+  ASSERT_TRUE(segments.ok());
+  const auto visit = [&](const journal::Visited& v) {
+    if (v.record.type == journal::RecordType::kName) {
+      v1::JournalName name;
+      EXPECT_TRUE(
+          name.ParseFromArray(v.record.payload.data(), static_cast<int>(v.record.payload.size())));
+      names[name.name().id()] = name.name().name();
+    }
+    if (v.record.type != journal::RecordType::kCommit) return absl::OkStatus();
+    v1::JournalCommit commit;
+    EXPECT_TRUE(
+        commit.ParseFromArray(v.record.payload.data(), static_cast<int>(v.record.payload.size())));
+    EXPECT_EQ(commit.voters_of_size(), 1);
+    if (commit.voters_of_size() != 1) return absl::OkStatus();
+    EXPECT_EQ(commit.voters_of(0).chunks(), static_cast<uint32_t>(commit.counted_size()));
+    voters.emplace_back();
+    for (const uint32_t id : commit.voters_of(0).ids()) voters.back().push_back(names[id]);
+    return absl::OkStatus();
+  };
+  ASSERT_TRUE(journal::ScanSegments(&disk_, *segments, 0, visit).ok());
+  ASSERT_EQ(voters.size(), 3u);
+  for (const auto& of_round : voters) EXPECT_THAT(of_round, testing::ElementsAre("a", "b"));
 }
 
 TEST_F(RunJournalTest, AWorkerKeepsItsReplicaOverARestartUpToWhereTheOldServerEnded) {

@@ -197,6 +197,36 @@ TEST_F(OpenVoteTest, OnlyTheNamedVotersAreCountedAndLateOnesFindTheirSlotClosed)
   EXPECT_TRUE(std::equal(expected.begin(), expected.end(), tallied.payload.get()));
 }
 
+TEST_F(OpenVoteTest, AResultNamesThoseWhoseBallotsWereCounted) {
+  const auto names = [](const std::vector<size_t>& voters) {
+    std::vector<WorkerId> ids;
+    for (const size_t j : voters) ids.push_back(Worker(j));
+    return ids;
+  };
+  for (uint64_t round = 0; round < 2; ++round) {
+    Open(round, 0);
+    for (uint32_t k = 0; k < 3; ++k)
+      for (size_t j = 0; j < 3; ++j) SendChunk(j, k);
+    // The last chunk first, as backward passes finish them.
+    Close(2, {0, 2});
+    Close(1, {0, 2});
+    Close(0, round == 0 ? std::vector<size_t>{2, 0} : std::vector<size_t>{0, 2});
+    while (!sink_.jobs.empty()) EXPECT_TRUE(vote_.Take(sink_.RunOldest()));
+    const OpenVote::Result result = vote_.Finish();
+    if (round == 0) {
+      ASSERT_EQ(result.counted.size(), 2u)
+          << "the order is told too: dense ballots are added up in it";
+      EXPECT_EQ(result.counted[0].chunks, 1u);
+      EXPECT_EQ(result.counted[0].voters, names({2, 0}));
+      EXPECT_EQ(result.counted[1].chunks, 2u);
+      EXPECT_EQ(result.counted[1].voters, names({0, 2}));
+    } else {
+      ASSERT_EQ(result.counted.size(), 1u);
+      EXPECT_EQ(result.counted[0].chunks, 3u);
+    }
+  }
+}
+
 TEST_F(OpenVoteTest, AResultCountsOnce) {
   Open(0, 0);
   SendChunk(0, 0);
