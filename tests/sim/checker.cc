@@ -40,6 +40,54 @@ void Checker::OnEpoch(Round round) {
   proposed_ = released_ = round;
 }
 
+bool Checker::OnRecovered(const run::RunState& state, bool disk_lied) {
+  open_.reset();
+  patience_ends_.reset();
+  const Round round = state.engine.round;
+  const bool lost = round < published_;
+  if ((lost && !disk_lied) || round > proposed_) {
+    Fail(absl::StrFormat("a run of which %d commits were told and %d proposed is recovered with %d",
+                         published_.value(), proposed_.value(), round.value()));
+    return lost;
+  }
+  if (round < handed_) {  // from here on it is other commits that are the law
+    x_ = *state.x;
+    digests_.resize(round.value() + 1);
+    early_.clear();
+    law_.erase(law_.lower_bound(round.value()), law_.end());
+    handed_ = round;
+  }
+  // What was on the disk and nobody had heard of.
+  for (const std::shared_ptr<const CommitRecord>& record : state.recent) {
+    if (record->round < handed_) continue;
+    Require(record->payload_hash == behind_.at(record->round.next().value()).payload_hash,
+            "another commit is recovered than was proposed");
+    released_ = std::max(released_, record->round.next());
+    OnHandedOver(*record);
+  }
+  if (handed_ != round) {
+    Fail("commits are missing between what is told and is recovered");
+    return lost;
+  }
+  Require(ReplicaDigest(state.x->data(), 0, state.x->size()) == digests_.back(),
+          "the recovered replica is not what was committed");
+  Require(state.engine.course.main_rounds == behind_.at(round.value()).main_round,
+          "the recovered run counts other main rounds");
+  std::erase_if(evicted_, [&](const auto& entry) {
+    const auto& [name, since] = entry;
+    const bool known = std::any_of(
+        state.roster.names.begin(), state.roster.names.end(),
+        [&name = name](const auto& worker) { return worker.name == name && worker.evicted; });
+    // It is synced with the next commit.
+    Require(known || lost || published_ <= since, "an eviction is forgotten");
+    return !known;
+  });
+  applied_ = published_ = released_ = proposed_ = round;
+  behind_.resize(round.value() + 1);
+  at_ = behind_.back();
+  return lost;
+}
+
 // ---- streams
 
 void Checker::OnRoundOpen(uint64_t peer, const std::string& name, const v1::RoundOpen& open,
@@ -57,7 +105,7 @@ void Checker::OnRoundOpen(uint64_t peer, const std::string& name, const v1::Roun
     const bool again = open_ && open_->round == round;
     if (!again) CountUnasked();
     const bool could_ask = again && open_->could_ask, was_asked = again && open_->was_asked;
-    Require(open.data_step() == next_data_step_, "the data step does not follow the commits");
+    Require(open.data_step() == at_.next_data_step, "the data step does not follow the commits");
     open_ = Open{.round = round, .attempt = attempt, .opened = now};
     open_->go = goes_;
     open_->could_ask = could_ask;
@@ -159,7 +207,8 @@ void Checker::OnCommitSent(const v1::Commit& commit) {
            .main_round = commit.main_round(),
            .voters = commit.voters(),
            .counted = {commit.counted().begin(), commit.counted().end()},
-           .has_payload = commit.payload_hash() != 0});
+           .has_payload = commit.payload_hash() != 0,
+           .payload_hash = commit.payload_hash()});
   }
   Require(round < released_, "somebody is told of a commit that is not released");
   Require(round <= published_, "commits are told out of order");
@@ -232,7 +281,8 @@ void Checker::OnProposed(const CommitRecord& record) {
           .next_data_step = record.next_data_step.value(),
           .main_round = record.main_round,
           .voters = record.voters,
-          .has_payload = !record.payload.empty()};
+          .has_payload = !record.payload.empty(),
+          .payload_hash = record.payload_hash};
   for (const ChunkSum& chunk : record.chunks) law.counted.push_back(chunk.counted);
   Learn(law);
 }
@@ -259,11 +309,11 @@ void Checker::Learn(const Law& law) {
     }
     partial_ += partial ? 1 : 0;
     Require(law.voters == open_->voters.size(), "a commit's voters are not those tallied");
-    nonfinite_in_a_row_ = 0;
+    at_.nonfinite_in_a_row = 0;
   } else if (law.kind == CommitKind::kRewind) {
     ++rewinds_;
     Require(!law.has_payload && law.counted.empty(), "a rewind has a payload");
-    nonfinite_in_a_row_ = 0;
+    at_.nonfinite_in_a_row = 0;
   } else {
     nones_ += open_->silent ? 0 : 1;
     Require(!law.has_payload && law.counted.empty(), "a commit of kind none has a payload");
@@ -277,21 +327,24 @@ void Checker::Learn(const Law& law) {
             "a round without a step does not go past its minibatches");
     // That of a step is then 1, and any other's the inner one.
     const bool local = open_->silent || open_->minibatches > 1;
-    Require(local || law.gamma == gamma_, "a round without a step changes the stepsize");
-    Require(law.main_round == main_round_, "a round without a step counts as a main round");
+    Require(local || law.gamma == at_.gamma, "a round without a step changes the stepsize");
+    Require(law.main_round == at_.main_round, "a round without a step counts as a main round");
     Require(open_->silent ? open_->closed.empty() : no_length || !all_voted,
             "a round ends without a step though all was voted");
     if (open_->abstained > 0 && !open_->other_abstention) {
-      ++nonfinite_in_a_row_;
+      ++at_.nonfinite_in_a_row;
     } else {
-      nonfinite_in_a_row_ = 0;
+      at_.nonfinite_in_a_row = 0;
     }
   }
-  Require(law.main_round == main_round_ || law.main_round == main_round_ + 1,
+  Require(law.main_round == at_.main_round || law.main_round == at_.main_round + 1,
           "main rounds are not counted one by one");
-  gamma_ = law.gamma;
-  main_round_ = law.main_round;
-  next_data_step_ = law.next_data_step;
+  at_.gamma = law.gamma;
+  at_.main_round = law.main_round;
+  at_.next_data_step = law.next_data_step;
+  at_.payload_hash = law.payload_hash;
+  behind_.resize(law.round.next().value() + 1);
+  behind_.back() = at_;
   proposed_ = law.round.next();
   if (!sees_proposals_) released_ = proposed_;
 }

@@ -17,6 +17,7 @@
 #include "common/layout.h"
 #include "server/commit/commit_consumer.h"
 #include "server/commit/commit_record.h"
+#include "server/run/run_state.h"
 #include "signvote/v1/training.pb.h"
 
 namespace signvote::sim {
@@ -51,9 +52,13 @@ class Checker {
   bool begun() const { return !digests_.empty(); }
   // A Run was made that stands at this round. Streams of an earlier one are gone.
   void OnEpoch(Round round);
+  // The same, of a run that a server which died left in its journal. Nothing that anybody was told of may
+  // be lost, unless the disk has lied; commits that were on the disk and told to nobody are told now, or
+  // are not there. Whether some that were told are not.
+  bool OnRecovered(const run::RunState& state, bool disk_lied);
   // The operator stops it: from `patience_ends` on the open round is closed with what is there.
   void OnStop(Time patience_ends) { patience_ends_ = patience_ends; }
-  void OnEvict(const std::string& name) { evicted_.insert(name); }
+  void OnEvict(const std::string& name) { evicted_.emplace(name, proposed_); }
 
   // The server is about to be given an input.
   void OnInput() { ++goes_; }
@@ -96,7 +101,7 @@ class Checker {
   uint64_t digest(Round round) const { return digests_.at(round.value()); }
   // The last commits in a row that were of kind none, and whose every abstention was a loss that is
   // not finite.
-  uint32_t nonfinite_in_a_row() const { return nonfinite_in_a_row_; }
+  uint32_t nonfinite_in_a_row() const { return at_.nonfinite_in_a_row; }
   uint64_t steps() const { return steps_; }
   uint64_t rewinds() const { return rewinds_; }
   uint64_t races() const { return races_; }  // that were won
@@ -150,6 +155,7 @@ class Checker {
     uint32_t voters = 0;
     std::vector<uint32_t> counted;
     bool has_payload = false;
+    uint64_t payload_hash = 0;
   };
   Seat* Find(uint64_t peer, Round round, Attempt attempt);
   void CountUnasked();
@@ -162,14 +168,20 @@ class Checker {
   const uint64_t evaluate_every_;
 
   std::optional<std::string> failure_;
-  std::set<std::string> evicted_;
+  std::map<std::string, Round> evicted_;  // and how much was proposed by then
   std::optional<Time> patience_ends_;
   std::optional<Open> open_;
   Round proposed_, released_, published_, handed_, applied_;
-  uint64_t next_data_step_ = 0;
-  float gamma_ = 0;
-  uint64_t main_round_ = 0;
-  std::map<uint64_t, uint64_t> law_;  // payload hash of a published round
+  // Where the run stands behind what was proposed.
+  struct Standing {
+    uint64_t next_data_step = 0, main_round = 0;
+    float gamma = 0;
+    uint32_t nonfinite_in_a_row = 0;
+    uint64_t payload_hash = 0;  // of the commit before
+  };
+  Standing at_;
+  std::vector<Standing> behind_ = {{}};  // by number of commits
+  std::map<uint64_t, uint64_t> law_;     // payload hash of a published round
   // The reference: what every replica must be. Invariant: x_ holds the commits before handed_.
   std::vector<float> x_, x0_;
   std::vector<uint64_t> digests_;       // by number of commits
@@ -181,7 +193,6 @@ class Checker {
   uint64_t unasked_ = 0;
   std::string evaluator_;  // asked last
   uint64_t evaluators_changed_ = 0;
-  uint32_t nonfinite_in_a_row_ = 0;
   uint64_t steps_ = 0, rewinds_ = 0, races_ = 0, nones_ = 0, partial_ = 0, reopenings_ = 0;
   uint64_t averages_ = 0, dense_ = 0, uncounted_ = 0, silent_ = 0, silent_reopened_ = 0;
 };

@@ -136,6 +136,29 @@ void DrawLocalSteps(SimOptions* o) {
   if (rng.Below(2) == 0) r.warm_in_rounds = 1;
 }
 
+// In half of the seeds. From a stream of its own, as above.
+void DrawJournal(SimOptions* o) {
+  Rng rng(o->seed, /*stream=*/0xD5);
+  if (rng.Below(2) == 0) return;
+  JournalUsed& journal = o->journal;
+  journal.mode =
+      rng.Below(4) == 0 ? journal::DurabilityMode::kGroup : journal::DurabilityMode::kSync;
+  journal.segment_bytes = uint64_t{8192} << rng.Below(4);
+  journal.snapshot_every = 2 + rng.Below(12);
+  journal.snapshots_kept = 1 + rng.Below(2);
+  journal.sync_s = rng.Below(2) == 0 ? 0.002 : 0.2 * rng.Uniform();
+  journal.fault_interval_s = 2 + 15 * rng.Uniform();
+  for (size_t i = static_cast<size_t>(kFirstOfJournal); i < kFaultCount; ++i)
+    o->enabled[i] = rng.Below(2) == 0;
+  // A power cut may take from it what was told.
+  if (journal.mode == journal::DurabilityMode::kGroup)
+    o->enabled[static_cast<size_t>(Fault::kPowerCut)] = false;
+  // Nor does a disk that lies keep what it promises: in runs of their own, so that all others are strict.
+  o->enabled[static_cast<size_t>(Fault::kLostSync)] = rng.Below(8) == 0;
+  o->durability = true;
+  o->run.return_wait = std::chrono::seconds(rng.Below(6));
+}
+
 const char* RuleName(const SimOptions& o) {
   switch (o.rule_used) {
     case RuleUsed::kOfFlags:
@@ -158,7 +181,8 @@ SimOptions DrawOptions(uint64_t seed) {
   Rng rng(seed, /*stream=*/1);
   SimOptions o;
   o.seed = seed;
-  for (bool& enabled : o.enabled) enabled = rng.Below(2) == 0;
+  for (size_t i = 0; i < static_cast<size_t>(kFirstOfJournal); ++i)
+    o.enabled[i] = rng.Below(2) == 0;
   o.fault_interval_s = 0.3 + 4 * rng.Uniform();
   o.message_fault_rate = 0.002 + 0.05 * rng.Uniform();
   o.compute_s = 0.05 + 0.5 * rng.Uniform();
@@ -201,6 +225,7 @@ SimOptions DrawOptions(uint64_t seed) {
   r.warm_in_rounds = rng.Below(2) == 0 ? 0 : static_cast<uint32_t>(rng.Below(6));
   DrawDense(rng, &o);
   DrawLocalSteps(&o);
+  DrawJournal(&o);
   if (r.model.sizes.aggregate == Aggregate::kAverage) {
     // These need the signs that a step moved by.
     r.rule.alias_option = "II";
@@ -219,7 +244,7 @@ std::string SimOptions::Describe() const {
       "observer_after=%d share_hold=%d digest_every=%d ring=%d rule=%s direction=%s noise=%s "
       "durability=%s "
       "fault_interval_s=%.3g message_fault_rate=%.3g compute_s=%.3g evaluate_every=%d able=%d "
-      "other_windows=%d aggregate=%s warm_in=%d dense=%d local_steps=%s "
+      "other_windows=%d aggregate=%s warm_in=%d dense=%d local_steps=%s journal=%s "
       "faults:%s",
       seed, workers_first, workers - workers_first, run.main_rounds_max, heal_round,
       run.workers_min, run.quorum, run.deadline.enabled ? "on" : "off", run.observer_after,
@@ -228,7 +253,8 @@ std::string SimOptions::Describe() const {
       std::string(EnvelopeWord(run.direction.envelope)), durability ? "late" : "none",
       fault_interval_s, message_fault_rate, compute_s, run.evaluate_every, able,
       other_windows ? 1 : 0, std::string(Words(run.model.sizes.aggregate)), run.warm_in_rounds,
-      run::AnyDense(run.model.tensor_rules) ? 1 : 0, run.local_steps.text(), faults);
+      run::AnyDense(run.model.tensor_rules) ? 1 : 0, run.local_steps.text(),
+      journal.mode.has_value() ? std::string(journal::Words(*journal.mode)) : "none", faults);
 }
 
 std::vector<std::pair<std::string, uint64_t>> SimCounters::Outcomes() const {
@@ -261,7 +287,14 @@ std::vector<std::pair<std::string, uint64_t>> SimCounters::Outcomes() const {
           {"uncounted", uncounted},
           {"local_ballots", local_ballots},
           {"steps_cut_short", steps_cut_short},
-          {"silent_rounds", silent_rounds}};
+          {"silent_rounds", silent_rounds},
+          {"snapshots", snapshots},
+          {"recoveries", recoveries},
+          {"torn_writes", torn_writes},
+          {"lost_writes", lost_writes},
+          {"commits_lost", commits_lost},
+          {"workers_ahead", workers_ahead},
+          {"journals_cut", journals_cut}};
 }
 
 std::string SimCounters::Describe() const {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/clock.h"
+#include "server/journal/journal.h"
 #include "server/run/run.h"
 
 namespace signvote::sim {
@@ -53,7 +54,14 @@ namespace signvote::sim {
   X(kStop, "stop")                /* the same after SIGTERM */                                     \
   X(kPause, "pause")              /* the operator pauses the run and resumes it */                 \
   X(kDrain, "drain")              /* the operator drains a worker; it comes back later */          \
-  X(kEvict, "evict")              /* the operator evicts the last worker */
+  X(kEvict, "evict")              /* the operator evicts the last worker */                        \
+  /* ---- a server with a journal, and its disk */                                                 \
+  X(kKilled, "killed")                 /* the server is killed, and recovers */                    \
+  X(kKilledInWrite, "killed_in_write") /* the same in the middle of a write */                     \
+  X(kPowerCut, "power_cut")            /* what was not synced is torn, lost or out of order */     \
+  X(kDiskFails, "disk_fails") /* writes or syncs fail, until the server is started again */        \
+  X(kDiskFull, "disk_full")   /* likewise: there is no room */                                     \
+  X(kLostSync, "lost_sync")   /* the disk says that it has synced, has not, and the power goes */
 
 enum class Fault : uint8_t {
 #define SIGNVOTE_SIM_ENUM(id, name) id,
@@ -63,6 +71,8 @@ enum class Fault : uint8_t {
 };
 inline constexpr size_t kFaultCount = static_cast<size_t>(Fault::kCount);
 const char* FaultName(Fault fault);
+// Those before it befall every run, it and the rest one with a journal.
+inline constexpr Fault kFirstOfJournal = Fault::kKilled;
 
 // Which stepsize rule the run has.
 enum class RuleUsed : uint8_t {
@@ -71,6 +81,15 @@ enum class RuleUsed : uint8_t {
   kRace,      // Lever, with trials short enough for these runs
   kRaceLite,  // likewise, and nothing is rescaled
   kSos,       // SOS, likewise
+};
+
+struct JournalUsed {
+  std::optional<journal::DurabilityMode> mode;  // nullopt: there is none
+  uint64_t segment_bytes = 0;
+  uint64_t snapshot_every = 0;
+  size_t snapshots_kept = 1;
+  double sync_s = 0;            // a disk's usual time
+  double fault_interval_s = 1;  // between two strikes of its faults, on average
 };
 
 struct SimOptions {
@@ -82,6 +101,7 @@ struct SimOptions {
   size_t ring_rounds = 8;           // commits kept for those who catch up
   uint64_t part_coordinates = 256;  // of one message of a state transfer
   RuleUsed rule_used = RuleUsed::kOfFlags;
+  JournalUsed journal;
   bool durability = false;  // commits are released by a policy that may take its time
   std::array<bool, kFaultCount> enabled{};
   double fault_interval_s = 1;          // between two strikes, on average
@@ -121,6 +141,10 @@ struct SimCounters {
   // Of local steps, and those of them that ended before the last.
   uint64_t local_ballots = 0, steps_cut_short = 0;
   uint64_t silent_rounds = 0;  // of local trials
+  uint64_t snapshots = 0, recoveries = 0, torn_writes = 0, lost_writes = 0;
+  // By disks that lied of their syncs: recoveries without commits that were told, workers that were found
+  // to be ahead of one, journals that had to be cut, and such of which nothing was left to go on with.
+  uint64_t commits_lost = 0, workers_ahead = 0, journals_cut = 0, journals_lost = 0;
 
   // What must come about over enough seeds, by name.
   std::vector<std::pair<std::string, uint64_t>> Outcomes() const;

@@ -161,7 +161,10 @@ class SimPeer final : public run::Peer {
   uint64_t received_ = 0, sent_ = 0;
 };
 
-ServerHost::ServerHost(World* world) : world_(world) {}
+ServerHost::ServerHost(World* world)
+    : world_(world),
+      journal_(world->options.journal.mode.has_value() ? std::make_unique<SimJournal>(world)
+                                                       : nullptr) {}
 
 ServerHost::~ServerHost() = default;
 
@@ -196,7 +199,37 @@ std::unique_ptr<StepsizeRule> RuleOf(const SimOptions& o) {
 void ServerHost::Start() {
   run::RunState state;
   state.run_id = RunId::FromRandom(world_->options.seed, 1);
+  if (journal_ != nullptr) {
+    absl::StatusOr<run::RunState> opened = OpenJournal();
+    if (!opened.ok())
+      return world_->checker.Fail("no journal can be made: " + Describe(opened.status()));
+    state = *std::move(opened);
+  }
   Make(std::move(state));
+}
+
+absl::StatusOr<run::RunState> ServerHost::OpenJournal() {
+  run::RunState state;
+  state.run_id = RunId::FromRandom(world_->options.seed, 1);
+  return journal_->Open(std::move(state),
+                        {.released =
+                             [this](Round round) {
+                               world_->checker.OnReleased(round);
+                               Give(run::DurableIn{round});
+                             },
+                         .failed =
+                             [this](const absl::Status& status) {
+                               world_->Trace("server", "its journal fails: " + Describe(status));
+                               Give(run::JournalFailed{status});
+                             },
+                         .killed =
+                             [this] {
+                               world_->timeline.After(0.0, [this, life = life_] {
+                                 if (life != life_) return;
+                                 AccountFor();
+                                 Killed(killed_seconds_);
+                               });
+                             }});
 }
 
 void ServerHost::Make(run::RunState state) {
@@ -212,7 +245,7 @@ void ServerHost::Make(run::RunState state) {
   parts.memory = [] { return std::optional<MemoryLimit>(); };  // as much as it likes
   parts.rule = RuleOf(o);
   appended_ = round;
-  if (world_->checker.begun()) world_->checker.OnEpoch(round);
+  if (world_->checker.begun() && journal_ == nullptr) world_->checker.OnEpoch(round);
   absl::StatusOr<std::unique_ptr<run::Run>> made =
       run::Run::Create(o.run, std::move(parts), std::move(state), Now());
   if (!made.ok()) {
@@ -251,6 +284,7 @@ void ServerHost::Settle() {
       if (life == life_) TryRestart();
     });
   }
+  if (journal_ != nullptr) journal_->Look();
   if (const std::optional<Time> next = run_->NextTick()) ArmTick(std::max(*next, Now()));
 }
 
@@ -386,6 +420,7 @@ bool ServerHost::AskForRestart(Restart how, double seconds) {
   if (restart_.has_value() || run_ == nullptr || end_.has_value() || !world_->checker.begun()) {
     return false;
   }
+  if (journal_ != nullptr && !journal_->stands()) return false;
   restart_ = Wanted{how, seconds};
   if (how == Restart::kAfterStop) {
     world_->checker.OnStop(Now() + world_->options.run.stop_wait);
@@ -416,12 +451,30 @@ void ServerHost::TryRestart() {
   const Wanted wanted = *std::exchange(restart_, std::nullopt);
   AccountFor();
   world_->Trace("server", absl::StrCat("stops at round ", state->engine.round.value()));
+  if (journal_ != nullptr) {
+    journal_->Finish();
+    return Killed(wanted.seconds);
+  }
   const run::StateParts parts = run::EncodeState(*state);
   auto bytes = std::make_shared<std::vector<std::byte>>();
   for (const std::span<const std::byte> part : parts.parts) {
     bytes->insert(bytes->end(), part.begin(), part.end());
   }
-  // The process ends.
+  Drop();
+  world_->timeline.After(wanted.seconds, [this, bytes] {
+    absl::StatusOr<run::RunState> read = run::DecodeState(*bytes);
+    if (!read.ok()) {
+      return world_->checker.Fail("the state cannot be read: " + Describe(read.status()));
+    }
+    read->epoch = read->epoch.next();
+    Make(*std::move(read));
+    world_->timeline.After(world_->options.resume_s, [this, life = life_] {
+      if (life == life_ && run_ != nullptr) Resume();
+    });
+  });
+}
+
+void ServerHost::Drop() {
   ++life_;
   world_->network.StopServing();
   for (auto& [number, call] : calls_) call.second->Cut();
@@ -435,16 +488,71 @@ void ServerHost::TryRestart() {
   jobs_.clear();
   applier_looks_ = durable_looks_ = false;
   tick_at_.reset();
-  world_->timeline.After(wanted.seconds, [this, bytes] {
-    absl::StatusOr<run::RunState> read = run::DecodeState(*bytes);
-    if (!read.ok()) {
-      return world_->checker.Fail("the state cannot be read: " + Describe(read.status()));
+}
+
+// ---- a server with a journal that ends without a word
+
+bool ServerHost::Kill(SimDisk::Restart how, bool in_write, double seconds) {
+  if (journal_ == nullptr || run_ == nullptr || end_.has_value() || restart_.has_value() ||
+      breaks_ || journal_->disk().killed() || !journal_->stands())
+    return false;
+  if (in_write) {
+    killed_seconds_ = seconds;
+    journal_->DieInWrite(world_->timeline.Below(8192), how);
+    return true;
+  }
+  AccountFor();
+  Killed(seconds, how);
+  return true;
+}
+
+bool ServerHost::BreakDisk(const DiskFaults& faults, double seconds, SimDisk::Restart how) {
+  if (journal_ == nullptr || run_ == nullptr || end_.has_value() || restart_.has_value() ||
+      breaks_ || journal_->disk().killed() || !journal_->stands())
+    return false;
+  breaks_ = true;
+  lied_ = lied_ || faults.sync_lost > 0;
+  journal_->disk().Set(faults);
+  world_->timeline.After(seconds, [this, life = life_, seconds, how] {
+    // Somebody has looked after the disk, and starts the server again.
+    if (life != life_ || end_.has_value()) return void(breaks_ = false);
+    AccountFor();
+    Killed(seconds, how);
+  });
+  return true;
+}
+
+void ServerHost::Killed(double seconds, SimDisk::Restart how) {
+  world_->Trace("server", "is killed");
+  journal_->Die(how);
+  restart_.reset();
+  breaks_ = false;
+  Drop();
+  world_->timeline.After(seconds, [this] { Recover(); });
+}
+
+void ServerHost::Recover() {
+  absl::StatusOr<run::RunState> state = OpenJournal();
+  if (lied_ && absl::IsDataLoss(state.status())) {
+    world_->Trace("server", "finds its journal damaged: " + Describe(state.status()));
+    ++world_->counters->journals_cut;
+    if (journal_->Cut().ok()) state = OpenJournal();
+    if (!state.ok() || !state->has_parameters()) {
+      ++world_->counters->journals_lost;
+      journal_lost_ = true;
+      end_ = absl::DataLossError("nothing is left of the journal");
+      return;
     }
-    read->epoch = read->epoch.next();
-    Make(*std::move(read));
-    world_->timeline.After(world_->options.resume_s, [this, life = life_] {
-      if (life == life_ && run_ != nullptr) Resume();
-    });
+  }
+  if (!state.ok())
+    return world_->checker.Fail("the run cannot be recovered: " + Describe(state.status()));
+  world_->Trace("server", absl::StrCat("recovers round ", state->engine.round.value()));
+  if (world_->checker.begun()) {
+    if (world_->checker.OnRecovered(*state, lied_)) ++world_->counters->commits_lost;
+  }
+  Make(*std::move(state));
+  world_->timeline.After(world_->options.resume_s, [this, life = life_] {
+    if (life == life_ && run_ != nullptr) Resume();
   });
 }
 
@@ -470,6 +578,7 @@ CommitConsumer* ServerHost::StartApplier(const std::shared_ptr<MasterReplica>& r
   if (!world_->checker.begun()) world_->checker.Begin(replica->x());
   replica_ = replica;
   applier_ = std::make_unique<Applier>(replica.get(), &world_->timeline, backlog_max);
+  if (journal_ != nullptr) journal_->SetApplier(applier_.get());
   return this;
 }
 
@@ -491,13 +600,28 @@ void ServerHost::LookAtApplier() {
     const std::optional<Applied> applied = applier_->ApplyNext();
     if (!applied.has_value()) return;
     world_->checker.OnApplied(*applied);
+    if (journal_ != nullptr) journal_->OnApplied(*applied);
     if (applier_->backlog() > 0) LookAtApplier();
     Give(*applied);
   });
 }
 
+void ServerHost::Begin(const v1::JournalHead& head,
+                       std::shared_ptr<const std::vector<float>> optimizer) {
+  journal_->journal()->Begin(head, std::move(optimizer));
+}
+void ServerHost::NoteName(const v1::JournalName& name) { journal_->journal()->NoteName(name); }
+void ServerHost::NotePause(bool paused) { journal_->journal()->NotePause(paused); }
+void ServerHost::NoteChunk(Chunk chunk) { journal_->journal()->NoteChunk(std::move(chunk)); }
+void ServerHost::NoteState(std::shared_ptr<const v1::RunState> state,
+                           std::shared_ptr<const std::vector<float>> optimizer,
+                           std::vector<Voters> voters) {
+  journal_->journal()->NoteState(std::move(state), std::move(optimizer), std::move(voters));
+}
+
 void ServerHost::Append(std::shared_ptr<const CommitRecord> record) {
   world_->checker.OnProposed(*record);
+  if (journal_ != nullptr) return journal_->journal()->Append(std::move(record));
   const double seconds = durable_seconds_ * world_->timeline.Uniform(0.5, 1.5);
   world_->timeline.After(seconds, [this, life = life_, round = record->round] {
     if (life != life_ || run_ == nullptr) return;

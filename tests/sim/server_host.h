@@ -14,6 +14,7 @@
 #include "server/replica/applier.h"
 #include "server/run/run.h"
 #include "server/vote/tally_sink.h"
+#include "tests/sim/sim_journal.h"
 #include "tests/sim/state_call.h"
 #include "tests/sim/world.h"
 
@@ -49,11 +50,20 @@ class ServerHost final : public ServerEnd,
   // As soon as it can be, the run is written to bytes, the process ends, and `seconds` later another
   // one goes on from there. False: one is asked for already.
   bool AskForRestart(Restart how, double seconds);
+  // The process dies, with a journal: at once, or in the middle of one of its next writes; `seconds` later
+  // another one goes on from what the disk has. False: there is no journal, or nothing to lose yet.
+  bool Kill(SimDisk::Restart how, bool in_write, double seconds);
+  // Writes or syncs fail, or the disk is full: nothing more is told until the server is started again.
+  bool BreakDisk(const DiskFaults& faults, double seconds,
+                 SimDisk::Restart how = SimDisk::Restart::kProcess);
   // Delays of whoever works for the run; zero: at once.
   void DelayApplier(double seconds) { applier_seconds_ = seconds; }
   void DelayTally(double seconds) { tally_seconds_ = seconds; }
   void DelayDurable(double seconds) { durable_seconds_ = seconds; }
 
+  // A disk that lied has left nothing to go on with, which the server has said.
+  bool journal_is_lost() const { return journal_lost_; }
+  const SimJournal* journal() const { return journal_.get(); }
   bool serving() const { return run_ != nullptr; }
   bool ended() const { return end_.has_value(); }
   const absl::Status& end() const { return *end_; }
@@ -73,6 +83,15 @@ class ServerHost final : public ServerEnd,
   bool TryPush(const std::shared_ptr<const CommitRecord>& record) override;
   // ---- Durability
   void Append(std::shared_ptr<const CommitRecord> record) override;
+  bool keeps_run() const override { return journal_ != nullptr; }
+  void Begin(const v1::JournalHead& head,
+             std::shared_ptr<const std::vector<float>> optimizer) override;
+  void NoteName(const v1::JournalName& name) override;
+  void NotePause(bool paused) override;
+  void NoteChunk(Chunk chunk) override;
+  void NoteState(std::shared_ptr<const v1::RunState> state,
+                 std::shared_ptr<const std::vector<float>> optimizer,
+                 std::vector<Voters> voters) override;
   // ---- TallySink
   void Submit(TallyJob job) override;
   void DropWaiting() override;
@@ -80,6 +99,12 @@ class ServerHost final : public ServerEnd,
  private:
   Time Now() const { return world_->timeline.Now(); }
   void Make(run::RunState state);
+  // The process with all that is its own.
+  void Drop();
+  // Another process, with what the journal has.
+  absl::StatusOr<run::RunState> OpenJournal();
+  void Recover();
+  void Killed(double seconds, SimDisk::Restart how = SimDisk::Restart::kProcess);
   void Give(run::Input input);
   void GiveStream(ConnectionId id, decltype(run::StreamInput::what) what);
   // After whatever was said to the run: its clock, its end, a restart that waits.
@@ -93,6 +118,12 @@ class ServerHost final : public ServerEnd,
 
   // Constant after construction.
   World* const world_;
+
+  const std::unique_ptr<SimJournal> journal_;  // null: the run has none
+  double killed_seconds_ = 0;                  // from a kill that is on its way to the next start
+  bool breaks_ = false;                        // the disk fails
+  bool lied_ = false;                          // it has said that it synced what it had not
+  bool journal_lost_ = false;
 
   // Of the process. Whatever it left on the timeline compares `life_`.
   uint64_t life_ = 0;

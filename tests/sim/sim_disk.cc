@@ -45,6 +45,11 @@ void SimDisk::KillAfter(uint64_t bytes) {
   kill_after_ = bytes;
 }
 
+void SimDisk::Kill() {
+  MutexLock lock(&mu_);
+  killed_ = true;
+}
+
 bool SimDisk::killed() const {
   MutexLock lock(&mu_);
   return killed_;

@@ -37,6 +37,8 @@ class SimDisk final : public Disk {
   // The process is killed once so many further bytes are written: what is left of that write is not,
   // and from then on every call fails.
   void KillAfter(uint64_t bytes);
+  // Now.
+  void Kill();
   bool killed() const;
 
   enum class Restart {

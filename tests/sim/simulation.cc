@@ -29,7 +29,8 @@ class Simulation {
                options.run.model.weight_decay, run::AnyDense(options.run.model.tensor_rules)),
         world_(options, model_, codec, counters),
         server_(&world_),
-        strangers_(&world_) {
+        strangers_(&world_),
+        server_faults_(options.seed, /*stream=*/0xD6) {
     for (size_t host = 0; host < options.workers; ++host) {
       workers_.push_back(std::make_unique<SimWorker>(&world_, &server_, host));
     }
@@ -42,6 +43,7 @@ class Simulation {
       timeline().After(timeline().Uniform(0, 0.5), [this, host] { workers_[host]->Start(); });
     }
     ScheduleStrike();
+    if (world_.options.journal.mode.has_value()) ScheduleServerStrike();
   }
 
   SimResult Run() {
@@ -93,13 +95,50 @@ class Simulation {
   void ScheduleStrike() {
     timeline().After(world_.options.fault_interval_s * timeline().Uniform(0.2, 1.8), [this] {
       if (world_.healed) return;
-      const auto fault = static_cast<Fault>(timeline().Below(kFaultCount));
+      const auto fault =
+          static_cast<Fault>(timeline().Below(static_cast<uint64_t>(kFirstOfJournal)));
       if (world_.on(fault) && Strike(fault)) {
         world_.Count(fault);
         world_.Trace("fault", FaultName(fault));
       }
       ScheduleStrike();
     });
+  }
+
+  // By a generator of its own, so that runs without a journal are what they were.
+  void ScheduleServerStrike() {
+    const double wait =
+        world_.options.journal.fault_interval_s * (0.2 + 1.6 * server_faults_.Uniform());
+    timeline().After(wait, [this] {
+      if (world_.healed) return;
+      constexpr auto kFirst = static_cast<uint64_t>(kFirstOfJournal);
+      const auto fault = static_cast<Fault>(kFirst + server_faults_.Below(kFaultCount - kFirst));
+      if (world_.on(fault) && StrikeServer(fault)) {
+        world_.Count(fault);
+        world_.Trace("fault", FaultName(fault));
+      }
+      ScheduleServerStrike();
+    });
+  }
+
+  bool StrikeServer(Fault fault) {
+    const double seconds = 0.1 + 5 * server_faults_.Uniform();
+    switch (fault) {
+      case Fault::kKilled:
+        return server_.Kill(SimDisk::Restart::kProcess, /*in_write=*/false, seconds);
+      case Fault::kKilledInWrite:
+        return server_.Kill(SimDisk::Restart::kProcess, /*in_write=*/true, seconds);
+      case Fault::kPowerCut:
+        return server_.Kill(SimDisk::Restart::kPower, server_faults_.Below(2) == 0, seconds);
+      case Fault::kDiskFails:
+        return server_.BreakDisk({.write_fails = 0.2, .sync_fails = 0.2}, seconds);
+      case Fault::kDiskFull:
+        return server_.BreakDisk({.capacity = 0}, seconds);
+      case Fault::kLostSync:
+        return server_.BreakDisk({.sync_lost = 0.5}, seconds, SimDisk::Restart::kPower);
+      default:
+        return false;
+    }
   }
 
   double Seconds(double low, double high) { return timeline().Uniform(low, high); }
@@ -226,8 +265,15 @@ class Simulation {
       }
       case Fault::kDelay:
       case Fault::kGarbled:
-      case Fault::kCount:
         break;  // these befall messages
+      case Fault::kKilled:
+      case Fault::kKilledInWrite:
+      case Fault::kPowerCut:
+      case Fault::kDiskFails:
+      case Fault::kDiskFull:
+      case Fault::kLostSync:
+      case Fault::kCount:
+        break;  // and these the server: StrikeServer()
     }
     return false;
   }
@@ -248,6 +294,7 @@ class Simulation {
   void CheckEnd() {
     Checker& checker = world_.checker;
     const run::RunOptions& o = world_.options.run;
+    if (server_.journal_is_lost()) return;
     if (absl::IsAborted(server_.end())) {
       ++world_.counters->diverged;
       // A trial that two faults befell is lost, and with local steps it is of four rounds.
@@ -300,6 +347,12 @@ class Simulation {
     c.dense += checker.dense();
     c.uncounted += checker.uncounted();
     c.evaluators_changed += checker.evaluators_changed();
+    if (const SimJournal* const journal = server_.journal(); journal != nullptr) {
+      c.snapshots += journal->snapshots();
+      c.recoveries += journal->recoveries();
+      c.torn_writes += journal->disk().strikes().writes_torn;
+      c.lost_writes += journal->disk().strikes().writes_lost;
+    }
     if (!server_.serving()) return;
     const run::StatusPage page = server_.Page();
     c.abstentions += page.abstentions;
@@ -308,6 +361,7 @@ class Simulation {
     c.stale_messages += page.stale_messages;
     c.scalars_refused += page.scalars_refused;
     c.digest_mismatches += page.digest_mismatches;
+    c.workers_ahead += page.ahead;
   }
 
   const Model model_;
@@ -316,6 +370,7 @@ class Simulation {
   Strangers strangers_;
   std::vector<std::unique_ptr<SimWorker>> workers_;
   std::optional<double> healed_at_;
+  Rng server_faults_;
   bool late_joined_ = false;
   bool evicted_ = false;
 };
