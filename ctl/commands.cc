@@ -18,6 +18,9 @@ namespace signvote::ctl {
 namespace {
 
 constexpr int64_t kMicrosPerSecond = 1'000'000;
+constexpr const char* kLabProgram = "signvote-lab";
+// Of processes, which need no LibTorch.
+constexpr const char* kLabRunProgram = "signvote-lab-run";
 
 int64_t UnixSeconds(const CommandHost& host) { return host.clock->UnixMicros() / kMicrosPerSecond; }
 
@@ -94,6 +97,11 @@ absl::Status Certs(const CtlFlags& flags, const CommandHost& host) {
   return absl::OkStatus();
 }
 
+absl::Status Lab(const CtlFlags& flags, const CommandHost& host) {
+  if (flags.lab.empty() || flags.lab.front() != "run") return host.become(kLabProgram, flags.lab);
+  return host.become(kLabRunProgram, {flags.lab.begin() + 1, flags.lab.end()});
+}
+
 }  // namespace
 
 absl::Status BecomeProgram(const std::string& name, const std::vector<std::string>& arguments) {
@@ -105,7 +113,9 @@ absl::Status BecomeProgram(const std::string& name, const std::vector<std::strin
   argv.push_back(nullptr);
   ::execv(path.c_str(), argv.data());
   return absl::UnavailableError(absl::StrCat(path, " cannot be started: ", std::strerror(errno),
-                                             "; it is built and installed where LibTorch is"));
+                                             name == kLabProgram
+                                                 ? "; it is built and installed where LibTorch is"
+                                                 : "; it belongs beside this program"));
 }
 
 absl::Status RunCommand(const CtlFlags& flags, const CommandHost& host) {
@@ -131,7 +141,7 @@ absl::Status RunCommand(const CtlFlags& flags, const CommandHost& host) {
     case Command::kCerts:
       return Certs(flags, host);
     case Command::kLab:
-      return host.become("signvote-lab", flags.lab);
+      return Lab(flags, host);
     case Command::kVersion:
       host.print(absl::StrCat("signvote ", SoftwareVersion(), "\n"));
       return absl::OkStatus();

@@ -176,10 +176,13 @@ absl::Status ParseCtlFlags(int argc, const char* const* argv, FileSystem* fs, Ct
           Command::kCerts),
       &flags->certs);
   CLI::App* const lab =
-      add("lab", "train in one process and compare methods: what signvote-lab does", Command::kLab);
+      add("lab", "train in one process, compare methods, run elastic experiments", Command::kLab);
   // What follows is that program's, whatever it looks like.
   lab->prefix_command()->fallthrough(false);
-  lab->footer("signvote lab COMMAND …: commands and flags are those of signvote-lab --help.");
+  lab->footer(
+      "signvote lab COMMAND …: commands and flags are those of signvote-lab --help; signvote lab "
+      "run "
+      "FILE.toml …: those of signvote-lab-run --help.");
   add("version", "print the version", Command::kVersion);
 
   SIGNVOTE_RETURN_IF_ERROR(ParseFlags(&app, argc, argv, fs, print));

@@ -35,12 +35,26 @@ constexpr std::string_view kChurnKeys[] = {"mean_life", "mean_absence", "from_se
                                            "notice_seconds"};
 constexpr std::string_view kLinkKeys[] = {"rate_mbit", "delay_ms"};
 // What the lab itself says to the programs.
-constexpr std::string_view kOwnOfServer[] = {"listen",          "http",          "port-file",
-                                             "insecure",        "insecure-bind", "tls-ca",
-                                             "tls-certificate", "tls-key",       "tokens",
-                                             "round-log",       "event-log",     "export",
-                                             "config",          "print-config",  "rounds",
-                                             "max-rounds",      "seed",          "length-unknown"};
+constexpr std::string_view kOwnOfServer[] = {"listen",
+                                             "http",
+                                             "port-file",
+                                             "insecure",
+                                             "insecure-bind",
+                                             "tls-ca",
+                                             "tls-certificate",
+                                             "tls-key",
+                                             "tokens",
+                                             "round-log",
+                                             "event-log",
+                                             "export",
+                                             "export-dtype",
+                                             "export-shard-bytes",
+                                             "config",
+                                             "print-config",
+                                             "rounds",
+                                             "max-rounds",
+                                             "seed",
+                                             "length-unknown"};
 constexpr std::string_view kOwnOfWorker[] = {
     "server",  "name",       "token-file", "tls-ca",          "tls-certificate", "tls-key",
     "tls-dir", "http",       "insecure",   "report",          "round-log",       "config",

@@ -106,7 +106,7 @@ class BenchRun:
                         "--tls-key", mine / "worker.key"]
         where = f"127.0.0.1:{json.loads(self.ports.read_text())['grpc']}" if self.local else f"{SERVER}:{PORT}"
         self.workers[name] = self.start(
-            name, name, harness.BIN / "synthetic_worker", "--server", where, "--name", name, "--coordinates", coordinates,
+            name, name, harness.BIN / "signvote-synthetic-worker", "--server", where, "--name", name, "--coordinates", coordinates,
             "--random-ballots", "--report", self.folder / f"{name}.json", *security, *flags)
         return self.workers[name]
 

@@ -129,10 +129,10 @@ class BadInput(harness.ProcessTest):
         self.start_server()
         flags = self.worker_flags("a")
         flags[flags.index("--token-file") + 1] = self.folder / "none"
-        self.expect_program("missing-token", self.start("a", [harness.BIN / "synthetic_worker", *flags]))
+        self.expect_program("missing-token", self.start("a", [harness.BIN / "signvote-synthetic-worker", *flags]))
         flags = self.worker_flags("a")
         flags[flags.index("--tls-key") + 1] = self.folder / "none"
-        self.expect_program("missing-key", self.start("a", [harness.BIN / "synthetic_worker", *flags]))
+        self.expect_program("missing-key", self.start("a", [harness.BIN / "signvote-synthetic-worker", *flags]))
 
     def test_damaged_init(self):
         path = self.folder / "damaged.safetensors"
@@ -203,7 +203,7 @@ class BadInput(harness.ProcessTest):
         for row, flag, value in (("junk-token", "--token-file", junk), ("wrong-address", "--server", "127.0.0.1:70000")):
             flags = self.worker_flags("a")
             flags[flags.index(flag) + 1] = value
-            self.expect_program(row, self.start("a", [harness.BIN / "synthetic_worker", *flags]))
+            self.expect_program(row, self.start("a", [harness.BIN / "signvote-synthetic-worker", *flags]))
         self.expect_command("wrong-address", "signvote", "--server", "127.0.0.1:70000", "--insecure", "status")
         self.assert_server_goes_on()
 
@@ -246,7 +246,7 @@ class BadInput(harness.ProcessTest):
         self.start_server()
         flags = self.worker_flags("a")
         flags[flags.index("--token-file") + 1] = self.tls / "workers/b/token"
-        self.expect_program("wrong-token", self.start("a", [harness.BIN / "synthetic_worker", *flags]))
+        self.expect_program("wrong-token", self.start("a", [harness.BIN / "signvote-synthetic-worker", *flags]))
         self.assert_server_goes_on()
 
     def test_wrong_layout(self):
@@ -291,7 +291,7 @@ class BadInput(harness.ProcessTest):
         flags = self.worker_flags("a")
         flags[flags.index("--tls-certificate") + 1] = foreign / "workers/a/worker.crt"
         flags[flags.index("--tls-key") + 1] = foreign / "workers/a/worker.key"
-        self.expect_program("foreign-certificate", self.start("a", [harness.BIN / "synthetic_worker", *flags]))
+        self.expect_program("foreign-certificate", self.start("a", [harness.BIN / "signvote-synthetic-worker", *flags]))
         status, message, _ = self.raw_with("vote", *flags)
         self.expect("foreign-certificate-at-server", status, message)
         # A server that is not the one whose authority the worker trusts.
@@ -305,7 +305,7 @@ class BadInput(harness.ProcessTest):
         self.start_server()
         flags = ["--server", self.server.address, "--name", "a", "--token-file", self.tls / "workers/a/token", "--insecure"]
         self.expect_program("plaintext-to-tls", self.start("a", [
-            harness.BIN / "synthetic_worker", *flags, "--connect-timeout", 30]))
+            harness.BIN / "signvote-synthetic-worker", *flags, "--connect-timeout", 30]))
         code, out, err = self.command("signvote", "--server", self.server.address, "--insecure", "--timeout", 30, "status")
         self.expect("plaintext-admin", code, out + err)
         self.assert_server_goes_on()

@@ -454,7 +454,7 @@ class Ipv6(harness.ProcessTest):
         flags[flags.index("--server") + 1] = address = f"[::1]:{self.server.ports()['grpc']}"
         code, out, err = self.command("signvote", "--server", address, "--tls-dir", self.tls, "status")
         self.assertEqual(code, OK, out + err)
-        worker = self.start("a", [BIN / "synthetic_worker", *flags, "--report", self.folder / "a.report.json"])
+        worker = self.start("a", [BIN / "signvote-synthetic-worker", *flags, "--report", self.folder / "a.report.json"])
         self.assert_all_end_well([worker])
 
 

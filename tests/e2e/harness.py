@@ -229,12 +229,12 @@ class ProcessTest(unittest.TestCase):
         return flags + ["--tls-ca", mine / "ca.crt", "--tls-certificate", mine / "worker.crt",
                         "--tls-key", mine / "worker.key"]
 
-    def start_worker(self, name, *flags, program="synthetic_worker"):
+    def start_worker(self, name, *flags, program="signvote-synthetic-worker"):
         process = self.start(name, [BIN / program, *self.worker_flags(name),
                                     "--report", self.folder / f"{name}.report.json", *flags])
         return process
 
-    def start_workers(self, names, *flags, program="synthetic_worker"):
+    def start_workers(self, names, *flags, program="signvote-synthetic-worker"):
         return {name: self.start_worker(name, *flags, program=program) for name in names}
 
     def raw(self, scenario, name="raw", *flags, timeout=60):

@@ -555,7 +555,7 @@ class Runs(Installed):
             self.assertIn("logistic", (home / "results/report.html").read_text())
         else:
             workers = [self.start(name, [
-                harness.BIN / "synthetic_worker", "--server", server.address, "--name", name,
+                harness.BIN / "signvote-synthetic-worker", "--server", server.address, "--name", name,
                 *[f"--{flag}={home / 'tls/workers' / name / file}" for flag, file in
                   (("token-file", "token"), ("tls-ca", "ca.crt"), ("tls-certificate", "worker.crt"), ("tls-key", "worker.key"))],
                 "--report", home / f"{name}.json"]) for name in ("w1", "w2")]

@@ -97,7 +97,7 @@ class ServerEndings(harness.ProcessTest):
             valve = Valve(self, self.server.address, "up", 1 << 20)
             flags = self.worker_flags("a")
             flags[flags.index("--server") + 1] = valve.address
-            self.start("a", [BIN / "synthetic_worker", *flags, "--coordinates", COORDINATES, "--server-timeout", 1])
+            self.start("a", [BIN / "signvote-synthetic-worker", *flags, "--coordinates", COORDINATES, "--server-timeout", 1])
             self.assertTrue(valve.shut.wait(60 * harness.SLOWNESS), self.server.log())
             self.logged("initial parameters come from a worker")
 

@@ -132,6 +132,12 @@ TEST_F(CommandsTest, LabBecomesTheProgramBesideWithTheSameWordsAndDialsNobody) {
   EXPECT_THAT(dialled_, IsEmpty());
 }
 
+TEST_F(CommandsTest, LabRunBecomesTheProgramThatNeedsNoLibTorch) {
+  EXPECT_EQ(Run(CtlFlags{.command = Command::kLab, .lab = {"run", "a.toml", "--dry-run"}}),
+            answer_);
+  EXPECT_THAT(became_, ElementsAre("signvote-lab-run", "a.toml", "--dry-run"));
+}
+
 TEST_F(CommandsTest, AProgramThatIsNotThereIsNamedWithWhatItTakes) {
   const absl::Status status = BecomeProgram("no-such-program", {});
   EXPECT_TRUE(absl::IsUnavailable(status));

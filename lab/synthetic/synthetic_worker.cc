@@ -1,32 +1,22 @@
-// A worker without LibTorch: worker/session, worker/vote and a quadratic objective, so that
-// process tests also run in builds that have no LibTorch. Everything but the gradient is the code
-// of signvote-worker.
-//
-//   f(x) = 1/2 · mean_i (x_i/s − c_i)²        x_0,i = s · p_i        c, p seeded, the same at every
-//                                             worker
-//   g_i  = (x_i/s − c_i + noise_i) / (s·d)    noise = a function of (seed, share, data_step)
-//
-// All of it scales exactly for s a power of two. With --random-ballots there is no objective: a
-// worker votes the same random bits every round, and keeps nothing but its replica; without
-// --compute-ms all chunks leave at once, so that a round takes what the network takes. With
-// --no-replica it keeps not even that: many large workers fit on one machine.
+#include "lab/synthetic/synthetic_worker.h"
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "common/apply.h"
 #include "common/bits.h"
 #include "common/checksum.h"
-#include "common/exit_codes.h"
 #include "common/file_system.h"
 #include "common/log.h"
 #include "common/process.h"
@@ -40,28 +30,13 @@
 namespace signvote {
 namespace {
 
-struct Flags {
-  SessionOptions session;
-  double server_timeout_seconds = 600, connect_timeout_seconds = 20;
-  uint64_t coordinates = 100'000;
-  std::string tensor = "x";
-  double scale = 1;
-  double noise = 0.1;
-  uint64_t compute_ms = 0;
-  bool random_ballots = false;
-  bool no_replica = false;
-  int64_t nonfinite_from = -1;
-  std::string config_json, identity_text;
-  std::string report, round_log;
-  std::string start_fifo;
-};
-
+constexpr Duration kForever = std::chrono::hours(24 * 365);
 constexpr uint64_t kTargetStream = 1, kStartStream = 2, kNoiseStream = 3, kBallotStream = 4;
 
 // The initial parameters, coordinate by coordinate.
 class StartValues {
  public:
-  explicit StartValues(const Flags& flags)
+  explicit StartValues(const SyntheticFlags& flags)
       : scale_(static_cast<float>(flags.scale)), values_(0, kStartStream) {}
   float Next() { return scale_ * static_cast<float>(4 * values_.Uniform() - 2); }
 
@@ -103,7 +78,7 @@ class DroppedReplica final : public ReplicaMemory {
 
 class Problem {
  public:
-  explicit Problem(const Flags& flags)
+  explicit Problem(const SyntheticFlags& flags)
       : scale_(static_cast<float>(flags.scale)), noise_(static_cast<float>(flags.noise)) {
     Rng target(0, kTargetStream);
     c_.resize(flags.coordinates);
@@ -130,7 +105,8 @@ class Problem {
   std::vector<float> c_;
 };
 
-absl::Status WriteReport(const Flags& flags, const Session& session, const std::vector<float>& x) {
+absl::Status WriteReport(const SyntheticFlags& flags, const Session& session,
+                         const std::vector<float>& x) {
   if (flags.report.empty()) return absl::OkStatus();
   const SessionStats stats = session.Stats();
   float x0_max_abs = 0;
@@ -161,7 +137,7 @@ absl::Status WriteReport(const Flags& flags, const Session& session, const std::
   return WriteFileAtomically(FileSystem::Posix(), flags.report, report.dump(2) + "\n", 0644);
 }
 
-ModelDescription ModelOf(const Flags& flags) {
+ModelDescription ModelOf(const SyntheticFlags& flags) {
   ModelDescription model;
   model.tensors = {TensorSpec{.name = flags.tensor, .shape = {flags.coordinates}}};
   model.config_json = flags.config_json;
@@ -171,7 +147,7 @@ ModelDescription ModelOf(const Flags& flags) {
 }
 
 // The same random bits for every ballot of this worker.
-std::shared_ptr<const std::vector<uint8_t>> RandomBallot(const Flags& flags) {
+std::shared_ptr<const std::vector<uint8_t>> RandomBallot(const SyntheticFlags& flags) {
   auto out = std::make_shared<std::vector<uint8_t>>(BytesForBits(flags.coordinates));
   std::vector<uint8_t>& ballot = *out;
   Rng bits(Xxh3(flags.session.name.data(), flags.session.name.size()), kBallotStream);
@@ -181,16 +157,35 @@ std::shared_ptr<const std::vector<uint8_t>> RandomBallot(const Flags& flags) {
   return out;
 }
 
-// Spreads the time that a gradient pretends to take over the chunks; called before each.
-void PretendToCompute(const Flags& flags, const ChunkPlan& plan) {
-  if (flags.compute_ms == 0) return;
-  Clock::System()->SleepFor(std::chrono::microseconds(flags.compute_ms * 1000 / plan.chunks()));
-}
+// The time that a gradient pretends to take.
+class PretendedTime {
+ public:
+  explicit PretendedTime(const SyntheticFlags& flags)
+      : file_(flags.compute_ms_file), ms_(flags.compute_ms) {}
 
-absl::Status SendRandomBallot(const Flags& flags, Session* session, const ChunkPlan& plan,
+  // Before each minibatch. What is no number leaves the time as it was: it is being written.
+  void Begin() {
+    if (file_.empty()) return;
+    uint64_t ms = 0;
+    const absl::StatusOr<std::string> text = FileSystem::Posix()->ReadFile(file_, kTextBytesMax);
+    if (text.ok() && absl::SimpleAtoi(*text, &ms) && ms <= kMsMax) ms_ = ms;
+  }
+  // Before each of its chunks.
+  void Spend(const ChunkPlan& plan) const {
+    if (ms_ == 0) return;
+    Clock::System()->SleepFor(std::chrono::microseconds(ms_ * 1000 / plan.chunks()));
+  }
+
+ private:
+  static constexpr uint64_t kTextBytesMax = 32, kMsMax = 3'600'000;
+  const std::string file_;
+  uint64_t ms_;
+};
+
+absl::Status SendRandomBallot(const PretendedTime& time, Session* session, const ChunkPlan& plan,
                               const std::shared_ptr<const std::vector<uint8_t>>& ballot) {
   for (uint32_t k = 0; k < plan.chunks(); ++k) {
-    PretendToCompute(flags, plan);
+    time.Spend(plan);
     SIGNVOTE_RETURN_IF_ERROR(session->SendChunk(
         ChunkIndex(k),
         std::shared_ptr<const uint8_t>(ballot, ballot->data() + plan.ByteOffset(ChunkIndex(k)))));
@@ -201,8 +196,8 @@ absl::Status SendRandomBallot(const Flags& flags, Session* session, const ChunkP
 // One worker's rounds: the objective, and what of it lasts from round to round.
 class SyntheticWorker {
  public:
-  SyntheticWorker(const Flags& flags, Session* session, std::vector<float>* x)
-      : flags_(flags), session_(session), x_(*x) {}
+  SyntheticWorker(const SyntheticFlags& flags, Session* session, std::vector<float>* x)
+      : flags_(flags), session_(session), x_(*x), time_(flags) {}
 
   absl::Status Join() {
     // What takes time with a large model comes before the join, which is timed.
@@ -218,7 +213,8 @@ class SyntheticWorker {
     }
     if (!flags_.start_fifo.empty()) {
       LogInfo("ready to join");
-      std::ifstream{flags_.start_fifo};  // opened when somebody opens it for writing
+      // Opened when somebody opens it for writing.
+      std::ifstream{flags_.start_fifo};  // tidy: allow(file) a FIFO is no file
     }
     SIGNVOTE_ASSIGN_OR_RETURN(run_, session_->Join(ModelOf(flags_)));
     if (flags_.random_ballots && !run_.ballot_plan.OnlySigns()) {
@@ -260,12 +256,12 @@ class SyntheticWorker {
   // Until the run is over or this worker drained.
   absl::Status Rounds() {
     while (true) {
-      if (StopRequested()) session_->RequestDrain("SIGTERM");
       SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<RoundTicket> ticket, session_->NextRound());
       if (!ticket) break;
+      time_.Begin();
       double loss = 1;
       SIGNVOTE_RETURN_IF_ERROR(flags_.random_ballots
-                                   ? SendRandomBallot(flags_, session_, run_.plan, random_ballot_)
+                                   ? SendRandomBallot(time_, session_, run_.plan, random_ballot_)
                                    : Vote(*ticket, &loss));
       SIGNVOTE_ASSIGN_OR_RETURN(const CommitOutcome outcome,
                                 flags_.random_ballots ? session_->WaitCommit() : voter_->Wait());
@@ -278,10 +274,11 @@ class SyntheticWorker {
   // x is moved by each step, and as it was behind them.
   absl::Status TakeSteps(const RoundTicket& ticket, double* loss) {
     for (DataStep step = ticket.data_step; voter_->wants_gradient(); ++step) {
+      if (step != ticket.data_step) time_.Begin();
       *loss = problem_->Gradient(run_.seed, ticket.share, step, x_, &g_);
       const float* const g = g_.data();
       SIGNVOTE_RETURN_IF_ERROR(voter_->SetGradient({&g, 1}));
-      for (uint32_t k = 0; k < run_.plan.chunks(); ++k) PretendToCompute(flags_, run_.plan);
+      for (uint32_t k = 0; k < run_.plan.chunks(); ++k) time_.Spend(run_.plan);
       SIGNVOTE_RETURN_IF_ERROR(voter_->GradientReady(0, run_.layout.coordinates()));
       SIGNVOTE_RETURN_IF_ERROR(voter_->EndGradient(*loss, 1));
     }
@@ -304,7 +301,7 @@ class SyntheticWorker {
     const float* const g = g_.data();
     SIGNVOTE_RETURN_IF_ERROR(voter_->SetGradient({&g, 1}));
     for (uint32_t k = 0; k < run_.plan.chunks(); ++k) {
-      PretendToCompute(flags_, run_.plan);
+      time_.Spend(run_.plan);
       SIGNVOTE_RETURN_IF_ERROR(
           voter_->GradientReady(run_.plan.First(ChunkIndex(k)), run_.plan.Count(ChunkIndex(k))));
     }
@@ -336,9 +333,10 @@ class SyntheticWorker {
     return log_->Append(line.dump() + "\n");
   }
 
-  const Flags& flags_;
+  const SyntheticFlags& flags_;
   Session* const session_;
   std::vector<float>& x_;
+  PretendedTime time_;
   std::unique_ptr<Problem> problem_;  // null with random ballots, and so is voter_
   RunInfo run_;
   HostDevice device_;
@@ -350,7 +348,9 @@ class SyntheticWorker {
   std::unique_ptr<LogFile> log_;
 };
 
-absl::Status Run(Flags& flags) {
+}  // namespace
+
+absl::Status RunSyntheticWorker(SyntheticFlags flags) {
   flags.session.server_timeout = FromSeconds(flags.server_timeout_seconds);
   flags.session.connect_timeout = FromSeconds(flags.connect_timeout_seconds);
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
@@ -358,58 +358,20 @@ absl::Status Run(Flags& flags) {
   std::vector<float> x;
   // The session reads the worker's replica for as long as it is asked anything.
   SyntheticWorker worker(flags, session.get(), &x);
-  SIGNVOTE_RETURN_IF_ERROR(worker.Join());
-  SIGNVOTE_RETURN_IF_ERROR(worker.Rounds());
+  absl::Status ended;
+  {
+    // It may wait for a round for long.
+    const std::jthread drain([&session] {
+      if (WaitForStop(kForever)) session->RequestDrain("stop signal");
+    });
+    ended = worker.Join();
+    if (ended.ok()) ended = worker.Rounds();
+    RequestStop();  // wakes the thread
+  }
+  // A stop that came before it could take part.
+  if (absl::IsCancelled(ended) && session->drained()) ended = absl::OkStatus();
+  SIGNVOTE_RETURN_IF_ERROR(ended);
   return WriteReport(flags, *session, x);
 }
 
-int Main(int argc, char** argv) {
-  TuneMalloc();
-  InstallStopSignals();
-  InitLogging({});
-  Flags flags;
-  CLI::App app("A worker with a quadratic objective, for tests.", "synthetic_worker");
-  app.add_option("--server", flags.session.server)->required();
-  app.add_option("--name", flags.session.name);
-  app.add_option("--token-file", flags.session.token_file);
-  app.add_option("--tls-ca", flags.session.tls_ca);
-  app.add_option("--tls-certificate", flags.session.tls_certificate);
-  app.add_option("--tls-key", flags.session.tls_key);
-  app.add_flag("--insecure", flags.session.insecure);
-  app.add_option("--server-timeout", flags.server_timeout_seconds, "seconds");
-  app.add_option("--connect-timeout", flags.connect_timeout_seconds, "seconds");
-  app.add_option("--coordinates", flags.coordinates, "d");
-  app.add_option("--tensor", flags.tensor,
-                 "name of the one tensor; another name is another layout");
-  app.add_option("--config", flags.config_json, "config.json of the model, as text: its identity");
-  app.add_option("--identity-text", flags.identity_text, "what else makes two models differ");
-  app.add_option("--scale", flags.scale, "s; a power of two scales exactly");
-  app.add_option("--noise", flags.noise, "amplitude of the minibatch noise");
-  app.add_option("--compute-ms", flags.compute_ms,
-                 "time that a gradient pretends to take, spread over the chunks");
-  app.add_flag("--random-ballots", flags.random_ballots,
-               "no objective: the same random bits every round");
-  app.add_flag("--no-replica", flags.no_replica,
-               "keep no replica; for a server with --digest-every 0")
-      ->needs("--random-ballots");
-  app.add_option("--nonfinite-from", flags.nonfinite_from,
-                 "from this round on the loss is not finite");
-  app.add_option(
-      "--start-fifo", flags.start_fifo,
-      "joins when somebody opens this FIFO for writing; \"ready to join\" is logged before");
-  app.add_option("--report", flags.report, "JSON file, written at the end");
-  app.add_option("--round-log", flags.round_log, "JSON lines, one per round");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::kUsage);
-  }
-  const absl::Status status = Run(flags);
-  if (!status.ok()) LogError(Describe(status));
-  return static_cast<int>(ExitCodeFor(status));
-}
-
-}  // namespace
 }  // namespace signvote
-
-int main(int argc, char** argv) { return signvote::Main(argc, argv); }
