@@ -107,9 +107,16 @@ absl::Status LinkedHosts::Do(int64_t holder, const std::vector<std::string>& com
   }
   if (end->code == 0 && end->signal == 0) return absl::OkStatus();
   const auto log = fs_->ReadFile(log_, kLogBytesMax);
-  return Refused(
-      absl::StrCat("\"", absl::StrJoin(command, " "), "\""),
-      log.ok() ? LastLine(log->substr(std::min<size_t>(log->size(), before.value_or(0)))) : "");
+  const std::string why =
+      log.ok() ? LastLine(log->substr(std::min<size_t>(log->size(), before.value_or(0)))) : "";
+  if (std::find(command.begin(), command.end(), "netem") != command.end()) {
+    return WithExitCode(
+        absl::UnavailableError(absl::StrCat(
+            "[links]: \"delay_ms\" needs the kernel's netem (module sch_netem), and tc says: ", why,
+            "; load it, or leave \"delay_ms\" away")),
+        ExitCode::kUnavailable);
+  }
+  return Refused(absl::StrCat("\"", absl::StrJoin(command, " "), "\""), why);
 }
 
 absl::Status LinkedHosts::Add(const std::string& name, const LinkShape& shape) {

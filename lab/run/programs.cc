@@ -14,6 +14,9 @@
 namespace signvote::lab {
 namespace {
 
+// Everywhere in a network of the run's own: workers come by its address, and the operator by loopback, from where
+// alone the server takes an operator's calls without TLS.
+constexpr const char* kAnywhere = "0.0.0.0";
 // Of a run that only a time ends.
 constexpr uint64_t kEndlessRounds = 1'000'000;
 
@@ -122,10 +125,14 @@ std::string ServerPlace::Address() const { return absl::StrCat(host, ":", port);
 std::vector<std::string> ServerCommand(const Scenario& scenario, const ProgramPaths& programs,
                                        const RunFolder& folder, const ServerPlace& place) {
   std::vector<std::string> command = {
-      programs.server, "--insecure",      "--listen",     place.Address(), "--http",
-      "off",           "--port-file",     folder.Ports(), "--round-log",   folder.RoundLog(),
-      "--event-log",   folder.EventLog(), "--export",     folder.Model()};
-  if (!place.loopback) command.insert(command.end(), {"--insecure-bind", place.host});
+      programs.server, "--insecure",
+      "--listen",      place.loopback ? place.Address() : absl::StrCat(kAnywhere, ":", place.port),
+      "--http",        "off",
+      "--port-file",   folder.Ports(),
+      "--round-log",   folder.RoundLog(),
+      "--event-log",   folder.EventLog(),
+      "--export",      folder.Model()};
+  if (!place.loopback) command.insert(command.end(), {"--insecure-bind", kAnywhere});
   if (scenario.journal) command.insert(command.end(), {"--journal", folder.Journal()});
   AddRun(scenario, &command);
   return command;
@@ -154,7 +161,8 @@ std::vector<std::string> WorkerCommand(const Scenario& scenario, const ProgramPa
 
 std::vector<std::string> ControlCommand(const ProgramPaths& programs, const ServerPlace& place,
                                         const std::vector<std::string>& words) {
-  std::vector<std::string> command = {programs.control, "--insecure", "--server", place.Address()};
+  std::vector<std::string> command = {programs.control, "--insecure", "--server",
+                                      absl::StrCat("127.0.0.1:", place.port)};
   command.insert(command.end(), words.begin(), words.end());
   return command;
 }

@@ -56,7 +56,7 @@ std::vector<std::string> ServerCommand(const Scenario& scenario, const ProgramPa
 std::vector<std::string> WorkerCommand(const Scenario& scenario, const ProgramPaths& programs,
                                        const RunFolder& folder, const ServerPlace& place,
                                        const std::string& worker, const std::string& process);
-// `signvote` with these words, of the server at `place`.
+// `signvote` with these words, to the server at `place`; to be run on its host.
 std::vector<std::string> ControlCommand(const ProgramPaths& programs, const ServerPlace& place,
                                         const std::vector<std::string>& words);
 

@@ -149,7 +149,9 @@ class ScenarioRuns {
                         "commits, replicas %s\n",
                         report->outcome, report->rounds, report->seconds, 100 * report->work_kept,
                         100 * report->goodput, report->lost_commits,
-                        report->replicas_equal ? "equal" : "NOT EQUAL"));
+                        report->digests.empty()  ? "not compared"
+                        : report->replicas_equal ? "equal"
+                                                 : "NOT EQUAL"));
     const bool equal = report->replicas_equal;
     reports_.push_back(*std::move(report));
     if (!ran.ok() || equal) return ran;
