@@ -94,7 +94,8 @@ absl::Status ParseLabFlags(int argc, const char* const* argv, FileSystem* fs, La
                            std::string* print) {
   CLI::App app(
       "signvote-lab: train in one process, without a server, and compare methods by the hundred.\n"
-      "Exit codes: docs/operations.md; tasks and files: docs/lab.md",
+      "Exit codes: docs/operations.md; tasks and files: docs/lab.md; elastic experiments: "
+      "signvote-lab-run",
       "signvote-lab");
   // A run of a sweep that diverges is a result; its warnings are a line for each worker and round.
   Typed typed, typed_sweep{.log_level = "error"};

@@ -321,7 +321,8 @@ absl::Status Conductor::Loop() {
     SIGNVOTE_RETURN_IF_ERROR(LookAtWorkers());
     SIGNVOTE_RETURN_IF_ERROR(LookAtPatience());
     if (first_commit_.has_value()) {
-      if (scenario_.seconds.has_value() && Elapsed() >= *scenario_.seconds) {
+      const bool late = scenario_.seconds.has_value() && Elapsed() >= *scenario_.seconds;
+      if (late || feed_.minibatches() >= scenario_.minibatches.value_or(UINT64_MAX)) {
         record_.outcome = "ended";
         return EndInOrder();
       }

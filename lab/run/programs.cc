@@ -217,11 +217,13 @@ std::string CommandsForMachines(const Scenario& scenario) {
   for (const ScenarioEvent& event : scenario.events)
     absl::StrAppend(&text, "# ", WhenText(event), ": ", WhatText(event, program), "\n");
   if (scenario.churn.has_value()) absl::StrAppend(&text, ChurnText(scenario));
-  if (scenario.seconds.has_value()) {
-    absl::StrAppend(&text, absl::StrFormat("# %.1f s after the first commit: signvote pause, then "
-                                           "kill -TERM of all workers, and of the server\n",
-                                           *scenario.seconds));
-  }
+  const char* const ending = "signvote pause, then kill -TERM of all workers, and of the server";
+  if (scenario.seconds.has_value())
+    absl::StrAppend(
+        &text, absl::StrFormat("# %.1f s after the first commit: %s\n", *scenario.seconds, ending));
+  if (scenario.minibatches.has_value())
+    absl::StrAppend(&text, "# after ", *scenario.minibatches,
+                    " minibatches that are counted: ", ending, "\n");
   return text;
 }
 

@@ -29,6 +29,11 @@ bool RoundFeed::Read() {
     if (round == line.end() || !round->is_number_unsigned()) continue;
     rounds_ = std::max(rounds_, round->get<uint64_t>() + 1);
     more = true;
+    const auto voters = line.find("voters");
+    if (voters == line.end() || !voters->is_array()) continue;
+    const auto steps = line.find("local_steps");
+    const bool local = steps != line.end() && steps->is_number_unsigned();
+    minibatches_ += voters->size() * (local ? steps->get<uint64_t>() : 1);
   }
   return more;
 }

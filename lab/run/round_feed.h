@@ -19,12 +19,15 @@ class RoundFeed {
   bool Read();
   // Committed rounds: the last one's number, and one. 0: none.
   uint64_t rounds() const { return rounds_; }
+  // Minibatches of the ballots that were counted.
+  uint64_t minibatches() const { return minibatches_; }
 
  private:
   FileSystem* const fs_;
   const std::string path_;
   uint64_t offset_ = 0;
   uint64_t rounds_ = 0;
+  uint64_t minibatches_ = 0;
 };
 
 }  // namespace signvote::lab

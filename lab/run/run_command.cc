@@ -121,7 +121,7 @@ class ScenarioRuns {
   }
 
   absl::Status RunOne(const Scenario& scenario, const std::string& path) {
-    SIGNVOTE_RETURN_IF_ERROR(host_.fs->MakeDirectories(path, kFolderMode));
+    SIGNVOTE_RETURN_IF_ERROR(WithContext(host_.fs->MakeDirectories(path, kFolderMode), "--out"));
     const RunFolder folder{path};
     RunRecord record;
     absl::Status ran;
@@ -189,6 +189,7 @@ absl::Status ParseRunLabFlags(int argc, const char* const* argv, FileSystem* fs,
                  "KEY=VALUE in place of what the file says, with dots in the key "
                  "(churn.mean_life=30); repeatable")
       ->type_name("KEY=VALUE")
+      ->allow_extra_args(false)
       ->check(Kind(ValueKind::kText));
   app.add_flag("--dry-run", flags->dry_run,
                "print the commands for machines of one's own, and what happens when, and end");

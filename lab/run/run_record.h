@@ -30,7 +30,7 @@ struct RecordedProcess {
 
 struct RunRecord {
   std::string outcome =
-      "failed";  // "finished": it ended by itself; "ended": by its time; "stopped": by a signal
+      "failed";  // "finished": it ended by itself; "ended": by its time or its minibatches; "stopped": by a signal
   double start_unix_seconds = 0;
   std::vector<RecordedEvent> events;  // in time
   std::vector<RecordedProcess> processes;

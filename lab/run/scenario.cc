@@ -25,9 +25,9 @@ constexpr double kRateMax = 1e6;  // Mbit/s
 constexpr int64_t kRoundsMax = int64_t{1} << 40;
 constexpr int64_t kMillisecondsMax = 3'600'000;
 
-constexpr std::string_view kTop[] = {"seed",   "rounds",  "seconds", "undisturbed",
-                                     "server", "workers", "worker",  "events",
-                                     "churn",  "links",   "link",    "matrix"};
+constexpr std::string_view kTop[] = {"seed",   "rounds",  "seconds", "minibatches", "undisturbed",
+                                     "server", "workers", "worker",  "events",      "churn",
+                                     "links",  "link",    "matrix"};
 constexpr std::string_view kEventKeys[] = {"round",    "seconds",     "kind",       "worker",
                                            "count",    "for_seconds", "compute_ms", "rate_mbit",
                                            "delay_ms", "cut"};
@@ -209,13 +209,17 @@ class ScenarioReader {
     SIGNVOTE_RETURN_IF_ERROR(Whole(root_, "seed", 0, INT64_MAX, &seed));
     SIGNVOTE_RETURN_IF_ERROR(Whole(root_, "rounds", 1, kRoundsMax, &rounds));
     SIGNVOTE_RETURN_IF_ERROR(Number(root_, "seconds", 0.001, kSecondsMax, &scenario_.seconds));
+    std::optional<int64_t> minibatches;
+    SIGNVOTE_RETURN_IF_ERROR(Whole(root_, "minibatches", 1, kRoundsMax, &minibatches));
+    if (minibatches.has_value()) scenario_.minibatches = static_cast<uint64_t>(*minibatches);
     SIGNVOTE_RETURN_IF_ERROR(Boolean(root_, "undisturbed", &undisturbed_));
     if (seed.has_value()) scenario_.seed = static_cast<uint64_t>(*seed);
     if (rounds.has_value()) scenario_.rounds = static_cast<uint64_t>(*rounds);
-    if (!rounds.has_value() && !scenario_.seconds.has_value()) {
-      return Bad(path_,
-                 "nothing ends the run; say at the top \"rounds\" = so many main rounds, or "
-                 "\"seconds\" after the first commit, or both");
+    if (!rounds.has_value() && !scenario_.seconds.has_value() && !minibatches.has_value()) {
+      return Bad(
+          path_,
+          "nothing ends the run; say at the top \"rounds\" = so many main rounds, \"seconds\" "
+          "after the first commit, or \"minibatches\" that are counted");
     }
     return absl::OkStatus();
   }

@@ -71,9 +71,10 @@ struct Scenario {
   // The values that the matrix gave this one, in its order, as texts.
   std::vector<std::pair<std::string, std::string>> chosen;
   uint64_t seed = 1;
-  // Invariant: at least one of the two is there.
-  std::optional<uint64_t> rounds;  // main rounds after which the run ends by itself
-  std::optional<double> seconds;   // after the first commit, when it is ended in good order
+  // Invariant: at least one of the three is there.
+  std::optional<uint64_t> rounds;       // main rounds after which the run ends by itself
+  std::optional<double> seconds;        // after the first commit, when it is ended in good order
+  std::optional<uint64_t> minibatches;  // likewise once so many were counted
 
   FlagMap server;
   bool journal = true;

@@ -22,7 +22,7 @@ import harness
 from harness import BIN, OK, UNAVAILABLE, WAIT_TIMEOUT
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "bad_input.md"
-PROGRAMS = ("signvote-server", "signvote-worker", "signvote-lab", "signvote")
+PROGRAMS = ("signvote-server", "signvote-worker", "signvote-lab", "signvote-lab-run", "signvote")
 FILE_KINDS = ("file", "path", "folder", "new file", "log", "new folder")
 ADDRESS_KINDS = ("dial", "listen", "host")
 OTHER_KINDS = ("number", "word", "switch", "text")
@@ -32,6 +32,7 @@ BOUND_S = 20 * harness.SLOWNESS
 MARK = b"\xef\xbb\xbf"
 NO_UTF8 = b"\xff\xe4"
 SWEEP = b"tasks = ['logistic']\nrules = ['alias2']\n[run]\nmax-rounds = 1\n"
+SCENARIO = b"rounds = 1\n[workers]\ncount = 1\ncoordinates = 1000\n"
 PICTURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256))
 # What a config file may do to a value that the command line does not; the rest is the same code.
 CONFIG_ROWS = ("no value", "an empty folder", "a link to what is good", "`127.0.0.1:PORT`", "`[::1]`", "`http://127.0.0.1:PORT/`")
@@ -128,6 +129,10 @@ class FlagValues(harness.ProcessTest):
                      "--progress": "off", "--log-level": "error"}
             flags.pop(name, None)
             return [BIN / program, sub, *self.words(flags)], OK
+        if program == "signvote-lab-run":
+            if name == "--out":
+                return [BIN / program, "--progress", "off", self.write(self.new_folder() / "run.toml", SCENARIO)], OK
+            return [BIN / program, "--dry-run", *([] if name == "TOML" else [self.write(self.new_folder() / "run.toml", SCENARIO)])], OK
         if sub == "certs":
             return [BIN / program, "certs", *([] if name == "DIR" else [self.new_folder() / "certs"])], OK
         if sub in ("verify", "dump", "truncate"):
@@ -145,6 +150,8 @@ class FlagValues(harness.ProcessTest):
     def good(self, program, name):
         """(bytes of a good file, whether it is text), or the path of a good folder, of a flag that reads."""
         mine = self.tls / "workers" / "a"
+        if program == "signvote-lab-run" and name == "TOML":
+            return SCENARIO
         role, folder = {"signvote-server": ("server", self.tls), "signvote-worker": ("worker", mine), "signvote-lab": ("worker", mine),
                         "signvote": ("admin", self.tls)}[program]
         header = b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'

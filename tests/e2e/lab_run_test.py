@@ -14,7 +14,7 @@ import harness
 from harness import BAD_INPUT, BIN, OK, REFUSED, USAGE
 
 LAB = pathlib.Path(__file__).resolve().parents[2] / "deploy" / "lab"
-SHIPPED = ("spot_churn.toml", "straggler.toml", "server_loss.toml", "scale_up_down.toml", "slow_links.toml")
+SHIPPED = ("spot_churn.toml", "spot_churn_model.toml", "straggler.toml", "server_loss.toml", "scale_up_down.toml", "slow_links.toml")
 
 HEAD = """
 [server]
@@ -163,7 +163,8 @@ class LabRun(harness.ProcessTest):
             code, text, err = self.lab_run(LAB / name, "--dry-run")
             self.assertEqual(code, OK, err)
             scenario = tomllib.loads((LAB / name).read_text())
-            runs = math.prod(len(values) for section in scenario.get("matrix", {}).values() for values in section.values())
+            axes = [values for part in scenario.get("matrix", {}).values() for values in (part.values() if isinstance(part, dict) else [part])]
+            runs = math.prod(map(len, axes))
             self.assertEqual(text.count("\n# on the server\n"), runs)
             self.assertIn(f"--name w{scenario['workers']['count']} ", text)
             server = next(line for line in text.splitlines() if line.startswith("signvote-server "))

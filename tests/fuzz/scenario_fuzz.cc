@@ -27,7 +27,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   SIGNVOTE_CHECK(!scenarios->empty() && scenarios->size() <= lab::kScenarioCellsMax);
   const lab::Scenario& scenario = scenarios->back();
-  SIGNVOTE_CHECK(scenario.rounds.has_value() || scenario.seconds.has_value());
+  SIGNVOTE_CHECK(scenario.rounds.has_value() || scenario.seconds.has_value() ||
+                 scenario.minibatches.has_value());
   SIGNVOTE_CHECK(lab::NameOf(scenario).find('/') == std::string::npos);
   const std::vector<std::string> workers = scenario.AllWorkers();
   SIGNVOTE_CHECK(!workers.empty() && workers.size() <= lab::kScenarioWorkersMax);

@@ -18,6 +18,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/exit_codes.h"
 #include "tests/support/temp_dir.h"
 
@@ -123,7 +124,9 @@ class World final : public Processes, public FakeClock {
     const std::vector<std::string> there = Names(/*alive_only=*/true);
     if (server == nullptr || paused_ || stuck || there.empty()) return;
     voters[rounds] = there;
-    Append(ValueOf(server->command, "--round-log"), absl::StrCat("{\"round\":", rounds, "}\n"));
+    Append(ValueOf(server->command, "--round-log"),
+           absl::StrCat("{\"round\":", rounds, ",\"voters\":[\"", absl::StrJoin(there, "\",\""),
+                        "\"]}\n"));
     ++rounds;
     for (Started& process : all)
       if (process.name == fails.name && rounds == fails.round)
@@ -227,6 +230,12 @@ TEST_F(ConductorTest, ATimeEndsTheRunInGoodOrder) {
     ASSERT_TRUE(process.end.has_value());
     EXPECT_EQ(process.end->signal, 0) << "nobody had to be killed";
   }
+}
+
+TEST_F(ConductorTest, CountedMinibatchesEndTheRunInGoodOrder) {
+  ASSERT_EQ(Run({.minibatches = 50, .workers = {"w1", "w2"}}), absl::OkStatus());
+  EXPECT_EQ(record_.outcome, "ended");
+  EXPECT_EQ(world_.rounds, 25u);
 }
 
 TEST_F(ConductorTest, AStopEndsTheRunInGoodOrder) {

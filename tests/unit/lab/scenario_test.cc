@@ -151,7 +151,8 @@ TEST(ScenarioTest, WhatIsWrongIsToldByLineWithWhatIsAccepted) {
     std::vector<std::string> said;
   } kCases[] = {
       {"rounds = ", {"line 1"}},
-      {"[workers]\ncount = 2\n", {"nothing ends the run", "\"rounds\"", "\"seconds\""}},
+      {"[workers]\ncount = 2\n",
+       {"nothing ends the run", "\"rounds\"", "\"seconds\"", "\"minibatches\""}},
       {"rounds = 10\n", {"[workers] must have \"count\""}},
       {"round = 10\n", {"line 1: \"round\" is not known", "seed, rounds"}},
       {"rounds = 0\n[workers]\ncount=1\n", {"line 1: \"rounds\" must be a whole number from 1"}},
