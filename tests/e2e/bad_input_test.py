@@ -91,6 +91,13 @@ class BadInput(harness.ProcessTest):
         sweep.write_text("tasks = [\"mlp\"]\nrules = [\"lever\"]\nrounds = 3\n")
         self.expect_command("unknown-sweep", "signvote", "lab", "sweep", sweep)
 
+    def test_an_experiments_file_that_says_what_cannot_be(self):
+        churn = self.folder / "churn.toml"
+        churn.write_text("rounds = 3\nworkers.count = 2\n[churn]\nmean_live = 60\n")
+        self.expect_command("unknown-experiment", "signvote", "lab", "run", churn)
+        churn.write_text("rounds = 3\nworkers.count = 2\n")
+        self.expect_command("wrong-setting", "signvote", "lab", "run", churn, "--set", "workers.count=0")
+
     @unittest.skipUnless((harness.BIN / "signvote-lab").exists(), "signvote-lab needs LibTorch")
     def test_pictures_that_are_none(self):
         train = ("signvote", "lab", "train", "--task", "cnn", "--max-rounds", "3", "--data")
