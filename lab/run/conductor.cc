@@ -23,6 +23,7 @@ constexpr Duration kListenTime = std::chrono::seconds(60);
 constexpr Duration kDeathTime = std::chrono::seconds(10);    // of what got SIGKILL
 constexpr Duration kControlTime = std::chrono::seconds(20);  // of one command
 constexpr Duration kEndTime = std::chrono::seconds(60);      // of what was asked to end
+constexpr Duration kLateTime = std::chrono::seconds(10);     // after the server's own end
 constexpr Duration kExplainTime = std::chrono::seconds(5);
 constexpr uint32_t kFileMode = 0644;
 constexpr uint32_t kFolderMode = 0755;
@@ -286,6 +287,8 @@ absl::Status Conductor::LookAtWorkers() {
     process.end_unix_seconds = UnixSeconds();
     process.exit_code = end->code;
     if (process.killed || (end->signal == 0 && end->code == 0) || !failure_.ok()) continue;
+    // It came, or came back, when there was nobody left to come to.
+    if (server_.over && end->code == static_cast<int>(ExitCode::kUnavailable)) continue;
     failure_ = EndedBadly(process.name, *end);
     failure_until_ = host_.clock->Now() + kExplainTime;
   }
@@ -316,7 +319,7 @@ absl::Status Conductor::Loop() {
     if (server_.over) {
       (void)feed_.Read();  // whether there is more: it is counted
       record_.outcome = "finished";
-      return WaitForWorkers("the run is over, and every worker has ended");
+      return WaitForLateWorkers();
     }
     SIGNVOTE_RETURN_IF_ERROR(LookAtWorkers());
     SIGNVOTE_RETURN_IF_ERROR(LookAtPatience());
@@ -337,6 +340,23 @@ absl::Status Conductor::Loop() {
       return EndInOrder();
     }
   }
+}
+
+absl::Status Conductor::WaitForLateWorkers() {
+  const auto all_gone = [&] {
+    return !LookAtWorkers().ok() ||
+           std::none_of(workers_.begin(), workers_.end(),
+                        [](const auto& entry) { return entry.second.id.has_value(); });
+  };
+  const Time deadline = host_.clock->Now() + kLateTime;
+  for (auto& [name, worker] : workers_)
+    if (worker.id.has_value() && std::exchange(worker.paused, false))
+      host_.processes->Signal(*worker.id, SIGCONT);
+  while (!all_gone() && host_.clock->Now() < deadline) host_.clock->SleepFor(kPoll);
+  // Whoever was not there when the run ended would look for its server for long.
+  for (auto& [name, worker] : workers_)
+    if (worker.id.has_value()) host_.processes->Signal(*worker.id, SIGTERM);
+  return WaitForWorkers("the run is over, and every worker has ended");
 }
 
 absl::Status Conductor::WaitForWorkers(const std::string& why) {

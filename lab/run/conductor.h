@@ -70,6 +70,7 @@ class Conductor {
   absl::Status LookAtWorkers();
   absl::Status LookAtPatience();
   // The run's end: by itself, and by us.
+  absl::Status WaitForLateWorkers();
   absl::Status WaitForWorkers(const std::string& why);
   absl::Status EndInOrder();
   absl::Status Control(const std::vector<std::string>& words, std::string* said);

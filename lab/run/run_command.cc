@@ -139,6 +139,10 @@ class ScenarioRuns {
       record = conductor.record();
     }
     stopped_ = record.outcome == "stopped";
+    if (absl::IsCancelled(ran)) {
+      host_.print("stopped before the first commit\n");
+      return absl::OkStatus();
+    }
     auto report = MakeRunReport(InputsOf(host_.fs, scenario, folder, record));
     if (!report.ok()) return ran.ok() ? report.status() : ran;
     SIGNVOTE_RETURN_IF_ERROR(Write(path + "/report.json", ReportJson(*report)));

@@ -33,6 +33,13 @@ std::string Seconds(const std::optional<double>& value) {
   return value.has_value() ? absl::StrFormat("%.2f s", *value) : "";
 }
 
+std::string HeldOut(const RunReport& report) {
+  if (report.held_out.empty()) return "";
+  const HeldOutPoint& last = report.held_out.back();
+  return absl::StrFormat("%.4f ± %.4f after %d minibatches", last.loss, last.error,
+                         last.minibatches);
+}
+
 // The longest time from an event of this kind to the next commit.
 std::optional<double> Worst(const RunReport& report, const std::string& kind) {
   std::optional<double> worst;
@@ -44,13 +51,14 @@ std::optional<double> Worst(const RunReport& report, const std::string& kind) {
 
 std::string Summary(const std::vector<RunReport>& reports) {
   std::string table =
-      "<table>\n" + Row("th", {"run", "outcome", "rounds", "seconds", "last loss", "work kept",
-                               "goodput", "wait share", "lost commits", "replicas equal",
-                               "worst after a server's kill", "worst after a worker's"});
+      "<table>\n" +
+      Row("th", {"run", "outcome", "rounds", "seconds", "last loss", "held-out loss", "work kept",
+                 "goodput", "wait share", "lost commits", "replicas equal",
+                 "worst after a server's kill", "worst after a worker's"});
   for (const RunReport& r : reports) {
     table +=
         Row("td", {NameIn(r), r.outcome, absl::StrCat(r.rounds), absl::StrFormat("%.1f", r.seconds),
-                   absl::StrFormat("%.5g", r.points.back().loss),
+                   absl::StrFormat("%.5g", r.points.back().loss), HeldOut(r),
                    absl::StrFormat("%.2f %%", 100 * r.work_kept),
                    absl::StrFormat("%.1f %%", 100 * r.goodput),
                    absl::StrFormat("%.1f %%", 100 * r.wait_share), absl::StrCat(r.lost_commits),
@@ -91,6 +99,19 @@ LineChart WaitShare(const std::vector<RunReport>& reports) {
       if (took > 0) series.points.emplace_back(r.points[i].seconds, waited / took);
       waited = took = 0;
     }
+    chart.series.push_back(std::move(series));
+  }
+  return chart;
+}
+
+LineChart HeldOutLoss(const std::vector<RunReport>& reports) {
+  LineChart chart{.title = "held-out loss against minibatches that counted",
+                  .x_label = "minibatches",
+                  .y_label = "held-out loss"};
+  for (const RunReport& r : reports) {
+    ChartSeries series{.name = NameIn(r)};
+    for (const HeldOutPoint& p : r.held_out)
+      series.points.emplace_back(static_cast<double>(p.minibatches), p.loss);
     chart.series.push_back(std::move(series));
   }
   return chart;
@@ -164,6 +185,10 @@ std::string RunPage(const std::string& title, const std::vector<RunReport>& repo
                   "worker was at counts as computed. <b>Goodput</b>: seconds of computing what was "
                   "counted, of all seconds that "
                   "workers' processes ran.</p>\n<div class=\"plots\">\n");
+  if (std::any_of(reports.begin(), reports.end(),
+                  [](const RunReport& r) { return !r.held_out.empty(); }))
+    absl::StrAppend(&page, "<figure style=\"margin:0\">", SvgOf(HeldOutLoss(reports)),
+                    "</figure>\n");
   for (const LineChart& chart : charts)
     absl::StrAppend(&page, "<figure style=\"margin:0\">", SvgOf(chart), "</figure>\n");
   absl::StrAppend(&page, "</div>\n");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <set>
 #include <string_view>
@@ -87,6 +88,7 @@ class Maker {
     out_.chosen = in_.chosen;
     out_.outcome = in_.record.outcome;
     AddPoints();
+    AddHeldOut();
     AddWork();
     AddReplicas();
     AddEvents();
@@ -196,6 +198,31 @@ class Maker {
     out_.goodput = Quotient(out_.counted_seconds, out_.process_seconds);
   }
 
+  void AddHeldOut() {
+    for (const auto& [_, line] : lines_) {
+      const auto measured = line.find("held_out");
+      if (measured == line.end() || !measured->is_array()) continue;
+      for (const Json& one : *measured) {
+        const auto round = one.is_object() ? CountOf(one, "round") : std::nullopt;
+        const double loss = round.has_value() ? NumberOf(one, "loss") : kNan;
+        if (!std::isfinite(loss)) continue;
+        out_.held_out.push_back({.round = *round,
+                                 .minibatches = CountedBefore(*round),
+                                 .loss = loss,
+                                 .error = NumberOf(one, "error", 0)});
+      }
+    }
+    std::stable_sort(out_.held_out.begin(), out_.held_out.end(),
+                     [](const auto& a, const auto& b) { return a.round < b.round; });
+  }
+
+  uint64_t CountedBefore(uint64_t round) const {
+    const auto after =
+        std::lower_bound(out_.points.begin(), out_.points.end(), round,
+                         [](const RoundPoint& p, uint64_t r) { return p.round < r; });
+    return after == out_.points.begin() ? 0 : std::prev(after)->minibatches;
+  }
+
   static double Quotient(double a, double b) { return b > 0 ? a / b : 0; }
 
   // Whether some round during the process's life had its worker as a member.
@@ -281,6 +308,14 @@ std::string OrEmpty(const std::optional<double>& value) {
 nlohmann::ordered_json ToJson(const RunReport& r) {
   nlohmann::ordered_json chosen = nlohmann::ordered_json::object();
   for (const auto& [key, value] : r.chosen) chosen[key] = value;
+  nlohmann::ordered_json held_out = nullptr;
+  if (!r.held_out.empty()) {
+    const HeldOutPoint& last = r.held_out.back();
+    held_out = {{"loss", last.loss},
+                {"error", last.error},
+                {"round", last.round},
+                {"minibatches", last.minibatches}};
+  }
   nlohmann::ordered_json json = {
       {"name", r.name},
       {"chosen", chosen},
@@ -290,6 +325,7 @@ nlohmann::ordered_json ToJson(const RunReport& r) {
       {"unlogged_rounds", r.unlogged_rounds},
       {"seconds", r.seconds},
       {"loss", {{"first", r.points.front().loss}, {"last", r.points.back().loss}}},
+      {"held_out", held_out},
       {"lost_commits", r.lost_commits},
       {"replicas_equal", r.replicas_equal},
       {"digests", r.digests},

@@ -43,6 +43,13 @@ struct RoundPoint {
   uint32_t members = 0, voters = 0;
 };
 
+// A held-out loss, as one of the workers measured it.
+struct HeldOutPoint {
+  uint64_t round = 0;        // of all commits before it
+  uint64_t minibatches = 0;  // counted by then
+  double loss = 0, error = 0;
+};
+
 struct ReportEvent {
   std::string
       kind;  // joined, left, worker_killed, paused, resumed, server_killed, slowed, link_changed
@@ -71,6 +78,7 @@ struct RunReport {
   double wait_share = 0;       // of the rounds' time
   std::vector<ReportEvent> events;
   std::vector<RoundPoint> points;
+  std::vector<HeldOutPoint> held_out;  // in order of round
 };
 
 // INVALID_ARGUMENT: the round log has no round.

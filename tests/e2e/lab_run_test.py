@@ -9,6 +9,7 @@ import re
 import signal
 import tomllib
 import unittest
+import xml.etree.ElementTree
 
 import harness
 from harness import BAD_INPUT, BIN, OK, REFUSED, USAGE
@@ -88,7 +89,11 @@ class LabRun(harness.ProcessTest):
         after = [r for number, r in rounds.items() if number > 130 and "w1" in r["voters"]]
         self.assertTrue(after and all(w["compute_seconds"] > 0.028 for r in after for w in r["workers"] if w["name"] == "w1"))
         page = (out / "report.html").read_text()
-        self.assertIn("<svg", page)
+        drawn = [xml.etree.ElementTree.fromstring(svg) for svg in re.findall(r"(?s)<svg.*?</svg>", page)]
+        self.assertEqual([svg.get("aria-label") for svg in drawn],
+                         ["loss against rounds", "loss against seconds", "loss against bytes", "loss against minibatches that counted",
+                          "members", "wait share", "from an event to the next commit"])
+        self.assertTrue(all("d" in path.attrib for svg in drawn for path in svg.iter("{http://www.w3.org/2000/svg}path")))
         self.assertEqual(re.findall(r"(?:src|href)=|url\(|@import|<script", page), [])
         with open(out / "rounds.csv", newline="") as file:
             self.assertEqual(int(list(csv.DictReader(file))[-1]["round"]), 159)
@@ -118,6 +123,15 @@ class LabRun(harness.ProcessTest):
         self.assert_exit(lab, OK)
         report = json.loads((out / "report.json").read_text())
         self.assertEqual((report["outcome"], report["replicas_equal"]), ("stopped", True))
+
+    def test_a_stop_before_the_first_commit_ends_with_0(self):
+        out = self.folder / "out"
+        text = "rounds = 10\n" + HEAD.replace("[workers]", "workers-min = 4\n[workers]")
+        lab = self.start("lab", [BIN / "signvote-lab-run", self.scenario(text), "--out", out])
+        self.wait_until("three workers have joined", lambda: sum(e["kind"] == "joined" for e in self.lines(out / "server_events.jsonl")) == 3)
+        lab.signal(signal.SIGTERM)
+        self.assert_exit(lab, OK)
+        self.assertIn("stopped before the first commit", lab.log())
 
     def test_a_lab_that_is_killed_leaves_nobody_behind(self):
         out = self.folder / "out"

@@ -133,7 +133,7 @@ class World final : public Processes, public FakeClock {
         process.end = ProcessEnd{.code = fails.code};
     if (rounds < std::stoull(ValueOf(server->command, "--max-rounds"))) return;
     for (Started& process : all)
-      if (!process.end.has_value()) process.end = ProcessEnd{};
+      if (!process.end.has_value() && !process.stopped) process.end = ProcessEnd{};
   }
 
   bool paused_ = false;
@@ -232,10 +232,28 @@ TEST_F(ConductorTest, ATimeEndsTheRunInGoodOrder) {
   }
 }
 
+TEST_F(ConductorTest, AWorkerThatSleepsThroughTheEndIsWokenAndAskedToLeave) {
+  Scenario scenario = Small();
+  scenario.events = {{.round = 50, .kind = ScenarioEventKind::kPause, .workers = {"w2"}}};
+  ASSERT_EQ(Run(scenario), absl::OkStatus());
+  EXPECT_EQ(record_.outcome, "finished");
+  const World::Started& late = world_.all[2];
+  EXPECT_EQ(late.name, "w2");
+  EXPECT_FALSE(late.stopped);
+  EXPECT_TRUE(late.end.has_value());
+  EXPECT_LT(ToSeconds(world_.Now() - Time{}), 60);
+}
+
 TEST_F(ConductorTest, CountedMinibatchesEndTheRunInGoodOrder) {
   ASSERT_EQ(Run({.minibatches = 50, .workers = {"w1", "w2"}}), absl::OkStatus());
   EXPECT_EQ(record_.outcome, "ended");
   EXPECT_EQ(world_.rounds, 25u);
+}
+
+TEST_F(ConductorTest, AStopBeforeTheFirstCommitHasNothingToReport) {
+  world_.stuck = true;
+  EXPECT_TRUE(absl::IsCancelled(Run(Small(), /*stop_after_rounds=*/0)));
+  EXPECT_EQ(record_.outcome, "stopped");
 }
 
 TEST_F(ConductorTest, AStopEndsTheRunInGoodOrder) {

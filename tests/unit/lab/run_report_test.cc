@@ -186,6 +186,24 @@ TEST(RunReportTest, LocalStepsCountAsManyMinibatches) {
   EXPECT_EQ(r.work_kept, 1);
 }
 
+TEST(RunReportTest, HeldOutLossesStandAtTheMinibatchesThatWereCountedBefore) {
+  RunInputs in = Inputs();
+  std::string line = Line(6, {"w1"}, {"w1"}, 160);
+  line.insert(
+      line.size() - 2,
+      R"(,"held_out":[{"round":4,"loss":2.5,"error":0.125},{"round":0,"loss":3},{"round":5,"loss":null}])");
+  in.round_log += line;
+  const RunReport r = Made(in);
+  ASSERT_THAT(r.held_out, SizeIs(2));
+  EXPECT_EQ(r.held_out[0].round, 0u);
+  EXPECT_EQ(r.held_out[0].minibatches, 0u);
+  EXPECT_EQ(r.held_out[1].round, 4u);
+  EXPECT_EQ(r.held_out[1].minibatches, 6u);
+  EXPECT_EQ(nlohmann::json::parse(ReportJson(r))["held_out"]["error"], 0.125);
+  EXPECT_THAT(RunPage("x", {r}), HasSubstr("2.5000 ± 0.1250 after 6 minibatches"));
+  EXPECT_THAT(RunPage("x", {Made(Inputs())}), Not(HasSubstr("held-out loss against")));
+}
+
 TEST(RunReportTest, ARunWithoutARoundHasNoReport) {
   EXPECT_TRUE(absl::IsInvalidArgument(MakeRunReport({.round_log = "no JSON\n"}).status()));
 }
