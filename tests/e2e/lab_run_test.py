@@ -4,14 +4,17 @@ when something is wrong. Torch-free."""
 import csv
 import json
 import math
+import os
 import pathlib
 import re
 import signal
+import statistics
 import tomllib
 import unittest
 import xml.etree.ElementTree
 
 import harness
+import hosts
 from harness import BAD_INPUT, BIN, OK, REFUSED, USAGE
 
 LAB = pathlib.Path(__file__).resolve().parents[2] / "deploy" / "lab"
@@ -115,6 +118,44 @@ class LabRun(harness.ProcessTest):
             self.assertTrue((out / run["name"] / "rounds.csv").exists())
         self.assertIn("workers.count=2", (out / "report.html").read_text())
 
+    def test_links_are_shaped_and_cut(self):
+        if hosts.SKIP:
+            self.skipTest("SIGNVOTE_TEST_NAMESPACES=skip: network namespaces are left out on request")
+        out = self.folder / "out"
+        text = "rounds = 40\n" + HEAD.replace("count = 3\ncoordinates = 20000\ncompute-ms = 20", "count = 2\ncoordinates = 400000") + """
+[links]
+rate_mbit = 500
+[link.w2]
+rate_mbit = 5
+[[events]]
+round = 10
+kind = "link"
+worker = "w2"
+[[events]]
+round = 20
+kind = "link"
+worker = "w1"
+cut = true
+[[events]]
+round = 22
+kind = "link"
+worker = "w1"
+"""
+        as_root = [] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net", "--mount"]
+        lab = self.start("lab", [*as_root, BIN / "signvote-lab-run", self.scenario(text), "--out", out])
+        self.assert_exit(lab, OK)
+        report = json.loads((out / "report.json").read_text())
+        self.assertEqual([e["kind"] for e in report["events"]], ["link_changed"] * 3)
+        self.assertEqual((report["replicas_equal"], report["lost_commits"]), (True, 0))
+        rounds = self.lines(out / "rounds.jsonl")
+
+        def median(first, last):
+            return statistics.median(r["seconds"] for r in rounds[first:last])
+        # 50 kB each way at 5 Mbit/s, less what a link passes at once.
+        self.assertGreater(median(1, 9), 0.05)
+        self.assertLess(median(12, 19), median(1, 9) / 2)
+        self.assertTrue(any(r["voters"] == ["w2"] for r in rounds[20:]), "w1 was cut off")
+
     def test_a_stop_ends_everything_in_good_order_and_is_reported(self):
         out = self.folder / "out"
         lab = self.start("lab", [BIN / "signvote-lab-run", self.scenario("seconds = 600\n" + HEAD), "--out", out])
@@ -190,4 +231,4 @@ class LabRun(harness.ProcessTest):
 
 
 if __name__ == "__main__":
-    unittest.main(verbosity=2)
+    harness.run_tests()
