@@ -38,7 +38,7 @@ _DIRECTION = _PROTO + ["worker/codec"]
 _SESSION = _DIRECTION + ["worker/direction"]
 _VOTE = _SESSION + ["worker/session"]
 _MODELS = _VOTE + ["worker/vote"]
-_TRAIN = _MODELS + ["worker/models", "worker/data"]
+_TRAIN = _MODELS + ["worker/checkpoint", "worker/models", "worker/data"]
 _WORKER = _TRAIN + ["worker/train", "worker/selftest"]
 MAY_INCLUDE = {
     "common": [],
@@ -60,6 +60,7 @@ MAY_INCLUDE = {
     "worker/selftest": _SESSION,
     "worker/session": _SESSION,
     "worker/vote": _VOTE,
+    "worker/checkpoint": _MODELS,
     "worker/models": _MODELS,
     "worker/data": _MODELS,
     "worker/train": _TRAIN,
@@ -89,7 +90,7 @@ BANNED = [
 ]
 
 # Libraries that decide or calculate: they must not link gRPC, whatever way it might come.
-WITHOUT_GRPC = ("stepsize", "round", "tally", "vote", "commit", "replica", "journal", "run", "follower", "worker_vote", "lab_local", "lab_tasks")
+WITHOUT_GRPC = ("stepsize", "round", "tally", "vote", "commit", "replica", "journal", "run", "follower", "worker_vote", "worker_checkpoint", "lab_local", "lab_tasks")
 GRPC_TARGET = re.compile(r"^(?:gRPC::.*|signvote::(?:proto|wire))$")
 # (what, pattern, the only places of server/ where it may stand)
 APART = [

@@ -60,6 +60,7 @@ class CudaDevice : public WorkerDevice {
                                            values.size_bytes(), cudaMemcpyDeviceToHost, stream));
     return SIGNVOTE_CUDA(cudaStreamSynchronize, stream);
   }
+  bool takes_host_verdicts() const override { return false; }
   absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(const Layout* layout, ChunkPlan plan,
                                                            const DirectionConfig& config) override {
     return CudaPacker::Make(&device_, layout, plan, config, &verdict_);

@@ -36,6 +36,9 @@ class WorkerDevice {
   // values ← what lies at `from`, memory of this device, behind the work on the calling thread's
   // current stream.
   virtual absl::Status CopyToHost(const float* from, std::span<float> values) = 0;
+  // Whether a packer reads ChunkInput::prev_verdict where it points to; else it takes the verdict that this
+  // device's replica was last moved by.
+  virtual bool takes_host_verdicts() const { return true; }
   // A packer with zero state. RESOURCE_EXHAUSTED: no memory for the state.
   virtual absl::StatusOr<std::unique_ptr<BallotPacker>> MakePacker(
       const Layout* layout, ChunkPlan plan, const DirectionConfig& config) = 0;

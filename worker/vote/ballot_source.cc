@@ -37,6 +37,10 @@ absl::Status BallotSource::RestoreState(size_t plane, uint64_t, std::span<const 
   return SaveState(plane, 0, {});
 }
 
+absl::Status BallotSource::RestoreContinuation(Round, std::span<const float>) {
+  return absl::InvalidArgumentError("the source of ballots continues nothing");
+}
+
 absl::Status GradientSource::Begin(const RoundTicket& ticket) {
   if (ticket.local_steps == 1 && ticket.start == BallotStart::kReplica) return absl::OkStatus();
   return absl::UnimplementedError(

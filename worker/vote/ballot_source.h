@@ -102,6 +102,13 @@ class BallotSource {
   virtual absl::Status SaveState(size_t plane, uint64_t first, std::span<std::byte> bytes);
   virtual absl::Status RestoreState(size_t plane, uint64_t first, std::span<const std::byte> bytes);
 
+  // From where the next round may ask to continue (BallotStart::kContinue), by coordinate; empty: from
+  // nowhere. Valid until the next Begin(). Between two ballots.
+  virtual std::span<const float> continuation() const { return {}; }
+  // The same in another process: as if the round before `round` had ended there. INVALID_ARGUMENT: it is
+  // not of the layout's size, or this source continues nothing.
+  virtual absl::Status RestoreContinuation(Round round, std::span<const float> y);
+
   // A wanted scalar that only the source knows; NaN: it does not. Asked once every chunk is made; of
   // local steps once they have ended.
   virtual double Scalar(ScalarKind kind) const;

@@ -163,6 +163,21 @@ absl::Status LocalStepSource::Reset() {
   return absl::OkStatus();
 }
 
+std::span<const float> LocalStepSource::continuation() const {
+  return y_of_.has_value() ? std::span<const float>(aside_) : std::span<const float>();
+}
+
+absl::Status LocalStepSource::RestoreContinuation(Round round, std::span<const float> y) {
+  if (y.size() != aside_.size() || round == Round(0)) {
+    return absl::InvalidArgumentError(absl::StrCat("steps that ended at ", y.size(),
+                                                   " coordinates before round ", round.value(),
+                                                   ", and the model has ", aside_.size()));
+  }
+  std::copy(y.begin(), y.end(), aside_.begin());
+  y_of_ = Round(round.value() - 1);
+  return absl::OkStatus();
+}
+
 double LocalStepSource::Scalar(ScalarKind kind) const {
   if (takes_steps_ && replica_->keeps_x0()) {
     if (kind == ScalarKind::kLocalInner) return inner_;

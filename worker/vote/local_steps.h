@@ -58,6 +58,8 @@ class LocalStepSource : public BallotSource {
   absl::Status Missed() override;
   absl::Status Reset() override;
   bool clips() const override { return true; }
+  std::span<const float> continuation() const override;
+  absl::Status RestoreContinuation(Round round, std::span<const float> y) override;
   double Scalar(ScalarKind kind) const override;
   std::span<const float> displacement_mean() const override { return means_; }
 

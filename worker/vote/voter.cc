@@ -91,17 +91,21 @@ absl::Status Voter::Expect(bool in_order, const char* call) const {
 
 absl::Status Voter::Begin(const RoundTicket& ticket) {
   SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kIdle, "Begin"));
-  if (ticket.replica_moved || ticket.rewound) {
+  // Nothing has moved the replica since the state that was restored.
+  const bool goes_on = earlier_.state_before == ticket.round && !ticket.rewound;
+  const bool moved = ticket.replica_moved && !goes_on;
+  if (moved || ticket.rewound) {
     earlier_.previous_valid = earlier_.gradient_valid = false;
     earlier_.verdict = nullptr;
   }
+  settled_ = false;
   if (ticket.rewound) SIGNVOTE_RETURN_IF_ERROR(Forget());
-  if (ticket.replica_moved) {
-    if (earlier_.state_before != ticket.round) SIGNVOTE_RETURN_IF_ERROR(source_->Missed());
-    SIGNVOTE_RETURN_IF_ERROR(RefreshCopies());
-  }
+  if (moved) SIGNVOTE_RETURN_IF_ERROR(source_->Missed());
+  if (ticket.replica_moved) SIGNVOTE_RETURN_IF_ERROR(RefreshCopies());
   earlier_.state_before.reset();
-  SIGNVOTE_RETURN_IF_ERROR(source_->Begin(ticket));
+  RoundTicket seen_by_source = ticket;
+  seen_by_source.replica_moved = moved;
+  SIGNVOTE_RETURN_IF_ERROR(source_->Begin(seen_by_source));
   SIGNVOTE_RETURN_IF_ERROR(packer_->Begin());
 
   const uint32_t gradients = source_->Gradients(ticket);
@@ -127,7 +131,7 @@ absl::Status Voter::Begin(const RoundTicket& ticket) {
   const std::optional<AbstainReason> lost = std::exchange(earlier_.lost, std::nullopt);
   if (!source_->CanVote())
     now_.withdrawn =
-        ticket.replica_moved ? AbstainReason::kOther : lost.value_or(AbstainReason::kOther);
+        moved ? AbstainReason::kOther : lost.value_or(AbstainReason::kOther);
   stage_ = Stage::kOpen;
   return absl::OkStatus();
 }
@@ -486,6 +490,7 @@ absl::StatusOr<CommitOutcome> Voter::Wait() {
   SIGNVOTE_ASSIGN_OR_RETURN(CommitOutcome outcome, session_->WaitCommit());
   const bool alone = outcome.contiguous && outcome.commits == 1 && !outcome.rewound;
   SIGNVOTE_RETURN_IF_ERROR(source_->Settle(FateOf(outcome, alone)));
+  settled_ = outcome.next_round > ticket_.round;
   if (outcome.rewound) SIGNVOTE_RETURN_IF_ERROR(Forget());
   if (!outcome.contiguous || outcome.commits > 1) SIGNVOTE_RETURN_IF_ERROR(source_->Missed());
   if (outcome.commits > 0 && outcome.kind != CommitKind::kRewind)
@@ -517,6 +522,41 @@ absl::Status Voter::RestoreState(size_t plane, uint64_t first, std::span<const s
   const size_t carried = source_->planes().size();
   return plane < carried ? source_->RestoreState(plane, first, bytes)
                          : packer_->RestoreState(plane - carried, first, bytes);
+}
+
+Voter::Carried Voter::carried() const {
+  Carried carried{.previous = earlier_.previous_valid,
+                  .gradient = earlier_.gradient_valid,
+                  .clip = earlier_.clip,
+                  .lost = earlier_.lost,
+                  .verdict = {},
+                  .continuation = source_->continuation()};
+  if (earlier_.verdict != nullptr)
+    carried.verdict = std::span(earlier_.verdict, run_.commit_plan.TotalBytes());
+  return carried;
+}
+
+absl::Status Voter::GoOnFrom(Round round, const Carried& carried) {
+  SIGNVOTE_RETURN_IF_ERROR(Expect(stage_ == Stage::kIdle, "GoOnFrom"));
+  const size_t verdict_bytes = run_.commit_plan.TotalBytes();
+  if (!carried.verdict.empty() &&
+      (carried.verdict.size() != verdict_bytes || !run_.commit_plan.OnlySigns())) {
+    return absl::InvalidArgumentError(absl::StrCat("the last verdict has ", carried.verdict.size(),
+                                                   " bytes, and the run's have ", verdict_bytes));
+  }
+  if (!carried.continuation.empty())
+    SIGNVOTE_RETURN_IF_ERROR(source_->RestoreContinuation(round, carried.continuation));
+  earlier_.previous_valid = carried.previous;
+  earlier_.gradient_valid = carried.gradient;
+  earlier_.clip = carried.clip;
+  earlier_.lost = carried.lost;
+  earlier_.verdict = nullptr;
+  if (!carried.verdict.empty() && device_->takes_host_verdicts()) {
+    earlier_.restored_verdict.assign(carried.verdict.begin(), carried.verdict.end());
+    earlier_.verdict = earlier_.restored_verdict.data();
+  }
+  StateIsBefore(round);
+  return absl::OkStatus();
 }
 
 absl::Status Voter::Forget() {

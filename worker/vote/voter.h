@@ -56,6 +56,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -165,6 +166,22 @@ class Voter {
   // What RestoreState() brought is the state before this round. When the first ticket is of another
   // one, or this was never said, the source is told that rounds went on without it.
   void StateIsBefore(Round round) { earlier_.state_before = round; }
+  // False from Begin() until Wait() has followed the round's commit: the state then has a ballot in it
+  // of which nobody knows what becomes.
+  bool settled() const { return settled_; }
+  // What else the next ballot goes on from. Views stay valid until the next Begin().
+  struct Carried {
+    bool previous = false, gradient = false;  // what the caller has kept is usable
+    double clip = 1.0;                        // of the gradient that was kept
+    std::optional<AbstainReason> lost;        // why the steps ended in nothing that a round may continue
+    std::span<const uint8_t> verdict;         // of the last commit, a step of signs; empty: none
+    std::span<const float> continuation;      // BallotSource::continuation()
+  };
+  Carried carried() const;
+  // As StateIsBefore(), where all that `carried` says is there again, of which copies are taken: the
+  // ballot of that round is then the one that it would have been. A verdict is left out on a device that
+  // wants its own. INVALID_ARGUMENT: sizes that are not the run's; nothing has changed then.
+  absl::Status GoOnFrom(Round round, const Carried& carried);
 
  private:
   enum class Stage : uint8_t { kIdle, kOpen, kGradient, kSent };
@@ -229,6 +246,7 @@ class Voter {
     const uint8_t* verdict = nullptr;   // null, or of the last commit
     double clip = 1.0;                  // of the gradient that was kept
     std::optional<Round> state_before;  // of a restored state that no ballot has changed
+    std::vector<uint8_t> restored_verdict;  // what `verdict` then points to
     // Why local steps ended in nothing: what would go on from there ends so too.
     std::optional<AbstainReason> lost;
   };
@@ -253,6 +271,7 @@ class Voter {
     SentBallot sent;
   };
   Stage stage_ = Stage::kIdle;
+  bool settled_ = true;
   RoundTicket ticket_;
   bool steps_ = false;                     // of local steps
   uint32_t gradients_ = 1, gradient_ = 0;  // local steps: at most, and taken so far
