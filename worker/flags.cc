@@ -30,6 +30,7 @@ struct Parsed {
   double wait_timeout_seconds = 3600;
   std::string weight_decay;
   std::string save_every = "0", save_dtype = "f32";
+  std::string checkpoint_every = "1m";
   double linger_save = 600;
   std::string eval = "server";
   std::string log_level = "info", log_format = "text";
@@ -197,9 +198,20 @@ void AddFlags(CLI::App* app, Parsed* parsed) {
          "a replica of more bytes is written as several files behind an index; 0: one file")
       ->capture_default_str()
       ->check(AnyUnsigned());
+  app->add_option("--checkpoint", flags->checkpoint,
+                  "folder in which this worker's own state (momentum and what else its next ballot "
+                  "goes on from) outlives it: a worker of that name that is started on it goes on "
+                  "where the last one ended")
+      ->type_name("DIR")
+      ->check(Kind(ValueKind::kNewFolder));
+  app->add_option("--checkpoint-every", parsed->checkpoint_every,
+                  "how often that is written meanwhile, beside at the end: every so many rounds "
+                  "(200) or so often (90s, 10m, 2h); 0: at the end alone")
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kText));
   app->add_option("--linger-save", parsed->linger_save,
-                  "seconds for which a replica that cannot be written at the end is held and tried "
-                  "again")
+                  "seconds for which a replica or a state that cannot be written at the end is held "
+                  "and tried again")
       ->capture_default_str()
       ->check(NumberBetween(0, 1e6));
   app->add_option("--log-level", parsed->log_level, "debug, info, warning or error")
@@ -251,6 +263,12 @@ absl::Status Complete(Parsed* parsed) {
   }
   SIGNVOTE_ASSIGN_OR_RETURN(parsed->flags.save_every,
                             ParseEvery("--save-every", parsed->save_every));
+  SIGNVOTE_ASSIGN_OR_RETURN(parsed->flags.checkpoint_every,
+                            ParseEvery("--checkpoint-every", parsed->checkpoint_every));
+  if (parsed->flags.checkpoint.empty() && parsed->checkpoint_every != Parsed().checkpoint_every) {
+    return absl::InvalidArgumentError(
+        "--checkpoint-every needs --checkpoint DIR, in which it writes");
+  }
   if (!parsed->flags.save_every.never() && parsed->flags.save.empty()) {
     return absl::InvalidArgumentError("--save-every needs --save FILE, beside which it writes");
   }

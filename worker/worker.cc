@@ -25,6 +25,7 @@
 #include "common/model_file.h"
 #include "common/process_table.h"
 #include "common/status.h"
+#include "worker/checkpoint/worker_checkpoints.h"
 #include "worker/data/dataset.h"
 #include "worker/direction/cuda_device.h"
 #include "worker/models/model.h"
@@ -173,8 +174,11 @@ class WorkerPort {
   }
   std::string address() const { return http_ == nullptr ? "" : http_->address(); }
   WorkerMetrics* metrics() { return &metrics_; }
-  // From here on `session` is asked; until Stop().
-  void Show(const Session* session) { session_.store(session, std::memory_order_release); }
+  // From here on these are asked, `checkpoints` where there are any; until Stop().
+  void Show(const Session* session, const WorkerCheckpoints* checkpoints) {
+    checkpoints_ = checkpoints;
+    session_.store(session, std::memory_order_release);
+  }
   void Stop() {
     http_.reset();  // its threads are gone
     session_.store(nullptr, std::memory_order_release);
@@ -183,7 +187,9 @@ class WorkerPort {
  private:
   void Refresh() {
     const Session* const session = session_.load(std::memory_order_acquire);
-    if (session != nullptr) metrics_.OnSession(session->Stats());
+    if (session == nullptr) return;
+    metrics_.OnSession(session->Stats());
+    if (checkpoints_ != nullptr) metrics_.OnCheckpoints(checkpoints_->stats());
   }
   bool Ready() {
     Refresh();
@@ -191,6 +197,7 @@ class WorkerPort {
   }
 
   WorkerMetrics metrics_;
+  const WorkerCheckpoints* checkpoints_ = nullptr;  // before session_ is released
   // Released by Show, acquired by the port's threads.
   std::atomic<const Session*> session_{nullptr};
   std::unique_ptr<HttpServer> http_;
@@ -239,13 +246,30 @@ void HoldReplica(const WorkerFlags& flags, Clock* clock, const WorkerSignals& si
       });
 }
 
+// The same of the worker's own state.
+void HoldState(const WorkerFlags& flags, Clock* clock, const WorkerSignals& signals,
+               WorkerCheckpoints* checkpoints, absl::Status* saved) {
+  *saved = WriteOrHold(
+      clock,
+      {.what = "the worker's state is not saved",
+       .remedy =
+           "free the disk, or make the folder a link to another one, and send SIGUSR1; a stop gives "
+           "it up",
+       .linger = flags.save_linger,
+       .stop_requested = [&signals] { return signals.stop.stop_requested(); },
+       .take_save = signals.take_save},
+      [&] { return checkpoints->WriteFinal(); });
+}
+
 // Writes what the flags ask for once training has ended with `trained`; `saved` is what became of the
 // replica, `before_transfer` the round of one that was saved before a state was to take its place.
 absl::Status WriteResults(const WorkerFlags& flags, FileSystem* fs, const Session& session,
                           const Model& model, const Dataset& data, const TrainerReport& report,
                           const absl::Status& trained, const absl::Status& saved,
-                          std::optional<Round> before_transfer) {
+                          std::optional<Round> before_transfer,
+                          const WorkerCheckpoints* checkpoints) {
   ReportContext context;
+  if (checkpoints != nullptr) context.checkpoints = checkpoints->stats();
   context.name = session.name();
   context.model = flags.model;
   context.device = model.device();
@@ -345,7 +369,15 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
   };
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
                             Session::Create(options, clock));
-  port->Show(session.get());
+  std::unique_ptr<WorkerCheckpoints> checkpoints;
+  if (!flags.checkpoint.empty()) {
+    SIGNVOTE_ASSIGN_OR_RETURN(checkpoints,
+                              WorkerCheckpoints::Open(fs, clock,
+                                                      {.folder = flags.checkpoint,
+                                                       .worker = session->name(),
+                                                       .every = flags.checkpoint_every}));
+  }
+  port->Show(session.get(), checkpoints.get());
   // However this function is left, no thread of the port asks a session that is gone.
   struct PortStop {
     WorkerPort* port;
@@ -396,7 +428,12 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
         LogError("the replica cannot be copied", {{"error", Describe(copied)}});
     }
   });
-  trainer.set_on_final_replica([&] { SaveFinal(flags, &trainer, &saver, &saved); });
+  absl::Status checkpointed;
+  trainer.set_checkpoints(checkpoints.get());
+  trainer.set_on_final_replica([&] {
+    SaveFinal(flags, &trainer, &saver, &saved);
+    checkpointed = trainer.SaveState();
+  });
 
   absl::Status trained;
   {
@@ -408,9 +445,14 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
   }
   progress.Finish();
   if (!saved.ok()) HoldReplica(flags, clock, signals, &trainer, &saver, &saved);
+  if (!checkpointed.ok()) HoldState(flags, clock, signals, checkpoints.get(), &checkpointed);
+  if (!checkpointed.ok() && !(trained.ok() && saved.ok())) {
+    LogError("the worker's state is not saved", {{"error", Describe(checkpointed)}});
+  }
   port->metrics()->OnSession(session->Stats());
+  if (trained.ok() && saved.ok()) saved = checkpointed;
   return WriteResults(flags, fs, *session, *model, *corpus.data, trainer.report(), trained, saved,
-                      saver.before_transfer());
+                      saver.before_transfer(), checkpoints.get());
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "common/flags/flags.h"
 #include "absl/strings/str_cat.h"
 #include "common/process.h"
+#include "common/status.h"
 #include "lab/synthetic/synthetic_worker.h"
 
 namespace signvote {
@@ -101,12 +102,29 @@ absl::Status ParseSyntheticFlags(int argc, const char* const* argv, FileSystem* 
   app.add_option("--round-log", flags->round_log, "JSON lines, one for each of its rounds")
       ->type_name("FILE")
       ->check(Kind(ValueKind::kLog));
+  std::string every = "0";
+  CLI::Option* const folder =
+      app.add_option("--checkpoint", flags->checkpoint,
+                     "folder in which this worker's own state outlives it, as signvote-worker's")
+          ->type_name("DIR")
+          ->check(Kind(ValueKind::kNewFolder))
+          ->excludes("--random-ballots");
+  app.add_option(
+         "--checkpoint-every", every,
+         "how often that is written, beside at the end: rounds (200) or time (90s, 10m); 0: "
+         "at the end alone")
+      ->capture_default_str()
+      ->check(Kind(ValueKind::kText))
+      ->needs(folder);
   app.add_option("--start-fifo", flags->start_fifo,
                  "joins when somebody opens this FIFO for writing; \"ready to join\" is logged "
                  "before")
       ->type_name("FIFO")
       ->check(Kind(ValueKind::kText));
-  return ParseFlags(&app, argc, argv, fs, print);
+  SIGNVOTE_RETURN_IF_ERROR(ParseFlags(&app, argc, argv, fs, print));
+  if (!print->empty()) return absl::OkStatus();
+  SIGNVOTE_ASSIGN_OR_RETURN(flags->checkpoint_every, ParseEvery("--checkpoint-every", every));
+  return absl::OkStatus();
 }
 
 }  // namespace signvote

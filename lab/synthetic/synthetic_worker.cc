@@ -22,6 +22,7 @@
 #include "common/process.h"
 #include "common/rng.h"
 #include "common/status.h"
+#include "worker/checkpoint/worker_checkpoints.h"
 #include "worker/direction/worker_device.h"
 #include "worker/session/session.h"
 #include "worker/vote/local_steps.h"
@@ -106,7 +107,7 @@ class Problem {
 };
 
 absl::Status WriteReport(const SyntheticFlags& flags, const Session& session,
-                         const std::vector<float>& x) {
+                         const std::vector<float>& x, const WorkerCheckpoints* checkpoints) {
   if (flags.report.empty()) return absl::OkStatus();
   const SessionStats stats = session.Stats();
   float x0_max_abs = 0;
@@ -131,6 +132,14 @@ absl::Status WriteReport(const SyntheticFlags& flags, const Session& session,
       {"verdict_mismatches", stats.verdict_mismatches},
       {"join_seconds", stats.join_seconds},
   };
+  if (checkpoints != nullptr) {
+    report["checkpoint"] = {{"resumed", nullptr}};
+    if (const auto resumed = checkpoints->stats().resumed; resumed.has_value()) {
+      report["checkpoint"]["resumed"] = {{"how", std::string(Words(resumed->how))},
+                                         {"round", resumed->round.value()},
+                                         {"age_rounds", resumed->age_rounds}};
+    }
+  }
   if (!flags.no_replica) {
     report["digest"] = absl::StrFormat("%016x", ReplicaDigest(x.data(), 0, x.size()));
   }
@@ -196,8 +205,9 @@ absl::Status SendRandomBallot(const PretendedTime& time, Session* session, const
 // One worker's rounds: the objective, and what of it lasts from round to round.
 class SyntheticWorker {
  public:
-  SyntheticWorker(const SyntheticFlags& flags, Session* session, std::vector<float>* x)
-      : flags_(flags), session_(session), x_(*x), time_(flags) {}
+  SyntheticWorker(const SyntheticFlags& flags, Session* session, WorkerCheckpoints* checkpoints,
+                  std::vector<float>* x)
+      : flags_(flags), session_(session), checkpoints_(checkpoints), x_(*x), time_(flags) {}
 
   absl::Status Join() {
     // What takes time with a large model comes before the join, which is timed.
@@ -246,6 +256,16 @@ class SyntheticWorker {
                                 Voter::Make(run_, session_, replica_.get(), &device_, source_.get(),
                                             Clock::System(), {.can_probe = true}));
     }
+    if (checkpoints_ != nullptr && session_->replica_round().has_value()) {
+      SIGNVOTE_RETURN_IF_ERROR(
+          checkpoints_->Resume(Owner(), *session_->replica_round(), run_.main_round,
+                               {.previous =
+                                    [this](std::span<const float> values) {
+                                      previous_x_.assign(values.begin(), values.end());
+                                      return absl::OkStatus();
+                                    },
+                                .gradient = {}}));
+    }
     LogInfo("joined", {{"worker", flags_.session.name}});
     if (!flags_.round_log.empty()) {
       SIGNVOTE_ASSIGN_OR_RETURN(log_, FileSystem::Posix()->OpenLog(flags_.round_log, 0644));
@@ -266,11 +286,30 @@ class SyntheticWorker {
       SIGNVOTE_ASSIGN_OR_RETURN(const CommitOutcome outcome,
                                 flags_.random_ballots ? session_->WaitCommit() : voter_->Wait());
       SIGNVOTE_RETURN_IF_ERROR(Log(*ticket, outcome, loss));
+      if (checkpoints_ == nullptr || outcome.commits == 0) continue;
+      checkpoints_->Note(ticket->share, outcome.main_round);
+      SIGNVOTE_RETURN_IF_ERROR(
+          checkpoints_->AfterRound(Owner(), {.previous = Previous()}, outcome.next_round));
     }
     return session_->finished() ? absl::OkStatus() : session_->Leave("drained");
   }
 
+  // However the rounds ended.
+  absl::Status SaveState() {
+    const std::optional<Round> round = session_->replica_round();
+    if (checkpoints_ == nullptr || voter_ == nullptr || !round.has_value()) return absl::OkStatus();
+    return checkpoints_->Final(Owner(), {.previous = Previous()}, *round);
+  }
+
  private:
+  StateOwner Owner() {
+    return {.run = &run_, .replica = replica_.get(), .device = &device_, .voter = voter_.get()};
+  }
+  ConstTensorPointers Previous() {
+    previous_pointer_ = previous_x_.data();
+    return previous_x_.empty() ? ConstTensorPointers() : ConstTensorPointers(&previous_pointer_, 1);
+  }
+
   // x is moved by each step, and as it was behind them.
   absl::Status TakeSteps(const RoundTicket& ticket, double* loss) {
     for (DataStep step = ticket.data_step; voter_->wants_gradient(); ++step) {
@@ -335,6 +374,7 @@ class SyntheticWorker {
 
   const SyntheticFlags& flags_;
   Session* const session_;
+  WorkerCheckpoints* const checkpoints_;  // or null
   std::vector<float>& x_;
   PretendedTime time_;
   std::unique_ptr<Problem> problem_;  // null with random ballots, and so is voter_
@@ -345,8 +385,17 @@ class SyntheticWorker {
   std::unique_ptr<Voter> voter_;  // after all that it refers to
   std::shared_ptr<const std::vector<uint8_t>> random_ballot_;
   std::vector<float> g_, h_, previous_x_;
+  const float* previous_pointer_ = nullptr;
   std::unique_ptr<LogFile> log_;
 };
+
+// Null where no --checkpoint is given.
+absl::StatusOr<std::unique_ptr<WorkerCheckpoints>> OpenCheckpoints(const SyntheticFlags& flags) {
+  if (flags.checkpoint.empty()) return std::unique_ptr<WorkerCheckpoints>();
+  return WorkerCheckpoints::Open(
+      FileSystem::Posix(), Clock::System(),
+      {.folder = flags.checkpoint, .worker = flags.session.name, .every = flags.checkpoint_every});
+}
 
 }  // namespace
 
@@ -357,7 +406,9 @@ absl::Status RunSyntheticWorker(SyntheticFlags flags) {
                             Session::Create(flags.session, Clock::System()));
   std::vector<float> x;
   // The session reads the worker's replica for as long as it is asked anything.
-  SyntheticWorker worker(flags, session.get(), &x);
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<WorkerCheckpoints> checkpoints,
+                            OpenCheckpoints(flags));
+  SyntheticWorker worker(flags, session.get(), checkpoints.get(), &x);
   absl::Status ended;
   {
     // It may wait for a round for long.
@@ -370,8 +421,10 @@ absl::Status RunSyntheticWorker(SyntheticFlags flags) {
   }
   // A stop that came before it could take part.
   if (absl::IsCancelled(ended) && session->drained()) ended = absl::OkStatus();
+  const absl::Status saved = worker.SaveState();
   SIGNVOTE_RETURN_IF_ERROR(ended);
-  return WriteReport(flags, *session, x);
+  SIGNVOTE_RETURN_IF_ERROR(saved);
+  return WriteReport(flags, *session, x, checkpoints.get());
 }
 
 }  // namespace signvote

@@ -16,6 +16,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "common/every.h"
 #include "common/file_system.h"
 #include "worker/session/session.h"
 
@@ -37,6 +38,8 @@ struct SyntheticFlags {
   std::string config_json, identity_text;
   std::string report, round_log;  // files; empty: none
   std::string start_fifo;
+  std::string checkpoint;  // folder; empty: its state dies with it. Not with random ballots
+  Every checkpoint_every;  // beside at the end
 };
 
 // Reads the command line. `print` gets the text of --help, --version or --describe when one of them was

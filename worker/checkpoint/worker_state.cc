@@ -92,6 +92,18 @@ absl::Status GiveCarried(const WorkerState& state, const StateOwner& owner, Roun
 
 }  // namespace
 
+std::string_view Words(Resumed::How how) {
+  switch (how) {
+    case Resumed::How::kExactly:
+      return "exactly";
+    case Resumed::How::kAsItWas:
+      return "as it was";
+    case Resumed::How::kForgotten:
+      break;
+  }
+  return "forgotten";
+}
+
 absl::StatusOr<WorkerState> TakeWorkerState(const StateOwner& owner, const KeptByCaller& kept,
                                             const StateOrigin& origin) {
   const RunInfo& run = *owner.run;

@@ -8,6 +8,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -63,6 +64,9 @@ struct Resumed {
   Round round;              // of the state
   uint64_t age_rounds = 0;  // commits that the replica holds and the state has not seen
 };
+
+// "exactly", "as it was", "forgotten".
+std::string_view Words(Resumed::How how);
 
 // Into a voter that has voted on nothing yet, whose replica stands at `round`. FAILED_PRECONDITION: it is
 // of another run, model or direction; the message says of which, and nothing has changed.

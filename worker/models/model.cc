@@ -7,4 +7,8 @@ absl::StatusOr<std::unique_ptr<BallotSource>> Model::MakeSource(const Layout*,
   return std::unique_ptr<BallotSource>();
 }
 
+absl::Status Model::PutBack(Kept, std::span<const float>) {
+  return absl::UnimplementedError("this model takes no copy of another process back");
+}
+
 }  // namespace signvote

@@ -71,6 +71,11 @@ class Model {
   virtual absl::Status KeepGradient() = 0;
   virtual ConstTensorPointers kept_gradient() const = 0;  // empty before KeepGradient()
 
+  // What Keep(kPrevious) or KeepGradient() copied in another process, coordinate by coordinate of
+  // layout(). REQUIRES: it has been called here. UNIMPLEMENTED: this model takes none back, the default.
+  enum class Kept : uint8_t { kPrevious, kGradient };
+  virtual absl::Status PutBack(Kept what, std::span<const float> values);
+
   // Zeroes the slot's gradient.
   virtual absl::Status BeginStep(ReplicaSlot slot) = 0;
 

@@ -147,6 +147,18 @@ class TorchModel : public Model {
   }
   ConstTensorPointers kept_gradient() const override { return kept_gradient_; }
 
+  absl::Status PutBack(Kept what, std::span<const float> values) override {
+    const bool gradient = what == Kept::kGradient;
+    at::Tensor& into = gradient ? kept_g_ : previous_.x;
+    SIGNVOTE_CHECK(into.defined() && values.size() == layout_.coordinates());
+    return Guarded("a copy that comes back", [&] {
+      const c10::NoGradGuard no_grad;
+      // from_blob takes no memory that is constant; it is read.
+      into.copy_(at::from_blob(const_cast<float*>(values.data()), {into.numel()},
+                               at::TensorOptions().dtype(at::kFloat)));
+    });
+  }
+
   absl::Status BeginStep(ReplicaSlot which) override {
     Slot& slot = SlotOf(which);
     SIGNVOTE_CHECK(slot.g.defined());

@@ -1,5 +1,6 @@
 #include "worker/train/ballot_pass.h"
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <span>
@@ -81,6 +82,22 @@ absl::Status BallotPass::Enter(const RunInfo& run) {
 
 std::vector<float*> BallotPass::parameters() const {
   return InOrder<float*>(model_tensor_, model_->parameters());
+}
+
+std::vector<const float*> BallotPass::InRunOrder(ConstTensorPointers of_model) const {
+  return InOrder<const float*>(model_tensor_, of_model);
+}
+
+std::vector<float> BallotPass::InModelOrder(std::span<const float> of_run) const {
+  std::vector<float> values(of_run.size());
+  for (size_t k = 0; k < model_tensor_.size(); ++k) {
+    const TensorSpec& from = layout_.tensors()[k];
+    const std::span<const float> tensor = of_run.subspan(from.first, from.count);
+    std::copy(tensor.begin(), tensor.end(),
+              values.begin() +
+                  static_cast<ptrdiff_t>(model_->layout().tensors()[model_tensor_[k]].first));
+  }
+  return values;
 }
 
 absl::StatusOr<std::unique_ptr<BallotSource>> BallotPass::MakeSource(const RunInfo& run) {

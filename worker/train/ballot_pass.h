@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -52,6 +53,10 @@ class BallotPass {
   absl::Status Enter(const RunInfo& run);
   // The model's parameters, by tensor of the run's layout.
   std::vector<float*> parameters() const;
+  // Pointers by tensor of the model, by tensor of the run's layout.
+  std::vector<const float*> InRunOrder(ConstTensorPointers of_model) const;
+  // Values by coordinate of the run's layout, by coordinate of the model's.
+  std::vector<float> InModelOrder(std::span<const float> of_run) const;
   // What makes the ballots of the run, whose packer is of the device where the parameters lie.
   // UNIMPLEMENTED: its direction and its local steps do not go together; as Model::MakeSource().
   absl::StatusOr<std::unique_ptr<BallotSource>> MakeSource(const RunInfo& run);

@@ -104,6 +104,16 @@ void WorkerMetrics::OnSession(const SessionStats& stats) {
   At(WorkerMetric::kIncarnation) = static_cast<double>(stats.incarnation);
 }
 
+void WorkerMetrics::OnCheckpoints(const WorkerCheckpoints::Stats& stats) {
+  MutexLock lock(&mu_);
+  At(WorkerMetric::kCheckpoints) = static_cast<double>(stats.written_total);
+  At(WorkerMetric::kCheckpointFailures) = static_cast<double>(stats.failed_total);
+  if (stats.written.has_value())
+    At(WorkerMetric::kCheckpointRound) = static_cast<double>(stats.written->value());
+  if (stats.resumed.has_value())
+    At(WorkerMetric::kResumedAge) = static_cast<double>(stats.resumed->age_rounds);
+}
+
 bool WorkerMetrics::joined() const {
   MutexLock lock(&mu_);
   return joined_;

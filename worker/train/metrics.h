@@ -9,6 +9,7 @@
 
 #include "common/ids.h"
 #include "common/mutex.h"
+#include "worker/checkpoint/worker_checkpoints.h"
 #include "worker/session/types.h"
 #include "worker/train/held_out.h"
 
@@ -45,6 +46,13 @@ namespace signvote {
   X(kStateTransfers, kCounter, "signvote_worker_state_transfers_total", "Times the whole replica was fetched.")        \
   X(kVerdictMismatches, kCounter, "signvote_worker_verdict_mismatches_total",                                          \
     "Verdicts whose hash did not match the commit and were fetched again.")                                            \
+  X(kCheckpoints, kCounter, "signvote_worker_checkpoints_total", "Checkpoints of this worker's own state that were written.") \
+  X(kCheckpointFailures, kCounter, "signvote_worker_checkpoint_failures_total",                                        \
+    "Checkpoints that could not be written.")                                                                          \
+  X(kCheckpointRound, kGauge, "signvote_worker_checkpoint_round",                                                      \
+    "Round of the last checkpoint that was written; NaN: this process has written none.")                              \
+  X(kResumedAge, kGauge, "signvote_worker_resumed_age_rounds",                                                         \
+    "Rounds by which the state was older than the replica that this process went on from; NaN: it began without one.") \
   X(kConnected, kGauge, "signvote_worker_connected", "1 while the session is connected.")                              \
   X(kIncarnation, kGauge, "signvote_worker_incarnation", "Grows each time this worker's name joins.")                  \
   X(kCoordinates, kGauge, "signvote_worker_coordinates", "Coordinates of the model (d).")                              \
@@ -116,6 +124,7 @@ class WorkerMetrics {
   void OnJoined(const RunInfo& run) ABSL_LOCKS_EXCLUDED(mu_);
   void OnRound(const WorkerRound& round) ABSL_LOCKS_EXCLUDED(mu_);
   void OnSession(const SessionStats& stats) ABSL_LOCKS_EXCLUDED(mu_);
+  void OnCheckpoints(const WorkerCheckpoints::Stats& stats) ABSL_LOCKS_EXCLUDED(mu_);
   bool joined() const ABSL_LOCKS_EXCLUDED(mu_);
   double value(WorkerMetric metric) const ABSL_LOCKS_EXCLUDED(mu_);
   // The Prometheus text format, version 0.0.4.

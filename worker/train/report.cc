@@ -29,6 +29,20 @@ Json ToJson(const std::optional<HeldOutLoss>& held_out) {
   return held_out.has_value() ? ToJson(*held_out) : Json(nullptr);
 }
 
+// written: the round of the file; resumed: null (it began without one) or how, round, age_rounds.
+Json ToJson(const WorkerCheckpoints::Stats& stats) {
+  Json resumed = nullptr;
+  if (stats.resumed.has_value()) {
+    resumed = {{"how", std::string(Words(stats.resumed->how))},
+               {"round", stats.resumed->round.value()},
+               {"age_rounds", stats.resumed->age_rounds}};
+  }
+  return {{"written", stats.written.has_value() ? Json(stats.written->value()) : Json(nullptr)},
+          {"written_total", stats.written_total},
+          {"failed_total", stats.failed_total},
+          {"resumed", std::move(resumed)}};
+}
+
 double Ratio(double part, double whole) { return whole > 0 ? part / whole : 0.0; }
 
 }  // namespace
@@ -82,6 +96,7 @@ std::string ReportJson(const ReportContext& context, const TrainerReport& report
                         {"wait", report.wait_seconds},
                         {"apply", report.apply_seconds},
                         {"evaluate", report.eval_seconds}};
+  json["checkpoint"] = context.checkpoints.has_value() ? ToJson(*context.checkpoints) : Json(nullptr);
   // A path need not be UTF-8.
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }

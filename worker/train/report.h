@@ -2,10 +2,12 @@
 // What a worker leaves behind: report.json at the end, and one JSON line per round.
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "common/file_system.h"
+#include "worker/checkpoint/worker_checkpoints.h"
 #include "worker/session/session.h"
 #include "worker/train/trainer.h"
 
@@ -19,6 +21,7 @@ struct ReportContext {
   std::string target_unit;  // what losses are per: byte, token, sample
   uint64_t coordinates = 0;
   std::string outcome;  // "finished", "drained", or the status that ended the run
+  std::optional<WorkerCheckpoints::Stats> checkpoints;  // nullopt: no --checkpoint
 };
 
 // Keys: name, model, device, data, target_unit, outcome, run_id, coordinates, next_round,
@@ -29,7 +32,9 @@ struct ReportContext {
 // received_bytes_per_round, fp32_bytes_per_round} (per direction for the last), digest (hex; null:
 // the replica never was the run's), incarnation, reconnects, state_transfers, verdict_mismatches,
 // join_seconds, seconds, minibatches, targets, targets_per_second, first_chunk_overlap_ratio (of voted
-// rounds), time_split {compute, pack, wait, apply, evaluate} (s).
+// rounds), time_split {compute, pack, wait, apply, evaluate} (s), checkpoint, null (no --checkpoint) or
+// {written (round of the file, null: none), written_total, failed_total, resumed, null (it began without
+// one) or {how (exactly, as it was, forgotten), round, age_rounds}}.
 std::string ReportJson(const ReportContext& context, const TrainerReport& report,
                        const SessionStats& stats);
 

@@ -74,6 +74,7 @@ absl::Status Trainer::JoinAndTrain() {
     SIGNVOTE_RETURN_IF_ERROR(session_->NextRound().status());
     return session_->Leave("finished");
   }
+  if (checkpoints_ != nullptr) SIGNVOTE_RETURN_IF_ERROR(Resume());
   if (held_out_ && options_.evaluate == Evaluate::kOnItsOwnToo) {
     SIGNVOTE_RETURN_IF_ERROR(BeginEvaluation(*session_->replica_round(), options_.eval_every));
   }
@@ -99,7 +100,10 @@ absl::Status Trainer::Enter(const RunInfo& run) {
 absl::Status Trainer::TakeMemory() {
   if (memory_left_) {
     SIGNVOTE_RETURN_IF_ERROR(CheckRunMemory(
-        run_, {.evaluates = held_out_.has_value(), .writes_copies = options_.copied_meanwhile},
+        run_,
+        {.evaluates = held_out_.has_value(),
+         .writes_copies = options_.copied_meanwhile,
+         .checkpoints = checkpoints_ != nullptr},
         memory_left_()));
   }
   SIGNVOTE_ASSIGN_OR_RETURN(replica_, device_->MakeReplica(&run_.layout, pass_.parameters()));
@@ -156,8 +160,51 @@ absl::Status Trainer::Train() {
     if (outcome.commits == 0) continue;
     report_.seconds = ToSeconds(clock_->Now() - run_start);
     SIGNVOTE_RETURN_IF_ERROR(AddUp(outcome, wait_start, &round));
+    if (checkpoints_ != nullptr) SIGNVOTE_RETURN_IF_ERROR(Checkpoint(*ticket, outcome));
     if (on_round_) on_round_(round);
   }
+}
+
+template <typename Use>
+absl::Status Trainer::WithState(const Use& use) {
+  std::vector<const float*> previous, gradient;
+  if (run_.probes) previous = pass_.InRunOrder(model_->previous_parameters());
+  if (run_.keeps_gradients) gradient = pass_.InRunOrder(model_->kept_gradient());
+  return use(StateOwner{.run = &run_,
+                        .replica = replica_.get(),
+                        .device = device_,
+                        .voter = voter_.get()},
+             KeptByCaller{.previous = previous, .gradient = gradient});
+}
+
+absl::Status Trainer::Resume() {
+  const auto back = [this](Model::Kept what) {
+    return [this, what](std::span<const float> values) {
+      return model_->PutBack(what, pass_.InModelOrder(values));
+    };
+  };
+  GivenBack given_back;
+  if (run_.probes) given_back.previous = back(Model::Kept::kPrevious);
+  if (run_.keeps_gradients) given_back.gradient = back(Model::Kept::kGradient);
+  return WithState([&](const StateOwner& owner, const KeptByCaller&) {
+    return checkpoints_->Resume(owner, *session_->replica_round(), run_.main_round, given_back);
+  });
+}
+
+absl::Status Trainer::Checkpoint(const RoundTicket& ticket, const CommitOutcome& outcome) {
+  checkpoints_->Note(ticket.share, outcome.main_round);
+  const std::optional<Round> round = session_->replica_round();
+  if (!round.has_value()) return absl::OkStatus();
+  return WithState([&](const StateOwner& owner, const KeptByCaller& kept) {
+    return checkpoints_->AfterRound(owner, kept, *round);
+  });
+}
+
+absl::Status Trainer::SaveState() {
+  if (checkpoints_ == nullptr || voter_ == nullptr) return absl::OkStatus();
+  return WithState([&](const StateOwner& owner, const KeptByCaller& kept) {
+    return checkpoints_->Final(owner, kept, report_.next_round);
+  });
 }
 
 absl::Status Trainer::AddUp(const CommitOutcome& outcome, double wait_start, RoundReport* round) {

@@ -18,6 +18,7 @@
 #include "common/clock.h"
 #include "common/ids.h"
 #include "common/memory_budget.h"
+#include "worker/checkpoint/worker_checkpoints.h"
 #include "worker/data/background_check.h"
 #include "worker/data/dataset.h"
 #include "worker/direction/worker_device.h"
@@ -126,6 +127,11 @@ class Trainer {
   // tells by itself.
   void set_memory_left(MemoryLeft reader) { memory_left_ = std::move(reader); }
 
+  // Where this worker's own state goes and comes from; null, the default: nowhere. Must outlive Run().
+  void set_checkpoints(WorkerCheckpoints* checkpoints) { checkpoints_ = checkpoints; }
+  // The same of its last ballot, for set_on_final_replica()'s callback: what the file system says.
+  absl::Status SaveState();
+
   // Joins, trains until the run is finished or this worker is drained, leaves.
   absl::Status Run();
   const TrainerReport& report() const { return report_; }
@@ -136,7 +142,12 @@ class Trainer {
   absl::Status JoinAndTrain();
   absl::Status Enter(const RunInfo& run);
   absl::Status TakeMemory();
+  absl::Status Resume();
   absl::Status Train();
+  absl::Status Checkpoint(const RoundTicket& ticket, const CommitOutcome& outcome);
+  // Calls `use` with the state's owner and with what the model has kept for it.
+  template <typename Use>
+  absl::Status WithState(const Use& use);
   absl::Status Vote(const RoundTicket& ticket, RoundReport* round);
   absl::Status AddUp(const CommitOutcome& outcome, double wait_start, RoundReport* round);
   absl::Status CloseReplica();
@@ -160,6 +171,7 @@ class Trainer {
   OnRound on_round_;
   OnFinalReplica on_final_replica_;
   MemoryLeft memory_left_;
+  WorkerCheckpoints* checkpoints_ = nullptr;
 
   // Constant once Run() has joined.
   RunInfo run_;

@@ -15,6 +15,7 @@ namespace signvote {
 struct WorkerMemoryNeeds {
   bool evaluates = false;      // a replica is kept while it is measured
   bool writes_copies = false;  // --save-every
+  bool checkpoints = false;    // --checkpoint
 };
 
 // Parameters and gradient, which the model has from its making on.
