@@ -132,7 +132,10 @@ void ServerSession::Close(absl::Status status) {
   {
     MutexLock lock(&mu_);
     if (state_ != State::kOpen) return;
-    CloseLocked(std::move(status), &todo);
+    // Of a server that stops too: who lacked the last commit could not go on exactly when it is back.
+    const auto queued =
+        status.ok() || absl::IsCancelled(status) ? Queued::kSentFirst : Queued::kDropped;
+    CloseLocked(std::move(status), queued, &todo);
   }
   Do(todo);
 }
@@ -184,7 +187,8 @@ void ServerSession::OnReadDone(bool ok) {
       MutexLock lock(&mu_);
       // After Leave the run ends the stream with OK; a broken connection also calls OnCancel().
       if (state_ == State::kOpen && !left_) {
-        CloseLocked(absl::CancelledError("the worker closed its side of the stream"), &todo);
+        CloseLocked(absl::CancelledError("the worker closed its side of the stream"),
+                    Queued::kDropped, &todo);
       }
     }
     return Do(todo);
@@ -197,7 +201,7 @@ void ServerSession::OnReadDone(bool ok) {
     moved_.messages.received += bytes;
     // A session that is closing reads no further: what comes now would not be answered.
     if (state_ != State::kOpen) return;
-    if (!status.ok()) CloseLocked(std::move(status), &todo);
+    if (!status.ok()) CloseLocked(std::move(status), Queued::kDropped, &todo);
   }
   if (todo.gone) return Do(todo);
   StartRead(&incoming_);
@@ -214,7 +218,7 @@ void ServerSession::OnWriteDone(bool ok) {
       moved_.messages.sent += bytes;
     } else {
       while (!queue_.empty()) EraseLocked(queue_.begin());
-      if (state_ == State::kOpen) CloseLocked(absl::CancelledError("the connection broke"), &todo);
+      if (state_ == State::kOpen) CloseLocked(absl::CancelledError("the connection broke"), Queued::kDropped, &todo);
     }
     if (notify_below_.has_value() && queued_bytes_ <= *notify_below_) {
       notify_below_.reset();
@@ -229,7 +233,7 @@ void ServerSession::OnCancel() {
   Todo todo;
   {
     MutexLock lock(&mu_);
-    if (state_ == State::kOpen) CloseLocked(absl::CancelledError("the connection broke"), &todo);
+    if (state_ == State::kOpen) CloseLocked(absl::CancelledError("the connection broke"), Queued::kDropped, &todo);
   }
   Do(todo);
 }
@@ -351,10 +355,10 @@ void ServerSession::Tell(What what) {
   (void)run_->Post(run::StreamInput{.peer = id_, .what = std::move(what)});
 }
 
-void ServerSession::CloseLocked(absl::Status status, Todo* todo) {
+void ServerSession::CloseLocked(absl::Status status, Queued queued, Todo* todo) {
   SIGNVOTE_CHECK(state_ == State::kOpen);
   state_ = State::kClosing;
-  if (!status.ok()) {
+  if (queued == Queued::kDropped) {
     while (queue_.size() > (writing_ ? 1u : 0u)) EraseLocked(std::prev(queue_.end()));
   }
   close_status_ = std::move(status);

@@ -77,8 +77,8 @@ class Peer {
   // One input "room" comes as soon as at most `bytes` are queued; at once when that is so already.
   virtual void NotifyWhenBelow(size_t bytes) = 0;
 
-  // Ends the stream: OK after everything queued was sent, any other status after the message that is
-  // being sent. Idempotent: the first status counts.
+  // Ends the stream: OK and CANCELLED (a stop) after everything queued was sent, any other status after the
+  // message that is being sent. Idempotent: the first status counts.
   virtual void Close(absl::Status status) = 0;
   // Breaks the stream off when it does not end by itself (a worker that reads nothing).
   virtual void Cancel() = 0;
