@@ -198,7 +198,7 @@ void AddFlags(CLI::App* app, Parsed* parsed) {
          "a replica of more bytes is written as several files behind an index; 0: one file")
       ->capture_default_str()
       ->check(AnyUnsigned());
-  app->add_option("--checkpoint", flags->checkpoint,
+  app->add_option("--checkpoint", flags->checkpoint.folder,
                   "folder in which this worker's own state (momentum and what else its next ballot "
                   "goes on from) outlives it: a worker of that name that is started on it goes on "
                   "where the last one ended")
@@ -263,9 +263,9 @@ absl::Status Complete(Parsed* parsed) {
   }
   SIGNVOTE_ASSIGN_OR_RETURN(parsed->flags.save_every,
                             ParseEvery("--save-every", parsed->save_every));
-  SIGNVOTE_ASSIGN_OR_RETURN(parsed->flags.checkpoint_every,
+  SIGNVOTE_ASSIGN_OR_RETURN(parsed->flags.checkpoint.every,
                             ParseEvery("--checkpoint-every", parsed->checkpoint_every));
-  if (parsed->flags.checkpoint.empty() && parsed->checkpoint_every != Parsed().checkpoint_every) {
+  if (parsed->flags.checkpoint.folder.empty() && parsed->checkpoint_every != Parsed().checkpoint_every) {
     return absl::InvalidArgumentError(
         "--checkpoint-every needs --checkpoint DIR, in which it writes");
   }

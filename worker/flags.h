@@ -36,8 +36,10 @@ struct WorkerFlags {
   Every save_every;
   uint32_t save_keep = 2;
   ModelFormat save_format;
-  std::string checkpoint;  // folder of this worker's own state; empty: none is kept
-  Every checkpoint_every;
+  struct {
+    std::string folder;  // of this worker's own state; empty: none is kept
+    Every every;
+  } checkpoint;
   Duration save_linger = std::chrono::minutes(10);  // of a replica that cannot be written
   LogOptions log;
   bool selftest = false;

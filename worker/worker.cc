@@ -370,12 +370,12 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
                             Session::Create(options, clock));
   std::unique_ptr<WorkerCheckpoints> checkpoints;
-  if (!flags.checkpoint.empty()) {
+  if (!flags.checkpoint.folder.empty()) {
     SIGNVOTE_ASSIGN_OR_RETURN(checkpoints,
                               WorkerCheckpoints::Open(fs, clock,
-                                                      {.folder = flags.checkpoint,
+                                                      {.folder = flags.checkpoint.folder,
                                                        .worker = session->name(),
-                                                       .every = flags.checkpoint_every}));
+                                                       .every = flags.checkpoint.every}));
   }
   port->Show(session.get(), checkpoints.get());
   // However this function is left, no thread of the port asks a session that is gone.

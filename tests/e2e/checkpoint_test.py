@@ -100,6 +100,25 @@ class ExactResume(CheckpointRuns):
     def test_a_stop_within_a_race(self):
         self.assert_exact("--rule", "lever", "--lever-race", "on", rounds=320, stops=[13, 150], compute_ms=3)
 
+    def test_a_paused_run_whose_workers_are_stopped_before_the_server(self):
+        flags = ["--rule", "alias"]
+        digest, _ = self.undisturbed(*flags, rounds=30)
+        self.journal_server(*flags, rounds=30)
+        workers = self.workers("--compute-ms", 5)
+        self.wait_round(10)
+        self.pause()
+        for process in workers.values():
+            process.signal(signal.SIGTERM)
+            self.assert_exit(process, OK)
+        address = self.server.address
+        self.server.signal(signal.SIGTERM)
+        self.wait_end()
+        self.journal_server(*flags, rounds=30, listen=address)
+        workers = self.workers()
+        self.wait_until("all are back", lambda: all("joined" in p.log() for p in workers.values()))
+        self.assertEqual(self.ctl("resume")[0], OK)
+        self.assertEqual(self.assert_all_end_well(workers.values()), digest)
+
     def test_local_steps_with_stops_within_their_race(self):
         flags = ["--direction", "lion", "--rule", "lever", "--local-steps", "16"]
         self.assert_exact(*flags, rounds=60, stops=[3, 6, 30], compute_ms=3)
@@ -113,6 +132,9 @@ class RealWorkers(CheckpointRuns):
         self.assert_exact("--direction", "signsgd", "--error-feedback", "--rule", "fixed", "--stepsize", "1e-3", rounds=24,
                           stops=[9], program="signvote-worker", worker_flags=self.FLAGS)
 
+    def test_alias_with_a_second_gradient_at_the_previous_replica(self):
+        self.assert_exact("--rule", "alias", rounds=24, stops=[9], program="signvote-worker", worker_flags=self.FLAGS)
+
     def test_muon_and_the_change_between_two_gradients(self):
         self.assert_exact("--direction", "muon", "--rule", "alias", "--alias-probe", "previous", rounds=24, stops=[9],
                           program="signvote-worker", worker_flags=self.FLAGS)
@@ -124,30 +146,45 @@ class RealWorkers(CheckpointRuns):
 
 class OtherNumbers(CheckpointRuns):
     def test_fewer_and_more_workers_go_on_and_each_has_its_own(self):
-        flags = ["--rule", "fixed", "--stepsize", "1e-3"]
-        self.journal_server(*flags, rounds=60)
+        flags = ["--rule", "fixed", "--stepsize", "1e-3", "--warm-in", 2]
+
+        def resumed(workers, at):
+            for name in workers:
+                self.assertEqual(self.report(name)["checkpoint"]["resumed"], {"how": "exactly", "round": at, "age_rounds": 0})
+
+        def shares():
+            return {v["name"]: v["share"] for v in self.rounds()[-1]["workers"]}
+
+        self.journal_server(*flags, rounds=harness.FOREVER)
         workers = self.workers("--compute-ms", 10)
         self.wait_round(8)
+        before = shares()
         first, address = self.stop_everything(workers)
-        shares = {w: self.lines(self.folder / f"{w}.rounds.jsonl") for w in workers}
-        self.assertTrue(shares)
-        self.journal_server(*flags, rounds=60, listen=address, workers_min=2)
+
+        self.journal_server(*flags, rounds=harness.FOREVER, listen=address, workers_min=2)
         workers = self.workers("--compute-ms", 10, names=["w1", "w2"])
         # w3 is waited for until --return-wait is over, or an operator says that it will not come.
         self.assertEqual(self.ctl("evict", "w3")[0], OK)
         self.wait_round(8)
+        self.assertEqual(shares(), {name: before[name] for name in ("w1", "w2")})
         second, address = self.stop_everything(workers)
         self.assertGreater(second, first)
-        for name in workers:
-            self.assertEqual(self.report(name)["checkpoint"]["resumed"], {"how": "exactly", "round": first, "age_rounds": 0})
-        self.journal_server(*flags, rounds=60, listen=address)
-        workers = self.workers("--compute-ms", 10, names=["w1", "w2", "w4"])
-        self.assert_all_end_well(workers.values())
+        resumed(workers, first)
+
+        self.journal_server(*flags, rounds=harness.FOREVER, listen=address)
+        workers = self.workers("--compute-ms", 10, names=["w1", "w2"])
+        self.wait_round(2)
+        workers |= self.workers("--compute-ms", 10, names=["w4"])
+        self.wait_until("w4 is counted", lambda: "w4" in shares())
+        self.assertEqual(shares(), {**{name: before[name] for name in ("w1", "w2")}, "w4": before["w3"]})
+        self.stop_everything(workers)
+        self.one_digest(workers.values())
+        resumed(["w1", "w2"], second)
         self.assertIsNone(self.report("w4")["checkpoint"]["resumed"], "a newcomer begins without one")
-        for name in ("w1", "w2"):
-            self.assertEqual(self.report(name)["checkpoint"]["resumed"], {"how": "exactly", "round": second, "age_rounds": 0})
-        # It has had no part in warm-in, as at any start, where all have waited for all.
-        self.assertEqual({v["name"] for v in self.rounds()[0]["workers"]}, {"w1", "w2", "w4"})
+        warmed = [line for line in self.server.log().splitlines() if "warm it up" in line]
+        self.assertEqual(len(warmed), 1, warmed)
+        self.assertIn("w4 joins", warmed[0])
+        self.assertTrue((self.folder / "state/w3.state").exists(), "what is of nobody here stays")
 
 
 class OlderAndOther(CheckpointRuns):

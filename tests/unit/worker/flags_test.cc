@@ -33,12 +33,12 @@ TEST(WorkerFlagsTest, TheRunsWeightDecayIsAUsageErrorThatNamesTheServersFlag) {
 }
 
 TEST(WorkerFlagsTest, TheTimeBetweenCheckpointsNeedsAFolderForThem) {
-  EXPECT_EQ(ReadFlags({}).flags.checkpoint, "");
+  EXPECT_EQ(ReadFlags({}).flags.checkpoint.folder, "");
   const Read read = ReadFlags({"--checkpoint", "d", "--checkpoint-every", "200"});
   ASSERT_TRUE(read.status.ok()) << read.status;
-  EXPECT_EQ(read.flags.checkpoint, "d");
-  EXPECT_EQ(read.flags.checkpoint_every.rounds, 200u);
-  EXPECT_EQ(ReadFlags({"--checkpoint", "d"}).flags.checkpoint_every.time, std::chrono::minutes(1));
+  EXPECT_EQ(read.flags.checkpoint.folder, "d");
+  EXPECT_EQ(read.flags.checkpoint.every.rounds, 200u);
+  EXPECT_EQ(ReadFlags({"--checkpoint", "d"}).flags.checkpoint.every.time, std::chrono::minutes(1));
   const Read alone = ReadFlags({"--checkpoint-every", "200"});
   EXPECT_EQ(ExitCodeFor(alone.status), ExitCode::kUsage);
   EXPECT_EQ(alone.status.message(), "--checkpoint-every needs --checkpoint DIR, in which it writes");
