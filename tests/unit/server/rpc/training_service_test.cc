@@ -97,6 +97,26 @@ TEST_F(TrainingServiceTest, OneWorkerTrainsARunFromItsUploadToTheEnd) {
                     HasSubstr("\"kind\":\"finished\"")));
 }
 
+// Larger than what a server may send to a worker that does not read.
+TEST_F(TrainingServiceTest, AStopSendsTheLastCommitToAWorkerThatReadsItLate) {
+  constexpr uint64_t kLarge = 8'000'000;
+  StartServer();
+  auto client =
+      std::make_unique<WireClient>(address_, TestLayout(kLarge), grpc::InsecureChannelCredentials(),
+                                   WireClient::Window::kFixed);
+  ASSERT_TRUE(client->JoinRun("w0"));
+  v1::ServerMessage message;
+  ASSERT_TRUE(client->ReadUntil(v1::ServerMessage::kRoundOpen, &message));
+  run_->RequestStop();  // the round that is open may complete
+  ASSERT_TRUE(client->Vote(RandomBits(kLarge, 0), 2.5));
+  ASSERT_TRUE(run_->WaitUntilEnded(kLong));
+  std::thread closing([this] { run_->CloseStreams(kLong); });
+  EXPECT_TRUE(client->ReadUntil(v1::ServerMessage::kCommit, &message));
+  EXPECT_EQ(client->verdict, RandomBits(kLarge, 0));
+  EXPECT_EQ(client->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  closing.join();
+}
+
 TEST_F(TrainingServiceTest, ALateJoinerGetsTheReplicaAndTheMissingCommitsAndVotes) {
   run::RunOptions options = Options();
   options.main_rounds_max = 40;

@@ -24,14 +24,18 @@ namespace signvote::rpc {
 
 class WireClient {
  public:
+  // kFixed: what the server sends beyond HTTP/2's first 64 KiB waits until it is read.
+  enum class Window : uint8_t { kUsual, kFixed };
   WireClient(
       const std::string& address, Layout layout,
-      std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials())
+      std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials(),
+      Window window = Window::kUsual)
       : layout_(std::move(layout)) {
     // A connection of its own, so that a second client of this process is a second worker.
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetMaxReceiveMessageSize(-1);
+    if (window == Window::kFixed) arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
     channel_ = grpc::CreateCustomChannel(address, credentials, arguments);
     stub_ = v1::Training::NewStub(channel_);
     context_.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(2));
