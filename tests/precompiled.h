@@ -1,6 +1,6 @@
 #pragma once
 // What nearly every test includes, for presets that precompile it (SIGNVOTE_PRECOMPILE). A source
-// includes what it uses all the same: dev, release and analyze compile without this.
+// includes what it uses all the same: release and analyze compile without this.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -47,6 +47,7 @@ SIMULATION = "run_sim_test --seeds=300"
 TESTS = {
     "common/": ("common_test",),
     "server/commit/": ("commit_test", SIMULATION),
+    "server/journal/": ("journal_test", "run_journal_test", SIMULATION),
     "server/replica/": ("replica_test", SIMULATION),
     "server/round/": ("round_test", SIMULATION),
     "server/run/": ("run_parts_test", "run_test", "run_thread_test", SIMULATION),
@@ -434,8 +435,8 @@ def main(arguments: list[str], root: pathlib.Path) -> int:
         return CANNOT_RUN
 
 
-def program(arguments: list[str], root: pathlib.Path) -> int:
-    """main() as a program: SIGTERM and Ctrl-C end what runs, and leave nothing behind."""
+def as_program(work, name: str) -> int:
+    """`work` as a program: SIGTERM and Ctrl-C end what runs, and leave nothing behind."""
     def on_signal(number, _):
         signal.signal(number, signal.SIG_IGN)  # once: cleaning up is not to be interrupted
         raise Stopped(number)
@@ -443,7 +444,12 @@ def program(arguments: list[str], root: pathlib.Path) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
     try:
-        return main(arguments, root)
+        return work()
     except Stopped as stopped:
-        print("scripts/mutate: stopped", file=sys.stderr)
+        children.stop()
+        print(f"{name}: stopped", file=sys.stderr)
         return 128 + stopped.args[0]
+
+
+def program(arguments: list[str], root: pathlib.Path) -> int:
+    return as_program(lambda: main(arguments, root), "scripts/mutate")
