@@ -209,9 +209,10 @@ void AddFlags(CLI::App* app, Parsed* parsed) {
                   "(200) or so often (90s, 10m, 2h); 0: at the end alone")
       ->capture_default_str()
       ->check(Kind(ValueKind::kText));
-  app->add_option("--linger-save", parsed->linger_save,
-                  "seconds for which a replica or a state that cannot be written at the end is held "
-                  "and tried again")
+  app->add_option(
+         "--linger-save", parsed->linger_save,
+         "seconds for which a replica or a state that cannot be written at the end is held "
+         "and tried again")
       ->capture_default_str()
       ->check(NumberBetween(0, 1e6));
   app->add_option("--log-level", parsed->log_level, "debug, info, warning or error")
@@ -265,7 +266,8 @@ absl::Status Complete(Parsed* parsed) {
                             ParseEvery("--save-every", parsed->save_every));
   SIGNVOTE_ASSIGN_OR_RETURN(parsed->flags.checkpoint.every,
                             ParseEvery("--checkpoint-every", parsed->checkpoint_every));
-  if (parsed->flags.checkpoint.folder.empty() && parsed->checkpoint_every != Parsed().checkpoint_every) {
+  if (parsed->flags.checkpoint.folder.empty() &&
+      parsed->checkpoint_every != Parsed().checkpoint_every) {
     return absl::InvalidArgumentError(
         "--checkpoint-every needs --checkpoint DIR, in which it writes");
   }

@@ -249,16 +249,15 @@ void HoldReplica(const WorkerFlags& flags, Clock* clock, const WorkerSignals& si
 // The same of the worker's own state.
 void HoldState(const WorkerFlags& flags, Clock* clock, const WorkerSignals& signals,
                WorkerCheckpoints* checkpoints, absl::Status* saved) {
-  *saved = WriteOrHold(
-      clock,
-      {.what = "the worker's state is not saved",
-       .remedy =
-           "free the disk, or make the folder a link to another one, and send SIGUSR1; a stop gives "
-           "it up",
-       .linger = flags.save_linger,
-       .stop_requested = [&signals] { return signals.stop.stop_requested(); },
-       .take_save = signals.take_save},
-      [&] { return checkpoints->WriteFinal(); });
+  *saved = WriteOrHold(clock,
+                       {.what = "the worker's state is not saved",
+                        .remedy = "free the disk, or make the folder a link to another one, and "
+                                  "send SIGUSR1; a stop gives "
+                                  "it up",
+                        .linger = flags.save_linger,
+                        .stop_requested = [&signals] { return signals.stop.stop_requested(); },
+                        .take_save = signals.take_save},
+                       [&] { return checkpoints->WriteFinal(); });
 }
 
 // Writes what the flags ask for once training has ended with `trained`; `saved` is what became of the

@@ -218,7 +218,8 @@ void ServerSession::OnWriteDone(bool ok) {
       moved_.messages.sent += bytes;
     } else {
       while (!queue_.empty()) EraseLocked(queue_.begin());
-      if (state_ == State::kOpen) CloseLocked(absl::CancelledError("the connection broke"), Queued::kDropped, &todo);
+      if (state_ == State::kOpen)
+        CloseLocked(absl::CancelledError("the connection broke"), Queued::kDropped, &todo);
     }
     if (notify_below_.has_value() && queued_bytes_ <= *notify_below_) {
       notify_below_.reset();
@@ -233,7 +234,8 @@ void ServerSession::OnCancel() {
   Todo todo;
   {
     MutexLock lock(&mu_);
-    if (state_ == State::kOpen) CloseLocked(absl::CancelledError("the connection broke"), Queued::kDropped, &todo);
+    if (state_ == State::kOpen)
+      CloseLocked(absl::CancelledError("the connection broke"), Queued::kDropped, &todo);
   }
   Do(todo);
 }

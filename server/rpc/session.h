@@ -97,7 +97,8 @@ class ServerSession final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
   void Queue(const grpc::ByteBuffer& message);
   // What is queued behind the message that is being sent.
   enum class Queued : uint8_t { kSentFirst, kDropped };
-  void CloseLocked(absl::Status status, Queued queued, Todo* todo) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CloseLocked(absl::Status status, Queued queued, Todo* todo)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Starts the next write, or finishes, when nothing is being written.
   void AdvanceLocked(Todo* todo) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Do(const Todo& todo) ABSL_LOCKS_EXCLUDED(mu_);

@@ -105,9 +105,7 @@ FileHeader HeaderOf(const WorkerState& state) {
 using Append = std::function<absl::Status(std::span<const std::byte>)>;
 
 absl::Status Write(const WorkerState& state, const Append& append) {
-  const auto bytes_of = [](const auto& value) {
-    return std::as_bytes(std::span(&value, 1));
-  };
+  const auto bytes_of = [](const auto& value) { return std::as_bytes(std::span(&value, 1)); };
   const FileHeader header = HeaderOf(state);
   SIGNVOTE_RETURN_IF_ERROR(append(bytes_of(header)));
   for (const Section& section : state.sections) {
@@ -349,9 +347,8 @@ absl::StatusOr<WorkerState> ReadWorkerState(FileSystem* fs, const std::string& p
   if (state.ok() && map->cut()) state = Damaged("it was cut while it was read");
   if (state.ok()) return state;
   const absl::Status& status = state.status();
-  return WithExitCode(
-      absl::Status(status.code(), absl::StrCat(path, " ", status.message())),
-      ExitCodeFor(status));
+  return WithExitCode(absl::Status(status.code(), absl::StrCat(path, " ", status.message())),
+                      ExitCodeFor(status));
 }
 
 }  // namespace signvote

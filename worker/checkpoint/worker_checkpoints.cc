@@ -16,17 +16,17 @@ constexpr int kEarlierMax = 10'000;
 constexpr Duration kLookAgain = std::chrono::seconds(10);
 
 void Tell(const std::string& path, const Resumed& resumed, const WorkerState& state) {
-  const std::initializer_list<LogField> fields = {
-      {"path", path},
-      {"round", resumed.round.value()},
-      {"age_rounds", resumed.age_rounds},
-      {"share", uint64_t{state.share.value()}}};
+  const std::initializer_list<LogField> fields = {{"path", path},
+                                                  {"round", resumed.round.value()},
+                                                  {"age_rounds", resumed.age_rounds},
+                                                  {"share", uint64_t{state.share.value()}}};
   switch (resumed.how) {
     case Resumed::How::kExactly:
       return LogInfo("goes on from its checkpoint, exactly", fields);
     case Resumed::How::kAsItWas:
       return LogWarning(
-          "goes on from a checkpoint that is not the replica's: the direction's state is used as it "
+          "goes on from a checkpoint that is not the replica's: the direction's state is used as "
+          "it "
           "is, error feedback begins anew",
           fields);
     case Resumed::How::kForgotten:
@@ -56,10 +56,10 @@ absl::StatusOr<std::unique_ptr<WorkerCheckpoints>> WorkerCheckpoints::Open(FileS
   } else if (absl::IsResourceExhausted(found.status())) {
     return WithContext(found.status(), "--checkpoint");
   } else if (!absl::IsNotFound(found.status())) {
-    return bad(absl::Status(
-        found.status().code(),
-        absl::StrCat(found.status().message(),
-                     "; move it away to begin without this worker's momentum")));
+    return bad(
+        absl::Status(found.status().code(),
+                     absl::StrCat(found.status().message(),
+                                  "; move it away to begin without this worker's momentum")));
   }
   if (out->found_.has_value() && out->found_->worker != out->options_.worker) {
     return bad(absl::FailedPreconditionError(
@@ -122,11 +122,10 @@ absl::Status WorkerCheckpoints::PutAside() {
     const absl::Status removed = fs_->Remove(path_);
     return absl::IsNotFound(removed) ? absl::OkStatus() : WithContext(removed, "--checkpoint");
   }
-  return WithExitCode(
-      absl::FailedPreconditionError(absl::StrCat(
-          "--checkpoint: ", path_, " is of another run, and there are ", kEarlierMax,
-          " earlier ones beside it; move them away")),
-      ExitCode::kBadInput);
+  return WithExitCode(absl::FailedPreconditionError(absl::StrCat(
+                          "--checkpoint: ", path_, " is of another run, and there are ",
+                          kEarlierMax, " earlier ones beside it; move them away")),
+                      ExitCode::kBadInput);
 }
 
 void WorkerCheckpoints::Note(Share share, uint64_t main_round) {

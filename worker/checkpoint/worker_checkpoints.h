@@ -89,7 +89,7 @@ class WorkerCheckpoints {
   std::optional<EverySchedule> schedule_;
   Share share_;
   uint64_t main_round_ = 0;
-  bool untouched_ = false;  // no round has changed what Resume() gave
+  bool untouched_ = false;              // no round has changed what Resume() gave
   std::unique_ptr<WorkerState> final_;  // until it is written
 
   mutable Mutex mu_;

@@ -46,11 +46,10 @@ absl::Status AddTensors(WorkerState* state, SectionKind kind, const StateOwner& 
 
 absl::Status CheckFits(const WorkerState& state, const RunInfo& run) {
   if (state.run_id != run.run_id) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "it is of run ", state.run_id.ToText(), ", and this is run ", run.run_id.ToText()));
+    return absl::FailedPreconditionError(absl::StrCat("it is of run ", state.run_id.ToText(),
+                                                      ", and this is run ", run.run_id.ToText()));
   }
-  if (state.layout_digest != run.layout.digest() ||
-      state.coordinates != run.layout.coordinates()) {
+  if (state.layout_digest != run.layout.digest() || state.coordinates != run.layout.coordinates()) {
     return absl::FailedPreconditionError(absl::StrFormat(
         "it is of a model of %d coordinates with layout %016x, and the run's has %d and %016x",
         state.coordinates, state.layout_digest, run.layout.coordinates(), run.layout.digest()));
@@ -140,8 +139,7 @@ absl::StatusOr<WorkerState> TakeWorkerState(const StateOwner& owner, const KeptB
         AddTensors(&state, SectionKind::kPreviousReplica, owner, kept.previous));
   }
   if (carried.gradient && !kept.gradient.empty()) {
-    SIGNVOTE_RETURN_IF_ERROR(
-        AddTensors(&state, SectionKind::kLastGradient, owner, kept.gradient));
+    SIGNVOTE_RETURN_IF_ERROR(AddTensors(&state, SectionKind::kLastGradient, owner, kept.gradient));
   }
   return state;
 }

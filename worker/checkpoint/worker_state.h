@@ -56,8 +56,8 @@ absl::StatusOr<WorkerState> TakeWorkerState(const StateOwner& owner, const KeptB
 // What became of a state that was there.
 struct Resumed {
   enum class How : uint8_t {
-    kExactly,    // the next ballot is the one that it would have been
-    kAsItWas,    // of an earlier round, or of another course of the run: the direction goes on from it
+    kExactly,  // the next ballot is the one that it would have been
+    kAsItWas,  // of an earlier round, or of another course of the run: the direction goes on from it
     kForgotten,  // from before the first main round, where every trial begins anew: begun without
   };
   How how = How::kForgotten;

@@ -96,7 +96,8 @@ std::string ReportJson(const ReportContext& context, const TrainerReport& report
                         {"wait", report.wait_seconds},
                         {"apply", report.apply_seconds},
                         {"evaluate", report.eval_seconds}};
-  json["checkpoint"] = context.checkpoints.has_value() ? ToJson(*context.checkpoints) : Json(nullptr);
+  json["checkpoint"] =
+      context.checkpoints.has_value() ? ToJson(*context.checkpoints) : Json(nullptr);
   // A path need not be UTF-8.
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }

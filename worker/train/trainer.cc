@@ -99,12 +99,11 @@ absl::Status Trainer::Enter(const RunInfo& run) {
 // All that a round will need but what a pass of the model takes by itself.
 absl::Status Trainer::TakeMemory() {
   if (memory_left_) {
-    SIGNVOTE_RETURN_IF_ERROR(CheckRunMemory(
-        run_,
-        {.evaluates = held_out_.has_value(),
-         .writes_copies = options_.copied_meanwhile,
-         .checkpoints = checkpoints_ != nullptr},
-        memory_left_()));
+    SIGNVOTE_RETURN_IF_ERROR(CheckRunMemory(run_,
+                                            {.evaluates = held_out_.has_value(),
+                                             .writes_copies = options_.copied_meanwhile,
+                                             .checkpoints = checkpoints_ != nullptr},
+                                            memory_left_()));
   }
   SIGNVOTE_ASSIGN_OR_RETURN(replica_, device_->MakeReplica(&run_.layout, pass_.parameters()));
   if (run_.needs_x0) SIGNVOTE_RETURN_IF_ERROR(replica_->KeepX0());
@@ -170,11 +169,9 @@ absl::Status Trainer::WithState(const Use& use) {
   std::vector<const float*> previous, gradient;
   if (run_.probes) previous = pass_.InRunOrder(model_->previous_parameters());
   if (run_.keeps_gradients) gradient = pass_.InRunOrder(model_->kept_gradient());
-  return use(StateOwner{.run = &run_,
-                        .replica = replica_.get(),
-                        .device = device_,
-                        .voter = voter_.get()},
-             KeptByCaller{.previous = previous, .gradient = gradient});
+  return use(
+      StateOwner{.run = &run_, .replica = replica_.get(), .device = device_, .voter = voter_.get()},
+      KeptByCaller{.previous = previous, .gradient = gradient});
 }
 
 absl::Status Trainer::Resume() {

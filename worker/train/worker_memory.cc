@@ -96,9 +96,8 @@ std::vector<MemoryPart> RunMemory(const RunInfo& run, const WorkerMemoryNeeds& n
       bytes += (state.single ? 1 : d) * state.element_bytes;
     bytes += (run.probes ? plane : 0) + (run.keeps_gradients ? plane : 0) +
              (run.local_steps_max > 1 ? plane : 0);
-    parts.push_back({.what = "a checkpoint that is written",
-                     .bytes = bytes,
-                     .remedy = "no --checkpoint"});
+    parts.push_back(
+        {.what = "a checkpoint that is written", .bytes = bytes, .remedy = "no --checkpoint"});
   }
   const uint64_t ballots = run.ballot_plan.OnlySigns() ? 1 : kDenseBallots;
   parts.push_back(

@@ -130,8 +130,7 @@ absl::Status Voter::Begin(const RoundTicket& ticket) {
   now_.chunk_scalars.resize(run_.plan.chunks());
   const std::optional<AbstainReason> lost = std::exchange(earlier_.lost, std::nullopt);
   if (!source_->CanVote())
-    now_.withdrawn =
-        moved ? AbstainReason::kOther : lost.value_or(AbstainReason::kOther);
+    now_.withdrawn = moved ? AbstainReason::kOther : lost.value_or(AbstainReason::kOther);
   stage_ = Stage::kOpen;
   return absl::OkStatus();
 }

@@ -173,9 +173,9 @@ class Voter {
   struct Carried {
     bool previous = false, gradient = false;  // what the caller has kept is usable
     double clip = 1.0;                        // of the gradient that was kept
-    std::optional<AbstainReason> lost;        // why the steps ended in nothing that a round may continue
-    std::span<const uint8_t> verdict;         // of the last commit, a step of signs; empty: none
-    std::span<const float> continuation;      // BallotSource::continuation()
+    std::optional<AbstainReason> lost;  // why the steps ended in nothing that a round may continue
+    std::span<const uint8_t> verdict;   // of the last commit, a step of signs; empty: none
+    std::span<const float> continuation;  // BallotSource::continuation()
   };
   Carried carried() const;
   // As StateIsBefore(), where all that `carried` says is there again, of which copies are taken: the
@@ -243,9 +243,9 @@ class Voter {
   // What earlier rounds left behind.
   struct Earlier {
     bool previous_valid = false, gradient_valid = false;
-    const uint8_t* verdict = nullptr;   // null, or of the last commit
-    double clip = 1.0;                  // of the gradient that was kept
-    std::optional<Round> state_before;  // of a restored state that no ballot has changed
+    const uint8_t* verdict = nullptr;       // null, or of the last commit
+    double clip = 1.0;                      // of the gradient that was kept
+    std::optional<Round> state_before;      // of a restored state that no ballot has changed
     std::vector<uint8_t> restored_verdict;  // what `verdict` then points to
     // Why local steps ended in nothing: what would go on from there ends so too.
     std::optional<AbstainReason> lost;

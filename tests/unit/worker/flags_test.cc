@@ -41,7 +41,8 @@ TEST(WorkerFlagsTest, TheTimeBetweenCheckpointsNeedsAFolderForThem) {
   EXPECT_EQ(ReadFlags({"--checkpoint", "d"}).flags.checkpoint.every.time, std::chrono::minutes(1));
   const Read alone = ReadFlags({"--checkpoint-every", "200"});
   EXPECT_EQ(ExitCodeFor(alone.status), ExitCode::kUsage);
-  EXPECT_EQ(alone.status.message(), "--checkpoint-every needs --checkpoint DIR, in which it writes");
+  EXPECT_EQ(alone.status.message(),
+            "--checkpoint-every needs --checkpoint DIR, in which it writes");
 }
 
 TEST(WorkerFlagsTest, TheFormatOfTheReplicaIsReadAndNeedsAReplicaThatIsWritten) {

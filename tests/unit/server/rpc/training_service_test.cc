@@ -101,9 +101,8 @@ TEST_F(TrainingServiceTest, OneWorkerTrainsARunFromItsUploadToTheEnd) {
 TEST_F(TrainingServiceTest, AStopSendsTheLastCommitToAWorkerThatReadsItLate) {
   constexpr uint64_t kLarge = 8'000'000;
   StartServer();
-  auto client =
-      std::make_unique<WireClient>(address_, TestLayout(kLarge), grpc::InsecureChannelCredentials(),
-                                   WireClient::Window::kFixed);
+  auto client = std::make_unique<WireClient>(
+      address_, TestLayout(kLarge), grpc::InsecureChannelCredentials(), WireClient::Window::kFixed);
   ASSERT_TRUE(client->JoinRun("w0"));
   v1::ServerMessage message;
   ASSERT_TRUE(client->ReadUntil(v1::ServerMessage::kRoundOpen, &message));

@@ -69,8 +69,8 @@ WorkerState Large() {
     state.sections.push_back(SectionOf(signvote::SectionOf(plane.kind),
                                        static_cast<uint32_t>(plane.element_bytes), bytes));
   }
-  for (const SectionKind kind : {SectionKind::kPreviousReplica, SectionKind::kLastGradient,
-                                 SectionKind::kContinuation}) {
+  for (const SectionKind kind :
+       {SectionKind::kPreviousReplica, SectionKind::kLastGradient, SectionKind::kContinuation}) {
     state.sections.push_back(SectionOf(kind, 4, std::vector<uint8_t>(20, 0xff)));  // NaN as bits
   }
   state.sections.push_back(SectionOf(SectionKind::kVerdict, 1, {0x15}));
@@ -79,8 +79,7 @@ WorkerState Large() {
 
 TEST(WorkerStateFormatTest, ThePagesExampleIsWhatIsWrittenAndIsRead) {
   size_t seen = 0;
-  for (const PageVector& vector :
-       PageVectors(SIGNVOTE_SOURCE_DIR "/docs/worker_state_format.md")) {
+  for (const PageVector& vector : PageVectors(SIGNVOTE_SOURCE_DIR "/docs/worker_state_format.md")) {
     ASSERT_EQ(vector.kind, "state") << vector.line;
     const std::string bytes = absl::HexStringToBytes(vector.result);
     EXPECT_EQ(absl::BytesToHexString(EncodeWorkerState(Example())), vector.result);
@@ -114,7 +113,8 @@ TEST(WorkerStateFormatTest, ComesBackBitForBit) {
     EXPECT_TRUE(back->direction == state.direction);
     ASSERT_EQ(back->sections.size(), state.sections.size());
     for (size_t k = 0; k < PlanesOf(state.direction).size(); ++k)
-      EXPECT_EQ(&back->plane(k), back->Find(signvote::SectionOf(PlanesOf(state.direction)[k].kind)));
+      EXPECT_EQ(&back->plane(k),
+                back->Find(signvote::SectionOf(PlanesOf(state.direction)[k].kind)));
   }
 }
 
@@ -127,7 +127,8 @@ TEST(WorkerStateFormatTest, EveryFlippedBitIsSeen) {
       const auto state = DecodeWorkerState(Span(flipped));
       ASSERT_FALSE(state.ok()) << "byte " << at << " bit " << bit;
       EXPECT_EQ(ExitCodeFor(state.status()), ExitCode::kBadInput);
-      EXPECT_TRUE(absl::IsDataLoss(state.status()) || (at < 8 && absl::IsInvalidArgument(state.status())))
+      EXPECT_TRUE(absl::IsDataLoss(state.status()) ||
+                  (at < 8 && absl::IsInvalidArgument(state.status())))
           << "byte " << at << ": " << state.status();
     }
   }
@@ -162,7 +163,8 @@ TEST(WorkerStateFormatTest, WhatNoWorkerHasIsDamage) {
   refused("a plane that the direction has not", [](WorkerState* s) {
     s->sections.push_back(SectionOf(SectionKind::kResidual, 4, std::vector<uint8_t>(20)));
   });
-  refused("a plane that is missing", [](WorkerState* s) { s->sections.erase(s->sections.begin()); });
+  refused("a plane that is missing",
+          [](WorkerState* s) { s->sections.erase(s->sections.begin()); });
   refused("a section twice", [](WorkerState* s) { s->sections.push_back(s->sections.back()); });
 }
 

@@ -113,8 +113,8 @@ TEST_F(WorkerCheckpointsTest, OneOfAnotherRunIsPutAsideAndNeverLost) {
     write();
   }
   for (uint64_t run = 1; run <= 2; ++run) {
-    const auto aside = ReadWorkerState(FileSystem::Posix(),
-                                       dir_ / ("state/w1.earlier-" + std::to_string(run) + ".state"));
+    const auto aside = ReadWorkerState(
+        FileSystem::Posix(), dir_ / ("state/w1.earlier-" + std::to_string(run) + ".state"));
     ASSERT_TRUE(aside.ok()) << Describe(aside.status());
     EXPECT_EQ(aside->run_id, RunId::FromRandom(run, 2));
   }

@@ -48,7 +48,8 @@ struct Sent {
 };
 
 struct Life {
-  explicit Life(const RunInfo& of, uint64_t seed = 3) : run(of), x(kD), g(kD), h(kD), kept_x(kD), kept_g(kD) {
+  explicit Life(const RunInfo& of, uint64_t seed = 3)
+      : run(of), x(kD), g(kD), h(kD), kept_x(kD), kept_g(kD) {
     Rng start(0, seed);
     for (float& value : x) value = static_cast<float>(start.Uniform() - 0.5);
     session.plan = run.plan;
@@ -118,12 +119,13 @@ struct Life {
     session.on_wait = [this, round, kind] {
       if (kind == CommitKind::kStep) Move(round);
     };
-    session.outcome = CommitOutcome{.next_round = Round(round + 1),
-                                    .commits = 1,
-                                    .kind = kind,
-                                    .stepsize = 0.125f,
-                                    .decay_step = 0.125f,
-                                    .verdict = kind == CommitKind::kStep ? verdict.data() : nullptr};
+    session.outcome =
+        CommitOutcome{.next_round = Round(round + 1),
+                      .commits = 1,
+                      .kind = kind,
+                      .stepsize = 0.125f,
+                      .decay_step = 0.125f,
+                      .verdict = kind == CommitKind::kStep ? verdict.data() : nullptr};
     EXPECT_TRUE(voter->Wait().ok());
     EXPECT_TRUE(voter->settled());
     Sent sent{.bits = session.ballots, .scalars = {}, .events = session.events};
@@ -266,7 +268,7 @@ TEST(WorkerStateTest, ATrialOfLocalStepsContinuesWhereItEnded) {
   for (uint64_t cut = 1; cut < 5; ++cut) {
     Life lasting(run), first(run), second(run);
     const auto ticket = [](uint64_t round) {
-      return Trial(round, round == 0   ? BallotStart::kX0
+      return Trial(round, round == 0  ? BallotStart::kX0
                           : round < 4 ? BallotStart::kContinue
                                       : BallotStart::kReplica);
     };
@@ -286,7 +288,8 @@ TEST(WorkerStateTest, ATrialOfLocalStepsContinuesWhereItEnded) {
     for (uint64_t round = cut; round < 6; ++round) {
       RoundTicket open = ticket(round);
       open.replica_moved = round == cut;
-      EXPECT_TRUE(second.Vote(open, kind(round)) == sent[round]) << "cut " << cut << " round " << round;
+      EXPECT_TRUE(second.Vote(open, kind(round)) == sent[round])
+          << "cut " << cut << " round " << round;
     }
     EXPECT_EQ(second.x, lasting.x);
   }
