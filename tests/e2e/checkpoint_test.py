@@ -23,12 +23,12 @@ class CheckpointRuns(ProcessTest):
         return self.start_server("--journal", self.folder / "journal", "--deadline", "off", "--return-wait", 60, *flags,
                                  listen=listen, rounds=rounds, workers_min=workers_min)
 
-    def workers(self, *flags, names=NAMES, checkpoint=True, program="synthetic_worker"):
+    def workers(self, *flags, names=NAMES, checkpoint=True, program="signvote-synthetic-worker"):
         state = ["--checkpoint", self.folder / "state"] if checkpoint else []
-        size = ["--coordinates", COORDINATES] if program == "synthetic_worker" else []
+        size = ["--coordinates", COORDINATES] if program == "signvote-synthetic-worker" else []
         return self.start_workers(names, *size, *state, *flags, program=program)
 
-    def undisturbed(self, *flags, rounds, worker_flags=(), program="synthetic_worker"):
+    def undisturbed(self, *flags, rounds, worker_flags=(), program="signvote-synthetic-worker"):
         """Digest and losses of a run that nobody stops, without journal and checkpoints."""
         self.start_server("--deadline", "off", *flags, rounds=rounds, workers_min=3, name="undisturbed")
         workers = self.workers(*worker_flags, checkpoint=False, program=program)
@@ -51,7 +51,7 @@ class CheckpointRuns(ProcessTest):
         self.assertEqual(len(set(rounds.values())), 1, rounds)
         return next(iter(rounds.values())), address
 
-    def stopped_and_taken_up(self, stops, *flags, rounds, worker_flags=(), program="synthetic_worker"):
+    def stopped_and_taken_up(self, stops, *flags, rounds, worker_flags=(), program="signvote-synthetic-worker"):
         """A run that is stopped as a whole behind each of `stops` rounds."""
         self.journal_server(*flags, rounds=rounds)
         workers = self.workers(*worker_flags, program=program)
@@ -71,8 +71,8 @@ class CheckpointRuns(ProcessTest):
                              {"how": "exactly", "round": resumed_at, "age_rounds": 0}, name)
         return digest, self.losses(lines)
 
-    def assert_exact(self, *flags, rounds, stops, compute_ms=5, worker_flags=(), program="synthetic_worker"):
-        slow = ["--compute-ms", compute_ms] if program == "synthetic_worker" else []
+    def assert_exact(self, *flags, rounds, stops, compute_ms=5, worker_flags=(), program="signvote-synthetic-worker"):
+        slow = ["--compute-ms", compute_ms] if program == "signvote-synthetic-worker" else []
         digest, losses = self.undisturbed(*flags, rounds=rounds, worker_flags=worker_flags, program=program)
         again, taken_up = self.stopped_and_taken_up(stops, *flags, rounds=rounds, worker_flags=[*slow, *worker_flags],
                                                     program=program)
