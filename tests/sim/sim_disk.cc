@@ -239,6 +239,7 @@ absl::Status SimDisk::Remove(const std::string& name) {
 }
 
 absl::StatusOr<uint64_t> SimDisk::FreeBytes() {
+  MutexLock lock(&mu_);
   return faults_.capacity - std::min(Used(), faults_.capacity);
 }
 
