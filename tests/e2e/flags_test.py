@@ -11,7 +11,7 @@ import harness
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = ("signvote-server", "signvote-worker", "signvote-lab", "signvote-lab-run", "signvote-synthetic-worker", "signvote")
-SCRIPTS = ("setup", "demo", "bench", "test", "mutate")
+SCRIPTS = ("setup", "demo", "bench", "test", "mutate", "plant")
 SUBCOMMANDS = ("status", "top", "pause", "resume", "drain", "evict", "export", "journal", "certs", "lab", "version")
 LAB_SUBCOMMANDS = ("train", "sweep", "tasks", "methods")
 HIDDEN = "--describe"  # from --help; every program takes it
