@@ -81,10 +81,12 @@ absl::Status VirtualWorkers::MakeVoter(Worker* worker) {
     worker->gradient_pointers =
         PointersInto(model_->layout(), std::as_const(worker->gradient).data());
   }
+  // By the server's clock, of which tickets say until when local steps may be taken: it stands still
+  // meanwhile, and all are.
   SIGNVOTE_ASSIGN_OR_RETURN(
       worker->voter,
       Voter::Make(run, worker->session.get(), memory_.get(), &worker->device, worker->source.get(),
-                  clock_, {.can_probe = true, .can_keep_gradient = true}));
+                  server_->clock(), {.can_probe = true, .can_keep_gradient = true}));
   return absl::OkStatus();
 }
 
