@@ -122,7 +122,7 @@ class LabRun(harness.ProcessTest):
         if hosts.SKIP:
             self.skipTest("SIGNVOTE_TEST_NAMESPACES=skip: network namespaces are left out on request")
         out = self.folder / "out"
-        text = "rounds = 40\n" + HEAD.replace("count = 3\ncoordinates = 20000\ncompute-ms = 20", "count = 2\ncoordinates = 400000") + """
+        text = "rounds = 120\n" + HEAD.replace("count = 3\ncoordinates = 20000\ncompute-ms = 20", "count = 2\ncoordinates = 400000") + """
 [links]
 rate_mbit = 500
 [link.w2]
@@ -137,7 +137,7 @@ kind = "link"
 worker = "w1"
 cut = true
 [[events]]
-round = 22
+round = 100
 kind = "link"
 worker = "w1"
 """
@@ -154,6 +154,7 @@ worker = "w1"
         # 50 kB each way at 5 Mbit/s, less what a link passes at once.
         self.assertGreater(median(1, 9), 0.05)
         self.assertLess(median(12, 19), median(1, 9) / 2)
+        # It takes a moment to cut a link, and the rounds go on meanwhile: 80 of them are more than a busy machine needs.
         self.assertTrue(any(r["voters"] == ["w2"] for r in rounds[20:]), "w1 was cut off")
 
     def test_a_stop_ends_everything_in_good_order_and_is_reported(self):
