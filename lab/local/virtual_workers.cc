@@ -144,7 +144,9 @@ absl::StatusOr<bool> VirtualWorkers::OneRound() {
   const run::PeerBytes bytes = server_->bytes();
   round.kind = last->kind;
   round.main_round = last->main_round;
-  round.stepsize = last->stepsize;
+  // With local steps that of the commit is 1: lengths stand in its scales.
+  const RoundTicket& ticket = workers_.front()->ticket;
+  round.stepsize = ticket.local_steps > 1 ? ticket.eta_first : last->stepsize;
   round.rho = last->rho;
   round.loss = last->loss;
   round.seconds = ToSeconds(clock_->Now() - *began_) - eval_seconds;

@@ -40,7 +40,7 @@ struct LocalRound {
   Round round;
   CommitKind kind = CommitKind::kStep;
   uint64_t main_round = 0;  // main rounds committed so far
-  float stepsize = 0;
+  float stepsize = 0;       // γ; with local steps η of the round's first minibatch
   float rho = 1;
   double loss = 0;                        // robust mean over the voters; NaN: none
   std::optional<HeldOutLoss> held_out;    // that was measured in this round, before its commit

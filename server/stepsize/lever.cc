@@ -32,8 +32,8 @@ constexpr double kKappaMomentum = 0.5;
 // Raw signs: from a quarter of the run on s grows as readily as it shrinks.
 constexpr double kUpRaw = 4;
 constexpr double kKappaRaw = 8;  // times the part of the run that a trial is
-constexpr double kKappaLocal = 1.0 / 3;
-constexpr uint64_t kLocalTrialPart = 16;  // of a run's minibatches
+constexpr double kKappaRawLocal = 1.0 / 3;
+constexpr uint64_t kLocalStillPart = 16;  // of a run's minibatches s stays at first
 constexpr uint64_t kLocalTrialRounds = 4;
 
 // The part of a run whose schedule goes from s to 0.
@@ -58,21 +58,14 @@ uint64_t LongTrial(const LeverConfig& config, uint64_t rounds) {
 }
 
 RaceConfig ConfigOfRace(const LeverConfig& config) {
-  if (config.local.on()) {
-    const uint64_t minibatches = config.local.minibatches();
-    const uint64_t length = minibatches / kLocalTrialPart;
-    return {.start = config.start,
-            .short_rounds = std::max(config.short_trial_min, length / 3),
-            .long_rounds = length,
-            .rounds_max = minibatches / 4,
-            .parts = kLocalTrialRounds};
-  }
-  const uint64_t rounds = LegAt(0, config.main_rounds).rounds;
+  const bool local = config.local.on();
+  const uint64_t rounds = local ? config.local.minibatches() : LegAt(0, config.main_rounds).rounds;
   const uint64_t h = LongTrial(config, rounds);
   return {.start = config.start,
           .short_rounds = std::max(config.short_trial_min, h / 3),
           .long_rounds = h,
-          .rounds_max = rounds / 4};
+          .rounds_max = rounds / 4,
+          .parts = local ? kLocalTrialRounds : 0};
 }
 
 class LeverRule final : public StepsizeRule {
@@ -279,9 +272,7 @@ class LeverRule final : public StepsizeRule {
                                                       : "");
       race_trials_ = race_->trials();
       race_rounds_ = race_->rounds();
-      scale_ = LeverScale(winner_ * (IsLocal() ? kKappaLocal
-                                               : LeverKappa(config_.momentum, race_->trial_rounds(),
-                                                            LegOf(0).rounds)));
+      scale_ = LeverScale(winner_ * Kappa());
       race_.reset();
     } else {
       decision.reason +=
@@ -304,10 +295,15 @@ class LeverRule final : public StepsizeRule {
         edge_ == RaceEdge::kUpper ? "below" : "above", winner_);
   }
 
+  double Kappa() const {
+    if (IsLocal() && !config_.momentum) return kKappaRawLocal;
+    return LeverKappa(config_.momentum, race_->trial_rounds(), LegOf(0).rounds);
+  }
+
   // Whether s may move in the round at t.
   bool Measures(uint64_t t) const {
     const uint64_t rounds = LegOf(t).rounds;
-    return !Frozen(t) && t >= (IsLocal() ? rounds / kLocalTrialPart : LongTrial(config_, rounds));
+    return !Frozen(t) && t >= (IsLocal() ? rounds / kLocalStillPart : LongTrial(config_, rounds));
   }
 
   // Whether s stays from t on.

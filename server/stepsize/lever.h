@@ -27,10 +27,9 @@ namespace signvote {
 //             that begins at the s where the last one ended. s moves in the first leg only: later ones
 //             would need the distance from where they began, and x_0 is where the run began
 //
-// With local steps (docs/algorithms/local_steps.md) T, t and h count minibatches, and
-//   phase A   trials of T/16 minibatches, expanding of a third, each four silent rounds: nobody votes,
-//             workers say their losses, and what they trained goes on in the next; T/4 minibatches at
-//             most; s_0 = γ_h/3
+// With local steps (docs/algorithms/local_steps.md) T, t, h and h' count minibatches, and
+//   phase A   a trial is four silent rounds: nobody votes, workers say their losses, and what they trained
+//             goes on in the next; T/4 minibatches at most; s_0 = γ_h/2, with raw signs γ_h/3
 //   phase B   η of a minibatch t is s·(1 − t/T); z is the workers' own over the round's minibatches, in
 //             the rounds with T/16 ≤ t < ¾T, and s moves by LeverScale::MoveOver() with G = 2 (lite: 1)
 //

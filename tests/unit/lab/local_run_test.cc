@@ -260,6 +260,25 @@ absl::Status RunFlags(const std::string& task, const std::vector<std::string>& f
                  result);
 }
 
+TEST(LocalCellTest, WithLocalStepsTheStepsizeOfARoundIsThatOfItsFirstMinibatch) {
+  CellOptions options{.task = {.name = "logistic"}, .workers = 2};
+  const std::vector<std::string> flags = {"--rule",       "fixed",  "--stepsize",    "0.5",
+                                          "--schedule",   "linear", "--local-steps", "5",
+                                          "--max-rounds", "10",     "--eval-every",  "0"};
+  absl::StatusOr<ServerFlags> read = ReadRunFlags(FileSystem::Posix(), flags, options.workers);
+  ASSERT_TRUE(read.ok()) << read.status();
+  options.server = *std::move(read);
+  std::vector<float> stepsizes;
+  CellResult result;
+  const absl::Status status = RunCell(
+      {.fs = FileSystem::Posix(), .clock = Clock::System()}, options,
+      [&](const LocalRound& round) { stepsizes.push_back(round.stepsize); }, {}, &result);
+  ASSERT_TRUE(status.ok()) << status;
+  ASSERT_EQ(stepsizes.size(), 10u);
+  for (size_t r = 0; r < stepsizes.size(); ++r)
+    EXPECT_FLOAT_EQ(stepsizes[r], 0.5f * (1 - static_cast<float>(r) / 10)) << r;
+}
+
 TEST(LocalCellTest, AWorkerTakesAllItsLocalStepsWhateverTheMachinesClockSays) {
   for (const char* rule : {"fixed", "lever"}) {
     CellResult result;

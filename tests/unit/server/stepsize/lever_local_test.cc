@@ -84,8 +84,7 @@ double LossOf(double eta, double best, uint64_t step) {
 }
 
 TEST(LocalLeverTest, ATrialIsFourSilentRoundsFromX0OnTheSameMinibatches) {
-  // T = 300 · 16 = 4,800; a trial of a third of T/16 = 300 minibatches is four rounds of 25. Those of all
-  // of it would be of 75, but for three of them T/4 has only 800 minibatches left.
+  // T = 300 · 16 = 4,800: trials of h' = 20 minibatches are four rounds of 5, those of h = 60 four of 15.
   LocalRun run(Config("16", 300, true));
   std::vector<uint64_t> began;
   uint64_t rounds = 0, minibatches = 0;
@@ -98,7 +97,7 @@ TEST(LocalLeverTest, ATrialIsFourSilentRoundsFromX0OnTheSameMinibatches) {
     EXPECT_EQ(local.from, step == 0 ? StepsFrom::kX0 : StepsFrom::kContinue) << rounds;
     EXPECT_EQ(local.eta_first, local.eta_last);
     EXPECT_THAT(run.Wanted(), IsEmpty()) << "losses alone";
-    EXPECT_TRUE(local.steps == 25 || local.steps == 66) << local.steps;
+    EXPECT_TRUE(local.steps == 5 || local.steps == 15) << local.steps;
     if (step == 0) {
       began.push_back(run.ahead().data_step.value());
       etas.push_back(static_cast<double>(local.eta_first));
@@ -115,11 +114,22 @@ TEST(LocalLeverTest, ATrialIsFourSilentRoundsFromX0OnTheSameMinibatches) {
   EXPECT_EQ(run.rule().race().rounds, rounds);
   EXPECT_LE(rounds, run.rule().race().rounds_max);
   EXPECT_EQ(run.rule().race().trials, began.size());
-  // η of the run is a third of the best trial's.
-  EXPECT_NEAR(std::log10(static_cast<double>(run.Local().eta_first)), std::log10(0.01 / 3), 0.1);
+  // η of the run is half of the best trial's.
+  EXPECT_NEAR(std::log10(static_cast<double>(run.Local().eta_first)), std::log10(0.01 / 2), 0.02);
   EXPECT_EQ(run.Local().from, StepsFrom::kReplica);
   EXPECT_EQ(run.Local().steps, 16u);
-  EXPECT_GE(run.rule().local_steps_max(), 75u);
+  EXPECT_EQ(run.rule().local_steps_max(), 60u) << "h' twice doubled, which a fifth of T/4 holds";
+}
+
+TEST(LocalLeverTest, WithRawSignsTheRunBeginsAtAThirdOfTheBestTrials) {
+  LeverConfig config = Config("16", 300, true);
+  config.momentum = false;
+  LocalRun run(config);
+  while (!run.rule().race().over) {
+    ASSERT_LT(run.rule().race().rounds, 1000u);
+    run.Decide(Losses(LossOf(static_cast<double>(run.Local().eta_first), 0.01, 0)));
+  }
+  EXPECT_NEAR(std::log10(static_cast<double>(run.Local().eta_first)), std::log10(0.01 / 3), 0.02);
 }
 
 TEST(LocalLeverTest, ATrialWithoutFiniteLossesInTwoRoundsIsOverAtOnce) {
