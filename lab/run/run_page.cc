@@ -16,9 +16,12 @@ constexpr size_t kEventsMax = 200;  // of a run's table; all are in events.csv
 constexpr const char* kStyle =
     "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1200px;padding:0 1em}"
     "table{border-collapse:collapse;font-size:13px}th,td{padding:2px 8px;text-align:left;"
-    "border-bottom:1px solid #ddd}.plots{display:grid;grid-template-columns:"
+    "border-bottom:1px solid #ddd}.wide{overflow-x:auto}.plots{display:grid;grid-template-columns:"
     "repeat(auto-fit,minmax(min(100%,460px),1fr));gap:1em}svg{width:100%;height:auto}"
     "@media (prefers-color-scheme:dark){body{background:#111;color:#ddd}svg{background:#fff}}";
+// Scrolls by itself where the screen is narrower.
+constexpr const char* kTable = "<div class=\"wide\" tabindex=\"0\"><table>\n";
+constexpr const char* kTableEnd = "</table></div>\n";
 
 std::string NameIn(const RunReport& report) { return report.name.empty() ? "run" : report.name; }
 
@@ -51,10 +54,9 @@ std::optional<double> Worst(const RunReport& report, const std::string& kind) {
 
 std::string Summary(const std::vector<RunReport>& reports) {
   std::string table =
-      "<table>\n" +
-      Row("th", {"run", "outcome", "rounds", "seconds", "last loss", "held-out loss", "work kept",
-                 "goodput", "wait share", "lost commits", "replicas equal",
-                 "worst after a server's kill", "worst after a worker's"});
+      kTable + Row("th", {"run", "outcome", "rounds", "seconds", "last loss", "held-out loss",
+                          "work kept", "goodput", "wait share", "lost commits", "replicas equal",
+                          "worst after a server's kill", "worst after a worker's"});
   for (const RunReport& r : reports) {
     table +=
         Row("td", {NameIn(r), r.outcome, absl::StrCat(r.rounds), absl::StrFormat("%.1f", r.seconds),
@@ -65,7 +67,7 @@ std::string Summary(const std::vector<RunReport>& reports) {
                    r.replicas_equal ? "yes" : "no", Seconds(Worst(r, "server_killed")),
                    Seconds(Worst(r, "worker_killed"))});
   }
-  return table + "</table>\n";
+  return table + kTableEnd;
 }
 
 using Coordinate = std::function<double(const RoundPoint&)>;
@@ -141,7 +143,7 @@ std::string Events(const RunReport& report) {
     absl::StrAppend(&text, "<p>The first ", kEventsMax, " of ", report.events.size(),
                     " events; events.csv has all.</p>\n");
   }
-  text += "<table>\n" +
+  text += kTable +
           Row("th", {"seconds", "round", "what", "who", "next commit after", "first ballot after"});
   for (size_t i = 0; i < std::min(report.events.size(), kEventsMax); ++i) {
     const ReportEvent& e = report.events[i];
@@ -149,7 +151,7 @@ std::string Events(const RunReport& report) {
                        e.worker.empty() ? "server" : e.worker, Seconds(e.seconds_to_next_commit),
                        Seconds(e.seconds_to_first_ballot)});
   }
-  return text + "</table>\n";
+  return text + kTableEnd;
 }
 
 }  // namespace
