@@ -19,8 +19,8 @@
 namespace signvote {
 namespace {
 
-constexpr uint32_t kStateVersion = 2;
-constexpr uint32_t kLocalStateVersion = 3;
+constexpr uint32_t kStateVersion = 3;
+constexpr uint32_t kLocalStateVersion = 4;
 constexpr uint64_t kFirstLeg = 1000;
 constexpr double kGainMax = 4;
 constexpr double kGainLocal = 2;
@@ -29,6 +29,7 @@ constexpr double kGainLite = 1;
 constexpr double kFloorRelative = 1e-6;
 constexpr uint64_t kLongTrialMax = 60;
 constexpr double kKappaMomentum = 0.5;
+constexpr double kKappaCareful = 0.25;  // where a larger stepsize stood still
 // Raw signs: from a quarter of the run on s grows as readily as it shrinks.
 constexpr double kUpRaw = 4;
 constexpr double kKappaRaw = 8;  // times the part of the run that a trial is
@@ -265,8 +266,9 @@ class LeverRule final : public StepsizeRule {
       winner_ = race_->winner();
       edge_ = race_->edge();
       decision.reason +=
-          absl::StrFormat("the race chose %.6g in %d rounds%s%s", winner_, race_->rounds(),
+          absl::StrFormat("the race chose %.6g in %d rounds%s%s%s", winner_, race_->rounds(),
                           race_->measured() ? "" : ", in which no trial came to a finite loss",
+                          race_->still_above() ? ", beside larger ones that stood still" : "",
                           edge_ == RaceEdge::kUpper   ? ", the largest that it had rounds for"
                           : edge_ == RaceEdge::kLower ? ", the smallest that it had rounds for"
                                                       : "");
@@ -297,7 +299,8 @@ class LeverRule final : public StepsizeRule {
 
   double Kappa() const {
     if (IsLocal() && !config_.momentum) return kKappaRawLocal;
-    return LeverKappa(config_.momentum, race_->trial_rounds(), LegOf(0).rounds);
+    return LeverKappa(config_.momentum, race_->still_above(), race_->trial_rounds(),
+                      LegOf(0).rounds);
   }
 
   // Whether s may move in the round at t.
@@ -364,8 +367,8 @@ class LeverRule final : public StepsizeRule {
 
 }  // namespace
 
-double LeverKappa(bool momentum, uint64_t trial_rounds, uint64_t rounds) {
-  if (momentum) return kKappaMomentum;
+double LeverKappa(bool momentum, bool still_above, uint64_t trial_rounds, uint64_t rounds) {
+  if (momentum) return still_above ? kKappaCareful : kKappaMomentum;
   return kKappaRaw * static_cast<double>(trial_rounds) / static_cast<double>(rounds);
 }
 

@@ -29,7 +29,8 @@ namespace signvote {
 //
 // With local steps (docs/algorithms/local_steps.md) T, t, h and h' count minibatches, and
 //   phase A   a trial is four silent rounds: nobody votes, workers say their losses, and what they trained
-//             goes on in the next; T/4 minibatches at most; s_0 = γ_h/2, with raw signs γ_h/3
+//             goes on in the next; T/4 minibatches at most; s_0 as without local steps, with raw
+//             signs γ_h/3
 //   phase B   η of a minibatch t is s·(1 − t/T); z is the workers' own over the round's minibatches, in
 //             the rounds with T/16 ≤ t < ¾T, and s moves by LeverScale::MoveOver() with G = 2 (lite: 1)
 //
@@ -53,9 +54,9 @@ struct LeverConfig {
 inline constexpr uint64_t kLeverRaceRoundsMin = 320;
 
 // κ: the run begins below γ_h, the best of `trial_rounds` rounds, for too long early steps do damage that
-// never heals, and s grows. ½ with momentum; 8·trial_rounds/rounds for raw signs, whose best stepsize
-// falls about like the length of a run.
-double LeverKappa(bool momentum, uint64_t trial_rounds, uint64_t rounds);
+// never heals, and s grows. ½ with momentum, ¼ where a larger stepsize stood still (Race::still_above());
+// 8·trial_rounds/rounds for raw signs, whose best stepsize falls about like the length of a run.
+double LeverKappa(bool momentum, bool still_above, uint64_t trial_rounds, uint64_t rounds);
 
 // REQUIRES: values in the ranges above.
 std::unique_ptr<StepsizeRule> MakeLeverRule(const LeverConfig& config);

@@ -24,6 +24,7 @@ constexpr uint64_t kPairsMin = 4;        // steps without which a standard error
 constexpr uint64_t kEarliestPart = 4;    // of its rounds a trial has done a quarter by then
 constexpr uint64_t kTellingPart = 4;     // of the steps that are asked a quarter tells something
 constexpr uint64_t kFirstTelling = 1;    // at step 0 every trial is at x_0
+constexpr double kStill = 0.01;          // of its loss, by which a trial that stands still moves
 // Stepsizes are fp32, and their product with a displacement must be.
 constexpr double kGammaMin = 1e-37, kGammaMax = 1e30;
 
@@ -74,7 +75,10 @@ void Race::BeginPart(RaceState part, int64_t k, uint64_t length) {
   scores_.clear();
   way_ = Way::kUnknown;
   strides_ = 0;
-  if (part == RaceState::kExpanding) lowest_ = highest_ = k;
+  if (part == RaceState::kExpanding) {
+    lowest_ = highest_ = k;
+    highest_still_ = kNone;
+  }
   BeginTrial(k, length);
 }
 
@@ -131,6 +135,15 @@ std::optional<Race::Own> Race::OwnMean() const {
     if (mean.has_value() && mean->steps >= StepsNeeded(first)) return Own{mean->mean, first};
   }
   return std::nullopt;
+}
+
+bool Race::StandsStill() const {
+  const uint64_t rounds = trial_.rounds, quarter = rounds / 4;
+  if (quarter == 0 || trial_.step < rounds) return false;
+  const std::optional<LossMean> second = trial_.losses.Mean(quarter, 2 * quarter);
+  const std::optional<LossMean> last = trial_.losses.Mean(rounds - quarter);
+  return second.has_value() && last.has_value() &&
+         std::fabs(last->mean - second->mean) < kStill * std::fabs(second->mean);
 }
 
 TrialMove Race::OnVerdict(const RuleInput& input) {
@@ -224,7 +237,9 @@ void Race::EndWith(double score, bool better, std::string_view how) {
   } else {
     Tell(how);
   }
-  scores_[trial_.k] = score;
+  const bool still = StandsStill();
+  scores_[trial_.k] = {.score = score, .still = still};
+  if (still) highest_still_ = std::max(highest_still_, trial_.k);
   if (better) best_ = Best{.k = trial_.k, .score = score, .losses = std::move(trial_.losses)};
   if (state_ == RaceState::kExpanding) {
     NextExpansion(better);
@@ -261,7 +276,7 @@ void Race::EndExpansion() {
   const bool endless = way_ == Way::kDown && part_trials_ >= kTrialsMax;
   if (!best_.has_value() || Gamma(best_->k) < floor_ || endless) return Fail();
   const uint64_t share = minibatches_left() / kClimbingTrials;
-  if (share < short_rounds_) return Win(Gamma(best_->k));
+  if (share < short_rounds_) return Win(best_->k, 0);
   BeginPart(RaceState::kClimbing, best_->k,
             std::min(share, std::max(config_.long_rounds, short_rounds_)));
 }
@@ -271,8 +286,14 @@ void Race::NextClimb() {
   if (!best_.has_value()) {
     next = scores_.begin()->first - 1;
   } else {
+    const std::optional<int64_t> below = BelowStill();
+    if (below.has_value() && scores_.contains(*below) &&
+        scores_[*below].score < scores_[*below + 1].score) {
+      return Win(*below, 0);
+    }
     const int64_t first = highest_ > best_->k ? -1 : 1;
-    for (const int64_t k : {best_->k + first, best_->k - first})
+    const int64_t in_turn[] = {below.value_or(best_->k), best_->k + first, best_->k - first};
+    for (const int64_t k : in_turn)
       if (!next.has_value() && !scores_.contains(k)) next = k;
   }
   const bool affordable = part_trials_ < kTrialsMax && minibatches_left() >= trial_.length();
@@ -280,13 +301,20 @@ void Race::NextClimb() {
     return BeginTrial(*next, trial_.length());
   }
   if (!best_.has_value()) return Fail();
-  Win(Gamma(best_->k) * std::pow(10.0, Shift() / 2));
+  Win(best_->k, Shift());
+}
+
+std::optional<int64_t> Race::BelowStill() const {
+  if (highest_ <= best_->k) return std::nullopt;  // small steps stand still as well
+  const auto lower = scores_.find(best_->k - 1);
+  if (lower == scores_.end() || !lower->second.still) return std::nullopt;
+  return lower->first - 1;
 }
 
 double Race::Shift() const {
   const auto lower = scores_.find(best_->k - 1), upper = scores_.find(best_->k + 1);
   if (lower == scores_.end() || upper == scores_.end()) return 0;
-  double low = lower->second, here = best_->score, high = upper->second;
+  double low = lower->second.score, here = best_->score, high = upper->second.score;
   const bool low_finite = std::isfinite(low), high_finite = std::isfinite(high);
   if (!low_finite || !high_finite) return low_finite ? -0.5 : high_finite ? 0.5 : 0;
   if (low > 0 && here > 0 && high > 0) {
@@ -303,7 +331,7 @@ void Race::Fail() {
   ++failures_;
   short_rounds_ *= 2;
   if (failures_ > kFailuresMax || minibatches_left() / 5 < short_rounds_) {
-    if (const std::optional<int64_t> k = Untried()) return Win(Gamma(*k));
+    if (const std::optional<int64_t> k = Untried()) return Win(*k, 0);
     state_ = RaceState::kFailed;
     return;
   }
@@ -318,9 +346,10 @@ std::optional<int64_t> Race::Untried() const {
   return below;
 }
 
-void Race::Win(double gamma) {
+void Race::Win(int64_t k, double shift) {
   state_ = RaceState::kWon;
-  winner_ = gamma;
+  winner_k_ = k;
+  winner_ = Gamma(k) * std::pow(10.0, shift / 2);
 }
 
 void Race::Save(RuleStateWriter& writer) const {
@@ -331,6 +360,7 @@ void Race::Save(RuleStateWriter& writer) const {
   writer.Add(short_rounds_);
   writer.Add(failures_);
   writer.Add(winner_);
+  writer.Add(static_cast<uint64_t>(winner_k_));
   writer.Add(static_cast<uint64_t>(trial_.k));
   writer.Add(trial_.rounds);
   writer.Add(trial_.step);
@@ -346,9 +376,10 @@ void Race::Save(RuleStateWriter& writer) const {
     best_->losses.Save(writer);
   }
   writer.Add(uint64_t{scores_.size()});
-  for (const auto& [k, score] : scores_) {
+  for (const auto& [k, scored] : scores_) {
     writer.Add(static_cast<uint64_t>(k));
-    writer.Add(score);
+    writer.Add(scored.score);
+    writer.Add(uint64_t{scored.still ? 1u : 0u});
   }
   writer.Add(static_cast<uint64_t>(way_));
   writer.Add(strides_);
@@ -356,6 +387,7 @@ void Race::Save(RuleStateWriter& writer) const {
   writer.Add(uint64_t{part_losses_ ? 1u : 0u});
   writer.Add(static_cast<uint64_t>(lowest_));
   writer.Add(static_cast<uint64_t>(highest_));
+  writer.Add(static_cast<uint64_t>(highest_still_));
   if (config_.parts == 0) return;
   writer.Add(minibatches_);
   writer.Add(trial_.minibatches);
@@ -369,6 +401,7 @@ absl::Status Race::Restore(RuleStateReader& reader) {
   const uint64_t rounds = reader.U64(), trials = reader.U64(), short_rounds = reader.U64();
   const uint64_t failures = reader.U64();
   const double winner = reader.Double();
+  const auto winner_k = static_cast<int64_t>(reader.U64());
   Trial trial;
   trial.k = static_cast<int64_t>(reader.U64());
   trial.rounds = reader.U64();
@@ -384,41 +417,48 @@ absl::Status Race::Restore(RuleStateReader& reader) {
     best->score = reader.Double();
     if (absl::Status status = best->losses.Restore(reader); !status.ok()) return status;
   }
-  std::map<int64_t, double> scores;
-  for (size_t count = reader.Count(2); count > 0; --count) {
+  std::map<int64_t, Scored> scores;
+  bool flags = true;
+  for (size_t count = reader.Count(3); count > 0; --count) {
     const auto k = static_cast<int64_t>(reader.U64());
-    scores[k] = reader.Double();
+    const double score = reader.Double();
+    const uint64_t still = reader.U64();
+    scores[k] = {.score = score, .still = still == 1};
+    flags = flags && still <= 1;
   }
   const uint64_t way = reader.U64(), strides = reader.U64();
   const auto part_first = static_cast<int64_t>(reader.U64());
   const uint64_t part_losses = reader.U64();
   const auto lowest = static_cast<int64_t>(reader.U64());
   const auto highest = static_cast<int64_t>(reader.U64());
+  const auto highest_still = static_cast<int64_t>(reader.U64());
   const bool local = config_.parts > 0;
   const uint64_t minibatches = local ? reader.U64() : rounds;
   if (local) trial.minibatches = reader.U64();
 
   bool fits =
-      state <= static_cast<uint64_t>(RaceState::kFailed) && std::isfinite(floor) && floor >= 0 &&
+      flags && state <= static_cast<uint64_t>(RaceState::kFailed) && std::isfinite(floor) && floor >= 0 &&
       rounds <= config_.rounds_max && part_trials <= kTrialsMax && part_trials <= trials &&
       failures <= kFailuresMax + 1 && short_rounds == config_.short_rounds << failures &&
       has_best <= 1 && again <= 1 && skipped <= 1 && IsStepsize(trial.k) &&
       trial.step <= trial.rounds && trial.step <= rounds && trial.votes <= trial.step &&
       trial.losses.end() <= trial.step && trial.rounds > 1 && trial.rounds <= config_.rounds_max &&
       way <= 2 && strides <= kTrialsMax && IsStepsize(part_first) && part_losses <= 1 &&
-      lowest <= highest && IsStepsize(lowest) && IsStepsize(highest);
+      lowest <= highest && IsStepsize(lowest) && IsStepsize(highest) &&
+      (highest_still == kNone || (lowest <= highest_still && highest_still <= highest));
   const bool goes_on = state <= static_cast<uint64_t>(RaceState::kClimbing);
   if (goes_on) fits = fits && trial.step < trial.rounds;
   if (best.has_value()) fits = fits && IsStepsize(best->k) && std::isfinite(best->score);
-  for (const auto& [k, score] : scores)
-    fits = fits && IsStepsize(k) && (std::isfinite(score) || score == kInfinity);
+  for (const auto& [k, scored] : scores)
+    fits = fits && IsStepsize(k) && (std::isfinite(scored.score) || scored.score == kInfinity);
   if (local) {
     fits = fits && trial.rounds == config_.parts && trial.minibatches > 0 &&
            trial.minibatches <= config_.rounds_max / config_.parts && minibatches >= rounds &&
            minibatches <= config_.rounds_max;
   }
   const bool won = state == static_cast<uint64_t>(RaceState::kWon);
-  fits = fits && (won ? winner > 0 && std::isfinite(winner) : winner == 0);
+  fits = fits && (won ? winner > 0 && std::isfinite(winner) : winner == 0 && winner_k == 0) &&
+         IsStepsize(winner_k);
   if (!fits) return impossible;
 
   state_ = static_cast<RaceState>(state);
@@ -429,6 +469,7 @@ absl::Status Race::Restore(RuleStateReader& reader) {
   short_rounds_ = short_rounds;
   failures_ = failures;
   winner_ = winner;
+  winner_k_ = winner_k;
   trial.again = again == 1;
   trial.skipped = skipped == 1;
   trial_ = std::move(trial);
@@ -441,6 +482,7 @@ absl::Status Race::Restore(RuleStateReader& reader) {
   part_losses_ = part_losses == 1;
   lowest_ = lowest;
   highest_ = highest;
+  highest_still_ = highest_still;
   for (uint64_t step = 0; step < trial_.losses.end(); ++step) Compare(step);
   return absl::OkStatus();
 }

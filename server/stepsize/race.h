@@ -7,7 +7,12 @@
 //   expand    trials of h' rounds: k = 0, 1; then k += 2, 4, 4, … while not worse (ties go up), or, where
 //             1 was worse than 0, k −= 1, 2, 4, 4, … while better
 //   climb     trials of h rounds: the winner, then whichever neighbour of the best is unknown, the lower
-//             one first unless no larger stepsize was tried, until both are known
+//             one first unless no larger stepsize was tried, until both are known. A lower neighbour that
+//             stands still is no end: the one below it is tried too, and wins, as γ_h, where its score is the
+//             lower of the two. What learns above one that does not learned by luck, and the run would begin
+//             between
+//   still     a trial whose mean loss differs by less than 1 % between the second and the last quarter of
+//             its rounds stood still
 //   parabola  through the best's log-score and its neighbours': γ_h = γ(k + shift), |shift| ≤ ½; through
 //             the scores themselves where one is not above 0. A neighbour at +∞ is the limit: ½ away
 //   score     the mean loss over the second half of a trial's rounds, for the first one tells who is fast
@@ -37,6 +42,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <optional>
 #include <string>
@@ -86,6 +92,9 @@ class Race {
   double gamma() const { return Gamma(trial_.k); }
   // γ_h. REQUIRES: state() is kWon.
   double winner() const { return winner_; }
+  // A trial at a larger stepsize stood still: steps that are not much longer end the learning.
+  // REQUIRES: state() is kWon.
+  bool still_above() const { return highest_still_ > winner_k_; }
   // γ_h was a trial's own, not only one that none refuted.
   bool measured() const { return best_.has_value(); }
   // REQUIRES: state() is kWon.
@@ -135,6 +144,11 @@ class Race {
     TrialLosses losses;
   };
 
+  struct Scored {
+    double score = 0;
+    bool still = false;  // it stood still
+  };
+
   // A mean loss of the steps from `first` on.
   struct Own {
     double mean = 0;
@@ -158,14 +172,17 @@ class Race {
   // little or are to come, of all behind x_0. nullopt where these do as well.
   std::optional<LossDifference> AboveBest() const;
   std::optional<Own> OwnMean() const;
+  bool StandsStill() const;
   void EndTrial();
   void EndWith(double score, bool better, std::string_view how);
   void NextExpansion(bool better);
   void EndExpansion();
   void NextClimb();
+  // Below the best's lower neighbour, where that one stood still and a larger one than the best was tried.
+  std::optional<int64_t> BelowStill() const;
   void Fail();
   std::optional<int64_t> Untried() const;  // that nothing speaks against
-  void Win(double gamma);
+  void Win(int64_t k, double shift);
   void Tell(std::string_view how);  // into ended_
   double Shift() const;             // of the parabola's vertex from the best, in grid steps
 
@@ -177,6 +194,7 @@ class Race {
   uint64_t short_rounds_;     // h'
   uint64_t failures_ = 0;     // of expansions
   double winner_ = 0;
+  int64_t winner_k_ = 0;  // of the trial that it is from, once the race is won
   std::string ended_;
 
   // The part in progress.
@@ -185,11 +203,12 @@ class Race {
   int64_t part_first_ = 0;            // k of its first trial
   bool part_losses_ = false;          // some trial ended by what its losses were, finite or not
   std::optional<Best> best_;          // nullopt while no trial of the part has a finite score
-  std::map<int64_t, double> scores_;  // by k
+  std::map<int64_t, Scored> scores_;  // by k
   Way way_ = Way::kUnknown;
   uint64_t strides_ = 0;  // taken that way
-  // Tried since expanding began last, by this part and the one before.
-  int64_t lowest_ = 0, highest_ = 0;
+  // Tried since expanding began last, by this part and the one before; that stood still, kNone: no trial did.
+  static constexpr int64_t kNone = std::numeric_limits<int64_t>::min();
+  int64_t lowest_ = 0, highest_ = 0, highest_still_ = kNone;
 };
 
 }  // namespace signvote

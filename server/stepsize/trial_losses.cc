@@ -36,11 +36,11 @@ std::span<const TrialLosses::Entry> TrialLosses::At(uint64_t step) const {
   return {first, std::upper_bound(first, entries_.end(), step, behind)};
 }
 
-std::optional<LossMean> TrialLosses::Mean(uint64_t first_step) const {
+std::optional<LossMean> TrialLosses::Mean(uint64_t first_step, uint64_t end_step) const {
   LossMean result;
   std::vector<double> of_step;
   for (size_t i = 0; i < entries_.size(); ++i) {
-    if (entries_[i].step < first_step) continue;
+    if (entries_[i].step < first_step || entries_[i].step >= end_step) continue;
     of_step.push_back(entries_[i].loss);
     if (i + 1 < entries_.size() && entries_[i + 1].step == entries_[i].step) continue;
     if (const std::optional<double> mean = RobustMean(of_step)) {

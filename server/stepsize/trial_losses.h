@@ -43,9 +43,9 @@ class TrialLosses {
   // Whether some share has a loss at this step.
   bool Has(uint64_t step) const { return !At(step).empty(); }
 
-  // Mean over the steps from `first_step` on of the robust mean over the shares; nullopt: there is no
+  // Mean over the steps in [first_step, end_step) of the robust mean over the shares; nullopt: there is no
   // loss.
-  std::optional<LossMean> Mean(uint64_t first_step = 0) const;
+  std::optional<LossMean> Mean(uint64_t first_step = 0, uint64_t end_step = UINT64_MAX) const;
   // *this − other at one step, over the shares that both have there: the robust mean. nullopt: there is
   // none. So a worker that came, went or was late costs its pairs, and neither trial.
   std::optional<double> AboveAt(const TrialLosses& other, uint64_t step) const;

@@ -283,10 +283,13 @@ double Chosen(const toy::Result& result) {
 }
 
 TEST(LeverRuleTest, ItBeginsBelowTheRacesStepsizeByKappa) {
-  EXPECT_EQ(LeverKappa(true, 40, 640), 0.5);
-  EXPECT_EQ(LeverKappa(true, 60, 4800), 0.5);
-  EXPECT_EQ(LeverKappa(false, 40, 640), 0.5);
-  EXPECT_EQ(LeverKappa(false, 60, 4800), 0.1);
+  EXPECT_EQ(LeverKappa(true, false, 40, 640), 0.5);
+  EXPECT_EQ(LeverKappa(true, false, 60, 4800), 0.5);
+  EXPECT_EQ(LeverKappa(true, true, 60, 4800), 0.25);
+  for (const bool still_above : {false, true}) {
+    EXPECT_EQ(LeverKappa(false, still_above, 40, 640), 0.5);
+    EXPECT_EQ(LeverKappa(false, still_above, 60, 4800), 0.1);
+  }
   const auto problem = toy::Logistic();
   for (const bool momentum : {false, true}) {
     LeverConfig config = Raw(1200);
@@ -375,7 +378,7 @@ TEST(LeverRuleTest, TheReachOfTheRaceIsWhatThePageSays) {
       largest = double{decision.gamma};
       step = decision.kind == CommitKind::kRewind ? 0 : step + 1;
     }
-    EXPECT_NEAR(std::log10(gamma / 1e-20 / LeverKappa(true, 1, 1)), decades, 1e-3) << rounds;
+    EXPECT_NEAR(std::log10(gamma / 1e-20 / LeverKappa(true, false, 1, 1)), decades, 1e-3) << rounds;
   }
 }
 

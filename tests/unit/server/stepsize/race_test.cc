@@ -393,6 +393,82 @@ TEST(RaceTest, WhereATrialThatIsRunOnceMoreTakesTheClimbsRoundsTheExpansionsWinn
   EXPECT_EQ(race.edge(), RaceEdge::kUpper);
 }
 
+// One loss after a few steps, whatever is done; what learns falls below it.
+constexpr double kStands = 2.3;
+
+// Learns at the ks in `learns`, the faster the larger, stands still at others, where larger ones come a bit lower.
+LossOf Collapse(const std::vector<int>& learns) {
+  return [learns](double x, uint64_t step, uint32_t share) {
+    const int k = static_cast<int>(std::lround(2 * (x + 3)));
+    const bool moves = std::find(learns.begin(), learns.end(), k) != learns.end();
+    const double fell = moves ? (0.02 + 0.004 * k) * static_cast<double>(step) : 0;
+    return step == 0 ? 4 : kStands + 0.01 * share - 0.001 * k + (k > 3 ? 0.2 : 0) - fell;
+  };
+}
+
+TEST(RaceTest, BelowALowerNeighbourThatStandsStillTheNextIsTriedAndWins) {
+  // k = 3 learns by luck: 2, on which the run would begin, does not.
+  Race race(kConfig);
+  const Seen seen = RunRace(race, Collapse({0, 1, 3}));
+  ASSERT_EQ(race.state(), RaceState::kWon);
+  EXPECT_THAT(seen.ks, ElementsAre(0, 1, 3, 7, /* climbing */ 3, 2, 1));
+  EXPECT_NEAR(race.winner(), 1e-3 * std::sqrt(10.0), 1e-9);
+  EXPECT_TRUE(race.still_above());
+}
+
+TEST(RaceTest, WhereTheOneBelowStandsStillTooTheBestStays) {
+  Race race(kConfig);
+  const Seen seen = RunRace(race, Collapse({3}));
+  ASSERT_EQ(race.state(), RaceState::kWon);
+  EXPECT_THAT(seen.ks, ElementsAre(0, 1, 3, 7, /* climbing */ 3, 2, 1, 4));
+  EXPECT_NEAR(std::log10(race.winner()), -1.5, 0.25);
+}
+
+TEST(RaceTest, ALowerNeighbourThatFallsOnIsTheEnd) {
+  Race race(kConfig);
+  const Seen seen = RunRace(race, Collapse({0, 1, 2, 3}));
+  ASSERT_EQ(race.state(), RaceState::kWon);
+  EXPECT_THAT(seen.ks, ElementsAre(0, 1, 3, 7, /* climbing */ 3, 2, 4));
+  EXPECT_FALSE(race.still_above()) << "4 and 7 ended early";
+}
+
+TEST(RaceTest, WhatIsWorseAndMovesDoesNotStandStill) {
+  Race race(kConfig);
+  RunRace(race, Valley(-1.9));
+  EXPECT_FALSE(race.still_above());
+}
+
+TEST(RaceTest, WhatStoodStillBelowTheBestSaysNothing) {
+  // Steps of 1e-9 and less move nothing.
+  Race race({.start = 1e-12, .short_rounds = 16, .long_rounds = 40, .rounds_max = 1000});
+  RunRace(race, [](double x, uint64_t step, uint32_t) {
+    return 3 - 0.02 * static_cast<double>(step) * std::pow(10, std::min(x, -3.4) + 3.4) +
+           0.05 * static_cast<double>(step) * std::max(0.0, x + 3.4);
+  }, 1e-12);
+  ASSERT_EQ(race.state(), RaceState::kWon);
+  EXPECT_GT(race.winner(), 1e-5);
+  EXPECT_FALSE(race.still_above());
+}
+
+TEST(RaceTest, WhetherATrialStandsStillIsSaved) {
+  Race once(kConfig);
+  const Seen expected = RunRace(once, Collapse({0, 1, 3}));
+  std::optional<Race> race(kConfig);
+  Seen seen;
+  while (!race->over()) {
+    RuleStateWriter writer("race", 1);
+    race->Save(writer);
+    const std::string bytes = writer.Take();
+    RuleStateReader reader(bytes, "race", 1);
+    race.emplace(kConfig);
+    ASSERT_TRUE(race->Restore(reader).ok());
+    ASSERT_TRUE(reader.Finish().ok());
+    Step(*race, Collapse({0, 1, 3}), 1e-3, &seen);
+  }
+  EXPECT_EQ(seen.ks, expected.ks);
+  EXPECT_EQ(race->winner(), once.winner());
+}
+
 TEST(RaceTest, TheWinnerIsAtAnEdgeWhereNoWorseStepsizeOnOneSideWasTried) {
   const auto edge = [](double start, double best, uint64_t budget) {
     Race race({.start = start, .short_rounds = 16, .long_rounds = 30, .rounds_max = budget});
