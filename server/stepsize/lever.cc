@@ -29,7 +29,7 @@ constexpr double kGainLite = 1;
 constexpr double kFloorRelative = 1e-6;
 constexpr uint64_t kLongTrialMax = 60;
 constexpr double kKappaMomentum = 0.5;
-constexpr double kKappaCareful = 0.25;  // where a larger stepsize stood still
+constexpr double kKappaCareful = 0.25;  // right below a stepsize that stood still
 // Raw signs: from a quarter of the run on s grows as readily as it shrinks.
 constexpr double kUpRaw = 4;
 constexpr double kKappaRaw = 8;  // times the part of the run that a trial is
@@ -268,7 +268,7 @@ class LeverRule final : public StepsizeRule {
       decision.reason +=
           absl::StrFormat("the race chose %.6g in %d rounds%s%s%s", winner_, race_->rounds(),
                           race_->measured() ? "" : ", in which no trial came to a finite loss",
-                          race_->still_above() ? ", beside larger ones that stood still" : "",
+                          race_->below_still() ? ", right below one that stood still" : "",
                           edge_ == RaceEdge::kUpper   ? ", the largest that it had rounds for"
                           : edge_ == RaceEdge::kLower ? ", the smallest that it had rounds for"
                                                       : "");
@@ -299,7 +299,7 @@ class LeverRule final : public StepsizeRule {
 
   double Kappa() const {
     if (IsLocal() && !config_.momentum) return kKappaRawLocal;
-    return LeverKappa(config_.momentum, race_->still_above(), race_->trial_rounds(),
+    return LeverKappa(config_.momentum, race_->below_still(), race_->trial_rounds(),
                       LegOf(0).rounds);
   }
 
@@ -367,8 +367,8 @@ class LeverRule final : public StepsizeRule {
 
 }  // namespace
 
-double LeverKappa(bool momentum, bool still_above, uint64_t trial_rounds, uint64_t rounds) {
-  if (momentum) return still_above ? kKappaCareful : kKappaMomentum;
+double LeverKappa(bool momentum, bool below_still, uint64_t trial_rounds, uint64_t rounds) {
+  if (momentum) return below_still ? kKappaCareful : kKappaMomentum;
   return kKappaRaw * static_cast<double>(trial_rounds) / static_cast<double>(rounds);
 }
 

@@ -54,9 +54,9 @@ struct LeverConfig {
 inline constexpr uint64_t kLeverRaceRoundsMin = 320;
 
 // κ: the run begins below γ_h, the best of `trial_rounds` rounds, for too long early steps do damage that
-// never heals, and s grows. ½ with momentum, ¼ where a larger stepsize stood still (Race::still_above());
+// never heals, and s grows. ½ with momentum, ¼ right below a stepsize that stood still (Race::below_still());
 // 8·trial_rounds/rounds for raw signs, whose best stepsize falls about like the length of a run.
-double LeverKappa(bool momentum, bool still_above, uint64_t trial_rounds, uint64_t rounds);
+double LeverKappa(bool momentum, bool below_still, uint64_t trial_rounds, uint64_t rounds);
 
 // REQUIRES: values in the ranges above.
 std::unique_ptr<StepsizeRule> MakeLeverRule(const LeverConfig& config);

@@ -77,7 +77,7 @@ void Race::BeginPart(RaceState part, int64_t k, uint64_t length) {
   strides_ = 0;
   if (part == RaceState::kExpanding) {
     lowest_ = highest_ = k;
-    highest_still_ = kNone;
+    still_.clear();
   }
   BeginTrial(k, length);
 }
@@ -237,9 +237,12 @@ void Race::EndWith(double score, bool better, std::string_view how) {
   } else {
     Tell(how);
   }
-  const bool still = StandsStill();
-  scores_[trial_.k] = {.score = score, .still = still};
-  if (still) highest_still_ = std::max(highest_still_, trial_.k);
+  scores_[trial_.k] = score;
+  if (StandsStill()) {
+    still_.insert(trial_.k);
+  } else if (trial_.step >= trial_.rounds) {  // one that ended early does not tell
+    still_.erase(trial_.k);
+  }
   if (better) best_ = Best{.k = trial_.k, .score = score, .losses = std::move(trial_.losses)};
   if (state_ == RaceState::kExpanding) {
     NextExpansion(better);
@@ -287,8 +290,7 @@ void Race::NextClimb() {
     next = scores_.begin()->first - 1;
   } else {
     const std::optional<int64_t> below = BelowStill();
-    if (below.has_value() && scores_.contains(*below) &&
-        scores_[*below].score < scores_[*below + 1].score) {
+    if (below.has_value() && scores_.contains(*below) && scores_[*below] < scores_[*below + 1]) {
       return Win(*below, 0);
     }
     const int64_t first = highest_ > best_->k ? -1 : 1;
@@ -306,15 +308,15 @@ void Race::NextClimb() {
 
 std::optional<int64_t> Race::BelowStill() const {
   if (highest_ <= best_->k) return std::nullopt;  // small steps stand still as well
-  const auto lower = scores_.find(best_->k - 1);
-  if (lower == scores_.end() || !lower->second.still) return std::nullopt;
-  return lower->first - 1;
+  const int64_t lower = best_->k - 1;
+  if (!scores_.contains(lower) || !still_.contains(lower)) return std::nullopt;
+  return lower - 1;
 }
 
 double Race::Shift() const {
   const auto lower = scores_.find(best_->k - 1), upper = scores_.find(best_->k + 1);
   if (lower == scores_.end() || upper == scores_.end()) return 0;
-  double low = lower->second.score, here = best_->score, high = upper->second.score;
+  double low = lower->second, here = best_->score, high = upper->second;
   const bool low_finite = std::isfinite(low), high_finite = std::isfinite(high);
   if (!low_finite || !high_finite) return low_finite ? -0.5 : high_finite ? 0.5 : 0;
   if (low > 0 && here > 0 && high > 0) {
@@ -376,10 +378,9 @@ void Race::Save(RuleStateWriter& writer) const {
     best_->losses.Save(writer);
   }
   writer.Add(uint64_t{scores_.size()});
-  for (const auto& [k, scored] : scores_) {
+  for (const auto& [k, score] : scores_) {
     writer.Add(static_cast<uint64_t>(k));
-    writer.Add(scored.score);
-    writer.Add(uint64_t{scored.still ? 1u : 0u});
+    writer.Add(score);
   }
   writer.Add(static_cast<uint64_t>(way_));
   writer.Add(strides_);
@@ -387,7 +388,8 @@ void Race::Save(RuleStateWriter& writer) const {
   writer.Add(uint64_t{part_losses_ ? 1u : 0u});
   writer.Add(static_cast<uint64_t>(lowest_));
   writer.Add(static_cast<uint64_t>(highest_));
-  writer.Add(static_cast<uint64_t>(highest_still_));
+  writer.Add(uint64_t{still_.size()});
+  for (const int64_t k : still_) writer.Add(static_cast<uint64_t>(k));
   if (config_.parts == 0) return;
   writer.Add(minibatches_);
   writer.Add(trial_.minibatches);
@@ -417,27 +419,25 @@ absl::Status Race::Restore(RuleStateReader& reader) {
     best->score = reader.Double();
     if (absl::Status status = best->losses.Restore(reader); !status.ok()) return status;
   }
-  std::map<int64_t, Scored> scores;
-  bool flags = true;
-  for (size_t count = reader.Count(3); count > 0; --count) {
+  std::map<int64_t, double> scores;
+  for (size_t count = reader.Count(2); count > 0; --count) {
     const auto k = static_cast<int64_t>(reader.U64());
-    const double score = reader.Double();
-    const uint64_t still = reader.U64();
-    scores[k] = {.score = score, .still = still == 1};
-    flags = flags && still <= 1;
+    scores[k] = reader.Double();
   }
   const uint64_t way = reader.U64(), strides = reader.U64();
   const auto part_first = static_cast<int64_t>(reader.U64());
   const uint64_t part_losses = reader.U64();
   const auto lowest = static_cast<int64_t>(reader.U64());
   const auto highest = static_cast<int64_t>(reader.U64());
-  const auto highest_still = static_cast<int64_t>(reader.U64());
+  std::set<int64_t> still;
+  for (size_t count = reader.Count(1); count > 0; --count)
+    still.insert(static_cast<int64_t>(reader.U64()));
   const bool local = config_.parts > 0;
   const uint64_t minibatches = local ? reader.U64() : rounds;
   if (local) trial.minibatches = reader.U64();
 
   bool fits =
-      flags && state <= static_cast<uint64_t>(RaceState::kFailed) && std::isfinite(floor) && floor >= 0 &&
+      state <= static_cast<uint64_t>(RaceState::kFailed) && std::isfinite(floor) && floor >= 0 &&
       rounds <= config_.rounds_max && part_trials <= kTrialsMax && part_trials <= trials &&
       failures <= kFailuresMax + 1 && short_rounds == config_.short_rounds << failures &&
       has_best <= 1 && again <= 1 && skipped <= 1 && IsStepsize(trial.k) &&
@@ -445,12 +445,12 @@ absl::Status Race::Restore(RuleStateReader& reader) {
       trial.losses.end() <= trial.step && trial.rounds > 1 && trial.rounds <= config_.rounds_max &&
       way <= 2 && strides <= kTrialsMax && IsStepsize(part_first) && part_losses <= 1 &&
       lowest <= highest && IsStepsize(lowest) && IsStepsize(highest) &&
-      (highest_still == kNone || (lowest <= highest_still && highest_still <= highest));
+      (still.empty() || (lowest <= *still.begin() && *still.rbegin() <= highest));
   const bool goes_on = state <= static_cast<uint64_t>(RaceState::kClimbing);
   if (goes_on) fits = fits && trial.step < trial.rounds;
   if (best.has_value()) fits = fits && IsStepsize(best->k) && std::isfinite(best->score);
-  for (const auto& [k, scored] : scores)
-    fits = fits && IsStepsize(k) && (std::isfinite(scored.score) || scored.score == kInfinity);
+  for (const auto& [k, score] : scores)
+    fits = fits && IsStepsize(k) && (std::isfinite(score) || score == kInfinity);
   if (local) {
     fits = fits && trial.rounds == config_.parts && trial.minibatches > 0 &&
            trial.minibatches <= config_.rounds_max / config_.parts && minibatches >= rounds &&
@@ -482,7 +482,7 @@ absl::Status Race::Restore(RuleStateReader& reader) {
   part_losses_ = part_losses == 1;
   lowest_ = lowest;
   highest_ = highest;
-  highest_still_ = highest_still;
+  still_ = std::move(still);
   for (uint64_t step = 0; step < trial_.losses.end(); ++step) Compare(step);
   return absl::OkStatus();
 }

@@ -42,9 +42,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -92,9 +92,11 @@ class Race {
   double gamma() const { return Gamma(trial_.k); }
   // γ_h. REQUIRES: state() is kWon.
   double winner() const { return winner_; }
-  // A trial at a larger stepsize stood still: steps that are not much longer end the learning.
-  // REQUIRES: state() is kWon.
-  bool still_above() const { return highest_still_ > winner_k_; }
+  // γ_h lies between a smaller stepsize that is worse and the next larger one, which stood still: steps that
+  // are not much longer end the learning. REQUIRES: state() is kWon.
+  bool below_still() const {
+    return still_.contains(winner_k_ + 1) && scores_.contains(winner_k_ - 1);
+  }
   // γ_h was a trial's own, not only one that none refuted.
   bool measured() const { return best_.has_value(); }
   // REQUIRES: state() is kWon.
@@ -142,11 +144,6 @@ class Race {
     int64_t k = 0;
     double score = 0;
     TrialLosses losses;
-  };
-
-  struct Scored {
-    double score = 0;
-    bool still = false;  // it stood still
   };
 
   // A mean loss of the steps from `first` on.
@@ -203,12 +200,12 @@ class Race {
   int64_t part_first_ = 0;            // k of its first trial
   bool part_losses_ = false;          // some trial ended by what its losses were, finite or not
   std::optional<Best> best_;          // nullopt while no trial of the part has a finite score
-  std::map<int64_t, Scored> scores_;  // by k
+  std::map<int64_t, double> scores_;  // by k
   Way way_ = Way::kUnknown;
   uint64_t strides_ = 0;  // taken that way
-  // Tried since expanding began last, by this part and the one before; that stood still, kNone: no trial did.
-  static constexpr int64_t kNone = std::numeric_limits<int64_t>::min();
-  int64_t lowest_ = 0, highest_ = 0, highest_still_ = kNone;
+  // Tried since expanding began last, by this part and the one before.
+  int64_t lowest_ = 0, highest_ = 0;
+  std::set<int64_t> still_;  // of those the ones whose last trial stood still
 };
 
 }  // namespace signvote

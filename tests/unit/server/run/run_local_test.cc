@@ -113,7 +113,8 @@ TEST_F(RunLocalTest, ARaceAsksForLossesAloneAndTheRunBeginsAtX0WithItsMinibatche
   a.KeepX0(std::vector<float>(kCoordinates, 0.0f));
   ReadAll();
   EXPECT_TRUE(a.welcome->needs_x0());
-  EXPECT_EQ(a.welcome->local_steps_max(), 16u) << "h = 60: four rounds of 15, and a main round has 16";
+  EXPECT_EQ(a.welcome->local_steps_max(), 16u)
+      << "h = 60: four rounds of 15, and a main round has 16";
   uint64_t rounds = 0, taken = 0;
   while (a.open.has_value() && a.open->start() != v1::RoundOpen::START_REPLICA) {
     ASSERT_LT(++rounds, 200u);

@@ -286,9 +286,9 @@ TEST(LeverRuleTest, ItBeginsBelowTheRacesStepsizeByKappa) {
   EXPECT_EQ(LeverKappa(true, false, 40, 640), 0.5);
   EXPECT_EQ(LeverKappa(true, false, 60, 4800), 0.5);
   EXPECT_EQ(LeverKappa(true, true, 60, 4800), 0.25);
-  for (const bool still_above : {false, true}) {
-    EXPECT_EQ(LeverKappa(false, still_above, 40, 640), 0.5);
-    EXPECT_EQ(LeverKappa(false, still_above, 60, 4800), 0.1);
+  for (const bool below_still : {false, true}) {
+    EXPECT_EQ(LeverKappa(false, below_still, 40, 640), 0.5);
+    EXPECT_EQ(LeverKappa(false, below_still, 60, 4800), 0.1);
   }
   const auto problem = toy::Logistic();
   for (const bool momentum : {false, true}) {
