@@ -102,6 +102,10 @@ absl::Status ParseSyntheticFlags(int argc, const char* const* argv, FileSystem* 
   app.add_option("--round-log", flags->round_log, "JSON lines, one for each of its rounds")
       ->type_name("FILE")
       ->check(Kind(ValueKind::kLog));
+  app.add_option("--ballots", flags->ballots,
+                 "folder in which every ballot is written and synced before it is sent")
+      ->type_name("DIR")
+      ->check(Kind(ValueKind::kNewFolder));
   std::string every = "0";
   CLI::Option* const folder =
       app.add_option("--checkpoint", flags->checkpoint,

@@ -22,6 +22,7 @@
 #include "common/process.h"
 #include "common/rng.h"
 #include "common/status.h"
+#include "lab/synthetic/ballot_log.h"
 #include "worker/checkpoint/worker_checkpoints.h"
 #include "worker/direction/worker_device.h"
 #include "worker/session/session.h"
@@ -402,8 +403,12 @@ absl::StatusOr<std::unique_ptr<WorkerCheckpoints>> OpenCheckpoints(const Synthet
 absl::Status RunSyntheticWorker(SyntheticFlags flags) {
   flags.session.server_timeout = FromSeconds(flags.server_timeout_seconds);
   flags.session.connect_timeout = FromSeconds(flags.connect_timeout_seconds);
-  SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
+  SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<Session> session,
                             Session::Create(flags.session, Clock::System()));
+  if (!flags.ballots.empty()) {
+    const std::string worker = session->name();
+    SIGNVOTE_ASSIGN_OR_RETURN(session, RecordBallots(std::move(session), flags.ballots, worker));
+  }
   std::vector<float> x;
   // The session reads the worker's replica for as long as it is asked anything.
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<WorkerCheckpoints> checkpoints,

@@ -38,6 +38,7 @@ struct SyntheticFlags {
   std::string config_json, identity_text;
   std::string report, round_log;  // files; empty: none
   std::string start_fifo;
+  std::string ballots;     // folder in which ballots are before they are sent; empty: none
   std::string checkpoint;  // folder; empty: its state dies with it. Not with random ballots
   Every checkpoint_every;  // beside at the end
 };

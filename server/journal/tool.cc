@@ -1,5 +1,6 @@
 #include "server/journal/tool.h"
 
+#include <charconv>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -10,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "common/checksum.h"
 #include "common/exit_codes.h"
 #include "common/status.h"
 #include "server/journal/journal_format.h"
@@ -30,6 +32,27 @@ std::string VotersOf(const v1::JournalCommit& commit) {
   for (const v1::JournalVoters& of : commit.voters_of()) {
     absl::StrAppend(&text, text.empty() ? "" : ", ", "ids ", absl::StrJoin(of.ids(), ","));
     if (commit.voters_of_size() > 1) absl::StrAppend(&text, " of ", of.chunks(), " chunks");
+  }
+  return text;
+}
+
+// The shortest text that reads back as this number.
+std::string Exact(float value) {
+  char text[32];
+  return std::string(text, std::to_chars(text, text + sizeof(text), value).ptr);
+}
+
+// How far and about what a commit moves the parameters.
+std::string MoveOf(const v1::JournalCommit& commit) {
+  std::string text =
+      absl::StrCat("stepsize ", Exact(commit.gamma()), " rho ", Exact(commit.rho()));
+  if (commit.has_decay_step())
+    absl::StrAppend(&text, " decay step ", Exact(commit.decay_step()));
+  if (commit.scales_size() > 0) {
+    absl::StrAppend(&text, " scales ",
+                    absl::StrJoin(commit.scales(), ",", [](std::string* out, float scale) {
+                      out->append(Exact(scale));
+                    }));
   }
   return text;
 }
@@ -61,7 +84,9 @@ std::string SaysWhat(const SegmentReader::Record& record) {
       if (record.payload.size() < sizeof(chunk)) break;
       std::memcpy(&chunk, record.payload.data(), sizeof(chunk));
       return absl::StrCat("attempt ", chunk.attempt, " chunk ", chunk.chunk, " counted ",
-                          chunk.counted, ", ", record.payload.size() - sizeof(chunk), " bytes");
+                          chunk.counted, ", ", record.payload.size() - sizeof(chunk), " bytes, ",
+                          absl::StrFormat("checksum %016x",
+                                          Xxh3(record.payload.subspan(sizeof(chunk)))));
     }
     case RecordType::kOptimizer:
       return absl::StrCat(record.payload.size() / sizeof(float), " numbers");
@@ -69,9 +94,9 @@ std::string SaysWhat(const SegmentReader::Record& record) {
       v1::JournalCommit commit;
       if (!parse(&commit) || commit.kind() > static_cast<uint32_t>(CommitKind::kNone)) break;
       return absl::StrFormat(
-          "%s attempt %d stepsize %g rho %g data step %d voters %s chunks %d hash %016x%s%s",
-          Words(static_cast<CommitKind>(commit.kind())), commit.attempt(), commit.gamma(),
-          commit.rho(), commit.data_step(), VotersOf(commit), commit.counted_size(),
+          "%s attempt %d %s data step %d voters %s chunks %d hash %016x%s%s",
+          Words(static_cast<CommitKind>(commit.kind())), commit.attempt(), MoveOf(commit),
+          commit.data_step(), VotersOf(commit), commit.counted_size(),
           commit.payload_hash(), commit.run_done() ? " last" : "",
           commit.reason().empty() ? "" : absl::StrCat(" (", commit.reason(), ")"));
     }
