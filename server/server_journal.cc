@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/crash_point.h"
 #include "common/log.h"
 #include "common/status.h"
 #include "server/commit/commit_ring.h"
@@ -77,6 +78,7 @@ absl::StatusOr<std::unique_ptr<ServerJournal>> ServerJournal::Open(const Journal
     state->begun = {{.epoch = state->epoch, .round = Round(0)}};
   }
   Tell(flags, recovered, *state);
+  CrashPoint("recovery.done");
   out->recoveries_ = state->epoch.value() - 1;
   out->recovery_seconds_ = recovered.report.seconds;
   SIGNVOTE_ASSIGN_OR_RETURN(

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "common/check.h"
+#include "common/crash_point.h"
 #include "common/status.h"
 
 namespace signvote::journal {
@@ -226,11 +227,15 @@ absl::Status Journal::WriteAll(const std::vector<Item>& items) {
       SIGNVOTE_RETURN_IF_ERROR(log_->Begin(head->bytes, head->round_bytes));
     } else if (const auto* chunk = std::get_if<Chunk>(&item)) {
       SIGNVOTE_RETURN_IF_ERROR(log_->Write(*chunk));
+      CrashPoint("journal.chunk-written");
     } else if (const auto* of_commit = std::get_if<LogCommit>(&item)) {
+      CrashPoint("journal.commit-due");
       SIGNVOTE_RETURN_IF_ERROR(log_->Write(*of_commit));
+      CrashPoint("journal.commit-written");
       commit = true;
     } else {
       SIGNVOTE_RETURN_IF_ERROR(log_->Write(std::get<LogNote>(item)));
+      CrashPoint("journal.note-written");
       note = true;
     }
   }
@@ -258,7 +263,10 @@ absl::Status Journal::WriteAll(const std::vector<Item>& items) {
       --queued_commits_;
     }
   }
-  if (commit) Release(log_->next());
+  if (commit) {
+    CrashPoint("journal.commit-synced");
+    Release(log_->next());
+  }
   return absl::OkStatus();
 }
 

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/checksum.h"
+#include "common/crash_point.h"
 #include "common/exit_codes.h"
 #include "common/log.h"
 #include "common/memory_reserve.h"
@@ -235,6 +236,7 @@ class Player {
     ++next_;
     behind_ = true;
     ++out_.report.commits;
+    CrashPoint("recovery.commit-played");
     if (options_.progress) options_.progress(next_);
     return absl::OkStatus();
   }

@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "common/checksum.h"
+#include "common/crash_point.h"
 #include "common/status.h"
 #include "server/journal/commit_message.h"
 
@@ -72,7 +73,9 @@ absl::StatusOr<std::unique_ptr<SegmentWriter>> SegmentLog::NextFile(const Segmen
   }
   SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<SegmentWriter> writer,
                             SegmentWriter::Start(std::move(file), header));
+  CrashPoint("segment.made");
   SIGNVOTE_RETURN_IF_ERROR(disk_->Rename(made, name));
+  CrashPoint("segment.named");
   SIGNVOTE_RETURN_IF_ERROR(disk_->SyncFolder());
   return writer;
 }
@@ -192,6 +195,7 @@ absl::Status SegmentLog::DropBefore(Round oldest) {
     } else {
       SIGNVOTE_RETURN_IF_ERROR(Kept(disk_->Remove(name)));
     }
+    CrashPoint("segment.dropped");
     segments_.erase(segments_.begin());
     dropped = true;
   }

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/checksum.h"
+#include "common/crash_point.h"
 #include "common/exit_codes.h"
 #include "common/memory_reserve.h"
 #include "common/safetensors.h"
@@ -67,12 +68,15 @@ class FileWriter {
       checksum_.Update(piece.data(), piece.size());
       bytes_ += piece.size();
       data = data.subspan(piece.size());
+      CrashPoint("snapshot.piece-written");
     }
     return absl::OkStatus();
   }
   absl::Status Commit() {
     SIGNVOTE_RETURN_IF_ERROR(file_->Sync());
+    CrashPoint("snapshot.file-synced");
     SIGNVOTE_RETURN_IF_ERROR(disk_->Rename(Unfinished(), name_));
+    CrashPoint("snapshot.file-named");
     file_.reset();
     return disk_->SyncFolder();
   }

@@ -46,8 +46,10 @@ absl::StatusOr<std::unique_ptr<RunThread>> RunThread::Create(RunThreadOptions op
     // False, here and below: nobody decides any more.
     journal->Start([self](Round round) { (void)self->Post(DurableIn{round}); },
                    [self](const absl::Status& status) {
-                     LogError("the journal cannot be written: no further commit is told to anybody",
-                              {{"error", Describe(status)}});
+                     LogError(
+                         "the journal cannot be written: no further commit is told to anybody "
+                         "until its disk is mended and the server is started again",
+                         {{"error", Describe(status)}});
                      (void)self->Post(JournalFailed{status});
                    });
   }

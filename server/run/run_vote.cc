@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "common/crash_point.h"
 #include "common/log.h"
 #include "common/status.h"
 #include "server/run/run.h"
@@ -305,6 +306,7 @@ void Run::Publish(const std::shared_ptr<const CommitRecord>& record) {
     if (!std::exchange(s.live, false) || s.next_send != record->round) continue;
     SendCommit(s, &message);
     s.next_send = record->round.next();
+    CrashPoint("commit.told-to-one");
   }
   Published done{.proposed = *std::exchange(c.proposed, std::nullopt)};
   done.took = clock_->Now() - done.proposed.decided;

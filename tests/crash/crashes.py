@@ -55,10 +55,10 @@ class CrashRun(ProcessTest):
         self.lives.append((server, self.round_log))
         return server
 
-    def life_of_worker(self, name, *flags):
+    def life_of_worker(self, name, *flags, prefix=()):
         log = self.folder / f"{name}.{len(self.processes)}.jsonl"
         worker = self.start_worker(name, "--coordinates", COORDINATES, "--ballots", self.folder / "ballots", "--round-log", log,
-                                   *flags)
+                                   *flags, prefix=prefix)
         self.lives.append((worker, log))
         return worker
 

@@ -229,8 +229,8 @@ class ProcessTest(unittest.TestCase):
         return flags + ["--tls-ca", mine / "ca.crt", "--tls-certificate", mine / "worker.crt",
                         "--tls-key", mine / "worker.key"]
 
-    def start_worker(self, name, *flags, program="signvote-synthetic-worker"):
-        process = self.start(name, [BIN / program, *self.worker_flags(name),
+    def start_worker(self, name, *flags, program="signvote-synthetic-worker", prefix=()):
+        process = self.start(name, [*prefix, BIN / program, *self.worker_flags(name),
                                     "--report", self.folder / f"{name}.report.json", *flags])
         return process
 

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/bits.h"
 #include "common/checksum.h"
+#include "common/crash_point.h"
 #include "common/exit_codes.h"
 #include "common/memory_reserve.h"
 #include "common/status.h"
@@ -338,7 +339,10 @@ absl::Status WriteWorkerState(FileSystem* fs, const std::string& path, const Wor
                             fs->CreateAtomic(path, kFileMode));
   SIGNVOTE_RETURN_IF_ERROR(
       Write(state, [&file](std::span<const std::byte> data) { return file->Append(data); }));
-  return file->Commit();
+  CrashPoint("checkpoint.written");
+  SIGNVOTE_RETURN_IF_ERROR(file->Commit());
+  CrashPoint("checkpoint.named");
+  return absl::OkStatus();
 }
 
 absl::StatusOr<WorkerState> ReadWorkerState(FileSystem* fs, const std::string& path) {

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/checksum.h"
+#include "common/crash_point.h"
 #include "common/status.h"
 
 namespace signvote {
@@ -41,6 +42,7 @@ void BallotSender::Open(Round round, Time opened, const PayloadPlan& plan) {
 }
 
 absl::Status BallotSender::SendChunk(ChunkIndex k, std::shared_ptr<const uint8_t> bits) {
+  CrashPoint("ballot.chunk-due");
   size_t bytes = 0;
   {
     MutexLock lock(&mu_);
@@ -80,6 +82,7 @@ absl::StatusOr<bool> BallotSender::SendScalars(v1::Scalars scalars) {
     stream = vote->stream;
   }
   stream->Write(std::move(outgoing));
+  CrashPoint("ballot.sent");
   return whole;
 }
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/crash_point.h"
 #include "common/status.h"
 
 namespace signvote {
@@ -150,10 +151,12 @@ absl::Status Replica::Apply(const CommitEvent& commit) {
     return absl::FailedPreconditionError(
         absl::StrCat("the commit of round ", commit.round.value(), " wants x0, which is not here"));
   }
+  CrashPoint("commit.apply-due");
   uint64_t first = 0;
   for (Part& part : parts_) {
     if (part.round == commit.round) {
       SIGNVOTE_RETURN_IF_ERROR(ApplyTo(commit, first, part.end - first));
+      CrashPoint("commit.applied");
       ++part.round;
     }
     first = part.end;

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/checksum.h"
+#include "common/crash_point.h"
 #include "common/status.h"
 #include "proto/wire/wire.h"
 #include "signvote/v1/training.pb.h"
@@ -189,6 +190,7 @@ absl::Status FetchState(const Dialled& dialled, const TransferOptions& options,
     SIGNVOTE_RETURN_IF_ERROR(
         on_part({.x0 = x0, .round = header.round, .first = first, .count = header.count}));
     SIGNVOTE_RETURN_IF_ERROR(x0 ? replica->WriteX0(first, part) : replica->Write(first, part));
+    CrashPoint("state.piece-taken");
     received += header.count;
     if (const auto bytes = counter->Read()) *moved = *bytes;
   }
