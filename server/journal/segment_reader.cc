@@ -1,5 +1,6 @@
 #include "server/journal/segment_reader.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,13 +16,11 @@ absl::StatusOr<SegmentReader> SegmentReader::Open(std::string name,
   const absl::StatusOr<SegmentHeader> header = ReadSegmentHeader(bytes);
   if (!header.ok())
     return absl::Status(header.status().code(), absl::StrCat(name, " ", header.status().message()));
-  if (end.has_value() && (*end < sizeof(SegmentHeader) || *end > bytes.size())) {
-    return WithExitCode(
-        absl::DataLossError(absl::StrCat(name, " has ", bytes.size(),
-                                         " bytes, and the segment "
-                                         "behind it says that its records end at byte ",
-                                         *end)),
-        ExitCode::kBadInput);
+  if (end.has_value() && *end < sizeof(SegmentHeader)) {
+    return WithExitCode(absl::DataLossError(absl::StrCat("the segment behind ", name,
+                                                         " says that its records end at byte ",
+                                                         *end, ", which is in its header")),
+                        ExitCode::kBadInput);
   }
   const uint64_t seed =
       SegmentSeed(*RunId::FromBytes({header->run_id, sizeof(header->run_id)}), header->sequence);
@@ -32,7 +31,7 @@ SegmentReader::SegmentReader(std::string name, std::span<const std::byte> bytes,
                              std::optional<uint64_t> end, const SegmentHeader& header,
                              uint64_t seed)
     : name_(std::move(name)),
-      bytes_(end.has_value() ? bytes.first(*end) : bytes),
+      bytes_(bytes.first(std::min<uint64_t>(end.value_or(bytes.size()), bytes.size()))),
       limit_(end),
       header_(header),
       seed_(seed),
@@ -42,7 +41,10 @@ SegmentReader::SegmentReader(std::string name, std::span<const std::byte> bytes,
 absl::StatusOr<std::optional<SegmentReader::Record>> SegmentReader::Next() {
   while (true) {
     end_.offset = offset_;
-    if (offset_ == bytes_.size()) return std::nullopt;
+    if (offset_ == bytes_.size()) {
+      if (limit_.value_or(0) > offset_) return AtBreak("the end of the file");
+      return std::nullopt;
+    }
     const std::span<const std::byte> rest = bytes_.subspan(offset_);
     const std::optional<RecordHeader> header = ReadRecordHeader(rest, seed_);
     if (!header.has_value()) return AtBreak("a record's header");

@@ -35,7 +35,7 @@ class SegmentReader {
   };
 
   // `name`: for errors. `end`: where its records end, as the next segment says; nullopt: it is the
-  // last one. Errors of ReadSegmentHeader(), with the name; DATA_LOSS: shorter than `end`.
+  // last one. Errors of ReadSegmentHeader(), with the name; DATA_LOSS: `end` is in the header.
   static absl::StatusOr<SegmentReader> Open(std::string name, std::span<const std::byte> bytes,
                                             std::optional<uint64_t> end);
 

@@ -44,10 +44,8 @@ std::string Exact(float value) {
 
 // How far and about what a commit moves the parameters.
 std::string MoveOf(const v1::JournalCommit& commit) {
-  std::string text =
-      absl::StrCat("stepsize ", Exact(commit.gamma()), " rho ", Exact(commit.rho()));
-  if (commit.has_decay_step())
-    absl::StrAppend(&text, " decay step ", Exact(commit.decay_step()));
+  std::string text = absl::StrCat("stepsize ", Exact(commit.gamma()), " rho ", Exact(commit.rho()));
+  if (commit.has_decay_step()) absl::StrAppend(&text, " decay step ", Exact(commit.decay_step()));
   if (commit.scales_size() > 0) {
     absl::StrAppend(&text, " scales ",
                     absl::StrJoin(commit.scales(), ",", [](std::string* out, float scale) {
@@ -83,10 +81,10 @@ std::string SaysWhat(const SegmentReader::Record& record) {
       ChunkHeader chunk;
       if (record.payload.size() < sizeof(chunk)) break;
       std::memcpy(&chunk, record.payload.data(), sizeof(chunk));
-      return absl::StrCat("attempt ", chunk.attempt, " chunk ", chunk.chunk, " counted ",
-                          chunk.counted, ", ", record.payload.size() - sizeof(chunk), " bytes, ",
-                          absl::StrFormat("checksum %016x",
-                                          Xxh3(record.payload.subspan(sizeof(chunk)))));
+      return absl::StrCat(
+          "attempt ", chunk.attempt, " chunk ", chunk.chunk, " counted ", chunk.counted, ", ",
+          record.payload.size() - sizeof(chunk), " bytes, ",
+          absl::StrFormat("checksum %016x", Xxh3(record.payload.subspan(sizeof(chunk)))));
     }
     case RecordType::kOptimizer:
       return absl::StrCat(record.payload.size() / sizeof(float), " numbers");
@@ -96,8 +94,8 @@ std::string SaysWhat(const SegmentReader::Record& record) {
       return absl::StrFormat(
           "%s attempt %d %s data step %d voters %s chunks %d hash %016x%s%s",
           Words(static_cast<CommitKind>(commit.kind())), commit.attempt(), MoveOf(commit),
-          commit.data_step(), VotersOf(commit), commit.counted_size(),
-          commit.payload_hash(), commit.run_done() ? " last" : "",
+          commit.data_step(), VotersOf(commit), commit.counted_size(), commit.payload_hash(),
+          commit.run_done() ? " last" : "",
           commit.reason().empty() ? "" : absl::StrCat(" (", commit.reason(), ")"));
     }
   }
@@ -245,23 +243,15 @@ absl::StatusOr<std::vector<SegmentFile>> ReadableSegments(Disk* disk, const Prin
   }
 }
 
-}  // namespace
-
-absl::Status Truncate(Disk* disk, Clock* clock, const Print& print) {
-  SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<SegmentFile> segments, ReadableSegments(disk, print));
-  SIGNVOTE_ASSIGN_OR_RETURN(const size_t first, FirstRead(disk, segments));
-  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<Break> found, FindBreak(disk, segments, first));
-  if (!found.has_value()) {
-    print("nothing that a start reads is damaged, and nothing was cut\n");
-    return absl::OkStatus();
-  }
-  print(found->why + "\n");
-  const std::string& name = segments[found->segment].name;
-  if (found->offset > 0) {
+// What follows the break goes aside, and so does its segment, of which a copy ends at the break.
+absl::Status CutAt(Disk* disk, const std::vector<SegmentFile>& segments, const Break& found,
+                   const Print& print) {
+  const std::string& name = segments[found.segment].name;
+  if (found.offset > 0) {
     std::string whole;
     {
       SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> map, disk->Map(name));
-      whole.assign(reinterpret_cast<const char*>(map->data().data()), found->offset);
+      whole.assign(reinterpret_cast<const char*>(map->data().data()), found.offset);
     }
     const std::string made = name + ".new";
     if (const absl::Status removed = disk->Remove(made);
@@ -273,15 +263,33 @@ absl::Status Truncate(Disk* disk, Clock* clock, const Print& print) {
     SIGNVOTE_RETURN_IF_ERROR(file->Sync());
   }
   // The last first: at any moment what is there is a journal that ends earlier.
-  for (size_t i = segments.size(); i-- > found->segment + 1;)
+  for (size_t i = segments.size(); i-- > found.segment + 1;)
     SIGNVOTE_RETURN_IF_ERROR(PutAside(disk, segments[i].name, print));
   SIGNVOTE_RETURN_IF_ERROR(disk->Rename(name, name + kCut));
-  if (found->offset > 0) {
+  if (found.offset > 0) {
     SIGNVOTE_RETURN_IF_ERROR(disk->Rename(name + ".new", name));
   }
   SIGNVOTE_RETURN_IF_ERROR(disk->SyncFolder());
-  print(absl::StrCat(name, ": cut at byte ", found->offset, "; all of it is kept as ", name, kCut,
+  print(absl::StrCat(name, ": cut at byte ", found.offset, "; all of it is kept as ", name, kCut,
                      "\n"));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Truncate(Disk* disk, Clock* clock, const Print& print) {
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<std::string> names, SegmentNames(disk));
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::vector<SegmentFile> segments, ReadableSegments(disk, print));
+  SIGNVOTE_ASSIGN_OR_RETURN(const size_t first, FirstRead(disk, segments));
+  SIGNVOTE_ASSIGN_OR_RETURN(const std::optional<Break> found, FindBreak(disk, segments, first));
+  if (!found.has_value() && segments.size() == names.size()) {
+    print("nothing that a start reads is damaged, and nothing was cut\n");
+    return absl::OkStatus();
+  }
+  if (found.has_value()) {
+    print(found->why + "\n");
+    SIGNVOTE_RETURN_IF_ERROR(CutAt(disk, segments, *found, print));
+  }
   SIGNVOTE_ASSIGN_OR_RETURN(const Recovered recovered, Recover(disk, {}, clock));
   print(absl::StrCat("the run goes on from round ", recovered.round().value(), "\n"));
   return absl::OkStatus();

@@ -25,7 +25,8 @@ absl::Status Dump(Disk* disk, const Print& print);
 
 // Cuts the segments where the first one is damaged: what follows is kept under names that end in
 // ".cut", and the rounds there are given up, but for those of a newer snapshot. Prints what was done.
-// OK also where nothing is damaged. REQUIRES: the caller has the folder's lock.
+// OK also where nothing is damaged; as Recover() where what is left is not enough for a start.
+// REQUIRES: the caller has the folder's lock.
 absl::Status Truncate(Disk* disk, Clock* clock, const Print& print);
 
 }  // namespace signvote::journal

@@ -186,6 +186,13 @@ TEST_F(SegmentTest, EveryCutWithinARecordIsATornTailAndEveryOneBetweenTwoAnEnd) 
     while (whole < kRecords && offsets_[static_cast<size_t>(whole) + 1] <= cut) ++whole;
     EXPECT_EQ(read.records, whole) << cut;
     EXPECT_EQ(read.end.offset, offsets_[static_cast<size_t>(whole)]) << cut;
+    if (cut == offsets_[kRecords]) continue;
+    // Where the next segment says how far it went, what is there is read and the rest is damage.
+    const Outcome of_more = Read(bytes.substr(0, cut), offsets_[kRecords]);
+    EXPECT_TRUE(absl::IsDataLoss(of_more.status)) << cut;
+    EXPECT_THAT(std::string(of_more.status.message()),
+                HasSubstr("at byte " + std::to_string(offsets_[static_cast<size_t>(whole)])));
+    EXPECT_EQ(of_more.records, whole) << cut;
   }
 }
 

@@ -21,6 +21,7 @@ namespace {
 
 using sim::SimDisk;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using testing::ToyPayload;
 using testing::ToyRun;
 
@@ -217,11 +218,22 @@ TEST_F(ToolTest, TruncatePutsASegmentAsideWhoseBeginningIsDamaged) {
   EXPECT_THAT(Describe(refused), HasSubstr(SegmentName(2) + " is no segment of a journal"));
   EXPECT_THAT(Describe(refused), HasSubstr("signvote journal truncate"));
   EXPECT_TRUE(Truncate(&disk_, Clock::System(), print()).ok());
+  EXPECT_THAT(printed_, HasSubstr("the run goes on from round 8"));
+  EXPECT_THAT(printed_, Not(HasSubstr("nothing was cut")));
   EXPECT_FALSE(disk_.Bytes(SegmentName(2) + ".cut").empty());
   const auto recovered = Recover(&disk_, {}, Clock::System());
   ASSERT_TRUE(recovered.ok()) << Describe(recovered.status());
   EXPECT_EQ(recovered->round(), Round(8));
   EXPECT_EQ(recovered->last_epoch, Epoch(2)) << "nobody knows any more whose it was";
+}
+
+TEST_F(ToolTest, TruncateThatLeavesNoSegmentSaysWhatIsLeftToDo) {
+  disk_.Flip(SegmentName(1), 0, 1);
+  const absl::Status left = Truncate(&disk_, Clock::System(), print());
+  EXPECT_TRUE(absl::IsDataLoss(left)) << Describe(left);
+  EXPECT_THAT(Describe(left), HasSubstr("--init"));
+  EXPECT_THAT(printed_, Not(HasSubstr("nothing was cut")));
+  EXPECT_FALSE(disk_.Bytes(SegmentName(1) + ".cut").empty());
 }
 
 TEST_F(ToolTest, TruncateKeepsWhatIsBehindADamagedBeginningWhereASnapshotStandsInForTheRest) {
