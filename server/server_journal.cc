@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/crash_point.h"
+#include "common/exit_codes.h"
 #include "common/log.h"
 #include "common/status.h"
 #include "server/commit/commit_ring.h"
@@ -58,6 +59,15 @@ void Tell(const JournalFlags& flags, const journal::Recovered& recovered,
            {"void_records", report.void_records}});
 }
 
+absl::Status Unusable(const absl::Status& status) {
+  return WithExitCode(
+      absl::Status(
+          status.code(),
+          absl::StrCat(status.message(),
+                       "; make its folder writable, with room in it, or give another one")),
+      ExitCode::kBadInput);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ServerJournal>> ServerJournal::Open(const JournalFlags& flags,
@@ -66,8 +76,13 @@ absl::StatusOr<std::unique_ptr<ServerJournal>> ServerJournal::Open(const Journal
                                                                    run::RunState* state) {
   std::unique_ptr<ServerJournal> out(new ServerJournal);
   out->clock_ = clock;
-  SIGNVOTE_ASSIGN_OR_RETURN(out->disk_, Disk::OpenPosix(flags.path));
-  SIGNVOTE_ASSIGN_OR_RETURN(out->lock_, FileLock::Take(out->disk_->PathOf(journal::kLockName)));
+  absl::StatusOr<std::unique_ptr<Disk>> disk = Disk::OpenPosix(flags.path);
+  if (!disk.ok()) return Unusable(disk.status());
+  out->disk_ = *std::move(disk);
+  auto lock = FileLock::Take(out->disk_->PathOf(journal::kLockName));
+  if (absl::IsFailedPrecondition(lock.status())) return lock.status();  // another server has it
+  if (!lock.ok()) return Unusable(lock.status());
+  out->lock_ = *std::move(lock);
   SIGNVOTE_ASSIGN_OR_RETURN(
       journal::Recovered recovered,
       journal::Recover(out->disk_.get(), RecoveryOptionsOf(run, clock), clock));
@@ -81,12 +96,12 @@ absl::StatusOr<std::unique_ptr<ServerJournal>> ServerJournal::Open(const Journal
   CrashPoint("recovery.done");
   out->recoveries_ = state->epoch.value() - 1;
   out->recovery_seconds_ = recovered.report.seconds;
-  SIGNVOTE_ASSIGN_OR_RETURN(
-      out->journal_,
-      journal::Journal::Open(
-          out->disk_.get(), {.mode = flags.durability},
-          {.run_id = state->run_id, .epoch = state->epoch, .round = state->engine.round}, recovered,
-          clock));
+  auto opened = journal::Journal::Open(
+      out->disk_.get(), {.mode = flags.durability},
+      {.run_id = state->run_id, .epoch = state->epoch, .round = state->engine.round}, recovered,
+      clock);
+  if (!opened.ok()) return Unusable(opened.status());
+  out->journal_ = *std::move(opened);
   out->snapshotter_ = std::make_unique<journal::Snapshotter>(
       out->disk_.get(), flags.snapshots, out->journal_.get(), recovered.snapshots, clock);
   return out;

@@ -7,14 +7,12 @@ A disk is a tmpfs in a mount namespace of this program's own. Where the machine 
 out, and the test ends as skipped.
 """
 
-import os
 import pathlib
 import re
 import resource
 import shutil
 import signal
 import subprocess
-import sys
 import unittest
 
 import harness
@@ -22,7 +20,6 @@ from harness import BAD_INPUT, BIN, FOREVER, NO_MEMORY, OK, REFUSED, metadata, v
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = "docs/bad_input.md"
-IN_NAMESPACE = "SIGNVOTE_TEST_OWN_MOUNTS"  # in the environment of the program that has entered one
 DISK_BYTES = 4 << 20
 FILE_BYTES_MAX = 64 << 10  # less than a model, more than a program says
 MIB = 1 << 20
@@ -153,7 +150,7 @@ class WhileARunGoesOn(harness.ProcessTest):
     def fault(self, row):
         kind = FAULTS[row]
         if kind.needs_mounts:
-            if os.environ.get(IN_NAMESPACE) != "yes":
+            if not harness.has_own_mounts():
                 self.skipTest("this machine lets the test mount no disk of its own")
             self.mounted = self.folder / "shelf"
         fault = kind(self)
@@ -426,16 +423,5 @@ class WhileARunGoesOn(harness.ProcessTest):
             self.assertIn(cells[1], {*LOG_SAYS, "untouched"})
 
 
-def main():
-    if IN_NAMESPACE not in os.environ:
-        own = ["unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), "--mount"]
-        possible = shutil.which("unshare") is not None and subprocess.run(
-            [*own, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], stderr=subprocess.DEVNULL).returncode == 0
-        os.environ[IN_NAMESPACE] = "yes" if possible else "no"
-        if possible:
-            os.execvp("unshare", [*own, sys.executable, *sys.orig_argv[1:]])
-    harness.run_tests()
-
-
 if __name__ == "__main__":
-    main()
+    harness.run_tests_with_own_mounts()

@@ -23,6 +23,7 @@ BIN = pathlib.Path(os.environ.get("SIGNVOTE_BIN", "build/dev/bin")).resolve()
 # Sanitizers make everything slower; waits (never measurements) are stretched by this.
 SLOWNESS = float(os.environ.get("SIGNVOTE_TEST_SLOWNESS", "1"))
 LOG_TAIL_BYTES = 6000
+OWN_MOUNTS = "SIGNVOTE_TEST_OWN_MOUNTS"  # in the environment of a program that has asked for some
 SKIPPED_STATUS = 77  # ctest's SKIP_RETURN_CODE
 FOREVER = 1_000_000  # rounds of a run that the test ends, however long programs take to start (end_run)
 
@@ -410,3 +411,20 @@ def run_tests():
     if not result.wasSuccessful():
         sys.exit(1)
     sys.exit(SKIPPED_STATUS if result.skipped else 0)
+
+
+def has_own_mounts():
+    """Whether run_tests_with_own_mounts() could give this program a mount namespace of its own."""
+    return os.environ.get(OWN_MOUNTS) == "yes"
+
+
+def run_tests_with_own_mounts():
+    """run_tests() in a mount namespace of this program's own, where the machine allows one."""
+    if OWN_MOUNTS not in os.environ:
+        own = ["unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), "--mount"]
+        possible = shutil.which("unshare") is not None and subprocess.run(
+            [*own, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], stderr=subprocess.DEVNULL).returncode == 0
+        os.environ[OWN_MOUNTS] = "yes" if possible else "no"
+        if possible:
+            os.execvp("unshare", [*own, sys.executable, *sys.orig_argv[1:]])
+    run_tests()
