@@ -29,6 +29,9 @@ SERVER = [
     ("snapshot.piece-written", 1), ("snapshot.file-synced", 2), ("snapshot.file-named", 3), ("segment.dropped", 1),
     ("segment.dropped", 2), ("journal.chunk-written", 23), ("journal.commit-written", 6),
 ]
+# Fewer than --workers-min.
+WORKERS_BEFORE_THE_RUN = {"recovery.done": 1, "snapshot.piece-written": 1, "snapshot.file-synced": 1, "snapshot.file-named": 1,
+                          "journal.note-written": 2}
 WORKER = [
     ("state.piece-taken", 1), ("ballot.chunk-due", 3), ("ballot.sent", 1), ("commit.apply-due", 2), ("commit.applied", 2),
     ("ballot.chunk-due", 12), ("checkpoint.written", 1), ("checkpoint.written", 2), ("checkpoint.named", 1),
@@ -76,8 +79,10 @@ class ServerPoints(Points):
         workers, lines = {}, []
         for point, number in [*SERVER, (None, None)]:
             listens = self.life(*(("env", f"SIGNVOTE_CRASH_AT={point}:{number}") if point else ()))
-            if listens and not workers:
-                workers = {name: self.life_of_worker(name, "--compute-ms", 5) for name in NAMES}
+            # Who has which share is in the journal with the names, and they are behind the first snapshot: before that no
+            # round may open.
+            wanted = NAMES[:WORKERS_BEFORE_THE_RUN.get(point, len(NAMES))] if listens else ()
+            workers |= {name: self.life_of_worker(name, "--compute-ms", 5) for name in wanted if name not in workers}
             if point:
                 self.ends_at(point, number, self.server)
                 lines += self.rounds()
