@@ -83,19 +83,23 @@ class BenchRun:
         subprocess.run([harness.BIN / "signvote", "certs", self.folder / "tls", "--server-name", SERVER, *names], check=True,
                        stdout=subprocess.DEVNULL, timeout=60)
 
-    def serve(self, *flags):
-        """The server, once it listens. Stepsizes are fixed: there is no objective."""
+    def serve(self, *flags, port=0):
+        """The server, once it listens; on this machine at `port`, 0: any. Stepsizes are fixed: there is no objective."""
         tls = self.folder / "tls"
         security = ["--insecure"] if self.local else ["--insecure", "--insecure-bind", "0.0.0.0"]
         if self.tls:
             security = ["--tls-ca", tls / "ca.crt", "--tls-certificate", tls / "server.crt", "--tls-key", tls / "server.key",
                         "--tokens", tls / "tokens"]
-        listen = "127.0.0.1:0" if self.local else f"0.0.0.0:{PORT}"
+        listen = f"127.0.0.1:{port}" if self.local else f"0.0.0.0:{PORT}"
         self.server = self.start(SERVER, "server", harness.BIN / "signvote-server", "--listen", listen, "--http", "off",
                                  "--port-file", self.ports, "--rule", "fixed", "--stepsize", "1e-6", "--rounds",
                                  harness.FOREVER, "--round-log", self.round_log, "--event-log", self.event_log, *security, *flags)
         self.wait_for("the server listens", self.ports.exists)
         return self.server
+
+    def port(self):
+        """At which the server listens."""
+        return json.loads(self.ports.read_text())["grpc"]
 
     def attach(self, name, coordinates, *flags):
         """A synthetic worker with random ballots."""
@@ -104,7 +108,7 @@ class BenchRun:
             mine = self.folder / "tls/workers" / name
             security = ["--token-file", mine / "token", "--tls-ca", mine / "ca.crt", "--tls-certificate", mine / "worker.crt",
                         "--tls-key", mine / "worker.key"]
-        where = f"127.0.0.1:{json.loads(self.ports.read_text())['grpc']}" if self.local else f"{SERVER}:{PORT}"
+        where = f"127.0.0.1:{self.port()}" if self.local else f"{SERVER}:{PORT}"
         self.workers[name] = self.start(
             name, name, harness.BIN / "signvote-synthetic-worker", "--server", where, "--name", name, "--coordinates", coordinates,
             "--random-ballots", "--report", self.folder / f"{name}.json", *security, *flags)
@@ -113,8 +117,7 @@ class BenchRun:
     def ctl(self, *arguments):
         where = ["--server", f"{SERVER}:{PORT}", "--tls-dir", self.folder / "tls"]
         if not self.tls:  # such a server takes them from its own machine only
-            port = json.loads(self.ports.read_text())["grpc"]
-            where = ["--server", f"127.0.0.1:{port}", "--insecure"]
+            where = ["--server", f"127.0.0.1:{self.port()}", "--insecure"]
         code, out, err = self.network[SERVER].run(harness.BIN / "signvote", *where, *arguments)
         if code != 0:
             raise AssertionError(f"signvote {' '.join(map(str, arguments))} ended with {code}: {err}")

@@ -221,14 +221,14 @@ class Silence(LinkedRuns):
         self.wait_round(meanwhile + 20)
         self.assertEqual({name for r in self.rounds()[meanwhile:meanwhile + 20] for name in r["voters"]}, {"a", "b", "c"})
         left = SILENCE_SECONDS_MAX - (time.monotonic() - began)
-        self.wait_until("each side has noticed", lambda: all(self.incarnation(name) == 2 for name in silent), max(left, 1))
+        self.wait_until("each side has noticed", lambda: all(self.incarnation(name) > 1 for name in silent), max(left, 1))
         for name in silent:
             self.assertIn("lost the server", workers[name].log())
             self.assertTrue([e for e in self.events("lost") if e["worker"] == name], f"{name} in the event log")
         self.wait_votes(*silent)
         self.end_run(*workers.values())
         self.assert_no_commit_lost()
-        self.assertEqual([self.report(name)["reconnects"] for name in names], [0, 0, 0, 1, 1, 1])
+        self.assertEqual({name for name in names if self.report(name)["reconnects"] > 0}, silent)
 
     @timed
     def test_a_worker_that_comes_back_is_let_in_beside_its_half_open_link(self):
