@@ -53,6 +53,7 @@ struct Raw {
   std::string catch_up_bytes = "auto";
   std::string alias_eta0 = "auto";
   uint64_t test_applier_delay_ms = 0;
+  std::string init_as = "auto";
   std::string export_every = "0", export_dtype = "f32";
   double linger_export = 600;
   JournalWords journal;
@@ -191,6 +192,14 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
          "the first worker's own")
       ->type_name("PATH")
       ->check(Kind(ValueKind::kPath));
+  run->add_option("--init-as", raw->init_as,
+                  "when --init is a worker's --save of a run: continue, the run goes on from "
+                  "there, with its "
+                  "round and rule; new, another one begins with these parameters; auto: continue, "
+                  "unless the "
+                  "run is over or the file carries none")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "continue", "new"}));
   run->add_option("--export", f->exports.path, "write the final model here (safetensors)")
       ->type_name("FILE")
       ->check(Kind(ValueKind::kNewModel));
@@ -244,9 +253,10 @@ void AddFlags(CLI::App* app, ServerFlags* f, Raw* raw) {
       ->capture_default_str()
       ->check(UnsignedBetween(1, 1'000'000));
   journal
-      ->add_option("--return-wait", raw->journal.return_wait_seconds,
-                   "seconds for which the first round after a start on a journal waits for the "
-                   "workers that took part before")
+      ->add_option(
+          "--return-wait", raw->journal.return_wait_seconds,
+          "seconds for which the first round after a start on a journal, or from a worker's "
+          "save (--init), waits for the workers that took part before")
       ->capture_default_str()
       ->check(NumberBetween(0, kSecondsMax));
 
@@ -613,12 +623,17 @@ absl::Status CheckRuleFlags(const RuleFlags& given, const RuleRun& run) {
 
 absl::Status FinishJournal(const JournalWords& words, ServerFlags* f) {
   const bool journal_flags = words.durability != "sync" || words.snapshot_every != "auto" ||
-                             f->journal.snapshots.keep != journal::SnapshotOptions().keep ||
-                             words.return_wait_seconds != JournalWords().return_wait_seconds;
+                             f->journal.snapshots.keep != journal::SnapshotOptions().keep;
   if (f->journal.path.empty() && journal_flags) {
     return Usage(
-        "--durability, --snapshot-every, --snapshots-keep and --return-wait need --journal DIR, "
-        "which they are about");
+        "--durability, --snapshot-every and --snapshots-keep need --journal DIR, which they are "
+        "about");
+  }
+  const bool goes_on = !f->journal.path.empty() || !f->init_path.empty();
+  if (!goes_on && words.return_wait_seconds != JournalWords().return_wait_seconds) {
+    return Usage(
+        "--return-wait needs --journal DIR, or --init with a worker's save: it is about a run that "
+        "goes on");
   }
   for (const auto mode : {journal::DurabilityMode::kSync, journal::DurabilityMode::kGroup,
                           journal::DurabilityMode::kNone}) {
@@ -626,7 +641,8 @@ absl::Status FinishJournal(const JournalWords& words, ServerFlags* f) {
   }
   if (uint64_t rounds = 0; absl::SimpleAtoi(words.snapshot_every, &rounds))
     f->journal.snapshots.every = rounds;
-  if (!f->journal.path.empty()) f->run.return_wait = FromSeconds(words.return_wait_seconds);
+  // Of a new run nobody has to return.
+  if (goes_on) f->run.return_wait = FromSeconds(words.return_wait_seconds);
   return absl::OkStatus();
 }
 
@@ -663,6 +679,9 @@ absl::Status Finish(const Raw& raw, ServerFlags* f) {
                             ParseWrittenDtype("--export-dtype", raw.export_dtype));
   f->exports.linger = FromSeconds(raw.linger_export);
   SIGNVOTE_RETURN_IF_ERROR(FinishJournal(raw.journal, f));
+  if (raw.init_as != "auto" && f->init_path.empty())
+    return Usage("--init-as needs --init PATH, which it is about");
+  if (raw.init_as != "auto") f->init_as = raw.init_as == "new" ? InitAs::kNew : InitAs::kContinue;
   f->test_applier_delay = milliseconds(raw.test_applier_delay_ms);
   if (r.main_rounds_max == 0 && !r.rule.length_unknown) {
     return Usage(

@@ -23,6 +23,13 @@ struct JournalFlags {
   journal::SnapshotOptions snapshots;
 };
 
+// What becomes of a run that the file of --init carries.
+enum class InitAs : uint8_t {
+  kAuto,      // it goes on, unless it is over
+  kContinue,  // it goes on
+  kNew,       // another one begins with its parameters
+};
+
 struct ServerFlags {
   std::string listen;                   // empty: 0.0.0.0:7070 with TLS, 127.0.0.1:7070 without
   std::string http = "127.0.0.1:9151";  // "off": none
@@ -33,7 +40,8 @@ struct ServerFlags {
   JournalFlags journal;
   std::string port_file;
   LogOptions log;
-  std::string init_path;  // initial parameters; empty: the first worker uploads its own
+  std::string init_path;  // initial parameters, or a run; empty: the first worker uploads its own
+  InitAs init_as = InitAs::kAuto;
   std::string round_log_path, event_log_path;
   uint32_t tally_threads = 0;  // 0: as many as the machine is best with
   Duration test_applier_delay{};

@@ -22,6 +22,7 @@
 #include "server/exporter.h"
 #include "server/http/server_metrics.h"
 #include "server/init_file.h"
+#include "server/init_run.h"
 #include "server/metrics_feed.h"
 #include "server/routes.h"
 #include "server/rpc/grpc_server.h"
@@ -100,6 +101,11 @@ absl::Status CheckExport(const ServerFlags& flags, FileSystem* fs,
   return absl::OkStatus();
 }
 
+absl::Status StoppedEarly() {
+  LogInfo("stopped by the operator before the first round");
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock* clock,
@@ -124,22 +130,35 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   std::memcpy(words, random.data(), sizeof(words));
   run::RunState state{.run_id = RunId::FromRandom(words[0], words[1])};
   std::unique_ptr<ServerJournal> journal;
+  absl::Status init_status;
+  bool init_goes_on = false;  // the run of --init, which was taken up
+  const auto go_on = [&](run::RunState* begins) -> absl::Status {
+    absl::StatusOr<std::optional<run::RunState>> taken =
+        TakeUpInitRun(fs, *clock, flags, signals.stop_requested);
+    init_status = taken.status();
+    if (!taken.ok() || !taken->has_value()) return init_status;
+    *begins = **std::move(taken);
+    init_goes_on = true;
+    return absl::OkStatus();
+  };
   if (!flags.journal.path.empty()) {
     absl::StatusOr<std::unique_ptr<ServerJournal>> opened =
-        ServerJournal::Open(flags.journal, flags.run, clock, &state);
+        ServerJournal::Open(flags.journal, flags.run, clock, go_on, &state);
+    if (absl::IsCancelled(init_status)) return StoppedEarly();
+    if (!init_status.ok()) return init_status;
     if (!opened.ok()) return WithContext(opened.status(), "--journal");
     journal = *std::move(opened);
+  } else if (!go_on(&state).ok()) {
+    return absl::IsCancelled(init_status) ? StoppedEarly() : init_status;
   }
-  if (!flags.init_path.empty() && state.has_parameters()) {
+  const bool init_begins = !flags.init_path.empty() && !init_goes_on;
+  if (init_begins && state.has_parameters()) {
     LogInfo("the run goes on from its journal: --init was for its beginning",
             {{"init", flags.init_path}});
-  } else if (!flags.init_path.empty()) {
+  } else if (init_begins) {
     absl::StatusOr<std::unique_ptr<run::InitialParameters>> init =
         OpenInitFile(fs, flags.init_path, signals.stop_requested);
-    if (absl::IsCancelled(init.status())) {
-      LogInfo("stopped by the operator before the first round");
-      return absl::OkStatus();
-    }
+    if (absl::IsCancelled(init.status())) return StoppedEarly();
     if (!init.ok()) return init.status();
     parts.init = *std::move(init);
   }
@@ -206,8 +225,8 @@ absl::Status Serve(const ServerFlags& flags, const ServerSignals& signals, Clock
   }
   if (journal == nullptr) {
     LogInfo(
-        "no --journal: if this server is killed, the run ends at the last model that was exported "
-        "or that a worker saved");
+        "no --journal: if this server is killed, the run ends at the last model that was exported, "
+        "or goes on from the last one that a worker saved (--init)");
   }
   server->SetServing(true);
 

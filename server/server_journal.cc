@@ -72,7 +72,7 @@ absl::Status Unusable(const absl::Status& status) {
 
 absl::StatusOr<std::unique_ptr<ServerJournal>> ServerJournal::Open(const JournalFlags& flags,
                                                                    const run::RunOptions& run,
-                                                                   Clock* clock,
+                                                                   Clock* clock, const Begin& begin,
                                                                    run::RunState* state) {
   std::unique_ptr<ServerJournal> out(new ServerJournal);
   out->clock_ = clock;
@@ -89,12 +89,27 @@ absl::StatusOr<std::unique_ptr<ServerJournal>> ServerJournal::Open(const Journal
   if (recovered.begun) SIGNVOTE_RETURN_IF_ERROR(run::CheckSettings(recovered.head, run));
   if (recovered.run_id.has_value()) {
     SIGNVOTE_ASSIGN_OR_RETURN(*state, run::TakeUp(recovered));
-  } else {
-    state->begun = {{.epoch = state->epoch, .round = Round(0)}};
+  }
+  if (!recovered.begun) {
+    run::RunState begins = *state;
+    SIGNVOTE_RETURN_IF_ERROR(begin(&begins));
+    if (recovered.run_id.has_value() && begins.run_id != state->run_id) {
+      return WithExitCode(
+          absl::FailedPreconditionError(absl::StrCat(
+              flags.path, " has a run ", state->run_id.ToText(), " that has not begun, and --init ",
+              begins.run_id.ToText(), "; move the folder away")),
+          ExitCode::kBadInput);
+    }
+    if (begins.has_parameters()) {
+      *state = std::move(begins);
+    } else if (!recovered.run_id.has_value()) {
+      state->begun = {{.epoch = state->epoch, .round = Round(0)}};
+    }
   }
   Tell(flags, recovered, *state);
   CrashPoint("recovery.done");
-  out->recoveries_ = state->epoch.value() - 1;
+  // Epochs have a gap where a run went on from a worker's save.
+  out->recoveries_ = state->begun.empty() ? 0 : state->begun.size() - 1;
   out->recovery_seconds_ = recovered.report.seconds;
   auto opened = journal::Journal::Open(
       out->disk_.get(), {.mode = flags.durability},

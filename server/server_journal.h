@@ -1,6 +1,7 @@
 #pragma once
 // The journal of a server: found, recovered, locked, and gone on with.
 
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -20,12 +21,15 @@ namespace signvote {
 // Threads:   Show() by any thread.
 class ServerJournal {
  public:
+  using Begin = std::function<absl::Status(run::RunState* state)>;
   // Recovers what is there into `state`, whose run id is that of a run that is not there yet; the log
-  // says what it took. FAILED_PRECONDITION: another process has the folder. DATA_LOSS, and others as
+  // says what it took. Where no run has begun there `begin` may make it one that has: its status is
+  // returned as it is. FAILED_PRECONDITION: another process has the folder; it has another run. DATA_LOSS, and others as
   // of journal::Recover(). `run`: how much of recent commits is kept.
   static absl::StatusOr<std::unique_ptr<ServerJournal>> Open(const JournalFlags& flags,
                                                              const run::RunOptions& run,
-                                                             Clock* clock, run::RunState* state);
+                                                             Clock* clock, const Begin& begin,
+                                                             run::RunState* state);
 
   run::RunJournal parts() { return {.journal = journal_.get(), .snapshotter = snapshotter_.get()}; }
   // Into the metrics of a page.
@@ -35,7 +39,7 @@ class ServerJournal {
   ServerJournal() = default;
 
   Clock* clock_ = nullptr;
-  uint64_t recoveries_ = 0;  // of the run, this one included
+  uint64_t recoveries_ = 0;  // of the run, this one included, as far as they are remembered
   double recovery_seconds_ = 0;
   std::unique_ptr<FileLock> lock_;
   std::unique_ptr<Disk> disk_;

@@ -356,18 +356,22 @@ absl::Status TrainOn(const WorkerFlags& flags, FileSystem* fs, Clock* clock, con
   SessionOptions options = flags.session;
   options.metrics_address = port->address();
   options.bits_memory = device->host_memory().get();
+  options.wants_run_state = !flags.save.empty();
+  Trainer* trains = nullptr;  // the session's calls are the trainer's
+  const Session* joined = nullptr;
   ReplicaSaver saver(fs, clock,
                      {.path = flags.save,
                       .every = flags.save_every,
                       .keep = flags.save_keep,
                       .format = flags.save_format,
-                      .config_json = ModelConfigJson(corpus.config)});
-  Trainer* trains = nullptr;  // the session's calls are the trainer's
+                      .config_json = ModelConfigJson(corpus.config),
+                      .run_state = [&joined] { return joined->run_state(); }});
   options.before_transfer = [&saver, &trains](Round round) {
     saver.BeforeTransfer(trains->report().run, trains->replica(), round);
   };
   SIGNVOTE_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
                             Session::Create(options, clock));
+  joined = session.get();
   std::unique_ptr<WorkerCheckpoints> checkpoints;
   if (!flags.checkpoint.folder.empty()) {
     SIGNVOTE_ASSIGN_OR_RETURN(checkpoints,

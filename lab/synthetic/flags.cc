@@ -106,6 +106,11 @@ absl::Status ParseSyntheticFlags(int argc, const char* const* argv, FileSystem* 
                  "folder in which every ballot is written and synced before it is sent")
       ->type_name("DIR")
       ->check(Kind(ValueKind::kNewFolder));
+  app.add_option("--save", flags->save,
+                 "its replica at the end (safetensors), with which a server can go on (--init)")
+      ->type_name("FILE")
+      ->check(Kind(ValueKind::kNewModel))
+      ->excludes("--no-replica");
   std::string every = "0";
   CLI::Option* const folder =
       app.add_option("--checkpoint", flags->checkpoint,

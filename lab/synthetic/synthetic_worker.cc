@@ -26,6 +26,7 @@
 #include "worker/checkpoint/worker_checkpoints.h"
 #include "worker/direction/worker_device.h"
 #include "worker/session/session.h"
+#include "worker/train/replica_saver.h"
 #include "worker/vote/local_steps.h"
 #include "worker/vote/voter.h"
 
@@ -208,7 +209,15 @@ class SyntheticWorker {
  public:
   SyntheticWorker(const SyntheticFlags& flags, Session* session, WorkerCheckpoints* checkpoints,
                   std::vector<float>* x)
-      : flags_(flags), session_(session), checkpoints_(checkpoints), x_(*x), time_(flags) {}
+      : flags_(flags),
+        session_(session),
+        checkpoints_(checkpoints),
+        x_(*x),
+        time_(flags),
+        saver_(FileSystem::Posix(), Clock::System(),
+               {.path = flags.save, .config_json = flags.config_json, .run_state = [session] {
+                  return session->run_state();
+                }}) {}
 
   absl::Status Join() {
     // What takes time with a large model comes before the join, which is timed.
@@ -298,6 +307,11 @@ class SyntheticWorker {
   // However the rounds ended.
   absl::Status SaveState() {
     const std::optional<Round> round = session_->replica_round();
+    if (!flags_.save.empty() && round.has_value()) {
+      SIGNVOTE_ASSIGN_OR_RETURN(const uint64_t digest, replica_->Digest());
+      SIGNVOTE_RETURN_IF_ERROR(
+          WithContext(saver_.Final(run_, replica_.get(), *round, digest), "--save"));
+    }
     if (checkpoints_ == nullptr || voter_ == nullptr || !round.has_value()) return absl::OkStatus();
     return checkpoints_->Final(Owner(), {.previous = Previous()}, *round);
   }
@@ -378,6 +392,7 @@ class SyntheticWorker {
   WorkerCheckpoints* const checkpoints_;  // or null
   std::vector<float>& x_;
   PretendedTime time_;
+  ReplicaSaver saver_;
   std::unique_ptr<Problem> problem_;  // null with random ballots, and so is voter_
   RunInfo run_;
   HostDevice device_;
@@ -403,6 +418,7 @@ absl::StatusOr<std::unique_ptr<WorkerCheckpoints>> OpenCheckpoints(const Synthet
 absl::Status RunSyntheticWorker(SyntheticFlags flags) {
   flags.session.server_timeout = FromSeconds(flags.server_timeout_seconds);
   flags.session.connect_timeout = FromSeconds(flags.connect_timeout_seconds);
+  flags.session.wants_run_state = !flags.save.empty();
   SIGNVOTE_ASSIGN_OR_RETURN(std::unique_ptr<Session> session,
                             Session::Create(flags.session, Clock::System()));
   if (!flags.ballots.empty()) {

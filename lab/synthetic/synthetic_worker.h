@@ -36,7 +36,7 @@ struct SyntheticFlags {
   bool no_replica = false;
   int64_t nonfinite_from = -1;  // round from which on the loss is not finite; −1: it always is
   std::string config_json, identity_text;
-  std::string report, round_log;  // files; empty: none
+  std::string report, round_log, save;  // files; empty: none
   std::string start_fifo;
   std::string ballots;     // folder in which ballots are before they are sent; empty: none
   std::string checkpoint;  // folder; empty: its state dies with it. Not with random ballots

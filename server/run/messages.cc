@@ -210,6 +210,7 @@ v1::ServerMessage WelcomeMessage(const WelcomeFacts& facts, const Layout& layout
   out.set_keeps_gradients(facts.keeps_gradients);
   out.set_main_round(now.main_rounds);
   if (facts.local_steps_max > 1) out.set_local_steps_max(facts.local_steps_max);
+  out.set_run_head(now.run_head);
   return message;
 }
 

@@ -38,6 +38,7 @@ struct WelcomeNow {
   v1::Welcome::State state = v1::Welcome::STATE_UNSPECIFIED;
   Round round;               // next to commit
   uint64_t main_rounds = 0;  // committed so far
+  std::string run_head;      // for one that saves its replica; "": it does not
 };
 v1::ServerMessage WelcomeMessage(const WelcomeFacts& facts, const Layout& layout,
                                  const RunPayloads& payloads, const WelcomeNow& now);

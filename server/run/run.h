@@ -233,9 +233,10 @@ class Run {
     uint64_t fence_nonce = 0;  // is it there?
     AdmitPing admit;
     // What it was or said.
-    bool in_engine = false;  // WorkerReady was said
-    bool left = false;       // said Leave
-    bool seated = false;     // has had a seat as member
+    bool in_engine = false;        // WorkerReady was said
+    bool left = false;             // said Leave
+    bool wants_run_state = false;  // saves its replica
+    bool seated = false;           // has had a seat as member
     bool finish_sent = false;
     Round digest_logged;  // the latest round whose digest is in the event log
     PeerBytes baseline;   // when it was accepted: setup
@@ -337,7 +338,7 @@ class Run {
   void On(Stream* s, const CallMoved& in);  // null: the stream is done
   void Accept(Time now, const Roster::Accepted& accepted);
   void Welcome(Time now, Stream& s);
-  void SendWelcome(Stream& s, v1::Welcome::State state);
+  void SendWelcome(Time now, Stream& s, v1::Welcome::State state);
   // One worker uploads the initial parameters, where nobody does and none come from --init. True: it was
   // named now, and all others who wait have been told.
   bool NameUploader(Time now);
@@ -382,7 +383,7 @@ class Run {
   // The engine hears of the commit behind which the next round waits.
   void EndGivingWay(Time now);
   void SendRound(Stream& s, const std::shared_ptr<const CommitRecord>& record);
-  void SendCommit(Stream& s, v1::ServerMessage* message);
+  void SendCommit(Stream& s, const CommitRecord& record, v1::ServerMessage* message);
   void SendRoundOpen(Time now, Stream& s);
   void SendResync(Time now, Stream& s, const std::string& reason);
   void SendFinish(Stream& s);
@@ -433,6 +434,12 @@ class Run {
   void BeginJournal(const RunState& start);
   void NoteName(std::string_view worker);
   void NoteState(const std::vector<OpenVote::Result::Counted>& counted);
+  // The run as a journal begins with it; `state` without planes.
+  v1::JournalHead HeadOf(const RunState& state) const;
+  // What a worker's file says of the run; "": this run's state has no room there.
+  std::string HeadForSave(Time now);
+  // Where it stands behind the commit; null: nobody who is here wants it. REQUIRES: as NoteState().
+  std::shared_ptr<const std::string> StateForSaves() const;
   // The worker's replica is made of commits of this run, and the ring has those that it lacks.
   bool MayKeep(const CheckedJoin& join) const;
   void On(Time now, const JournalFailed& failed);

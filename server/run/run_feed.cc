@@ -158,11 +158,17 @@ void Run::SendRound(Stream& s, const std::shared_ptr<const CommitRecord>& record
     }
   }
   v1::ServerMessage message = CommitMessage(*record, facts_.run_id, facts_.epoch);
-  SendCommit(s, &message);
+  SendCommit(s, *record, &message);
 }
 
-void Run::SendCommit(Stream& s, v1::ServerMessage* message) {
-  message->mutable_commit()->set_total_wire_bytes(s.moved.received + s.moved.sent);
+void Run::SendCommit(Stream& s, const CommitRecord& record, v1::ServerMessage* message) {
+  v1::Commit& commit = *message->mutable_commit();
+  commit.set_total_wire_bytes(s.moved.received + s.moved.sent);
+  if (s.wants_run_state && record.run_state != nullptr) {
+    commit.set_run_state(*record.run_state);
+  } else {
+    commit.clear_run_state();
+  }
   s.peer->Send(*message);
 }
 

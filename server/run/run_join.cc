@@ -61,6 +61,7 @@ void Run::On(Time now, Stream& s, JoinIn& in) {
     return Refuse(now, s, name, *status);
   }
   s.join = *std::move(checked);
+  s.wants_run_state = in.join->wants_run_state();
   if (const auto* held = std::get_if<Roster::Held>(&answer)) {
     // Whoever answers in time is alive, and the newcomer is a second process with the same name.
     Stream& live = *Find(held->live);
@@ -105,17 +106,18 @@ void Run::Welcome(Time now, Stream& s) {
                 {"its_round", join.round->value()},
                 {"round", committed().value()}});
   }
-  SendWelcome(s, keeps ? v1::Welcome::STATE_KEEP : v1::Welcome::STATE_FETCH);
+  SendWelcome(now, s, keeps ? v1::Welcome::STATE_KEEP : v1::Welcome::STATE_FETCH);
   roster_.SetStage(s.id, keeps ? Stage::kKeeping : Stage::kFetching, now);
 }
 
-void Run::SendWelcome(Stream& s, v1::Welcome::State state) {
+void Run::SendWelcome(Time now, Stream& s, v1::Welcome::State state) {
   s.peer->Send(WelcomeMessage(facts_, model_->layout(), model_->payloads(),
                               {.incarnation = RecordOf(s).incarnation,
                                .ticket = s.peer->ticket(),
                                .state = state,
                                .round = committed(),
-                               .main_rounds = course_ == nullptr ? 0 : course_->main_rounds}));
+                               .main_rounds = course_ == nullptr ? 0 : course_->main_rounds,
+                               .run_head = s.wants_run_state ? HeadForSave(now) : ""}));
 }
 
 bool Run::NameUploader(Time now) {
@@ -130,7 +132,7 @@ bool Run::NameUploader(Time now) {
     }
     s.join.reset();
     roster_.SetStage(s.id, Stage::kUploading, now);
-    SendWelcome(s, v1::Welcome::STATE_UPLOAD);
+    SendWelcome(now, s, v1::Welcome::STATE_UPLOAD);
     std::string text = "initial parameters come from a worker";
     if (MayTell(now, "uploader", &text)) LogInfo(text, {{"worker", WorkerName(s)}});
     named = true;

@@ -9,6 +9,7 @@
 #include "common/status.h"
 #include "server/journal/head.h"
 #include "server/run/run.h"
+#include "server/run/run_save.h"
 #include "server/run/settings.h"
 
 namespace signvote::run {
@@ -19,6 +20,9 @@ std::shared_ptr<const std::vector<float>> TakeNumbers(OpenVote::Optimizer* optim
   if (optimizer->state.empty()) return nullptr;
   return std::make_shared<const std::vector<float>>(std::move(optimizer->state));
 }
+
+// Beside what a Welcome or a Commit says anyway.
+size_t SaveBytesMax(const WelcomeFacts& facts) { return facts.message_bytes_max / 4; }
 
 }  // namespace
 
@@ -38,9 +42,7 @@ RunState Run::Progress() const {
   return state;
 }
 
-void Run::BeginJournal(const RunState& start) {
-  if (!keeps_run()) return;
-  RunState state = start;
+v1::JournalHead Run::HeadOf(const RunState& state) const {
   v1::JournalHead head;
   FillBody(state, head.mutable_run());
   journal::FillPlan(model_->payloads().commits, &head);
@@ -48,6 +50,13 @@ void Run::BeginJournal(const RunState& start) {
   head.set_seed(facts_.seed);
   head.set_direction(std::string(DirectionName(facts_.direction.kind)));
   FillSettings(options_, &head);
+  return head;
+}
+
+void Run::BeginJournal(const RunState& start) {
+  if (!keeps_run()) return;
+  RunState state = start;
+  const v1::JournalHead head = HeadOf(state);
   parts_.durability->Begin(head, TakeNumbers(&state.optimizer));
 }
 
@@ -79,6 +88,44 @@ void Run::NoteState(const std::vector<OpenVote::Result::Counted>& counted) {
     for (const round::WorkerId worker : of.voters) voters.back().workers.push_back(worker.value());
   }
   parts_.durability->NoteState(std::move(after), TakeNumbers(&state.optimizer), std::move(voters));
+}
+
+std::string Run::HeadForSave(Time now) {
+  std::string why;
+  std::string head;
+  if (model_->optimizer_states() != nullptr) {
+    why = "the optimizer of dense tensors has a state that workers do not have";
+  } else {
+    RunState state{.run_id = facts_.run_id, .epoch = facts_.epoch};
+    state.layout = model_->layout();
+    state.config_json = model_->config_json();
+    state.identity_text = model_->identity_text();
+    state.aggregate = model_->aggregate();
+    state.dense_wire = model_->dense_wire();
+    head = HeadOf(state).SerializeAsString();
+    if (head.size() <= SaveBytesMax(facts_)) return head;
+    why = absl::StrCat("it takes ", head.size(), " bytes of a message (--message-bytes-max ",
+                       facts_.message_bytes_max, ")");
+  }
+  std::string text = "what workers save does not carry the run: only a journal does (--journal)";
+  if (MayTell(now, "saves", &text)) LogWarning(text, {{"reason", why}});
+  return "";
+}
+
+std::shared_ptr<const std::string> Run::StateForSaves() const {
+  const bool wanted = std::any_of(streams_.begin(), streams_.end(),
+                                  [](const auto& entry) { return entry.second.wants_run_state; });
+  if (!wanted || model_->optimizer_states() != nullptr) return nullptr;
+  auto bytes =
+      std::make_shared<const std::string>(StateForSave({.run_id = facts_.run_id,
+                                                        .epoch = facts_.epoch,
+                                                        .engine = course_->engine->State(),
+                                                        .roster = roster_.Remember(),
+                                                        .paused = stop_.paused,
+                                                        .x0_max_abs = model_->x0_max_abs(),
+                                                        .optimizer = course_->vote.SaveOptimizer(),
+                                                        .begun = begun_}));
+  return bytes->size() <= SaveBytesMax(facts_) ? bytes : nullptr;
 }
 
 bool Run::MayKeep(const CheckedJoin& join) const {

@@ -9,12 +9,11 @@
 
 namespace signvote::run {
 
-absl::StatusOr<RunState> TakeUp(journal::Recovered& recovered) {
+absl::StatusOr<RunState> TakeUp(journal::Recovered& recovered, std::string_view whose) {
   SIGNVOTE_CHECK(recovered.run_id.has_value());
-  const auto damaged = [](const absl::Status& status) {
-    return WithExitCode(
-        absl::DataLossError(absl::StrCat("the journal's state of the run: ", status.message())),
-        ExitCode::kBadInput);
+  const auto damaged = [whose](const absl::Status& status) {
+    return WithExitCode(absl::DataLossError(absl::StrCat(ToAbsl(whose), ": ", status.message())),
+                        ExitCode::kBadInput);
   };
   absl::StatusOr<RunState> state = FromBody(recovered.head.run());
   if (!state.ok()) return damaged(state.status());

@@ -100,7 +100,7 @@ APART = [
     ("a socket", re.compile(r"#\s*include\s*<(?:sys/socket|netinet/\w+|arpa/inet|netdb|grpc(?:pp)?/[^>]*)(?:\.h)?>"), ("server/rpc/",)),
     ("a file", re.compile(r"\bFileSystem\b"),
      # Flags and tokens are read at the start; a model is written at the end.
-     ("server/flags.", "server/rpc/", "server/server.", "server/init_file.", "server/tokens_file.", "server/exporter.", "server/main.")),
+     ("server/flags.", "server/rpc/", "server/server.", "server/init_file.", "server/init_run.", "server/tokens_file.", "server/exporter.", "server/main.")),
 ]
 
 TORCH_HEADER = re.compile(r"^(?:torch|ATen|c10|caffe2)/")

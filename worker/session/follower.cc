@@ -24,6 +24,7 @@ v1::WorkerMessage Follower::Connected() {
   join->set_name(options_.name);
   join->set_token(options_.token);
   join->set_metrics_address(options_.metrics_address);
+  join->set_wants_run_state(options_.wants_run_state);
   if (run_) {
     join->set_run_id(std::string(run_->run_id.bytes()));
   } else if (options_.run_id) {

@@ -38,6 +38,7 @@ struct FollowerOptions {
   std::string metrics_address;
   std::optional<RunId> run_id;  // only this run
   ModelDescription model;
+  bool wants_run_state = false;  // the replica is saved, with what a server needs to go on
 };
 
 // Under which vote a ballot is sent.

@@ -359,6 +359,7 @@ absl::StatusOr<RunInfo> RunFrom(const v1::Welcome& welcome, const ModelDescripti
   run.main_round = welcome.main_round();
   run.digest_every = welcome.digest_every();
   run.evaluate_every = welcome.evaluate_every();
+  run.run_head = welcome.run_head();
   return run;
 }
 

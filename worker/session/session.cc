@@ -59,6 +59,9 @@ class SessionImpl final : public Session {
   std::optional<Round> replica_round() const override {
     return ReplicaReady() && !differs_ ? std::optional(replica_->round()) : std::nullopt;
   }
+  std::string run_state() const override {
+    return replica_round() == stands_.round ? stands_.run_state : "";
+  }
   bool finished() const override { return finished_; }
   bool drained() const override { return drained_; }
   SessionStats Stats() const override { return link_->Stats(); }
@@ -100,6 +103,10 @@ class SessionImpl final : public Session {
   std::optional<RoundTicket> ticket_;
   std::optional<OpenEvent> pending_open_;
   std::optional<StateEvent> pending_state_;
+  struct {
+    std::optional<Round> round;  // behind the last commit; nullopt: none was applied
+    std::string run_state;
+  } stands_;
   bool differs_ = false;       // the server said so of the replica, and no state has come since
   bool transferring_ = false;  // StateMover::Move() has begun a transfer
   std::optional<Round> finish_rounds_;
@@ -128,7 +135,8 @@ absl::StatusOr<RunInfo> SessionImpl::Join(const ModelDescription& model) {
                   .token = token_,
                   .metrics_address = options_.metrics_address,
                   .run_id = options_.run_id,
-                  .model = model});
+                  .model = model,
+                  .wants_run_state = options_.wants_run_state});
   }
   const Time deadline = clock_->Now() + options_.wait_timeout;
   while (!run_) {
@@ -264,6 +272,7 @@ absl::Status SessionImpl::Apply(const CommitEvent& commit) {
   if (options_.before_apply) options_.before_apply();
   const Time start = clock_->Now();
   SIGNVOTE_RETURN_IF_ERROR(replica_->Apply(commit));
+  stands_ = {.round = commit.round.next(), .run_state = commit.run_state};
   link_->counters().CommitApplied(clock_->Now() - start);
   mover_->Touched();
   return absl::OkStatus();
@@ -368,7 +377,8 @@ absl::StatusOr<CommitOutcome> SessionImpl::WaitCommit() {
   std::optional<Time> drain_since;
   for (;;) {
     SIGNVOTE_RETURN_IF_ERROR(HandleArrived());
-    if (finish_rounds_ || (ReplicaReady() && replica_->round() > ticket_->round)) break;
+    // Also below it: a server that lost rounds has put the replica back, and asks for them anew.
+    if (finish_rounds_ || (ReplicaReady() && replica_->round() != ticket_->round)) break;
     Time until = deadline;
     if (drain_reason_) {
       const Time now = clock_->Now();

@@ -63,6 +63,9 @@ struct SessionOptions {
   // 30 s.
   Duration transfer_backoff = std::chrono::seconds(1);
   std::string metrics_address;  // host:port of the worker's own HTTP port, for people
+  // The replica is saved in files with which a server may go on: RunInfo::run_head and run_state() are
+  // asked for, some kilobytes a round.
+  bool wants_run_state = false;
   // Where verdicts' bits are kept; thread-safe, and must outlive the session.
   std::pmr::memory_resource* bits_memory = std::pmr::new_delete_resource();
   // Called on the caller's thread for each commit that has been received, before it is applied; for
@@ -140,6 +143,9 @@ class Session {
   // because a state transfer has not been completed (so after Attach() when the run ended before the
   // state had come), or because the server found that it differs. Threads: the caller's.
   virtual std::optional<Round> replica_round() const = 0;
+  // Where the run stands at replica_round(), as the server said it (SavedRun::after). "": it did not,
+  // as before the first commit and behind a state transfer. Threads: the caller's.
+  virtual std::string run_state() const { return ""; }
   virtual bool finished() const = 0;
   virtual bool drained() const = 0;
   virtual SessionStats Stats() const = 0;  // any thread

@@ -78,6 +78,7 @@ struct RunInfo {
   uint64_t main_round = 0;              // main rounds committed when the worker was let in
   uint64_t digest_every = 0;            // rounds between digests; 0: only after the last
   uint64_t evaluate_every = 0;          // rounds between evaluations that are asked for; 0: none is
+  std::string run_head;  // for a file with which a server may go on (SavedRun::head); "": not said
 };
 
 // Where a ballot's gradients start from.

@@ -128,6 +128,7 @@ absl::StatusOr<CommitEvent> VerdictAssembler::Take(const v1::Commit& commit, Tim
   event.run_done = commit.run_done();
   event.digest_due = commit.digest_due();
   event.reason = commit.reason();
+  event.run_state = commit.run_state();
   event.times.committed = now;
   VerdictStore::Slot* const slot = TakeSlot(event.round);
   if (commit.kind() != v1::Commit::KIND_STEP) {

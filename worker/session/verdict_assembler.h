@@ -52,6 +52,7 @@ struct CommitEvent {
   bool run_done = false;
   bool digest_due = false;
   std::string reason;
+  std::string run_state;               // where the run stands behind it; "": not said
   VerdictStore::Slot* slot = nullptr;  // kStep only
   RoundTimes times;                    // first_verdict and committed
 };

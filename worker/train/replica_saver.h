@@ -3,6 +3,8 @@
 // stands when the training is over, however that came (--save).
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -11,14 +13,16 @@
 #include "common/every.h"
 #include "common/export_metadata.h"
 #include "common/file_system.h"
+#include "common/model_file.h"
 #include "common/model_series.h"
+#include "common/saved_run.h"
 #include "worker/codec/replica_memory.h"
 #include "worker/session/types.h"
 
 namespace signvote {
 
 // Ownership: does not own file system and clock, which must outlive it; keeps a copy of the replica
-//            (4 bytes a coordinate) while one is written.
+//            (4 bytes a coordinate; with x0 8 in the first one) while one is written.
 // Threads:   thread-compatible: the training's thread. AfterRound() reads the replica there, and
 //            leaves hashing and writing to a thread of its own.
 // Failure:   AfterRound() fails only with what the replica's memory does; a copy for which there is no
@@ -32,6 +36,8 @@ class ReplicaSaver {
     uint32_t keep = 2;
     ModelFormat format;
     std::string config_json;
+    // Session::run_state() of the replica that is saved; null: its files carry no run.
+    std::function<std::string()> run_state;
   };
   ReplicaSaver(FileSystem* fs, Clock* clock, Options options);
 
@@ -53,12 +59,19 @@ class ReplicaSaver {
   absl::Status Final(const RunInfo& run, ReplicaMemory* replica, Round round, uint64_t digest);
 
  private:
-  ExportOrigin Origin(const RunInfo& run, Round round) const;
+  std::map<std::string, std::string> Metadata(const RunInfo& run, Round round) const;
+  // What a file of the replica at `round` says of its run, without digest and x0. nullopt: nothing.
+  std::optional<SavedRun> RunOf(const RunInfo& run, Round round) const;
+  // The file that says what the run started with, once for each run.
+  absl::Status WriteX0(const RunInfo& run, const std::map<std::string, std::string>& metadata,
+                       const ReadValues& read);
 
   FileSystem* const fs_;
   Clock* const clock_;
   const Options options_;
   std::optional<EverySchedule> schedule_;
+  std::optional<uint64_t>
+      x0_digest_;  // once it is written; the series' thread's while that is busy
   std::optional<ModelSeries> series_;  // unless there is no path
   LastStepsize stepsize_;
   std::optional<Round> before_transfer_;

@@ -31,6 +31,23 @@ TEST(ServerFlagsTest, TheShortestPlaintextCommandHasSafeDefaults) {
   EXPECT_FALSE(flags.run.tls);
 }
 
+TEST(ServerFlagsTest, WhatARunThatGoesOnNeedsIsRefusedWithoutOne) {
+  ServerFlags flags;
+  const auto refused = [&](const std::vector<const char*>& words) {
+    std::vector<const char*> all = {"--insecure", "--max-rounds=10"};
+    all.insert(all.end(), words.begin(), words.end());
+    const absl::Status status = Parse(all, &flags);
+    return status.ok() ? std::string() : Describe(status);
+  };
+  EXPECT_THAT(refused({"--init-as=new"}), HasSubstr("--init-as needs --init"));
+  EXPECT_THAT(refused({"--return-wait=7"}), HasSubstr("--return-wait needs"));
+  EXPECT_EQ(refused({"--init=m", "--init-as=new", "--return-wait=7"}), "");
+  EXPECT_EQ(flags.init_as, InitAs::kNew);
+  EXPECT_EQ(flags.run.return_wait, std::chrono::seconds(7));
+  EXPECT_EQ(refused({"--init=m", "--init-as=continue"}), "");
+  EXPECT_EQ(flags.init_as, InitAs::kContinue);
+}
+
 TEST(ServerFlagsTest, WithTlsTheServerListensForEverybody) {
   ServerFlags flags;
   const absl::Status status =

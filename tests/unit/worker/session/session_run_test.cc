@@ -122,6 +122,85 @@ TEST_F(SessionTest, CommitsOfEveryKindMoveTheReplicaAndSaySo) {
   }
 }
 
+// Goal: what is said of the run goes with the replica that is there, and with no other.
+TEST_F(SessionTest, WhereTheRunStandsIsToldOfTheReplicaAsItIs) {
+  const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);
+  v1::Join join;
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                      join = s.AwaitJoin();
+                      v1::ServerMessage welcome = s.Welcome(v1::Welcome::STATE_UPLOAD);
+                      welcome.mutable_welcome()->set_run_head("head");
+                      s.Send(welcome);
+                      s.Await(v1::WorkerMessage::kReady);
+                      for (uint64_t round = 0; round < 3; ++round) {
+                        s.OpenRound(round);
+                        s.AwaitChunks(round, 0, kChunks);
+                        s.Await(v1::WorkerMessage::kScalars);
+                        v1::ServerMessage commit = s.Commit(round, 0, verdict, 0.25f);
+                        if (round != 1) commit.mutable_commit()->set_run_state("said");
+                        s.SendVerdict(round, 0, verdict);
+                        s.Send(commit);
+                      }
+                      s.AwaitEnd();
+                      return grpc::Status::OK;
+                    }});
+  SessionOptions options = Options(server.address());
+  options.wants_run_state = true;
+  const auto session = MustCreate(options);
+  const auto run = JoinRun(session.get(), &memory_);
+  ASSERT_TRUE(run.ok()) << run.status();
+  EXPECT_EQ(run->run_head, "head");
+  EXPECT_EQ(session->run_state(), "") << "no commit has come";
+  for (uint64_t round = 0; round < 3; ++round) {
+    Vote(session.get(), round, ballot);
+    ASSERT_TRUE(session->WaitCommit().ok());
+    EXPECT_EQ(session->run_state(), round == 1 ? "" : "said") << round;
+  }
+  EXPECT_TRUE(session->Leave("done").ok());
+  server.Stop();
+  EXPECT_TRUE(join.wants_run_state());
+}
+
+// Goal: a server that has lost rounds asks for them anew, and nobody waits for the commit of one of them.
+TEST_F(SessionTest, AWorkerWhoseRoundTheServerLostVotesInTheOneThatIsOpen) {
+  const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);
+  const std::vector<float> state = StartValues(2.0f);
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                              s.LetIn(v1::Welcome::STATE_UPLOAD);
+                              s.OpenRound(0);
+                              s.AwaitChunks(0, 0, kChunks);
+                              s.Decide(0, 0, verdict, 0.25f);
+                              s.OpenRound(1);
+                              s.AwaitChunks(1, 0, kChunks);
+                              return grpc::Status(grpc::StatusCode::UNAVAILABLE, "killed");
+                            },
+                            [&](FakeSession& s) {
+                              s.LetIn(v1::Welcome::STATE_FETCH);
+                              s.OpenRound(0);
+                              s.AwaitEnd();
+                              return grpc::Status::OK;
+                            }});
+  server.SetFetch([&](grpc::ServerWriter<v1::StateChunk>* out) {
+    out->Write(StatePart(state, 0, 0, kD));
+    return grpc::Status::OK;
+  });
+  const auto session = MustCreate(Options(server.address()));
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
+  Vote(session.get(), 0, ballot);
+  ASSERT_TRUE(session->WaitCommit().ok());
+  Vote(session.get(), 1, ballot);
+  const auto outcome = session->WaitCommit();
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(outcome->commits, 0u);
+  EXPECT_FALSE(outcome->contiguous);
+  EXPECT_EQ(outcome->next_round.value(), 0u);
+  EXPECT_EQ(x_, state);
+  const auto ticket = session->NextRound();
+  ASSERT_TRUE(ticket.ok() && ticket->has_value());
+  EXPECT_EQ((*ticket)->round.value(), 0u);
+  server.Stop();
+}
+
 // A rewind among the rounds that went on without this worker.
 TEST_F(SessionTest, ATicketSaysThatTheReplicaWasMovedAndRewoundMeanwhile) {
   const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);

@@ -3,15 +3,19 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_format.h"
 #include "common/checkpoint.h"
+#include "common/checksum.h"
 #include "common/exit_codes.h"
 #include "common/export_metadata.h"
+#include "common/saved_run.h"
 #include "tests/support/temp_dir.h"
 
 namespace signvote {
@@ -132,6 +136,59 @@ TEST_F(ReplicaSaverTest, CopiesAndTheReplicaAreWrittenInTheFormatThatIsAskedFor)
     ASSERT_TRUE(shard.ok()) << shard.status();
     EXPECT_EQ((*shard)->tensors()[0].dtype, TensorDtype::kBf16);
   }
+}
+
+TEST_F(ReplicaSaverTest, FilesOfTheReplicaCarryTheRunAndOneBesideThemWhatItStartedWith) {
+  run_.run_head = "head";
+  std::string state = "behind round 0";
+  const auto saver_of = [&](TensorDtype dtype) {
+    return std::make_unique<ReplicaSaver>(
+        FileSystem::Posix(), &clock_,
+        ReplicaSaver::Options{.path = dir_ / "m.safetensors",
+                              .format = {.dtype = dtype},
+                              .run_state = [&state] { return state; }});
+  };
+  const auto carried = [&](const std::string& name) {
+    const auto file = Checkpoint::Open(FileSystem::Posix(), dir_ / name);
+    EXPECT_TRUE(file.ok()) << file.status();
+    return *SavedRunOf((*file)->metadata());
+  };
+  ASSERT_TRUE(replica_.KeepX0().ok());
+  const std::vector<float> x0 = {7, 8, 9};
+  ASSERT_TRUE(replica_.WriteX0(0, x0).ok());
+  auto saver = saver_of(TensorDtype::kF32);
+  saver->Begin(Round(0));
+  ASSERT_TRUE(saver->AfterRound(run_, &replica_, Round(1), ReplicaSaver::Asked::kYes).ok());
+  state = "behind round 1";
+  ASSERT_TRUE(saver->Final(run_, &replica_, Round(2), *replica_.Digest()).ok());
+  const SavedRun::X0 beside{.file = "m.x0.safetensors",
+                            .digest = ReplicaDigest(x0.data(), 0, x0.size())};
+  for (const auto& [name, round, after] :
+       {std::tuple("m.round-00000001.safetensors", 1, "behind round 0"),
+        std::tuple("m.safetensors", 2, "behind round 1")}) {
+    const std::optional<SavedRun> run = carried(name);
+    ASSERT_TRUE(run.has_value()) << name;
+    EXPECT_EQ(run->head, "head");
+    EXPECT_EQ(run->after, after);
+    EXPECT_EQ(run->round, Round(static_cast<uint64_t>(round)));
+    EXPECT_EQ(run->digest, *replica_.Digest());
+    EXPECT_EQ(run->x0, beside);
+  }
+  std::vector<float> read(3);
+  ASSERT_TRUE((*Checkpoint::Open(FileSystem::Posix(), dir_ / "m.x0.safetensors"))
+                  ->CopyInto(run_.layout, read)
+                  .ok());
+  EXPECT_EQ(read, x0);
+  replica_.DropX0();
+  ASSERT_TRUE(saver->Final(run_, &replica_, Round(3), *replica_.Digest()).ok());
+  EXPECT_EQ(carried("m.safetensors")->x0, std::nullopt);
+  // Where the server said nothing of it, and in rounded numbers, a file is of no use to go on from.
+  ASSERT_TRUE(
+      saver_of(TensorDtype::kBf16)->Final(run_, &replica_, Round(3), *replica_.Digest()).ok());
+  EXPECT_EQ(carried("m.safetensors"), std::nullopt);
+  state = "";
+  ASSERT_TRUE(saver->Final(run_, &replica_, Round(3), *replica_.Digest()).ok());
+  EXPECT_EQ(carried("m.safetensors"), std::nullopt);
 }
 
 TEST_F(ReplicaSaverTest, WithoutAPathNothingIsWrittenWhateverIsAsked) {
