@@ -293,9 +293,9 @@ esac''')
         self.stub("df", 'echo header; echo "disk 1 1 1024000 1% /"')
         self.expect(self.run_setup(), 6, "not enough disk space for LibTorch", "has 1000 MiB free, 2300 MiB are needed")
         self.stub("df", 'echo header; echo "disk 1 1 102400 1% /"')
-        self.expect(self.run_setup("--no-torch"), 6, "not enough disk space for the Python packages", "300 MiB")
+        self.expect(self.run_setup("--no-torch"), 6, "not enough disk space for the Python packages", "500 MiB")
         self.without("cmake")
-        self.expect(self.run_setup(), 6, "not enough disk space for the Debian packages", "2500 MiB")
+        self.expect(self.run_setup(), 6, "not enough disk space for the Debian packages", "2900 MiB")
         self.assertEqual(self.called("apt-get") + self.called("python3"), [])
 
     def test_help_and_wrong_options(self):
