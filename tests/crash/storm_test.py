@@ -19,8 +19,8 @@ HANG_SECONDS = 60  # without any commit
 
 
 class Storm(CrashRun):
-    # Its race rewinds, and commits rounds without a step.
-    FLAGS = ("--rule", "lever", "--lever-race", "on", "--direction", "signum", "--snapshot-every", 100)
+    # Its race rewinds, and commits rounds without a step. No commit is let go of before the replay has read it.
+    FLAGS = ("--rule", "lever", "--lever-race", "on", "--direction", "signum", "--snapshot-every", 100, "--snapshots-keep", 10_000)
 
     def test_the_run_is_that_of_its_recorded_ballots(self):
         drawn = random.Random(KILL_SEED)
