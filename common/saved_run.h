@@ -18,19 +18,19 @@ namespace signvote {
 // Of the fp32 replica that the file holds, in hexadecimal digits.
 inline constexpr char kDigestKey[] = "signvote.digest";
 
+// The parameters that a run started with: a file of their own in the same folder, and their digest.
+struct SavedX0 {
+  std::string file;
+  uint64_t digest = 0;
+  bool operator==(const SavedX0&) const = default;
+};
+
 struct SavedRun {
   // As the server said them; only a server reads them (server/run/run_save.h).
-  std::string head;     // what stays the same over the run
-  std::string after;    // where it stands
-  uint64_t digest = 0;  // of the replica
-  // The parameters that the run started with, while its rule needs them: a file of their own in the same
-  // folder, and their digest.
-  struct X0 {
-    std::string file;
-    uint64_t digest = 0;
-    bool operator==(const X0&) const = default;
-  };
-  std::optional<X0> x0;
+  std::string head;           // what stays the same over the run
+  std::string after;          // where it stands
+  uint64_t digest = 0;        // of the replica
+  std::optional<SavedX0> x0;  // while the run's rule needs them
   // Where the file itself says that the replica stands.
   RunId run_id;
   Round round;

@@ -161,8 +161,8 @@ TEST_F(ReplicaSaverTest, FilesOfTheReplicaCarryTheRunAndOneBesideThemWhatItStart
   ASSERT_TRUE(saver->AfterRound(run_, &replica_, Round(1), ReplicaSaver::Asked::kYes).ok());
   state = "behind round 1";
   ASSERT_TRUE(saver->Final(run_, &replica_, Round(2), *replica_.Digest()).ok());
-  const SavedRun::X0 beside{.file = "m.x0.safetensors",
-                            .digest = ReplicaDigest(x0.data(), 0, x0.size())};
+  const SavedX0 beside{.file = "m.x0.safetensors",
+                       .digest = ReplicaDigest(x0.data(), 0, x0.size())};
   for (const auto& [name, round, after] :
        {std::tuple("m.round-00000001.safetensors", 1, "behind round 0"),
         std::tuple("m.safetensors", 2, "behind round 1")}) {
