@@ -35,8 +35,8 @@ Plan PlanFromEnvironment() {
 
 void CrashPoint(std::string_view name) {
   static const Plan plan = PlanFromEnvironment();
-  static std::atomic<uint64_t> passes =
-      0;  // of the one point that counts; nothing else is ordered by it
+  // Of the one point that counts; nothing else is ordered by it.
+  static std::atomic<uint64_t> passes = 0;
   if (name != plan.name) return;
   if (passes.fetch_add(1, std::memory_order_relaxed) + 1 == plan.pass) (void)::raise(SIGKILL);
 }

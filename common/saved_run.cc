@@ -3,6 +3,7 @@
 #include <initializer_list>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -71,7 +72,9 @@ absl::StatusOr<std::optional<SavedRun>> SavedRunOf(
   if (metadata.contains(kX0)) {
     run.x0.emplace();
     run.x0->file = At(metadata, kX0);
-    if (!absl::SimpleHexAtoi(At(metadata, kX0Digest), &run.x0->digest)) return damaged();
+    // A name in the file's own folder, and no way out of it.
+    const bool plain = !run.x0->file.empty() && !absl::StrContains(run.x0->file, '/');
+    if (!plain || !absl::SimpleHexAtoi(At(metadata, kX0Digest), &run.x0->digest)) return damaged();
   }
   return std::optional<SavedRun>(std::move(run));
 }

@@ -20,7 +20,7 @@ inline constexpr char kDigestKey[] = "signvote.digest";
 
 // The parameters that a run started with: a file of their own in the same folder, and their digest.
 struct SavedX0 {
-  std::string file;
+  std::string file;  // its name, without a folder
   uint64_t digest = 0;
   bool operator==(const SavedX0&) const = default;
 };

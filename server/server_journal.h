@@ -24,8 +24,8 @@ class ServerJournal {
   using Begin = std::function<absl::Status(run::RunState* state)>;
   // Recovers what is there into `state`, whose run id is that of a run that is not there yet; the log
   // says what it took. Where no run has begun there `begin` may make it one that has: its status is
-  // returned as it is. FAILED_PRECONDITION: another process has the folder; it has another run. DATA_LOSS, and others as
-  // of journal::Recover(). `run`: how much of recent commits is kept.
+  // returned as it is. FAILED_PRECONDITION: another process has the folder; it has another run.
+  // DATA_LOSS, and others as of journal::Recover(). `run`: how much of recent commits is kept.
   static absl::StatusOr<std::unique_ptr<ServerJournal>> Open(const JournalFlags& flags,
                                                              const run::RunOptions& run,
                                                              Clock* clock, const Begin& begin,

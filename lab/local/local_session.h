@@ -81,6 +81,7 @@ class LocalSession final : public Session, private LocalEnd {
   absl::Status Leave(const std::string& reason) override;
   void RequestDrain(const std::string& reason) override;
   std::optional<Round> replica_round() const override;
+  std::string run_state() const override { return ""; }
   bool finished() const override { return finished_; }
   bool drained() const override { return drained_; }
   // Only what a session in one process has: ballots, commits and transfers; no byte travels.

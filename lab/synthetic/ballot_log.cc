@@ -55,6 +55,7 @@ class RecordingSession final : public Session {
   absl::Status Leave(const std::string& reason) override { return session_->Leave(reason); }
   void RequestDrain(const std::string& reason) override { session_->RequestDrain(reason); }
   std::optional<Round> replica_round() const override { return session_->replica_round(); }
+  std::string run_state() const override { return session_->run_state(); }
   bool finished() const override { return session_->finished(); }
   bool drained() const override { return session_->drained(); }
   SessionStats Stats() const override { return session_->Stats(); }

@@ -50,8 +50,6 @@ struct CommitRecord {
   std::optional<double> loss;        // robust mean of the voters' losses
   uint32_t voters = 0;               // workers that were counted
   std::string reason;                // of kinds none and rewind, for people
-  // Where the run stands behind it, for workers that save their replica; null: nobody does.
-  std::shared_ptr<const std::string> run_state;
 
   PayloadPlan plan;  // that it was made with; where the payload's chunks lie
 

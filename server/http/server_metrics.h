@@ -74,7 +74,8 @@ namespace signvote {
     "Since the newest snapshot was taken, or this server started; 0: there is no journal.")      \
   X(kGauge, kSnapshotRound, "signvote_server_snapshot_round", "Round of the newest snapshot.")   \
   X(kGauge, kRecoveries, "signvote_server_recoveries",                                           \
-    "Servers that took this run up from its journal, this one included.")                        \
+    "Servers that took this run up from its journal, this one included; the last 64 are "        \
+    "remembered.")                                                                               \
   X(kGauge, kRecoverySeconds, "signvote_server_recovery_seconds",                                \
     "How long this server took for it.")                                                         \
   X(kCounter, kJournalWritten, "signvote_server_journal_written_bytes_total",                    \

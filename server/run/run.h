@@ -269,6 +269,13 @@ class Run {
     std::string worker, reason;
   };
 
+  // Where the run stands behind the commit of `round`, for workers that save their replica; null: nobody
+  // who is here does. Of the last one that was decided alone: it grows with the workers, and the ring keeps
+  // many commits.
+  struct ForSaves {
+    Round round;
+    std::shared_ptr<const std::string> state;
+  };
   struct Course {
     Course(const CommitRing::Options& ring_options, OpenVote::Options vote_options,
            TallySink* tally, RunModel* model, Round round)
@@ -293,6 +300,7 @@ class Run {
     std::map<WorkerId, VoterTimes> times;  // of the open attempt
     bool counted = false;  // the last attempt was, and its statistics are not in the books yet
     std::optional<Proposed> proposed;  // and not published yet
+    ForSaves for_saves;
     std::vector<Published> published;  // and not in the books yet
     // That a commit brought which is not in the books yet: told with it.
     std::vector<RoleTold> roles;
@@ -383,7 +391,7 @@ class Run {
   // The engine hears of the commit behind which the next round waits.
   void EndGivingWay(Time now);
   void SendRound(Stream& s, const std::shared_ptr<const CommitRecord>& record);
-  void SendCommit(Stream& s, const CommitRecord& record, v1::ServerMessage* message);
+  void SendCommit(Stream& s, Round round, v1::ServerMessage* message);
   void SendRoundOpen(Time now, Stream& s);
   void SendResync(Time now, Stream& s, const std::string& reason);
   void SendFinish(Stream& s);

@@ -158,14 +158,15 @@ void Run::SendRound(Stream& s, const std::shared_ptr<const CommitRecord>& record
     }
   }
   v1::ServerMessage message = CommitMessage(*record, facts_.run_id, facts_.epoch);
-  SendCommit(s, *record, &message);
+  SendCommit(s, record->round, &message);
 }
 
-void Run::SendCommit(Stream& s, const CommitRecord& record, v1::ServerMessage* message) {
+void Run::SendCommit(Stream& s, Round round, v1::ServerMessage* message) {
   v1::Commit& commit = *message->mutable_commit();
   commit.set_total_wire_bytes(s.moved.received + s.moved.sent);
-  if (s.wants_run_state && record.run_state != nullptr) {
-    commit.set_run_state(*record.run_state);
+  const ForSaves& kept = course_->for_saves;
+  if (s.wants_run_state && kept.round == round && kept.state != nullptr) {
+    commit.set_run_state(*kept.state);
   } else {
     commit.clear_run_state();
   }

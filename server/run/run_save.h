@@ -16,8 +16,9 @@
 
 namespace signvote::run {
 
-// Where the run stands (SavedRun::after; the head is a JournalHead's bytes), without the times of arrivals: whoever goes on from it measures
-// them anew. REQUIRES: the optimizer keeps nothing for each coordinate.
+// Where the run stands (SavedRun::after; the head is a JournalHead's bytes), without the times of
+// arrivals: whoever goes on from it measures them anew. REQUIRES: the optimizer keeps nothing for each
+// coordinate.
 std::string StateForSave(RunState state);
 
 // The head of a journal that stands where the file does. DATA_LOSS: contents that no run has, or of

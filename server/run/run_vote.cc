@@ -278,7 +278,7 @@ void Run::Execute(Time now, const round::CommitRound& commit) {
     c.vote.Abandon();
     if (commit.kind == CommitKind::kRewind) c.vote.ForgetOptimizer();
   }
-  record.run_state = StateForSaves();
+  c.for_saves = {.round = commit.round, .state = StateForSaves()};
   absl::StatusOr<std::shared_ptr<const CommitRecord>> made =
       MakeCommitRecord(std::move(record), c.vote.plan(), model_->layout().tensors().size());
   // The engine only commits what a rule may decide.
@@ -305,7 +305,7 @@ void Run::Publish(const std::shared_ptr<const CommitRecord>& record) {
   v1::ServerMessage message = CommitMessage(*record, facts_.run_id, facts_.epoch);
   for (auto& [peer, s] : streams_) {
     if (!std::exchange(s.live, false) || s.next_send != record->round) continue;
-    SendCommit(s, *record, &message);
+    SendCommit(s, record->round, &message);
     s.next_send = record->round.next();
     CrashPoint("commit.told-to-one");
   }

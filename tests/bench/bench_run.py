@@ -3,16 +3,19 @@ this machine; and how a bench's figures are printed."""
 
 import json
 import pathlib
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/e2e"))
 
 import harness  # noqa: E402
+import hosts  # noqa: E402
 
 SERVER = "train.example.net"
 PORT = 7070
@@ -185,3 +188,18 @@ class Report:
             text = "" if gate is None else f"  gate {gate:g}: {'ok' if ok else 'MISSED'}"
             print(f"{name:<44} {middle:10.4g} {unit:<6} [{low:.4g} .. {high:.4g}]{text}", flush=True)
         self.missed |= not ok
+
+
+def exit_status(bench, report, check, measure):
+    """Calls measure(folder), a folder that is gone afterwards, and says how the bench ends. `check`: 1 where a gate is missed."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=f"signvote-{bench}."))
+    try:
+        measure(folder)
+    except hosts.Terminated:
+        return hosts.Terminated.EXIT_STATUS
+    except (AssertionError, hosts.Unavailable) as error:
+        print(f"{bench}_bench: {error}", file=sys.stderr)
+        return 1
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 1 if check and report.missed else 0

@@ -28,14 +28,12 @@ import dataclasses
 import os
 import pathlib
 import re
-import shutil
 import statistics
 import sys
-import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from bench_run import SERVER, BenchRun, Report, ThisMachine  # noqa: E402 (it finds the tests' modules)
+from bench_run import SERVER, BenchRun, Report, ThisMachine, exit_status  # noqa: E402 (it finds the tests' modules)
 import hosts  # noqa: E402
 
 MEMBERS = 3
@@ -191,8 +189,8 @@ def main():
     options = parser.parse_args()
     hosts.prepare()
     report = Report(options.json)
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="signvote-join."))
-    try:
+
+    def measure_all(folder):
         for case in [c for c in CASES if options.only in c.name]:
             case.fill = options.fill
             if options.before is not None:
@@ -203,14 +201,8 @@ def main():
                 join = run(case, folder / str(k))
                 join.print(report)
                 join.check()
-    except hosts.Terminated:
-        return hosts.Terminated.EXIT_STATUS
-    except (AssertionError, hosts.Unavailable) as error:
-        print(f"join_bench: {error}", file=sys.stderr)
-        return 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 1 if options.check and report.missed else 0
+
+    return exit_status("join", report, options.check, measure_all)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from bench_run import SERVER, BenchRun, Report, ThisMachine  # noqa: E402 (it finds the tests' modules)
+from bench_run import SERVER, BenchRun, Report, ThisMachine, exit_status  # noqa: E402 (it finds the tests' modules)
 import harness  # noqa: E402
 import hosts  # noqa: E402
 
@@ -152,19 +152,13 @@ def main():
     report = Report(options.json)
     # name, where the journal lies, whether on links, gate on what sync takes.
     places = [("links", options.disk, True, GATE), ("tmpfs", options.tmpfs, False, GATE), ("disk", options.disk, False, None)]
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="signvote-journal."))
-    try:
+
+    def measure_all(folder):
         for name, journals, on_links, gate in places:
             if options.only in name:
                 measure(report, name, folder / name, journals, on_links, options, None if options.quick else gate)
-    except hosts.Terminated:
-        return hosts.Terminated.EXIT_STATUS
-    except (AssertionError, hosts.Unavailable) as error:
-        print(f"journal_bench: {error}", file=sys.stderr)
-        return 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 1 if options.check and report.missed else 0
+
+    return exit_status("journal", report, options.check, measure_all)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,11 @@ import pathlib
 import random
 import shutil
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from bench_run import BenchRun, Report, ThisMachine  # noqa: E402 (it finds the tests' modules)
+from bench_run import BenchRun, Report, ThisMachine, exit_status  # noqa: E402 (it finds the tests' modules)
 
 CALM_S = (0.5, 4.0)  # between the last recovery and the next kill
 
@@ -137,8 +136,8 @@ def main():
     if options.quick:
         options.repetitions = min(options.repetitions, 2)
     report = Report(options.json)
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="signvote-kill."))
-    try:
+
+    def measure_all(folder):
         for case in [c for c in CASES if options.only in c.name]:
             if options.quick:
                 case.coordinates //= 25
@@ -146,12 +145,8 @@ def main():
                   random.Random(options.seed)).print(report, not options.quick)
             shutil.rmtree(folder / case.name)
             report.add(f"{case.name}_load", "", [os.getloadavg()[0]])
-    except AssertionError as error:
-        print(f"kill_bench: {error}", file=sys.stderr)
-        return 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 1 if options.check and report.missed else 0
+
+    return exit_status("kill", report, options.check, measure_all)
 
 
 if __name__ == "__main__":

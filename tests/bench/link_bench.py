@@ -15,15 +15,13 @@ kernel counts on each worker's socket. Beside it:
 import argparse
 import json
 import pathlib
-import shutil
 import statistics
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from bench_run import ROOT, SERVER, BenchRun, Report  # noqa: E402 (it finds the tests' modules)
+from bench_run import ROOT, SERVER, BenchRun, Report, exit_status  # noqa: E402 (it finds the tests' modules)
 import harness  # noqa: E402
 import hosts  # noqa: E402
 
@@ -209,8 +207,8 @@ def main():
             ("server_link_100mbit_n4_mtls", 4, "server", 100, True, None),
             ("server_link_1000mbit_n4", 4, "server", 1000, False, None),
             ("server_link_1000mbit_n4_mtls", 4, "server", 1000, True, None)]
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="signvote-link."))
-    try:
+
+    def measure_all(folder):
         for name, count, where, mbit, tls, gate in runs:
             if options.only and options.only not in name:
                 continue
@@ -220,14 +218,8 @@ def main():
                 run = Run(network, folder / name, workers, shaped, mbit, options.d, tls, options.repetitions,
                           options.server_flags.split(), None if tls else options.gloo_python)
                 report.run(name, run, 1 if where == "workers" else count, None if options.quick else gate)
-    except hosts.Terminated:
-        return hosts.Terminated.EXIT_STATUS
-    except (AssertionError, hosts.Unavailable) as error:
-        print(f"link_bench: {error}", file=sys.stderr)
-        return 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 1 if options.check and report.missed else 0
+
+    return exit_status("link", report, options.check, measure_all)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,11 @@ interface, plaintext, everybody from the first round on. And a size that the mem
 import argparse
 import pathlib
 import re
-import shutil
 import sys
-import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from bench_run import BenchRun, Report, ThisMachine  # noqa: E402 (it finds the tests' modules)
+from bench_run import BenchRun, Report, ThisMachine, exit_status  # noqa: E402 (it finds the tests' modules)
 import harness  # noqa: E402
 
 # name, coordinates, workers
@@ -122,20 +120,16 @@ def main():
     parser.add_argument("--only", default="", help="only the sizes whose names hold this text")
     options = parser.parse_args()
     report = Report(options.json)
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="signvote-sizes."))
-    try:
+
+    def measure_all(folder):
         for name, coordinates, count in SIZES:
             if options.only in name:
                 d = coordinates // 50 if options.quick else coordinates
                 measure(report, folder / name, name, d, count, options.repetitions, min(count, options.holders))
         if options.only in REFUSED:
             refuse(report, folder / REFUSED)
-    except AssertionError as error:
-        print(f"sizes_bench: {error}", file=sys.stderr)
-        return 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 1 if options.check and report.missed else 0
+
+    return exit_status("sizes", report, options.check, measure_all)
 
 
 if __name__ == "__main__":

@@ -144,8 +144,9 @@ class Session {
   // state had come), or because the server found that it differs. Threads: the caller's.
   virtual std::optional<Round> replica_round() const = 0;
   // Where the run stands at replica_round(), as the server said it (SavedRun::after). "": it did not,
-  // as before the first commit and behind a state transfer. Threads: the caller's.
-  virtual std::string run_state() const { return ""; }
+  // as before the first commit, behind a state transfer, and behind most commits that are caught up on.
+  // Threads: the caller's.
+  virtual std::string run_state() const = 0;
   virtual bool finished() const = 0;
   virtual bool drained() const = 0;
   virtual SessionStats Stats() const = 0;  // any thread

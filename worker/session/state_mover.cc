@@ -57,6 +57,9 @@ absl::StatusOr<StateMover::Moved> StateMover::Move(const StateEvent& state) {
     status = Fetch(state, stop.get());
   }
   if (status.ok()) {
+    // A server that is killed before anything of its run is on the disk may ask anybody for what it starts
+    // with.
+    untouched_ = untouched_ || (replica_->level() && replica_->round() == Round(0));
     line_->TransferSucceeded(state.connection, replica_->round());
     return Moved::kDone;
   }

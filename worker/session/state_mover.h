@@ -89,7 +89,7 @@ class StateMover {
   // REQUIRES: fetching().
   void AddCommit(CommitEvent commit) { catch_up_->Add(std::move(commit)); }
 
-  // The memory no longer holds this worker's own initial parameters.
+  // The memory no longer holds initial parameters: this worker's own, or the run's that it fetched.
   void Touched() { untouched_ = false; }
   void RoundOpened() { retries_.RoundOpened(); }
 
@@ -108,7 +108,7 @@ class StateMover {
   const Session session_;
 
   TransferRetries retries_;
-  bool untouched_ = true;
+  bool untouched_ = true;              // the memory holds initial parameters
   std::unique_ptr<CatchUp> catch_up_;  // while a state is fetched
 };
 

@@ -70,8 +70,8 @@ class ReplicaSaver {
   Clock* const clock_;
   const Options options_;
   std::optional<EverySchedule> schedule_;
-  std::optional<uint64_t>
-      x0_digest_;  // once it is written; the series' thread's while that is busy
+  // Once it is written; the series' thread's while that is busy.
+  std::optional<uint64_t> x0_digest_;
   std::optional<ModelSeries> series_;  // unless there is no path
   LastStepsize stepsize_;
   std::optional<Round> before_transfer_;

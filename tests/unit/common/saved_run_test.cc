@@ -65,6 +65,14 @@ TEST(SavedRunTest, WhateverIsChangedOrLeftOutIsDamage) {
   EXPECT_EQ(keys, 8);
 }
 
+TEST(SavedRunTest, X0IsLookedForInTheFilesOwnFolderAlone) {
+  for (const char* file : {"", "/etc/passwd", "../m.x0.safetensors", "folder/m.x0.safetensors"}) {
+    SavedRun run = Save();
+    run.x0 = {.file = file, .digest = 5};
+    EXPECT_EQ(SavedRunOf(Of(run)).status().code(), absl::StatusCode::kDataLoss) << file;
+  }
+}
+
 TEST(SavedRunTest, X0LiesBesideTheModelUnderANameOfItsOwn) {
   EXPECT_EQ(X0PathOf("/models/a.safetensors"), "/models/a.x0.safetensors");
 }

@@ -178,6 +178,52 @@ TEST_F(RunSaveTest, SettingsThatTheRunDoesNotHaveAreRefusedByTheirFlag) {
   EXPECT_THAT(Describe(CheckSettings(*head, other)), HasSubstr("start it with --seed 0"));
 }
 
+TEST_F(RunSaveTest, OfCommitsThatAreCaughtUpOnTheLastAloneSaysWhereTheRunStands) {
+  StartRun(Options());
+  TestWorker& a = Saving("a");
+  TestWorker& b = Joined("b");
+  ReadAll();
+  VoteOf(a, b);
+  const std::vector<float> x = a.x;
+  const auto pieces = a.pieces;
+  const uint64_t epoch = a.commits.back().epoch();
+  for (uint64_t round = 1; round < kStop; ++round) VoteOf(a, b);
+  TestWorker& c = NewWorker();
+  c.x = x;
+  c.pieces = pieces;
+  v1::Join join = c.MakeJoin("c");
+  join.set_wants_run_state(true);
+  join.set_run_id(std::string(run_->run_id().bytes()));
+  join.set_round(1);
+  join.set_epoch(epoch);
+  c.Join(join);
+  c.BringState();
+  ReadAll();
+  ASSERT_EQ(c.commits.size(), kStop - 1);
+  for (const auto& commit : c.commits)
+    EXPECT_EQ(commit.run_state().empty(), commit.round() + 1 < kStop) << commit.round();
+  EXPECT_EQ(c.commits.back().run_state(), a.commits.back().run_state());
+}
+
+TEST_F(RunSaveTest, AThousandWorkersTakeLessThanAHundredBytesEach) {
+  RunState state{.run_id = RunId::FromRandom(1, 2), .epoch = Epoch(1)};
+  for (uint32_t id = 0; id < 1000; ++id) {
+    const std::string name = "worker-" + std::to_string(id);
+    state.engine.workers.push_back({.id = round::WorkerId(id),
+                                    .name = name,
+                                    .incarnation = Incarnation(3),
+                                    .last_seen = Round(100'000),
+                                    .ballots = 100'000});
+    state.engine.shares.push_back(
+        {.share = Share(id), .holder = round::WorkerId(id), .free_from = Round(100'000)});
+    state.roster.names.push_back(
+        {.id = round::WorkerId(id), .name = name, .incarnation = Incarnation(3)});
+  }
+  const size_t bytes = StateForSave(state).size();
+  EXPECT_LT(bytes, 100'000u);
+  EXPECT_GT(bytes, 20'000u) << "they are in it";
+}
+
 TEST_F(RunSaveTest, AStateThatTakesMoreOfAMessageThanItMayIsLeftOut) {
   RunOptions options = Options();
   options.model.sizes.message_bytes_max = 1 << 16;

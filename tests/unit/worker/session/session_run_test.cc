@@ -201,6 +201,38 @@ TEST_F(SessionTest, AWorkerWhoseRoundTheServerLostVotesInTheOneThatIsOpen) {
   server.Stop();
 }
 
+// Goal: a server that is killed before anything of its run is on the disk costs no worker its life, whoever
+// had brought the parameters.
+TEST_F(SessionTest, WhatWasFetchedBeforeTheFirstCommitIsUploadedToAServerThatBeginsAgain) {
+  const std::vector<float> state = StartValues(2.0f);
+  const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);
+  FakeServer server(kPlan, {[&](FakeSession& s) {
+                              s.LetIn(v1::Welcome::STATE_FETCH);
+                              s.OpenRound(0);
+                              return grpc::Status(grpc::StatusCode::UNAVAILABLE, "killed");
+                            },
+                            [&](FakeSession& s) {
+                              s.LetIn(v1::Welcome::STATE_UPLOAD);
+                              s.OpenRound(0);
+                              s.AwaitChunks(0, 0, kChunks);
+                              s.Await(v1::WorkerMessage::kScalars);
+                              s.Decide(0, 0, verdict, 0.25f);
+                              s.AwaitEnd();
+                              return grpc::Status::OK;
+                            }});
+  server.SetFetch([&](grpc::ServerWriter<v1::StateChunk>* out) {
+    out->Write(StatePart(state, 0, 0, kD));
+    return grpc::Status::OK;
+  });
+  const auto session = MustCreate(Options(server.address()));
+  ASSERT_TRUE(JoinRun(session.get(), &memory_).ok());
+  Vote(session.get(), 0, ballot);
+  const auto outcome = session->WaitCommit();
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(outcome->next_round.value(), 1u);
+  EXPECT_EQ(server.uploaded(), state);
+}
+
 // A rewind among the rounds that went on without this worker.
 TEST_F(SessionTest, ATicketSaysThatTheReplicaWasMovedAndRewoundMeanwhile) {
   const std::vector<uint8_t> ballot = RandomBits(1), verdict = RandomBits(2);

@@ -158,6 +158,18 @@ TEST_F(StateMoverTest, AFetchedStateIsNotUploaded) {
   EXPECT_EQ(Upload().status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
+TEST_F(StateMoverTest, WhatTheRunStartsWithIsUploadedAlsoWhereItWasFetchedUntilACommitMovesIt) {
+  line_.fetch = [](const auto& on_part) {
+    return on_part({.round = Round(0), .first = 0, .count = kD});
+  };
+  EXPECT_EQ(*Fetch(), Moved::kDone);
+  EXPECT_EQ(*Upload(), Moved::kDone);
+  EXPECT_EQ(*Upload(), Moved::kDone) << "as often as servers begin again";
+  EXPECT_EQ(line_.uploads, 2);
+  mover_.Touched();
+  EXPECT_EQ(Upload().status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
 TEST_F(StateMoverTest, OverAConnectionThatIsGoneNothingBegins) {
   line_.over = true;
   EXPECT_EQ(*Fetch(), Moved::kDone);

@@ -319,6 +319,7 @@ class LoopSession : public Session {
     return absl::OkStatus();
   }
   void RequestDrain(const std::string&) override { drain_ = true; }
+  std::string run_state() const override { return ""; }
   std::optional<Round> replica_round() const override {
     if (too_late || (lost_at_the_end && (drain_ || round_ >= rounds_))) return std::nullopt;
     return Round(round_ + caught_up);

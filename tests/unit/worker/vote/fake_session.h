@@ -51,6 +51,7 @@ class FakeSession : public Session {
   absl::Status Leave(const std::string&) override { return absl::OkStatus(); }
   void RequestDrain(const std::string&) override {}
   std::optional<Round> replica_round() const override { return Round(0); }
+  std::string run_state() const override { return ""; }
   bool finished() const override { return false; }
   bool drained() const override { return false; }
   SessionStats Stats() const override { return {}; }
